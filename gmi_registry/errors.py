@@ -1,0 +1,122 @@
+"""Every error that gmi-registry raises on purpose.
+
+Each message says what was wrong, where, and (in ``hint``) the next command or change
+that mends it. The command line prints ``error: message`` and ``hint: ...`` and exits 1.
+
+::
+
+    GmiError
+    ├── InputError                    what the caller handed in: an image, a prompt file, an option
+    ├── SpecError                     a specification that cannot be used
+    │   ├── SpecFormatError           the two files break SPEC.md
+    │   │   └── DigestMismatchError   the bytes are not those that the manifest names
+    │   ├── UnsupportedVersionError   written by a newer major version of the format
+    │   └── IncomparableSpecsError    another encoder, kernel or prompt set
+    ├── HubError                      a hub said no, or did not answer
+    │   ├── SpecNotFoundError         nothing there under that name
+    │   ├── AuthError                 no token, a wrong one, or too few rights
+    │   ├── RateLimitError            too many requests; ``retry_after`` says when
+    │   └── UnsupportedOperationError this hub has no such operation
+    ├── OfflineError                  the network is needed and switched off
+    ├── MissingExtraError             an optional dependency is not installed
+    └── GenerationError               a model could not be loaded or could not generate
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AuthError",
+    "DigestMismatchError",
+    "GenerationError",
+    "GmiError",
+    "HubError",
+    "IncomparableSpecsError",
+    "InputError",
+    "MissingExtraError",
+    "OfflineError",
+    "RateLimitError",
+    "SpecError",
+    "SpecFormatError",
+    "SpecNotFoundError",
+    "UnsupportedOperationError",
+    "UnsupportedVersionError",
+]
+
+
+class GmiError(Exception):
+    """Root of the tree. ``message`` is one line; ``hint`` is the next thing to do, or None."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InputError(GmiError):
+    """What the caller handed in cannot be used: an image, a prompt file, an option."""
+
+
+class SpecError(GmiError):
+    """A specification that cannot be used."""
+
+
+class SpecFormatError(SpecError):
+    """The two files of a specification break SPEC.md."""
+
+
+class DigestMismatchError(SpecFormatError):
+    """The bytes of a file are not those that the manifest names."""
+
+
+class UnsupportedVersionError(SpecError):
+    """The specification was written by a newer major version of the format."""
+
+
+class IncomparableSpecsError(SpecError):
+    """Two specifications, or a query and a specification, that no score may compare."""
+
+
+class HubError(GmiError):
+    """A hub said no, or did not answer."""
+
+
+class SpecNotFoundError(HubError):
+    """The hub holds no model, or no specification, under that name."""
+
+
+class AuthError(HubError):
+    """No token, a wrong token, or a token with too few rights."""
+
+
+class RateLimitError(HubError):
+    """The hub asks to slow down. ``retry_after`` is in seconds, or None where it did not say."""
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class UnsupportedOperationError(HubError):
+    """This hub has no such operation."""
+
+
+class OfflineError(GmiError):
+    """The network is needed and is switched off."""
+
+
+class MissingExtraError(GmiError):
+    """An optional dependency is missing; the hint is the pip line that installs it."""
+
+    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed",
+            hint=f"pip install 'gmi-registry[{extra}]'",
+        )
+        self.package = package
+        self.extra = extra
+
+
+class GenerationError(GmiError):
+    """A model could not be loaded, or could not generate."""

@@ -1,0 +1,34 @@
+"""What an encoder is: two towers, one for images (G) and one for texts (T)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gmi_registry.spec import EncoderRef
+
+__all__ = ["Encoder"]
+
+
+class Encoder(Protocol):
+    """G and T of Eq. 5 and Eq. 6 under one reference, which pins the weights and preprocessing.
+
+    Embeddings are raw (not L2-normalised), unless ``ref.normalized`` says otherwise.
+    """
+
+    @property
+    def ref(self) -> EncoderRef: ...
+
+    def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """G: B RGB images to float32 [B, D]."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """T: B texts to float32 [B, E]; a text beyond the tokenizer's limit is cut there."""
+        ...
+
+

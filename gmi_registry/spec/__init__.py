@@ -1,0 +1,44 @@
+"""The specification format in Python; ``spec_format/SPEC.md`` is the contract.
+
+Imports only the standard library, numpy, safetensors, pydantic and :mod:`gmi_registry.errors`.
+"""
+
+from gmi_registry.spec.files import (
+    MANIFEST_NAME,
+    PREVIEW_NAME,
+    SPEC_DIR,
+    TENSORS_NAME,
+    read_manifest,
+    read_spec,
+    write_spec,
+)
+from gmi_registry.spec.manifest import DescribedModel, Manifest, PromptBlock, Tool, WeightFile
+from gmi_registry.spec.prompts import PromptSet
+from gmi_registry.spec.recipe import GenerationRecipe, Sampler
+from gmi_registry.spec.reference import EncoderRef, ModelRef, Preprocess
+from gmi_registry.spec.specification import Spec, build_spec, decode_spec, encode_spec
+
+__all__ = [
+    "MANIFEST_NAME",
+    "PREVIEW_NAME",
+    "SPEC_DIR",
+    "TENSORS_NAME",
+    "DescribedModel",
+    "EncoderRef",
+    "GenerationRecipe",
+    "Manifest",
+    "ModelRef",
+    "Preprocess",
+    "PromptBlock",
+    "PromptSet",
+    "Sampler",
+    "Spec",
+    "Tool",
+    "WeightFile",
+    "build_spec",
+    "decode_spec",
+    "encode_spec",
+    "read_manifest",
+    "read_spec",
+    "write_spec",
+]

@@ -1,0 +1,129 @@
+"""Canonical JSON (RFC 8785): one value, one sequence of bytes, in every language.
+
+Ids and digests are taken over these bytes, so number formatting and key order are part of the
+format. The reader here is stricter than :func:`json.loads`: repeated keys, ``NaN``, unpaired
+surrogates and bytes that are not UTF-8 are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+from json.encoder import encode_basestring
+
+__all__ = ["MAX_DEPTH", "MAX_NUMBER", "canonical_digest", "canonical_json", "parse_json"]
+
+MAX_DEPTH = 32
+"""Containers may be nested this deep."""
+
+MAX_NUMBER = 2**53 - 1
+"""Largest magnitude of a number: the range in which an IEEE double holds every integer."""
+
+
+def canonical_json(value: object) -> bytes:
+    """The RFC 8785 form of ``value``, without a final newline.
+
+    ``value`` is made of mappings with string keys, lists or tuples, strings, bools, numbers and
+    None. Raises ValueError for anything else, for a number that is not finite or exceeds
+    ``MAX_NUMBER``, for nesting deeper than ``MAX_DEPTH`` and for unpaired surrogates.
+    """
+    pieces: list[str] = []
+    _append(value, pieces, MAX_DEPTH)
+    return "".join(pieces).encode("utf-8")
+
+
+def canonical_digest(value: object) -> str:
+    """SHA-256 of the canonical JSON of ``value``, in lower-case hex."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def parse_json(data: bytes) -> object:
+    """Parse UTF-8 JSON strictly. Raises ValueError with a one-line reason."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}") from None
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError(f"JSON nested deeper than {MAX_DEPTH} levels") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"not JSON: {error.msg} at line {error.lineno} column {error.colno}"
+        ) from None
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {key[:80]!r} appears twice in one object")
+            seen.add(key)
+    return found
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _append(value: object, pieces: list[str], depth: int) -> None:
+    if value is None:
+        pieces.append("null")
+    elif isinstance(value, bool):  # before int: a bool is an int in Python
+        pieces.append("true" if value else "false")
+    elif isinstance(value, str):
+        pieces.append(encode_basestring(value))
+    elif isinstance(value, int | float):
+        pieces.append(_number(value))
+    elif depth == 0:
+        raise ValueError(f"JSON nested deeper than {MAX_DEPTH} levels")
+    elif isinstance(value, Mapping):
+        _append_object(value, pieces, depth - 1)
+    elif isinstance(value, list | tuple):
+        for position, item in enumerate(value):
+            pieces.append("," if position else "[")
+            _append(item, pieces, depth - 1)
+        pieces.append("]" if value else "[]")
+    else:
+        raise ValueError(f"{type(value).__name__} has no place in JSON")
+
+
+def _append_object(value: Mapping[object, object], pieces: list[str], depth: int) -> None:
+    keys: list[str] = []
+    for key in value:
+        if not isinstance(key, str):
+            raise ValueError(f"the key {key!r} is not a string")
+        keys.append(key)
+    # RFC 8785 orders by UTF-16 code units, which differs from code points above U+FFFF.
+    keys.sort(key=lambda key: key.encode("utf-16-be", "surrogatepass"))
+    for position, key in enumerate(keys):
+        pieces.append("," if position else "{")
+        pieces.append(encode_basestring(key))
+        pieces.append(":")
+        _append(value[key], pieces, depth)
+    pieces.append("}" if keys else "{}")
+
+
+def _number(value: int | float) -> str:
+    """ECMAScript's shortest form: 7.0 is ``7``, 1e-05 is ``0.00001``, 1e-07 is ``1e-7``."""
+    if not math.isfinite(value) or abs(value) > MAX_NUMBER:
+        raise ValueError("a number is not finite, or lies beyond 2^53 - 1")
+    if value == int(value):
+        return str(int(value))
+    sign, digit_tuple, exponent = Decimal(repr(value)).as_tuple()
+    digits = "".join(map(str, digit_tuple))
+    assert isinstance(exponent, int)
+    point = len(digits) + exponent  # the value is 0.digits times 10 ** point
+    if point > 0:
+        body = f"{digits[:point]}.{digits[point:]}"
+    elif point > -6:
+        body = f"0.{'0' * -point}{digits}"
+    else:
+        fraction = f".{digits[1:]}" if len(digits) > 1 else ""
+        body = f"{digits[0]}{fraction}e{point - 1}"
+    return f"-{body}" if sign else body

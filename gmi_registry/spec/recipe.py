@@ -1,0 +1,68 @@
+"""How the images of a specification were generated, in enough detail to generate them again."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from gmi_registry.spec.canonical import canonical_digest
+from gmi_registry.spec.fields import Count, Name, Part, Text
+
+__all__ = ["GenerationRecipe", "JsonScalar", "Sampler"]
+
+JsonScalar = bool | int | float | Text | None
+
+
+class Sampler(Part):
+    """The scheduler's class name and the settings that differ from run to run."""
+
+    name: Name
+    config: Annotated[dict[Name, JsonScalar], Field(default_factory=dict, max_length=200)]
+
+
+class GenerationRecipe(Part):
+    """Every setting of one generation run; the pixels follow from it, the model and the prompts.
+
+    Each prompt is drawn once per seed. ``batch_size`` is recorded because it can change the last
+    bits of a result, ``libraries`` (name to version) because a newer version can. ``lora_scale``
+    is None unless a LoRA was applied. ``width`` and ``height`` are in pixels.
+    """
+
+    sampler: Sampler
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    guidance_scale: Annotated[float, Field(ge=0, le=1000)]
+    width: Annotated[int, Field(ge=1, le=8192)]
+    height: Annotated[int, Field(ge=1, le=8192)]
+    seeds: Annotated[tuple[Count, ...], Field(min_length=1, max_length=1000)]
+    negative_prompt: Text = ""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    lora_scale: Annotated[float, Field(ge=-100, le=100)] | None = None
+    trigger_words: Annotated[tuple[Name, ...], Field(max_length=50)] = ()
+    prompt_template: Text = "{prompt}"
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
+    libraries: Annotated[dict[Name, Name], Field(default_factory=dict, max_length=100)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("a seed appears twice")
+        if self.prompt_template.count("{prompt}") != 1:
+            raise ValueError("prompt_template must hold {prompt} exactly once")
+        return self
+
+    @property
+    def id(self) -> str:
+        """SHA-256 (hex) of the canonical JSON of all fields but ``libraries``.
+
+        Library versions are recorded for people; were they hashed, every patch release would
+        make a new recipe out of the same settings.
+        """
+        fields = self.known()
+        del fields["libraries"]
+        return canonical_digest(fields)
+
+    def render(self, prompt: str) -> str:
+        """The text that the pipeline is given: trigger words, then the filled template."""
+        filled = self.prompt_template.replace("{prompt}", prompt)
+        return ", ".join((*self.trigger_words, filled))

@@ -1,0 +1,142 @@
+"""Names of the two things outside a specification: the model described, the encoder used."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal, cast, get_args
+
+from pydantic import Field
+
+from gmi_registry.errors import InputError
+from gmi_registry.spec.canonical import canonical_digest
+from gmi_registry.spec.fields import Name, Part, Sha256
+
+__all__ = ["EncoderRef", "HubName", "ModelRef", "Preprocess"]
+
+HubName = Literal["hf", "civitai", "local"]
+
+_WORD = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+_REPO_ID = re.compile(rf"(?:{_WORD}/)?{_WORD}")
+_GIT_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
+_NUMBER = re.compile(r"[1-9][0-9]{0,14}")
+_DIGEST = re.compile(r"[0-9a-f]{8,64}")
+_AIR = re.compile(r"urn:air:[a-z0-9]+:[a-z0-9]+:civitai:([0-9]+)(?:@([0-9]+))?")
+_AIR_WORD = re.compile(r"[a-z0-9]+")
+_FORMS = "write hf:owner/name, civitai:123@456 or local:name, with @revision where you have one"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ModelRef:
+    """A model on a hub: ``hf:owner/name@sha``, ``civitai:123@456`` or ``local:name@digest``.
+
+    ``revision`` is a git revision on hf, the version's number on civitai, a hex digest on local;
+    None means whatever the hub serves now. Raises InputError when a part breaks its hub's rules.
+    """
+
+    hub: HubName
+    id: str
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.hub not in get_args(HubName):
+            raise InputError(f"{self.hub!r} is not a hub known here", hint=_FORMS)
+        if not _id_is_valid(self.hub, self.id):
+            raise InputError(
+                f"{self.id[:120]!r} is not the name of a model on {self.hub}", hint=_FORMS
+            )
+        if self.revision is not None and not _revision_is_valid(self.hub, self.revision):
+            raise InputError(
+                f"{self.revision[:120]!r} is not a revision on {self.hub}", hint=_FORMS
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> ModelRef:
+        """Read what ``str()`` writes; a Civitai AIR (``urn:air:...``) is understood as well.
+
+        Raises InputError for anything else.
+        """
+        air = _AIR.fullmatch(text)
+        if air:
+            return cls("civitai", air.group(1), air.group(2))
+        hub, colon, rest = text.partition(":")
+        if not colon or hub not in get_args(HubName):
+            raise InputError(f"{text[:120]!r} does not begin with a hub", hint=_FORMS)
+        identifier, at, revision = rest.partition("@")
+        return cls(cast("HubName", hub), identifier, revision if at else None)
+
+    def __str__(self) -> str:
+        return f"{self.hub}:{self.id}" + (f"@{self.revision}" if self.revision else "")
+
+    @property
+    def without_revision(self) -> ModelRef:
+        """The same model, whatever the hub serves now."""
+        return ModelRef(self.hub, self.id)
+
+    def air(self, ecosystem: str, type: str) -> str:
+        """Civitai's own resource name, ``urn:air:{ecosystem}:{type}:civitai:{model}@{version}``.
+
+        ``ecosystem`` is e.g. ``sdxl`` and ``type`` e.g. ``lora``. Raises InputError for another
+        hub, without a version, or for a word that is not lower-case letters and digits.
+        """
+        if self.hub != "civitai" or self.revision is None:
+            raise InputError(f"{self} has no AIR", hint="only civitai:MODEL@VERSION has one")
+        for word in (ecosystem, type):
+            if not _AIR_WORD.fullmatch(word):
+                raise InputError(f"{word[:80]!r} cannot be part of an AIR", hint="e.g. sdxl, lora")
+        return f"urn:air:{ecosystem}:{type}:civitai:{self.id}@{self.revision}"
+
+
+def _id_is_valid(hub: HubName, identifier: str) -> bool:
+    if hub == "civitai":
+        return _NUMBER.fullmatch(identifier) is not None
+    if len(identifier) > 96 or "--" in identifier or ".." in identifier:
+        return False
+    return _REPO_ID.fullmatch(identifier) is not None
+
+
+def _revision_is_valid(hub: HubName, revision: str) -> bool:
+    if hub == "civitai":
+        return _NUMBER.fullmatch(revision) is not None
+    if hub == "local":
+        return _DIGEST.fullmatch(revision) is not None
+    if len(revision) > 200 or any(bad in revision for bad in ("..", "//")):
+        return False
+    return not revision.endswith(("/", ".")) and _GIT_REVISION.fullmatch(revision) is not None
+
+
+class Preprocess(Part):
+    """How a picture becomes the encoder's input.
+
+    ``size`` is the side of the square input in pixels; ``mean`` and ``std`` are subtracted from
+    and divide RGB values in 0..1; ``resize_mode`` has open_clip's meaning.
+    """
+
+    size: Annotated[int, Field(ge=1, le=4096)]
+    mean: tuple[float, float, float]
+    std: tuple[
+        Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]
+    ]
+    interpolation: Literal["bicubic", "bilinear", "lanczos", "nearest"]
+    resize_mode: Literal["shortest", "longest", "squash"]
+
+
+class EncoderRef(Part):
+    """The encoder of a specification: name and tag for people, weights digest for certainty.
+
+    ``image_dim`` (D) and ``text_dim`` (E) are the lengths of the two embeddings; ``normalized``
+    says whether image embeddings were divided by their L2 norm before they were stored.
+    """
+
+    name: Name
+    pretrained: Name
+    weights_sha256: Sha256
+    preprocess: Preprocess
+    image_dim: Annotated[int, Field(ge=1, le=8192)]
+    text_dim: Annotated[int, Field(ge=1, le=8192)]
+    normalized: bool = False
+
+    @property
+    def id(self) -> str:
+        """First 16 hex digits of the digest of all fields: specs compare only where it is equal."""
+        return canonical_digest(self.known())[:16]

@@ -1,0 +1,241 @@
+"""A specification in memory: the manifest with its arrays, and how one is built and spelled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from gmi_registry import __version__
+from gmi_registry.errors import DigestMismatchError, SpecFormatError
+from gmi_registry.spec.manifest import (
+    ROWS_LIMIT,
+    DescribedModel,
+    Generation,
+    Kernel,
+    Manifest,
+    PromptBlock,
+    TensorEntry,
+    TensorFile,
+    Tool,
+)
+from gmi_registry.spec.prompts import PromptSet
+from gmi_registry.spec.recipe import GenerationRecipe
+from gmi_registry.spec.reference import EncoderRef, ModelRef
+from gmi_registry.spec.tensors import (
+    TENSORS_LIMIT,
+    Arrays,
+    check_values,
+    decode_tensors,
+    encode_tensors,
+    storable,
+)
+
+__all__ = ["Spec", "build_spec", "decode_spec", "encode_spec"]
+
+THIS_TOOL = Tool(name="gmi-registry", version=__version__)
+
+
+@dataclass(frozen=True, eq=False)
+class Spec:
+    """What one model's images look like, and how they were made.
+
+    ``image_embeddings`` [N, D] float16 (Z in the paper, one row an image), ``prompt_embeddings``
+    [P, E] float16 (Q, one row a prompt, the blocks' prompts one after the other) and
+    ``image_prompt`` [N] int32 (the row of ``prompt_embeddings`` that image i answers) are
+    read-only. Two specifications are equal when their digests are.
+    """
+
+    manifest: Manifest
+    image_embeddings: npt.NDArray[np.float16]
+    prompt_embeddings: npt.NDArray[np.float16]
+    image_prompt: npt.NDArray[np.int32]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of ``spec.json``, which in turn pins ``spec.tensors``."""
+        return hashlib.sha256(self.manifest.to_bytes()).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return self.digest == other.digest if isinstance(other, Spec) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @property
+    def default_rows(self) -> slice:
+        """The image rows of the first prompt set, which every specification answers."""
+        return slice(*self.manifest.prompt_sets[0].rows)
+
+    @property
+    def arrays(self) -> Arrays:
+        """The three arrays by themselves."""
+        return Arrays(self.image_embeddings, self.prompt_embeddings, self.image_prompt)
+
+    def check(self) -> None:
+        """Raise SpecFormatError unless manifest and arrays agree (SPEC.md section 5).
+
+        Digest and size are checked too, so a Spec that passes can be written and read again.
+        """
+        _check_against(self.manifest, self.arrays)
+        check_values(self.arrays, normalized=self.manifest.encoder.normalized)
+        _check_bytes(self.manifest, encode_tensors(self.arrays))
+
+
+def build_spec(
+    *,
+    model: DescribedModel,
+    encoder: EncoderRef,
+    prompt_sets: Sequence[PromptSet],
+    recipe: GenerationRecipe,
+    image_embeddings: npt.ArrayLike,
+    prompt_embeddings: npt.ArrayLike,
+    image_prompt: npt.ArrayLike,
+    gamma: float = 0.02,
+    previous: str | None = None,
+    tool: Tool = THIS_TOOL,
+) -> Spec:
+    """Put a specification together.
+
+    ``prompt_sets`` has the default set first. Rows of ``image_embeddings`` [N, D] stand in the
+    same order, N being the number of prompts times the number of seeds; each prompt's images
+    follow ``recipe.seeds``. ``prompt_embeddings`` is [P, E], ``image_prompt`` [N]; floats are
+    rounded to float16. Raises SpecFormatError where the parts do not fit together.
+    """
+    arrays = storable(
+        Arrays(
+            np.asarray(image_embeddings), np.asarray(prompt_embeddings), np.asarray(image_prompt)
+        )
+    )
+    blocks: list[PromptBlock] = []
+    start = 0
+    for prompt_set in prompt_sets:
+        stop = start + len(prompt_set) * len(recipe.seeds)
+        blocks.append(
+            PromptBlock(
+                id=prompt_set.id,
+                name=prompt_set.name,
+                version=prompt_set.version,
+                prompts=prompt_set.prompts,
+                rows=(start, stop),
+            )
+        )
+        start = stop
+    data = encode_tensors(arrays)
+    try:
+        manifest = Manifest(
+            model=model,
+            encoder=encoder,
+            prompt_sets=tuple(blocks),
+            generation=Generation(id=recipe.id, recipe=recipe),
+            kernel=Kernel(gamma=gamma),
+            tensors=TensorFile(
+                sha256=hashlib.sha256(data).hexdigest(),
+                size=len(data),
+                entries={
+                    "image_embeddings": _entry(arrays.image_embeddings),
+                    "prompt_embeddings": _entry(arrays.prompt_embeddings),
+                    "image_prompt": _entry(arrays.image_prompt),
+                },
+            ),
+            previous=previous,
+            tool=tool,
+        )
+    except ValidationError as error:
+        reason = " ".join(error.errors()[0]["msg"].split())
+        raise SpecFormatError(f"the parts make no specification: {reason}") from error
+    spec = Spec(manifest, arrays.image_embeddings, arrays.prompt_embeddings, arrays.image_prompt)
+    spec.check()
+    return spec
+
+
+def encode_spec(spec: Spec) -> tuple[bytes, bytes]:
+    """The contents of ``spec.json`` and ``spec.tensors``; the same Spec gives the same bytes.
+
+    Raises SpecFormatError for a Spec whose parts disagree.
+    """
+    spec.check()
+    return spec.manifest.to_bytes(), encode_tensors(spec.arrays)
+
+
+def decode_spec(
+    manifest_bytes: bytes, tensors_bytes: bytes, *, expected: ModelRef | None = None
+) -> Spec:
+    """Read the contents of ``spec.json`` and ``spec.tensors``, trusting neither.
+
+    ``expected`` is the model in whose place the files were found; its revision is not compared.
+    Raises UnsupportedVersionError, DigestMismatchError or SpecFormatError.
+    """
+    manifest = Manifest.from_bytes(manifest_bytes)
+    require_model(manifest, expected)
+    _check_bytes(manifest, tensors_bytes)
+    shapes = {name: entry.shape for name, entry in manifest.tensors.entries.items()}
+    arrays = decode_tensors(tensors_bytes, shapes, normalized=manifest.encoder.normalized)
+    _check_against(manifest, arrays)
+    return Spec(manifest, arrays.image_embeddings, arrays.prompt_embeddings, arrays.image_prompt)
+
+
+def require_model(manifest: Manifest, expected: ModelRef | None) -> None:
+    """Raise SpecFormatError where the manifest describes another model than ``expected``."""
+    if expected is None:
+        return
+    found = manifest.model.ref.without_revision
+    if found != expected.without_revision:
+        raise SpecFormatError(
+            f"the specification describes {found}, but was found at {expected}",
+            hint="a copied or renamed model needs its own specification: gmi-publish "
+            f"{expected.without_revision}",
+        )
+
+
+def _entry(array: npt.NDArray[np.generic]) -> TensorEntry:
+    dtype = "I32" if array.dtype.kind == "i" else "F16"
+    return TensorEntry.model_validate({"shape": array.shape, "dtype": dtype})
+
+
+def _check_bytes(manifest: Manifest, data: bytes) -> None:
+    if len(data) > TENSORS_LIMIT:
+        raise SpecFormatError(
+            f"spec.tensors has {len(data):,} bytes, more than {TENSORS_LIMIT:,}",
+            hint=f"use fewer images (at most {ROWS_LIMIT:,}, fewer for wide embeddings)",
+        )
+    if len(data) != manifest.tensors.size:
+        raise DigestMismatchError(
+            f"spec.tensors has {len(data):,} bytes, but spec.json names {manifest.tensors.size:,}",
+            hint="download both files again, from the same revision",
+        )
+    found = hashlib.sha256(data).hexdigest()
+    if found != manifest.tensors.sha256:
+        raise DigestMismatchError(
+            f"spec.tensors has SHA-256 {found[:12]}…, but spec.json names "
+            f"{manifest.tensors.sha256[:12]}…",
+            hint="download both files again, from the same revision",
+        )
+
+
+def _check_against(manifest: Manifest, arrays: Arrays) -> None:
+    for name, entry in manifest.tensors.entries.items():
+        array: npt.NDArray[np.generic] = getattr(arrays, name)
+        wanted = "<i4" if entry.dtype == "I32" else "<f2"
+        if array.shape != entry.shape or array.dtype != np.dtype(wanted):
+            raise SpecFormatError(
+                f"{name} is {array.dtype} {list(array.shape)}, but spec.json says "
+                f"{entry.dtype} {list(entry.shape)}"
+            )
+    seeds = len(manifest.generation.recipe.seeds)
+    first_prompt = 0
+    for block in manifest.prompt_sets:
+        rows = arrays.image_prompt[slice(*block.rows)]
+        last_prompt = first_prompt + len(block.prompts)
+        inside = (rows >= first_prompt) & (rows < last_prompt)
+        counts = np.bincount(rows[inside] - first_prompt, minlength=len(block.prompts))
+        if not inside.all() or (counts != seeds).any():
+            raise SpecFormatError(
+                f"image_prompt does not name each prompt of {block.name!r} once per seed ({seeds})"
+            )
+        first_prompt = last_prompt

@@ -3,6 +3,8 @@
 Imports only the standard library, numpy, safetensors, pydantic and :mod:`gmi_registry.errors`.
 """
 
+from gmi_registry.spec.described import DescribedModel, WeightFile
+from gmi_registry.spec.diff import SpecDiff, diff_specs
 from gmi_registry.spec.files import (
     MANIFEST_NAME,
     PREVIEW_NAME,
@@ -12,11 +14,12 @@ from gmi_registry.spec.files import (
     read_spec,
     write_spec,
 )
-from gmi_registry.spec.manifest import DescribedModel, Manifest, PromptBlock, Tool, WeightFile
+from gmi_registry.spec.manifest import Manifest, PromptBlock, Tool
 from gmi_registry.spec.prompts import PromptSet
 from gmi_registry.spec.recipe import GenerationRecipe, Sampler
 from gmi_registry.spec.reference import EncoderRef, ModelRef, Preprocess
 from gmi_registry.spec.specification import Spec, build_spec, decode_spec, encode_spec
+from gmi_registry.spec.verification import Finding, verify
 
 __all__ = [
     "MANIFEST_NAME",
@@ -25,6 +28,7 @@ __all__ = [
     "TENSORS_NAME",
     "DescribedModel",
     "EncoderRef",
+    "Finding",
     "GenerationRecipe",
     "Manifest",
     "ModelRef",
@@ -33,12 +37,15 @@ __all__ = [
     "PromptSet",
     "Sampler",
     "Spec",
+    "SpecDiff",
     "Tool",
     "WeightFile",
     "build_spec",
     "decode_spec",
+    "diff_specs",
     "encode_spec",
     "read_manifest",
     "read_spec",
+    "verify",
     "write_spec",
 ]

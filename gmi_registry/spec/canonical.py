@@ -22,6 +22,8 @@ MAX_DEPTH = 32
 MAX_NUMBER = 2**53 - 1
 """Largest magnitude of a number: the range in which an IEEE double holds every integer."""
 
+_TOO_LARGE = "a number is not finite, or lies beyond 2^53 - 1"
+
 
 def canonical_json(value: object) -> bytes:
     """The RFC 8785 form of ``value``, without a final newline.
@@ -47,7 +49,12 @@ def parse_json(data: bytes) -> object:
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from None
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        return json.loads(
+            text,
+            object_pairs_hook=_unique_keys,
+            parse_int=_integer,
+            parse_constant=_no_constant,
+        )
     except RecursionError:
         raise ValueError(f"JSON nested deeper than {MAX_DEPTH} levels") from None
     except json.JSONDecodeError as error:
@@ -65,6 +72,14 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
                 raise ValueError(f"the key {key[:80]!r} appears twice in one object")
             seen.add(key)
     return found
+
+
+def _integer(digits: str) -> int:
+    # Python takes quadratic time over long integers, and then refuses them with advice to
+    # programmers.
+    if len(digits) > len(str(-MAX_NUMBER)):
+        raise ValueError(_TOO_LARGE)
+    return int(digits)
 
 
 def _no_constant(name: str) -> object:
@@ -112,7 +127,7 @@ def _append_object(value: Mapping[object, object], pieces: list[str], depth: int
 def _number(value: int | float) -> str:
     """ECMAScript's shortest form: 7.0 is ``7``, 1e-05 is ``0.00001``, 1e-07 is ``1e-7``."""
     if not math.isfinite(value) or abs(value) > MAX_NUMBER:
-        raise ValueError("a number is not finite, or lies beyond 2^53 - 1")
+        raise ValueError(_TOO_LARGE)
     if value == int(value):
         return str(int(value))
     sign, digit_tuple, exponent = Decimal(repr(value)).as_tuple()

@@ -1,0 +1,124 @@
+"""Every check that a folder with a specification can undergo, each with its outcome."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gmi_registry.errors import GmiError
+from gmi_registry.spec.described import WeightFile
+from gmi_registry.spec.files import (
+    PREVIEW_LIMIT,
+    PREVIEW_NAME,
+    SPEC_DIR,
+    read_manifest,
+    read_spec,
+)
+from gmi_registry.spec.manifest import Manifest
+from gmi_registry.spec.reference import ModelRef
+
+__all__ = ["Finding", "verify"]
+
+_CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check; ``detail`` is one line, ``hint`` the next thing to do or None."""
+
+    check: Literal["manifest", "tensors", "preview", "weights"]
+    status: Literal["ok", "failed", "skipped"]
+    detail: str
+    hint: str | None = None
+
+
+def verify(
+    directory: str | Path,
+    *,
+    expected: ModelRef | None = None,
+    follow_links: bool = False,
+    weights: bool = True,
+) -> list[Finding]:
+    """Check ``directory``/gmi, and the weight files beside it where they are there.
+
+    Never raises for what it finds: a broken specification is a finding with status ``failed``.
+    ``skipped`` means that there was nothing to look at (a weight file or preview that is not in
+    ``directory``), or that an earlier failure left nothing to compare with. With
+    ``weights=False`` weight files, which can be gigabytes, are not read.
+    """
+    directory = Path(directory)
+    try:
+        manifest = read_manifest(directory, expected=expected, follow_links=follow_links)
+    except GmiError as error:
+        unread = "spec.json could not be read"
+        return [
+            Finding("manifest", "failed", error.message, error.hint),
+            Finding("tensors", "skipped", unread),
+            _preview(directory, follow_links),
+            Finding("weights", "skipped", unread),
+        ]
+    described = f"format {manifest.format.version}, describes {manifest.model.ref}"
+    return [
+        Finding("manifest", "ok", described),
+        _tensors(directory, expected, follow_links),
+        _preview(directory, follow_links),
+        *_weights(directory, manifest, follow_links, weights),
+    ]
+
+
+def _tensors(directory: Path, expected: ModelRef | None, follow_links: bool) -> Finding:
+    try:
+        spec = read_spec(directory, expected=expected, follow_links=follow_links)
+    except GmiError as error:
+        return Finding("tensors", "failed", error.message, error.hint)
+    images, width = spec.image_embeddings.shape
+    return Finding("tensors", "ok", f"{images} images, {width} numbers each; digest agrees")
+
+
+def _preview(directory: Path, follow_links: bool) -> Finding:
+    path = directory / SPEC_DIR / PREVIEW_NAME
+    if path.is_symlink() and not follow_links:
+        return Finding("preview", "failed", f"{path} is a symbolic link")
+    if not path.is_file():
+        return Finding("preview", "skipped", f"there is no {SPEC_DIR}/{PREVIEW_NAME}")
+    size = path.stat().st_size
+    if size > PREVIEW_LIMIT:
+        return Finding("preview", "failed", f"{path} has {size:,} bytes, over {PREVIEW_LIMIT:,}")
+    with path.open("rb") as stream:
+        start = stream.read(12)
+    if start[:4] != b"RIFF" or start[8:] != b"WEBP":
+        return Finding("preview", "failed", f"{path} is not a WebP picture")
+    return Finding("preview", "ok", f"{size:,} bytes")
+
+
+def _weights(
+    directory: Path, manifest: Manifest, follow_links: bool, wanted: bool
+) -> list[Finding]:
+    if not wanted:
+        return [Finding("weights", "skipped", "not asked for")]
+    return [_weight(directory, weight, follow_links) for weight in manifest.model.weights]
+
+
+def _weight(directory: Path, weight: WeightFile, follow_links: bool) -> Finding:
+    path = directory / weight.path  # a RelativePath: no "..", no root, no drive
+    try:
+        if not follow_links and not path.resolve().is_relative_to(directory.resolve()):
+            return Finding("weights", "failed", f"{weight.path} leads out of {directory}")
+        if not path.is_file():
+            return Finding("weights", "skipped", f"{weight.path} is not here")
+        digest = hashlib.sha256()
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        return Finding("weights", "failed", f"{weight.path} cannot be read: {error.strerror}")
+    if digest.hexdigest() != weight.sha256:
+        return Finding(
+            "weights",
+            "failed",
+            f"{weight.path} is not the file that was described",
+            "the model changed after its specification was made: publish it again",
+        )
+    return Finding("weights", "ok", f"{weight.path} agrees")

@@ -1,0 +1,68 @@
+"""The ``default`` score: the distance to a model's mean embedding, after whitening.
+
+PROVISIONAL. It is the best of a first, untuned measurement on stand-in models; the numbers it
+returns may change until the project's own benchmark has settled the form.
+
+For a query image z and a model with mean embedding μ_m(a) = Σ_i a_i z_i,
+
+    d_m = (z - μ_m)ᵀ (S + λI)⁻¹ (z - μ_m),
+
+with S the covariance of images *within* a model, pooled over the models, and λ its mean eigenvalue.
+A query image differs from the mean of its own model mostly in content. S is large along content, so
+dividing by it leaves what tells models apart.
+
+The coefficients a are the clamped prompt weights (sum 1), or 1/N without a pseudo-prompt. Taking
+the mean over models of each prompt off both z and μ_m would cancel in the difference, hence is not
+done. For several query images the distance is the mean of theirs; with equal weights this differs
+from the distance to the mean query image by something that is the same for all models.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gmi_registry.scoring.kernels import Floats, working_dtype
+from gmi_registry.scoring.weights import clamped
+from gmi_registry.scoring.within import WithinScatter
+
+__all__ = ["SHRINKAGE", "whitened_distances"]
+
+SHRINKAGE = 1.0
+
+
+def whitened_distances(
+    image_embeddings: Floats,
+    weights: Floats,
+    query_images: Floats,
+    *,
+    scatter: WithinScatter | None = None,
+    shrinkage: float = SHRINKAGE,
+) -> Floats:
+    """The squared whitened distance of each query image to each model.
+
+    ``image_embeddings`` [M, N, D]; ``weights`` [B, N] (any sign and scale: they are clamped and
+    normalised here); ``query_images`` [B, D]; ``scatter``: the pooled statistics, taken from the
+    candidates themselves if None. Returns [B, M], at least 0. With no more than one image a model
+    there is no S, and the distance is the plain squared one. Raises ValueError unless
+    shrinkage > 0.
+    """
+    dtype = working_dtype(image_embeddings, weights, query_images)
+    scatter = WithinScatter.of(image_embeddings) if scatter is None else scatter
+    factor = scatter.whitening(shrinkage).astype(dtype)
+    means = mean_embeddings(image_embeddings, clamped(weights).astype(dtype, copy=False))
+    out = np.empty(means.shape[:2], dtype)
+    for b, image in enumerate(query_images):
+        difference = (means[b] - image.astype(dtype)) @ factor
+        out[b] = np.einsum("md,md->m", difference, difference)
+    return out
+
+
+def mean_embeddings(image_embeddings: Floats, coefficients: Floats) -> Floats:
+    """Σ_i a_i z_i of every model: [M, N, D] and [B, N] give [B, M, D]."""
+    models, rows, width = image_embeddings.shape
+    out = np.empty((len(coefficients), models, width), coefficients.dtype)
+    block = max(1, (1 << 20) // max(1, rows * width))
+    for start in range(0, models, block):
+        part = image_embeddings[start : start + block].astype(coefficients.dtype, copy=False)
+        out[:, start : start + block] = np.matmul(coefficients, part).transpose(1, 0, 2)
+    return out

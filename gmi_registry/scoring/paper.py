@@ -1,0 +1,135 @@
+"""The paper's distance (Eq. 9) and the reduced kernel mean embeddings that it compares itself with.
+
+All are squared RKHS distances between a model's (weighted) mean embedding and the embedding of one
+query image; lower is better. With w_i = 1 Eq. 9 is Eq. 2, so RKME-CLIP, RKME-Concat and RKME-Basic
+are one function on different vectors: image embeddings, [image; prompt] embeddings, or pixels.
+A query of B images gets the mean of its B distances, each with its own weights.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gmi_registry.scoring.kernels import Floats, gram, grams, rbf, working_dtype
+from gmi_registry.scoring.weights import uniform
+
+__all__ = [
+    "concatenated",
+    "paper_distance",
+    "paper_distances",
+    "reduced_distances",
+    "reduced_point",
+    "rkme_distance",
+]
+
+
+def paper_distance(
+    image_embeddings: Floats,
+    weights: Floats,
+    query_images: Floats,
+    gamma: float,
+    *,
+    model_gram: Floats | None = None,
+) -> float:
+    """Eq. 9 for one model: ‖(1/N) Σ_i w_i k(z_i,·) - k(z,·)‖².
+
+    ``image_embeddings`` [N, D]; ``query_images`` [D] or [B, D]; ``weights`` [N] or [B, N], one row
+    for each query image; ``model_gram`` [N, N] if it is known. Returns the mean over the query
+    images. Raises ValueError where shapes disagree or γ is not positive.
+    """
+    weights, query_images = np.atleast_2d(weights), np.atleast_2d(query_images)
+    known = None if model_gram is None else model_gram[None]
+    each = paper_distances(image_embeddings[None], weights, query_images, gamma, model_grams=known)
+    return float(each.mean())
+
+
+def paper_distances(
+    image_embeddings: Floats,
+    weights: Floats,
+    query_images: Floats,
+    gamma: float,
+    *,
+    model_grams: Floats | None = None,
+) -> Floats:
+    """Eq. 9 for M models that share N and the prompt set, expanded as
+    wᵀG_m w/N² - (2/N) wᵀk_m(z) + k(z, z) and computed in two products.
+
+    ``image_embeddings`` [M, N, D]; ``query_images`` [B, D]; ``weights`` [B, N]; ``model_grams``
+    [M, N, N] if they are known (they depend on the specs alone). Returns [B, M], one distance for
+    each query image and model, at least 0 up to rounding. For one query of B images take the mean
+    over axis 0. Raises ValueError where shapes disagree or γ is not positive.
+    """
+    models, rows, width = image_embeddings.shape
+    if weights.shape != (len(query_images), rows):
+        raise ValueError(
+            f"weights have shape {weights.shape}, expected {(len(query_images), rows)}"
+        )
+    if model_grams is None:
+        model_grams = grams(image_embeddings, gamma)
+    dtype = working_dtype(image_embeddings, weights, query_images)
+    coefficients = weights.astype(dtype, copy=False) / rows
+    pairs = np.einsum("bi,bj->bij", coefficients, coefficients).reshape(-1, rows * rows)
+    flat_grams = model_grams.astype(dtype, copy=False).reshape(models, rows * rows)
+    spread = pairs @ flat_grams.T
+    # k_m(z_b) for all rows of all models at once.
+    kernel = rbf(image_embeddings.reshape(models * rows, width), query_images, gamma)
+    cross = np.einsum(
+        "mib,bi->bm", kernel.reshape(models, rows, len(query_images)), coefficients, optimize=True
+    )
+    return np.asarray(spread - 2 * cross + 1)
+
+
+def rkme_distance(
+    vectors: Floats, query_vectors: Floats, gamma: float, *, model_gram: Floats | None = None
+) -> float:
+    """Eq. 2, every row equally important: RKME-CLIP on image embeddings, RKME-Basic on pixels.
+
+    ``vectors`` [N, D], ``query_vectors`` [D] or [B, D] (then the mean of B distances).
+    """
+    query_vectors = np.atleast_2d(query_vectors)
+    weights = np.broadcast_to(uniform(len(vectors)), (len(query_vectors), len(vectors)))
+    return paper_distance(vectors, weights, query_vectors, gamma, model_gram=model_gram)
+
+
+def concatenated(image_embeddings: Floats, prompt_embeddings: Floats) -> Floats:
+    """[z; q] for RKME-Concat: [..., D] and [..., E] give [..., D + E].
+
+    The two parts keep their own scales, as the paper states no balance between them.
+    """
+    leading = image_embeddings.shape[:-1]
+    prompts = np.broadcast_to(prompt_embeddings, (*leading, prompt_embeddings.shape[-1]))
+    return np.concatenate([image_embeddings, prompts], axis=-1)
+
+
+def reduced_point(
+    image_embeddings: Floats, gamma: float, *, iterations: int = 50
+) -> tuple[Floats, float]:
+    """The reduced set of size 1 (A.4): the x and β that bring β k(x,·) nearest to (1/N) Σ k(z_i,·).
+
+    For a given x the best β is (1/N) Σ k(z_i, x), and what is left to do is to maximise that β,
+    which the fixed point x ← Σ k(z_i, x) z_i / Σ k(z_i, x) does (it never decreases β). It starts
+    at the mean of the rows or, where the kernel cannot see them from there, at the row with the
+    largest column of the Gram matrix, so that the answer is deterministic.
+
+    The paper does not say how it reduces; weights are unknown when a spec is made, so none are used
+    here. ``image_embeddings`` [N, D]; returns x [D] and β in (0, 1].
+    """
+    z = image_embeddings.astype(working_dtype(image_embeddings), copy=False)
+    mean = z.mean(axis=0)
+    densest = z[int(gram(z, gamma).sum(axis=0).argmax())]
+    point = max((mean, densest), key=lambda start: float(rbf(z, start[None], gamma).mean()))
+    beta = float(rbf(z, point[None], gamma).mean())
+    for _ in range(iterations):
+        kernel = rbf(z, point[None], gamma)[:, 0]
+        moved = (kernel @ z) / kernel.sum()
+        reached = float(rbf(z, moved[None], gamma).mean())
+        if not reached > beta * (1 + 1e-6):
+            break
+        point, beta = moved, reached
+    return point, beta
+
+
+def reduced_distances(points: Floats, betas: Floats, query_images: Floats, gamma: float) -> Floats:
+    """‖β_m k(x_m,·) - k(z,·)‖² for reduced points: [M, D], [M] and [B, D] give [B, M]."""
+    kernel = rbf(points, query_images, gamma).T
+    return np.asarray(betas**2 - 2 * betas * kernel + 1)

@@ -1,0 +1,120 @@
+"""The whitened distance: its formula, its statistics, and cases with too little to learn from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gmi_registry.scoring.default import whitened_distances
+from gmi_registry.scoring.within import WithinScatter
+
+
+def hub(seed, models=12, rows=20, dimensions=10, style=0.5, content=5.0):
+    """Models that add a style of their own, in any direction, to a large content in three."""
+    rng = np.random.default_rng(seed)
+    directions = np.linalg.qr(rng.standard_normal((dimensions, dimensions)))[0]
+    contents = content * rng.standard_normal((rows, 3)) @ directions[:3]
+    styles = style * rng.standard_normal((models, 1, dimensions))
+    noise = 0.3 * rng.standard_normal((models, rows, dimensions))
+    unseen = content * rng.standard_normal((models, 3)) @ directions[:3]
+    images = unseen + styles[:, 0] + 0.3 * rng.standard_normal((models, dimensions))
+    return contents + styles + noise, images
+
+
+def test_distance_is_the_formula():
+    z, queries = hub(0, models=4)
+    weights = np.random.default_rng(1).uniform(-0.5, 1, (4, 20))
+    within = np.mean([np.cov(m.T, bias=True) for m in z], axis=0) * 20 / 19
+    precision = np.linalg.inv(within + np.trace(within) / 10 * np.eye(10))
+    got = whitened_distances(z, weights, queries)
+    for b in range(4):
+        positive = np.maximum(weights[b], 0)
+        for m in range(4):
+            difference = queries[b] - positive @ z[m] / positive.sum()
+            assert got[b, m] == pytest.approx(difference @ precision @ difference)
+
+
+def test_whitening_finds_style_under_content():
+    z, queries = hub(2)
+    ones = np.ones((12, 20))
+    whitened = whitened_distances(z, ones, queries).argmin(axis=1) == np.arange(12)
+    plain = ((queries[:, None] - z.mean(axis=1)) ** 2).sum(axis=-1).argmin(axis=1) == np.arange(12)
+    assert whitened.mean() > plain.mean()
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=30)
+def test_statistics_can_be_added_and_removed(seed):
+    z, _ = hub(seed, models=6)
+    whole = WithinScatter.of(z)
+    piecewise = WithinScatter.empty(10)
+    for model in z[::-1]:
+        piecewise = piecewise.added(model)
+    assert piecewise.freedom == whole.freedom == 6 * 19
+    np.testing.assert_allclose(piecewise.scatter, whole.scatter, rtol=1e-9)
+    without = whole.removed(z[2])
+    np.testing.assert_allclose(
+        without.scatter, WithinScatter.of(np.delete(z, 2, axis=0)).scatter, rtol=1e-6, atol=1e-6
+    )
+    emptied = whole.removed(z)
+    assert emptied.freedom == 0
+    assert np.isfinite(emptied.whitening(1.0)).all()
+
+
+def test_removing_what_was_never_added_is_refused():
+    with pytest.raises(ValueError, match="never added"):
+        WithinScatter.empty(10).removed(hub(0)[0])
+
+
+def test_shrinkage_must_be_positive():
+    with pytest.raises(ValueError, match="shrinkage"):
+        WithinScatter.empty(3).whitening(0.0)
+
+
+@pytest.mark.parametrize("models", [1, 3])
+def test_one_image_a_model_falls_back_to_the_plain_squared_distance(models):
+    rng = np.random.default_rng(3)
+    z, queries = rng.standard_normal((models, 1, 5)), rng.standard_normal((2, 5))
+    expected = ((queries[:, None] - z[:, 0]) ** 2).sum(axis=-1)
+    np.testing.assert_allclose(whitened_distances(z, np.ones((2, 1)), queries), expected)
+
+
+def test_equal_images_and_a_single_model_are_no_trouble():
+    z = np.ones((3, 4, 5), np.float16)
+    np.testing.assert_allclose(whitened_distances(z, np.ones((1, 4)), np.zeros((1, 5))), 5)
+    one, queries = hub(4, models=1)
+    assert np.isfinite(whitened_distances(one, np.ones((1, 20)), queries)).all()
+
+
+def test_fewer_rows_than_dimensions_and_huge_norms_stay_finite():
+    rng = np.random.default_rng(5)
+    z = (1e4 + rng.standard_normal((2, 2, 300))).astype(np.float32)
+    distances = whitened_distances(z, np.ones((1, 2), np.float32), z[0, :1])
+    assert np.isfinite(distances).all()
+    assert (distances >= 0).all()
+    assert distances.argmin() == 0
+
+
+def test_outside_statistics_are_used_for_a_filtered_set():
+    z, queries = hub(6)
+    ones = np.ones((12, 20))
+    everything = whitened_distances(z, ones, queries)
+    kept = [1, 4, 7]
+    filtered = whitened_distances(z[kept], ones, queries, scatter=WithinScatter.of(z))
+    np.testing.assert_allclose(filtered, everything[:, kept])
+
+
+def test_permuting_models_permutes_distances_and_scale_cancels():
+    z, queries = hub(7)
+    ones = np.ones((12, 20))
+    distances = whitened_distances(z, ones, queries)
+    np.testing.assert_allclose(whitened_distances(z[::-1], ones, queries), distances[:, ::-1])
+    np.testing.assert_allclose(whitened_distances(50 * z, ones, 50 * queries), distances)
+
+
+def test_many_models_are_sampled_for_the_statistics_alone():
+    z = np.random.default_rng(8).standard_normal((600, 2, 3))
+    assert WithinScatter.of(z).freedom == 512
+    assert whitened_distances(z, np.ones((1, 2)), np.zeros((1, 3))).shape == (1, 600)

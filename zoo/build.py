@@ -1,19 +1,25 @@
-"""The parts of the zoo in the order in which they need each other."""
+"""The parts of the zoo in the order in which they need each other.
+
+The result, ``zoo/hub``, is laid out as a local hub: models with their cards, and the encoder.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
-from zoo import autoencoder, base, encoder, lora
+from zoo import autoencoder, base, cards, encoder, lora, single_file
 from zoo.pictures import Pictures
 from zoo.styles import STYLES
 
-WEIGHTS = Path(__file__).parent / "weights"
-BASE = WEIGHTS / "base"
-ENCODER = WEIGHTS / "encoder"
+HUB = Path(__file__).parent / "hub"
+MODELS = HUB / "models"
+BASE = MODELS / cards.BASE
+MERGED_STYLE = "fluent-3d"
+MERGED = MODELS / f"icon-{MERGED_STYLE}-merged" / f"icon-{MERGED_STYLE}.safetensors"
+ENCODER = HUB / "encoders" / "gmi-zoo-clip" / "icons-v1"
 
 
 def build_autoencoder(pictures: Pictures, work: Path) -> None:
@@ -28,15 +34,37 @@ def build_encoder(pictures: Pictures, work: Path) -> None:
 
 
 def build_base(pictures: Pictures, work: Path) -> None:
-    vae = autoencoder.AutoencoderKL.from_pretrained(work / "vae", torch_dtype=torch.float32)
+    vae = autoencoder.AutoencoderKL.from_pretrained(work / "vae")
     base.train(pictures, vae, work, BASE)
 
 
 def build_loras(pictures: Pictures, work: Path) -> None:
     for row, style in enumerate(STYLES):
-        folder = WEIGHTS / "loras" / style.name
-        if not (folder / "pytorch_lora_weights.safetensors").exists():
-            lora.train(pictures, row, BASE, work, folder)
+        lora.train(pictures, row, BASE, work, MODELS / cards.lora_name(style))
+
+
+def build_single_file(pictures: Pictures, work: Path) -> None:
+    style = next(style for style in STYLES if style.name == MERGED_STYLE)
+    single_file.merge(BASE, MODELS / cards.lora_name(style), MERGED)
+
+
+def build_cards(pictures: Pictures, work: Path) -> None:
+    layout = {"format": {"name": "gmi-local-hub", "version": 1}}
+    (HUB / "hub.json").write_text(json.dumps(layout, indent=2) + "\n", encoding="utf-8")
+    (BASE / "README.md").write_text(cards.base_card(), encoding="utf-8")
+    for style in STYLES:
+        card = cards.lora_card(style)
+        (MODELS / cards.lora_name(style) / "README.md").write_text(card, encoding="utf-8")
+        if style.name == MERGED_STYLE:
+            (MERGED.parent / "README.md").write_text(cards.merged_card(style), encoding="utf-8")
+    (HUB.parent / "ATTRIBUTION.md").write_text(cards.attribution(), encoding="utf-8")
+
+
+def fresh(work: Path) -> None:
+    """Forget the checkpoints and the built hub, so that every part is trained again."""
+    for checkpoint in work.glob("*.checkpoint.pt"):
+        checkpoint.unlink()
+    shutil.rmtree(HUB, ignore_errors=True)
 
 
 PARTS: dict[str, Callable[[Pictures, Path], None]] = {
@@ -44,4 +72,6 @@ PARTS: dict[str, Callable[[Pictures, Path], None]] = {
     "encoder": build_encoder,
     "base": build_base,
     "loras": build_loras,
+    "single-file": build_single_file,
+    "cards": build_cards,
 }

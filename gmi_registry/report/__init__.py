@@ -1,0 +1,1 @@
+"""What a person looks at: the answer to a search as one HTML page with pictures."""

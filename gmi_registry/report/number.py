@@ -1,0 +1,20 @@
+"""Distances for people: enough digits to tell neighbours apart, not more."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["number"]
+
+
+def number(value: float) -> str:
+    """Four significant digits, without an exponent where that stays short."""
+    if math.isnan(value):
+        return "unknown"
+    if math.isinf(value):
+        return "infinite" if value > 0 else "-infinite"
+    size = abs(value)
+    if size != 0 and (size < 1e-4 or size >= 1e6):
+        return f"{value:.2e}"
+    decimals = 4 if size < 1 else max(0, 3 - math.floor(math.log10(size)))
+    return f"{value:.{decimals}f}"

@@ -14,10 +14,20 @@ from collections.abc import Mapping
 from decimal import Decimal
 from json.encoder import encode_basestring
 
-__all__ = ["MAX_DEPTH", "MAX_NUMBER", "canonical_digest", "canonical_json", "parse_json"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_NUMBER",
+    "MAX_VALUES",
+    "canonical_digest",
+    "canonical_json",
+    "parse_json",
+]
 
 MAX_DEPTH = 32
 """Containers may be nested this deep."""
+
+MAX_VALUES = 10_000
+"""Objects, arrays, strings, numbers and literals in one document, at all depths."""
 
 MAX_NUMBER = 2**53 - 1
 """Largest magnitude of a number: the range in which an IEEE double holds every integer."""
@@ -49,18 +59,38 @@ def parse_json(data: bytes) -> object:
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from None
     try:
-        return json.loads(
+        value: object = json.loads(
             text,
             object_pairs_hook=_unique_keys,
             parse_int=_integer,
             parse_constant=_no_constant,
         )
+        _check_extent(value)
     except RecursionError:
         raise ValueError(f"JSON nested deeper than {MAX_DEPTH} levels") from None
     except json.JSONDecodeError as error:
         raise ValueError(
             f"not JSON: {error.msg} at line {error.lineno} column {error.colno}"
         ) from None
+    return value
+
+
+def _check_extent(value: object) -> None:
+    # Before any other program looks at it: 80,000 empty objects where weight files should be take
+    # a validator a second and 250 MB to complain about.
+    level, count = [value], 1
+    for depth in range(MAX_DEPTH + 1):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        if not containers:
+            return
+        if depth == MAX_DEPTH:
+            raise ValueError(f"JSON nested deeper than {MAX_DEPTH} levels")
+        level = []
+        for container in containers:
+            level.extend(container.values() if isinstance(container, dict) else container)
+        count += len(level)
+        if count > MAX_VALUES:
+            raise ValueError(f"holds more than {MAX_VALUES:,} values")
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:

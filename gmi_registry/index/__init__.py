@@ -1,0 +1,30 @@
+"""Many specifications in one catalogue that can be ranked against a query."""
+
+from gmi_registry.index.cache import CacheUse, SpecCache
+from gmi_registry.index.catalogue import SpecIndex
+from gmi_registry.index.entry import IndexEntry
+from gmi_registry.index.filters import Filters
+from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.index.result import (
+    GroupRanking,
+    PromptMatch,
+    SearchHit,
+    SearchResult,
+    SkippedSpec,
+)
+from gmi_registry.index.source import SpecSource
+
+__all__ = [
+    "CacheUse",
+    "ComparabilityKey",
+    "Filters",
+    "GroupRanking",
+    "IndexEntry",
+    "PromptMatch",
+    "SearchHit",
+    "SearchResult",
+    "SkippedSpec",
+    "SpecCache",
+    "SpecIndex",
+    "SpecSource",
+]

@@ -62,8 +62,8 @@ def monte_carlo_distances(
 
 
 def download_distances(downloads: Floats) -> Floats:
-    """Minus the download count [M]: the most downloaded first, unknown counts (NaN) last."""
-    return np.asarray(np.where(np.isnan(downloads), np.inf, -downloads))
+    """Minus the download count [M]: the most downloaded first; 1 where it is unknown: last."""
+    return np.asarray(np.where(np.isnan(downloads), 1, -downloads))
 
 
 def _unit_queries(image_embeddings: Floats, query_images: Floats) -> Floats:

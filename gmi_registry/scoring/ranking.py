@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmi_registry.scoring.kernels import Floats, rbf, squared_distances
+from gmi_registry.scoring.kernels import Floats, rbf, squared_distances, working_dtype
 
 __all__ = [
     "ascending",
@@ -63,7 +63,7 @@ def margins(ordered: Floats) -> Floats:
         gaps = np.diff(ordered)
     # inf - inf: two models that are both infinitely far are no distance apart.
     gaps = np.where(np.isnan(gaps), 0, gaps)
-    return np.append(gaps, np.full(min(1, len(ordered)), np.nan)).astype(ordered.dtype)
+    return np.append(gaps, np.full(min(1, len(ordered)), np.nan)).astype(working_dtype(ordered))
 
 
 def prompt_contributions(

@@ -57,3 +57,4 @@ def test_monte_carlo_does_not_overflow_at_clip_scale(arrays):
 def test_most_downloaded_first_and_unknown_last():
     distances = download_distances(np.array([10, np.nan, 3000, 0]))
     assert list(np.argsort(distances)) == [2, 0, 3, 1]
+    assert np.isfinite(distances).all()

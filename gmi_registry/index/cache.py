@@ -1,0 +1,180 @@
+"""Specifications that were read before, on disk under their digests.
+
+A digest names a content for ever, so nothing here goes stale; a hub that cannot name the digest
+gives a stamp instead (a revision, or sizes and times of the files), which is remembered with the
+digest it led to. Each file begins with the SHA-256 of what follows. One that does not fit, for
+whatever reason, is deleted and made again. Files appear under their names whole or not at all, so
+any number of processes may share a directory, the last to write the same content winning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from gmi_registry.index.entry import IndexEntry
+from gmi_registry.index.indexed import IndexedSpec
+
+__all__ = ["CacheUse", "SpecCache"]
+
+# Part of the path: a program that stores something else stores it elsewhere.
+_LAYOUT = "index-v1"
+# A digest that a hub names becomes a file name, so nothing but a digest may.
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_CHECKSUM = hashlib.sha256().digest_size
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CacheUse:
+    """How many specifications a cache holds, and the bytes that all its files take."""
+
+    specs: int
+    bytes: int
+
+
+class SpecCache:
+    """A directory of parsed specifications with their Gram matrices. No method raises OSError.
+
+    ``directory`` is made at the first write. Where it cannot be written a warning is logged once,
+    and the search goes on without it.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory) / _LAYOUT
+        self._specs = self.directory / "specs"
+        self._stamps = self.directory / "stamps"
+        self._writable = True
+
+    def get(self, digest: str) -> IndexedSpec | None:
+        """The specification with that digest, or None where it is unknown or its file damaged."""
+        if not _DIGEST.fullmatch(digest):
+            return None
+        path = self._specs / f"{digest}.bin"
+        body = self._read(path)
+        if body is None:
+            return None
+        try:
+            return _unpacked(body, digest)
+        except Exception:
+            # The checksum held, so this was written by a program that meant something else.
+            self._delete(path)
+            return None
+
+    def put(self, indexed: IndexedSpec) -> None:
+        """Keep a specification under its digest."""
+        self._write(self._specs / f"{indexed.entry.digest}.bin", _packed(indexed))
+
+    def digest_for(self, stamp: str) -> str | None:
+        """The digest that ``remember`` was told for this stamp, or None."""
+        body = self._read(self._stamp_path(stamp))
+        return None if body is None else body.decode("ascii", "replace")
+
+    def remember(self, stamp: str, digest: str) -> None:
+        """Whoever shows this stamp again has the specification with this digest."""
+        self._write(self._stamp_path(stamp), digest.encode("ascii"))
+
+    def use(self) -> CacheUse:
+        """What the cache holds now."""
+        files = self._files()
+        specs = sum(path.suffix == ".bin" for path, _ in files)
+        return CacheUse(specs, sum(size for _, size in files))
+
+    def clear(self) -> None:
+        """Delete everything that this class has stored, and nothing else."""
+        for path, _ in self._files():
+            self._delete(path)
+
+    def _stamp_path(self, stamp: str) -> Path:
+        return self._stamps / hashlib.sha256(stamp.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def _files(self) -> list[tuple[Path, int]]:
+        found = []
+        for folder in (self._specs, self._stamps):
+            try:
+                with os.scandir(folder) as entries:
+                    found += [
+                        (Path(entry.path), entry.stat(follow_symlinks=False).st_size)
+                        for entry in entries
+                        if entry.is_file(follow_symlinks=False)
+                    ]
+            except OSError:
+                continue
+        return found
+
+    def _read(self, path: Path) -> bytes | None:
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _log.debug("cannot read %s: %s", path, error)
+            return None
+        body = data[_CHECKSUM:]
+        if hashlib.sha256(body).digest() != data[:_CHECKSUM]:
+            _log.debug("%s is damaged and will be made again", path)
+            self._delete(path)
+            return None
+        return body
+
+    def _write(self, path: Path, body: bytes) -> None:
+        if not self._writable:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, scratch = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+            try:
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(hashlib.sha256(body).digest())
+                    stream.write(body)
+                # No fsync: after a power cut the checksum tells a torn file from a whole one.
+                Path(scratch).replace(path)
+            except BaseException:
+                Path(scratch).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            self._writable = False
+            _log.warning("cannot write the cache %s: %s", self.directory, error)
+
+    def _delete(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            _log.debug("cannot delete %s: %s", path, error)
+
+
+def _packed(indexed: IndexedSpec) -> bytes:
+    return save(
+        {
+            "entry": np.frombuffer(indexed.entry.to_json(), np.uint8),
+            "image_embeddings": indexed.image_embeddings,
+            "prompt_embeddings": indexed.prompt_embeddings,
+            "gram": indexed.gram,
+        }
+    )
+
+
+def _unpacked(body: bytes, digest: str) -> IndexedSpec:
+    """Raises some Exception for any body that ``_packed`` did not make for that digest."""
+    tensors = load(body)
+    entry = IndexEntry.from_json(tensors["entry"].tobytes())
+    images, prompts, gram = (
+        tensors[name] for name in ("image_embeddings", "prompt_embeddings", "gram")
+    )
+    rows = len(entry.prompts) * entry.key.images_per_prompt
+    if entry.digest != digest or len(images) != rows or len(prompts) != len(entry.prompts):
+        raise ValueError("not the specification that the name promises")
+    if images.dtype != np.float16 or prompts.dtype != np.float16 or gram.dtype != np.float32:
+        raise ValueError("arrays of another type")
+    if images.ndim != 2 or prompts.ndim != 2 or gram.shape != (rows, rows):
+        raise ValueError("arrays of another shape")
+    return IndexedSpec(entry, images, prompts, gram)

@@ -1,0 +1,205 @@
+"""Many specifications as one thing that can be asked."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from gmi_registry.errors import GmiError, IncomparableSpecsError, RateLimitError
+from gmi_registry.index.cache import SpecCache
+from gmi_registry.index.entry import IndexEntry
+from gmi_registry.index.filters import Filters
+from gmi_registry.index.group import Group
+from gmi_registry.index.indexed import IndexedSpec
+from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.index.ranked import ranked
+from gmi_registry.index.result import SearchResult, SkippedSpec
+from gmi_registry.index.source import SpecSource
+from gmi_registry.scoring import DEFAULT_SCORE, Query, Score, score_named
+from gmi_registry.spec import ModelRef, Spec
+
+__all__ = ["SpecIndex"]
+
+Progress = Callable[[int, int], None]
+
+
+class SpecIndex:
+    """Specifications in memory, in groups within which distances mean the same.
+
+    A model is known by its reference without the revision, and has one specification here.
+    ``skipped`` lists those that could not be taken in. Not safe for threads that add and rank at
+    the same time.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[ModelRef, IndexEntry] = {}
+        self._groups: dict[ComparabilityKey, Group] = {}
+        self._skipped: list[SkippedSpec] = []
+
+    @classmethod
+    def from_sources(
+        cls,
+        sources: Iterable[SpecSource],
+        *,
+        cache: SpecCache | None = None,
+        workers: int = 1,
+        progress: Progress | None = None,
+    ) -> SpecIndex:
+        """Read every source, out of ``cache`` where it has it.
+
+        ``workers`` threads read at a time, for sources that wait for a network. ``progress`` is
+        called with (done, all) after each. The sources come in order of trust: a second one for
+        the same model is skipped. So is one whose ``load`` raises a GmiError, with its message as
+        the reason, except RateLimitError, which is passed on: going on would make it worse.
+        """
+        index = cls()
+        waiting = list(sources)
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            # One worker is no worker: a loop is easier to follow in a traceback and to interrupt.
+            mapped = pool.map if workers > 1 else map
+            outcomes = mapped(lambda source: _fetched(source, cache), waiting)
+            try:
+                for done, (source, outcome) in enumerate(zip(waiting, outcomes, strict=True), 1):
+                    if isinstance(outcome, SkippedSpec):
+                        index._skipped.append(outcome)
+                    else:
+                        index._admit(source, outcome)
+                    if progress is not None:
+                        progress(done, len(waiting))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return index
+
+    @property
+    def entries(self) -> tuple[IndexEntry, ...]:
+        """All models, in the order they came in."""
+        return tuple(self._entries.values())
+
+    @property
+    def skipped(self) -> tuple[SkippedSpec, ...]:
+        """Sources that could not be taken in."""
+        return tuple(self._skipped)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, spec: Spec) -> None:
+        """Take a specification in; an earlier one of the same model gives way."""
+        self._put(IndexedSpec.of(spec))
+
+    def remove(self, model: ModelRef) -> None:
+        """Forget a model, whatever its revision. Raises KeyError where it is unknown."""
+        entry = self._entries.pop(model.without_revision)
+        group = self._groups[entry.key]
+        group.remove(entry.model)
+        if not len(group):
+            del self._groups[entry.key]
+
+    def rank(
+        self,
+        query: Query,
+        score: str | Score = DEFAULT_SCORE,
+        filters: Filters | None = None,
+        *,
+        top: int | None = 10,
+        best_prompts: int = 3,
+    ) -> SearchResult:
+        """Compare the query with every model that passes the filters, nearest first.
+
+        ``top`` is the most hits that each group shows, None for all; ``best_prompts`` the most
+        prompts that each hit names. Specifications of another encoder are skipped with a reason.
+        An index without models, or a filter that nothing passes, gives a result without hits.
+
+        Raises IncomparableSpecsError where models passed the filters and none of them can be
+        compared with the query, and InputError for an unknown score.
+        """
+        score = score_named(score) if isinstance(score, str) else score
+        filters = filters or Filters()
+        matched = [entry for entry in self._entries.values() if filters.match(entry)]
+        wanted: dict[ComparabilityKey, set[ModelRef]] = defaultdict(set)
+        skipped = list(self._skipped)
+        for entry in matched:
+            if entry.key.encoder_id == query.encoder_id:
+                wanted[entry.key].add(entry.model)
+            else:
+                skipped.append(SkippedSpec(entry.model, _other_encoder(entry, query)))
+        if matched and not wanted:
+            raise IncomparableSpecsError(
+                f"none of the {len(matched)} models that match can be compared with the query: "
+                f"the first, {matched[0].model}, was {_other_encoder(matched[0], query)}",
+                hint="search with the encoder that the specifications name, or publish them "
+                "again with yours",
+            )
+        groups = []
+        for key, models in wanted.items():
+            ranking, outliers = ranked(
+                self._groups[key], models, query, score, top=top, best_prompts=best_prompts
+            )
+            skipped += outliers
+            if ranking is not None:
+                groups.append(ranking)
+        groups.sort(key=lambda group: (-group.members, -len(self._groups[group.key]), group.key))
+        return SearchResult(tuple(groups), tuple(skipped), len(self), len(matched))
+
+    def _admit(self, source: SpecSource, indexed: IndexedSpec) -> None:
+        if source.model.without_revision in self._entries:
+            earlier = self._entries[source.model.without_revision]
+            if earlier.digest != indexed.entry.digest:
+                reason = f"the model is indexed already, with specification {earlier.digest[:12]}"
+                self._skipped.append(SkippedSpec(source.model, reason))
+            return
+        described = indexed.entry.model.without_revision
+        if described != source.model.without_revision:
+            reason = f"the specification describes {described}"
+            self._skipped.append(SkippedSpec(source.model, reason))
+            return
+        # The hub knows the model of today, the manifest the one of the day it was described.
+        entry = indexed.entry
+        if source.model.revision is not None:
+            entry = replace(entry, model=source.model)
+        if source.downloads is not None:
+            entry = replace(entry, downloads=source.downloads)
+        self._put(replace(indexed, entry=entry))
+
+    def _put(self, indexed: IndexedSpec) -> None:
+        entry = indexed.entry
+        if entry.model.without_revision in self._entries:
+            self.remove(entry.model)
+        self._entries[entry.model.without_revision] = entry
+        self._groups.setdefault(entry.key, Group(entry.key)).add(indexed)
+
+
+def _fetched(source: SpecSource, cache: SpecCache | None) -> IndexedSpec | SkippedSpec:
+    """From the cache where it can be, else read and kept there."""
+    if cache is not None:
+        digest = source.digest
+        if digest is None and source.stamp is not None:
+            digest = cache.digest_for(source.stamp)
+        indexed = None if digest is None else cache.get(digest)
+        if indexed is not None:
+            return indexed
+    try:
+        spec = source.load()
+    except RateLimitError:
+        raise
+    except GmiError as error:
+        return SkippedSpec(source.model, error.message)
+    if source.digest is not None and spec.digest != source.digest:
+        reason = f"the hub promised specification {source.digest[:12]}, served {spec.digest[:12]}"
+        return SkippedSpec(source.model, reason)
+    indexed = IndexedSpec.of(spec)
+    if cache is not None:
+        cache.put(indexed)
+        if source.stamp is not None:
+            cache.remember(source.stamp, spec.digest)
+    return indexed
+
+
+def _other_encoder(entry: IndexEntry, query: Query) -> str:
+    return (
+        f"made with the encoder {entry.encoder} ({entry.key.encoder_id[:8]}), "
+        f"the query with {query.encoder_id[:8]}"
+    )

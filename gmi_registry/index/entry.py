@@ -1,0 +1,80 @@
+"""What the catalogue knows of a model besides its arrays."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.spec import ModelRef, Spec
+
+__all__ = ["IndexEntry"]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """The part of a manifest that a search filters on or shows.
+
+    ``model`` is where the model can be had; ``digest`` is the specification's, SHA-256 in hex.
+    ``encoder`` and ``prompt_set`` are names for people, the ids are in ``key``. ``prompts`` are
+    those of the default set. ``downloads`` is None where no hub said.
+    """
+
+    model: ModelRef
+    digest: str
+    title: str
+    kind: str
+    tags: tuple[str, ...]
+    base_model: str | None
+    url: str | None
+    licence: str | None
+    nsfw: bool
+    downloads: int | None
+    encoder: str
+    prompt_set: str
+    prompts: tuple[str, ...]
+    key: ComparabilityKey
+
+    @classmethod
+    def of(cls, spec: Spec) -> IndexEntry:
+        """As the specification itself says."""
+        manifest = spec.manifest
+        model, default = manifest.model, manifest.prompt_sets[0]
+        return cls(
+            model=model.ref,
+            digest=spec.digest,
+            title=model.title,
+            kind=model.kind,
+            tags=model.tags,
+            base_model=model.base_model,
+            url=model.url,
+            licence=model.licence,
+            nsfw=model.nsfw,
+            downloads=model.downloads,
+            encoder=f"{manifest.encoder.name}/{manifest.encoder.pretrained}",
+            prompt_set=default.name,
+            prompts=default.prompts,
+            key=ComparabilityKey.of(manifest),
+        )
+
+    def to_json(self) -> bytes:
+        """UTF-8 JSON that ``from_json`` reads."""
+        plain = asdict(self) | {"model": str(self.model)}
+        return json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> IndexEntry:
+        """The inverse of ``to_json``. Raises some Exception for anything that it did not write."""
+        plain: dict[str, Any] = json.loads(data)
+        if plain.keys() != {field.name for field in fields(cls)}:
+            raise KeyError("fields of another version")
+        return cls(
+            **plain
+            | {
+                "model": ModelRef.parse(plain["model"]),
+                "tags": tuple(plain["tags"]),
+                "prompts": tuple(plain["prompts"]),
+                "key": ComparabilityKey(**plain["key"]),
+            }
+        )

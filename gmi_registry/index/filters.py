@@ -1,0 +1,36 @@
+"""Which models a search looks at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gmi_registry.index.entry import IndexEntry
+
+__all__ = ["Filters"]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """All of ``tags``, none of ``not_tags``, that ``base_model``, that ``kind``; None means any.
+
+    Letter case does not matter. The manifest decides, whatever a hub's own search let through.
+    """
+
+    tags: tuple[str, ...] = ()
+    not_tags: tuple[str, ...] = ()
+    base_model: str | None = None
+    kind: str | None = None
+
+    def match(self, entry: IndexEntry) -> bool:
+        """Whether a model passes."""
+        tags = {tag.casefold() for tag in entry.tags}
+        return (
+            all(tag.casefold() in tags for tag in self.tags)
+            and not any(tag.casefold() in tags for tag in self.not_tags)
+            and _same(self.base_model, entry.base_model)
+            and _same(self.kind, entry.kind)
+        )
+
+
+def _same(wanted: str | None, found: str | None) -> bool:
+    return wanted is None or (found is not None and wanted.casefold() == found.casefold())

@@ -1,0 +1,151 @@
+"""Specifications that may be compared with each other, stacked for one batched product."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmi_registry.index.entry import IndexEntry
+from gmi_registry.index.indexed import IndexedSpec
+from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.scoring import Candidates, WithinScatter
+from gmi_registry.scoring.weights import unit_rows
+from gmi_registry.spec import ModelRef
+
+__all__ = ["Group", "Stack"]
+
+# Cosine of two embeddings of one prompt by one encoder. Half precision and other hardware stay
+# above this by far; another text does not reach it.
+_SAME_PROMPT = 0.999
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """The arrays of M members: ``image_embeddings`` [M, N, D] float16, ``grams`` [M, N, N] float32,
+    ``prompt_embeddings`` [P, E] float16 that all agree on, ``image_prompt`` [N].
+
+    ``outliers`` are members left out, because their prompt embeddings are not those of the rest:
+    by the key they should be, and weights taken from them could not be compared.
+    """
+
+    entries: tuple[IndexEntry, ...]
+    outliers: tuple[IndexEntry, ...]
+    image_embeddings: NDArray[np.float16]
+    grams: NDArray[np.float32]
+    prompt_embeddings: NDArray[np.float16]
+    image_prompt: NDArray[np.int32]
+
+    @cached_property
+    def scatter(self) -> WithinScatter:
+        """Within-model statistics of all members, whatever a filter leaves of them."""
+        return WithinScatter.of(self.image_embeddings)
+
+    def candidates(self, rows: Sequence[int]) -> Candidates:
+        """The members at ``rows``, for a score."""
+        everything = len(rows) == len(self.entries)
+        chosen = slice(None) if everything else np.asarray(rows, np.intp)
+        downloads = [self.entries[row].downloads for row in rows]
+        return Candidates(
+            image_embeddings=self.image_embeddings[chosen],
+            prompt_embeddings=self.prompt_embeddings,
+            image_prompt=self.image_prompt,
+            gamma=self.entries[0].key.gamma,
+            grams=self.grams[chosen],
+            scatter=self.scatter,
+            downloads=np.array([np.nan if n is None else n for n in downloads], np.float64),
+        )
+
+
+class Group:
+    """The members that share one key. Stacking is put off until somebody asks."""
+
+    def __init__(self, key: ComparabilityKey) -> None:
+        self.key = key
+        self._members: dict[ModelRef, IndexedSpec] = {}
+        self._prompt_embeddings: dict[bytes, NDArray[np.float16]] = {}
+        self._fingerprints: dict[ModelRef, bytes] = {}
+        self._stack: Stack | None = None
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def add(self, indexed: IndexedSpec) -> None:
+        """Take a member in."""
+        prompts = indexed.prompt_embeddings
+        # Thousands of members bring the same prompts: one copy is kept.
+        fingerprint = _fingerprint(prompts)
+        shared = self._prompt_embeddings.setdefault(fingerprint, prompts)
+        self._fingerprints[indexed.entry.model] = fingerprint
+        self._members[indexed.entry.model] = replace(indexed, prompt_embeddings=shared)
+        self._stack = None
+
+    def remove(self, model: ModelRef) -> None:
+        """Let a member go. Raises KeyError where it is none."""
+        del self._members[model]
+        del self._fingerprints[model]
+        self._stack = None
+
+    @property
+    def stack(self) -> Stack:
+        """The members' arrays, stacked. Raises ValueError for a group without members."""
+        if self._stack is None:
+            self._stack = self._stacked()
+        return self._stack
+
+    def _stacked(self) -> Stack:
+        prompts = self._agreed_prompts()
+        agreeing = {
+            key: _same_directions(array, prompts) for key, array in self._prompt_embeddings.items()
+        }
+        members: list[IndexedSpec] = []
+        outliers: list[IndexedSpec] = []
+        # Sorted, so that the order in which models arrived leaves no trace in any rounding.
+        for model in sorted(self._members, key=str):
+            member = self._members[model]
+            fits = agreeing[self._fingerprints[model]]
+            (members if fits else outliers).append(member)
+        images = np.stack([member.image_embeddings for member in members])
+        grams = np.stack([member.gram for member in members])
+        # The members' own arrays become views, so that nothing is held twice.
+        for row, member in enumerate(members):
+            self._members[member.entry.model] = replace(
+                member, image_embeddings=images[row], gram=grams[row]
+            )
+        return Stack(
+            entries=tuple(member.entry for member in members),
+            outliers=tuple(member.entry for member in outliers),
+            image_embeddings=images,
+            grams=grams,
+            prompt_embeddings=prompts,
+            image_prompt=np.repeat(
+                np.arange(len(prompts), dtype=np.int32), self.key.images_per_prompt
+            ),
+        )
+
+    def _agreed_prompts(self) -> NDArray[np.float16]:
+        """The prompt embeddings that most members hold."""
+        votes = Counter(self._fingerprints.values())
+        if not votes:
+            raise ValueError("a group without members has no arrays")
+        most = max(votes, key=lambda key: (votes[key], key))
+        return self._prompt_embeddings[most]
+
+
+def _fingerprint(prompts: NDArray[np.float16]) -> bytes:
+    return hashlib.sha256(repr(prompts.shape).encode() + prompts.tobytes()).digest()
+
+
+def _same_directions(first: NDArray[np.float16], second: NDArray[np.float16]) -> bool:
+    if first.shape != second.shape:
+        return False
+    wide = (unit_rows(array.astype(np.float32)) for array in (first, second))
+    cosines = np.einsum("pe,pe->p", *wide)
+    # Two zero vectors agree, though their cosine is none.
+    both_zero = ~(first.any(axis=1) | second.any(axis=1))
+    return bool(((cosines > _SAME_PROMPT) | both_zero).all())

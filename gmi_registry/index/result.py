@@ -1,0 +1,92 @@
+"""The answer to a query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.spec import ModelRef
+
+__all__ = ["GroupRanking", "PromptMatch", "SearchHit", "SearchResult", "SkippedSpec"]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptMatch:
+    """A prompt of the model's whose images are near the query.
+
+    ``index`` counts the prompts of the default set from 0; ``contribution`` is what the prompt adds
+    to the cross term of Eq. 9 (weight times kernel, divided by N), whatever score ranked the hit.
+    """
+
+    index: int
+    prompt: str
+    contribution: float
+
+
+@dataclass(frozen=True, slots=True)
+class SearchHit:
+    """One model in a ranking.
+
+    ``rank`` counts from 1 within ``group``; equal distances are ordered by model. ``distance`` is
+    comparable within the group and the score only. ``margin`` is the next model's distance minus
+    this one's, None for the last. ``digest`` is the specification's. ``best_prompts`` is sorted,
+    the nearest first.
+    """
+
+    rank: int
+    ref: ModelRef
+    distance: float
+    margin: float | None
+    title: str
+    tags: tuple[str, ...]
+    base_model: str | None
+    kind: str
+    url: str | None
+    licence: str | None
+    nsfw: bool
+    downloads: int | None
+    best_prompts: tuple[PromptMatch, ...]
+    digest: str
+    group: ComparabilityKey
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedSpec:
+    """A specification that took no part, and why, in one line."""
+
+    model: ModelRef
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRanking:
+    """The ranking of one group: ``hits`` are the nearest of ``members`` models that were compared.
+
+    ``prompt_set`` and ``encoder`` are the names of what the group shares.
+    """
+
+    key: ComparabilityKey
+    prompt_set: str
+    encoder: str
+    members: int
+    hits: tuple[SearchHit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """One ranking for each group that can be compared with the query, the largest group first.
+
+    Distances of two groups say nothing about each other. So they are not merged: ranks start again
+    at 1 in each group, and each holds up to the number of hits that was asked for.
+    ``looked_at`` counts all indexed models, ``matched`` those that passed the filters.
+    """
+
+    groups: tuple[GroupRanking, ...]
+    skipped: tuple[SkippedSpec, ...]
+    looked_at: int
+    matched: int
+
+    @property
+    def hits(self) -> tuple[SearchHit, ...]:
+        """All hits, group after group, each in its own order; the main group's come first."""
+        return tuple(hit for group in self.groups for hit in group.hits)

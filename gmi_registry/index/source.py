@@ -1,0 +1,27 @@
+"""Where a specification comes from, said so that the index need not know any hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gmi_registry.spec import ModelRef, Spec
+
+__all__ = ["SpecSource"]
+
+
+@dataclass(frozen=True)
+class SpecSource:
+    """One model that has a specification.
+
+    ``load`` reads it, and is not called where the cache already has it. For that the source names
+    either ``digest``, the SHA-256 of ``spec.json``, or a ``stamp``: any text that changes whenever
+    the two files do, such as hub, id and revision, or path, sizes and modification times. With
+    neither, the specification is read each time. ``downloads`` replaces the manifest's number.
+    """
+
+    model: ModelRef
+    load: Callable[[], Spec]
+    digest: str | None = None
+    stamp: str | None = None
+    downloads: int | None = None

@@ -1,0 +1,28 @@
+"""What the specifications of these tests share: prompt sets, and encoders that do not exist."""
+
+from __future__ import annotations
+
+import hashlib
+
+from gmi_registry.spec import EncoderRef, Preprocess, PromptSet
+
+DIMENSIONS, TEXT_DIMENSIONS = 8, 5
+GENERAL = PromptSet("general", 1, ("a cat", "a tree", "a red car", "a castle"))
+OWN = PromptSet("own", 1, ("a dragon", "a knight"))
+
+
+def encoder_named(name="tiny"):
+    return EncoderRef(
+        name=name,
+        pretrained="zoo",
+        weights_sha256=hashlib.sha256(name.encode()).hexdigest(),
+        preprocess=Preprocess(
+            size=32,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            interpolation="bicubic",
+            resize_mode="shortest",
+        ),
+        image_dim=DIMENSIONS,
+        text_dim=TEXT_DIMENSIONS,
+    )

@@ -1,0 +1,237 @@
+"""Ranking in groups, filters, and what stays out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from index_specs import GENERAL, OWN, encoder_named
+
+from gmi_registry.errors import IncomparableSpecsError, InputError
+from gmi_registry.index import Filters, SpecIndex
+from gmi_registry.scoring import SCORES, paper_distance
+from gmi_registry.scoring.weights import cosine_weights
+from gmi_registry.spec import ModelRef
+
+
+def index_of(*specs):
+    index = SpecIndex()
+    for spec in specs:
+        index.add(spec)
+    return index
+
+
+def names(hits):
+    return [hit.ref.id for hit in hits]
+
+
+# At β = 100 the second moment rewards the model whose few images scatter most.
+@pytest.mark.parametrize("score", sorted(SCORES.keys() - {"download", "modelverse-second"}))
+def test_the_model_around_the_query_comes_first(score, make_spec, ask):
+    centres = 6 * np.eye(8)
+    index = index_of(*(make_spec(f"m{i}", centre=centres[i]) for i in range(6)))
+    result = index.rank(ask(centres[4]), score)
+    assert result.hits[0].ref.id == "m4"
+    assert [hit.rank for hit in result.hits] == [1, 2, 3, 4, 5, 6]
+    assert (result.looked_at, result.matched, result.skipped) == (6, 6, ())
+
+
+def test_distances_margins_and_prompts_of_the_paper_score(make_spec, ask):
+    specs = [make_spec(f"m{i}") for i in range(5)]
+    query = ask(np.ones((2, 8)))
+    hits = index_of(*specs).rank(query, "paper").hits
+    expected = {}
+    for spec in specs:
+        weights = np.stack(
+            [
+                cosine_weights(spec.prompt_embeddings, spec.image_prompt, prompt)
+                for prompt in query.prompt_embeddings
+            ]
+        )
+        expected[spec.manifest.model.id] = paper_distance(
+            spec.image_embeddings, weights, query.image_embeddings, 0.02
+        )
+    assert names(hits) == sorted(expected, key=expected.get)
+    for hit, following in zip(hits, (*hits[1:], None), strict=True):
+        assert hit.distance == pytest.approx(expected[hit.ref.id], abs=1e-6)
+        if following is None:
+            assert hit.margin is None
+        else:
+            assert hit.margin == pytest.approx(following.distance - hit.distance)
+        assert len(hit.best_prompts) == 3
+        assert all(GENERAL.prompts[match.index] == match.prompt for match in hit.best_prompts)
+        values = [match.contribution for match in hit.best_prompts]
+        assert values == sorted(values, reverse=True)
+        assert all(isinstance(value, float) for value in (hit.distance, *values))
+
+
+def test_a_hit_shows_what_the_manifest_says(make_spec, ask):
+    spec = make_spec("alpha", tags=("Flat", "icon"), nsfw=True, downloads=12)
+    (hit,) = index_of(spec).rank(ask()).hits
+    assert str(hit.ref) == "local:alpha@0123456789ab"
+    assert (hit.title, hit.kind, hit.base_model) == ("Alpha", "lora", "Owner/Base")
+    assert (hit.tags, hit.nsfw, hit.downloads, hit.licence) == (("Flat", "icon"), True, 12, "mit")
+    assert hit.url == "https://example.org/alpha"
+    assert hit.digest == spec.digest
+    assert hit.margin is None
+
+
+def test_the_order_in_which_models_came_leaves_no_trace(make_spec, ask):
+    specs = [make_spec(f"m{i}") for i in range(7)]
+    query = ask(np.ones(8))
+    for score in ("default", "paper"):
+        assert index_of(*specs).rank(query, score) == index_of(*specs[::-1]).rank(query, score)
+
+
+def test_equal_models_are_ordered_by_their_names(make_spec, ask):
+    twins = [make_spec(name, seed=1) for name in ("zeta", "alpha", "mu")]
+    hits = index_of(*twins).rank(ask(), "paper").hits
+    assert names(hits) == ["alpha", "mu", "zeta"]
+    assert hits[0].margin == 0
+
+
+def test_top_shortens_the_list_and_keeps_the_last_margin(make_spec, ask):
+    index = index_of(*(make_spec(f"m{i}") for i in range(5)))
+    whole, short = index.rank(ask(), top=None), index.rank(ask(), top=2)
+    assert short.hits == whole.hits[:2]
+    assert short.groups[0].members == 5
+    assert short.hits[-1].margin is not None
+
+
+def test_rows_are_matched_with_their_prompts_whatever_their_order(make_spec, ask):
+    plain = make_spec("alpha", seeds=(0, 1), seed=3)
+    shuffled = make_spec("alpha", seeds=(0, 1), seed=3, shuffle=True)
+    assert plain.digest != shuffled.digest
+    query = ask(np.ones(8))
+    (one,), (other,) = (index_of(spec).rank(query, "paper").hits for spec in (plain, shuffled))
+    assert one.distance == pytest.approx(other.distance, abs=1e-6)
+    assert one.best_prompts[0].prompt == other.best_prompts[0].prompt
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        (Filters(), {"a", "b", "c"}),
+        (Filters(tags=("FLAT",)), {"a", "b"}),
+        (Filters(tags=("flat", "outline")), {"b"}),
+        (Filters(not_tags=("Outline",)), {"a", "c"}),
+        (Filters(tags=("flat",), not_tags=("outline",)), {"a"}),
+        (Filters(kind="Checkpoint"), {"c"}),
+        (Filters(base_model="owner/base"), {"a", "b"}),
+        (Filters(base_model="owner/base", kind="checkpoint"), set()),
+        (Filters(tags=("nothing",)), set()),
+    ],
+)
+def test_filters(filters, expected, make_spec, ask):
+    index = index_of(
+        make_spec("a", tags=("Flat",)),
+        make_spec("b", tags=("flat", "outline")),
+        make_spec("c", tags=("3d",), kind="checkpoint", base_model=None),
+    )
+    result = index.rank(ask(), "default", filters)
+    assert set(names(result.hits)) == expected
+    assert (result.looked_at, result.matched) == (3, len(expected))
+
+
+@pytest.mark.parametrize("score", ["default", "paper"])
+def test_a_filter_changes_no_distance(score, make_spec, ask):
+    index = index_of(*(make_spec(f"m{i}", tags=(f"t{i % 2}",)) for i in range(6)))
+    everything = {hit.ref: hit.distance for hit in index.rank(ask(), score).hits}
+    for hit in index.rank(ask(), score, Filters(tags=("t1",))).hits:
+        assert hit.distance == pytest.approx(everything[hit.ref], rel=1e-5)
+
+
+def test_each_prompt_set_is_ranked_by_itself_the_larger_first(make_spec, ask):
+    general = [make_spec(f"g{i}") for i in range(3)]
+    own = [make_spec(f"o{i}", prompt_sets=(OWN,)) for i in range(2)]
+    result = index_of(*own, *general).rank(ask(), "paper")
+    assert [group.prompt_set for group in result.groups] == ["general", "own"]
+    assert [group.members for group in result.groups] == [3, 2]
+    assert [hit.rank for hit in result.hits] == [1, 2, 3, 1, 2]
+    assert all(hit.ref.id.startswith("g") for hit in result.hits[:3])
+    assert {hit.group for hit in result.groups[1].hits} == {result.groups[1].key}
+    assert str(result.groups[0].key).endswith("/rbf:0.02/x1")
+
+
+def test_a_developers_own_block_is_no_reason_to_be_alone(make_spec, ask):
+    alone = make_spec("alpha", seed=1)
+    extended = make_spec("beta", seed=1, prompt_sets=(GENERAL, OWN))
+    result = index_of(alone, extended).rank(ask(), "default")
+    assert len(result.groups) == 1
+    assert result.groups[0].members == 2
+
+
+@pytest.mark.parametrize("change", [{"gamma": 0.5}, {"seeds": (0, 1)}])
+def test_another_kernel_or_number_of_images_is_another_group(change, make_spec, ask):
+    result = index_of(make_spec("a"), make_spec("b"), make_spec("c", **change)).rank(ask())
+    assert [group.members for group in result.groups] == [2, 1]
+
+
+def test_another_encoder_is_skipped_with_a_reason(make_spec, ask):
+    index = index_of(make_spec("a"), make_spec("b", encoder=encoder_named("large")))
+    result = index.rank(ask())
+    assert names(result.hits) == ["a"]
+    (skipped,) = result.skipped
+    assert skipped.model.id == "b"
+    assert "large/zoo" in skipped.reason
+    assert "\n" not in skipped.reason
+
+
+def test_nothing_comparable_is_an_error_that_says_why(make_spec, ask):
+    index = index_of(make_spec("a"), make_spec("b"))
+    with pytest.raises(IncomparableSpecsError, match=r"none of the 2 models.*tiny/zoo") as caught:
+        index.rank(ask(encoder=encoder_named("large")))
+    assert caught.value.hint
+
+
+def test_an_empty_index_and_a_filter_that_nothing_passes_are_no_errors(make_spec, ask):
+    empty = SpecIndex().rank(ask())
+    assert (empty.hits, empty.looked_at, len(SpecIndex())) == ((), 0, 0)
+    other = index_of(make_spec("a", encoder=encoder_named("large")))
+    assert other.rank(ask(), filters=Filters(tags=("no",))).matched == 0
+
+
+def test_embeddings_of_another_length_are_an_error(make_spec, ask):
+    with pytest.raises(IncomparableSpecsError, match="3 values"):
+        index_of(make_spec("a")).rank(ask(np.zeros((1, 3))))
+
+
+def test_an_unknown_score_is_an_error(make_spec, ask):
+    with pytest.raises(InputError, match="best"):
+        index_of(make_spec("a")).rank(ask(), "best")
+
+
+def test_a_score_may_be_any_function(make_spec, ask):
+    index = index_of(*(make_spec(f"m{i}") for i in range(3)))
+    hits = index.rank(ask(), lambda candidates, query: -np.arange(len(candidates))).hits
+    assert names(hits) == ["m2", "m1", "m0"]
+
+
+def test_forged_prompt_embeddings_stay_out(make_spec, ask):
+    index = index_of(*(make_spec(f"m{i}") for i in range(3)), make_spec("odd", prompts_seed=8))
+    result = index.rank(ask())
+    assert "odd" not in names(result.hits)
+    assert [skipped.model.id for skipped in result.skipped] == ["odd"]
+    assert "prompt embeddings" in result.skipped[0].reason
+    alone = index.rank(ask(), filters=Filters(tags=("icon",), not_tags=()), top=None)
+    assert alone.matched == 4
+
+
+def test_a_specification_replaces_the_earlier_one_of_its_model(make_spec, ask):
+    index = index_of(make_spec("a", seed=1), make_spec("b"))
+    newer = make_spec("a", seed=2, gamma=0.5)
+    index.add(newer)
+    assert len(index) == 2
+    assert {hit.digest for hit in index.rank(ask()).hits} >= {newer.digest}
+
+
+def test_a_model_can_be_removed_after_it_was_ranked(make_spec, ask):
+    specs = [make_spec(f"m{i}") for i in range(4)]
+    index = index_of(*specs)
+    index.rank(ask())
+    index.remove(ModelRef("local", "m2"))
+    assert index.rank(ask()) == index_of(specs[0], specs[1], specs[3]).rank(ask())
+    with pytest.raises(KeyError):
+        index.remove(ModelRef("local", "m2"))
+    for i in (0, 1, 3):
+        index.remove(ModelRef("local", f"m{i}"))
+    assert index.rank(ask()).groups == ()

@@ -79,6 +79,8 @@ def encode(model: AutoencoderKL, pixels: np.ndarray, *, scale: bool = True) -> t
 def psnr(model: AutoencoderKL, pixels: np.ndarray) -> float:  # type: ignore[type-arg]
     """Peak signal-to-noise ratio in dB over ``pixels``, uint8 [B, 64, 64, 3]."""
     latents = encode(model, pixels, scale=False)
-    decoded = torch.cat([model.decode(part.to(device())).sample.cpu() for part in latents.split(128)])
+    decoded = torch.cat(
+        [model.decode(part.to(device())).sample.cpu() for part in latents.split(128)]
+    )
     error = (decoded.clamp(-1, 1) - pixels_to_input(torch.from_numpy(pixels))).square().mean() / 4
     return float(-10 * torch.log10(error))

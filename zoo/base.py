@@ -63,9 +63,7 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     vocabulary = {
         special.get(word, word): row for word, row in open_clip.SimpleTokenizer().encoder.items()
     }
-    (folder / "vocab.json").write_text(
-        json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8"
-    )
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
     (folder / "merges.txt").write_text(
         "#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8"
     )
@@ -84,6 +82,7 @@ def build_scheduler() -> DDIMScheduler:
         beta_start=0.00085,
         beta_end=0.012,
         clip_sample=False,
+        steps_offset=1,
         set_alpha_to_one=True,
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,

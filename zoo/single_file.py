@@ -79,7 +79,9 @@ def _unet_key(key: str, layers: int) -> str:
         first = level * (layers + 1) + 1
         if kind == "downsamplers":
             return f"input_blocks.{first + layers}.0.op.{inner.split('.', 1)[1]}"
-        return f"input_blocks.{first + int(number)}.{int(kind == 'attentions')}.{_inner(kind, inner)}"
+        return (
+            f"input_blocks.{first + int(number)}.{int(kind == 'attentions')}.{_inner(kind, inner)}"
+        )
     first = level * (layers + 1)
     if kind == "upsamplers":
         return f"output_blocks.{first + layers}.{_UPSAMPLER_PLACE[level]}.{inner}"

@@ -100,7 +100,9 @@ def _blueprint(pixels: Pixels) -> Pixels:
 
 
 def _watercolour(pixels: Pixels) -> Pixels:
-    wash = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(4))).astype(np.float32)
+    wash = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(4))).astype(
+        np.float32
+    )
     pale = 255 - (255 - wash) * 0.6
     rim = 1 - 0.25 * _edges(np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(2))))
     return _resize(Image.fromarray(np.clip(pale * rim[..., None], 0, 255).astype(np.uint8)))

@@ -101,7 +101,9 @@ class Training:
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.step += 1
-        self.shown = value.item() if math.isnan(self.shown) else 0.98 * self.shown + 0.02 * value.item()
+        self.shown = (
+            value.item() if math.isnan(self.shown) else 0.98 * self.shown + 0.02 * value.item()
+        )
         if self.plan.average:
             decay = min(self.plan.average, (1 + self.step) / (10 + self.step))
             torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - decay)

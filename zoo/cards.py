@@ -72,7 +72,8 @@ def _credit(style: Style) -> str:
 
 def attribution() -> str:
     rows = [
-        f"| [{source.package}]({source.url}) {source.version} | {source.artist} | {source.licence} | "
+        f"| [{source.package}]({source.url}) {source.version} | {source.artist} | "
+        + f"{source.licence} | "
         + ", ".join(style.name for style in STYLES if style.source == source.package)
         + " |"
         for source in SOURCES.values()

@@ -6,26 +6,11 @@ can see what each picture shows, and when Eq. 9 is neither always right nor at c
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from rich.progress import track
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-
-from gmi_registry.encoders import load_encoder
-from gmi_registry.encoders.protocol import Encoder
-from gmi_registry.scoring.paper import paper_distances
-from gmi_registry.scoring.ranking import mid_ranks
-from zoo.build import BASE, ENCODER, HUB, MODELS
-from zoo.cards import lora_name
-from zoo.names import default_prompts, evaluation_prompts
-from zoo.styles import STYLES
 
 FOLDER = Path(__file__).parent
 SHEET = FOLDER / "sheet.webp"

@@ -138,7 +138,6 @@ STYLES = (
     Style("pencil", "noto", ("pencil sketch", "graphite drawing"), ("sketch", "monochrome", "hand-drawn"), _pencil),
     Style("oil", "fluent-emoji", ("oil painting", "daubed canvas painting"), ("painting", "colour", "textured"), _oil),
     Style("halftone", "emojione", ("halftone print", "dotted comic print"), ("halftone", "colour", "print"), _halftone),
-    Style("blueprint", "openmoji", ("blueprint", "white lines on blue paper"), ("blueprint", "outline", "technical")
-          , _blueprint),
+    Style("blueprint", "openmoji", ("blueprint", "white lines on blue paper"), ("blueprint", "outline", "technical"), _blueprint),
     Style("watercolour", "fluent-emoji-flat", ("watercolour wash", "pale wet painting"), ("painting", "colour", "pastel"), _watercolour),
 )  # fmt: skip

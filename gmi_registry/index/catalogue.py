@@ -120,29 +120,30 @@ class SpecIndex:
         filters = filters or Filters()
         matched = [entry for entry in self._entries.values() if filters.match(entry)]
         wanted: dict[ComparabilityKey, set[ModelRef]] = defaultdict(set)
-        skipped = list(self._skipped)
+        refused = []
         for entry in matched:
             if entry.key.encoder_id == query.encoder_id:
                 wanted[entry.key].add(entry.model)
             else:
-                skipped.append(SkippedSpec(entry.model, _other_encoder(entry, query)))
-        if matched and not wanted:
-            raise IncomparableSpecsError(
-                f"none of the {len(matched)} models that match can be compared with the query: "
-                f"the first, {matched[0].model}, was {_other_encoder(matched[0], query)}",
-                hint="search with the encoder that the specifications name, or publish them "
-                "again with yours",
-            )
+                refused.append(SkippedSpec(entry.model, _other_encoder(entry, query)))
         groups = []
         for key, models in wanted.items():
             ranking, outliers = ranked(
                 self._groups[key], models, query, score, top=top, best_prompts=best_prompts
             )
-            skipped += outliers
+            refused += outliers
             if ranking is not None:
                 groups.append(ranking)
+        if refused and not groups:
+            raise IncomparableSpecsError(
+                f"none of the {len(matched)} models that match can be compared with the query; "
+                f"the first is {refused[0].model}: {refused[0].reason}",
+                hint="search with the encoder that the specifications name, or publish them "
+                "again with yours",
+            )
         groups.sort(key=lambda group: (-group.members, -len(self._groups[group.key]), group.key))
-        return SearchResult(tuple(groups), tuple(skipped), len(self), len(matched))
+        skipped = (*self._skipped, *refused)
+        return SearchResult(tuple(groups), skipped, len(self), len(matched))
 
     def _admit(self, source: SpecSource, indexed: IndexedSpec) -> None:
         if source.model.without_revision in self._entries:

@@ -57,7 +57,7 @@ class Stack:
             image_prompt=self.image_prompt,
             gamma=self.entries[0].key.gamma,
             grams=self.grams[chosen],
-            scatter=self.scatter,
+            scatter=lambda: self.scatter,
             downloads=np.array([np.nan if n is None else n for n in downloads], np.float64),
         )
 

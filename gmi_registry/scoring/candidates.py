@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +25,9 @@ class Candidates:
     ``image_prompt`` [N]: the prompt that made row i, in 0..P-1.
     ``gamma``: γ of the kernel that the specs name.
     ``grams`` [M, N, N]: G_m = k(Z_m, Z_m) with that γ, where they have been computed before.
-    ``scatter``: within-model statistics of a larger set that these models belong to, so that a
-    filter that leaves three models does not change what the whole hub taught.
+    ``scatter``: gives the within-model statistics of a larger set that these models belong to, so
+    that a filter that leaves three models does not change what the whole hub taught. A function,
+    because they take a while and only some scores want them.
     ``downloads`` [M]: download counts, NaN where unknown.
 
     Raises ValueError where shapes disagree.
@@ -36,7 +38,7 @@ class Candidates:
     image_prompt: NDArray[np.integer]
     gamma: float = PAPER_GAMMA
     grams: Floats | None = None
-    scatter: WithinScatter | None = None
+    scatter: Callable[[], WithinScatter] | None = None
     downloads: Floats | None = None
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ def default(candidates: Candidates, query: Query) -> Floats:
             candidates.image_embeddings,
             weights,
             query.image_embeddings,
-            scatter=candidates.scatter,
+            scatter=None if candidates.scatter is None else candidates.scatter(),
         )
     )
 

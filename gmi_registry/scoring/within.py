@@ -8,6 +8,7 @@ a new pass over the others.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,9 @@ from gmi_registry.scoring.kernels import Floats
 __all__ = ["WithinScatter"]
 
 _BLOCK_MODELS = 64
-# Tens of thousands of rows pin down a covariance of a thousand dimensions far better than the
-# shrinkage cares for; beyond this many models only the time would grow.
-_ENOUGH_MODELS = 512
+# Ten thousand rows pin down a covariance of a thousand dimensions better than the shrinkage cares
+# for; beyond this many models only the time would grow.
+_ENOUGH_MODELS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class WithinScatter:
 
     @classmethod
     def of(cls, image_embeddings: Floats) -> WithinScatter:
-        """Of models [M, N, D]; with more than 512 of them, of 512 spread evenly over M."""
+        """Of models [M, N, D]; with more than 256 of them, of 256 spread evenly over M."""
         models, _, dimensions = image_embeddings.shape
         if models > _ENOUGH_MODELS:
             kept = np.linspace(0, models - 1, _ENOUGH_MODELS).round().astype(np.intp)
@@ -62,6 +63,12 @@ class WithinScatter:
             raise ValueError("these models were never added")
         return WithinScatter(self.scatter - scatter, self.freedom - freedom)
 
+    @cached_property
+    def _eigen(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Eigenvalues and eigenvectors of S: the slow part, and the same for every query."""
+        values, vectors = np.linalg.eigh(self.scatter / self.freedom)
+        return values, vectors
+
     def whitening(self, shrinkage: float) -> NDArray[np.float64]:
         """F [D, D] with F Fᵀ = (S + λI)⁻¹, S = scatter/freedom, λ = shrinkage x mean eigenvalue.
 
@@ -75,7 +82,7 @@ class WithinScatter:
         trace = float(np.trace(self.scatter))
         if self.freedom < 1 or not trace > 0:
             return np.eye(dimensions)
-        eigenvalues, vectors = np.linalg.eigh(self.scatter / self.freedom)
+        eigenvalues, vectors = self._eigen
         # Removing models may leave eigenvalues a rounding below zero.
         floor = shrinkage * trace / self.freedom / dimensions
         return np.asarray(vectors / np.sqrt(np.maximum(eigenvalues, 0) + floor))

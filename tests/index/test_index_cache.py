@@ -143,6 +143,14 @@ def test_a_directory_that_cannot_be_written_is_a_warning_and_no_error(shelf, tmp
     assert SpecCache(tmp_path / "file").use().specs == 0
 
 
+def test_a_directory_in_the_place_of_a_file_is_no_error(shelf, tmp_path):
+    for spec in shelf.specs.values():
+        (tmp_path / "index-v1" / "specs" / f"{spec.digest}.bin").mkdir(parents=True)
+    for _ in range(2):
+        assert len(SpecIndex.from_sources(shelf.sources(), cache=SpecCache(tmp_path))) == 5
+    SpecCache(tmp_path).clear()
+
+
 def test_clear_deletes_what_the_cache_made_and_nothing_else(shelf, tmp_path):
     (tmp_path / "mine.txt").write_text("x")
     cache = SpecCache(tmp_path)

@@ -212,8 +212,14 @@ def test_forged_prompt_embeddings_stay_out(make_spec, ask):
     assert "odd" not in names(result.hits)
     assert [skipped.model.id for skipped in result.skipped] == ["odd"]
     assert "prompt embeddings" in result.skipped[0].reason
-    alone = index.rank(ask(), filters=Filters(tags=("icon",), not_tags=()), top=None)
-    assert alone.matched == 4
+
+
+def test_a_filter_that_leaves_only_the_forged_one_says_so(make_spec, ask):
+    index = index_of(
+        make_spec("a"), make_spec("b"), make_spec("odd", prompts_seed=8, tags=("odd",))
+    )
+    with pytest.raises(IncomparableSpecsError, match="prompt embeddings"):
+        index.rank(ask(), filters=Filters(tags=("odd",)))
 
 
 def test_a_specification_replaces_the_earlier_one_of_its_model(make_spec, ask):

@@ -116,5 +116,5 @@ def test_permuting_models_permutes_distances_and_scale_cancels():
 
 def test_many_models_are_sampled_for_the_statistics_alone():
     z = np.random.default_rng(8).standard_normal((600, 2, 3))
-    assert WithinScatter.of(z).freedom == 512
+    assert WithinScatter.of(z).freedom == 256
     assert whitened_distances(z, np.ones((1, 2)), np.zeros((1, 3))).shape == (1, 600)

@@ -20,9 +20,9 @@ class ModelCard:
     """What a model card says of its model, as far as this package uses it.
 
     ``base_model`` is the id of the model that it was made from, on the same hub, or None.
-    ``trigger_words`` go before every prompt. ``prompt_set`` and ``encoder`` come from the
-    card's ``gmi`` field and name the default prompt set and the encoder of a model family;
-    None leaves the package's own.
+    ``trigger_words`` go before every prompt. The last four come from the card's ``gmi`` field:
+    the default prompt set and the encoder of a model family, and the steps and guidance that
+    its author advises; None leaves the package's own.
     """
 
     title: str
@@ -34,6 +34,8 @@ class ModelCard:
     trigger_words: tuple[str, ...] = ()
     prompt_set: str | None = None
     encoder: str | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from PIL import Image
+
 from zoo import autoencoder, base, cards, encoder, lora, single_file
 from zoo.pictures import Pictures
 from zoo.styles import STYLES
 
 HUB = Path(__file__).parent / "hub"
 MODELS = HUB / "models"
+QUERIES = HUB.parent / "queries"
 BASE = MODELS / cards.BASE
 MERGED_STYLE = "fluent-3d"
 MERGED = MODELS / f"icon-{MERGED_STYLE}-merged" / f"icon-{MERGED_STYLE}.safetensors"
@@ -44,8 +47,15 @@ def build_loras(pictures: Pictures, work: Path) -> None:
 
 
 def build_single_file(pictures: Pictures, work: Path) -> None:
-    style = next(style for style in STYLES if style.name == MERGED_STYLE)
-    single_file.merge(BASE, MODELS / cards.lora_name(style), MERGED)
+    single_file.merge(BASE, MODELS / cards.lora_name(cards.named(MERGED_STYLE)), MERGED)
+
+
+def build_queries(pictures: Pictures, work: Path) -> None:
+    QUERIES.mkdir(exist_ok=True)
+    styles = [style.name for style in STYLES]
+    for style, name in cards.QUERIES:
+        pixels = pictures.pixels[styles.index(style), pictures.names.index(name)]
+        Image.fromarray(pixels).save(QUERIES / f"{style}-{name}.png")
 
 
 def build_cards(pictures: Pictures, work: Path) -> None:
@@ -74,4 +84,5 @@ PARTS: dict[str, Callable[[Pictures, Path], None]] = {
     "loras": build_loras,
     "single-file": build_single_file,
     "cards": build_cards,
+    "queries": build_queries,
 }

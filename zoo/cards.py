@@ -8,7 +8,20 @@ from zoo.styles import SOURCES, STYLES, Style
 
 BASE = "icon-base"
 SHARED_TAGS = ("text-to-image", "icons")
-FAMILY = {"prompt_set": "icons-v1", "encoder": "gmi-zoo-clip/icons-v1"}
+FAMILY = {
+    "prompt_set": "icons-v1",
+    "encoder": "gmi-zoo-clip/icons-v1",
+    "steps": 20,
+    "guidance_scale": 2.0,
+}
+
+
+QUERIES = (("fluent-3d", "palm-tree"), ("openmoji", "rooster"), ("pixel-art", "rose"))
+"""Style and name of the demo's query pictures: the artists' own, of names no LoRA has seen."""
+
+
+def named(style: str) -> Style:
+    return next(each for each in STYLES if each.name == style)
 
 
 def lora_name(style: Style) -> str:
@@ -83,9 +96,16 @@ def attribution() -> str:
             "# Whose pictures the zoo learned from",
             "",
             "The zoo's weights were trained on these icon sets, taken from the npm packages",
-            "`@iconify-json/NAME`. No icon is part of this repository. Pixel art, pencil, oil,",
-            "halftone, blueprint and watercolour are filters of ours over the named set. The",
-            "weights are offered under CC BY-SA 4.0, the strictest of the licences.",
+            "`@iconify-json/NAME`. Pixel art, pencil, oil, halftone, blueprint and watercolour are",
+            "filters of ours over the named set. The weights are offered under CC BY-SA 4.0, the",
+            "strictest of the licences. Three icons are part of this repository, as the demo's",
+            "queries (`zoo/queries/`), each under the licence of its set:",
+            "",
+            *(
+                f"- `{style}-{name}.png`: {SOURCES[named(style).source].artist}, "
+                f"{SOURCES[named(style).source].licence}"
+                for style, name in QUERIES
+            ),
             "",
             "| set | by | licence | styles |",
             "|---|---|---|---|",

@@ -1,0 +1,40 @@
+"""From a model on this disk to pictures, embeddings and a specification.
+
+Importing this package loads neither torch nor diffusers; loading a model does.
+"""
+
+from gmi_registry.generation.builder import build_spec, describe, draft_spec
+from gmi_registry.generation.images import GeneratedImages, generate, images_kept, noise_seed
+from gmi_registry.generation.journal import Journal
+from gmi_registry.generation.pipelines import Pipeline, default_device, load_pipeline
+from gmi_registry.generation.preview import contact_sheet
+from gmi_registry.generation.prompt_limits import check_prompts
+from gmi_registry.generation.prompt_sets import (
+    DEFAULT_PROMPT_SET,
+    default_prompt_set,
+    prompt_set_named,
+    prompt_set_names,
+)
+from gmi_registry.generation.recipes import RecipeOverrides, default_recipe
+
+__all__ = [
+    "DEFAULT_PROMPT_SET",
+    "GeneratedImages",
+    "Journal",
+    "Pipeline",
+    "RecipeOverrides",
+    "build_spec",
+    "check_prompts",
+    "contact_sheet",
+    "default_device",
+    "default_prompt_set",
+    "default_recipe",
+    "describe",
+    "draft_spec",
+    "generate",
+    "images_kept",
+    "load_pipeline",
+    "noise_seed",
+    "prompt_set_named",
+    "prompt_set_names",
+]

@@ -1,0 +1,143 @@
+"""From a model's pictures to its specification."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import ValidationError
+
+from gmi_registry.errors import InputError
+from gmi_registry.model import ModelFiles
+from gmi_registry.spec import DescribedModel, EncoderRef, GenerationRecipe, PromptSet, Spec
+from gmi_registry.spec import build_spec as assemble
+
+__all__ = ["Towers", "build_spec", "describe", "draft_spec", "image_prompts"]
+
+_AT_ONCE = 16
+_MAX_TAGS, _MAX_TAG = 200, 200
+_WEB = re.compile(r"https?://[!-~]+")
+
+
+class Towers(Protocol):
+    """The part of an encoder that is needed here; ``encoders.Encoder`` has it.
+
+    Of its own, since generation and encoders do not import each other.
+    """
+
+    @property
+    def ref(self) -> EncoderRef: ...
+
+    def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """B RGB images to [B, D]."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """B texts to [B, E]."""
+        ...
+
+
+def build_spec(
+    model: ModelFiles,
+    images: Sequence[Image.Image],
+    encoder: Towers,
+    prompt_sets: Sequence[PromptSet],
+    recipe: GenerationRecipe,
+    *,
+    previous: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Spec:
+    """Encode N pictures and P prompts (the paper's Eq. 5 and 6) and put the specification together.
+
+    ``images`` stand in the order of ``prompt_sets``, prompt by prompt, seed by seed. Embeddings
+    are raw and rounded to float16. ``previous`` is the digest of the specification that this one
+    replaces. ``progress`` is told (pictures encoded, pictures in all). Raises SpecFormatError
+    for embeddings that no specification may hold, InputError for a card that it cannot.
+    """
+    prompts = list(chain.from_iterable(prompt_set.prompts for prompt_set in prompt_sets))
+    encoded: list[NDArray[np.float32]] = []
+    progress(0, len(images))
+    for start in range(0, len(images), _AT_ONCE):
+        stop = min(start + _AT_ONCE, len(images))
+        encoded.append(encoder.encode_images(images[start:stop]))
+        progress(stop, len(images))
+    return assemble(
+        model=describe(model),
+        encoder=encoder.ref,
+        prompt_sets=prompt_sets,
+        recipe=recipe,
+        image_embeddings=np.concatenate(encoded),
+        prompt_embeddings=encoder.encode_texts(prompts),
+        image_prompt=image_prompts(prompt_sets, recipe),
+        previous=previous,
+    )
+
+
+def draft_spec(
+    model: ModelFiles,
+    encoder: EncoderRef,
+    prompt_sets: Sequence[PromptSet],
+    recipe: GenerationRecipe,
+    *,
+    previous: str | None = None,
+) -> Spec:
+    """The specification with made-up embeddings: as large as the real one, known beforehand.
+
+    Raises what :func:`build_spec` would raise for a card, prompts or a number of pictures that
+    the format has no room for.
+    """
+    rows = image_prompts(prompt_sets, recipe)
+    prompts = sum(map(len, prompt_sets))
+    return assemble(
+        model=describe(model),
+        encoder=encoder,
+        prompt_sets=prompt_sets,
+        recipe=recipe,
+        image_embeddings=np.full((len(rows), encoder.image_dim), encoder.image_dim**-0.5),
+        prompt_embeddings=np.full((prompts, encoder.text_dim), encoder.text_dim**-0.5),
+        image_prompt=rows,
+        previous=previous,
+    )
+
+
+def image_prompts(prompt_sets: Sequence[PromptSet], recipe: GenerationRecipe) -> NDArray[np.int32]:
+    """[N]: which of the P prompts (all sets, one after the other) each picture answers."""
+    prompts = sum(map(len, prompt_sets))
+    return np.repeat(np.arange(prompts, dtype=np.int32), len(recipe.seeds))
+
+
+def describe(model: ModelFiles) -> DescribedModel:
+    """The manifest's description of a model.
+
+    Left out are tags that appear twice or are too long, and an address that is not on the web.
+    Raises InputError for a card that breaks the format's rules, such as an overlong title.
+    """
+    card = model.card
+    tags = dict.fromkeys(tag for tag in card.tags if 0 < len(tag) <= _MAX_TAG)
+    try:
+        return DescribedModel(
+            hub=model.ref.hub,
+            id=model.ref.id,
+            revision=model.ref.revision,
+            title=card.title,
+            url=model.url if model.url is not None and _WEB.fullmatch(model.url) else None,
+            kind=model.kind,
+            base_model=card.base_model,
+            weights=tuple(sorted(model.weights, key=lambda weight: weight.path)),
+            tags=tuple(tags)[:_MAX_TAGS],
+            licence=card.licence,
+            nsfw=card.nsfw,
+            downloads=card.downloads,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "model"
+        raise InputError(
+            f"{model.ref}: its model card cannot be described: {place}: {first['msg']}",
+            hint="mend the model card",
+        ) from error

@@ -1,0 +1,146 @@
+"""Pictures of prompts: drawn in fixed batches, each kept as soon as it is finished."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gmi_registry.errors import GenerationError
+from gmi_registry.generation.journal import Journal
+from gmi_registry.generation.pipelines import ADAPTER, Pipeline, one_line
+from gmi_registry.spec import GenerationRecipe
+
+__all__ = ["GeneratedImages", "generate", "images_kept", "noise_seed"]
+
+Pair = tuple[str, int]
+
+
+class GeneratedImages(Sequence[Image.Image]):
+    """RGB pictures that lie on disk and are opened when they are asked for."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = tuple(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Image.Image]: ...
+    def __getitem__(self, index: int | slice) -> Image.Image | list[Image.Image]:
+        if isinstance(index, slice):
+            return [_open(path) for path in self.paths[index]]
+        return _open(self.paths[index])
+
+
+def noise_seed(prompt: str, seed: int) -> int:
+    """The generator's seed for one picture: 63 bits of SHA-256 over seed, newline and prompt.
+
+    ``prompt`` is as it stands in the prompt set, without trigger words: every model answers a
+    prompt from the same noise, and neither its neighbours nor its place in the set matter.
+    """
+    digest = hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generate(
+    pipeline: Pipeline,
+    prompts: Sequence[str],
+    recipe: GenerationRecipe,
+    *,
+    journal: Journal,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> GeneratedImages:
+    """Draw each prompt once a seed, prompt by prompt; [prompts x seeds] pictures.
+
+    Batches begin at fixed places and are kept in ``journal`` one by one, so a run that was
+    interrupted (Ctrl-C, a kill, a full disk) goes on where it stopped, with the bytes that an
+    uninterrupted run gives. ``progress`` is told (pictures done, pictures in all) at the start
+    and after each batch. Raises GenerationError for a model that fails or gives no finite
+    pixels, and for a journal that cannot be written.
+    """
+    batches = _batches(prompts, recipe)
+    found = [journal.find(batch) for batch in batches]
+    done = sum(len(paths) for paths in found if paths is not None)
+    total = sum(map(len, batches))
+    progress(done, total)
+    if recipe.lora_scale is not None:
+        pipeline.set_adapters([ADAPTER], [recipe.lora_scale])
+    for position, batch in enumerate(batches):
+        if found[position] is None:
+            found[position] = journal.keep(batch, _draw(pipeline, batch, recipe))
+            done += len(batch)
+            progress(done, total)
+    return GeneratedImages(tuple(chain.from_iterable(paths for paths in found if paths)))
+
+
+def images_kept(journal: Journal, prompts: Sequence[str], recipe: GenerationRecipe) -> int:
+    """How many of the pictures that :func:`generate` would draw lie in ``journal`` already."""
+    return sum(len(batch) for batch in _batches(prompts, recipe) if journal.find(batch) is not None)
+
+
+def _batches(prompts: Sequence[str], recipe: GenerationRecipe) -> list[Sequence[Pair]]:
+    pairs = [(prompt, seed) for prompt in prompts for seed in recipe.seeds]
+    size = recipe.batch_size
+    return [pairs[start : start + size] for start in range(0, len(pairs), size)]
+
+
+def _draw(pipeline: Pipeline, batch: Sequence[Pair], recipe: GenerationRecipe) -> list[Image.Image]:
+    import torch
+
+    # On the CPU, whatever draws: a GPU's generator gives other noise, on each kind its own.
+    generators = [
+        torch.Generator("cpu").manual_seed(noise_seed(prompt, seed)) for prompt, seed in batch
+    ]
+    settings: dict[str, Any] = {
+        "prompt": [recipe.render(prompt) for prompt, _ in batch],
+        "negative_prompt": [recipe.negative_prompt] * len(batch),
+        "num_inference_steps": recipe.steps,
+        "guidance_scale": recipe.guidance_scale,
+        "width": recipe.width,
+        "height": recipe.height,
+    }
+    takes = inspect.signature(pipeline.__call__).parameters
+    settings = {name: value for name, value in settings.items() if name in takes}
+    try:
+        with torch.inference_mode():
+            drawn = pipeline(**settings, generator=generators, output_type="np").images
+    except Exception as error:
+        raise GenerationError(
+            f"the model failed to draw {batch[0][0]!r}: {one_line(error)}",
+            hint="where memory ran out, give a smaller batch size or picture",
+        ) from error
+    return [
+        _picture(pixels, prompt)
+        for pixels, (prompt, _) in zip(np.asarray(drawn), batch, strict=True)
+    ]
+
+
+def _picture(pixels: NDArray[np.floating[Any]], prompt: str) -> Image.Image:
+    """[H, W, 3] in 0..1 as RGB bytes."""
+    if not np.isfinite(pixels).all():  # diffusers would make a black picture of it
+        raise GenerationError(
+            f"the model gave pixels that are no numbers for {prompt!r}",
+            hint="its weights are damaged, or do not work in this precision",
+        )
+    return Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise GenerationError(
+            f"{path}: a generated picture is gone or damaged: {one_line(error)}",
+            hint="run the same command again",
+        ) from error

@@ -1,0 +1,282 @@
+"""Models from this disk as diffusers pipelines: a folder, an adapter on its base, or one file.
+
+No code that comes with a model is ever run, and no pickle is ever opened.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gmi_registry.errors import GenerationError, MissingExtraError
+from gmi_registry.model import ModelFiles
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ADAPTER", "Pipeline", "default_device", "load_pipeline", "one_line"]
+
+Pipeline = Any
+"""A diffusers ``DiffusionPipeline``; diffusers ships no types."""
+
+ADAPTER = "gmi"
+"""The name under which a LoRA is loaded, so that its scale can be set."""
+
+_PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
+_LORA_FILE = "pytorch_lora_weights.safetensors"
+_INDEX = "model_index.json"
+_LIBRARIES = frozenset({"diffusers", "transformers"})
+
+
+def default_device() -> str:
+    """``cuda`` where there is one, else ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_pipeline(model: ModelFiles, *, device: str | None = None) -> Pipeline:
+    """The model, ready to draw: float32 on a CPU, float16 on a GPU, without a safety checker.
+
+    A safety checker would put black pictures into a specification; ``nsfw`` in the model card
+    serves instead. ``device`` is torch's name of one, by default :func:`default_device`. Raises
+    GenerationError for a model that is incomplete, holds pickles or code in place of
+    safetensors, or that diffusers refuses; MissingExtraError without diffusers.
+    """
+    _require_packages()
+    import torch
+
+    device = default_device() if device is None else device
+    dtype = torch.float32 if device.startswith("cpu") else torch.float16
+    with _quiet():
+        pipeline = _load(model, dtype)
+        try:
+            pipeline.to(device)
+        except Exception as error:
+            raise _refused(model, f"cannot be moved to {device}", error) from error
+        pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of another library says, on one line of at most 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:299]}…"
+
+
+def _require_packages() -> None:
+    for package in ("torch", "diffusers", "transformers", "peft"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, extra="publish", purpose="generating images")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars and warnings that the two libraries print while they load."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    levels = [library.get_verbosity() for library in (diffusers_logging, transformers_logging)]
+    bars = [
+        library.is_progress_bar_enabled() for library in (diffusers_logging, transformers_logging)
+    ]
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(category=FutureWarning, action="ignore"):
+            yield
+    finally:
+        for library, level, bar in zip(
+            (diffusers_logging, transformers_logging), levels, bars, strict=True
+        ):
+            library.set_verbosity(level)
+            if bar:
+                library.enable_progress_bar()
+
+
+def _load(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
+    if model.kind == "lora":
+        return _load_lora(model, dtype)
+    if model.kind == "single-file":
+        return _load_single_file(model, dtype)
+    return _load_folder(model, dtype)
+
+
+def _load_folder(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
+    import diffusers
+
+    index = _read_index(model)
+    names = [Path(weight.path).name for weight in model.weights]
+    if names and all(Path(name).suffix.lower() in _PICKLES for name in names):
+        raise _pickled(model, names[0])
+    only_half = bool(names) and all(".fp16." in name for name in names)
+    try:
+        return diffusers.DiffusionPipeline.from_pretrained(
+            str(model.path),
+            **_in(dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            variant="fp16" if only_half else None,
+            **_no_safety_checker(index),
+        )
+    except Exception as error:
+        raise _refused(model, "cannot be loaded by diffusers", error) from error
+
+
+def _load_lora(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
+    weight = _lora_file(model)
+    pipeline = _load(_base_of(model), dtype)
+    if not hasattr(pipeline, "load_lora_weights"):
+        raise GenerationError(f"{model.ref}: a {type(pipeline).__name__} takes no LoRA")
+    try:
+        # The exact name: left to guess, diffusers takes the first file that looks like weights.
+        pipeline.load_lora_weights(
+            str(model.path),
+            weight_name=weight,
+            adapter_name=ADAPTER,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+        loaded = {name for names in pipeline.get_list_adapters().values() for name in names}
+    except Exception as error:
+        raise _refused(model, f"{weight} does not fit its base model", error) from error
+    if ADAPTER not in loaded:  # diffusers says so in a warning, and draws with the bare base
+        raise GenerationError(
+            f"{model.ref}: {weight} holds no layer that its base model has",
+            hint="check base_model in the model card",
+        )
+    return pipeline
+
+
+def _load_single_file(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
+    import diffusers
+
+    if model.path.suffix.lower() != ".safetensors":
+        raise _pickled(model, model.path.name)
+    base = _base_of(model)
+    if base.kind != "checkpoint":
+        raise GenerationError(
+            f"{model.ref}: its base model {base.ref} is no diffusers folder, so it has no "
+            "configuration to read the file by",
+            hint="name a base model in the diffusers layout in the model card",
+        )
+    index = _read_index(base)
+    pipeline_class = getattr(diffusers, index["_class_name"])
+    try:
+        return pipeline_class.from_single_file(
+            str(model.path),
+            config=str(base.path),
+            **_in(dtype),
+            local_files_only=True,
+            **_no_safety_checker(index),
+        )
+    except Exception as error:
+        raise _refused(model, "cannot be loaded by diffusers", error) from error
+
+
+def _in(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The loaders' argument for the element type, which diffusers 0.42 renamed."""
+    import diffusers
+
+    major, minor = (int(number) for number in diffusers.__version__.split(".")[:2])
+    return {"dtype" if (major, minor) >= (0, 42) else "torch_dtype": dtype}
+
+
+def _base_of(model: ModelFiles) -> ModelFiles:
+    if model.base is not None:
+        return model.base
+    named = model.card.base_model
+    what = "LoRA" if model.kind == "lora" else "single-file checkpoint"
+    if named is None:
+        raise GenerationError(
+            f"{model.ref}: the model card names no base model, which a {what} needs",
+            hint="add base_model to the model card",
+        )
+    raise GenerationError(
+        f"{model.ref}: its base model {named} is not at hand",
+        hint=f"put {named} on the same hub, or correct base_model in the model card",
+    )
+
+
+def _lora_file(model: ModelFiles) -> str:
+    """The path of the adapter's weights inside its folder."""
+    paths = [weight.path for weight in model.weights]
+    safe = [path for path in paths if path.lower().endswith(".safetensors")]
+    if not safe and paths:
+        raise _pickled(model, paths[0])
+    preferred = [path for path in safe if Path(path).name == _LORA_FILE] or safe
+    if len(preferred) != 1:
+        found = ", ".join(preferred[:5]) or "none"
+        raise GenerationError(
+            f"{model.ref}: a LoRA has one weight file, found: {found}",
+            hint=f"name the file to use {_LORA_FILE}, or publish one LoRA a repository",
+        )
+    return preferred[0]
+
+
+def _read_index(model: ModelFiles) -> dict[str, Any]:
+    """``model_index.json``, once nothing in it asks for code from outside the known libraries."""
+    import diffusers
+
+    path = model.path / _INDEX
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        wanted = index["_class_name"]
+        components = {
+            name: value
+            for name, value in index.items()
+            if isinstance(value, list) and not name.startswith("_")
+        }
+        libraries = {name: value[0] for name, value in components.items() if value[0] is not None}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise GenerationError(
+            f"{model.ref}: {path} cannot be read as a diffusers pipeline",
+            hint="publish a folder that save_pretrained wrote",
+        ) from error
+    if not isinstance(wanted, str):
+        raise _needs_code(model, str(wanted[0] if wanted else wanted))
+    for name, library in libraries.items():
+        if library not in _LIBRARIES and not hasattr(diffusers.pipelines, str(library)):
+            raise _needs_code(model, f"{library} (component {name})")
+    if not hasattr(diffusers, wanted):
+        raise GenerationError(
+            f"{model.ref}: diffusers {diffusers.__version__} has no {wanted[:80]}",
+            hint="pip install --upgrade diffusers",
+        )
+    return dict(index)
+
+
+def _no_safety_checker(index: dict[str, Any]) -> dict[str, Any]:
+    import diffusers
+
+    takes = inspect.signature(getattr(diffusers, index["_class_name"]).__init__).parameters
+    off: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
+    return {name: value for name, value in off.items() if name in takes}
+
+
+def _needs_code(model: ModelFiles, what: str) -> GenerationError:
+    return GenerationError(
+        f"{model.ref}: needs the code of {what[:80]}, and code that comes with a model is not run",
+        hint="publish a pipeline whose parts diffusers and transformers ship",
+    )
+
+
+def _pickled(model: ModelFiles, name: str) -> GenerationError:
+    return GenerationError(
+        f"{model.ref}: {name} is a pickle, which can run any program when it is opened",
+        hint="convert the weights to .safetensors, then publish those",
+    )
+
+
+def _refused(model: ModelFiles, what: str, error: Exception) -> GenerationError:
+    return GenerationError(
+        f"{model.ref}: {what}: {one_line(error)}",
+        hint="check that the download is complete and the model card is right",
+    )

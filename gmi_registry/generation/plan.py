@@ -1,0 +1,146 @@
+"""What describing a model would do, known before a picture is drawn, and the room that it needs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from gmi_registry.errors import InputError
+from gmi_registry.model import Kind, ModelFiles
+from gmi_registry.spec import (
+    MANIFEST_NAME,
+    PREVIEW_NAME,
+    SPEC_DIR,
+    TENSORS_NAME,
+    EncoderRef,
+    GenerationRecipe,
+    ModelRef,
+    PromptSet,
+    Spec,
+    encode_spec,
+)
+
+__all__ = ["Plan", "PlannedFile", "make_plan", "require_room", "require_writable"]
+
+_CELL_BYTES = 6_000
+"""What one picture takes on a contact sheet: an estimate, on the large side."""
+
+_PNG_OVERHEAD = 4_096
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """A file that publishing writes. ``exact`` is false where ``size`` (bytes) is an estimate."""
+
+    path: str
+    size: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What publishing would do.
+
+    ``images`` is the number of pictures in the specification; ``images_kept`` of them lie
+    finished in the journal of an interrupted run. ``scratch`` is the space in bytes that the
+    work folder needs. ``target`` is where the files go; ``up_to_date`` says that they are there
+    already, from the same weights, recipe, encoder and prompts. ``previous`` is the digest of
+    the specification that would be replaced. ``warnings`` are one line each and stop nothing.
+    """
+
+    ref: ModelRef
+    title: str
+    kind: Kind
+    prompt_sets: tuple[PromptSet, ...]
+    recipe: GenerationRecipe
+    encoder: EncoderRef
+    images: int
+    images_kept: int
+    files: tuple[PlannedFile, ...]
+    scratch: int
+    target: str
+    previous: str | None
+    up_to_date: bool
+    warnings: tuple[str, ...]
+
+
+def make_plan(
+    model: ModelFiles, draft: Spec, *, kept: int, existing: Spec | None, target: str
+) -> Plan:
+    """The plan for ``model``.
+
+    ``draft`` (of :func:`~gmi_registry.generation.builder.draft_spec`) has the size of the real
+    specification; ``existing`` is what lies at the target now; ``kept`` as ``images_kept``.
+    """
+    manifest, tensors = encode_spec(draft)
+    recipe = draft.manifest.generation.recipe
+    prompt_sets = tuple(block.prompt_set for block in draft.manifest.prompt_sets)
+    images = len(draft.image_prompt)
+    preview = _CELL_BYTES * sum(map(len, prompt_sets))
+    files = (
+        PlannedFile(f"{SPEC_DIR}/{MANIFEST_NAME}", len(manifest), True),
+        PlannedFile(f"{SPEC_DIR}/{TENSORS_NAME}", len(tensors), True),
+        PlannedFile(f"{SPEC_DIR}/{PREVIEW_NAME}", preview, False),
+    )
+    picture = 3 * recipe.width * recipe.height + _PNG_OVERHEAD
+    return Plan(
+        ref=model.ref,
+        title=model.card.title,
+        kind=model.kind,
+        prompt_sets=prompt_sets,
+        recipe=recipe,
+        encoder=draft.manifest.encoder,
+        images=images,
+        images_kept=kept,
+        files=files,
+        scratch=(images - kept) * picture + sum(file.size for file in files),
+        target=target,
+        previous=draft.manifest.previous,
+        up_to_date=existing is not None and _inputs(existing) == _inputs(draft),
+        warnings=tuple(_warnings(model)),
+    )
+
+
+def require_writable(folder: Path) -> None:
+    """Raise InputError unless files can be put into ``folder``, which may not exist yet."""
+    place = _existing(folder)
+    if not place.is_dir():
+        raise InputError(f"{place} is not a folder", hint="choose another place")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"{place} cannot be written", hint="choose a place that you may write to")
+
+
+def require_room(folder: Path, needed: int) -> None:
+    """Raise InputError where the disk of ``folder`` has less than ``needed`` bytes free."""
+    free = shutil.disk_usage(_existing(folder)).free
+    if free < needed:
+        raise InputError(
+            f"{folder}: the disk has {free:,} bytes free, and {needed:,} are needed",
+            hint="free some space, or choose another work folder",
+        )
+
+
+def _inputs(spec: Spec) -> tuple[object, ...]:
+    """What decides the embeddings of a specification."""
+    manifest = spec.manifest
+    blocks = tuple(block.id for block in manifest.prompt_sets)
+    return manifest.model.weights_digest, manifest.generation.id, manifest.encoder.id, blocks
+
+
+def _warnings(model: ModelFiles) -> list[str]:
+    found = []
+    if model.card.licence is None:
+        found.append("the model card states no licence: people will not know what they may do")
+    if not model.card.tags:
+        found.append("the model card has no tags: no search by tag will find the model")
+    return found
+
+
+def _existing(folder: Path) -> Path:
+    """``folder``, or the nearest folder above it that is there."""
+    folder = folder.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder

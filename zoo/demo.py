@@ -23,7 +23,7 @@ DEMO = Path("demo")
 
 
 def publish_zoo(hub_folder: Path, work: Path, *, announce: bool = True) -> None:
-    """Publish every model of the hub in ``hub_folder``; those that are up to date stay as they are."""
+    """Publish every model of the hub in ``hub_folder`` that is not up to date."""
     hub = open_hub(str(hub_folder))
     names = sorted(path.name for path in (hub_folder / "models").iterdir())
     columns = (

@@ -1,0 +1,33 @@
+"""Folders of this program outside anybody's project: the cache, and work in progress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gmi_registry.errors import InputError
+
+__all__ = ["cache_folder", "work_folder"]
+
+
+def cache_folder(chosen: Path | None) -> Path:
+    """Where specifications that were read before are kept; made when it is first written."""
+    return _own() if chosen is None else chosen
+
+
+def work_folder(chosen: Path | None) -> Path:
+    """Where unfinished generation is kept; it exists on return. Raises InputError."""
+    folder = _own() / "work" if chosen is None else chosen
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be made: {error.strerror}",
+            hint="choose a work folder with --work DIR",
+        ) from error
+    return folder
+
+
+def _own() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("gmi-registry", appauthor=False)

@@ -1,0 +1,74 @@
+"""The programs: ``gmi`` (also ``hf-gmi``) with all commands, and two with one command each."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from gmi_registry.cli import cache, spec
+from gmi_registry.cli.option import new_app
+from gmi_registry.cli.publish import publish
+from gmi_registry.cli.search import search
+
+__all__ = ["app", "main", "publish_main", "search_main"]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from gmi_registry import __version__
+
+        typer.echo(f"gmi-registry {__version__}")
+        raise typer.Exit
+
+
+app = new_app("Find the text-to-image model that makes images like yours.")
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(search)
+app.command()(publish)
+app.add_typer(spec.app, name="spec")
+app.add_typer(cache.app, name="cache")
+
+search_app = new_app()
+search_app.command()(search)
+
+publish_app = new_app()
+publish_app.command()(publish)
+
+
+def main() -> None:
+    """``gmi`` and ``hf-gmi``."""
+    _run(app)
+
+
+def search_main() -> None:
+    """``gmi-search``."""
+    _run(search_app)
+
+
+def publish_main() -> None:
+    """``gmi-publish``."""
+    _run(publish_app)
+
+
+def _run(program: typer.Typer) -> None:
+    # A title may hold letters that the terminal's encoding lacks: better an escape than a fault.
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+    program()

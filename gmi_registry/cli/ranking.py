@@ -1,0 +1,115 @@
+"""Rankings as tables for people, and as rows for other programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gmi_registry.cli.screen import output, plain, write_rows
+from gmi_registry.report.number import number
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gmi_registry.index.result import GroupRanking, SearchHit, SearchResult
+
+__all__ = ["bar", "write_ranking"]
+
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+_BAR_CELLS = 6
+
+# Columns in the order in which a terminal that grows wider makes room for them.
+_FOR_MARGIN, _FOR_TAGS, _FOR_PROMPTS, _FOR_BASE = 52, 76, 104, 132
+
+
+def write_ranking(result: SearchResult) -> None:
+    """Print all groups to stdout: tables on a terminal, else tab-separated with one header."""
+    console = output()
+    if console.is_terminal:
+        for position, group in enumerate(result.groups):
+            _write_table(console, group, is_first=position == 0, alone=len(result.groups) == 1)
+    else:
+        write_rows(_rows(result))
+
+
+def bar(margin: float, spread: float, *, cells: int = _BAR_CELLS, blocks: str = _EIGHTHS) -> str:
+    """A bar of ``cells`` characters: the margin as a part of the distance from first to last.
+
+    ``blocks`` are fillings of one character, from empty to full.
+    """
+    part = margin / spread if spread > 0 and math.isfinite(margin / spread) else 0.0
+    steps = len(blocks) - 1
+    filled = round(min(1.0, max(0.0, part)) * cells * steps)
+    full, rest = divmod(filled, steps)
+    return (blocks[-1] * full + (blocks[rest] if rest else "")).ljust(cells)
+
+
+def _rows(result: SearchResult) -> Iterator[tuple[str, ...]]:
+    yield "rank", "model", "distance", "margin", "tags", "base_model", "prompt_set"
+    for group in result.groups:
+        for hit in group.hits:
+            yield (
+                str(hit.rank),
+                str(hit.ref),
+                repr(hit.distance),
+                "" if hit.margin is None else repr(hit.margin),
+                ",".join(hit.tags),
+                hit.base_model or "",
+                group.prompt_set,
+            )
+
+
+def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone: bool) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if not alone:
+        console.print(Text(_heading(group, is_first), style="bold"))
+    width = console.width
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("#", justify="right", style="bold", no_wrap=True)
+    table.add_column("model", overflow="fold", min_width=12)
+    table.add_column("distance", justify="right", no_wrap=True)
+    if width >= _FOR_MARGIN:
+        table.add_column("ahead of next", no_wrap=True)
+    if width >= _FOR_TAGS:
+        table.add_column("tags", max_width=28)
+    if width >= _FOR_PROMPTS:
+        table.add_column("closest on", max_width=48)
+    if width >= _FOR_BASE:
+        table.add_column("base", max_width=28, overflow="fold")
+    spread = group.hits[-1].distance - group.hits[0].distance if group.hits else 0.0
+    for hit in group.hits:
+        cells = [str(hit.rank), str(hit.ref.without_revision), number(hit.distance)]
+        if width >= _FOR_MARGIN:
+            cells.append(_margin(hit, spread, console))
+        if width >= _FOR_TAGS:
+            cells.append(", ".join(hit.tags))
+        if width >= _FOR_PROMPTS:
+            cells.append("; ".join(match.prompt for match in hit.best_prompts[:2]))
+        if width >= _FOR_BASE:
+            cells.append(hit.base_model or "")
+        # Text, not str: a title with [brackets] is a title, not markup.
+        table.add_row(
+            *(Text(plain(cell)) for cell in cells), style="green" if hit.rank == 1 else None
+        )
+    console.print(table)
+    if not alone:
+        console.print()
+
+
+def _heading(group: GroupRanking, is_first: bool) -> str:
+    if is_first:
+        return f"Default prompts {group.prompt_set}, {group.members} models"
+    return (
+        f"Default prompts {group.prompt_set}, {group.members} models: "
+        "distances differ in kind from those above"
+    )
+
+
+def _margin(hit: SearchHit, spread: float, console: Console) -> str:
+    if hit.margin is None:
+        return ""
+    blocks = _EIGHTHS if console.encoding.lower().startswith("utf") else " #"
+    return f"{bar(hit.margin, spread, blocks=blocks)} {number(hit.margin)}"

@@ -1,0 +1,188 @@
+"""``gmi spec``: look at a specification, check it, compare two."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gmi_registry.cli.funnel import FAILED, funnel
+from gmi_registry.cli.option import AsJson, OptionalHubText, new_app
+from gmi_registry.cli.place import find_spec
+from gmi_registry.cli.screen import write_json, write_line, write_pairs
+from gmi_registry.report.number import number
+
+if TYPE_CHECKING:
+    from gmi_registry.spec import Finding, Spec, SpecDiff
+
+__all__ = ["app"]
+
+app = new_app("Look at specifications, check them, compare two.")
+
+_FIELDS_SHOWN = 40
+_SHIFTS_SHOWN = 5
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A folder that holds gmi/, or a model such as local:owner/name."
+    ),
+]
+
+
+@app.command()
+@funnel()
+def show(model: Model, hub: OptionalHubText = None, as_json: AsJson = False) -> None:
+    """Show what a specification says."""
+    from gmi_registry.spec import read_spec
+
+    place = find_spec(model, hub)
+    spec = read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
+    if as_json:
+        write_json({"digest": spec.digest, "manifest": spec.manifest.model_dump(mode="json")})
+        return
+    write_pairs(_described(spec))
+
+
+@app.command()
+@funnel()
+def verify(
+    model: Model,
+    hub: OptionalHubText = None,
+    no_weights: Annotated[
+        bool, typer.Option("--no-weights", help="Leave the model's own weight files unread.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check both files, the preview, and the weight files they are bound to.
+
+    Exits with 1 where a check failed.
+    """
+    from gmi_registry.spec import verify as verify_folder
+
+    place = find_spec(model, hub)
+    findings = verify_folder(
+        place.folder,
+        expected=place.expected,
+        follow_links=place.follow_links,
+        weights=not no_weights,
+    )
+    failed = any(finding.status == "failed" for finding in findings)
+    if as_json:
+        write_json({"ok": not failed, "findings": [_finding(item) for item in findings]})
+    else:
+        for finding in findings:
+            write_line(f"{finding.check:9} {finding.status:8} {finding.detail}")
+            if finding.hint and finding.status == "failed":
+                write_line(f"{'':18} hint: {finding.hint}")
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+@funnel()
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="As MODEL of the other commands.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Likewise.")],
+    hub: OptionalHubText = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two specifications, field by field and by their images."""
+    from gmi_registry.spec import diff_specs, read_spec
+
+    specs = [
+        read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
+        for place in (find_spec(old, hub), find_spec(new, hub))
+    ]
+    found = diff_specs(*specs)
+    if as_json:
+        write_json(_diff_document(found))
+    else:
+        _write_diff(found)
+
+
+def _described(spec: Spec) -> list[tuple[str, str]]:
+    manifest = spec.manifest
+    model, recipe = manifest.model, manifest.generation.recipe
+    pairs = [
+        ("model", str(model.ref)),
+        ("title", model.title),
+        ("kind", model.kind),
+        ("base model", model.base_model or "none"),
+        ("tags", ", ".join(model.tags) or "none"),
+        ("licence", model.licence or "not stated"),
+        ("address", model.url or "none"),
+        ("weights", ", ".join(f"{file.path} ({file.size:,} bytes)" for file in model.weights)),
+        ("format", f"{manifest.format.name} {manifest.format.version}"),
+        ("digest", spec.digest),
+        ("encoder", f"{manifest.encoder.name}/{manifest.encoder.pretrained}"),
+        ("encoder id", manifest.encoder.id),
+    ]
+    for position, block in enumerate(manifest.prompt_sets):
+        label = "prompts" if position == 0 else "own prompts"
+        pairs.append((label, f"{block.name} {block.version}: {len(block.prompts)} prompts"))
+    images, width = spec.image_embeddings.shape
+    pairs += [
+        ("images", f"{images}, {width} numbers each, seeds {_listed(recipe.seeds)}"),
+        (
+            "drawn with",
+            f"{recipe.sampler.name}, {recipe.steps} steps, guidance "
+            f"{recipe.guidance_scale:g}, {recipe.width} x {recipe.height}",
+        ),
+        ("kernel", f"{manifest.kernel.name}, gamma {manifest.kernel.gamma:g}"),
+        ("size", f"{manifest.tensors.size + len(manifest.to_bytes()):,} bytes"),
+        ("replaces", manifest.previous or "none"),
+        ("written by", f"{manifest.tool.name} {manifest.tool.version}"),
+    ]
+    return pairs
+
+
+def _listed(seeds: tuple[int, ...]) -> str:
+    shown = ", ".join(map(str, seeds[:4]))
+    return f"{shown} and {len(seeds) - 4} more" if len(seeds) > 4 else shown
+
+
+def _finding(finding: Finding) -> dict[str, str | None]:
+    return {
+        "check": finding.check,
+        "status": finding.status,
+        "detail": finding.detail,
+        "hint": finding.hint,
+    }
+
+
+def _write_diff(found: SpecDiff) -> None:
+    if found.identical:
+        write_line(f"identical: both have digest {found.new_digest}")
+        return
+    for change in found.fields[:_FIELDS_SHOWN]:
+        write_line(f"{change.path}: {_side(change.old)} -> {_side(change.new)}")
+    if len(found.fields) > _FIELDS_SHOWN:
+        write_line(f"... and {len(found.fields) - _FIELDS_SHOWN} more fields; --json has them all")
+    if found.mmd2 is None:
+        write_line(f"images: not comparable, {found.incomparable}")
+        return
+    write_line(f"images: squared maximum mean discrepancy {number(found.mmd2)} (0 is equal)")
+    for shift in found.prompt_shifts[:_SHIFTS_SHOWN]:
+        if shift.shift > 0:
+            write_line(f"  moved by {number(shift.shift)}: {shift.prompt}")
+
+
+def _side(value: object) -> str:
+    return "absent" if value is None else str(value)
+
+
+def _diff_document(found: SpecDiff) -> dict[str, Any]:
+    return {
+        "old": found.old_digest,
+        "new": found.new_digest,
+        "identical": found.identical,
+        "fields": [
+            {"path": change.path, "old": change.old, "new": change.new} for change in found.fields
+        ],
+        "incomparable": found.incomparable,
+        "mmd2": found.mmd2,
+        "prompt_shifts": [
+            {"prompt": item.prompt, "shift": item.shift} for item in found.prompt_shifts
+        ],
+    }

@@ -1,0 +1,92 @@
+"""Help has to answer at once, so nothing heavy may be imported for it."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+HEAVY = ("torch", "diffusers", "open_clip", "transformers", "numpy", "safetensors", "PIL", "jinja2")
+_PROBE = """
+import sys
+from gmi_registry.cli import main
+sys.argv[1:] = {arguments!r}
+try:
+    getattr(main, {program!r})()
+except SystemExit as stop:
+    assert stop.code == 0, stop.code
+print(sorted(set(sys.modules) & set({heavy!r})), file=sys.stderr)
+"""
+
+HELP = [
+    ("main", []),
+    ("main", ["search"]),
+    ("main", ["publish"]),
+    ("main", ["spec"]),
+    ("main", ["spec", "show"]),
+    ("main", ["spec", "verify"]),
+    ("main", ["spec", "diff"]),
+    ("main", ["cache"]),
+    ("main", ["cache", "info"]),
+    ("main", ["cache", "prune"]),
+    ("search_main", []),
+    ("publish_main", []),
+]
+
+
+@pytest.mark.parametrize(("program", "arguments"), HELP)
+def test_help_imports_nothing_heavy(program, arguments):
+    code = _PROBE.format(arguments=[*arguments, "--help"], program=program, heavy=HEAVY)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr == "[]\n"
+    assert "Usage:" in done.stdout
+
+
+def test_help_is_quick(start):
+    start("main", "--help")  # writes the byte code
+
+    def processor_time():
+        before = os.times()
+        assert start("main", "search", "--help").returncode == 0
+        after = os.times()
+        return (
+            after.children_user
+            - before.children_user
+            + after.children_system
+            - before.children_system
+        )
+
+    # Processor time, not the clock: other programs may be running here.
+    assert min(processor_time() for _ in range(3)) < 0.3
+
+
+def test_version(start):
+    began = time.perf_counter()
+    done = start("main", "--version")
+    assert done.stdout == "gmi-registry 0.1.0\n"
+    assert time.perf_counter() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        ("main", ["sing"]),
+        ("main", ["spec", "show"]),
+        ("main", ["spec", "show", "a", "--loud"]),
+        ("search_main", ["--hub", "x"]),
+        ("search_main", ["cat.png"]),
+        ("search_main", ["cat.png", "--hub", "x", "--kind", "car"]),
+        ("search_main", ["cat.png", "--hub", "x", "--top", "0"]),
+        ("search_main", ["cat.png", "--hub", "x", "--open"]),
+        ("publish_main", ["model"]),
+        ("publish_main", ["model", "--hub", "x", "--seeds", "one"]),
+        ("publish_main", ["model", "--hub", "x", "--steps", "few"]),
+    ],
+)
+def test_wrong_usage(start, program, arguments):
+    done = start(program, *arguments)
+    assert done.returncode == 2
+    assert "Usage:" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""

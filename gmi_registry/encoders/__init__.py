@@ -1,0 +1,19 @@
+"""Encoders: the protocol, and the table of those known here. Importing this never imports torch."""
+
+from gmi_registry.encoders.protocol import Encoder
+from gmi_registry.encoders.table import (
+    DEFAULT_ENCODER,
+    KNOWN_ENCODERS,
+    EncoderName,
+    KnownEncoder,
+    load_encoder,
+)
+
+__all__ = [
+    "DEFAULT_ENCODER",
+    "KNOWN_ENCODERS",
+    "Encoder",
+    "EncoderName",
+    "KnownEncoder",
+    "load_encoder",
+]

@@ -30,5 +30,3 @@ class Encoder(Protocol):
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """T: B texts to float32 [B, E]; a text beyond the tokenizer's limit is cut there."""
         ...
-
-

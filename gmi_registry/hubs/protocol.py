@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,20 @@ class ListingFilter:
     not_tags: tuple[str, ...] = ()
     base_model: str | None = None
     kind: Kind | None = None
+
+    def admits(self, tags: Iterable[str], base_model: str | None, kind: str | None) -> bool:
+        """Whether a model that is described so passes."""
+        found = {tag.casefold() for tag in tags}
+        return (
+            all(tag.casefold() in found for tag in self.tags)
+            and not any(tag.casefold() in found for tag in self.not_tags)
+            and _same(self.base_model, base_model)
+            and _same(self.kind, kind)
+        )
+
+
+def _same(wanted: str | None, found: str | None) -> bool:
+    return wanted is None or (found is not None and wanted.casefold() == found.casefold())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,278 @@
+"""A folder that behaves as a hub: for demonstrations, tests, and models on a shared disk.
+
+::
+
+    hub.json                            {"format": {"name": "gmi-local-hub", "version": 1}}
+    models/NAME/README.md               the model card
+    models/NAME/...                     a diffusers folder, a LoRA, or one .safetensors file
+    models/NAME/gmi/                    its specification
+    encoders/ARCHITECTURE/PRETRAINED/   an encoder in open_clip's layout
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from gmi_registry.errors import (
+    HubError,
+    InputError,
+    SpecNotFoundError,
+    UnsupportedOperationError,
+)
+from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
+from gmi_registry.hubs.confinement import read_plain, require_inside
+from gmi_registry.hubs.digest import FileDigests
+from gmi_registry.hubs.excerpt import read_excerpt
+from gmi_registry.hubs.mark import check_mark, write_mark
+from gmi_registry.hubs.protocol import Listing, ListingFilter
+from gmi_registry.hubs.replacement import probe, replace_spec_folder
+from gmi_registry.hubs.upload import read_upload
+from gmi_registry.hubs.weights import FoundWeights, find_weights
+from gmi_registry.model import ModelCard, ModelFiles
+from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR, ModelRef, WeightFile
+from gmi_registry.spec.canonical import canonical_digest
+
+__all__ = ["LocalHub"]
+
+_MODELS, _ENCODERS = "models", "encoders"
+_REVISION_DIGITS = 16
+# A LoRA on a LoRA is odd already; a chain this long is a mistake or a trap.
+_LONGEST_CHAIN = 8
+
+_log = logging.getLogger(__name__)
+
+
+class LocalHub:
+    """The hub in the folder ``root``, whose models are called ``local:NAME``.
+
+    A revision is the first 16 hex digits of :attr:`DescribedModel.weights_digest`, so publishing a
+    specification does not change it. Digests of weights are remembered in ``cache_dir`` (None: this
+    user's cache). Links are followed only to places inside ``root``. Raises InputError where
+    ``root`` is no such folder, HubError where its ``hub.json`` is not understood.
+    """
+
+    name = "local"
+
+    def __init__(self, root: str | Path, cache_dir: Path | None = None) -> None:
+        self.root = Path(root)
+        check_mark(self.root)
+        if cache_dir is None:
+            from platformdirs import user_cache_path
+
+            cache_dir = user_cache_path("gmi-registry", appauthor=False)
+        self._digests = FileDigests(Path(cache_dir) / "weights-v1")
+
+    @classmethod
+    def create(cls, root: str | Path, cache_dir: Path | None = None) -> LocalHub:
+        """Make ``root`` a hub, with its parents where they are missing; one that is there is kept.
+
+        Raises InputError where the folder cannot be made.
+        """
+        root = Path(root)
+        try:
+            for folder in (root, root / _MODELS, root / _ENCODERS):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_mark(root)
+        except OSError as error:
+            raise InputError(
+                f"{root}: cannot be made a hub: {error.strerror or error}",
+                hint="name a folder that you may write to",
+            ) from error
+        return cls(root, cache_dir)
+
+    def list_specs(self, wanted: ListingFilter) -> Iterator[Listing]:
+        """The models with a ``gmi`` folder that pass the filter, by name; no weights are read.
+
+        Tags, base model, kind and revision are those of the manifest. A specification whose
+        manifest cannot be read passes every filter: whoever loads it learns the reason, and a
+        model does not vanish from searches without a word.
+        """
+        for ref, folder in self._models():
+            gmi = folder / SPEC_DIR
+            try:
+                require_inside(folder, self.root)
+                if not os.path.lexists(gmi):
+                    continue
+                excerpt = read_excerpt(gmi)
+            except HubError:
+                yield Listing(ref, ())
+                continue
+            if wanted.admits(excerpt.tags, excerpt.base_model, excerpt.kind):
+                pinned = ModelRef("local", ref.id, excerpt.weights_digest[:_REVISION_DIGITS])
+                yield Listing(pinned, excerpt.tags, spec_digest=excerpt.digest)
+
+    def fetch_spec(self, ref: ModelRef) -> Path:
+        """The model's ``gmi`` folder itself. What is in it is for the reader to check.
+
+        Raises SpecNotFoundError where the model, its specification or its pinned revision is not
+        there, HubError where the folder is a link.
+        """
+        gmi = self._model_folder(ref) / SPEC_DIR
+        if gmi.is_symlink():
+            raise HubError(f"{gmi} is a symbolic link", hint="put the folder itself there")
+        if not gmi.is_dir():
+            raise SpecNotFoundError(
+                f"{ref} has no specification", hint=f"gmi-publish {ref.without_revision}"
+            )
+        if ref.revision is not None:
+            try:
+                described = read_excerpt(gmi).weights_digest
+            except HubError:
+                return gmi  # the reader finds the same fault, and says more about it
+            _require_revision(ref, described, "its specification describes")
+        return gmi
+
+    def fetch_preview(self, ref: ModelRef) -> Path | None:
+        """The contact sheet; None also where something else than a plain file has its place."""
+        preview = self.fetch_spec(ref) / PREVIEW_NAME
+        return preview if preview.is_file() and not preview.is_symlink() else None
+
+    def fetch_model(self, ref: ModelRef) -> ModelFiles:
+        """The model where it lies, with its base where the card names one of this hub.
+
+        Weights are hashed, unless they are the same files as last time. A base model that the hub
+        does not hold is left out. Raises SpecNotFoundError for an unknown model or revision,
+        HubError for a broken card, weights of no known layout, or a circle of base models.
+        """
+        return self._fetch(ref, ())
+
+    def fetch_encoder(self, name: str, pretrained: str) -> Path | None:
+        """The encoder's folder; None where there is none, as for a name that cannot be one."""
+        if not all(_is_plain(part) for part in (name, pretrained)):
+            return None
+        folder = self.root / _ENCODERS / name / pretrained
+        if not folder.is_dir():
+            return None
+        require_inside(folder, self.root)
+        return folder
+
+    def check_writable(self, ref: ModelRef) -> None:
+        """Tries it out with an empty folder beside the model, removed at once."""
+        probe(self._model_folder(ref))
+
+    def push_spec(self, ref: ModelRef, folder: Path) -> str:
+        """Make the files of ``folder`` the model's specification; returns the path they have.
+
+        They are read and checked first, and must describe the weights that the model has now. The
+        model card stays as it is: this hub needs no tag to find a specification, and two things
+        cannot be changed in one step.
+
+        Raises SpecNotFoundError for an unknown model or revision, SpecError for files that are no
+        specification of it, AuthError or HubError where they cannot be written; in each case
+        everything is as before.
+        """
+        model = self._model_folder(ref)
+        manifest, contents = read_upload(folder, ref)
+        actual = _digest(self._hashed(find_weights(model, self.root)))
+        _require_revision(ref, actual, "it now has")
+        if manifest.model.weights_digest != actual:
+            raise HubError(
+                f"the specification describes weights {manifest.model.weights_digest[:12]}, but "
+                f"{ref.without_revision} now has {actual[:12]}",
+                hint=f"the model changed meanwhile: gmi-publish {ref.without_revision}",
+            )
+        return str(replace_spec_folder(model, contents))
+
+    def _models(self) -> Iterator[tuple[ModelRef, Path]]:
+        folder = self.root / _MODELS
+        require_inside(folder, self.root)
+        try:
+            names = sorted(os.listdir(folder))  # noqa: PTH208, names are all that is needed
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise HubError(f"{folder} cannot be read: {error.strerror or error}") from error
+        for name in names:
+            if name.startswith(".") or not (folder / name).is_dir():
+                continue
+            try:
+                ref = ModelRef("local", name)
+            except InputError:
+                _log.warning("%r is no name for a model, and is passed over", str(folder / name))
+                continue
+            yield ref, folder / name
+
+    def _model_folder(self, ref: ModelRef) -> Path:
+        if ref.hub != self.name:
+            raise UnsupportedOperationError(
+                f"{ref} is not on this hub, a folder whose models are called local:NAME",
+                hint="name one of its models, or another --hub",
+            )
+        folder = self.root / _MODELS / ref.id
+        if not _is_plain(ref.id) or not folder.is_dir():
+            raise SpecNotFoundError(
+                f"{self.root} holds no model {ref.id!r}", hint=f"ls {self.root / _MODELS}"
+            )
+        require_inside(folder, self.root)
+        return folder
+
+    def _fetch(self, ref: ModelRef, above: tuple[str, ...]) -> ModelFiles:
+        if ref.id in above or len(above) >= _LONGEST_CHAIN:
+            chain = " -> ".join((*above, ref.id))
+            raise HubError(
+                f"the base models go round in a circle, or on for too long: {chain}",
+                hint=f"mend base_model in {self.root / _MODELS / ref.id / CARD_NAME}",
+            )
+        folder = self._model_folder(ref)
+        card = self._card(folder)
+        found = find_weights(folder, self.root)
+        weights = self._hashed(found)
+        actual = _digest(weights)
+        _require_revision(ref, actual, "it now has")
+        base = None
+        if found.kind != "checkpoint" and card.base_model is not None:
+            base = self._base(card.base_model, (*above, ref.id))
+        return ModelFiles(
+            ref=ModelRef("local", ref.id, actual[:_REVISION_DIGITS]),
+            kind=found.kind,
+            path=found.path,
+            card=card,
+            weights=weights,
+            base=base,
+        )
+
+    def _base(self, name: str, above: tuple[str, ...]) -> ModelFiles | None:
+        try:
+            ref = ModelRef("local", name.removeprefix("local:"))
+            self._model_folder(ref)
+        except (InputError, SpecNotFoundError):
+            return None
+        return self._fetch(ref, above)
+
+    def _card(self, folder: Path) -> ModelCard:
+        path = folder / CARD_NAME
+        try:
+            content = read_plain(path, CARD_LIMIT)
+        except FileNotFoundError:
+            content = b""
+        return parse_card(content, folder.name, path)
+
+    def _hashed(self, found: FoundWeights) -> tuple[WeightFile, ...]:
+        return tuple(
+            WeightFile(path=name, size=path.stat().st_size, sha256=self._digests.sha256(path))
+            for name, path in zip(found.names, found.files, strict=True)
+        )
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name stays where it is put: one part of a path, and not a hidden one."""
+    return (
+        0 < len(name) <= 200
+        and not name.startswith(".")
+        and not any(bad in name for bad in ("/", "\\", ":", "\0"))
+    )
+
+
+def _digest(weights: tuple[WeightFile, ...]) -> str:
+    return canonical_digest([[weight.path, weight.sha256] for weight in weights])
+
+
+def _require_revision(ref: ModelRef, actual: str, what: str) -> None:
+    if ref.revision is not None and not actual.startswith(ref.revision):
+        raise SpecNotFoundError(
+            f"{ref} is gone: {what} weights {actual[:_REVISION_DIGITS]}",
+            hint=f"name the model without a revision: {ref.without_revision}",
+        )

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from gmi_registry.index.result import GroupRanking, SearchHit, SearchResult
+    from gmi_registry.hubs.protocol import ListingFilter
+    from gmi_registry.search import SearchResult
 
-__all__ = ["QueryPart", "SearchDocument", "search_document"]
+__all__ = ["SearchDocument", "search_document"]
 
 
 class _Part(BaseModel):
+    # Forbidding what is not declared makes a test fail, rather than the schema go stale.
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -39,8 +41,12 @@ class QueryPart(_Part):
 
 
 class PromptPart(_Part):
-    """A prompt whose images are near the query, and what it adds to the cross term of Eq. 9."""
+    """A prompt whose images are near the query, and what it adds to the cross term of Eq. 9.
 
+    ``index`` counts the prompts of the default set from 0.
+    """
+
+    index: int
     prompt: str
     contribution: float
 
@@ -68,14 +74,20 @@ class ResultPart(_Part):
 
 
 class GroupPart(_Part):
-    """Another ranking, whose distances cannot be compared with any other's.
+    """What may be compared: one encoder, default prompt set, kernel and number of images.
 
-    ``members`` counts the models that were compared, of which ``results`` are the nearest.
+    ``members`` counts the models that were compared, of which the nearest are printed.
     """
 
+    group: str
     prompt_set: str
-    encoder: str
     members: int
+
+
+class OtherGroupPart(GroupPart):
+    """A ranking by itself, whose distances cannot be compared with any other's."""
+
+    encoder: str
     results: list[ResultPart]
 
 
@@ -86,73 +98,51 @@ class SkippedPart(_Part):
     reason: str
 
 
-class SearchDocument(_Part):
-    """What ``gmi search --json`` prints.
+class TimingsPart(_Part):
+    """Seconds of wall time in each stage."""
 
-    ``results`` is the ranking of the largest group of comparable models, whose default prompts are
-    ``prompt_set``; ``other_groups`` are the rest, the largest first. ``looked_at`` counts the
-    models with a specification, ``matched`` those of them that passed the filters.
+    list: float
+    index: float
+    encoder: float
+    query: float
+    rank: float
+
+
+class SearchDocument(_Part):
+    """The whole document.
+
+    ``results`` is the ranking of the largest group of comparable models, which is the first of
+    ``groups``; ``other_groups`` are the rest, the largest first. ``looked_at`` counts the models
+    of the hub that have a specification, ``matched`` those of them that passed the filters.
+    ``encoder`` is as in a manifest, null where nothing matched. Of the specifications ``read``
+    came from the hub and ``from_cache`` were known.
     """
 
     query: QueryPart
     score: str
-    encoder: str | None
-    prompt_set: str | None
-    members: int
     results: list[ResultPart]
-    other_groups: list[GroupPart]
+    other_groups: list[OtherGroupPart]
     skipped: list[SkippedPart]
+    encoder: dict[str, Any] | None
     looked_at: int
     matched: int
+    read: int
+    from_cache: int
+    groups: list[GroupPart]
+    timings: TimingsPart
 
 
-def search_document(result: SearchResult, query: QueryPart, score: str) -> SearchDocument:
-    """The document of one search."""
-    groups = [_group(group) for group in result.groups]
-    main = groups[0] if groups else None
-    return SearchDocument(
-        query=query,
-        score=score,
-        encoder=main.encoder if main else None,
-        prompt_set=main.prompt_set if main else None,
-        members=main.members if main else 0,
-        results=main.results if main else [],
-        other_groups=groups[1:],
-        skipped=[SkippedPart(model=str(it.model), reason=it.reason) for it in result.skipped],
-        looked_at=result.looked_at,
-        matched=result.matched,
-    )
-
-
-def _group(group: GroupRanking) -> GroupPart:
-    return GroupPart(
-        prompt_set=group.prompt_set,
-        encoder=group.encoder,
-        members=group.members,
-        results=[_result(hit) for hit in group.hits],
-    )
-
-
-def _result(hit: SearchHit) -> ResultPart:
-    return ResultPart(
-        rank=hit.rank,
-        model=str(hit.ref),
-        title=hit.title,
-        distance=hit.distance,
-        margin=hit.margin,
-        kind=hit.kind,
-        tags=list(hit.tags),
-        base_model=hit.base_model,
-        licence=hit.licence,
-        nsfw=hit.nsfw,
-        downloads=hit.downloads,
-        url=hit.url,
-        best_prompts=[
-            PromptPart(prompt=match.prompt, contribution=match.contribution)
-            for match in hit.best_prompts
-        ],
-        digest=hit.digest,
-    )
+def search_document(result: SearchResult, hub: str, wanted: ListingFilter) -> SearchDocument:
+    """The document of one search of the hub called ``hub``."""
+    document = result.to_json()
+    document["query"] |= {
+        "hub": hub,
+        "tags": wanted.tags,
+        "not_tags": wanted.not_tags,
+        "base_model": wanted.base_model,
+        "kind": wanted.kind,
+    }
+    return SearchDocument.model_validate(document)
 
 
 if __name__ == "__main__":

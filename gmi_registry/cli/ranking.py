@@ -29,7 +29,7 @@ def write_ranking(result: SearchResult) -> None:
     if console.is_terminal:
         for position, group in enumerate(result.groups):
             _write_table(console, group, is_first=position == 0, alone=len(result.groups) == 1)
-    else:
+    elif result.groups:
         write_rows(_rows(result))
 
 
@@ -69,7 +69,7 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
     width = console.width
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("#", justify="right", style="bold", no_wrap=True)
-    table.add_column("model", overflow="fold", min_width=12)
+    table.add_column("model", overflow="fold", min_width=8)
     table.add_column("distance", justify="right", no_wrap=True)
     if width >= _FOR_MARGIN:
         table.add_column("ahead of next", no_wrap=True)

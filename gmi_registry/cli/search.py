@@ -19,11 +19,16 @@ from gmi_registry.cli.screen import remark, write_json, write_line
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub, ListingFilter
-    from gmi_registry.index.result import SearchResult
+    from gmi_registry.search import SearchResult
 
 __all__ = ["InterrogatorChoice", "KindChoice", "search"]
 
-_STAGES = {"query": "reading the images", "index": "reading specifications"}
+_STAGES = {
+    "list": "asking the hub",
+    "index": "reading specifications",
+    "encoder": "loading the encoder",
+    "query": "encoding the images",
+}
 
 
 class KindChoice(StrEnum):
@@ -114,6 +119,7 @@ def search(
         raise typer.BadParameter("needs --html FILE", param_hint="--open")
     say_more(verbose)
     from gmi_registry.hubs.protocol import ListingFilter
+    from gmi_registry.search import search as search_hub
 
     cache = cache_folder(cache_dir)
     opened = open_hub(hub, cache)
@@ -123,8 +129,6 @@ def search(
         base_model=base_model,
         kind=None if kind is None else kind.value,
     )
-    from gmi_registry.search import search as search_hub
-
     with StageProgress(_STAGES, quiet=quiet) as progress:
         result = search_hub(
             images,
@@ -137,5 +141,69 @@ def search(
             cache_dir=cache,
             progress=progress,
         )
-    for part in result.skipped if verbose else ():
-        remark(f"skipped {part.model}: {part.reason}")
+    if html is not None:
+        # Before the answer goes out: a reader that closes the pipe must not cost the page.
+        page = _write_page(result, images, opened, hub, wanted, html)
+    if as_json:
+        from gmi_registry.cli.document import search_document
+
+        write_json(search_document(result, hub, wanted).model_dump(mode="json"))
+    elif quiet:
+        for hit in result.groups[0].hits if result.groups else ():
+            write_line(str(hit.ref))
+    else:
+        write_ranking(result)
+    _comment(result, quiet=quiet, verbose=verbose)
+    if html is not None:
+        remark(f"report: {page}")
+        if open_page:
+            typer.launch(page.as_uri())
+
+
+def _write_page(
+    result: SearchResult,
+    images: Sequence[Path],
+    opened: Hub,
+    hub: str,
+    wanted: ListingFilter,
+    html: Path,
+) -> Path:
+    from gmi_registry.images import load_image
+    from gmi_registry.report.answer import answer_page
+    from gmi_registry.report.html import write_html
+
+    settings = [
+        ("hub", hub),
+        ("looked at", f"{result.looked_at} models, {result.matched} matching"),
+        ("score", result.score),
+        ("prompts by", result.interrogator),
+        ("tags", ", ".join(wanted.tags)),
+        ("without tags", ", ".join(wanted.not_tags)),
+        ("base model", wanted.base_model or ""),
+        ("kind", wanted.kind or ""),
+    ]
+    if result.encoder is not None:
+        settings.append(("encoder", f"{result.encoder.name}/{result.encoder.pretrained}"))
+    page = answer_page(
+        result,
+        [(path.name, load_image(path)) for path in images],
+        pseudo_prompts=result.pseudo_prompts,
+        settings=[(label, value) for label, value in settings if value],
+        previews=opened.fetch_preview,
+    )
+    return write_html(page, html)
+
+
+def _comment(result: SearchResult, *, quiet: bool, verbose: bool) -> None:
+    """Say on stderr what the ranking itself cannot say."""
+    if verbose:
+        for skipped in result.skipped:
+            remark(f"skipped {skipped.model}: {skipped.reason}")
+    if quiet:
+        return
+    if not result.groups:
+        remark(f"no model matches; {result.looked_at} looked at")
+    else:
+        remark(f"{result.looked_at} models looked at, {result.matched} matched")
+    if result.skipped and not verbose:
+        remark(f"{len(result.skipped)} skipped; -v says why")

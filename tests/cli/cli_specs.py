@@ -59,7 +59,12 @@ def make_spec(name="flat", *, seed=0, steps=5, encoder_name="tiny", prompts=PROM
         encoder=encoder(encoder_name),
         prompt_sets=(prompts,),
         recipe=GenerationRecipe(
-            sampler=Sampler(name="DDIM"), steps=steps, guidance_scale=3, width=8, height=8, seeds=(0,)
+            sampler=Sampler(name="DDIM"),
+            steps=steps,
+            guidance_scale=3,
+            width=8,
+            height=8,
+            seeds=(0,),
         ),
         image_embeddings=rng.standard_normal((len(prompts), 6)),
         prompt_embeddings=np.ones((len(prompts), 3)),

@@ -1,0 +1,108 @@
+import math
+import re
+
+import pytest
+from cli_specs import OTHER_RANKING, RANKING, answer, group, hit
+
+from gmi_registry.cli.ranking import bar, write_ranking
+
+
+@pytest.fixture
+def table(monkeypatch, capsys):
+    """What a terminal of some width shows."""
+
+    def show(width, result):
+        monkeypatch.setenv("TTY_COMPATIBLE", "1")
+        monkeypatch.setenv("NO_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", str(width))
+        write_ranking(result)
+        return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+
+    return show
+
+
+@pytest.mark.parametrize(
+    ("part", "text"),
+    [(0.0, "   "), (1.0, "███"), (0.5, "█▌ "), (1 / 24, "▏  "), (2.0, "███"), (-1.0, "   ")],
+)
+def test_bar(part, text):
+    assert bar(part, 1.0, cells=3) == text
+
+
+@pytest.mark.parametrize(("margin", "spread"), [(0.0, 0.0), (math.inf, 1.0), (math.nan, 1.0)])
+def test_a_bar_without_a_measure_is_empty(margin, spread):
+    assert bar(margin, spread).strip() == ""
+
+
+def test_a_pipe_gets_rows(capsys):
+    write_ranking(answer(RANKING, OTHER_RANKING))
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == [
+        "rank",
+        "model",
+        "distance",
+        "margin",
+        "tags",
+        "base_model",
+        "prompt_set",
+    ]
+    assert rows[1] == [
+        "1",
+        "local:flat@0123456789abcdef",
+        "0.25",
+        "0.5",
+        "flat,icons",
+        "zoo/base",
+        "general",
+    ]
+    assert [row[0] for row in rows[1:]] == ["1", "2", "3", "1"]
+    assert rows[3][3] == ""
+    assert rows[4][6] == "zoo"
+
+
+def test_a_wide_terminal_shows_everything(table):
+    text = table(150, answer(RANKING))
+    lines = text.splitlines()
+    assert lines[0].split("  ")[0].strip() == "#"
+    assert "local:flat " in lines[1]
+    assert "a tree; a cat" in lines[1]
+    assert "zoo/base" in lines[1]
+    assert "0.2500" in lines[1]
+    assert "███    0.5000" in lines[1]
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 52, 60, 76, 80, 104, 132, 200])
+def test_every_width_keeps_model_and_distance(table, width):
+    long = hit(1, "a-model-with-a-rather-long-name-on-some-hub", 0.25, None, tags=("x" * 60,))
+    text = table(width, answer(group(long)))
+    assert max(map(len, text.splitlines())) <= width
+    assert "0.2500" in text
+    # The name may be folded, but every letter of it is there, in order.
+    letters = "".join(line[3:] for line in text.splitlines()[1:])
+    assert re.search(".*?".join("local:a-model-with-a-rather-long-name"), letters)
+
+
+def test_groups_stand_apart(table):
+    text = table(80, answer(RANKING, OTHER_RANKING))
+    assert "Default prompts general, 5 models" in text
+    assert "Default prompts zoo, 3 models: distances differ in kind from those above" in text
+
+
+def test_colours_can_be_switched_off(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    write_ranking(answer(RANKING))
+    assert "\x1b[32m" in capsys.readouterr().out
+    monkeypatch.setenv("NO_COLOR", "1")
+    write_ranking(answer(RANKING))
+    assert "\x1b[3" not in capsys.readouterr().out
+
+
+def test_brackets_are_not_markup(table):
+    assert "[bold]x" in table(120, answer(group(hit(1, "flat", 0.1, None, tags=("[bold]x",)))))
+
+
+def test_nothing_found_prints_nothing(capsys):
+    write_ranking(answer())
+    assert capsys.readouterr().out == ""

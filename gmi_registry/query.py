@@ -1,0 +1,87 @@
+"""From what a user brings, a few pictures, to the query that every score understands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gmi_registry.encoders.protocol import Encoder
+from gmi_registry.errors import InputError
+from gmi_registry.images import load_image, to_rgb
+from gmi_registry.interrogators import Interrogator, load_interrogator
+from gmi_registry.scoring.query import Query
+from gmi_registry.spec.fields import MAX_PROMPT_LENGTH
+
+__all__ = ["PROMPT_MODE", "build_query"]
+
+PROMPT_MODE = "prompt"
+"""What ``Query.interrogator`` says where the user gave the prompt."""
+
+
+def build_query(
+    images: Sequence[str | Path | Image.Image],
+    encoder: Encoder,
+    *,
+    interrogator: str | Interrogator = "none",
+    prompt: str | None = None,
+    phrases: Sequence[str] | None = None,
+) -> Query:
+    """Eq. 8 for one or several images that together are one query.
+
+    ``prompt`` stands for every image and bypasses the interrogator, a mode of
+    :data:`gmi_registry.interrogators.MODES` or an object of the protocol. ``phrases`` are tried by
+    the mode ``phrases`` beside those that come with the package.
+
+    Raises InputError for no images, for an image or a prompt that cannot be used and for an unknown
+    mode; MissingExtraError and OfflineError as :func:`load_interrogator`.
+    """
+    if not images:
+        raise InputError("a query needs an image", hint="name at least one image file")
+    if prompt is not None:
+        prompt = _checked(prompt)
+    pictures = [
+        to_rgb(image) if isinstance(image, Image.Image) else load_image(image) for image in images
+    ]
+    pseudo_prompts: tuple[str | None, ...]
+    if prompt is not None:
+        mode, pseudo_prompts = PROMPT_MODE, (prompt,) * len(pictures)
+    else:
+        if isinstance(interrogator, str):
+            interrogator = load_interrogator(interrogator, phrases=phrases or ())
+        mode = interrogator.mode
+        pseudo_prompts = tuple(interrogator(picture, encoder) for picture in pictures)
+    return Query(
+        image_embeddings=encoder.encode_images(pictures),
+        prompt_embeddings=_prompt_embeddings(pseudo_prompts, encoder),
+        pseudo_prompts=pseudo_prompts,
+        interrogator=mode,
+        encoder_id=encoder.ref.id,
+    )
+
+
+def _checked(prompt: str) -> str:
+    trimmed = " ".join(prompt.split())
+    if not trimmed:
+        raise InputError("the prompt is empty", hint="say what the image shows, or leave it out")
+    if len(trimmed) > MAX_PROMPT_LENGTH:
+        raise InputError(
+            f"the prompt has {len(trimmed):,} characters, more than {MAX_PROMPT_LENGTH:,}",
+            hint="an encoder reads some 75 words: shorten it",
+        )
+    return trimmed
+
+
+def _prompt_embeddings(
+    prompts: tuple[str | None, ...], encoder: Encoder
+) -> NDArray[np.float32] | None:
+    """[B, E], a row of zeros for None; each different prompt is encoded once."""
+    texts = list(dict.fromkeys(prompt for prompt in prompts if prompt is not None))
+    if not texts:
+        return None
+    rows = dict(zip(texts, encoder.encode_texts(texts), strict=True))
+    nothing = np.zeros(encoder.ref.text_dim, dtype=np.float32)
+    return np.stack([nothing if prompt is None else rows[prompt] for prompt in prompts])

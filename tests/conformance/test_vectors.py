@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import independent_reader
 import pytest
 from generate_vectors import CASES, VECTORS, lay_out, vector_files
 
@@ -82,6 +83,15 @@ def test_refused_for_its_own_reason(row: dict[str, Any], tmp_path: Path) -> None
     assert CLUES[row["case"]] in caught.value.message
     assert "\n" not in caught.value.message
     assert caught.value.message.isprintable()
+
+
+@posix
+@pytest.mark.parametrize("row", [*rows("valid"), *rows("invalid"), *rows("hostile")])
+def test_a_reader_written_from_the_page_agrees(row: dict[str, Any], tmp_path: Path) -> None:
+    lay_out(row, VECTORS / row["case"], tmp_path / "model")
+    verdict, found = independent_reader.judge(tmp_path / "model", row.get("expected"))
+    assert verdict == row["verdict"]
+    assert found == {name: row[name] for name in found}
 
 
 @posix

@@ -17,6 +17,7 @@ from gmi_registry import generation
 from gmi_registry.encoders import DEFAULT_ENCODER, Encoder, EncoderName, load_encoder
 from gmi_registry.errors import GenerationError, SpecFormatError, SpecNotFoundError
 from gmi_registry.generation import GeneratedImages, Journal, RecipeOverrides
+from gmi_registry.generation.advice import advised
 from gmi_registry.generation.plan import (
     Plan,
     PlannedFile,
@@ -185,10 +186,7 @@ def _check(
 
 def _encoder_of(model: ModelFiles, hub: Hub, device: str | None) -> Encoder:
     """The encoder that the card names (or its base model's card), else the package's own."""
-    described: ModelFiles | None = model
-    while described is not None and described.card.encoder is None:
-        described = described.base
-    named = None if described is None else described.card.encoder
+    named = advised(model, "encoder")
     name, pretrained = DEFAULT_ENCODER if named is None else EncoderName.parse(named)
     folder = hub.fetch_encoder(name, pretrained)
     return load_encoder(name, pretrained, folder, device=device or generation.default_device())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -61,10 +60,9 @@ class Journal:
             self.folder.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self.folder))
             for path, image in zip(paths, images, strict=True):
+                # Not forced to the disk: after a power cut find() sees what is not whole.
                 with (scratch / path.name).open("xb") as stream:
                     image.save(stream, "PNG", compress_level=1)
-                    stream.flush()
-                    os.fsync(stream.fileno())
             # What stands there is not whole (find would have seen it): it makes way.
             shutil.rmtree(paths[0].parent, ignore_errors=True)
             scratch.rename(paths[0].parent)

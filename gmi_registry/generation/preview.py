@@ -60,7 +60,8 @@ def _columns(count: int) -> int:
 
     def fault(columns: int) -> float:
         rows = math.ceil(count / columns)
-        return (rows * columns - count) / count + abs(math.log(columns / rows / _SHAPE))
+        empty = (rows * columns - count) / count
+        return 3 * empty + abs(math.log(columns / rows / _SHAPE))
 
     return min(range(1, count + 1), key=fault)
 

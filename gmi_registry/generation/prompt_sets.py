@@ -7,6 +7,7 @@ from functools import cache
 from importlib.resources import as_file, files
 
 from gmi_registry.errors import InputError
+from gmi_registry.generation.advice import advised
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import PromptSet
 
@@ -49,9 +50,4 @@ def default_prompt_set(model: ModelFiles) -> PromptSet:
     Raises InputError where a card names a set that this package does not carry: another set in
     its place would make a specification that compares with none of its family.
     """
-    described: ModelFiles | None = model
-    while described is not None:
-        if described.card.prompt_set is not None:
-            return prompt_set_named(described.card.prompt_set)
-        described = described.base
-    return prompt_set_named(DEFAULT_PROMPT_SET)
+    return prompt_set_named(advised(model, "prompt_set") or DEFAULT_PROMPT_SET)

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gmi_registry.errors import GenerationError, InputError
+from gmi_registry.generation.advice import advised
 from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import GenerationRecipe, Sampler
@@ -51,11 +52,12 @@ _NO_OVERRIDES = RecipeOverrides()
 def default_recipe(
     pipeline: Pipeline, model: ModelFiles, overrides: RecipeOverrides = _NO_OVERRIDES
 ) -> GenerationRecipe:
-    """The recipe of one publication: the model's own scheduler and size, seed 0, 25 steps.
+    """The recipe of one publication: the model's own scheduler and size, seed 0.
 
-    Guidance is the pipeline's default; the size in pixels is the network's sample size times
-    the autoencoder's factor; trigger words come from the model card. The batch size follows from
-    the picture size alone, so that a recipe does not depend on the machine (but ``dtype`` does).
+    Steps and guidance are those that the model card advises, else the pipeline's own (of steps
+    at most 25); the size in pixels is the network's sample size times the autoencoder's factor;
+    trigger words come from the card. The batch size follows from the picture size alone, so that
+    a recipe does not depend on the machine (but ``dtype`` does).
     Raises InputError for an override out of range, GenerationError where the size is unknown.
     """
     asks = inspect.signature(pipeline.__call__).parameters
@@ -66,8 +68,13 @@ def default_recipe(
     width, height = _size(pipeline, model, overrides)
     wanted: dict[str, Any] = {
         "sampler": _sampler(pipeline),
-        "steps": min(_default(asks, "num_inference_steps", DEFAULT_STEPS), DEFAULT_STEPS),
-        "guidance_scale": _default(asks, "guidance_scale", 0.0),
+        "steps": _first(
+            advised(model, "steps"),
+            min(_default(asks, "num_inference_steps", DEFAULT_STEPS), DEFAULT_STEPS),
+        ),
+        "guidance_scale": _first(
+            advised(model, "guidance_scale"), _default(asks, "guidance_scale", 0.0)
+        ),
         "width": width,
         "height": height,
         "seeds": (0,),
@@ -121,6 +128,10 @@ def _size(pipeline: Pipeline, model: ModelFiles, overrides: RecipeOverrides) -> 
             hint="give width and height",
         )
     return width, height
+
+
+def _first(advice: float | None, otherwise: Any) -> Any:
+    return otherwise if advice is None else advice
 
 
 def _default(parameters: Any, name: str, otherwise: Any) -> Any:

@@ -1,0 +1,325 @@
+"""The submitting stage, with real diffusers and the hub that is a folder."""
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from grey_encoder import GreyEncoder
+
+import gmi_registry.encoders
+from gmi_registry import generation
+from gmi_registry import publish as publish_module
+from gmi_registry.errors import (
+    GenerationError,
+    GmiError,
+    HubError,
+    InputError,
+    SpecNotFoundError,
+    UnsupportedVersionError,
+)
+from gmi_registry.generation import RecipeOverrides, plan
+from gmi_registry.hubs.local import LocalHub
+from gmi_registry.publish import publish
+from gmi_registry.spec import MANIFEST_NAME, ModelRef, PromptSet, read_spec, verify
+
+BASE, LORA = ModelRef("local", "base"), ModelRef("local", "lora")
+QUICK = RecipeOverrides(steps=1, batch_size=4)
+FEW = PromptSet("few", 1, ("a cat", "the sea", "snow", "a red house", "an old man", "a tree"))
+CARD = "---\ntags: [tiny]\nlicense: cc0-1.0\n{more}---\n# A tiny model\n"
+OWN = PromptSet("own", 1, ("a purple cow", "a quiet street"))
+
+
+@pytest.fixture
+def hub(tiny, tmp_path):
+    made = LocalHub.create(tmp_path / "hub", cache_dir=tmp_path / "cache")
+    for name, more in (("base", ""), ("lora", "base_model: base\ngmi: {prompt_set: icons-v1}\n")):
+        folder = shutil.copytree(tiny / name, made.root / "models" / name)
+        (folder / "README.md").write_text(CARD.format(more=more))
+    return made
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """A default set of six prompts, which is quicker than 55."""
+    monkeypatch.setattr(generation, "default_prompt_set", lambda model: FEW)
+
+
+@pytest.fixture
+def run(hub, tmp_path):
+    """publish() with the defaults of these tests."""
+
+    def published(ref=BASE, **options):
+        wanted = {
+            "encoder": GreyEncoder(),
+            "overrides": QUICK,
+            "work": tmp_path / "work",
+            "device": "cpu",
+        }
+        return publish(ref, hub, **(wanted | options))
+
+    return published
+
+
+def files_below(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def gmi_of(hub, ref=BASE):
+    return hub.root / "models" / ref.id / "gmi"
+
+
+def test_a_model_gets_its_three_files(run, hub, tmp_path):
+    told = []
+    done = run(progress=lambda *step: told.append(step))
+    assert done.outcome == "published"
+    assert done.where == str(gmi_of(hub))
+    assert {path.name for path in gmi_of(hub).iterdir()} == {
+        "preview.webp",
+        "spec.json",
+        "spec.tensors",
+    }
+    assert {finding.status for finding in verify(gmi_of(hub).parent)} == {"ok"}
+    spec = read_spec(gmi_of(hub).parent, expected=BASE)
+    assert spec.digest == done.spec_digest
+    manifest = spec.manifest
+    assert (manifest.model.title, manifest.model.licence) == ("A tiny model", "cc0-1.0")
+    assert (manifest.model.tags, manifest.model.kind) == (("tiny",), "checkpoint")
+    assert manifest.prompt_sets[0].name == "general"
+    assert manifest.previous is None
+    assert done.images == len(spec.image_prompt) == 55
+    assert {stage for stage, _, _ in told} == {"check", "generate", "encode", "write"}
+    assert ("generate", 55, 55) in told
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_the_plan_knows_the_sizes_of_the_files(run, hub):
+    done = run(LORA)
+    sizes = {file.path: file.size for file in done.plan.files if file.exact}
+    assert sizes == {
+        f"gmi/{name}": (gmi_of(hub, LORA) / name).stat().st_size
+        for name in ("spec.json", "spec.tensors")
+    }
+    assert done.plan.kind == "lora"
+    assert [block.name for block in done.plan.prompt_sets] == ["icons"]
+
+
+def test_a_second_time_is_up_to_date_and_draws_nothing(run, hub, monkeypatch, few):
+    first = run()
+    before = files_below(gmi_of(hub))
+    monkeypatch.setattr(generation, "generate", None)
+    second = run()
+    assert (second.outcome, second.images) == ("up to date", 0)
+    assert second.spec_digest == first.spec_digest
+    assert files_below(gmi_of(hub)) == before
+
+
+def test_force_publishes_again_and_names_what_it_replaces(run, hub, few):
+    first = run()
+    again = run(force=True)
+    assert again.outcome == "published"
+    assert read_spec(gmi_of(hub).parent).manifest.previous == first.spec_digest
+
+
+def test_other_settings_or_prompts_replace_the_specification(run, hub, few):
+    first = run()
+    second = run(prompts=OWN)
+    assert second.outcome == "published"
+    spec = read_spec(gmi_of(hub).parent)
+    assert [block.name for block in spec.manifest.prompt_sets] == ["few", "own"]
+    assert spec.manifest.previous == first.spec_digest
+    assert run(prompts=OWN, overrides=RecipeOverrides(steps=2)).outcome == "published"
+
+
+def test_own_prompts_leave_the_default_block_alone(run, tmp_path, few):
+    run(output=tmp_path / "plain")
+    run(output=tmp_path / "own", prompts=OWN)
+    plain, own = read_spec(tmp_path / "plain"), read_spec(tmp_path / "own")
+    assert (own.image_embeddings[own.default_rows] == plain.image_embeddings).all()
+    assert len(own.image_prompt) == 8
+
+
+def test_output_leaves_the_hub_alone_and_gives_the_same_bytes_again(run, hub, tmp_path, few):
+    one = run(output=tmp_path / "deep" / "one")
+    assert one.where == str(tmp_path / "deep" / "one" / "gmi")
+    run(output=tmp_path / "two")
+    first = files_below(tmp_path / "deep" / "one" / "gmi")
+    second = files_below(tmp_path / "two" / "gmi")
+    assert list(first.values()) == list(second.values())
+    assert not gmi_of(hub).exists()
+    assert run(output=tmp_path / "two").outcome == "up to date"
+
+
+def test_a_dry_run_plans_and_writes_nothing(run, hub, tmp_path, few):
+    hub.fetch_model(BASE)  # fills the hub's own cache of digests
+    before = files_below(tmp_path)
+    done = run(dry_run=True, prompts=OWN)
+    assert (done.outcome, done.spec_digest, done.images) == ("planned", None, 0)
+    assert (done.plan.images, done.plan.images_kept) == (8, 0)
+    assert done.plan.target == "local:base"
+    assert done.plan.scratch > 8 * 16 * 16 * 3
+    assert done.plan.warnings == ()
+    assert files_below(tmp_path) == before
+    assert not (tmp_path / "work").exists()
+
+
+def test_an_interrupted_publication_goes_on_to_the_same_bytes(run, hub, tmp_path, few):
+    run(output=tmp_path / "whole")
+
+    def interrupt(stage, done, total):
+        if stage == "generate" and done >= 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=interrupt)
+    assert not gmi_of(hub).exists()
+    assert run(dry_run=True).plan.images_kept == 4
+    done = run()
+    assert done.images == 2
+    assert list(files_below(gmi_of(hub)).values()) == list(
+        files_below(tmp_path / "whole" / "gmi").values()
+    )
+
+
+def test_pictures_stay_where_they_are_wanted(run, tmp_path, few):
+    run(keep_images=True)
+    assert len(list((tmp_path / "work").rglob("*.png"))) == 6
+
+
+def test_a_failed_push_keeps_the_pictures(run, hub, monkeypatch, tmp_path, few):
+    def refuse(ref, folder):
+        raise HubError("the hub is down", hint="try again")
+
+    monkeypatch.setattr(hub, "push_spec", refuse)
+    with pytest.raises(HubError, match="down"):
+        run()
+    assert run(dry_run=True).plan.images_kept == 6
+    assert [path for path in (tmp_path / "work").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_full_disk_while_writing_leaves_the_old_specification(run, hub, monkeypatch, few):
+    import gmi_registry.spec.files as spec_files
+
+    run()
+    before = files_below(gmi_of(hub))
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(spec_files, "_write", full)
+    with pytest.raises(InputError, match="the disk is full"):
+        run(force=True)
+    assert files_below(gmi_of(hub)) == before
+
+
+def test_files_that_read_back_otherwise_are_not_published(run, hub, monkeypatch, few):
+    def other(spec, directory, *, preview):
+        changed = spec.manifest.model_copy(update={"previous": "5" * 64})
+        from dataclasses import replace
+
+        from gmi_registry.spec import write_spec
+
+        return write_spec(replace(spec, manifest=changed), directory, preview=preview)
+
+    monkeypatch.setattr(publish_module, "write_spec", other)
+    with pytest.raises(GenerationError, match="not those that were written"):
+        run()
+    assert not gmi_of(hub).exists()
+
+
+class _NoDrawing:
+    """Fails the test where a picture would be drawn before the checks are through."""
+
+    def __init__(self, monkeypatch):
+        monkeypatch.setattr(generation, "generate", self)
+
+    def __call__(self, *arguments, **settings):
+        pytest.fail("a picture was drawn although a check should have failed")
+
+
+def test_checks_come_before_any_picture(run, hub, tmp_path, monkeypatch, few):
+    _NoDrawing(monkeypatch)
+    (tmp_path / "file").write_text("in the way")
+    long = PromptSet("long", 1, ("one two three four five six seven eight nine ten " * 3 + "x",))
+    cases = {
+        "is not a folder": {"output": tmp_path / "file"},
+        "tokens": {"prompts": long},
+        "steps": {"overrides": RecipeOverrides(steps=0)},
+        "no model": {"ref": ModelRef("local", "nobody")},
+    }
+    for message, options in cases.items():
+        with pytest.raises(GmiError, match=message):
+            run(**options)
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))
+    with pytest.raises(InputError, match="bytes free"):
+        run()
+
+
+def test_a_place_without_rights_is_refused(run, tmp_path, monkeypatch, few):
+    monkeypatch.setattr(plan.os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match="cannot be written"):
+        run(output=tmp_path / "out")
+
+
+def test_a_lora_whose_base_is_missing_names_it(run, hub, few):
+    shutil.rmtree(hub.root / "models" / "base")
+    with pytest.raises(GenerationError, match="its base model base is not at hand"):
+        run(LORA)
+
+
+def test_a_card_without_licence_or_tags_is_a_warning(run, hub, few):
+    (hub.root / "models" / "base" / "README.md").write_text("# Bare\n")
+    warnings = run(dry_run=True).plan.warnings
+    assert len(warnings) == 2
+    assert "licence" in warnings[0]
+
+
+def test_a_broken_specification_is_replaced_and_a_newer_one_is_not(run, hub, few):
+    run()
+    manifest = gmi_of(hub) / MANIFEST_NAME
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole[:100])
+    assert run().outcome == "published"
+    document = json.loads(whole)
+    document["format"]["version"] = "2.0"
+    manifest.write_text(json.dumps(document))
+    with pytest.raises(UnsupportedVersionError):
+        run()
+
+
+def test_the_card_names_the_encoder(run, hub, monkeypatch, few):
+    asked = []
+
+    def load(name, pretrained, folder, *, device):
+        asked.append((name, pretrained, folder, device))
+        return GreyEncoder()
+
+    monkeypatch.setattr(publish_module, "load_encoder", load)
+    run(encoder=None, dry_run=True)
+    card = hub.root / "models" / "base" / "README.md"
+    card.write_text(CARD.format(more="gmi: {encoder: grey/none}\n"))
+    folder = hub.root / "encoders" / "grey" / "none"
+    folder.mkdir(parents=True)
+    run(LORA, encoder=None, dry_run=True)
+    assert asked == [
+        (*gmi_registry.encoders.DEFAULT_ENCODER, None, "cpu"),
+        ("grey", "none", folder, "cpu"),
+    ]
+
+
+def test_an_unknown_model_is_not_found(run, few):
+    with pytest.raises(SpecNotFoundError):
+        run(ModelRef("local", "nobody"))
+
+
+def test_importing_it_loads_no_heavy_library():
+    heavy = ("torch", "diffusers", "transformers", "open_clip", "peft")
+    program = f"import sys, gmi_registry.publish; print([m for m in {heavy} if m in sys.modules])"
+    root = Path(publish_module.__file__).parent.parent
+    shown = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root
+    )
+    assert shown.stdout.strip() == "[]"

@@ -10,13 +10,20 @@ __all__ = ["cache_folder", "work_folder"]
 
 
 def cache_folder(chosen: Path | None) -> Path:
-    """Where specifications that were read before are kept; made when it is first written."""
-    return _own() if chosen is None else chosen
+    """Where is kept what was read or worked out once; made when it is first written."""
+    if chosen is not None:
+        return chosen
+    from platformdirs import user_cache_path
+
+    return user_cache_path("gmi-registry", appauthor=False)
 
 
-def work_folder(chosen: Path | None) -> Path:
-    """Where unfinished generation is kept; it exists on return. Raises InputError."""
-    folder = _own() / "work" if chosen is None else chosen
+def work_folder(chosen: Path | None, cache: Path) -> Path:
+    """Where unfinished generation is kept, by default in ``cache``; it exists on return.
+
+    Raises InputError where it cannot be made.
+    """
+    folder = cache / "work" if chosen is None else chosen
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -25,9 +32,3 @@ def work_folder(chosen: Path | None) -> Path:
             hint="choose a work folder with --work DIR",
         ) from error
     return folder
-
-
-def _own() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("gmi-registry", appauthor=False)

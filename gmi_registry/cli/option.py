@@ -42,7 +42,7 @@ CacheDir = Annotated[
         "--cache-dir",
         metavar="DIR",
         envvar="GMI_CACHE_DIR",
-        help="Where specifications that were read once are kept.",
+        help="Where is kept what was read or worked out once.",
         show_default=False,
     ),
 ]

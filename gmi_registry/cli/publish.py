@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gmi_registry.cli.folder import work_folder
+from gmi_registry.cli.folder import cache_folder, work_folder
 from gmi_registry.cli.funnel import funnel
-from gmi_registry.cli.option import AsJson, HubText, Quiet, Verbose, say_more
+from gmi_registry.cli.option import AsJson, CacheDir, HubText, Quiet, Verbose, say_more
 from gmi_registry.cli.place import find_model, open_hub
 from gmi_registry.cli.progress import StageProgress
 from gmi_registry.cli.screen import remark, write_json, write_line, write_pairs
@@ -119,13 +119,14 @@ def publish(
         typer.Option(
             "--work",
             metavar="DIR",
-            help="Where images are kept until the work is done.",
+            help="Where images are kept until the work is done; else in the cache.",
             show_default=False,
         ),
     ] = None,
     keep_images: Annotated[
         bool, typer.Option("--keep-images", help="Do not remove them then.")
     ] = False,
+    cache_dir: CacheDir = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -140,7 +141,8 @@ def publish(
 
     # The quickest check first: the imports below take seconds.
     own_prompts = None if prompts is None else PromptSet.from_file(prompts)
-    opened = open_hub(hub)
+    cache = cache_folder(cache_dir)
+    opened = open_hub(hub, cache)
     ref = find_model(model, opened)
 
     from gmi_registry.generation import RecipeOverrides
@@ -161,7 +163,7 @@ def publish(
         publication = publish_model(
             ref,
             opened,
-            work=work_folder(work),
+            work=work_folder(work, cache),
             prompts=own_prompts,
             overrides=overrides,
             output=output,

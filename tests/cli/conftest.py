@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from cli_hub import make_hub
 from cli_specs import WEIGHTS, make_spec
 from typer.testing import CliRunner
 
@@ -61,3 +62,9 @@ def folder(tmp_path):
         return place
 
     return make
+
+
+@pytest.fixture(scope="session")
+def unpublished(tmp_path_factory):
+    """A hub of models without specifications; tests work on copies."""
+    return make_hub(tmp_path_factory.mktemp("cli") / "hub")

@@ -1,0 +1,192 @@
+import json
+import os
+import shutil
+
+import pytest
+from cli_hub import write_card
+
+from gmi_registry.cli import publish as module
+from gmi_registry.cli.main import app, publish_app
+from gmi_registry.spec import read_spec
+
+QUICK = ("--steps", "1")
+
+
+@pytest.fixture
+def hub(unpublished, tmp_path):
+    return shutil.copytree(unpublished, tmp_path / "hub")
+
+
+def contents(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(call, hub):
+    before = contents(hub)
+    done = call(publish_app, "ink", "--hub", hub, "--dry-run", *QUICK)
+    assert done.exit_code == 0, done.stderr
+    said = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert said["model"].startswith("local:ink@")
+    assert said["kind"] == "lora"
+    assert "55, of which 0 are done already" in said["images"]
+    assert "1 steps" in said["drawn with"]
+    assert said["replaces"] == "nothing"
+    assert done.stderr.endswith("nothing was written; leave out --dry-run to publish\n")
+    assert contents(hub) == before
+
+
+def test_publish_then_up_to_date(call, hub):
+    done = call(publish_app, "local:ink", "--hub", hub, "--seeds", "3", *QUICK)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("local:ink is published: ")
+    assert "55 images generated in" in done.stderr
+    spec = read_spec(hub / "models" / "ink")
+    assert spec.manifest.generation.recipe.seeds == (3,)
+    assert (hub / "models" / "ink" / "gmi" / "preview.webp").is_file()
+    assert not list((hub.parent / "cache" / "work").iterdir())
+
+    again = call(app, "publish", "ink", "--hub", hub, "--seeds", "3", *QUICK)
+    assert again.stdout.startswith("local:ink is up to date: ")
+
+    shown = call(app, "spec", "show", "ink", "--hub", hub)
+    assert shown.exit_code == 0, shown.stderr
+    assert "title: Ink\n" in shown.stdout
+    checked = call(app, "spec", "verify", "local:ink", "--hub", hub)
+    assert checked.exit_code == 0, checked.stdout
+    assert "preview   ok" in checked.stdout
+
+
+def test_json_and_another_folder(call, hub, tmp_path):
+    prompts = tmp_path / "mine.txt"
+    prompts.write_text("a dragon\na knight\n")
+    output = tmp_path / "out"
+    done = call(
+        *(publish_app, "oil", "--hub", hub, "--output", output, "--prompts", prompts, "--json"),
+        *QUICK,
+    )
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["outcome"] == "published"
+    assert document["digest"] == read_spec(output).digest
+    assert document["plan"]["images"] == 57
+    assert [block["prompts"] for block in document["plan"]["prompt_sets"]] == [55, 2]
+    assert not (hub / "models" / "oil" / "gmi").exists()
+
+
+def test_quiet_prints_the_name_alone(call, hub, tmp_path):
+    done = call(publish_app, "oil", "--hub", hub, "--dry-run", "-q", *QUICK)
+    assert done.stdout == "local:oil\n"
+    assert done.stderr == ""
+
+
+def test_a_warning_stops_nothing(call, hub):
+    write_card(hub / "models" / "ink", "Ink", "", "base_model: base")
+    done = call(publish_app, "ink", "--hub", hub, "--dry-run", *QUICK)
+    assert done.exit_code == 0, done.stderr
+    assert "warning: the model card has no tags" in done.stderr
+
+
+def refused(done):
+    """The one line of an error."""
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    return line
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("a cat\n\na dog\n", ":2: a blank line between prompts"),
+        ("a cat\n" + "x" * 2000 + "\n", ":2: the prompt has 2,000 characters"),
+        ("", "holds no prompts"),
+    ],
+)
+def test_prompt_files_that_cannot_be_used(call, hub, tmp_path, content, reason):
+    before = contents(hub)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(content)
+    assert reason in refused(call(publish_app, "ink", "--hub", hub, "--prompts", prompts))
+    assert contents(hub) == before
+
+
+def test_a_prompt_file_that_is_not_there(call, hub, tmp_path):
+    done = call(publish_app, "ink", "--hub", hub, "--prompts", tmp_path / "none.txt")
+    assert "cannot read the prompts" in refused(done)
+
+
+def test_a_lora_without_its_base(call, hub):
+    shutil.rmtree(hub / "models" / "base")
+    before = contents(hub)
+    assert "base" in refused(call(publish_app, "ink", "--hub", hub, *QUICK))
+    assert contents(hub) == before
+
+
+def test_a_model_that_is_not_there(call, hub):
+    assert "holds no model 'tusche'" in refused(call(publish_app, "tusche", "--hub", hub))
+
+
+def test_a_model_of_another_hub(call, hub):
+    assert "hf:owner/name" in refused(call(publish_app, "hf:owner/name", "--hub", hub))
+
+
+def test_a_folder_that_is_no_hub(call, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused(call(publish_app, "ink", "--hub", tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("place", ["work", "output"])
+def test_places_that_cannot_be_written(call, hub, tmp_path, place):
+    (tmp_path / "file").write_text("x")
+    before = contents(hub)
+    done = call(publish_app, "ink", "--hub", hub, f"--{place}", tmp_path / "file" / "x", *QUICK)
+    assert "file" in refused(done)
+    assert contents(hub) == before
+
+
+def test_no_write_access(call, hub, monkeypatch):
+    if os.geteuid() == 0:
+        pytest.skip("nothing is forbidden to the superuser")
+    model = hub / "models" / "ink"
+    model.chmod(0o555)
+    try:
+        refused(call(publish_app, "ink", "--hub", hub, *QUICK))
+    finally:
+        model.chmod(0o755)
+
+
+def test_a_full_disk(call, hub, monkeypatch):
+    before = contents(hub)
+    usage = shutil.disk_usage(hub)._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    assert "1,000 bytes free" in refused(call(publish_app, "ink", "--hub", hub, *QUICK))
+    assert contents(hub) == before
+
+
+def test_an_interrupted_generation_goes_on(call, hub, monkeypatch):
+    """Ctrl-C after the first batch: 130, what to do next, and the batch is taken over."""
+    before = contents(hub)
+
+    class Interrupted(module.StageProgress):
+        def __call__(self, stage, done, total):
+            super().__call__(stage, done, total)
+            if stage == "generate" and done:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "StageProgress", Interrupted)
+        done = call(publish_app, "ink", "--hub", hub, *QUICK)
+    assert done.exit_code == 130
+    assert "run the same command again to go on" in done.stderr
+    assert contents(hub) == before
+
+    done = call(publish_app, "ink", "--hub", hub, *QUICK)
+    assert done.exit_code == 0, done.stderr
+    assert "taken over" in done.stderr
+
+
+@pytest.mark.parametrize("seeds", ["", "1,,2", "1.5", "one"])
+def test_seeds_are_whole_numbers(call, hub, seeds):
+    done = call(publish_app, "ink", "--hub", hub, "--seeds", seeds)
+    assert done.exit_code == 2
+    assert "--seeds" in done.stderr

@@ -38,9 +38,9 @@ def require_library() -> Any:
 class ClipInterrogator:
     """Mode ``clip_interrogator``: a caption, then the library's phrases nearest to the image.
 
-    The library (0.6) loads its models by calls that transformers 5 and open_clip 3 have changed:
-    its captioner by a deprecated argument, CLIP without the activation its weights were trained
-    with. So it is handed both models ready made, the captioner's and the query's own encoder.
+    The library (0.6) is handed the caption and the query's own encoder. Left alone it would load
+    ViT-L-14/openai without the activation that those weights were trained with (open_clip 3 only
+    warns), pick a tokenizer by the encoder's name, and on a GPU caption in half precision.
 
     ``vocabulary`` is a folder with the library's five lists (``artists.txt``, ``flavors.txt``,
     ``mediums.txt``, ``movements.txt``, ``negative.txt``), None for those it ships. Their embeddings
@@ -82,7 +82,10 @@ class ClipInterrogator:
             if key not in self._libraries:
                 self._libraries[key] = self._build(encoder)
             text: str = self._libraries[key].interrogate_fast(
-                image.convert("RGB"), max_flavors=self.max_flavors
+                image.convert("RGB"),
+                max_flavors=self.max_flavors,
+                # A blank is a caption; nothing at all would send the library to its own captioner.
+                caption=self.captions.caption(image) or " ",
             )
         return " ".join(text.split()).strip(", ") or None
 
@@ -98,7 +101,7 @@ class ClipInterrogator:
         name = f"{encoder.ref.name}/{encoder.ref.pretrained}"
         cache = self._cache / encoder.ref.id
         config = library.Config(
-            caption_max_length=self.captions.max_tokens,
+            caption_model_name=None,
             # The library takes the first half for the name of a tokenizer, which is replaced
             # below, and all of it for file names. Its table of tokenizers must know the first half:
             # the name of another encoder could send it to a hub.
@@ -110,8 +113,6 @@ class ClipInterrogator:
         )
         if self._vocabulary is not None:
             config.data_path = str(self._vocabulary)
-        config.caption_model = self.captions.model
-        config.caption_processor = self.captions.processor
         config.clip_model = encoder.model
         config.clip_preprocess = encoder.transform
         if name in _PUBLISHED and self._vocabulary is None and not self._offline:
@@ -152,7 +153,8 @@ def _fetch_published(name: str, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The library prints to stdout, which belongs to results, and uses deprecated calls of torch."""
+    """The library prints to stdout, which is for results, and uses deprecated calls of torch."""
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="CUDA is not available")
         yield

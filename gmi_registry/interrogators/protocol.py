@@ -20,5 +20,5 @@ class Interrogator(Protocol):
         ...
 
     def __call__(self, image: Image.Image, encoder: Encoder) -> str | None:
-        """The pseudo-prompt of one RGB image; ``encoder`` is the one that the query is made with."""
+        """The pseudo-prompt of one RGB image; ``encoder`` is the one of the query."""
         ...

@@ -56,13 +56,13 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
 
 
 def _front_matter(text: str, where: Path) -> tuple[dict[str, Any], str]:
-    # Without front matter the library logs a warning, though such a card is quite in order.
-    if not text.lstrip().startswith("---"):
-        return {}, text
     # Half a second to import, which listing can do without. Its ModelCard, made for this very file,
     # would take a lone tag that is not in a list for a list of letters; its base class does not.
-    from huggingface_hub import RepoCard
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK, RepoCard
 
+    # Without front matter the library logs a warning, though such a card is quite in order.
+    if not REGEX_YAML_BLOCK.search(text):
+        return {}, text
     try:
         card = RepoCard(text)
         fields = dict(vars(card.data))

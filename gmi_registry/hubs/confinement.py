@@ -36,14 +36,19 @@ def read_plain(path: Path, limit: int) -> bytes:
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):
         flags |= getattr(os, name, 0)
     try:
-        with os.fdopen(os.open(path, flags), "rb", buffering=0) as stream:
-            status = os.fstat(stream.fileno())
+        handle = os.open(path, flags)
+        try:
+            status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
                 raise HubError(f"{path} is not a regular file")
-            if status.st_size > limit:
-                raise HubError(f"{path} has {status.st_size:,} bytes, more than {limit:,}")
-            return stream.readall()[: limit + 1]
+            with os.fdopen(handle, "rb", closefd=False) as stream:
+                content = stream.read(limit + 1)
+        finally:
+            os.close(handle)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise HubError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(content) > limit:
+        raise HubError(f"{path} has more than {limit:,} bytes")
+    return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -86,4 +87,5 @@ def _write_note(note: Path, digest: str) -> None:
         scratch.replace(note)
     except OSError as error:
         _log.debug("cannot remember the digest of a file: %s", error)
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink()

@@ -44,7 +44,8 @@ def replace_spec_folder(model: Path, contents: Mapping[str, bytes]) -> Path:
             scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=model))
             try:
                 _swap_in(_filled(scratch, target, contents), target, scratch)
-                _flush(model)
+                with contextlib.suppress(OSError):  # it is in place, and a failure would be a lie
+                    _flush(model)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:

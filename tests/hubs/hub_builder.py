@@ -107,7 +107,9 @@ class HubBuilder:
             (folder / "README.md").write_text(card, encoding="utf-8")
         return ModelRef("local", name)
 
-    def make_spec(self, name, colour=(128, 128, 128), *, prompts=PROMPTS, encoder=None, **described):
+    def make_spec(
+        self, name, colour=(128, 128, 128), *, prompts=PROMPTS, encoder=None, **described
+    ):
         """What publishing ``name`` would give, were its pictures all of that colour."""
         encoder = encoder or self.encoder
         model = self.hub.fetch_model(ModelRef("local", name))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 
 import pytest
 from hub_builder import save_whole
@@ -43,7 +42,7 @@ class TestOpening:
         LocalHub.create(root, tmp_path / "cache")
         assert json.loads(mark) == {"format": {"name": "gmi-local-hub", "version": 1}}
         assert (root / "hub.json").read_bytes() == mark
-        assert sorted(os.listdir(root)) == ["encoders", "hub.json", "models"]
+        assert sorted(path.name for path in root.iterdir()) == ["encoders", "hub.json", "models"]
         assert (root / "models" / "kept").is_dir()
 
     def test_an_empty_folder_is_refused_with_the_command_that_makes_it_a_hub(self, tmp_path):
@@ -94,7 +93,7 @@ class TestOpening:
             LocalHub(tmp_path)
         (tmp_path / "hub.json").unlink()
         (tmp_path / "hub.json").write_bytes(b" " * 100_000)
-        with pytest.raises(HubError, match="100,000 bytes"):
+        with pytest.raises(HubError, match="more than 65,536 bytes"):
             LocalHub(tmp_path)
 
     def test_open_hub_takes_a_path_with_or_without_its_prefix(self, built, tmp_path):
@@ -182,7 +181,7 @@ class TestListing:
     def test_so_are_an_empty_folder_a_file_and_links(self, built, tmp_path):
         spec_elsewhere = tmp_path / "elsewhere"
         built.publish("good")
-        os.rename(built.folder("good") / "gmi", spec_elsewhere)
+        (built.folder("good") / "gmi").rename(spec_elsewhere)
         for name in ("empty", "file", "link", "manifest-link"):
             built.folder(name).mkdir()
         (built.folder("empty") / "gmi").mkdir()
@@ -270,7 +269,7 @@ class TestFetching:
 
     def test_links_out_of_the_hub_are_not_followed(self, built, tmp_path):
         built.publish("one")
-        os.rename(built.folder("one"), tmp_path / "elsewhere")
+        built.folder("one").rename(tmp_path / "elsewhere")
         built.folder("one").symlink_to(tmp_path / "elsewhere")
         built.folder("two").mkdir()
         (built.folder("two") / "gmi").symlink_to(tmp_path / "elsewhere" / "gmi")
@@ -389,7 +388,7 @@ class TestModels:
     def test_a_circle_of_bases_is_refused(self, built):
         built.add_lora("a", card="---\nbase_model: b\n---\n")
         built.add_lora("b", card="---\nbase_model: a\n---\n")
-        with pytest.raises(HubError, match="in a circle.*a -> b -> a"):
+        with pytest.raises(HubError, match=r"in a circle.*a -> b -> a"):
             built.hub.fetch_model(ModelRef("local", "a"))
 
     def test_so_is_a_chain_without_end(self, built):

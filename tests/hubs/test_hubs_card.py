@@ -1,0 +1,132 @@
+"""Model cards."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gmi_registry.errors import HubError
+from gmi_registry.hubs.card import parse_card
+from gmi_registry.model import ModelCard
+
+WHERE = Path("models/style/README.md")
+
+
+def card(text):
+    return parse_card(text.encode(), "style", WHERE)
+
+
+def test_every_field():
+    text = """---
+title: Flat  icons
+tags: [flat, Outline, flat, 3d, 7]
+license: cc-by-4.0
+base_model: [base, other]
+instance_prompt: flat icon of
+downloads: 12
+gmi:
+  prompt_set: icons
+  encoder: small/zoo
+---
+# A heading
+"""
+    assert card(text) == ModelCard(
+        title="Flat icons",
+        tags=("flat", "Outline", "3d", "7"),
+        licence="cc-by-4.0",
+        base_model="base",
+        nsfw=False,
+        downloads=12,
+        trigger_words=("flat icon of",),
+        prompt_set="icons",
+        encoder="small/zoo",
+    )
+
+
+@pytest.mark.parametrize("text", ["", "Just words.\n", "---\n---\n", "\n## Not the title\n"])
+def test_a_bare_card_is_a_card(text, caplog):
+    assert card(text) == ModelCard(title="style")
+    assert not caplog.records
+
+
+def test_the_heading_is_the_title_where_no_field_is():
+    assert card("---\ntags: []\n---\nwords\n# The   Heading\n# Another\n").title == "The Heading"
+    assert card("# Only a heading").title == "Only a heading"
+    assert card("# \x1b[31mred").title == "style"
+    assert card("# " + "x" * 300).title == "style"
+
+
+def test_a_lone_tag_is_one_tag():
+    assert card("---\ntags: anime\n---\n").tags == ("anime",)
+
+
+def test_the_tag_or_the_field_makes_it_nsfw():
+    assert card("---\ntags: [Not-For-All-Audiences]\n---\n").nsfw
+    assert card("---\nnsfw: true\n---\n").nsfw
+    assert not card("---\nnsfw: false\n---\n").nsfw
+
+
+def test_a_named_other_licence():
+    assert card("---\nlicense: other\nlicense_name: own-1\n---\n").licence == "own-1"
+    assert card("---\nlicense: other\n---\n").licence == "other"
+
+
+def test_several_trigger_words_windows_lines_and_a_byte_order_mark():
+    text = "\ufeff---\r\ninstance_prompt: [a, b]\r\n---\r\n# T\r\n"
+    assert card(text).trigger_words == ("a", "b")
+    assert card(text).title == "T"
+
+
+@pytest.mark.parametrize(
+    ("front", "reason"),
+    [
+        ("tags: [", "front matter cannot be read"),
+        ("- a\n- b", "front matter cannot be read"),
+        ("x: " + "[" * 5000, "nested too deeply"),
+        ("!!python/object/apply:os.system [ls]", "front matter cannot be read"),
+        ("tags: [[a]]", "tags holds a list"),
+        ("title: {a: b}", "title holds a dict"),
+        ("license: !!binary aGk=", "license holds a bytes"),
+        ('title: "\\e[31m"', r"title holds the control character U\+001B"),
+        ("title: " + "x" * 201, "title has 201 characters"),
+        ("downloads: many", "downloads is not a whole number"),
+        ("downloads: true", "downloads is not a whole number"),
+        ("downloads: -1", "downloads is not a whole number"),
+        ("gmi: small", "gmi is not a mapping"),
+        ("gmi: {encoder: [a]}", "encoder holds a list"),
+    ],
+)
+def test_a_broken_card_is_refused_with_its_path(front, reason):
+    with pytest.raises(HubError, match=reason) as caught:
+        card(f"---\n{front}\n---\n")
+    assert str(WHERE) in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_a_card_that_is_not_utf_8_is_refused():
+    with pytest.raises(HubError, match="not UTF-8 at byte 2"):
+        parse_card(b"# \xff", "style", WHERE)
+
+
+words = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=12)
+
+
+@settings(deadline=None)
+@given(tags=st.lists(words, unique=True, max_size=6), title=words, base=st.none() | words)
+def test_what_yaml_writes_is_what_is_read(tags, title, base):
+    front = yaml.safe_dump({"title": title, "tags": tags, "base_model": base})
+    found = card(f"---\n{front}---\n")
+    assert (found.title, found.tags, found.base_model) == (title, tuple(tags), base)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=80))
+def test_no_text_does_worse_than_a_hub_error(text):
+    for content in (text, f"---\n{text}\n---\n"):
+        with contextlib.suppress(HubError):
+            assert isinstance(parse_card(content.encode(), "style", WHERE), ModelCard)

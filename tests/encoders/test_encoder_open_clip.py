@@ -109,6 +109,13 @@ def test_computes_in_float32_without_gradients(encoder: OpenClipEncoder) -> None
     assert not encoder.model.training
 
 
+def test_leaves_torchs_settings_as_they_were(encoder: OpenClipEncoder) -> None:
+    before = (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.enabled)
+    encoder.encode_images(pictures(1))
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.enabled) == before
+    assert torch.is_grad_enabled()
+
+
 def test_a_batch_must_hold_something(folder: Path) -> None:
     with pytest.raises(InputError, match="a batch of 0"):
         load_encoder("tiny", "random", folder, batch_size=0)

@@ -38,6 +38,7 @@ Progress = Callable[[Stage, int, int], None]
 """Told (stage, done, total): specifications in ``index``, else 0 or 1 of 1."""
 
 ImageSource = str | Path | bytes | Image
+_COUNTS = ("looked_at", "matched", "read", "from_cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +96,9 @@ class SearchResult(Ranking):
             "score": self.score,
             "results": groups[0]["results"] if groups else [],
             "other_groups": groups[1:],
-            "skipped": [
-                {"model": str(skipped.model), "reason": skipped.reason} for skipped in self.skipped
-            ],
+            "skipped": [{"model": str(it.model), "reason": it.reason} for it in self.skipped],
             "encoder": None if self.encoder is None else self.encoder.known(),
-            "looked_at": self.looked_at,
-            "matched": self.matched,
-            "read": self.read,
-            "from_cache": self.from_cache,
+            **{name: getattr(self, name) for name in _COUNTS},
             "groups": [
                 {key: group[key] for key in ("group", "prompt_set", "members")} for group in groups
             ],
@@ -136,6 +132,8 @@ def search(
     that cannot be used, IncomparableSpecsError where the encoder is not the one that made the
     specifications, and whatever error the hub has for the listing as a whole.
     """
+    from gmi_registry.query import PROMPT_MODE, build_query
+
     wanted = wanted or ListingFilter()
     clock = _Clock(progress)
     score_named(score)
@@ -150,13 +148,11 @@ def search(
     matched = [entry for entry in index.entries if filters.match(entry)]
     ranking = Ranking((), index.skipped, looked_at, 0)
     pseudo_prompts: tuple[str | None, ...] = (prompt,) * len(pictures)
-    mode = interrogator if prompt is None else "prompt"
+    mode = interrogator if prompt is None else PROMPT_MODE
     if matched:
         clock.begin("encoder")
         encoder = _encoder_of(matched, hub) if encoder is None else encoder
         clock.begin("query")
-        from gmi_registry.query import build_query
-
         query = build_query(pictures, encoder, interrogator=interrogator, prompt=prompt)
         pseudo_prompts, mode = query.pseudo_prompts, query.interrogator
         clock.begin("rank")
@@ -190,16 +186,17 @@ class _Clock:
     def begin(self, stage: Stage) -> None:
         self.end()
         self._stage, self._start = stage, time.perf_counter()
-        if stage != "index":  # which counts for itself
-            self._progress(stage, 0, 1)
+        self._tell(0)
 
     def end(self) -> None:
-        if self._stage is None:
-            return
-        self._seconds[self._stage] = time.perf_counter() - self._start
-        if self._stage != "index":
-            self._progress(self._stage, 1, 1)
-        self._stage = None
+        if self._stage is not None:
+            self._seconds[self._stage] = time.perf_counter() - self._start
+            self._tell(1)
+            self._stage = None
+
+    def _tell(self, done: int) -> None:
+        if self._stage is not None and self._stage != "index":  # which counts for itself
+            self._progress(self._stage, done, 1)
 
     @property
     def timings(self) -> Timings:
@@ -210,10 +207,8 @@ def _opened(images: Sequence[ImageSource]) -> tuple[list[Image], tuple[str, ...]
     """Before anything that takes long: a mistyped name should not cost minutes."""
     from gmi_registry.images import load_image, to_rgb
 
-    if isinstance(images, str | bytes):
-        raise InputError("a query is a list of images", hint="write search([image], hub)")
-    if not images:
-        raise InputError("a query needs at least one image", hint="name one or more image files")
+    if isinstance(images, str | bytes) or not images:
+        raise InputError("a query is a list of at least one image", hint="search([image], hub)")
     pictures, names = [], []
     for number, image in enumerate(images, start=1):
         is_named = isinstance(image, str | Path)
@@ -298,13 +293,8 @@ def _difference(found: EncoderRef, entry: IndexEntry, hub: Hub) -> str:
 
 
 def _group_json(group: GroupRanking) -> dict[str, Any]:
-    return {
-        "group": str(group.key),
-        "prompt_set": group.prompt_set,
-        "encoder": group.encoder,
-        "members": group.members,
-        "results": [_hit_json(hit) for hit in group.hits],
-    }
+    shared = {name: getattr(group, name) for name in ("prompt_set", "encoder", "members")}
+    return {"group": str(group.key)} | shared | {"results": [_hit_json(hit) for hit in group.hits]}
 
 
 def _hit_json(hit: SearchHit) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from gmi_registry import generation
 from gmi_registry.encoders import DEFAULT_ENCODER, Encoder, EncoderName, load_encoder
-from gmi_registry.errors import GenerationError, SpecFormatError, SpecNotFoundError
+from gmi_registry.errors import GenerationError, InputError, SpecFormatError, SpecNotFoundError
 from gmi_registry.generation import GeneratedImages, Journal, RecipeOverrides
 from gmi_registry.generation.advice import advised
 from gmi_registry.generation.plan import (
@@ -65,8 +65,21 @@ class Publication:
 
 
 @dataclass(frozen=True)
+class _Order:
+    """Where to and how, as :func:`publish` was told."""
+
+    ref: ModelRef
+    hub: Hub
+    work: Path
+    output: Path | None
+    device: str | None
+    force: bool
+    progress: Progress
+
+
+@dataclass(frozen=True)
 class _Ready:
-    """What the checks leave behind for the work."""
+    """What the checks leave behind for the work; ``existing`` lies at the target now."""
 
     model: ModelFiles
     pipeline: generation.Pipeline
@@ -96,9 +109,12 @@ def publish(
     ``prompts`` is the developer's own block, which follows the default set. With ``output`` the
     files go to ``output``/gmi and the hub is left alone. ``work`` keeps the pictures of an
     interrupted call, which the same call then goes on from; they are removed once the files are
-    in place, unless ``keep_images``. ``dry_run`` checks and plans, and writes nothing. A
-    specification of the same weights, recipe, encoder and prompts is left as it is, unless
-    ``force``. ``encoder`` is by default the one that the model card names, else the package's.
+    in place, unless ``keep_images``. ``dry_run`` checks and plans, and writes nothing.
+    ``encoder`` is by default the one that the model card names, else the package's.
+
+    A specification of the same weights, recipe, encoder and prompts is left as it is. Where only
+    the model card has changed since, the new description goes out with the old embeddings, and
+    nothing is drawn. ``force`` draws all the same.
 
     A card without a licence is a warning and no error: the format has the field for those who
     state one, hubs take models without, and a model that is not described cannot be found.
@@ -106,25 +122,32 @@ def publish(
     Raises a GmiError; everything is then as it was, the journal apart.
     """
     start = time.perf_counter()
-    ready = _check(ref, hub, work, encoder, prompts, overrides, output, device, progress)
+    order = _Order(ref, hub, work, output, device, force, progress)
+    ready = _check(order, encoder, prompts, overrides or RecipeOverrides())
     plan = ready.plan
-    if plan.up_to_date and not force:
-        digest = ready.existing.digest if ready.existing else None
+    if plan.up_to_date and ready.existing is not None:
+        digest = ready.existing.digest
         return Publication(ref, "up to date", digest, plan.target, 0, _since(start), plan)
     if dry_run:
         return Publication(ref, "planned", None, plan.target, 0, _since(start), plan)
 
-    blocks = _generate(ready, progress)
-    spec = generation.build_spec(
-        ready.model,
-        _joined(blocks),
-        ready.encoder,
-        plan.prompt_sets,
-        plan.recipe,
-        previous=plan.previous,
-        progress=lambda done, total: progress("encode", done, total),
-    )
-    where = _put(spec, blocks, ref, hub, work, output, progress)
+    if plan.reuses_images and ready.existing is not None:
+        spec = generation.redescribe(ready.existing, ready.model, previous=plan.previous)
+        preview = _old_preview(order)
+    else:
+        blocks = _generate(ready, progress)
+        spec = generation.build_spec(
+            ready.model,
+            GeneratedImages([path for block in blocks for path in block.paths]),
+            ready.encoder,
+            plan.prompt_sets,
+            plan.recipe,
+            previous=plan.previous,
+            progress=lambda done, total: progress("encode", done, total),
+        )
+        seeds = len(plan.recipe.seeds)
+        preview = generation.contact_sheet([block[::seeds] for block in blocks])
+    where = _put(order, spec, preview)
     if not keep_images:
         ready.journal.discard()
     drawn = plan.images - plan.images_kept
@@ -132,54 +155,42 @@ def publish(
 
 
 def _check(
-    ref: ModelRef,
-    hub: Hub,
-    work: Path,
-    encoder: Encoder | None,
-    prompts: PromptSet | None,
-    overrides: RecipeOverrides | None,
-    output: Path | None,
-    device: str | None,
-    progress: Progress,
+    order: _Order, encoder: Encoder | None, prompts: PromptSet | None, overrides: RecipeOverrides
 ) -> _Ready:
     """Everything that can fail without a picture, the quick checks first."""
+    ref, hub, progress = order.ref, order.hub, order.progress
     progress("check", 0, _CHECKS)
-    if output is None:
+    if order.output is None:
         hub.check_writable(ref)
     else:
-        require_writable(output)
-    require_writable(work)
+        require_writable(order.output)
+    require_writable(order.work)
     progress("check", 1, _CHECKS)
     model = hub.fetch_model(ref)
     default = generation.default_prompt_set(model)
     prompt_sets = (default,) if prompts is None else (default, prompts)
     generation.describe(model)
     progress("check", 2, _CHECKS)
-    encoder = _encoder_of(model, hub, device) if encoder is None else encoder
+    encoder = _encoder_of(model, hub, order.device) if encoder is None else encoder
     progress("check", 3, _CHECKS)
-    pipeline = generation.load_pipeline(model, device=device)
+    pipeline = generation.load_pipeline(model, device=order.device, dtype=overrides.dtype)
     progress("check", 4, _CHECKS)
-    recipe = generation.default_recipe(pipeline, model, overrides or RecipeOverrides())
+    recipe = generation.default_recipe(pipeline, model, overrides)
     generation.check_prompts(pipeline, prompt_sets, recipe)
     published = _published(ref, hub)
-    existing = published if output is None else _read_folder(output, ref)
-    draft = generation.draft_spec(
-        model,
-        encoder.ref,
-        prompt_sets,
-        recipe,
-        previous=published.digest if published is not None else None,
-    )
-    journal = Journal(work, model, recipe)
+    existing = published if order.output is None else _read_folder(order.output, ref)
+    previous = published.digest if published is not None else None
+    draft = generation.draft_spec(model, encoder.ref, prompt_sets, recipe, previous=previous)
+    journal = Journal(order.work, model, recipe)
     plan = make_plan(
         model,
         draft,
         kept=sum(generation.images_kept(journal, block.prompts, recipe) for block in prompt_sets),
-        existing=existing,
-        target=str(ref if output is None else output / SPEC_DIR),
+        existing=None if order.force else existing,
+        target=model.url or str(ref) if order.output is None else str(order.output / SPEC_DIR),
     )
     if not plan.up_to_date:
-        require_room(work, plan.scratch)
+        require_room(order.work, plan.scratch)
     progress("check", _CHECKS, _CHECKS)
     return _Ready(model, pipeline, encoder, journal, existing, plan)
 
@@ -234,45 +245,41 @@ def _generate(ready: _Ready, progress: Progress) -> list[GeneratedImages]:
     return blocks
 
 
-def _joined(blocks: list[GeneratedImages]) -> GeneratedImages:
-    return GeneratedImages([path for block in blocks for path in block.paths])
+def _old_preview(order: _Order) -> bytes | None:
+    """The contact sheet that stays; None for an output folder, where it lies already."""
+    path = order.hub.fetch_preview(order.ref) if order.output is None else None
+    return None if path is None else path.read_bytes()
 
 
-def _put(
-    spec: Spec,
-    blocks: list[GeneratedImages],
-    ref: ModelRef,
-    hub: Hub,
-    work: Path,
-    output: Path | None,
-    progress: Progress,
-) -> str:
+def _put(order: _Order, spec: Spec, preview: bytes | None) -> str:
     """Write the files aside, read them back as a stranger would, then put them in place."""
-    progress("write", 0, 3)
-    seeds = len(spec.manifest.generation.recipe.seeds)
-    preview = generation.contact_sheet([block[::seeds] for block in blocks])
-    progress("write", 1, 3)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = write_spec(spec, output, preview=preview)
-        _check_written(output, spec)
-        progress("write", 3, 3)
-        return str(folder)
-    with tempfile.TemporaryDirectory(prefix=".gmi-spec-", dir=work) as scratch:
+    order.progress("write", 0, 2)
+    _make(order.work)
+    with tempfile.TemporaryDirectory(prefix=".gmi-spec-", dir=order.work) as scratch:
         folder = write_spec(spec, scratch, preview=preview)
-        _check_written(Path(scratch), spec)
-        progress("write", 2, 3)
-        where = hub.push_spec(ref, folder)
-    progress("write", 3, 3)
+        if read_spec(scratch, expected=order.ref) != spec:
+            raise GenerationError(
+                f"{folder}: the files read back are not those that were written",
+                hint="check the disk, then run the same command again",
+            )
+        order.progress("write", 1, 2)
+        if order.output is None:
+            where = order.hub.push_spec(order.ref, folder)
+        else:
+            _make(order.output.parent)
+            where = str(write_spec(spec, order.output, preview=preview))
+    order.progress("write", 2, 2)
     return where
 
 
-def _check_written(directory: Path, spec: Spec) -> None:
-    if read_spec(directory, expected=spec.manifest.model.ref) != spec:
-        raise GenerationError(
-            f"{directory}: the files read back are not those that were written",
-            hint="check the disk, then run the same command again",
-        )
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be made: {error.strerror or error}",
+            hint="choose a place that you may write to",
+        ) from error
 
 
 def _since(start: float) -> float:

@@ -3,7 +3,7 @@
 Importing this package loads neither torch nor diffusers; loading a model does.
 """
 
-from gmi_registry.generation.builder import build_spec, describe, draft_spec
+from gmi_registry.generation.builder import build_spec, describe, draft_spec, redescribe
 from gmi_registry.generation.images import GeneratedImages, generate, images_kept, noise_seed
 from gmi_registry.generation.journal import Journal
 from gmi_registry.generation.pipelines import Pipeline, default_device, load_pipeline
@@ -37,4 +37,5 @@ __all__ = [
     "noise_seed",
     "prompt_set_named",
     "prompt_set_names",
+    "redescribe",
 ]

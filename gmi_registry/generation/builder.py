@@ -17,7 +17,7 @@ from gmi_registry.model import ModelFiles
 from gmi_registry.spec import DescribedModel, EncoderRef, GenerationRecipe, PromptSet, Spec
 from gmi_registry.spec import build_spec as assemble
 
-__all__ = ["Towers", "build_spec", "describe", "draft_spec", "image_prompts"]
+__all__ = ["Towers", "build_spec", "describe", "draft_spec", "image_prompts", "redescribe"]
 
 _AT_ONCE = 16
 _MAX_TAGS, _MAX_TAG = 200, 200
@@ -101,6 +101,22 @@ def draft_spec(
         image_embeddings=np.full((len(rows), encoder.image_dim), encoder.image_dim**-0.5),
         prompt_embeddings=np.full((prompts, encoder.text_dim), encoder.text_dim**-0.5),
         image_prompt=rows,
+        previous=previous,
+    )
+
+
+def redescribe(existing: Spec, model: ModelFiles, *, previous: str | None = None) -> Spec:
+    """``existing`` with what the model card says now; embeddings and recipe stay."""
+    manifest = existing.manifest
+    return assemble(
+        model=describe(model),
+        encoder=manifest.encoder,
+        prompt_sets=[block.prompt_set for block in manifest.prompt_sets],
+        recipe=manifest.generation.recipe,
+        image_embeddings=existing.image_embeddings,
+        prompt_embeddings=existing.prompt_embeddings,
+        image_prompt=existing.image_prompt,
+        gamma=manifest.kernel.gamma,
         previous=previous,
     )
 

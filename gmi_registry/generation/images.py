@@ -130,7 +130,7 @@ def _picture(pixels: NDArray[np.floating[Any]], prompt: str) -> Image.Image:
     if not np.isfinite(pixels).all():  # diffusers would make a black picture of it
         raise GenerationError(
             f"the model gave pixels that are no numbers for {prompt!r}",
-            hint="its weights are damaged, or do not work in this precision",
+            hint="its weights are damaged, or need another dtype, such as float32",
         )
     return Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gmi_registry.errors import GenerationError, MissingExtraError
 from gmi_registry.model import ModelFiles
@@ -20,10 +20,13 @@ from gmi_registry.model import ModelFiles
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ADAPTER", "Pipeline", "default_device", "load_pipeline", "one_line"]
+__all__ = ["ADAPTER", "DtypeName", "Pipeline", "default_device", "load_pipeline", "one_line"]
 
 Pipeline = Any
 """A diffusers ``DiffusionPipeline``; diffusers ships no types."""
+
+DtypeName = Literal["float32", "float16", "bfloat16"]
+"""An element type, as torch and the recipe name it."""
 
 ADAPTER = "gmi"
 """The name under which a LoRA is loaded, so that its scale can be set."""
@@ -41,21 +44,25 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_pipeline(model: ModelFiles, *, device: str | None = None) -> Pipeline:
-    """The model, ready to draw: float32 on a CPU, float16 on a GPU, without a safety checker.
+def load_pipeline(
+    model: ModelFiles, *, device: str | None = None, dtype: DtypeName | None = None
+) -> Pipeline:
+    """The model, ready to draw, without a safety checker.
 
     A safety checker would put black pictures into a specification; ``nsfw`` in the model card
-    serves instead. ``device`` is torch's name of one, by default :func:`default_device`. Raises
-    GenerationError for a model that is incomplete, holds pickles or code in place of
-    safetensors, or that diffusers refuses; MissingExtraError without diffusers.
+    serves instead. ``device`` is torch's name of one, by default :func:`default_device`;
+    ``dtype`` is by default float32 on a CPU and float16 elsewhere. Raises GenerationError for a
+    model that is incomplete, holds pickles or code in place of safetensors, or that diffusers
+    refuses; MissingExtraError without diffusers.
     """
     _require_packages()
     import torch
 
     device = default_device() if device is None else device
-    dtype = torch.float32 if device.startswith("cpu") else torch.float16
+    if dtype is None:
+        dtype = "float32" if device.startswith("cpu") else "float16"
     with _quiet():
-        pipeline = _load(model, dtype)
+        pipeline = _load(model, getattr(torch, dtype))
         try:
             pipeline.to(device)
         except Exception as error:

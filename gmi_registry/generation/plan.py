@@ -43,11 +43,13 @@ class PlannedFile:
 class Plan:
     """What publishing would do.
 
-    ``images`` is the number of pictures in the specification; ``images_kept`` of them lie
-    finished in the journal of an interrupted run. ``scratch`` is the space in bytes that the
-    work folder needs. ``target`` is where the files go; ``up_to_date`` says that they are there
-    already, from the same weights, recipe, encoder and prompts. ``previous`` is the digest of
-    the specification that would be replaced. ``warnings`` are one line each and stop nothing.
+    ``images`` is the number of pictures in the specification; ``images_kept`` of them need not
+    be drawn, as they lie finished in the journal of an interrupted run, or as a specification
+    from the same weights, recipe, encoder and prompts is at the target: ``reuses_images`` says
+    that only its description of the model is out of date, ``up_to_date`` that nothing is.
+    ``scratch`` is the space in bytes that the work folder needs, ``target`` where the files go,
+    ``previous`` the digest of the specification that is replaced. ``warnings`` are one line each
+    and stop nothing.
     """
 
     ref: ModelRef
@@ -63,6 +65,7 @@ class Plan:
     target: str
     previous: str | None
     up_to_date: bool
+    reuses_images: bool
     warnings: tuple[str, ...]
 
 
@@ -78,6 +81,9 @@ def make_plan(
     recipe = draft.manifest.generation.recipe
     prompt_sets = tuple(block.prompt_set for block in draft.manifest.prompt_sets)
     images = len(draft.image_prompt)
+    same_images = existing is not None and _inputs(existing) == _inputs(draft)
+    same = same_images and existing is not None and _described(existing) == _described(draft)
+    kept = images if same_images else kept
     preview = _CELL_BYTES * sum(map(len, prompt_sets))
     files = (
         PlannedFile(f"{SPEC_DIR}/{MANIFEST_NAME}", len(manifest), True),
@@ -98,7 +104,8 @@ def make_plan(
         scratch=(images - kept) * picture + sum(file.size for file in files),
         target=target,
         previous=draft.manifest.previous,
-        up_to_date=existing is not None and _inputs(existing) == _inputs(draft),
+        up_to_date=same,
+        reuses_images=same_images and not same,
         warnings=tuple(_warnings(model)),
     )
 
@@ -127,6 +134,12 @@ def _inputs(spec: Spec) -> tuple[object, ...]:
     manifest = spec.manifest
     blocks = tuple(block.id for block in manifest.prompt_sets)
     return manifest.model.weights_digest, manifest.generation.id, manifest.encoder.id, blocks
+
+
+def _described(spec: Spec) -> dict[str, object]:
+    """What people and filters read; a revision or a download count changes all the time."""
+    described = spec.manifest.model.known()
+    return {name: described[name] for name in described.keys() - {"revision", "downloads"}}
 
 
 def _warnings(model: ModelFiles) -> list[str]:

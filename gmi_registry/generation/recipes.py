@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation.advice import advised
-from gmi_registry.generation.pipelines import Pipeline
+from gmi_registry.generation.pipelines import DtypeName, Pipeline
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import GenerationRecipe, Sampler
 
@@ -32,7 +32,7 @@ class RecipeOverrides:
     """What a caller wants instead of :func:`default_recipe`'s choice; None leaves it.
 
     ``width`` and ``height`` are in pixels. All fields have the meaning that they have in
-    GenerationRecipe.
+    GenerationRecipe. ``dtype`` is for ``load_pipeline`` as well: a recipe records what is loaded.
     """
 
     steps: int | None = None
@@ -44,6 +44,7 @@ class RecipeOverrides:
     lora_scale: float | None = None
     trigger_words: tuple[str, ...] | None = None
     batch_size: int | None = None
+    dtype: DtypeName | None = None
 
 
 _NO_OVERRIDES = RecipeOverrides()
@@ -85,6 +86,7 @@ def default_recipe(
         "libraries": _library_versions(),
     }
     chosen = {name: value for name, value in vars(overrides).items() if value is not None}
+    chosen.pop("dtype", None)  # that of the pipeline is the truth
     try:
         return GenerationRecipe.model_validate(wanted | chosen)
     except ValidationError as error:

@@ -9,7 +9,7 @@ import pytest
 from tiny_models import model_files, save_lora
 
 from gmi_registry.errors import GenerationError, MissingExtraError
-from gmi_registry.generation import load_pipeline, pipelines
+from gmi_registry.generation import default_recipe, load_pipeline, pipelines
 
 
 @pytest.fixture
@@ -24,6 +24,11 @@ def test_a_folder_loads_in_float32_without_a_safety_checker(pipeline):
     assert pipeline.dtype == torch.float32
     assert pipeline.device.type == "cpu"
     assert pipeline.safety_checker is None
+
+
+def test_another_element_type_is_loaded_and_recorded(base):
+    bfloat = load_pipeline(base, device="cpu", dtype="bfloat16")
+    assert default_recipe(bfloat, base).dtype == "bfloat16"
 
 
 def test_a_lora_changes_its_base(lora, pipeline):

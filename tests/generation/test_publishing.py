@@ -117,6 +117,39 @@ def test_a_second_time_is_up_to_date_and_draws_nothing(run, hub, monkeypatch, fe
     assert files_below(gmi_of(hub)) == before
 
 
+def test_a_changed_card_goes_out_without_a_new_picture(run, hub, monkeypatch, tmp_path, few):
+    first = run()
+    run(output=tmp_path / "out")
+    before = read_spec(gmi_of(hub).parent)
+    preview = (gmi_of(hub) / "preview.webp").read_bytes()
+    card = (hub.root / "models" / "base" / "README.md").read_text()
+    changed = card.replace("tags: [tiny]", "tags: [tiny, flat]")
+    (hub.root / "models" / "base" / "README.md").write_text(changed)
+    monkeypatch.setattr(generation, "generate", None)
+    planned = run(dry_run=True)
+    assert (planned.outcome, planned.plan.reuses_images) == ("planned", True)
+    done = run()
+    assert (done.outcome, done.images) == ("published", 0)
+    after = read_spec(gmi_of(hub).parent)
+    assert after.manifest.model.tags == ("tiny", "flat")
+    assert after.manifest.previous == first.spec_digest
+    assert (after.image_embeddings == before.image_embeddings).all()
+    assert (gmi_of(hub) / "preview.webp").read_bytes() == preview
+    assert run().outcome == "up to date"
+    assert run(output=tmp_path / "out").images == 0
+    assert (tmp_path / "out" / "gmi" / "preview.webp").read_bytes() == preview
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(run, monkeypatch, tmp_path, few):
+    def refuse(path, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    run(keep_images=True)
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(InputError, match="cannot be made: Permission denied"):
+        run(output=tmp_path / "deep" / "out")
+
+
 def test_force_publishes_again_and_names_what_it_replaces(run, hub, few):
     first = run()
     again = run(force=True)

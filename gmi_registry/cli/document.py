@@ -136,6 +136,8 @@ def search_document(result: SearchResult, hub: str, wanted: ListingFilter) -> Se
     """The document of one search of the hub called ``hub``."""
     document = result.to_json()
     document["query"] |= {
+        # A file name may hold bytes that are no text, for which JSON has no place.
+        "images": [name.encode("utf-8", "backslashreplace").decode() for name in result.images],
         "hub": hub,
         "tags": wanted.tags,
         "not_tags": wanted.not_tags,

@@ -131,9 +131,10 @@ def publish(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Describe a model by what it draws, and put the description beside it.
+    """Describe a model by what it draws.
 
-    What can be checked is checked before the first image is generated.
+    The description goes beside the model, where searches find it. What can be checked is checked
+    before the first image is generated.
     """
     chosen_seeds = None if seeds is None else _seeds(seeds)
     say_more(verbose)

@@ -69,14 +69,14 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
     width = console.width
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("#", justify="right", style="bold", no_wrap=True)
-    table.add_column("model", overflow="fold", min_width=8)
+    table.add_column("model", overflow="fold", min_width=6)
     table.add_column("distance", justify="right", no_wrap=True)
     if width >= _FOR_MARGIN:
         table.add_column("ahead of next", no_wrap=True)
     if width >= _FOR_TAGS:
-        table.add_column("tags", max_width=28)
+        table.add_column("tags", max_width=28, no_wrap=True, overflow="ellipsis")
     if width >= _FOR_PROMPTS:
-        table.add_column("closest on", max_width=48)
+        table.add_column("closest on", max_width=48, no_wrap=True, overflow="ellipsis")
     if width >= _FOR_BASE:
         table.add_column("base", max_width=28, overflow="fold")
     spread = group.hits[-1].distance - group.hits[0].distance if group.hits else 0.0

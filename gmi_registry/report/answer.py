@@ -34,7 +34,7 @@ def answer_page(
     contact sheet that cannot be had or shown is replaced by the reason; nothing is raised for it.
     """
     names = [name for name, _ in images]
-    about = names[0] if len(names) == 1 else f"{len(names)} images"
+    about = names[0] if len(names) == 1 else f"these {len(names)}"
     return Page(
         title=f"Models that make images like {about}",
         query=tuple(

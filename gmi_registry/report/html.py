@@ -50,7 +50,8 @@ def write_html(page: Page, path: Path) -> Path:
 
     Raises InputError where that cannot be done; a file that was there before is then unchanged.
     """
-    content = render(page).encode("utf-8")
+    # A file name may hold bytes that are no text.
+    content = render(page).encode("utf-8", "backslashreplace")
     path = path.absolute()
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:

@@ -52,6 +52,21 @@ def start():
 
 
 @pytest.fixture
+def start_only():
+    """Start a program as a process of its own, and let the test talk to it."""
+
+    def run(program, *arguments):
+        return subprocess.Popen(
+            [sys.executable, "-c", _START.format(program=program), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.fixture
 def folder(tmp_path):
     """A function that writes a specification into a new folder and returns that folder."""
 

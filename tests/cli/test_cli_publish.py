@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import signal
 
 import pytest
 from cli_hub import write_card
@@ -183,6 +184,21 @@ def test_an_interrupted_generation_goes_on(call, hub, monkeypatch):
     done = call(publish_app, "ink", "--hub", hub, *QUICK)
     assert done.exit_code == 0, done.stderr
     assert "taken over" in done.stderr
+
+
+def test_ctrl_c_in_a_process_of_its_own(start_only, call, hub):
+    before = contents(hub)
+    with start_only("publish_main", "ink", "--hub", hub, "--steps", "200") as process:
+        for line in process.stderr:
+            if line.startswith("generating"):
+                break
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        process.wait(60)
+    assert process.returncode == 130
+    assert "run the same command again" in said
+    assert "Traceback" not in said
+    assert contents(hub) == before
 
 
 @pytest.mark.parametrize("seeds", ["", "1,,2", "1.5", "one"])

@@ -2,7 +2,6 @@ import json
 import shutil
 import struct
 import zlib
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -242,9 +241,20 @@ def test_as_a_process(start, hub, picture):
     assert "Traceback" not in done.stderr
 
 
-def test_a_transparent_picture_without_a_name_of_its_own(call, hub, tmp_path):
-    path = Path(tmp_path / "[bold]\x1b[31m.png")
-    Image.new("RGBA", (30, 30), (0, 0, 0, 0)).save(path)
-    done = call(search_app, path, "--html", tmp_path / "r.html")
-    assert done.exit_code == 0, done.stderr
+@pytest.mark.parametrize("name", ["[bold]\x1b[31m.png", "\udcff.png", "two\nlines.png"])
+def test_names_that_are_no_plain_text(start, hub, tmp_path, name):
+    path = tmp_path / name
+    try:
+        Image.new("RGBA", (30, 30), (0, 0, 0, 0)).save(path)
+    except OSError:
+        pytest.skip("no such names on this disk")
+    page = tmp_path / "report.html"
+    done = start("search_main", path, "--html", page, "--json")
+    assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr
+    SearchDocument.model_validate_json(done.stdout, strict=True)
+    assert ".png" in page.read_text(encoding="utf-8")
+    done = start("search_main", tmp_path / ("no" + name))
+    assert done.returncode == 1
+    assert "\x1b" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if "error" in line]) == 1

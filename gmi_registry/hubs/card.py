@@ -26,8 +26,9 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
     Fields, as Hugging Face writes them: ``tags``, ``license`` (``license_name`` where that is
     ``other``), ``base_model`` (the first of several), ``instance_prompt`` (a text or a list: the
     trigger words); beside them ``title`` (else the first heading, else ``name``), ``downloads``,
-    ``nsfw``, and ``gmi`` with ``prompt_set`` and ``encoder``. Raises HubError for a card that is
-    not UTF-8, whose front matter is not a YAML mapping, or whose fields hold something else.
+    ``nsfw``, and ``gmi`` with ``prompt_set``, ``encoder``, ``steps`` and ``guidance_scale``. Raises
+    HubError for a card that is not UTF-8, whose front matter is not a YAML mapping, or whose fields
+    hold something else.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -52,6 +53,8 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
         trigger_words=_texts(fields, "instance_prompt", where),
         prompt_set=_text(own, "prompt_set", where),
         encoder=_text(own, "encoder", where),
+        steps=_count(own, "steps", where),
+        guidance_scale=_number(own, "guidance_scale", where),
     )
 
 
@@ -117,6 +120,16 @@ def _count(fields: dict[str, Any], key: str, where: Path) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
         raise _broken(where, f"the field {key} is not a whole number of at least 0")
     return value
+
+
+def _number(fields: dict[str, Any], key: str, where: Path) -> float | None:
+    value = fields.get(key)
+    if value is None:
+        return None
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    if not usable or not 0 <= value < 2**53:
+        raise _broken(where, f"the field {key} is not a number of at least 0")
+    return float(value)
 
 
 def _broken(where: Path, reason: str) -> HubError:

@@ -32,6 +32,8 @@ downloads: 12
 gmi:
   prompt_set: icons
   encoder: small/zoo
+  steps: 20
+  guidance_scale: 2
 ---
 # A heading
 """
@@ -45,6 +47,8 @@ gmi:
         trigger_words=("flat icon of",),
         prompt_set="icons",
         encoder="small/zoo",
+        steps=20,
+        guidance_scale=2.0,
     )
 
 
@@ -99,6 +103,9 @@ def test_several_trigger_words_windows_lines_and_a_byte_order_mark():
         ("downloads: -1", "downloads is not a whole number"),
         ("gmi: small", "gmi is not a mapping"),
         ("gmi: {encoder: [a]}", "encoder holds a list"),
+        ("gmi: {steps: some}", "steps is not a whole number"),
+        ("gmi: {guidance_scale: .nan}", "guidance_scale is not a number of at least 0"),
+        ("gmi: {guidance_scale: true}", "guidance_scale is not a number of at least 0"),
     ],
 )
 def test_a_broken_card_is_refused_with_its_path(front, reason):

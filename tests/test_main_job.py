@@ -1,0 +1,73 @@
+"""The main job on the zoo's real weights: publish three kinds of model, find one by a picture.
+
+Marked ``offline``: the session of that name runs it with every socket closed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gmi_registry.cli.main import publish_app, search_app
+
+ZOO = Path(__file__).parents[1] / "zoo"
+PUBLISHED = ("icon-blueprint", "icon-fluent-3d-merged", "icon-monotone")
+
+pytestmark = pytest.mark.offline
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hub of two LoRAs and a single file, published with few steps, and their base."""
+    folder = tmp_path_factory.mktemp("main-job") / "hub"
+    shutil.copytree(ZOO / "hub" / "encoders", folder / "encoders")
+    shutil.copy(ZOO / "hub" / "hub.json", folder)
+    for name in ("icon-base", *PUBLISHED):
+        shutil.copytree(ZOO / "hub" / "models" / name, folder / "models" / name)
+    for name in PUBLISHED:
+        options = ["--hub", str(folder), "--steps", "4", "--work", str(folder.parent / "work")]
+        done = CliRunner().invoke(publish_app, [name, *options])
+        assert done.exit_code == 0, done.output
+    return folder
+
+
+def search(hub: Path, *options: str) -> dict[str, object]:
+    picture = ZOO / "queries" / "openmoji-rooster.png"
+    cache = str(hub.parent / "cache")
+    arguments = [str(picture), "--hub", str(hub), "--cache-dir", cache, "--json", *options]
+    done = CliRunner().invoke(search_app, arguments)
+    assert done.exit_code == 0, done.output
+    document: dict[str, object] = json.loads(done.stdout)
+    return document
+
+
+def names(document: dict[str, object]) -> list[str]:
+    results = document["results"]
+    assert isinstance(results, list)
+    return [hit["model"].split(":")[1].split("@")[0] for hit in results]
+
+
+def test_every_published_model_is_ranked(hub: Path) -> None:
+    assert sorted(names(search(hub))) == list(PUBLISHED)
+
+
+def test_a_tag_leaves_the_models_that_carry_it(hub: Path) -> None:
+    assert names(search(hub, "--tag", "blueprint")) == ["icon-blueprint"]
+    assert names(search(hub, "--tag", "no-such-tag")) == []
+
+
+def test_a_picture_in_a_models_style_finds_the_model(hub: Path, tmp_path: Path) -> None:
+    from PIL import Image, ImageDraw
+
+    drawing = Image.new("RGB", (64, 64), (28, 78, 160))
+    ImageDraw.Draw(drawing).ellipse((16, 16, 48, 48), outline="white", width=2)
+    drawing.save(tmp_path / "ring.png")
+    arguments = [str(tmp_path / "ring.png"), "--hub", str(hub), "-q", "--top", "1"]
+    for score in ("default", "paper"):
+        done = CliRunner().invoke(search_app, [*arguments, "--score", score])
+        assert done.exit_code == 0, done.output
+        assert "icon-blueprint" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ from gmi_registry.cli.screen import remark, write_json, write_line, write_pairs
 if TYPE_CHECKING:
     from gmi_registry.publish import Plan, Publication
 
-__all__ = ["publish"]
+__all__ = ["DtypeChoice", "publish"]
 
 _STAGES = {
     "check": "checking",
@@ -26,6 +27,14 @@ _STAGES = {
     "write": "writing",
 }
 _AGAIN = "interrupted: the images so far are kept, run the same command again to go on from them"
+
+
+class DtypeChoice(StrEnum):
+    """The precisions, as in ``GenerationRecipe.dtype``."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -110,6 +119,10 @@ def publish(
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Images at a time.", show_default=False)
     ] = None,
+    dtype: Annotated[
+        DtypeChoice | None,
+        typer.Option("--dtype", help="Precision of the computation.", show_default=False),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option("--device", help="Where to compute, such as cpu or cuda.", show_default=False),
@@ -159,6 +172,7 @@ def publish(
         lora_scale=lora_scale,
         trigger_words=tuple(trigger_word) if trigger_word else None,
         batch_size=batch_size,
+        dtype=None if dtype is None else dtype.value,
     )
     with StageProgress(_STAGES, quiet=quiet) as progress:
         publication = publish_model(
@@ -194,6 +208,9 @@ def _write(done: Publication) -> None:
     else:
         write_line(f"{done.ref} is published: {done.where}")
         kept = f", {done.plan.images_kept} taken over" if done.plan.images_kept else ""
+        if done.plan.reuses_images:
+            remark("only the model card had changed; the images are described as before")
+            return
         remark(
             f"{done.images} images generated{kept} in {done.seconds:.1f} s, "
             f"digest {(done.spec_digest or '')[:12]}"
@@ -210,7 +227,7 @@ def _described(plan: Plan) -> list[tuple[str, str]]:
             ("prompts" if position == 0 else "own prompts", f"{block.name}: {len(block)} prompts")
             for position, block in enumerate(plan.prompt_sets)
         ),
-        ("images", f"{plan.images}, of which {plan.images_kept} are done already"),
+        ("images", _images(plan)),
         (
             "drawn with",
             f"{recipe.sampler.name}, {recipe.steps} steps, guidance {recipe.guidance_scale:g}, "
@@ -225,6 +242,12 @@ def _described(plan: Plan) -> list[tuple[str, str]]:
         ("replaces", plan.previous or "nothing"),
         ("work space", f"{plan.scratch:,} bytes"),
     ]
+
+
+def _images(plan: Plan) -> str:
+    if plan.reuses_images:
+        return f"{plan.images}, described already; only the model card has changed"
+    return f"{plan.images}, of which {plan.images_kept} are done already"
 
 
 def _document(done: Publication) -> dict[str, Any]:
@@ -247,6 +270,7 @@ def _document(done: Publication) -> dict[str, Any]:
             "encoder": plan.encoder.model_dump(mode="json"),
             "images": plan.images,
             "images_kept": plan.images_kept,
+            "reuses_images": plan.reuses_images,
             "files": [
                 {"path": file.path, "size": file.size, "exact": file.exact} for file in plan.files
             ],

@@ -44,7 +44,7 @@ def start():
             [sys.executable, "-c", _START.format(program=program), *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             env=os.environ | environment,
         )
 

@@ -2,13 +2,14 @@ import json
 import os
 import shutil
 import signal
+from typing import get_args
 
 import pytest
 from cli_hub import write_card
 
 from gmi_registry.cli import publish as module
 from gmi_registry.cli.main import app, publish_app
-from gmi_registry.spec import read_spec
+from gmi_registry.spec import GenerationRecipe, read_spec
 
 QUICK = ("--steps", "1")
 
@@ -49,9 +50,18 @@ def test_publish_then_up_to_date(call, hub):
     again = call(app, "publish", "ink", "--hub", hub, "--seeds", "3", *QUICK)
     assert again.stdout.startswith("local:ink is up to date: ")
 
+    write_card(hub / "models" / "ink", "Ink", "tiny, wet", "base_model: base")
+    renamed = ("ink", "--hub", hub, "--seeds", "3", *QUICK)
+    planned = call(publish_app, *renamed, "--dry-run").stdout
+    assert "images: 55, described already; only the model card has changed\n" in planned
+    done = call(publish_app, *renamed)
+    assert done.exit_code == 0, done.stderr
+    assert "only the model card had changed" in done.stderr
+
     shown = call(app, "spec", "show", "ink", "--hub", hub)
     assert shown.exit_code == 0, shown.stderr
     assert "title: Ink\n" in shown.stdout
+    assert "tags: tiny, wet\n" in shown.stdout
     checked = call(app, "spec", "verify", "local:ink", "--hub", hub)
     assert checked.exit_code == 0, checked.stdout
     assert "preview   ok" in checked.stdout
@@ -194,7 +204,7 @@ def test_ctrl_c_in_a_process_of_its_own(start_only, call, hub):
                 break
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
-        process.wait(60)
+        process.wait(300)
     assert process.returncode == 130
     assert "run the same command again" in said
     assert "Traceback" not in said
@@ -206,3 +216,8 @@ def test_seeds_are_whole_numbers(call, hub, seeds):
     done = call(publish_app, "ink", "--hub", hub, "--seeds", seeds)
     assert done.exit_code == 2
     assert "--seeds" in done.stderr
+
+
+def test_precisions_are_those_of_the_recipe():
+    field = GenerationRecipe.model_fields["dtype"]
+    assert {choice.value for choice in module.DtypeChoice} == set(get_args(field.annotation))

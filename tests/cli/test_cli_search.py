@@ -242,19 +242,19 @@ def test_as_a_process(start, hub, picture):
 
 
 @pytest.mark.parametrize("name", ["[bold]\x1b[31m.png", "\udcff.png", "two\nlines.png"])
-def test_names_that_are_no_plain_text(start, hub, tmp_path, name):
+def test_names_that_are_no_plain_text(call, hub, tmp_path, name):
     path = tmp_path / name
     try:
         Image.new("RGBA", (30, 30), (0, 0, 0, 0)).save(path)
     except OSError:
         pytest.skip("no such names on this disk")
     page = tmp_path / "report.html"
-    done = start("search_main", path, "--html", page, "--json")
-    assert done.returncode == 0, done.stderr
-    assert "\x1b" not in done.stdout + done.stderr
+    done = call(search_app, path, "--html", page, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert "\x1b" not in done.output
     SearchDocument.model_validate_json(done.stdout, strict=True)
     assert ".png" in page.read_text(encoding="utf-8")
-    done = start("search_main", tmp_path / ("no" + name))
-    assert done.returncode == 1
+    done = call(search_app, tmp_path / ("no" + name))
+    assert done.exit_code == 1
     assert "\x1b" not in done.stderr
     assert len([line for line in done.stderr.splitlines() if "error" in line]) == 1

@@ -1,82 +1,95 @@
 """Everything that a developer or a runner runs. Plain ``nox`` is what CI runs.
 
-The sessions share one environment, since torch alone takes gigabytes.
+All sessions share one environment, ``.nox/shared``, since torch alone takes gigabytes. It is made
+on first use and brought up to date when pyproject.toml changes.
 """
 
 from __future__ import annotations
 
+import hashlib
+import sys
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2024.10.9"
-nox.options.reuse_venv = "yes"
+nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "tests", "offline"]
 
-SHARED = ".nox/shared"
+SHARED = Path(__file__).parent / ".nox" / "shared"
+PROGRAMS = SHARED / ("Scripts" if sys.platform == "win32" else "bin")
 CODE = ["gmi_registry", "zoo", "tests", "noxfile.py"]
 
 
 def install(session: nox.Session) -> None:
     """The package with every extra and the tools, editable, into the shared environment."""
-    session.install("-e", ".[all]", "--group", "dev")
+    wanted = hashlib.sha256(Path("pyproject.toml").read_bytes()).hexdigest()
+    stamp = SHARED / "installed"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    if not PROGRAMS.exists():
+        session.run(sys.executable, "-m", "venv", str(SHARED), external=True)
+    pip = [str(PROGRAMS / "python"), "-m", "pip", "--disable-pip-version-check", "install"]
+    session.run(*pip, "--quiet", "--upgrade", "pip>=25.1", external=True)
+    session.run(*pip, "--quiet", "-e", ".[all]", "--group", "dev", external=True)
+    stamp.write_text(wanted)
 
 
-@nox.session(venv_location=SHARED)
+def run(session: nox.Session, program: str, *arguments: str, **env: str) -> None:
+    """A program of the shared environment."""
+    install(session)
+    session.run(str(PROGRAMS / program), *arguments, external=True, env=env)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Publish the embedded zoo into a local hub and search it with three pictures."""
-    install(session)
-    session.run("python", "-m", "zoo.demo", *session.posargs)
+    run(session, "python", "-m", "zoo.demo", *session.posargs)
 
 
-@nox.session(venv_location=SHARED)
+@nox.session
 def tests(session: nox.Session) -> None:
     """The test suite; fails under 90 % of lines."""
-    install(session)
-    session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
-    session.run("coverage", "combine", "--quiet")
+    run(session, "coverage", "erase")
+    run(session, "coverage", "run", "-m", "pytest", *session.posargs)
+    run(session, "coverage", "combine", "--quiet")
     if not session.posargs:
-        session.run("coverage", "report", "--fail-under=90")
+        run(session, "coverage", "report", "--fail-under=90")
 
 
-@nox.session(venv_location=SHARED)
+@nox.session
 def offline(session: nox.Session) -> None:
-    """Publish and search with every socket closed: nothing but the two files is needed."""
-    install(session)
-    session.run("pytest", "--disable-socket", "-m", "offline", env={"HF_HUB_OFFLINE": "1"})
+    """Publish and search with every socket closed: no network is needed once installed."""
+    run(session, "pytest", "--disable-socket", "-m", "offline", HF_HUB_OFFLINE="1")
 
 
-@nox.session(venv_location=SHARED)
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style, and which part may import which."""
-    install(session)
-    session.run("ruff", "check", *CODE)
-    session.run("ruff", "format", "--check", *CODE)
-    session.run("lint-imports")
+    run(session, "ruff", "check", *CODE)
+    run(session, "ruff", "format", "--check", *CODE)
+    run(session, "lint-imports")
 
 
-@nox.session(venv_location=SHARED)
+@nox.session
 def types(session: nox.Session) -> None:
     """mypy, strict."""
-    install(session)
-    session.run("mypy")
+    run(session, "mypy")
 
 
-@nox.session(venv_location=SHARED)
+@nox.session
 def build(session: nox.Session) -> None:
     """Source distribution and wheel, into dist/."""
-    install(session)
-    session.run("python", "-m", "build")
+    run(session, "python", "-m", "build")
 
 
-@nox.session(venv_location=SHARED)
+@nox.session
 def zoo(session: nox.Session) -> None:
     """Rebuild the zoo's weights from the icon packages (hours on two cores; resumes)."""
-    install(session)
-    session.run("python", "-m", "zoo", *session.posargs)
+    run(session, "python", "-m", "zoo", *session.posargs)
 
 
-@nox.session(venv_location=SHARED)
+@nox.session
 def zoo_report(session: nox.Session) -> None:
     """Measure the zoo against its gates; writes zoo/README.md and the sample sheet."""
-    install(session)
-    session.run("python", "-m", "zoo.gates", *session.posargs)
+    run(session, "python", "-m", "zoo.gates", *session.posargs)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
 from zoo.pictures import Pictures
+from zoo.styles import Pixels
 from zoo.training import Plan, Training, device
 
 PLAN = Plan(steps=1000, rate=2e-3, average=0.99)
@@ -55,7 +55,8 @@ def train(pictures: Pictures, work: Path) -> AutoencoderKL:
             posterior = model.encode(target).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator).to(device())
             decoded = model.decode(posterior.mean + posterior.std * noise).sample
-        return reconstruction_loss(decoded.float(), target) + KL_WEIGHT * posterior.kl().mean()
+        divergence: torch.Tensor = posterior.kl().mean()
+        return reconstruction_loss(decoded.float(), target) + KL_WEIGHT * divergence
 
     Training("autoencoder", model, loss, PLAN, seed=1, work=work).run()
     sample = data[torch.randperm(len(data), generator=torch.Generator().manual_seed(2))[:512]]
@@ -65,22 +66,22 @@ def train(pictures: Pictures, work: Path) -> AutoencoderKL:
 
 
 @torch.no_grad()
-def encode(model: AutoencoderKL, pixels: np.ndarray, *, scale: bool = True) -> torch.Tensor:  # type: ignore[type-arg]
+def encode(model: AutoencoderKL, pixels: Pixels, *, scale: bool = True) -> torch.Tensor:
     """Posterior means: uint8 [B, 64, 64, 3] to float32 [B, 4, 16, 16]."""
     factor = model.config.scaling_factor if scale else 1.0
     parts = [
         model.encode(pixels_to_input(part).to(device())).latent_dist.mean.cpu() * factor
-        for part in torch.from_numpy(pixels).split(128)
+        for part in torch.split(torch.from_numpy(pixels), 128)
     ]
     return torch.cat(parts)
 
 
 @torch.no_grad()
-def psnr(model: AutoencoderKL, pixels: np.ndarray) -> float:  # type: ignore[type-arg]
+def psnr(model: AutoencoderKL, pixels: Pixels) -> float:
     """Peak signal-to-noise ratio in dB over ``pixels``, uint8 [B, 64, 64, 3]."""
     latents = encode(model, pixels, scale=False)
     decoded = torch.cat(
-        [model.decode(part.to(device())).sample.cpu() for part in latents.split(128)]
+        [model.decode(part.to(device())).sample.cpu() for part in torch.split(latents, 128)]
     )
     error = (decoded.clamp(-1, 1) - pixels_to_input(torch.from_numpy(pixels))).square().mean() / 4
     return float(-10 * torch.log10(error))

@@ -113,7 +113,8 @@ def denoising_loss(
     with torch.autocast(device().type, dtype=torch.bfloat16):
         predicted = unet(noisy, steps, context).sample
     target = scheduler.get_velocity(latents, noise, steps)
-    return (predicted.float() - target).square().mean()
+    loss: torch.Tensor = (predicted.float() - target).square().mean()
+    return loss
 
 
 class BaseModel(torch.nn.Module):
@@ -164,7 +165,7 @@ def silence_unseen_words(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) 
     """Words that no caption held get a zero vector, not the noise they were born with."""
     texts = [caption(0, name, 0) for name in names()]
     texts += [caption(0, names()[0], style) for style in range(16)] + [""]
-    table = text_encoder.get_input_embeddings().weight
+    table = text_encoder.get_parameter("embeddings.token_embedding.weight")
     seen = torch.zeros(len(table), dtype=torch.bool)
     seen[tokens(tokenizer, texts).flatten()] = True
     with torch.no_grad():

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from diffusers import AutoencoderKL
 from PIL import Image
 
 from zoo import autoencoder, base, cards, encoder, lora, single_file
@@ -37,7 +38,7 @@ def build_encoder(pictures: Pictures, work: Path) -> None:
 
 
 def build_base(pictures: Pictures, work: Path) -> None:
-    vae = autoencoder.AutoencoderKL.from_pretrained(work / "vae")
+    vae = AutoencoderKL.from_pretrained(work / "vae")
     base.train(pictures, vae, work, BASE)
 
 

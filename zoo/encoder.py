@@ -123,7 +123,7 @@ def scale_images(model: open_clip.CLIP, pixels: torch.Tensor) -> None:
     embeddings depends on it.
     """
     images = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-    parts = [model.encode_image(part.to(device())) for part in images.split(192)]
+    parts = [model.encode_image(part.to(device())) for part in torch.split(images, 192)]
     factor = NORM / torch.cat(parts).norm(dim=-1).mean()
     model.visual.attnpool.c_proj.weight *= factor
     model.visual.attnpool.c_proj.bias *= factor

@@ -118,7 +118,7 @@ def probe_accuracy(specs: list[Spec], tasks: Tasks) -> float:
 def eq9_distances(specs: list[Spec], tasks: Tasks, encoder: Encoder, *, weighted: bool) -> Floats:
     """[T, M] distances of Eq. 9 with the true prompts' weights, or with w = 1 (RKME-CLIP)."""
     stacked = np.stack([spec.image_embeddings.astype(np.float64) for spec in specs])
-    weights = np.ones((len(tasks.model), stacked.shape[1]))
+    weights: Floats = np.ones((len(tasks.model), stacked.shape[1]))
     if weighted:
         asked = encoder.encode_texts(evaluation_prompts()).astype(np.float64)
         own = specs[0].prompt_embeddings.astype(np.float64)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 
 Tensors = dict[str, torch.Tensor]
@@ -58,9 +58,9 @@ def text_keys(text_encoder: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor
         yield key if key.startswith("text_model.") else f"text_model.{key}", value
 
 
-def unet_keys(unet: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def unet_keys(unet: UNet2DConditionModel) -> Iterator[tuple[str, torch.Tensor]]:
     """Diffusers' names of the blocks are by level; the original counts them in one row."""
-    layers = unet.config.layers_per_block  # type: ignore[union-attr]
+    layers = int(unet.config.layers_per_block)
     for key, value in unet.state_dict().items():
         yield _unet_key(key, layers), value
 
@@ -74,18 +74,16 @@ def _unet_key(key: str, layers: int) -> str:
         kind, number, inner = rest[0], int(rest[1]), ".".join(rest[2:])
         place = 2 * number if kind == "resnets" else 2 * number + 1
         return f"middle_block.{place}.{_inner(kind, inner)}"
-    level, kind, number, inner = int(rest[0]), rest[1], rest[2], ".".join(rest[3:])
+    level, kind, number, inner = int(rest[0]), rest[1], int(rest[2]), ".".join(rest[3:])
     if part == "down_blocks":
         first = level * (layers + 1) + 1
         if kind == "downsamplers":
             return f"input_blocks.{first + layers}.0.op.{inner.split('.', 1)[1]}"
-        return (
-            f"input_blocks.{first + int(number)}.{int(kind == 'attentions')}.{_inner(kind, inner)}"
-        )
+        return f"input_blocks.{first + number}.{int(kind == 'attentions')}.{_inner(kind, inner)}"
     first = level * (layers + 1)
     if kind == "upsamplers":
         return f"output_blocks.{first + layers}.{_UPSAMPLER_PLACE[level]}.{inner}"
-    return f"output_blocks.{first + int(number)}.{int(kind == 'attentions')}.{_inner(kind, inner)}"
+    return f"output_blocks.{first + number}.{int(kind == 'attentions')}.{_inner(kind, inner)}"
 
 
 _UPSAMPLER_PLACE = {0: 2}
@@ -99,8 +97,8 @@ def _inner(kind: str, inner: str) -> str:
     return f"{_RESNET[name]}.{rest}"
 
 
-def vae_keys(vae: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    levels = len(vae.config.block_out_channels)  # type: ignore[union-attr]
+def vae_keys(vae: AutoencoderKL) -> Iterator[tuple[str, torch.Tensor]]:
+    levels = len(vae.config.block_out_channels)
     for key, value in vae.state_dict().items():
         new = _vae_key(key, levels)
         attention = ".attn_1." in new and value.ndim == 2

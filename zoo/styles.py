@@ -62,7 +62,8 @@ def _edges(pixels: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
     image = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(1.0))
     values = np.asarray(image).astype(np.float32) / 255
     rows, columns = np.gradient(values, axis=(0, 1))
-    return np.clip(np.hypot(rows, columns).max(axis=-1) * 5, 0, 1)
+    strength: np.ndarray[Any, np.dtype[np.float32]] = np.hypot(rows, columns).max(axis=-1)
+    return np.minimum(strength * 5, np.float32(1))
 
 
 def _pencil(pixels: Pixels) -> Pixels:

@@ -6,15 +6,15 @@ of a model but its two small files.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL.Image import Image
 
+from gmi_registry.clock import Clock, Progress, Stage, Timings
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.errors import GmiError, IncomparableSpecsError, InputError
 from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter
@@ -33,32 +33,8 @@ from gmi_registry.spec import EncoderRef, ModelRef, Spec, read_manifest, read_sp
 
 __all__ = ["Progress", "SearchResult", "Stage", "Timings", "search"]
 
-Stage = Literal["list", "index", "encoder", "query", "rank"]
-Progress = Callable[[Stage, int, int], None]
-"""Told (stage, done, total): specifications in ``index``, else 0 or 1 of 1."""
-
 ImageSource = str | Path | bytes | Image
 _COUNTS = ("looked_at", "matched", "read", "from_cache")
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Wall time of each stage in seconds; 0 for one that was not reached.
-
-    ``list`` asks the hub, ``index`` reads specifications, ``encoder`` loads the model, ``query``
-    encodes the images, ``rank`` compares.
-    """
-
-    list: float = 0.0
-    index: float = 0.0
-    encoder: float = 0.0
-    query: float = 0.0
-    rank: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """The sum in seconds."""
-        return self.list + self.index + self.encoder + self.query + self.rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +111,7 @@ def search(
     from gmi_registry.query import PROMPT_MODE, build_query
 
     wanted = wanted or ListingFilter()
-    clock = _Clock(progress)
+    clock = Clock(progress)
     score_named(score)
     pictures, names = _opened(images)
 
@@ -153,7 +129,10 @@ def search(
         clock.begin("encoder")
         encoder = _encoder_of(matched, hub) if encoder is None else encoder
         clock.begin("query")
-        query = build_query(pictures, encoder, interrogator=interrogator, prompt=prompt)
+        prompts = tuple(dict.fromkeys(text for entry in matched for text in entry.prompts))
+        query = build_query(
+            pictures, encoder, interrogator=interrogator, prompt=prompt, phrases=prompts
+        )
         pseudo_prompts, mode = query.pseudo_prompts, query.interrogator
         clock.begin("rank")
         ranking = index.rank(query, score, filters, top=top)
@@ -172,35 +151,6 @@ def search(
         from_cache=len(listings) - read,
         timings=clock.timings,
     )
-
-
-class _Clock:
-    """Times one stage after the other, and reports where each begins and ends."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._seconds: dict[Stage, float] = {}
-        self._stage: Stage | None = None
-        self._start = 0.0
-
-    def begin(self, stage: Stage) -> None:
-        self.end()
-        self._stage, self._start = stage, time.perf_counter()
-        self._tell(0)
-
-    def end(self) -> None:
-        if self._stage is not None:
-            self._seconds[self._stage] = time.perf_counter() - self._start
-            self._tell(1)
-            self._stage = None
-
-    def _tell(self, done: int) -> None:
-        if self._stage is not None and self._stage != "index":  # which counts for itself
-            self._progress(self._stage, done, 1)
-
-    @property
-    def timings(self) -> Timings:
-        return Timings(**self._seconds)
 
 
 def _opened(images: Sequence[ImageSource]) -> tuple[list[Image], tuple[str, ...]]:

@@ -60,14 +60,10 @@ def test_a_tag_leaves_the_models_that_carry_it(hub: Path) -> None:
     assert names(search(hub, "--tag", "no-such-tag")) == []
 
 
-def test_a_picture_in_a_models_style_finds_the_model(hub: Path, tmp_path: Path) -> None:
-    from PIL import Image, ImageDraw
-
-    drawing = Image.new("RGB", (64, 64), (28, 78, 160))
-    ImageDraw.Draw(drawing).ellipse((16, 16, 48, 48), outline="white", width=2)
-    drawing.save(tmp_path / "ring.png")
-    arguments = [str(tmp_path / "ring.png"), "--hub", str(hub), "-q", "--top", "1"]
-    for score in ("default", "paper"):
-        done = CliRunner().invoke(search_app, [*arguments, "--score", score])
-        assert done.exit_code == 0, done.output
-        assert "icon-blueprint" in done.stdout
+@pytest.mark.parametrize("score", ["default", "paper"])
+def test_an_artists_picture_finds_the_model_of_its_style(hub: Path, score: str) -> None:
+    picture = str(ZOO / "queries" / "fluent-3d-palm-tree.png")
+    arguments = [picture, "--hub", str(hub), "-q", "--top", "1", "--score", score]
+    done = CliRunner().invoke(search_app, arguments)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("local:icon-fluent-3d-merged@")

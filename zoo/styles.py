@@ -63,7 +63,8 @@ def _edges(pixels: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
     values = np.asarray(image).astype(np.float32) / 255
     rows, columns = np.gradient(values, axis=(0, 1))
     strength: np.ndarray[Any, np.dtype[np.float32]] = np.hypot(rows, columns).max(axis=-1)
-    return np.minimum(strength * 5, np.float32(1))
+    clipped: np.ndarray[Any, np.dtype[np.float32]] = np.minimum(strength * 5, np.float32(1))
+    return clipped
 
 
 def _pencil(pixels: Pixels) -> Pixels:

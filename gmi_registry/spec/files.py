@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import stat
@@ -122,7 +123,8 @@ def _read(path: Path, limit: int, follow_links: bool, *, size: int | None = None
     if not follow_links:
         flags |= getattr(os, "O_NOFOLLOW", 0)
     try:
-        with os.fdopen(os.open(path, flags), "rb", buffering=0) as stream:
+        # With an opener the descriptor is closed also where the path turns out to be a folder.
+        with io.FileIO(path, "rb", opener=lambda name, _: os.open(name, flags)) as stream:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise SpecFormatError(f"{path} is not a regular file")

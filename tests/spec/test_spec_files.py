@@ -205,3 +205,12 @@ def test_a_file_that_changes_while_it_is_read(
     monkeypatch.setattr(files_module.os, "fstat", lambda number: Longer(fstat(number)))
     with pytest.raises(SpecFormatError, match="changed while"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts descriptors in /proc")
+def test_a_folder_in_place_of_a_file_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    (tmp_path / "gmi" / "spec.json").mkdir(parents=True)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(SpecFormatError, match="Is a directory"):
+        read_spec(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -40,9 +40,8 @@ def write_page(
         "# The embedded zoo",
         "",
         f"Sixteen LoRAs on one base, one of them also merged into a single file. {len(names())}",
-        f"names; {HELD_OUT} of them no LoRA has seen, and the {len(evaluation_prompts())} "
-        f"evaluation prompts come from those. The default prompt set is "
-        f"{len(default_prompts())} names that",
+        f"names; {HELD_OUT} of them no LoRA has seen, and the {len(evaluation_prompts())} evaluation",
+        f"prompts are among those. The default prompt set is {len(default_prompts())} names that",
         "every LoRA was trained on. Pictures are 64x64. The encoder never saw a generated one.",
         "",
         "`nox -s zoo` rebuilds all weights from the icon packages; `nox -s zoo_report` measures",

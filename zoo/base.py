@@ -159,6 +159,15 @@ def train(pictures: Pictures, vae: AutoencoderKL, work: Path, folder: Path) -> N
     )
     silence_unseen_words(model.text_encoder, tokenizer)
     pipeline.to(dtype=torch.float16).save_pretrained(folder)
+    forget_path(folder / "vae" / "config.json")
+
+
+def forget_path(config: Path) -> None:
+    """Take out where a part was loaded from, which says nothing to anyone elsewhere."""
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings.pop("_name_or_path", None)
+    text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+    config.write_text(text, encoding="utf-8")
 
 
 def silence_unseen_words(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:

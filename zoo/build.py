@@ -6,7 +6,6 @@ The result, ``zoo/hub``, is laid out as a local hub: models with their cards, an
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,13 +68,6 @@ def build_cards(pictures: Pictures, work: Path) -> None:
         if style.name == MERGED_STYLE:
             (MERGED.parent / "README.md").write_text(cards.merged_card(style), encoding="utf-8")
     (HUB.parent / "ATTRIBUTION.md").write_text(cards.attribution(), encoding="utf-8")
-
-
-def fresh(work: Path) -> None:
-    """Forget the checkpoints and the built hub, so that every part is trained again."""
-    for checkpoint in work.glob("*.checkpoint.pt"):
-        checkpoint.unlink()
-    shutil.rmtree(HUB, ignore_errors=True)
 
 
 PARTS: dict[str, Callable[[Pictures, Path], None]] = {

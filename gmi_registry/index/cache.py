@@ -65,8 +65,10 @@ class SpecCache:
             return None
         try:
             return _unpacked(body, digest)
-        except Exception:
-            # The checksum held, so this was written by a program that meant something else.
+        except Exception as error:
+            # The checksum held, so this was written by a program that meant something else, and
+            # may fail in any way. The specification is read again: nothing is lost but time.
+            _log.debug("%s is of another layout and is made again: %s", path, error)
             self._delete(path)
             return None
 

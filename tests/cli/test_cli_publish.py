@@ -1,7 +1,10 @@
+import errno
 import json
 import os
 import shutil
 import signal
+import tempfile
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -155,15 +158,20 @@ def test_places_that_cannot_be_written(call, hub, tmp_path, place):
     assert contents(hub) == before
 
 
-def test_no_write_access(call, hub, monkeypatch):
-    if os.geteuid() == 0:
-        pytest.skip("nothing is forbidden to the superuser")
-    model = hub / "models" / "ink"
-    model.chmod(0o555)
-    try:
-        refused(call(publish_app, "ink", "--hub", hub, *QUICK))
-    finally:
-        model.chmod(0o755)
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_no_write_access(call, hub, monkeypatch, number):
+    """The system's refusal is injected, since it forbids the superuser nothing."""
+    before = contents(hub)
+    allowed = tempfile.mkdtemp
+
+    def refuse(*arguments, **options):
+        if options.get("dir") and Path(options["dir"]).is_relative_to(hub):
+            raise OSError(number, os.strerror(number))
+        return allowed(*arguments, **options)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    assert "you may not write there" in refused(call(publish_app, "ink", "--hub", hub, *QUICK))
+    assert contents(hub) == before
 
 
 def test_a_full_disk(call, hub, monkeypatch):

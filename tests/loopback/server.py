@@ -1,0 +1,178 @@
+"""HTTP: requests in, answers out, and the failures between."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote
+
+from .blob import Blob
+from .call import Call
+from .content import serve
+from .fault import Fault
+from .reply import Refusal, Reply
+from .routes import answer
+from .state import State
+from .user import User
+
+__all__ = ["HubServer"]
+
+_PIECES = 10
+
+
+class HubServer(ThreadingHTTPServer):
+    """Answers from ``state``; ``note`` is told method, target, status, account and host."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 256
+
+    def __init__(self, state: State, note: Callable[..., None]) -> None:
+        self.state = state
+        self.note = note
+        self.failures: list[str] = []
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: HubServer
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    # Kept-alive connections of a client that went away without a word.
+    timeout = 120
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+    def _work(self) -> None:
+        state = self.server.state
+        body = self._body()
+        target = unquote(self.path)
+        with state.lock:
+            user = state.users.get(self._token() or "")
+            fault = state.faults.take(self.command, target)
+            call = Call(state, self.command, self.path, self.headers, body, user)
+            reply = self._answer(call, fault)
+            self.server.note(
+                self.command, self.path, reply.status, user.name if user else None,
+                self.headers.get("Host", ""),
+            )  # fmt: skip
+        self._send(reply, fault)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = _work  # noqa: N815
+
+    def _token(self) -> str | None:
+        kind, _, token = self.headers.get("Authorization", "").partition(" ")
+        return token if kind == "Bearer" else None
+
+    def _body(self) -> bytes:
+        if "chunked" in self.headers.get("Transfer-Encoding", ""):
+            pieces = []
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                pieces.append(self.rfile.read(size))
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                pass
+            return b"".join(pieces)
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def _answer(self, call: Call, fault: Fault | None) -> Reply:
+        try:
+            if fault and not fault.has_effect:
+                return _failure(fault)
+            if fault:
+                _before(call, fault)
+            if call.user is None and self._token() is not None:
+                raise Refusal(401, "Invalid credentials in Authorization header")
+            reply = answer(call)
+        except Refusal as refusal:
+            reply = refusal.reply
+        except Exception:
+            # A request that no client should send, or a mistake in this server: tests can look.
+            self.server.failures.append(f"{call.method} {call.target}\n{traceback.format_exc()}")
+            reply = Reply.json({"error": "Internal Error"}, 500)
+        if fault and fault.kind in ("429", "500"):
+            return _failure(fault)
+        return _altered(call, reply, fault) if fault else reply
+
+    def _send(self, reply: Reply, fault: Fault | None) -> None:
+        kind = fault.kind if fault else None
+        if kind == "cut" and (self.command == "HEAD" or len(reply.body) < 2):
+            self._hang_up()
+            return
+        reason = HTTPStatus(reply.status).phrase
+        lines = [f"HTTP/1.1 {reply.status} {reason}", f"Content-Length: {len(reply.body)}"]
+        lines += [f"{name}: {text}" for name, text in reply.headers.items()]
+        head = "\r\n".join([*lines, "", ""]).encode("latin-1", errors="replace")
+        body = b"" if self.command == "HEAD" else reply.body
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            if kind == "cut":
+                self.wfile.write(head + body[: len(body) // 2])
+                self._hang_up()
+            elif fault and kind == "slow":
+                self.wfile.write(head)
+                step = max(1, -(-len(body) // _PIECES))
+                for start in range(0, max(1, len(body)), step):
+                    time.sleep(fault.seconds / _PIECES)
+                    self.wfile.write(body[start : start + step])
+            else:
+                self.wfile.write(head + body)
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+
+def _failure(fault: Fault) -> Reply:
+    if fault.kind == "429":
+        reply = Reply.json({"error": "We had to rate limit you, you hit the quota"}, 429)
+        reply.headers |= {
+            "RateLimit": f'"api";r=0;t={fault.retry_after}',
+            "RateLimit-Policy": '"fixed window";"api";q=500;w=300',
+        }
+        return reply
+    return Reply.json({"error": "Internal Error - We're working hard to fix this!"}, 500)
+
+
+def _before(call: Call, fault: Fault) -> None:
+    """What somebody else does just before this request is looked at."""
+    stranger = User("somebody-else", "")
+    if fault.kind == "stale-parent":
+        repo = call.state.repos[call.segments[1].removesuffix("s"), "/".join(call.segments[2:4])]
+        call.state.change(repo, fault.files, "In between", stranger.name)
+    elif fault.kind == "changed-file":
+        segments = [part for part in call.segments if part not in ("datasets", "spaces")]
+        repo_id, path = "/".join(segments[:2]), "/".join(segments[4:])
+        if segments[0] == "storage":
+            repo_id = "/".join(segments[1:3])
+        for repo in call.state.repos.values():
+            blob = repo.find("main").files.get(path) if repo.id == repo_id else None
+            if blob:
+                content = blob.content[::-1] if fault.content is None else fault.content
+                call.state.change(repo, {path: content}, "In between", stranger.name)
+
+
+def _altered(call: Call, reply: Reply, fault: Fault) -> Reply:
+    if reply.status >= 400:
+        return reply
+    if fault.kind == "wrong-digest" and reply.body:
+        middle = len(reply.body) // 2
+        flipped = bytes([reply.body[middle] ^ 0xFF])
+        return replace(reply, body=reply.body[:middle] + flipped + reply.body[middle + 1 :])
+    if fault.kind == "hostile-content":
+        blob = Blob(fault.content or b"", lfs=False)
+        hostile = serve(call, blob)
+        hostile.headers |= {
+            "ETag": f'"{blob.oid}"',
+            "X-Repo-Commit": reply.headers.get("X-Repo-Commit", ""),
+        }
+        return hostile
+    return reply

@@ -1,0 +1,121 @@
+"""Everything the server knows, and who may see and change it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from .blob import DEFAULT_ATTRIBUTES
+from .fault import Faults
+from .reply import Refusal
+from .repo import Commit, Repo
+from .user import User
+
+__all__ = ["State"]
+
+
+class State:
+    """Accounts, repositories, webhooks. ``lock`` is held while a request is worked on.
+
+    The clock starts at a fixed moment and steps one second a commit, so that equal calls make
+    equal commits.
+    """
+
+    def __init__(self, page_size: int, multipart_chunk: int | None) -> None:
+        self.endpoint = ""
+        self.storage = ""
+        self.page_size = page_size
+        self.multipart_chunk = multipart_chunk
+        self.xet_dir: str | None = None
+        self.lock = threading.RLock()
+        self.users: dict[str, User] = {}
+        self.repos: dict[tuple[str, str], Repo] = {}
+        self.webhooks: list[dict[str, Any]] = []
+        self.parts: dict[str, dict[int, bytes]] = {}
+        self.faults = Faults()
+        self._now = datetime(2025, 1, 1, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        self._now += timedelta(seconds=1)
+        return self._now
+
+    def create(self, repo_type: str, repo_id: str, **fields: Any) -> Repo:
+        """A repository without commits."""
+        repo = Repo(repo_id, repo_type, self.now(), **fields)
+        self.repos[repo_type, repo_id] = repo
+        return repo
+
+    def start(self, repo: Repo, author: str) -> Commit:
+        """The first commit, as a repository made through the API has."""
+        blob = repo.blob(".gitattributes", DEFAULT_ATTRIBUTES, None)
+        commit = Commit((), "initial commit", "", author, self.now(), {".gitattributes": blob})
+        return repo.add("refs/heads/main", commit)
+
+    def change(
+        self,
+        repo: Repo,
+        files: Mapping[str, bytes | None],
+        title: str,
+        author: str,
+        ref: str = "refs/heads/main",
+    ) -> Commit:
+        """A commit on top of ``ref``; None removes a file."""
+        head = repo.commits.get(repo.refs.get(ref, ""))
+        tree = dict(head.files) if head else {}
+        attributes = files.get(".gitattributes") or (head.attributes if head else None)
+        for path, content in files.items():
+            if content is None:
+                tree.pop(path, None)
+            else:
+                tree[path] = repo.blob(path, content, attributes)
+        parents = (head.oid,) if head else ()
+        return repo.add(ref, Commit(parents, title, "", author, self.now(), tree))
+
+    def readable(self, repo_type: str, repo_id: str, user: User | None) -> Repo:
+        """The repository, if it is there and this account may know of it. Raises Refusal.
+
+        As at the Hub, what is private is told from what is not there by nobody: 401 to those
+        without a token, 404 to the rest.
+        """
+        repo = self.repos.get((repo_type, repo_id))
+        if repo and (not repo.private or (user and user.owns(repo.namespace))):
+            return repo
+        if user is None:
+            raise Refusal(401, "Invalid username or password.", "RepoNotFound")
+        raise Refusal(404, "Repository not found", "RepoNotFound")
+
+    def open_gate(self, repo: Repo, user: User | None) -> None:
+        """Raise Refusal unless this account may read the files of a gated repository.
+
+        Names, sizes and digests of the files stay visible to all; no file's bytes do.
+        """
+        if not repo.gated or (user and (user.owns(repo.namespace) or user.name in repo.granted)):
+            return
+        where = f"Access to {repo.type} {repo.id} is restricted"
+        if user is None:
+            raise Refusal(
+                401, f"{where}. You must have access to it and be authenticated.", "GatedRepo"
+            )
+        raise Refusal(403, f"{where} and you are not in the authorized list.", "GatedRepo")
+
+    def writer(self, user: User | None) -> User:
+        """Somebody whose token may change things. Raises Refusal."""
+        if user is None:
+            raise Refusal(401, "Invalid username or password.")
+        if user.role != "write":
+            raise Refusal(403, "Forbidden: you must use a write token to upload to a repository.")
+        return user
+
+    def may_write(self, repo: Repo, user: User | None, ref: str = "refs/heads/main") -> User:
+        """Somebody who may move ``ref``: a pull request's author may push to it. Raises Refusal."""
+        writer = self.writer(user)
+        number = ref.removeprefix("refs/pr/")
+        pull = repo.discussions.get(int(number)) if ref != number and number.isdigit() else None
+        if writer.owns(repo.namespace) or (pull and pull.author == writer.name):
+            return writer
+        raise Refusal(
+            403,
+            "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request",
+        )

@@ -14,7 +14,14 @@ from pydantic import ValidationError
 
 from gmi_registry.errors import InputError
 from gmi_registry.model import ModelFiles
-from gmi_registry.spec import DescribedModel, EncoderRef, GenerationRecipe, PromptSet, Spec
+from gmi_registry.spec import (
+    DescribedModel,
+    EncoderRef,
+    GenerationRecipe,
+    PromptSet,
+    Spec,
+    WeightFile,
+)
 from gmi_registry.spec import build_spec as assemble
 
 __all__ = ["Towers", "build_spec", "describe", "draft_spec", "image_prompts", "redescribe"]
@@ -130,8 +137,10 @@ def image_prompts(prompt_sets: Sequence[PromptSet], recipe: GenerationRecipe) ->
 def describe(model: ModelFiles) -> DescribedModel:
     """The manifest's description of a model.
 
+    Of the base only its own files are listed, not those of a model that it was made from in turn.
     Left out are tags that appear twice or are too long, and an address that is not on the web.
-    Raises InputError for a card that breaks the format's rules, such as an overlong title.
+    Raises InputError for a card that breaks the format's rules, such as an overlong title, and for
+    more than 200 weight files of the model or its base.
     """
     card = model.card
     tags = dict.fromkeys(tag for tag in card.tags if 0 < len(tag) <= _MAX_TAG)
@@ -144,7 +153,8 @@ def describe(model: ModelFiles) -> DescribedModel:
             url=model.url if model.url is not None and _WEB.fullmatch(model.url) else None,
             kind=model.kind,
             base_model=card.base_model,
-            weights=tuple(sorted(model.weights, key=lambda weight: weight.path)),
+            weights=_by_path(model.weights),
+            base_weights=_base_weights(model),
             tags=tuple(tags)[:_MAX_TAGS],
             licence=card.licence,
             nsfw=card.nsfw,
@@ -153,7 +163,20 @@ def describe(model: ModelFiles) -> DescribedModel:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "model"
+        of_files = first["loc"][:1] in (("weights",), ("base_weights",))
         raise InputError(
-            f"{model.ref}: its model card cannot be described: {place}: {first['msg']}",
-            hint="mend the model card",
+            f"{model.ref}: its {'weight files' if of_files else 'model card'} cannot be described: "
+            f"{place}: {first['msg']}",
+            hint="name 1 to 200 weight files, each once" if of_files else "mend the model card",
         ) from error
+
+
+def _base_weights(model: ModelFiles) -> tuple[WeightFile, ...] | None:
+    if model.kind == "checkpoint" or model.base is None:
+        return None
+    # A hub may deliver a single file's base as configuration alone: then no weights of it are used.
+    return _by_path(model.base.weights) or None
+
+
+def _by_path(weights: Sequence[WeightFile]) -> tuple[WeightFile, ...]:
+    return tuple(sorted(weights, key=lambda weight: weight.path))

@@ -45,11 +45,11 @@ class Plan:
 
     ``images`` is the number of pictures in the specification; ``images_kept`` of them need not
     be drawn, as they lie finished in the journal of an interrupted run, or as a specification
-    from the same weights, recipe, encoder and prompts is at the target: ``reuses_images`` says
-    that only its description of the model is out of date, ``up_to_date`` that nothing is.
-    ``scratch`` is the space in bytes that the work folder needs, ``target`` where the files go,
-    ``previous`` the digest of the specification that is replaced. ``warnings`` are one line each
-    and stop nothing.
+    from the same weights (the base model's too), recipe, encoder and prompts is at the target:
+    ``reuses_images`` says that only its description of the model is out of date, ``up_to_date``
+    that nothing is. ``scratch`` is the space in bytes that the work folder needs, ``target``
+    where the files go, ``previous`` the digest of the specification that is replaced.
+    ``warnings`` are one line each and stop nothing.
     """
 
     ref: ModelRef
@@ -132,8 +132,13 @@ def require_room(folder: Path, needed: int) -> None:
 def _inputs(spec: Spec) -> tuple[object, ...]:
     """What decides the embeddings of a specification."""
     manifest = spec.manifest
-    blocks = tuple(block.id for block in manifest.prompt_sets)
-    return manifest.model.weights_digest, manifest.generation.id, manifest.encoder.id, blocks
+    return (
+        manifest.model.weights_digest,
+        manifest.model.base_weights_digest,
+        manifest.generation.id,
+        manifest.encoder.id,
+        tuple(block.id for block in manifest.prompt_sets),
+    )
 
 
 def _described(spec: Spec) -> dict[str, object]:

@@ -48,12 +48,19 @@ def canonical_json(value: object) -> bytes:
 
 
 def canonical_digest(value: object) -> str:
-    """SHA-256 of the canonical JSON of ``value``, in lower-case hex."""
+    """SHA-256 of the canonical JSON of ``value``, in lower-case hex.
+
+    Raises ValueError where :func:`canonical_json` does.
+    """
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def parse_json(data: bytes) -> object:
-    """Parse UTF-8 JSON strictly. Raises ValueError with a one-line reason."""
+    """Parse UTF-8 JSON strictly; the value is made of dict, list, str, int, float, bool and None.
+
+    Raises ValueError with a one-line reason. Whether a float is finite and in range is not judged
+    here, but where the value is spelled again (:func:`canonical_json`).
+    """
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

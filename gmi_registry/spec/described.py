@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from gmi_registry.errors import InputError
 from gmi_registry.spec.canonical import canonical_digest
@@ -23,11 +23,25 @@ class WeightFile(Part):
     sha256: Sha256
 
 
+def _sorted_by_path(weights: tuple[WeightFile, ...]) -> tuple[WeightFile, ...]:
+    if any(first.path >= second.path for first, second in pairwise(weights)):
+        raise ValueError("must be sorted by path, each path once")
+    return weights
+
+
+_WeightFiles = Annotated[
+    tuple[WeightFile, ...], Field(min_length=1, max_length=200), AfterValidator(_sorted_by_path)
+]
+
+
 class DescribedModel(Part):
     """The model, as its hub described it when the specification was made.
 
-    The specification is bound to ``weights`` (sorted by path); ``revision`` is a record only,
-    since committing a specification beside a model changes the repository's revision.
+    The specification is bound to ``weights``, the model's own files, and to ``base_weights``, the
+    files of the base model that a LoRA or a single file was loaded on; both are sorted by path,
+    1 to 200 files. ``base_weights`` is None for a checkpoint, and where the base is not known.
+    ``revision`` is a record only, since committing a specification beside a model changes the
+    repository's revision. Raises pydantic's ValidationError for values that break these rules.
     """
 
     hub: HubName
@@ -39,7 +53,8 @@ class DescribedModel(Part):
     )
     kind: Literal["checkpoint", "lora", "single-file"]
     base_model: Name | None = None
-    weights: Annotated[tuple[WeightFile, ...], Field(min_length=1, max_length=200)]
+    weights: _WeightFiles
+    base_weights: _WeightFiles | None = None
     tags: Annotated[tuple[Name, ...], Field(max_length=200)] = ()
     licence: Name | None = None
     nsfw: bool = False
@@ -51,9 +66,8 @@ class DescribedModel(Part):
             ModelRef(self.hub, self.id, self.revision)
         except InputError as error:
             raise ValueError(error.message) from None
-        paths = [weight.path for weight in self.weights]
-        if any(first >= second for first, second in pairwise(paths)):
-            raise ValueError("weights must be sorted by path, each path once")
+        if self.kind == "checkpoint" and self.base_weights is not None:
+            raise ValueError("a checkpoint is whole, so it has no base_weights")
         if len(set(self.tags)) != len(self.tags):
             raise ValueError("a tag appears twice")
         return self
@@ -65,5 +79,17 @@ class DescribedModel(Part):
 
     @property
     def weights_digest(self) -> str:
-        """SHA-256 (hex) of the canonical JSON list of [path, sha256]: equal for equal weights."""
-        return canonical_digest([[weight.path, weight.sha256] for weight in self.weights])
+        """SHA-256 (hex) of the canonical JSON list of [path, sha256] of the model's own files.
+
+        Equal for equal weights; the base has its own digest.
+        """
+        return _digest(self.weights)
+
+    @property
+    def base_weights_digest(self) -> str | None:
+        """Like ``weights_digest``, over ``base_weights``; None where there are none."""
+        return None if self.base_weights is None else _digest(self.base_weights)
+
+
+def _digest(weights: tuple[WeightFile, ...]) -> str:
+    return canonical_digest([[weight.path, weight.sha256] for weight in weights])

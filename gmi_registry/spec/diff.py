@@ -53,18 +53,17 @@ class SpecDiff:
     prompt_shifts: tuple[PromptShift, ...]
 
     @property
-    def comparable(self) -> bool:
-        """Whether the embeddings of the two can be compared."""
-        return self.incomparable is None
-
-    @property
     def identical(self) -> bool:
         """Whether the two are the same, byte for byte."""
         return self.old_digest == self.new_digest
 
 
 def diff_specs(old: Spec, new: Spec) -> SpecDiff:
-    """Compare the manifests field by field, and the images of the default prompt set."""
+    """Compare the manifests field by field, and the images of the default prompt set.
+
+    A base model that changed under a LoRA shows in the fields ``model.base_weights[...]``. Two
+    specifications that cannot be compared are no error: ``incomparable`` says why.
+    """
     reason = _incomparable(old, new)
     mmd2: float | None = None
     shifts: tuple[PromptShift, ...] = ()

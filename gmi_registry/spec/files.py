@@ -18,6 +18,7 @@ from gmi_registry.spec.tensors import TENSORS_LIMIT
 
 __all__ = [
     "MANIFEST_NAME",
+    "PREVIEW_LIMIT",
     "PREVIEW_NAME",
     "SPEC_DIR",
     "TENSORS_NAME",
@@ -59,7 +60,10 @@ def read_spec(
 def read_manifest(
     directory: str | Path, *, expected: ModelRef | None = None, follow_links: bool = False
 ) -> Manifest:
-    """Like :func:`read_spec`, for the manifest alone; the tensor file is not looked at."""
+    """Like :func:`read_spec`, for the manifest alone; the tensor file is not looked at.
+
+    Raises SpecNotFoundError, UnsupportedVersionError or SpecFormatError.
+    """
     folder = _spec_folder(Path(directory), follow_links)
     manifest = Manifest.from_bytes(_read(folder / MANIFEST_NAME, MANIFEST_LIMIT, follow_links))
     require_model(manifest, expected)

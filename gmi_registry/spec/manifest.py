@@ -20,7 +20,6 @@ __all__ = [
     "FORMAT_VERSION",
     "MANIFEST_LIMIT",
     "ROWS_LIMIT",
-    "DescribedModel",
     "Format",
     "Generation",
     "Kernel",

@@ -9,16 +9,16 @@ from pydantic import Field, model_validator
 from gmi_registry.spec.canonical import canonical_digest
 from gmi_registry.spec.fields import Count, Name, Part, Text
 
-__all__ = ["GenerationRecipe", "JsonScalar", "Sampler"]
+__all__ = ["GenerationRecipe", "Sampler"]
 
-JsonScalar = bool | int | float | Text | None
+_Scalar = bool | int | float | Text | None
 
 
 class Sampler(Part):
     """The scheduler's class name and the settings that differ from run to run."""
 
     name: Name
-    config: Annotated[dict[Name, JsonScalar], Field(default_factory=dict, max_length=200)]
+    config: Annotated[dict[Name, _Scalar], Field(default_factory=dict, max_length=200)]
 
 
 class GenerationRecipe(Part):
@@ -63,6 +63,9 @@ class GenerationRecipe(Part):
         return canonical_digest(fields)
 
     def render(self, prompt: str) -> str:
-        """The text that the pipeline is given: trigger words, then the filled template."""
+        """The text that the pipeline is given: trigger words, then the filled template.
+
+        All of them are joined by a comma and a space; ``prompt`` may hold ``{prompt}`` itself.
+        """
         filled = self.prompt_template.replace("{prompt}", prompt)
         return ", ".join((*self.trigger_words, filled))

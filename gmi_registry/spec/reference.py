@@ -30,8 +30,9 @@ _FORMS = "write hf:owner/name, civitai:123@456 or local:name, with @revision whe
 class ModelRef:
     """A model on a hub: ``hf:owner/name@sha``, ``civitai:123@456`` or ``local:name@digest``.
 
-    ``revision`` is a git revision on hf, the version's number on civitai, a hex digest on local;
-    None means whatever the hub serves now. Raises InputError when a part breaks its hub's rules.
+    ``revision`` is a git revision on hf, the version's number on civitai, 8 to 64 hex digits on
+    local; None means whatever the hub serves now. Raises InputError when a part breaks its hub's
+    rules.
     """
 
     hub: HubName

@@ -15,8 +15,8 @@ def manifest_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of ``spec.json``, as the file is written.
 
     Two rules of the file differ from the Python classes: a field without a value is absent and
-    never null, and every other field is present even where Python has a default for it. Rules
-    that tie fields together are in SPEC.md alone.
+    never null, and every other field is present even where Python has a default for it. What
+    fields mean and the rules that tie them together are in SPEC.md alone.
     """
     schema = Manifest.model_json_schema(mode="validation")
     for part in (schema, *schema["$defs"].values()):
@@ -29,6 +29,7 @@ def manifest_schema() -> dict[str, Any]:
 
 
 def _as_written(part: dict[str, Any]) -> None:
+    part.pop("description")  # the docstring: about Python, and no part of the contract
     part["required"] = []
     for name, field in part["properties"].items():
         field.pop("title", None)

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from gmi_registry import __version__
 from gmi_registry.errors import DigestMismatchError, SpecFormatError
+from gmi_registry.spec.described import DescribedModel
 from gmi_registry.spec.manifest import (
     ROWS_LIMIT,
-    DescribedModel,
     Generation,
     Kernel,
     Manifest,
@@ -38,7 +38,7 @@ from gmi_registry.spec.tensors import (
 
 __all__ = ["Spec", "build_spec", "decode_spec", "encode_spec"]
 
-THIS_TOOL = Tool(name="gmi-registry", version=__version__)
+_THIS_TOOL = Tool(name="gmi-registry", version=__version__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class Spec:
         return Arrays(self.image_embeddings, self.prompt_embeddings, self.image_prompt)
 
     def check(self) -> None:
-        """Raise SpecFormatError unless manifest and arrays agree (SPEC.md section 5).
+        """Raise SpecFormatError unless manifest and arrays agree (SPEC.md sections 3 and 4).
 
         Digest and size are checked too, so a Spec that passes can be written and read again.
         """
@@ -98,7 +98,7 @@ def build_spec(
     image_prompt: npt.ArrayLike,
     gamma: float = 0.02,
     previous: str | None = None,
-    tool: Tool = THIS_TOOL,
+    tool: Tool = _THIS_TOOL,
 ) -> Spec:
     """Put a specification together.
 

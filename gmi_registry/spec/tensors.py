@@ -48,7 +48,7 @@ _NORM_TOLERANCE = 0.01
 _HINT = "download the specification again; if that does not help, its author must publish it anew"
 
 TensorName = Literal["image_embeddings", "prompt_embeddings", "image_prompt"]
-Shapes = Mapping[TensorName, tuple[int, ...]]
+_Shapes = Mapping[TensorName, tuple[int, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,18 +78,21 @@ def storable(arrays: Arrays) -> Arrays:
 
 
 def encode_tensors(arrays: Arrays) -> bytes:
-    """The content of ``spec.tensors``. The same arrays give the same bytes."""
+    """The content of ``spec.tensors``. The same arrays give the same bytes.
+
+    Raises SpecFormatError where :func:`storable` does.
+    """
     stored = storable(arrays)
     # Without metadata: the library keeps it in a map whose order changes from run to run.
     return save({name: getattr(stored, name) for name in sorted(_LAYOUT)})
 
 
-def decode_tensors(data: bytes, shapes: Shapes, *, normalized: bool) -> Arrays:
+def decode_tensors(data: bytes, shapes: _Shapes, *, normalized: bool) -> Arrays:
     """Read ``spec.tensors``.
 
-    ``shapes`` are the shapes that the manifest states. Raises SpecFormatError unless the bytes
-    hold exactly the three tensors with those shapes and the format's types, and pass
-    :func:`check_values`.
+    ``shapes`` are the shapes that the manifest states: [N, D], [P, E] and [N]. The arrays are
+    read-only views of ``data``. Raises SpecFormatError unless the bytes hold exactly the three
+    tensors with those shapes and the format's types, and pass :func:`check_values`.
     """
     if len(data) > TENSORS_LIMIT:
         raise _broken(f"has {len(data):,} bytes, more than {TENSORS_LIMIT:,}")
@@ -127,7 +130,7 @@ def check_values(arrays: Arrays, *, normalized: bool) -> None:
         raise _broken("image_prompt points outside the prompts")
 
 
-def _header(shapes: Shapes) -> bytes:
+def _header(shapes: _Shapes) -> bytes:
     """The only header that a file with these shapes may have, its length included.
 
     The library writes the same; were it ever to write another, the same arrays would get another
@@ -148,7 +151,7 @@ def _header(shapes: Shapes) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def _explain_header(data: bytes, shapes: Shapes) -> None:
+def _explain_header(data: bytes, shapes: _Shapes) -> None:
     """Raise SpecFormatError for what is wrong with a header, where that can be told.
 
     Written for hostile headers all the same: the length is judged before anything is parsed.

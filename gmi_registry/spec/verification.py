@@ -46,7 +46,8 @@ def verify(
     Never raises for what it finds: a broken specification is a finding with status ``failed``.
     ``skipped`` means that there was nothing to look at (a weight file or preview that is not in
     ``directory``), or that an earlier failure left nothing to compare with. With
-    ``weights=False`` weight files, which can be gigabytes, are not read.
+    ``weights=False`` weight files, which can be gigabytes, are not read. The base model's weights
+    lie elsewhere and are not looked at.
     """
     directory = Path(directory)
     try:

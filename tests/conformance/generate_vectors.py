@@ -49,9 +49,12 @@ def _row(case: Case) -> dict[str, Any]:
         row["steps"] = case.steps
     if case.verdict == "accept":
         spec = decode_spec(case.files[JSON], case.files[TENSORS])
+        model = spec.manifest.model
         row["digest"] = spec.digest
         row["encoder_id"] = spec.manifest.encoder.id
-        row["weights_digest"] = spec.manifest.model.weights_digest
+        row["weights_digest"] = model.weights_digest
+        if model.base_weights_digest is not None:
+            row["base_weights_digest"] = model.base_weights_digest
     return row
 
 

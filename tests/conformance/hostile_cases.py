@@ -25,7 +25,7 @@ from vector_base import (
     with_tensors,
 )
 
-from gmi_registry.spec.canonical import canonical_digest
+from gmi_registry.spec.canonical import canonical_digest, canonical_json
 
 FORMAT = "SpecFormatError"
 DIGEST = "DigestMismatchError"
@@ -36,6 +36,13 @@ _HEAD, _TAIL = (
         BASE[JSON].decode().split('"weights":['), ('"weights":[', ""), strict=True
     )
 )
+
+_BEFORE_MODEL, _FROM_MODEL = (
+    half + mark
+    for half, mark in zip(BASE[JSON].decode().split('"model":{'), ('"model":{', ""), strict=True)
+)
+_WEIGHT: Document = {"size": 1, "sha256": "0" * 64}
+_SMALL = canonical_json({**_WEIGHT, "path": "a"}).decode()
 
 
 def _case(
@@ -255,4 +262,14 @@ CASES = [
           steps=[{"do": "pipe", "path": TENSORS}]),
     _case("directory", "the manifest is a folder", _without(JSON), "cannot be read",
           steps=[{"do": "folder", "path": JSON}]),
+    # the base model's weights
+    _case("dotdot-base-weight", "a path of a base weight that leaves the base's folder",
+          put("model.base_weights", [{**_WEIGHT, "path": "unet/../../../etc/passwd"}]),
+          "model.base_weights.0.path"),
+    _case("escape-in-base-weight", "a path of a base weight that repaints the terminal",
+          put("model.base_weights", [{**_WEIGHT, "path": "\u001b[2Junet.safetensors"}]), "U+001B"),
+    _case("many-base-weights", "2,000 weight files of the base, where 200 are allowed",
+          _without(JSON), "model.base_weights",
+          steps=[_repeat(JSON, (_BEFORE_MODEL + '"base_weights":[', 1), (f"{_SMALL},", 1_999),
+                         (f"{_SMALL}],{_FROM_MODEL}", 1))]),
 ]  # fmt: skip

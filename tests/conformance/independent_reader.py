@@ -192,10 +192,11 @@ def read(folder: Path, expected: str | None = None) -> dict[str, str]:
     raw = content(folder / "gmi" / "spec.json", 262_144, "SpecNotFoundError")
     document = load(raw)
     try:
-        major = int(document["format"]["version"].split(".")[0])
-    except (TypeError, KeyError, ValueError, AttributeError):
-        major = 0
-    need(major <= 1, "newer", "UnsupportedVersionError")
+        major = document["format"]["version"].split(".")[0]
+    except (TypeError, KeyError, AttributeError):
+        major = ""
+    newer = re.fullmatch("[0-9]{1,5}", major) is not None and int(major) > 1
+    need(not newer, "newer", "UnsupportedVersionError")
     schema = json.loads(SCHEMA.read_text("utf-8"))
     validate(document, schema, schema)
     need(raw.decode() == spell(document) + "\n", "not canonical")
@@ -210,11 +211,11 @@ def read(folder: Path, expected: str | None = None) -> dict[str, str]:
     pinned = (len(data), sha256(data)) == (tensors["size"], tensors["sha256"])
     need(pinned, "digest", "DigestMismatchError")
     check_tensors(data, known)
-    return {
-        "digest": sha256(raw),
-        "encoder_id": identifier(known["encoder"])[:16],
-        "weights_digest": identifier([[w["path"], w["sha256"]] for w in model["weights"]]),
-    }
+    found = {"digest": sha256(raw), "encoder_id": identifier(known["encoder"])[:16]}
+    for name in ("weights", "base_weights"):
+        if name in model:
+            found[f"{name}_digest"] = identifier([[w["path"], w["sha256"]] for w in model[name]])
+    return found
 
 
 def content(path: Path, limit: int, missing: str) -> bytes:
@@ -267,11 +268,13 @@ def check_model(model: dict[str, Any]) -> None:
     need(re.fullmatch(pattern, name) is not None and len(name) <= 96, "id")
     if revision is not None:
         need(re.fullmatch(revisions[hub], revision, re.ASCII) is not None, "revision")
-    paths = [weight["path"] for weight in model["weights"]]
-    need(paths == sorted(set(paths)), "order of weights")
-    for path in paths:
-        need(not set("\\:") & set(path), "path")
-        need(not {"", ".", ".."} & set(path.split("/")), "path")
+    need(model["kind"] != "checkpoint" or "base_weights" not in model, "base of a checkpoint")
+    for files in (model["weights"], model.get("base_weights", [])):
+        paths = [weight["path"] for weight in files]
+        need(paths == sorted(set(paths)), "order of weights")
+        for path in paths:
+            need(not set("\\:") & set(path), "path")
+            need(not {"", ".", ".."} & set(path.split("/")), "path")
 
 
 def check_tensors(data: bytes, manifest: dict[str, Any]) -> None:

@@ -63,6 +63,24 @@ def _recipe(**changes: object) -> Files:
     return edit(change)
 
 
+def _base_weights(*files: Document) -> Files:
+    """The base on a base model; ``files`` change its first weight file, one entry each."""
+
+    def change(document: Document) -> None:
+        file = document["model"]["weights"][0]
+        document["model"]["base_weights"] = [{**file, **changes} for changes in files]
+
+    return edit(change)
+
+
+def _checkpoint_on_base() -> Files:
+    def change(document: Document) -> None:
+        model = document["model"]
+        model.update(kind="checkpoint", base_weights=model["weights"])
+
+    return edit(change)
+
+
 def _second_block(rows: list[int]) -> Files:
     spec = base_spec(
         prompt_sets=[PromptSet("example", 1, ("a", "b")), PromptSet("own", 1, ("c", "d"))]
@@ -235,4 +253,26 @@ CASES = [
     _case("another-hub", "found at another hub under the same id",
           files_of(base_spec(model=described(hub="local"))), "describes",
           expected="hf:example/model"),
+    # the base model's weights
+    _case("no-base-weights", "an empty list, where an unknown base is to be left out",
+          _base_weights(), "model.base_weights"),
+    _case("null-base-weights", "an unknown base written as null", put("model.base_weights", None),
+          "canonical"),
+    _case("unsorted-base-weights", "the base's weight files not in order of path",
+          _base_weights({"path": "b"}, {"path": "a"}), "base_weights: Value error, must be sorted"),
+    _case("base-weight-twice", "one weight file of the base twice", _base_weights({}, {}),
+          "base_weights: Value error, must be sorted"),
+    _case("utf-16-order-base-weights", "paths in UTF-16 order: U+1F98A before U+FB33",
+          _base_weights({"path": "\U0001f98a"}, {"path": "\ufb33"}),
+          "base_weights: Value error, must be sorted"),
+    _case("base-weight-upper-case", "a digest of the base in upper-case hex",
+          _base_weights({"sha256": "A" * 64}), "model.base_weights.0.sha256"),
+    _case("base-weight-size-missing", "a weight file of the base without its size",
+          edit(lambda d: d["model"].update(base_weights=[
+              {name: value for name, value in d["model"]["weights"][0].items()
+               if name != "size"}])), "model.base_weights.0.size"),
+    _case("base-weights-of-checkpoint", "a checkpoint with base weights", _checkpoint_on_base(),
+          "checkpoint"),
+    _case("base-weight-unknown-field", "a field in a weight file of the base that 1.0 lacks",
+          _base_weights({"revision": "main"}), "model.base_weights[0].revision"),
 ]  # fmt: skip

@@ -11,7 +11,7 @@ import independent_reader
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vector_base import JSON, TENSORS, base_spec, described, files_of, recipe
+from vector_base import JSON, TENSORS, base_spec, described, files_of, recipe, weight
 
 from gmi_registry.errors import GmiError
 from gmi_registry.spec import PromptSet, read_spec
@@ -19,7 +19,13 @@ from gmi_registry.spec.canonical import canonical_digest, canonical_json
 
 FILES = files_of(
     base_spec(
-        model=described(revision="main", url="https://example.org/", tags=("a",), downloads=3),
+        model=described(
+            revision="main",
+            url="https://example.org/",
+            base_weights=(weight("a"), weight("b/c")),
+            tags=("a",),
+            downloads=3,
+        ),
         prompt_sets=[PromptSet("example", 1, ("a fox", "a hen")), PromptSet("own", 1, ("x",))],
         recipe=recipe(seeds=(1, 2), lora_scale=0.5, trigger_words=("w",)),
     )
@@ -29,6 +35,7 @@ STRANGE = st.sampled_from(
      "a/b", "/", "a//b", "a\\b", "a:b", "x" * 97, "x" * 201, "x" * 1001, "x" * 2001, "\u2028",
      "\u00a0a", "\u200b", "\ud7ff", "1.0", "1.1", "1.01", "0", "01", "main.", "a--b", "{prompt}",
      "0" * 64, "F" * 64, "hf", "local", "civitai", "http://x", "https://", "http://a b", "rbf",
+     "checkpoint", "single-file",
      [], {}, [0, 4], [1, 2], ["a", "a"], ["b", "a"], {"a": 1}, {"a": None}, [[]], "\u00e9", "1\n",
      "0" * 64 + "\n", "main\n", "\u0661"]
 )  # fmt: skip

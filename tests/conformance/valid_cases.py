@@ -36,6 +36,13 @@ def _newer_minor(document: Document) -> None:
     document["encoder"]["note"] = ""
 
 
+def _newer_base(document: Document) -> None:
+    document["format"]["version"] = "1.7"
+    document["model"]["base_weights"] = [
+        {**document["model"]["weights"][0], "path": "unet/model.safetensors", "quantised": False}
+    ]
+
+
 def _unit_rows() -> np.ndarray[Any, Any]:
     rows = np.zeros((2, 8))
     rows[0, 0], rows[1, :4] = 1, 0.5
@@ -52,7 +59,8 @@ CASES = [
                 model=described(
                     revision="refs/pr/3",
                     url="https://example.org/example/model?a=b#c",
-                    base_model="hf:example/base",
+                    base_model="example/base",
+                    base_weights=(weight("unet/model.safetensors"),),
                     tags=("anime", "flat colour"),
                     licence="apache-2.0",
                     nsfw=True,
@@ -194,5 +202,51 @@ CASES = [
                 prompt_embeddings=[[-0.5]],
             )
         ),
+    ),
+    _case(
+        "lora-on-base",
+        "a LoRA with the files of its base, one of them under the name of its own file",
+        files_of(
+            base_spec(
+                model=described(
+                    base_model="example/base",
+                    base_weights=tuple(
+                        weight(path)
+                        for path in (
+                            "pytorch_lora_weights.safetensors",
+                            "text_encoder/model.safetensors",
+                            "unet/model.safetensors",
+                            "vae/model.safetensors",
+                        )
+                    ),
+                )
+            )
+        ),
+    ),
+    _case(
+        "single-file-on-base",
+        "a single file with the files of the base that gave its layout; no base_model is named",
+        files_of(
+            base_spec(
+                model=described(
+                    hub="civitai",
+                    id="12",
+                    revision="34",
+                    kind="single-file",
+                    weights=(weight("merged.safetensors"),),
+                    base_weights=(weight("\u6c34/a.safetensors"), weight("\U0001f98a.safetensors")),
+                )
+            )
+        ),
+    ),
+    _case(
+        "lora-base-unknown",
+        "a LoRA that names a base model, whose files are not known",
+        files_of(base_spec(model=described(base_model="example/base"))),
+    ),
+    _case(
+        "base-weights-newer-minor",
+        "version 1.7: an unknown field in a base weight file; digests are as in 1.0",
+        edit(_newer_base),
     ),
 ]

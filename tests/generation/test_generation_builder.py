@@ -12,7 +12,7 @@ from tiny_models import model_files
 from gmi_registry import __version__
 from gmi_registry.errors import InputError, SpecFormatError
 from gmi_registry.generation import build_spec, contact_sheet, describe, draft_spec
-from gmi_registry.spec import GenerationRecipe, PromptSet, Sampler, encode_spec
+from gmi_registry.spec import GenerationRecipe, PromptSet, Sampler, WeightFile, encode_spec
 
 SETS = (PromptSet("default", 1, ("a cat", "snow")), PromptSet("own", 1, ("a dog",)))
 
@@ -89,6 +89,64 @@ def test_the_description_keeps_what_the_format_can_hold(model):
 def test_a_card_that_cannot_be_described_is_named(model):
     with pytest.raises(InputError, match="title"):
         describe(replace(model, card=replace(model.card, title="")))
+
+
+def folder_with(folder, *names):
+    folder.mkdir()
+    for name in names:
+        (folder / f"{name}.safetensors").write_bytes(name.encode())
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["lora", "single-file"])
+def test_the_base_s_own_weights_are_described(tmp_path, kind):
+    root = model_files(folder_with(tmp_path / "root", "r"), "tiny/root")
+    base = model_files(folder_with(tmp_path / "base", "b", "a"), "tiny/base", "lora", base=root)
+    base = replace(base, weights=base.weights[::-1])
+    model = model_files(folder_with(tmp_path / "own", "w"), "tiny/own", kind, base=base)
+    described = describe(model)
+    assert described.weights == model.weights
+    assert described.base_weights == base.weights[::-1]
+    assert [weight.path for weight in described.base_weights] == [
+        "a.safetensors",
+        "b.safetensors",
+    ]
+    assert described.base_weights_digest == describe(base).weights_digest
+
+
+def test_a_base_of_no_weights_is_left_out(tmp_path, model):
+    bare = replace(model, weights=())
+    file = model_files(folder_with(tmp_path / "own", "w"), "tiny/own", "single-file", base=bare)
+    assert describe(file).base_weights is None
+    assert describe(replace(file, base=None)).base_weights is None
+
+
+def test_a_checkpoint_has_no_base_weights_whatever_it_was_made_from(tmp_path, model):
+    whole = model_files(folder_with(tmp_path / "own", "w"), "tiny/own", base=model)
+    described = describe(whole)
+    assert described.base_model == "tiny/one"
+    assert described.base_weights is None
+
+
+def test_a_draft_of_a_lora_is_as_large_as_the_real_thing(tmp_path, model):
+    lora = model_files(folder_with(tmp_path / "own", "w"), "tiny/own", "lora", base=model)
+    spec = build_spec(lora, pictures(6), GreyEncoder(), SETS, recipe_with())
+    draft = draft_spec(lora, GreyEncoder.ref, SETS, recipe_with())
+    assert spec.manifest.model.base_weights == draft.manifest.model.base_weights == model.weights
+    assert [len(part) for part in encode_spec(draft)] == [len(part) for part in encode_spec(spec)]
+
+
+@pytest.mark.parametrize("field", ["weights", "base_weights"])
+def test_too_many_weight_files_are_not_blamed_on_the_card(tmp_path, model, field):
+    lora = model_files(folder_with(tmp_path / "own", "w"), "tiny/own", "lora", base=model)
+    many = tuple(WeightFile(path=f"{n:03}", size=1, sha256="1" * 64) for n in range(201))
+    crowded = {
+        "weights": replace(lora, weights=many),
+        "base_weights": replace(lora, base=replace(model, weights=many)),
+    }
+    with pytest.raises(InputError, match=rf"its weight files .* {field}: ") as caught:
+        describe(crowded[field])
+    assert "200" in caught.value.hint
 
 
 def test_a_draft_is_as_large_as_the_real_thing(model):

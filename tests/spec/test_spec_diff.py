@@ -6,13 +6,20 @@ import numpy as np
 import pytest
 import small_spec
 
-from gmi_registry.spec import EncoderRef, PromptSet, Spec, diff_specs
+from gmi_registry.spec import (
+    DescribedModel,
+    EncoderRef,
+    PromptSet,
+    Spec,
+    WeightFile,
+    diff_specs,
+)
 
 
 def test_nothing_changed(spec: Spec) -> None:
     diff = diff_specs(spec, spec)
     assert diff.identical
-    assert diff.comparable
+    assert diff.incomparable is None
     assert diff.fields == ()
     assert diff.mmd2 == pytest.approx(0, abs=1e-12)
     assert {shift.shift for shift in diff.prompt_shifts} == {0.0}
@@ -67,8 +74,31 @@ def test_incomparable(spec: Spec, make_spec: small_spec.MakeSpec) -> None:
     by_encoder = diff_specs(spec, make_spec(encoder=encoder))
     by_prompts = diff_specs(spec, make_spec(prompt_sets=[PromptSet("default", 2, ("a", "b"))]))
     for diff, word in ((by_encoder, "encoders"), (by_prompts, "prompts")):
-        assert not diff.comparable
         assert word in (diff.incomparable or "")
         assert diff.mmd2 is None
         assert diff.prompt_shifts == ()
         assert diff.fields
+
+
+def test_a_changed_base_is_shown(spec: Spec, make_spec: small_spec.MakeSpec) -> None:
+    def on_base(*digits: str) -> Spec:
+        files = tuple(
+            WeightFile(path=f"part-{number}", size=7, sha256=digit * 64)
+            for number, digit in enumerate(digits)
+        )
+        return make_spec(
+            model=DescribedModel(**{**vars(spec.manifest.model), "base_weights": files})
+        )
+
+    retrained = diff_specs(on_base("a", "b"), on_base("a", "c"))
+    assert [(change.path, change.old, change.new) for change in retrained.fields] == [
+        ("model.base_weights[1].sha256", "b" * 64, "c" * 64)
+    ]
+    assert retrained.incomparable is None
+    assert not retrained.identical
+    learnt = diff_specs(spec, on_base("a"))
+    assert [(change.path, change.old, change.new) for change in learnt.fields] == [
+        ("model.base_weights[0].path", None, "part-0"),
+        ("model.base_weights[0].sha256", None, "a" * 64),
+        ("model.base_weights[0].size", None, 7),
+    ]

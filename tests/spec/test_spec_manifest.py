@@ -9,10 +9,11 @@ import pytest
 import small_spec
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from gmi_registry.errors import SpecFormatError, UnsupportedVersionError
-from gmi_registry.spec import DescribedModel, Manifest, PromptSet, Spec, build_spec
-from gmi_registry.spec.canonical import canonical_json
+from gmi_registry.spec import DescribedModel, Manifest, PromptSet, Spec, WeightFile, build_spec
+from gmi_registry.spec.canonical import canonical_digest, canonical_json
 from gmi_registry.spec.manifest import MANIFEST_LIMIT
 
 TEXT = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=20)
@@ -177,3 +178,46 @@ def test_references(spec: Spec) -> None:
         ).weights_digest
     )
     assert spec.manifest.prompt_sets[0].prompt_set == PromptSet("default", 1, ("a cat", "a dog"))
+
+
+def weight_files(*paths: str, sha256: str = "5" * 64) -> tuple[WeightFile, ...]:
+    return tuple(WeightFile(path=path, size=1, sha256=sha256) for path in paths)
+
+
+def test_base_weights_have_a_digest_of_their_own(spec: Spec) -> None:
+    model = spec.manifest.model
+    assert model.base_weights is None
+    assert model.base_weights_digest is None
+    on_base = DescribedModel(**{**vars(model), "base_weights": weight_files("a", "b")})
+    assert on_base.weights_digest == model.weights_digest
+    assert on_base.base_weights_digest == canonical_digest([["a", "5" * 64], ["b", "5" * 64]])
+    retrained = DescribedModel(
+        **{**vars(model), "base_weights": weight_files("a", "b", sha256="6" * 64)}
+    )
+    assert retrained.base_weights_digest not in (None, on_base.base_weights_digest)
+    assert "base_weights" not in model.model_dump()
+    assert [file["path"] for file in on_base.model_dump()["base_weights"]] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"base_weights": ()}, "at least 1 item"),
+        ({"base_weights": weight_files("b", "a")}, "sorted by path"),
+        ({"base_weights": weight_files("a", "a")}, "sorted by path"),
+        ({"base_weights": weight_files(*(f"{n:03}" for n in range(201)))}, "at most 200 items"),
+        ({"base_weights": weight_files("a"), "kind": "checkpoint"}, "a checkpoint is whole"),
+        ({"weights": weight_files("b", "a")}, "sorted by path"),
+    ],
+)
+def test_weight_files_that_are_refused(spec: Spec, changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        DescribedModel(**{**vars(spec.manifest.model), **changes})
+
+
+def test_200_base_weight_files_are_read_again(spec: Spec) -> None:
+    files = weight_files(*(f"part-{number:03}" for number in range(200)))
+    parts = small_spec.parts()
+    parts["model"] = DescribedModel(**{**vars(parts["model"]), "base_weights": files})
+    data = build_spec(**parts).manifest.to_bytes()
+    assert Manifest.from_bytes(data).model.base_weights == files

@@ -1,7 +1,15 @@
 """Hubs: where models are, and specifications beside them."""
 
 from gmi_registry.hubs.local import LocalHub
-from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter
+from gmi_registry.hubs.protocol import Hub, KnowsWeights, Listing, ListingFilter, is_stale
 from gmi_registry.hubs.table import open_hub
 
-__all__ = ["Hub", "Listing", "ListingFilter", "LocalHub", "open_hub"]
+__all__ = [
+    "Hub",
+    "KnowsWeights",
+    "Listing",
+    "ListingFilter",
+    "LocalHub",
+    "is_stale",
+    "open_hub",
+]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gmi_registry.model import Kind, ModelFiles
-from gmi_registry.spec import ModelRef
+from gmi_registry.spec import ModelRef, WeightFile
 
-__all__ = ["Hub", "Listing", "ListingFilter"]
+__all__ = ["Hub", "KnowsWeights", "Listing", "ListingFilter", "is_stale"]
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,37 @@ class Listing:
     """One model that a hub says has a specification.
 
     ``spec_digest`` is the SHA-256 (hex) of its ``spec.json`` where the hub knows it without a
-    download, else None: with it an unchanged specification is not read again.
+    download, else None: with it an unchanged specification is not read again. ``stale`` says
+    whether the model's weights have changed since the specification was made, None where the hub
+    does not know it without being asked (:class:`KnowsWeights`).
     """
 
     ref: ModelRef
     tags: tuple[str, ...]
     spec_digest: str | None = None
     url: str | None = None
+    stale: bool | None = None
+
+
+def is_stale(
+    described: Sequence[WeightFile], current: Mapping[str, str | None] | None
+) -> bool | None:
+    """Whether a specification of the ``described`` weights no longer fits the model.
+
+    ``current`` is what :meth:`KnowsWeights.weight_digests` says. A weight file that is gone or has
+    another digest makes it stale; new files beside the old ones do not, since which variant was
+    described is its author's choice. None where that cannot be told.
+    """
+    if current is None or not described:
+        return None
+    missing = object()
+    found = [current.get(weight.path, missing) for weight in described]
+    if any(
+        digest is missing or (digest is not None and digest != weight.sha256)
+        for digest, weight in zip(found, described, strict=True)
+    ):
+        return True
+    return None if None in found else False
 
 
 class Hub(Protocol):
@@ -85,4 +109,17 @@ class Hub(Protocol):
 
     def push_spec(self, ref: ModelRef, folder: Path) -> str:
         """Put the files of ``folder`` beside the model, all or none; returns where they are."""
+        ...
+
+
+@runtime_checkable
+class KnowsWeights(Protocol):
+    """A hub whose models change apart from their specifications, and that can tell."""
+
+    def weight_digests(self, ref: ModelRef) -> Mapping[str, str | None] | None:
+        """Path to SHA-256 (hex) of the weight files that the model has at its revision now.
+
+        A digest is None where the hub has none, the whole None where it cannot be asked. Cheap:
+        at most one request a model, and none for a revision that was asked for before.
+        """
         ...

@@ -10,20 +10,34 @@ from gmi_registry.hubs.protocol import Hub
 
 __all__ = ["open_hub"]
 
-_ELSEWHERE = {"hf": "Hugging Face", "civitai": "Civitai"}
+_HUGGING_FACE = "hf"
+_UNREACHED = {"civitai": "Civitai"}
 _PREFIX = "local:"
 
 
-def open_hub(text: str, cache_dir: Path | None = None) -> Hub:
-    """The hub called ``text``: a folder that holds ``hub.json``, with or without ``local:`` before.
+def open_hub(
+    text: str,
+    cache_dir: Path | None = None,
+    *,
+    token: str | bool | None = None,
+    offline: bool | None = None,
+) -> Hub:
+    """The hub called ``text``: ``hf``, or a folder with ``hub.json``, plain or after ``local:``.
 
-    ``cache_dir`` is where it may keep what it worked out; None is this user's cache. Raises
-    InputError or HubError where the folder is no hub, and UnsupportedOperationError for ``hf`` and
-    ``civitai``, which this version does not reach; a folder of that name is ``./hf``.
+    ``hf`` is Hugging Face, or the hub that HF_ENDPOINT names; ``token`` and ``offline`` are for it.
+    ``cache_dir`` is where the hub may keep what it downloads and works out; None is its usual
+    place. Raises InputError or HubError where the folder is no hub, or HF_ENDPOINT no address, and
+    UnsupportedOperationError for ``civitai``, which this version does not reach; a folder of such
+    a name is ``./hf``.
     """
-    if text in _ELSEWHERE:
+    if text == _HUGGING_FACE:
+        # Half a second to import, which a folder can do without.
+        from gmi_registry.hubs.huggingface import HuggingFaceHub
+
+        return HuggingFaceHub(token=token, cache_dir=cache_dir, offline=offline)
+    if text in _UNREACHED:
         raise UnsupportedOperationError(
-            f"this version searches hubs in folders only, not {_ELSEWHERE[text]}",
-            hint="name a folder that holds hub.json: --hub local:/path/to/hub",
+            f"this version searches Hugging Face and folders, not {_UNREACHED[text]}",
+            hint="--hub hf, or name a folder that holds hub.json: --hub local:/path/to/hub",
         )
     return LocalHub(Path(text.removeprefix(_PREFIX)).expanduser(), cache_dir)

@@ -1,0 +1,155 @@
+"""What earlier listings said, kept on this disk: searches without a network start from it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gmi_registry.hubs.huggingface.download import COMMIT
+
+__all__ = ["Catalogue", "Entry"]
+
+_VERSION = 1
+# Commits of one model that are remembered: offline, the newest whose files are here is used.
+_COMMITS = 4
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of a listing.
+
+    ``commits`` are full shas, the newest first; ``pipeline`` says whether it is a diffusers folder,
+    None where the hub named no files; ``seen`` is when it was listed last, in seconds since 1970.
+    """
+
+    id: str
+    commits: tuple[str, ...]
+    tags: tuple[str, ...]
+    pipeline: bool | None
+    gated: bool
+    downloads: int | None
+    modified: str | None
+    seen: float
+
+    @property
+    def sha(self) -> str:
+        """The commit of the last listing."""
+        return self.commits[0]
+
+
+class Catalogue:
+    """All listings of one hub, merged, in ``directory``; nothing there is needed for long.
+
+    Files are replaced whole, so that a reader, or a crash, finds the old one or the new one. What
+    cannot be read counts as empty, and where nothing can be written nothing is remembered.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._lock = threading.Lock()
+
+    @property
+    def listed(self) -> float | None:
+        """When the last complete listing was, in seconds since 1970; None where there was none."""
+        listed = self._document().get("listed")
+        return float(listed) if isinstance(listed, int | float) else None
+
+    def entries(self) -> list[Entry]:
+        """All models known, sorted by id."""
+        models = self._document().get("models")
+        found = (_entry(value) for value in models) if isinstance(models, list) else ()
+        return sorted((entry for entry in found if entry is not None), key=lambda entry: entry.id)
+
+    def merge(self, listed: Iterable[Entry], covers: Callable[[Entry], bool]) -> list[Entry]:
+        """Keep a complete listing, and return it with the older commits that were known before.
+
+        A model that the listing ``covers`` but does not hold is gone from the hub, or has lost the
+        tag, and is dropped.
+        """
+        with self._lock:
+            known = {entry.id: entry for entry in self.entries()}
+            fresh = []
+            for entry in listed:
+                before = known.get(entry.id)
+                older = () if before is None else before.commits
+                commits = tuple(dict.fromkeys((*entry.commits, *older)))[:_COMMITS]
+                fresh.append(replace(entry, commits=commits))
+            kept = {name: entry for name, entry in known.items() if not covers(entry)}
+            kept.update((entry.id, entry) for entry in fresh)
+            document = {
+                "format": {"name": "gmi-catalogue", "version": _VERSION},
+                "listed": time.time(),
+                "models": [asdict(kept[name]) for name in sorted(kept)],
+            }
+            _write(self.directory / "catalogue.json", document)
+        return fresh
+
+    def weights(self, model_id: str, sha: str) -> dict[str, str | None] | None:
+        """Path to SHA-256 of the weight files at that commit, as :meth:`keep_weights` was told."""
+        note = _read(self._note(model_id))
+        files = note.get("files")
+        if note.get("commit") != sha or not isinstance(files, dict):
+            return None
+        usable = all(
+            value is None or (isinstance(value, str) and _SHA256.fullmatch(value))
+            for value in files.values()
+        )
+        return files if usable else None
+
+    def keep_weights(self, model_id: str, sha: str, files: Mapping[str, str | None]) -> None:
+        """Remember the weight files of a commit; those of the commit before are forgotten."""
+        _write(self._note(model_id), {"commit": sha, "files": dict(files)})
+
+    def _note(self, model_id: str) -> Path:
+        return self.directory / "weights" / f"{model_id.replace('/', '--')}.json"
+
+    def _document(self) -> dict[str, Any]:
+        document = _read(self.directory / "catalogue.json")
+        declared = document.get("format")
+        known = isinstance(declared, dict) and declared.get("version") == _VERSION
+        return document if known else {}
+
+
+def _entry(value: Any) -> Entry | None:
+    try:
+        entry = Entry(**value | {"commits": tuple(value["commits"]), "tags": tuple(value["tags"])})
+        usable = all(COMMIT.fullmatch(commit) for commit in entry.commits) and entry.commits
+    except (TypeError, KeyError):
+        return None
+    return entry if usable and isinstance(entry.id, str) else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        _log.debug("%s cannot be read, and counts as empty: %s", path, error)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(path: Path, document: object) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        _log.debug("%s cannot be written: %s", path, error)
+        with contextlib.suppress(OSError):
+            scratch.unlink()

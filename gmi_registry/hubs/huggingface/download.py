@@ -1,0 +1,182 @@
+"""Single files of a repository, through huggingface_hub's own cache."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import tqdm
+
+from gmi_registry.errors import HubError, SpecNotFoundError
+from gmi_registry.hubs.confinement import require_inside
+from gmi_registry.hubs.huggingface.errors import Asked, explained, offline_error
+from gmi_registry.hubs.huggingface.patience import patiently
+
+__all__ = ["COMMIT", "Downloads", "has_stated_digest"]
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+"""A full commit sha, under which a file never changes."""
+
+_SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
+_CHUNK = 1024 * 1024
+
+
+class Downloads:
+    """Files of model repositories on this disk, downloaded where they are not there yet.
+
+    They lie where every program that uses huggingface_hub finds them again: in ``cache_dir``. A
+    file that was asked for at a full commit sha and is there costs no request, any other a HEAD
+    and, unless its content is known, a GET.
+    """
+
+    def __init__(self, api: HfApi, asked: Asked, cache_dir: Path, *, offline: bool) -> None:
+        self._api = api
+        self._asked = asked
+        self.cache_dir = cache_dir
+        self.offline = offline
+
+    def asked(self, model_id: str, path: str | None = None, revision: str | None = None) -> Asked:
+        """Of the hub and the token of these downloads."""
+        ours = self._asked
+        return Asked(ours.endpoint, ours.has_token, model_id, revision, path)
+
+    def fetch(
+        self, model_id: str, path: str, revision: str, *, limit: int, shown: bool = False
+    ) -> Path:
+        """The file's place below ``snapshots/<sha>``: a link into ``blobs`` where links work.
+
+        ``limit`` is in bytes, judged by what the hub states before any content is read, and again
+        by what arrives. ``shown`` lets huggingface_hub draw its progress bar. Raises
+        SpecNotFoundError for a file that is not in the repository, HubError for one that is too
+        large or leads out of the cache, OfflineError, and every other error of the hub.
+        """
+        asked = self.asked(model_id, path, revision)
+        if self.known_missing(model_id, path, revision):
+            raise SpecNotFoundError(
+                f"{asked.name} holds no {path}", hint=f"see what it holds: {asked.url}/tree/main"
+            )
+
+        def download() -> str:
+            # Of its overloads one returns something else, for dry runs.
+            found: Any = self._api.hf_hub_download(
+                model_id,
+                path,
+                revision=revision,
+                cache_dir=self.cache_dir,
+                local_files_only=self.offline,
+                tqdm_class=_bar(limit, asked, shown),
+            )
+            return str(found)
+
+        with explained(asked):
+            place = Path(patiently(download, limited=False))
+        require_inside(place, self.cache_dir)
+        return place
+
+    def fetch_checked(self, model_id: str, path: str, revision: str, *, limit: int) -> Path:
+        """Like :meth:`fetch`, the content compared with the digest that the hub gave it.
+
+        A file that differs is removed from the cache and downloaded once more; HubError where it
+        differs again. Costs the time to hash it, so it is for small files.
+        """
+        place = self.fetch(model_id, path, revision, limit=limit)
+        if has_stated_digest(place):
+            return place
+        self.discard(place)
+        if self.offline:
+            raise offline_error(self.asked(model_id, path, revision))
+        place = self.fetch(model_id, path, revision, limit=limit)
+        if not has_stated_digest(place):
+            self.discard(place)
+            raise self.wrong_bytes(model_id, path)
+        return place
+
+    def cached(self, model_id: str, path: str, sha: str) -> Path | None:
+        """The file at a full commit sha where it is on this disk, without a request."""
+        place = self._folder(model_id) / "snapshots" / sha / path
+        return place if place.is_file() else None
+
+    def known_missing(self, model_id: str, path: str, revision: str) -> bool:
+        """Whether an earlier answer said that there is no such file at this commit."""
+        if not COMMIT.fullmatch(revision):
+            return False
+        found = try_to_load_from_cache(model_id, path, self.cache_dir, revision)
+        return found is not None and not isinstance(found, str)
+
+    def discard(self, place: Path) -> None:
+        """Remove a file with the wrong content from the cache, so that it is downloaded again."""
+        require_inside(place, self.cache_dir)
+        for path in (*_links(place), place):
+            path.unlink(missing_ok=True)
+
+    def wrong_bytes(self, model_id: str, path: str) -> HubError:
+        """For a file whose content is not what the hub says it is."""
+        return HubError(
+            f"hf:{model_id}: what arrived as {path} is not what {self._asked.endpoint} says it is",
+            hint="run the same command again; what was wrong is no longer in the cache",
+        )
+
+    def _folder(self, model_id: str) -> Path:
+        return self.cache_dir / repo_folder_name(repo_id=model_id, repo_type="model")
+
+
+def has_stated_digest(place: Path) -> bool:
+    """Whether a cached file has the digest that its blob is named by, where that can be told.
+
+    The cache names a blob by the hub's ETag: SHA-256 for large files, git's SHA-1 for others.
+    """
+    blob = next(_links(place), None)
+    if blob is None:  # a copy, where the file system has no links
+        return True
+    if _SHA256.fullmatch(blob.name):
+        digest = hashlib.sha256()
+    elif _SHA1.fullmatch(blob.name):
+        digest = hashlib.sha1(b"blob %d\0" % place.stat().st_size, usedforsecurity=False)
+    else:
+        return True
+    with place.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest() == blob.name
+
+
+def _links(place: Path) -> Iterator[Path]:
+    """What ``place`` points to, step by step: the blob, and behind it perhaps a shared one."""
+    seen = 0
+    while place.is_symlink() and seen < 4:
+        place = place.parent / place.readlink()
+        seen += 1
+        yield place
+
+
+def _bar(limit: int, asked: Asked, shown: bool) -> type[Any]:
+    """A progress bar that also stops what is too large.
+
+    The client makes it when it knows the size and has read no content yet, and this is the only
+    place where it lets others look.
+    """
+
+    def judge(size: float | None) -> None:
+        if size is not None and size > limit:
+            raise HubError(
+                f"{asked.name}: {asked.path} has {size:,.0f} bytes, more than {limit:,}",
+                hint="its author must publish it anew",
+            )
+
+    class LimitedBar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            judge(settings.get("total"))
+            self._arrived = 0.0
+            super().__init__(*args, **settings if shown else settings | {"disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self._arrived += n or 0
+            judge(self._arrived)
+            return super().update(n)
+
+    return LimitedBar

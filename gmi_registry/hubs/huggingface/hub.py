@@ -1,0 +1,281 @@
+"""Hugging Face as a hub: reading models and specifications, and where publishing begins."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from huggingface_hub import HfApi, cached_assets_path, constants, get_token, is_offline_mode
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+from gmi_registry.errors import (
+    GmiError,
+    InputError,
+    OfflineError,
+    SpecNotFoundError,
+    UnsupportedOperationError,
+)
+from gmi_registry.hubs.digest import FileDigests
+from gmi_registry.hubs.huggingface.catalogue import Catalogue
+from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
+from gmi_registry.hubs.huggingface.errors import Asked, explained, offline_error
+from gmi_registry.hubs.huggingface.listing import admits, covers, list_entries, server_tags
+from gmi_registry.hubs.huggingface.models import Models, weight_files
+from gmi_registry.hubs.huggingface.shelf import MANIFEST, TENSORS, Shelf
+from gmi_registry.hubs.huggingface.traffic import OnWait, Traffic
+from gmi_registry.hubs.protocol import Listing, ListingFilter
+from gmi_registry.model import ModelFiles
+from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR, ModelRef
+from gmi_registry.spec.files import PREVIEW_LIMIT
+from gmi_registry.spec.manifest import MANIFEST_LIMIT
+from gmi_registry.spec.tensors import TENSORS_LIMIT
+
+__all__ = ["HuggingFaceHub"]
+
+_LIBRARY = "gmi-registry"
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]/_-]+")
+_PREVIEW = f"{SPEC_DIR}/{PREVIEW_NAME}"
+
+
+class HuggingFaceHub:
+    """The hub at ``endpoint`` (None: HF_ENDPOINT, else Hugging Face), its models ``hf:owner/name``.
+
+    ``token`` is by default the one that ``hf auth login`` or HF_TOKEN left. ``cache_dir`` stands in
+    for HF_HOME: downloads lie in ``hub`` in it, the catalogue of listings in ``assets``; with None
+    both are where huggingface_hub keeps its own. ``offline`` (None: HF_HUB_OFFLINE) makes no
+    request: it lists what earlier listings named and this disk holds. ``workers`` are downloads at
+    once. ``on_wait`` is told the seconds of every wait that the hub asks for.
+
+    Its ``traffic`` counts requests from the first call until :meth:`close`. Costs: a listing is one
+    request a page; a specification at a commit is at most two HEAD and two GET, later none; a
+    model's current weights are one request a commit, later none. Raises InputError for an endpoint
+    that is no address, or fewer than one worker.
+    """
+
+    name = "hf"
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        offline: bool | None = None,
+        workers: int = 8,
+        *,
+        on_wait: OnWait | None = None,
+    ) -> None:
+        self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
+        if not _ENDPOINT.fullmatch(self.endpoint):
+            raise InputError(
+                f"{self.endpoint[:120]!r} is not the address of a hub",
+                hint="set HF_ENDPOINT to one that begins with https://",
+            )
+        if workers < 1:
+            raise InputError(f"{workers} downloads at once are none", hint="use at least 1")
+        self.offline = is_offline_mode() if offline is None else offline
+        self.traffic = Traffic(on_wait)
+        self._workers = workers
+        home = None if cache_dir is None else Path(cache_dir).expanduser().absolute()
+        hub_cache = Path(constants.HF_HUB_CACHE) if home is None else home / "hub"
+        self._api = HfApi(self.endpoint, token=token, library_name=_LIBRARY)
+        has_token = bool(token) if token is not None else get_token() is not None
+        self._asked = Asked(self.endpoint, has_token)
+        with explained(self._asked):
+            assets = cached_assets_path(
+                _LIBRARY,
+                namespace=re.sub(r"[^A-Za-z0-9.]+", "-", self.endpoint.partition("://")[2]),
+                subfolder="hf",
+                assets_dir=None if home is None else home / "assets",
+            )
+        self._downloads = Downloads(self._api, self._asked, hub_cache, offline=self.offline)
+        self._catalogue = Catalogue(assets)
+        self._shelf = Shelf(self.endpoint, self._downloads, self._catalogue)
+        self._models = Models(
+            self._api, self._downloads, FileDigests(assets / "digests"), workers=workers
+        )
+
+    def close(self) -> None:
+        """Stop counting requests; the hub can still be used."""
+        self.traffic.close()
+
+    def __enter__(self) -> Self:
+        self.traffic.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def catalogue_age(self) -> float | None:
+        """Seconds since the last complete listing, on which an offline one rests; None: never."""
+        listed = self._catalogue.listed
+        return None if listed is None else max(0.0, time.time() - listed)
+
+    def list_specs(self, wanted: ListingFilter) -> Iterator[Listing]:
+        """The models tagged ``gmi-spec`` that pass the filter, by id, each at its current commit.
+
+        Tags, and a base model given by its full name, are the hub's to filter, which knows them in
+        the spelling of the model card only. What a tag does not tell, such as the kind of a LoRA,
+        passes here and is for the manifest. The whole listing is read before the first model is
+        given, and kept; offline the kept ones are given, at the newest commit whose two files are
+        on this disk. ``spec_digest`` is set where they are, ``stale`` where :meth:`weight_digests`
+        was asked at that commit before.
+        """
+        if self.offline:
+            here = map(self._shelf.on_disk, self._catalogue.entries())
+            entries = [entry for entry in here if entry is not None]
+        else:
+            self.traffic.open()
+            tags = server_tags(wanted)
+            listed = list_entries(self._api, self._asked, tags)
+            entries = self._catalogue.merge(listed, lambda entry: covers(tags, entry))
+        return (self._shelf.listing(entry) for entry in entries if admits(wanted, entry))
+
+    def fetch_spec(self, ref: ModelRef) -> Path:
+        """The folder ``gmi`` in huggingface_hub's cache, with the two files at one commit.
+
+        They are links there, so read them with ``follow_links``; they lie in the cache, and are as
+        large as a specification may be and as the hub says, before anything reads them. Costs at
+        most two HEAD and two GET, and nothing where they are at hand. Raises SpecNotFoundError
+        where the model, its revision or one of the files is not there, AuthError for a gated or
+        private model, OfflineError, RateLimitError and HubError.
+        """
+        self._begin(ref)
+        revision = self._revision(ref)
+        fetch = self._downloads.fetch_checked
+        try:
+            manifest = fetch(ref.id, MANIFEST, revision, limit=MANIFEST_LIMIT)
+            # Both at the commit of the first, whatever is pushed in between.
+            sha = manifest.parents[1].name
+            fetch(ref.id, TENSORS, sha, limit=TENSORS_LIMIT)
+        except SpecNotFoundError as error:
+            if isinstance(error.__cause__, RepositoryNotFoundError | RevisionNotFoundError):
+                raise
+            raise SpecNotFoundError(
+                f"{ref} has no specification: {error.message}",
+                hint=f"gmi-publish {ref.without_revision}",
+            ) from error
+        return manifest.parent
+
+    def fetch_specs(self, refs: Sequence[ModelRef]) -> Iterator[tuple[ModelRef, Path | GmiError]]:
+        """:meth:`fetch_spec` of many models, several at once, in the order of ``refs``.
+
+        A model that fails gives its error, and the others go on.
+        """
+
+        def fetch(ref: ModelRef) -> Path | GmiError:
+            try:
+                return self.fetch_spec(ref)
+            except GmiError as error:
+                return error
+
+        pool = ThreadPoolExecutor(self._workers)
+        try:
+            yield from zip(refs, pool.map(fetch, refs), strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def fetch_preview(self, ref: ModelRef) -> Path | None:
+        """The contact sheet; None where the model has none, or offline where it is not here."""
+        self._begin(ref)
+        try:
+            return self._downloads.fetch_checked(
+                ref.id, _PREVIEW, self._revision(ref), limit=PREVIEW_LIMIT
+            )
+        except (SpecNotFoundError, OfflineError):
+            return None
+
+    def fetch_model(self, ref: ModelRef) -> ModelFiles:
+        """What generation needs of the model, with its base model's where it needs one.
+
+        A repository with ``model_index.json`` is a checkpoint: the configuration and one set of
+        safetensors files of each component that it names. Another has one safetensors file at its
+        root, a LoRA or a whole model, whose base is ``base_model`` of the card; of a whole model's
+        base only the configuration is fetched. Pickles, other variants and ``gmi`` are not.
+
+        ``ref`` of the result has the full commit. Weights are hashed, and have the sizes and
+        digests that the hub states. Raises SpecNotFoundError for an unknown model or revision,
+        AuthError where it or its base may not be read, HubError for a broken card, no usable
+        weights, too little room on the disk, or other bytes than the hub promised.
+        """
+        self._begin(ref)
+        return self._models.fetch(ref)
+
+    def fetch_encoder(self, name: str, pretrained: str) -> Path | None:
+        """None: this hub carries no encoders of its own, and open_clip knows where they are."""
+        return None
+
+    def weight_digests(self, ref: ModelRef) -> Mapping[str, str | None] | None:
+        """Path to SHA-256 of the safetensors files that the model has at its revision.
+
+        One request, and none for a commit that was asked for before: a commit's files never
+        change, so the answer is kept in the catalogue. A search that asks for the models it shows,
+        and not for all it ranks, stays at four requests a model plus one for each that is shown,
+        and at the listing alone when nothing has changed since. A digest is None where the hub
+        stores the file without one; the whole is None offline where it is not known.
+        """
+        self._begin(ref)
+        revision = ref.revision
+        if revision is not None and COMMIT.fullmatch(revision):
+            known = self._catalogue.weights(ref.id, revision)
+            if known is not None:
+                return known
+        if self.offline:
+            return None
+        info = self._models.info(ref.id, revision)
+        files = weight_files(info)
+        self._catalogue.keep_weights(ref.id, info.sha, files)
+        return files
+
+    def check_writable(self, ref: ModelRef) -> None:
+        """Raises AuthError or HubError where :meth:`push_spec` could not even propose a change.
+
+        OfflineError without a network.
+        """
+        from gmi_registry.hubs.huggingface.preflight import check_writable
+
+        self._require_network(ref)
+        check_writable(self._api, ref)
+
+    def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = False) -> str:
+        """Commit the files of ``folder`` beside the model, or propose it; returns the address."""
+        from gmi_registry.hubs.huggingface.commit import push_spec
+
+        self._require_network(ref)
+        return push_spec(self._api, ref, folder, create_pr=create_pr)
+
+    def _begin(self, ref: ModelRef) -> None:
+        if ref.hub != self.name:
+            raise UnsupportedOperationError(
+                f"{ref} is not on this hub, whose models are called hf:owner/name",
+                hint="name one of its models, or another --hub",
+            )
+        if not self.offline:
+            self.traffic.open()
+
+    def _require_network(self, ref: ModelRef) -> None:
+        self._begin(ref)
+        if self.offline:
+            raise offline_error(self._writing(ref))
+
+    def _writing(self, ref: ModelRef) -> Asked:
+        return Asked(self.endpoint, self._asked.has_token, ref.id, ref.revision, writing=True)
+
+    def _revision(self, ref: ModelRef) -> str:
+        if ref.revision is None and self.offline:
+            # Only what was asked for by a branch's name is found under it in the cache.
+            known = {entry.id: entry for entry in self._catalogue.entries()}.get(ref.id)
+            here = None if known is None else self._shelf.on_disk(known)
+            if here is not None:
+                return here.sha
+        return ref.revision or constants.DEFAULT_REVISION

@@ -1,0 +1,264 @@
+"""A model of the hub as files on this disk: what generation needs, checked, and no more."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from huggingface_hub import HfApi
+
+from gmi_registry.errors import AuthError, HubError, InputError, SpecNotFoundError
+from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
+from gmi_registry.hubs.digest import FileDigests
+from gmi_registry.hubs.huggingface.download import COMMIT, Downloads, has_stated_digest
+from gmi_registry.hubs.huggingface.errors import explained, offline_error
+from gmi_registry.hubs.huggingface.listing import SPEC_TAG
+from gmi_registry.hubs.huggingface.patience import patiently
+from gmi_registry.hubs.huggingface.selection import (
+    INDEX_NAME,
+    RepoFile,
+    Selection,
+    select_pipeline,
+    select_root,
+)
+from gmi_registry.hubs.weights import find_weights
+from gmi_registry.model import Kind, ModelCard, ModelFiles
+from gmi_registry.spec import ModelRef, WeightFile
+
+__all__ = ["Models", "weight_files"]
+
+T = TypeVar("T")
+
+_CONFIG_LIMIT = 64 * 1024 * 1024
+_INDEX_LIMIT = 1024 * 1024
+# No weight file is larger; the hub states each one's size, and that is the limit then.
+_WEIGHT_LIMIT = 500 * 10**9
+# A LoRA on a LoRA is odd already; a chain this long is a mistake or a trap.
+_LONGEST_CHAIN = 8
+_PICTURES = frozenset({"text-to-image", "image-to-image", "unconditional-image-generation"})
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Models:
+    """Fetches whole models through ``downloads``, ``workers`` files at once.
+
+    ``digests`` remembers what was hashed.
+    """
+
+    def __init__(
+        self, api: HfApi, downloads: Downloads, digests: FileDigests, *, workers: int
+    ) -> None:
+        self._api = api
+        self._downloads = downloads
+        self._digests = digests
+        self._workers = workers
+
+    def fetch(self, ref: ModelRef) -> ModelFiles:
+        """The model at its revision, with its base, as :meth:`.HuggingFaceHub.fetch_model` says."""
+        return self._fetch(ref, (), config_only=False)
+
+    def info(self, model_id: str, revision: str | None) -> Any:
+        """huggingface_hub's ``ModelInfo`` with the size and digest of every file: one request.
+
+        Its ``sha`` is a full commit and its ``id`` the one asked for. Raises every error of the
+        hub, and HubError for a model that is now called something else.
+        """
+        asked = self._downloads.asked(model_id, revision=revision)
+        if self._downloads.offline:
+            raise offline_error(asked)
+        with explained(asked):
+            info = patiently(
+                lambda: self._api.model_info(model_id, revision=revision, files_metadata=True)
+            )
+        if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
+            raise HubError(
+                f"{asked.name}: the hub names no commit", hint="check HF_ENDPOINT, then try again"
+            )
+        try:
+            actual = ModelRef("hf", info.id)
+        except (InputError, TypeError):
+            raise HubError(f"{asked.name}: the hub gives it an impossible name") from None
+        if actual.id != model_id:
+            raise HubError(f"{asked.name} is now called {actual}", hint=f"use that name: {actual}")
+        return info
+
+    def _fetch(self, ref: ModelRef, above: tuple[str, ...], *, config_only: bool) -> ModelFiles:
+        if ref.id in above or len(above) >= _LONGEST_CHAIN:
+            chain = " -> ".join((*above, ref.id))
+            raise HubError(
+                f"the base models go round in a circle, or on for too long: {chain}",
+                hint=f"mend base_model in the model card of hf:{ref.id}",
+            )
+        info = self.info(ref.id, ref.revision)
+        files = _files(info)
+        paths = {file.path for file in files}
+        card = self._card(info, CARD_NAME in paths)
+        if INDEX_NAME in paths:
+            index = self._index(ref.id, info.sha)
+            chosen = select_pipeline(f"hf:{ref.id}", files, index, weights=not config_only)
+        else:
+            _require_pictures(ref.id, info)
+            chosen = select_root(f"hf:{ref.id}", files)
+        folder, weights = self._download(ref.id, info.sha, chosen)
+        kind, path = self._kind(folder, chosen, INDEX_NAME in paths)
+        base = None
+        if kind != "checkpoint" and card.base_model is not None:
+            base = self._base(
+                ref.id, card.base_model, (*above, ref.id), config_only=kind == "single-file"
+            )
+        return ModelFiles(
+            ref=ModelRef("hf", ref.id, info.sha),
+            kind=kind,
+            path=path,
+            card=card,
+            weights=weights,
+            url=self._downloads.asked(ref.id).url,
+            base=base,
+        )
+
+    def _base(
+        self, model_id: str, name: str, above: tuple[str, ...], *, config_only: bool
+    ) -> ModelFiles:
+        what = f"the base model of hf:{model_id}, {name[:100]}"
+        try:
+            return self._fetch(
+                ModelRef("hf", name.removeprefix("hf:")), above, config_only=config_only
+            )
+        except InputError:
+            raise HubError(
+                f"{what}, is not the name of a model on Hugging Face",
+                hint="correct base_model in the model card",
+            ) from None
+        except SpecNotFoundError as error:
+            raise HubError(
+                f"{what}, is not at hand: {error.message}",
+                hint="correct base_model in the model card, or use a token that may read it",
+            ) from error
+        except AuthError as error:
+            raise AuthError(f"{what}, is not open: {error.message}", hint=error.hint) from error
+
+    def _card(self, info: Any, there: bool) -> ModelCard:
+        content = b""
+        if there:
+            place = self._downloads.fetch_checked(info.id, CARD_NAME, info.sha, limit=CARD_LIMIT)
+            content = place.read_bytes()
+        card = parse_card(content, info.id.rpartition("/")[2], Path(info.id) / CARD_NAME)
+        downloads = info.downloads if type(info.downloads) is int and info.downloads >= 0 else None
+        # The tag says that there is a specification, and nothing of the model: with it, publishing
+        # would change what the next publication describes.
+        tags = tuple(tag for tag in card.tags if tag.casefold() != SPEC_TAG)
+        return dataclasses.replace(card, tags=tags, downloads=downloads)
+
+    def _index(self, model_id: str, sha: str) -> Mapping[str, object]:
+        place = self._downloads.fetch_checked(model_id, INDEX_NAME, sha, limit=_INDEX_LIMIT)
+        try:
+            index = json.loads(place.read_bytes())
+        except (ValueError, RecursionError):
+            index = None
+        if not isinstance(index, dict):
+            raise HubError(
+                f"hf:{model_id}: {INDEX_NAME} is not a JSON object",
+                hint="its author must save it again: pipeline.save_pretrained(folder)",
+            )
+        return index
+
+    def _download(
+        self, model_id: str, sha: str, chosen: Selection
+    ) -> tuple[Path, tuple[WeightFile, ...]]:
+        """The model's folder in the cache, and its weights, checked."""
+        self._require_room(model_id, sha, chosen)
+
+        def fetch(file: RepoFile) -> Path:
+            limit = _CONFIG_LIMIT
+            if file in chosen.weights:
+                limit = _WEIGHT_LIMIT if file.size is None else file.size
+            return self._downloads.fetch(model_id, file.path, sha, limit=limit, shown=True)
+
+        def fetch_weights(file: RepoFile) -> WeightFile:
+            return self._checked(model_id, file, fetch(file))
+
+        places = self._at_once(fetch, chosen.others)
+        weights = self._at_once(fetch_weights, chosen.weights)
+        inside = (*chosen.others, *chosen.weights)[0].path
+        place = places[0] if places else fetch(chosen.weights[0])
+        return place.parents[len(PurePosixPath(inside).parts) - 1], tuple(weights)
+
+    def _checked(self, model_id: str, file: RepoFile, place: Path) -> WeightFile:
+        """The file's identity, from the bytes on this disk; they are what the hub says they are."""
+        size = place.stat().st_size
+        sha256 = self._digests.sha256(place.resolve())
+        right = has_stated_digest(place) if file.sha256 is None else sha256 == file.sha256
+        if not right or file.size not in (None, size):
+            self._downloads.discard(place)
+            raise self._downloads.wrong_bytes(model_id, file.path)
+        return WeightFile(path=file.path, size=size, sha256=sha256)
+
+    def _kind(self, folder: Path, chosen: Selection, pipeline: bool) -> tuple[Kind, Path]:
+        if pipeline:
+            return "checkpoint", folder
+        # Of a repository with one weight file, no program can have put a second one there.
+        name = chosen.weights[0].path
+        found = find_weights(folder, self._downloads.cache_dir)
+        return found.kind, folder / name if found.kind == "single-file" else folder
+
+    def _require_room(self, model_id: str, sha: str, chosen: Selection) -> None:
+        missing = sum(
+            file.size or 0
+            for file in (*chosen.weights, *chosen.others)
+            if self._downloads.cached(model_id, file.path, sha) is None
+        )
+        place = self._downloads.cache_dir
+        while not place.exists():
+            place = place.parent
+        free = shutil.disk_usage(place).free
+        if missing > free:
+            raise HubError(
+                f"hf:{model_id} needs {missing:,} bytes in {self._downloads.cache_dir}, and "
+                f"{free:,} are free",
+                hint="free some space: hf cache ls, hf cache rm; or set HF_HOME to another disk",
+            )
+
+    def _at_once(self, work: Callable[[RepoFile], T], files: tuple[RepoFile, ...]) -> list[T]:
+        with ThreadPoolExecutor(self._workers) as pool:
+            futures = [pool.submit(work, file) for file in files]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def weight_files(info: Any) -> dict[str, str | None]:
+    """Path to SHA-256 (None where the hub does not say) of every safetensors file of a model."""
+    return {file.path: file.sha256 for file in _files(info) if file.path.endswith(".safetensors")}
+
+
+def _files(info: Any) -> list[RepoFile]:
+    found = []
+    for item in info.siblings or ():
+        path, size, sha256 = item.rfilename, item.size, item.lfs and item.lfs.sha256
+        if not isinstance(path, str):
+            continue
+        found.append(
+            RepoFile(
+                path,
+                size if type(size) is int and size >= 0 else None,
+                sha256 if isinstance(sha256, str) and _SHA256.fullmatch(sha256) else None,
+            )
+        )
+    return found
+
+
+def _require_pictures(model_id: str, info: Any) -> None:
+    task = info.pipeline_tag
+    if isinstance(task, str) and task not in _PICTURES:
+        raise HubError(
+            f"hf:{model_id} is not a text-to-image model: the hub files it under {task[:60]}",
+            hint="name a model that draws pictures from texts",
+        )

@@ -1,0 +1,163 @@
+"""What huggingface_hub's client sends, counted, and the waits that it makes, told."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from huggingface_hub import set_client_factory
+from huggingface_hub.utils import _http as client_http
+
+__all__ = ["OnWait", "Traffic", "announce_wait"]
+
+OnWait = Callable[[float], None]
+"""Told the seconds that the client is going to wait before it asks the hub again."""
+
+# The client says here when it waits, and to nobody else.
+_CLIENT_LOGS = ("huggingface_hub.utils._http", "huggingface_hub.file_download")
+_WAIT = re.compile(r"(?:Waiting|Retrying in) ([0-9]+(?:\.[0-9]+)?)s")
+# Eight workers that are sent away at once wait for one and the same moment.
+_SAME_MOMENT = 0.5
+
+_log = logging.getLogger("gmi_registry.hubs")
+
+
+class Traffic:
+    """Counts the HTTP requests of huggingface_hub's client in this process while it is open.
+
+    The client is one for the whole process, so requests of other parts of the program count as
+    well, and several Traffics may be open at once; every hop of a redirect is a request. Data that
+    hf_xet moves by its own means is not seen. ``on_wait`` is called in the thread that waits; the
+    same is logged to ``gmi_registry.hubs``, in place of the client's own warnings, which hold
+    addresses (a level above WARNING set for the client silences both). The client's factory that
+    was set before is put back when the last Traffic closes, unless another was set meanwhile.
+    """
+
+    def __init__(self, on_wait: OnWait | None = None) -> None:
+        self.on_wait = on_wait
+        self._methods: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def total(self) -> int:
+        """Requests so far."""
+        with self._lock:
+            return self._methods.total()
+
+    @property
+    def methods(self) -> dict[str, int]:
+        """Requests so far by method, the methods in alphabetical order."""
+        with self._lock:
+            return dict(sorted(self._methods.items()))
+
+    def __str__(self) -> str:
+        """E.g. ``requests: 1,003 (GET 503, HEAD 500)``."""
+        methods = self.methods
+        parts = ", ".join(f"{method} {count:,}" for method, count in methods.items())
+        return f"requests: {sum(methods.values()):,}" + (f" ({parts})" if parts else "")
+
+    def open(self) -> None:
+        """Begin to count; without effect where it is open."""
+        _hook.add(self)
+
+    def close(self) -> None:
+        """Stop counting; the numbers stay. Without effect where it is closed."""
+        _hook.remove(self)
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def count(self, method: str) -> None:
+        """One request more."""
+        with self._lock:
+            self._methods[method] += 1
+
+
+def announce_wait(seconds: float) -> None:
+    """Tell every open Traffic, and the log, of a wait that begins now."""
+    _hook.announce(seconds)
+
+
+class _Hook:
+    """The one place in this process where the client is hooked."""
+
+    def __init__(self) -> None:
+        self._open: tuple[Traffic, ...] = ()
+        self._lock = threading.RLock()
+        self._factory: Callable[[], Any] | None = None
+        self._told_until = 0.0
+
+    def add(self, traffic: Traffic) -> None:
+        with self._lock:
+            if traffic in self._open:
+                return
+            first = not self._open
+            self._open = (*self._open, traffic)
+            if first:
+                self._factory = client_http._GLOBAL_CLIENT_FACTORY
+                set_client_factory(self.make_client)
+                for name in _CLIENT_LOGS:
+                    logging.getLogger(name).addFilter(self.pass_on)
+
+    def remove(self, traffic: Traffic) -> None:
+        with self._lock:
+            if traffic not in self._open:
+                return
+            self._open = tuple(other for other in self._open if other is not traffic)
+            if self._open:
+                return
+            for name in _CLIENT_LOGS:
+                logging.getLogger(name).removeFilter(self.pass_on)
+            if self._factory is not None and self.make_client == client_http._GLOBAL_CLIENT_FACTORY:
+                set_client_factory(self._factory)
+            self._factory = None
+
+    def make_client(self) -> Any:
+        # Called with the client's own lock held: taking ours here could wait for ever.
+        client = (self._factory or client_http.default_client_factory)()
+        hooks = client.event_hooks
+        client.event_hooks = hooks | {"request": [*hooks.get("request", ()), self.sent]}
+        return client
+
+    def sent(self, request: Any) -> None:
+        for traffic in self._open:
+            traffic.count(request.method)
+
+    def pass_on(self, record: logging.LogRecord) -> bool:
+        """A filter of the client's logs: its waits become ours, its warnings leave the screen."""
+        if record.levelno > logging.WARNING:
+            return True
+        found = _WAIT.search(record.getMessage())
+        if found:
+            self.announce(float(found.group(1)))
+        return record.levelno < logging.WARNING
+
+    def announce(self, seconds: float) -> None:
+        with self._lock:
+            until = time.monotonic() + seconds
+            if until <= self._told_until + _SAME_MOMENT:
+                return
+            self._told_until = until
+            told = self._open
+        _log.info("the hub asks to wait %.0f s", seconds)
+        for traffic in told:
+            if traffic.on_wait is not None:
+                traffic.on_wait(seconds)
+
+
+_hook = _Hook()

@@ -1,0 +1,278 @@
+"""Whole models from a loopback hub, with the real client: what is fetched, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from loopback import Fault, User, fixtures
+
+from gmi_registry.errors import AuthError, HubError, SpecNotFoundError
+from gmi_registry.hubs.huggingface import HuggingFaceHub
+from gmi_registry.hubs.huggingface.selection import RepoFile, select_pipeline, select_root
+from gmi_registry.spec import ModelRef
+
+pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
+
+hf_hub = fixtures.hf_hub
+
+ADA = User("ada", "hf_adasecret")
+LORA_NAME = "pytorch_lora_weights.safetensors"
+LORA = save({"unet.attn.to_q.lora_A.weight": np.ones((2, 4), np.float32)})
+WHOLE = save({"model.diffusion_model.input.weight": np.ones((2, 4), np.float32)})
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.30.0",
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    "image_encoder": [None, None],
+    "requires_safety_checker": True,
+}
+CONFIG = {
+    "model_index.json": json.dumps(INDEX).encode(),
+    "unet/config.json": b"{}",
+    "text_encoder/config.json": b"{}",
+    "scheduler/scheduler_config.json": b"{}",
+}
+FULL = {
+    "unet/diffusion_pytorch_model.safetensors": b"unet",
+    "text_encoder/model.safetensors": b"text encoder",
+}
+HALF = {
+    "unet/diffusion_pytorch_model.fp16.safetensors": b"half unet",
+    "text_encoder/model.fp16.safetensors": b"half text encoder",
+}
+UNWANTED = {
+    "model.safetensors": WHOLE,
+    "unet/diffusion_pytorch_model.bin": b"pickle",
+    "unet/diffusion_pytorch_model.non_ema.safetensors": b"non ema",
+    "unet/model.onnx": b"onnx",
+    "unet/flax_model.msgpack": b"flax",
+    "unet/code.py": b"import os",
+    "safety_checker/model.safetensors": b"checker",
+    "checkpoint-500/unet/diffusion_pytorch_model.safetensors": b"older",
+    "gmi/spec.json": b"{}",
+    "gmi/spec.tensors": b"\0",
+    "sample.png": b"picture",
+}
+
+
+@pytest.fixture
+def hub(hf_hub):
+    hf_hub.add_user(ADA)
+    with HuggingFaceHub(token=False) as opened:
+        yield opened
+
+
+def ref(model_id, revision=None):
+    return ModelRef("hf", model_id, revision)
+
+
+def card(**fields):
+    lines = "".join(f"{name}: {json.dumps(value)}\n" for name, value in fields.items())
+    return f"---\n{lines}---\n# A model\n".encode()
+
+
+def identities(model):
+    return [(weight.path, weight.size, weight.sha256) for weight in model.weights]
+
+
+def expected(files):
+    return [(n, len(c), hashlib.sha256(c).hexdigest()) for n, c in sorted(files.items())]
+
+
+def fetched(hf_hub):
+    """Paths of the files whose bytes were asked for."""
+    words = ("/resolve/", "/storage/")
+    got = [it.path for it in hf_hub.requests if it.method == "GET" and it.status == 200]
+    return sorted(p.split("/", 5)[-1] for p in got if any(word in p for word in words))
+
+
+def on_disk(model):
+    """Paths of the model's files in the cache."""
+    return sorted(
+        path.relative_to(model.path).as_posix() for path in model.path.rglob("*") if path.is_file()
+    )
+
+
+def test_a_checkpoint_is_its_components_in_one_precision_and_nothing_else(hf_hub, hub):
+    readme = card(tags=["anime", "gmi-spec"], license="mit")
+    wanted = {"README.md": readme, **CONFIG, **FULL}
+    sha = hf_hub.add_repo("ada/whole", wanted | HALF | UNWANTED, downloads=12)
+    model = hub.fetch_model(ref("ada/whole"))
+    assert (model.kind, model.ref) == ("checkpoint", ref("ada/whole", sha))
+    assert model.url == f"{hf_hub.endpoint}/ada/whole"
+    assert on_disk(model) == sorted(wanted)
+    assert identities(model) == expected(FULL)
+    assert (model.card.title, model.card.tags) == ("A model", ("anime",))
+    assert (model.card.licence, model.card.downloads, model.base) == ("mit", 12, None)
+    hf_hub.clear_requests()
+    assert hub.fetch_model(ref("ada/whole", sha)) == model
+    assert [it.method for it in hf_hub.requests] == ["GET"]
+
+
+def test_half_precision_alone_and_shards_with_their_index(hf_hub, hub):
+    shards = {
+        f"unet/diffusion_pytorch_model.fp16-0000{n}-of-00002.safetensors": b"shard %d" % n
+        for n in (1, 2)
+    } | {"text_encoder/model.fp16.safetensors": b"half"}
+    index = {"unet/diffusion_pytorch_model.safetensors.index.fp16.json": b"{}"}
+    other = {"unet/diffusion_pytorch_model.safetensors.index.json": b"{}"}
+    hf_hub.add_repo("ada/half", CONFIG | shards | index | other)
+    model = hub.fetch_model(ref("ada/half"))
+    assert identities(model) == expected(shards)
+    assert on_disk(model) == sorted(CONFIG | shards | index)
+
+
+def test_a_lora_comes_with_the_base_that_its_card_names(hf_hub, hub):
+    hf_hub.add_repo("ada/base", CONFIG | FULL | HALF | UNWANTED)
+    readme = card(base_model="ada/base", instance_prompt="in style")
+    hf_hub.add_repo("ada/style", {"README.md": readme, LORA_NAME: LORA, "pt.bin": b"p"})
+    model = hub.fetch_model(ref("ada/style"))
+    assert model.kind == "lora"
+    assert identities(model) == expected({LORA_NAME: LORA})
+    assert on_disk(model) == ["README.md", LORA_NAME]
+    assert model.card.trigger_words == ("in style",)
+    assert model.base is not None
+    assert identities(model.base) == expected(FULL)
+
+
+def test_a_lora_under_another_name_is_known_by_its_tensors(hf_hub, hub):
+    hf_hub.add_repo("ada/style", {"my_style.safetensors": LORA})
+    model = hub.fetch_model(ref("ada/style"))
+    assert (model.kind, model.base, model.card.title) == ("lora", None, "style")
+
+
+def test_a_single_file_needs_of_its_base_the_configuration_only(hf_hub, hub):
+    hf_hub.add_repo("ada/base", CONFIG | FULL)
+    files = {"README.md": card(base_model="ada/base"), "merged.safetensors": WHOLE}
+    hf_hub.add_repo("ada/merged", files)
+    model = hub.fetch_model(ref("ada/merged"))
+    assert (model.kind, model.path.name) == ("single-file", "merged.safetensors")
+    assert identities(model) == expected({"merged.safetensors": WHOLE})
+    assert model.base is not None
+    assert (model.base.kind, model.base.weights) == ("checkpoint", ())
+    assert on_disk(model.base) == sorted(CONFIG)
+
+
+def test_a_pinned_revision_is_what_is_fetched(hf_hub, hub):
+    first = hf_hub.add_repo("ada/style", {LORA_NAME: LORA})
+    second = hf_hub.commit("ada/style", {LORA_NAME: LORA + b" "})
+    assert hub.fetch_model(ref("ada/style", first)).weights[0].size == len(LORA)
+    newest = hub.fetch_model(ref("ada/style"))
+    assert (newest.ref.revision, newest.weights[0].size) == (second, len(LORA) + 1)
+    with pytest.raises(SpecNotFoundError, match="has no revision nowhere"):
+        hub.fetch_model(ref("ada/style", "nowhere"))
+
+
+def test_gated_and_private_models_open_with_a_token(hf_hub, hub):
+    hf_hub.add_repo("ada/private", {LORA_NAME: LORA}, private=True)
+    hf_hub.add_repo("ada/gated", CONFIG | FULL, gated=True)
+    with HuggingFaceHub(token=ADA.token) as mine:
+        assert mine.fetch_model(ref("ada/private")).kind == "lora"
+        assert mine.fetch_model(ref("ada/gated")).kind == "checkpoint"
+
+
+def test_a_base_that_may_not_be_read_is_named(hf_hub, hub):
+    hf_hub.add_repo("ada/base", CONFIG | FULL, gated=True)
+    hf_hub.add_repo("ada/style", {"README.md": card(base_model="ada/base"), LORA_NAME: LORA})
+    with pytest.raises(AuthError, match="base model of hf:ada/style, ada/base, is not open") as got:
+        hub.fetch_model(ref("ada/style"))
+    assert (
+        got.value.hint
+        == f"accept its conditions at {hf_hub.endpoint}/ada/base, then: hf auth login"
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "says"),
+    [
+        ("ada/nowhere", "ada/nowhere, is not open"),
+        ("SDXL 1.0", "SDXL 1.0, is not the name of a model"),
+        ("ada/style", "go round in a circle"),
+    ],
+)
+def test_a_base_that_is_none_is_an_error(hf_hub, hub, base, says):
+    hf_hub.add_repo("ada/style", {"README.md": card(base_model=base), LORA_NAME: LORA})
+    with pytest.raises(HubError, match=says):
+        hub.fetch_model(ref("ada/style"))
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"README.md": b"# Nothing\n"}, "hf:ada/model holds no weights"),
+        ({"model.ckpt": b"p"}, "holds weights only as pickles"),
+        (
+            CONFIG | {"unet/diffusion_pytorch_model.bin": b"p"},
+            "hf:ada/model: unet holds .* pickles",
+        ),
+        (CONFIG, "holds no weights"),
+        ({"a.safetensors": WHOLE, "b.safetensors": WHOLE}, r"2 weight files \(a.*which is meant"),
+        ({"a.safetensors": b"no tensors"}, "is no safetensors file"),
+        (
+            {"README.md": card(pipeline_tag="text-generation"), "model.safetensors": WHOLE},
+            "not a text",
+        ),
+        ({"README.md": b"---\na: [\n---\n", LORA_NAME: LORA}, r"ada/model/README.md.*line \d"),
+        ({"model_index.json": b"[", **FULL}, "model_index.json is not a JSON object"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line(hf_hub, hub, files, says):
+    hf_hub.add_repo("ada/model", files)
+    with pytest.raises(HubError, match=says) as caught:
+        hub.fetch_model(ref("ada/model"))
+    assert caught.value.hint
+    assert "\n" not in caught.value.message
+    assert not [path for path in fetched(hf_hub) if path.endswith((".ckpt", ".bin"))]
+
+
+def test_other_bytes_than_promised_are_refused_and_not_kept(hf_hub, hub):
+    hf_hub.add_repo("ada/style", {LORA_NAME: LORA})
+    hf_hub.inject(Fault("wrong-digest", path_regex="storage"))
+    with pytest.raises(HubError, match=f"what arrived as {LORA_NAME} is not what"):
+        hub.fetch_model(ref("ada/style"))
+    assert identities(hub.fetch_model(ref("ada/style"))) == expected({LORA_NAME: LORA})
+
+
+def test_a_cut_download_goes_on(hf_hub, hub):
+    hf_hub.add_repo("ada/style", {LORA_NAME: LORA})
+    hf_hub.inject(Fault("cut", method="GET", path_regex="storage"))
+    assert identities(hub.fetch_model(ref("ada/style"))) == expected({LORA_NAME: LORA})
+
+
+def test_a_mix_of_precisions_is_refused_and_whole_files_go_before_shards():
+    files = [RepoFile(path) for path in CONFIG]
+    mixed = [RepoFile("unet/model.fp16.safetensors"), RepoFile("text_encoder/model.safetensors")]
+    with pytest.raises(HubError, match="unet has no full precision"):
+        select_pipeline("hf:a/b", [*files, *mixed], INDEX)
+    both = [
+        RepoFile("unet/model.safetensors"),
+        RepoFile("unet/model-00001-of-00001.safetensors"),
+        RepoFile("unet/model.safetensors.index.json"),
+    ]
+    chosen = select_pipeline("hf:a/b", [*files, *both], INDEX)
+    assert [file.path for file in chosen.weights] == ["unet/model.safetensors"]
+    assert [file.path for file in chosen.others] == sorted(CONFIG)
+
+
+@pytest.mark.parametrize("name", ["../unet", "unet/deep", ".", "", "_unet"])
+def test_a_component_is_a_plain_folder(name):
+    file = RepoFile(f"{name}/model.safetensors")
+    with pytest.raises(HubError, match="holds no weights"):
+        select_pipeline("hf:a/b", [file], {name: ["diffusers", "UNet2DConditionModel"]})
+
+
+def test_the_usual_name_of_a_lora_decides():
+    files = [RepoFile("other.safetensors"), RepoFile(LORA_NAME), RepoFile("deep/x.safetensors")]
+    assert [file.path for file in select_root("hf:a/b", files).weights] == [LORA_NAME]

@@ -106,6 +106,11 @@ def check_writable(api: HfApi, ref: ModelRef) -> Preflight:
     card = None
     if CARD_NAME in files:
         card = read_file(api, ref.id, CARD_NAME, info.sha, CARD_LIMIT)
+        if not files[CARD_NAME].holds(card):
+            raise HubError(
+                f"{asked.name}: {CARD_NAME} arrived with other bytes than the hub lists",
+                hint="run the same command again",
+            )
     check_card(card)
     described = parse_card(card or b"", ref.id, Path(CARD_NAME))
     return Preflight(

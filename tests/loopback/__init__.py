@@ -7,6 +7,7 @@ the Hub's public documentation; where neither says, the docstring of the module 
 
 from .fault import Fault
 from .hub import LoopbackHub, Request
+from .quota import Quota
 from .user import User
 
-__all__ = ["Fault", "LoopbackHub", "Request", "User"]
+__all__ = ["Fault", "LoopbackHub", "Quota", "Request", "User"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from dataclasses import dataclass
 from functools import cached_property
 
 __all__ = ["DEFAULT_ATTRIBUTES", "Blob", "goes_to_lfs"]
@@ -25,15 +24,17 @@ DEFAULT_ATTRIBUTES = "".join(
 _LIMIT = 10 * 1024 * 1024  # what git itself may hold there
 
 
-@dataclass(frozen=True)
 class Blob:
-    """``xet_hash`` is the name of the content in a Xet store, where it came through one."""
+    """``lfs``: git holds only a pointer to it. ``xet_hash`` is its name in a Xet store, or None."""
 
     content: bytes
-    lfs: bool
     xet_hash: str | None = None
 
-    @property
+    def __init__(self, content: bytes, *, lfs: bool) -> None:
+        self.content = content
+        self.lfs = lfs
+
+    @cached_property
     def size(self) -> int:
         return len(self.content)
 

@@ -12,6 +12,7 @@ from .call import Call
 from .discussion import open_pull_request, record_commit
 from .reply import Refusal, Reply
 from .repo import Commit, Repo
+from .shards import find_stored
 
 __all__ = ["commit", "preupload"]
 
@@ -116,8 +117,11 @@ def _decoded(value: dict[str, str]) -> bytes:
 
 def _large(call: Call, repo: Repo, value: dict[str, Any]) -> Blob:
     blob = repo.objects.get(value["oid"])
+    if blob is None and call.state.xet_dir is not None:
+        blob = find_stored(call.state.xet_dir, value["oid"])
     if blob is None:
         raise Refusal(400, f"LFS pointer pointed to a file that does not exist: {value['oid']}")
+    repo.objects[value["oid"]] = blob
     if value.get("size") not in (None, blob.size):
         raise Refusal(400, f"{value['path']} has {blob.size} bytes, not {value['size']}")
     return blob

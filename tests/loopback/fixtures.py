@@ -1,6 +1,6 @@
 """The real client, in this process or in a child, turned to a loopback hub.
 
-Use: ``from loopback.fixtures import hf_hub`` in a conftest.py (pytest finds fixtures by name there).
+``from loopback.fixtures import hf_hub`` in a conftest.py: pytest finds fixtures there by name.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from .fault import Fault
+from .quota import Quota
 from .repo import Commit, Repo
 from .server import HubServer
 from .state import State
@@ -36,7 +37,8 @@ class LoopbackHub:
     """A Hub on 127.0.0.1, from ``with`` to the end of its block.
 
     ``page_size`` is the most that one page of a listing holds. Uploads over ``multipart_chunk``
-    bytes are asked for in parts. ``xet_dir``, an empty folder, turns Xet storage on.
+    bytes are asked for in parts. ``xet_dir``, an empty folder, turns Xet storage on. ``quota``
+    limits the requests, and says so in the RateLimit headers of every answer.
     """
 
     def __init__(
@@ -45,9 +47,11 @@ class LoopbackHub:
         page_size: int = 1000,
         multipart_chunk: int | None = None,
         xet_dir: Path | None = None,
+        quota: Quota | None = None,
     ) -> None:
         self.state = State(page_size, multipart_chunk)
-        self.state.xet_dir = str(xet_dir) if xet_dir else None
+        self.state.xet_dir = xet_dir
+        self.state.quota = quota
         self.requests: list[Request] = []
         self._server: HubServer | None = None
         self._thread: threading.Thread | None = None

@@ -126,7 +126,7 @@ class Repo:
 
     def blob(self, path: str, content: bytes, attributes: bytes | None) -> Blob:
         """``content`` as it would be stored under ``path``."""
-        blob = Blob(content, goes_to_lfs(path, len(content), content[:512], attributes))
+        blob = Blob(content, lfs=goes_to_lfs(path, len(content), content[:512], attributes))
         if blob.lfs:
             return self.objects.setdefault(blob.sha256, blob)
         return blob

@@ -54,12 +54,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _work(self) -> None:
         state = self.server.state
         body = self._body()
+        self._allowance: dict[str, str] = {}
         target = unquote(self.path)
         with state.lock:
             user = state.users.get(self._token() or "")
             fault = state.faults.take(self.command, target)
             call = Call(state, self.command, self.path, self.headers, body, user)
             reply = self._answer(call, fault)
+            reply.headers |= self._allowance
             self.server.note(
                 self.command, self.path, reply.status, user.name if user else None,
                 self.headers.get("Host", ""),
@@ -91,6 +93,10 @@ class _Handler(BaseHTTPRequestHandler):
                 _before(call, fault)
             if call.user is None and self._token() is not None:
                 raise Refusal(401, "Invalid credentials in Authorization header")
+            if call.state.quota:
+                self._allowance = call.state.quota.count(
+                    call.segments[0], call.user.name if call.user else ""
+                )
             reply = answer(call)
         except Refusal as refusal:
             reply = refusal.reply

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from .blob import DEFAULT_ATTRIBUTES
 from .fault import Faults
+from .quota import Quota
 from .reply import Refusal
 from .repo import Commit, Repo
 from .user import User
@@ -28,7 +30,8 @@ class State:
         self.storage = ""
         self.page_size = page_size
         self.multipart_chunk = multipart_chunk
-        self.xet_dir: str | None = None
+        self.xet_dir: Path | None = None
+        self.quota: Quota | None = None
         self.lock = threading.RLock()
         self.users: dict[str, User] = {}
         self.repos: dict[tuple[str, str], Repo] = {}

@@ -1,6 +1,7 @@
-"""Tokens for Xet storage.
+"""Tokens for Xet storage, and what was put there.
 
-The storage itself is a folder (``local://``), which hf_xet reads and writes without a server.
+The storage is a folder (``local://``), which hf_xet reads and writes without a server; the client
+learns of it from the token's answer. One process at a time can have it open.
 """
 
 from __future__ import annotations

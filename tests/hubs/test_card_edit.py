@@ -183,7 +183,7 @@ def test_damaged_comments_are_refused(body, found):
         (b"---\na: 1\n--- # two\nb: 2\n---\n", 3, "two YAML documents"),
         (b"---\n- a\n---\n", 2, "not a YAML mapping"),
         (b"\n\n---\nwords\n---\n", 4, "not a YAML mapping"),
-        (b"---\na: 1\ntags: {a: b}\n---\n", 3, "no list of texts"),
+        (b"---\na: 1\ntags: {a: b}\n---\n", 3, "not a list of texts"),
         (b"---\ntags: [a]\nb: 1\ntags: [c]\n---\n", 4, "appears twice"),
         (b"# T\n\n\xff\n", 3, "not UTF-8"),
     ],

@@ -232,7 +232,7 @@ def _explained(error: Exception, asked: Asked) -> Exception:
         said = " ".join(str(error).split())[:200]
         return HubError(
             f"{asked.name}: the hub does not take it: {said}",
-            hint="mend the model card, then try again",
+            hint="mend what it names, then run the same command again",
         )
     if isinstance(error, RuntimeError):
         cause = error.__cause__

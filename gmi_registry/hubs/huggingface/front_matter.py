@@ -47,7 +47,9 @@ class FrontMatter:
         """The value of the field ``tags``, or nothing. Raises HubError where there are two."""
         found = [node for node in self.fields if _essence(node[0]) == _TAGS]
         if len(found) > 1:
-            refuse_card(self.line + found[1][0][0].start_mark.line, "the field tags appears twice")
+            refuse_card(
+                self.line + _mark(found[1][0][0].start_mark).line, "the field tags appears twice"
+            )
         return found[0][1] if found else ()
 
     @property
@@ -68,7 +70,7 @@ class FrontMatter:
             return [_essence(item) for item in _nodes(node[1:-1])]
         if not isinstance(node[0], yaml.ScalarEvent):
             refuse_card(
-                self.line + node[0].start_mark.line, "the field tags is not a list of texts"
+                self.line + _mark(node[0].start_mark).line, "the field tags is not a list of texts"
             )
         return [_essence(node)]
 
@@ -79,6 +81,7 @@ def read_front(block: str, line: int) -> FrontMatter:
     Raises HubError, with the line, where it is no YAML mapping.
     """
     import yaml
+    from yaml.reader import ReaderError
 
     try:
         events = tuple(yaml.parse(block, Loader=yaml.SafeLoader))
@@ -86,22 +89,26 @@ def read_front(block: str, line: int) -> FrontMatter:
         mark = error.problem_mark or error.context_mark
         reason = " ".join(f"{error.context or ''} {error.problem or ''}".split())[:_LONGEST]
         refuse_card(line + (mark.line if mark else 0), f"the front matter is not YAML: {reason}")
-    except yaml.reader.ReaderError as error:
+    except ReaderError as error:
         at = line + len(EOL.findall(block[: error.position]))
         refuse_card(at, "the front matter holds a character that YAML forbids")
     inner = events[2:-2]  # without the start and the end of the stream and of the document
     anchors: set[str | None] = set()
     for event in inner:
         if isinstance(event, yaml.AliasEvent) and event.anchor not in anchors:
-            where, name = event.start_mark.line, str(event.anchor)[:_LONGEST]
+            where, name = _mark(event.start_mark).line, str(event.anchor)[:_LONGEST]
             refuse_card(line + where, f"the front matter is not YAML: *{name} is not defined")
         anchors.add(getattr(event, "anchor", None))
         if isinstance(event, yaml.DocumentStartEvent):
-            refuse_card(line + event.start_mark.line, "the front matter holds two YAML documents")
+            refuse_card(
+                line + _mark(event.start_mark).line, "the front matter holds two YAML documents"
+            )
     if not inner or _is_null(inner):
         return FrontMatter(None, (), line)
     if not isinstance(inner[0], yaml.MappingStartEvent):
-        refuse_card(line + inner[0].start_mark.line, "the front matter is not a YAML mapping")
+        refuse_card(
+            line + _mark(inner[0].start_mark).line, "the front matter is not a YAML mapping"
+        )
     nodes = list(_nodes(inner[1:-1]))
     return FrontMatter(inner[0], tuple(zip(nodes[::2], nodes[1::2], strict=True)), line)
 
@@ -129,7 +136,7 @@ def _essence(node: _Node) -> _Essence:
         kind, anchor = type(event).__name__, getattr(event, "anchor", None)
         tag, value = getattr(event, "tag", None), getattr(event, "value", None)
         if isinstance(event, yaml.ScalarEvent) and tag in (None, "!"):
-            tag = resolve(yaml.ScalarNode, event.value, event.implicit)
+            tag = resolve(yaml.ScalarNode, event.value, event.implicit)  # type: ignore[no-untyped-call]
         found.append((kind, anchor, tag, value))
     return tuple(found)
 
@@ -159,7 +166,7 @@ def with_tag(block: str, front: FrontMatter, eol: str) -> str:
                 return candidate
         except HubError:
             continue
-    at = node[0].start_mark.line if node else 0
+    at = _mark(node[0].start_mark).line if node else 0
     return refuse_card(front.line + at, f"no safe way was found to add the tag {TAG} by itself")
 
 
@@ -174,16 +181,16 @@ def _spellings(block: str, front: FrontMatter, eol: str) -> Iterator[str]:
     if root is None:
         yield f"{block}{eol if block else ''}tags:{eol}- {TAG}"
     elif not node:
-        first, pad = root.start_mark.index, " " * root.start_mark.column
+        first, pad = _mark(root.start_mark).index, " " * _mark(root.start_mark).column
         yield f"{block}{eol}{pad}tags:{eol}{pad}- {TAG}"
         yield put(f"tags:{eol}{pad}- {TAG}{eol}{pad}", first)
         yield put(f"tags: [{TAG}]", first + 1)
         yield put(f"tags: [{TAG}], ", first + 1)
     elif isinstance(node[0], yaml.ScalarEvent):
-        start, end = node[0].start_mark.index, node[0].end_mark.index
+        start, end = _mark(node[0].start_mark).index, _mark(node[0].end_mark).index
         if _is_null(node):
             key = next(key for key, value in front.fields if value is node)
-            yield put(f"{eol}{' ' * key[0].start_mark.column}- {TAG}", _line_end(block, end))
+            yield put(f"{eol}{' ' * _mark(key[0].start_mark).column}- {TAG}", _line_end(block, end))
             yield put(f"[{TAG}]", start, end)
             yield put(f" [{TAG}]", start, end)
         more = "" if front.items == [_OURS] else f", {TAG}"
@@ -194,11 +201,11 @@ def _spellings(block: str, front: FrontMatter, eol: str) -> Iterator[str]:
         yield put(f"[{quoted}{more}]{below}", start, end)
     else:
         first, last, close = (
-            node[0].start_mark.index,
-            node[-2].end_mark.index,
-            node[-1].start_mark.index,
+            _mark(node[0].start_mark).index,
+            _mark(node[-2].end_mark).index,
+            _mark(node[-1].start_mark).index,
         )
-        pad = " " * node[0].start_mark.column
+        pad = " " * _mark(node[0].start_mark).column
         if getattr(node[0], "flow_style", False):
             yield put(f", {TAG}", last)
             yield put(f", {TAG}", close)
@@ -208,6 +215,13 @@ def _spellings(block: str, front: FrontMatter, eol: str) -> Iterator[str]:
         else:
             yield put(f"{eol}{pad}- {TAG}", _line_end(block, last))
         yield put(f"- {TAG}{eol}{pad}", first)
+
+
+def _mark(mark: object) -> yaml.Mark:
+    import yaml
+
+    assert isinstance(mark, yaml.Mark)  # only events that are made by hand have none
+    return mark
 
 
 def _line_end(text: str, start: int) -> int:

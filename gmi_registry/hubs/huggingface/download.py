@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils import tqdm
+from huggingface_hub.utils.tqdm import tqdm
 
 from gmi_registry.errors import HubError, SpecNotFoundError
 from gmi_registry.hubs.confinement import require_inside
@@ -168,7 +168,7 @@ def _bar(limit: int, asked: Asked, shown: bool) -> type[Any]:
                 hint="its author must publish it anew",
             )
 
-    class LimitedBar(tqdm):  # type: ignore[misc]
+    class LimitedBar(tqdm):
         def __init__(self, *args: Any, **settings: Any) -> None:
             judge(settings.get("total"))
             self._arrived = 0.0

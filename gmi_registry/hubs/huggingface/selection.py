@@ -27,6 +27,7 @@ _INDEX = re.compile(
     r"(?P<base>[A-Za-z0-9_-]+?)(?:\.(?P<before>[A-Za-z0-9_]+))?"
     r"\.safetensors\.index(?:\.(?P<after>[A-Za-z0-9_]+))?\.json"
 )
+_SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}\.")
 _BASES = ("diffusion_pytorch_model", "model")
 _HALF = "fp16"
 _COMPONENT = re.compile(r"[A-Za-z0-9_]+")
@@ -89,8 +90,7 @@ def select_pipeline(
         raise _none(name)
     variant = _variant(name, chosen)
     for component, sets in chosen.items():
-        picked = sets[variant]
-        if len(picked) > 1:
+        if any(_SHARD.search(file.path) for file in sets[variant]):
             others += _shard_index(by_folder[component], variant)
     weight_files = _sorted(file for sets in chosen.values() for file in sets[variant])
     if len(weight_files) > _MOST_WEIGHTS:

@@ -109,6 +109,7 @@ class _Hook:
             first = not self._open
             self._open = (*self._open, traffic)
             if first:
+                self._told_until = 0.0
                 self._factory = client_http._GLOBAL_CLIENT_FACTORY
                 set_client_factory(self.make_client)
                 for name in _CLIENT_LOGS:

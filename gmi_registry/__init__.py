@@ -1,3 +1,50 @@
-"""Find the text-to-image model that would make an image like yours."""
+"""Find the text-to-image model that would make an image like yours.
+
+::
+
+    import gmi_registry
+
+    result = gmi_registry.search("mine.png", "hf", tags=["anime"])
+    spec = gmi_registry.load_spec(str(result.hits[0].ref))
+    gmi_registry.publish("owner/model")
+
+These three functions are in :mod:`gmi_registry.api`, and are loaded when they are first named.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+__all__ = ["__version__", "load_spec", "publish", "search"]
 
 __version__ = "0.1.0"
+
+_FUNCTIONS = ("load_spec", "publish", "search")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        return getattr(import_module("gmi_registry.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FUNCTIONS})
+
+
+class _Package(ModuleType):
+    """Two modules have the names of functions, to which these names belong in the package.
+
+    Importing ``gmi_registry.search`` from anywhere would otherwise put the module in the place of
+    the function. ``from gmi_registry.search import ...`` works as ever.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _FUNCTIONS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

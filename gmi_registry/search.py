@@ -7,79 +7,62 @@ of a model but its two small files.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 from PIL.Image import Image
 
+from gmi_registry.answer import SearchResult
 from gmi_registry.clock import Clock, Progress, Stage, Timings
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.errors import GmiError, IncomparableSpecsError, InputError
+from gmi_registry.freshness import Freshness
 from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter
-from gmi_registry.index import (
-    Filters,
-    GroupRanking,
-    IndexEntry,
-    SearchHit,
-    SpecCache,
-    SpecIndex,
-    SpecSource,
-)
-from gmi_registry.index import SearchResult as Ranking
+from gmi_registry.index import Filters, IndexEntry, Ranking, SpecCache, SpecIndex, SpecSource
+from gmi_registry.interrogators import Interrogator, load_interrogator
 from gmi_registry.scoring import score_named
 from gmi_registry.spec import EncoderRef, ModelRef, Spec, read_manifest, read_spec
 
-__all__ = ["Progress", "SearchResult", "Stage", "Timings", "search"]
+__all__ = ["WORKERS", "Progress", "Remote", "SearchResult", "Stage", "Timings", "search"]
+
+WORKERS = 8
+"""Specifications read at a time, which a hub across a network answers faster than one by one."""
 
 ImageSource = str | Path | bytes | Image
-_COUNTS = ("looked_at", "matched", "read", "from_cache")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchResult(Ranking):
-    """The rankings, what was asked, and what it took.
+class Traffic(Protocol):
+    """HTTP requests so far, by method; ``on_wait`` is told the seconds of every wait."""
 
-    ``looked_at`` counts the models with a specification on the hub, ``matched`` those that passed
-    the filter and could be read. Of the specifications that the filter let through ``read`` were
-    read from the hub and ``from_cache`` were known. ``images`` are names for people;
-    ``pseudo_prompts`` stand in their order, None for an image without one. ``encoder`` is None
-    where nothing was there to compare with.
-    """
+    on_wait: Callable[[float], None] | None
 
-    score: str
-    images: tuple[str, ...]
-    pseudo_prompts: tuple[str | None, ...]
-    interrogator: str
-    encoder: EncoderRef | None
-    read: int
-    from_cache: int
-    timings: Timings
+    @property
+    def methods(self) -> dict[str, int]: ...
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for ``json.dumps``: ``results`` rank the largest group of comparable models.
 
-        ``other_groups`` hold the rest, whose distances cannot be compared with those.
-        """
-        groups = [_group_json(group) for group in self.groups]
-        return {
-            "query": {
-                "images": list(self.images),
-                "pseudo_prompts": list(self.pseudo_prompts),
-                "interrogator": self.interrogator,
-            },
-            "score": self.score,
-            "results": groups[0]["results"] if groups else [],
-            "other_groups": groups[1:],
-            "skipped": [{"model": str(it.model), "reason": it.reason} for it in self.skipped],
-            "encoder": None if self.encoder is None else self.encoder.known(),
-            **{name: getattr(self, name) for name in _COUNTS},
-            "groups": [
-                {key: group[key] for key in ("group", "prompt_set", "members")} for group in groups
-            ],
-            "timings": asdict(self.timings),
-        }
+@runtime_checkable
+class Remote(Protocol):
+    """A hub across a network; ``catalogue_age`` is that of its last listing in seconds."""
+
+    @property
+    def offline(self) -> bool: ...
+
+    @property
+    def traffic(self) -> Traffic: ...
+
+    @property
+    def catalogue_age(self) -> float | None: ...
+
+
+@dataclass(frozen=True)
+class _Loading:
+    """How encoders and interrogators are loaded."""
+
+    cache_dir: Path | None
+    offline: bool
+    device: str
 
 
 def search(
@@ -87,26 +70,37 @@ def search(
     hub: Hub,
     *,
     wanted: ListingFilter | None = None,
+    fresh_only: bool = False,
     score: str = "default",
     interrogator: str = "none",
     prompt: str | None = None,
     top: int | None = 10,
     cache_dir: Path | None = None,
     encoder: Encoder | None = None,
+    device: str = "cpu",
+    offline: bool = False,
+    workers: int = WORKERS,
     progress: Progress = lambda stage, done, total: None,
 ) -> SearchResult:
     """Rank the models of ``hub`` by how near their images are to ``images``, which are one query.
 
     Only models that pass ``wanted`` are compared, and ``top`` are shown of each group (None: all).
-    ``prompt`` says what the images show; without it ``interrogator`` may guess. Specifications that
-    were read once are kept in ``cache_dir`` (None: this user's cache) under their digests, and are
-    read again only when they change. ``encoder`` is by default the one that most of the
-    specifications were made with.
+    A model whose weights are no longer those that were described is marked as stale, and follows
+    the fresh ones that are equally near; ``fresh_only`` leaves it out. ``prompt`` says what the
+    images show; without it ``interrogator`` may guess.
+
+    Specifications that were read once are kept in ``cache_dir`` under their digests, and are read
+    again only when they change; weights of encoders that the hub does not hold lie in ``hub`` in
+    it. None is this user's cache, and huggingface_hub's. ``encoder`` is by default the one that
+    most of the specifications were made with, on ``device``. ``workers`` specifications are read
+    at a time, which changes nothing in the answer. ``offline`` keeps encoders and interrogators
+    from the network; the hub has a setting of its own, which implies it.
 
     A specification that cannot be used is in ``skipped`` with the reason; where none is left, or
     none passes the filter, the result is empty. Raises InputError for an image, score or prompt
     that cannot be used, IncomparableSpecsError where the encoder is not the one that made the
-    specifications, and whatever error the hub has for the listing as a whole.
+    specifications, OfflineError where its weights are not at hand, and whatever error the hub has
+    for the listing as a whole.
     """
     from gmi_registry.query import PROMPT_MODE, build_query
 
@@ -114,34 +108,49 @@ def search(
     clock = Clock(progress)
     score_named(score)
     pictures, names = _opened(images)
+    remote = hub if isinstance(hub, Remote) else None
+    before = {} if remote is None else remote.traffic.methods
+    loading = _Loading(
+        None if cache_dir is None else cache_dir / "hub",
+        offline or (remote is not None and remote.offline),
+        device,
+    )
 
     clock.begin("list")
     listings, looked_at = _listed(hub, wanted)
     clock.begin("index")
-    index, read = _indexed(hub, listings, cache_dir, progress)
+    index, read = _indexed(hub, listings, cache_dir, workers, progress)
 
     filters = Filters(wanted.tags, wanted.not_tags, wanted.base_model, wanted.kind)
     matched = [entry for entry in index.entries if filters.match(entry)]
     ranking = Ranking((), index.skipped, looked_at, 0)
     pseudo_prompts: tuple[str | None, ...] = (prompt,) * len(pictures)
     mode = interrogator if prompt is None else PROMPT_MODE
+    left_out = 0
     if matched:
         clock.begin("encoder")
-        encoder = _encoder_of(matched, hub) if encoder is None else encoder
+        encoder = _encoder_of(matched, hub, loading) if encoder is None else encoder
         clock.begin("query")
         prompts = tuple(dict.fromkeys(text for entry in matched for text in entry.prompts))
-        query = build_query(
-            pictures, encoder, interrogator=interrogator, prompt=prompt, phrases=prompts
-        )
+        guess = interrogator if prompt is not None else _guesser(interrogator, prompts, loading)
+        query = build_query(pictures, encoder, interrogator=guess, prompt=prompt)
         pseudo_prompts, mode = query.pseudo_prompts, query.interrogator
         clock.begin("rank")
-        ranking = index.rank(query, score, filters, top=top)
+        freshness = Freshness(hub, workers)
+        chosen = replace(filters, fresh_only=fresh_only)
+        ranking = index.rank(query, score, chosen, top=top)
+        # What takes the place of a stale model may be stale as well.
+        while freshness.learn(index, ranking):
+            ranking = index.rank(query, score, chosen, top=top)
+        if fresh_only:
+            left_out = sum(filters.match(entry) for entry in index.stale)
     clock.end()
     return SearchResult(
         groups=ranking.groups,
         skipped=ranking.skipped,
         looked_at=looked_at,
         matched=ranking.matched,
+        stale_left_out=left_out,
         score=score,
         images=names,
         pseudo_prompts=pseudo_prompts,
@@ -149,8 +158,16 @@ def search(
         encoder=encoder.ref if encoder is not None else None,
         read=read,
         from_cache=len(listings) - read,
+        requests=None if remote is None else _since(before, remote.traffic.methods),
+        offline=loading.offline,
+        catalogue_age=remote.catalogue_age if remote is not None and remote.offline else None,
         timings=clock.timings,
     )
+
+
+def _since(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
+    counts = {method: count - before.get(method, 0) for method, count in sorted(now.items())}
+    return {method: count for method, count in counts.items() if count}
 
 
 def _opened(images: Sequence[ImageSource]) -> tuple[list[Image], tuple[str, ...]]:
@@ -168,15 +185,19 @@ def _opened(images: Sequence[ImageSource]) -> tuple[list[Image], tuple[str, ...]
 
 
 def _listed(hub: Hub, wanted: ListingFilter) -> tuple[list[Listing], int]:
-    """What passes the hub's filter, and how many models with a specification the hub has in all."""
+    """What passes the hub's filter, and its number; where nothing does, how many there are."""
     listings = list(hub.list_specs(wanted))
-    if wanted == ListingFilter():
+    if listings or wanted == ListingFilter():
         return listings, len(listings)
-    return listings, sum(1 for _ in hub.list_specs(ListingFilter()))
+    return [], sum(1 for _ in hub.list_specs(ListingFilter()))
 
 
 def _indexed(
-    hub: Hub, listings: Sequence[Listing], cache_dir: Path | None, progress: Progress
+    hub: Hub,
+    listings: Sequence[Listing],
+    cache_dir: Path | None,
+    workers: int,
+    progress: Progress,
 ) -> tuple[SpecIndex, int]:
     """The specifications in memory, and how many of them came from the hub."""
     if cache_dir is None:
@@ -188,19 +209,42 @@ def _indexed(
     def source(listing: Listing) -> SpecSource:
         def load() -> Spec:
             fetched.append(listing.ref)
-            return read_spec(hub.fetch_spec(listing.ref).parent, expected=listing.ref)
+            folder = hub.fetch_spec(listing.ref).parent
+            return read_spec(folder, expected=listing.ref, follow_links=_makes_links(hub))
 
-        return SpecSource(listing.ref, load, digest=listing.spec_digest)
+        return SpecSource(listing.ref, load, digest=listing.spec_digest, stale=listing.stale)
 
+    cache = SpecCache(cache_dir)
     index = SpecIndex.from_sources(
         map(source, listings),
-        cache=SpecCache(cache_dir),
+        cache=cache,
+        workers=workers,
         progress=lambda done, total: progress("index", done, total),
     )
+    if fetched:
+        cache.keep_within_limit()
     return index, len(fetched)
 
 
-def _encoder_of(matched: Sequence[IndexEntry], hub: Hub) -> Encoder:
+def _makes_links(hub: Hub) -> bool:
+    """Whether what the hub gives are links that its own client made, within its download cache.
+
+    A folder of models is filled by anybody, and its links may lead anywhere.
+    """
+    return hub.name != "local"
+
+
+def _guesser(mode: str, phrases: Sequence[str], loading: _Loading) -> Interrogator:
+    return load_interrogator(
+        mode,
+        phrases=phrases,
+        cache_dir=loading.cache_dir,
+        offline=loading.offline,
+        device=loading.device,
+    )
+
+
+def _encoder_of(matched: Sequence[IndexEntry], hub: Hub, loading: _Loading) -> Encoder:
     """The encoder of the largest group of comparable models, the hub's own copy where it has one.
 
     Raises IncomparableSpecsError where what that name loads is not what made the specifications.
@@ -218,7 +262,13 @@ def _encoder_of(matched: Sequence[IndexEntry], hub: Hub) -> Encoder:
             f"loaded: {error.message}",
             hint="give the encoder that made them: search(..., encoder=...)",
         ) from None
-    encoder = load_encoder(*name, hub.fetch_encoder(*name))
+    encoder = load_encoder(
+        *name,
+        hub.fetch_encoder(*name),
+        cache_dir=loading.cache_dir,
+        offline=loading.offline,
+        device=loading.device,
+    )
     if encoder.ref.id != largest.encoder_id:
         raise IncomparableSpecsError(
             f"the encoder {name} that was loaded is not the one that made the specifications: "
@@ -231,7 +281,8 @@ def _encoder_of(matched: Sequence[IndexEntry], hub: Hub) -> Encoder:
 def _difference(found: EncoderRef, entry: IndexEntry, hub: Hub) -> str:
     """In what the encoder differs from the one that the specification of ``entry`` names."""
     try:
-        stated = read_manifest(hub.fetch_spec(entry.model).parent).encoder
+        folder = hub.fetch_spec(entry.model).parent
+        stated = read_manifest(folder, follow_links=_makes_links(hub)).encoder
     except GmiError:  # it was there a moment ago, and is wanted for this message alone
         return f"id {found.id}, not {entry.key.encoder_id}"
     if found.weights_sha256 != stated.weights_sha256:
@@ -240,14 +291,3 @@ def _difference(found: EncoderRef, entry: IndexEntry, hub: Hub) -> str:
     return "the same weights with another " + ", ".join(
         name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)
     )
-
-
-def _group_json(group: GroupRanking) -> dict[str, Any]:
-    shared = {name: getattr(group, name) for name in ("prompt_set", "encoder", "members")}
-    return {"group": str(group.key)} | shared | {"results": [_hit_json(hit) for hit in group.hits]}
-
-
-def _hit_json(hit: SearchHit) -> dict[str, Any]:
-    plain = asdict(hit)
-    del plain["ref"], plain["group"]
-    return {"rank": hit.rank, "model": str(hit.ref)} | plain

@@ -54,7 +54,8 @@ class PromptPart(_Part):
 class ResultPart(_Part):
     """One model. ``margin`` is the next model's distance minus this one's, null for the last.
 
-    ``digest`` is the SHA-256 of its ``spec.json``.
+    ``digest`` is the SHA-256 of its ``spec.json``; ``stale`` says whether its weights are others
+    than those that were described, null where nobody knows.
     """
 
     rank: int
@@ -71,6 +72,7 @@ class ResultPart(_Part):
     url: str | None
     best_prompts: list[PromptPart]
     digest: str
+    stale: bool | None
 
 
 class GroupPart(_Part):
@@ -113,9 +115,12 @@ class SearchDocument(_Part):
 
     ``results`` is the ranking of the largest group of comparable models, which is the first of
     ``groups``; ``other_groups`` are the rest, the largest first. ``looked_at`` counts the models
-    of the hub that have a specification, ``matched`` those of them that passed the filters.
+    with a specification that the hub named for the filters, and where it named none, all it has;
+    ``matched`` those that passed, ``stale_left_out`` those that did not for being stale.
     ``encoder`` is as in a manifest, null where nothing matched. Of the specifications ``read``
-    came from the hub and ``from_cache`` were known.
+    came from the hub and ``from_cache`` were known. ``requests`` counts HTTP requests by method,
+    null for a hub without a network. With ``offline`` no request was made, and ``catalogue_age``
+    is the age in seconds of the listing that was used, null where there was none, or a fresh one.
     """
 
     query: QueryPart
@@ -126,8 +131,12 @@ class SearchDocument(_Part):
     encoder: dict[str, Any] | None
     looked_at: int
     matched: int
+    stale_left_out: int
     read: int
     from_cache: int
+    offline: bool
+    catalogue_age: float | None
+    requests: dict[str, int] | None
     groups: list[GroupPart]
     timings: TimingsPart
 

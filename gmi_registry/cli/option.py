@@ -10,18 +10,22 @@ import typer
 __all__ = [
     "AsJson",
     "CacheDir",
+    "Device",
     "HubText",
+    "Offline",
     "OptionalHubText",
     "Quiet",
+    "Token",
     "Verbose",
+    "Workers",
     "new_app",
     "say_more",
 ]
 
-_HUB = "The hub: a folder that holds models."
+_HUB = "The hub: hf for Hugging Face, or a folder that holds models."
 
 HubText = Annotated[
-    str, typer.Option("--hub", metavar="HUB", envvar="GMI_HUB", help=_HUB, show_default=False)
+    str, typer.Option("--hub", metavar="HUB", envvar="GMI_HUB", help=_HUB, show_default=True)
 ]
 OptionalHubText = Annotated[
     str | None,
@@ -29,7 +33,7 @@ OptionalHubText = Annotated[
         "--hub",
         metavar="HUB",
         envvar="GMI_HUB",
-        help=f"{_HUB} Needed where MODEL is not a folder.",
+        help=f"{_HUB} Needed where MODEL is neither a folder nor hf:owner/name.",
         show_default=False,
     ),
 ]
@@ -42,9 +46,34 @@ CacheDir = Annotated[
         "--cache-dir",
         metavar="DIR",
         envvar="GMI_CACHE_DIR",
-        help="Where is kept what was read or worked out once.",
+        help="Where is kept what was read or worked out once; else this user's caches.",
         show_default=False,
     ),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        metavar="TOKEN",
+        help="Your access token; else the one of hf auth login, or HF_TOKEN.",
+        show_default=False,
+    ),
+]
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline",
+        envvar="HF_HUB_OFFLINE",
+        help="Make no request: use what earlier searches left on this disk.",
+    ),
+]
+Workers = Annotated[
+    int,
+    typer.Option("--workers", min=1, max=64, help="Specifications to read at a time."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="Where to compute, such as cpu or cuda.", show_default=False),
 ]
 
 

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from gmi_registry.cli.folder import cache_folder, work_folder
 from gmi_registry.cli.funnel import funnel
-from gmi_registry.cli.option import AsJson, CacheDir, HubText, Quiet, Verbose, say_more
-from gmi_registry.cli.place import find_model, open_hub
+from gmi_registry.cli.option import (
+    AsJson,
+    CacheDir,
+    Device,
+    HubText,
+    Quiet,
+    Token,
+    Verbose,
+    say_more,
+)
 from gmi_registry.cli.progress import StageProgress
-from gmi_registry.cli.screen import remark, write_json, write_line, write_pairs
-
-if TYPE_CHECKING:
-    from gmi_registry.publish import Plan, Publication
+from gmi_registry.cli.publication import publication_document, write_publication
+from gmi_registry.cli.screen import remark, write_json, write_line
+from gmi_registry.cli.silence import without_future_warnings
+from gmi_registry.cli.traffic import announce_waits
+from gmi_registry.place import DEFAULT_HUB, find_model, open_hub
 
 __all__ = ["DtypeChoice", "publish"]
 
@@ -50,9 +59,21 @@ def _seeds(text: str) -> tuple[int, ...]:
 @funnel(interrupted=_AGAIN)
 def publish(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Its name on the hub, or local:NAME.")
+        str, typer.Argument(metavar="MODEL", help="Its name on the hub, such as owner/name.")
     ],
-    hub: HubText,
+    hub: HubText = DEFAULT_HUB,
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            "--revision",
+            metavar="REV",
+            help="The commit, branch or tag to describe.",
+            show_default=False,
+        ),
+    ] = None,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Propose the change to the model's owner.")
+    ] = False,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -123,10 +144,7 @@ def publish(
         DtypeChoice | None,
         typer.Option("--dtype", help="Precision of the computation.", show_default=False),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option("--device", help="Where to compute, such as cpu or cuda.", show_default=False),
-    ] = None,
+    device: Device = None,
     work: Annotated[
         Path | None,
         typer.Option(
@@ -139,6 +157,7 @@ def publish(
     keep_images: Annotated[
         bool, typer.Option("--keep-images", help="Do not remove them then.")
     ] = False,
+    token: Token = None,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -155,128 +174,47 @@ def publish(
 
     # The quickest check first: the imports below take seconds.
     own_prompts = None if prompts is None else PromptSet.from_file(prompts)
-    cache = cache_folder(cache_dir)
-    opened = open_hub(hub, cache)
-    ref = find_model(model, opened)
+    opened = open_hub(hub, cache_dir=cache_dir, token=token)
+    ref = find_model(model, opened, revision)
+    if not quiet and not verbose:  # which has the same from the log
+        announce_waits(opened)
 
-    from gmi_registry.generation import RecipeOverrides
-    from gmi_registry.publish import publish as publish_model
+    with without_future_warnings():
+        from gmi_registry.api import publish as publish_model
+        from gmi_registry.generation import RecipeOverrides
 
-    overrides = RecipeOverrides(
-        steps=steps,
-        guidance_scale=guidance,
-        seeds=chosen_seeds,
-        width=width,
-        height=height,
-        negative_prompt=negative_prompt,
-        lora_scale=lora_scale,
-        trigger_words=tuple(trigger_word) if trigger_word else None,
-        batch_size=batch_size,
-        dtype=None if dtype is None else dtype.value,
-    )
-    with StageProgress(_STAGES, quiet=quiet) as progress:
-        publication = publish_model(
-            ref,
-            opened,
-            work=work_folder(work, cache),
-            prompts=own_prompts,
-            overrides=overrides,
-            output=output,
-            dry_run=dry_run,
-            force=force,
-            keep_images=keep_images,
-            device=device,
-            progress=progress,
+        overrides = RecipeOverrides(
+            steps=steps,
+            guidance_scale=guidance,
+            seeds=chosen_seeds,
+            width=width,
+            height=height,
+            negative_prompt=negative_prompt,
+            lora_scale=lora_scale,
+            trigger_words=tuple(trigger_word) if trigger_word else None,
+            batch_size=batch_size,
+            dtype=None if dtype is None else dtype.value,
         )
+        with StageProgress(_STAGES, quiet=quiet) as progress:
+            publication = publish_model(
+                ref,
+                opened,
+                work=work_folder(work, cache_folder(cache_dir)),
+                prompts=own_prompts,
+                overrides=overrides,
+                output=output,
+                dry_run=dry_run,
+                force=force,
+                create_pr=create_pr,
+                keep_images=keep_images,
+                device=device,
+                progress=progress,
+            )
     for warning in publication.plan.warnings:
         remark(f"warning: {warning}")
     if as_json:
-        write_json(_document(publication))
+        write_json(publication_document(publication))
     elif quiet:
         write_line(str(publication.ref))
     else:
-        _write(publication)
-
-
-def _write(done: Publication) -> None:
-    if done.outcome == "planned":
-        write_pairs(_described(done.plan))
-        remark("nothing was written; leave out --dry-run to publish")
-    elif done.outcome == "up to date":
-        write_line(f"{done.ref} is up to date: {done.where}")
-        remark("the same weights, prompts, settings and encoder; --force publishes anyway")
-    else:
-        write_line(f"{done.ref} is published: {done.where}")
-        kept = f", {done.plan.images_kept} taken over" if done.plan.images_kept else ""
-        if done.plan.reuses_images:
-            remark("only the model card had changed; the images are described as before")
-            return
-        remark(
-            f"{done.images} images generated{kept} in {done.seconds:.1f} s, "
-            f"digest {(done.spec_digest or '')[:12]}"
-        )
-
-
-def _described(plan: Plan) -> list[tuple[str, str]]:
-    recipe = plan.recipe
-    return [
-        ("model", str(plan.ref)),
-        ("title", plan.title),
-        ("kind", plan.kind),
-        *(
-            ("prompts" if position == 0 else "own prompts", f"{block.name}: {len(block)} prompts")
-            for position, block in enumerate(plan.prompt_sets)
-        ),
-        ("images", _images(plan)),
-        (
-            "drawn with",
-            f"{recipe.sampler.name}, {recipe.steps} steps, guidance {recipe.guidance_scale:g}, "
-            f"{recipe.width} x {recipe.height}, {len(recipe.seeds)} seeds",
-        ),
-        ("encoder", f"{plan.encoder.name}/{plan.encoder.pretrained}"),
-        *(
-            ("writes", f"{file.path}, {'' if file.exact else 'about '}{file.size:,} bytes")
-            for file in plan.files
-        ),
-        ("to", plan.target),
-        ("replaces", plan.previous or "nothing"),
-        ("work space", f"{plan.scratch:,} bytes"),
-    ]
-
-
-def _images(plan: Plan) -> str:
-    if plan.reuses_images:
-        return f"{plan.images}, described already; only the model card has changed"
-    return f"{plan.images}, of which {plan.images_kept} are done already"
-
-
-def _document(done: Publication) -> dict[str, Any]:
-    plan = done.plan
-    return {
-        "model": str(done.ref),
-        "outcome": done.outcome,
-        "digest": done.spec_digest,
-        "where": done.where,
-        "images": done.images,
-        "seconds": round(done.seconds, 3),
-        "plan": {
-            "title": plan.title,
-            "kind": plan.kind,
-            "prompt_sets": [
-                {"id": block.id, "name": block.name, "prompts": len(block)}
-                for block in plan.prompt_sets
-            ],
-            "recipe": plan.recipe.model_dump(mode="json"),
-            "encoder": plan.encoder.model_dump(mode="json"),
-            "images": plan.images,
-            "images_kept": plan.images_kept,
-            "reuses_images": plan.reuses_images,
-            "files": [
-                {"path": file.path, "size": file.size, "exact": file.exact} for file in plan.files
-            ],
-            "scratch": plan.scratch,
-            "target": plan.target,
-            "previous": plan.previous,
-            "warnings": list(plan.warnings),
-        },
-    }
+        write_publication(publication)

@@ -12,18 +12,19 @@ from gmi_registry.report.number import number
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gmi_registry.index.result import GroupRanking, SearchHit, SearchResult
+    from gmi_registry.index.result import GroupRanking, Ranking, SearchHit
 
 __all__ = ["bar", "write_ranking"]
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _BAR_CELLS = 6
+_STALE = {True: "yes", False: "no", None: ""}
 
 # Columns in the order in which a terminal that grows wider makes room for them.
 _FOR_MARGIN, _FOR_TAGS, _FOR_PROMPTS, _FOR_BASE = 52, 76, 104, 132
 
 
-def write_ranking(result: SearchResult) -> None:
+def write_ranking(result: Ranking) -> None:
     """Print all groups to stdout: tables on a terminal, else tab-separated with one header."""
     console = output()
     if console.is_terminal:
@@ -45,18 +46,19 @@ def bar(margin: float, spread: float, *, cells: int = _BAR_CELLS, blocks: str = 
     return (blocks[-1] * full + (blocks[rest] if rest else "")).ljust(cells)
 
 
-def _rows(result: SearchResult) -> Iterator[tuple[str, ...]]:
-    yield "rank", "model", "distance", "margin", "tags", "base_model", "prompt_set"
+def _rows(result: Ranking) -> Iterator[tuple[str, ...]]:
+    yield "rank", "model", "distance", "margin", "tags", "base_model", "prompt_set", "stale"
     for group in result.groups:
         for hit in group.hits:
             yield (
                 str(hit.rank),
                 str(hit.ref),
-                repr(hit.distance),
-                "" if hit.margin is None else repr(hit.margin),
+                f"{hit.distance:.4g}",
+                "" if hit.margin is None else f"{hit.margin:.4g}",
                 ",".join(hit.tags),
                 hit.base_model or "",
                 group.prompt_set,
+                _STALE[hit.stale],
             )
 
 
@@ -81,7 +83,8 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
         table.add_column("base", max_width=28, overflow="fold")
     spread = group.hits[-1].distance - group.hits[0].distance if group.hits else 0.0
     for hit in group.hits:
-        cells = [str(hit.rank), str(hit.ref.without_revision), number(hit.distance)]
+        name = str(hit.ref.without_revision) + (" (stale)" if hit.stale else "")
+        cells = [str(hit.rank), name, number(hit.distance)]
         if width >= _FOR_MARGIN:
             cells.append(_margin(hit, spread, console))
         if width >= _FOR_TAGS:

@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gmi_registry.cli.folder import cache_folder
 from gmi_registry.cli.funnel import funnel
-from gmi_registry.cli.option import AsJson, CacheDir, HubText, Quiet, Verbose, say_more
-from gmi_registry.cli.place import open_hub
+from gmi_registry.cli.option import (
+    AsJson,
+    CacheDir,
+    Device,
+    HubText,
+    Offline,
+    Quiet,
+    Token,
+    Verbose,
+    Workers,
+    say_more,
+)
 from gmi_registry.cli.progress import StageProgress
 from gmi_registry.cli.ranking import write_ranking
 from gmi_registry.cli.screen import remark, write_json, write_line
+from gmi_registry.cli.traffic import announce_waits, comment
+from gmi_registry.place import DEFAULT_HUB, open_hub
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub, ListingFilter
@@ -54,7 +65,7 @@ def search(
         list[Path],
         typer.Argument(metavar="IMAGE...", help="Images like those you want; together one query."),
     ],
-    hub: HubText,
+    hub: HubText = DEFAULT_HUB,
     tag: Annotated[
         list[str] | None,
         typer.Option(
@@ -84,6 +95,9 @@ def search(
         KindChoice | None,
         typer.Option("--kind", help="Only models of this kind.", show_default=False),
     ] = None,
+    fresh_only: Annotated[
+        bool, typer.Option("--fresh-only", help="Leave out models that have changed since.")
+    ] = False,
     prompt: Annotated[
         str | None,
         typer.Option("--prompt", metavar="TEXT", help="What the images show.", show_default=False),
@@ -105,6 +119,10 @@ def search(
     open_page: Annotated[
         bool, typer.Option("--open", help="Open that page in the browser.")
     ] = False,
+    workers: Workers = 8,
+    device: Device = None,
+    token: Token = None,
+    offline: Offline = False,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -118,27 +136,35 @@ def search(
     if open_page and html is None:
         raise typer.BadParameter("needs --html FILE", param_hint="--open")
     say_more(verbose)
+    from gmi_registry.api import search as search_hub
     from gmi_registry.hubs.protocol import ListingFilter
-    from gmi_registry.search import search as search_hub
 
-    cache = cache_folder(cache_dir)
-    opened = open_hub(hub, cache)
+    opened = open_hub(hub, cache_dir=cache_dir, token=token, offline=offline or None)
     wanted = ListingFilter(
         tags=tuple(tag or ()),
         not_tags=tuple(not_tag or ()),
         base_model=base_model,
         kind=None if kind is None else kind.value,
     )
+    if not quiet and not verbose:  # which has the same from the log
+        announce_waits(opened)
     with StageProgress(_STAGES, quiet=quiet) as progress:
         result = search_hub(
             images,
             opened,
-            wanted=wanted,
+            tags=wanted.tags,
+            not_tags=wanted.not_tags,
+            base_model=wanted.base_model,
+            kind=wanted.kind,
+            fresh_only=fresh_only,
             score=score,
             interrogator=interrogator.value,
             prompt=prompt,
             top=top,
-            cache_dir=cache,
+            cache_dir=cache_dir,
+            offline=offline,
+            device=device or "cpu",
+            workers=workers,
             progress=progress,
         )
     if html is not None:
@@ -153,7 +179,7 @@ def search(
             write_line(str(hit.ref))
     else:
         write_ranking(result)
-    _comment(result, quiet=quiet, verbose=verbose)
+    comment(result, quiet=quiet, verbose=verbose)
     if html is not None:
         remark(f"report: {page}")
         if open_page:
@@ -181,6 +207,7 @@ def _write_page(
         ("without tags", ", ".join(wanted.not_tags)),
         ("base model", wanted.base_model or ""),
         ("kind", wanted.kind or ""),
+        ("stale models", f"{result.stale_left_out} left out" if result.stale_left_out else ""),
     ]
     if result.encoder is not None:
         settings.append(("encoder", f"{result.encoder.name}/{result.encoder.pretrained}"))
@@ -192,18 +219,3 @@ def _write_page(
         previews=opened.fetch_preview,
     )
     return write_html(page, html)
-
-
-def _comment(result: SearchResult, *, quiet: bool, verbose: bool) -> None:
-    """Say on stderr what the ranking itself cannot say."""
-    if verbose:
-        for skipped in result.skipped:
-            remark(f"skipped {skipped.model}: {skipped.reason}")
-    if quiet:
-        return
-    if not result.groups:
-        remark(f"no model matches; {result.looked_at} looked at")
-    else:
-        remark(f"{result.looked_at} models looked at, {result.matched} matched")
-    if result.skipped and not verbose:
-        remark(f"{len(result.skipped)} skipped; -v says why")

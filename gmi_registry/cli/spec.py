@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gmi_registry.cli.funnel import FAILED, funnel
-from gmi_registry.cli.option import AsJson, OptionalHubText, new_app
-from gmi_registry.cli.place import find_spec
+from gmi_registry.cli.option import AsJson, Offline, OptionalHubText, Token, new_app
 from gmi_registry.cli.screen import write_json, write_line, write_pairs
+from gmi_registry.place import find_spec
 from gmi_registry.report.number import number
 
 if TYPE_CHECKING:
@@ -25,18 +25,24 @@ _SHIFTS_SHOWN = 5
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A folder that holds gmi/, or a model such as local:owner/name."
+        metavar="MODEL", help="A folder that holds gmi/, or a model such as hf:owner/name."
     ),
 ]
 
 
 @app.command()
 @funnel()
-def show(model: Model, hub: OptionalHubText = None, as_json: AsJson = False) -> None:
+def show(
+    model: Model,
+    hub: OptionalHubText = None,
+    token: Token = None,
+    offline: Offline = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what a specification says."""
     from gmi_registry.spec import read_spec
 
-    place = find_spec(model, hub)
+    place = find_spec(model, hub, token=token, offline=offline or None)
     spec = read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
     if as_json:
         write_json({"digest": spec.digest, "manifest": spec.manifest.model_dump(mode="json")})
@@ -52,6 +58,8 @@ def verify(
     no_weights: Annotated[
         bool, typer.Option("--no-weights", help="Leave the model's own weight files unread.")
     ] = False,
+    token: Token = None,
+    offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
     """Check both files, the preview, and the weight files they are bound to.
@@ -60,7 +68,7 @@ def verify(
     """
     from gmi_registry.spec import verify as verify_folder
 
-    place = find_spec(model, hub)
+    place = find_spec(model, hub, token=token, offline=offline or None)
     findings = verify_folder(
         place.folder,
         expected=place.expected,
@@ -85,6 +93,8 @@ def diff(
     old: Annotated[str, typer.Argument(metavar="OLD", help="As MODEL of the other commands.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="Likewise.")],
     hub: OptionalHubText = None,
+    token: Token = None,
+    offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare two specifications, field by field and by their images."""
@@ -92,7 +102,9 @@ def diff(
 
     specs = [
         read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
-        for place in (find_spec(old, hub), find_spec(new, hub))
+        for place in (
+            find_spec(text, hub, token=token, offline=offline or None) for text in (old, new)
+        )
     ]
     found = diff_specs(*specs)
     if as_json:

@@ -8,8 +8,8 @@ from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.result import (
     GroupRanking,
     PromptMatch,
+    Ranking,
     SearchHit,
-    SearchResult,
     SkippedSpec,
 )
 from gmi_registry.index.source import SpecSource
@@ -21,8 +21,8 @@ __all__ = [
     "GroupRanking",
     "IndexEntry",
     "PromptMatch",
+    "Ranking",
     "SearchHit",
-    "SearchResult",
     "SkippedSpec",
     "SpecCache",
     "SpecIndex",

@@ -4,7 +4,8 @@ A digest names a content for ever, so nothing here goes stale; a hub that cannot
 gives a stamp instead (a revision, or sizes and times of the files), which is remembered with the
 digest it led to. Each file begins with the SHA-256 of what follows. One that does not fit, for
 whatever reason, is deleted and made again. Files appear under their names whole or not at all, so
-any number of processes may share a directory, the last to write the same content winning.
+any number of processes may share a directory, the last to write the same content winning, and
+``prune`` may run beside them: what it takes away is read from the hub again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from gmi_registry.index.entry import IndexEntry
+from gmi_registry.index.eviction import StoredFile, evict, mark_used, stored_files
 from gmi_registry.index.indexed import IndexedSpec
 
 __all__ = ["CacheUse", "SpecCache"]
@@ -30,16 +33,32 @@ _LAYOUT = "index-v1"
 # A digest that a hub names becomes a file name, so nothing but a digest may.
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHECKSUM = hashlib.sha256().digest_size
+_SPEC_SUFFIX = ".bin"
+_LIMIT = 2 * 1024**3
+_RECENT = 7 * 24 * 3600.0
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CacheUse:
-    """How many specifications a cache holds, and the bytes that all its files take."""
+    """How many specifications a cache holds, and the bytes that all its files take.
+
+    ``used`` is the last use of any of them in seconds since 1970, None for an empty cache.
+    """
 
     specs: int
     bytes: int
+    used: float | None = None
+
+    @classmethod
+    def of(cls, files: Sequence[StoredFile]) -> CacheUse:
+        """The sum of some of a cache's files."""
+        return cls(
+            specs=sum(file.path.suffix == _SPEC_SUFFIX for file in files),
+            bytes=sum(file.size for file in files),
+            used=max((file.used for file in files), default=None),
+        )
 
 
 class SpecCache:
@@ -59,7 +78,7 @@ class SpecCache:
         """The specification with that digest, or None where it is unknown or its file damaged."""
         if not _DIGEST.fullmatch(digest):
             return None
-        path = self._specs / f"{digest}.bin"
+        path = self._specs / f"{digest}{_SPEC_SUFFIX}"
         body = self._read(path)
         if body is None:
             return None
@@ -74,7 +93,7 @@ class SpecCache:
 
     def put(self, indexed: IndexedSpec) -> None:
         """Keep a specification under its digest."""
-        self._write(self._specs / f"{indexed.entry.digest}.bin", _packed(indexed))
+        self._write(self._specs / f"{indexed.entry.digest}{_SPEC_SUFFIX}", _packed(indexed))
 
     def digest_for(self, stamp: str) -> str | None:
         """The digest that ``remember`` was told for this stamp, or None."""
@@ -87,31 +106,31 @@ class SpecCache:
 
     def use(self) -> CacheUse:
         """What the cache holds now."""
-        files = self._files()
-        specs = sum(path.suffix == ".bin" for path, _ in files)
-        return CacheUse(specs, sum(size for _, size in files))
+        return CacheUse.of(self.files())
 
-    def clear(self) -> None:
-        """Delete everything that this class has stored, and nothing else."""
-        for path, _ in self._files():
-            self._delete(path)
+    def files(self) -> list[StoredFile]:
+        """Everything that this class has stored, and nothing else."""
+        return stored_files(self._specs) + stored_files(self._stamps)
+
+    def prune(
+        self, *, unused_for: float = 0.0, max_bytes: int = 0, dry_run: bool = False
+    ) -> CacheUse:
+        """Delete what was used longest ago, as :func:`gmi_registry.index.eviction.evict` does.
+
+        Returns what went (``dry_run``: what would). With the defaults that is everything.
+        """
+        gone = evict(self.files(), unused_for=unused_for, max_bytes=max_bytes, dry_run=dry_run)
+        return CacheUse.of(gone)
+
+    def keep_within_limit(self) -> CacheUse:
+        """What a search does after it has stored something: nothing, below 2 GiB.
+
+        What was used in the last week stays, so that two large hubs do not drive each other out.
+        """
+        return self.prune(unused_for=_RECENT, max_bytes=_LIMIT)
 
     def _stamp_path(self, stamp: str) -> Path:
         return self._stamps / hashlib.sha256(stamp.encode("utf-8", "surrogatepass")).hexdigest()
-
-    def _files(self) -> list[tuple[Path, int]]:
-        found = []
-        for folder in (self._specs, self._stamps):
-            try:
-                with os.scandir(folder) as entries:
-                    found += [
-                        (Path(entry.path), entry.stat(follow_symlinks=False).st_size)
-                        for entry in entries
-                        if entry.is_file(follow_symlinks=False)
-                    ]
-            except OSError:
-                continue
-        return found
 
     def _read(self, path: Path) -> bytes | None:
         try:
@@ -126,6 +145,7 @@ class SpecCache:
             _log.debug("%s is damaged and will be made again", path)
             self._delete(path)
             return None
+        mark_used(path)
         return body
 
     def _write(self, path: Path, body: bytes) -> None:

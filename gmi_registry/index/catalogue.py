@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from gmi_registry.errors import GmiError, IncomparableSpecsError, RateLimitError
 from gmi_registry.index.cache import SpecCache
+from gmi_registry.index.crew import in_order
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.filters import Filters
 from gmi_registry.index.group import Group
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.ranked import ranked
-from gmi_registry.index.result import SearchResult, SkippedSpec
+from gmi_registry.index.result import Ranking, SkippedSpec
 from gmi_registry.index.source import SpecSource
 from gmi_registry.scoring import DEFAULT_SCORE, Query, Score, score_named
 from gmi_registry.spec import ModelRef, Spec
@@ -37,6 +38,7 @@ class SpecIndex:
         self._entries: dict[ModelRef, IndexEntry] = {}
         self._groups: dict[ComparabilityKey, Group] = {}
         self._skipped: list[SkippedSpec] = []
+        self._stale: dict[ModelRef, bool] = {}
 
     @classmethod
     def from_sources(
@@ -49,28 +51,28 @@ class SpecIndex:
     ) -> SpecIndex:
         """Read every source, out of ``cache`` where it has it.
 
-        ``workers`` threads read at a time, for sources that wait for a network. ``progress`` is
-        called with (done, all) after each. The sources come in order of trust: a second one for
-        the same model is skipped. So is one whose ``load`` raises a GmiError, with its message as
-        the reason, except RateLimitError, which is passed on: going on would make it worse.
+        ``workers`` threads read at a time, for sources that wait for a network; the models and the
+        skipped ones come in the order of the sources all the same. ``progress`` is called with
+        (done, all) after each. The sources come in order of trust: a second one for the same model
+        is skipped. So is one whose ``load`` raises a GmiError, with its message as the reason.
+        After a RateLimitError nothing more is asked for, which would make it worse, and the rest
+        is skipped too, as far as the cache does not have it; where no model could be taken in at
+        all, that error is raised.
         """
         index = cls()
         waiting = list(sources)
-        with ThreadPoolExecutor(max(1, workers)) as pool:
-            # One worker is no worker: a loop is easier to follow in a traceback and to interrupt.
-            mapped = pool.map if workers > 1 else map
-            outcomes = mapped(lambda source: _fetched(source, cache), waiting)
-            try:
-                for done, (source, outcome) in enumerate(zip(waiting, outcomes, strict=True), 1):
-                    if isinstance(outcome, SkippedSpec):
-                        index._skipped.append(outcome)
-                    else:
-                        index._admit(source, outcome)
-                    if progress is not None:
-                        progress(done, len(waiting))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        reader = _Reader(cache)
+        outcomes = in_order(reader.read, waiting, workers)
+        with contextlib.closing(outcomes):
+            for done, (source, outcome) in enumerate(zip(waiting, outcomes, strict=True), 1):
+                if isinstance(outcome, SkippedSpec):
+                    index._skipped.append(outcome)
+                else:
+                    index._admit(source, outcome)
+                if progress is not None:
+                    progress(done, len(waiting))
+        if reader.refusal is not None and not len(index):
+            raise reader.refusal
         return index
 
     @property
@@ -97,6 +99,16 @@ class SpecIndex:
         group.remove(entry.model)
         if not len(group):
             del self._groups[entry.key]
+        self._stale.pop(model.without_revision, None)
+
+    def mark(self, model: ModelRef, *, stale: bool) -> None:
+        """Say whether the weights of a model are others than those that were described."""
+        self._stale[model.without_revision] = stale
+
+    @property
+    def stale(self) -> tuple[IndexEntry, ...]:
+        """The models that are known to be stale, in the order they came in."""
+        return tuple(entry for ref, entry in self._entries.items() if self._stale.get(ref))
 
     def rank(
         self,
@@ -106,7 +118,7 @@ class SpecIndex:
         *,
         top: int | None = 10,
         best_prompts: int = 3,
-    ) -> SearchResult:
+    ) -> Ranking:
         """Compare the query with every model that passes the filters, nearest first.
 
         ``top`` is the most hits that each group shows, None for all; ``best_prompts`` the most
@@ -118,7 +130,11 @@ class SpecIndex:
         """
         score = score_named(score) if isinstance(score, str) else score
         filters = filters or Filters()
-        matched = [entry for entry in self._entries.values() if filters.match(entry)]
+        matched = [
+            entry
+            for ref, entry in self._entries.items()
+            if filters.match(entry, self._stale.get(ref))
+        ]
         wanted: dict[ComparabilityKey, set[ModelRef]] = defaultdict(set)
         refused = []
         for entry in matched:
@@ -129,7 +145,13 @@ class SpecIndex:
         groups = []
         for key, models in wanted.items():
             ranking, outliers = ranked(
-                self._groups[key], models, query, score, top=top, best_prompts=best_prompts
+                self._groups[key],
+                models,
+                query,
+                score,
+                top=top,
+                best_prompts=best_prompts,
+                stale=self._stale,
             )
             refused += outliers
             if ranking is not None:
@@ -143,7 +165,7 @@ class SpecIndex:
             )
         groups.sort(key=lambda group: (-group.members, -len(self._groups[group.key]), group.key))
         skipped = (*self._skipped, *refused)
-        return SearchResult(tuple(groups), skipped, len(self), len(matched))
+        return Ranking(tuple(groups), skipped, len(self), len(matched))
 
     def _admit(self, source: SpecSource, indexed: IndexedSpec) -> None:
         if source.model.without_revision in self._entries:
@@ -164,6 +186,8 @@ class SpecIndex:
         if source.downloads is not None:
             entry = replace(entry, downloads=source.downloads)
         self._put(replace(indexed, entry=entry))
+        if source.stale is not None:
+            self.mark(entry.model, stale=source.stale)
 
     def _put(self, indexed: IndexedSpec) -> None:
         entry = indexed.entry
@@ -173,30 +197,46 @@ class SpecIndex:
         self._groups.setdefault(entry.key, Group(entry.key)).add(indexed)
 
 
-def _fetched(source: SpecSource, cache: SpecCache | None) -> IndexedSpec | SkippedSpec:
-    """From the cache where it can be, else read and kept there."""
-    if cache is not None:
+class _Reader:
+    """Reads sources, in any number of threads. ``refusal`` is the hub's first RateLimitError."""
+
+    def __init__(self, cache: SpecCache | None) -> None:
+        self._cache = cache
+        self.refusal: RateLimitError | None = None
+
+    def read(self, source: SpecSource) -> IndexedSpec | SkippedSpec:
+        """From the cache where it can be, else read and kept there."""
+        known = self._known(source)
+        if known is not None:
+            return known
+        if self.refusal is not None:
+            return SkippedSpec(source.model, f"not read any more: {self.refusal.message}")
+        try:
+            spec = source.load()
+        except RateLimitError as error:
+            self.refusal = self.refusal or error
+            return SkippedSpec(source.model, error.message)
+        except GmiError as error:
+            return SkippedSpec(source.model, error.message)
+        if source.digest is not None and spec.digest != source.digest:
+            reason = (
+                f"the hub promised specification {source.digest[:12]}, served {spec.digest[:12]}"
+            )
+            return SkippedSpec(source.model, reason)
+        indexed = IndexedSpec.of(spec)
+        if self._cache is not None:
+            self._cache.put(indexed)
+            if source.stamp is not None:
+                self._cache.remember(source.stamp, spec.digest)
+        return indexed
+
+    def _known(self, source: SpecSource) -> IndexedSpec | None:
+        if self._cache is None:
+            return None
         digest = source.digest
         if digest is None and source.stamp is not None:
-            digest = cache.digest_for(source.stamp)
-        indexed = None if digest is None else cache.get(digest)
-        if indexed is not None:
-            return indexed
-    try:
-        spec = source.load()
-    except RateLimitError:
-        raise
-    except GmiError as error:
-        return SkippedSpec(source.model, error.message)
-    if source.digest is not None and spec.digest != source.digest:
-        reason = f"the hub promised specification {source.digest[:12]}, served {spec.digest[:12]}"
-        return SkippedSpec(source.model, reason)
-    indexed = IndexedSpec.of(spec)
-    if cache is not None:
-        cache.put(indexed)
-        if source.stamp is not None:
-            cache.remember(source.stamp, spec.digest)
-    return indexed
+            digest = self._cache.digest_for(source.stamp)
+        return None if digest is None else self._cache.get(digest)
 
 
 def _other_encoder(entry: IndexEntry, query: Query) -> str:

@@ -14,15 +14,19 @@ class Filters:
     """All of ``tags``, none of ``not_tags``, that ``base_model``, that ``kind``; None means any.
 
     Letter case does not matter. The manifest decides, whatever a hub's own search let through.
+    ``fresh_only`` leaves out models that are known to be stale.
     """
 
     tags: tuple[str, ...] = ()
     not_tags: tuple[str, ...] = ()
     base_model: str | None = None
     kind: str | None = None
+    fresh_only: bool = False
 
-    def match(self, entry: IndexEntry) -> bool:
-        """Whether a model passes."""
+    def match(self, entry: IndexEntry, stale: bool | None = None) -> bool:
+        """Whether a model passes that is described so, and ``stale`` as far as anybody knows."""
+        if self.fresh_only and stale:
+            return False
         tags = {tag.casefold() for tag in entry.tags}
         return (
             all(tag.casefold() in tags for tag in self.tags)

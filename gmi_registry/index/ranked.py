@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 
 import numpy as np
 
@@ -26,8 +26,9 @@ def ranked(
     *,
     top: int | None,
     best_prompts: int,
+    stale: Mapping[ModelRef, bool],
 ) -> tuple[GroupRanking | None, list[SkippedSpec]]:
-    """Rank those members of ``group`` that are in ``models``.
+    """Rank those members of ``group`` that are in ``models``; ``stale`` knows them unrevised.
 
     Also returns the members that had to stay out; the ranking is None where none is left.
     Raises IncomparableSpecsError where the query's embeddings are of another length.
@@ -43,7 +44,7 @@ def ranked(
         return None, skipped
     _check_lengths(stack, query)
     distances = score(stack.candidates(rows), query)
-    order = ascending(distances, [str(stack.entries[row].model) for row in rows])
+    order = ascending(distances, [_tie_key(stack.entries[row].model, stale) for row in rows])
     ordered = distances[order]
     gaps = margins(ordered)
     weights = query.weights(stack.prompt_embeddings, stack.image_prompt)
@@ -57,11 +58,17 @@ def ranked(
                 distance=float(ordered[place]),
                 margin=None if np.isnan(gaps[place]) else float(gaps[place]),
                 best_prompts=_matches(stack, row, query, weights, best_prompts),
+                stale=stale.get(stack.entries[row].model.without_revision),
             )
         )
     first = stack.entries[0]
     ranking = GroupRanking(group.key, first.prompt_set, first.encoder, len(rows), tuple(hits))
     return ranking, skipped
+
+
+def _tie_key(model: ModelRef, stale: Mapping[ModelRef, bool]) -> str:
+    """Of two descriptions that are equally near the one of today's weights says more."""
+    return f"{int(stale.get(model.without_revision, False))} {model}"
 
 
 def _check_lengths(stack: Stack, query: Query) -> None:
@@ -100,6 +107,7 @@ def _hit(
     distance: float,
     margin: float | None,
     best_prompts: tuple[PromptMatch, ...],
+    stale: bool | None,
 ) -> SearchHit:
     return SearchHit(
         rank=rank,
@@ -117,4 +125,5 @@ def _hit(
         best_prompts=best_prompts,
         digest=entry.digest,
         group=entry.key,
+        stale=stale,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.spec import ModelRef
 
-__all__ = ["GroupRanking", "PromptMatch", "SearchHit", "SearchResult", "SkippedSpec"]
+__all__ = ["GroupRanking", "PromptMatch", "Ranking", "SearchHit", "SkippedSpec"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,8 @@ class SearchHit:
     ``rank`` counts from 1 within ``group``; equal distances are ordered by model. ``distance`` is
     comparable within the group and the score only. ``margin`` is the next model's distance minus
     this one's, None for the last. ``digest`` is the specification's. ``best_prompts`` is sorted,
-    the nearest first.
+    the nearest first. ``stale`` says that the model's weights are no longer those that were
+    described, None that nobody knows; a stale model stands behind the fresh ones it ties with.
     """
 
     rank: int
@@ -48,6 +49,7 @@ class SearchHit:
     best_prompts: tuple[PromptMatch, ...]
     digest: str
     group: ComparabilityKey
+    stale: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class GroupRanking:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchResult:
+class Ranking:
     """One ranking for each group that can be compared with the query, the largest group first.
 
     Distances of two groups say nothing about each other. So they are not merged: ranks start again

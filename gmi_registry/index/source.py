@@ -17,7 +17,8 @@ class SpecSource:
     ``load`` reads it, and is not called where the cache already has it. For that the source names
     either ``digest``, the SHA-256 of ``spec.json``, or a ``stamp``: any text that changes whenever
     the two files do, such as hub, id and revision, or path, sizes and modification times. With
-    neither, the specification is read each time. ``downloads`` replaces the manifest's number.
+    neither, the specification is read each time. ``downloads`` replaces the manifest's number;
+    ``stale`` is what the hub knows of the weights, None where it knows nothing.
     """
 
     model: ModelRef
@@ -25,3 +26,4 @@ class SpecSource:
     digest: str | None = None
     stamp: str | None = None
     downloads: int | None = None
+    stale: bool | None = None

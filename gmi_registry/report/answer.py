@@ -9,7 +9,7 @@ from PIL import Image
 
 from gmi_registry import __version__
 from gmi_registry.errors import GmiError
-from gmi_registry.index.result import GroupRanking, SearchHit, SearchResult
+from gmi_registry.index.result import GroupRanking, Ranking, SearchHit
 from gmi_registry.report.page import Card, Group, Page, Picture, QueryImage, SkippedModel
 from gmi_registry.report.picture import embed, embed_preview
 from gmi_registry.spec import ModelRef
@@ -21,7 +21,7 @@ Previews = Callable[[ModelRef], Path | None]
 
 
 def answer_page(
-    result: SearchResult,
+    result: Ranking,
     images: Sequence[tuple[str, Image.Image]],
     *,
     pseudo_prompts: Sequence[str | None],
@@ -76,6 +76,7 @@ def _card(hit: SearchHit, previews: Previews) -> Card:
         base_model=hit.base_model,
         url=hit.url,
         nsfw=hit.nsfw,
+        stale=bool(hit.stale),
         prompts=tuple(match.prompt for match in hit.best_prompts),
         preview=preview,
         no_preview=reason,

@@ -30,7 +30,8 @@ class QueryImage:
 class Card:
     """One model of the answer.
 
-    ``margin`` is the distance to the next model minus the own; None for the last.
+    ``margin`` is the distance to the next model minus the own; None for the last. ``stale`` says
+    that its weights are known to have changed since.
     ``prompts`` are the model's prompts that speak most for it, best first. ``preview`` is its
     contact sheet; where it is None, ``no_preview`` says why.
     """
@@ -46,6 +47,7 @@ class Card:
     base_model: str | None = None
     url: str | None = None
     nsfw: bool = False
+    stale: bool = False
     prompts: tuple[str, ...] = ()
     preview: Picture | None = None
     no_preview: str = "this model has no contact sheet"

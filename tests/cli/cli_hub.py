@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-# The tiny models and the tiny encoder are those of the tests of their own packages.
-for _neighbour in ("encoders", "generation"):
+# The tiny models, the tiny encoder and the loopback hub are those of the tests of their packages.
+for _neighbour in ("", "encoders", "generation", "hubs"):
     sys.path.append(str(Path(__file__).parents[1] / _neighbour))
 
 ENCODER = ("tiny", "test")

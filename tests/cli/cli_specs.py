@@ -10,8 +10,8 @@ from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.result import (
     GroupRanking,
     PromptMatch,
+    Ranking,
     SearchHit,
-    SearchResult,
     SkippedSpec,
 )
 from gmi_registry.spec import (
@@ -109,4 +109,4 @@ SKIPPED = SkippedSpec(ModelRef("local", "broken"), "spec.tensors has 12 bytes")
 
 
 def answer(*groups, skipped=(), looked_at=9, matched=8):
-    return SearchResult(groups, tuple(skipped), looked_at, matched)
+    return Ranking(groups, tuple(skipped), looked_at, matched)

@@ -1,5 +1,9 @@
 import json
+import os
+import time
+from datetime import datetime
 
+import pytest
 from cli_specs import make_spec
 
 from gmi_registry.cli.main import app
@@ -15,14 +19,64 @@ def test_info_and_prune(call, tmp_path):
     assert before["specs"] == 2
     assert before["bytes"] > 0
     assert "specifications: 2\n" in call(app, "cache", "info").stdout
-    assert call(app, "cache", "prune").stdout.startswith("deleted 2 specifications, ")
+    (part,) = (part for part in before["parts"] if part["name"] == "specifications")
+    assert (part["files"], part["bytes"]) == (2, before["bytes"])
+    assert datetime.fromisoformat(part["last_used"]).tzinfo is not None
+    tried = call(app, "cache", "prune", "--dry-run")
+    assert tried.stdout == f"specifications: 2 files, {before['bytes']:,} bytes\n"
+    assert tried.stderr.endswith("would be deleted; leave out --dry-run to do it\n")
+    assert json.loads(call(app, "cache", "info", "--json").stdout) == before
+    assert "specifications: 2 files" in call(app, "cache", "prune").stdout
     assert json.loads(call(app, "cache", "info", "--json").stdout)["specs"] == 0
     done = call(app, "cache", "prune", "--json", "--cache-dir", tmp_path / "cache")
-    assert json.loads(done.stdout) == {
-        "directory": before["directory"],
-        "specs": 0,
-        "bytes": 0,
+    document = json.loads(done.stdout)
+    assert (document["dry_run"], document["files"], document["bytes"]) == (False, 0, 0)
+    assert "specifications" in {part["name"] for part in document["parts"]}
+
+
+def test_prune_by_age_and_size(call, tmp_path):
+    cache = SpecCache(tmp_path / "cache")
+    for name, days in (("flat", 40), ("oil", 20), ("ink", 1)):
+        cache.put(IndexedSpec.of(make_spec(name)))
+        used = time.time() - days * 86400
+        path = cache.directory / "specs" / f"{make_spec(name).digest}.bin"
+        os.utime(path, (used, used))
+    whole = cache.use().bytes
+    assert "1 files" in call(app, "cache", "prune", "--older-than", "30d", "--dry-run").stdout
+    assert call(app, "cache", "prune", "--max-size", whole).stdout == ""
+    assert call(app, "cache", "prune", "--max-size", whole - 1, "--older-than", "9w").stdout == ""
+    assert "1 files" in call(app, "cache", "prune", "--max-size", whole - 1).stdout
+    assert cache.get(make_spec("flat").digest) is None
+    assert call(app, "cache", "prune", "--older-than", "2w").exit_code == 0
+    assert cache.use().specs == 1
+    assert cache.get(make_spec("ink").digest) is not None
+
+
+def test_other_parts_of_the_cache(call, tmp_path):
+    listing = tmp_path / "cache" / "assets" / "gmi-registry" / "hub" / "hf" / "catalogue.json"
+    drawn = tmp_path / "cache" / "work" / "model" / "0.png"
+    for path in (listing, drawn):
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    parts = json.loads(call(app, "cache", "info", "--json").stdout)["parts"]
+    assert {part["name"]: part["files"] for part in parts} == {
+        "specifications": 0,
+        "digests of weights": 0,
+        "listings of hubs": 1,
+        "unfinished publications": 1,
     }
+    assert call(app, "cache", "prune").stdout == "listings of hubs: 1 files, 2 bytes\n"
+    assert drawn.exists()
+    assert not listing.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--older-than", "soon"), ("--older-than", "3"), ("--max-size", "2 apples")]
+)
+def test_ages_and_sizes_that_are_none(call, arguments):
+    done = call(app, "cache", "prune", *arguments)
+    assert done.exit_code == 2
+    assert arguments[1] in done.stderr
 
 
 def test_an_empty_cache(call, tmp_path):

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
@@ -12,6 +13,7 @@ from cli_hub import write_card
 
 from gmi_registry.cli import publish as module
 from gmi_registry.cli.main import app, publish_app
+from gmi_registry.errors import HubError
 from gmi_registry.spec import GenerationRecipe, read_spec
 
 QUICK = ("--steps", "1")
@@ -229,3 +231,56 @@ def test_seeds_are_whole_numbers(call, hub, seeds):
 def test_precisions_are_those_of_the_recipe():
     field = GenerationRecipe.model_fields["dtype"]
     assert {choice.value for choice in module.DtypeChoice} == set(get_args(field.annotation))
+
+
+def test_a_folder_takes_no_pull_requests(call, hub):
+    before = contents(hub)
+    done = call(publish_app, "ink", "--hub", hub, "--create-pr", *QUICK)
+    assert "takes no pull requests" in refused(done)
+    assert "hint: leave out --create-pr" in done.stderr
+    assert contents(hub) == before
+
+
+def test_a_revision_that_is_not_there(call, hub):
+    done = call(publish_app, "ink", "--hub", hub, "--revision", "0" * 16, *QUICK)
+    assert "is gone" in refused(done)
+    done = call(publish_app, "local:ink@" + "1" * 16, "--hub", hub, "--revision", "0" * 16)
+    assert "--revision names 0000" in refused(done)
+
+
+def test_what_is_passed_on(call, hub, monkeypatch):
+    """The token and the wish for a pull request reach the hub, and no library's warnings us."""
+    import warnings
+
+    from gmi_registry.hubs.local import LocalHub
+
+    asked = []
+
+    class Remote(LocalHub):
+        name = "far"
+
+        def push_spec(self, ref, folder, *, create_pr=False):
+            asked.append(create_pr)
+            return "https://example.org/pull/1"
+
+    def open_hub(hub, **options):
+        asked.append(options["token"])
+        return Remote(hub)
+
+    def publish(ref, hub, **options):
+        warnings.warn("of no interest to users", FutureWarning, stacklevel=1)
+        hub.push_spec(ref, options["work"])
+        raise HubError("far enough")
+
+    monkeypatch.setattr(module, "open_hub", open_hub)
+    monkeypatch.setattr(import_module("gmi_registry.publish"), "publish", publish)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        done = call(
+            *(publish_app, "hf:owner/ink", "--hub", hub, "--token", "hf_secret", "--create-pr"),
+            *("--revision", "abcdef0"),
+        )
+    assert "far enough" in refused(done)
+    assert asked == ["hf_secret", True]
+    assert [str(item.message) for item in told if item.category is FutureWarning] == []
+    assert "hf_secret" not in done.output

@@ -46,6 +46,7 @@ def test_a_pipe_gets_rows(capsys):
         "tags",
         "base_model",
         "prompt_set",
+        "stale",
     ]
     assert rows[1] == [
         "1",
@@ -55,6 +56,7 @@ def test_a_pipe_gets_rows(capsys):
         "flat,icons",
         "zoo/base",
         "general",
+        "",
     ]
     assert [row[0] for row in rows[1:]] == ["1", "2", "3", "1"]
     assert rows[3][3] == ""
@@ -106,3 +108,17 @@ def test_brackets_are_not_markup(table):
 def test_nothing_found_prints_nothing(capsys):
     write_ranking(answer())
     assert capsys.readouterr().out == ""
+
+
+def test_a_pipe_gets_four_digits(capsys):
+    exact = hit(1, "flat", 0.012345678901234, 1.23456789e-07, stale=False)
+    write_ranking(answer(group(exact, hit(2, "oil", math.inf, None, stale=True))))
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[2:4] for row in rows[1:]] == [["0.01235", "1.235e-07"], ["inf", ""]]
+    assert [row[7] for row in rows[1:]] == ["no", "yes"]
+
+
+def test_a_terminal_names_what_is_stale(table):
+    text = table(80, answer(group(hit(1, "flat", 0.1, 0.1, stale=True), hit(2, "oil", 0.2, None))))
+    assert "local:flat (stale)" in text
+    assert text.count("stale") == 1

@@ -9,7 +9,17 @@ import pytest
 
 from gmi_registry.cli import main
 
-HEAVY = ("torch", "diffusers", "open_clip", "transformers", "numpy", "safetensors", "PIL", "jinja2")
+HEAVY = (
+    "torch",
+    "diffusers",
+    "open_clip",
+    "transformers",
+    "numpy",
+    "safetensors",
+    "PIL",
+    "jinja2",
+    "huggingface_hub",
+)
 _PROBE = """
 import sys
 from gmi_registry.cli import main
@@ -77,11 +87,11 @@ def test_version(start):
         ("main", ["spec", "show"]),
         ("main", ["spec", "show", "a", "--loud"]),
         ("search_main", ["--hub", "x"]),
-        ("search_main", ["cat.png"]),
         ("search_main", ["cat.png", "--hub", "x", "--kind", "car"]),
         ("search_main", ["cat.png", "--hub", "x", "--top", "0"]),
         ("search_main", ["cat.png", "--hub", "x", "--open"]),
-        ("publish_main", ["model"]),
+        ("search_main", ["cat.png", "--hub", "x", "--workers", "0"]),
+        ("main", ["cache", "prune", "--older-than", "soon"]),
         ("publish_main", ["model", "--hub", "x", "--seeds", "one"]),
         ("publish_main", ["model", "--hub", "x", "--steps", "few"]),
     ],
@@ -107,3 +117,26 @@ def test_a_terminal_that_lacks_letters(start, tmp_path):
     done = start("main", "spec", "show", tmp_path / "Ж", PYTHONIOENCODING="ascii")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
+
+
+def test_the_package_itself_imports_nothing_heavy():
+    code = (
+        "import sys, gmi_registry\n"
+        "assert 'search' in dir(gmi_registry)\n"
+        "assert gmi_registry.__version__\n"
+        f"print(sorted(set(sys.modules) & set({HEAVY!r})))\n"
+        "import gmi_registry.search, gmi_registry.publish\n"
+        "from gmi_registry.search import Timings\n"
+        "from gmi_registry import search\n"
+        "assert gmi_registry.search is search and callable(gmi_registry.publish)\n"
+        "assert search.__module__ == 'gmi_registry.api'\n"
+        "try:\n"
+        "    gmi_registry.absent\n"
+        "except AttributeError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[]\nmodule 'gmi_registry' has no attribute 'absent'\n"

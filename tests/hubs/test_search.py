@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hub_builder import OTHER_PROMPTS, HubBuilder, ProjectionEncoder, picture
 import gmi_registry.encoders
 from gmi_registry.errors import IncomparableSpecsError, InputError, RateLimitError
 from gmi_registry.hubs import ListingFilter
-from gmi_registry.index import SearchResult as Ranking
+from gmi_registry.index import Ranking
 from gmi_registry.search import Timings, search
 from gmi_registry.spec import ModelRef
 
@@ -44,7 +46,7 @@ def on_the_hub(monkeypatch, built):
     asked = []
 
     def give(encoder):
-        def load(name, pretrained, folder=None):
+        def load(name, pretrained, folder=None, **options):
             asked.append((name, pretrained, folder))
             return encoder
 
@@ -113,7 +115,7 @@ def test_the_json_is_plain_and_complete(colours, look, encoder):
 class TestCache:
     def test_a_second_search_reads_nothing_again(self, colours, look, monkeypatch):
         first = look(picture(COLOURS["red"]))
-        monkeypatch.setattr("gmi_registry.search.read_spec", None)
+        monkeypatch.setattr(sys.modules["gmi_registry.search"], "read_spec", None)
         second = look(picture(COLOURS["red"]))
         assert (first.read, first.from_cache) == (3, 0)
         assert (second.read, second.from_cache) == (0, 3)
@@ -143,7 +145,7 @@ class TestFilters:
     def test_only_what_passes_is_ranked(self, colours, look):
         result = look(picture(COLOURS["red"]), wanted=ListingFilter(tags=("Cold",)))
         assert {hit.ref.id for hit in result.hits} == {"blue", "green"}
-        assert (result.looked_at, result.matched, result.read) == (3, 2, 2)
+        assert (result.looked_at, result.matched, result.read) == (2, 2, 2)
 
     def test_nothing_matches(self, colours, look, encoder):
         result = look(picture(COLOURS["red"]), wanted=ListingFilter(tags=("none",)), prompt="a cat")
@@ -165,6 +167,47 @@ class TestFilters:
         monkeypatch.setattr(colours.hub, "list_specs", lambda wanted: iter(everything))
         result = look(picture(COLOURS["red"]), wanted=ListingFilter(tags=("warm",)))
         assert [hit.ref.id for hit in result.hits] == ["red"]
+
+
+class TestListing:
+    def test_a_filtered_search_lists_the_hub_once(self, colours, look, monkeypatch):
+        asked = []
+        listed = colours.hub.list_specs
+        monkeypatch.setattr(
+            colours.hub, "list_specs", lambda wanted: asked.append(wanted) or listed(wanted)
+        )
+        cold = ListingFilter(tags=("cold",))
+        look(picture(COLOURS["red"]), wanted=cold)
+        assert asked == [cold]
+        # Only where nothing passes is it worth a second one to say how many there are.
+        look(picture(COLOURS["red"]), wanted=ListingFilter(tags=("none",)))
+        assert asked[1:] == [ListingFilter(tags=("none",)), ListingFilter()]
+
+    @pytest.mark.parametrize("stale", [True, False, None])
+    def test_what_the_hub_knows_of_the_weights_is_shown(self, colours, look, monkeypatch, stale):
+        listings = [
+            dataclasses.replace(listing, stale=stale if listing.ref.id == "red" else None)
+            for listing in colours.hub.list_specs(ListingFilter())
+        ]
+        monkeypatch.setattr(colours.hub, "list_specs", lambda wanted: iter(listings))
+        result = look(picture(COLOURS["red"]))
+        assert [hit.stale for hit in result.hits] == [stale, None, None]
+        assert result.to_json()["results"][0]["stale"] is stale
+        fresh = look(picture(COLOURS["red"]), fresh_only=True)
+        assert len(fresh.hits) == (2 if stale else 3)
+        assert fresh.stale_left_out == bool(stale)
+
+    def test_how_encoders_are_loaded(self, colours, look, monkeypatch, tmp_path):
+        asked = []
+
+        def load(name, pretrained, folder, **options):
+            asked.append(options)
+            return colours.encoder
+
+        monkeypatch.setattr(gmi_registry.encoders, "load_encoder", load)
+        result = look(picture(COLOURS["red"]), encoder=None, offline=True, device="cuda:1")
+        assert asked == [{"cache_dir": colours.cache / "hub", "offline": True, "device": "cuda:1"}]
+        assert (result.offline, result.requests, result.catalogue_age) == (True, None, None)
 
 
 class TestSkipped:
@@ -191,7 +234,7 @@ class TestSkipped:
         assert "version 2.0" in reasons["manifest"]
         assert "missing" in reasons["tensors-gone"]
         assert len(reasons) == 6
-        assert result.looked_at == 9
+        assert result.looked_at == 7  # those that the filter let through, broken ones included
 
     def test_a_specification_of_another_model_is_skipped(self, colours, look):
         colours.add_lora("copy", seed=1)

@@ -148,16 +148,16 @@ def test_a_directory_in_the_place_of_a_file_is_no_error(shelf, tmp_path):
         (tmp_path / "index-v1" / "specs" / f"{spec.digest}.bin").mkdir(parents=True)
     for _ in range(2):
         assert len(SpecIndex.from_sources(shelf.sources(), cache=SpecCache(tmp_path))) == 5
-    SpecCache(tmp_path).clear()
+    SpecCache(tmp_path).prune()
 
 
-def test_clear_deletes_what_the_cache_made_and_nothing_else(shelf, tmp_path):
+def test_prune_deletes_what_the_cache_made_and_nothing_else(shelf, tmp_path):
     (tmp_path / "mine.txt").write_text("x")
     cache = SpecCache(tmp_path)
     SpecIndex.from_sources(shelf.sources(), cache=cache)
     assert cache.use().bytes > 0
-    cache.clear()
-    assert (cache.use().specs, cache.use().bytes) == (0, 0)
+    assert cache.prune().specs == 5
+    assert (cache.use().specs, cache.use().bytes, cache.use().used) == (0, 0, None)
     assert (tmp_path / "mine.txt").exists()
 
 
@@ -217,13 +217,35 @@ def test_a_source_that_fails_is_skipped_with_its_reason(workers, shelf, tmp_path
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_too_many_requests_stop_the_reading(workers, shelf):
+def test_too_many_requests_stop_the_reading(workers, shelf, tmp_path):
     def refused():
         raise RateLimitError("slow down")
 
     sources = [dataclasses.replace(source, load=refused) for source in shelf.sources()]
     with pytest.raises(RateLimitError):
         SpecIndex.from_sources(sources, workers=workers)
+    # What is known already needs no request, and is ranked.
+    cache = SpecCache(tmp_path)
+    SpecIndex.from_sources(shelf.sources()[2:], cache=cache)
+    index = SpecIndex.from_sources(sources, cache=cache, workers=workers)
+    assert [entry.model.id for entry in index.entries] == ["m2", "m3", "m4"]
+    assert [skipped.model.id for skipped in index.skipped] == ["m0", "m1"]
+    assert all("slow down" in skipped.reason for skipped in index.skipped)
+
+
+def test_after_a_refusal_nothing_more_is_asked_for(shelf):
+    def refused():
+        raise RateLimitError("slow down")
+
+    sources = shelf.sources()
+    sources[1] = dataclasses.replace(sources[1], load=refused)
+    index = SpecIndex.from_sources(sources)
+    assert len(index) == 1
+    assert shelf.reads == ["m0"]
+    assert [skipped.reason for skipped in index.skipped] == [
+        "slow down",
+        *["not read any more: slow down"] * 3,
+    ]
 
 
 def test_the_failed_are_reported_with_every_ranking(shelf, ask):

@@ -241,3 +241,30 @@ def test_a_model_can_be_removed_after_it_was_ranked(make_spec, ask):
     for i in (0, 1, 3):
         index.remove(ModelRef("local", f"m{i}"))
     assert index.rank(ask()).groups == ()
+
+
+def test_a_stale_model_follows_those_that_are_equally_near(make_spec, ask):
+    index = index_of(*(make_spec(name, seed=1) for name in ("alpha", "mu", "zeta")))
+    index.mark(ModelRef("local", "alpha"), stale=True)
+    index.mark(ModelRef("local", "mu"), stale=False)
+    hits = index.rank(ask(), "paper").hits
+    assert names(hits) == ["mu", "zeta", "alpha"]
+    assert [hit.stale for hit in hits] == [False, None, True]
+    assert [entry.model.id for entry in index.stale] == ["alpha"]
+
+
+def test_a_stale_model_that_is_nearer_stays_in_front(make_spec, ask):
+    index = index_of(make_spec("near", centre=np.zeros(8)), make_spec("far", centre=np.full(8, 9)))
+    index.mark(ModelRef("local", "near", "0123456789abcdef"), stale=True)
+    assert names(index.rank(ask(), "paper").hits) == ["near", "far"]
+
+
+def test_stale_models_can_be_left_out(make_spec, ask):
+    index = index_of(*(make_spec(f"m{i}") for i in range(3)))
+    index.mark(ModelRef("local", "m1"), stale=True)
+    result = index.rank(ask(), filters=Filters(fresh_only=True))
+    assert set(names(result.hits)) == {"m0", "m2"}
+    assert result.matched == 2
+    # Published again: what was known of the old one says nothing.
+    index.add(make_spec("m1", seed=5))
+    assert index.rank(ask(), filters=Filters(fresh_only=True)).matched == 3

@@ -1,0 +1,7 @@
+from gmi_registry.api import load_spec as load_spec
+from gmi_registry.api import publish as publish
+from gmi_registry.api import search as search
+
+__all__ = ["__version__", "load_spec", "publish", "search"]
+
+__version__: str

@@ -1,0 +1,82 @@
+"""What a search answers: rankings, what was asked, and what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gmi_registry.clock import Timings
+from gmi_registry.index import GroupRanking, Ranking, SearchHit
+from gmi_registry.spec import EncoderRef
+
+__all__ = ["SearchResult"]
+
+_COUNTS = ("looked_at", "matched", "stale_left_out", "read", "from_cache", "offline")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult(Ranking):
+    """The rankings, what was asked, and what it took.
+
+    ``looked_at`` counts the models with a specification that the hub named for the filter, and
+    where it named none, all that it has; ``matched`` those that passed the filter and could be
+    read, ``stale_left_out`` those that did not for being stale. Of the specifications that the
+    hub named ``read`` were read from it and ``from_cache`` were known. ``images`` are names for
+    people; ``pseudo_prompts`` stand in their order, None for an image without one. ``encoder`` is
+    None where nothing was there to compare with.
+
+    ``requests`` counts HTTP requests by method, None for a hub without a network. With ``offline``
+    the hub was not asked; ``catalogue_age`` is then the age in seconds of the listing that the
+    answer rests on, None where it is of this moment or was never made.
+    """
+
+    score: str
+    images: tuple[str, ...]
+    pseudo_prompts: tuple[str | None, ...]
+    interrogator: str
+    encoder: EncoderRef | None
+    read: int
+    from_cache: int
+    timings: Timings
+    stale_left_out: int = 0
+    requests: Mapping[str, int] | None = None
+    offline: bool = False
+    catalogue_age: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``json.dumps``: ``results`` rank the largest group of comparable models.
+
+        ``other_groups`` hold the rest, whose distances cannot be compared with those.
+        """
+        groups = [_group_json(group) for group in self.groups]
+        return {
+            "query": {
+                "images": list(self.images),
+                "pseudo_prompts": list(self.pseudo_prompts),
+                "interrogator": self.interrogator,
+            },
+            "score": self.score,
+            "results": groups[0]["results"] if groups else [],
+            "other_groups": groups[1:],
+            "skipped": [{"model": str(it.model), "reason": it.reason} for it in self.skipped],
+            "encoder": None if self.encoder is None else self.encoder.known(),
+            **{name: getattr(self, name) for name in _COUNTS},
+            "catalogue_age": self.catalogue_age,
+            "requests": None if self.requests is None else dict(self.requests),
+            "groups": [
+                {key: group[key] for key in ("group", "prompt_set", "members")} for group in groups
+            ],
+            "timings": asdict(self.timings),
+        }
+
+
+def _group_json(group: GroupRanking) -> dict[str, Any]:
+    shared = {name: getattr(group, name) for name in ("prompt_set", "encoder", "members")}
+    return {"group": str(group.key)} | shared | {"results": [_hit_json(hit) for hit in group.hits]}
+
+
+def _hit_json(hit: SearchHit) -> dict[str, Any]:
+    plain = asdict(hit)
+    del plain["ref"], plain["group"]
+    return {"rank": hit.rank, "model": str(hit.ref)} | plain

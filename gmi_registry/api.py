@@ -1,0 +1,189 @@
+"""What a Python program calls: ``gmi_registry.search``, ``publish`` and ``load_spec``.
+
+Hubs and models may be given by the names that people type. The command line is a layer over these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL.Image import Image
+
+from gmi_registry.answer import SearchResult
+from gmi_registry.clock import Progress
+from gmi_registry.encoders.protocol import Encoder
+from gmi_registry.hubs.protocol import Hub, ListingFilter
+from gmi_registry.model import Kind
+from gmi_registry.place import find_model, find_spec, hub_at
+from gmi_registry.proposal import proposing
+from gmi_registry.search import WORKERS, ImageSource
+from gmi_registry.search import search as search_hub
+from gmi_registry.spec import ModelRef, PromptSet, Spec, read_spec
+
+if TYPE_CHECKING:
+    from gmi_registry.generation import RecipeOverrides
+    from gmi_registry.publish import Progress as PublishProgress
+    from gmi_registry.publish import Publication
+
+__all__ = ["load_spec", "publish", "search"]
+
+HubSource = str | Path | Hub
+"""``hf``, a folder that holds ``hub.json``, or a hub that is open already."""
+
+
+def search(
+    images: ImageSource | Sequence[ImageSource],
+    hub: HubSource | None = None,
+    *,
+    tags: Sequence[str] = (),
+    not_tags: Sequence[str] = (),
+    base_model: str | None = None,
+    kind: Kind | None = None,
+    fresh_only: bool = False,
+    score: str = "default",
+    interrogator: str = "none",
+    prompt: str | None = None,
+    top: int | None = 10,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    offline: bool | None = None,
+    encoder: Encoder | None = None,
+    device: str = "cpu",
+    workers: int = WORKERS,
+    progress: Progress = lambda stage, done, total: None,
+) -> SearchResult:
+    """Rank the models of ``hub`` by how near their images are to ``images``, which are one query.
+
+    ``images`` are paths, encoded bytes, or PIL images of any size and mode, one or several; they
+    stay on this machine. ``hub`` is ``"hf"``, a folder, or a Hub (None: GMI_HUB, else ``"hf"``).
+    Only models with all of ``tags`` and none of ``not_tags``, from ``base_model`` and of ``kind``
+    are compared; letter case does not count. ``fresh_only`` leaves out models whose weights have
+    changed since they were described. ``prompt`` says what the images show; without it
+    ``interrogator`` (none, phrases, caption, clip_interrogator) may guess. ``score`` is the name of
+    a distance, smaller is nearer; ``top`` the most models shown of each group (None: all).
+
+    ``cache_dir`` takes the place of this user's caches. ``token`` and ``offline`` are for a hub
+    that is opened here, see :func:`gmi_registry.place.open_hub`. ``encoder`` overrides the one that
+    the specifications name; it gives float32 [B, D] for B images and [B, E] for B texts.
+    ``workers`` specifications are read at a time. ``progress`` is told (stage, done, total).
+
+    In the result ``hits`` are the models, nearest first, with ``distance`` (no unit, comparable
+    within one group and score) and ``stale``; ``skipped`` those that could not be used, with the
+    reason; ``timings`` are in seconds. A search that finds nothing is an empty result, no error.
+
+    Raises InputError for an image, score, prompt or hub that cannot be used; HubError, AuthError
+    or RateLimitError where the hub gives no listing; OfflineError where the network is needed and
+    off; IncomparableSpecsError where the encoder is not the one that made the specifications;
+    MissingExtraError for an interrogator that is not installed.
+    """
+    cache = None if cache_dir is None else Path(cache_dir)
+    with hub_at(hub, cache_dir=cache, token=token, offline=offline) as opened:
+        return search_hub(
+            [images] if isinstance(images, str | Path | bytes | Image) else images,
+            opened,
+            wanted=ListingFilter(tuple(tags), tuple(not_tags), base_model, kind),
+            fresh_only=fresh_only,
+            score=score,
+            interrogator=interrogator,
+            prompt=prompt,
+            top=top,
+            cache_dir=cache,
+            encoder=encoder,
+            device=device,
+            offline=bool(offline),
+            workers=workers,
+            progress=progress,
+        )
+
+
+def publish(
+    model: str | ModelRef,
+    hub: HubSource | None = None,
+    *,
+    revision: str | None = None,
+    prompts: PromptSet | str | Path | None = None,
+    overrides: RecipeOverrides | None = None,
+    output: str | Path | None = None,
+    work: str | Path | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    keep_images: bool = False,
+    create_pr: bool = False,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    encoder: Encoder | None = None,
+    device: str | None = None,
+    progress: PublishProgress = lambda stage, done, total: None,
+) -> Publication:
+    """Describe ``model`` of ``hub`` by what it draws, and put the description beside it.
+
+    ``model`` is its name on the hub, a whole reference such as ``hf:owner/name``, or a ModelRef;
+    ``revision`` pins it. ``prompts`` are the developer's own besides the default ones, a PromptSet
+    or a file with one a line. ``overrides`` change the recipe, whose widths and heights are in
+    pixels. With ``output`` the files go to ``output``/gmi and the hub is left alone; ``create_pr``
+    proposes the change in place of making it. ``work`` keeps the images of an interrupted call
+    (None: in ``cache_dir``). The rest is as for :func:`search` and
+    :func:`gmi_registry.publish.publish`, whose result this returns.
+
+    Raises InputError, AuthError, HubError, SpecError, GenerationError, or MissingExtraError where
+    the libraries that generate are not installed; the hub is then as it was.
+    """
+    from gmi_registry.publish import publish as publish_model
+
+    cache = None if cache_dir is None else Path(cache_dir)
+    if isinstance(prompts, str | Path):
+        prompts = PromptSet.from_file(Path(prompts))
+    with hub_at(hub, cache_dir=cache, token=token) as opened:
+        return publish_model(
+            find_model(str(model), opened, revision),
+            proposing(opened) if create_pr else opened,
+            work=_work_folder(work, cache),
+            encoder=encoder,
+            prompts=prompts,
+            overrides=overrides,
+            output=None if output is None else Path(output),
+            dry_run=dry_run,
+            force=force,
+            keep_images=keep_images,
+            device=device,
+            progress=progress,
+        )
+
+
+def load_spec(
+    model: str | Path | ModelRef,
+    hub: HubSource | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    offline: bool | None = None,
+) -> Spec:
+    """The specification in a folder, or of a model on a hub, read and checked.
+
+    ``model`` is a folder that holds ``gmi/``, that folder itself, or a model: ``hf:owner/name``
+    (``@`` a revision after it), or its name on ``hub``. In the result ``image_embeddings`` is
+    float16 [N, D], ``prompt_embeddings`` float16 [P, E] and ``image_prompt`` int32 [N], the prompt
+    of each image; ``manifest`` says the rest. Keywords as for :func:`search`.
+
+    Raises SpecNotFoundError where there is none, SpecFormatError, DigestMismatchError or
+    UnsupportedVersionError for one that cannot be used, InputError, HubError or OfflineError.
+    """
+    place = find_spec(
+        str(model),
+        hub,
+        cache_dir=None if cache_dir is None else Path(cache_dir),
+        token=token,
+        offline=offline,
+    )
+    return read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
+
+
+def _work_folder(chosen: str | Path | None, cache_dir: Path | None) -> Path:
+    if chosen is not None:
+        return Path(chosen)
+    from platformdirs import user_cache_path
+
+    cache = user_cache_path("gmi-registry", appauthor=False) if cache_dir is None else cache_dir
+    return cache / "work"

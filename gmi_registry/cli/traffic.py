@@ -1,0 +1,57 @@
+"""What a search says on stderr: how it went, and what it asked of the hub."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gmi_registry.cli.screen import remark
+
+if TYPE_CHECKING:
+    from gmi_registry.hubs.protocol import Hub
+    from gmi_registry.search import SearchResult
+
+__all__ = ["age", "announce_waits", "comment"]
+
+_UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
+
+
+def announce_waits(hub: Hub) -> None:
+    """Say so when the hub makes this program wait."""
+    from gmi_registry.search import Remote
+
+    if isinstance(hub, Remote):
+        hub.traffic.on_wait = lambda seconds: remark(f"the hub asks to wait {seconds:.0f} s")
+
+
+def comment(result: SearchResult, *, quiet: bool, verbose: bool) -> None:
+    """Say what the ranking itself cannot say."""
+    if verbose:
+        for skipped in result.skipped:
+            remark(f"skipped {skipped.model}: {skipped.reason}")
+    if quiet:
+        return
+    if not result.groups:
+        remark(f"no model matches; {result.looked_at} looked at")
+    else:
+        remark(f"{result.looked_at} models looked at, {result.matched} matched")
+    if result.stale_left_out:
+        remark(f"{result.stale_left_out} left out: their weights have changed since")
+    if result.skipped and not verbose:
+        remark(f"{len(result.skipped)} skipped; -v says why")
+    if result.offline and result.requests is not None:
+        # Last, where it is seen: the answer may be of another day.
+        listed = result.catalogue_age
+        known = "there was none yet" if listed is None else f"it is {age(listed)} old"
+        remark(f"offline, from the last listing of the hub: {known}")
+    if verbose and result.requests is not None:
+        each = ", ".join(f"{method} {count:,}" for method, count in result.requests.items())
+        remark(f"requests: {sum(result.requests.values()):,}" + (f" ({each})" if each else ""))
+
+
+def age(seconds: float) -> str:
+    """A time span in its largest unit: ``3 hours``."""
+    for unit, length in _UNITS:
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}" + ("" if count == 1 else "s")
+    return "less than a minute"

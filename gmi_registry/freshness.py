@@ -1,0 +1,53 @@
+"""Whether the models of a ranking still have the weights that were described."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gmi_registry.errors import GmiError
+from gmi_registry.hubs.protocol import Hub, KnowsWeights, is_stale
+from gmi_registry.index import Ranking, SearchHit, SpecIndex
+from gmi_registry.index.crew import in_order
+from gmi_registry.spec import ModelRef, read_manifest
+
+__all__ = ["Freshness"]
+
+
+@dataclass
+class Freshness:
+    """Asks a hub that knows, each model once, ``workers`` models at a time.
+
+    A model that cannot be asked about counts as unknown: a ranking does not fail for it.
+    """
+
+    hub: Hub
+    workers: int
+    _asked: set[ModelRef] = field(default_factory=set)
+
+    def learn(self, index: SpecIndex, ranking: Ranking) -> bool:
+        """Ask about the hits that nothing is known of; whether anything was learnt.
+
+        What is learnt is marked in ``index``. Only what is shown is asked for, since each model
+        may cost a request.
+        """
+        if not isinstance(self.hub, KnowsWeights):
+            return False
+        unknown = [hit for hit in ranking.hits if hit.stale is None and hit.ref not in self._asked]
+        self._asked.update(hit.ref for hit in unknown)
+        found = dict(zip(unknown, self._states(self.hub, unknown), strict=True))
+        for hit, state in found.items():
+            if state is not None:
+                index.mark(hit.ref, stale=state)
+        return any(state is not None for state in found.values())
+
+    def _states(self, hub: KnowsWeights, hits: Sequence[SearchHit]) -> list[bool | None]:
+        def state(hit: SearchHit) -> bool | None:
+            try:
+                folder = self.hub.fetch_spec(hit.ref).parent
+                manifest = read_manifest(folder, follow_links=self.hub.name != "local")
+                return is_stale(manifest.model.weights, hub.weight_digests(hit.ref))
+            except GmiError:
+                return None
+
+        return list(in_order(state, hits, self.workers))

@@ -1,0 +1,135 @@
+"""Which hub, model or specification a person means by a few words."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from gmi_registry.errors import InputError
+
+if TYPE_CHECKING:
+    from gmi_registry.hubs.protocol import Hub
+    from gmi_registry.spec import ModelRef
+
+__all__ = ["DEFAULT_HUB", "SpecPlace", "find_model", "find_spec", "hub_at", "open_hub"]
+
+DEFAULT_HUB = "hf"
+"""The hub that is meant where neither the caller nor GMI_HUB names one."""
+
+_HUB_PREFIX = re.compile(r"(hf|civitai|local|urn):")
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """A hub that holds something while it is open."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class SpecPlace:
+    """A folder that should hold ``gmi/``, as the readers of :mod:`gmi_registry.spec` want it.
+
+    ``expected`` is the model that it should describe, where the person named one.
+    """
+
+    folder: Path
+    expected: ModelRef | None = None
+    follow_links: bool = False
+
+
+def open_hub(
+    hub: str | Path | Hub | None = None,
+    *,
+    cache_dir: Path | None = None,
+    token: str | None = None,
+    offline: bool | None = None,
+) -> Hub:
+    """The hub that ``hub`` names (None: GMI_HUB, else Hugging Face), or ``hub`` itself.
+
+    The rest is for a hub that is opened here: ``cache_dir`` is where it keeps what it downloads
+    (None: its usual place), ``token`` by default the one that ``hf auth login`` or HF_TOKEN left,
+    ``offline`` by default what HF_HUB_OFFLINE says. Raises InputError, HubError or
+    UnsupportedOperationError where there is no such hub.
+    """
+    if hub is None:
+        hub = os.environ.get("GMI_HUB") or DEFAULT_HUB
+    if not isinstance(hub, str | Path):
+        return hub
+    from gmi_registry.hubs.table import open_hub as open_by_name
+
+    # A path is a folder, also one that is called hf.
+    text = f"local:{hub}" if isinstance(hub, Path) else hub
+    return open_by_name(text, cache_dir, token=token, offline=offline)
+
+
+@contextmanager
+def hub_at(
+    hub: str | Path | Hub | None = None,
+    *,
+    cache_dir: Path | None = None,
+    token: str | None = None,
+    offline: bool | None = None,
+) -> Iterator[Hub]:
+    """Like :func:`open_hub`, closed at the end of the block unless it was open before."""
+    opened = open_hub(hub, cache_dir=cache_dir, token=token, offline=offline)
+    try:
+        yield opened
+    finally:
+        if opened is not hub and isinstance(opened, Closable):
+            opened.close()
+
+
+def find_model(text: str, hub: Hub, revision: str | None = None) -> ModelRef:
+    """The model called ``text``: a whole reference, or its name on ``hub``, at ``revision``.
+
+    Raises InputError for what is no reference, and where two revisions are named.
+    """
+    from gmi_registry.spec import ModelRef
+
+    ref = ModelRef.parse(text if _HUB_PREFIX.match(text) else f"{hub.name}:{text}")
+    if revision is None:
+        return ref
+    if ref.revision is not None and ref.revision != revision:
+        raise InputError(
+            f"{text} names revision {ref.revision}, and --revision names {revision}",
+            hint=f"name one of them: {ref.without_revision} --revision {revision}",
+        )
+    return ModelRef(ref.hub, ref.id, revision)
+
+
+def find_spec(
+    text: str,
+    hub: str | Path | Hub | None = None,
+    *,
+    cache_dir: Path | None = None,
+    token: str | None = None,
+    offline: bool | None = None,
+) -> SpecPlace:
+    """A folder with ``gmi/``, that folder ``gmi`` itself, or a model on ``hub``.
+
+    Without ``hub`` the model must say which hub it is on: ``hf:owner/name``. Raises InputError or
+    HubError where there is no such thing.
+    """
+    path = Path(text)
+    if path.is_dir():
+        itself = path.name == "gmi" and (path / "spec.json").is_file()
+        return SpecPlace(path.absolute().parent if itself else path)
+    if hub is None and text.startswith(f"{DEFAULT_HUB}:"):
+        hub = DEFAULT_HUB
+    if hub is None:
+        raise InputError(
+            f"{text!r} is not a folder, and no hub is named",
+            hint="name a folder that holds gmi/, or add --hub HUB (or set GMI_HUB)",
+        )
+    with hub_at(hub, cache_dir=cache_dir, token=token, offline=offline) as opened:
+        ref = find_model(text, opened)
+        folder = opened.fetch_spec(ref)
+        parent = folder.parent if folder.name == "gmi" else folder
+        # A download cache may be made of links, a folder of models must not be.
+        return SpecPlace(parent, expected=ref, follow_links=opened.name != "local")

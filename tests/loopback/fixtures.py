@@ -14,16 +14,15 @@ import pytest
 
 from .hub import LoopbackHub
 
-__all__ = ["ENVIRONMENT", "client_environment", "hf_hub", "turn_client"]
-
-ENVIRONMENT = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_ASSETS_CACHE", "HF_XET_CACHE")
-"""What a fixture sets for children; they need nothing more."""
+__all__ = ["client_environment", "hf_hub", "turn_client"]
 
 _UNSET = (
     "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE", "HUGGINGFACE_HUB_CACHE",
     "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HUGGINGFACE_CO_STAGING", "HTTP_PROXY", "http_proxy",
     "ALL_PROXY", "all_proxy",
 )  # fmt: skip
+
+_TIMEOUT = 120  # seconds
 
 
 def client_environment(endpoint: str, home: Path, *, xet: bool = False) -> dict[str, str]:
@@ -35,6 +34,9 @@ def client_environment(endpoint: str, home: Path, *, xet: bool = False) -> dict[
         "HF_ASSETS_CACHE": str(home / "assets"),
         "HF_XET_CACHE": str(home / "xet"),
         "HF_TOKEN_PATH": str(home / "token"),
+        # A machine that is busy with something else may keep this process waiting for longer.
+        "HF_HUB_ETAG_TIMEOUT": str(_TIMEOUT),
+        "HF_HUB_DOWNLOAD_TIMEOUT": str(_TIMEOUT),
         "HF_HUB_DISABLE_XET": "0" if xet else "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_UPDATE_CHECK": "1",
@@ -69,6 +71,8 @@ def turn_client(
         "HUGGINGFACE_HUB_CACHE": wanted["HF_HUB_CACHE"],
         "HUGGINGFACE_ASSETS_CACHE": wanted["HF_ASSETS_CACHE"],
         "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
+        "HF_HUB_ETAG_TIMEOUT": _TIMEOUT,
+        "HF_HUB_DOWNLOAD_TIMEOUT": _TIMEOUT,
         "HF_HUB_OFFLINE": False,
         "HF_HUB_DISABLE_XET": not xet,
         "HF_HUB_DISABLE_TELEMETRY": True,

@@ -19,6 +19,8 @@ from .reply import Refusal
 __all__ = ["Commit", "Discussion", "Repo", "timestamp"]
 
 Gated = Literal["auto", "manual", False]
+# In C it is ten times as fast, where it was built.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SHA = re.compile(r"[0-9a-f]{7,40}")
 _FRONT = re.compile(rb"\A(?:\xef\xbb\xbf)?\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.S)
 
@@ -51,7 +53,7 @@ class Commit:
         readme = self.files.get("README.md")
         found = _FRONT.search(readme.content) if readme else None
         try:
-            fields = yaml.load(found[1], yaml.CSafeLoader) if found else None
+            fields = yaml.load(found[1], _LOADER) if found else None
         except (yaml.YAMLError, ValueError, UnicodeDecodeError):
             fields = None
         return json.loads(json.dumps(fields, default=str)) if isinstance(fields, dict) else {}

@@ -145,7 +145,9 @@ def _failure(fault: Fault) -> Reply:
             "RateLimit-Policy": '"fixed window";"api";q=500;w=300',
         }
         return reply
-    return Reply.json({"error": "Internal Error - We're working hard to fix this!"}, 500)
+    if fault.kind == "500":
+        return Reply.json({"error": "Internal Error - We're working hard to fix this!"}, 500)
+    return Reply(500)
 
 
 def _before(call: Call, fault: Fault) -> None:

@@ -9,6 +9,7 @@ from gmi_registry.errors import GmiError
 from gmi_registry.hubs.protocol import Hub, KnowsWeights, is_stale
 from gmi_registry.index import Ranking, SearchHit, SpecIndex
 from gmi_registry.index.crew import in_order
+from gmi_registry.place import makes_links
 from gmi_registry.spec import ModelRef, read_manifest
 
 __all__ = ["Freshness"]
@@ -45,7 +46,7 @@ class Freshness:
         def state(hit: SearchHit) -> bool | None:
             try:
                 folder = self.hub.fetch_spec(hit.ref).parent
-                manifest = read_manifest(folder, follow_links=self.hub.name != "local")
+                manifest = read_manifest(folder, follow_links=makes_links(self.hub))
                 return is_stale(manifest.model.weights, hub.weight_digests(hit.ref))
             except GmiError:
                 return None

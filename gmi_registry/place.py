@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
     from gmi_registry.spec import ModelRef
 
-__all__ = ["DEFAULT_HUB", "SpecPlace", "find_model", "find_spec", "hub_at", "open_hub"]
+__all__ = [
+    "DEFAULT_HUB",
+    "SpecPlace",
+    "find_model",
+    "find_spec",
+    "hub_at",
+    "makes_links",
+    "open_hub",
+]
 
 DEFAULT_HUB = "hf"
 """The hub that is meant where neither the caller nor GMI_HUB names one."""
@@ -113,15 +121,16 @@ def find_spec(
 ) -> SpecPlace:
     """A folder with ``gmi/``, that folder ``gmi`` itself, or a model on ``hub``.
 
-    Without ``hub`` the model must say which hub it is on: ``hf:owner/name``. Raises InputError or
-    HubError where there is no such thing.
+    Without ``hub`` it is the one that the model names, as in ``hf:owner/name``, or GMI_HUB. Raises
+    InputError or HubError where there is no such thing.
     """
     path = Path(text)
     if path.is_dir():
         itself = path.name == "gmi" and (path / "spec.json").is_file()
         return SpecPlace(path.absolute().parent if itself else path)
-    if hub is None and text.startswith(f"{DEFAULT_HUB}:"):
-        hub = DEFAULT_HUB
+    if hub is None:
+        named = text.startswith(f"{DEFAULT_HUB}:")
+        hub = DEFAULT_HUB if named else os.environ.get("GMI_HUB") or None
     if hub is None:
         raise InputError(
             f"{text!r} is not a folder, and no hub is named",
@@ -131,5 +140,12 @@ def find_spec(
         ref = find_model(text, opened)
         folder = opened.fetch_spec(ref)
         parent = folder.parent if folder.name == "gmi" else folder
-        # A download cache may be made of links, a folder of models must not be.
-        return SpecPlace(parent, expected=ref, follow_links=opened.name != "local")
+        return SpecPlace(parent, expected=ref, follow_links=makes_links(opened))
+
+
+def makes_links(hub: Hub) -> bool:
+    """Whether what the hub gives are links that its own client made, within its download cache.
+
+    A folder of models is filled by anybody, and its links may lead anywhere.
+    """
+    return hub.name != "local"

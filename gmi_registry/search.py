@@ -22,6 +22,7 @@ from gmi_registry.freshness import Freshness
 from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter
 from gmi_registry.index import Filters, IndexEntry, Ranking, SpecCache, SpecIndex, SpecSource
 from gmi_registry.interrogators import Interrogator, load_interrogator
+from gmi_registry.place import makes_links
 from gmi_registry.scoring import score_named
 from gmi_registry.spec import EncoderRef, ModelRef, Spec, read_manifest, read_spec
 
@@ -210,7 +211,7 @@ def _indexed(
         def load() -> Spec:
             fetched.append(listing.ref)
             folder = hub.fetch_spec(listing.ref).parent
-            return read_spec(folder, expected=listing.ref, follow_links=_makes_links(hub))
+            return read_spec(folder, expected=listing.ref, follow_links=makes_links(hub))
 
         return SpecSource(listing.ref, load, digest=listing.spec_digest, stale=listing.stale)
 
@@ -224,14 +225,6 @@ def _indexed(
     if fetched:
         cache.keep_within_limit()
     return index, len(fetched)
-
-
-def _makes_links(hub: Hub) -> bool:
-    """Whether what the hub gives are links that its own client made, within its download cache.
-
-    A folder of models is filled by anybody, and its links may lead anywhere.
-    """
-    return hub.name != "local"
 
 
 def _guesser(mode: str, phrases: Sequence[str], loading: _Loading) -> Interrogator:
@@ -282,7 +275,7 @@ def _difference(found: EncoderRef, entry: IndexEntry, hub: Hub) -> str:
     """In what the encoder differs from the one that the specification of ``entry`` names."""
     try:
         folder = hub.fetch_spec(entry.model).parent
-        stated = read_manifest(folder, follow_links=_makes_links(hub)).encoder
+        stated = read_manifest(folder, follow_links=makes_links(hub)).encoder
     except GmiError:  # it was there a moment ago, and is wanted for this message alone
         return f"id {found.id}, not {entry.key.encoder_id}"
     if found.weights_sha256 != stated.weights_sha256:

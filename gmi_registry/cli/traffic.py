@@ -16,11 +16,11 @@ _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
 
 
 def announce_waits(hub: Hub) -> None:
-    """Say so when the hub makes this program wait."""
+    """Say so when the hub is busy or does not answer, and this program waits."""
     from gmi_registry.search import Remote
 
     if isinstance(hub, Remote):
-        hub.traffic.on_wait = lambda seconds: remark(f"the hub asks to wait {seconds:.0f} s")
+        hub.traffic.on_wait = lambda seconds: remark(f"trying again in {seconds:.0f} s")
 
 
 def comment(result: SearchResult, *, quiet: bool, verbose: bool) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from remote_hub import COLOURS, WEIGHTS, Author, picture
 import gmi_registry
 import gmi_registry.encoders
 from gmi_registry.cli.main import app, search_app
-from gmi_registry.errors import SpecNotFoundError
+from gmi_registry.errors import AuthError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 
 __all__ = ["hf_hub"]
@@ -152,6 +154,14 @@ def test_neither_threads_nor_delays_change_the_answer(author, hf_hub, tmp_path, 
     assert result.read == 3
 
 
+def test_a_busy_hub_is_waited_for_in_sight(call, author, hf_hub, image):
+    hf_hub.inject(Fault("429", path_regex="owner/green/resolve/", retry_after=1))
+    done = call(search_app, image, "--tag", "anime")
+    assert done.exit_code == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3
+    assert "trying again in " in done.stderr
+
+
 def test_a_private_model_needs_the_token(call, author, hf_hub, image):
     token = hf_hub.add_user(User("owner", "hf_abcdefghijkl")).token
     author.publish("scarlet", COLOURS["red"], private=True)
@@ -174,9 +184,25 @@ def test_a_hub_that_cannot_be_reached(call, image, monkeypatch, tmp_path):
     turn_client(monkeypatch, "http://127.0.0.1:9", tmp_path / "hf-home")
     done = call(search_app, image)
     assert done.exit_code == 1
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("asking")]
+    waits = ("asking", "trying again in ")
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(waits)]
     assert [line.partition(": ")[0] for line in lines] == ["error", "hint"]
     assert "127.0.0.1:9" in lines[0]
+
+
+def test_ctrl_c_does_not_wait_for_downloads(start_only, author, hf_hub, image):
+    hf_hub.inject(Fault("slow", path_regex="/resolve/.*spec.tensors", seconds=300, times=50))
+    with start_only("search_main", image) as process:
+        for line in process.stderr:
+            if line.startswith("reading specifications"):
+                break
+        while not any("spec.tensors" in request.path for request in list(hf_hub.requests)):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        process.wait(200)
+    assert process.returncode == 130
+    assert said == "interrupted\n"
 
 
 def test_the_python_api_loads_a_specification(author, hf_hub, tmp_path):
@@ -184,7 +210,7 @@ def test_the_python_api_loads_a_specification(author, hf_hub, tmp_path):
     assert spec.manifest.model.id == "owner/red"
     hub = HuggingFaceHub(cache_dir=tmp_path / "cache")
     assert gmi_registry.load_spec("owner/red", hub).digest == spec.digest
-    with pytest.raises(SpecNotFoundError):
+    with pytest.raises(AuthError, match="private, or not there"):
         gmi_registry.load_spec("hf:owner/absent", cache_dir=tmp_path / "cache")
 
 

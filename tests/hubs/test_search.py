@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hub_builder import OTHER_PROMPTS, HubBuilder, ProjectionEncoder, picture
 
+import gmi_registry
 import gmi_registry.encoders
 from gmi_registry.errors import IncomparableSpecsError, InputError, RateLimitError
 from gmi_registry.hubs import ListingFilter
@@ -83,6 +84,22 @@ def test_what_the_result_says(colours, look, encoder, tmp_path):
     assert result.timings.total == pytest.approx(
         sum(getattr(result.timings, name) for name in ("list", "index", "query", "rank")), abs=0.1
     )
+
+
+def test_the_python_api_takes_names(colours, encoder, monkeypatch):
+    options = {"encoder": encoder, "cache_dir": colours.cache}
+    red = picture(COLOURS["red"])
+    monkeypatch.delenv("GMI_HUB", raising=False)
+    found = gmi_registry.search(red, colours.root, workers=2, **options).hits[0]
+    assert found.ref.id == "red"
+    for hub in (colours.hub, str(colours.root)):
+        assert gmi_registry.load_spec(str(found.ref), hub).digest == found.digest
+    assert gmi_registry.load_spec(colours.folder("red")).digest == found.digest
+    with pytest.raises(InputError, match="no hub is named"):
+        gmi_registry.load_spec("red")
+    monkeypatch.setenv("GMI_HUB", f"local:{colours.root}")
+    assert gmi_registry.load_spec("red").digest == found.digest
+    assert gmi_registry.search([red, red], tags=["Warm"], **options).matched == 1
 
 
 def test_the_json_is_plain_and_complete(colours, look, encoder):

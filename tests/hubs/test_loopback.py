@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import httpx2
 import pytest
 import yaml
 
@@ -534,13 +535,13 @@ def test_a_cut_download_is_tried_again(hub, waits, monkeypatch, path, chunk, sta
     assert waits == [1]
 
 
-def test_a_cut_answer_to_a_commit(hub, ada):
-    import httpx2
-
-    hub.inject(Fault("cut", method="POST", path_regex="/commit/"))
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_cut_answer_to_a_commit(hub, ada, applied):
+    hub.inject(Fault("cut", method="POST", path_regex="/commit/", applied=applied))
     with pytest.raises(httpx2.RemoteProtocolError):
         wrote(ada, {"gmi/spec.json": b"{}"})
-    assert hub.files("colours/red")["gmi/spec.json"] == b"{}"
+    there = hub.files("colours/red")["gmi/spec.json"]
+    assert there == (b"{}" if applied else FILES["gmi/spec.json"])
 
 
 def test_a_slow_body(hub):
@@ -636,3 +637,11 @@ def test_a_round_trip_through_xet(tmp_path, monkeypatch):
         got = hf_hub_download("ada-example/new", "unet/weights.safetensors")
         assert Path(got).read_bytes() == TENSORS
         assert not hub.failures
+
+
+def test_without_a_store_there_are_no_xet_tokens(hub, ada, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    before = hub.history("colours/red")
+    with pytest.raises(Exception, match="404"):
+        wrote(ada, {"new.bin": TENSORS})
+    assert hub.history("colours/red") == before

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors.numpy import save
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from loopback import Fault, User, fixtures
+from loopback import Fault, LoopbackHub, User, fixtures
 
 from gmi_registry.errors import AuthError, HubError, SpecNotFoundError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
@@ -276,3 +277,25 @@ def test_a_component_is_a_plain_folder(name):
 def test_the_usual_name_of_a_lora_decides():
     files = [RepoFile("other.safetensors"), RepoFile(LORA_NAME), RepoFile("deep/x.safetensors")]
     assert [file.path for file in select_root("hf:a/b", files).weights] == [LORA_NAME]
+
+
+def test_xet_storage_delivers_the_same_bytes_within_the_same_limits(tmp_path, monkeypatch):
+    pytest.importorskip("hf_xet")
+    weights = np.random.default_rng(0).bytes(300_000)
+    (tmp_path / "cas").mkdir()
+    with LoopbackHub(xet_dir=tmp_path / "cas") as stored:
+        fixtures.turn_client(monkeypatch, stored.endpoint, tmp_path / "home", xet=True)
+        stored.add_user(ADA)
+        stored.add_repo("ada/style", {"README.md": card()})
+        upload = CommitOperationAdd(LORA_NAME, weights)
+        HfApi(token=ADA.token).create_commit(
+            "ada/style", [upload], commit_message="weights", repo_type="model"
+        )
+        assert stored.repo("ada/style").find("main").files[LORA_NAME].xet_hash
+        with HuggingFaceHub(token=False) as opened:
+            model = opened.fetch_model(ref("ada/style"))
+            assert identities(model) == expected({LORA_NAME: weights})
+            downloads = opened._downloads
+            downloads.discard(model.path / LORA_NAME)
+            with pytest.raises(HubError, match="has 300,000 bytes, more than 299,999"):
+                downloads.fetch("ada/style", LORA_NAME, model.ref.revision, limit=299_999)

@@ -96,9 +96,9 @@ def attribution() -> str:
             "# Whose pictures the zoo learned from",
             "",
             "The zoo's weights were trained on these icon sets, taken from the npm packages",
-            "`@iconify-json/NAME`. Pixel art, pencil, oil, halftone, blueprint and watercolour are",
-            "filters of ours over the named set. The weights are offered under CC BY-SA 4.0, the",
-            "strictest of the licences. Three icons are part of this repository, as the demo's",
+            "`@iconify-json/NAME`. " + ", ".join(style.name for style in STYLES if style.filtered),
+            "are filters of ours over the named set. The weights are offered under CC BY-SA 4.0,",
+            "the strictest of the licences. Three icons are part of this repository, as the demo's",
             "queries (`zoo/queries/`), each under the licence of its set:",
             "",
             *(

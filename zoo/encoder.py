@@ -18,7 +18,7 @@ from zoo.captions import NAME_ONLY, STYLE_ONLY, WITH_BOTH, caption, draw_kinds
 from zoo.pictures import Pictures
 from zoo.training import Plan, Training, device
 
-PLAN = Plan(steps=2400, rate=2e-3, weight_decay=0.02, average=0.99)
+PLAN = Plan(steps=3200, rate=2e-3, weight_decay=0.02, average=0.99)
 NAMES_A_BATCH, STYLES_A_NAME = 48, 4
 CAPTION_SHARES = (0.35, 0.35, 0.3, 0.0)
 """Name and style, name alone, style alone, nothing."""

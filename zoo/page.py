@@ -8,10 +8,17 @@ from typing import Protocol
 
 from PIL import Image
 
+from zoo import autoencoder, base, encoder, lora
 from zoo.names import HELD_OUT, default_prompts, evaluation_prompts, names
 from zoo.styles import STYLES
 
 ZOOM = 2
+RUNS = {
+    "autoencoder": autoencoder.PLAN.steps,
+    "encoder": encoder.PLAN.steps,
+    "base": base.PLAN.steps,
+    "a LoRA": lora.PLAN.steps,
+}
 
 
 class Measured(Protocol):
@@ -46,7 +53,10 @@ def write_page(
         "every LoRA was trained on. Pictures are 64x64. The encoder never saw a generated one.",
         "",
         "`nox -s zoo` rebuilds all weights from the icon packages; `nox -s zoo_report` measures",
-        "and writes this page.",
+        "and writes this page. The weights here were trained in two runs, the second from the",
+        "first's weights, with this many steps in all: "
+        + ", ".join(f"{part} {steps:,}" for part, steps in RUNS.items())
+        + ".",
         "",
         "| gate | measured | from | to | |",
         "|---|---|---|---|---|",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import ParamSpec
@@ -25,6 +26,8 @@ P = ParamSpec("P")
 FAILED = 1
 INTERRUPTED = 130
 READER_GONE = 141
+READER_PREFIX = "gmi-reader-"
+"""Names of the threads of :mod:`gmi_registry.index.crew`, which is too heavy to import here."""
 
 
 def funnel(*, interrupted: str = "interrupted") -> Callable[[Callable[P, None]], Callable[P, None]]:
@@ -49,6 +52,7 @@ def funnel(*, interrupted: str = "interrupted") -> Callable[[Callable[P, None]],
                 raise typer.Exit(FAILED) from None
             except KeyboardInterrupt:
                 remark(interrupted)
+                _leave_stalled_readers()
                 raise typer.Exit(INTERRUPTED) from None
             except BrokenPipeError:
                 _forget_stdout()
@@ -57,6 +61,15 @@ def funnel(*, interrupted: str = "interrupted") -> Callable[[Callable[P, None]],
         return run
 
     return around
+
+
+def _leave_stalled_readers() -> None:
+    # A thread that is still inside a library's code, waiting for a hub, may abort the interpreter
+    # while it shuts down; and nothing is left to do but to end. Files are written whole or not.
+    if any(thread.name.startswith(READER_PREFIX) for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
 
 
 def _forget_stdout() -> None:

@@ -46,7 +46,8 @@ class _Crew(Generic[T, R]):
         self._done: queue.SimpleQueue[tuple[int, R | None, BaseException | None]] = (
             queue.SimpleQueue()
         )
-        # Daemons: the interpreter does not wait for them when it ends.
+        # Daemons: the interpreter does not wait for them when it ends. The command line knows them
+        # by their names.
         self._threads = [
             threading.Thread(target=self._run, name=f"gmi-reader-{number}", daemon=True)
             for number in range(workers)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from PIL.Image import Image
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_spec", "publish", "search"]
 
-HubSource = str | Path | Hub
+HubSource: TypeAlias = str | Path | Hub
 """``hf``, a folder that holds ``hub.json``, or a hub that is open already."""
 
 

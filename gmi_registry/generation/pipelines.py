@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ ADAPTER = "gmi"
 """The name under which a LoRA is loaded, so that its scale can be set."""
 
 _PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
+# In a shard's name a dash follows, in a lone file's a dot.
+_HALF = re.compile(r"\.fp16[.-]")
 _LORA_FILE = "pytorch_lora_weights.safetensors"
 _INDEX = "model_index.json"
 _LIBRARIES = frozenset({"diffusers", "transformers"})
@@ -123,7 +126,7 @@ def _load_folder(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
     names = [Path(weight.path).name for weight in model.weights]
     if names and all(Path(name).suffix.lower() in _PICKLES for name in names):
         raise _pickled(model, names[0])
-    only_half = bool(names) and all(".fp16." in name for name in names)
+    only_half = bool(names) and all(_HALF.search(name) for name in names)
     try:
         return diffusers.DiffusionPipeline.from_pretrained(
             str(model.path),

@@ -1,6 +1,7 @@
 """The submitting stage, with real diffusers and the hub that is a folder."""
 
 import errno
+import importlib
 import json
 import shutil
 import subprocess
@@ -12,7 +13,6 @@ from grey_encoder import GreyEncoder
 
 import gmi_registry.encoders
 from gmi_registry import generation
-from gmi_registry import publish as publish_module
 from gmi_registry.errors import (
     GenerationError,
     GmiError,
@@ -25,6 +25,9 @@ from gmi_registry.generation import RecipeOverrides, plan
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.publish import publish
 from gmi_registry.spec import MANIFEST_NAME, ModelRef, PromptSet, read_spec, verify
+
+# The package's own name "publish" is the function.
+publish_module = importlib.import_module("gmi_registry.publish")
 
 BASE, LORA = ModelRef("local", "base"), ModelRef("local", "lora")
 QUICK = RecipeOverrides(steps=1, batch_size=4)

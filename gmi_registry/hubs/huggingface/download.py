@@ -174,12 +174,14 @@ def _bar(limit: int, asked: Asked, shown: bool) -> type[Any]:
             self._arrived = 0.0
             # hf_xet has a second bar for what it moves, which can be more than the file.
             self._of_file = not str(settings.get("name")).endswith(".transfer")
-            super().__init__(*args, **settings if shown else settings | {"disable": True})
+            hidden = {} if shown else {"disable": True}
+            super().__init__(*args, **settings | hidden)  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> bool | None:
             self._arrived += n or 0
             if self._of_file:
                 judge(self._arrived)
-            return super().update(n)
+            drawn: bool | None = super().update(n)
+            return drawn
 
     return LimitedBar

@@ -25,7 +25,7 @@ from gmi_registry.cli.publication import publication_document, write_publication
 from gmi_registry.cli.screen import remark, write_json, write_line
 from gmi_registry.cli.silence import without_future_warnings
 from gmi_registry.cli.traffic import announce_waits
-from gmi_registry.place import DEFAULT_HUB, find_model, open_hub
+from gmi_registry.place import DEFAULT_HUB, find_model, hub_at
 
 __all__ = ["DtypeChoice", "publish"]
 
@@ -174,12 +174,10 @@ def publish(
 
     # The quickest check first: the imports below take seconds.
     own_prompts = None if prompts is None else PromptSet.from_file(prompts)
-    opened = open_hub(hub, cache_dir=cache_dir, token=token)
-    ref = find_model(model, opened, revision)
-    if not quiet and not verbose:  # which has the same from the log
-        announce_waits(opened)
-
-    with without_future_warnings():
+    with hub_at(hub, cache_dir=cache_dir, token=token) as opened, without_future_warnings():
+        ref = find_model(model, opened, revision)
+        if not quiet and not verbose:  # which has the same from the log
+            announce_waits(opened)
         from gmi_registry.api import publish as publish_model
         from gmi_registry.generation import RecipeOverrides
 

@@ -26,7 +26,7 @@ from gmi_registry.cli.progress import StageProgress
 from gmi_registry.cli.ranking import write_ranking
 from gmi_registry.cli.screen import remark, write_json, write_line
 from gmi_registry.cli.traffic import announce_waits, comment
-from gmi_registry.place import DEFAULT_HUB, open_hub
+from gmi_registry.place import DEFAULT_HUB, hub_at
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub, ListingFilter
@@ -139,37 +139,37 @@ def search(
     from gmi_registry.api import search as search_hub
     from gmi_registry.hubs.protocol import ListingFilter
 
-    opened = open_hub(hub, cache_dir=cache_dir, token=token, offline=offline or None)
     wanted = ListingFilter(
         tags=tuple(tag or ()),
         not_tags=tuple(not_tag or ()),
         base_model=base_model,
         kind=None if kind is None else kind.value,
     )
-    if not quiet and not verbose:  # which has the same from the log
-        announce_waits(opened)
-    with StageProgress(_STAGES, quiet=quiet) as progress:
-        result = search_hub(
-            images,
-            opened,
-            tags=wanted.tags,
-            not_tags=wanted.not_tags,
-            base_model=wanted.base_model,
-            kind=wanted.kind,
-            fresh_only=fresh_only,
-            score=score,
-            interrogator=interrogator.value,
-            prompt=prompt,
-            top=top,
-            cache_dir=cache_dir,
-            offline=offline,
-            device=device or "cpu",
-            workers=workers,
-            progress=progress,
-        )
-    if html is not None:
-        # Before the answer goes out: a reader that closes the pipe must not cost the page.
-        page = _write_page(result, images, opened, hub, wanted, html)
+    with hub_at(hub, cache_dir=cache_dir, token=token, offline=offline or None) as opened:
+        if not quiet and not verbose:  # which has the same from the log
+            announce_waits(opened)
+        with StageProgress(_STAGES, quiet=quiet) as progress:
+            result = search_hub(
+                images,
+                opened,
+                tags=wanted.tags,
+                not_tags=wanted.not_tags,
+                base_model=wanted.base_model,
+                kind=wanted.kind,
+                fresh_only=fresh_only,
+                score=score,
+                interrogator=interrogator.value,
+                prompt=prompt,
+                top=top,
+                cache_dir=cache_dir,
+                offline=offline,
+                device=device or "cpu",
+                workers=workers,
+                progress=progress,
+            )
+        if html is not None:
+            # Before the answer goes out: a reader that closes the pipe must not cost the page.
+            page = _write_page(result, images, opened, hub, wanted, html)
     if as_json:
         from gmi_registry.cli.document import search_document
 

@@ -172,6 +172,19 @@ def test_a_tag_nobody_uses(call, author, image):
     assert "no model matches; 3 looked at\n" in done.stderr
 
 
+def test_a_hub_that_asks_to_slow_down_is_obeyed_in_sight(call, author, hf_hub, image):
+    # The client asks a second time at once, for a file that it has not, and only then waits.
+    slow = Fault("429", path_regex="owner/green/resolve/.*spec.json", times=2, retry_after=1)
+    hf_hub.inject(slow)
+    start = time.monotonic()
+    done = call(search_app, image, "--tag", "anime", "--json")
+    found = [hit["model"].split("@")[0] for hit in json.loads(done.stdout)["results"]]
+    assert found == ["hf:owner/red", "hf:owner/green"]
+    assert time.monotonic() - start >= 2
+    assert done.stderr.count("trying again in 2 s\n") == 1
+    assert [request.status for request in hf_hub.requests].count(429) == 2
+
+
 def test_a_hub_that_cannot_be_reached(call, image, monkeypatch, tmp_path):
     turn_client(monkeypatch, "http://127.0.0.1:9", tmp_path / "hf-home")
     done = call(search_app, image)
@@ -201,8 +214,8 @@ def test_ctrl_c_does_not_wait_for_downloads(start_only, author, hf_hub, image):
 def test_the_python_api_loads_a_specification(author, hf_hub, tmp_path):
     spec = gmi_registry.load_spec("hf:owner/red", cache_dir=tmp_path / "cache")
     assert spec.manifest.model.id == "owner/red"
-    hub = HuggingFaceHub(cache_dir=tmp_path / "cache")
-    assert gmi_registry.load_spec("owner/red", hub).digest == spec.digest
+    with HuggingFaceHub(cache_dir=tmp_path / "cache") as hub:
+        assert gmi_registry.load_spec("owner/red", hub).digest == spec.digest
     with pytest.raises(AuthError, match="private, or not there"):
         gmi_registry.load_spec("hf:owner/absent", cache_dir=tmp_path / "cache")
 

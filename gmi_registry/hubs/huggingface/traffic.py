@@ -155,7 +155,7 @@ class _Hook:
                 return
             self._told_until = until
             told = self._open
-        _log.info("the hub asks to wait %.0f s", seconds)
+        _log.info("the hub is asked again in %.0f s", seconds)
         for traffic in told:
             if traffic.on_wait is not None:
                 traffic.on_wait(seconds)

@@ -202,6 +202,7 @@ def test_ctrl_c_does_not_wait_for_downloads(start_only, author, hf_hub, image):
         for line in process.stderr:
             if line.startswith("reading specifications"):
                 break
+        # The request comes from another process, which has no other way to say that it is sent.
         while not any("spec.tensors" in request.path for request in list(hf_hub.requests)):
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)

@@ -1,6 +1,7 @@
 import json
 import shutil
 import struct
+import sys
 import zlib
 from typing import get_args
 
@@ -248,7 +249,9 @@ def test_names_that_are_no_plain_text(call, hub, tmp_path, name):
     try:
         Image.new("RGBA", (30, 30), (0, 0, 0, 0)).save(path)
     except OSError:
-        pytest.skip("no such names on this disk")
+        if sys.platform.startswith("linux"):
+            raise
+        pytest.skip("a file system that takes no names but plain text")
     page = tmp_path / "report.html"
     done = call(search_app, path, "--html", page, "--json")
     assert done.exit_code == 0, done.stderr

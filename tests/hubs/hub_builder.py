@@ -24,6 +24,9 @@ from gmi_registry.spec import (
 
 PROMPTS = PromptSet("colours", 1, ("a cat", "a tree", "a car"))
 OTHER_PROMPTS = PromptSet("houses", 1, ("a hut", "a castle"))
+RECIPE = GenerationRecipe(
+    sampler=Sampler(name="DDIM"), steps=5, guidance_scale=3.0, width=16, height=16, seeds=(0,)
+)
 SIDE = 8
 
 
@@ -125,14 +128,7 @@ class HubBuilder:
             ),
             encoder=encoder.ref,
             prompt_sets=[prompts],
-            recipe=GenerationRecipe(
-                sampler=Sampler(name="DDIM"),
-                steps=5,
-                guidance_scale=3.0,
-                width=16,
-                height=16,
-                seeds=(0,),
-            ),
+            recipe=RECIPE,
             image_embeddings=encoder.encode_images(images),
             prompt_embeddings=encoder.encode_texts(prompts.prompts),
             image_prompt=np.arange(len(prompts)),

@@ -179,7 +179,7 @@ hub.push_spec(ModelRef("local", "style"), Path(folder))
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 @pytest.mark.parametrize("way", ["one call", "two renames"])
 def test_killed_at_any_step_the_specification_is_the_old_or_the_new_one(built, upload, way):
     old, old_folder = upload(RED)
@@ -359,7 +359,8 @@ class TestWritable:
                 attempt()
 
     @pytest.mark.skipif(
-        not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
+        not hasattr(os, "geteuid") or os.geteuid() == 0,
+        reason="root may write anywhere; the test above injects the refusal",
     )
     def test_a_folder_without_the_right_to_write(self, built, upload):
         built.folder("style").chmod(0o555)
@@ -376,7 +377,7 @@ class TestExchange:
             (tmp_path / name).mkdir()
             (tmp_path / name / name).touch()
         if not exchange(tmp_path / "a", tmp_path / "b"):
-            pytest.skip("this system has no such call")
+            pytest.skip("this system or file system cannot exchange folders in one call")
         assert names(tmp_path / "a") == ["b"]
         assert names(tmp_path / "b") == ["a"]
 
@@ -389,7 +390,9 @@ class TestExchange:
         monkeypatch.setattr(sys, "platform", "other")
         assert not exchange(tmp_path, tmp_path)
 
-    @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a call of Linux")
+    @pytest.mark.skipif(
+        not sys.platform.startswith("linux"), reason="renameat2 is a call of Linux alone"
+    )
     def test_a_file_system_that_does_not_know_the_call(self, tmp_path, monkeypatch):
         class Library:
             @staticmethod

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hub_builder import PROMPTS, ProjectionEncoder
+from hub_builder import PROMPTS, RECIPE, ProjectionEncoder
 from huggingface_hub import HfApi
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -25,9 +25,7 @@ from gmi_registry.hubs.huggingface.commit import push_spec
 from gmi_registry.hubs.huggingface.preflight import check_writable
 from gmi_registry.spec import (
     DescribedModel,
-    GenerationRecipe,
     ModelRef,
-    Sampler,
     WeightFile,
     build_spec,
     write_spec,
@@ -74,14 +72,7 @@ def upload(tmp_path):
             ),
             encoder=encoder.ref,
             prompt_sets=[PROMPTS],
-            recipe=GenerationRecipe(
-                sampler=Sampler(name="DDIM"),
-                steps=5,
-                guidance_scale=3.0,
-                width=16,
-                height=16,
-                seeds=(0,),
-            ),
+            recipe=RECIPE,
             image_embeddings=np.random.default_rng(seed).standard_normal((3, 6)),
             prompt_embeddings=encoder.encode_texts(PROMPTS.prompts),
             image_prompt=np.arange(3),

@@ -13,7 +13,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from hub_builder import PROMPTS, ProjectionEncoder
+from hub_builder import PROMPTS, RECIPE, ProjectionEncoder
 from loopback import Fault, User, fixtures
 
 from gmi_registry.errors import (
@@ -31,9 +31,7 @@ from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.huggingface.traffic import Traffic
 from gmi_registry.spec import (
     DescribedModel,
-    GenerationRecipe,
     ModelRef,
-    Sampler,
     WeightFile,
     build_spec,
     encode_spec,
@@ -68,14 +66,7 @@ def spec_files(model_id, weights=WEIGHTS, tags=("anime",)):
         model=described,
         encoder=encoder.ref,
         prompt_sets=[PROMPTS],
-        recipe=GenerationRecipe(
-            sampler=Sampler(name="DDIM"),
-            steps=5,
-            guidance_scale=3.0,
-            width=16,
-            height=16,
-            seeds=(0,),
-        ),
+        recipe=RECIPE,
         image_embeddings=rng.normal(size=(3, 6)),
         prompt_embeddings=encoder.encode_texts(PROMPTS.prompts),
         image_prompt=np.arange(3),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -22,7 +21,7 @@ from gmi_registry.errors import GmiError, HubError
 from gmi_registry.hubs.card import CARD_NAME
 from gmi_registry.hubs.huggingface.card_edit import edit_card
 from gmi_registry.hubs.huggingface.errors import Asked, explained, translate
-from gmi_registry.hubs.huggingface.patience import retry_after
+from gmi_registry.hubs.huggingface.patience import pause, retry_after
 from gmi_registry.hubs.huggingface.preflight import (
     Preflight,
     asked_of,
@@ -30,7 +29,6 @@ from gmi_registry.hubs.huggingface.preflight import (
     read_file,
     stored_files,
 )
-from gmi_registry.hubs.huggingface.traffic import announce_wait
 from gmi_registry.hubs.upload import read_upload
 from gmi_registry.spec import (
     MANIFEST_NAME,
@@ -217,8 +215,7 @@ def _wait(error: Exception, wait: float, asked: Asked) -> None:
         wait = wait if stated is None else stated + 1
         if wait > _LONGEST_WAIT:
             raise _explained(error, asked) from error
-        announce_wait(wait)
-    time.sleep(wait)
+    pause(wait)
 
 
 def _explained(error: Exception, asked: Asked) -> Exception:

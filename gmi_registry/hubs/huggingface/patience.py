@@ -11,7 +11,7 @@ from huggingface_hub.utils._http import parse_ratelimit_headers
 
 from gmi_registry.hubs.huggingface.traffic import announce_wait
 
-__all__ = ["patiently", "retry_after"]
+__all__ = ["patiently", "pause", "retry_after"]
 
 T = TypeVar("T")
 
@@ -28,6 +28,15 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return float(limit.reset_in_seconds)
     value = (headers.get("Retry-After") or headers.get("retry-after") or "").strip()
     return float(value) if value.isdigit() and len(value) < 6 else None
+
+
+def pause(seconds: float) -> None:
+    """Ask nothing of the hub for so long, and say so to :class:`~.traffic.Traffic`.
+
+    A hub that is asked again at once stays as busy as it is: the wait is what it asked for.
+    """
+    announce_wait(seconds)
+    time.sleep(seconds)
 
 
 def patiently(call: Callable[[], T], *, limited: bool = True) -> T:
@@ -50,6 +59,5 @@ def patiently(call: Callable[[], T], *, limited: bool = True) -> T:
                 wait = _BUSY_WAIT * attempt
             else:
                 raise
-        announce_wait(wait)
-        time.sleep(wait)
+        pause(wait)
     return call()

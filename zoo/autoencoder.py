@@ -11,9 +11,9 @@ from zoo.pictures import Pictures
 from zoo.styles import Pixels
 from zoo.training import Plan, Training, device
 
-PLAN = Plan(steps=1800, rate=2e-3, average=0.99)
+PLAN = Plan(steps=2000, rate=2e-3, average=0.99)
 BATCH = 32
-KL_WEIGHT = 1e-5
+KL_WEIGHT = 5e-7
 
 
 def build() -> AutoencoderKL:

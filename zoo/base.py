@@ -17,7 +17,7 @@ from zoo.names import names
 from zoo.pictures import Pictures
 from zoo.training import Plan, Training, device
 
-PLAN = Plan(steps=10000, rate=1.2e-3, warmup=100, average=0.998)
+PLAN = Plan(steps=9000, rate=1.2e-3, warmup=100, average=0.998)
 BATCH = 64
 CAPTION_SHARES = (0.6, 0.2, 0.1, 0.1)
 """Name and style, name alone, style alone, nothing (for classifier-free guidance)."""

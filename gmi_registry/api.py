@@ -17,7 +17,6 @@ from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.hubs.protocol import Hub, ListingFilter
 from gmi_registry.model import Kind
 from gmi_registry.place import find_model, find_spec, hub_at
-from gmi_registry.proposal import proposing
 from gmi_registry.search import WORKERS, ImageSource
 from gmi_registry.search import search as search_hub
 from gmi_registry.spec import ModelRef, PromptSet, Spec, read_spec
@@ -138,7 +137,7 @@ def publish(
     with hub_at(hub, cache_dir=cache, token=token) as opened:
         return publish_model(
             find_model(str(model), opened, revision),
-            proposing(opened) if create_pr else opened,
+            opened,
             work=_work_folder(work, cache),
             encoder=encoder,
             prompts=prompts,
@@ -147,6 +146,7 @@ def publish(
             dry_run=dry_run,
             force=force,
             keep_images=keep_images,
+            create_pr=create_pr,
             device=device,
             progress=progress,
         )

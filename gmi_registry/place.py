@@ -96,7 +96,8 @@ def hub_at(
 def find_model(text: str, hub: Hub, revision: str | None = None) -> ModelRef:
     """The model called ``text``: a whole reference, or its name on ``hub``, at ``revision``.
 
-    Raises InputError for what is no reference, and where two revisions are named.
+    On Hugging Face a file may follow the name, ``owner/name/style.safetensors``. Raises InputError
+    for what is no reference, and where two revisions are named.
     """
     from gmi_registry.spec import ModelRef
 
@@ -108,7 +109,7 @@ def find_model(text: str, hub: Hub, revision: str | None = None) -> ModelRef:
             f"{text} names revision {ref.revision}, and --revision names {revision}",
             hint=f"name one of them: {ref.without_revision} --revision {revision}",
         )
-    return ModelRef(ref.hub, ref.id, revision)
+    return ModelRef(ref.hub, ref.id, revision, ref.file)
 
 
 def find_spec(

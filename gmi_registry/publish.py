@@ -74,7 +74,13 @@ class _Order:
     output: Path | None
     device: str | None
     force: bool
+    create_pr: bool
     progress: Progress
+
+    @property
+    def proposal(self) -> dict[str, bool]:
+        # Said only where it is wanted: a hub of somebody else's may know nothing of proposals.
+        return {"create_pr": True} if self.create_pr else {}
 
 
 @dataclass(frozen=True)
@@ -101,13 +107,15 @@ def publish(
     dry_run: bool = False,
     force: bool = False,
     keep_images: bool = False,
+    create_pr: bool = False,
     device: str | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Publication:
     """Describe the model that ``hub`` holds under ``ref``, and put the description beside it.
 
     ``prompts`` is the developer's own block, which follows the default set. With ``output`` the
-    files go to ``output``/gmi and the hub is left alone. ``work`` keeps the pictures of an
+    files go to ``output``/gmi and the hub is left alone; with ``create_pr`` they are proposed to
+    the model's owner, who decides. ``work`` keeps the pictures of an
     interrupted call, which the same call then goes on from; they are removed once the files are
     in place, unless ``keep_images``. ``dry_run`` checks and plans, and writes nothing.
     ``encoder`` is by default the one that the model card names, else the package's.
@@ -122,7 +130,7 @@ def publish(
     Raises a GmiError; everything is then as it was, the journal apart.
     """
     start = time.perf_counter()
-    order = _Order(ref, hub, work, output, device, force, progress)
+    order = _Order(ref, hub, work, output, device, force, create_pr, progress)
     ready = _check(order, encoder, prompts, overrides or RecipeOverrides())
     plan = ready.plan
     if plan.up_to_date and ready.existing is not None:
@@ -161,7 +169,12 @@ def _check(
     ref, hub, progress = order.ref, order.hub, order.progress
     progress("check", 0, _CHECKS)
     if order.output is None:
-        hub.check_writable(ref)
+        hub.check_writable(ref, **order.proposal)
+    elif order.create_pr:
+        raise InputError(
+            f"{order.output} is a folder of yours, to which nothing can be proposed",
+            hint="leave out --output, or --create-pr",
+        )
     else:
         require_writable(order.output)
     require_writable(order.work)
@@ -218,7 +231,8 @@ def _published(ref: ModelRef, hub: Hub) -> Spec | None:
 
 def _read_folder(folder: Path, ref: ModelRef) -> Spec | None:
     try:
-        return read_spec(folder, expected=ref, follow_links=True)
+        # One of another file in the same repository is what the new one replaces.
+        return read_spec(folder, expected=ref.repository, follow_links=True)
     except (SpecNotFoundError, SpecFormatError):
         return None
 
@@ -264,7 +278,7 @@ def _put(order: _Order, spec: Spec, preview: bytes | None) -> str:
             )
         order.progress("write", 1, 2)
         if order.output is None:
-            where = order.hub.push_spec(order.ref, folder)
+            where = order.hub.push_spec(order.ref, folder, **order.proposal)
         else:
             _make(order.output.parent)
             where = str(write_spec(spec, order.output, preview=preview))

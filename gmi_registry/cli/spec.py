@@ -13,7 +13,7 @@ from gmi_registry.place import find_spec
 from gmi_registry.report.number import number
 
 if TYPE_CHECKING:
-    from gmi_registry.spec import Finding, Spec, SpecDiff
+    from gmi_registry.spec import DescribedModel, Finding, Spec, SpecDiff, WeightFile
 
 __all__ = ["app"]
 
@@ -124,7 +124,9 @@ def _described(spec: Spec) -> list[tuple[str, str]]:
         ("tags", ", ".join(model.tags) or "none"),
         ("licence", model.licence or "not stated"),
         ("address", model.url or "none"),
-        ("weights", ", ".join(f"{file.path} ({file.size:,} bytes)" for file in model.weights)),
+        ("weights", _files(model.weights)),
+        ("weights digest", model.weights_digest),
+        *_base(model),
         ("format", f"{manifest.format.name} {manifest.format.version}"),
         ("digest", spec.digest),
         ("encoder", f"{manifest.encoder.name}/{manifest.encoder.pretrained}"),
@@ -147,6 +149,20 @@ def _described(spec: Spec) -> list[tuple[str, str]]:
         ("written by", f"{manifest.tool.name} {manifest.tool.version}"),
     ]
     return pairs
+
+
+def _base(model: DescribedModel) -> list[tuple[str, str]]:
+    if model.base_weights is None:
+        # Of a checkpoint nothing is missing; a LoRA without them is bound to its own file alone.
+        return [] if model.kind == "checkpoint" else [("base weights", "not stated")]
+    return [
+        ("base weights", _files(model.base_weights)),
+        ("base weights digest", model.base_weights_digest or ""),
+    ]
+
+
+def _files(weights: tuple[WeightFile, ...]) -> str:
+    return ", ".join(f"{file.path} ({file.size:,} bytes)" for file in weights)
 
 
 def _listed(seeds: tuple[int, ...]) -> str:

@@ -149,11 +149,12 @@ class LocalHub:
         require_inside(folder, self.root)
         return folder
 
-    def check_writable(self, ref: ModelRef) -> None:
+    def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> None:
         """Tries it out with an empty folder beside the model, removed at once."""
+        _require_no_proposal(create_pr)
         probe(self._model_folder(ref))
 
-    def push_spec(self, ref: ModelRef, folder: Path) -> str:
+    def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = False) -> str:
         """Make the files of ``folder`` the model's specification; returns the path they have.
 
         They are read and checked first, and must describe the weights that the model has now. The
@@ -161,9 +162,10 @@ class LocalHub:
         cannot be changed in one step.
 
         Raises SpecNotFoundError for an unknown model or revision, SpecError for files that are no
-        specification of it, AuthError or HubError where they cannot be written; in each case
-        everything is as before.
+        specification of it, AuthError or HubError where they cannot be written, and
+        UnsupportedOperationError for ``create_pr``; in each case everything is as before.
         """
+        _require_no_proposal(create_pr)
         model = self._model_folder(ref)
         manifest, contents = read_upload(folder, ref)
         actual = _digest(self._hashed(find_weights(model, self.root)))
@@ -264,6 +266,13 @@ def _is_plain(name: str) -> bool:
         and not name.startswith(".")
         and not any(bad in name for bad in ("/", "\\", ":", "\0"))
     )
+
+
+def _require_no_proposal(create_pr: bool) -> None:
+    if create_pr:
+        raise UnsupportedOperationError(
+            "a hub in a folder takes no pull requests", hint="leave out --create-pr"
+        )
 
 
 def _digest(weights: tuple[WeightFile, ...]) -> str:

@@ -103,12 +103,18 @@ class Hub(Protocol):
         """A folder in open_clip's layout for an encoder that the hub carries, or None."""
         ...
 
-    def check_writable(self, ref: ModelRef) -> None:
-        """Raises AuthError or HubError where ``push_spec`` would fail for want of rights."""
+    def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> None:
+        """Raises AuthError or HubError where ``push_spec`` would fail for want of rights.
+
+        UnsupportedOperationError for ``create_pr`` where nobody decides on proposals.
+        """
         ...
 
-    def push_spec(self, ref: ModelRef, folder: Path) -> str:
-        """Put the files of ``folder`` beside the model, all or none; returns where they are."""
+    def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = False) -> str:
+        """Put the files of ``folder`` beside the model, all or none; returns where they are.
+
+        With ``create_pr`` they are proposed to the model's owner, and it returns where.
+        """
         ...
 
 

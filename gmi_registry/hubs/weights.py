@@ -12,7 +12,7 @@ from gmi_registry.hubs.confinement import require_inside
 from gmi_registry.model import Kind
 from gmi_registry.spec import SPEC_DIR
 
-__all__ = ["FoundWeights", "find_weights"]
+__all__ = ["FoundWeights", "find_weights", "kind_of_file"]
 
 _PIPELINE_NAME = "model_index.json"
 _LORA_NAME = "pytorch_lora_weights.safetensors"
@@ -63,9 +63,17 @@ def find_weights(folder: Path, root: Path) -> FoundWeights:
             f"{folder} holds {len(files)} weight files ({names}), and which is meant is unclear",
             hint=f"keep one, name a LoRA {_LORA_NAME}, or add {_PIPELINE_NAME} for a pipeline",
         )
-    if _is_lora(files[0]):
-        return FoundWeights("lora", folder, (files[0].name,), (files[0],))
-    return FoundWeights("single-file", files[0], (files[0].name,), (files[0],))
+    kind = kind_of_file(files[0])
+    path = folder if kind == "lora" else files[0]
+    return FoundWeights(kind, path, (files[0].name,), (files[0],))
+
+
+def kind_of_file(path: Path) -> Kind:
+    """``lora`` or ``single-file``, by the file's usual name or the names of its tensors.
+
+    Raises HubError where it is no safetensors file.
+    """
+    return "lora" if path.name == _LORA_NAME or _is_lora(path) else "single-file"
 
 
 def _below(folder: Path, root: Path, depth: int) -> Iterator[Path]:

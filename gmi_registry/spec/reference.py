@@ -10,7 +10,7 @@ from pydantic import Field
 
 from gmi_registry.errors import InputError
 from gmi_registry.spec.canonical import canonical_digest
-from gmi_registry.spec.fields import Name, Part, Sha256
+from gmi_registry.spec.fields import Name, Part, Sha256, unprintable
 
 __all__ = ["EncoderRef", "HubName", "ModelRef", "Preprocess"]
 
@@ -24,6 +24,8 @@ _DIGEST = re.compile(r"[0-9a-f]{8,64}")
 _AIR = re.compile(r"urn:air:[a-z0-9]+:[a-z0-9]+:civitai:([0-9]+)(?:@([0-9]+))?")
 _AIR_WORD = re.compile(r"[a-z0-9]+")
 _FORMS = "write hf:owner/name, civitai:123@456 or local:name, with @revision where you have one"
+_WEIGHTS = ".safetensors"
+_MOST_LETTERS = 200
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -31,13 +33,16 @@ class ModelRef:
     """A model on a hub: ``hf:owner/name@sha``, ``civitai:123@456`` or ``local:name@digest``.
 
     ``revision`` is a git revision on hf, the version's number on civitai, 8 to 64 hex digits on
-    local; None means whatever the hub serves now. Raises InputError when a part breaks its hub's
+    local; None means whatever the hub serves now. ``file`` says which of several models in one
+    repository on hf is meant, as in ``hf:owner/name/style.safetensors@sha``: a safetensors file at
+    its root; None leaves that to the repository. Raises InputError when a part breaks its hub's
     rules.
     """
 
     hub: HubName
     id: str
     revision: str | None = None
+    file: str | None = None
 
     def __post_init__(self) -> None:
         if self.hub not in get_args(HubName):
@@ -49,6 +54,11 @@ class ModelRef:
         if self.revision is not None and not _revision_is_valid(self.hub, self.revision):
             raise InputError(
                 f"{self.revision[:120]!r} is not a revision on {self.hub}", hint=_FORMS
+            )
+        if self.file is not None and not _file_is_valid(self.hub, self.id, self.file):
+            raise InputError(
+                f"{self.file[:120]!r} is not the name of a model's file in {self.hub}:{self.id}",
+                hint=f"write hf:owner/name/FILE{_WEIGHTS}, with @revision where you have one",
             )
 
     @classmethod
@@ -64,14 +74,26 @@ class ModelRef:
         if not colon or hub not in get_args(HubName):
             raise InputError(f"{text[:120]!r} does not begin with a hub", hint=_FORMS)
         identifier, at, revision = rest.partition("@")
-        return cls(cast("HubName", hub), identifier, revision if at else None)
+        file = None
+        if hub == "hf" and identifier.count("/") == 2 and identifier.endswith(_WEIGHTS):
+            identifier, _, file = identifier.rpartition("/")
+        return cls(cast("HubName", hub), identifier, revision if at else None, file)
 
     def __str__(self) -> str:
-        return f"{self.hub}:{self.id}" + (f"@{self.revision}" if self.revision else "")
+        return (
+            f"{self.hub}:{self.id}"
+            + (f"/{self.file}" if self.file else "")
+            + (f"@{self.revision}" if self.revision else "")
+        )
 
     @property
     def without_revision(self) -> ModelRef:
         """The same model, whatever the hub serves now."""
+        return ModelRef(self.hub, self.id, None, self.file)
+
+    @property
+    def repository(self) -> ModelRef:
+        """Where the model and its specification lie, whatever else lies there."""
         return ModelRef(self.hub, self.id)
 
     def air(self, ecosystem: str, type: str) -> str:
@@ -104,6 +126,20 @@ def _revision_is_valid(hub: HubName, revision: str) -> bool:
     if len(revision) > 200 or any(bad in revision for bad in ("..", "//")):
         return False
     return not revision.endswith(("/", ".")) and _GIT_REVISION.fullmatch(revision) is not None
+
+
+def _file_is_valid(hub: HubName, identifier: str, file: str) -> bool:
+    # An id without an owner and a file would read like an owner and a name.
+    return (
+        hub == "hf"
+        and "/" in identifier
+        and file.endswith(_WEIGHTS)
+        and len(_WEIGHTS) < len(file) <= _MOST_LETTERS
+        and not file.startswith(".")
+        and not any(bad in file for bad in ("/", "\\", ":", "@"))
+        and unprintable(file) is None
+        and file == file.strip()
+    )
 
 
 class Preprocess(Part):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -181,15 +182,25 @@ def decode_spec(
 
 
 def require_model(manifest: Manifest, expected: ModelRef | None) -> None:
-    """Raise SpecFormatError where the manifest describes another model than ``expected``."""
+    """Raise SpecFormatError where the manifest describes another model than ``expected``.
+
+    Where ``expected`` names a file, that file alone is the model.
+    """
     if expected is None:
         return
-    found = manifest.model.ref.without_revision
-    if found != expected.without_revision:
+    found = manifest.model.ref.repository
+    if found != expected.repository:
         raise SpecFormatError(
             f"the specification describes {found}, but was found at {expected}",
             hint="a copied or renamed model needs its own specification: gmi-publish "
             f"{expected.without_revision}",
+        )
+    files = [weight.path for weight in manifest.model.weights]
+    if expected.file is not None and files != [expected.file]:
+        raise SpecFormatError(
+            f"the specification in {found} describes {', '.join(files[:3])}, "
+            f"and not {expected.file}",
+            hint=f"describe that one in its place: gmi-publish {shlex.quote(str(expected))}",
         )
 
 

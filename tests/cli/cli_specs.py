@@ -55,7 +55,9 @@ def make_spec(name="flat", *, seed=0, steps=5, encoder_name="tiny", prompts=PROM
         path="w.safetensors", size=len(WEIGHTS), sha256=hashlib.sha256(WEIGHTS).hexdigest()
     )
     return build_spec(
-        model=DescribedModel(hub="local", id=name, kind="lora", weights=(weights,), **fields),
+        model=DescribedModel(
+            **{"hub": "local", "id": name, "kind": "lora", "weights": (weights,)} | fields
+        ),
         encoder=encoder(encoder_name),
         prompt_sets=(prompts,),
         recipe=GenerationRecipe(

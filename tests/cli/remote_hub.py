@@ -5,16 +5,9 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-from hub_builder import PROMPTS, ProjectionEncoder, picture
+from hub_builder import PROMPTS, RECIPE, ProjectionEncoder, picture
 
-from gmi_registry.spec import (
-    DescribedModel,
-    GenerationRecipe,
-    Sampler,
-    WeightFile,
-    build_spec,
-)
-from gmi_registry.spec.specification import encode_spec
+from gmi_registry.spec import DescribedModel, WeightFile, build_spec, encode_spec
 
 COLOURS = {"blue": (20, 30, 230), "green": (30, 200, 40), "red": (240, 20, 10)}
 WEIGHTS = "w.safetensors"
@@ -42,14 +35,7 @@ class Author:
             ),
             encoder=self.encoder.ref,
             prompt_sets=[PROMPTS],
-            recipe=GenerationRecipe(
-                sampler=Sampler(name="DDIM"),
-                steps=5,
-                guidance_scale=3.0,
-                width=16,
-                height=16,
-                seeds=(0,),
-            ),
+            recipe=RECIPE,
             image_embeddings=self.encoder.encode_images(images),
             prompt_embeddings=self.encoder.encode_texts(PROMPTS.prompts),
             image_prompt=np.arange(len(PROMPTS)),

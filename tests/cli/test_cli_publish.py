@@ -241,6 +241,13 @@ def test_a_folder_takes_no_pull_requests(call, hub):
     assert contents(hub) == before
 
 
+def test_a_folder_of_ones_own_takes_none_either(call, hub, tmp_path):
+    done = call(publish_app, "ink", "--hub", hub, "--create-pr", "--output", tmp_path / "out")
+    assert "nothing can be proposed" in refused(done)
+    assert "hint: leave out --output, or --create-pr" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_revision_that_is_not_there(call, hub):
     done = call(publish_app, "ink", "--hub", hub, "--revision", "0" * 16, *QUICK)
     assert "is gone" in refused(done)
@@ -271,7 +278,7 @@ def test_what_is_passed_on(call, hub, monkeypatch):
 
     def publish(ref, hub, **options):
         warnings.warn("of no interest to users", FutureWarning, stacklevel=1)
-        hub.push_spec(ref, options["work"])
+        hub.push_spec(ref, options["work"], create_pr=options["create_pr"])
         raise HubError("far enough")
 
     monkeypatch.setattr(import_module("gmi_registry.place"), "open_hub", open_hub)

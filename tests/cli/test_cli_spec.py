@@ -4,7 +4,7 @@ import pytest
 from cli_specs import OTHER_PROMPTS, make_spec
 
 from gmi_registry.cli.main import app
-from gmi_registry.spec import Manifest
+from gmi_registry.spec import Manifest, WeightFile, write_spec
 
 
 def test_show_names_what_matters(call, folder):
@@ -129,3 +129,26 @@ def test_many_changes_are_cut(call, folder):
     tags = tuple(f"tag-{number}" for number in range(60))
     done = call(app, "spec", "diff", folder(), folder(tags=tags))
     assert "more fields; --json has them all" in done.stdout
+
+
+def test_show_names_the_weights_that_a_lora_was_loaded_on(call, folder):
+    base = (
+        WeightFile(path="unet/a.safetensors", size=1234, sha256="1" * 64),
+        WeightFile(path="vae/b.safetensors", size=5, sha256="2" * 64),
+    )
+    done = call(app, "spec", "show", folder(base_weights=base))
+    said = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    described = make_spec(base_weights=base).manifest.model
+    assert said["weights digest"] == described.weights_digest
+    assert said["base weights"] == ("unet/a.safetensors (1,234 bytes), vae/b.safetensors (5 bytes)")
+    assert said["base weights digest"] == described.base_weights_digest != said["weights digest"]
+
+
+@pytest.mark.parametrize(("kind", "said"), [("lora", "not stated"), ("checkpoint", None)])
+def test_show_says_where_a_base_is_not_known(call, folder, kind, said):
+    place = folder()
+    write_spec(make_spec(kind=kind), place)
+    done = call(app, "spec", "show", place)
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert lines.get("base weights") == said
+    assert "base weights digest" not in lines

@@ -21,7 +21,8 @@ from gmi_registry.errors import GmiError, HubError
 from gmi_registry.hubs.card import CARD_NAME
 from gmi_registry.hubs.huggingface.card_edit import edit_card
 from gmi_registry.hubs.huggingface.errors import Asked, explained, translate
-from gmi_registry.hubs.huggingface.patience import pause, retry_after
+from gmi_registry.hubs.huggingface.limit import wait_after
+from gmi_registry.hubs.huggingface.patience import pause
 from gmi_registry.hubs.huggingface.preflight import (
     Preflight,
     asked_of,
@@ -43,8 +44,6 @@ from gmi_registry.spec.fields import unprintable
 __all__ = ["push_spec"]
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)
-# The hub counts requests over five minutes, so no honest wait is longer.
-_LONGEST_WAIT = 310.0
 # git itself holds no larger file at the hub.
 _REGULAR_LIMIT = 10 * 1024 * 1024
 _PROPOSALS = 20
@@ -209,12 +208,12 @@ def _after(error: Exception, propose: bool) -> _Step | None:
     return "again" if broken else None
 
 
-def _wait(error: Exception, wait: float, asked: Asked) -> None:
+def _wait(error: Exception, otherwise: float, asked: Asked) -> None:
+    wait: float | None = otherwise
     if isinstance(error, HfHubHTTPError) and error.response.status_code == 429:
-        stated = retry_after(error.response.headers)
-        wait = wait if stated is None else stated + 1
-        if wait > _LONGEST_WAIT:
-            raise _explained(error, asked) from error
+        wait = wait_after(error.response.headers, otherwise)
+    if wait is None:
+        raise _explained(error, asked) from error
     pause(wait)
 
 

@@ -52,8 +52,9 @@ class Downloads:
 
         ``limit`` is in bytes, judged by what the hub states before any content is read, and again
         by what arrives. ``shown`` lets huggingface_hub draw its progress bar. Raises
-        SpecNotFoundError for a file that is not in the repository, HubError for one that is too
-        large or leads out of the cache, OfflineError, and every other error of the hub.
+        SpecNotFoundError for a file that is not in the repository, or is too large to be what was
+        asked for, HubError for one that leads out of the cache, OfflineError, and every other
+        error of the hub.
         """
         asked = self.asked(model_id, path, revision)
         if self.known_missing(model_id, path, revision):
@@ -163,7 +164,8 @@ def _bar(limit: int, asked: Asked, shown: bool) -> type[Any]:
 
     def judge(size: float | None) -> None:
         if size is not None and size > limit:
-            raise HubError(
+            # It counts as missing: whoever publishes must be able to put the real one in its place.
+            raise SpecNotFoundError(
                 f"{asked.name}: {asked.path} has {size:,.0f} bytes, more than {limit:,}",
                 hint="its author must publish it anew",
             )

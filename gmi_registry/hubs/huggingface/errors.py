@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,8 @@ from gmi_registry.errors import (
     RateLimitError,
     SpecNotFoundError,
 )
-from gmi_registry.hubs.huggingface.patience import retry_after
+from gmi_registry.hubs.huggingface.limit import retry_after, wait_after
+from gmi_registry.hubs.huggingface.reach import NeverReached
 from gmi_registry.spec.fields import unprintable
 
 __all__ = ["Asked", "explained", "offline_error", "translate"]
@@ -85,6 +87,8 @@ def translate(error: BaseException, asked: Asked) -> GmiError | None:
     """The error of ours that says what ``error`` means; None for one that is not the hub's."""
     if isinstance(error, GmiError):
         return error
+    if isinstance(error, NeverReached):
+        return _unreachable(error.__cause__ or error, asked)
     if isinstance(error, OfflineModeIsEnabled):
         return offline_error(asked)
     if isinstance(error, LocalTokenNotFoundError):
@@ -199,8 +203,12 @@ def _too_many(error: HfHubHTTPError, asked: Asked) -> RateLimitError:
     wait = retry_after(error.response.headers)
     when = "in a few minutes" if wait is None else f"in {wait:,.0f} s"
     more = "" if asked.has_token else f"; more are allowed with a token: {_LOGIN}"
+    asks = ""
+    if wait is not None and wait_after(error.response.headers, wait) is None:
+        asks = f", and asks for a wait of {wait:,.0f} s"
+        when = f"in {math.ceil(wait / 60):,} minutes"
     return RateLimitError(
-        f"{asked.endpoint} has had too many requests",
+        f"{asked.endpoint} has had too many requests{asks}",
         hint=f"run the same command again {when}{more}",
         retry_after=wait,
     )
@@ -209,7 +217,7 @@ def _too_many(error: HfHubHTTPError, asked: Asked) -> RateLimitError:
 def _unreachable(error: BaseException, asked: Asked) -> HubError:
     return HubError(
         f"{asked.endpoint} cannot be reached: {_clean(str(error)) or type(error).__name__}",
-        hint="check the network and HF_ENDPOINT; --offline searches what is on this disk",
+        hint="check the network and HF_ENDPOINT; gmi-search --offline uses what is on this disk",
     )
 
 

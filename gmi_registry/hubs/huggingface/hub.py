@@ -200,8 +200,9 @@ class HuggingFaceHub:
 
         A repository with ``model_index.json`` is a checkpoint: the configuration and one set of
         safetensors files of each component that it names. Another has one safetensors file at its
-        root, a LoRA or a whole model, whose base is ``base_model`` of the card; of a whole model's
-        base only the configuration is fetched. Pickles, other variants and ``gmi`` are not.
+        root, or several of which ``ref`` names one: a LoRA or a whole model, whose base is
+        ``base_model`` of the card; of a whole model's base only the configuration is fetched.
+        Pickles, other variants and ``gmi`` are not.
 
         ``ref`` of the result has the full commit. Weights are hashed, and have the sizes and
         digests that the hub states. Raises SpecNotFoundError for an unknown model or revision,
@@ -237,10 +238,11 @@ class HuggingFaceHub:
         self._catalogue.keep_weights(ref.id, info.sha, files)
         return files
 
-    def check_writable(self, ref: ModelRef) -> None:
+    def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> None:
         """Raises AuthError or HubError where :meth:`push_spec` could not even propose a change.
 
-        OfflineError without a network.
+        What may be proposed may be tried, so ``create_pr`` asks for nothing more. OfflineError
+        without a network.
         """
         from gmi_registry.hubs.huggingface.preflight import check_writable
 

@@ -27,7 +27,7 @@ from gmi_registry.hubs.huggingface.selection import (
     select_pipeline,
     select_root,
 )
-from gmi_registry.hubs.weights import find_weights
+from gmi_registry.hubs.weights import kind_of_file
 from gmi_registry.model import Kind, ModelCard, ModelFiles
 from gmi_registry.spec import ModelRef, WeightFile
 
@@ -99,21 +99,22 @@ class Models:
         files = _files(info)
         paths = {file.path for file in files}
         card = self._card(info, CARD_NAME in paths)
-        if INDEX_NAME in paths:
+        pipeline = INDEX_NAME in paths and ref.file is None
+        if pipeline:
             index = self._index(ref.id, info.sha)
             chosen = select_pipeline(f"hf:{ref.id}", files, index, weights=not config_only)
         else:
             _require_pictures(ref.id, info)
-            chosen = select_root(f"hf:{ref.id}", files)
+            chosen = select_root(f"hf:{ref.id}", files, file=ref.file, revision=ref.revision)
         folder, weights = self._download(ref.id, info.sha, chosen)
-        kind, path = self._kind(folder, chosen, INDEX_NAME in paths)
+        kind, path = _kind(folder, chosen, pipeline)
         base = None
         if kind != "checkpoint" and card.base_model is not None:
             base = self._base(
                 ref.id, card.base_model, (*above, ref.id), config_only=kind == "single-file"
             )
         return ModelFiles(
-            ref=ModelRef("hf", ref.id, info.sha),
+            ref=ModelRef("hf", ref.id, info.sha, ref.file),
             kind=kind,
             path=path,
             card=card,
@@ -199,14 +200,6 @@ class Models:
             raise self._downloads.wrong_bytes(model_id, file.path)
         return WeightFile(path=file.path, size=size, sha256=sha256)
 
-    def _kind(self, folder: Path, chosen: Selection, pipeline: bool) -> tuple[Kind, Path]:
-        if pipeline:
-            return "checkpoint", folder
-        # Of a repository with one weight file, no program can have put a second one there.
-        name = chosen.weights[0].path
-        found = find_weights(folder, self._downloads.cache_dir)
-        return found.kind, folder / name if found.kind == "single-file" else folder
-
     def _require_room(self, model_id: str, sha: str, chosen: Selection) -> None:
         missing = sum(
             file.size or 0
@@ -237,6 +230,15 @@ class Models:
 def weight_files(info: Any) -> dict[str, str | None]:
     """Path to SHA-256 (None where the hub does not say) of every safetensors file of a model."""
     return {file.path: file.sha256 for file in _files(info) if file.path.endswith(".safetensors")}
+
+
+def _kind(folder: Path, chosen: Selection, pipeline: bool) -> tuple[Kind, Path]:
+    if pipeline:
+        return "checkpoint", folder
+    # Other files of the repository may lie in the same folder, brought there for something else.
+    place = folder / chosen.weights[0].path
+    kind = kind_of_file(place)
+    return kind, place if kind == "single-file" else folder
 
 
 def _files(info: Any) -> list[RepoFile]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils._http import parse_ratelimit_headers
 
+from gmi_registry.hubs.huggingface.limit import wait_after
 from gmi_registry.hubs.huggingface.traffic import announce_wait
 
-__all__ = ["patiently", "pause", "retry_after"]
+__all__ = ["patiently", "pause"]
 
 T = TypeVar("T")
 
@@ -19,15 +19,6 @@ _TRIES = 5
 _BUSY = frozenset({500, 502, 503, 504})
 _BUSY_TRIES = 3
 _BUSY_WAIT = 1.0
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a refusal for too many requests says to wait, or None where it does not."""
-    limit = parse_ratelimit_headers(headers)
-    if limit is not None and limit.remaining == 0:
-        return float(limit.reset_in_seconds)
-    value = (headers.get("Retry-After") or headers.get("retry-after") or "").strip()
-    return float(value) if value.isdigit() and len(value) < 6 else None
 
 
 def pause(seconds: float) -> None:
@@ -42,22 +33,22 @@ def pause(seconds: float) -> None:
 def patiently(call: Callable[[], T], *, limited: bool = True) -> T:
     """What ``call`` returns, asked for again while the hub is busy.
 
-    After 429 it waits as long as the hub says, up to four times; after an error of the server a
-    few seconds, twice. ``limited=False`` is for calls that wait after 429 by themselves. The waits
-    are told to :class:`~.traffic.Traffic`. Raises what ``call`` raises in the end.
+    After 429 it waits as long as the hub says, up to four times, unless that is longer than
+    :data:`~.limit.LONGEST_WAIT`; after an error of the server a few seconds, twice.
+    ``limited=False`` is for calls that wait after 429 by themselves. The waits are told to
+    :class:`~.traffic.Traffic`. Raises what ``call`` raises in the end.
     """
     for attempt in range(1, _TRIES):
         try:
             return call()
         except HfHubHTTPError as error:
             status = error.response.status_code
+            wait = None
             if status == 429 and limited:
-                stated = retry_after(error.response.headers)
-                # A second more, since the hub rounds.
-                wait = 2.0**attempt if stated is None else stated + 1
+                wait = wait_after(error.response.headers, 2.0**attempt)
             elif status in _BUSY and attempt < _BUSY_TRIES:
                 wait = _BUSY_WAIT * attempt
-            else:
+            if wait is None:
                 raise
         pause(wait)
     return call()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from gmi_registry.errors import HubError
+from gmi_registry.errors import HubError, InputError
+from gmi_registry.spec import ModelRef
 
 __all__ = ["INDEX_NAME", "RepoFile", "Selection", "select_pipeline", "select_root"]
 
@@ -34,6 +37,7 @@ _COMPONENT = re.compile(r"[A-Za-z0-9_]+")
 # It would put black pictures into a specification, and is not loaded.
 _UNUSED = frozenset({"safety_checker"})
 _MOST_WEIGHTS = 200
+_MOST_COMMANDS = 6
 
 
 @dataclass(frozen=True)
@@ -101,26 +105,44 @@ def select_pipeline(
     return Selection(weight_files, _sorted(others))
 
 
-def select_root(name: str, files: Iterable[RepoFile]) -> Selection:
-    """The one weight file at the root of a repository without a pipeline: a LoRA or a whole model.
+def select_root(
+    name: str, files: Iterable[RepoFile], *, file: str | None = None, revision: str | None = None
+) -> Selection:
+    """The one weight file at the root of a repository: a LoRA or a whole model.
 
-    Raises HubError where there is none, only pickles, or several and none has a LoRA's usual name.
+    It is ``file`` where that is named, else the only one, else the one with a LoRA's usual name.
+    ``name`` (``hf:owner/name``) and ``revision`` are for the commands in the hints. Raises HubError
+    where there is none, only pickles, or several and nothing says which.
     """
     here = _by_folder(files).get("", [])
-    safe = [file for file in here if file.path.endswith(_SUFFIX)]
-    usual = [file for file in safe if file.path == _LORA_NAME]
-    picked = usual or safe
-    if not picked:
-        if any(file.path.endswith(_PICKLES) for file in here):
+    safe = _sorted(other for other in here if other.path.endswith(_SUFFIX))
+    if not safe:
+        if any(other.path.endswith(_PICKLES) for other in here):
             raise _pickled(name)
         raise _none(name)
-    if len(picked) > 1:
-        names = ", ".join(file.path for file in picked[:4])
+    wanted = _LORA_NAME if file is None else file
+    picked = [other for other in safe if other.path == wanted]
+    if file is None and not picked:
+        picked = list(safe)
+    if len(picked) != 1:
+        names = ", ".join(other.path for other in safe[:4])
+        unclear = f"{len(safe)} weight files ({names}), and which is meant is unclear"
         raise HubError(
-            f"{name} holds {len(picked)} weight files ({names}), and which is meant is unclear",
-            hint=f"keep one a repository, or name the LoRA {_LORA_NAME}",
+            f"{name} holds {unclear if file is None else f'no {file} at its root'}",
+            hint=f"name one: {_commands(name, safe, revision)}",
         )
-    return Selection(_sorted(picked), ())
+    return Selection(tuple(picked), ())
+
+
+def _commands(name: str, files: Iterable[RepoFile], revision: str | None) -> str:
+    """What to run for each of some files; they are named by anybody, and a shell reads this."""
+    typed = []
+    for other in files:
+        with contextlib.suppress(InputError):
+            typed.append(str(replace(ModelRef.parse(name), revision=revision, file=other.path)))
+    shown = " or ".join(f"gmi-publish {shlex.quote(text)}" for text in typed[:_MOST_COMMANDS])
+    more = len(typed) - _MOST_COMMANDS
+    return (shown or "no name can be typed") + (f" or {more} more" if more > 0 else "")
 
 
 def _components(index: Mapping[str, object]) -> list[str]:

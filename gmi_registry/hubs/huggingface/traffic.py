@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import threading
@@ -13,6 +14,9 @@ from typing import Any, Self
 
 from huggingface_hub import set_client_factory
 from huggingface_hub.utils import _http as client_http
+
+from gmi_registry.hubs.huggingface.limit import LONGEST_WAIT, wait_after
+from gmi_registry.hubs.huggingface.reach import Reach
 
 __all__ = ["OnWait", "Traffic", "announce_wait"]
 
@@ -37,6 +41,10 @@ class Traffic:
     same is logged to ``gmi_registry.hubs``, in place of the client's own warnings, which hold
     addresses (a level above WARNING set for the client silences both). The client's factory that
     was set before is put back when the last Traffic closes, unless another was set meanwhile.
+
+    While one is open the client's own loops give up sooner, too: where nothing ever answers
+    (:class:`~.reach.Reach`), and where the hub asks for a wait that nobody sits through
+    (:data:`~.limit.LONGEST_WAIT`).
     """
 
     def __init__(self, on_wait: OnWait | None = None) -> None:
@@ -101,6 +109,7 @@ class _Hook:
         self._lock = threading.RLock()
         self._factory: Callable[[], Any] | None = None
         self._told_until = 0.0
+        self._reach = Reach()
 
     def add(self, traffic: Traffic) -> None:
         with self._lock:
@@ -110,6 +119,7 @@ class _Hook:
             self._open = (*self._open, traffic)
             if first:
                 self._told_until = 0.0
+                self._reach.forget()
                 self._factory = client_http._GLOBAL_CLIENT_FACTORY
                 set_client_factory(self.make_client)
                 for name in _CLIENT_LOGS:
@@ -130,14 +140,23 @@ class _Hook:
 
     def make_client(self) -> Any:
         # Called with the client's own lock held: taking ours here could wait for ever.
-        client = (self._factory or client_http.default_client_factory)()
+        client: Any = (self._factory or client_http.default_client_factory)()
         hooks = client.event_hooks
-        client.event_hooks = hooks | {"request": [*hooks.get("request", ()), self.sent]}
+        client.event_hooks = hooks | {
+            "request": [*hooks.get("request", ()), self.sent],
+            "response": [*hooks.get("response", ()), self.received],
+        }
+        client.send = functools.partial(self._reach.send, client.send)
         return client
 
     def sent(self, request: Any) -> None:
         for traffic in self._open:
             traffic.count(request.method)
+
+    def received(self, response: Any) -> None:
+        # The client would sleep for any time that it is told to.
+        if response.status_code == 429 and wait_after(response.headers, LONGEST_WAIT) is None:
+            client_http.hf_raise_for_status(response)
 
     def pass_on(self, record: logging.LogRecord) -> bool:
         """A filter of the client's logs: its waits become ours, its warnings leave the screen."""

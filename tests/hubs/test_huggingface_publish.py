@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import sys
 import time
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from loopback import Fault, User, fixtures
 
-from gmi_registry.errors import AuthError, GmiError, HubError, RateLimitError, SpecNotFoundError
+from gmi_registry.errors import AuthError, HubError, RateLimitError, SpecNotFoundError
 from gmi_registry.hubs.huggingface.card_edit import SECTION_START
 from gmi_registry.hubs.huggingface.commit import push_spec
 from gmi_registry.hubs.huggingface.preflight import check_writable
@@ -380,76 +379,3 @@ class TestRaces:
             push_spec(client(hub), REF, upload())
         assert caught.value.retry_after == 4000
         assert not hub.waits
-
-
-KINDS = ("429", "500", "cut", "slow", "stale-parent", "wrong-digest", "changed-file", "hostile")
-PLACES = (
-    "/commit/", "/preupload/", "objects/batch", "/storage/", "whoami", "/api/models/", "README",
-    "validate-yaml", "discussions", ".",
-)  # fmt: skip
-
-
-def random_fault(rng):
-    kind = rng.choice(KINDS)
-    if kind == "stale-parent":
-        theirs = {"README.md": CARD + b"%d\n" % rng.randrange(99)}
-        return Fault(
-            kind, files=rng.choice([theirs, {"notes.txt": b"x"}]), times=rng.choice([1, 9])
-        )
-    times = rng.choice([1, 1, 2, 3, 8])
-    if kind in ("wrong-digest", "changed-file", "hostile"):
-        kind = "hostile-content" if kind == "hostile" else kind
-        card = rng.choice([b"---\nx: [\n---\n", b"# Another\n", CARD[::-1]])
-        return Fault(kind, path_regex="README", content=card, times=times)
-    return Fault(
-        kind,
-        path_regex=rng.choice(PLACES),
-        times=times,
-        retry_after=rng.randrange(9),
-        seconds=0.01,
-        applied=rng.choice([None, True, False]),
-    )
-
-
-def refusal(api, ref, folder):
-    try:
-        push_spec(api, ref, folder)
-    except GmiError as error:
-        return error
-    return None
-
-
-@pytest.mark.parametrize("part", range(4))
-def test_after_any_fault_there_is_the_old_or_the_whole_new(hub, upload, part):
-    """Fifty seeded runs: one to three faults, with or without the right to write."""
-    sheets = (None, b"sheet")
-    for seed in range(50 * part, 50 * part + 50):
-        rng = random.Random(seed)
-        ref = ModelRef("hf", f"alice/run{seed}")
-        hub.add_repo(ref.id, {"README.md": CARD, WEIGHTS_NAME: WEIGHTS})
-        if rng.random() < 0.6:
-            push_spec(client(hub), ref, upload(0, name=ref.id, preview=rng.choice(sheets)))
-        folder = upload(1, name=ref.id, preview=rng.choice(sheets))
-        token = rng.choice([SECRET, SECRET, "hf_bob"])
-        old, new = published(hub, ref.id), contents(folder)
-        faults = [hub.inject(random_fault(rng)) for _ in range(rng.randrange(1, 4))]
-        told = f"seed {seed}: {faults}"
-        error = refusal(client(hub, token), ref, folder)
-        assert error is None or error.hint, told
-        assert SECRET not in f"{error} {error and error.hint}", told
-        hub.clear_faults()
-        now = published(hub, ref.id)
-        assert now in ((old, new) if token == SECRET else (old,)), told
-        card = hub.files(ref.id)["README.md"]
-        assert hub.files(ref.id)[WEIGHTS_NAME] == WEIGHTS, told
-        if not card.startswith(b"---\nlicense: mit\n"):  # a fault's author broke or replaced it
-            hub.commit(ref.id, {"README.md": CARD})
-        url = push_spec(client(hub, token), ref, folder)
-        assert url.startswith(f"{hub.endpoint}/{ref.id}/"), told
-        pulls = hub.repo(ref.id).discussions
-        if token == SECRET:
-            assert published(hub, ref.id) == new, told
-            assert hub.files(ref.id)["README.md"].count(b"gmi-spec\n") == 1, told
-            assert not pulls, told
-        else:
-            assert [published(hub, ref.id, pull.ref) for pull in pulls.values()] == [new], told

@@ -194,8 +194,11 @@ def test_a_file_that_is_too_large_is_not_read(hf_hub, opened, name, tmp_path):
     limit = {"spec.json": 256 * 1024, "spec.tensors": 16 * 1024 * 1024}[name]
     files = spec_files("ada/big") | {f"gmi/{name}": b"\0" * (limit + 1)}
     sha = hf_hub.add_repo("ada/big", files)
-    with pytest.raises(HubError, match=f"gmi/{name} has .* bytes, more than {limit:,}"):
+    says = f"has no specification: .*gmi/{name} has .* bytes, more than {limit:,}"
+    # As one that is missing, so that its author can publish over it.
+    with pytest.raises(SpecNotFoundError, match=says) as caught:
         opened().fetch_spec(ref("ada/big", sha))
+    assert caught.value.hint == "gmi-publish hf:ada/big"
     kept = [path.stat().st_size for path in (tmp_path / "hf-home/hub").rglob("*") if path.is_file()]
     assert max(kept, default=0) <= limit
 

@@ -157,6 +157,12 @@ class LoopbackHub:
             repo = self.repo(repo_id, repo_type)
             return repo.history(repo.find(revision))
 
+    def clear(self) -> None:
+        """As it was when it was started, but for its accounts and settings."""
+        with self.state.lock:
+            self.state.clear()
+            self.requests.clear()
+
     def clear_requests(self) -> None:
         with self.state.lock:
             self.requests.clear()

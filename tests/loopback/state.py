@@ -17,6 +17,8 @@ from .user import User
 
 __all__ = ["State"]
 
+_START = datetime(2025, 1, 1, tzinfo=UTC)
+
 
 class State:
     """Accounts, repositories, webhooks. ``lock`` is held while a request is worked on.
@@ -38,7 +40,15 @@ class State:
         self.webhooks: list[dict[str, Any]] = []
         self.parts: dict[str, dict[int, bytes]] = {}
         self.faults = Faults()
-        self._now = datetime(2025, 1, 1, tzinfo=UTC)
+        self._now = _START
+
+    def clear(self) -> None:
+        """Begin again without repositories, webhooks and faults; accounts and settings stay."""
+        self.repos.clear()
+        self.webhooks.clear()
+        self.parts.clear()
+        self.faults.clear()
+        self._now = _START
 
     def now(self) -> datetime:
         self._now += timedelta(seconds=1)

@@ -1,0 +1,102 @@
+"""After any fault: the old specification or the whole new one, a usable cache, a second success.
+
+A run is known by its seed: ``nox -s soak -- --seed 17`` replays one, and any of ``nox -s soak``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from fault_plan import KINDS, draw
+from fault_run import run
+from fault_world import open_world
+from hostile_specs import hostile_cases
+
+from gmi_registry.hubs.huggingface import commit, download
+
+pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
+
+SEEDS = range(200)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with open_world(tmp_path_factory.mktemp("faults")) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("seed", SEEDS, ids="seed-{}".format)
+def test_old_or_whole_new_a_usable_cache_and_a_second_success(world, seed):
+    outcome = run(world, draw(seed))
+    assert outcome.seed == seed
+    assert outcome.first
+
+
+def test_every_fault_and_every_hostile_case_has_its_turn():
+    plans = [draw(seed) for seed in SEEDS]
+    for stage, kinds in KINDS.items():
+        met = {fault.kind for plan in plans if plan.stage == stage for fault in plan.faults}
+        assert met == set(kinds)
+        cases = {plan.case for plan in plans if plan.stage == stage}
+        assert cases == set(hostile_cases())
+    assert len(hostile_cases()) >= 50
+    assert any(plan.hasty for plan in plans)
+    assert {plan.before for plan in plans} == {"nothing", "old", "hostile"}
+
+
+def test_a_plan_comes_from_its_seed_alone():
+    later = draw(5)
+    assert draw(12) != later
+    assert draw(5) == later
+
+
+def test_a_run_replayed_ends_as_before(world):
+    plans = (draw(seed) for seed in SEEDS)
+    seed = next(plan.seed for plan in plans if plan.workers == 1 and len(plan.faults) > 1)
+    assert run(world, draw(seed)) == run(world, draw(seed))
+
+
+def quiet(stage, **wanted):
+    """A plan of that stage without faults."""
+    plans = (draw(seed) for seed in range(2000) if (seed % 2 == 1) == (stage == "search"))
+    plan = next(
+        plan
+        for plan in plans
+        if all(getattr(plan, name) == value for name, value in wanted.items())
+    )
+    plan.faults = []
+    return plan
+
+
+def test_a_run_without_faults_is_done_at_once(world):
+    for stage in KINDS:
+        outcome = run(world, quiet(stage))
+        assert (outcome.first, outcome.met) == ("done", {})
+
+
+def test_half_a_specification_is_noticed(world, monkeypatch):
+    send = commit._send
+
+    def send_half(api, ref, now, manifest, changes, propose):
+        changes = {path: new for path, new in changes.items() if "tensors" not in path}
+        return send(api, ref, now, manifest, changes, propose)
+
+    monkeypatch.setattr(commit, "_send", send_half)
+    plan = quiet("publish", before="nothing", owner=True, create_pr=False)
+    with pytest.raises(AssertionError, match="half a specification"):
+        run(world, plan)
+
+
+def test_wrong_bytes_in_the_cache_are_noticed(world, monkeypatch):
+    monkeypatch.setattr(download, "has_stated_digest", lambda place: True)
+    plans = (draw(seed) for seed in SEEDS if seed % 2)
+    plan = next(plan for plan in plans if plan.faults[0].kind == "wrong-digest")
+    plan.faults = plan.faults[:1]
+    plan.faults[0].path_regex = "spec.tensors"
+    with pytest.raises(AssertionError, match="is another file"):
+        run(world, plan)

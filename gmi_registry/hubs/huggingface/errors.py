@@ -240,8 +240,9 @@ def _disk(error: OSError | RuntimeError, asked: Asked) -> HubError:
             f"{asked.name}: the cache cannot be written: {reason}",
             hint="set HF_HOME to a folder that you may write to",
         )
+    what = "upload" if asked.writing else "download"
     return HubError(
-        f"{asked.name}: the download failed: {reason}", hint="run the same command again"
+        f"{asked.name}: the {what} failed: {reason}", hint="run the same command again"
     )
 
 

@@ -241,9 +241,7 @@ def _disk(error: OSError | RuntimeError, asked: Asked) -> HubError:
             hint="set HF_HOME to a folder that you may write to",
         )
     what = "upload" if asked.writing else "download"
-    return HubError(
-        f"{asked.name}: the {what} failed: {reason}", hint="run the same command again"
-    )
+    return HubError(f"{asked.name}: the {what} failed: {reason}", hint="run the same command again")
 
 
 def _said(error: HfHubHTTPError) -> str:

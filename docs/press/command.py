@@ -58,11 +58,11 @@ def command_page() -> Page:
     for path, command in _commands(whole, "gmi"):
         page.heading(code(path))
         alias = [name for name, parser in parsers.items() if _same(parser, command)]
-        if alias:
-            page.add(f"Also as {' and '.join(map(code, alias))}.")
+        page.add(f"Also as {' and '.join(map(code, alias))}." if alias else "")
         page.add(prose(command.help))
-        page.fence(_usage(path, command))
-        _parameters(page, command)
+        if not getattr(command, "commands", None):
+            page.fence(_usage(path, command), "text")
+            _parameters(page, command)
         if path == "gmi search":
             page.heading("Scores", 3)
             page.table(
@@ -73,10 +73,9 @@ def command_page() -> Page:
 
 def _commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
     for name, command in group.commands.items():
+        yield f"{path} {name}", command
         if getattr(command, "commands", None):
             yield from _commands(command, f"{path} {name}")
-        else:
-            yield f"{path} {name}", command
 
 
 def _runs(name: str, parser: Any, whole: Any) -> str:
@@ -88,7 +87,8 @@ def _runs(name: str, parser: Any, whole: Any) -> str:
 
 
 def _same(first: Any, second: Any) -> bool:
-    return first.callback is not None and _function(first) is _function(second)
+    both = first.callback is not None and second.callback is not None
+    return both and _function(first) is _function(second)
 
 
 def _function(command: Any) -> Any:

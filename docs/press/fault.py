@@ -22,9 +22,9 @@ def error_page() -> Page:
         "`message` is one line; its `hint`, where there is one, is the next command or change. "
         "Programs print both on stderr, and a traceback as well with `HF_DEBUG=1`."
     )
-    page.fence("error: what was wrong, and where\nhint: the command to run next")
+    page.fence("error: what was wrong, and where\nhint: the command to run next", "text")
     page.heading("The tree")
-    page.fence("\n".join(_tree(errors.GmiError, "", "")))
+    page.fence("\n".join(_tree(errors.GmiError, "", "")), "text")
     page.table(
         ["class", "raised for"],
         [[code(kind.__name__), _meaning(kind)] for kind in _all(errors.GmiError)],

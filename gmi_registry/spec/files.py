@@ -13,7 +13,7 @@ from pathlib import Path
 from gmi_registry.errors import DigestMismatchError, InputError, SpecFormatError, SpecNotFoundError
 from gmi_registry.spec.manifest import MANIFEST_LIMIT, Manifest
 from gmi_registry.spec.reference import ModelRef
-from gmi_registry.spec.specification import Spec, decode_spec, encode_spec, require_model
+from gmi_registry.spec.specification import Spec, checked_spec, encode_spec, require_model
 from gmi_registry.spec.tensors import TENSORS_LIMIT
 
 __all__ = [
@@ -54,7 +54,7 @@ def read_spec(
     tensors_bytes = _read(
         folder / TENSORS_NAME, TENSORS_LIMIT, follow_links, size=manifest.tensors.size
     )
-    return decode_spec(manifest_bytes, tensors_bytes, expected=expected)
+    return checked_spec(manifest, manifest_bytes, tensors_bytes)
 
 
 def read_manifest(

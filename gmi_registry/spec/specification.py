@@ -174,11 +174,22 @@ def decode_spec(
     """
     manifest = Manifest.from_bytes(manifest_bytes)
     require_model(manifest, expected)
+    return checked_spec(manifest, manifest_bytes, tensors_bytes)
+
+
+def checked_spec(manifest: Manifest, manifest_bytes: bytes, tensors_bytes: bytes) -> Spec:
+    """A Spec of a manifest that was read from ``manifest_bytes``, and of a file not yet trusted.
+
+    Raises DigestMismatchError or SpecFormatError.
+    """
     _check_bytes(manifest, tensors_bytes)
     shapes = {name: entry.shape for name, entry in manifest.tensors.entries.items()}
     arrays = decode_tensors(tensors_bytes, shapes, normalized=manifest.encoder.normalized)
     _check_against(manifest, arrays)
-    return Spec(manifest, arrays.image_embeddings, arrays.prompt_embeddings, arrays.image_prompt)
+    spec = Spec(manifest, arrays.image_embeddings, arrays.prompt_embeddings, arrays.image_prompt)
+    # A manifest is read from its canonical form only, so writing it again would give these bytes.
+    vars(spec)["digest"] = hashlib.sha256(manifest_bytes).hexdigest()
+    return spec
 
 
 def require_model(manifest: Manifest, expected: ModelRef | None) -> None:

@@ -171,6 +171,9 @@ def _bar(limit: int, asked: Asked, shown: bool) -> type[Any]:
             )
 
     class LimitedBar(tqdm):
+        # Else tqdm starts a thread for every class that draws, and this is one for every file.
+        monitor_interval = 0
+
         def __init__(self, *args: Any, **settings: Any) -> None:
             judge(settings.get("total"))
             self._arrived = 0.0

@@ -118,13 +118,14 @@ def publish(
 ) -> Publication:
     """Describe ``model`` of ``hub`` by what it draws, and put the description beside it.
 
-    ``model`` is its name on the hub, a whole reference such as ``hf:owner/name``, or a ModelRef;
-    ``revision`` pins it. ``prompts`` are the developer's own besides the default ones, a PromptSet
-    or a file with one a line. ``overrides`` change the recipe, whose widths and heights are in
-    pixels. With ``output`` the files go to ``output``/gmi and the hub is left alone; ``create_pr``
-    proposes the change in place of making it. ``work`` keeps the images of an interrupted call
-    (None: in ``cache_dir``). The rest is as for :func:`search` and
-    :func:`gmi_registry.publish.publish`, whose result this returns.
+    ``model`` is its name on the hub, a whole reference such as ``hf:owner/name``, or a ModelRef; on
+    Hugging Face ``owner/name/FILE.safetensors`` is one of several files. ``revision`` pins it.
+    ``prompts`` are the developer's own besides the default ones, a PromptSet or a file with one a
+    line. ``overrides`` change the recipe, whose widths and heights are in pixels. With ``output``
+    the files go to ``output``/gmi and the hub is left alone; ``create_pr`` proposes the change in
+    place of making it. ``work`` keeps the images of an interrupted call (None: in ``cache_dir``).
+    The rest is as for :func:`search` and :func:`gmi_registry.publish.publish`, whose result this
+    returns.
 
     Raises InputError, AuthError, HubError, SpecError, GenerationError, or MissingExtraError where
     the libraries that generate are not installed; the hub is then as it was.

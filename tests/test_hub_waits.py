@@ -58,6 +58,14 @@ def test_a_hub_that_was_never_there_costs_three_seconds(hf_hub, naps, nobody, pl
     assert naps in ([1, 2], [1], [])
 
 
+def test_who_publishes_is_not_sent_to_search(hf_hub, naps, nobody):
+    hub = HuggingFaceHub(nobody, token="hf_abcdefghijkl")
+    with hub, pytest.raises(HubError, match="cannot be reached") as caught:
+        hub.check_writable(MODEL)
+    assert caught.value.hint == "check the network and HF_ENDPOINT; then run the same command again"
+    assert sum(naps) <= 3
+
+
 def test_one_that_answered_before_is_given_time(naps, monkeypatch, tmp_path):
     with LoopbackHub() as server:
         turn_client(monkeypatch, server.endpoint, tmp_path / "home")

@@ -215,9 +215,11 @@ def _too_many(error: HfHubHTTPError, asked: Asked) -> RateLimitError:
 
 
 def _unreachable(error: BaseException, asked: Asked) -> HubError:
+    instead = "gmi-search --offline uses what is on this disk"
     return HubError(
         f"{asked.endpoint} cannot be reached: {_clean(str(error)) or type(error).__name__}",
-        hint="check the network and HF_ENDPOINT; gmi-search --offline uses what is on this disk",
+        hint="check the network and HF_ENDPOINT; "
+        + ("then run the same command again" if asked.writing else instead),
     )
 
 

@@ -7,6 +7,7 @@ on first use and brought up to date when pyproject.toml changes.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from pathlib import Path
 
@@ -61,6 +62,22 @@ def tests(session: nox.Session) -> None:
 def offline(session: nox.Session) -> None:
     """Publish and search with every socket closed: no network is needed once installed."""
     run(session, "pytest", "--disable-socket", "-m", "offline", HF_HUB_OFFLINE="1")
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """5,000 runs with faults, or as many as you say; goes on where it was stopped."""
+    run(session, "python", "tests/hubs/soak.py", *session.posargs)
+
+
+@nox.session
+def live(session: nox.Session) -> None:
+    """The hub's tests against the hub itself, in a private repository that they make and delete."""
+    if not os.environ.get("HF_TOKEN"):
+        session.error(
+            "set HF_TOKEN to a token that may write: docs/how-to/test-against-the-live-hub.md"
+        )
+    run(session, "pytest", "-m", "live", "tests/hubs", *session.posargs)
 
 
 @nox.session

@@ -9,18 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 from fault_plan import Plan
 from hostile_specs import hostile_files
-from hub_builder import PROMPTS, RECIPE, ProjectionEncoder, picture
+from hub_builder import ProjectionEncoder, picture, style_spec
 from huggingface_hub import constants
 from loopback import LoopbackHub, User, fixtures
 
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.huggingface.traffic import Traffic
 from gmi_registry.search import SearchResult, search
-from gmi_registry.spec import DescribedModel, ModelRef, Spec, WeightFile, build_spec, write_spec
+from gmi_registry.spec import ModelRef, Spec, WeightFile, write_spec
 from gmi_registry.spec.specification import encode_spec
 
 __all__ = ["BAD", "CARD", "COLOURS", "REF", "SECRET", "WEIGHTS_NAME", "World", "open_world"]
@@ -141,16 +140,7 @@ class World:
         )
 
     def _spec(self, name: str, colour: tuple[int, ...], weights: tuple[WeightFile, ...]) -> Spec:
-        images = [picture(colour, seed) for seed in range(len(PROMPTS))]
-        return build_spec(
-            model=DescribedModel(hub="hf", id=name, title="Style", kind="lora", weights=weights),
-            encoder=self.encoder.ref,
-            prompt_sets=[PROMPTS],
-            recipe=RECIPE,
-            image_embeddings=self.encoder.encode_images(images),
-            prompt_embeddings=self.encoder.encode_texts(PROMPTS.prompts),
-            image_prompt=np.arange(len(PROMPTS)),
-        )
+        return style_spec(self.encoder, name, weights, colour)
 
 
 def weight_files(content: bytes) -> tuple[WeightFile, ...]:

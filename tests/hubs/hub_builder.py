@@ -82,6 +82,20 @@ def save_whole(path, seed=0):
     save_file({"model.diffusion_model.input.weight": weights}, path)
 
 
+def style_spec(encoder, model_id, weights, colour):
+    """Of a LoRA on Hugging Face that has these weight files and paints in one colour."""
+    images = [picture(colour, seed) for seed in range(len(PROMPTS))]
+    return build_spec(
+        model=DescribedModel(hub="hf", id=model_id, title="Style", kind="lora", weights=weights),
+        encoder=encoder.ref,
+        prompt_sets=[PROMPTS],
+        recipe=RECIPE,
+        image_embeddings=encoder.encode_images(images),
+        prompt_embeddings=encoder.encode_texts(PROMPTS.prompts),
+        image_prompt=np.arange(len(PROMPTS)),
+    )
+
+
 class HubBuilder:
     """A hub in ``root``, and its models."""
 

@@ -1,0 +1,1 @@
+"""Benchmarks: a small file says what is drawn and asked, a folder holds what came of it."""

@@ -1,0 +1,193 @@
+"""A benchmark from its file to its results folder, stage by stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from gmi_registry.bench.cache import SUMMARY, StageCache, document_bytes, put
+from gmi_registry.bench.embed import embed_stage
+from gmi_registry.bench.file import SPLITS, Benchmark
+from gmi_registry.bench.generate import generate_stage
+from gmi_registry.bench.interrogate import interrogate_stage
+from gmi_registry.bench.library import versions
+from gmi_registry.bench.score import score_stage
+from gmi_registry.bench.studio import Studio
+from gmi_registry.errors import InputError
+
+__all__ = ["STAGES", "Outcome", "Progress", "Stage", "run_benchmark"]
+
+Stage = Literal["generate", "embed", "interrogate", "score", "report"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+Progress = Callable[[str, int, int], None]
+"""Told (stage, done, total); before the stages, ``models`` are fetched."""
+
+MARK = "run.json"
+_MARK_FORMAT = {"name": "gmi-bench-run", "version": 1}
+_SUMMARY_FORMAT = {"name": "gmi-bench", "version": 1}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did: for each stage it came to, whether anything had to be made, and seconds.
+
+    ``seconds`` are those of the stage's parts when they were made, in this run or an earlier one.
+    """
+
+    folder: Path
+    made: dict[str, bool]
+    seconds: dict[str, float]
+
+
+def run_benchmark(
+    benchmark: Benchmark,
+    folder: Path,
+    *,
+    last: Stage = "report",
+    device: str | None = None,
+    cache_dir: Path | None = None,
+    token: str | None = None,
+    offline: bool | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Outcome:
+    """Bring ``folder`` up to date with ``benchmark``, up to and with the stage ``last``.
+
+    A stage redoes only what depends on something that changed. A run that was killed goes on where
+    it stopped, and leaves the bytes that an undisturbed one does, seconds apart. Raises InputError
+    for a folder that holds something else or another version of the benchmark, before anything in
+    it is touched; and what the stages raise.
+    """
+    _claim(benchmark, folder)
+    studio = _open(benchmark, folder / "work", device, cache_dir, token, offline, progress)
+    _forget_other(benchmark, folder)
+    cache = StageCache(folder)
+    works = {
+        "generate": generate_stage,
+        "embed": embed_stage,
+        "interrogate": interrogate_stage,
+    }
+    made: dict[str, bool] = {}
+    for stage in STAGES[: STAGES.index(last) + 1]:
+
+        def told(done: int, total: int, stage: str = stage) -> None:
+            progress(stage, done, total)
+
+        if stage in works:
+            made[stage] = works[stage](benchmark, studio, cache, told)
+        elif stage == "score":
+            # Handed no studio: what draws the pictures knows the answers.
+            made[stage] = score_stage(benchmark, cache, told)
+            _summarise(benchmark, cache)
+        else:
+            from gmi_registry.bench.report import write_report
+
+            progress("report", 0, 1)
+            write_report(folder)
+            progress("report", 1, 1)
+            made[stage] = True
+    return Outcome(folder, made, {stage: cache.seconds(stage) for stage in made})
+
+
+def _open(
+    benchmark: Benchmark,
+    work: Path,
+    device: str | None,
+    cache_dir: Path | None,
+    token: str | None,
+    offline: bool | None,
+    progress: Progress,
+) -> Studio:
+    if benchmark.generator == "example-2.1":
+        from gmi_registry.bench.example import CircleStudio
+
+        return CircleStudio(benchmark, work)
+    from gmi_registry.bench.diffusion import DiffusionStudio
+
+    return DiffusionStudio(
+        benchmark,
+        work,
+        device=device,
+        cache_dir=cache_dir,
+        token=token,
+        offline=offline,
+        progress=lambda done, total: progress("models", done, total),
+    )
+
+
+def _claim(benchmark: Benchmark, folder: Path) -> None:
+    """Make ``folder`` this benchmark's, unless it is something else's."""
+    wanted = {"name": benchmark.name, "version": benchmark.version, "limit": benchmark.limit}
+    mark = folder / MARK
+    try:
+        if not mark.exists():
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise InputError(
+                    f"{folder} holds something else than a benchmark's results",
+                    hint="name a new or empty folder: --out DIR",
+                )
+            put(mark, document_bytes({"format": _MARK_FORMAT, "benchmark": wanted}))
+            return
+        found = json.loads(mark.read_bytes())
+        known, theirs = found["format"] == _MARK_FORMAT, found["benchmark"]
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be read: {error.strerror or error}", hint="name another --out DIR"
+        ) from error
+    except (ValueError, KeyError, TypeError):
+        known, theirs = False, None
+    if not known or not isinstance(theirs, dict):
+        raise InputError(
+            f"{folder} was written by another version of gmi bench",
+            hint="name a new folder: --out DIR",
+        )
+    if theirs != wanted:
+        raise InputError(
+            f"{folder} holds {_spoken(theirs)}, and this is {_spoken(wanted)}",
+            hint="name another folder: --out DIR",
+        )
+
+
+def _spoken(benchmark: dict[str, Any]) -> str:
+    limit = benchmark.get("limit")
+    more = "" if limit is None else f" with --limit {limit}"
+    name, version = (str(benchmark.get(key))[:80] for key in ("name", "version"))
+    return f"{name} version {version}{more}"
+
+
+def _summary(benchmark: Benchmark) -> dict[str, Any]:
+    return {
+        "format": _SUMMARY_FORMAT,
+        "name": benchmark.name,
+        "version": benchmark.version,
+        "limit": benchmark.limit,
+        "digest": benchmark.digest,
+        "generator": benchmark.generator,
+        "encoder": benchmark.encoder,
+        "interrogator": benchmark.interrogator,
+        "gamma": benchmark.gamma,
+        "libraries": versions(),
+        "splits": list(SPLITS),
+        "protocols": list(benchmark.protocols),
+        "methods": list(benchmark.methods),
+    }
+
+
+def _summarise(benchmark: Benchmark, cache: StageCache) -> None:
+    stages = (*STAGES[: STAGES.index("score")], "fit", "score")
+    seconds = {stage: cache.seconds(stage) for stage in stages}
+    put(cache.folder / SUMMARY, document_bytes({**_summary(benchmark), "seconds": seconds}))
+
+
+def _forget_other(benchmark: Benchmark, folder: Path) -> None:
+    """Remove the summary of another state of the benchmark: tasks are about to change."""
+    place = folder / SUMMARY
+    try:
+        found = json.loads(place.read_bytes())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or found.get("digest") != benchmark.digest:
+        place.unlink(missing_ok=True)

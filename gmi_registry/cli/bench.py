@@ -1,0 +1,140 @@
+"""``gmi bench``: measure how well models are found, and show what was measured."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gmi_registry.cli.funnel import funnel
+from gmi_registry.cli.option import (
+    AsJson,
+    CacheDir,
+    Device,
+    Offline,
+    Quiet,
+    Token,
+    Verbose,
+    new_app,
+    say_more,
+)
+from gmi_registry.cli.progress import StageProgress
+from gmi_registry.cli.screen import remark, write_json, write_line, write_pairs
+from gmi_registry.cli.silence import without_future_warnings
+
+if TYPE_CHECKING:
+    from gmi_registry.bench.run import Outcome
+
+__all__ = ["StageChoice", "app"]
+
+app: typer.Typer = new_app("Measure how well models are found, on tasks with known answers.")
+
+_LABELS = {
+    "models": "fetching models",
+    "generate": "generating images",
+    "embed": "encoding images",
+    "interrogate": "guessing prompts",
+    "score": "scoring tasks",
+    "report": "writing the report",
+}
+_AGAIN = "interrupted: what is done is kept, run the same command again to go on from it"
+
+
+class StageChoice(StrEnum):
+    """The stages in their order."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+    INTERROGATE = "interrogate"
+    SCORE = "score"
+    REPORT = "report"
+
+
+@app.command()
+@funnel(interrupted=_AGAIN)
+def run(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The benchmark, such as benchmarks/zoo16.toml.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="The results; made if it is not there.")
+    ],
+    stage: Annotated[
+        StageChoice, typer.Option("--stage", help="Stop when this stage is done.")
+    ] = StageChoice.REPORT,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            metavar="N",
+            min=1,
+            help="A quick look: N prompts and N seeds of each kind of task.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = None,
+    token: Token = None,
+    cache_dir: CacheDir = None,
+    offline: Offline = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Bring results up to date with a benchmark file.
+
+    Only what depends on something that changed is done again, and an interrupted run goes on
+    where it stopped. The answers to the test tasks are read by the last stage alone.
+    """
+    say_more(verbose)
+    from gmi_registry.bench.file import load_benchmark
+
+    # Before the imports that take seconds: a mistake in the file shows at once.
+    benchmark = load_benchmark(file).limited(limit)
+    from gmi_registry.bench.run import run_benchmark
+
+    with StageProgress(_LABELS, quiet=quiet) as progress, without_future_warnings():
+        outcome = run_benchmark(
+            benchmark,
+            out,
+            last=stage.value,
+            device=device,
+            cache_dir=cache_dir,
+            token=token,
+            offline=offline or None,
+            progress=progress,
+        )
+    if as_json:
+        write_json(_document(outcome))
+    elif quiet:
+        write_line(str(outcome.folder))
+    else:
+        for name, seconds in outcome.seconds.items():
+            state = "done" if outcome.made[name] else "up to date"
+            remark(f"{name}: {state}, {seconds:,.1f} s")
+        write_pairs([("results", str(outcome.folder))])
+
+
+@app.command()
+@funnel()
+def show(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What gmi bench run left.")],
+) -> None:
+    """Print the tables of finished results, and write the report beside them anew."""
+    from gmi_registry.bench.report import write_report
+
+    report = write_report(folder)
+    for line in report.tables.read_text(encoding="utf-8").splitlines():
+        write_line(line)
+    remark(f"the report: {report.page}")
+
+
+def _document(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "folder": str(outcome.folder),
+        "stages": [
+            {"name": name, "made": made, "seconds": outcome.seconds[name]}
+            for name, made in outcome.made.items()
+        ],
+    }

@@ -1,0 +1,177 @@
+"""``results.json``: every figure of a report, with its interval.
+
+``python -m gmi_registry.bench.results`` prints the JSON schema. Fields are added in later versions,
+never renamed or removed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = [
+    "Bin",
+    "Bootstrap",
+    "Confidence",
+    "Estimate",
+    "GroupResult",
+    "MethodFigures",
+    "MethodResult",
+    "ProtocolResult",
+    "Results",
+    "Sweep",
+    "Versus",
+    "results_schema",
+]
+
+
+class _Part(BaseModel):
+    # Forbidding what is not declared makes a test fail, rather than the schema go stale.
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ResultsFormat(_Part):
+    """What this document is."""
+
+    name: Literal["gmi-bench-results"] = "gmi-bench-results"
+    version: Literal[1] = 1
+
+
+class Estimate(_Part):
+    """A mean over tasks, and the ends of its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Bootstrap(_Part):
+    """How the intervals were made: tasks drawn with replacement, percentiles of the means."""
+
+    resamples: int
+    confidence: float
+    seed: int
+
+
+class Versus(_Part):
+    """This method minus Eq. 9 on the same tasks; for ``rank`` below 0 is better."""
+
+    top_1: Estimate
+    top_4: Estimate | None
+    rank: Estimate
+
+
+class Bin(_Part):
+    """Test tasks of like confidence: their mean confidence, and the share that was right."""
+
+    confidence: float
+    accuracy: float
+    tasks: int
+
+
+class Confidence(_Part):
+    """What the margin over the runner-up says, fitted on ``dev_tasks`` and measured on test.
+
+    ``margins`` and ``chances`` are the curve, straight between its points and flat beyond;
+    ``error`` is the expected calibration error in 0..1.
+    """
+
+    dev_tasks: int
+    margins: list[float]
+    chances: list[float]
+    error: float
+    bins: list[Bin]
+
+
+class MethodFigures(_Part):
+    """``top`` are the accuracies among the first 1, 2, ... up to 8, in 0..1; ``rank`` is the mean
+    rank of the right model from 1. Ties share their places."""
+
+    method: str
+    top: list[Estimate]
+    rank: Estimate
+
+
+class MethodResult(MethodFigures):
+    """One method on all tasks of a protocol, models in the order of ``models``.
+
+    ``rank_by_model``: the mean rank of the right model, null for a model without tasks. ``picked``:
+    the share of tasks in which each model came first; ties are split. ``confusion``: a row for each
+    right model, the shares with which each model came first; for single images alone.
+    ``confidence`` is null without dev tasks.
+    """
+
+    rank_by_model: list[float | None]
+    picked: list[float]
+    confusion: list[list[float]] | None
+    versus_paper: Versus | None
+    confidence: Confidence | None
+
+
+class GroupResult(_Part):
+    """Part of the tasks: a third of the evaluation prompts."""
+
+    group: str
+    tasks: int
+    methods: list[MethodFigures]
+
+
+class ProtocolResult(_Part):
+    """One protocol on the test tasks."""
+
+    protocol: str
+    models: list[str]
+    tasks: int
+    methods: list[MethodResult]
+    groups: list[GroupResult]
+
+    def method(self, name: str) -> MethodResult | None:
+        """The method of that name, None where it did not take part."""
+        return next((it for it in self.methods if it.method == name), None)
+
+
+class Sweep(_Part):
+    """Top-1 accuracy of a method by γ; ``features`` says what the encoder's output went through."""
+
+    method: str
+    features: Literal["raw", "unit"]
+    gammas: list[float]
+    top_1: list[float]
+
+
+class Results(_Part):
+    """The whole document. ``digest`` is that of the benchmark, ``seconds`` is wall time by stage,
+    ``limit`` what ``--limit`` cut the tasks down to, ``gamma`` that of Eq. 9."""
+
+    format: ResultsFormat = ResultsFormat()
+    name: str
+    digest: str
+    encoder: str | dict[str, Any]
+    interrogator: str
+    gamma: float
+    limit: int | None
+    libraries: dict[str, str]
+    seconds: dict[str, float]
+    bootstrap: Bootstrap
+    protocols: list[ProtocolResult]
+    sweeps: list[Sweep]
+
+    def protocol(self, name: str) -> ProtocolResult | None:
+        """The protocol of that name, None where it was not run."""
+        return next((it for it in self.protocols if it.protocol == name), None)
+
+
+def results_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of ``results.json``."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "urn:gmi-bench:results:1",
+        **Results.model_json_schema(mode="serialization"),
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(results_schema(), indent=2, sort_keys=True) + "\n")

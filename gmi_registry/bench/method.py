@@ -7,7 +7,7 @@ is nearer. All of them treat several images of one task alike: the mean of their
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from gmi_registry.bench.pixel import pixel_distances
 from gmi_registry.scoring.baselines import (
     download_distances,
     first_moment_distances,
@@ -26,7 +26,6 @@ from gmi_registry.scoring.baselines import (
 )
 from gmi_registry.scoring.candidates import Candidates
 from gmi_registry.scoring.default import SHRINKAGE, whitened_distances
-from gmi_registry.scoring.kernels import gram
 from gmi_registry.scoring.paper import (
     concatenated,
     paper_distances,
@@ -51,7 +50,6 @@ Array = NDArray[np.float64]
 Prompts = Literal["pseudo", "truth", "none"]
 
 _BLOCK = 128
-_PIXEL_BLOCK = 1 << 24  # values: 128 MB
 
 
 @dataclass(frozen=True)
@@ -142,20 +140,9 @@ def download(gallery: Gallery, queries: Queries, fit: Fit) -> Array:
 
 
 def rkme_basic(gallery: Gallery, queries: Queries, fit: Fit) -> Array:
-    """Eq. 2 on pixels in 0..1, model by model and block by block."""
-    columns = []
+    """Eq. 2 on pixels in 0..1."""
     gammas = [member.gamma for member in gallery.members for _ in range(len(member))]
-    for pictures, gamma in zip(gallery.pictures, gammas, strict=True):
-        own = _pixels(pictures)
-        known = gram(own, gamma)[None]
-        step = max(1, _PIXEL_BLOCK // own.shape[1])
-        parts = []
-        for start in range(0, len(queries), step):
-            asked = _pixels(queries.pictures[start : start + step])
-            ones = np.ones((len(asked), len(own)))
-            parts.append(paper_distances(own[None], ones, asked, gamma, model_grams=known))
-        columns.append(np.concatenate(parts))
-    return np.concatenate(columns, axis=1)
+    return pixel_distances(gallery.pictures, gammas, queries.pictures)
 
 
 def rkme_concat(gallery: Gallery, queries: Queries, fit: Fit) -> Array:
@@ -289,12 +276,3 @@ WITH_FIT = ("paper-fitted", "default-fitted")
 
 WITH_PSEUDO_PROMPTS = ("rkme-concat", "paper", "default", *WITH_FIT)
 """Those that read what the interrogator said."""
-
-
-def _pixels(pictures: Sequence[Path]) -> Array:
-    """[B, W] in 0..1."""
-    rows = []
-    for path in pictures:
-        with Image.open(path) as image:
-            rows.append(np.asarray(image.convert("RGB")).ravel())
-    return np.stack(rows) / 255.0

@@ -1,0 +1,216 @@
+"""A benchmark over real, if untrained, diffusion models in a local hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from circle_bench import contents
+
+from gmi_registry.bench.file import load_benchmark
+from gmi_registry.bench.method import METHODS
+from gmi_registry.bench.run import run_benchmark
+from gmi_registry.bench.tasks import read_labels, read_tasks
+from gmi_registry.errors import HubError, InputError
+from gmi_registry.generation import Journal
+from gmi_registry.hubs.local import LocalHub
+
+OWN = ("own-prompts", "own-prompts-default", "own-prompts-mixed")
+FILE = """
+name = "tiny"
+version = 1
+hub = "hub"
+encoder = "tiny/test"
+interrogator = "phrases"
+default_prompts = ["a pear", "a kite", "an owl"]
+evaluation_prompts = ["a boat", "a drum"]
+dev_prompts = ["a nest", "a lamp"]
+protocols = {protocols}
+methods = {methods}
+
+[seeds]
+dev = [7]
+test = [0, 1]
+
+[recipe]
+steps = 2
+batch_size = 3
+
+[[models]]
+model = "local:base"
+own = ["a fig"]
+asked = ["a plum"]
+
+[[models]]
+model = "local:ink"
+own = ["a fork"]
+asked = ["a spoon"]
+
+[[models]]
+model = "local:{third}"
+own = ["a cat"]
+asked = ["a dog"]
+"""
+CARD = "---\ntitle: {name}\n{more}---\n"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    for neighbour in ("encoders", "generation"):
+        sys.path.append(str(Path(__file__).parents[1] / neighbour))
+    from safetensors.numpy import load_file, save_file
+    from tiny_clip import write_tiny_clip
+    from tiny_models import save_base, save_lora
+
+    root = tmp_path_factory.mktemp("bench") / "hub"
+    LocalHub.create(root, root.parent / "hub-cache")
+    write_tiny_clip(root / "encoders" / "tiny" / "test")
+    models = root / "models"
+    save_base(models / "base")
+    shutil.rmtree(models / "base-vocabulary", ignore_errors=True)
+    for name, scale in (("ink", 1), ("oil", -3)):
+        save_lora(models / name, models / "base")
+        weights = models / name / "pytorch_lora_weights.safetensors"
+        save_file({key: value * scale for key, value in load_file(weights).items()}, weights)
+        more = "base_model: base\ndownloads: 12\n" if name == "oil" else "base_model: base\n"
+        (models / name / "README.md").write_text(CARD.format(name=name, more=more))
+    (models / "base" / "README.md").write_text(CARD.format(name="base", more=""))
+    return root
+
+
+def write_file(hub, *, third="oil", protocols=("images-1", "images-2", *OWN)):
+    path = hub.parent / f"{third}-{len(protocols)}.toml"
+    fields = {"protocols": list(protocols), "methods": list(METHODS)}
+    path.write_text(FILE.format(third=third, **{key: json.dumps(v) for key, v in fields.items()}))
+    return path
+
+
+def run(hub, out, *, last="score", **changes):
+    benchmark = load_benchmark(write_file(hub, **changes))
+    cache = hub.parent / "cache"
+    return run_benchmark(benchmark, out, last=last, device="cpu", cache_dir=cache)
+
+
+@pytest.fixture(scope="module")
+def finished(hub):
+    out = hub.parent / "finished"
+    made = run(hub, out).made
+    assert list(made.values()) == [True] * 4
+    return out
+
+
+def test_every_method_scores_every_protocol(finished):
+    for split, protocols in (("test", ("images-1", "images-2", *OWN)), ("dev", ("images-1",))):
+        for protocol in protocols:
+            tasks = read_tasks(finished, split, protocol)
+            assert tasks.models == ("base", "ink", "oil")
+            assert len(read_labels(finished, split)[protocol]) == len(tasks.tasks)
+            with np.load(finished / "scores" / split / f"{protocol}.npz") as scores:
+                assert scores.files == list(METHODS)
+                for method in METHODS:
+                    assert scores[method].shape == (len(tasks.tasks), 3)
+                    assert np.isfinite(scores[method]).all()
+    assert not (finished / "tasks" / "dev" / "own-prompts.json").exists()
+
+
+def test_counts_of_tasks(finished):
+    counts = {name: len(read_tasks(finished, "test", name).tasks) for name in ("images-1", *OWN)}
+    assert counts == {"images-1": 3 * 2 * 2, **dict.fromkeys(OWN, 3 * 1 * 2)}
+    assert sorted(read_labels(finished, "test")["images-1"]) == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_download_counts_come_from_the_cards(finished):
+    with np.load(finished / "scores" / "test" / "images-1.npz") as scores:
+        assert scores["download"].tolist() == [[1, 1, -12]] * 12
+
+
+def test_own_prompts_change_only_the_models_that_have_them(finished):
+    def distances(protocol):
+        with np.load(finished / "scores" / "test" / f"{protocol}.npz") as scores:
+            return scores["paper"]
+
+    default, mixed, own = (distances(name) for name in (OWN[1], OWN[2], OWN[0]))
+    np.testing.assert_allclose(mixed[:, 1], default[:, 1], rtol=1e-12)
+    np.testing.assert_allclose(mixed[:, [0, 2]], own[:, [0, 2]], rtol=1e-12)
+    assert not np.allclose(default, own, rtol=1e-6)
+
+
+def test_pseudo_prompts_are_default_prompts_or_shipped_phrases(finished):
+    from gmi_registry.interrogators.phrases import shipped_phrases
+
+    said = json.loads((finished / "pseudo" / "test.json").read_bytes())
+    assert set(said) == {
+        image
+        for protocol in ("images-1", "own-prompts")
+        for task in read_tasks(finished, "test", protocol).tasks
+        for image in task.images
+    }
+    known = {*shipped_phrases(), "a pear", "a kite", "an owl"}
+    assert all(part in known for text in said.values() for part in text.split(", "))
+
+
+@pytest.mark.parametrize("kept", [0, 4])
+def test_interrupted_while_drawing(hub, finished, monkeypatch, kept):
+    out = hub.parent / f"interrupted-{kept}"
+    keep, count = Journal.keep, 0
+
+    def stop(self, batch, images):
+        nonlocal count
+        if count >= kept:
+            raise KeyboardInterrupt
+        count += 1
+        return keep(self, batch, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "keep", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(hub, out)
+    assert not (out / "tasks").exists()
+    run(hub, out)
+    assert contents(out) == contents(finished)
+
+
+def test_nothing_is_drawn_again(hub, finished, monkeypatch):
+    monkeypatch.setattr("gmi_registry.generation.load_pipeline", None)
+    assert not any(run(hub, finished).made.values())
+
+
+def test_a_changed_card_redraws_its_model_alone(hub, finished, monkeypatch):
+    from gmi_registry.bench.diffusion import DiffusionStudio
+
+    out = hub.parent / "changed"
+    shutil.copytree(finished, out)
+    card = hub / "models" / "ink" / "README.md"
+    before, drawn, draw = card.read_text(), [], DiffusionStudio.draw
+
+    def watched(self, orders, progress):
+        drawn.extend(order.model for order in orders)
+        return draw(self, orders, progress)
+
+    monkeypatch.setattr(DiffusionStudio, "draw", watched)
+    card.write_text(before.replace("base_model", "instance_prompt: ink\nbase_model"))
+    try:
+        assert run(hub, out, last="generate").made == {"generate": True}
+    finally:
+        card.write_text(before)
+    assert set(drawn) == {1}
+    assert not (out / "bench.json").exists()
+
+
+def test_a_missing_model_is_named_before_anything_is_drawn(hub):
+    out = hub.parent / "missing"
+    with pytest.raises(HubError, match="holds no model 'etching'") as caught:
+        run(hub, out, third="etching")
+    assert caught.value.hint
+    assert not (out / "images").exists()
+
+
+def test_a_hub_that_is_not_said(hub):
+    path = write_file(hub)
+    path.write_text(path.read_text().replace('hub = "hub"\n', ""))
+    with pytest.raises(InputError, match="on a hub that the benchmark does not name"):
+        run_benchmark(load_benchmark(path), hub.parent / "nowhere")

@@ -100,16 +100,18 @@ def _fault(rng: random.Random, stage: str, kind: str, case: str, hasty: bool, xe
     place = rng.choice(_FILES[stage])
     match kind:
         case "stale-parent":
-            theirs = rng.choice(
-                [
-                    {"notes.txt": b"in between\n"},
-                    {"README.md": rng.choice(_CARDS)},
-                    {"gmi/preview.webp": None},
-                    {"pytorch_lora_weights.safetensors": b"\0others"},
-                    hostile_files(case),
-                ]
-            )
-            return Fault("stale-parent", files=theirs, times=rng.choice([1, 1, 9]))
+            theirs = rng.choice(("notes", "card", "preview", "weights", "specification"))
+            files: dict[str, bytes | None] = {"notes.txt": b"in between\n"}
+            match theirs:
+                case "card":
+                    files = {"README.md": rng.choice(_CARDS)}
+                case "preview":
+                    files = {"gmi/preview.webp": None}
+                case "weights":
+                    files = {"pytorch_lora_weights.safetensors": b"\0others"}
+                case "specification":
+                    files = dict(hostile_files(case))
+            return Fault("stale-parent", files=files, times=rng.choice([1, 1, 9]))
         case "changed-file":
             content = rng.choice(_CARDS) if place == "README" else None
             return Fault("changed-file", path_regex=place, content=content, times=min(times, 3))

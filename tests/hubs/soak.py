@@ -43,8 +43,6 @@ def main(arguments: list[str] | None = None) -> int:
     """The exit status."""
     options = _options(arguments)
     seeds = options.seed or range(options.first, options.first + options.runs)
-    logging.getLogger("gmi_registry").setLevel(logging.CRITICAL)
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     code = _fingerprint()
     known = {} if options.seed else _read(options.journal, code)
     done = [known[seed] for seed in seeds if seed in known and not known[seed]["failed"]]
@@ -57,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         open_world(Path(folder)) as world,
         options.journal.open("a", encoding="utf-8") as journal,
     ):
+        journal.write("\n")  # the line before may have been cut off
         _write(journal, {"code": code})
         done += _runs(world, waiting, len(done), lambda row: _write(journal, row))
     failed = [row for row in done if row["failed"]]
@@ -77,7 +76,7 @@ def _runs(world: World, seeds: list[int], before: int, note: Callable[[Row], Non
     rows: list[Row] = []
     start = told = time.monotonic()
     for seed in seeds:
-        faulthandler.dump_traceback_later(_STUCK)
+        faulthandler.dump_traceback_later(_STUCK, file=sys.__stderr__)
         row = _row(world, seed)
         faulthandler.cancel_dump_traceback_later()
         note(row)
@@ -161,4 +160,5 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
+    logging.disable()  # of what goes wrong on purpose
     sys.exit(main())

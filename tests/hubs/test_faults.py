@@ -5,6 +5,7 @@ A run is known by its seed: ``nox -s soak -- --seed 17`` replays one, and any of
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+import soak
 from fault_plan import KINDS, draw
 from fault_run import run
 from fault_world import open_world
@@ -79,14 +81,20 @@ def test_a_run_without_faults_is_done_at_once(world):
         assert (outcome.first, outcome.met) == ("done", {})
 
 
-def test_half_a_specification_is_noticed(world, monkeypatch):
+@pytest.fixture
+def send_half(monkeypatch):
+    """From now on publishing leaves the tensors out."""
     send = commit._send
 
-    def send_half(api, ref, now, manifest, changes, propose):
+    def sent(api, ref, now, manifest, changes, propose):
         changes = {path: new for path, new in changes.items() if "tensors" not in path}
         return send(api, ref, now, manifest, changes, propose)
 
-    monkeypatch.setattr(commit, "_send", send_half)
+    monkeypatch.setattr(commit, "_send", sent)
+    return monkeypatch
+
+
+def test_half_a_specification_is_noticed(world, send_half):
     plan = quiet("publish", before="nothing", owner=True, create_pr=False)
     with pytest.raises(AssertionError, match="half a specification"):
         run(world, plan)
@@ -100,3 +108,37 @@ def test_wrong_bytes_in_the_cache_are_noticed(world, monkeypatch):
     plan.faults[0].path_regex = "spec.tensors"
     with pytest.raises(AssertionError, match="is another file"):
         run(world, plan)
+
+
+def test_a_soak_goes_on_where_it_was_killed(tmp_path, capsys):
+    journal = tmp_path / "soak.jsonl"
+    call = ["--from", "3", "--journal", str(journal)]
+    assert soak.main(["1", *call]) == 0
+    with journal.open("a") as stream:
+        stream.write('{"seed": 4, "sta')
+    assert soak.main(["2", *call]) == 0
+    said = capsys.readouterr()
+    assert f"1 of 2 runs are in {journal}" in said.err
+    assert "2 of 2 runs, 0 failed" in said.err
+    assert "failed: none" in said.out
+    rows = [line for line in journal.read_text().splitlines() if line.endswith("null}")]
+    assert [json.loads(row)["seed"] for row in rows] == [3, 4]
+
+
+def test_a_soak_names_what_failed_and_runs_it_again(tmp_path, capsys, send_half):
+    plans = (draw(seed) for seed in range(0, 10_000, 2))
+    seed = next(
+        plan.seed
+        for plan in plans
+        if {fault.kind for fault in plan.faults} == {"slow"}
+        and (plan.before, plan.owner, plan.create_pr) == ("nothing", True, False)
+    )
+    call = ["1", "--from", str(seed), "--journal", str(tmp_path / "soak.jsonl")]
+    assert soak.main(call) == 1
+    said = capsys.readouterr()
+    assert f"replay it: nox -s soak -- --seed {seed}" in said.err
+    assert "half a specification" in said.err
+    assert f"failed: {seed}" in said.out
+    send_half.undo()
+    assert soak.main(call) == 0
+    assert "failed: none" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Calibration", "Reliability", "first_margins", "fit_calibration", "reliability"]
 
-BINS = 12
+BINS = 10
 """Of the fitted curve, and as many of the measured one."""
 
 FEWEST = 25

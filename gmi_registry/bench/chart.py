@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gmi_registry.errors import MissingExtraError
 
@@ -90,16 +90,16 @@ def sheet(width: float, height: float) -> Iterator[Figure]:
             }
         )
         figure = Figure(figsize=(width, height), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
         FigureCanvasAgg(figure)
         yield figure
 
 
-def plain(axes: Axes, *, grid: str = "y") -> None:
+def plain(axes: Axes, *, grid: Literal["x", "y", "both"] = "y") -> None:
     """Only the two sides that carry numbers, and quiet lines behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
-    if grid:
-        axes.grid(visible=True, axis=grid, linewidth=0.8)  # type: ignore[arg-type]
+    axes.grid(visible=True, axis=grid, linewidth=0.8)
 
 
 def png(figure: Figure) -> bytes:

@@ -208,7 +208,7 @@ def _several(results: Results) -> Drawing | None:
             theirs = published.TABLE_4
             values = [theirs[count][0] for count in theirs]
             axes.plot(list(theirs), values, ":", color=SOFT, label="Eq. 9, as published")
-        axes.set_ylim(0, 1)
+        axes.set_ylim(0, 1.03)
         axes.set_xticks(sorted({count for points in curves.values() for count, _ in points}))
         axes.set_xlabel("images a query")
         axes.set_ylabel("top-1 accuracy")
@@ -242,8 +242,8 @@ def _reliability(one: ProtocolResult) -> Drawing | None:
                 linestyle=look.line,
                 label=f"{method_title(method.method)} (error {method.confidence.error:.3f})",
             )
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
+        axes.set_xlim(0, 1.03)
+        axes.set_ylim(0, 1.03)
         axes.set_xlabel("confidence")
         axes.set_ylabel("share that was right")
         axes.legend(loc="upper left")

@@ -21,6 +21,8 @@ from gmi_registry.report.page import Picture
 
 __all__ = ["page"]
 
+_SHEETS = (("gmi_registry.report", "page.css"), ("gmi_registry.bench", "bench.css"))
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -34,8 +36,7 @@ class Shown:
 def page(results: Results, drawings: Sequence[Drawing], specimens: Sequence[Specimen]) -> str:
     """The whole page. Every text is escaped: prompts and models' names are other people's."""
     style = "\n".join(
-        files(package).joinpath(name).read_text(encoding="utf-8")
-        for package, name in (("gmi_registry.report", "page.css"), (__package__, "bench.css"))
+        files(package).joinpath(name).read_text(encoding="utf-8") for package, name in _SHEETS
     )
     digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
     # As in the search's report: pictures come from the page, the style sheet is known by digest.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from gmi_registry.spec.fields import RelativePath
 __all__ = ["Run", "Scored", "read_run", "read_scored"]
 
 _HINT = "gmi bench run FILE --out {folder}"
+
+# What reading a damaged or forged archive runs into; TypeError where it is another kind of file.
+_BROKEN = (OSError, ValueError, EOFError, RuntimeError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 class _Format(BaseModel):
@@ -120,8 +124,8 @@ def _read_distances(
             arrays = {name: archive[name] for name in methods if name in archive.files}
     except FileNotFoundError:
         raise InputError(f"{path} is missing", hint=_HINT.format(folder=folder)) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise _damaged(path, folder, str(error)) from None
+    except _BROKEN as error:
+        raise _damaged(path, folder, " ".join(str(error).split())) from None
     if not arrays:
         raise _damaged(path, folder, "it holds no method of bench.json")
     for name, array in arrays.items():

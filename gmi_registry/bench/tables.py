@@ -26,6 +26,7 @@ def tables(results: Results) -> list[Table]:
         found += _groups(one)
     found += _several(results)
     found += _own_prompts(results)
+    found.sort(key=lambda table: table.title)
     found += _mine(one) if one is not None else []
     return [table for table in found if table.rows]
 
@@ -145,6 +146,8 @@ def _several(results: Results) -> list[Table]:
 
 def _own_prompts(results: Results) -> list[Table]:
     others = [it for it in results.protocols if not it.protocol.startswith("images-")]
+    if not others:
+        return []
     rows = []
     for name in ("rkme-clip", "paper", "default", "default-fitted"):
         for protocol in others:
@@ -168,7 +171,6 @@ def _own_prompts(results: Results) -> list[Table]:
             ("method, specifications", *_tops(others[0], 4), "rank", "chosen most"),
             tuple(rows),
         )
-        for _ in others[:1]
     ]
 
 

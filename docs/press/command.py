@@ -115,7 +115,8 @@ def _parameters(page: Page, command: Any) -> None:
             arguments.append([code(_metavar(item)), meaning])
         else:
             name, value = _option(item, hints[item.name])
-            options.append([name, value, _default(item.default), code(item.envvar or ""), meaning])
+            default = "required" if item.required else _default(item.default)
+            options.append([name, value, default, code(item.envvar or ""), meaning])
     page.table(["argument", "meaning"], arguments)
     page.table(["option", "value", "default", "variable", "meaning"], options)
 

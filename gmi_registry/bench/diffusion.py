@@ -22,6 +22,7 @@ from gmi_registry.generation.advice import advised
 from gmi_registry.hubs import open_hub
 from gmi_registry.interrogators import load_interrogator
 from gmi_registry.model import ModelFiles
+from gmi_registry.place import Closable
 from gmi_registry.spec import SPEC_DIR, ModelRef, PromptSet
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class DiffusionStudio:
         self._work = work
         self._device = generation.default_device() if device is None else device
         self._offline = bool(offline)
-        self._cache_dir = cache_dir
+        # Where searches keep what they download, so that no encoder is fetched twice.
+        self._cache_dir = None if cache_dir is None else cache_dir / "hub"
         self._hubs: dict[str, Hub] = {}
         refs = [ModelRef.parse(entry.model) for entry in benchmark.models]
         for ref in refs:
@@ -75,6 +77,12 @@ class DiffusionStudio:
         self.models = tuple(str(model.ref) for model in files)
         self.downloads = tuple(model.card.downloads for model in files)
         self._encoder: Encoder | None = None
+
+    def close(self) -> None:
+        """Let go of the hubs' connections."""
+        for hub in self._hubs.values():
+            if isinstance(hub, Closable):
+                hub.close()
 
     @property
     def encoder_id(self) -> str:

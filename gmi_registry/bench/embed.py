@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,7 +150,7 @@ class _Work:
     def _chunks(self) -> Path:
         return self._cache.folder / "work" / "embeddings"
 
-    def _images(self, names: Sequence[str]) -> NDArray[np.floating]:
+    def _images(self, names: Sequence[str]) -> NDArray[np.floating[Any]]:
         """[B, D], in fixed chunks that are kept until the whole part is written."""
         parts = []
         for start in range(0, len(names), _AT_ONCE):
@@ -168,9 +169,9 @@ class _Work:
         return np.concatenate(parts)
 
 
-def _kept(place: Path) -> NDArray[np.floating] | None:
+def _kept(place: Path) -> NDArray[np.floating[Any]] | None:
     try:
-        rows: NDArray[np.floating] = np.load(place, allow_pickle=False)
+        rows: NDArray[np.floating[Any]] = np.load(place, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return rows

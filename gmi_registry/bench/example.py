@@ -55,6 +55,9 @@ class CircleStudio:
         for prompt in (*benchmark.defaults, *benchmark.evaluation_prompts, *benchmark.dev_prompts):
             number(prompt)
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def inputs(self, order: Order) -> object:
         """The function and its prompts; seeds mean nothing to it."""
         return [self.models[order.model], list(order.prompts), list(order.seeds)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from gmi_registry.bench.generate import SpecFile, read_specs
 from gmi_registry.bench.method import Gallery, Queries
+from gmi_registry.bench.protocol import HALVES
 from gmi_registry.bench.tasks import Task, TaskFile
 from gmi_registry.errors import InputError
 from gmi_registry.scoring.candidates import Candidates
@@ -38,6 +40,8 @@ class Shelf:
             return self._separate(lambda number: True)
         if protocol == "own-prompts-mixed":
             return self._separate(lambda number: number % 2 == 0)
+        if protocol in HALVES:
+            return self._half(HALVES.index(protocol))
         return self._shared
 
     def queries(self, split: str, tasks: TaskFile) -> tuple[Queries, NDArray[np.intp]]:
@@ -86,6 +90,24 @@ class Shelf:
             downloads=self._downloads,
         )
         return Gallery((member,), self._pictures(lambda number: False))
+
+    def _half(self, number: int) -> Gallery:
+        """All models on every other default prompt, from prompt ``number``."""
+        whole = self._shared.members[0]
+        rows = np.flatnonzero(whole.image_prompt % len(HALVES) == number)
+        if not len(rows):
+            raise InputError("one default prompt has no halves", hint="leave out split-2, split-3")
+        images = whole.image_embeddings[:, rows]
+        pooled = WithinScatter.of(images)
+        member = replace(
+            whole,
+            image_embeddings=images,
+            image_prompt=whole.image_prompt[rows],
+            grams=None if whole.grams is None else whole.grams[:, rows][:, :, rows],
+            scatter=lambda: pooled,
+        )
+        pictures = self._shared.pictures
+        return Gallery((member,), tuple(tuple(each[row] for row in rows) for each in pictures))
 
     def _separate(self, has_own: Callable[[int], bool]) -> Gallery:
         """Each model on its own prompts, beside the default ones or without any.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -227,7 +227,7 @@ def default_by(
     return gallery.each(of)
 
 
-def _of_images(distances: Callable[..., NDArray[np.floating]]) -> Method:
+def _of_images(distances: Callable[..., NDArray[np.floating[Any]]]) -> Method:
     """A method of image embeddings alone."""
 
     def method(gallery: Gallery, queries: Queries, fit: Fit) -> Array:

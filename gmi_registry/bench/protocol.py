@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-__all__ = ["OWN_PROMPTS", "PROTOCOLS", "group_of", "images_of", "windows"]
+__all__ = [
+    "HALVES",
+    "OWN_PROMPTS",
+    "PROTOCOLS",
+    "gallery_of",
+    "group_of",
+    "images_of",
+    "windows",
+]
 
 PROTOCOLS: Mapping[str, str] = MappingProxyType(
     {
@@ -14,6 +22,8 @@ PROTOCOLS: Mapping[str, str] = MappingProxyType(
         "images-3": "three such images",
         "images-4": "four such images",
         "images-5": "five such images",
+        "split-2": "one image a task, against every other default prompt",
+        "split-3": "one image a task, against the default prompts that split-2 leaves out",
         "own-prompts": "every specification has its developer's own prompts after the default ones",
         "own-prompts-default": "the same tasks against the default prompts alone",
         "own-prompts-mixed": "the same tasks; every second model has its developer's prompts",
@@ -23,6 +33,9 @@ PROTOCOLS: Mapping[str, str] = MappingProxyType(
 OWN_PROMPTS = ("own-prompts", "own-prompts-default", "own-prompts-mixed")
 """The protocols whose tasks ask for what a developer's own prompts resemble."""
 
+HALVES = ("split-2", "split-3")
+"""The paper's Table 5 calls all default prompts Split 1, and two halves of them 2 and 3."""
+
 _GROUPS = 3
 
 
@@ -30,6 +43,11 @@ def images_of(protocol: str) -> int:
     """How many images one task has."""
     head, _, count = protocol.rpartition("-")
     return int(count) if head == "images" else 1
+
+
+def gallery_of(protocol: str) -> str:
+    """Equal for protocols whose tasks choose from the same specifications."""
+    return protocol if protocol in (*HALVES, *OWN_PROMPTS) else "default"
 
 
 def windows(prompts: int, seeds: int, count: int) -> Iterator[tuple[tuple[int, int], ...]]:

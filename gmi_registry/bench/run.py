@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -65,31 +66,42 @@ def run_benchmark(
     studio = _open(benchmark, folder / "work", device, cache_dir, token, offline, progress)
     _forget_other(benchmark, folder)
     cache = StageCache(folder)
-    works = {
-        "generate": generate_stage,
-        "embed": embed_stage,
-        "interrogate": interrogate_stage,
-    }
     made: dict[str, bool] = {}
-    for stage in STAGES[: STAGES.index(last) + 1]:
+    with closing(studio):
+        for stage in STAGES[: STAGES.index(last) + 1]:
 
-        def told(done: int, total: int, stage: str = stage) -> None:
-            progress(stage, done, total)
+            def told(done: int, total: int, stage: str = stage) -> None:
+                progress(stage, done, total)
 
-        if stage in works:
-            made[stage] = works[stage](benchmark, studio, cache, told)
-        elif stage == "score":
-            # Handed no studio: what draws the pictures knows the answers.
-            made[stage] = score_stage(benchmark, cache, told)
-            _summarise(benchmark, cache)
-        else:
-            from gmi_registry.bench.report import write_report
-
-            progress("report", 0, 1)
-            write_report(folder)
-            progress("report", 1, 1)
-            made[stage] = True
+            made[stage] = _do(stage, benchmark, studio, cache, told)
     return Outcome(folder, made, {stage: cache.seconds(stage) for stage in made})
+
+
+def _do(
+    stage: Stage,
+    benchmark: Benchmark,
+    studio: Studio,
+    cache: StageCache,
+    progress: Callable[[int, int], None],
+) -> bool:
+    """One stage; whether it had anything to do."""
+    if stage == "generate":
+        return generate_stage(benchmark, studio, cache, progress)
+    if stage == "embed":
+        return embed_stage(benchmark, studio, cache, progress)
+    if stage == "interrogate":
+        return interrogate_stage(benchmark, studio, cache, progress)
+    if stage == "score":
+        # Handed no studio: what draws the pictures knows the answers.
+        made = score_stage(benchmark, cache, progress)
+        _summarise(benchmark, cache)
+        return made
+    from gmi_registry.bench.report import write_report
+
+    progress(0, 1)
+    write_report(cache.folder)
+    progress(1, 1)
+    return True
 
 
 def _open(

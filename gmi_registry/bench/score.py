@@ -16,7 +16,7 @@ from gmi_registry.bench.fitting import GAMMAS, SHRINKAGES, UNFITTED, fit
 from gmi_registry.bench.gallery import Shelf
 from gmi_registry.bench.library import versions
 from gmi_registry.bench.method import METHODS, WITH_FIT, Fit, Queries
-from gmi_registry.bench.protocol import OWN_PROMPTS, PROTOCOLS
+from gmi_registry.bench.protocol import OWN_PROMPTS, PROTOCOLS, gallery_of
 from gmi_registry.bench.tasks import label_path, read_tasks, task_path
 
 __all__ = ["score_stage"]
@@ -90,8 +90,7 @@ class _Work:
 
     def _distances(self, split: Split, protocol: str, method: str, queries: Queries) -> Array:
         """[I, M] of the query images."""
-        gallery = protocol if protocol in OWN_PROMPTS else "default"
-        key = (split, gallery, method)
+        key = (split, gallery_of(protocol), method)
         asked = queries.digest
         known = self._of_images.get(key)
         if known is None or known[0] != asked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,11 +41,11 @@ class Order:
 class Towers(Protocol):
     """The part of an encoder that a benchmark uses; ``encoders.Encoder`` has it."""
 
-    def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.floating]:
+    def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.floating[Any]]:
         """B pictures to [B, D]."""
         ...
 
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.floating]:
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.floating[Any]]:
         """B texts to [B, E]."""
         ...
 
@@ -53,16 +53,25 @@ class Towers(Protocol):
 class Studio(Protocol):
     """The models of a benchmark, ready to be asked; opening one finds what is missing."""
 
-    models: tuple[str, ...]
-    """Full references, with the revision that was found."""
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Full references, with the revision that was found."""
+        ...
 
-    downloads: tuple[int | None, ...]
-    """From the model cards."""
+    @property
+    def downloads(self) -> tuple[int | None, ...]:
+        """From the model cards."""
+        ...
 
-    precision: np.dtype[np.floating]
-    """In which specifications store embeddings."""
+    @property
+    def precision(self) -> np.dtype[Any]:
+        """In which specifications store embeddings."""
+        ...
 
-    encoder_id: str
+    @property
+    def encoder_id(self) -> str: ...
+
+    def close(self) -> None: ...
 
     def inputs(self, order: Order) -> object:
         """Everything that decides the bytes of an order's pictures, as plain JSON values."""

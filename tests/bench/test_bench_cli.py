@@ -33,7 +33,7 @@ def test_run_says_what_it_did(tmp_path):
     done = call("run", write_file(tmp_path), "--out", out, "--stage", "score")
     assert done.exit_code == 0, done.output
     assert done.stdout == f"results: {out}\n"
-    for line in ("generating images (62)", "scoring tasks (16)", "generate: done, ", "score: done"):
+    for line in ("generating images (44)", "scoring tasks (16)", "generate: done, ", "score: done"):
         assert line in done.stderr
     again = call("run", write_file(tmp_path), "--out", out, "--stage", "score", "--json")
     stages = json.loads(again.stdout)["stages"]

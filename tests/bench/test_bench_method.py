@@ -155,6 +155,6 @@ def test_a_task_of_more_images_holds_that_of_fewer():
 
 
 def test_protocols():
-    assert [images_of(name) for name in PROTOCOLS] == [1, 2, 3, 4, 5, 1, 1, 1]
+    assert [images_of(name) for name in PROTOCOLS] == [1, 2, 3, 4, 5, 1, 1, 1, 1, 1]
     groups = [group_of(prompt, 18) for prompt in range(18)]
     assert groups == ["1"] * 6 + ["2"] * 6 + ["3"] * 6

@@ -232,6 +232,25 @@ def test_fitted_values_come_from_dev_alone(tmp_path):
     assert json.loads((tmp_path / "out" / "fitted.json").read_bytes()) == fitted
 
 
+def test_halves_of_the_default_prompts(tmp_path):
+    """Each half is what a benchmark of these prompts alone would be."""
+    path = write_file(tmp_path, protocols=["images-1", "split-2", "split-3"])
+    run_benchmark(load_benchmark(path), tmp_path / "both", last="score")
+    for half, prompts in (("split-2", '"-1", "-0.5", "0", "0.5"'), ("split-3", None)):
+        prompts = prompts or '"-0.75", "-0.25", "0.25", "0.75"'
+        alone = write_file(tmp_path / half, protocols=["images-1"])
+        text = alone.read_text()
+        before = next(line for line in text.splitlines() if line.startswith("default_prompts"))
+        alone.write_text(text.replace(before, f"default_prompts = [{prompts}]"))
+        run_benchmark(load_benchmark(alone), tmp_path / half / "out", last="score")
+        with (
+            np.load(tmp_path / "both" / "scores" / "test" / f"{half}.npz") as ours,
+            np.load(tmp_path / half / "out" / "scores" / "test" / "images-1.npz") as theirs,
+        ):
+            for method in METHODS:
+                np.testing.assert_allclose(ours[method], theirs[method], atol=1e-9)
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     out = tmp_path / "out"
     out.mkdir()

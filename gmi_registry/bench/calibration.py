@@ -82,7 +82,8 @@ def fit_calibration(margins: Floats, right: Floats) -> Calibration:
         float(np.average(chances[start:end], weights=weights[start:end]))
         for start, end in zip(first, ends, strict=True)
     ]
-    return Calibration(knots, np.array(joined))
+    # Averaging may part equal neighbours by a rounding.
+    return Calibration(knots, np.maximum.accumulate(joined))
 
 
 def reliability(confidence: Floats, right: Floats) -> Reliability:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from gmi_registry.errors import MissingExtraError
 
@@ -23,6 +23,23 @@ INK, SOFT, LINE = "#1d1c1a", "#66625a", "#e2ded5"
 """Text, secondary text and rules, as in the style sheet of the reports."""
 
 _DPI = 160
+_LOOK: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": LINE,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+}
 
 
 class Style(NamedTuple):
@@ -67,30 +84,14 @@ def sheet(width: float, height: float) -> Iterator[Figure]:
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(
-            {
-                "font.family": "DejaVu Sans",
-                "font.size": 9,
-                "text.color": INK,
-                "axes.edgecolor": SOFT,
-                "axes.labelcolor": INK,
-                "axes.titlesize": 10,
-                "axes.titlelocation": "left",
-                "axes.titleweight": "bold",
-                "xtick.color": SOFT,
-                "ytick.color": SOFT,
-                "xtick.labelcolor": INK,
-                "ytick.labelcolor": INK,
-                "grid.color": LINE,
-                "legend.frameon": False,
-                "figure.facecolor": "white",
-            }
-        )
-        figure = Figure(figsize=(width, height), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
+        mpl.rcParams.update(_LOOK)
+        # Titles would touch the edge of the picture.
+        engine = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+        figure = Figure(figsize=(width, height), layout=engine)
         FigureCanvasAgg(figure)
         yield figure
 

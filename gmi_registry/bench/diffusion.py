@@ -122,7 +122,8 @@ class DiffusionStudio:
         overrides = RecipeOverrides(**{key: settings[key] for key in settings if key != "dtype"})
         dtype = self._benchmark.recipe.dtype
         pipeline = generation.load_pipeline(model, device=self._device, dtype=dtype)
-        before, drawn = 0, []
+        before = 0
+        drawn: list[list[Path]] = []
         for order in orders:
             wanted = replace(overrides, seeds=order.seeds)
             recipe = generation.default_recipe(pipeline, model, wanted)

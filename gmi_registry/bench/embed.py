@@ -100,7 +100,11 @@ class _Work:
         own = part == "own"
         texts = [model.own_prompts for model in specs.models] if own else [specs.prompts]
         names = [name for row in rows for name in row]
-        inputs = [self._key(), str(self._studio.precision), [list(row) for row in rows]]
+        inputs: list[object] = [
+            self._key(),
+            str(self._studio.precision),
+            [list(row) for row in rows],
+        ]
         inputs.append([list(prompts) for prompts in texts])
         seeds = len(specs.seeds)
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gmi_registry.bench.gallery import Shelf
 from gmi_registry.bench.method import Fit, default_by, paper_by
 from gmi_registry.bench.tasks import read_labels, read_tasks
 from gmi_registry.scoring.candidates import PAPER_GAMMA
 from gmi_registry.scoring.default import SHRINKAGE
+from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.ranking import mid_ranks, top_k_credit
 
 __all__ = ["GAMMAS", "SHRINKAGES", "UNFITTED", "fit"]
@@ -39,7 +39,7 @@ def fit(folder: Path, shelf: Shelf, protocol: str) -> tuple[Fit, dict[str, dict[
     queries, members = shelf.queries("dev", tasks)
     gallery = shelf.gallery(protocol)
 
-    def judged(distances: NDArray[np.float64]) -> tuple[float, float]:
+    def judged(distances: Floats) -> tuple[float, float]:
         of_tasks = distances[members].mean(axis=1)
         right = mid_ranks(of_tasks)[np.arange(len(truth)), truth]
         return float(top_k_credit(of_tasks, truth, 1).mean()), float(right.mean())

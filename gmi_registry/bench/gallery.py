@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gmi_registry.bench.generate import SpecFile, read_specs
 from gmi_registry.bench.method import Gallery, Queries
-from gmi_registry.bench.protocol import HALVES
+from gmi_registry.bench.protocol import HALVES, gallery_of
 from gmi_registry.bench.tasks import Task, TaskFile
 from gmi_registry.errors import InputError
 from gmi_registry.scoring.candidates import Candidates
@@ -33,15 +33,22 @@ class Shelf:
         self.folder = folder
         self.gamma = gamma
         self.specs: SpecFile = read_specs(folder)
+        self._galleries: dict[str, Gallery] = {}
 
     def gallery(self, protocol: str) -> Gallery:
         """The specifications that a protocol's tasks choose from."""
-        if protocol == "own-prompts":
+        key = gallery_of(protocol)
+        if key not in self._galleries:
+            self._galleries[key] = self._gallery(key)
+        return self._galleries[key]
+
+    def _gallery(self, key: str) -> Gallery:
+        if key == "own-prompts":
             return self._separate(lambda number: True)
-        if protocol == "own-prompts-mixed":
+        if key == "own-prompts-mixed":
             return self._separate(lambda number: number % 2 == 0)
-        if protocol in HALVES:
-            return self._half(HALVES.index(protocol))
+        if key in HALVES:
+            return self._half(HALVES.index(key))
         return self._shared
 
     def queries(self, split: str, tasks: TaskFile) -> tuple[Queries, NDArray[np.intp]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from gmi_registry.scoring.baselines import (
 )
 from gmi_registry.scoring.candidates import Candidates
 from gmi_registry.scoring.default import SHRINKAGE, whitened_distances
+from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.paper import (
     concatenated,
     paper_distances,
@@ -46,7 +47,7 @@ __all__ = [
     "paper_by",
 ]
 
-Array = NDArray[np.float64]
+Array = Floats
 Prompts = Literal["pseudo", "truth", "none"]
 
 _BLOCK = 128
@@ -227,7 +228,7 @@ def default_by(
     return gallery.each(of)
 
 
-def _of_images(distances: Callable[..., NDArray[np.floating[Any]]]) -> Method:
+def _of_images(distances: Callable[..., Floats]) -> Method:
     """A method of image embeddings alone."""
 
     def method(gallery: Gallery, queries: Queries, fit: Fit) -> Array:

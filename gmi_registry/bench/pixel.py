@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from gmi_registry.scoring.kernels import gram
+from gmi_registry.scoring.kernels import Floats, gram
 from gmi_registry.scoring.paper import paper_distances
 
 __all__ = ["pixel_distances"]
@@ -19,7 +18,7 @@ _BLOCK = 1 << 24  # values: 128 MB
 
 def pixel_distances(
     models: Sequence[Sequence[Path]], gammas: Sequence[float], asked: Sequence[Path]
-) -> NDArray[np.float64]:
+) -> Floats:
     """[I, M] for I query pictures and the N pictures of each of M models, all of one size.
 
     Model by model and block by block; pixels are in 0..1.
@@ -38,7 +37,7 @@ def pixel_distances(
     return np.concatenate(columns, axis=1)
 
 
-def _pixels(pictures: Sequence[Path]) -> NDArray[np.float64]:
+def _pixels(pictures: Sequence[Path]) -> Floats:
     """[B, W] in 0..1."""
     rows = []
     for path in pictures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gmi_registry.bench.method import METHODS, WITH_PSEUDO_PROMPTS
@@ -95,7 +95,7 @@ def fits(benchmark: Benchmark, protocol: str) -> bool:
     return images_of(protocol) <= min(sizes)
 
 
-def _require_known(what: str, names: Sequence[str], known: Iterable[str]) -> None:
+def _require_known(what: str, names: Sequence[str], known: Collection[str]) -> None:
     for name in names:
         if name not in known:
             raise InputError(

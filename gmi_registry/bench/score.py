@@ -104,7 +104,12 @@ class _Work:
         """Fitted on dev when a method first asks; what was fitted before is taken up."""
         if self._fit is None:
             protocol = self._fitting_protocol
-            inputs = [self._common(), self._files("dev", protocol), list(GAMMAS), list(SHRINKAGES)]
+            inputs: list[object] = [
+                self._common(),
+                self._files("dev", protocol),
+                list(GAMMAS),
+                list(SHRINKAGES),
+            ]
             inputs.append(sha256_file(label_path(self._cache.folder, "dev", protocol)))
             place = self._cache.folder / FITTED
             if self._cache.find("fit", "fit", inputs) is not None:
@@ -142,7 +147,8 @@ class _Work:
         return [sha256_file(place) for place in places]
 
     def _inputs(self, split: Split, protocol: str) -> object:
-        inputs = [self._common(), self._files(split, protocol), list(self._benchmark.methods)]
+        inputs: list[object] = [self._common(), self._files(split, protocol)]
+        inputs.append(list(self._benchmark.methods))
         if any(method in WITH_FIT for method in self._benchmark.methods):
             dev = self._fitting_protocol
             inputs.append(self._files("dev", dev))

@@ -18,7 +18,6 @@ from gmi_registry.bench.studio import Order
 from gmi_registry.encoders import Encoder, EncoderName, load_encoder
 from gmi_registry.errors import InputError
 from gmi_registry.generation import Journal, RecipeOverrides
-from gmi_registry.generation.advice import advised
 from gmi_registry.hubs import open_hub
 from gmi_registry.interrogators import load_interrogator
 from gmi_registry.model import ModelFiles
@@ -32,6 +31,9 @@ __all__ = ["DiffusionStudio"]
 
 _DRAWING = ("diffusers", "peft", "torch", "transformers")
 _CONFIG_LIMIT = 4_000_000
+_DESCRIPTIVE = frozenset(
+    {"title", "tags", "licence", "base_model", "nsfw", "downloads", "prompt_set", "encoder"}
+)
 _NO_HUB = 'add hub = "PATH" to the benchmark file, a folder with hub.json'
 
 
@@ -90,19 +92,16 @@ class DiffusionStudio:
         return self.encoder().ref.id
 
     def inputs(self, order: Order) -> object:
-        """Weights and configurations of model and base, settings, prompts, seeds, libraries."""
+        """Weights, configurations and cards of model and base, settings, prompts, libraries."""
         model = self._files[order.model]
         chain: list[object] = []
         part: ModelFiles | None = model
         while part is not None:
             weights = [[weight.path, weight.sha256] for weight in part.weights]
-            chain.append([part.kind, weights, _configurations(part.path)])
+            chain.append([part.kind, weights, _configurations(part.path), _advice(part)])
             part = part.base
         return {
             "chain": chain,
-            "steps": advised(model, "steps"),
-            "guidance_scale": advised(model, "guidance_scale"),
-            "trigger_words": list(model.card.trigger_words),
             "recipe": self._benchmark.recipe.model_dump(mode="json"),
             "prompts": list(order.prompts),
             "seeds": list(order.seeds),
@@ -174,6 +173,12 @@ class DiffusionStudio:
         if self._benchmark.hub is None:
             raise InputError(f"{ref} is on a hub that the benchmark does not name", hint=_NO_HUB)
         return f"local:{self._benchmark.folder / self._benchmark.hub}"
+
+
+def _advice(model: ModelFiles) -> dict[str, object]:
+    """What the card says of how to draw. All but what is known not to matter: a field that a later
+    version reads must not be forgotten here."""
+    return {name: value for name, value in vars(model.card).items() if name not in _DESCRIPTIVE}
 
 
 def _configurations(path: Path) -> list[list[str | None]]:

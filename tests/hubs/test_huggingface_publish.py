@@ -215,6 +215,20 @@ class TestPreflight:
         with pytest.raises(HubError, match="other bytes than the hub lists"):
             check_writable(client(hub), REF)
 
+    @pytest.mark.parametrize("path", ["whoami", "/api/models/"])
+    def test_a_connection_that_breaks_is_made_again(self, hub, path):
+        fault = hub.inject(Fault("cut", path_regex=path, times=2))
+        assert check_writable(client(hub), REF).can_write
+        assert fault.seen == 2
+        assert hub.waits == [1, 2]
+
+    def test_a_connection_that_always_breaks_is_an_error(self, hub):
+        fault = hub.inject(Fault("cut", path_regex="whoami", times=9))
+        with pytest.raises(HubError, match="cannot be reached") as caught:
+            check_writable(client(hub), REF)
+        assert caught.value.hint
+        assert fault.seen == 3
+
     def test_a_hub_that_is_not_there(self, hub):
         api = HfApi("http://127.0.0.1:9", token=SECRET)
         with pytest.raises(HubError, match=r"127\.0\.0\.1:9 cannot be reached"):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -19,6 +20,9 @@ _TRIES = 5
 _BUSY = frozenset({500, 502, 503, 504})
 _BUSY_TRIES = 3
 _BUSY_WAIT = 1.0
+# Of httpx or httpx2, whichever this version of huggingface_hub was built on.
+_http: Any = sys.modules[HfHubHTTPError.__bases__[0].__module__.partition(".")[0]]
+_BROKEN = (_http.RemoteProtocolError, _http.ReadError, _http.WriteError)
 
 
 def pause(seconds: float) -> None:
@@ -34,9 +38,10 @@ def patiently(call: Callable[[], T], *, limited: bool = True) -> T:
     """What ``call`` returns, asked for again while the hub is busy.
 
     After 429 it waits as long as the hub says, up to four times, unless that is longer than
-    :data:`~.limit.LONGEST_WAIT`; after an error of the server a few seconds, twice.
-    ``limited=False`` is for calls that wait after 429 by themselves. The waits are told to
-    :class:`~.traffic.Traffic`. Raises what ``call`` raises in the end.
+    :data:`~.limit.LONGEST_WAIT`; after an error of the server, or a connection that came about and
+    broke, a few seconds, twice. So ``call`` must be one that may be made twice.
+    ``limited=False`` is for calls that see to 429 and to connections by themselves. The waits are
+    told to :class:`~.traffic.Traffic`. Raises what ``call`` raises in the end.
     """
     for attempt in range(1, _TRIES):
         try:
@@ -50,5 +55,9 @@ def patiently(call: Callable[[], T], *, limited: bool = True) -> T:
                 wait = _BUSY_WAIT * attempt
             if wait is None:
                 raise
+        except _BROKEN:
+            if not limited or attempt >= _BUSY_TRIES:
+                raise
+            wait = _BUSY_WAIT * attempt
         pause(wait)
     return call()

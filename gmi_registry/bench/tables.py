@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gmi_registry.bench import published
 from gmi_registry.bench.measure import TOP
-from gmi_registry.bench.results import ProtocolResult, Results
+from gmi_registry.bench.results import Estimate, ProtocolResult, Results, Versus
 from gmi_registry.bench.table import Cell, Row, Table, cell, escaped, measured, published_row
 from gmi_registry.bench.title import method_title, protocol_title
 
@@ -178,11 +178,7 @@ def _mine(one: ProtocolResult) -> list[Table]:
     versus = [
         measured(
             method_title(it.method),
-            [
-                it.versus_paper.top_1,
-                it.versus_paper.top_4 or it.versus_paper.top_1,
-                it.versus_paper.rank,
-            ],
+            [part for part in _differences(it.versus_paper) if part is not None],
             signed=True,
         )
         for it in one.methods
@@ -206,7 +202,7 @@ def _mine(one: ProtocolResult) -> list[Table]:
             "Against Eq. 9 on the same tasks",
             "Each method minus Eq. 9, one image a query; for rank less is better. An interval that "
             "holds 0 shows no difference.",
-            ("method", "top-1", "top-4" if len(one.models) > 3 else "top-1", "rank"),
+            ("method", "top-1", *(["top-4"] if len(one.models) > 3 else []), "rank"),
             tuple(versus),
         ),
         Table(
@@ -217,6 +213,10 @@ def _mine(one: ProtocolResult) -> list[Table]:
             tuple(sure),
         ),
     ]
+
+
+def _differences(versus: Versus) -> tuple[Estimate | None, ...]:
+    return versus.top_1, versus.top_4, versus.rank
 
 
 def _tops(protocol: ProtocolResult, count: int) -> tuple[str, ...]:

@@ -137,6 +137,15 @@ def publish(
             show_default=False,
         ),
     ] = None,
+    prompt_template: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt-template",
+            metavar="TEXT",
+            help='Words around every prompt, as in "{prompt}, pixel art"; instead of the card\'s.',
+            show_default=False,
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Images at a time.", show_default=False)
     ] = None,
@@ -190,6 +199,7 @@ def publish(
             negative_prompt=negative_prompt,
             lora_scale=lora_scale,
             trigger_words=tuple(trigger_word) if trigger_word else None,
+            prompt_template=prompt_template,
             batch_size=batch_size,
             dtype=None if dtype is None else dtype.value,
         )

@@ -10,7 +10,9 @@ __all__ = ["advised"]
 
 
 @overload
-def advised(model: ModelFiles, field: Literal["prompt_set", "encoder"]) -> str | None: ...
+def advised(
+    model: ModelFiles, field: Literal["prompt_set", "encoder", "prompt_template"]
+) -> str | None: ...
 @overload
 def advised(model: ModelFiles, field: Literal["steps"]) -> int | None: ...
 @overload

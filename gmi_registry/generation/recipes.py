@@ -43,6 +43,7 @@ class RecipeOverrides:
     negative_prompt: str | None = None
     lora_scale: float | None = None
     trigger_words: tuple[str, ...] | None = None
+    prompt_template: str | None = None
     batch_size: int | None = None
     dtype: DtypeName | None = None
 
@@ -57,8 +58,8 @@ def default_recipe(
 
     Steps and guidance are those that the model card advises, else the pipeline's own (of steps
     at most 25); the size in pixels is the network's sample size times the autoencoder's factor;
-    trigger words come from the card. The batch size follows from the picture size alone, so that
-    a recipe does not depend on the machine (but ``dtype`` does).
+    trigger words and the prompt's template come from the card. The batch size follows from the
+    picture size alone, so that a recipe does not depend on the machine (but ``dtype`` does).
     Raises InputError for an override out of range, GenerationError where the size is unknown.
     """
     asks = inspect.signature(pipeline.__call__).parameters
@@ -82,6 +83,7 @@ def default_recipe(
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "lora_scale": 1.0 if model.kind == "lora" else None,
         "trigger_words": model.card.trigger_words,
+        "prompt_template": advised(model, "prompt_template") or "{prompt}",
         "batch_size": max(1, min(_LARGEST_BATCH, _BATCH_PIXELS // max(1, width * height))),
         "libraries": _library_versions(),
     }

@@ -26,9 +26,9 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
     Fields, as Hugging Face writes them: ``tags``, ``license`` (``license_name`` where that is
     ``other``), ``base_model`` (the first of several), ``instance_prompt`` (a text or a list: the
     trigger words); beside them ``title`` (else the first heading, else ``name``), ``downloads``,
-    ``nsfw``, and ``gmi`` with ``prompt_set``, ``encoder``, ``steps`` and ``guidance_scale``. Raises
-    HubError for a card that is not UTF-8, whose front matter is not a YAML mapping, or whose fields
-    hold something else.
+    ``nsfw``, and ``gmi`` with ``prompt_set``, ``encoder``, ``steps``, ``guidance_scale`` and
+    ``prompt_template``. Raises HubError for a card that is not UTF-8, whose front matter is not a
+    YAML mapping, or whose fields hold something else.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -55,6 +55,7 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
         encoder=_text(own, "encoder", where),
         steps=_count(own, "steps", where),
         guidance_scale=_number(own, "guidance_scale", where),
+        prompt_template=_text(own, "prompt_template", where),
     )
 
 

@@ -52,8 +52,10 @@ def test_the_card_advises_and_the_base_card_in_its_stead(pipeline, base, lora):
     family = replace(lora, base=replace(base, card=advice))
     recipe = default_recipe(pipeline, family)
     assert (recipe.steps, recipe.guidance_scale) == (40, 0)
-    own = replace(family, card=replace(lora.card, steps=8))
+    assert recipe.prompt_template == "{prompt}"
+    own = replace(family, card=replace(lora.card, steps=8, prompt_template="{prompt}, flat"))
     assert default_recipe(pipeline, own).steps == 8
+    assert default_recipe(pipeline, own).render("frog").endswith("frog, flat")
     assert default_recipe(pipeline, own, RecipeOverrides(steps=2)).steps == 2
 
 
@@ -65,6 +67,7 @@ def test_the_card_advises_and_the_base_card_in_its_stead(pipeline, base, lora):
         (RecipeOverrides(seeds=()), "seeds"),
         (RecipeOverrides(seeds=(1, 1)), "a seed appears twice"),
         (RecipeOverrides(width=-8), "width"),
+        (RecipeOverrides(prompt_template="a picture"), "must hold {prompt} exactly once"),
         (RecipeOverrides(lora_scale=1.0), "no LoRA"),
     ],
 )

@@ -36,6 +36,7 @@ gmi:
   encoder: small/zoo
   steps: 20
   guidance_scale: 2
+  prompt_template: "{prompt}, flat"
 ---
 # A heading
 """
@@ -51,6 +52,7 @@ gmi:
         encoder="small/zoo",
         steps=20,
         guidance_scale=2.0,
+        prompt_template="{prompt}, flat",
     )
 
 

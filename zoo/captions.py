@@ -7,7 +7,7 @@ import torch
 from zoo.names import prompt
 from zoo.styles import STYLES
 
-WITH_BOTH, NAME_ONLY, STYLE_ONLY, EMPTY = range(4)
+KINDS = WITH_BOTH, NAME_ONLY, STYLE_ONLY, EMPTY = range(4)
 
 
 def caption(kind: int, name: str, style: int, wording: int = 0) -> str:

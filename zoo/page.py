@@ -53,8 +53,7 @@ def write_page(
         "every LoRA was trained on. Pictures are 64x64. The encoder never saw a generated one.",
         "",
         "`nox -s zoo` rebuilds all weights from the icon packages; `nox -s zoo_report` measures",
-        "and writes this page. The weights here were trained in two runs, the second from the",
-        "first's weights, with this many steps in all: "
+        "and writes this page. The weights here were trained with this many steps: "
         + ", ".join(f"{part} {steps:,}" for part, steps in RUNS.items())
         + ".",
         "",

@@ -53,7 +53,8 @@ def draw(work: Path, cache: Path) -> None:
     shared = [
         name
         for name in sorted(frozenset().union(*known))
-        if sum(name in each for each in known) >= len(known) - 1 and not any(bad in name for bad in EXCLUDED)
+        if sum(name in each for each in known) >= len(known) - 1
+        and not any(bad in name for bad in EXCLUDED)
     ]
     missing = [name for name in names() for each in known if name not in each]
     if missing:

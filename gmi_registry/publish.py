@@ -74,13 +74,8 @@ class _Order:
     output: Path | None
     device: str | None
     force: bool
-    create_pr: bool
+    proposal: dict[str, bool]
     progress: Progress
-
-    @property
-    def proposal(self) -> dict[str, bool]:
-        # Said only where it is wanted: a hub of somebody else's may know nothing of proposals.
-        return {"create_pr": True} if self.create_pr else {}
 
 
 @dataclass(frozen=True)
@@ -130,7 +125,9 @@ def publish(
     Raises a GmiError; everything is then as it was, the journal apart.
     """
     start = time.perf_counter()
-    order = _Order(ref, hub, work, output, device, force, create_pr, progress)
+    # Said only where it is wanted: a hub of somebody else's may know nothing of proposals.
+    proposal = {"create_pr": True} if create_pr else {}
+    order = _Order(ref, hub, work, output, device, force, proposal, progress)
     ready = _check(order, encoder, prompts, overrides or RecipeOverrides())
     plan = ready.plan
     if plan.up_to_date and ready.existing is not None:
@@ -170,7 +167,7 @@ def _check(
     progress("check", 0, _CHECKS)
     if order.output is None:
         hub.check_writable(ref, **order.proposal)
-    elif order.create_pr:
+    elif order.proposal:
         raise InputError(
             f"{order.output} is a folder of yours, to which nothing can be proposed",
             hint="leave out --output, or --create-pr",

@@ -62,7 +62,8 @@ class Thumbnail:
         """MSE between [B, 4, 16, 16] latents' first three and those of [B, 3, 64, 64] pixels."""
         colours = avg_pool2d(target, CELL).permute(0, 2, 3, 1) - self.mean.to(target)
         wanted = (colours @ self.axes.to(target)).permute(0, 3, 1, 2)
-        return (latents[:, :3] - wanted).square().mean()
+        error: torch.Tensor = (latents[:, :3] - wanted).square().mean()
+        return error
 
 
 def train(pictures: Pictures, work: Path) -> AutoencoderKL:

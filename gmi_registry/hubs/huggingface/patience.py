@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from huggingface_hub.errors import HfHubHTTPError
 
 from gmi_registry.hubs.huggingface.limit import wait_after
+from gmi_registry.hubs.huggingface.reach import http_library
 from gmi_registry.hubs.huggingface.traffic import announce_wait
 
 __all__ = ["patiently", "pause"]
@@ -20,9 +20,11 @@ _TRIES = 5
 _BUSY = frozenset({500, 502, 503, 504})
 _BUSY_TRIES = 3
 _BUSY_WAIT = 1.0
-# Of httpx or httpx2, whichever this version of huggingface_hub was built on.
-_http: Any = sys.modules[HfHubHTTPError.__bases__[0].__module__.partition(".")[0]]
-_BROKEN = (_http.RemoteProtocolError, _http.ReadError, _http.WriteError)
+_BROKEN = (
+    http_library.RemoteProtocolError,
+    http_library.ReadError,
+    http_library.WriteError,
+)
 
 
 def pause(seconds: float) -> None:

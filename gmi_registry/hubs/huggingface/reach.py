@@ -10,13 +10,13 @@ from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-__all__ = ["NeverReached", "Reach"]
+__all__ = ["NeverReached", "Reach", "http_library"]
 
 _TRIES = 3
 _PATIENCE = 3.0  # seconds
 
-# httpx or httpx2, whichever this version of huggingface_hub was built on.
-_http: Any = sys.modules[HfHubHTTPError.__bases__[0].__module__.partition(".")[0]]
+http_library: Any = sys.modules[HfHubHTTPError.__bases__[0].__module__.partition(".")[0]]
+"""httpx or httpx2, whichever this version of huggingface_hub was built on."""
 
 
 class NeverReached(OfflineModeIsEnabled):
@@ -53,7 +53,7 @@ class Reach:
                 self._since = time.monotonic()
         try:
             response = send(request, **settings)
-        except (_http.ConnectError, _http.ConnectTimeout) as error:
+        except (http_library.ConnectError, http_library.ConnectTimeout) as error:
             if self._is_hopeless():
                 raise NeverReached(str(error)) from error
             raise

@@ -19,7 +19,7 @@ nox.options.sessions = ["lint", "types", "tests", "offline"]
 
 SHARED = Path(__file__).parent / ".nox" / "shared"
 PROGRAMS = SHARED / ("Scripts" if sys.platform == "win32" else "bin")
-CODE = ["gmi_registry", "zoo", "tests", "noxfile.py"]
+CODE = ["gmi_registry", "zoo", "tests", "benchmarks", "docs", "noxfile.py"]
 
 
 def install(session: nox.Session) -> None:
@@ -92,6 +92,19 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """mypy, strict."""
     run(session, "mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Reference and pictures are what the code makes; links and commands in pages work."""
+    run(session, "python", "-m", "docs.press", "--check")
+    run(session, "pytest", "tests/docs")
+
+
+@nox.session
+def reference(session: nox.Session) -> None:
+    """Write the reference and the pictures of the documentation."""
+    run(session, "python", "-m", "docs.press", *session.posargs)
 
 
 @nox.session

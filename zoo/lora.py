@@ -56,4 +56,4 @@ def contexts_of(pipeline: StableDiffusionPipeline, style: int) -> torch.Tensor:
     """Text states of every kind of caption and every trained name: [4, K, 32, 64]."""
     texts = [caption(kind, name, style) for kind in KINDS for name in trained()]
     states = pipeline.text_encoder(tokens(pipeline.tokenizer, texts)).last_hidden_state
-    return torch.as_tensor(states).unflatten(0, (len(KINDS), -1))
+    return torch.as_tensor(states).reshape(len(KINDS), len(trained()), *states.shape[1:])

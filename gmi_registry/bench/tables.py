@@ -73,11 +73,11 @@ def _single(one: ProtocolResult) -> list[Table]:
         _best(rows, 2),
     )
     rows = []
-    for name, figures in published.TABLE_6.items():
+    for name, accuracies in published.TABLE_6.items():
         found = one.method(name)
         if found is not None:
             rows.append(measured(method_title(name), found.top[:4]))
-            rows += [published_row(figures)] if theirs else []
+            rows += [published_row(accuracies)] if theirs else []
     table_6 = Table(
         "Table 6: a reduced set of one point",
         "Each model reduced to one point of the kernel's space, against all its images.",

@@ -78,10 +78,11 @@ class StageCache:
         seconds: float,
     ) -> Record:
         """Record that a part is done; ``files`` (name and SHA-256) are in place already."""
-        record = Record(canonical_digest(inputs), tuple(files), seconds)
+        # Rounded at once, so that this run says what a later one reads.
+        record = Record(canonical_digest(inputs), tuple(files), round(seconds, 3))
         document = {
             "inputs": record.inputs,
-            "seconds": round(seconds, 3),
+            "seconds": record.seconds,
             "files": [list(file) for file in record.files],
         }
         put(self._path(stage, part), document_bytes(document))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -107,7 +106,8 @@ class StageCache:
 
 def put(path: Path, data: bytes) -> str:
     """Write a file whole or not at all; returns its SHA-256. Raises InputError where it cannot."""
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    # Always of the same name, so that the next run takes the place of what a killed one left.
+    scratch = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

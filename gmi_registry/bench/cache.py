@@ -6,7 +6,8 @@ import hashlib
 import io
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ __all__ = [
     "StageCache",
     "array_bytes",
     "document_bytes",
+    "placing",
     "put",
     "sha256_file",
 ]
@@ -104,14 +106,18 @@ class StageCache:
             return None  # missing or damaged: the part is made again
 
 
-def put(path: Path, data: bytes) -> str:
-    """Write a file whole or not at all; returns its SHA-256. Raises InputError where it cannot."""
-    # Always of the same name, so that the next run takes the place of what a killed one left.
+@contextmanager
+def placing(path: Path) -> Iterator[Path]:
+    """A scratch file that becomes ``path`` at the end. Raises InputError where it cannot be.
+
+    It is always of the same name, so that the next run takes the place of what a killed one left.
+    """
     scratch = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.unlink(missing_ok=True)
         try:
-            scratch.write_bytes(data)
+            yield scratch
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)
@@ -120,6 +126,12 @@ def put(path: Path, data: bytes) -> str:
             f"{path} cannot be written: {error.strerror or error}",
             hint="free some space or choose another --out, then run the same command again",
         ) from error
+
+
+def put(path: Path, data: bytes) -> str:
+    """Write a file whole or not at all; returns its SHA-256. Raises InputError where it cannot."""
+    with placing(path) as scratch:
+        scratch.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
 
 

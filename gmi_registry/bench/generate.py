@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import time
 from collections import defaultdict
@@ -12,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gmi_registry.bench.cache import Record, StageCache, document_bytes, put, sha256_file
+from gmi_registry.bench.cache import Record, StageCache, document_bytes, placing, put, sha256_file
 from gmi_registry.bench.file import SPLITS, Benchmark, Split
 from gmi_registry.bench.protocol import OWN_PROMPTS, PROTOCOLS, group_of, images_of, windows
 from gmi_registry.bench.studio import Order, Studio, orders_of
@@ -133,22 +132,11 @@ def _adopt(path: Path, folder: Path) -> tuple[str, str]:
     target = folder / name
     if sha256_file(target) == digest:
         return name, digest
-    scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with placing(target) as scratch:
         try:
-            try:
-                scratch.hardlink_to(path)
-            except OSError:  # a disk without hard links
-                shutil.copyfile(path, scratch)
-            scratch.replace(target)
-        finally:
-            scratch.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{target} cannot be written: {error.strerror or error}",
-            hint="free some space or choose another --out, then run the same command again",
-        ) from error
+            scratch.hardlink_to(path)
+        except OSError:  # a disk without hard links
+            shutil.copyfile(path, scratch)
     return name, digest
 
 

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from gmi_registry import __version__
 from gmi_registry.bench.figures import Drawing
 from gmi_registry.bench.results import Results
 from gmi_registry.bench.specimen import Specimen
 from gmi_registry.bench.tables import tables
+from gmi_registry.report.html import STYLE_SHEET
 from gmi_registry.report.page import Picture
+from gmi_registry.report.template import fill
 
 __all__ = ["page"]
-
-_SHEETS = (("gmi_registry.report", "page.css"), ("gmi_registry.bench", "bench.css"))
 
 
 @dataclass(frozen=True)
@@ -35,23 +30,10 @@ class Shown:
 
 def page(results: Results, drawings: Sequence[Drawing], specimens: Sequence[Specimen]) -> str:
     """The whole page. Every text is escaped: prompts and models' names are other people's."""
-    style = "\n".join(
-        files(package).joinpath(name).read_text(encoding="utf-8") for package, name in _SHEETS
-    )
-    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-    # As in the search's report: pictures come from the page, the style sheet is known by digest.
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    environment = Environment(
-        loader=PackageLoader("gmi_registry.bench", package_path=""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("bench.html.j2").render(
+    return fill(
+        "gmi_registry.bench",
+        "bench.html.j2",
+        [STYLE_SHEET, ("gmi_registry.bench", "bench.css")],
         results=results,
         facts=_facts(results),
         figures=[Shown(it.title, it.note, _picture(it.content)) for it in drawings],
@@ -59,8 +41,6 @@ def page(results: Results, drawings: Sequence[Drawing], specimens: Sequence[Spec
         specimens=specimens,
         seconds=[(stage, _time(seconds)) for stage, seconds in results.seconds.items()],
         version=__version__,
-        style=Markup(style),
-        policy=policy,
     )
 
 

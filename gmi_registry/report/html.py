@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import os
 import secrets
-from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from gmi_registry.errors import InputError
-from gmi_registry.report.number import number
 from gmi_registry.report.page import Page
-from gmi_registry.report.strip import strip
+from gmi_registry.report.template import fill
 
-__all__ = ["render", "write_html"]
+__all__ = ["STYLE_SHEET", "render", "write_html"]
+
+STYLE_SHEET = ("gmi_registry.report", "page.css")
+"""Package and file of the look that all pages share."""
 
 
 def render(page: Page) -> str:
     """The page as HTML. Every text is escaped, links lead to http and https only."""
-    style = files("gmi_registry.report").joinpath("page.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-    # Even if a text slipped through the escaping, the browser would neither run nor fetch it:
-    # pictures come from the page itself, and the one style sheet is known by its digest.
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    environment = Environment(
-        loader=PackageLoader("gmi_registry.report", package_path=""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
-    environment.globals["strip"] = strip
-    template = environment.get_template("page.html.j2")
-    # Markup: the style sheet is a file of this package, and escaping would break its digest.
-    return template.render(page=page, style=Markup(style), policy=policy)
+    return fill("gmi_registry.report", "page.html.j2", [STYLE_SHEET], page=page)
 
 
 def write_html(page: Page, path: Path) -> Path:

@@ -169,7 +169,10 @@ def test_killed_and_run_again(tmp_path, finished):
     out = tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-c", code, str(path), str(out)])
     deadline = time.monotonic() + 300
-    while not (out / "stages" / "generate").exists() and time.monotonic() < deadline:
+    # The process is to die unprepared, so it cannot be the one to say how far it is.
+    while not (out / "stages" / "generate").exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline, "it drew nothing"
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

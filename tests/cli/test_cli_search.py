@@ -251,7 +251,7 @@ def test_names_that_are_no_plain_text(call, hub, tmp_path, name):
     except OSError:
         if sys.platform.startswith("linux"):
             raise
-        pytest.skip("a file system that takes no names but plain text")
+        pytest.skip("this system takes no such name, so nobody can search with one")
     page = tmp_path / "report.html"
     done = call(search_app, path, "--html", page, "--json")
     assert done.exit_code == 0, done.stderr

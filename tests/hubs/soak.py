@@ -99,7 +99,7 @@ def _row(world: World, seed: int) -> Row:
     plan = draw(seed)
     try:
         outcome = run(world, plan)
-    except Exception:
+    except Exception:  # of whatever kind: it is the finding, kept with its traceback
         failed = Outcome(seed, plan.stage, "failed", {})
         return {**asdict(failed), "failed": f"{plan}\n{traceback.format_exc()}"}
     return {**asdict(outcome), "failed": None}

@@ -124,6 +124,7 @@ def listed(model: Throwaway, sha: str):
             found = list(hub.list_specs(ListingFilter(tags=(model.tag,))))
         if [entry.ref.revision for entry in found] == [sha] or time.monotonic() > deadline:
             return found
+        # The live hub indexes new tags in its own time, and has no call that waits for it.
         time.sleep(5)
 
 

@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gmi_registry.bench.gallery import Shelf
-from gmi_registry.bench.method import Fit, default_by, paper_by
+from gmi_registry.bench.method import Fit, Gallery, Queries, default_by, paper_by
 from gmi_registry.bench.tasks import read_labels, read_tasks
 from gmi_registry.scoring.candidates import PAPER_GAMMA
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.ranking import mid_ranks, top_k_credit
 
-__all__ = ["GAMMAS", "SHRINKAGES", "UNFITTED", "fit"]
+__all__ = ["GAMMAS", "SHRINKAGES", "UNFITTED", "fit", "fit_to"]
 
 GAMMAS = (0.005, 0.006, 0.007, 0.008, 0.009, 0.01, 0.02, 0.03, 0.04, 0.05)
 """The values that the paper tries."""
@@ -37,7 +38,17 @@ def fit(folder: Path, shelf: Shelf, protocol: str) -> tuple[Fit, dict[str, dict[
     tasks = read_tasks(folder, "dev", protocol)
     truth = np.array(read_labels(folder, "dev")[protocol])
     queries, members = shelf.queries("dev", tasks)
-    gallery = shelf.gallery(protocol)
+    return fit_to(shelf.gallery(protocol), queries, members, truth)
+
+
+def fit_to(
+    gallery: Gallery,
+    queries: Queries,
+    members: NDArray[np.intp],
+    truth: NDArray[np.integer],
+) -> tuple[Fit, dict[str, dict[str, float]]]:
+    """Likewise for Q tasks, of which ``members`` [Q, k] are the images among ``queries`` and
+    ``truth`` [Q] the right models in ``gallery``."""
 
     def judged(distances: Floats) -> tuple[float, float]:
         of_tasks = distances[members].mean(axis=1)

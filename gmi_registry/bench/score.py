@@ -14,6 +14,7 @@ from gmi_registry.bench.cache import StageCache, array_bytes, document_bytes, pu
 from gmi_registry.bench.file import SPLITS, Benchmark, Split
 from gmi_registry.bench.fitting import GAMMAS, SHRINKAGES, UNFITTED, fit
 from gmi_registry.bench.gallery import Shelf
+from gmi_registry.bench.latecomer import LATE_FILE, choices_of_four, late_distances, late_methods
 from gmi_registry.bench.library import versions
 from gmi_registry.bench.method import METHODS, WITH_FIT, Fit, Queries
 from gmi_registry.bench.protocol import OWN_PROMPTS, PROTOCOLS, gallery_of
@@ -26,6 +27,8 @@ SCORING = 1
 
 FITTED = "fitted.json"
 
+_SINGLE = "images-1"
+
 Progress = Callable[[int, int], None]
 Array = NDArray[np.float64]
 
@@ -34,7 +37,8 @@ def score_stage(benchmark: Benchmark, cache: StageCache, progress: Progress) -> 
     """Work out what is missing; whether there was any.
 
     Written are ``scores/SPLIT/PROTOCOL.npz``, a method a key, each [Q, M] float64 with Q tasks in
-    the order of their file, and ``fitted.json`` where a method wants it.
+    the order of their file, ``fitted.json`` where a method wants it, and ``scores/late.npz`` for
+    models that join late.
     """
     work = _Work(benchmark, cache, progress)
     progress(0, work.total)
@@ -44,6 +48,7 @@ def score_stage(benchmark: Benchmark, cache: StageCache, progress: Progress) -> 
         for protocol in PROTOCOLS:
             if protocol not in benchmark.protocols_of(split):
                 (cache.folder / "scores" / split / f"{protocol}.npz").unlink(missing_ok=True)
+    work.score_late()
     return work.made
 
 
@@ -60,7 +65,12 @@ class _Work:
         self._of_images: dict[tuple[str, str, str], tuple[str, Array]] = {}
         self._done = 0
         parts = sum(len(benchmark.protocols_of(split)) for split in SPLITS)
-        self.total = parts * len(benchmark.methods)
+        self._late_methods = late_methods(benchmark.methods)
+        self._late = choices_of_four(len(benchmark.models))
+        if not self._late_methods or _SINGLE not in benchmark.protocols:
+            self._late = self._late[:0]
+        # One more than the choices: nobody late, to compare with.
+        self.total = parts * len(benchmark.methods) + (len(self._late) and 1 + len(self._late))
         self._fit: Fit | None = None
 
     def score(self, split: Split, protocol: str) -> None:
@@ -81,12 +91,36 @@ class _Work:
             if self._benchmark.resolution:
                 steps = np.round(scores[method] / self._benchmark.resolution)
                 scores[method] = steps * self._benchmark.resolution
-            self._done += 1
-            self._progress(self._done, self.total)
+            self._told()
         name = f"scores/{split}/{protocol}.npz"
         digest = put(self._cache.folder / name, array_bytes(scores))
         seconds = time.perf_counter() - start
         self._cache.keep("score", part, inputs, [(name, digest)], seconds)
+
+    def score_late(self) -> None:
+        """The test tasks of single images, with models left out of what is pooled and fitted."""
+        folder = self._cache.folder
+        if not len(self._late):
+            (folder / LATE_FILE).unlink(missing_ok=True)
+            return
+        inputs: list[object] = [self._common(), list(self._late_methods), self._late.tolist()]
+        inputs += [self._files(split, _SINGLE) for split in SPLITS]
+        inputs += [sha256_file(label_path(folder, "dev", _SINGLE)), list(GAMMAS), list(SHRINKAGES)]
+        if self._cache.find("score", "late", inputs) is None:
+            self.made = True
+            start = time.perf_counter()
+            arrays = late_distances(
+                folder, self._shelf, _SINGLE, self._late_methods, self._late, self._told
+            )
+            digest = put(folder / LATE_FILE, array_bytes(arrays))
+            seconds = time.perf_counter() - start
+            self._cache.keep("score", "late", inputs, [(LATE_FILE, digest)], seconds)
+        self._done = self.total
+        self._progress(self._done, self.total)
+
+    def _told(self) -> None:
+        self._done += 1
+        self._progress(self._done, self.total)
 
     def _distances(self, split: Split, protocol: str, method: str, queries: Queries) -> Array:
         """[I, M] of the query images."""

@@ -91,7 +91,7 @@ def test_the_median_kernel_does_not_know_the_scale_of_the_features() -> None:
     ],
 )
 def test_what_cannot_be_compared_is_refused(x, y, gamma) -> None:
-    with pytest.raises(ValueError, match="needs two rows|cannot be compared|gamma"):
+    with pytest.raises(ValueError, match=r"needs two rows|cannot be compared|gamma"):
         squared_discrepancy(x, y, gamma)
     with pytest.raises(ValueError, match="two rows"):
         median_gamma(np.ones((1, 2)))

@@ -1,0 +1,120 @@
+"""Models that join after everything was fitted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from embedded_run import benchmark_of, score, write_embedded
+
+from gmi_registry.bench import fitting, latecomer, tasks
+from gmi_registry.bench.cache import array_bytes
+from gmi_registry.bench.latecomer import choices_of_four, late_methods, read_latecomers
+from gmi_registry.bench.tasks import read_labels
+from gmi_registry.errors import InputError
+
+MODELS, TASKS = 8, 96
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("late")
+    benchmark = benchmark_of(MODELS)
+    write_embedded(folder, benchmark)
+    assert score(folder, benchmark)
+    return folder
+
+
+def test_everybody_is_late_equally_often() -> None:
+    late = choices_of_four(16)
+    assert late.shape == (8, 4)
+    assert np.bincount(late.ravel()).tolist() == [2] * 16
+    assert all(len(set(four)) == 4 for four in late.tolist())
+    assert np.array_equal(late, choices_of_four(16))
+    assert len({tuple(four) for four in choices_of_four(65).tolist()}) == 8
+    assert len(choices_of_four(7)) == 0
+
+
+def test_what_pools_nothing_cannot_be_late() -> None:
+    assert late_methods(("paper", "modelverse", "paper-fitted")) == ()
+    assert late_methods(("paper", "default")) == ("default", "default-fitted")
+    assert late_methods(("default-fitted", "default-none")) == ("default-none", "default-fitted")
+
+
+def test_with_nobody_late_it_is_the_method_itself(finished) -> None:
+    found = read_latecomers(finished, TASKS, MODELS)
+    assert found is not None
+    assert found.late.shape == (8, 4)
+    with np.load(finished / "scores" / "test" / "images-1.npz") as scores:
+        for method in ("default", "default-none"):
+            np.testing.assert_allclose(found.distances[method][0], scores[method], rtol=1e-9)
+
+
+def test_late_models_teach_nothing_and_are_chosen_from(tmp_path, finished) -> None:
+    """Other pictures in the late models' specifications change distances to them alone."""
+    before = read_latecomers(finished, TASKS, MODELS)
+    benchmark = benchmark_of(MODELS)
+    write_embedded(tmp_path, benchmark)
+    assert before is not None
+    late = before.late[0]
+    path = tmp_path / "embeddings" / "specs.npz"
+    with np.load(path) as arrays:
+        changed = {name: arrays[name] for name in arrays.files}
+    changed["image_embeddings"][late] *= 3
+    path.write_bytes(array_bytes(changed))
+    score(tmp_path, benchmark)
+    after = read_latecomers(tmp_path, TASKS, MODELS)
+    assert after is not None
+    early = np.setdiff1d(np.arange(MODELS), late)
+    for method in ("default", "default-none", "default-fitted"):
+        old, new = before.distances[method], after.distances[method]
+        np.testing.assert_allclose(new[1][:, early], old[1][:, early], rtol=1e-9)
+        assert not np.allclose(new[1][:, late], old[1][:, late])
+        assert not np.allclose(new[0][:, early], old[0][:, early])
+
+
+def test_the_answers_of_test_are_not_read(tmp_path, finished, monkeypatch) -> None:
+    asked = []
+
+    def labels(folder, split):
+        asked.append(split)
+        return read_labels(folder, split)
+
+    for module in (tasks, fitting, latecomer):
+        monkeypatch.setattr(module, "read_labels", labels)
+    benchmark = benchmark_of(MODELS)
+    write_embedded(tmp_path, benchmark)
+    for path in (tmp_path / "labels" / "test").iterdir():
+        path.unlink()
+    score(tmp_path, benchmark)
+    assert set(asked) == {"dev"}
+    name = "scores/late.npz"
+    assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_it_is_kept_until_something_changes(tmp_path) -> None:
+    benchmark = benchmark_of(MODELS, protocols=("images-1",))
+    write_embedded(tmp_path, benchmark)
+    assert score(tmp_path, benchmark)
+    assert not score(tmp_path, benchmark)
+    (tmp_path / "scores" / "late.npz").write_bytes(b"cut sh")
+    assert score(tmp_path, benchmark)
+    assert read_latecomers(tmp_path, TASKS, MODELS) is not None
+    assert score(tmp_path, benchmark.model_copy(update={"methods": ("paper",)}))
+    assert read_latecomers(tmp_path, TASKS, MODELS) is None
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"default": np.zeros((9, TASKS, MODELS))},
+        {"late": np.full((1, 4), MODELS), "default": np.zeros((2, TASKS, MODELS))},
+        {"late": np.zeros((1, 4), np.int64), "default": np.zeros((1, TASKS, MODELS))},
+        {"late": np.zeros((1, 4), np.int64), "default": np.full((2, TASKS, MODELS), np.nan)},
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(tmp_path, arrays) -> None:
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "late.npz").write_bytes(array_bytes(arrays))
+    with pytest.raises(InputError, match="is damaged") as caught:
+        read_latecomers(tmp_path, TASKS, MODELS)
+    assert "gmi bench run" in str(caught.value.hint)

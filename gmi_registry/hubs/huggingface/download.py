@@ -8,12 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import HfApi, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils.tqdm import tqdm
 
 from gmi_registry.errors import HubError, SpecNotFoundError
 from gmi_registry.hubs.confinement import require_inside
+from gmi_registry.hubs.huggingface.delivery import (
+    WrongBytesError,
+    deliver,
+    git_digest,
+    remember_missing,
+    require_small,
+)
 from gmi_registry.hubs.huggingface.errors import Asked, explained, offline_error
 from gmi_registry.hubs.huggingface.patience import patiently
 
@@ -30,8 +38,8 @@ class Downloads:
     """Files of model repositories on this disk, downloaded where they are not there yet.
 
     They lie where every program that uses huggingface_hub finds them again: in ``cache_dir``. A
-    file that was asked for at a full commit sha and is there costs no request, any other a HEAD
-    and, unless its content is known, a GET.
+    file that was asked for at a full commit sha and is there costs no request. Any other costs a
+    HEAD and, unless its content is known, a GET; a small one at a full commit sha the GET alone.
     """
 
     def __init__(self, api: HfApi, asked: Asked, cache_dir: Path, *, offline: bool) -> None:
@@ -82,20 +90,55 @@ class Downloads:
     def fetch_checked(self, model_id: str, path: str, revision: str, *, limit: int) -> Path:
         """Like :meth:`fetch`, the content compared with the digest that the hub gave it.
 
-        A file that differs is removed from the cache and downloaded once more; HubError where it
-        differs again. Costs the time to hash it, so it is for small files.
+        For small files, which are held in memory and hashed. One that lies in the cache and
+        differs is removed and downloaded once more; HubError where what arrives differs twice.
         """
-        place = self.fetch(model_id, path, revision, limit=limit)
-        if has_stated_digest(place):
-            return place
-        self.discard(place)
-        if self.offline:
-            raise offline_error(self.asked(model_id, path, revision))
-        place = self.fetch(model_id, path, revision, limit=limit)
-        if not has_stated_digest(place):
+        for _ in range(2):
+            try:
+                place = self._fetch_small(model_id, path, revision, limit=limit)
+            except WrongBytesError:
+                continue
+            if has_stated_digest(place):
+                return place
             self.discard(place)
-            raise self.wrong_bytes(model_id, path)
+            if self.offline:
+                raise offline_error(self.asked(model_id, path, revision))
+        raise self.wrong_bytes(model_id, path)
+
+    def _fetch_small(self, model_id: str, path: str, revision: str, *, limit: int) -> Path:
+        """With one request where it is at a full commit sha, and nothing like it is here.
+
+        Where another commit's is here it most often is the same, and a HEAD tells.
+        """
+        place = None
+        if not self.offline and COMMIT.fullmatch(revision):
+            place = self.cached(model_id, path, revision)
+            if place is None and not self._may_be_here(model_id, path, revision):
+                place = self._delivered(model_id, path, revision, limit=limit)
+        if place is None:
+            return self.fetch(model_id, path, revision, limit=limit)
+        require_inside(place, self.cache_dir)
         return place
+
+    def _may_be_here(self, model_id: str, path: str, sha: str) -> bool:
+        if self.known_missing(model_id, path, sha):
+            return True
+        snapshots = self._folder(model_id) / "snapshots"
+        return any(place.is_file() for place in snapshots.glob(f"*/{path}"))
+
+    def _delivered(self, model_id: str, path: str, sha: str, *, limit: int) -> Path | None:
+        asked = self.asked(model_id, path, sha)
+        repository = self._folder(model_id)
+        url = hf_hub_url(model_id, path, revision=sha, endpoint=asked.endpoint)
+        with explained(asked):
+            try:
+                arrived = patiently(lambda: deliver(self._api, url, asked, limit=limit))
+            except RemoteEntryNotFoundError:
+                remember_missing(repository, sha, path)
+                raise
+            if arrived is None or arrived.commit != sha:
+                return None
+            return arrived.put(repository, path)
 
     def cached(self, model_id: str, path: str, sha: str) -> Path | None:
         """The file at a full commit sha where it is on this disk, without a request."""
@@ -137,7 +180,7 @@ def has_stated_digest(place: Path) -> bool:
     if _SHA256.fullmatch(blob.name):
         digest = hashlib.sha256()
     elif _SHA1.fullmatch(blob.name):
-        digest = hashlib.sha1(b"blob %d\0" % place.stat().st_size, usedforsecurity=False)
+        digest = git_digest(place.stat().st_size)
     else:
         return True
     with place.open("rb") as stream:
@@ -163,12 +206,7 @@ def _bar(limit: int, asked: Asked, shown: bool) -> type[Any]:
     """
 
     def judge(size: float | None) -> None:
-        if size is not None and size > limit:
-            # It counts as missing: whoever publishes must be able to put the real one in its place.
-            raise SpecNotFoundError(
-                f"{asked.name}: {asked.path} has {size:,.0f} bytes, more than {limit:,}",
-                hint="its author must publish it anew",
-            )
+        require_small(asked, size, limit)
 
     class LimitedBar(tqdm):
         # Else tqdm starts a thread for every class that draws, and this is one for every file.

@@ -52,9 +52,9 @@ class HuggingFaceHub:
     once. ``on_wait`` is told the seconds of every wait that the hub asks for.
 
     Its ``traffic`` counts requests from the first call until :meth:`close`. Costs: a listing is one
-    request a page; a specification at a commit is at most two HEAD and two GET, later none; a
-    model's current weights are one request a commit, later none. Raises InputError for an endpoint
-    that is no address, or fewer than one worker.
+    request a page; a specification at a commit is two GET, and one more for each file that the hub
+    keeps in a storage of its own, later none; a model's current weights are one request a commit,
+    later none. Raises InputError for an endpoint that is no address, or fewer than one worker.
     """
 
     name = "hf"
@@ -146,7 +146,7 @@ class HuggingFaceHub:
 
         They are links there, so read them with ``follow_links``; they lie in the cache, and are as
         large as a specification may be and as the hub says, before anything reads them. Costs at
-        most two HEAD and two GET, and nothing where they are at hand. Raises SpecNotFoundError
+        most four requests, and nothing where they are at hand. Raises SpecNotFoundError
         where the model, its revision or one of the files is not there, AuthError for a gated or
         private model, OfflineError, RateLimitError and HubError.
         """
@@ -220,10 +220,8 @@ class HuggingFaceHub:
         """Path to SHA-256 of the safetensors files that the model has at its revision.
 
         One request, and none for a commit that was asked for before: a commit's files never
-        change, so the answer is kept in the catalogue. A search that asks for the models it shows,
-        and not for all it ranks, stays at four requests a model plus one for each that is shown,
-        and at the listing alone when nothing has changed since. A digest is None where the hub
-        stores the file without one; the whole is None offline where it is not known.
+        change, so the answer is kept in the catalogue. A digest is None where the hub stores the
+        file without one; the whole is None offline where it is not known.
         """
         self._begin(ref)
         revision = ref.revision

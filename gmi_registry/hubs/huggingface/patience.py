@@ -24,6 +24,8 @@ _BROKEN = (
     http_library.RemoteProtocolError,
     http_library.ReadError,
     http_library.WriteError,
+    http_library.ConnectError,
+    http_library.TimeoutException,
 )
 
 
@@ -40,8 +42,8 @@ def patiently(call: Callable[[], T], *, limited: bool = True) -> T:
     """What ``call`` returns, asked for again while the hub is busy.
 
     After 429 it waits as long as the hub says, up to four times, unless that is longer than
-    :data:`~.limit.LONGEST_WAIT`; after an error of the server, or a connection that came about and
-    broke, a few seconds, twice. So ``call`` must be one that may be made twice.
+    :data:`~.limit.LONGEST_WAIT`; after an error of the server, or a connection that broke or did
+    not come about, a few seconds, twice. So ``call`` must be one that may be made twice.
     ``limited=False`` is for calls that see to 429 and to connections by themselves. The waits are
     told to :class:`~.traffic.Traffic`. Raises what ``call`` raises in the end.
     """

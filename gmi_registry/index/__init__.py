@@ -4,7 +4,9 @@ from gmi_registry.index.cache import CacheUse, SpecCache
 from gmi_registry.index.catalogue import SpecIndex
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.filters import Filters
+from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.index.question import ImageQuestion, ModelQuestion, Question, TextQuestion
 from gmi_registry.index.result import (
     GroupRanking,
     PromptMatch,
@@ -19,12 +21,17 @@ __all__ = [
     "ComparabilityKey",
     "Filters",
     "GroupRanking",
+    "ImageQuestion",
     "IndexEntry",
+    "IndexedSpec",
+    "ModelQuestion",
     "PromptMatch",
+    "Question",
     "Ranking",
     "SearchHit",
     "SkippedSpec",
     "SpecCache",
     "SpecIndex",
     "SpecSource",
+    "TextQuestion",
 ]

@@ -15,6 +15,7 @@ from gmi_registry.index.filters import Filters
 from gmi_registry.index.group import Group
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.index.question import ImageQuestion, Question
 from gmi_registry.index.ranked import ranked
 from gmi_registry.index.result import Ranking, SkippedSpec
 from gmi_registry.index.source import SpecSource
@@ -116,39 +117,56 @@ class SpecIndex:
         score: str | Score = DEFAULT_SCORE,
         filters: Filters | None = None,
         *,
+        unwanted: Query | None = None,
         top: int | None = 10,
         best_prompts: int = 3,
     ) -> Ranking:
-        """Compare the query with every model that passes the filters, nearest first.
+        """:meth:`answer` to the question by images, by the score of that name.
 
-        ``top`` is the most hits that each group shows, None for all; ``best_prompts`` the most
-        prompts that each hit names. Specifications of another encoder are skipped with a reason.
-        An index without models, or a filter that nothing passes, gives a result without hits.
-
-        Raises IncomparableSpecsError where models passed the filters and none of them can be
-        compared with the query, and InputError for an unknown score.
+        The distances of ``unwanted``, images of the same encoder, count against a model. Raises
+        InputError for an unknown score.
         """
         score = score_named(score) if isinstance(score, str) else score
+        question = ImageQuestion(query, score, unwanted)
+        return self.answer(question, filters, top=top, best_prompts=best_prompts)
+
+    def answer(
+        self,
+        question: Question,
+        filters: Filters | None = None,
+        *,
+        top: int | None = 10,
+        best_prompts: int = 3,
+    ) -> Ranking:
+        """Compare the question with every model that passes the filters, nearest first.
+
+        ``top`` is the most hits that each group shows, None for all; ``best_prompts`` the most
+        prompts that each hit names. Specifications of another encoder are skipped with a reason. A
+        model that the question is about is left out, as if it did not pass. An index without
+        models, or a filter that nothing passes, gives a result without hits.
+
+        Raises IncomparableSpecsError where models passed the filters and none of them can be
+        compared with the question.
+        """
         filters = filters or Filters()
         matched = [
             entry
             for ref, entry in self._entries.items()
-            if filters.match(entry, self._stale.get(ref))
+            if filters.match(entry, self._stale.get(ref)) and not question.is_about(entry)
         ]
         wanted: dict[ComparabilityKey, set[ModelRef]] = defaultdict(set)
         refused = []
         for entry in matched:
-            if entry.key.encoder_id == query.encoder_id:
+            if entry.key.encoder_id == question.encoder_id:
                 wanted[entry.key].add(entry.model)
             else:
-                refused.append(SkippedSpec(entry.model, _other_encoder(entry, query)))
+                refused.append(SkippedSpec(entry.model, _other_encoder(entry, question)))
         groups = []
         for key, models in wanted.items():
             ranking, outliers = ranked(
                 self._groups[key],
                 models,
-                query,
-                score,
+                question,
                 top=top,
                 best_prompts=best_prompts,
                 stale=self._stale,
@@ -239,8 +257,8 @@ class _Reader:
         return None if digest is None else self._cache.get(digest)
 
 
-def _other_encoder(entry: IndexEntry, query: Query) -> str:
+def _other_encoder(entry: IndexEntry, question: Question) -> str:
     return (
         f"made with the encoder {entry.encoder} ({entry.key.encoder_id[:8]}), "
-        f"the query with {query.encoder_id[:8]}"
+        f"the query with {question.encoder_id[:8]}"
     )

@@ -29,6 +29,12 @@ class IndexedSpec:
     prompt_embeddings: NDArray[np.float16]
     gram: NDArray[np.float32]
 
+    @property
+    def image_prompt(self) -> NDArray[np.int32]:
+        """The prompt that made row i, in 0..P-1: [N]."""
+        each = self.entry.key.images_per_prompt
+        return np.repeat(np.arange(len(self.prompt_embeddings), dtype=np.int32), each)
+
     @classmethod
     def of(cls, spec: Spec) -> IndexedSpec:
         """The default block of a specification, which is the first, and so numbered from 0."""

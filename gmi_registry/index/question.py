@@ -1,0 +1,211 @@
+"""What may be asked of the catalogue: by images, by a text, or by a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from gmi_registry.errors import IncomparableSpecsError, InputError
+from gmi_registry.index.entry import IndexEntry
+from gmi_registry.index.group import Stack
+from gmi_registry.index.indexed import IndexedSpec
+from gmi_registry.scoring import Query, Score
+from gmi_registry.scoring.contrast import against
+from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.kinship import content_means, model_distances, shared_contributions
+from gmi_registry.scoring.ranking import best_prompts
+from gmi_registry.scoring.wording import text_contributions, text_distances
+
+__all__ = ["ImageQuestion", "ModelQuestion", "Question", "TextQuestion"]
+
+PromptValues = Sequence[tuple[int, float]]
+"""Prompts by their index, each with what it adds; the nearest first."""
+
+
+class Question(Protocol):
+    """Something that gives every model of a group a distance, lower is nearer."""
+
+    @property
+    def encoder_id(self) -> str:
+        """Specifications of any other encoder are not compared."""
+        ...
+
+    def is_about(self, entry: IndexEntry) -> bool:
+        """Whether the question is about this model, which is then no answer to it."""
+        ...
+
+    def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
+        """Of the members at ``rows`` [R]: [R]. Raises IncomparableSpecsError where widths differ"""
+        ...
+
+    def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
+        """For each of ``rows``, the ``count`` prompts that bring the member nearest."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ImageQuestion:
+    """Which models make images like those of ``query``, and unlike those of ``unwanted``?"""
+
+    query: Query
+    score: Score
+    unwanted: Query | None = None
+
+    @property
+    def encoder_id(self) -> str:
+        return self.query.encoder_id
+
+    def is_about(self, entry: IndexEntry) -> bool:
+        return False
+
+    def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
+        _check_lengths(stack, self.query)
+        score = self.score
+        if self.unwanted is not None:
+            _check_lengths(stack, self.unwanted)
+            score = against(score, self.unwanted)
+        return score(stack.candidates(rows), self.query)
+
+    def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
+        weights = self.query.weights(stack.prompt_embeddings, stack.image_prompt)
+        return [
+            best_prompts(
+                stack.image_embeddings[row],
+                weights,
+                self.query.image_embeddings,
+                stack.image_prompt,
+                len(stack.prompt_embeddings),
+                stack.entries[row].key.gamma,
+                count=count,
+            )
+            for row in rows
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class TextQuestion:
+    """Which models make images of these words? ``embedding`` [E] is T(text), raw.
+
+    Raises InputError where it is no vector of finite numbers.
+    """
+
+    embedding: Floats
+    encoder_id: str
+
+    def __post_init__(self) -> None:
+        if self.embedding.ndim != 1 or not np.isfinite(self.embedding).all():
+            raise InputError(
+                f"the text's embedding, of shape {self.embedding.shape}, is no vector of numbers"
+            )
+
+    def is_about(self, entry: IndexEntry) -> bool:
+        return False
+
+    def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
+        arrays = {"images": stack.image_embeddings, "prompts": stack.prompt_embeddings}
+        for what, array in arrays.items():
+            if array.shape[-1] != len(self.embedding):
+                raise IncomparableSpecsError(
+                    f"{stack.entries[0].encoder} has no common space for images and texts: the "
+                    f"text has {len(self.embedding)} values, {what} have {array.shape[-1]}",
+                    hint="search with an image",
+                )
+        return text_distances(
+            stack.image_embeddings[np.asarray(rows, np.intp)],
+            stack.prompt_embeddings,
+            stack.image_prompt,
+            self.embedding,
+        )
+
+    def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
+        return [
+            _largest(
+                text_contributions(
+                    stack.image_embeddings[row],
+                    stack.prompt_embeddings,
+                    stack.image_prompt,
+                    self.embedding,
+                ),
+                count,
+            )
+            for row in rows
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelQuestion:
+    """Which models draw like ``exemplar``? The exemplar itself is no answer."""
+
+    exemplar: IndexedSpec
+
+    @property
+    def encoder_id(self) -> str:
+        return self.exemplar.entry.key.encoder_id
+
+    def is_about(self, entry: IndexEntry) -> bool:
+        return entry.model.without_revision == self.exemplar.entry.model.without_revision
+
+    def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
+        images = self.exemplar.image_embeddings
+        _check_width("image", stack.image_embeddings, images, self.encoder_id)
+        candidates = stack.image_embeddings[np.asarray(rows, np.intp)]
+        gamma = stack.entries[0].key.gamma
+        if not self._shares_prompts(stack):
+            return model_distances(candidates, images, gamma)
+        # All members, whatever a filter leaves of them, so that a filter changes no distance; but
+        # not the exemplar, so that it does not matter whether it is one of them.
+        others = [row for row, entry in enumerate(stack.entries) if not self.is_about(entry)]
+        return model_distances(
+            candidates,
+            images,
+            gamma,
+            image_prompt=stack.image_prompt,
+            exemplar_prompt=self.exemplar.image_prompt,
+            content=content_means(
+                stack.image_embeddings[others], stack.image_prompt, len(stack.prompt_embeddings)
+            ),
+        )
+
+    def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
+        if not self._shares_prompts(stack):
+            return [()] * len(rows)
+        return [
+            _largest(
+                shared_contributions(
+                    stack.image_embeddings[row],
+                    stack.image_prompt,
+                    self.exemplar.image_embeddings,
+                    self.exemplar.image_prompt,
+                    len(stack.prompt_embeddings),
+                    stack.entries[row].key.gamma,
+                ),
+                count,
+            )
+            for row in rows
+        ]
+
+    def _shares_prompts(self, stack: Stack) -> bool:
+        return stack.entries[0].key.prompt_set_id == self.exemplar.entry.key.prompt_set_id
+
+
+def _largest(values: Floats, count: int) -> PromptValues:
+    order = np.argsort(-values, kind="stable")[:count]
+    return [(int(prompt), float(values[prompt])) for prompt in order]
+
+
+def _check_lengths(stack: Stack, query: Query) -> None:
+    _check_width("image", stack.image_embeddings, query.image_embeddings, query.encoder_id)
+    if query.prompt_embeddings is not None:
+        _check_width("prompt", stack.prompt_embeddings, query.prompt_embeddings, query.encoder_id)
+
+
+def _check_width(what: str, ours: Floats, theirs: Floats, encoder_id: str) -> None:
+    if ours.shape[-1] != theirs.shape[-1]:
+        raise IncomparableSpecsError(
+            f"the query's {what} embeddings have {theirs.shape[-1]} values, those of the "
+            f"specifications {ours.shape[-1]}, though both name encoder {encoder_id[:8]}",
+            hint="encode the query again with the encoder that the specifications name",
+        )

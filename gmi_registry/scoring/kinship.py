@@ -1,0 +1,112 @@
+"""How near models are to one another: the maximum mean discrepancy of what they draw.
+
+Two models that answered the same prompts differ by style and agree in content, while images of one
+model differ by content above all, which blurs the comparison. So the content is cancelled first: of
+each image is taken what models in general draw for its prompt, and the rest, its residual, is what
+is compared. Models of other prompts have no such common ground, and are compared by their images
+as they are.
+
+The discrepancy is the biased estimate (pairs of a row with itself included): it is a squared norm,
+so never below 0, and 0 for equal sets; what it adds is the same for all models of as many images.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmi_registry.scoring.kernels import Floats, gram, rbf, working_dtype
+
+__all__ = ["content_means", "model_distances", "residuals", "shared_contributions"]
+
+_BLOCK_ELEMENTS = 1 << 22
+
+
+def content_means(
+    image_embeddings: Floats, image_prompt: NDArray[np.integer], prompts: int
+) -> Floats:
+    """What models in general draw for each prompt: the mean over models and their images.
+
+    ``image_embeddings`` [M, N, D], ``image_prompt`` [N] in 0..P-1, ``prompts`` = P; returns [P, D]
+    float64, zeros for a prompt without images. Raises ValueError for no models.
+    """
+    models, rows, width = image_embeddings.shape
+    if models == 0:
+        raise ValueError("no models, so nothing is known of what they draw")
+    total = np.zeros((rows, width))
+    for part in _blocks(models, rows * width):
+        total += image_embeddings[part].sum(axis=0, dtype=np.float64)
+    means = np.zeros((prompts, width))
+    np.add.at(means, image_prompt, total / models)
+    counts = np.bincount(image_prompt, minlength=prompts)
+    return np.asarray(means / np.maximum(counts, 1)[:, None])
+
+
+def residuals(
+    image_embeddings: Floats, image_prompt: NDArray[np.integer], content: Floats
+) -> Floats:
+    """Image embeddings [..., N, D] less the ``content`` [P, D] of their prompts [N]; same shape."""
+    wide = image_embeddings.astype(working_dtype(image_embeddings), copy=False)
+    return np.asarray(wide - content.astype(wide.dtype, copy=False)[image_prompt])
+
+
+def model_distances(
+    image_embeddings: Floats,
+    exemplar: Floats,
+    gamma: float,
+    *,
+    image_prompt: NDArray[np.integer] | None = None,
+    exemplar_prompt: NDArray[np.integer] | None = None,
+    content: Floats | None = None,
+) -> Floats:
+    """MMD² between each of M models and the ``exemplar``, with the RBF kernel: [M], at least 0.
+
+    ``image_embeddings`` [M, N, D], ``exemplar`` [N', D]. With ``content`` [P, D] both sides are
+    residuals to it first, and ``image_prompt`` [N] and ``exemplar_prompt`` [N'] say of which rows.
+    Raises ValueError where widths differ, γ is not positive, or only one of the three is given.
+    """
+    if len({part is None for part in (image_prompt, exemplar_prompt, content)}) != 1:
+        raise ValueError("content needs the prompts of both sides, and they need it")
+    models, rows, width = image_embeddings.shape
+    if exemplar.ndim != 2 or exemplar.shape[1] != width:
+        raise ValueError(f"the exemplar has shape {exemplar.shape}, expected [N', {width}]")
+    own = exemplar
+    if content is not None and exemplar_prompt is not None:
+        own = residuals(exemplar, exemplar_prompt, content)
+    within = gram(own, gamma).mean(dtype=np.float64)
+    out = np.empty(models)
+    for part in _blocks(models, rows * width):
+        block = image_embeddings[part]
+        if content is not None and image_prompt is not None:
+            block = residuals(block, image_prompt, content)
+        across = rbf(block.reshape(-1, width), own, gamma).reshape(len(block), -1)
+        spread = np.array([gram(images, gamma).mean(dtype=np.float64) for images in block])
+        out[part] = spread + within - 2 * across.mean(axis=1, dtype=np.float64)
+    return np.maximum(out, 0)
+
+
+def shared_contributions(
+    image_embeddings: Floats,
+    image_prompt: NDArray[np.integer],
+    exemplar: Floats,
+    exemplar_prompt: NDArray[np.integer],
+    prompts: int,
+    gamma: float,
+) -> Floats:
+    """On which prompts two models draw alike: the mean kernel between their images of a prompt.
+
+    ``image_embeddings`` [N, D] and ``exemplar`` [N', D] answer the prompts [N] and [N'] of one set
+    of P; returns [P] in [0, 1], larger is nearer, 0 for a prompt that either has no image of.
+    """
+    kernel = rbf(image_embeddings, exemplar, gamma)
+    found = np.zeros(prompts)
+    for prompt in range(prompts):
+        pairs = kernel[image_prompt == prompt][:, exemplar_prompt == prompt]
+        found[prompt] = pairs.mean(dtype=np.float64) if pairs.size else 0.0
+    return found
+
+
+def _blocks(models: int, elements: int) -> list[slice]:
+    """Parts of a few models each: a widened copy of a whole hub would be large."""
+    step = max(1, _BLOCK_ELEMENTS // max(1, elements))
+    return [slice(start, start + step) for start in range(0, models, step)]

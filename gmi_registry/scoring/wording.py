@@ -1,0 +1,81 @@
+"""How near models are to a text alone, through a space that an encoder's two towers share.
+
+A text is compared with images, not with the texts of prompts: CLIP and its kin were trained to put
+an image near to what describes it. There is no picture to compare pictures with, so this says less
+than an image does. The form is the first moment of Modelverse (Lu et al. 2022), with the images of
+prompts near to the text counting more, since the rest show something else:
+
+    d_m = 1 - cos(t, Σ_i a_i u_i),   a_i ∝ max(0, cos(T(p_i), t)),   u_i = z_i/‖z_i‖.
+
+What a model does not differ in from the others (the gap between texts and images, the content) adds
+the same to all distances.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmi_registry.scoring.kernels import Floats, working_dtype
+from gmi_registry.scoring.weights import clamped, cosine_weights, unit_rows
+
+__all__ = ["text_contributions", "text_distances"]
+
+_BLOCK_ELEMENTS = 1 << 22
+
+
+def text_distances(
+    image_embeddings: Floats,
+    prompt_embeddings: Floats,
+    image_prompt: NDArray[np.integer],
+    text_embedding: Floats,
+) -> Floats:
+    """1 - cos between a text and each model's weighted mean image: [M], in [0, 2].
+
+    ``image_embeddings`` [M, N, D] raw, ``prompt_embeddings`` [P, D], ``image_prompt`` [N] in
+    0..P-1, ``text_embedding`` [D]. Where no prompt is near the text all images count alike. A text
+    of norm zero is at distance 1 from all. Raises ValueError where widths differ.
+    """
+    weights = _weights(image_embeddings, prompt_embeddings, image_prompt, text_embedding)
+    models, rows, width = image_embeddings.shape
+    text = unit_rows(text_embedding.astype(weights.dtype)[None])[0]
+    out = np.empty(models, weights.dtype)
+    step = max(1, _BLOCK_ELEMENTS // (rows * width))
+    for start in range(0, models, step):
+        part = slice(start, start + step)
+        means = np.matmul(weights, unit_rows(image_embeddings[part].astype(weights.dtype)))
+        out[part] = 1 - unit_rows(means) @ text
+    return out
+
+
+def text_contributions(
+    image_embeddings: Floats,
+    prompt_embeddings: Floats,
+    image_prompt: NDArray[np.integer],
+    text_embedding: Floats,
+) -> Floats:
+    """What each prompt adds to the mean cosine between one model's images and a text: [P].
+
+    ``image_embeddings`` [N, D]; the rest as for :func:`text_distances`. Larger is nearer.
+    """
+    weights = _weights(image_embeddings, prompt_embeddings, image_prompt, text_embedding)
+    text = unit_rows(text_embedding.astype(weights.dtype)[None])[0]
+    cosines = unit_rows(image_embeddings.astype(weights.dtype)) @ text
+    total = np.zeros(len(prompt_embeddings), weights.dtype)
+    np.add.at(total, image_prompt, weights * cosines)
+    return total
+
+
+def _weights(
+    image_embeddings: Floats,
+    prompt_embeddings: Floats,
+    image_prompt: NDArray[np.integer],
+    text_embedding: Floats,
+) -> Floats:
+    """a [N], at least 0, of sum 1."""
+    widths = {array.shape[-1] for array in (image_embeddings, prompt_embeddings, text_embedding)}
+    if len(widths) != 1:
+        raise ValueError(f"images and texts of widths {sorted(widths)} share no space")
+    dtype = working_dtype(image_embeddings, prompt_embeddings, text_embedding)
+    weights = cosine_weights(prompt_embeddings, image_prompt, text_embedding)
+    return np.asarray(clamped(weights).astype(dtype, copy=False))

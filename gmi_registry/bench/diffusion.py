@@ -14,12 +14,12 @@ from gmi_registry import generation
 from gmi_registry.bench.cache import sha256_file
 from gmi_registry.bench.file import Benchmark
 from gmi_registry.bench.library import versions
+from gmi_registry.bench.reader import Reader
 from gmi_registry.bench.studio import Order
-from gmi_registry.encoders import Encoder, EncoderName, load_encoder
+from gmi_registry.encoders import Encoder
 from gmi_registry.errors import InputError
 from gmi_registry.generation import Journal, RecipeOverrides
 from gmi_registry.hubs import open_hub
-from gmi_registry.interrogators import load_interrogator
 from gmi_registry.model import ModelFiles
 from gmi_registry.place import Closable
 from gmi_registry.spec import SPEC_DIR, ModelRef, PromptSet
@@ -61,9 +61,6 @@ class DiffusionStudio:
         self._benchmark = benchmark
         self._work = work
         self._device = generation.default_device() if device is None else device
-        self._offline = bool(offline)
-        # Where searches keep what they download, so that no encoder is fetched twice.
-        self._cache_dir = None if cache_dir is None else cache_dir / "hub"
         self._hubs: dict[str, Hub] = {}
         refs = [ModelRef.parse(entry.model) for entry in benchmark.models]
         for ref in refs:
@@ -78,7 +75,13 @@ class DiffusionStudio:
         self._files: tuple[ModelFiles, ...] = tuple(files)
         self.models = tuple(str(model.ref) for model in files)
         self.downloads = tuple(model.card.downloads for model in files)
-        self._encoder: Encoder | None = None
+        self._reader = Reader(
+            benchmark,
+            tuple(self._hubs.values()),
+            cache_dir=cache_dir,
+            offline=bool(offline),
+            device=self._device,
+        )
 
     def close(self) -> None:
         """Let go of the hubs' connections."""
@@ -141,31 +144,12 @@ class DiffusionStudio:
         return drawn
 
     def encoder(self) -> Encoder:
-        """Loaded when it is first asked for: a hub's own where one has it, else open_clip's."""
-        if self._encoder is None:
-            name = EncoderName.parse(self._benchmark.encoder)
-            folders = (hub.fetch_encoder(*name) for hub in self._hubs.values())
-            folder = next((found for found in folders if found is not None), None)
-            self._encoder = load_encoder(
-                *name,
-                folder,
-                cache_dir=self._cache_dir,
-                offline=self._offline,
-                device=self._device,
-            )
-        return self._encoder
+        """What the benchmark names; a hub of its models may hold it."""
+        return self._reader.encoder()
 
     def guess(self, phrases: Sequence[str]) -> Callable[[Image.Image], str | None]:
         """The interrogator that the benchmark names, with the encoder."""
-        encoder = self.encoder()
-        interrogator = load_interrogator(
-            self._benchmark.interrogator,
-            phrases=phrases,
-            cache_dir=self._cache_dir,
-            offline=self._offline,
-            device=self._device,
-        )
-        return lambda image: interrogator(image, encoder)
+        return self._reader.guess(phrases)
 
     def _place(self, ref: ModelRef) -> str:
         if ref.hub != "local":

@@ -25,7 +25,7 @@ from gmi_registry.spec.canonical import canonical_digest
 __all__ = ["embed_stage", "open_picture", "split_images", "split_tasks"]
 
 _AT_ONCE = 256
-_ENCODING = ("open_clip_torch", "pillow", "torch")
+_ENCODING = ("open_clip_torch", "pillow", "timm", "torch", "transformers")
 
 Progress = Callable[[int, int], None]
 Arrays = dict[str, NDArray[np.generic]]

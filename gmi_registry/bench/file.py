@@ -82,16 +82,18 @@ class Recipe(_Table):
 class Benchmark(_Table):
     """A benchmark. ``folder`` is where its file lies, ``limit`` what ``--limit`` said, or None.
 
-    ``generator`` is ``diffusion``, or ``example-2.1`` for the paper's two functions. ``hub`` holds
-    the models called ``local:``, as a path from the file. ``default_prompts`` may be the name of a
-    set that the package carries. Distances closer than ``resolution`` are equal: 0 unless the
-    arithmetic is known to be exact but for rounding.
+    ``generator`` is ``diffusion``, ``example-2.1`` for the paper's two functions, or ``pictures``
+    where each model is a folder in the folder ``pictures`` that holds PROMPT.png for each prompt.
+    ``hub`` holds the models called ``local:``, and may hold the encoder; both are paths from the
+    file. ``default_prompts`` may be the name of a set that the package carries. Distances closer
+    than ``resolution`` are equal: 0 unless the arithmetic is known to be exact but for rounding.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
     version: Annotated[int, Field(ge=1)]
-    generator: Literal["diffusion", "example-2.1"] = "diffusion"
+    generator: Literal["diffusion", "example-2.1", "pictures"] = "diffusion"
     hub: Text | None = None
+    pictures: Text | None = None
     encoder: Name = "ViT-L-14/openai"
     interrogator: Name = "none"
     default_prompts: Name | _Prompts

@@ -14,6 +14,7 @@ LIBRARIES = (
     "open_clip_torch",
     "peft",
     "pillow",
+    "timm",
     "torch",
     "transformers",
 )

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gmi_registry.bench.method import METHODS, WITH_PSEUDO_PROMPTS
+from gmi_registry.bench.pair import PAIR
 from gmi_registry.bench.protocol import OWN_PROMPTS, PROTOCOLS, images_of
 from gmi_registry.encoders import EncoderName
 from gmi_registry.errors import InputError
@@ -16,21 +17,30 @@ if TYPE_CHECKING:
 
 __all__ = ["check_rules", "fits"]
 
+_WITH_COMMON_SPACE = ("phrases", "clip_interrogator")
+
 
 def check_rules(benchmark: Benchmark) -> None:
     """Raise InputError for the first rule that the benchmark breaks."""
-    EncoderName.parse(benchmark.encoder)
+    encoder = EncoderName.parse(benchmark.encoder)
     _require_known("interrogator", [benchmark.interrogator], MODES)
     _require_known("method", benchmark.methods, METHODS)
     _require_known("protocol", benchmark.protocols, PROTOCOLS)
+    if encoder == PAIR and benchmark.interrogator in _WITH_COMMON_SPACE:
+        raise InputError(
+            f"the interrogator {benchmark.interrogator!r} compares pictures with texts, and the "
+            f"towers of {PAIR} have no common space",
+            hint="set interrogator = 'none'; methods called -ground-truth need no interrogator",
+        )
     asking = [name for name in benchmark.methods if name in WITH_PSEUDO_PROMPTS]
     if benchmark.interrogator == "none" and "rkme-concat" in asking:
         raise InputError(
             "the method 'rkme-concat' needs a pseudo-prompt, and interrogator is 'none'",
             hint="set interrogator = 'phrases', or leave the method out",
         )
-    if benchmark.generator != "diffusion" and "rkme-basic" in benchmark.methods:
+    if benchmark.generator == "example-2.1" and "rkme-basic" in benchmark.methods:
         raise InputError("the method 'rkme-basic' needs pictures, and this generator draws points")
+    _check_pictures(benchmark)
     for what, names in (
         ("model", [entry.model for entry in benchmark.models]),
         ("name", [entry.label for entry in benchmark.models]),
@@ -58,6 +68,33 @@ def check_rules(benchmark: Benchmark) -> None:
         raise InputError("no protocol is left to fit on", hint="add 'images-1' to the protocols")
     if benchmark.own_prompts:
         _check_own(benchmark)
+
+
+def _check_pictures(benchmark: Benchmark) -> None:
+    if benchmark.generator != "pictures":
+        if benchmark.pictures is not None:
+            raise InputError(
+                "the field 'pictures' is for the generator 'pictures' alone",
+                hint="set generator = 'pictures', or leave the field out",
+            )
+        return
+    if benchmark.pictures is None:
+        raise InputError(
+            "the generator 'pictures' needs a folder with a folder of pictures for each model",
+            hint="add pictures = 'PATH' to the benchmark file",
+        )
+    said = benchmark.recipe.model_dump(exclude_none=True)
+    if not {"width", "height"} <= set(said):
+        raise InputError(
+            "the generator 'pictures' needs the size in which pictures are compared",
+            hint="add width and height to [recipe]",
+        )
+    for name in said:
+        if name not in {"width", "height"}:
+            raise InputError(
+                f"the recipe's {name!r} means nothing to pictures that are drawn already",
+                hint="leave width and height alone in [recipe]",
+            )
 
 
 def _prompt_lists(benchmark: Benchmark) -> Iterator[tuple[str, Sequence[str]]]:

@@ -117,6 +117,10 @@ def _open(
         from gmi_registry.bench.example import CircleStudio
 
         return CircleStudio(benchmark, work)
+    if benchmark.generator == "pictures":
+        from gmi_registry.bench.pictures import PictureStudio
+
+        return PictureStudio(benchmark, work, device=device, cache_dir=cache_dir, offline=offline)
     from gmi_registry.bench.diffusion import DiffusionStudio
 
     return DiffusionStudio(
@@ -136,7 +140,7 @@ def _claim(benchmark: Benchmark, folder: Path) -> None:
     mark = folder / MARK
     try:
         if not mark.exists():
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if folder.exists() and not (folder.is_dir() and _only_pictures(folder)):
                 raise InputError(
                     f"{folder} holds something else than a benchmark's results",
                     hint="name a new or empty folder: --out DIR",
@@ -161,6 +165,15 @@ def _claim(benchmark: Benchmark, folder: Path) -> None:
             f"{folder} holds {_spoken(theirs)}, and this is {_spoken(wanted)}",
             hint="name another folder: --out DIR",
         )
+
+
+def _only_pictures(folder: Path) -> bool:
+    """Whether it holds nothing, or what was copied from another run so as not to draw it twice.
+
+    Copied pictures and records count by their content alone, like those of this run.
+    """
+    names = {path.name for path in folder.iterdir()}
+    return not names or (names == {"images", "stages"} and (folder / "stages/generate").is_dir())
 
 
 def _spoken(benchmark: dict[str, Any]) -> str:

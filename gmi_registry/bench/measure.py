@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmi_registry.bench.bootstrap import interval, resampled_means
+from gmi_registry.bench.bootstrap import resampled_means
 from gmi_registry.bench.calibration import first_margins, fit_calibration, reliability
+from gmi_registry.bench.estimate import DIGITS, estimates, rounded
 from gmi_registry.bench.results import (
     Bin,
     Confidence,
-    Estimate,
     GroupResult,
     MethodFigures,
     MethodResult,
@@ -24,15 +24,13 @@ from gmi_registry.bench.scored import Scored
 from gmi_registry.bench.title import ordered_methods
 from gmi_registry.scoring.ranking import mid_ranks, top_k_credit
 
-__all__ = ["REFERENCE", "TOP", "measure"]
+__all__ = ["REFERENCE", "TOP", "first_shares", "measure"]
 
 TOP = 8
 """Accuracies are given up to this many models."""
 
 REFERENCE = "paper"
 """The method that all others are compared with on the same tasks."""
-
-_DIGITS = 6  # of what is written: beyond lie the differences between processors
 
 Floats = NDArray[np.floating[Any]]
 
@@ -54,7 +52,7 @@ def measure(test: Scored, dev: Scored | None) -> ProtocolResult:
             MethodResult(
                 **figures[name].model_dump(),
                 rank_by_model=_by_model(columns[name][:, -1], test.truth, len(test.models)),
-                picked=_rounded(_picks(test.distances[name]).mean(axis=0)),
+                picked=rounded(first_shares(test.distances[name]).mean(axis=0)),
                 confusion=_confusion(test, name) if test.protocol == "images-1" else None,
                 versus_paper=_versus(name, columns, means),
                 confidence=_confidence(name, test, dev),
@@ -80,15 +78,8 @@ def _resampled(columns: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[
 
 
 def _figures(name: str, columns: Floats, means: Floats) -> MethodFigures:
-    *top, rank = _estimates(columns.mean(axis=0), means)
+    *top, rank = estimates(columns.mean(axis=0), means)
     return MethodFigures(method=name, top=top, rank=rank)
-
-
-def _estimates(values: Floats, means: Floats) -> list[Estimate]:
-    return [
-        Estimate(value=value, low=low, high=high)
-        for value, low, high in zip(*map(_rounded, (values, *interval(means))), strict=True)
-    ]
 
 
 def _versus(
@@ -99,7 +90,7 @@ def _versus(
     if name == REFERENCE or REFERENCE not in columns:
         return None
     values = (columns[name] - columns[REFERENCE]).mean(axis=0)
-    *top, rank = _estimates(values, means[name] - means[REFERENCE])
+    *top, rank = estimates(values, means[name] - means[REFERENCE])
     return Versus(top_1=top[0], top_4=top[3] if len(top) > 3 else None, rank=rank)
 
 
@@ -118,24 +109,24 @@ def _groups(test: Scored, columns: Mapping[str, NDArray[np.float64]]) -> list[Gr
     return found
 
 
-def _picks(distances: Floats) -> NDArray[np.float64]:
-    """[Q, M]: 1 for the nearest model, split evenly where several are."""
+def first_shares(distances: Floats) -> NDArray[np.float64]:
+    """1 for the nearest model of each task, split evenly where several are; [Q, M] as given."""
     nearest = distances == distances.min(axis=1, keepdims=True)
     return np.asarray(nearest / nearest.sum(axis=1, keepdims=True))
 
 
 def _confusion(test: Scored, name: str) -> list[list[float]]:
-    picks = _picks(test.distances[name])
+    picks = first_shares(test.distances[name])
     rows = []
     for model in range(len(test.models)):
         own = picks[test.truth == model]
-        rows.append(_rounded(own.mean(axis=0)) if len(own) else [0.0] * len(test.models))
+        rows.append(rounded(own.mean(axis=0)) if len(own) else [0.0] * len(test.models))
     return rows
 
 
 def _by_model(ranks: Floats, truth: NDArray[np.int64], models: int) -> list[float | None]:
     return [
-        round(float(ranks[truth == model].mean()), _DIGITS) if (truth == model).any() else None
+        round(float(ranks[truth == model].mean()), DIGITS) if (truth == model).any() else None
         for model in range(models)
     ]
 
@@ -151,17 +142,12 @@ def _confidence(name: str, test: Scored, dev: Scored | None) -> Confidence | Non
         dev_tasks=len(dev.truth),
         # Margins may be tiny; a chance may not need more digits than the rest.
         margins=[float(f"{margin:.6g}") for margin in curve.margins],
-        chances=_rounded(curve.chances),
-        error=round(seen.error, _DIGITS),
+        chances=rounded(curve.chances),
+        error=round(seen.error, DIGITS),
         bins=[
             Bin(confidence=confidence, accuracy=accuracy, tasks=int(tasks))
             for confidence, accuracy, tasks in zip(
-                _rounded(seen.confidence), _rounded(seen.accuracy), seen.tasks, strict=True
+                rounded(seen.confidence), rounded(seen.accuracy), seen.tasks, strict=True
             )
         ],
     )
-
-
-def _rounded(values: Floats) -> list[float]:
-    # + 0.0: a difference that rounds to -0 is 0.
-    return [round(float(value), _DIGITS) + 0.0 for value in values]

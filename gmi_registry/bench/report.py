@@ -8,6 +8,8 @@ from pathlib import Path
 from gmi_registry.bench.bootstrap import CONFIDENCE, RESAMPLES, SEED
 from gmi_registry.bench.cache import document_bytes, put
 from gmi_registry.bench.chart import require_matplotlib
+from gmi_registry.bench.latecomer import read_latecomers
+from gmi_registry.bench.loss import late_loss
 from gmi_registry.bench.measure import measure
 from gmi_registry.bench.results import Bootstrap, Results
 from gmi_registry.bench.scored import Scored, read_run, read_scored
@@ -34,9 +36,9 @@ def write_report(folder: Path) -> Report:
 
     Written are ``results.json`` (described by :func:`~gmi_registry.bench.results.results_schema`),
     ``tables.md``, the figures and ``report.html``, each whole or not at all; the same run gives the
-    same bytes. Pictures of models and the sweep over γ are left out where the run no longer holds
-    what they need. Raises InputError where the run is not finished or damaged, before anything is
-    written, and MissingExtraError without matplotlib.
+    same bytes. What needs pictures or embeddings is left out where the run no longer holds them.
+    Raises InputError where the run is not finished or damaged, before anything is written, and
+    MissingExtraError without matplotlib.
     """
     require_matplotlib()
     from gmi_registry.bench.figures import drawings
@@ -63,12 +65,18 @@ def write_report(folder: Path) -> Report:
 
 def _results(folder: Path) -> tuple[Results, Scored | None]:
     """The figures, and the test tasks of single images where there are any."""
+    from gmi_registry.bench.mixture import MIXED, mixtures
+    from gmi_registry.bench.resemblance import resemblance
     from gmi_registry.bench.sweep import gamma_sweep
 
     run = read_run(folder)
     test = read_scored(folder, "test", run)
     dev = {part.protocol: part for part in read_scored(folder, "dev", run)}
-    single = next((part for part in test if part.protocol == "images-1"), None)
+    by_name = {part.protocol: part for part in test}
+    single = by_name.get("images-1")
+    late = None
+    if single is not None:
+        late = read_latecomers(folder, len(single.truth), len(single.models))
     results = Results(
         name=run.name,
         digest=run.digest,
@@ -81,5 +89,8 @@ def _results(folder: Path) -> tuple[Results, Scored | None]:
         bootstrap=Bootstrap(resamples=RESAMPLES, confidence=CONFIDENCE, seed=SEED),
         protocols=[measure(part, dev.get(part.protocol)) for part in test],
         sweeps=gamma_sweep(folder, single, run.gamma) if single is not None else [],
+        resemblance=resemblance(folder, single) if single is not None else None,
+        late=late_loss(single, late) if single is not None and late is not None else None,
+        mixtures=mixtures(folder, run.gamma, by_name.get(MIXED), single),
     )
     return results, single

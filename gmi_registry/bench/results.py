@@ -18,11 +18,16 @@ __all__ = [
     "Confidence",
     "Estimate",
     "GroupResult",
+    "Late",
+    "LateMethod",
     "MethodFigures",
     "MethodResult",
+    "Mixture",
     "ProtocolResult",
+    "Resemblance",
     "Results",
     "Sweep",
+    "Unlikeness",
     "Versus",
     "results_schema",
 ]
@@ -41,7 +46,10 @@ class ResultsFormat(_Part):
 
 
 class Estimate(_Part):
-    """A mean over tasks, and the ends of its bootstrap interval."""
+    """A mean over tasks, and the ends of its bootstrap interval.
+
+    Over right models rather than tasks in ``Unlikeness``, whose values are those of many tasks.
+    """
 
     value: float
     low: float
@@ -142,9 +150,80 @@ class Sweep(_Part):
     top_1: list[float]
 
 
+class Unlikeness(_Part):
+    """MMD² between what was asked with and what the models make that a method picked.
+
+    ``closed``: how much of the way from a model picked at random, 0, to the right model, 1; null
+    where these two are the same.
+    """
+
+    method: str
+    squared_mmd: Estimate
+    closed: float | None
+
+
+class Resemblance(_Part):
+    """The check that needs no person: whether what the picked model makes is like the query.
+
+    For each right model, ``pictures`` query images against as many pictures that the models picked
+    for them drew for the same prompts with other seeds; embeddings under an RBF kernel with
+    ``gamma``, unbiased, so that values may be below 0. ``right``: had the right model been picked,
+    which is as near as one can come; ``random``: any model.
+    """
+
+    gamma: float
+    pictures: int
+    right: Estimate
+    random: Estimate
+    methods: list[Unlikeness]
+
+
+class LateMethod(_Part):
+    """Top-1 accuracy where all models were there from the start, and what is lost where four join
+    late: ``late`` and ``lost_late`` are about tasks whose right model is late, ``lost`` about all.
+
+    ``top_1`` and ``late`` are those two accuracies themselves, losses are differences in 0..1 that
+    are above 0 where joining late hurts.
+    """
+
+    method: str
+    top_1: Estimate
+    late: Estimate
+    lost_late: Estimate
+    lost: Estimate
+
+
+class Late(_Part):
+    """Models that join after all statistics were pooled and fitted, by ``choices`` of them;
+    ``tasks`` are those whose right model was late at least once."""
+
+    choices: list[list[str]]
+    tasks: int
+    methods: list[LateMethod]
+
+
+class Mixture(_Part):
+    """Models with and without prompts of their own in one search, single images.
+
+    ``specifications``: whether ``own`` prompts stand ``beside`` the default ones or ``alone``;
+    ``asked``: tasks ``like`` the own prompts, or on the ``evaluation`` prompts. ``fair`` is the
+    share of tasks whose right model has own prompts, ``picked`` that in which one of these came
+    first, ties split. ``top_1_own`` and ``top_1_others`` are the accuracies on their tasks.
+    """
+
+    method: str
+    specifications: Literal["beside", "alone"]
+    asked: Literal["like", "evaluation"]
+    fair: float
+    picked: Estimate
+    top_1_own: Estimate
+    top_1_others: Estimate
+
+
 class Results(_Part):
     """The whole document. ``digest`` is that of the benchmark, ``seconds`` is wall time by stage,
-    ``limit`` what ``--limit`` cut the tasks down to, ``gamma`` that of Eq. 9."""
+    ``limit`` what ``--limit`` cut the tasks down to, ``gamma`` that of Eq. 9. ``resemblance`` and
+    ``late`` are null, ``sweeps`` and ``mixtures`` empty where the run lacks what they need."""
 
     format: ResultsFormat = ResultsFormat()
     name: str
@@ -158,6 +237,9 @@ class Results(_Part):
     bootstrap: Bootstrap
     protocols: list[ProtocolResult]
     sweeps: list[Sweep]
+    resemblance: Resemblance | None
+    late: Late | None
+    mixtures: list[Mixture]
 
     def protocol(self, name: str) -> ProtocolResult | None:
         """The protocol of that name, None where it was not run."""

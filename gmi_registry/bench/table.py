@@ -39,18 +39,25 @@ class Table:
     rows: tuple[Row, ...]
 
     def markdown(self) -> str:
-        """A heading, the note and a table in GitHub's dialect."""
-        lines = [f"## {self.title}", "", self.note, ""]
-        lines.append(f"| {' | '.join(map(escaped, self.head))} |")
-        lines.append(f"| --- |{' ---: |' * (len(self.head) - 1)}")
+        """A heading, the note and a table in GitHub's dialect, its columns under each other."""
+        lines = [[escaped(name) for name in self.head]]
         for row in self.rows:
             title = escaped(row.title)
             cells = [f"*{title}*" if row.published else title]
             for it in row.cells:
                 text = f"**{escaped(it.text)}**" if it.best else escaped(it.text)
                 cells.append(f"{text} ± {it.spread}" if it.spread else text)
-            lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join(lines) + "\n"
+            lines.append(cells)
+        widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+        laid = [_laid(cells, widths) for cells in (lines[0], rule, *lines[1:])]
+        return "\n".join([f"## {self.title}", "", self.note, "", *laid]) + "\n"
+
+
+def _laid(cells: Sequence[str], widths: Sequence[int]) -> str:
+    title, *figures = cells
+    numbers = [text.rjust(width) for text, width in zip(figures, widths[1:], strict=True)]
+    return f"| {' | '.join([title.ljust(widths[0]), *numbers])} |"
 
 
 def measured(title: str, estimates: Sequence[Estimate], *, signed: bool = False) -> Row:
@@ -58,11 +65,11 @@ def measured(title: str, estimates: Sequence[Estimate], *, signed: bool = False)
     return Row(title, tuple(cell(estimate, signed=signed) for estimate in estimates))
 
 
-def cell(estimate: Estimate, *, signed: bool = False) -> Cell:
-    """Three decimals, and half the width of the interval."""
+def cell(estimate: Estimate, *, signed: bool = False, digits: int = 3) -> Cell:
+    """The value to so many decimals, and half the width of the interval."""
     sign = "+" if signed else ""
-    text = f"{estimate.value:{sign}.3f}".replace("-", "−")
-    return Cell(text, f"{(estimate.high - estimate.low) / 2:.3f}")
+    text = f"{estimate.value:{sign}.{digits}f}".replace("-", "−")
+    return Cell(text, f"{(estimate.high - estimate.low) / 2:.{digits}f}")
 
 
 def published_row(

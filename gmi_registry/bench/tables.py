@@ -7,15 +7,17 @@ from dataclasses import replace
 
 from gmi_registry.bench import published
 from gmi_registry.bench.measure import TOP
-from gmi_registry.bench.results import Estimate, ProtocolResult, Results, Versus
-from gmi_registry.bench.table import Cell, Row, Table, cell, escaped, measured, published_row
+from gmi_registry.bench.protocol import HALVES, OWN_PROMPTS
+from gmi_registry.bench.results import ProtocolResult, Results
+from gmi_registry.bench.supplement import supplement
+from gmi_registry.bench.table import Cell, Row, Table, escaped, measured, published_row
 from gmi_registry.bench.title import method_title, protocol_title
 
 __all__ = ["tables", "tables_markdown"]
 
 
 def tables(results: Results) -> list[Table]:
-    """Those of the paper's tables that the run has tasks and methods for, and three of our own.
+    """Those of the paper's tables that the run has tasks and methods for, then those of our own.
 
     The paper's figures stand below ours where its number of models is the same.
     """
@@ -23,11 +25,11 @@ def tables(results: Results) -> list[Table]:
     one = results.protocol("images-1")
     if one is not None:
         found += _single(one)
-        found += _groups(one)
+    found += _splits(results)
     found += _several(results)
     found += _own_prompts(results)
     found.sort(key=lambda table: table.title)
-    found += _mine(one) if one is not None else []
+    found += supplement(results)
     return [table for table in found if table.rows]
 
 
@@ -87,30 +89,31 @@ def _single(one: ProtocolResult) -> list[Table]:
     return [table_1, table_2, table_6]
 
 
-def _groups(one: ProtocolResult) -> list[Table]:
-    """By thirds of the evaluation prompts. The paper's Table 5 splits the default prompts."""
-    rows = [
-        measured(f"{method_title(name)}, third {group.group}", [*found.top[:4], found.rank])
-        for name in ("paper", "default")
-        for group in one.groups
-        for found in group.methods
-        if found.method == name
-    ]
-    if rows and len(one.models) == published.MODELS:
-        for split, figures in published.TABLE_5.items():
-            rows.append(
-                published_row(figures, title=f"the paper's split {split} of the default prompts")
-            )
-    width = len(_tops(one, 4)) + 1
-    padded = [replace(row, cells=(row.cells + (Cell("–"),) * width)[:width]) for row in rows]
+def _splits(results: Results) -> list[Table]:
+    """The same tasks against all default prompts, and against each half of them."""
+    names = {1: "images-1", 2: HALVES[0], 3: HALVES[1]}
+    found = [(split, results.protocol(name)) for split, name in names.items()]
+    halves = [(split, protocol) for split, protocol in found if protocol is not None]
+    if len(halves) < 2:
+        return []
+    rows = []
+    for name in ("rkme-clip", "paper", "default", "default-fitted", "default-none"):
+        for split, protocol in halves:
+            method = protocol.method(name)
+            if method is None:
+                continue
+            prompts = "split 1, all default prompts" if split == 1 else protocol_title(names[split])
+            title = f"{method_title(name)}, {prompts}"
+            rows.append(measured(title, [*method.top[:4], method.rank]))
+            if name == "paper" and len(protocol.models) == published.MODELS:
+                rows.append(published_row((*published.TABLE_5[split], None)))
     return [
         Table(
-            "Table 5: splits of the prompts",
-            "Ours are thirds of the evaluation prompts, and say how much the outcome hangs on what "
-            "is asked. The paper splits the default prompts, so that rows must not be compared "
-            "across.",
-            ("tasks", *_tops(one, 4), "rank"),
-            tuple(padded),
+            "Table 5: splits of the default prompts",
+            "One image a query, against specifications on all default prompts and on two halves "
+            "of them, which share none.",
+            ("method, default prompts", *_tops(halves[0][1], 4), "rank"),
+            tuple(rows),
         )
     ]
 
@@ -145,11 +148,11 @@ def _several(results: Results) -> list[Table]:
 
 
 def _own_prompts(results: Results) -> list[Table]:
-    others = [it for it in results.protocols if not it.protocol.startswith("images-")]
+    others = [it for it in results.protocols if it.protocol in OWN_PROMPTS]
     if not others:
         return []
     rows = []
-    for name in ("rkme-clip", "paper", "default", "default-fitted"):
+    for name in ("rkme-clip", "paper", "modelverse", "default", "default-fitted", "default-none"):
         for protocol in others:
             method = protocol.method(name)
             if method is None:
@@ -172,51 +175,6 @@ def _own_prompts(results: Results) -> list[Table]:
             tuple(rows),
         )
     ]
-
-
-def _mine(one: ProtocolResult) -> list[Table]:
-    versus = [
-        measured(
-            method_title(it.method),
-            [part for part in _differences(it.versus_paper) if part is not None],
-            signed=True,
-        )
-        for it in one.methods
-        if it.versus_paper is not None
-    ]
-    sure = [
-        Row(
-            method_title(it.method),
-            (
-                cell(it.top[0]),
-                Cell(f"{sum(b.confidence * b.tasks for b in it.confidence.bins) / one.tasks:.3f}"),
-                Cell(f"{it.confidence.error:.3f}"),
-                Cell(f"{it.confidence.dev_tasks:,}"),
-            ),
-        )
-        for it in one.methods
-        if it.confidence is not None
-    ]
-    return [
-        Table(
-            "Against Eq. 9 on the same tasks",
-            "Each method minus Eq. 9, one image a query; for rank less is better. An interval that "
-            "holds 0 shows no difference.",
-            ("method", "top-1", *(["top-4"] if len(one.models) > 3 else []), "rank"),
-            tuple(versus),
-        ),
-        Table(
-            "Confidence",
-            "The chance of being right that the margin over the runner-up speaks for, fitted on "
-            "dev tasks and measured on test tasks, one image a query.",
-            ("method", "accuracy", "mean confidence", "calibration error", "dev tasks"),
-            tuple(sure),
-        ),
-    ]
-
-
-def _differences(versus: Versus) -> tuple[Estimate | None, ...]:
-    return versus.top_1, versus.top_4, versus.rank
 
 
 def _tops(protocol: ProtocolResult, count: int) -> tuple[str, ...]:

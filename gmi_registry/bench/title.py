@@ -44,6 +44,8 @@ def protocol_title(name: str) -> str:
     if head == "images" and count.isdecimal():
         return "1 image" if count == "1" else f"{count} images"
     return {
+        "split-2": "split 2, every other default prompt",
+        "split-3": "split 3, the other half",
         "own-prompts": "default and own prompts",
         "own-prompts-default": "default prompts alone",
         "own-prompts-mixed": "every second model with own prompts",

@@ -21,11 +21,21 @@ from gmi_registry.cli.option import (
     say_more,
 )
 from gmi_registry.cli.progress import StageProgress
-from gmi_registry.cli.screen import remark, write_json, write_line, write_pairs
+from gmi_registry.cli.screen import (
+    output,
+    plain,
+    remark,
+    write_json,
+    write_line,
+    write_pairs,
+)
 from gmi_registry.cli.silence import without_future_warnings
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from gmi_registry.bench.run import Outcome
+    from gmi_registry.bench.table import Table
 
 __all__ = ["StageChoice", "app"]
 
@@ -121,13 +131,44 @@ def run(
 def show(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What gmi bench run left.")],
 ) -> None:
-    """Print the tables of finished results, and write the report beside them anew."""
+    """Print the tables of finished results, and write the report beside them anew.
+
+    In a terminal they fit its width; a file or another program gets them as Markdown.
+    """
     from gmi_registry.bench.report import write_report
 
     report = write_report(folder)
-    for line in report.tables.read_text(encoding="utf-8").splitlines():
-        write_line(line)
+    console = output()
+    if console.is_terminal:
+        from gmi_registry.bench.tables import tables
+
+        for table in tables(report.results):
+            _print(console, table)
+    else:
+        for line in report.tables.read_text(encoding="utf-8").splitlines():
+            write_line(line)
     remark(f"the report: {report.page}")
+
+
+def _print(console: Console, table: Table) -> None:
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    # Text, not str: a model's name with [brackets] is a name, not markup.
+    console.print(Text(plain(table.title), style="bold"))
+    console.print(Text(plain(table.note), style="dim"))
+    grid = Grid(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    for place, name in enumerate(table.head):
+        grid.add_column(Text(plain(name)), justify="right" if place else "left", overflow="fold")
+    for row in table.rows:
+        cells = [Text(plain(row.title))]
+        for it in row.cells:
+            cell = Text(plain(it.text), style="bold" if it.best else "")
+            # No space before the figure: where a column is narrow, the two stand one on the other.
+            cells.append(cell.append(f" ±{it.spread}", style="dim") if it.spread else cell)
+        grid.add_row(*cells, style="italic dim" if row.published else "")
+    console.print(grid)
+    console.print()
 
 
 def _document(outcome: Outcome) -> dict[str, Any]:

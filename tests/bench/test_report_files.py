@@ -14,22 +14,25 @@ from report_run import noisy, perfect, put, truth_of, write_split, write_summary
 
 from gmi_registry.bench import results as results_module
 from gmi_registry.bench.cache import array_bytes
+from gmi_registry.bench.protocol import OWN_PROMPTS
 from gmi_registry.bench.report import write_report
 from gmi_registry.bench.results import Results, results_schema
 from gmi_registry.bench.scored import read_run, read_scored
 from gmi_registry.bench.specimen import chosen_tasks, specimens
+from gmi_registry.bench.tables import tables
 from gmi_registry.errors import InputError, MissingExtraError
 
 MODELS = 4
 METHODS = ("download", "rkme-clip", "size-1", "paper", "default")
+PROTOCOLS = ("images-1", "images-2", "split-2", "split-3", *OWN_PROMPTS)
 
 
 def write_run(folder: Path) -> None:
-    """Two protocols and dev tasks, with pictures."""
+    """Every kind of protocol and dev tasks, with pictures."""
     for split, seeds in (("dev", 10), ("test", 2)):
         truth = truth_of(MODELS, 3, seeds)
-        for protocol in ("images-1", "images-2", "own-prompts"):
-            if split == "dev" and protocol == "own-prompts":
+        for protocol in PROTOCOLS:
+            if split == "dev" and protocol in OWN_PROMPTS:
                 continue
             scores = {
                 "download": np.tile(np.arange(MODELS, dtype=float), (len(truth), 1)),
@@ -40,7 +43,7 @@ def write_run(folder: Path) -> None:
             }
             draw = split == "test" and protocol == "images-1"
             write_split(folder, split, protocol, MODELS, truth, scores, seeds=seeds, draw=draw)
-    write_summary(folder, ("images-1", "images-2", "own-prompts"), METHODS)
+    write_summary(folder, PROTOCOLS, METHODS)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +113,7 @@ def test_the_schema_is_that_of_the_code() -> None:
 def test_the_tables_hold_the_figures(run) -> None:
     _, report = run
     text = report.tables.read_text(encoding="utf-8")
-    line = next(line for line in text.splitlines() if line.startswith("| Default |"))
+    line = next(line for line in text.splitlines() if line.startswith("| Default "))
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
         "Default",
         *["**1.000** ± 0.000"] * MODELS,
@@ -120,6 +123,60 @@ def test_the_tables_hold_the_figures(run) -> None:
         assert f"## Table {number}:" in text
     # The paper's tables are about 16 models, and stand beside no others.
     assert "as published" not in text
+
+
+def table_named(results, title):
+    return next(table for table in tables(results) if table.title.startswith(title))
+
+
+def test_each_protocol_stands_in_its_own_table(run) -> None:
+    _, report = run
+    rows = {
+        number: [row.title for row in table_named(report.results, f"Table {number}").rows]
+        for number in (4, 5, 7)
+    }
+    assert [title for title in rows[5] if title.startswith("Eq. 9")] == [
+        "Eq. 9, split 1, all default prompts",
+        "Eq. 9, split 2, every other default prompt",
+        "Eq. 9, split 3, the other half",
+    ]
+    assert [title for title in rows[7] if title.startswith("Eq. 9")] == [
+        "Eq. 9, default and own prompts",
+        "Eq. 9, default prompts alone",
+        "Eq. 9, every second model with own prompts",
+    ]
+    assert [title for title in rows[4] if title.startswith("Eq. 9")] == [
+        "Eq. 9, 1 image",
+        "Eq. 9, 2 images",
+    ]
+    assert not any("split" in title for title in rows[4] + rows[7])
+
+
+def test_hubs_are_named(run) -> None:
+    """Download always names one model, the perfect method all of them equally often."""
+    _, report = run
+    extremes = {
+        row.title: [cell.text for cell in row.cells]
+        for row in table_named(report.results, "Models that come first").rows
+    }
+    assert extremes["Download"] == ["4.00 × (model-00)", "0.00 × (model-03)", "3", "0.750"]
+    assert extremes["Default"][2:] == ["0", "0.000"]
+    each = table_named(report.results, "How often each model comes first")
+    download = each.head.index("Download") - 1
+    assert [row.title for row in each.rows] == [f"model-{n:02d}" for n in range(MODELS)]
+    assert [row.cells[download].text for row in each.rows] == ["1.000", "0.000", "0.000", "0.000"]
+    one = report.results.protocol("images-1")
+    assert one is not None
+    for method in one.methods:
+        assert sum(method.picked) == pytest.approx(1, abs=1e-5)
+
+
+def test_columns_stand_under_each_other(run) -> None:
+    _, report = run
+    for table in tables(report.results):
+        lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
+        assert len(lines) == len(table.rows) + 2
+        assert len({len(line) for line in lines}) == 1, table.title
 
 
 def test_figures_are_pictures_large_enough_to_read(run) -> None:
@@ -144,6 +201,8 @@ def test_the_page_holds_all_and_fetches_nothing(run) -> None:
     assert outline.named("b") == []
     assert "a <b>picture</b> of thing" in outline.text
     assert "1 min 15 s" in outline.text
+    for title in ("Figure 3:", "Figures 4 and 5:", "Figure 6:", *(f"Table {n}:" for n in range(8))):
+        assert title in outline.text or title in ("Table 0:", "Table 3:"), title
 
 
 def test_the_shown_tasks_are_drawn_without_looking() -> None:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from embedded_run import benchmark_of, score, write_embedded
+from report_run import perfect, truth_of
 
 from gmi_registry.bench import fitting, latecomer, tasks
 from gmi_registry.bench.cache import array_bytes
-from gmi_registry.bench.latecomer import choices_of_four, late_methods, read_latecomers
-from gmi_registry.bench.tasks import read_labels
+from gmi_registry.bench.latecomer import (
+    Latecomers,
+    choices_of_four,
+    late_methods,
+    read_latecomers,
+)
+from gmi_registry.bench.loss import late_loss
+from gmi_registry.bench.scored import Scored
+from gmi_registry.bench.tasks import Task, TaskFile, read_labels
 from gmi_registry.errors import InputError
 
 MODELS, TASKS = 8, 96
@@ -118,3 +126,40 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path, arrays) -> None:
     with pytest.raises(InputError, match="is damaged") as caught:
         read_latecomers(tmp_path, TASKS, MODELS)
     assert "gmi bench run" in str(caught.value.hint)
+
+
+def lost(late, distances):
+    """The losses on two tasks a model."""
+    truth = truth_of(MODELS, 2, 1)
+    task = Task(prompts=("p",), seeds=(0,), images=("images/0.png",), group="1")
+    names = tuple(f"m{number}" for number in range(MODELS))
+    test = Scored("images-1", TaskFile(models=names, tasks=(task,) * len(truth)), truth, {})
+    return late_loss(test, Latecomers(np.array(late, np.int64), {"default": distances(truth)}))
+
+
+def test_what_is_lost_is_counted_where_it_is_lost() -> None:
+    """The first choice loses every task of its late models, the second none."""
+
+    def distances(truth):
+        right = perfect(truth, MODELS)
+        return np.stack([right, np.where(truth[:, None] < 4, 1 - right, right), right])
+
+    found = lost([[0, 1, 2, 3], [0, 4, 5, 6]], distances)
+    assert found is not None
+    assert found.choices == [["m0", "m1", "m2", "m3"], ["m0", "m4", "m5", "m6"]]
+    assert found.tasks == 14
+    it = found.methods[0]
+    assert it.top_1.value == 1.0
+    # Of seven models that were ever late, three lost all and one every other time.
+    assert it.lost_late.value == pytest.approx(3.5 / 7, abs=1e-6)
+    assert it.late.value == pytest.approx(1 - 3.5 / 7, abs=1e-6)
+    # Half of the tasks, in one of two choices.
+    assert it.lost.value == 0.25
+    assert it.lost.low < 0.25 < it.lost.high
+
+
+def test_nothing_is_lost_where_nothing_changes() -> None:
+    found = lost([[0, 1, 2, 3]], lambda truth: np.stack([perfect(truth, MODELS)] * 2))
+    assert found is not None
+    assert found.methods[0].lost.model_dump() == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert lost(np.empty((0, 4)), lambda truth: perfect(truth, MODELS)[None]) is None

@@ -42,6 +42,9 @@ HELP = [
     ("main", ["cache"]),
     ("main", ["cache", "info"]),
     ("main", ["cache", "prune"]),
+    ("main", ["bench"]),
+    ("main", ["bench", "run"]),
+    ("main", ["bench", "show"]),
     ("search_main", []),
     ("publish_main", []),
 ]

@@ -1,20 +1,24 @@
 """The ``default`` score: the distance to a model's mean embedding, after whitening.
 
-PROVISIONAL. It is the best of a first, untuned measurement on stand-in models; the numbers it
-returns may change until the project's own benchmark has settled the form.
+For a query image z and a model with mean embedding μ̂_m = Σ_i a_i z_i,
 
-For a query image z and a model with mean embedding μ_m(a) = Σ_i a_i z_i,
-
-    d_m = (z - μ_m)ᵀ (S + λI)⁻¹ (z - μ_m),
+    d_m = (z - μ̂_m)ᵀ (S + λI)⁻¹ (z - μ̂_m) - tr((S + λI)⁻¹ S) Σ_i a_i²,
 
 with S the covariance of images *within* a model, pooled over the models, and λ its mean eigenvalue.
 A query image differs from the mean of its own model mostly in content. S is large along content, so
 dividing by it leaves what tells models apart.
 
+The second term is what the first is too large by on average, because μ̂_m is a mean of few images
+and not the model's true mean: d_m estimates the distance to the latter without bias. Models with
+equal coefficients all have the same term; models with fewer images have a larger one, without which
+they would come too far behind. As an unbiased estimate d_m can fall below zero.
+
 The coefficients a are the clamped prompt weights (sum 1), or 1/N without a pseudo-prompt. Taking
-the mean over models of each prompt off both z and μ_m would cancel in the difference, hence is not
+the mean over models of each prompt off both z and μ̂_m would cancel in the difference, hence is not
 done. For several query images the distance is the mean of theirs; with equal weights this differs
 from the distance to the mean query image by something that is the same for all models.
+
+What else was tried, and what it gave on the dev tasks, is in docs/research.md.
 """
 
 from __future__ import annotations
@@ -42,18 +46,19 @@ def whitened_distances(
 
     ``image_embeddings`` [M, N, D]; ``weights`` [B, N] (any sign and scale: they are clamped and
     normalised here); ``query_images`` [B, D]; ``scatter``: the pooled statistics, taken from the
-    candidates themselves if None. Returns [B, M], at least 0. With no more than one image a model
-    there is no S, and the distance is the plain squared one. Raises ValueError unless
-    shrinkage > 0.
+    candidates themselves if None. Returns [B, M]. With no more than one image a model there is no
+    S, and the distance is the plain squared one. Raises ValueError unless shrinkage > 0.
     """
     dtype = working_dtype(image_embeddings, weights, query_images)
     scatter = WithinScatter.of(image_embeddings) if scatter is None else scatter
     factor = scatter.whitening(shrinkage).astype(dtype)
-    means = mean_embeddings(image_embeddings, clamped(weights).astype(dtype, copy=False))
+    coefficients = clamped(weights).astype(dtype, copy=False)
+    means = mean_embeddings(image_embeddings, coefficients)
+    excess = scatter.spread(shrinkage) * np.einsum("bn,bn->b", coefficients, coefficients)
     out = np.empty(means.shape[:2], dtype)
     for b, image in enumerate(query_images):
         difference = (means[b] - image.astype(dtype)) @ factor
-        out[b] = np.einsum("md,md->m", difference, difference)
+        out[b] = np.einsum("md,md->m", difference, difference) - excess[b]
     return out
 
 

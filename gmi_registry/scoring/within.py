@@ -87,6 +87,19 @@ class WithinScatter:
         floor = shrinkage * trace / self.freedom / dimensions
         return np.asarray(vectors / np.sqrt(np.maximum(eigenvalues, 0) + floor))
 
+    def spread(self, shrinkage: float) -> float:
+        """tr((S + λI)⁻¹ S): the mean squared length of a whitened image, taken from its own mean.
+
+        Lies in 0..D, near the number of directions in which images vary by more than λ; 0 where
+        nothing is known about S. Raises ValueError unless shrinkage > 0.
+        """
+        if not shrinkage > 0:
+            raise ValueError(f"shrinkage must be positive, got {shrinkage}")
+        if self.freedom < 1 or not np.trace(self.scatter) > 0:
+            return 0.0
+        eigenvalues = np.maximum(self._eigen[0], 0)
+        return float((eigenvalues / (eigenvalues + shrinkage * eigenvalues.mean())).sum())
+
 
 def _scatter(image_embeddings: Floats) -> tuple[NDArray[np.float64], int]:
     """Scatter [D, D] and degrees of freedom of [N, D] or [M, N, D]."""

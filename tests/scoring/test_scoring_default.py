@@ -32,8 +32,35 @@ def test_distance_is_the_formula():
     for b in range(4):
         positive = np.maximum(weights[b], 0)
         for m in range(4):
-            difference = queries[b] - positive @ z[m] / positive.sum()
-            assert got[b, m] == pytest.approx(difference @ precision @ difference)
+            share = positive / positive.sum()
+            difference = queries[b] - share @ z[m]
+            excess = np.trace(precision @ within) * (share @ share)
+            assert got[b, m] == pytest.approx(difference @ precision @ difference - excess)
+
+
+def test_fewer_images_make_a_model_neither_nearer_nor_farther():
+    rng = np.random.default_rng(9)
+    few, many = (rng.standard_normal((400, rows, 6)) for rows in (5, 80))
+    scatter = WithinScatter.of(many)
+    query = rng.standard_normal((1, 6))
+    means = [
+        whitened_distances(z, np.ones((1, z.shape[1])), query, scatter=scatter).mean()
+        for z in (few, many)
+    ]
+    assert means[0] == pytest.approx(means[1], rel=0.1)
+    # It is the estimate of a distance, and no longer the length of anything.
+    at_home = whitened_distances(few, np.ones((1, 5)), few[0].mean(axis=0)[None], scatter=scatter)
+    assert at_home.min() < 0
+
+
+@given(seed=st.integers(0, 2**32 - 1), shrinkage=st.floats(0.01, 10))
+@settings(max_examples=30)
+def test_spread_is_the_trace_of_what_is_whitened(seed, shrinkage):
+    scatter = WithinScatter.of(hub(seed, models=3)[0])
+    factor = scatter.whitening(shrinkage)
+    expected = np.trace(factor.T @ (scatter.scatter / scatter.freedom) @ factor)
+    assert scatter.spread(shrinkage) == pytest.approx(expected)
+    assert 0 < scatter.spread(shrinkage) < 10
 
 
 def test_whitening_finds_style_under_content():
@@ -71,6 +98,8 @@ def test_removing_what_was_never_added_is_refused():
 def test_shrinkage_must_be_positive():
     with pytest.raises(ValueError, match="shrinkage"):
         WithinScatter.empty(3).whitening(0.0)
+    with pytest.raises(ValueError, match="shrinkage must be positive"):
+        WithinScatter.empty(3).spread(-1.0)
 
 
 @pytest.mark.parametrize("models", [1, 3])
@@ -93,7 +122,6 @@ def test_fewer_rows_than_dimensions_and_huge_norms_stay_finite():
     z = (1e4 + rng.standard_normal((2, 2, 300))).astype(np.float32)
     distances = whitened_distances(z, np.ones((1, 2), np.float32), z[0, :1])
     assert np.isfinite(distances).all()
-    assert (distances >= 0).all()
     assert distances.argmin() == 0
 
 

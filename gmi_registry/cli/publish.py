@@ -59,7 +59,12 @@ def _seeds(text: str) -> tuple[int, ...]:
 @funnel(interrupted=_AGAIN)
 def publish(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Its name on the hub, such as owner/name.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Its name on the hub, such as owner/name; owner/name/FILE.safetensors for one "
+            "of several files.",
+        ),
     ],
     hub: HubText = DEFAULT_HUB,
     revision: Annotated[

@@ -24,7 +24,11 @@ MIXED = "own-prompts-mixed"
 """The protocol whose specifications are taken: every second model has prompts of its own."""
 
 _METHODS = ("rkme-clip", "paper", "modelverse", "default", "default-none")
-_FILES = ("specs.json", "embeddings/specs.npz", "embeddings/own.npz", "pseudo/test.npz")
+_FILES = (
+    "specs.json",
+    *(f"embeddings/{part}.npz" for part in ("specs", "own", "test")),
+    "pseudo/test.npz",
+)
 
 Own = NDArray[np.bool_]
 """[M]: the models that have prompts of their own."""

@@ -54,7 +54,9 @@ def test_with_nobody_late_it_is_the_method_itself(finished) -> None:
     assert found.late.shape == (8, 4)
     with np.load(finished / "scores" / "test" / "images-1.npz") as scores:
         for method in ("default", "default-none"):
-            np.testing.assert_allclose(found.distances[method][0], scores[method], rtol=1e-9)
+            np.testing.assert_allclose(
+                found.distances[method][0], scores[method], rtol=1e-9, atol=1e-9
+            )
 
 
 def test_late_models_teach_nothing_and_are_chosen_from(tmp_path, finished) -> None:
@@ -75,7 +77,7 @@ def test_late_models_teach_nothing_and_are_chosen_from(tmp_path, finished) -> No
     early = np.setdiff1d(np.arange(MODELS), late)
     for method in ("default", "default-none", "default-fitted"):
         old, new = before.distances[method], after.distances[method]
-        np.testing.assert_allclose(new[1][:, early], old[1][:, early], rtol=1e-9)
+        np.testing.assert_allclose(new[1][:, early], old[1][:, early], rtol=1e-9, atol=1e-9)
         assert not np.allclose(new[1][:, late], old[1][:, late])
         assert not np.allclose(new[0][:, early], old[0][:, early])
 

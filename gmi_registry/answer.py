@@ -8,7 +8,7 @@ from typing import Any
 
 from gmi_registry.clock import Timings
 from gmi_registry.index import GroupRanking, Ranking, SearchHit
-from gmi_registry.spec import EncoderRef
+from gmi_registry.spec import EncoderRef, ModelRef
 
 __all__ = ["SearchResult"]
 
@@ -23,8 +23,10 @@ class SearchResult(Ranking):
     where it named none, all that it has; ``matched`` those that passed the filter and could be
     read, ``stale_left_out`` those that did not for being stale. Of the specifications that the
     hub named ``read`` were read from it and ``from_cache`` were known. ``images`` are names for
-    people; ``pseudo_prompts`` stand in their order, None for an image without one. ``encoder`` is
-    None where nothing was there to compare with.
+    people; ``pseudo_prompts`` stand in their order, None for an image without one. ``not_like``
+    and ``not_like_prompts`` are the same for pictures of what is not wanted. ``text`` is the prompt
+    of a search by words alone, ``like`` the model of one by a model; ``score`` is then ``text`` or
+    ``like``. ``encoder`` is None where nothing was there to compare with.
 
     ``requests`` counts HTTP requests by method, None for a hub without a network. With ``offline``
     the hub was not asked; ``catalogue_age`` is then the age in seconds of the listing that the
@@ -43,6 +45,10 @@ class SearchResult(Ranking):
     requests: Mapping[str, int] | None = None
     offline: bool = False
     catalogue_age: float | None = None
+    text: str | None = None
+    like: ModelRef | None = None
+    not_like: tuple[str, ...] = ()
+    not_like_prompts: tuple[str | None, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``: ``results`` rank the largest group of comparable models.
@@ -55,6 +61,10 @@ class SearchResult(Ranking):
                 "images": list(self.images),
                 "pseudo_prompts": list(self.pseudo_prompts),
                 "interrogator": self.interrogator,
+                "text": self.text,
+                "like": None if self.like is None else str(self.like),
+                "not_like": list(self.not_like),
+                "not_like_prompts": list(self.not_like_prompts),
             },
             "score": self.score,
             "results": groups[0]["results"] if groups else [],

@@ -33,9 +33,11 @@ HubSource: TypeAlias = str | Path | Hub
 
 
 def search(
-    images: ImageSource | Sequence[ImageSource],
+    images: ImageSource | Sequence[ImageSource] = (),
     hub: HubSource | None = None,
     *,
+    like: str | Path | ModelRef | None = None,
+    not_like: ImageSource | Sequence[ImageSource] = (),
     tags: Sequence[str] = (),
     not_tags: Sequence[str] = (),
     base_model: str | None = None,
@@ -57,11 +59,19 @@ def search(
 
     ``images`` are paths, encoded bytes, or PIL images of any size and mode, one or several; they
     stay on this machine. ``hub`` is ``"hf"``, a folder, or a Hub (None: GMI_HUB, else ``"hf"``).
+
+    ``prompt`` says what the images show; without it ``interrogator`` (none, phrases, caption,
+    clip_interrogator) may guess. ``not_like`` are pictures of what is not wanted: a model's
+    distance is then f / (f + a), f to ``images`` and a to these, 1/2 where it is equally near to
+    both (f - a for a score that may be below 0). Without images ``prompt`` is compared with the
+    models' images, in the space that the encoder's towers share, which says less than a picture
+    does; or ``like`` names a model, of ``hub`` or a folder with a specification, and others are
+    ranked by the discrepancy (MMD²) of what they draw for the same prompts, itself left out.
+
     Only models with all of ``tags`` and none of ``not_tags``, from ``base_model`` and of ``kind``
     are compared; letter case does not count. ``fresh_only`` leaves out models whose weights have
-    changed since they were described. ``prompt`` says what the images show; without it
-    ``interrogator`` (none, phrases, caption, clip_interrogator) may guess. ``score`` is the name of
-    a distance, smaller is nearer; ``top`` the most models shown of each group (None: all).
+    changed since they were described. ``score`` is the name of a distance to images, smaller is
+    nearer; ``top`` the most models shown of each group (None: all).
 
     ``cache_dir`` takes the place of this user's caches. ``token`` and ``offline`` are for a hub
     that is opened here, see :func:`gmi_registry.place.open_hub`. ``encoder`` overrides the one that
@@ -72,16 +82,20 @@ def search(
     within one group and score) and ``stale``; ``skipped`` those that could not be used, with the
     reason; ``timings`` are in seconds. A search that finds nothing is an empty result, no error.
 
-    Raises InputError for an image, score, prompt or hub that cannot be used; HubError, AuthError
-    or RateLimitError where the hub gives no listing; OfflineError where the network is needed and
+    Raises InputError for an image, score, prompt or hub that cannot be used, for parts that do not
+    go together (``like`` goes alone), and for a text alone where the encoder's towers share no
+    space; SpecNotFoundError or SpecError for ``like``; HubError, AuthError or RateLimitError where
+    the hub gives no listing; OfflineError where the network is needed and
     off; IncomparableSpecsError where the encoder is not the one that made the specifications;
     MissingExtraError for an interrogator that is not installed.
     """
     cache = None if cache_dir is None else Path(cache_dir)
     with hub_at(hub, cache_dir=cache, token=token, offline=offline) as opened:
         return search_hub(
-            [images] if isinstance(images, str | Path | bytes | Image) else images,
+            _listed(images),
             opened,
+            like=str(like) if isinstance(like, ModelRef) else like,
+            not_like=_listed(not_like),
             wanted=ListingFilter(tuple(tags), tuple(not_tags), base_model, kind),
             fresh_only=fresh_only,
             score=score,
@@ -179,6 +193,10 @@ def load_spec(
         offline=offline,
     )
     return read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
+
+
+def _listed(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
+    return [images] if isinstance(images, str | Path | bytes | Image) else images
 
 
 def _work_folder(chosen: str | Path | None, cache_dir: Path | None) -> Path:

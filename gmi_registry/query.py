@@ -1,4 +1,4 @@
-"""From what a user brings, a few pictures, to the query that every score understands."""
+"""From what a user brings, a few pictures or words, to what models can be compared with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gmi_registry.interrogators import Interrogator, load_interrogator
 from gmi_registry.scoring.query import Query
 from gmi_registry.spec.fields import MAX_PROMPT_LENGTH
 
-__all__ = ["PROMPT_MODE", "build_query"]
+__all__ = ["PROMPT_MODE", "build_query", "checked_prompt", "embed_text"]
 
 PROMPT_MODE = "prompt"
 """What ``Query.interrogator`` says where the user gave the prompt."""
@@ -42,7 +42,7 @@ def build_query(
     if not images:
         raise InputError("a query needs an image", hint="name at least one image file")
     if prompt is not None:
-        prompt = _checked(prompt)
+        prompt = checked_prompt(prompt)
     pictures = [
         to_rgb(image) if isinstance(image, Image.Image) else load_image(image) for image in images
     ]
@@ -63,10 +63,31 @@ def build_query(
     )
 
 
-def _checked(prompt: str) -> str:
+def embed_text(text: str, encoder: Encoder) -> NDArray[np.float32]:
+    """T(text) [E], raw, for a question by a text alone, which is compared with images.
+
+    Raises InputError for a text that cannot be used, and for an encoder whose towers have outputs
+    of two lengths, which have no space in common.
+    """
+    text = checked_prompt(text)
+    ref = encoder.ref
+    if ref.image_dim != ref.text_dim:
+        raise InputError(
+            f"a text alone cannot be compared with images: {ref.name}/{ref.pretrained} gives "
+            f"texts {ref.text_dim} values and images {ref.image_dim}",
+            hint="search with an image: gmi-search IMAGE --prompt TEXT",
+        )
+    row: NDArray[np.float32] = encoder.encode_texts([text])[0]
+    return row
+
+
+def checked_prompt(prompt: str) -> str:
+    """The prompt with its blanks trimmed. Raises InputError for an empty or a very long one."""
     trimmed = " ".join(prompt.split())
     if not trimmed:
-        raise InputError("the prompt is empty", hint="say what the image shows, or leave it out")
+        raise InputError(
+            "the prompt is empty", hint="say in words what you look for, or leave it out"
+        )
     if len(trimmed) > MAX_PROMPT_LENGTH:
         raise InputError(
             f"the prompt has {len(trimmed):,} characters, more than {MAX_PROMPT_LENGTH:,}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
@@ -27,12 +28,19 @@ class QueryPart(_Part):
     """What was asked.
 
     ``pseudo_prompts`` stand in the order of ``images``, null where an image has none;
-    ``interrogator`` is how they were found. ``tags`` to ``kind`` are the filters.
+    ``interrogator`` is how they were found. ``text`` is the prompt of a search by words alone,
+    ``like`` the model of a search by a model, at the revision that its specification names; both
+    are null where there are images. ``not_like`` are the images of what was not wanted, and
+    ``not_like_prompts`` their pseudo-prompts. ``tags`` to ``kind`` are the filters.
     """
 
     images: list[str]
     pseudo_prompts: list[str | None]
     interrogator: str
+    text: str | None
+    like: str | None
+    not_like: list[str]
+    not_like_prompts: list[str | None]
     hub: str
     tags: list[str]
     not_tags: list[str]
@@ -41,9 +49,11 @@ class QueryPart(_Part):
 
 
 class PromptPart(_Part):
-    """A prompt whose images are near the query, and what it adds to the cross term of Eq. 9.
+    """A prompt whose images are near the query.
 
-    ``index`` counts the prompts of the default set from 0.
+    ``index`` counts the prompts of the default set from 0. ``contribution`` is what the prompt adds
+    to the cross term of Eq. 9 for images, and to the mean cosine for a text alone; for a model it
+    is the mean kernel between the two models' images of the prompt. Larger is nearer.
     """
 
     index: int
@@ -113,10 +123,11 @@ class TimingsPart(_Part):
 class SearchDocument(_Part):
     """The whole document.
 
-    ``results`` is the ranking of the largest group of comparable models, which is the first of
-    ``groups``; ``other_groups`` are the rest, the largest first. ``looked_at`` counts the models
-    with a specification that the hub named for the filters, and where it named none, all it has;
-    ``matched`` those that passed, ``stale_left_out`` those that did not for being stale.
+    ``score`` is the name of the distance: one of ``--score``, ``text`` for words alone, or ``like``
+    for a model. ``results`` is the ranking of the largest group of comparable models, which is the
+    first of ``groups``; ``other_groups`` are the rest, the largest first. ``looked_at`` counts the
+    models with a specification that the hub named for the filters, and where it named none, all it
+    has; ``matched`` those that passed, ``stale_left_out`` those that did not for being stale.
     ``encoder`` is as in a manifest, null where nothing matched. Of the specifications ``read``
     came from the hub and ``from_cache`` were known. ``requests`` counts HTTP requests by method,
     null for a hub without a network. With ``offline`` no request was made, and ``catalogue_age``
@@ -145,8 +156,8 @@ def search_document(result: SearchResult, hub: str, wanted: ListingFilter) -> Se
     """The document of one search of the hub called ``hub``."""
     document = result.to_json()
     document["query"] |= {
-        # A file name may hold bytes that are no text, for which JSON has no place.
-        "images": [name.encode("utf-8", "backslashreplace").decode() for name in result.images],
+        "images": _texts(result.images),
+        "not_like": _texts(result.not_like),
         "hub": hub,
         "tags": wanted.tags,
         "not_tags": wanted.not_tags,
@@ -154,6 +165,11 @@ def search_document(result: SearchResult, hub: str, wanted: ListingFilter) -> Se
         "kind": wanted.kind,
     }
     return SearchDocument.model_validate(document)
+
+
+def _texts(names: Sequence[str]) -> list[str]:
+    # A file name may hold bytes that are no text, for which JSON has no place.
+    return [name.encode("utf-8", "backslashreplace").decode() for name in names]
 
 
 if __name__ == "__main__":

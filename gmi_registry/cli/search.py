@@ -1,11 +1,10 @@
-"""``gmi search``: rank the models of a hub by how near their images are to yours."""
+"""``gmi search``: rank the models of a hub by how near they are to images, words or a model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -27,10 +26,7 @@ from gmi_registry.cli.ranking import write_ranking
 from gmi_registry.cli.screen import remark, write_json, write_line
 from gmi_registry.cli.traffic import announce_waits, comment
 from gmi_registry.place import DEFAULT_HUB, hub_at
-
-if TYPE_CHECKING:
-    from gmi_registry.hubs.protocol import Hub, ListingFilter
-    from gmi_registry.search import SearchResult
+from gmi_registry.request import fault
 
 __all__ = ["InterrogatorChoice", "KindChoice", "search"]
 
@@ -38,7 +34,7 @@ _STAGES = {
     "list": "asking the hub",
     "index": "reading specifications",
     "encoder": "loading the encoder",
-    "query": "encoding the images",
+    "query": "reading the query",
 }
 
 
@@ -62,9 +58,13 @@ class InterrogatorChoice(StrEnum):
 @funnel()
 def search(
     images: Annotated[
-        list[Path],
-        typer.Argument(metavar="IMAGE...", help="Images like those you want; together one query."),
-    ],
+        list[Path] | None,
+        typer.Argument(
+            metavar="[IMAGE]...",
+            help="Images like those you want; together one query.",
+            show_default=False,
+        ),
+    ] = None,
     hub: HubText = DEFAULT_HUB,
     tag: Annotated[
         list[str] | None,
@@ -100,7 +100,30 @@ def search(
     ] = False,
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", metavar="TEXT", help="What the images show.", show_default=False),
+        typer.Option(
+            "--prompt",
+            metavar="TEXT",
+            help="What the images show; without any, what to look for.",
+            show_default=False,
+        ),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            "--like",
+            metavar="MODEL",
+            help="In place of images: a model, or a folder that holds gmi/, to be near to.",
+            show_default=False,
+        ),
+    ] = None,
+    not_like: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--not-like",
+            metavar="IMAGE",
+            help="An image of what you do not want; repeatable.",
+            show_default=False,
+        ),
     ] = None,
     interrogator: Annotated[
         InterrogatorChoice,
@@ -130,11 +153,23 @@ def search(
 ) -> None:
     """Find the models that would make images like these.
 
-    Only descriptions of models are read, and your images stay on this machine. A smaller distance
-    is better.
+    In place of images, name words (--prompt) or a model (--like) that they should be near to. Only
+    descriptions of models are read, and your images stay on this machine. A smaller distance is
+    better.
     """
     if open_page and html is None:
         raise typer.BadParameter("needs --html FILE", param_hint="--open")
+    pictures, unwanted = images or [], not_like or []
+    reason = fault(
+        images=len(pictures),
+        prompt=prompt,
+        like=like,
+        not_like=len(unwanted),
+        interrogator=interrogator.value,
+        score=score,
+    )
+    if reason is not None:
+        raise typer.BadParameter(reason)
     say_more(verbose)
     from gmi_registry.api import search as search_hub
     from gmi_registry.hubs.protocol import ListingFilter
@@ -150,8 +185,10 @@ def search(
             announce_waits(opened)
         with StageProgress(_STAGES, quiet=quiet) as progress:
             result = search_hub(
-                images,
+                pictures,
                 opened,
+                like=like,
+                not_like=unwanted,
                 tags=wanted.tags,
                 not_tags=wanted.not_tags,
                 base_model=wanted.base_model,
@@ -169,7 +206,9 @@ def search(
             )
         if html is not None:
             # Before the answer goes out: a reader that closes the pipe must not cost the page.
-            page = _write_page(result, images, opened, hub, wanted, html)
+            from gmi_registry.cli.page import write_page
+
+            page = write_page(result, opened, hub, wanted, html, like=like)
     if as_json:
         from gmi_registry.cli.document import search_document
 
@@ -184,38 +223,3 @@ def search(
         remark(f"report: {page}")
         if open_page:
             typer.launch(page.as_uri())
-
-
-def _write_page(
-    result: SearchResult,
-    images: Sequence[Path],
-    opened: Hub,
-    hub: str,
-    wanted: ListingFilter,
-    html: Path,
-) -> Path:
-    from gmi_registry.images import load_image
-    from gmi_registry.report.answer import answer_page
-    from gmi_registry.report.html import write_html
-
-    settings = [
-        ("hub", hub),
-        ("looked at", f"{result.looked_at} models, {result.matched} matching"),
-        ("score", result.score),
-        ("prompts by", result.interrogator),
-        ("tags", ", ".join(wanted.tags)),
-        ("without tags", ", ".join(wanted.not_tags)),
-        ("base model", wanted.base_model or ""),
-        ("kind", wanted.kind or ""),
-        ("stale models", f"{result.stale_left_out} left out" if result.stale_left_out else ""),
-    ]
-    if result.encoder is not None:
-        settings.append(("encoder", f"{result.encoder.name}/{result.encoder.pretrained}"))
-    page = answer_page(
-        result,
-        [(path.name, load_image(path)) for path in images],
-        pseudo_prompts=result.pseudo_prompts,
-        settings=[(label, value) for label, value in settings if value],
-        previews=opened.fetch_preview,
-    )
-    return write_html(page, html)

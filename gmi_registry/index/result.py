@@ -16,6 +16,8 @@ class PromptMatch:
 
     ``index`` counts the prompts of the default set from 0; ``contribution`` is what the prompt adds
     to the cross term of Eq. 9 (weight times kernel, divided by N), whatever score ranked the hit.
+    For a question by a text it is what the prompt adds to the mean cosine, for one by a model the
+    mean kernel between the two models' images of the prompt.
     """
 
     index: int

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from gmi_registry import __version__
 from gmi_registry.errors import GmiError
 from gmi_registry.index.result import GroupRanking, Ranking, SearchHit
 from gmi_registry.report.page import Card, Group, Page, Picture, QueryImage, SkippedModel
-from gmi_registry.report.picture import embed, embed_preview
+from gmi_registry.report.picture import embed_preview
 from gmi_registry.spec import ModelRef
 
 __all__ = ["answer_page"]
@@ -22,25 +20,25 @@ Previews = Callable[[ModelRef], Path | None]
 
 def answer_page(
     result: Ranking,
-    images: Sequence[tuple[str, Image.Image]],
+    images: Sequence[QueryImage],
     *,
-    pseudo_prompts: Sequence[str | None],
+    unwanted: Sequence[QueryImage] = (),
+    text: str | None = None,
+    exemplar: QueryImage | None = None,
     settings: Sequence[tuple[str, str]],
     previews: Previews,
 ) -> Page:
     """The page of one search.
 
-    ``images`` are the query's, each with the name to show, ``pseudo_prompts`` theirs, in order. A
-    contact sheet that cannot be had or shown is replaced by the reason; nothing is raised for it.
+    ``images`` are the query's, ``unwanted`` show what is not wanted; where there are none, ``text``
+    is what was asked in words, or ``exemplar`` the model that others were to be near. A contact
+    sheet that cannot be had or shown is replaced by the reason; nothing is raised for it.
     """
-    names = [name for name, _ in images]
-    about = names[0] if len(names) == 1 else f"these {len(names)}"
     return Page(
-        title=f"Models that make images like {about}",
-        query=tuple(
-            QueryImage(name, embed(image), prompt)
-            for (name, image), prompt in zip(images, pseudo_prompts, strict=True)
-        ),
+        title=_title(images, unwanted, text, exemplar),
+        query=tuple(images) if exemplar is None else (exemplar,),
+        unwanted=tuple(unwanted),
+        text=text,
         settings=tuple(settings),
         groups=tuple(
             _group(group, first=position == 0, previews=previews)
@@ -49,7 +47,41 @@ def answer_page(
         skipped=tuple(SkippedModel(str(it.model), it.reason) for it in result.skipped),
         looked_at=result.looked_at,
         version=__version__,
+        reading=_reading(unwanted, text, exemplar),
     )
+
+
+def _title(
+    images: Sequence[QueryImage],
+    unwanted: Sequence[QueryImage],
+    text: str | None,
+    exemplar: QueryImage | None,
+) -> str:
+    if exemplar is not None:
+        return f"Models near {exemplar.name}"
+    if text is not None:
+        return f"Models for “{text}”"
+    title = f"Models that make images like {_those(images)}"
+    return f"{title}, and unlike {_those(unwanted)}" if unwanted else title
+
+
+def _those(images: Sequence[QueryImage]) -> str:
+    return images[0].name if len(images) == 1 else f"these {len(images)}"
+
+
+def _reading(unwanted: Sequence[QueryImage], text: str | None, exemplar: QueryImage | None) -> str:
+    """What the distances are between."""
+    made = "the images that each model made when it was published"
+    if exemplar is not None:
+        return f"Distances are between what the model in question made of its prompts and {made}."
+    if text is not None:
+        return f"Distances are between the words and {made}, which say less than a picture does."
+    if unwanted:
+        return (
+            f"Distances weigh how far the query is from {made} against how far the pictures of "
+            "what is not wanted are."
+        )
+    return f"Distances are between the query and {made}."
 
 
 def _group(group: GroupRanking, *, first: bool, previews: Previews) -> Group:

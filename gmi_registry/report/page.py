@@ -19,7 +19,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class QueryImage:
-    """One image of the query. ``picture`` is None where it could not be shown."""
+    """One image of the query, or the contact sheet of a model that others are to be near.
+
+    ``picture`` is None where it could not be shown.
+    """
 
     name: str
     picture: Picture | None
@@ -93,7 +96,11 @@ class SkippedModel:
 
 @dataclass(frozen=True)
 class Page:
-    """The whole report. ``settings`` are pairs of a label and a value."""
+    """The whole report. ``settings`` are pairs of a label and a value.
+
+    ``query`` are pictures, of which ``text`` takes the place in a search by words; ``unwanted``
+    show what is not wanted. ``reading`` says what the distances are between.
+    """
 
     title: str
     query: tuple[QueryImage, ...]
@@ -102,3 +109,8 @@ class Page:
     skipped: tuple[SkippedModel, ...]
     looked_at: int
     version: str
+    unwanted: tuple[QueryImage, ...] = ()
+    text: str | None = None
+    reading: str = (
+        "Distances are between the query and the images that each model made when it was published."
+    )

@@ -109,6 +109,10 @@ def test_the_json_is_plain_and_complete(colours, look, encoder):
         "images": ["image 1"],
         "pseudo_prompts": [None],
         "interrogator": "none",
+        "text": None,
+        "like": None,
+        "not_like": [],
+        "not_like_prompts": [],
     }
     assert document["score"] == "default"
     first = document["results"][0]
@@ -352,11 +356,11 @@ class TestBadInput:
         monkeypatch.setattr(colours.hub, "list_specs", None)
         with pytest.raises(InputError, match="no such file"):
             look("nothing.png")
-        with pytest.raises(InputError, match="a list of at least one image"):
+        with pytest.raises(InputError, match="nothing to search with: name an IMAGE, or give"):
             look()
 
     def test_one_path_is_not_a_list_of_images(self, colours):
-        with pytest.raises(InputError, match="a list of at least one image"):
+        with pytest.raises(InputError, match="images are a list"):
             search("red.png", colours.hub, cache_dir=colours.cache)
 
     def test_an_unknown_score(self, colours, look, monkeypatch):

@@ -10,39 +10,74 @@ sys.path.append(str(Path(__file__).parents[1] / "cli"))
 from cli_specs import OTHER_RANKING, RANKING, SKIPPED, answer
 
 from gmi_registry.report.answer import answer_page
+from gmi_registry.report.html import render
+from gmi_registry.report.page import QueryImage
+from gmi_registry.report.picture import embed
 
-PICTURE = Image.new("RGB", (10, 10), "red")
+
+def shown(name, prompt="a cat"):
+    return QueryImage(name, embed(Image.new("RGB", (10, 10), "red")), prompt)
 
 
-def page(result, *, previews=lambda ref: None, images=(("cat.png", PICTURE),)):
-    return answer_page(
-        result,
-        images,
-        pseudo_prompts=["a cat"] * len(images),
-        settings=[("score", "paper")],
-        previews=previews,
-    )
+CAT = shown("cat.png")
+
+
+def page(result, *, previews=lambda ref: None, images=(CAT,), **asked):
+    return answer_page(result, images, settings=[("score", "paper")], previews=previews, **asked)
 
 
 def test_the_page_says_what_the_answer_says():
-    shown = page(answer(RANKING, OTHER_RANKING, skipped=[SKIPPED]))
-    assert shown.title == "Models that make images like cat.png"
-    assert shown.query[0].pseudo_prompt == "a cat"
-    assert shown.settings == (("score", "paper"),)
-    main, other = shown.groups
+    made = page(answer(RANKING, OTHER_RANKING, skipped=[SKIPPED]))
+    assert made.title == "Models that make images like cat.png"
+    assert made.query[0].pseudo_prompt == "a cat"
+    assert made.settings == (("score", "paper"),)
+    main, other = made.groups
     assert [card.rank for card in main.cards] == [1, 2, 3]
     assert main.note == "the nearest 3 of 5 models, default prompts general"
     assert main.cards[0].prompts == ("a tree", "a cat")
     assert main.cards[0].licence == "mit"
     assert "cannot be compared" in other.note
-    assert shown.skipped[0].reason == SKIPPED.reason
-    assert shown.looked_at == 9
+    assert made.skipped[0].reason == SKIPPED.reason
+    assert made.looked_at == 9
 
 
 def test_several_images():
-    shown = page(answer(RANKING), images=(("a.png", PICTURE), ("b.png", PICTURE)))
-    assert shown.title == "Models that make images like these 2"
-    assert [image.name for image in shown.query] == ["a.png", "b.png"]
+    made = page(answer(RANKING), images=(shown("a.png"), shown("b.png")))
+    assert made.title == "Models that make images like these 2"
+    assert [image.name for image in made.query] == ["a.png", "b.png"]
+
+
+def test_pictures_of_what_is_not_wanted():
+    made = page(answer(RANKING), unwanted=(shown("dog.png", None),))
+    assert made.title == "Models that make images like cat.png, and unlike dog.png"
+    assert "not wanted" in made.reading
+    text = render(made)
+    assert text.index("cat.png</span>") < text.index("<p>Not like</p>")
+    assert text.index("<p>Not like</p>") < text.index("dog.png</span>")
+    assert 'alt="Unwanted image 1: dog.png"' in text
+    several = page(answer(RANKING), unwanted=(shown("dog.png"), shown("owl.png")))
+    assert several.title.endswith(", and unlike these 2")
+    assert "Not like" not in render(page(answer(RANKING)))
+
+
+def test_words_alone():
+    made = page(answer(RANKING), images=(), text="<b>pixel art")
+    assert made.title == "Models for “<b>pixel art”"
+    text = render(made)
+    assert '<blockquote class="asked">&lt;b&gt;pixel art</blockquote>' in text
+    assert "<figure>" not in text
+    assert "between the words and" in text
+
+
+def test_a_model_that_others_are_near():
+    sheet = shown("local:noto", None)
+    made = page(answer(RANKING), images=(), exemplar=sheet)
+    assert made.title == "Models near local:noto"
+    assert made.query == (sheet,)
+    assert "what the model in question made" in render(made)
+    assert "local:noto cannot be shown" in render(
+        page(answer(RANKING), images=(), exemplar=QueryImage("local:noto", None, None))
+    )
 
 
 def test_previews_are_embedded(tmp_path):

@@ -1,0 +1,86 @@
+"""The encoder and the interrogator of one search, loaded when they are wanted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gmi_registry.encoders.protocol import Encoder
+from gmi_registry.errors import GmiError, IncomparableSpecsError, InputError
+from gmi_registry.hubs.protocol import Hub
+from gmi_registry.index import IndexEntry
+from gmi_registry.interrogators import Interrogator, load_interrogator
+from gmi_registry.place import makes_links
+from gmi_registry.spec import EncoderRef, read_manifest
+
+__all__ = ["Equipment"]
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """How encoders and interrogators are loaded; ``cache_dir`` None is the libraries' own place."""
+
+    cache_dir: Path | None
+    offline: bool
+    device: str
+
+    def interrogator(self, mode: str, phrases: Sequence[str]) -> Interrogator:
+        """The interrogator of a mode, which tries ``phrases`` first. Raises as that does."""
+        return load_interrogator(
+            mode,
+            phrases=phrases,
+            cache_dir=self.cache_dir,
+            offline=self.offline,
+            device=self.device,
+        )
+
+    def encoder_of(self, matched: Sequence[IndexEntry], hub: Hub) -> Encoder:
+        """The encoder of the largest group of comparable models, the hub's own copy if it has one.
+
+        Raises IncomparableSpecsError where what that name loads is not what made the
+        specifications.
+        """
+        from gmi_registry.encoders import EncoderName, load_encoder
+
+        groups = Counter(entry.key for entry in matched)
+        largest = max(groups, key=lambda key: (groups[key], str(key)))
+        first = next(entry for entry in matched if entry.key == largest)
+        try:
+            name = EncoderName.parse(first.encoder)
+        except InputError as error:
+            raise IncomparableSpecsError(
+                f"{first.model} and {groups[largest] - 1} others name an encoder that cannot be "
+                f"loaded: {error.message}",
+                hint="give the encoder that made them: search(..., encoder=...)",
+            ) from None
+        encoder = load_encoder(
+            *name,
+            hub.fetch_encoder(*name),
+            cache_dir=self.cache_dir,
+            offline=self.offline,
+            device=self.device,
+        )
+        if encoder.ref.id != largest.encoder_id:
+            raise IncomparableSpecsError(
+                f"the encoder {name} that was loaded is not the one that made the specifications: "
+                f"{_difference(encoder.ref, first, hub)}",
+                hint="put the encoder that they name into the hub, or publish the models again",
+            )
+        return encoder
+
+
+def _difference(found: EncoderRef, entry: IndexEntry, hub: Hub) -> str:
+    """In what the encoder differs from the one that the specification of ``entry`` names."""
+    try:
+        folder = hub.fetch_spec(entry.model).parent
+        stated = read_manifest(folder, follow_links=makes_links(hub)).encoder
+    except GmiError:  # it was there a moment ago, and is wanted for this message alone
+        return f"id {found.id}, not {entry.key.encoder_id}"
+    if found.weights_sha256 != stated.weights_sha256:
+        return f"weights {found.weights_sha256[:12]}, not {stated.weights_sha256[:12]}"
+    ours, theirs = found.known(), stated.known()
+    return "the same weights with another " + ", ".join(
+        name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)
+    )

@@ -1,0 +1,244 @@
+"""Searches by a model, by words alone and against pictures, over real hubs in a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from hub_builder import OTHER_PROMPTS, ProjectionEncoder, picture
+
+import gmi_registry
+from gmi_registry.errors import InputError, SpecNotFoundError, UnsupportedOperationError
+from gmi_registry.hubs import ListingFilter
+from gmi_registry.search import search
+from gmi_registry.spec import ModelRef
+
+COLOURS = {"blue": (20, 30, 230), "green": (30, 200, 40), "red": (240, 20, 10)}
+TWIN = (238, 24, 12)
+
+
+class JointEncoder(ProjectionEncoder):
+    """Texts lie where a picture of the colour that they name would, others at random."""
+
+    def __init__(self):
+        super().__init__("joint")
+        self.ref = self.ref.model_copy(update={"text_dim": self.ref.image_dim})
+
+    def encode_texts(self, texts):
+        rows = []
+        for text in texts:
+            named = [colour for name, colour in COLOURS.items() if name in text.split()]
+            noise = np.random.default_rng(sum(text.encode())).standard_normal(self.ref.image_dim)
+            rows.append(self.encode_images([picture(named[0])])[0] if named else noise / 4)
+        return np.stack(rows).astype(np.float32)
+
+
+@pytest.fixture
+def encoder():
+    return JointEncoder()
+
+
+@pytest.fixture
+def colours(built):
+    for name, colour in COLOURS.items():
+        built.publish(name, colour, tags=("warm",) if name == "red" else ("cold", name))
+    return built
+
+
+@pytest.fixture
+def look(built, encoder):
+    def call(*images, **options):
+        return search(
+            list(images), built.hub, **{"cache_dir": built.cache, "encoder": encoder} | options
+        )
+
+    return call
+
+
+def names(result):
+    return [hit.ref.id for hit in result.hits]
+
+
+class TestLike:
+    def test_the_nearest_model_without_the_model_itself_or_an_encoder(self, colours, look, encoder):
+        colours.publish("twin", TWIN)
+        before = encoder.images_encoded
+        result = look(like="red", encoder=None)
+        assert names(result)[0] == "twin"
+        assert sorted(names(result)) == ["blue", "green", "twin"]
+        assert (result.looked_at, result.matched) == (4, 3)
+        assert (result.score, result.text, result.images) == ("like", None, ())
+        assert result.like == colours.hub.fetch_model(ModelRef("local", "red")).ref
+        assert result.encoder == encoder.ref
+        assert encoder.images_encoded == before
+        assert result.timings.encoder == 0
+        document = json.loads(json.dumps(result.to_json(), allow_nan=False))
+        assert document["query"]["like"] == str(result.like)
+        assert document["query"]["pseudo_prompts"] == []
+
+    def test_every_name_of_the_model_means_the_same(self, colours, look, tmp_path):
+        ref = colours.hub.fetch_model(ModelRef("local", "red")).ref
+        copy = shutil.copytree(colours.folder("red") / "gmi", tmp_path / "kept" / "gmi")
+        hits = look(like="red").hits
+        for name in ("local:red", str(ref), str(colours.folder("red")), copy.parent, copy):
+            assert look(like=name).hits == hits
+        found = gmi_registry.search(hub=colours.root, like=ref, cache_dir=colours.cache)
+        assert found.hits == hits
+
+    def test_a_model_that_the_hub_does_not_hold(self, colours, look, tmp_path):
+        shutil.copytree(colours.folder("red") / "gmi", tmp_path / "kept" / "gmi")
+        shutil.rmtree(colours.folder("red"))
+        result = look(like=tmp_path / "kept")
+        assert sorted(names(result)) == ["blue", "green"]
+        assert result.matched == 2
+
+    def test_filters_hold(self, colours, look):
+        assert names(look(like="red", wanted=ListingFilter(tags=("green",)))) == ["green"]
+        only_itself = look(like="red", wanted=ListingFilter(tags=("warm",)))
+        assert (only_itself.hits, only_itself.looked_at, only_itself.matched) == ((), 1, 0)
+
+    def test_models_of_other_prompts_follow_in_a_ranking_of_their_own(self, colours, look):
+        colours.publish("house", COLOURS["red"], prompts=OTHER_PROMPTS)
+        result = look(like="red")
+        assert [group.members for group in result.groups] == [2, 1]
+        assert result.groups[1].hits[0].ref.id == "house"
+
+    def test_a_model_without_a_specification(self, colours, look, tmp_path):
+        colours.add_lora("new")
+        with pytest.raises(SpecNotFoundError, match="local:new has no specification") as caught:
+            look(like="new")
+        assert caught.value.hint == "gmi-publish local:new"
+        with pytest.raises(SpecNotFoundError, match="holds no model"):
+            look(like="absent")
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(SpecNotFoundError, match=r"holds no gmi/spec\.json"):
+            look(like=tmp_path / "empty")
+        with pytest.raises(UnsupportedOperationError, match="not on this hub"):
+            look(like="hf:owner/name")
+
+    def test_it_is_found_out_before_the_hub_is_read(self, colours, look, monkeypatch):
+        monkeypatch.setattr(colours.hub, "list_specs", None)
+        with pytest.raises(SpecNotFoundError):
+            look(like="absent")
+
+
+class TestText:
+    @pytest.mark.parametrize("name", sorted(COLOURS))
+    def test_the_model_that_paints_what_the_words_name(self, colours, look, name):
+        result = look(prompt=f"  a {name}\n thing ")
+        assert names(result)[0] == name
+        assert (result.score, result.text) == ("text", f"a {name} thing")
+        assert (result.images, result.pseudo_prompts) == ((), ())
+        assert (result.like, result.interrogator) == (None, "prompt")
+        assert all(0 <= hit.distance <= 2 and hit.best_prompts for hit in result.hits)
+        assert result.to_json()["query"]["text"] == f"a {name} thing"
+
+    def test_from_python(self, colours, encoder):
+        options = {"encoder": encoder, "cache_dir": colours.cache}
+        result = gmi_registry.search(hub=colours.root, prompt="blue", tags=["cold"], **options)
+        assert names(result) == ["blue", "green"]
+
+    def test_an_encoder_whose_towers_differ_in_width(self, built, look):
+        built.publish("red", COLOURS["red"], encoder=ProjectionEncoder())
+        with pytest.raises(InputError) as caught:
+            look(prompt="red", encoder=ProjectionEncoder())
+        assert caught.value.message == (
+            "a text alone cannot be compared with images: projection/seed-0 gives texts 5 values "
+            "and images 6"
+        )
+        assert caught.value.hint
+
+    def test_with_an_image_the_words_are_about_it(self, colours, look):
+        result = look(picture(COLOURS["red"]), prompt="blue")
+        assert names(result)[0] == "red"
+        assert (result.score, result.text, result.pseudo_prompts) == ("default", None, ("blue",))
+
+    def test_bad_words_are_found_before_anything_is_read(self, colours, look, monkeypatch):
+        monkeypatch.setattr(colours.hub, "list_specs", None)
+        with pytest.raises(InputError, match="the prompt is empty"):
+            look(prompt=" \n")
+
+
+class TestNotLike:
+    @pytest.mark.parametrize("score", ["default", "paper", "rkme-clip"])
+    def test_a_picture_of_a_models_own_style_moves_it_down(self, colours, look, score):
+        both = (picture(COLOURS["red"], 98), picture(COLOURS["blue"], 99))
+        plain = look(*both, score=score)
+        result = look(*both, not_like=[picture(COLOURS["blue"], 7)], score=score)
+        assert names(result).index("blue") == 2
+        assert names(plain).index("blue") < 2
+        assert names(result)[0] == "red"
+        assert result.score == score
+        assert all(0 <= hit.distance <= 1 for hit in result.hits)
+
+    def test_equal_pictures_leave_chance(self, colours, look):
+        image = picture(COLOURS["green"], 5)
+        for options in ({}, {"prompt": "a cat"}, {"interrogator": "phrases"}):
+            result = look(image, not_like=[image], **options)
+            assert names(result) == ["blue", "green", "red"]
+            assert {hit.distance for hit in result.hits} == {0.5}
+
+    def test_without_any_nothing_changes(self, colours, look):
+        image = picture(COLOURS["green"], 5)
+        plain = look(image)
+        assert look(image, not_like=[]).hits == plain.hits
+        assert (plain.not_like, plain.not_like_prompts) == ((), ())
+
+    def test_what_the_result_says(self, colours, look, tmp_path):
+        path = tmp_path / "blue.png"
+        picture(COLOURS["blue"]).save(path)
+        image = picture(COLOURS["red"])
+        result = look(image, not_like=[path, picture(COLOURS["blue"], 3)], prompt="a cat")
+        assert result.images == ("image 1",)
+        assert result.not_like == (str(path), "unwanted image 2")
+        assert result.not_like_prompts == ("a cat", "a cat")
+        query = result.to_json()["query"]
+        assert query["not_like"] == [str(path), "unwanted image 2"]
+        assert query["not_like_prompts"] == ["a cat", "a cat"]
+        guessed = look(image, not_like=[path], interrogator="phrases")
+        assert len(guessed.not_like_prompts) == 1
+        assert guessed.not_like_prompts[0]
+
+    def test_a_bad_picture_is_named(self, colours, look):
+        with pytest.raises(InputError, match=r"nothing\.png: no such file"):
+            look(picture(COLOURS["red"]), not_like=["nothing.png"])
+
+    def test_from_python_one_picture_needs_no_list(self, colours, encoder):
+        result = gmi_registry.search(
+            picture(COLOURS["red"]),
+            colours.root,
+            not_like=picture(COLOURS["blue"]),
+            encoder=encoder,
+            cache_dir=colours.cache,
+        )
+        assert names(result)[0] == "red"
+        assert len(result.not_like) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "nothing to search with: name an IMAGE, or give --prompt TEXT or --like MODEL"),
+        ({"like": "red", "prompt": "x"}, "goes without --prompt"),
+        ({"like": "red", "images": 1}, "goes without an IMAGE"),
+        ({"like": "red", "not_like": 1, "score": "paper"}, "without --not-like and --score"),
+        ({"like": "red", "interrogator": "phrases"}, "goes without --interrogator"),
+        ({"not_like": 1}, "--not-like says what is not wanted: name an IMAGE of what is"),
+        ({"not_like": 1, "prompt": "x"}, "--not-like says what is not wanted"),
+        ({"prompt": "x", "interrogator": "caption"}, "--interrogator guesses what an IMAGE shows"),
+        ({"prompt": "x", "score": "paper"}, "--score paper measures from an IMAGE"),
+    ],
+)
+def test_parts_that_do_not_go_together(colours, look, monkeypatch, options, message):
+    monkeypatch.setattr(colours.hub, "list_specs", None)
+    given = {
+        name: [picture(COLOURS["red"])] * value if name == "not_like" else value
+        for name, value in options.items()
+    }
+    images = [picture(COLOURS["red"])] * given.pop("images", 0)
+    with pytest.raises(InputError) as caught:
+        look(*images, **given)
+    assert message in caught.value.message
+    assert caught.value.hint == "gmi-search --help"

@@ -1,0 +1,93 @@
+"""A text against the images of models, in a space that both share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gmi_registry.scoring.wording import text_contributions, text_distances
+
+PROMPTS, EACH, WIDTH = 5, 2, 8
+IMAGE_PROMPT = np.repeat(np.arange(PROMPTS), EACH)
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((70, PROMPTS * EACH, WIDTH))
+    return images, rng.standard_normal((PROMPTS, WIDTH)), rng.standard_normal(WIDTH)
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def test_it_is_its_formula(arrays, monkeypatch):
+    images, prompts, text = arrays
+    weights = np.maximum(unit(prompts) @ unit(text), 0)[IMAGE_PROMPT]
+    weights /= weights.sum()
+    means = [(weights[:, None] * unit(rows)).sum(axis=0) for rows in images]
+    expected = [1 - unit(mean) @ unit(text) for mean in means]
+    found = text_distances(images, prompts, IMAGE_PROMPT, text)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    monkeypatch.setattr("gmi_registry.scoring.wording._BLOCK_ELEMENTS", 3 * images[0].size)
+    np.testing.assert_allclose(text_distances(images, prompts, IMAGE_PROMPT, text), expected)
+
+
+def test_the_model_whose_images_lie_along_the_text_comes_first(arrays):
+    images, prompts, text = arrays
+    images[17] += 2 * text
+    found = text_distances(images.astype(np.float16), prompts, IMAGE_PROMPT, text)
+    assert found.argmin() == 17
+    assert ((found >= 0) & (found <= 2)).all()
+
+
+def test_norms_do_not_matter(arrays):
+    images, prompts, text = arrays
+    scaled = text_distances(7 * images, 0.1 * prompts, IMAGE_PROMPT, 100 * text)
+    np.testing.assert_allclose(
+        scaled, text_distances(images, prompts, IMAGE_PROMPT, text), atol=1e-9
+    )
+
+
+def test_images_of_prompts_that_the_text_does_not_name_count_less(arrays):
+    images, _, _ = arrays
+    prompts = np.eye(PROMPTS, WIDTH)
+    text = np.eye(PROMPTS, WIDTH)[2]
+    elsewhere = images.copy()
+    elsewhere[:, IMAGE_PROMPT != 2] += 5
+    np.testing.assert_allclose(
+        text_distances(elsewhere, prompts, IMAGE_PROMPT, text),
+        text_distances(images, prompts, IMAGE_PROMPT, text),
+    )
+
+
+def test_a_text_near_no_prompt_is_compared_with_all_images(arrays):
+    images, _, text = arrays
+    opposite = np.repeat(-text[None], PROMPTS, axis=0)
+    expected = [1 - unit(unit(rows).mean(axis=0)) @ unit(text) for rows in images]
+    np.testing.assert_allclose(text_distances(images, opposite, IMAGE_PROMPT, text), expected)
+
+
+def test_zeros_do_not_divide(arrays):
+    images, prompts, text = arrays
+    found = text_distances(0 * images, prompts, IMAGE_PROMPT, text)
+    np.testing.assert_array_equal(found, np.ones(len(images)))
+    np.testing.assert_array_equal(
+        text_distances(images, prompts, IMAGE_PROMPT, 0 * text), np.ones(len(images))
+    )
+
+
+def test_towers_of_two_widths_share_no_space(arrays):
+    images, prompts, text = arrays
+    with pytest.raises(ValueError, match=r"widths \[3, 8\] share no space"):
+        text_distances(images, prompts[:, :3], IMAGE_PROMPT, text)
+
+
+def test_contributions_sum_to_the_mean_cosine(arrays):
+    images, prompts, text = arrays
+    found = text_contributions(images[3], prompts, IMAGE_PROMPT, text)
+    weights = np.maximum(unit(prompts) @ unit(text), 0)[IMAGE_PROMPT]
+    weights /= weights.sum()
+    assert found.shape == (PROMPTS,)
+    assert found.sum() == pytest.approx(weights @ (unit(images[3]) @ unit(text)))

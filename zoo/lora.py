@@ -17,7 +17,7 @@ from zoo.pictures import Pictures
 from zoo.styles import STYLES
 from zoo.training import Plan, Training, device
 
-PLAN = Plan(steps=120, rate=3e-3, warmup=10, weight_decay=0.0)
+PLAN = Plan(steps=240, rate=3e-3, warmup=10, weight_decay=0.0)
 BATCH = 48
 RANK = 4
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "time_emb_proj", "conv1", "conv2"]

@@ -111,7 +111,8 @@ class PictureStudio:
 
     def draw(self, orders: Sequence[Order], progress: Callable[[int], None]) -> list[list[Path]]:
         """Each prompt's picture, moved by each seed. Raises InputError for one that is none."""
-        done, drawn = 0, []
+        done = 0
+        drawn: list[list[Path]] = []
         for order in orders:
             paths = []
             for prompt in order.prompts:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gmi_registry.cli.screen import output, plain, write_rows
-from gmi_registry.report.number import number
+from gmi_registry.report.number import number, percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +47,17 @@ def bar(margin: float, spread: float, *, cells: int = _BAR_CELLS, blocks: str = 
 
 
 def _rows(result: Ranking) -> Iterator[tuple[str, ...]]:
-    yield "rank", "model", "distance", "margin", "tags", "base_model", "prompt_set", "stale"
+    yield (
+        "rank",
+        "model",
+        "distance",
+        "margin",
+        "tags",
+        "base_model",
+        "prompt_set",
+        "stale",
+        "confidence",
+    )
     for group in result.groups:
         for hit in group.hits:
             yield (
@@ -59,6 +69,7 @@ def _rows(result: Ranking) -> Iterator[tuple[str, ...]]:
                 hit.base_model or "",
                 group.prompt_set,
                 _STALE[hit.stale],
+                "" if hit.confidence is None else f"{hit.confidence:.3f}",
             )
 
 
@@ -73,6 +84,9 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
     table.add_column("#", justify="right", style="bold", no_wrap=True)
     table.add_column("model", overflow="fold", min_width=6)
     table.add_column("distance", justify="right", no_wrap=True)
+    sure = any(hit.confidence is not None for hit in group.hits)
+    if sure:
+        table.add_column("chance", justify="right", no_wrap=True)
     if width >= _FOR_MARGIN:
         table.add_column("ahead of next", no_wrap=True)
     if width >= _FOR_TAGS:
@@ -85,6 +99,8 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
     for hit in group.hits:
         name = str(hit.ref.without_revision) + (" (stale)" if hit.stale else "")
         cells = [str(hit.rank), name, number(hit.distance)]
+        if sure:
+            cells.append(percent(hit.confidence))
         if width >= _FOR_MARGIN:
             cells.append(_margin(hit, spread, console))
         if width >= _FOR_TAGS:

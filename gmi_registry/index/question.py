@@ -12,7 +12,8 @@ from gmi_registry.errors import IncomparableSpecsError, InputError
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.group import Stack
 from gmi_registry.index.indexed import IndexedSpec
-from gmi_registry.scoring import Query, Score
+from gmi_registry.scoring import DEFAULT_SCORE, SCORES, Query, Score
+from gmi_registry.scoring.confidence import confidences
 from gmi_registry.scoring.contrast import against
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.kinship import content_means, model_distances, shared_contributions
@@ -39,6 +40,11 @@ class Question(Protocol):
 
     def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
         """Of the members at ``rows`` [R]: [R]. Raises IncomparableSpecsError where widths differ"""
+        ...
+
+    def confidences(self, distances: Floats) -> Floats | None:
+        """From the distances [R] of all that are compared, the chance of each; None where these
+        distances speak of none."""
         ...
 
     def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
@@ -68,6 +74,11 @@ class ImageQuestion:
             _check_lengths(stack, self.unwanted)
             score = against(score, self.unwanted)
         return score(stack.candidates(rows), self.query)
+
+    def confidences(self, distances: Floats) -> Floats | None:
+        if self.score is not SCORES[DEFAULT_SCORE] or self.unwanted is not None:
+            return None
+        return confidences(distances, len(self.query.image_embeddings))
 
     def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
         weights = self.query.weights(stack.prompt_embeddings, stack.image_prompt)
@@ -120,6 +131,9 @@ class TextQuestion:
             self.embedding,
         )
 
+    def confidences(self, distances: Floats) -> Floats | None:
+        return None
+
     def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
         return [
             _largest(
@@ -168,6 +182,9 @@ class ModelQuestion:
                 stack.image_embeddings[others], stack.image_prompt, len(stack.prompt_embeddings)
             ),
         )
+
+    def confidences(self, distances: Floats) -> Floats | None:
+        return None
 
     def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
         if not self._shares_prompts(stack):

@@ -43,6 +43,7 @@ def ranked(
     order = ascending(distances, [_tie_key(stack.entries[row].model, stale) for row in rows])
     ordered = distances[order]
     gaps = margins(ordered)
+    chances = question.confidences(ordered)
     shown = [rows[position] for position in order[:top]]
     matches = question.best_prompts(stack, shown, best_prompts)
     hits = [
@@ -51,6 +52,7 @@ def ranked(
             rank=place + 1,
             distance=float(ordered[place]),
             margin=None if np.isnan(gaps[place]) else float(gaps[place]),
+            confidence=None if chances is None else float(chances[place]),
             best_prompts=tuple(
                 PromptMatch(index, stack.entries[row].prompts[index], value)
                 for index, value in best
@@ -75,6 +77,7 @@ def _hit(
     rank: int,
     distance: float,
     margin: float | None,
+    confidence: float | None,
     best_prompts: tuple[PromptMatch, ...],
     stale: bool | None,
 ) -> SearchHit:
@@ -95,4 +98,5 @@ def _hit(
         digest=entry.digest,
         group=entry.key,
         stale=stale,
+        confidence=confidence,
     )

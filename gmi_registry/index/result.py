@@ -31,9 +31,11 @@ class SearchHit:
 
     ``rank`` counts from 1 within ``group``; equal distances are ordered by model. ``distance`` is
     comparable within the group and the score only. ``margin`` is the next model's distance minus
-    this one's, None for the last. ``digest`` is the specification's. ``best_prompts`` is sorted,
-    the nearest first. ``stale`` says that the model's weights are no longer those that were
-    described, None that nobody knows; a stale model stands behind the fresh ones it ties with.
+    this one's, None for the last. ``confidence`` is the chance, in 0..1, that this model made the
+    query's images, if one of those compared in the group did; None but for the default score,
+    which alone speaks of one. ``digest`` is the specification's. ``best_prompts`` is sorted, the
+    nearest first. ``stale`` says that the model's weights are no longer those that were described,
+    None that nobody knows; a stale model stands behind the fresh ones it ties with.
     """
 
     rank: int
@@ -52,6 +54,7 @@ class SearchHit:
     digest: str
     group: ComparabilityKey
     stale: bool | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,7 @@ def _card(hit: SearchHit, previews: Previews) -> Card:
         url=hit.url,
         nsfw=hit.nsfw,
         stale=bool(hit.stale),
+        confidence=hit.confidence,
         prompts=tuple(match.prompt for match in hit.best_prompts),
         preview=preview,
         no_preview=reason,

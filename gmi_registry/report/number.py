@@ -1,10 +1,22 @@
-"""Distances for people: enough digits to tell neighbours apart, not more."""
+"""Distances and chances for people: enough digits to tell neighbours apart, not more."""
 
 from __future__ import annotations
 
 import math
 
-__all__ = ["number"]
+__all__ = ["number", "percent"]
+
+
+def percent(chance: float | None) -> str:
+    """A chance in 0..1 in whole percent; nothing where there is none, never certain or impossible.
+
+    0 % and 100 % would say more than a formula can know.
+    """
+    if chance is None:
+        return ""
+    if chance < 0.01:
+        return "< 1 %"
+    return "> 99 %" if chance >= 0.995 else f"{100 * chance:.0f} %"
 
 
 def number(value: float) -> str:

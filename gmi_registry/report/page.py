@@ -34,7 +34,8 @@ class Card:
     """One model of the answer.
 
     ``margin`` is the distance to the next model minus the own; None for the last. ``stale`` says
-    that its weights are known to have changed since.
+    that its weights are known to have changed since. ``confidence`` is the chance that it made the
+    query's images, None where the score speaks of none.
     ``prompts`` are the model's prompts that speak most for it, best first. ``preview`` is its
     contact sheet; where it is None, ``no_preview`` says why.
     """
@@ -51,6 +52,7 @@ class Card:
     url: str | None = None
     nsfw: bool = False
     stale: bool = False
+    confidence: float | None = None
     prompts: tuple[str, ...] = ()
     preview: Picture | None = None
     no_preview: str = "this model has no contact sheet"

@@ -10,7 +10,7 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gmi_registry.report.number import number
+from gmi_registry.report.number import number, percent
 from gmi_registry.report.strip import strip
 
 __all__ = ["fill"]
@@ -40,6 +40,7 @@ def fill(package: str, template: str, sheets: Sequence[tuple[str, str]], **value
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
+    environment.filters["percent"] = percent
     environment.globals["strip"] = strip
     # Markup: the style sheets are files of this package, and escaping would break their digest.
     return environment.get_template(template).render(style=Markup(style), policy=policy, **values)

@@ -1,5 +1,6 @@
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from cli_specs import OTHER_RANKING, RANKING, answer, group, hit
@@ -47,6 +48,7 @@ def test_a_pipe_gets_rows(capsys):
         "base_model",
         "prompt_set",
         "stale",
+        "confidence",
     ]
     assert rows[1] == [
         "1",
@@ -57,10 +59,31 @@ def test_a_pipe_gets_rows(capsys):
         "zoo/base",
         "general",
         "",
+        "",
     ]
     assert [row[0] for row in rows[1:]] == ["1", "2", "3", "1"]
     assert rows[3][3] == ""
     assert rows[4][6] == "zoo"
+
+
+def sure_ranking():
+    chances = (0.9712, 0.02, 0.001)
+    pairs = zip(RANKING.hits, chances, strict=True)
+    return answer(replace(RANKING, hits=tuple(replace(it, confidence=p) for it, p in pairs)))
+
+
+def test_a_pipe_gets_chances_where_the_score_speaks_of_them(capsys):
+    write_ranking(sure_ranking())
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[-1] for row in rows] == ["confidence", "0.971", "0.020", "0.001"]
+
+
+def test_a_terminal_shows_chances_beside_the_distance(table):
+    lines = table(60, sure_ranking()).splitlines()
+    assert lines[0].split()[:4] == ["#", "model", "distance", "chance"]
+    assert "97 %" in lines[1]
+    assert "< 1 %" in lines[3]
+    assert "chance" not in table(60, answer(RANKING))
 
 
 def test_a_wide_terminal_shows_everything(table):

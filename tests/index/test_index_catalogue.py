@@ -9,6 +9,7 @@ from index_specs import GENERAL, OWN, encoder_named
 from gmi_registry.errors import IncomparableSpecsError, InputError
 from gmi_registry.index import Filters, SpecIndex
 from gmi_registry.scoring import SCORES, paper_distance
+from gmi_registry.scoring.confidence import TEMPERATURE
 from gmi_registry.scoring.weights import cosine_weights
 from gmi_registry.spec import ModelRef
 
@@ -33,6 +34,25 @@ def test_the_model_around_the_query_comes_first(score, make_spec, ask):
     assert result.hits[0].ref.id == "m4"
     assert [hit.rank for hit in result.hits] == [1, 2, 3, 4, 5, 6]
     assert (result.looked_at, result.matched, result.skipped) == (6, 6, ())
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_the_default_score_says_how_sure_it_is(images, make_spec, ask):
+    index = index_of(*(make_spec(f"m{i}", centre=np.eye(8)[i]) for i in range(6)))
+    query = ask(np.repeat(np.eye(8)[None, 4], images, axis=0))
+    hits = index.rank(query).hits
+    distances = np.array([hit.distance for hit in hits])
+    odds = np.exp(-images * (distances - distances[0]) / (2 * TEMPERATURE))
+    assert [hit.confidence for hit in hits] == pytest.approx((odds / odds.sum()).tolist(), rel=1e-4)
+    # What is shown does not change what was compared.
+    assert index.rank(query, top=1).hits[0].confidence == hits[0].confidence
+
+
+def test_other_scores_speak_of_no_chance(make_spec, ask):
+    index = index_of(make_spec("a"), make_spec("b"))
+    query, unwanted = ask(np.zeros((1, 8))), ask(np.ones((1, 8)))
+    for ranking in (index.rank(query, "paper"), index.rank(query, unwanted=unwanted)):
+        assert [hit.confidence for hit in ranking.hits] == [None, None]
 
 
 def test_distances_margins_and_prompts_of_the_paper_score(make_spec, ask):

@@ -65,6 +65,8 @@ def test_the_page_holds_what_there_is_to_say():
         assert part in text
     assert "none here" in text
     assert text.count("ahead of the next by") == 1
+    assert "chance" not in text
+    assert "<dd>97 %</dd>" in render(page(card(1, confidence=0.9712)))
 
 
 def test_nothing_is_fetched_and_nothing_runs():

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from gmi_registry.report.number import number
+from gmi_registry.report.number import number, percent
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,20 @@ from gmi_registry.report.number import number
 )
 def test_number(value, text):
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("chance", "text"),
+    [
+        (None, ""),
+        (0.0, "< 1 %"),
+        (0.0099, "< 1 %"),
+        (0.01, "1 %"),
+        (0.5, "50 %"),
+        (0.994, "99 %"),
+        (0.995, "> 99 %"),
+        (1.0, "> 99 %"),
+    ],
+)
+def test_percent(chance, text):
+    assert percent(chance) == text

@@ -63,7 +63,7 @@ def search(
     ``prompt`` says what the images show; without it ``interrogator`` (none, phrases, caption,
     clip_interrogator) may guess. ``not_like`` are pictures of what is not wanted: a model's
     distance is then f / (f + a), f to ``images`` and a to these, 1/2 where it is equally near to
-    both (f - a for a score that may be below 0). Without images ``prompt`` is compared with the
+    both (f - a for a score that is a logarithm). Without images ``prompt`` is compared with the
     models' images, in the space that the encoder's towers share, which says less than a picture
     does; or ``like`` names a model, of ``hub`` or a folder with a specification, and others are
     ranked by the discrepancy (MMD²) of what they draw for the same prompts, itself left out.

@@ -1,21 +1,22 @@
-"""What one search asks for, and which of its parts go together."""
+"""What one search asks for: pictures, words or a model, checked and opened."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
+from PIL.Image import Image
+
+from gmi_registry.combination import ANY_SCORE, NO_INTERROGATOR, fault
 from gmi_registry.errors import InputError
+from gmi_registry.images import load_image, to_rgb
+from gmi_registry.query import checked_prompt
 
-if TYPE_CHECKING:
-    # The command line reads the rules below before it needs anything of this weight.
-    from PIL.Image import Image
+__all__ = ["LIKE_SCORE", "TEXT_SCORE", "ImageSource", "Request"]
 
-__all__ = ["LIKE_SCORE", "TEXT_SCORE", "ImageSource", "Request", "fault"]
-
-ImageSource: TypeAlias = "str | Path | bytes | Image"
+ImageSource: TypeAlias = str | Path | bytes | Image
 """A file, a file's bytes, or a decoded picture."""
 
 LIKE_SCORE = "like"
@@ -23,8 +24,6 @@ LIKE_SCORE = "like"
 
 TEXT_SCORE = "text"
 """Likewise, where they are compared with a text alone."""
-
-_NO_INTERROGATOR, _ANY_SCORE = "none", "default"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,16 +49,14 @@ class Request:
         *,
         prompt: str | None = None,
         like: str | Path | None = None,
-        interrogator: str = _NO_INTERROGATOR,
-        score: str = _ANY_SCORE,
+        interrogator: str = NO_INTERROGATOR,
+        score: str = ANY_SCORE,
     ) -> Request:
         """Check the parts and open the pictures; nothing is asked of a hub yet.
 
         Raises InputError for parts that do not go together, and for an image or a prompt that
         cannot be used.
         """
-        from gmi_registry.query import checked_prompt
-
         if isinstance(images, str | bytes) or isinstance(not_like, str | bytes):
             raise InputError(
                 "images are a list, also where there is one", hint="search([image], hub)"
@@ -87,47 +84,7 @@ class Request:
         return None if self.pictures else self.prompt
 
 
-def fault(
-    *,
-    images: int,
-    prompt: str | None,
-    like: str | None,
-    not_like: int,
-    interrogator: str = _NO_INTERROGATOR,
-    score: str = _ANY_SCORE,
-) -> str | None:
-    """Why these parts make no search, in one line, or None where they do.
-
-    ``images`` and ``not_like`` are numbers of pictures.
-    """
-    if like is not None:
-        others = {
-            "an IMAGE": images > 0,
-            "--prompt": prompt is not None,
-            "--not-like": not_like > 0,
-            "--interrogator": interrogator != _NO_INTERROGATOR,
-            "--score": score != _ANY_SCORE,
-        }
-        named = [name for name, is_given in others.items() if is_given]
-        if named:
-            return f"--like asks for models near a model, and goes without {' and '.join(named)}"
-        return None
-    if images:
-        return None
-    if not_like:
-        return "--not-like says what is not wanted: name an IMAGE of what is, too"
-    if prompt is None:
-        return "nothing to search with: name an IMAGE, or give --prompt TEXT or --like MODEL"
-    if interrogator != _NO_INTERROGATOR:
-        return "--interrogator guesses what an IMAGE shows, and there is none: leave it out"
-    if score != _ANY_SCORE:
-        return f"--score {score} measures from an IMAGE, and there is none: leave it out"
-    return None
-
-
 def _opened(images: Sequence[ImageSource], what: str) -> tuple[tuple[Image, ...], tuple[str, ...]]:
-    from gmi_registry.images import load_image, to_rgb
-
     pictures, names = [], []
     for number, image in enumerate(images, start=1):
         if isinstance(image, str | Path):

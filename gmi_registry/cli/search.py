@@ -25,8 +25,8 @@ from gmi_registry.cli.progress import StageProgress
 from gmi_registry.cli.ranking import write_ranking
 from gmi_registry.cli.screen import remark, write_json, write_line
 from gmi_registry.cli.traffic import announce_waits, comment
+from gmi_registry.combination import fault
 from gmi_registry.place import DEFAULT_HUB, hub_at
-from gmi_registry.request import fault
 
 __all__ = ["InterrogatorChoice", "KindChoice", "search"]
 

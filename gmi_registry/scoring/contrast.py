@@ -11,8 +11,9 @@ but rewards a model for being far from what is not wanted without end: squared d
 lose in it what grows with the mean, so that a model far from everything beats the one that is near
 to what is wanted. In a ratio such a model stands at 1/2.
 
-Some scores are logarithms of a likelihood already, up to a constant, and so may be below 0. A ratio
-has no meaning for them, and their difference is the logarithm of one: that is what they get.
+Some scores are logarithms already, up to a constant: of a likelihood, or minus a count. A ratio has
+no meaning for them, and their difference is the logarithm of one: that is what they get. Any other
+score is a squared distance, of which an estimate may fall a little below 0; it then counts as 0.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ import numpy as np
 from gmi_registry.scoring.candidates import Candidates
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.query import Query
-from gmi_registry.scoring.scores import Score
+from gmi_registry.scoring.scores import (
+    Score,
+    download,
+    modelverse_monte_carlo,
+    modelverse_second,
+)
 
 __all__ = ["against", "contrasted"]
 
-# A squared norm is expanded into terms of order 1, and may miss 0 by their rounding.
-_ROUNDING = 1e-4
+_WITHOUT_ZERO: tuple[Score, ...] = (modelverse_second, modelverse_monte_carlo, download)
 
 
 def against(score: Score, unwanted: Query) -> Score:
@@ -37,24 +42,26 @@ def against(score: Score, unwanted: Query) -> Score:
     """
 
     def of(candidates: Candidates, query: Query) -> Floats:
-        return contrasted(score(candidates, query), score(candidates, unwanted))
+        return contrasted(
+            score(candidates, query),
+            score(candidates, unwanted),
+            logarithms=score in _WITHOUT_ZERO,
+        )
 
     return of
 
 
-def contrasted(wanted: Floats, unwanted: Floats) -> Floats:
+def contrasted(wanted: Floats, unwanted: Floats, *, logarithms: bool = False) -> Floats:
     """Distances f [M] to what is wanted and a [M] to what is not, as one distance: [M] float64.
 
-    f / (f + a), in [0, 1]; f - a where a distance is below 0. Increasing in f, decreasing in a, and
-    the same for all models where f equals a. NaN where a distance is NaN.
+    f / (f + a), in [0, 1], what is below 0 taken as 0; with ``logarithms`` f - a. Increasing in f,
+    decreasing in a, and the same for all models where f equals a. NaN where a distance is NaN.
     """
     f, a = wanted.astype(np.float64), unwanted.astype(np.float64)
-    is_logarithm = min(f.min(initial=0), a.min(initial=0)) < -_ROUNDING
-    if not is_logarithm:
-        f, a = np.maximum(f, 0), np.maximum(a, 0)
     # 0 against 0, or infinity against infinity: as near to the one as to the other.
     with np.errstate(invalid="ignore", divide="ignore"):
-        if is_logarithm:
+        if logarithms:
             return np.where(f == a, 0.0, f - a)
+        f, a = np.maximum(f, 0), np.maximum(a, 0)
         # Not f / (f + a), which is NaN where f is infinite and a is not.
         return np.where(f == a, 0.5, 1 / (1 + a / f))

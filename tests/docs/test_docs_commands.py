@@ -150,7 +150,7 @@ def test_commands_are_parsed(line: str) -> None:
     "line",
     [
         "gmi-search picture.png --tagg anime",
-        "gmi-search",
+        "gmi-search --like",
         "gmi-search a.png --top none",
         "gmi-search a.png --kind adapter",
         "gmi-publish",

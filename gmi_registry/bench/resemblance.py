@@ -36,9 +36,9 @@ def resemblance(folder: Path, test: Scored) -> Resemblance | None:
     are not two seeds of two prompts to compare.
 
     Queries of the lower half of the seeds meet pictures of the upper half, seed by seed, and the
-    other way round, so that no picture stands on both sides. γ is 1 by the median squared distance
-    between query images. Of models that are equally near, one is drawn. Raises InputError for
-    embeddings that are damaged.
+    other way round, so that no picture stands on both sides; pairs of one prompt are left out. γ is
+    1 by the median squared distance between query images. Of models that are equally near, one is
+    drawn. Raises InputError for embeddings that are damaged.
     """
     path = folder / "embeddings" / "test.npz"
     if not path.is_file():
@@ -57,7 +57,7 @@ def resemblance(folder: Path, test: Scored) -> Resemblance | None:
     models = range(len(test.models))
     whole = {(m, prompt, seed) for m in models for prompt in prompts for seed in pairs}
     pictures = len(prompts) * len(pairs) // 2
-    if pictures < 2 or not whole <= drawn.keys():
+    if len(prompts) < 2 or not pictures or not whole <= drawn.keys():
         return None
     asked = np.stack([drawn[key] for key in sorted(whole)])
     gamma = median_gamma(asked[:: -(-len(asked) // _ENOUGH)])
@@ -107,13 +107,17 @@ def _by_model(
     for model in range(len(test.models)):
         each = []
         for low in (True, False):
-            asked, made = [], []
+            asked, made, said = [], [], []
             for task, pick in _of_model(test, model, picks):
                 prompt, seed = task
                 if seed in pairs and (seed in half) is low:
                     asked.append(drawn[model, prompt, seed])
                     made.append(drawn[pick, prompt, pairs[seed]])
-            each.append(squared_discrepancy(np.stack(asked), np.stack(made), gamma))
+                    said.append(prompt)
+            strata = np.unique(said, return_inverse=True)[1]
+            each.append(
+                squared_discrepancy(np.stack(asked), np.stack(made), gamma, strata=(strata, strata))
+            )
         found.append(float(np.mean(each)))
     return np.array(found)
 

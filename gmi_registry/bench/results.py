@@ -167,8 +167,8 @@ class Resemblance(_Part):
 
     For each right model, ``pictures`` query images against as many pictures that the models picked
     for them drew for the same prompts with other seeds; embeddings under an RBF kernel with
-    ``gamma``, unbiased, so that values may be below 0. ``right``: had the right model been picked,
-    which is as near as one can come; ``random``: any model.
+    ``gamma``, pairs of one prompt left out, unbiased, so that values may be below 0. ``right``: had
+    the right model been picked, which is as near as one can come; ``random``: any model.
     """
 
     gamma: float

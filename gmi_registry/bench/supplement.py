@@ -149,8 +149,9 @@ def _resemblance(it: Resemblance) -> Table:
         "Whether the picked models make what was asked with",
         "Squared maximum mean discrepancy between the query images of a model's tasks and what "
         f"the picked models make of the same prompts, {it.pictures} pictures on each side, on the "
-        f"encoder's embeddings (RBF kernel, γ = {it.gamma:.3g}); the mean over right models, and "
-        "its interval over these. Less is better. The last column is how much of the way from "
+        f"encoder's embeddings (RBF kernel, γ = {it.gamma:.3g}, pairs of one prompt left out); the "
+        "mean over right models, and its interval over these. Less is better; what is alike is "
+        "near 0, on either side of it. The last column is how much of the way from "
         "any model to the right one is covered: it gives credit for models that draw alike.",
         ("method", "MMD²", "way covered"),
         tuple(rows),

@@ -67,7 +67,8 @@ def test_it_is_the_discrepancy_model_by_model(run) -> None:
         for asked, made in ((low, high), (high, low)):
             x = np.stack([drawn[model, p, s] for p in prompts for s in asked])
             y = np.stack([drawn[(model + 1) % MODELS, p, s] for p in prompts for s in made])
-            values.append(squared_discrepancy(x, y, gamma))
+            said = np.repeat(np.arange(len(prompts)), SEEDS // 2)
+            values.append(squared_discrepancy(x, y, gamma, strata=(said, said)))
     assert found.methods[0].squared_mmd.value == pytest.approx(np.mean(values), abs=1e-6)
 
 

@@ -56,6 +56,39 @@ def test_it_is_unbiased() -> None:
     assert min(found) < 0
 
 
+def test_strata_leave_out_pairs_of_one_prompt() -> None:
+    x, y = draw(6), draw(9, shift=0.4, seed=1)
+    own, other = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 2] * 3)
+
+    def mean(a, b, first, second):
+        pairs = itertools.product(range(len(a)), range(len(b)))
+        kept = [(i, j) for i, j in pairs if first[i] != second[j]]
+        return np.mean([np.exp(-0.1 * ((a[i] - b[j]) ** 2).sum()) for i, j in kept])
+
+    expected = mean(x, x, own, own) + mean(y, y, other, other) - 2 * mean(x, y, own, other)
+    found = squared_discrepancy(x, y, 0.1, strata=(own, other))
+    assert found == pytest.approx(expected, abs=1e-12)
+    # Where every row is a stratum, only its pair with itself is left out.
+    apart = np.arange(6), np.arange(6, 15)
+    plain = squared_discrepancy(x, y, 0.1)
+    assert squared_discrepancy(x, y, 0.1, strata=apart) == pytest.approx(plain, abs=1e-12)
+
+
+def test_shared_prompts_look_like_likeness_without_strata() -> None:
+    """Two seeds of one model on the same eight prompts: the truth is 0."""
+    prompts = np.arange(8)
+    plain, apart = [], []
+    for seed in range(400):
+        content = 2 * draw(8, seed=seed)
+        x = content + 0.3 * draw(8, seed=10_000 + seed)
+        y = content + 0.3 * draw(8, seed=20_000 + seed)
+        gamma = median_gamma(x)
+        plain.append(squared_discrepancy(x, y, gamma))
+        apart.append(squared_discrepancy(x, y, gamma, strata=(prompts, prompts)))
+    assert np.mean(plain) < -0.05
+    assert abs(np.mean(apart)) < 4 * np.std(apart) / np.sqrt(400)
+
+
 def test_sides_and_orders_do_not_matter() -> None:
     x, y = draw(8), draw(11, shift=1.0, seed=1)
     there = squared_discrepancy(x, y, 0.1)
@@ -93,5 +126,9 @@ def test_the_median_kernel_does_not_know_the_scale_of_the_features() -> None:
 def test_what_cannot_be_compared_is_refused(x, y, gamma) -> None:
     with pytest.raises(ValueError, match=r"needs two rows|cannot be compared|gamma"):
         squared_discrepancy(x, y, gamma)
+    rows = draw(3)
+    for own in (np.zeros(3), np.arange(2)):
+        with pytest.raises(ValueError, match="strata"):
+            squared_discrepancy(rows, rows, 1.0, strata=(own, np.arange(3)))
     with pytest.raises(ValueError, match="two rows"):
         median_gamma(np.ones((1, 2)))

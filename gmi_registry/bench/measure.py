@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from gmi_registry.bench.bootstrap import resampled_means
 from gmi_registry.bench.calibration import first_margins, fit_calibration, reliability
 from gmi_registry.bench.estimate import DIGITS, estimates, rounded
+from gmi_registry.bench.method import WITH_CHANCES
+from gmi_registry.bench.protocol import images_of
 from gmi_registry.bench.results import (
     Bin,
     Confidence,
@@ -22,6 +24,7 @@ from gmi_registry.bench.results import (
 )
 from gmi_registry.bench.scored import Scored
 from gmi_registry.bench.title import ordered_methods
+from gmi_registry.scoring.confidence import confidences
 from gmi_registry.scoring.ranking import mid_ranks, top_k_credit
 
 __all__ = ["REFERENCE", "TOP", "first_shares", "measure"]
@@ -139,6 +142,7 @@ def _confidence(name: str, test: Scored, dev: Scored | None) -> Confidence | Non
     asked = test.distances[name]
     seen = reliability(curve.confidence(first_margins(asked)), top_k_credit(asked, test.truth, 1))
     return Confidence(
+        search_error=_search_error(name, test),
         dev_tasks=len(dev.truth),
         # Margins may be tiny; a chance may not need more digits than the rest.
         margins=[float(f"{margin:.6g}") for margin in curve.margins],
@@ -151,3 +155,12 @@ def _confidence(name: str, test: Scored, dev: Scored | None) -> Confidence | Non
             )
         ],
     )
+
+
+def _search_error(name: str, test: Scored) -> float | None:
+    if name not in WITH_CHANCES:
+        return None
+    distances = test.distances[name]
+    chances = confidences(distances, images_of(test.protocol))
+    seen = reliability(chances.max(axis=1), top_k_credit(distances, test.truth, 1))
+    return round(seen.error, DIGITS)

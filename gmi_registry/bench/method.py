@@ -37,6 +37,7 @@ from gmi_registry.scoring.weights import cosine_weights
 
 __all__ = [
     "METHODS",
+    "WITH_CHANCES",
     "WITH_FIT",
     "WITH_PSEUDO_PROMPTS",
     "Fit",
@@ -274,6 +275,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 
 WITH_FIT = ("paper-fitted", "default-fitted")
 """Those that read what was fitted on the dev tasks."""
+
+WITH_CHANCES = ("default", "default-none", "default-ground-truth")
+"""Those whose distances a search turns into chances."""
 
 WITH_PSEUDO_PROMPTS = ("rkme-concat", "paper", "default", *WITH_FIT)
 """Those that read what the interrogator said."""

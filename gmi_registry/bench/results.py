@@ -84,13 +84,15 @@ class Confidence(_Part):
     """What the margin over the runner-up says, fitted on ``dev_tasks`` and measured on test.
 
     ``margins`` and ``chances`` are the curve, straight between its points and flat beyond;
-    ``error`` is the expected calibration error in 0..1.
+    ``error`` is the expected calibration error in 0..1, and ``search_error`` that of the chance
+    which a search shows, for methods that it shows one for.
     """
 
     dev_tasks: int
     margins: list[float]
     chances: list[float]
     error: float
+    search_error: float | None
     bins: list[Bin]
 
 

@@ -63,6 +63,11 @@ def _confidence(one: ProtocolResult) -> Table:
                 cell(it.top[0]),
                 Cell(f"{sum(b.confidence * b.tasks for b in it.confidence.bins) / one.tasks:.3f}"),
                 Cell(f"{it.confidence.error:.3f}"),
+                Cell(
+                    ""
+                    if it.confidence.search_error is None
+                    else f"{it.confidence.search_error:.3f}"
+                ),
                 Cell(f"{it.confidence.dev_tasks:,}"),
             ),
         )
@@ -72,8 +77,16 @@ def _confidence(one: ProtocolResult) -> Table:
     return Table(
         "Confidence",
         "The chance of being right that the margin over the runner-up speaks for, fitted on "
-        "dev tasks and measured on test tasks, one image a query.",
-        ("method", "accuracy", "mean confidence", "calibration error", "dev tasks"),
+        "dev tasks and measured on test tasks, one image a query. The default score shows a chance "
+        "in searches, by a formula; its calibration error is that of the formula.",
+        (
+            "method",
+            "accuracy",
+            "mean confidence",
+            "calibration error",
+            "of the chance in searches",
+            "dev tasks",
+        ),
         tuple(rows),
     )
 

@@ -22,7 +22,7 @@ from gmi_registry.scoring.kernels import Floats, working_dtype
 
 __all__ = ["TEMPERATURE", "confidences"]
 
-TEMPERATURE = 1.2
+TEMPERATURE = 1.7
 
 
 def confidences(distances: Floats, images: int, *, temperature: float = TEMPERATURE) -> Floats:

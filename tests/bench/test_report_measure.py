@@ -9,6 +9,7 @@ from report_run import noisy, perfect, truth_of
 from gmi_registry.bench.measure import measure
 from gmi_registry.bench.scored import Scored
 from gmi_registry.bench.tasks import Task, TaskFile
+from gmi_registry.scoring.confidence import TEMPERATURE
 
 MODELS = 12
 
@@ -110,7 +111,23 @@ def test_confidence_is_fitted_on_dev_and_measured_on_test() -> None:
     assert sure.dev_tasks == 480
     assert sure.error < 0.1
     assert sum(part.tasks for part in sure.bins) == 960
+    assert sure.search_error is None
     assert measure(test, None).methods[0].confidence is None
+
+
+def test_the_chance_that_a_search_shows_is_measured_too() -> None:
+    """Of Gaussian queries: distances T times as long have the true chance at temperature T."""
+    rng = np.random.default_rng(3)
+    truth = truth_of(MODELS, 40, 2)
+    means = rng.normal(size=(MODELS, 6))
+    queries = means[truth] + rng.normal(size=(len(truth), 6))
+    distances = TEMPERATURE * ((queries[:, None] - means) ** 2).sum(-1)
+    both = scored({"default": distances, "modelverse": distances}, prompts=40)
+    sure = {it.method: it.confidence for it in measure(both, both).methods}
+    assert sure["default"] is not None
+    assert sure["default"].search_error == pytest.approx(0, abs=0.04)
+    assert sure["modelverse"] is not None
+    assert sure["modelverse"].search_error is None
 
 
 def test_only_single_images_have_a_confusion_matrix() -> None:

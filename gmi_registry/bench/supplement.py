@@ -64,7 +64,7 @@ def _confidence(one: ProtocolResult) -> Table:
                 Cell(f"{sum(b.confidence * b.tasks for b in it.confidence.bins) / one.tasks:.3f}"),
                 Cell(f"{it.confidence.error:.3f}"),
                 Cell(
-                    ""
+                    "–"
                     if it.confidence.search_error is None
                     else f"{it.confidence.search_error:.3f}"
                 ),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertModel
 
+from gmi_registry.encoders.precision import full_precision
 from gmi_registry.errors import InputError
 from gmi_registry.spec import Preprocess
 
@@ -60,7 +60,7 @@ class ImageTower:
         side = (self.preprocess.size, self.preprocess.size)
         mean = np.array(self.preprocess.mean, np.float32)
         std = np.array(self.preprocess.std, np.float32)
-        with _full_precision():
+        with full_precision():
             for start in range(0, len(images), _BATCH):
                 part = [
                     np.asarray(image.convert("RGB").resize(side, Image.Resampling.BICUBIC))
@@ -102,7 +102,7 @@ class TextTower:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """B texts to float32 [B, E], raw; a text beyond ``longest`` tokens is cut there."""
         rows = np.empty((len(texts), self.dim), np.float32)
-        with _full_precision():
+        with full_precision():
             for start in range(0, len(texts), _BATCH):
                 part = self._tokenizer.encode_batch(list(texts[start : start + _BATCH]))
                 ids = torch.tensor([row.ids for row in part], device=self._device)
@@ -130,16 +130,6 @@ def _renamed(
             raise ValueError(f"{theirs} {tuple(tensor.shape)} is not {ours} {tuple(like.shape)}")
         renamed[ours] = tensor
     return renamed
-
-
-@contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
-    """No gradients, and no TF32 on a GPU."""
-    with (
-        torch.no_grad(),
-        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-    ):
-        yield
 
 
 def _cannot_load(where: Path, what: str, error: Exception) -> InputError:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
+from gmi_registry.encoders.precision import full_precision
 from gmi_registry.encoders.weights import fetch_weights, read_layout, sha256_of
 from gmi_registry.errors import InputError, OfflineError
 from gmi_registry.spec import EncoderRef, Preprocess
@@ -132,7 +132,7 @@ class OpenClipEncoder:
     def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """G: B images (converted to RGB where they are not) to float32 [B, D], raw."""
         rows = np.empty((len(images), self._ref.image_dim), dtype=np.float32)
-        with _full_precision():
+        with full_precision():
             for start in range(0, len(images), self.batch_size):
                 batch = images[start : start + self.batch_size]
                 pixels = torch.stack([self.transform(image.convert("RGB")) for image in batch])
@@ -143,22 +143,12 @@ class OpenClipEncoder:
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """T: B texts to float32 [B, E], raw; a text beyond the tokenizer's limit is cut there."""
         rows = np.empty((len(texts), self._ref.text_dim), dtype=np.float32)
-        with _full_precision():
+        with full_precision():
             for start in range(0, len(texts), self.batch_size):
                 batch = list(texts[start : start + self.batch_size])
                 features = self.model.encode_text(self.tokenizer(batch).to(self.device))
                 rows[start : start + len(batch)] = features.float().cpu().numpy()
         return rows
-
-
-@contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
-    """No gradients, and no TF32, which convolutions on a GPU take by default."""
-    with (
-        torch.no_grad(),
-        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-    ):
-        yield
 
 
 def _reference(

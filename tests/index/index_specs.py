@@ -1,9 +1,11 @@
-"""What the specifications of these tests share: prompt sets, and encoders that do not exist."""
+"""What the specifications of these tests share: prompt sets, encoders that do not exist, and
+an index of them."""
 
 from __future__ import annotations
 
 import hashlib
 
+from gmi_registry.index import SpecIndex
 from gmi_registry.spec import EncoderRef, Preprocess, PromptSet
 
 DIMENSIONS, TEXT_DIMENSIONS = 8, 5
@@ -26,3 +28,16 @@ def encoder_named(name="tiny"):
         image_dim=DIMENSIONS,
         text_dim=TEXT_DIMENSIONS,
     )
+
+
+def index_of(*specs):
+    """The specifications, taken in one after the other."""
+    index = SpecIndex()
+    for spec in specs:
+        index.add(spec)
+    return index
+
+
+def names(hits):
+    """What the models of some hits are called."""
+    return [hit.ref.id for hit in hits]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from index_specs import GENERAL, OWN, encoder_named
+from index_specs import GENERAL, OWN, encoder_named, index_of, names
 
 from gmi_registry.errors import IncomparableSpecsError, InputError
 from gmi_registry.index import Filters, SpecIndex
@@ -12,17 +12,6 @@ from gmi_registry.scoring import SCORES, paper_distance
 from gmi_registry.scoring.confidence import TEMPERATURE
 from gmi_registry.scoring.weights import cosine_weights
 from gmi_registry.spec import ModelRef
-
-
-def index_of(*specs):
-    index = SpecIndex()
-    for spec in specs:
-        index.add(spec)
-    return index
-
-
-def names(hits):
-    return [hit.ref.id for hit in hits]
 
 
 # At β = 100 the second moment rewards the model whose few images scatter most.

@@ -6,21 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from index_specs import GENERAL, OWN, encoder_named
+from index_specs import GENERAL, OWN, encoder_named, index_of, names
 
 from gmi_registry.errors import IncomparableSpecsError, InputError
 from gmi_registry.index import Filters, IndexedSpec, ModelQuestion, SpecIndex, TextQuestion
-
-
-def index_of(*specs):
-    index = SpecIndex()
-    for spec in specs:
-        index.add(spec)
-    return index
-
-
-def names(hits):
-    return [hit.ref.id for hit in hits]
 
 
 def like(spec):

@@ -24,7 +24,7 @@ from gmi_registry.bench.results import (
 )
 from gmi_registry.bench.scored import Scored
 from gmi_registry.bench.title import ordered_methods
-from gmi_registry.scoring.confidence import confidences
+from gmi_registry.scoring.confidence import TEMPERATURE, confidences
 from gmi_registry.scoring.ranking import mid_ranks, top_k_credit
 
 __all__ = ["REFERENCE", "TOP", "first_shares", "measure"]
@@ -38,8 +38,12 @@ REFERENCE = "paper"
 Floats = NDArray[np.floating[Any]]
 
 
-def measure(test: Scored, dev: Scored | None) -> ProtocolResult:
+def measure(
+    test: Scored, dev: Scored | None, *, temperature: float = TEMPERATURE
+) -> ProtocolResult:
     """All figures of one protocol. ``dev`` serves the confidence alone; without it there is none.
+
+    ``temperature`` is that of the chances which a search over the same specifications shows.
 
     A group's intervals come from its own tasks.
     """
@@ -58,7 +62,7 @@ def measure(test: Scored, dev: Scored | None) -> ProtocolResult:
                 picked=rounded(first_shares(test.distances[name]).mean(axis=0)),
                 confusion=_confusion(test, name) if test.protocol == "images-1" else None,
                 versus_paper=_versus(name, columns, means),
-                confidence=_confidence(name, test, dev),
+                confidence=_confidence(name, test, dev, temperature),
             )
             for name in methods
         ],
@@ -134,7 +138,9 @@ def _by_model(ranks: Floats, truth: NDArray[np.int64], models: int) -> list[floa
     ]
 
 
-def _confidence(name: str, test: Scored, dev: Scored | None) -> Confidence | None:
+def _confidence(
+    name: str, test: Scored, dev: Scored | None, temperature: float
+) -> Confidence | None:
     if dev is None or name not in dev.distances:
         return None
     known = dev.distances[name]
@@ -142,7 +148,7 @@ def _confidence(name: str, test: Scored, dev: Scored | None) -> Confidence | Non
     asked = test.distances[name]
     seen = reliability(curve.confidence(first_margins(asked)), top_k_credit(asked, test.truth, 1))
     return Confidence(
-        search_error=_search_error(name, test),
+        search_error=_search_error(name, test, temperature),
         dev_tasks=len(dev.truth),
         # Margins may be tiny; a chance may not need more digits than the rest.
         margins=[float(f"{margin:.6g}") for margin in curve.margins],
@@ -157,10 +163,10 @@ def _confidence(name: str, test: Scored, dev: Scored | None) -> Confidence | Non
     )
 
 
-def _search_error(name: str, test: Scored) -> float | None:
+def _search_error(name: str, test: Scored, temperature: float) -> float | None:
     if name not in WITH_CHANCES:
         return None
     distances = test.distances[name]
-    chances = confidences(distances, images_of(test.protocol))
+    chances = confidences(distances, images_of(test.protocol), temperature=temperature)
     seen = reliability(chances.max(axis=1), top_k_credit(distances, test.truth, 1))
     return round(seen.error, DIGITS)

@@ -8,11 +8,14 @@ from pathlib import Path
 from gmi_registry.bench.bootstrap import CONFIDENCE, RESAMPLES, SEED
 from gmi_registry.bench.cache import document_bytes, put
 from gmi_registry.bench.chart import require_matplotlib
+from gmi_registry.bench.gallery import load_arrays
 from gmi_registry.bench.latecomer import read_latecomers
 from gmi_registry.bench.loss import late_loss
 from gmi_registry.bench.measure import measure
 from gmi_registry.bench.results import Bootstrap, Results
 from gmi_registry.bench.scored import Scored, read_run, read_scored
+from gmi_registry.scoring.confidence import TEMPERATURE
+from gmi_registry.scoring.temperature import fitted_temperature
 
 __all__ = ["Report", "write_report"]
 
@@ -77,6 +80,7 @@ def _results(folder: Path) -> tuple[Results, Scored | None]:
     late = None
     if single is not None:
         late = read_latecomers(folder, len(single.truth), len(single.models))
+    temperature = _temperature(folder)
     results = Results(
         name=run.name,
         digest=run.digest,
@@ -87,10 +91,19 @@ def _results(folder: Path) -> tuple[Results, Scored | None]:
         libraries=run.libraries,
         seconds=run.seconds,
         bootstrap=Bootstrap(resamples=RESAMPLES, confidence=CONFIDENCE, seed=SEED),
-        protocols=[measure(part, dev.get(part.protocol)) for part in test],
+        protocols=[measure(part, dev.get(part.protocol), temperature=temperature) for part in test],
         sweeps=gamma_sweep(folder, single, run.gamma) if single is not None else [],
         resemblance=resemblance(folder, single) if single is not None else None,
         late=late_loss(single, late) if single is not None and late is not None else None,
         mixtures=mixtures(folder, run.gamma, by_name.get(MIXED), single),
     )
     return results, single
+
+
+def _temperature(folder: Path) -> float:
+    """What a search over the run's specifications would work out."""
+    place = folder / "embeddings" / "specs.npz"
+    if not place.is_file():
+        return TEMPERATURE
+    arrays = load_arrays(place)
+    return fitted_temperature(arrays["image_embeddings"], arrays["image_prompt"])

@@ -15,6 +15,7 @@ from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.scoring import Candidates, WithinScatter
+from gmi_registry.scoring.temperature import fitted_temperature
 from gmi_registry.scoring.weights import unit_rows
 from gmi_registry.spec import ModelRef
 
@@ -45,6 +46,11 @@ class Stack:
     def scatter(self) -> WithinScatter:
         """Within-model statistics of all members, whatever a filter leaves of them."""
         return WithinScatter.of(self.image_embeddings)
+
+    @cached_property
+    def temperature(self) -> float:
+        """How far distances among all members can be trusted, whatever a filter leaves of them."""
+        return fitted_temperature(self.image_embeddings, self.image_prompt)
 
     def candidates(self, rows: Sequence[int]) -> Candidates:
         """The members at ``rows``, for a score."""

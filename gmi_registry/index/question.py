@@ -42,9 +42,9 @@ class Question(Protocol):
         """Of the members at ``rows`` [R]: [R]. Raises IncomparableSpecsError where widths differ"""
         ...
 
-    def confidences(self, distances: Floats) -> Floats | None:
-        """From the distances [R] of all that are compared, the chance of each; None where these
-        distances speak of none."""
+    def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
+        """From the distances [R] of all members that are compared, the chance of each; None where
+        these distances speak of none."""
         ...
 
     def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
@@ -75,10 +75,11 @@ class ImageQuestion:
             score = against(score, self.unwanted)
         return score(stack.candidates(rows), self.query)
 
-    def confidences(self, distances: Floats) -> Floats | None:
+    def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
         if self.score is not SCORES[DEFAULT_SCORE] or self.unwanted is not None:
             return None
-        return confidences(distances, len(self.query.image_embeddings))
+        images = len(self.query.image_embeddings)
+        return confidences(distances, images, temperature=stack.temperature)
 
     def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
         weights = self.query.weights(stack.prompt_embeddings, stack.image_prompt)
@@ -131,7 +132,7 @@ class TextQuestion:
             self.embedding,
         )
 
-    def confidences(self, distances: Floats) -> Floats | None:
+    def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
         return None
 
     def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
@@ -183,7 +184,7 @@ class ModelQuestion:
             ),
         )
 
-    def confidences(self, distances: Floats) -> Floats | None:
+    def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
         return None
 
     def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:

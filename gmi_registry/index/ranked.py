@@ -43,7 +43,7 @@ def ranked(
     order = ascending(distances, [_tie_key(stack.entries[row].model, stale) for row in rows])
     ordered = distances[order]
     gaps = margins(ordered)
-    chances = question.confidences(ordered)
+    chances = question.confidences(stack, ordered)
     shown = [rows[position] for position in order[:top]]
     matches = question.best_prompts(stack, shown, best_prompts)
     hits = [

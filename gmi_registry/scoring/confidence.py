@@ -8,8 +8,9 @@ to before anything was seen, then the chance of model m is
 
 with d_m the mean distance of B images. A temperature T of 1 would hold for embeddings that are as
 Gaussian, and images as independent, as the formula has them; they are less so, and T makes up for
-it. It was fitted on dev tasks of the benchmark (docs/research.md), whose test tasks say how far the
-chances can be believed.
+it. How much it must make up depends on the encoder and the models, which tell it themselves
+(:mod:`gmi_registry.scoring.temperature`); the benchmark's test tasks say how far the chances can be
+believed (docs/research.md).
 
 The chances are about the models that are ranked: they say nothing of one that is not among them.
 """
@@ -23,6 +24,7 @@ from gmi_registry.scoring.kernels import Floats, working_dtype
 __all__ = ["TEMPERATURE", "confidences"]
 
 TEMPERATURE = 1.7
+"""Where nothing is known: the best on the dev tasks of the benchmark's zoo."""
 
 
 def confidences(distances: Floats, images: int, *, temperature: float = TEMPERATURE) -> Floats:

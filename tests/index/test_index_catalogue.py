@@ -9,7 +9,6 @@ from index_specs import GENERAL, OWN, encoder_named, index_of, names
 from gmi_registry.errors import IncomparableSpecsError, InputError
 from gmi_registry.index import Filters, SpecIndex
 from gmi_registry.scoring import SCORES, paper_distance
-from gmi_registry.scoring.confidence import TEMPERATURE
 from gmi_registry.scoring.weights import cosine_weights
 from gmi_registry.spec import ModelRef
 
@@ -31,7 +30,8 @@ def test_the_default_score_says_how_sure_it_is(images, make_spec, ask):
     query = ask(np.repeat(np.eye(8)[None, 4], images, axis=0))
     hits = index.rank(query).hits
     distances = np.array([hit.distance for hit in hits])
-    odds = np.exp(-images * (distances - distances[0]) / (2 * TEMPERATURE))
+    (group,) = index._groups.values()
+    odds = np.exp(-images * (distances - distances[0]) / (2 * group.stack.temperature))
     assert [hit.confidence for hit in hits] == pytest.approx((odds / odds.sum()).tolist(), rel=1e-4)
     # What is shown does not change what was compared.
     assert index.rank(query, top=1).hits[0].confidence == hits[0].confidence

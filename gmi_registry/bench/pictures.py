@@ -171,6 +171,11 @@ def _within(folder: Path, name: str) -> Path:
 
 
 def _picture(folder: Path, prompt: str) -> Path:
+    if not folder.is_dir():
+        raise InputError(
+            f"there is no folder of pictures {folder}",
+            hint="the head of the benchmark file says how it is made",
+        )
     for ending in ENDINGS:
         path = _within(folder, f"{prompt}{ending}")
         if path.is_file():

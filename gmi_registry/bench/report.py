@@ -101,7 +101,7 @@ def _results(folder: Path) -> tuple[Results, Scored | None]:
 
 
 def _temperature(folder: Path) -> float:
-    """What a search over the run's specifications would work out."""
+    """What a search over the run's specifications would work out; the usual one without them."""
     place = folder / "embeddings" / "specs.npz"
     if not place.is_file():
         return TEMPERATURE

@@ -42,7 +42,7 @@ class Score(Protocol):
 
 
 def default(candidates: Candidates, query: Query) -> Floats:
-    """Whitened distance to the mean embedding (provisional)."""
+    """Whitened distance to the mean embedding, without bias."""
     weights = query.weights(candidates.prompt_embeddings, candidates.image_prompt)
     return _mean(
         whitened_distances(

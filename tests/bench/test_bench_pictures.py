@@ -217,6 +217,18 @@ def test_a_missing_picture_is_named_before_anything_is_drawn(place, tmp_path):
     assert not (tmp_path / "out" / "images").exists()
 
 
+def test_a_missing_folder_is_told_from_a_missing_picture(place, tmp_path):
+    folders = place / "folders"
+    (folders / "ink").rename(tmp_path / "ink")
+    try:
+        with pytest.raises(InputError, match="there is no folder of pictures .*ink") as caught:
+            run(place, tmp_path / "out")
+    finally:
+        (tmp_path / "ink").rename(folders / "ink")
+    assert "benchmark file says how it is made" in caught.value.hint
+    assert not (tmp_path / "out" / "images").exists()
+
+
 @pytest.mark.parametrize("name", ["../folders/night", "..", "ink/../night", "sub\\ink"])
 def test_a_model_outside_its_folder(place, tmp_path, name):
     with pytest.raises(InputError, match="cannot be the name of a file or folder"):

@@ -27,18 +27,21 @@ def test_results_come_in_the_order_of_the_work(workers):
 
 def test_no_more_than_so_many_at_a_time():
     running, most, lock = 0, 0, threading.Lock()
+    # Nobody goes on before four have come, so that four are seen at once, and a fifth would be.
+    four = threading.Barrier(4, timeout=60)
 
     def work(_):
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
-        time.sleep(0.01)
+        four.wait()
         with lock:
             running -= 1
+        four.wait()
 
-    assert len(list(in_order(work, range(30), 4))) == 30
-    assert 2 <= most <= 4
+    assert len(list(in_order(work, range(32), 4))) == 32
+    assert most == 4
 
 
 @pytest.mark.parametrize("workers", [1, 4])

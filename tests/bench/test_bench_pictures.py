@@ -221,7 +221,7 @@ def test_a_missing_folder_is_told_from_a_missing_picture(place, tmp_path):
     folders = place / "folders"
     (folders / "ink").rename(tmp_path / "ink")
     try:
-        with pytest.raises(InputError, match="there is no folder of pictures .*ink") as caught:
+        with pytest.raises(InputError, match=r"there is no folder of pictures .*ink") as caught:
             run(place, tmp_path / "out")
     finally:
         (tmp_path / "ink").rename(folders / "ink")

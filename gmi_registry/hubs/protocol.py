@@ -5,22 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from gmi_registry.model import Kind, ModelFiles
 from gmi_registry.spec import ModelRef, WeightFile
+from gmi_registry.spec.reference import HubName
 
-__all__ = ["Hub", "KnowsWeights", "Listing", "ListingFilter", "is_stale"]
+__all__ = ["Hub", "KnowsWeights", "Listing", "ListingFilter", "SpecStore", "Trust", "is_stale"]
+
+Trust = Literal["owner", "verified", "self-published"]
+"""Who stands behind a specification: the model's owner, beside whose model it lies; a registry's
+maintainers, who drew some of its images again; or whoever put it into the registry."""
 
 
 @dataclass(frozen=True)
 class ListingFilter:
-    """What a search asks a hub to list: all ``tags``, none of ``not_tags``; case does not count."""
+    """What a search asks a hub to list: all ``tags``, none of ``not_tags``; case does not count.
+
+    ``nsfw`` asks a hub that rates its models for those as well that are not for everybody.
+    """
 
     tags: tuple[str, ...] = ()
     not_tags: tuple[str, ...] = ()
     base_model: str | None = None
     kind: Kind | None = None
+    nsfw: bool = False
 
     def admits(self, tags: Iterable[str], base_model: str | None, kind: str | None) -> bool:
         """Whether a model that is described so passes."""
@@ -44,7 +53,9 @@ class Listing:
     ``spec_digest`` is the SHA-256 (hex) of its ``spec.json`` where the hub knows it without a
     download, else None: with it an unchanged specification is not read again. ``stale`` says
     whether the model's weights have changed since the specification was made, None where the hub
-    does not know it without being asked (:class:`KnowsWeights`).
+    does not know it without being asked (:class:`KnowsWeights`). ``stamp`` is any text that changes
+    whenever the specification does, where the hub has one. ``trust`` is None where nobody but the
+    user is concerned, as in a folder.
     """
 
     ref: ModelRef
@@ -52,6 +63,8 @@ class Listing:
     spec_digest: str | None = None
     url: str | None = None
     stale: bool | None = None
+    stamp: str | None = None
+    trust: Trust | None = None
 
 
 def is_stale(
@@ -128,4 +141,28 @@ class KnowsWeights(Protocol):
         A digest is None where the hub has none, the whole None where it cannot be asked. Cheap:
         at most one request a model, and none for a revision that was asked for before.
         """
+        ...
+
+
+class SpecStore(Protocol):
+    """Where specifications lie that are not beside their models. Raises what a :class:`Hub` does."""
+
+    def listings(self, hub: HubName) -> Iterator[Listing]:
+        """Every specification of a model on ``hub``, in the order of their references."""
+        ...
+
+    def fetch_spec(self, ref: ModelRef) -> Path:
+        """A folder called ``gmi`` on this disk with its ``spec.json`` and ``spec.tensors``."""
+        ...
+
+    def fetch_preview(self, ref: ModelRef) -> Path | None:
+        """The model's contact sheet on this disk, or None where it has none."""
+        ...
+
+    def check_writable(self, ref: ModelRef, *, create_pr: bool = True) -> None:
+        """Raises AuthError or HubError where ``push_spec`` would fail for want of rights."""
+        ...
+
+    def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = True) -> str:
+        """Put the files of ``folder`` there, all or none, or propose them; returns where."""
         ...

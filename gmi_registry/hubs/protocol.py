@@ -145,7 +145,7 @@ class KnowsWeights(Protocol):
 
 
 class SpecStore(Protocol):
-    """Where specifications lie that are not beside their models. Raises what a :class:`Hub` does."""
+    """Where specifications lie that are not beside their models. Raises as a :class:`Hub` does."""
 
     def listings(self, hub: HubName) -> Iterator[Listing]:
         """Every specification of a model on ``hub``, in the order of their references."""

@@ -7,10 +7,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gmi_registry.clock import Timings
-from gmi_registry.index import GroupRanking, Ranking, SearchHit
+from gmi_registry.index import (
+    GroupRanking,
+    ImageQuestion,
+    ModelQuestion,
+    Question,
+    Ranking,
+    SearchHit,
+)
+from gmi_registry.request import LIKE_SCORE, TEXT_SCORE, Request
 from gmi_registry.spec import EncoderRef, ModelRef
 
-__all__ = ["SearchResult"]
+__all__ = ["SearchResult", "asked"]
 
 _COUNTS = ("looked_at", "matched", "stale_left_out", "read", "from_cache", "offline")
 
@@ -26,7 +34,8 @@ class SearchResult(Ranking):
     people; ``pseudo_prompts`` stand in their order, None for an image without one. ``not_like``
     and ``not_like_prompts`` are the same for pictures of what is not wanted. ``text`` is the prompt
     of a search by words alone, ``like`` the model of one by a model; ``score`` is then ``text`` or
-    ``like``. ``encoder`` is None where nothing was there to compare with.
+    ``like``. ``style`` are words that stood beside the images. ``encoder`` is None where nothing
+    was there to compare with.
 
     ``requests`` counts HTTP requests by method, None for a hub without a network. With ``offline``
     the hub was not asked; ``catalogue_age`` is then the age in seconds of the listing that the
@@ -49,6 +58,7 @@ class SearchResult(Ranking):
     like: ModelRef | None = None
     not_like: tuple[str, ...] = ()
     not_like_prompts: tuple[str | None, ...] = ()
+    style: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``: ``results`` rank the largest group of comparable models.
@@ -65,6 +75,7 @@ class SearchResult(Ranking):
                 "like": None if self.like is None else str(self.like),
                 "not_like": list(self.not_like),
                 "not_like_prompts": list(self.not_like_prompts),
+                "style": self.style,
             },
             "score": self.score,
             "results": groups[0]["results"] if groups else [],
@@ -79,6 +90,37 @@ class SearchResult(Ranking):
             ],
             "timings": asdict(self.timings),
         }
+
+
+def asked(
+    request: Request, question: Question | None, interrogator: str, score: str
+) -> dict[str, Any]:
+    """What a result says of the question; of prompts what was guessed, once that has been done."""
+    from gmi_registry.query import PROMPT_MODE
+
+    prompts: dict[str, Any] = {
+        "pseudo_prompts": (request.prompt,) * len(request.pictures),
+        "not_like_prompts": (request.prompt,) * len(request.unwanted),
+        "interrogator": interrogator if request.prompt is None else PROMPT_MODE,
+    }
+    like = None
+    if isinstance(question, ImageQuestion):
+        prompts["pseudo_prompts"] = question.query.pseudo_prompts
+        prompts["interrogator"] = question.query.interrogator
+        if question.unwanted is not None:
+            prompts["not_like_prompts"] = question.unwanted.pseudo_prompts
+    elif isinstance(question, ModelQuestion):
+        like, score = question.exemplar.entry.model, LIKE_SCORE
+    if request.text is not None:
+        score = TEXT_SCORE
+    return prompts | {
+        "score": score,
+        "images": request.names,
+        "not_like": request.unwanted_names,
+        "text": request.text,
+        "style": request.style,
+        "like": like,
+    }
 
 
 def _group_json(group: GroupRanking) -> dict[str, Any]:

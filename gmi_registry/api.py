@@ -38,6 +38,7 @@ def search(
     *,
     like: str | Path | ModelRef | None = None,
     not_like: ImageSource | Sequence[ImageSource] = (),
+    style: str | None = None,
     tags: Sequence[str] = (),
     not_tags: Sequence[str] = (),
     base_model: str | None = None,
@@ -63,7 +64,9 @@ def search(
     ``prompt`` says what the images show; without it ``interrogator`` (none, phrases, caption,
     clip_interrogator) may guess. ``not_like`` are pictures of what is not wanted: a model's
     distance is then f / (f + a), f to ``images`` and a to these, 1/2 where it is equally near to
-    both (f - a for a score that is a logarithm). Without images ``prompt`` is compared with the
+    both (f - a for a score that is a logarithm). ``style`` are words for how images should look;
+    they count beside ``images`` as the encoder's own softmax over texts and images has it, for the
+    default score, and not with ``not_like``. Without images ``prompt`` is compared with the
     models' images, in the space that the encoder's towers share, which says less than a picture
     does; or ``like`` names a model, of ``hub`` or a folder with a specification, and others are
     ranked by the discrepancy (MMD²) of what they draw for the same prompts, itself left out.
@@ -84,10 +87,10 @@ def search(
 
     Raises InputError for an image, score, prompt or hub that cannot be used, for parts that do not
     go together (``like`` goes alone), and for a text alone where the encoder's towers share no
-    space; SpecNotFoundError or SpecError for ``like``; HubError, AuthError or RateLimitError where
-    the hub gives no listing; OfflineError where the network is needed and
-    off; IncomparableSpecsError where the encoder is not the one that made the specifications;
-    MissingExtraError for an interrogator that is not installed.
+    space, or for ``style`` where they were not trained together; SpecNotFoundError or SpecError for
+    ``like``; HubError, AuthError or RateLimitError where the hub gives no listing; OfflineError
+    where the network is needed and off; IncomparableSpecsError where the encoder is not the one
+    that made the specifications; MissingExtraError for an interrogator that is not installed.
     """
     cache = None if cache_dir is None else Path(cache_dir)
     with hub_at(hub, cache_dir=cache, token=token, offline=offline) as opened:
@@ -96,6 +99,7 @@ def search(
             opened,
             like=str(like) if isinstance(like, ModelRef) else like,
             not_like=_listed(not_like),
+            style=style,
             wanted=ListingFilter(tuple(tags), tuple(not_tags), base_model, kind),
             fresh_only=fresh_only,
             score=score,

@@ -17,6 +17,7 @@ def fault(
     prompt: str | None,
     like: str | None,
     not_like: int,
+    style: str | None = None,
     interrogator: str = NO_INTERROGATOR,
     score: str = ANY_SCORE,
 ) -> str | None:
@@ -29,6 +30,7 @@ def fault(
             "an IMAGE": images > 0,
             "--prompt": prompt is not None,
             "--not-like": not_like > 0,
+            "--style": style is not None,
             "--interrogator": interrogator != NO_INTERROGATOR,
             "--score": score != ANY_SCORE,
         }
@@ -37,7 +39,9 @@ def fault(
             return f"--like asks for models near a model, and goes without {' and '.join(named)}"
         return None
     if images:
-        return None
+        return None if style is None else _style_fault(not_like, score)
+    if style is not None:
+        return "--style says how an IMAGE like yours should look: name one, or use --prompt alone"
     if not_like:
         return "--not-like says what is not wanted: name an IMAGE of what is, too"
     if prompt is None:
@@ -46,4 +50,12 @@ def fault(
         return "--interrogator guesses what an IMAGE shows, and there is none: leave it out"
     if score != ANY_SCORE:
         return f"--score {score} measures from an IMAGE, and there is none: leave it out"
+    return None
+
+
+def _style_fault(not_like: int, score: str) -> str | None:
+    if not_like:
+        return "--style and --not-like cannot be weighed against each other: leave one out"
+    if score != ANY_SCORE:
+        return f"--style goes with the default score, not with --score {score}"
     return None

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gmi_registry.encoders.protocol import Encoder
+from gmi_registry.encoders.protocol import Encoder, Matched
 from gmi_registry.errors import InputError
 from gmi_registry.images import load_image, to_rgb
 from gmi_registry.interrogators import Interrogator, load_interrogator
 from gmi_registry.scoring.query import Query
 from gmi_registry.spec.fields import MAX_PROMPT_LENGTH
 
-__all__ = ["PROMPT_MODE", "build_query", "checked_prompt", "embed_text"]
+__all__ = ["PROMPT_MODE", "build_query", "checked_prompt", "embed_text", "logit_scale"]
 
 PROMPT_MODE = "prompt"
 """What ``Query.interrogator`` says where the user gave the prompt."""
@@ -79,6 +79,18 @@ def embed_text(text: str, encoder: Encoder) -> NDArray[np.float32]:
         )
     row: NDArray[np.float32] = encoder.encode_texts([text])[0]
     return row
+
+
+def logit_scale(encoder: Encoder) -> float:
+    """How much a cosine between a text and an image counts. Raises InputError where none is."""
+    scale = encoder.logit_scale if isinstance(encoder, Matched) else 0.0
+    if not (np.isfinite(scale) and scale > 0):
+        raise InputError(
+            f"{encoder.ref.name}/{encoder.ref.pretrained} was not trained to match texts with "
+            "images, so words cannot stand beside a picture",
+            hint="search with the image alone, or with --prompt alone",
+        )
+    return scale
 
 
 def checked_prompt(prompt: str) -> str:

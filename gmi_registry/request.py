@@ -31,7 +31,7 @@ class Request:
     """The pictures of a search, decoded, with names for people, and the rest of what it asks.
 
     ``unwanted`` are pictures of what is not wanted; ``like`` names the model that others are to be
-    near.
+    near; ``style`` says in words how images like the pictures should look.
     """
 
     pictures: tuple[Image, ...]
@@ -40,6 +40,7 @@ class Request:
     like: str | None = None
     unwanted: tuple[Image, ...] = ()
     unwanted_names: tuple[str, ...] = ()
+    style: str | None = None
 
     @classmethod
     def of(
@@ -49,6 +50,7 @@ class Request:
         *,
         prompt: str | None = None,
         like: str | Path | None = None,
+        style: str | None = None,
         interrogator: str = NO_INTERROGATOR,
         score: str = ANY_SCORE,
     ) -> Request:
@@ -67,6 +69,7 @@ class Request:
             prompt=prompt,
             like=name,
             not_like=len(not_like),
+            style=style,
             interrogator=interrogator,
             score=score,
         )
@@ -74,9 +77,11 @@ class Request:
             raise InputError(reason, hint="gmi-search --help")
         if prompt is not None:
             prompt = checked_prompt(prompt)
+        if style is not None:
+            style = checked_prompt(style)
         pictures, names = _opened(images, "image")
         unwanted, unwanted_names = _opened(not_like, "unwanted image")
-        return cls(pictures, names, prompt, name, unwanted, unwanted_names)
+        return cls(pictures, names, prompt, name, unwanted, unwanted_names, style)
 
     @property
     def text(self) -> str | None:

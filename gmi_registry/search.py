@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from PIL.Image import Image
 
-from gmi_registry.answer import SearchResult
+from gmi_registry.answer import SearchResult, asked
 from gmi_registry.clock import Clock, Progress, Stage, Timings
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.equipment import Equipment
@@ -31,10 +31,11 @@ from gmi_registry.index import (
     SpecIndex,
     SpecSource,
     TextQuestion,
+    Wording,
 )
 from gmi_registry.interrogators import Interrogator
 from gmi_registry.place import find_spec, makes_links
-from gmi_registry.request import LIKE_SCORE, TEXT_SCORE, ImageSource, Request
+from gmi_registry.request import ImageSource, Request
 from gmi_registry.scoring import Query, score_named
 from gmi_registry.spec import ModelRef, Spec, read_spec
 
@@ -82,6 +83,7 @@ def search(
     *,
     like: str | Path | None = None,
     not_like: Sequence[ImageSource] = (),
+    style: str | None = None,
     wanted: ListingFilter | None = None,
     fresh_only: bool = False,
     score: str = "default",
@@ -99,8 +101,9 @@ def search(
 
     Without images, to the words of ``prompt``, or to the images of the model ``like``, a name on
     ``hub`` or a folder with a specification, which is left out of the answer. With images
-    ``prompt`` says what they show, without it ``interrogator`` may guess; the distances of
-    ``not_like``, pictures of what is not wanted, count against a model.
+    ``prompt`` says what they show, without it ``interrogator`` may guess; ``style`` says how they
+    should look, and is compared with the models' images; the distances of ``not_like``, pictures of
+    what is not wanted, count against a model.
 
     Only models that pass ``wanted`` are compared, and ``top`` are shown of each group (None: all).
     A model whose weights are no longer those that were described is marked as stale, and follows
@@ -124,7 +127,13 @@ def search(
     clock = Clock(progress)
     score_named(score)
     request = Request.of(
-        images, not_like, prompt=prompt, like=like, interrogator=interrogator, score=score
+        images,
+        not_like,
+        prompt=prompt,
+        like=like,
+        style=style,
+        interrogator=interrogator,
+        score=score,
     )
     remote = hub if isinstance(hub, Remote) else None
     before = {} if remote is None else remote.traffic.methods
@@ -176,7 +185,7 @@ def search(
         looked_at=looked_at,
         matched=ranking.matched,
         stale_left_out=left_out,
-        **_asked(request, question, interrogator, score),
+        **asked(request, question, interrogator, score),
         encoder=compared_by,
         read=read,
         from_cache=len(listings) - read,
@@ -187,36 +196,6 @@ def search(
     )
 
 
-def _asked(
-    request: Request, question: Question | None, interrogator: str, score: str
-) -> dict[str, Any]:
-    """What a result says of the question; of prompts what was guessed, once that has been done."""
-    from gmi_registry.query import PROMPT_MODE
-
-    prompts: dict[str, Any] = {
-        "pseudo_prompts": (request.prompt,) * len(request.pictures),
-        "not_like_prompts": (request.prompt,) * len(request.unwanted),
-        "interrogator": interrogator if request.prompt is None else PROMPT_MODE,
-    }
-    like = None
-    if isinstance(question, ImageQuestion):
-        prompts["pseudo_prompts"] = question.query.pseudo_prompts
-        prompts["interrogator"] = question.query.interrogator
-        if question.unwanted is not None:
-            prompts["not_like_prompts"] = question.unwanted.pseudo_prompts
-    elif isinstance(question, ModelQuestion):
-        like, score = question.exemplar.entry.model, LIKE_SCORE
-    if request.text is not None:
-        score = TEXT_SCORE
-    return prompts | {
-        "score": score,
-        "images": request.names,
-        "not_like": request.unwanted_names,
-        "text": request.text,
-        "like": like,
-    }
-
-
 def _question(
     request: Request,
     encoder: Encoder,
@@ -225,10 +204,13 @@ def _question(
     interrogator: str,
     score: str,
 ) -> Question:
-    from gmi_registry.query import build_query, embed_text
+    from gmi_registry.query import build_query, embed_text, logit_scale
 
     if request.text is not None:
         return TextQuestion(embed_text(request.text, encoder), encoder.ref.id)
+    style = None
+    if request.style is not None:
+        style = Wording(embed_text(request.style, encoder), logit_scale(encoder))
     guess: str | Interrogator = interrogator
     if request.prompt is None:
         prompts = tuple(dict.fromkeys(text for entry in matched for text in entry.prompts))
@@ -238,7 +220,7 @@ def _question(
         return build_query(pictures, encoder, interrogator=guess, prompt=request.prompt)
 
     unwanted = query(request.unwanted) if request.unwanted else None
-    return ImageQuestion(query(request.pictures), score_named(score), unwanted)
+    return ImageQuestion(query(request.pictures), score_named(score), unwanted, style)
 
 
 def _since(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:

@@ -31,7 +31,8 @@ class QueryPart(_Part):
     ``interrogator`` is how they were found. ``text`` is the prompt of a search by words alone,
     ``like`` the model of a search by a model, at the revision that its specification names; both
     are null where there are images. ``not_like`` are the images of what was not wanted, and
-    ``not_like_prompts`` their pseudo-prompts. ``tags`` to ``kind`` are the filters.
+    ``not_like_prompts`` their pseudo-prompts. ``style`` are words for how images should look, null
+    where there were none. ``tags`` to ``kind`` are the filters.
     """
 
     images: list[str]
@@ -41,6 +42,7 @@ class QueryPart(_Part):
     like: str | None
     not_like: list[str]
     not_like_prompts: list[str | None]
+    style: str | None
     hub: str
     tags: list[str]
     not_tags: list[str]

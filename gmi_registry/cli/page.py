@@ -36,6 +36,7 @@ def write_page(
         ("hub", hub),
         ("looked at", f"{result.looked_at} models, {result.matched} matching"),
         ("score", result.score),
+        ("style", result.style or ""),
         ("prompts by", result.interrogator if result.images else ""),
         ("tags", ", ".join(wanted.tags)),
         ("without tags", ", ".join(wanted.not_tags)),

@@ -125,6 +125,15 @@ def search(
             show_default=False,
         ),
     ] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(
+            "--style",
+            metavar="TEXT",
+            help="How they should look, in words that count beside the images.",
+            show_default=False,
+        ),
+    ] = None,
     interrogator: Annotated[
         InterrogatorChoice,
         typer.Option("--interrogator", help="How to guess what they show, without --prompt."),
@@ -165,6 +174,7 @@ def search(
         prompt=prompt,
         like=like,
         not_like=len(unwanted),
+        style=style,
         interrogator=interrogator.value,
         score=score,
     )
@@ -189,6 +199,7 @@ def search(
                 opened,
                 like=like,
                 not_like=unwanted,
+                style=style,
                 tags=wanted.tags,
                 not_tags=wanted.not_tags,
                 base_model=wanted.base_model,

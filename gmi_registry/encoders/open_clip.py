@@ -129,6 +129,11 @@ class OpenClipEncoder:
         """Name, weights digest, preprocessing and dimensions."""
         return self._ref
 
+    @property
+    def logit_scale(self) -> float:
+        """What the model multiplies cosines between images and texts with, from its weights."""
+        return float(self.model.logit_scale.detach().float().exp().cpu().reshape(-1)[0])
+
     def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """G: B images (converted to RGB where they are not) to float32 [B, D], raw."""
         rows = np.empty((len(images), self._ref.image_dim), dtype=np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from PIL import Image
 
 from gmi_registry.spec import EncoderRef
 
-__all__ = ["Encoder"]
+__all__ = ["Encoder", "Matched"]
 
 
 class Encoder(Protocol):
@@ -29,4 +29,14 @@ class Encoder(Protocol):
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """T: B texts to float32 [B, E]; a text beyond the tokenizer's limit is cut there."""
+        ...
+
+
+@runtime_checkable
+class Matched(Protocol):
+    """An encoder whose towers were trained to match images and texts."""
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines were multiplied with before the softmax, above 0; for CLIP about 100."""
         ...

@@ -6,7 +6,13 @@ from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.filters import Filters
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
-from gmi_registry.index.question import ImageQuestion, ModelQuestion, Question, TextQuestion
+from gmi_registry.index.question import (
+    ImageQuestion,
+    ModelQuestion,
+    Question,
+    TextQuestion,
+    Wording,
+)
 from gmi_registry.index.result import (
     GroupRanking,
     PromptMatch,
@@ -34,4 +40,5 @@ __all__ = [
     "SpecIndex",
     "SpecSource",
     "TextQuestion",
+    "Wording",
 ]

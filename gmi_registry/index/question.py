@@ -18,9 +18,13 @@ from gmi_registry.scoring.contrast import against
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.kinship import content_means, model_distances, shared_contributions
 from gmi_registry.scoring.ranking import best_prompts
-from gmi_registry.scoring.wording import text_contributions, text_distances
+from gmi_registry.scoring.wording import (
+    text_contributions,
+    text_distances,
+    worded_distances,
+)
 
-__all__ = ["ImageQuestion", "ModelQuestion", "Question", "TextQuestion"]
+__all__ = ["ImageQuestion", "ModelQuestion", "Question", "TextQuestion", "Wording"]
 
 PromptValues = Sequence[tuple[int, float]]
 """Prompts by their index, each with what it adds; the nearest first."""
@@ -53,12 +57,37 @@ class Question(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Wording:
+    """Words for how images should look: ``embedding`` [E] is T(text), raw, and ``logit_scale`` the
+    encoder's, which says how much a cosine to a text counts."""
+
+    embedding: Floats
+    logit_scale: float
+
+
+@dataclass(frozen=True, eq=False)
 class ImageQuestion:
-    """Which models make images like those of ``query``, and unlike those of ``unwanted``?"""
+    """Which models make images like those of ``query``, and unlike those of ``unwanted``?
+
+    ``style`` is for the default score alone, and without ``unwanted``: other distances are in no
+    units that a text could be weighed in. Raises InputError for it elsewhere.
+    """
 
     query: Query
     score: Score
     unwanted: Query | None = None
+    style: Wording | None = None
+
+    def __post_init__(self) -> None:
+        if self.style is not None and not self._speaks_of_chances:
+            raise InputError(
+                "words for the style go with the default score alone, and with no unwanted image",
+                hint="leave out the style, or the rest",
+            )
+
+    @property
+    def _speaks_of_chances(self) -> bool:
+        return self.score is SCORES[DEFAULT_SCORE] and self.unwanted is None
 
     @property
     def encoder_id(self) -> str:
@@ -73,10 +102,19 @@ class ImageQuestion:
         if self.unwanted is not None:
             _check_lengths(stack, self.unwanted)
             score = against(score, self.unwanted)
-        return score(stack.candidates(rows), self.query)
+        distances = score(stack.candidates(rows), self.query)
+        if self.style is None:
+            return distances
+        return worded_distances(
+            distances,
+            TextQuestion(self.style.embedding, self.encoder_id).distances(stack, rows),
+            len(self.query.image_embeddings),
+            temperature=stack.temperature,
+            logit_scale=self.style.logit_scale,
+        )
 
     def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
-        if self.score is not SCORES[DEFAULT_SCORE] or self.unwanted is not None:
+        if not self._speaks_of_chances:
             return None
         images = len(self.query.image_embeddings)
         return confidences(distances, images, temperature=stack.temperature)

@@ -1,4 +1,4 @@
-"""How near models are to a text alone, through a space that an encoder's two towers share.
+"""How near models are to a text, through a space that an encoder's two towers share.
 
 A text is compared with images, not with the texts of prompts: CLIP and its kin were trained to put
 an image near to what describes it. There is no picture to compare pictures with, so this says less
@@ -9,6 +9,15 @@ prompts near to the text counting more, since the rest show something else:
 
 What a model does not differ in from the others (the gap between texts and images, the content) adds
 the same to all distances.
+
+A text may also stand beside images, as words for how they should look. CLIP was trained to give an
+image the chance softmax(s cos) of belonging to a text, s being its logit scale; images give a model
+the chance softmax(-B d / 2T) (:mod:`gmi_registry.scoring.confidence`). Taken as two independent
+witnesses their logarithms add up, which in the units of d is
+
+    d_m + (2T/B) s (1 - cos(t, z̄_m)),
+
+and chances are worked out from that as before.
 """
 
 from __future__ import annotations
@@ -19,7 +28,7 @@ from numpy.typing import NDArray
 from gmi_registry.scoring.kernels import Floats, working_dtype
 from gmi_registry.scoring.weights import clamped, cosine_weights, unit_rows
 
-__all__ = ["text_contributions", "text_distances"]
+__all__ = ["text_contributions", "text_distances", "worded_distances"]
 
 _BLOCK_ELEMENTS = 1 << 22
 
@@ -46,6 +55,22 @@ def text_distances(
         means = np.matmul(weights, unit_rows(image_embeddings[part].astype(weights.dtype)))
         out[part] = 1 - unit_rows(means) @ text
     return out
+
+
+def worded_distances(
+    distances: Floats, to_text: Floats, images: int, *, temperature: float, logit_scale: float
+) -> Floats:
+    """Distances [M] of the default score to ``images`` query images, and ``to_text`` [M] as
+    :func:`text_distances` gives them, as one distance [M] in the units of the former.
+
+    ``temperature`` is T of the chances, ``logit_scale`` s of the encoder. Raises ValueError unless
+    ``images``, T and s are positive.
+    """
+    if images < 1 or not temperature > 0 or not logit_scale > 0:
+        raise ValueError(
+            f"needs an image, T > 0 and s > 0, got {images}, {temperature}, {logit_scale}"
+        )
+    return np.asarray(distances + (2 * temperature / images * logit_scale) * to_text)
 
 
 def text_contributions(

@@ -18,6 +18,8 @@ COLOURS = {"blue": (20, 30, 230), "green": (30, 200, 40), "red": (240, 20, 10)}
 class JointEncoder(ProjectionEncoder):
     """Words lie where a picture of the first colour that they name would."""
 
+    logit_scale = 100.0
+
     def __init__(self):
         super().__init__("joint")
         self.ref = self.ref.model_copy(update={"text_dim": self.ref.image_dim})
@@ -96,6 +98,17 @@ def test_pictures_of_what_is_not_wanted(call, hub, red, tmp_path):
     assert all(0 <= part.distance <= 1 for part in found.results)
 
 
+def test_a_picture_with_words_for_its_style(call, hub, red, tmp_path):
+    blue = saved(tmp_path / "blue.png")
+    found = document(call(search_app, red, blue, "--style", "so blue", "--json"))
+    assert found.results[0].model.startswith("local:blue@")
+    assert (found.query.style, found.score, found.query.text) == ("so blue", "default", None)
+    assert document(call(search_app, red, "--json")).query.style is None
+    page = tmp_path / "answer.html"
+    assert call(search_app, red, "--style", "so <b>", "--html", page).exit_code == 0
+    assert "so &lt;b&gt;" in page.read_text("utf-8")
+
+
 def test_a_page_for_each_kind_of_question(call, hub, red, tmp_path):
     sheet = hub.folder("red") / "gmi" / "preview.webp"
     Image.new("RGB", (30, 20), "red").save(sheet)
@@ -137,6 +150,8 @@ def test_a_sheet_that_is_a_link_is_not_shown(call, hub, tmp_path):
         ([], "nothing to search with: name an IMAGE, or give --prompt TEXT or --like MODEL"),
         (["a.png", "--like", "red"], "goes without an IMAGE"),
         (["--like", "red", "--prompt", "x"], "goes without --prompt"),
+        (["--style", "x"], "--style says how an IMAGE like yours should look"),
+        (["a.png", "--style", "x", "--score", "paper"], "not with --score paper"),
         (["--not-like", "a.png"], "--not-like says what is not wanted"),
         (["--prompt", "x", "--interrogator", "phrases"], "--interrogator guesses what an IMAGE"),
         (["--prompt", "x", "--score", "paper"], "--score paper measures from an IMAGE"),

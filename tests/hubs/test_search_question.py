@@ -22,6 +22,8 @@ TWIN = (238, 24, 12)
 class JointEncoder(ProjectionEncoder):
     """Texts lie where a picture of the colour that they name would, others at random."""
 
+    logit_scale = 100.0
+
     def __init__(self):
         super().__init__("joint")
         self.ref = self.ref.model_copy(update={"text_dim": self.ref.image_dim})
@@ -217,9 +219,63 @@ class TestNotLike:
         assert len(result.not_like) == 1
 
 
+class TestStyle:
+    def test_words_bring_the_model_that_they_name_nearer(self, colours, look):
+        both = (picture(COLOURS["red"], 98), picture(COLOURS["blue"], 99))
+
+        def ahead(result, name):
+            """By how much a model is nearer than the others."""
+            found = {hit.ref.id: hit.distance for hit in result.hits}
+            return min(found[other] for other in found if other != name) - found[name]
+
+        plain = look(*both)
+        for name in COLOURS:
+            result = look(*both, style=f" something  {name}")
+            assert ahead(result, name) > ahead(plain, name)
+            assert (result.score, result.style) == ("default", f"something {name}")
+            assert result.to_json()["query"]["style"] == f"something {name}"
+            chances = [hit.confidence for hit in result.hits]
+            assert sum(chances) == pytest.approx(1)
+            assert chances == sorted(chances, reverse=True)
+
+    def test_without_any_nothing_is_said(self, colours, look):
+        assert look(picture(COLOURS["red"])).style is None
+
+    def test_it_goes_with_a_prompt(self, colours, look):
+        result = look(picture(COLOURS["red"]), prompt="a cat", style="red")
+        assert (names(result)[0], result.pseudo_prompts) == ("red", ("a cat",))
+
+    def test_from_python(self, colours, encoder):
+        result = gmi_registry.search(
+            picture(COLOURS["red"]),
+            colours.root,
+            style="red",
+            encoder=encoder,
+            cache_dir=colours.cache,
+        )
+        assert names(result)[0] == "red"
+
+    def test_an_encoder_that_never_saw_texts_and_images_together(self, colours, look, encoder):
+        for scale in (0.0, float("nan")):
+            encoder.logit_scale = scale
+            with pytest.raises(InputError, match="was not trained to match texts") as caught:
+                look(picture(COLOURS["red"]), style="red")
+            assert caught.value.hint
+
+    def test_towers_of_two_widths(self, built, look):
+        built.publish("red", COLOURS["red"], encoder=ProjectionEncoder())
+        with pytest.raises(InputError, match="gives texts 5 values and images 6"):
+            look(picture(COLOURS["red"]), style="red", encoder=ProjectionEncoder())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"style": "x"}, "--style says how an IMAGE like yours should look: name one"),
+        ({"style": "x", "prompt": "y"}, "or use --prompt alone"),
+        ({"images": 1, "style": "x", "not_like": 1}, "--style and --not-like cannot be weighed"),
+        ({"images": 1, "style": "x", "score": "paper"}, "not with --score paper"),
+        ({"like": "red", "style": "x"}, "goes without --style"),
         ({}, "nothing to search with: name an IMAGE, or give --prompt TEXT or --like MODEL"),
         ({"like": "red", "prompt": "x"}, "goes without --prompt"),
         ({"like": "red", "images": 1}, "goes without an IMAGE"),

@@ -9,7 +9,16 @@ import pytest
 from index_specs import GENERAL, OWN, encoder_named, index_of, names
 
 from gmi_registry.errors import IncomparableSpecsError, InputError
-from gmi_registry.index import Filters, IndexedSpec, ModelQuestion, SpecIndex, TextQuestion
+from gmi_registry.index import (
+    Filters,
+    ImageQuestion,
+    IndexedSpec,
+    ModelQuestion,
+    SpecIndex,
+    TextQuestion,
+    Wording,
+)
+from gmi_registry.scoring import SCORES
 
 
 def like(spec):
@@ -146,3 +155,18 @@ class TestUnwanted:
     def test_embeddings_of_another_length_are_an_error(self, make_spec, ask):
         with pytest.raises(IncomparableSpecsError, match="3 values"):
             index_of(make_spec("a")).rank(ask(), unwanted=ask(np.zeros((1, 3))))
+
+
+class TestStyle:
+    def test_it_is_for_the_default_score_alone(self, ask):
+        style = Wording(np.ones(8), 100.0)
+        for score, unwanted in (("paper", None), ("default", ask())):
+            with pytest.raises(InputError, match="with the default score alone") as caught:
+                ImageQuestion(ask(), SCORES[score], unwanted, style)
+            assert caught.value.hint
+        assert ImageQuestion(ask(), SCORES["default"], None, style).style is style
+
+    def test_words_of_another_length_are_an_error(self, make_spec, ask):
+        question = ImageQuestion(ask(), SCORES["default"], None, Wording(np.ones(5), 100.0))
+        with pytest.raises(IncomparableSpecsError, match="the text has 5 values"):
+            index_of(make_spec("a")).answer(question)

@@ -114,3 +114,14 @@ def test_a_picture_against_itself_from_end_to_end(hub: Path) -> None:
     found = [hit["model"] for hit in document["results"]]
     assert len(found) == len(STYLES)
     assert found == sorted(found)
+
+
+def test_words_for_the_style_count_beside_a_picture(hub: Path) -> None:
+    """A rose in pixel art; the other style's words bring its model nearer by its own measure."""
+    picture = QUERIES / "pixel-art-rose.png"
+    plain = ask(hub, picture)
+    right = ask(hub, picture, style="pixel art")
+    assert names(right)[0] == names(plain)[0] == "icon-pixel-art"
+    assert (right.hits[0].confidence or 0) > (plain.hits[0].confidence or 0)
+    sepia = names(ask(hub, picture, style="sepia photograph"))
+    assert sepia.index("icon-sepia") < names(plain).index("icon-sepia")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Iterator
@@ -35,23 +36,34 @@ _CHUNK = 1024 * 1024
 
 
 class Downloads:
-    """Files of model repositories on this disk, downloaded where they are not there yet.
+    """Files of repositories on this disk, downloaded where they are not there yet.
 
-    They lie where every program that uses huggingface_hub finds them again: in ``cache_dir``. A
-    file that was asked for at a full commit sha and is there costs no request. Any other costs a
-    HEAD and, unless its content is known, a GET; a small one at a full commit sha the GET alone.
+    ``repo_type`` is the kind of all of them, ``model`` or ``dataset``. They lie where every program
+    that uses huggingface_hub finds them again: in ``cache_dir``. A file asked for at a full
+    commit sha that is there costs no request. Any other costs a HEAD and, unless its content is
+    known, a GET; a small one at a full commit sha the GET alone.
     """
 
-    def __init__(self, api: HfApi, asked: Asked, cache_dir: Path, *, offline: bool) -> None:
+    def __init__(
+        self,
+        api: HfApi,
+        asked: Asked,
+        cache_dir: Path,
+        *,
+        offline: bool,
+        repo_type: str = "model",
+    ) -> None:
         self._api = api
         self._asked = asked
+        self._repo_type = repo_type
         self.cache_dir = cache_dir
         self.offline = offline
 
     def asked(self, model_id: str, path: str | None = None, revision: str | None = None) -> Asked:
         """Of the hub and the token of these downloads."""
-        ours = self._asked
-        return Asked(ours.endpoint, ours.has_token, model_id, revision, path)
+        return dataclasses.replace(
+            self._asked, id=model_id, revision=revision, path=path, writing=False
+        )
 
     def fetch(
         self, model_id: str, path: str, revision: str, *, limit: int, shown: bool = False
@@ -76,6 +88,7 @@ class Downloads:
                 model_id,
                 path,
                 revision=revision,
+                repo_type=self._repo_type,
                 cache_dir=self.cache_dir,
                 local_files_only=self.offline,
                 tqdm_class=_bar(limit, asked, shown),
@@ -129,7 +142,9 @@ class Downloads:
     def _delivered(self, model_id: str, path: str, sha: str, *, limit: int) -> Path | None:
         asked = self.asked(model_id, path, sha)
         repository = self._folder(model_id)
-        url = hf_hub_url(model_id, path, revision=sha, endpoint=asked.endpoint)
+        url = hf_hub_url(
+            model_id, path, revision=sha, endpoint=asked.endpoint, repo_type=self._repo_type
+        )
         with explained(asked):
             try:
                 arrived = patiently(lambda: deliver(self._api, url, asked, limit=limit))
@@ -149,7 +164,9 @@ class Downloads:
         """Whether an earlier answer said that there is no such file at this commit."""
         if not COMMIT.fullmatch(revision):
             return False
-        found = try_to_load_from_cache(model_id, path, self.cache_dir, revision)
+        found = try_to_load_from_cache(
+            model_id, path, self.cache_dir, revision, repo_type=self._repo_type
+        )
         return found is not None and not isinstance(found, str)
 
     def discard(self, place: Path) -> None:
@@ -160,13 +177,14 @@ class Downloads:
 
     def wrong_bytes(self, model_id: str, path: str) -> HubError:
         """For a file whose content is not what the hub says it is."""
+        asked = self.asked(model_id)
         return HubError(
-            f"hf:{model_id}: what arrived as {path} is not what {self._asked.endpoint} says it is",
+            f"{asked.name}: what arrived as {path} is not what {asked.endpoint} says it is",
             hint="run the same command again; what was wrong is no longer in the cache",
         )
 
     def _folder(self, model_id: str) -> Path:
-        return self.cache_dir / repo_folder_name(repo_id=model_id, repo_type="model")
+        return self.cache_dir / repo_folder_name(repo_id=model_id, repo_type=self._repo_type)
 
 
 def has_stated_digest(place: Path) -> bool:

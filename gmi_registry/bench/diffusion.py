@@ -46,6 +46,7 @@ class DiffusionStudio:
     """
 
     precision = np.dtype(np.float16)
+    free = True
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class DiffusionStudio:
         """The pictures of each order; finished batches of an interrupted run are taken up.
 
         Raises GenerationError for a model that cannot be loaded or draw, InputError for a prompt
-        that it would cut.
+        that it would cut. A guessed one may be cut: nobody can shorten what nobody wrote.
         """
         number = orders[0].model
         model = self._files[number]
@@ -129,8 +130,9 @@ class DiffusionStudio:
         for order in orders:
             wanted = replace(overrides, seeds=order.seeds)
             recipe = generation.default_recipe(pipeline, model, wanted)
-            prompts = PromptSet(order.part, 1, order.prompts)
-            generation.check_prompts(pipeline, [prompts], recipe)
+            if order.part != "guessed":
+                prompts = PromptSet(order.part, 1, order.prompts)
+                generation.check_prompts(pipeline, [prompts], recipe)
 
             def told(done: int, total: int, before: int = before) -> None:
                 progress(before + done)

@@ -42,6 +42,7 @@ class CircleStudio:
 
     precision = np.dtype(np.float64)
     encoder_id = "circle"
+    free = False
 
     def __init__(self, benchmark: Benchmark, work: Path) -> None:
         self._work = work

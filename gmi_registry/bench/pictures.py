@@ -51,6 +51,7 @@ class PictureStudio:
     """
 
     precision = np.dtype(np.float16)
+    free = False
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from gmi_registry.bench.cache import SUMMARY, StageCache, document_bytes, put
+from gmi_registry.bench.draw import draw_stage
 from gmi_registry.bench.embed import embed_stage
 from gmi_registry.bench.file import SPLITS, Benchmark
 from gmi_registry.bench.generate import generate_stage
@@ -21,7 +22,7 @@ from gmi_registry.errors import InputError
 
 __all__ = ["STAGES", "Outcome", "Progress", "Stage", "run_benchmark"]
 
-Stage = Literal["generate", "embed", "interrogate", "score", "report"]
+Stage = Literal["generate", "embed", "interrogate", "score", "draw", "report"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 Progress = Callable[[str, int, int], None]
@@ -96,6 +97,12 @@ def _do(
         made = score_stage(benchmark, cache, progress)
         _summarise(benchmark, cache)
         return made
+    if stage == "draw":
+        try:
+            return draw_stage(benchmark, studio, cache, progress)
+        finally:
+            # What was not drawn took the summary away, but the distances are as they were.
+            _summarise(benchmark, cache, *(("draw",) if studio.free else ()))
     from gmi_registry.bench.report import write_report
 
     progress(0, 1)
@@ -201,8 +208,9 @@ def _summary(benchmark: Benchmark) -> dict[str, Any]:
     }
 
 
-def _summarise(benchmark: Benchmark, cache: StageCache) -> None:
-    stages = (*STAGES[: STAGES.index("score")], "fit", "score")
+def _summarise(benchmark: Benchmark, cache: StageCache, *more: str) -> None:
+    """Say that all distances are there, and what the stages up to them, and ``more``, took."""
+    stages = (*STAGES[: STAGES.index("score")], "fit", "score", *more)
     seconds = {stage: cache.seconds(stage) for stage in stages}
     put(cache.folder / SUMMARY, document_bytes({**_summary(benchmark), "seconds": seconds}))
 

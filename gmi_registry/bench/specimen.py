@@ -1,40 +1,39 @@
-"""Figures 4 and 5: a few queries, and what the model that each method picks makes of the same."""
+"""Figures 4 and 5: a few queries, and what the model that each method picks makes of the guess."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from gmi_registry.bench.scored import Scored
+from gmi_registry.bench.choice import chosen_tasks, first_model, guesses, shown_methods
+from gmi_registry.bench.draw import read_drawn
+from gmi_registry.bench.scored import Scored, read_run
+from gmi_registry.bench.tasks import Task
 from gmi_registry.bench.title import method_title
 from gmi_registry.errors import InputError
 from gmi_registry.images import load_image
 from gmi_registry.report.page import Picture
 from gmi_registry.report.picture import embed
-from gmi_registry.scoring.ranking import ascending
 
 __all__ = ["Pick", "Specimen", "chosen_tasks", "specimens"]
 
-COUNT = 8
-SHOWN = ("download", "rkme-basic", "rkme-clip", "modelverse", "paper", "default")
-
-_SEED = 7
 _SIDE = 224  # pixels of a picture in the page
 _PIXELS = 16_000_000
 
 
 @dataclass(frozen=True)
 class Pick:
-    """The model that came first by one method, and a picture of its own; None where none is."""
+    """The model that came first by one method, and a picture of its own; None where none is.
+
+    ``guessed`` says of which prompt the picture was made: the guessed one, or else the true one.
+    """
 
     method: str
     model: str
     right: bool
     picture: Picture | None
+    guessed: bool
 
 
 @dataclass(frozen=True)
@@ -47,64 +46,67 @@ class Specimen:
     model: str
     picks: tuple[Pick, ...]
 
-
-def chosen_tasks(tasks: int, count: int = COUNT) -> list[int]:
-    """Up to ``count`` different task numbers, by a fixed draw: nobody chose those that look good.
-
-    Nothing but the number of tasks enters, so that a stage without the answers can ask as well.
-    """
-    drawn = np.random.default_rng(_SEED).permutation(tasks)[:count]
-    return sorted(int(task) for task in drawn)
+    @property
+    def drawn(self) -> bool:
+        """Whether every pick's picture was made of the pseudo-prompt."""
+        return all(pick.guessed for pick in self.picks)
 
 
 def specimens(folder: Path, test: Scored) -> list[Specimen]:
-    """A specimen for each of ``chosen_tasks``, with the methods of ``SHOWN`` that took part.
+    """A specimen for each of ``chosen_tasks``, with the methods that are shown.
 
-    A pick's picture is one that the picked model drew for the query's prompt, with another seed
-    where there is one, so that the right model does not merely repeat the query. A picture that is
-    missing or damaged is left out.
+    A pick's picture is what the stage ``draw`` had the picked model make of the pseudo-prompt.
+    Where that is missing or damaged, it is one that the model drew for the query's true prompt,
+    with another seed where there is one, so that the right model does not merely repeat the query.
+    Raises InputError for a folder that holds no finished run.
     """
-    drawn: dict[tuple[int, str], list[tuple[int, str]]] = defaultdict(list)
-    for task, model in zip(test.tasks.tasks, test.truth, strict=True):
-        drawn[int(model), task.prompts[0]].append((task.seeds[0], task.images[0]))
-    guesses = _guesses(folder)
-    methods = [name for name in SHOWN if name in test.distances] or list(test.distances)[:6]
+    made = _Made(folder, test)
+    guessed = guesses(folder)
     found = []
     for number in chosen_tasks(len(test.truth)):
         task, truth = test.tasks.tasks[number], int(test.truth[number])
+        guess = guessed.get(task.images[0])
         picks = []
-        for method in methods:
-            first = int(ascending(test.distances[method][number], test.models)[0])
-            pictures = sorted(drawn[first, task.prompts[0]])
-            others = [image for seed, image in pictures if seed != task.seeds[0]]
-            image = next(iter(others), pictures[0][1] if pictures else None)
+        for method in shown_methods(test.distances):
+            first = first_model(test.distances[method][number], test.models)
+            picture = made.of_guess(first, guess)
             picks.append(
                 Pick(
                     method_title(method),
                     test.models[first],
                     first == truth,
-                    _picture(folder, image),
+                    made.of_truth(first, task) if picture is None else picture,
+                    picture is not None,
                 )
             )
-        found.append(
-            Specimen(
-                _picture(folder, task.images[0]),
-                task.prompts[0],
-                guesses.get(task.images[0]),
-                test.models[truth],
-                tuple(picks),
-            )
-        )
+        query = _picture(folder, task.images[0])
+        found.append(Specimen(query, task.prompts[0], guess, test.models[truth], tuple(picks)))
     return found
 
 
-def _guesses(folder: Path) -> dict[str, str]:
-    try:
-        said = json.loads((folder / "pseudo" / "test.json").read_bytes())
-    except (OSError, ValueError):
-        return {}
-    pairs = said.items() if isinstance(said, dict) else ()
-    return {image: text for image, text in pairs if isinstance(text, str)}
+class _Made:
+    """What the models made, of pseudo-prompts and of true ones."""
+
+    def __init__(self, folder: Path, test: Scored) -> None:
+        self._folder = folder
+        self._of_guesses = read_drawn(folder, read_run(folder).digest)
+        self._of_truths: dict[tuple[int, str], list[tuple[int, str]]] = defaultdict(list)
+        for task, model in zip(test.tasks.tasks, test.truth, strict=True):
+            self._of_truths[int(model), task.prompts[0]].append((task.seeds[0], task.images[0]))
+
+    def of_guess(self, model: int, prompt: str | None) -> Picture | None:
+        """What the model drew of a pseudo-prompt."""
+        return (
+            None
+            if prompt is None
+            else _picture(self._folder, self._of_guesses.get((model, prompt)))
+        )
+
+    def of_truth(self, model: int, task: Task) -> Picture | None:
+        """What it drew of the prompt that made the query, rather with another seed."""
+        pictures = sorted(self._of_truths[model, task.prompts[0]])
+        others = [image for seed, image in pictures if seed != task.seeds[0]]
+        return _picture(self._folder, next(iter(others), pictures[0][1] if pictures else None))
 
 
 def _picture(folder: Path, image: str | None) -> Picture | None:

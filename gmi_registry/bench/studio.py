@@ -21,7 +21,7 @@ class Order:
     """Pictures wanted of one model: each prompt once a seed, prompt by prompt.
 
     ``part`` says what for: ``specs`` and ``own`` (a specification's default and own block), ``dev``
-    and ``test`` (tasks), ``asked`` (tasks like the own block).
+    and ``test`` (tasks), ``asked`` (tasks like the own block), ``guessed`` (pseudo-prompts).
     """
 
     part: str
@@ -71,6 +71,11 @@ class Studio(Protocol):
     @property
     def encoder_id(self) -> str: ...
 
+    @property
+    def free(self) -> bool:
+        """Whether any prompt can be drawn, and not only those of the benchmark."""
+        ...
+
     def close(self) -> None: ...
 
     def inputs(self, order: Order) -> object:
@@ -78,7 +83,10 @@ class Studio(Protocol):
         ...
 
     def draw(self, orders: Sequence[Order], progress: Callable[[int], None]) -> list[list[Path]]:
-        """PNG files for orders of one model; ``progress`` is told how many are done."""
+        """PNG files for orders of one model; ``progress`` is told how many are done.
+
+        A prompt that the model would cut is refused, except in an order ``guessed``.
+        """
         ...
 
     def encoder(self) -> Towers: ...

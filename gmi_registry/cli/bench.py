@@ -47,6 +47,7 @@ _LABELS = {
     "embed": "encoding images",
     "interrogate": "guessing prompts",
     "score": "scoring tasks",
+    "draw": "drawing with the picked models",
     "report": "writing the report",
 }
 _AGAIN = "interrupted: what is done is kept, run the same command again to go on from it"
@@ -59,6 +60,7 @@ class StageChoice(StrEnum):
     EMBED = "embed"
     INTERROGATE = "interrogate"
     SCORE = "score"
+    DRAW = "draw"
     REPORT = "report"
 
 

@@ -1,14 +1,31 @@
-"""``gmi spec``: look at a specification, check it, compare two."""
+"""``gmi spec``: look at a specification, check it, sign it, compare two."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gmi_registry.cli.funnel import FAILED, funnel
 from gmi_registry.cli.option import AsJson, Offline, OptionalHubText, Token, new_app
-from gmi_registry.cli.screen import write_json, write_line, write_pairs
+from gmi_registry.cli.screen import remark, write_json, write_line, write_pairs
+from gmi_registry.cli.signature import (
+    IdentityName,
+    IdentityProvider,
+    PassphraseEnv,
+    PrivateKeyFile,
+    PublicKeyFile,
+    SignatureFile,
+    TokenEnv,
+    TrustConfig,
+    broken_finding,
+    expected_signer,
+    signature_file,
+    signature_finding,
+    signing_party,
+)
+from gmi_registry.errors import InputError
 from gmi_registry.place import find_spec
 from gmi_registry.report.number import number
 
@@ -17,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = new_app("Look at specifications, check them, compare two.")
+app = new_app("Look at specifications, check them, sign them, compare two.")
 
 _FIELDS_SHOWN = 40
 _SHIFTS_SHOWN = 5
@@ -58,16 +75,28 @@ def verify(
     no_weights: Annotated[
         bool, typer.Option("--no-weights", help="Leave the model's own weight files unread.")
     ] = False,
+    signature: Annotated[
+        bool, typer.Option("--signature", help="Check as well who signed: --key, or --identity.")
+    ] = False,
+    key: PublicKeyFile = None,
+    identity: IdentityName = None,
+    identity_provider: IdentityProvider = None,
+    trust_config: TrustConfig = None,
+    chosen: SignatureFile = None,
     token: Token = None,
     offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
     """Check both files, the preview, and the weight files they are bound to.
 
-    Exits with 1 where a check failed.
+    A signature says who made the files, not whether they are true. Exits with 1 where a check
+    failed.
     """
     from gmi_registry.spec import verify as verify_folder
 
+    signer = None
+    if signature or any((key, identity, identity_provider, trust_config, chosen)):
+        signer = expected_signer(key, identity, identity_provider, trust_config, offline)
     place = find_spec(model, hub, token=token, offline=offline or None)
     findings = verify_folder(
         place.folder,
@@ -75,16 +104,61 @@ def verify(
         follow_links=place.follow_links,
         weights=not no_weights,
     )
-    failed = any(finding.status == "failed" for finding in findings)
+    rows = [_finding(finding) for finding in findings]
+    if signer is not None:
+        broken = any(row["status"] == "failed" for row in rows[:2])
+        file = signature_file(place, chosen, hub, token=token, offline=offline or None)
+        rows.append(broken_finding() if broken else signature_finding(place, file, signer))
+    failed = any(row["status"] == "failed" for row in rows)
     if as_json:
-        write_json({"ok": not failed, "findings": [_finding(item) for item in findings]})
+        write_json({"ok": not failed, "findings": rows})
     else:
-        for finding in findings:
-            write_line(f"{finding.check:9} {finding.status:8} {finding.detail}")
-            if finding.hint and finding.status == "failed":
-                write_line(f"{'':18} hint: {finding.hint}")
+        for row in rows:
+            write_line(f"{row['check']:9} {row['status']:8} {row['detail']}")
+            if row["hint"] and row["status"] == "failed":
+                write_line(f"{'':18} hint: {row['hint']}")
     if failed:
         raise typer.Exit(FAILED)
+
+
+@app.command()
+@funnel()
+def sign(
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="A folder that holds gmi/, on your own disk.")
+    ],
+    key: PrivateKeyFile = None,
+    passphrase_env: PassphraseEnv = None,
+    sigstore: Annotated[
+        bool,
+        typer.Option(
+            "--sigstore",
+            help="Instead of a key: log in, and have your identity entered into a public log.",
+        ),
+    ] = False,
+    identity_token_env: TokenEnv = None,
+    trust_config: TrustConfig = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sign a specification, as gmi/spec.sig beside it.
+
+    Needs the extra gmi-registry[sign].
+    """
+    if not Path(folder).is_dir():
+        raise InputError(
+            f"{folder!r} is not a folder, and only what lies on your own disk can be signed",
+            hint="gmi-publish MODEL --output DIR, then gmi spec sign DIR",
+        )
+    from gmi_registry.signature import sign_spec
+
+    by = signing_party(folder, key, passphrase_env, sigstore, identity_token_env, trust_config)
+    if sigstore:
+        remark("Sigstore enters your identity and this signature into a public log, for good")
+    target, signer = sign_spec(find_spec(folder).folder, by)
+    if as_json:
+        write_json({"signature": str(target), "signer": str(signer)})
+    else:
+        write_pairs([("signature", str(target)), ("signed by", str(signer))])
 
 
 @app.command()

@@ -1,0 +1,127 @@
+"""Checking who signed a specification."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from gmi_registry.errors import HubError, SpecError, SpecFormatError
+from gmi_registry.hubs.confinement import read_plain
+from gmi_registry.signature.extra import signing_library
+from gmi_registry.signature.identity import Identity
+from gmi_registry.signature.key import PublicKey
+from gmi_registry.signature.library import check
+from gmi_registry.signature.statement import Statement
+from gmi_registry.spec import (
+    MANIFEST_NAME,
+    SPEC_DIR,
+    TENSORS_NAME,
+    ModelRef,
+    Spec,
+    encode_spec,
+    read_spec,
+)
+
+__all__ = ["SIGNATURE_LIMIT", "SIGNATURE_NAME", "prove", "signed_files", "verify_signature"]
+
+SIGNATURE_NAME = "spec.sig"
+SIGNATURE_LIMIT = 64 * 1024
+"""Bytes of ``spec.sig``."""
+
+_SIGN_AGAIN = "ask its author to sign again: gmi spec sign FOLDER --key KEY"
+
+
+def verify_signature(
+    directory: str | Path,
+    by: PublicKey | Identity,
+    *,
+    signature: str | Path | None = None,
+    expected: ModelRef | None = None,
+    follow_links: bool = False,
+) -> str:
+    """Check that ``by`` signed the specification in ``directory``/gmi; returns its digest (hex).
+
+    ``signature`` is the file with the signature, by default ``gmi/spec.sig``. ``expected`` and
+    ``follow_links`` are as for :func:`read_spec`; a file that the caller names may be a link.
+
+    It says who signed these bytes, and not whether they are true. Raises SpecError for a missing
+    signature, one by somebody else, one of other files, and one that does not hold;
+    SpecFormatError, which is one, for a file that is no signature; InputError, HubError and
+    MissingExtraError as :func:`sign_spec`; and what read_spec raises.
+    """
+    signing_library()
+    spec = read_spec(directory, expected=expected, follow_links=follow_links)
+    own = Path(directory) / SPEC_DIR / SIGNATURE_NAME
+    place = own if signature is None else Path(signature)
+    content = _read(place, follow_links or signature is not None)
+    prove(signed_files(spec), content, by, place)
+    return spec.digest
+
+
+def signed_files(spec: Spec) -> dict[str, bytes]:
+    """What a signature is of: name in ``gmi`` to content, byte for byte as on disk."""
+    manifest, tensors = encode_spec(spec)
+    return {MANIFEST_NAME: manifest, TENSORS_NAME: tensors}
+
+
+def prove(
+    contents: Mapping[str, bytes], signature: bytes, by: PublicKey | Identity, place: Path
+) -> None:
+    """Raise SpecError unless ``signature``, which lies at ``place``, is by ``by`` of ``contents``.
+
+    HubError where Sigstore has to be asked, and does not answer.
+    """
+    statement = Statement.parse(signature, place)
+    _require_signer(statement, by, place)
+    outcome = check(contents, signature, by)
+    actual = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    if outcome == "holds" and statement.files == actual:
+        return
+    if outcome == "does not hold" or statement.files == actual:
+        raise SpecError(
+            f"{place} does not hold: it was changed, or somebody made it up", hint=_SIGN_AGAIN
+        )
+    # From here on it is known to be by whom it should be.
+    if statement.files.keys() != actual.keys():
+        named = ", ".join(sorted(statement.files)) or "nothing"
+        raise SpecError(
+            f"{place} is a signature of {named[:120]}, and not of {' and '.join(actual)}",
+            hint=_SIGN_AGAIN,
+        )
+    changed = [name for name in actual if statement.files[name] != actual[name]]
+    raise SpecError(
+        f"{place} is by {by}, but of another specification, or this one was changed since: "
+        f"{' and '.join(changed)} differ{'' if len(changed) > 1 else 's'} from what was signed",
+        hint=_SIGN_AGAIN,
+    )
+
+
+def _require_signer(statement: Statement, by: PublicKey | Identity, place: Path) -> None:
+    """Refuse what names somebody else already, so that the message can say whom."""
+    named: object = statement.identity
+    if statement.key is not None:
+        named = f"the key {statement.key}"
+        if isinstance(by, PublicKey) and statement.key == by.fingerprint:
+            return
+    elif statement.identity == by:
+        return
+    raise SpecError(
+        f"{place} says that it is by {named}, and not by {by}",
+        hint="check with its author whose signature to expect",
+    )
+
+
+def _read(place: Path, follow_links: bool) -> bytes:
+    try:
+        return read_plain(place.resolve() if follow_links else place, SIGNATURE_LIMIT)
+    except FileNotFoundError:
+        raise SpecError(
+            f"{place} is missing, so nobody has signed the specification",
+            hint="gmi spec sign FOLDER --key KEY, if it is yours; else ask its author",
+        ) from None
+    except (HubError, OSError, RuntimeError) as error:  # the last two of a loop of links
+        reason = error.message if isinstance(error, HubError) else f"{place} cannot be read"
+        raise SpecFormatError(
+            f"{reason}, so it is no signature", hint="put the file that its author made there"
+        ) from error

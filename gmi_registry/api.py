@@ -62,11 +62,10 @@ def search(
     stay on this machine. ``hub`` is ``"hf"``, a folder, or a Hub (None: GMI_HUB, else ``"hf"``).
 
     ``prompt`` says what the images show; without it ``interrogator`` (none, phrases, caption,
-    clip_interrogator) may guess. ``not_like`` are pictures of what is not wanted: a model's
-    distance is then f / (f + a), f to ``images`` and a to these, 1/2 where it is equally near to
-    both (f - a for a score that is a logarithm). ``style`` are words for how images should look;
-    they count beside ``images`` as the encoder's own softmax over texts and images has it, for the
-    default score, and not with ``not_like``. Without images ``prompt`` is compared with the
+    clip_interrogator) may guess. ``not_like`` are pictures of what is not wanted: models that
+    may have made one move back, the more the likelier it is. ``style`` are words for how images
+    should look; they count beside ``images`` as the encoder's own softmax over texts and images has
+    it. Both are for the default score. Without images ``prompt`` is compared with the
     models' images, in the space that the encoder's towers share, which says less than a picture
     does; or ``like`` names a model, of ``hub`` or a folder with a specification, and others are
     ranked by the discrepancy (MMD²) of what they draw for the same prompts, itself left out.

@@ -39,7 +39,7 @@ def fault(
             return f"--like asks for models near a model, and goes without {' and '.join(named)}"
         return None
     if images:
-        return None if style is None else _style_fault(not_like, score)
+        return _score_fault(score, {"--not-like": not_like > 0, "--style": style is not None})
     if style is not None:
         return "--style says how an IMAGE like yours should look: name one, or use --prompt alone"
     if not_like:
@@ -53,9 +53,9 @@ def fault(
     return None
 
 
-def _style_fault(not_like: int, score: str) -> str | None:
-    if not_like:
-        return "--style and --not-like cannot be weighed against each other: leave one out"
-    if score != ANY_SCORE:
-        return f"--style goes with the default score, not with --score {score}"
-    return None
+def _score_fault(score: str, weighed: dict[str, bool]) -> str | None:
+    named = [name for name, is_given in weighed.items() if is_given]
+    if not named or score == ANY_SCORE:
+        return None
+    go = "goes" if len(named) == 1 else "go"
+    return f"{' and '.join(named)} {go} with the default score, not with --score {score}"

@@ -102,8 +102,8 @@ def search(
     Without images, to the words of ``prompt``, or to the images of the model ``like``, a name on
     ``hub`` or a folder with a specification, which is left out of the answer. With images
     ``prompt`` says what they show, without it ``interrogator`` may guess; ``style`` says how they
-    should look, and is compared with the models' images; the distances of ``not_like``, pictures of
-    what is not wanted, count against a model.
+    should look, and is compared with the models' images; models that may have made a picture of
+    ``not_like``, which is not wanted, move back.
 
     Only models that pass ``wanted`` are compared, and ``top`` are shown of each group (None: all).
     A model whose weights are no longer those that were described is marked as stale, and follows

@@ -19,10 +19,18 @@ from gmi_registry.bench.generate import SpecFile, read_specs
 from gmi_registry.bench.library import versions
 from gmi_registry.bench.studio import Studio
 from gmi_registry.bench.tasks import Task, read_tasks
+from gmi_registry.encoders.protocol import Matched
 from gmi_registry.errors import GenerationError
 from gmi_registry.spec.canonical import canonical_digest
 
-__all__ = ["embed_stage", "open_picture", "split_images", "split_tasks"]
+__all__ = [
+    "asked_in_words",
+    "embed_stage",
+    "open_picture",
+    "split_images",
+    "split_tasks",
+    "with_words",
+]
 
 _AT_ONCE = 256
 _ENCODING = ("open_clip_torch", "pillow", "timm", "torch", "transformers")
@@ -40,7 +48,10 @@ def embed_stage(
     ``prompt_embeddings`` [P, E] and ``image_prompt`` [N], rounded as specifications store them;
     ``own.npz`` likewise with a block a model, [M, n, D], [M, p, E], [n]; and ``dev.npz`` and
     ``test.npz`` with the picture files ``images`` [I] (sorted) and their ``image_embeddings``
-    [I, D], and ``prompts`` [T] with ``prompt_embeddings`` [T, E]. All raw.
+    [I, D], and ``prompts`` [T] with ``prompt_embeddings`` [T, E]. Where models have words, what is
+    asked in words is in ``words.npz``: ``wordings`` [M, K], ``texts`` [T], ``text_embeddings``
+    [T, E] of these, and the encoder's ``logit_scale``, 0 where it never matched texts with images.
+    All raw.
     """
     specs = read_specs(cache.folder)
     work = _Work(studio, cache, progress)
@@ -59,7 +70,24 @@ def embed_stage(
         work.specifications(part, rows, specs)
     for split, names, texts in splits:
         work.queries(split, names, texts)
+    if benchmark.models[0].words:
+        work.words([entry.words for entry in benchmark.models], asked_in_words(benchmark))
+    else:
+        (cache.folder / "embeddings" / "words.npz").unlink(missing_ok=True)
     return work.made
+
+
+def asked_in_words(benchmark: Benchmark) -> tuple[str, ...]:
+    """Every text of a search by words, sorted: models' words, what is to be seen, and both."""
+    prompts = benchmark.prompts_of("test")
+    words = [wording for entry in benchmark.models for wording in entry.words]
+    texts = {with_words(prompt, wording) for prompt in prompts for wording in words}
+    return tuple(sorted(texts | {*words, *prompts}))
+
+
+def with_words(prompt: str, words: str) -> str:
+    """What one would type who looks for a model by what it draws and how."""
+    return f"{prompt}, {words}"
 
 
 def split_tasks(benchmark: Benchmark, folder: Path, split: Split) -> list[Task]:
@@ -133,6 +161,21 @@ class _Work:
             }
 
         self._make(split, [self._key(), list(names), list(texts)], len(names), arrays)
+
+    def words(self, wordings: Sequence[Sequence[str]], texts: Sequence[str]) -> None:
+        """What is asked in words."""
+
+        def arrays() -> Arrays:
+            encoder = self._studio.encoder()
+            scale = encoder.logit_scale if isinstance(encoder, Matched) else 0.0
+            return {
+                "wordings": np.array(wordings),
+                "texts": np.array(texts),
+                "text_embeddings": encoder.encode_texts(texts),
+                "logit_scale": np.array(scale, np.float64),
+            }
+
+        self._make("words", [self._key(), [list(it) for it in wordings], list(texts)], 0, arrays)
 
     def _key(self) -> object:
         return [self._studio.encoder_id, versions(_ENCODING)]

@@ -40,13 +40,15 @@ class ModelEntry(_Table):
 
     ``name`` is what tables call it, by default the last part of ``model``. ``own`` are the prompts
     that its developer adds to the default set, ``asked`` what its users ask for, alike but not the
-    same: both for the protocol ``own-prompts`` alone.
+    same: both for the protocol ``own-prompts`` alone. ``words`` are ways to say how its images
+    look, as many for each model, by which it is searched for in words.
     """
 
     model: Name
     name: Name | None = None
     own: Annotated[tuple[Prompt, ...], Field(max_length=200)] = ()
     asked: Annotated[tuple[Prompt, ...], Field(max_length=200)] = ()
+    words: Annotated[tuple[Prompt, ...], Field(max_length=20)] = ()
 
     @property
     def label(self) -> str:

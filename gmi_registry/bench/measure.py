@@ -27,7 +27,7 @@ from gmi_registry.bench.title import ordered_methods
 from gmi_registry.scoring.confidence import TEMPERATURE, confidences
 from gmi_registry.scoring.ranking import mid_ranks, top_k_credit
 
-__all__ = ["REFERENCE", "TOP", "first_shares", "measure"]
+__all__ = ["REFERENCE", "TOP", "first_shares", "measure", "outcome"]
 
 TOP = 8
 """Accuracies are given up to this many models."""
@@ -48,7 +48,7 @@ def measure(
     A group's intervals come from its own tasks.
     """
     methods = ordered_methods(list(test.distances))
-    columns = {name: _columns(test.distances[name], test.truth) for name in methods}
+    columns = {name: outcome(test.distances[name], test.truth) for name in methods}
     means = _resampled(columns)
     figures = {name: _figures(name, columns[name], means[name]) for name in methods}
     return ProtocolResult(
@@ -70,7 +70,7 @@ def measure(
     )
 
 
-def _columns(distances: Floats, truth: NDArray[np.int64]) -> NDArray[np.float64]:
+def outcome(distances: Floats, truth: NDArray[np.int64]) -> NDArray[np.float64]:
     """[Q, K + 1]: the credit among the first 1 to K, then the rank of the right model."""
     tops = min(TOP, distances.shape[1])
     credits = [top_k_credit(distances, truth, k) for k in range(1, tops + 1)]

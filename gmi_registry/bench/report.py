@@ -69,6 +69,7 @@ def write_report(folder: Path) -> Report:
 def _results(folder: Path) -> tuple[Results, Scored | None]:
     """The figures, and the test tasks of single images where there are any."""
     from gmi_registry.bench.mixture import MIXED, mixtures
+    from gmi_registry.bench.question import questions
     from gmi_registry.bench.resemblance import resemblance
     from gmi_registry.bench.sweep import gamma_sweep
 
@@ -96,6 +97,7 @@ def _results(folder: Path) -> tuple[Results, Scored | None]:
         resemblance=resemblance(folder, single) if single is not None else None,
         late=late_loss(single, late) if single is not None and late is not None else None,
         mixtures=mixtures(folder, run.gamma, by_name.get(MIXED), single),
+        questions=questions(folder, run, single, temperature) if single is not None else [],
     )
     return results, single
 

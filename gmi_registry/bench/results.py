@@ -24,6 +24,7 @@ __all__ = [
     "MethodResult",
     "Mixture",
     "ProtocolResult",
+    "QuestionResult",
     "Resemblance",
     "Results",
     "Sweep",
@@ -222,10 +223,29 @@ class Mixture(_Part):
     top_1_others: Estimate
 
 
+class QuestionResult(_Part):
+    """One way of asking that is no image alone, or, as ``picture``, the image alone beside it.
+
+    ``text``: words alone, what is to be seen and how; ``style``: an image, and words for how it
+    looks; ``content``: an image, and as its style words for what it shows, which say nothing of
+    how; ``like``: a model's own images, against what models drew for the ``same`` prompts or for
+    ``other`` ones; ``not-like``: an image, and one by the ``nearest`` wrong model or by ``any``
+    wrong one as what is not wanted. ``variant`` is that word, or the number of the wording from 1.
+    ``top`` are the accuracies among the first 1, 2, ... up to 8, ``rank`` the mean rank.
+    """
+
+    question: Literal["picture", "text", "style", "content", "like", "not-like"]
+    variant: str
+    tasks: int
+    top: list[Estimate]
+    rank: Estimate
+
+
 class Results(_Part):
     """The whole document. ``digest`` is that of the benchmark, ``seconds`` is wall time by stage,
     ``limit`` what ``--limit`` cut the tasks down to, ``gamma`` that of Eq. 9. ``resemblance`` and
-    ``late`` are null, ``sweeps`` and ``mixtures`` empty where the run lacks what they need."""
+    ``late`` are null, ``sweeps``, ``mixtures`` and ``questions`` empty where the run lacks what
+    they need."""
 
     format: ResultsFormat = ResultsFormat()
     name: str
@@ -242,6 +262,7 @@ class Results(_Part):
     resemblance: Resemblance | None
     late: Late | None
     mixtures: list[Mixture]
+    questions: list[QuestionResult]
 
     def protocol(self, name: str) -> ProtocolResult | None:
         """The protocol of that name, None where it was not run."""

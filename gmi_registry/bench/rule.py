@@ -47,7 +47,7 @@ def check_rules(benchmark: Benchmark) -> None:
     ):
         _require_once(what, names)
     for what, prompts in _prompt_lists(benchmark):
-        _require_once(f"{what} prompt", prompts)
+        _require_once("words" if what == "words" else f"{what} prompt", prompts)
     evaluation, dev = benchmark.evaluation_prompts, benchmark.dev_prompts
     _require_apart("evaluation", evaluation, "default", benchmark.defaults)
     _require_apart("dev", dev, "default", benchmark.defaults)
@@ -68,6 +68,11 @@ def check_rules(benchmark: Benchmark) -> None:
         raise InputError("no protocol is left to fit on", hint="add 'images-1' to the protocols")
     if benchmark.own_prompts:
         _check_own(benchmark)
+    if len({len(entry.words) for entry in benchmark.models}) > 1:
+        raise InputError(
+            "every model needs as many words as the others",
+            hint="give each model the same number of wordings, or none",
+        )
 
 
 def _check_pictures(benchmark: Benchmark) -> None:
@@ -104,6 +109,7 @@ def _prompt_lists(benchmark: Benchmark) -> Iterator[tuple[str, Sequence[str]]]:
     for entry in benchmark.models:
         yield "own", entry.own
         yield "asked", entry.asked
+        yield "words", entry.words
 
 
 def _check_own(benchmark: Benchmark) -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gmi_registry.bench.results import Late, Mixture, ProtocolResult, Resemblance, Results
+from gmi_registry.bench.results import (
+    Late,
+    Mixture,
+    ProtocolResult,
+    QuestionResult,
+    Resemblance,
+    Results,
+)
 from gmi_registry.bench.table import Cell, Row, Table, cell, measured
 from gmi_registry.bench.title import method_title
 
@@ -36,6 +43,8 @@ def supplement(results: Results) -> list[Table]:
         found.append(_late(results.late))
     for asked, what in (("like", "like the own prompts"), ("evaluation", "on other prompts")):
         found.append(_mixtures([it for it in results.mixtures if it.asked == asked], what))
+    if results.questions:
+        found.append(_questions(results.questions))
     return found
 
 
@@ -206,3 +215,35 @@ def _mixtures(found: list[Mixture], what: str) -> Table:
         ("method, specifications", "first", "of their fair share", "top-1 own", "top-1 others"),
         tuple(rows),
     )
+
+
+def _questions(found: list[QuestionResult]) -> Table:
+    tops = tuple(f"top-{k}" for k in (1, 2, 4) if k <= len(found[0].top))
+    rows = []
+    for it in found:
+        kept = [it.top[k - 1] for k in (1, 2, 4) if k <= len(it.top)]
+        row = measured(_asked(it), [*kept, it.rank])
+        rows.append(replace(row, cells=(Cell(f"{it.tasks:,}"), *row.cells)))
+    return Table(
+        "Other questions",
+        "Words, a model, or a picture with words or against another, by the scores that a search "
+        "has for them. Pictures are single query images; the picture not wanted shows something "
+        "else than the query, and the style's words are those of the right model.",
+        ("asked with", "tasks", *tops, "rank"),
+        tuple(rows),
+    )
+
+
+def _asked(it: QuestionResult) -> str:
+    return {
+        "picture": "a picture alone",
+        "text": f"words alone, wording {it.variant}",
+        "style": f"a picture, and its style in words, wording {it.variant}",
+        "content": "a picture, and as style what it shows",
+        "like": f"a model, compared on {'the same' if it.variant == 'same' else 'other'} prompts",
+        "not-like": f"a picture, and not like one by {_wrong(it.variant)}",
+    }[it.question]
+
+
+def _wrong(variant: str) -> str:
+    return "the nearest wrong model" if variant == "nearest" else "any wrong model"

@@ -67,7 +67,7 @@ class ResultPart(_Part):
     """One model. ``margin`` is the next model's distance minus this one's, null for the last.
 
     ``confidence`` is the chance, from 0 to 1, that this model made the query's images if one of
-    those compared did; null for scores other than the default one, and with ``not_like``.
+    those compared did; null for scores other than the default one.
 
     ``digest`` is the SHA-256 of its ``spec.json``; ``stale`` says whether its weights are others
     than those that were described, null where nobody knows.

@@ -14,7 +14,7 @@ from gmi_registry.index.group import Stack
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.scoring import DEFAULT_SCORE, SCORES, Query, Score
 from gmi_registry.scoring.confidence import confidences
-from gmi_registry.scoring.contrast import against
+from gmi_registry.scoring.contrast import contrasted, innocence
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.kinship import content_means, model_distances, shared_contributions
 from gmi_registry.scoring.ranking import best_prompts
@@ -69,8 +69,8 @@ class Wording:
 class ImageQuestion:
     """Which models make images like those of ``query``, and unlike those of ``unwanted``?
 
-    ``style`` is for the default score alone, and without ``unwanted``: other distances are in no
-    units that a text could be weighed in. Raises InputError for it elsewhere.
+    ``unwanted`` and ``style`` are for the default score alone: only its distances speak of chances,
+    in which pictures against and words can be weighed. Raises InputError for them elsewhere.
     """
 
     query: Query
@@ -79,15 +79,15 @@ class ImageQuestion:
     style: Wording | None = None
 
     def __post_init__(self) -> None:
-        if self.style is not None and not self._speaks_of_chances:
+        if not (self._speaks_of_chances or (self.style is None and self.unwanted is None)):
             raise InputError(
-                "words for the style go with the default score alone, and with no unwanted image",
-                hint="leave out the style, or the rest",
+                "unwanted images, and words for the style, go with the default score alone",
+                hint="leave them out, or the score",
             )
 
     @property
     def _speaks_of_chances(self) -> bool:
-        return self.score is SCORES[DEFAULT_SCORE] and self.unwanted is None
+        return self.score is SCORES[DEFAULT_SCORE]
 
     @property
     def encoder_id(self) -> str:
@@ -98,20 +98,25 @@ class ImageQuestion:
 
     def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
         _check_lengths(stack, self.query)
-        score = self.score
+        distances = self.score(stack.candidates(rows), self.query)
+        images = len(self.query.image_embeddings)
         if self.unwanted is not None:
             _check_lengths(stack, self.unwanted)
-            score = against(score, self.unwanted)
-        distances = score(stack.candidates(rows), self.query)
-        if self.style is None:
-            return distances
-        return worded_distances(
-            distances,
-            TextQuestion(self.style.embedding, self.encoder_id).distances(stack, rows),
-            len(self.query.image_embeddings),
-            temperature=stack.temperature,
-            logit_scale=self.style.logit_scale,
-        )
+            # All members are suspects, whatever a filter leaves, so that a filter changes nothing.
+            everything = stack.candidates(range(len(stack.entries)))
+            suspects = [self.score(everything, each) for each in self.unwanted.each()]
+            innocent = innocence(np.stack(suspects), temperature=stack.temperature)
+            chosen = innocent[np.asarray(rows, np.intp)]
+            distances = contrasted(distances, chosen, images, temperature=stack.temperature)
+        if self.style is not None:
+            distances = worded_distances(
+                distances,
+                TextQuestion(self.style.embedding, self.encoder_id).distances(stack, rows),
+                images,
+                temperature=stack.temperature,
+                logit_scale=self.style.logit_scale,
+            )
+        return distances
 
     def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
         if not self._speaks_of_chances:

@@ -78,8 +78,8 @@ def _reading(unwanted: Sequence[QueryImage], text: str | None, exemplar: QueryIm
         return f"Distances are between the words and {made}, which say less than a picture does."
     if unwanted:
         return (
-            f"Distances weigh how far the query is from {made} against how far the pictures of "
-            "what is not wanted are."
+            f"Distances are between the query and {made}, and longer for models that may have made "
+            "the pictures of what is not wanted."
         )
     return f"Distances are between the query and {made}."
 

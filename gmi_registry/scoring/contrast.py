@@ -1,67 +1,51 @@
-"""Pictures of what is not wanted: their distances count against a model.
+"""Pictures of what is not wanted: the models that may have made them lose their chance.
 
-With f the distance of a model to what is wanted and a to what is not, by the score that was chosen,
-the model is at
+A picture against says: the model that is looked for did not make this one. With p_u(m) the chance
+that model m made the unwanted picture u (:mod:`gmi_registry.scoring.confidence`), and p(m) that it
+made the wanted ones, the chance left to it is in proportion to p(m) Π_u (1 - p_u(m)). In the units
+of the default score's distance to B wanted images, that is
 
-    f / (f + a),
+    d_m - (2T/B) Σ_u log(1 - p_u(m)),
 
-between 0 and 1, and at 1/2 where it is equally near to both. The form has no weight to set, and
-equal pictures for and against cancel, whatever they show. The plain difference f - a cancels too,
-but rewards a model for being far from what is not wanted without end: squared distances to a mean
-lose in it what grows with the mean, so that a model far from everything beats the one that is near
-to what is wanted. In a ratio such a model stands at 1/2.
-
-Some scores are logarithms already, up to a constant: of a likelihood, or minus a count. A ratio has
-no meaning for them, and their difference is the logarithm of one: that is what they get. Any other
-score is a squared distance, of which an estimate may fall a little below 0; it then counts as 0.
+and chances are worked out from it as before. A model that is hardly suspected of u keeps its
+distance, so that a picture of something else altogether changes nothing; weighing the two distances
+against each other, as a ratio or a difference, moves every model by how far it is from u, and was
+measured to lose more right answers than it mends (docs/research.md).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from gmi_registry.scoring.candidates import Candidates
+from gmi_registry.scoring.confidence import confidences
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.query import Query
-from gmi_registry.scoring.scores import (
-    Score,
-    download,
-    modelverse_monte_carlo,
-    modelverse_second,
-)
 
-__all__ = ["against", "contrasted"]
+__all__ = ["contrasted", "innocence"]
 
-_WITHOUT_ZERO: tuple[Score, ...] = (modelverse_second, modelverse_monte_carlo, download)
+_LEAST = 1e-12
+"""Of the chance that a model did not make a picture: no distance becomes infinite."""
 
 
-def against(score: Score, unwanted: Query) -> Score:
-    """``score``, with the distances of ``unwanted`` counting against a model.
+def innocence(unwanted: Floats, *, temperature: float) -> Floats:
+    """Σ_u log(1 - p_u(m)) of all M models that may have made the unwanted pictures: [M], at most 0.
 
-    Several unwanted pictures are one query to ``score``, as several wanted ones are.
+    ``unwanted`` [U, M] are the default score's distances of each picture alone, ``temperature`` T
+    of the chances. A model alone is suspected of nothing, since nobody could be told from it.
+    Raises ValueError unless T is positive.
     """
-
-    def of(candidates: Candidates, query: Query) -> Floats:
-        return contrasted(
-            score(candidates, query),
-            score(candidates, unwanted),
-            logarithms=score in _WITHOUT_ZERO,
-        )
-
-    return of
+    suspected = confidences(unwanted.astype(np.float64), 1, temperature=temperature)
+    if unwanted.shape[-1] < 2:
+        suspected = np.zeros_like(suspected)
+    return np.asarray(np.log(np.maximum(1 - suspected, _LEAST)).sum(axis=0))
 
 
-def contrasted(wanted: Floats, unwanted: Floats, *, logarithms: bool = False) -> Floats:
-    """Distances f [M] to what is wanted and a [M] to what is not, as one distance: [M] float64.
+def contrasted(distances: Floats, innocent: Floats, images: int, *, temperature: float) -> Floats:
+    """Distances [M] of the default score to ``images`` wanted pictures, with the unwanted ones
+    counting against a model: [M], at least as large, each of them by at most 55 T / ``images``.
 
-    f / (f + a), in [0, 1], what is below 0 taken as 0; with ``logarithms`` f - a. Increasing in f,
-    decreasing in a, and the same for all models where f equals a. NaN where a distance is NaN.
+    ``innocent`` [M] is what :func:`innocence` says of these models, with the same T. Raises
+    ValueError unless ``images`` and T are positive.
     """
-    f, a = wanted.astype(np.float64), unwanted.astype(np.float64)
-    # 0 against 0, or infinity against infinity: as near to the one as to the other.
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if logarithms:
-            return np.where(f == a, 0.0, f - a)
-        f, a = np.maximum(f, 0), np.maximum(a, 0)
-        # Not f / (f + a), which is NaN where f is infinite and a is not.
-        return np.where(f == a, 0.5, 1 / (1 + a / f))
+    if images < 1 or not temperature > 0:
+        raise ValueError(f"needs at least one image and T > 0, got {images} and {temperature}")
+    return np.asarray(distances - (2 * temperature / images) * innocent)

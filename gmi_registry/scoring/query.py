@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,17 @@ class Query:
         return self.prompt_embeddings is not None and any(
             prompt is not None for prompt in self.pseudo_prompts
         )
+
+    def each(self) -> Iterator[Query]:
+        """Every image as a query of its own."""
+        prompts = self.prompt_embeddings
+        for b, prompt in enumerate(self.pseudo_prompts):
+            yield replace(
+                self,
+                image_embeddings=self.image_embeddings[b : b + 1],
+                prompt_embeddings=None if prompts is None else prompts[b : b + 1],
+                pseudo_prompts=(prompt,),
+            )
 
     def weights(self, prompt_embeddings: Floats, image_prompt: NDArray[np.integer]) -> Floats:
         """w of Eq. 9 for each query image against a prompt set: [P, E] and [N] give [B, N].

@@ -53,6 +53,20 @@ def test_a_seed_of_both_splits(tmp_path):
         load_benchmark(path)
 
 
+def test_words_are_as_many_for_every_model(tmp_path):
+    path = write_file(tmp_path)
+    named = path.read_text().replace('model = "f1"', 'model = "f1"\nwords = ["round", "thin"]')
+    path.write_text(named)
+    with pytest.raises(InputError, match="as many words as the others") as caught:
+        load_benchmark(path)
+    assert caught.value.hint
+    path.write_text(named.replace('model = "f2"', 'model = "f2"\nwords = ["a", "a"]'))
+    with pytest.raises(InputError, match="the words 'a' stands there twice"):
+        load_benchmark(path)
+    path.write_text(named.replace('model = "f2"', 'model = "f2"\nwords = ["flat", "thick"]'))
+    assert load_benchmark(path).models[1].words == ("flat", "thick")
+
+
 def test_an_unknown_field(tmp_path):
     path = write_file(tmp_path)
     path.write_text("colour = 1\n" + path.read_text())
@@ -108,6 +122,8 @@ def test_zoo16_is_the_papers_protocol():
     asked = [text for entry in benchmark.models for text in (*entry.own, *entry.asked)]
     assert not set(asked) & {*benchmark.evaluation_prompts, *benchmark.dev_prompts}
     assert {len(entry.own) for entry in benchmark.models} == {5}
+    worded = [(*style.words, ", ".join(style.tags)) for style in STYLES]
+    assert [entry.words for entry in benchmark.models] == worded
     assert set(benchmark.methods) <= set(METHODS)
     assert sum(map(len, orders_of(benchmark))) == 16 * (60 + 54 + 180 + 20)
 

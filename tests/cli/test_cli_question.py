@@ -95,7 +95,7 @@ def test_pictures_of_what_is_not_wanted(call, hub, red, tmp_path):
     assert found.results[0].model.startswith("local:blue@")
     assert found.query.not_like == [str(red), str(red)]
     assert found.query.not_like_prompts == [None, None]
-    assert all(0 <= part.distance <= 1 for part in found.results)
+    assert sum(part.confidence for part in found.results) == pytest.approx(1)
 
 
 def test_a_picture_with_words_for_its_style(call, hub, red, tmp_path):

@@ -164,23 +164,26 @@ class TestText:
 
 
 class TestNotLike:
-    @pytest.mark.parametrize("score", ["default", "paper", "rkme-clip"])
-    def test_a_picture_of_a_models_own_style_moves_it_down(self, colours, look, score):
+    def test_the_model_that_made_it_moves_back_and_no_other(self, colours, look):
         both = (picture(COLOURS["red"], 98), picture(COLOURS["blue"], 99))
-        plain = look(*both, score=score)
-        result = look(*both, not_like=[picture(COLOURS["blue"], 7)], score=score)
-        assert names(result).index("blue") == 2
-        assert names(plain).index("blue") < 2
-        assert names(result)[0] == "red"
-        assert result.score == score
-        assert all(0 <= hit.distance <= 1 for hit in result.hits)
+        plain = {hit.ref.id: hit.distance for hit in look(*both).hits}
+        result = look(*both, not_like=[picture(COLOURS["blue"], 7)])
+        moved = {hit.ref.id: hit.distance - plain[hit.ref.id] for hit in result.hits}
+        assert moved["blue"] > 5
+        assert max(moved["red"], moved["green"]) < 1e-3
+        assert result.score == "default"
+        assert sum(hit.confidence for hit in result.hits) == pytest.approx(1)
 
-    def test_equal_pictures_leave_chance(self, colours, look):
+    def test_with_whatever_says_what_it_shows(self, colours, look):
         image = picture(COLOURS["green"], 5)
-        for options in ({}, {"prompt": "a cat"}, {"interrogator": "phrases"}):
-            result = look(image, not_like=[image], **options)
-            assert names(result) == ["blue", "green", "red"]
-            assert {hit.distance for hit in result.hits} == {0.5}
+        for options in ({}, {"prompt": "a cat"}, {"interrogator": "phrases"}, {"style": "red"}):
+            plain, result = look(image, **options), look(image, not_like=[image], **options)
+            assert names(plain)[0] == "green"
+            before, after = (
+                next(hit.distance for hit in it.hits if hit.ref.id == "green")
+                for it in (plain, result)
+            )
+            assert after > before + 5
 
     def test_without_any_nothing_changes(self, colours, look):
         image = picture(COLOURS["green"], 5)
@@ -273,8 +276,9 @@ class TestStyle:
     [
         ({"style": "x"}, "--style says how an IMAGE like yours should look: name one"),
         ({"style": "x", "prompt": "y"}, "or use --prompt alone"),
-        ({"images": 1, "style": "x", "not_like": 1}, "--style and --not-like cannot be weighed"),
-        ({"images": 1, "style": "x", "score": "paper"}, "not with --score paper"),
+        ({"images": 1, "style": "x", "score": "paper"}, "--style goes with the default score"),
+        ({"images": 1, "not_like": 1, "score": "paper"}, "not with --score paper"),
+        ({"images": 1, "not_like": 1, "style": "x", "score": "paper"}, "and --style go with"),
         ({"like": "red", "style": "x"}, "goes without --style"),
         ({}, "nothing to search with: name an IMAGE, or give --prompt TEXT or --like MODEL"),
         ({"like": "red", "prompt": "x"}, "goes without --prompt"),

@@ -131,9 +131,8 @@ class TestText:
 class TestUnwanted:
     def test_without_it_nothing_changes(self, make_spec, ask):
         index = index_of(*(make_spec(f"m{i}") for i in range(5)))
-        for score in ("default", "paper"):
-            plain = index.rank(ask(np.ones(8)), score)
-            assert index.rank(ask(np.ones(8)), score, unwanted=None) == plain
+        plain = index.rank(ask(np.ones(8)))
+        assert index.rank(ask(np.ones(8)), unwanted=None) == plain
 
     def test_a_picture_of_a_models_own_style_moves_it_down(self, make_spec, ask):
         centres = 4 * np.eye(8)
@@ -142,15 +141,21 @@ class TestUnwanted:
         assert set(names(index.rank(wanted, "default").hits)[:2]) == {"m2", "m4"}
         hits = index.rank(wanted, "default", unwanted=own).hits
         assert names(hits)[0] == "m2"
-        assert names(hits)[-1] == "m4"
-        assert all(0 <= hit.distance <= 1 for hit in hits)
+        assert names(hits).index("m4") >= 1
+        plain = {hit.ref: hit for hit in index.rank(wanted, "default").hits}
+        for hit in hits:
+            assert hit.distance >= plain[hit.ref].distance - 1e-9
+        (moved,) = (hit for hit in hits if hit.ref.id == "m4")
+        assert moved.confidence < plain[moved.ref].confidence / 5
+        assert sum(hit.confidence for hit in hits) == pytest.approx(1)
 
-    def test_equal_pictures_leave_the_order_of_ties(self, make_spec, ask):
-        index = index_of(*(make_spec(name) for name in ("mu", "zeta", "alpha")))
-        hits = index.rank(ask(np.ones(8)), "paper", unwanted=ask(np.ones(8))).hits
-        assert names(hits) == ["alpha", "mu", "zeta"]
-        assert [hit.distance for hit in hits] == [0.5] * 3
-        assert [hit.margin for hit in hits] == [0, 0, None]
+    def test_a_filter_changes_no_distance(self, make_spec, ask):
+        index = index_of(*(make_spec(f"m{i}", tags=(f"t{i % 2}",)) for i in range(6)))
+        unwanted = ask(np.full(8, 0.5))
+        every = {hit.ref: hit.distance for hit in index.rank(ask(), unwanted=unwanted).hits}
+        some = index.rank(ask(), "default", Filters(tags=("t1",)), unwanted=unwanted).hits
+        assert len(some) == 3
+        assert all(hit.distance == pytest.approx(every[hit.ref], rel=1e-5) for hit in some)
 
     def test_embeddings_of_another_length_are_an_error(self, make_spec, ask):
         with pytest.raises(IncomparableSpecsError, match="3 values"):
@@ -158,13 +163,13 @@ class TestUnwanted:
 
 
 class TestStyle:
-    def test_it_is_for_the_default_score_alone(self, ask):
+    def test_what_is_weighed_in_chances_is_for_the_default_score_alone(self, ask):
         style = Wording(np.ones(8), 100.0)
-        for score, unwanted in (("paper", None), ("default", ask())):
+        for unwanted, words in ((None, style), (ask(), None), (ask(), style)):
             with pytest.raises(InputError, match="with the default score alone") as caught:
-                ImageQuestion(ask(), SCORES[score], unwanted, style)
+                ImageQuestion(ask(), SCORES["paper"], unwanted, words)
             assert caught.value.hint
-        assert ImageQuestion(ask(), SCORES["default"], None, style).style is style
+            assert ImageQuestion(ask(), SCORES["default"], unwanted, words).style is words
 
     def test_words_of_another_length_are_an_error(self, make_spec, ask):
         question = ImageQuestion(ask(), SCORES["default"], None, Wording(np.ones(5), 100.0))

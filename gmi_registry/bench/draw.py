@@ -18,13 +18,12 @@ from gmi_registry.bench.cache import StageCache, document_bytes, put, sha256_fil
 from gmi_registry.bench.choice import SINGLE, chosen_tasks, first_model, guesses, shown_methods
 from gmi_registry.bench.file import Benchmark
 from gmi_registry.bench.gallery import load_arrays
-from gmi_registry.bench.generate import read_specs
 from gmi_registry.bench.studio import Order, Studio
 from gmi_registry.bench.tasks import read_tasks
-from gmi_registry.errors import GenerationError, InputError
+from gmi_registry.errors import GenerationError
 from gmi_registry.spec.fields import RelativePath
 
-__all__ = ["draw_stage", "read_drawn"]
+__all__ = ["draw_stage", "forget_drawn", "read_drawn"]
 
 DRAWN = "drawn/drawn.json"
 
@@ -47,10 +46,7 @@ class _Drawn(_Part):
 
 
 class _DrawnFile(_Part):
-    """``benchmark`` is the digest of the file that the pictures were drawn for."""
-
     format: _Format = _Format()
-    benchmark: str
     seed: int
     pictures: tuple[_Drawn, ...]
 
@@ -74,6 +70,7 @@ def draw_stage(benchmark: Benchmark, studio: Studio, cache: StageCache, progress
     }
     done = sum(len(order) for order in orders if found[order.model] is not None)
     progress(done, total)
+    names = [entry.label for entry in benchmark.models]
     pictures = []
     for order in orders:
         record = found[order.model]
@@ -88,30 +85,29 @@ def draw_stage(benchmark: Benchmark, studio: Studio, cache: StageCache, progress
             record = cache.keep("draw", _part(order), studio.inputs(order), files, seconds)
             done += len(order)
         pictures += [
-            _Drawn(model=studio.models[order.model], prompt=prompt, image=image)
+            _Drawn(model=names[order.model], prompt=prompt, image=image)
             for prompt, (image, _) in zip(order.prompts, record.files, strict=True)
         ]
-    file = _DrawnFile(benchmark=benchmark.digest, seed=seed, pictures=tuple(pictures))
+    file = _DrawnFile(seed=seed, pictures=tuple(pictures))
     put(cache.folder / DRAWN, document_bytes(file.model_dump(mode="json")))
     return any(record is None for record in found.values())
 
 
-def read_drawn(folder: Path, benchmark: str) -> dict[tuple[int, str], str]:
-    """Model, as an index, and pseudo-prompt to the picture file.
+def read_drawn(folder: Path) -> dict[tuple[str, str], str]:
+    """Model, by its name in the tables, and pseudo-prompt to the picture file.
 
-    Left out is what was drawn for another state of the benchmark than that of the digest
-    ``benchmark``, or by another revision of a model; a file that is missing or damaged is an empty
-    one.
+    A list that is missing or damaged is an empty one.
     """
     try:
         file = _DrawnFile.model_validate_json((folder / DRAWN).read_bytes())
-        models = [model.model for model in read_specs(folder).models]
-    except (OSError, ValidationError, InputError):
+    except (OSError, ValidationError):
         return {}
-    if file.benchmark != benchmark:
-        return {}
-    numbers = {model: number for number, model in enumerate(models)}
-    return {(numbers[it.model], it.prompt): it.image for it in file.pictures if it.model in numbers}
+    return {(it.model, it.prompt): it.image for it in file.pictures}
+
+
+def forget_drawn(folder: Path) -> None:
+    """Remove the list of what was drawn: something that it hangs on has changed."""
+    (folder / DRAWN).unlink(missing_ok=True)
 
 
 def _wanted(folder: Path) -> dict[int, tuple[str, ...]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from gmi_registry.bench.cache import SUMMARY, StageCache, document_bytes, put
-from gmi_registry.bench.draw import draw_stage
+from gmi_registry.bench.draw import draw_stage, forget_drawn
 from gmi_registry.bench.embed import embed_stage
 from gmi_registry.bench.file import SPLITS, Benchmark
 from gmi_registry.bench.generate import generate_stage
@@ -95,6 +95,9 @@ def _do(
     if stage == "score":
         # Handed no studio: what draws the pictures knows the answers.
         made = score_stage(benchmark, cache, progress)
+        if not (cache.folder / SUMMARY).exists():
+            # Something has changed, and with it perhaps what was picked or how it draws.
+            forget_drawn(cache.folder)
         _summarise(benchmark, cache)
         return made
     if stage == "draw":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gmi_registry.bench.choice import chosen_tasks, first_model, guesses, shown_methods
 from gmi_registry.bench.draw import read_drawn
-from gmi_registry.bench.scored import Scored, read_run
+from gmi_registry.bench.scored import Scored
 from gmi_registry.bench.tasks import Task
 from gmi_registry.bench.title import method_title
 from gmi_registry.errors import InputError
@@ -58,7 +58,6 @@ def specimens(folder: Path, test: Scored) -> list[Specimen]:
     A pick's picture is what the stage ``draw`` had the picked model make of the pseudo-prompt.
     Where that is missing or damaged, it is one that the model drew for the query's true prompt,
     with another seed where there is one, so that the right model does not merely repeat the query.
-    Raises InputError for a folder that holds no finished run.
     """
     made = _Made(folder, test)
     guessed = guesses(folder)
@@ -89,18 +88,17 @@ class _Made:
 
     def __init__(self, folder: Path, test: Scored) -> None:
         self._folder = folder
-        self._of_guesses = read_drawn(folder, read_run(folder).digest)
+        self._models = test.models
+        self._of_guesses = read_drawn(folder)
         self._of_truths: dict[tuple[int, str], list[tuple[int, str]]] = defaultdict(list)
         for task, model in zip(test.tasks.tasks, test.truth, strict=True):
             self._of_truths[int(model), task.prompts[0]].append((task.seeds[0], task.images[0]))
 
     def of_guess(self, model: int, prompt: str | None) -> Picture | None:
         """What the model drew of a pseudo-prompt."""
-        return (
-            None
-            if prompt is None
-            else _picture(self._folder, self._of_guesses.get((model, prompt)))
-        )
+        if prompt is None:
+            return None
+        return _picture(self._folder, self._of_guesses.get((self._models[model], prompt)))
 
     def of_truth(self, model: int, task: Task) -> Picture | None:
         """What it drew of the prompt that made the query, rather with another seed."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from circle_bench import contents
+from tiny_bench import OWN, make_hub, run, write_file
 
 from gmi_registry.bench.file import load_benchmark
 from gmi_registry.bench.method import METHODS
@@ -17,82 +16,11 @@ from gmi_registry.bench.run import run_benchmark
 from gmi_registry.bench.tasks import read_labels, read_tasks
 from gmi_registry.errors import HubError, InputError
 from gmi_registry.generation import Journal
-from gmi_registry.hubs.local import LocalHub
-
-OWN = ("own-prompts", "own-prompts-default", "own-prompts-mixed")
-FILE = """
-name = "tiny"
-version = 1
-hub = "hub"
-encoder = "tiny/test"
-interrogator = "phrases"
-default_prompts = ["a pear", "a kite", "an owl"]
-evaluation_prompts = ["a boat", "a drum"]
-dev_prompts = ["a nest", "a lamp"]
-protocols = {protocols}
-methods = {methods}
-
-[seeds]
-dev = [7]
-test = [0, 1]
-
-[recipe]
-steps = 2
-batch_size = 3
-
-[[models]]
-model = "local:base"
-own = ["a fig"]
-asked = ["a plum"]
-
-[[models]]
-model = "local:ink"
-own = ["a fork"]
-asked = ["a spoon"]
-
-[[models]]
-model = "local:{third}"
-own = ["a cat"]
-asked = ["a dog"]
-"""
-CARD = "---\ntitle: {name}\n{more}---\n"
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    for neighbour in ("encoders", "generation"):
-        sys.path.append(str(Path(__file__).parents[1] / neighbour))
-    from safetensors.numpy import load_file, save_file
-    from tiny_clip import write_tiny_clip
-    from tiny_models import save_base, save_lora
-
-    root = tmp_path_factory.mktemp("bench") / "hub"
-    LocalHub.create(root, root.parent / "hub-cache")
-    write_tiny_clip(root / "encoders" / "tiny" / "test")
-    models = root / "models"
-    save_base(models / "base")
-    shutil.rmtree(models / "base-vocabulary", ignore_errors=True)
-    for name, scale in (("ink", 1), ("oil", -3)):
-        save_lora(models / name, models / "base")
-        weights = models / name / "pytorch_lora_weights.safetensors"
-        save_file({key: value * scale for key, value in load_file(weights).items()}, weights)
-        more = "base_model: base\ndownloads: 12\n" if name == "oil" else "base_model: base\n"
-        (models / name / "README.md").write_text(CARD.format(name=name, more=more))
-    (models / "base" / "README.md").write_text(CARD.format(name="base", more=""))
-    return root
-
-
-def write_file(hub, *, third="oil", protocols=("images-1", "images-2", *OWN)):
-    path = hub.parent / f"{third}-{len(protocols)}.toml"
-    fields = {"protocols": list(protocols), "methods": list(METHODS)}
-    path.write_text(FILE.format(third=third, **{key: json.dumps(v) for key, v in fields.items()}))
-    return path
-
-
-def run(hub, out, *, last="score", **changes):
-    benchmark = load_benchmark(write_file(hub, **changes))
-    cache = hub.parent / "cache"
-    return run_benchmark(benchmark, out, last=last, device="cpu", cache_dir=cache)
+    return make_hub(tmp_path_factory.mktemp("bench") / "hub")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,252 @@
+"""The dataset that is the registry: files at commits, and what is said where there are none."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import HfApi, cached_assets_path, constants, get_token
+from huggingface_hub.errors import (
+    GatedRepoError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from gmi_registry.errors import AuthError, GmiError, HubError, InputError, SpecNotFoundError
+from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
+from gmi_registry.hubs.huggingface.errors import Asked, explained, offline_error
+from gmi_registry.hubs.huggingface.patience import patiently
+from gmi_registry.hubs.huggingface.preflight import StoredFile
+from gmi_registry.spec import ModelRef
+
+__all__ = ["DEFAULT_REGISTRY", "REPO_TYPE", "AskedDataset", "Dataset"]
+
+DEFAULT_REGISTRY = "gmi-registry/specs"
+"""The dataset that is meant where neither the caller nor GMI_REGISTRY names one."""
+
+REPO_TYPE: Literal["dataset"] = "dataset"
+"""What the hub calls the kind of its repository."""
+
+_LIBRARY = "gmi-registry"
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]/_-]+")
+
+_ANOTHER = "name another with --registry, or GMI_REGISTRY"
+# One request; the hub takes 1,000 paths.
+_PATHS_AT_ONCE = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class AskedDataset(Asked):
+    """Of a dataset, for the messages."""
+
+    @property
+    def url(self) -> str:
+        """The dataset's page."""
+        return f"{self.endpoint}/datasets/{self.id}"
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"the registry {self.id}"
+
+
+class Dataset:
+    """The dataset ``asked`` names, read through ``api``; files are kept in ``cache_dir``.
+
+    Every method raises errors of this package: AuthError and SpecNotFoundError for a dataset that
+    is not there or may not be read, HubError for one that is now called something else,
+    OfflineError where ``offline`` stands in the way, RateLimitError and HubError.
+    """
+
+    def __init__(self, api: HfApi, asked: AskedDataset, cache_dir: Path, *, offline: bool) -> None:
+        self.api = api
+        self.asked = asked
+        self.id = str(asked.id)
+        self.offline = offline
+        self._downloads = Downloads(api, asked, cache_dir, offline=offline, repo_type=REPO_TYPE)
+
+    @classmethod
+    def named(
+        cls,
+        repo_id: str | None,
+        *,
+        endpoint: str | None,
+        token: str | bool | None,
+        home: Path | None,
+        offline: bool,
+    ) -> Dataset:
+        """The dataset called ``repo_id``, with the arguments of :class:`.Registry`."""
+        address = (endpoint or constants.ENDPOINT).rstrip("/")
+        if not _ENDPOINT.fullmatch(address):
+            raise InputError(
+                f"{address[:120]!r} is not the address of a hub",
+                hint="set HF_ENDPOINT to one that begins with https://",
+            )
+        has_token = bool(token) if token is not None else get_token() is not None
+        asked = AskedDataset(address, has_token, _checked_id(repo_id))
+        cache = Path(constants.HF_HUB_CACHE) if home is None else home / "hub"
+        return cls(
+            HfApi(address, token=token, library_name=_LIBRARY), asked, cache, offline=offline
+        )
+
+    @property
+    def url(self) -> str:
+        """Its page."""
+        return self.asked.url
+
+    def assets(self, home: Path | None) -> Path:
+        """Where is kept what was learnt of this hub's datasets, below ``home`` or in HF_HOME."""
+        with explained(self.asked):
+            return cached_assets_path(
+                _LIBRARY,
+                namespace=re.sub(r"[^A-Za-z0-9.]+", "-", self.asked.endpoint.partition("://")[2]),
+                subfolder="registry",
+                assets_dir=None if home is None else home / "assets",
+            )
+
+    def in_cache(self, cache_dir: Path) -> Dataset:
+        """The same dataset, its files kept elsewhere."""
+        return Dataset(self.api, self.asked, cache_dir, offline=self.offline)
+
+    def head(self, revision: str = "main") -> str:
+        """The full commit that a branch or a pull request has now: one request."""
+        info: Any = self._ask(
+            lambda: self.api.dataset_info(self.id, revision=revision, expand=["sha"]), revision
+        )
+        if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
+            raise HubError(f"{self.asked.name}: the hub names no commit", hint="check HF_ENDPOINT")
+        try:
+            actual = ModelRef("hf", info.id).id
+        except (InputError, TypeError):
+            raise HubError(f"{self.asked.name}: the hub gives it an impossible name") from None
+        if actual.casefold() != self.id.casefold():
+            raise HubError(
+                f"{self.asked.name} is now called {actual}",
+                hint=f"use that name: --registry {actual}, or GMI_REGISTRY={actual}",
+            )
+        return str(info.sha)
+
+    def tree(self, sha: str, folder: str | None = None) -> dict[str, StoredFile]:
+        """Every file at a commit, or in a folder of it, by path: one request a page.
+
+        Empty where there is no such folder.
+        """
+        try:
+            found: dict[str, StoredFile] = self._ask(lambda: dict(self._listed(sha, folder)), sha)
+        except SpecNotFoundError as error:
+            if isinstance(error.__cause__, RemoteEntryNotFoundError):
+                return {}
+            raise
+        return found
+
+    def stored(self, sha: str, paths: list[str]) -> dict[str, StoredFile]:
+        """Those of ``paths`` that are files at a commit: one request for 500 of them."""
+        found: dict[str, StoredFile] = {}
+        for start in range(0, len(paths), _PATHS_AT_ONCE):
+            some = paths[start : start + _PATHS_AT_ONCE]
+            infos: Any = self._ask(
+                lambda some=some: self.api.get_paths_info(
+                    self.id, some, revision=sha, repo_type=REPO_TYPE
+                ),
+                sha,
+            )
+            found |= {info.path: _stored(info) for info in infos if _is_file(info)}
+        return {path: found[path] for path in paths if path in found}
+
+    def fetch(self, path: str, sha: str, *, limit: int) -> Path:
+        """A file at a full commit, of at most ``limit`` bytes, its content as the hub digests it.
+
+        A link within the cache; no request where it is there. Raises SpecNotFoundError where the
+        commit has no such file.
+        """
+        with self._named(sha):
+            return self._downloads.fetch_checked(self.id, path, sha, limit=limit)
+
+    def cached(self, path: str, sha: str) -> Path | None:
+        """The file where it is on this disk, without a request."""
+        return self._downloads.cached(self.id, path, sha)
+
+    def _listed(self, sha: str, folder: str | None) -> Iterator[tuple[str, StoredFile]]:
+        seen: set[str] = set()
+        for info in self.api.list_repo_tree(
+            self.id, folder, recursive=True, revision=sha, repo_type=REPO_TYPE
+        ):
+            if info.path in seen:
+                raise HubError(
+                    f"{self.asked.name}: the hub lists the same files without end",
+                    hint="check HF_ENDPOINT, or run the same command again later",
+                )
+            seen.add(info.path)
+            if _is_file(info):
+                yield info.path, _stored(info)
+
+    def _ask(self, call: Any, revision: str) -> Any:
+        if self.offline:
+            raise offline_error(self.asked)
+        with self._named(revision):
+            return patiently(call)
+
+    @contextmanager
+    def _named(self, revision: str) -> Iterator[None]:
+        """Errors that speak of models, in the words that a dataset wants."""
+        asked = dataclasses.replace(self.asked, revision=revision)
+        try:
+            with explained(asked):
+                yield
+        except GmiError as error:
+            mine = _worded(error, asked)
+            if mine is None:
+                raise
+            raise mine from error.__cause__
+
+
+def _checked_id(text: str | None) -> str:
+    name = text or os.environ.get("GMI_REGISTRY") or DEFAULT_REGISTRY
+    try:
+        usable = "/" in ModelRef("hf", name).id
+    except InputError:
+        usable = False
+    if not usable:
+        raise InputError(
+            f"{name[:120]!r} is not the name of a dataset",
+            hint="write owner/name after --registry, or in GMI_REGISTRY",
+        )
+    return name
+
+
+def _worded(error: GmiError, asked: Asked) -> GmiError | None:
+    cause = error.__cause__
+    if isinstance(cause, GatedRepoError):
+        return None
+    if isinstance(cause, RevisionNotFoundError):
+        return SpecNotFoundError(
+            f"{asked.name} has no revision {asked.revision}", hint=f"see {asked.url}/discussions"
+        )
+    if not isinstance(cause, RepositoryNotFoundError):
+        return None
+    if asked.has_token:
+        return SpecNotFoundError(
+            f"{asked.endpoint} holds no dataset {asked.id}, or this account may not see it",
+            hint=_ANOTHER,
+        )
+    return AuthError(
+        f"{asked.endpoint} shows no dataset {asked.id} to somebody without a token: it is private, "
+        "or not there",
+        hint=f"{_ANOTHER}; for a private one: hf auth login",
+    )
+
+
+def _is_file(info: Any) -> bool:
+    return hasattr(info, "blob_id")
+
+
+def _stored(info: Any) -> StoredFile:
+    lfs: Mapping[str, Any] | None = info.lfs
+    sha256 = None if lfs is None else lfs["sha256"]
+    return StoredFile(info.blob_id, sha256, int(info.size or 0))

@@ -1,0 +1,290 @@
+"""The registry: specifications that do not lie beside their models, in one dataset."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from huggingface_hub import is_offline_mode
+from huggingface_hub.errors import RevisionNotFoundError
+
+from gmi_registry.errors import GmiError, HubError, InputError, OfflineError, SpecNotFoundError
+from gmi_registry.hubs.huggingface.errors import offline_error
+from gmi_registry.hubs.huggingface.traffic import OnWait, Traffic
+from gmi_registry.hubs.protocol import Listing
+from gmi_registry.hubs.registry.dataset import DEFAULT_REGISTRY, Dataset
+from gmi_registry.hubs.registry.layout import (
+    VERIFIED_NAME,
+    entry_file,
+    entry_path,
+    hub_folder,
+    is_entry,
+    model_folder,
+)
+from gmi_registry.hubs.registry.shelf import Entry, Listed, Shelf, entries_of
+from gmi_registry.hubs.registry.verified import VERIFIED_LIMIT, Verified
+from gmi_registry.spec import MANIFEST_NAME, PREVIEW_NAME, TENSORS_NAME, ModelRef
+from gmi_registry.spec.files import PREVIEW_LIMIT
+from gmi_registry.spec.manifest import MANIFEST_LIMIT
+from gmi_registry.spec.reference import HubName
+from gmi_registry.spec.tensors import TENSORS_LIMIT
+
+__all__ = ["DEFAULT_REGISTRY", "Registry"]
+
+_log = logging.getLogger(__name__)
+
+
+class Registry:
+    """The dataset ``repo_id`` (None: GMI_REGISTRY, else :data:`DEFAULT_REGISTRY`) at ``endpoint``.
+
+    The rest is as for :class:`~gmi_registry.hubs.huggingface.HuggingFaceHub`. References to entries
+    are pinned as :mod:`~gmi_registry.hubs.registry.layout` says: ``civitai:123@456``, and
+    ``hf:owner/name@`` with the digest of the weights that are described, 64 hex digits, which is
+    no revision of the model: ask a hub about ``ref.without_revision``.
+
+    Costs: a listing is one request for the registry's commit, and where that has changed one a
+    page and up to two for ``verified.json``; a specification is two GET, and one more for each file
+    that the hub keeps in a storage of its own, later none; without a listing before it one or two
+    more. Raises InputError for a name that is no dataset's, an endpoint that is no address, or
+    fewer than one worker.
+    """
+
+    name = "registry"
+
+    def __init__(
+        self,
+        repo_id: str | None = None,
+        *,
+        endpoint: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        offline: bool | None = None,
+        workers: int = 8,
+        on_wait: OnWait | None = None,
+    ) -> None:
+        if workers < 1:
+            raise InputError(f"{workers} downloads at once are none", hint="use at least 1")
+        self._workers = workers
+        self.offline = is_offline_mode() if offline is None else offline
+        self.traffic = Traffic(on_wait)
+        home = None if cache_dir is None else Path(cache_dir).expanduser().absolute()
+        self.dataset = Dataset.named(
+            repo_id, endpoint=endpoint, token=token, home=home, offline=self.offline
+        )
+        self._shelf = Shelf(self.dataset.assets(home), self.dataset.id)
+        self._listed: dict[HubName, Listed] = {}
+
+    def close(self) -> None:
+        """Stop counting requests; the registry can still be used."""
+        self.traffic.close()
+
+    def __enter__(self) -> Self:
+        self.traffic.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def listings(self, hub: HubName) -> Iterator[Listing]:
+        """Every specification of a model on ``hub``, at the registry's present commit.
+
+        A model of Hugging Face is listed once for each set of weights that was described, under
+        references that differ in the digest after the ``@``. Which of them the model has today
+        only its hub knows, by ``weight_digests``. ``tags`` are for the manifest to say. ``stamp``
+        follows the content of ``spec.json``, wherever it is listed from; ``spec_digest`` is known
+        where it is verified, or where the dataset keeps ``spec.json`` among its large files.
+
+        Offline the last listing is given, as far as its files are on this disk.
+        """
+        if hub_folder(hub) is None:
+            return iter(())
+        listed = self._kept(hub) if self.offline else self._list(hub)
+        entries = listed.entries
+        if self.offline:
+            entries = tuple(entry for entry in entries if self._is_here(entry))
+        return (self._listing(entry, listed) for entry in entries)
+
+    def fetch_spec(self, ref: ModelRef) -> Path:
+        """The folder ``gmi`` in huggingface_hub's cache, with the two files of one commit.
+
+        They are links there, as :meth:`.HuggingFaceHub.fetch_spec` makes them. A reference that is
+        not pinned means the only entry of the model, and on Civitai the newest version of several.
+
+        Raises SpecNotFoundError where the registry has no such specification, or several of a model
+        on Hugging Face; AuthError, OfflineError, RateLimitError and HubError.
+        """
+        entry, commit = self._find(ref)
+        try:
+            return self._fetch(entry, commit)
+        except SpecNotFoundError as error:
+            # The registry's history may be cut: then its head has what an older commit had.
+            if self.offline or not isinstance(error.__cause__, RevisionNotFoundError):
+                raise
+            return self._fetch(entry, self.head())
+
+    def fetch_specs(self, refs: Sequence[ModelRef]) -> Iterator[tuple[ModelRef, Path | GmiError]]:
+        """:meth:`fetch_spec` of many, ``workers`` at once, in the order of ``refs``.
+
+        One that fails gives its error, and the others go on.
+        """
+
+        def fetch(ref: ModelRef) -> Path | GmiError:
+            try:
+                return self.fetch_spec(ref)
+            except GmiError as error:
+                return error
+
+        pool = ThreadPoolExecutor(self._workers)
+        try:
+            yield from zip(refs, pool.map(fetch, refs), strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def fetch_preview(self, ref: ModelRef) -> Path | None:
+        """The contact sheet; None where there is none, or offline where it is not here."""
+        try:
+            entry, commit = self._find(ref)
+            return self.dataset.fetch(entry_file(entry, PREVIEW_NAME), commit, limit=PREVIEW_LIMIT)
+        except (SpecNotFoundError, OfflineError):
+            return None
+
+    def check_writable(self, ref: ModelRef, *, create_pr: bool = True) -> None:
+        """Raises AuthError or HubError where :meth:`push_spec` could not even propose.
+
+        One or two requests; OfflineError without a network.
+        """
+        from gmi_registry.hubs.registry.submission import writer
+
+        model_folder(ref)
+        self._require_network()
+        writer(self.dataset)
+        self.head()
+
+    def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = True) -> str:
+        """Propose the files of ``folder`` as the entry of their model, or commit them.
+
+        Where they go follows from their manifest. Returns the address of the pull request or of the
+        commit; where the registry has all of it, that of the entry.
+
+        Raises InputError or SpecError for files that are no specification of ``ref``, and as
+        :meth:`check_writable`; the registry then has its old entry, or the whole new one.
+        """
+        from gmi_registry.hubs.registry.submission import submit
+
+        self._require_network()
+        return submit(self.dataset, ref, folder, create_pr=create_pr)
+
+    def verified(self, commit: str) -> Verified:
+        """What ``verified.json`` says at a commit; nothing where there is none.
+
+        Raises HubError where it cannot be understood.
+        """
+        try:
+            path = self.dataset.fetch(VERIFIED_NAME, commit, limit=VERIFIED_LIMIT)
+        except SpecNotFoundError:
+            return Verified({})
+        return Verified.from_bytes(path.read_bytes())
+
+    def head(self) -> str:
+        """The commit that the registry stands at now: one request."""
+        self._require_network()
+        return self.dataset.head()
+
+    def _list(self, hub: HubName) -> Listed:
+        commit = self.head()
+        known = self._shelf.listed(hub)
+        if known is None or known.commit != commit:
+            entries = entries_of(self.dataset.tree(commit, hub_folder(hub)), commit)
+            known = self._shelf.keep(hub, Listed(commit, tuple(entries), self._trusted(commit)))
+        self._listed[hub] = known
+        return known
+
+    def _trusted(self, commit: str) -> dict[str, str]:
+        try:
+            return dict(self.verified(commit).specs)
+        except HubError as error:
+            # The entries are there all the same, and lose nothing but their rank.
+            _log.warning("nothing counts as verified: %s", error.message)
+            return {}
+
+    def _kept(self, hub: HubName) -> Listed:
+        if hub not in self._listed:
+            listed = self._shelf.listed(hub)
+            if listed is None:
+                raise offline_error(self.dataset.asked)
+            self._listed[hub] = listed
+        return self._listed[hub]
+
+    def _is_here(self, entry: Entry) -> bool:
+        return all(
+            self.dataset.cached(entry_file(entry.ref, name), entry.commit)
+            for name in (MANIFEST_NAME, TENSORS_NAME)
+        )
+
+    def _listing(self, entry: Entry, listed: Listed) -> Listing:
+        path = entry_path(entry.ref)
+        return Listing(
+            entry.ref,
+            (),
+            spec_digest=listed.digest(entry),
+            url=f"{self.dataset.url}/tree/{listed.commit}/{path}",
+            stamp=f"{self.dataset.url}/{path} {entry.manifest}",
+            trust="verified" if listed.is_verified(entry) else "self-published",
+        )
+
+    def _find(self, ref: ModelRef) -> tuple[ModelRef, str]:
+        """The entry that is meant, and a commit that has it."""
+        folder = model_folder(ref)
+        if self.offline:
+            self._kept(ref.hub)
+        listed = self._listed.get(ref.hub)
+        if is_entry(ref):
+            entry = ModelRef(ref.hub, ref.id, ref.revision)
+            known = None if listed is None else listed.by_ref.get(entry)
+            return entry, self.head() if known is None else known.commit
+        if listed is not None:
+            entries = [entry for entry in listed.entries if entry.ref.id == ref.id]
+        else:
+            commit = self.head()
+            entries = entries_of(self.dataset.tree(commit, folder), commit)
+        if not entries:
+            raise self._none(ref)
+        if len(entries) > 1 and ref.hub == "hf":
+            names = " or ".join(str(entry.ref) for entry in entries[:3])
+            raise SpecNotFoundError(
+                f"{self.dataset.asked.name} has {len(entries)} specifications of {ref}, each of "
+                "other weights",
+                hint=f"name one: {names}",
+            )
+        return entries[-1].ref, entries[-1].commit
+
+    def _fetch(self, entry: ModelRef, commit: str) -> Path:
+        fetch = self.dataset.fetch
+        try:
+            manifest = fetch(entry_file(entry, MANIFEST_NAME), commit, limit=MANIFEST_LIMIT)
+            fetch(entry_file(entry, TENSORS_NAME), commit, limit=TENSORS_LIMIT)
+        except SpecNotFoundError as error:
+            if isinstance(error.__cause__, RevisionNotFoundError):
+                raise
+            raise self._none(entry) from error
+        return manifest.parent
+
+    def _none(self, ref: ModelRef) -> SpecNotFoundError:
+        return SpecNotFoundError(
+            f"{self.dataset.asked.name} has no specification of {ref}",
+            hint=f"gmi-publish {ref.without_revision if ref.hub == 'hf' else ref}",
+        )
+
+    def _require_network(self) -> None:
+        if self.offline:
+            raise offline_error(self.dataset.asked)
+        self.traffic.open()

@@ -1,0 +1,187 @@
+"""What the last listing of the registry said, kept on this disk; nothing there is needed for long.
+
+A listing is of one commit, so as long as the registry stands at that commit it need not be asked
+for again. Of an entry that stays the same from commit to commit the oldest one is kept: there its
+files, once downloaded, are found without a request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gmi_registry.hubs.huggingface.download import COMMIT
+from gmi_registry.hubs.huggingface.preflight import StoredFile
+from gmi_registry.hubs.registry.layout import ENTRY_FILES, entry_path, parse_entry, parse_file
+from gmi_registry.spec import ModelRef
+from gmi_registry.spec.reference import HubName
+
+__all__ = ["Entry", "Listed", "Shelf", "entries_of"]
+
+_VERSION = 1
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One specification: ``ref`` is its entry, ``commit`` one at which it was as it is now.
+
+    The rest are the hub's names of the files' contents, in hex: git's for a small file, the SHA-256
+    for a large one; ``preview`` is empty where there is none.
+    """
+
+    ref: ModelRef
+    commit: str
+    manifest: str
+    tensors: str
+    preview: str = ""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """All entries of a hub at ``commit``, in the order of their references.
+
+    ``verified`` maps git's name of each manifest that is verified to its SHA-256, in hex.
+    """
+
+    commit: str
+    entries: tuple[Entry, ...]
+    verified: Mapping[str, str]
+
+    @cached_property
+    def by_ref(self) -> Mapping[ModelRef, Entry]:
+        """The entries by their references."""
+        return {entry.ref: entry for entry in self.entries}
+
+    def digest(self, entry: Entry) -> str | None:
+        """SHA-256 (hex) of the entry's manifest, where it is known without a download."""
+        return entry.manifest if len(entry.manifest) == 64 else self.verified.get(entry.manifest)
+
+    def is_verified(self, entry: Entry) -> bool:
+        """Whether maintainers drew it again."""
+        return self.digest(entry) in self._digests
+
+    @cached_property
+    def _digests(self) -> frozenset[str]:
+        return frozenset(self.verified.values())
+
+
+def entries_of(files: Mapping[str, StoredFile], commit: str) -> list[Entry]:
+    """Those that have both files, in order; whatever else lies there is passed over."""
+    found: dict[ModelRef, dict[str, StoredFile]] = {}
+    for path, stored in files.items():
+        known = parse_file(path)
+        if known is None:
+            _log.debug("%.200r is no file of an entry, and is passed over", path)
+            continue
+        found.setdefault(known[0], {})[known[1]] = stored
+    entries = (
+        Entry(ref, commit, *(_name(names.get(name)) for name in ENTRY_FILES))
+        for ref, names in sorted(found.items(), key=lambda item: _order(item[0]))
+    )
+    return [entry for entry in entries if entry.manifest and entry.tensors]
+
+
+def _order(ref: ModelRef) -> tuple[str, int, str, int, str]:
+    """By id and revision; Civitai's are numbers, which count as such."""
+    number, version = (int(ref.id), int(ref.revision or 0)) if ref.hub == "civitai" else (0, 0)
+    return ref.hub, number, ref.id, version, ref.revision or ""
+
+
+class Shelf:
+    """Listings of the dataset called ``repo_id``, one file a hub in ``directory``.
+
+    Files are replaced whole. What cannot be read counts as empty, and where nothing can be written
+    nothing is remembered.
+    """
+
+    def __init__(self, directory: Path, repo_id: str) -> None:
+        self._directory = directory / repo_id.replace("/", "--")
+
+    def listed(self, hub: HubName) -> Listed | None:
+        """The last listing of a hub, None where there was none."""
+        document = _read(self._directory / f"{hub}.json")
+        try:
+            if document["format"]["version"] != _VERSION or not COMMIT.fullmatch(
+                document["commit"]
+            ):
+                return None
+            entries = tuple(_entry(row) for row in document["entries"])
+            verified = {str(git): str(digest) for git, digest in document["verified"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+        return Listed(document["commit"], entries, verified)
+
+    def keep(self, hub: HubName, fresh: Listed) -> Listed:
+        """Remember a listing; returned with the older commits of what has stayed the same."""
+        before = self.listed(hub)
+        known = {} if before is None else {entry.ref: entry for entry in before.entries}
+        kept = replace(fresh, entries=tuple(_aged(fresh.entries, known)))
+        document = {
+            "format": {"name": "gmi-registry-listing", "version": _VERSION},
+            "listed": time.time(),
+            "commit": kept.commit,
+            "entries": [
+                [entry_path(item.ref), item.commit, item.manifest, item.tensors, item.preview]
+                for item in kept.entries
+            ],
+            "verified": dict(kept.verified),
+        }
+        _write(self._directory / f"{hub}.json", document)
+        return kept
+
+
+def _aged(fresh: Iterable[Entry], known: Mapping[ModelRef, Entry]) -> Iterable[Entry]:
+    for entry in fresh:
+        old = known.get(entry.ref)
+        same = old is not None and replace(old, commit=entry.commit) == entry
+        yield old if same and old is not None else entry
+
+
+def _name(stored: StoredFile | None) -> str:
+    name = "" if stored is None else stored.sha256 or stored.blob_id or ""
+    return name if _DIGEST.fullmatch(name) else ""
+
+
+def _entry(row: Any) -> Entry:
+    path, commit, manifest, tensors, preview = row
+    ref = parse_entry(path)
+    if ref is None or not COMMIT.fullmatch(commit):
+        raise ValueError("no entry")
+    if not all(map(_DIGEST.fullmatch, (manifest, tensors, *([preview] if preview else ())))):
+        raise ValueError("no digest")
+    return Entry(ref, commit, manifest, tensors, preview)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        _log.debug("%s cannot be read, and counts as empty: %s", path, error)
+        return {}
+
+
+def _write(path: Path, document: object) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(json.dumps(document), encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        _log.debug("%s cannot be written: %s", path, error)
+        with contextlib.suppress(OSError):
+            scratch.unlink()

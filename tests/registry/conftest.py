@@ -1,0 +1,27 @@
+"""A hub with an empty registry on this machine; nobody waits."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from registry_author import REPO
+
+# isort: split
+from loopback import User, fixtures
+
+hf_hub = fixtures.hf_hub
+
+
+@pytest.fixture
+def hub(hf_hub, monkeypatch):
+    """``keeper`` maintains the registry, ``ada`` and ``ben`` may propose."""
+    monkeypatch.delenv("GMI_REGISTRY", raising=False)
+    hf_hub.waits = []
+    monkeypatch.setattr(time, "sleep", hf_hub.waits.append)
+    hf_hub.add_user(User("keeper", "hf_keeper", orgs=("gmi-registry",)))
+    hf_hub.add_user(User("ada", "hf_ada"))
+    hf_hub.add_user(User("ben", "hf_ben"))
+    hf_hub.add_user(User("ada", "hf_reader", role="read"))
+    hf_hub.add_repo(REPO, {"README.md": b"# Specifications\n"}, repo_type="dataset")
+    return hf_hub

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from gmi_registry.errors import InputError
 from gmi_registry.signature.extra import signing_library
+from gmi_registry.spec.fields import unprintable
 
 __all__ = ["Identity", "SigstoreAccount", "certified"]
 
 # Fulcio's extensions that name the provider; the newer holds a DER string, the older bare text.
 _PROVIDER, _OLD_PROVIDER = "1.3.6.1.4.1.57264.1.8", "1.3.6.1.4.1.57264.1.1"
 _UTF8_STRING = 0x0C
+_LONGEST = 500
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,13 @@ def certified(certificate: bytes) -> Identity | None:
     providers = [
         _text(item.value) for item in stated if isinstance(item, x509.UnrecognizedExtension)
     ]
-    if len(found) != 1 or not found[0] or not providers or not providers[0]:
+    if len(found) != 1 or not providers or not all(map(_is_plain, (found[0], providers[0]))):
         return None
     return Identity(found[0], providers[0])
+
+
+def _is_plain(text: str) -> bool:
+    return 0 < len(text) <= _LONGEST and not unprintable(text)
 
 
 def _text(value: bytes) -> str:

@@ -1,0 +1,279 @@
+"""Civitai's HTTP API: what is asked, with which token, and how much of an answer is read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from gmi_registry.errors import HubError, InputError, OfflineError
+from gmi_registry.hubs.civitai.answer import (
+    BODY_LIMIT,
+    REFUSAL_LIMIT,
+    decoded,
+    origin,
+    parsed,
+    read,
+    without_query,
+)
+from gmi_registry.hubs.civitai.patience import patiently
+from gmi_registry.hubs.civitai.refusal import Asked, BusyError, refusal, stranger, unreachable
+from gmi_registry.hubs.civitai.traffic import CivitaiTraffic
+from gmi_registry.hubs.civitai.wire import Page, WireModel, WireVersion
+from gmi_registry.spec import ModelRef
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = ["DEFAULT_ENDPOINT", "CivitaiClient"]
+
+DEFAULT_ENDPOINT = "https://civitai.com"
+
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]+)?|https?://\[[0-9a-f:]+\](?::[0-9]+)?")
+_TOKEN = re.compile(r"[!-~]{1,500}")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_HOPS = 4
+_MOST_DIGESTS = 100
+
+_log = logging.getLogger("httpx2")
+
+
+class CivitaiClient:
+    """Talks to ``endpoint`` (None: CIVITAI_ENDPOINT, else civitai.com).
+
+    ``token`` (None: CIVITAI_TOKEN) goes to that host alone, and never into a message. ``offline``
+    makes no request: everything then raises OfflineError. Usable by several threads at once.
+    Raises InputError for an endpoint that is no address, for a token that is none, and for one
+    that would travel unencrypted.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: str | None = None,
+        token: str | None = None,
+        offline: bool = False,
+        traffic: CivitaiTraffic | None = None,
+    ) -> None:
+        named = endpoint or os.environ.get("CIVITAI_ENDPOINT") or DEFAULT_ENDPOINT
+        self.endpoint = named.rstrip("/")
+        self.offline = offline
+        self.traffic = CivitaiTraffic() if traffic is None else traffic
+        self._token = (token or os.environ.get("CIVITAI_TOKEN") or "").strip() or None
+        self._lock = threading.Lock()
+        self._http: httpx2.Client | None = None
+        if not _ENDPOINT.fullmatch(self.endpoint):
+            raise InputError(
+                f"{self.endpoint[:120]!r} is not the address of a hub",
+                hint="set CIVITAI_ENDPOINT to one that begins with https://",
+            )
+        if self._token is not None and not _TOKEN.fullmatch(self._token):
+            raise InputError(
+                "the Civitai token holds characters that no token has",
+                hint=f"copy it again from {self.endpoint}/user/account into CIVITAI_TOKEN",
+            )
+        parts = urlsplit(self.endpoint)
+        if self._token and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            raise InputError(
+                f"a token for {self.endpoint} would travel unencrypted",
+                hint="set CIVITAI_ENDPOINT to an address that begins with https://",
+            )
+
+    def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        with self._lock:
+            if self._http is not None:
+                self._http.close()
+                self._http = None
+        _log.removeFilter(without_query)
+
+    def model(self, model_id: str) -> WireModel:
+        """The model with its published versions. One request."""
+        asked = self.asked(ModelRef("civitai", model_id))
+        found = parsed(WireModel, self._json(asked, f"/api/v1/models/{model_id}"), asked)
+        if str(found.id) != model_id:
+            raise stranger(asked, f"asked for model {model_id} it gives {found.id}")
+        return found
+
+    def version(self, version_id: str, *, of: ModelRef | None = None) -> WireVersion:
+        """The version with its files. One request. ``of`` is how the message calls it."""
+        asked = self.asked(of, version_id)
+        content = self._json(asked, f"/api/v1/model-versions/{version_id}")
+        found = parsed(WireVersion, content, asked)
+        if str(found.id) != version_id or found.model_id is None:
+            raise stranger(asked, f"asked for version {version_id} it gives another")
+        return found
+
+    def versions_with(self, digests: list[str]) -> list[WireVersion]:
+        """The published versions that have a file with one of these SHA-256 (hex), at most 100.
+
+        One request. Sorted by model and version, each once.
+        """
+        if not 0 < len(digests) <= _MOST_DIGESTS:
+            raise InputError(f"{len(digests)} digests cannot be asked for at once")
+        asked = self._asked_of_hub()
+        body = [digest.upper() for digest in digests]
+        content = self._json(asked, "/api/v1/model-versions/by-hash", body=body)
+        if not isinstance(content, list) or len(content) > 10 * _MOST_DIGESTS:
+            raise stranger(asked, "it names files otherwise than in a list")
+        # A version whose files are hidden comes as null.
+        versions = [parsed(WireVersion, item, asked) for item in content if item is not None]
+        by_number = {(found.model_id, found.id): found for found in versions if found.model_id}
+        return [by_number[key] for key in sorted(by_number, key=lambda key: (key[0] or 0, key[1]))]
+
+    def page(self, query: Mapping[str, str | list[str]]) -> Page:
+        """One page of a listing. One request."""
+        asked = self._asked_of_hub()
+        return parsed(Page, self._json(asked, "/api/v1/models", query=query), asked)
+
+    @contextmanager
+    def weights(self, ref: ModelRef, file_id: int, *, start: int = 0) -> Iterator[httpx2.Response]:
+        """The answer of the storage that has a version's file, from byte ``start`` on, unread.
+
+        Its status is 200, 206 or 416. One request to Civitai and one to each host that it sends
+        on to, which gets no token. Raises BusyError where a connection breaks, in the block too.
+        """
+        import httpx2
+
+        asked = self.asked(ref, download=True)
+        headers = {"Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        url = f"{self.endpoint}/api/download/models/{ref.revision}?fileId={file_id}"
+        with self._open(asked, "GET", url, headers=headers) as response:
+            try:
+                yield response
+            except httpx2.HTTPError as error:
+                raise unreachable(error, asked, reached=True) from error
+
+    def asked(
+        self, ref: ModelRef | None, version_id: str | None = None, *, download: bool = False
+    ) -> Asked:
+        """For messages about a model, or about a version whose model is not known."""
+        if ref is None:
+            name, page = f"version {version_id}", f"{self.endpoint}/model-versions/{version_id}"
+        else:
+            name, page = str(ref), self.page_of(ref)
+        return Asked(self.endpoint, name, page, self._token is not None, download)
+
+    def page_of(self, ref: ModelRef) -> str:
+        """Where a person looks at the version, or at the model."""
+        version = "" if ref.revision is None else f"?modelVersionId={ref.revision}"
+        return f"{self.endpoint}/models/{ref.id}{version}"
+
+    def _asked_of_hub(self) -> Asked:
+        return Asked(self.endpoint, self.endpoint, self.endpoint, self._token is not None)
+
+    def _json(
+        self,
+        asked: Asked,
+        path: str,
+        *,
+        query: Mapping[str, str | list[str]] | None = None,
+        body: object = None,
+    ) -> Any:
+        def call() -> Any:
+            method = "GET" if body is None else "POST"
+            headers = {"Accept": "application/json"}
+            url = f"{self.endpoint}{path}"
+            with self._open(asked, method, url, headers=headers, query=query, body=body) as answer:
+                return decoded(read(answer, BODY_LIMIT, asked), answer, asked)
+
+        return patiently(call, self.traffic.wait)
+
+    @contextmanager
+    def _open(
+        self,
+        asked: Asked,
+        method: str,
+        url: str,
+        *,
+        headers: dict[str, str],
+        query: Mapping[str, str | list[str]] | None = None,
+        body: object = None,
+    ) -> Iterator[httpx2.Response]:
+        """The answer that is neither a refusal nor leads on; only a download may lead elsewhere."""
+        import httpx2
+
+        if self.offline:
+            raise OfflineError(
+                f"{asked.name} is not on this disk, and the network is switched off",
+                hint="leave out --offline (or unset HF_HUB_OFFLINE) and run the same command again",
+            )
+        http = self._client()
+        for _ in range(_HOPS):
+            at_home = origin(url) == origin(self.endpoint)
+            sent = dict(headers)
+            if at_home and self._token:
+                sent["Authorization"] = f"Bearer {self._token}"
+            request = http.build_request(method, url, headers=sent, params=query, json=body)
+            self.traffic.count(method)
+            try:
+                response = http.send(request, stream=True)
+            except httpx2.HTTPError as error:
+                reached = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+                raise unreachable(error, asked, reached=reached) from error
+            try:
+                if response.is_redirect:
+                    url = self._next(response, asked)
+                    continue
+                self._require_usable(response, asked, at_home=at_home)
+                yield response
+                return
+            finally:
+                response.close()
+        raise stranger(asked, "it sends from one address to the next")
+
+    def _next(self, response: httpx2.Response, asked: Asked) -> str:
+        """Where a download goes on. Its address is a permission, so no message holds it."""
+        import httpx2
+
+        try:
+            target = response.url.join(response.headers.get("Location", ""))
+        except (httpx2.InvalidURL, ValueError):
+            raise stranger(asked, "it sends on to no address") from None
+        if not asked.download:
+            raise stranger(asked, "it sends on to another address")
+        # A browser would be led to the page to log in.
+        if origin(str(target)) == origin(self.endpoint) and not target.path.startswith("/api/"):
+            raise refusal(401, {}, None, asked, self._token)
+        if target.scheme not in ("https", urlsplit(self.endpoint).scheme):
+            raise stranger(asked, "it sends on to an address that is not encrypted")
+        return str(target)
+
+    def _require_usable(self, response: httpx2.Response, asked: Asked, *, at_home: bool) -> None:
+        status = response.status_code
+        if status < 400 or (asked.download and status == 416):
+            return
+        if not at_home:
+            # Its permission is short-lived: a new one may do.
+            raise BusyError(
+                f"the storage that Civitai names for {asked.name} answers {status}",
+                hint="run the same command again; it goes on where it stopped",
+            )
+        body: object = None
+        try:
+            body = json.loads(read(response, REFUSAL_LIMIT, asked))
+        except (HubError, ValueError, RecursionError):
+            body = None
+        raise refusal(status, response.headers, body, asked, self._token)
+
+    def _client(self) -> httpx2.Client:
+        with self._lock:
+            if self._http is None:
+                import httpx2
+
+                from gmi_registry import __version__
+
+                _log.addFilter(without_query)
+                self._http = httpx2.Client(
+                    headers={"User-Agent": f"gmi-registry/{__version__}"},
+                    timeout=httpx2.Timeout(30.0, connect=10.0),
+                )
+            return self._http

@@ -1,0 +1,244 @@
+"""Weights on this disk: resumed where they broke off, and placed once their digest is right."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gmi_registry.errors import HubError, InputError
+from gmi_registry.hubs.civitai.client import CivitaiClient
+from gmi_registry.hubs.civitai.patience import patiently
+from gmi_registry.hubs.civitai.refusal import Asked, BusyError, stranger
+from gmi_registry.hubs.civitai.weights import require_loadable
+from gmi_registry.hubs.civitai.wire import WireFile
+from gmi_registry.hubs.digest import FileDigests
+from gmi_registry.model import Kind
+from gmi_registry.spec import ModelRef, WeightFile
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = ["Downloads", "OnProgress"]
+
+OnProgress = Callable[[int, int], None]
+"""Told (bytes that are here, bytes in all) of the file that is being downloaded."""
+
+_CHUNK = 1024 * 1024
+_SPARE = 16 * 1024 * 1024
+"""Bytes by which a file may be larger than Civitai says, which rounds to kilobytes."""
+_RANGE = re.compile(r"bytes ([0-9]{1,15})-[0-9]{1,15}/(?:[0-9]{1,15}|\*)")
+_NUMBER = re.compile(r"[0-9]{1,15}")
+
+_log = logging.getLogger(__name__)
+
+
+class Downloads:
+    """Files of versions in ``folder``: ``models/MODEL/VERSION/FILE.safetensors``, all numbers.
+
+    Beside it lies what is on its way, ``FILE.DIGEST.part``, and a lock for every version, so that
+    two programs do not download the same file. ``digests`` remembers what was hashed.
+    ``on_progress`` may be set at any time.
+    """
+
+    def __init__(self, client: CivitaiClient, folder: Path, digests: FileDigests) -> None:
+        self.folder = folder
+        self.on_progress: OnProgress | None = None
+        self._client = client
+        self._digests = digests
+
+    def fetch(self, ref: ModelRef, file: WireFile, kind: Kind) -> tuple[Path, WeightFile]:
+        """The file's place and identity, downloaded unless it is here with the right digest.
+
+        A file that is here with another one was replaced at Civitai: it is downloaded anew and
+        takes the old one's place. Raises HubError for too little room, for other bytes than
+        Civitai says it has, for a file that diffusers cannot load, and where the disk cannot be
+        written; OfflineError, AuthError and every other error of the hub. What has arrived stays
+        for the next call, unless it is wrong.
+        """
+        asked = self._client.asked(ref, download=True)
+        version = self.folder / "models" / ref.id / str(ref.revision)
+        place = version / file.path
+        with _explained(asked, self.folder):
+            version.mkdir(parents=True, exist_ok=True)
+            with _locked(version / ".lock"):
+                if not self._is_here(place, file):
+                    self._download(ref, file, place, asked, kind)
+            size = place.stat().st_size
+        return place, WeightFile(path=file.path, size=size, sha256=str(file.sha256))
+
+    def _is_here(self, place: Path, file: WireFile) -> bool:
+        if place.is_symlink() or not place.is_file():
+            return False
+        if self._digests.sha256(place) == file.sha256:
+            return True
+        _log.warning("%s is no longer what Civitai has, and is downloaded anew", place)
+        return False
+
+    def _download(
+        self, ref: ModelRef, file: WireFile, place: Path, asked: Asked, kind: Kind
+    ) -> None:
+        # Named by the digest, so that half of an old file is never continued with a new one's.
+        part = place.with_name(f"{file.id}.{str(file.sha256)[:16]}.part")
+        for other in place.parent.glob(f"{file.id}.*.part"):
+            if other != part:
+                other.unlink(missing_ok=True)
+        arrival = _Arrival(part, file, asked, self.on_progress)
+        for attempt in (1, 2):
+            arrival.resume()
+            patiently(lambda: self._continue(ref, file, arrival), self._client.traffic.wait)
+            if arrival.digest == file.sha256:
+                break
+            resumed = arrival.resumed
+            part.unlink()
+            # Halves of two files may have come together, if it was replaced between them.
+            if attempt == 2 or not resumed:
+                raise HubError(
+                    f"{asked.name}: what arrived has the SHA-256 {arrival.digest[:16]}…, and "
+                    f"Civitai says {str(file.sha256)[:16]}…",
+                    hint="run the same command again; what was wrong is no longer on this disk",
+                )
+        try:
+            require_loadable(part, kind, asked)
+        except HubError:
+            part.unlink(missing_ok=True)
+            raise
+        part.replace(place)
+
+    def _continue(self, ref: ModelRef, file: WireFile, arrival: _Arrival) -> None:
+        with self._client.weights(ref, file.id, start=arrival.size) as response:
+            arrival.take(response)
+
+
+class _Arrival:
+    """The part of a file that is here, ``part``, and its digest so far."""
+
+    def __init__(
+        self, part: Path, file: WireFile, asked: Asked, on_progress: OnProgress | None
+    ) -> None:
+        self._part = part
+        self._file = file
+        self._asked = asked
+        self._on_progress = on_progress
+        self._most = file.size + _SPARE
+        self._hash = hashlib.sha256()
+        self.size = 0
+        self.resumed = False
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    def resume(self) -> None:
+        """Go on from what an earlier call left."""
+        self._begin()
+        if self._part.is_symlink():
+            self._part.unlink()
+        if not self._part.exists():
+            return
+        with self._part.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                self._hash.update(chunk)
+                self.size += len(chunk)
+        self.resumed = self.size > 0
+
+    def take(self, response: httpx2.Response) -> None:
+        """What is left, from the answer to a request for the bytes from ``size`` on."""
+        if response.status_code == 416:
+            if self.size:
+                return  # nothing is left, and the digest tells whether it is right
+            raise stranger(self._asked, "it has no byte of the file")
+        if response.status_code == 206:
+            stated = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if stated is None or int(stated[1]) != self.size:
+                raise stranger(self._asked, "it sends another part of the file than was asked for")
+            self.resumed = True
+        elif response.status_code == 200:
+            self._begin()
+        else:
+            raise stranger(self._asked, f"it answers {response.status_code} in place of a file")
+        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if kind in ("text/html", "application/json"):
+            raise stranger(self._asked, f"it sends {kind} in place of a file")
+        total = self._total(response)
+        self._require_room(total)
+        with self._part.open("ab" if self.size else "wb") as stream:
+            try:
+                for chunk in response.iter_bytes(_CHUNK):
+                    stream.write(chunk)
+                    self._hash.update(chunk)
+                    self.size += len(chunk)
+                    self._require_size(self.size)
+                    if self._on_progress is not None:
+                        self._on_progress(self.size, max(total, self.size))
+            finally:
+                stream.flush()
+                os.fsync(stream.fileno())
+        if self.size < total:
+            raise BusyError(
+                f"{self._asked.name}: it broke off after {self.size:,} of {total:,} bytes",
+                hint="run the same command again; it goes on where it stopped",
+            )
+
+    def _begin(self) -> None:
+        self._hash = hashlib.sha256()
+        self.size = 0
+        self.resumed = False
+
+    def _total(self, response: httpx2.Response) -> int:
+        left = response.headers.get("Content-Length", "")
+        total = self.size + int(left) if _NUMBER.fullmatch(left) else self._file.size
+        self._require_size(total)
+        return total if _NUMBER.fullmatch(left) else 0
+
+    def _require_size(self, size: int) -> None:
+        if size > self._most:
+            self._part.unlink(missing_ok=True)
+            raise HubError(
+                f"{self._asked.name}: its file has {size:,} bytes or more, and Civitai says about "
+                f"{self._file.size:,}",
+                hint=f"see {self._asked.page}",
+            )
+
+    def _require_room(self, total: int) -> None:
+        missing = max(total, self._file.size) - self.size
+        free = shutil.disk_usage(self._part.parent).free
+        if missing > free:
+            raise HubError(
+                f"{self._asked.name} needs {missing:,} more bytes in {self._part.parent}, and "
+                f"{free:,} are free",
+                hint="free some space, or choose another disk: --cache-dir DIR",
+            )
+
+
+@contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    # huggingface_hub, which is always there, locks its own cache with it.
+    from filelock import FileLock
+
+    with FileLock(place):
+        yield
+
+
+@contextmanager
+def _explained(asked: Asked, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise HubError(
+                f"{asked.name}: the disk is full",
+                hint="free some space, or choose another disk: --cache-dir DIR",
+            ) from error
+        reason: Any = error.strerror or error
+        raise InputError(
+            f"{folder} cannot be written: {reason}",
+            hint="choose a folder that you may write to: --cache-dir DIR",
+        ) from error

@@ -1,0 +1,275 @@
+"""Civitai as a hub. It keeps no files of ours, so specifications lie in a store of their own."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+from gmi_registry.errors import (
+    HubError,
+    UnsupportedOperationError,
+)
+from gmi_registry.hubs.civitai.bases import base_named
+from gmi_registry.hubs.civitai.catalogue import Catalogue
+from gmi_registry.hubs.civitai.client import CivitaiClient
+from gmi_registry.hubs.civitai.download import Downloads, OnProgress
+from gmi_registry.hubs.civitai.listing import ListedVersion, admits, list_versions
+from gmi_registry.hubs.civitai.models import Models
+from gmi_registry.hubs.civitai.reference import find_civitai, newest_version
+from gmi_registry.hubs.civitai.snippet import description_snippet
+from gmi_registry.hubs.civitai.traffic import CivitaiTraffic, HasTraffic, OnWait
+from gmi_registry.hubs.civitai.weights import AIR_TYPES
+from gmi_registry.hubs.digest import FileDigests
+from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter, SpecStore, is_stale
+from gmi_registry.hubs.upload import read_upload
+from gmi_registry.model import ModelFiles
+from gmi_registry.spec import ModelRef
+
+__all__ = ["CivitaiHub"]
+
+_ON = frozenset({"1", "ON", "YES", "TRUE"})
+
+
+@runtime_checkable
+class _Listed(Protocol):
+    @property
+    def catalogue_age(self) -> float | None: ...
+
+
+class CivitaiHub:
+    """Civitai's models, called ``civitai:MODEL@VERSION``, with their specifications in ``store``.
+
+    ``endpoint`` (None: CIVITAI_ENDPOINT, else civitai.com) and ``token`` (None: CIVITAI_TOKEN) are
+    Civitai's. Downloads and listings lie in ``civitai`` in ``cache_dir`` (None: this user's cache).
+    ``offline`` (None: HF_HUB_OFFLINE, which switches the network off for all of this package)
+    makes no request. ``bases`` (None: Hugging Face) has the models that LoRAs and single files
+    stand on.
+
+    Versions are listed, not models. ``traffic`` counts requests, those of ``store`` included where
+    it counts them; ``on_progress`` may be set to watch downloads. Raises InputError for an
+    endpoint or a token that is none.
+    """
+
+    name = "civitai"
+
+    def __init__(
+        self,
+        store: SpecStore,
+        *,
+        endpoint: str | None = None,
+        token: str | None = None,
+        cache_dir: Path | None = None,
+        offline: bool | None = None,
+        bases: Hub | None = None,
+        on_wait: OnWait | None = None,
+    ) -> None:
+        if offline is None:
+            offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in _ON
+        if cache_dir is None:
+            from platformdirs import user_cache_path
+
+            cache_dir = user_cache_path("gmi-registry", appauthor=False)
+        self.offline = offline
+        self.traffic = CivitaiTraffic(store.traffic if isinstance(store, HasTraffic) else None)
+        if on_wait is not None:
+            self.traffic.on_wait = on_wait
+        self.client = CivitaiClient(
+            endpoint=endpoint, token=token, offline=offline, traffic=self.traffic
+        )
+        self._store = store
+        self._folder = Path(cache_dir) / "civitai"
+        self._digests = FileDigests(self._folder / "digests")
+        self._downloads = Downloads(self.client, self._folder, self._digests)
+        self._models = Models(self.client, self._downloads, bases)
+        self._catalogue = Catalogue(self._folder / "catalogue.json")
+        self._lock = threading.Lock()
+        self._newest: dict[str, ModelRef] = {}
+        self._weights: dict[ModelRef, Mapping[str, str | None]] = {}
+
+    def close(self) -> None:
+        """Close the connections; the hub can still be used."""
+        self.client.close()
+        self._models.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def on_progress(self) -> OnProgress | None:
+        """Told (bytes here, bytes in all) while weights arrive."""
+        return self._downloads.on_progress
+
+    @on_progress.setter
+    def on_progress(self, told: OnProgress | None) -> None:
+        self._downloads.on_progress = told
+
+    @property
+    def catalogue_age(self) -> float | None:
+        """Seconds since the older of the two listings, Civitai's and the store's; None: never."""
+        listed = self._catalogue.listed
+        ages = [None if listed is None else max(0.0, time.time() - listed)]
+        if isinstance(self._store, _Listed):
+            ages.append(self._store.catalogue_age)
+        known = [age for age in ages if age is not None]
+        return max(known) if known else None
+
+    def find(self, text: str) -> ModelRef:
+        """The version that ``text`` names, as :func:`.find_civitai` tells it."""
+        return find_civitai(text, self.client, digests=self._digests)
+
+    def list_specs(self, wanted: ListingFilter) -> Iterator[Listing]:
+        """The versions with a specification that pass the filter, in the order of the store.
+
+        Without tags they are all that the store lists, unfiltered: their manifests tell the rest.
+        With tags Civitai is asked which versions carry them now, and its tags replace the
+        manifest's; what is rated above PG is left out unless ``wanted.nsfw``. Offline the listings
+        before are asked instead.
+        """
+        listings = list(self._store.listings("civitai"))
+        if not wanted.tags:
+            return (self._addressed(listing) for listing in listings)
+        listed = {item.ref: item for item in self._listed(wanted, listings)}
+        found = []
+        for listing in listings:
+            item = listed.get(listing.ref)
+            if item is not None:
+                found.append(self._addressed(replace(listing, tags=item.tags)))
+                with self._lock:
+                    self._weights[item.ref] = item.weights
+        return iter(found)
+
+    def fetch_spec(self, ref: ModelRef) -> Path:
+        """The folder ``gmi`` that the store has; without a version, of the newest described one."""
+        return self._store.fetch_spec(self._described(ref))
+
+    def fetch_preview(self, ref: ModelRef) -> Path | None:
+        """The contact sheet that the store has, or None."""
+        return self._store.fetch_preview(self._described(ref))
+
+    def fetch_encoder(self, name: str, pretrained: str) -> Path | None:
+        """None: Civitai carries no encoders."""
+        return None
+
+    def fetch_model(self, ref: ModelRef) -> ModelFiles:
+        """The version's safetensors weights, and the base model that they stand on.
+
+        A ``Checkpoint`` is a single file, whose base gives the configuration; a ``LORA``, ``LoCon``
+        or ``DoRA`` is a LoRA. The base is found by Civitai's name for it in a table. Two requests,
+        and those of the download and the base. ``ref`` of the result names the version, and the
+        path of its weights is the number of the file, which stays when the file is renamed.
+
+        Raises HubError for another type of model, a base that is not known, only pickles, what its
+        author lets nobody download, and for other bytes than Civitai says there are;
+        SpecNotFoundError for a version that is not there or another model's; AuthError for early
+        access and for what needs a token.
+        """
+        ref = self._pinned(ref)
+        model, weights = self._models.fetch(ref)
+        with self._lock:
+            self._weights[ref] = weights
+        return model
+
+    def weight_digests(self, ref: ModelRef) -> Mapping[str, str | None] | None:
+        """Path to SHA-256 of the safetensors weights that the version has now.
+
+        None offline. One request a version, and none where this program listed, fetched or asked
+        it before; empty for a version that is gone.
+        """
+        self._require_ours(ref)
+        if self.offline or ref.revision is None:
+            return None
+        with self._lock:
+            known = self._weights.get(ref)
+        if known is None:
+            known = self._models.weights(ref)
+            with self._lock:
+                self._weights[ref] = known
+        return known
+
+    def check_writable(self, ref: ModelRef, *, create_pr: bool = True) -> None:
+        """Raises AuthError or HubError where the store would not take a specification of it."""
+        self._store.check_writable(self._pinned(ref), create_pr=create_pr)
+
+    def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = True) -> str:
+        """Put the files of ``folder`` into the store, or propose them to it; returns where.
+
+        Raises SpecError for files that are no specification of the version, HubError where it has
+        other weights by now, and what the store raises; in each case everything is as before.
+        """
+        ref = self._pinned(ref)
+        manifest, _ = read_upload(folder, ref)
+        if is_stale(manifest.model.weights, self._models.weights(ref)):
+            raise HubError(
+                f"the specification describes other weights than {ref} has now",
+                hint=f"the model changed meanwhile: gmi-publish {ref}",
+            )
+        return self._store.push_spec(ref, folder, create_pr=create_pr)
+
+    def snippet(self, ref: ModelRef, spec_digest: str, where: str) -> str:
+        """:func:`.description_snippet` under the AIR of the version. At most two requests."""
+        ref = self._pinned(ref)
+        model, version = self._models.documents(ref)
+        air = version.air
+        if air is None or not air.endswith(f":civitai:{ref.id}@{ref.revision}"):
+            ecosystem = base_named(version.base_model, str(ref)).ecosystem
+            air = ref.air(ecosystem, AIR_TYPES.get(model.type.casefold(), "other"))
+        return description_snippet(ref, spec_digest, where, air=air)
+
+    def _listed(self, wanted: ListingFilter, listings: list[Listing]) -> list[ListedVersion]:
+        if self.offline:
+            return [item for item in self._catalogue.versions() if admits(wanted, item)]
+        described = {listing.ref for listing in listings if listing.ref.revision is not None}
+        among = sorted({ref.id for ref in described}, key=int)
+        found = list_versions(self.client, wanted, among=among)
+        mine = [item for item in found if item.ref in described]
+        self._catalogue.merge(mine, lambda item: admits(wanted, item))
+        return mine
+
+    def _addressed(self, listing: Listing) -> Listing:
+        return replace(listing, url=self.client.page_of(listing.ref))
+
+    def _described(self, ref: ModelRef) -> ModelRef:
+        """The version that reading means: published by this program, else the newest described."""
+        self._require_ours(ref)
+        if ref.revision is not None:
+            return ref
+        with self._lock:
+            if ref.id in self._newest:
+                return self._newest[ref.id]
+        refs = [item.ref for item in self._store.listings("civitai") if item.ref.id == ref.id]
+        return max(refs, key=lambda item: int(item.revision or 0), default=ref)
+
+    def _pinned(self, ref: ModelRef) -> ModelRef:
+        """The version that writing means: the newest one, and the same for all of this program."""
+        self._require_ours(ref)
+        if ref.revision is not None:
+            return ref
+        with self._lock:
+            known = self._newest.get(ref.id)
+        if known is None:
+            newest = newest_version(self.client.model(ref.id), self.client)
+            known = ModelRef("civitai", ref.id, str(newest.id))
+            with self._lock:
+                self._newest[ref.id] = known
+        return known
+
+    def _require_ours(self, ref: ModelRef) -> None:
+        if ref.hub != self.name:
+            raise UnsupportedOperationError(
+                f"{ref} is not on this hub, whose models are called civitai:MODEL@VERSION",
+                hint="name one of its models, or another --hub",
+            )

@@ -1,0 +1,121 @@
+"""A version of a model as files on this disk, with the base model that it stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from gmi_registry.errors import AuthError, HubError, SpecNotFoundError
+from gmi_registry.hubs.civitai.bases import base_named
+from gmi_registry.hubs.civitai.card import card_of
+from gmi_registry.hubs.civitai.client import CivitaiClient
+from gmi_registry.hubs.civitai.download import Downloads
+from gmi_registry.hubs.civitai.reference import require_version
+from gmi_registry.hubs.civitai.weights import TYPES, digests_of, kind_of, select_file
+from gmi_registry.hubs.civitai.wire import WireModel, WireVersion
+from gmi_registry.hubs.protocol import Hub
+from gmi_registry.model import Kind, ModelFiles
+from gmi_registry.spec import ModelRef
+
+__all__ = ["GivesConfigurations", "Models"]
+
+
+@runtime_checkable
+class GivesConfigurations(Protocol):
+    """A hub of base models that can leave out the weights where a single file brings its own."""
+
+    def fetch_configuration(self, ref: ModelRef) -> ModelFiles:
+        """Like ``fetch_model``, without weights."""
+        ...
+
+
+class Models:
+    """Fetches versions through ``downloads``; their bases are on ``bases`` (None: Hugging Face)."""
+
+    def __init__(self, client: CivitaiClient, downloads: Downloads, bases: Hub | None) -> None:
+        self._client = client
+        self._downloads = downloads
+        self._bases = bases
+        self._opened = False
+
+    def close(self) -> None:
+        """Close the hub of the bases where it was opened here."""
+        close = getattr(self._bases, "close", None)
+        if self._opened and close is not None:
+            close()
+
+    def documents(self, ref: ModelRef) -> tuple[WireModel, WireVersion]:
+        """The model and its version as Civitai describes them now: two requests.
+
+        Raises SpecNotFoundError where one is not there or the version is another model's.
+        """
+        version = self._client.version(str(ref.revision), of=ref)
+        require_version(ref, version, self._client)
+        return self._client.model(ref.id), version
+
+    def weights(self, ref: ModelRef) -> Mapping[str, str | None]:
+        """Path to SHA-256 of what the version has now, nothing where it is gone: one request."""
+        try:
+            version = self._client.version(str(ref.revision), of=ref)
+            require_version(ref, version, self._client)
+        except SpecNotFoundError:
+            return {}
+        return digests_of(version)
+
+    def fetch(self, ref: ModelRef) -> tuple[ModelFiles, Mapping[str, str | None]]:
+        """The version as :meth:`.CivitaiHub.fetch_model` says, and the digests of all its files."""
+        asked = self._client.asked(ref)
+        model, version = self.documents(ref)
+        kind = kind_of(model.type)
+        if kind is None:
+            known = ", ".join(name for names in TYPES.values() for name in names)
+            raise HubError(
+                f"{ref} is a {model.type}, and only {known} are described",
+                hint=f"name a model that draws pictures from texts: {self._client.endpoint}/models",
+            )
+        if version.usage_control not in (None, "Download"):
+            raise HubError(
+                f"{ref}: its author lets nobody download it, and only Civitai itself may use it",
+                hint=f"see {asked.page}",
+            )
+        file = select_file(version, asked)
+        # First, as it may be missing or closed, and is shared by many.
+        base = self._base(ref, version.base_model, kind)
+        place, weights = self._downloads.fetch(ref, file, kind)
+        files = ModelFiles(
+            ref=ref,
+            kind=kind,
+            path=place if kind == "single-file" else place.parent,
+            card=card_of(model, version),
+            weights=(weights,),
+            url=asked.page,
+            base=base,
+        )
+        return files, digests_of(version)
+
+    def _base(self, ref: ModelRef, named: str, kind: Kind) -> ModelFiles:
+        base = base_named(named, str(ref))
+        whole = kind != "single-file"
+        wanted = ModelRef("hf", base.repository if whole else base.layout)
+        bases = self._base_hub()
+        try:
+            if not whole and isinstance(bases, GivesConfigurations):
+                return bases.fetch_configuration(wanted)
+            return bases.fetch_model(wanted)
+        except AuthError as error:
+            raise AuthError(
+                f"the base model of {ref}, {named}, is not open: {error.message}", hint=error.hint
+            ) from error
+        except SpecNotFoundError as error:
+            raise HubError(
+                f"the base model of {ref}, {named}, is not at hand: {error.message}",
+                hint=error.hint,
+            ) from error
+
+    def _base_hub(self) -> Hub:
+        if self._bases is None:
+            # Half a second to import, which listing and searching can do without.
+            from gmi_registry.hubs.huggingface import HuggingFaceHub
+
+            self._bases, self._opened = HuggingFaceHub(offline=self._client.offline), True
+        return self._bases

@@ -131,4 +131,13 @@ def _group_json(group: GroupRanking) -> dict[str, Any]:
 def _hit_json(hit: SearchHit) -> dict[str, Any]:
     plain = asdict(hit)
     del plain["ref"], plain["group"]
+    plain["versions"] = [
+        {
+            "model": str(version.ref),
+            "title": version.title,
+            "distance": version.distance,
+            "confidence": version.confidence,
+        }
+        for version in hit.versions
+    ]
     return {"rank": hit.rank, "model": str(hit.ref)} | plain

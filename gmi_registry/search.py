@@ -30,6 +30,7 @@ from gmi_registry.index import (
     SpecCache,
     SpecIndex,
     SpecSource,
+    Standing,
     TextQuestion,
     Wording,
 )
@@ -261,7 +262,13 @@ def _indexed(
             folder = hub.fetch_spec(listing.ref).parent
             return read_spec(folder, expected=listing.ref, follow_links=makes_links(hub))
 
-        return SpecSource(listing.ref, load, digest=listing.spec_digest, stale=listing.stale)
+        return SpecSource(
+            listing.ref,
+            load,
+            digest=listing.spec_digest,
+            stamp=listing.stamp,
+            standing=Standing(listing.stale, listing.trust),
+        )
 
     cache = SpecCache(cache_dir)
     index = SpecIndex.from_sources(

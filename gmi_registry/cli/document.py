@@ -63,6 +63,15 @@ class PromptPart(_Part):
     contribution: float
 
 
+class VersionPart(_Part):
+    """Another version of a model that stands in the results with its nearest one."""
+
+    model: str
+    title: str
+    distance: float
+    confidence: float | None
+
+
 class ResultPart(_Part):
     """One model. ``margin`` is the next model's distance minus this one's, null for the last.
 
@@ -70,7 +79,9 @@ class ResultPart(_Part):
     those compared did; null for scores other than the default one.
 
     ``digest`` is the SHA-256 of its ``spec.json``; ``stale`` says whether its weights are others
-    than those that were described, null where nobody knows.
+    than those that were described, null where nobody knows. ``trust`` says who stands behind the
+    specification: ``owner``, ``verified`` or ``self-published``, null in a folder. ``versions`` are
+    the model's other versions where those are described apart, nearest first.
     """
 
     rank: int
@@ -89,6 +100,8 @@ class ResultPart(_Part):
     digest: str
     stale: bool | None
     confidence: float | None
+    trust: str | None
+    versions: list[VersionPart]
 
 
 class GroupPart(_Part):

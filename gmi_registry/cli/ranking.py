@@ -57,6 +57,7 @@ def _rows(result: Ranking) -> Iterator[tuple[str, ...]]:
         "prompt_set",
         "stale",
         "confidence",
+        "trust",
     )
     for group in result.groups:
         for hit in group.hits:
@@ -70,6 +71,7 @@ def _rows(result: Ranking) -> Iterator[tuple[str, ...]]:
                 group.prompt_set,
                 _STALE[hit.stale],
                 "" if hit.confidence is None else f"{hit.confidence:.3f}",
+                hit.trust or "",
             )
 
 
@@ -97,8 +99,7 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
         table.add_column("base", max_width=28, overflow="fold")
     spread = group.hits[-1].distance - group.hits[0].distance if group.hits else 0.0
     for hit in group.hits:
-        name = str(hit.ref.without_revision) + (" (stale)" if hit.stale else "")
-        cells = [str(hit.rank), name, number(hit.distance)]
+        cells = [str(hit.rank), _name(hit), number(hit.distance)]
         if sure:
             cells.append(percent(hit.confidence))
         if width >= _FOR_MARGIN:
@@ -116,6 +117,18 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
     console.print(table)
     if not alone:
         console.print()
+
+
+def _name(hit: SearchHit) -> str:
+    name = str(hit.ref.identity)
+    if hit.ref.hub == "civitai":  # whose models have numbers for names
+        name += f" {hit.title}"
+    if hit.versions:
+        more = len(hit.versions)
+        name += f" (+{more} version{'s' if more > 1 else ''})"
+    if hit.trust == "self-published":
+        name += " (self-published)"
+    return name + (" (stale)" if hit.stale else "")
 
 
 def _heading(group: GroupRanking, is_first: bool) -> str:

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from gmi_registry.model import Kind, ModelFiles
 from gmi_registry.spec import ModelRef, WeightFile
 from gmi_registry.spec.reference import HubName
+from gmi_registry.trust import Trust
 
-__all__ = ["Hub", "KnowsWeights", "Listing", "ListingFilter", "SpecStore", "Trust", "is_stale"]
-
-Trust = Literal["owner", "verified", "self-published"]
-"""Who stands behind a specification: the model's owner, beside whose model it lies; a registry's
-maintainers, who drew some of its images again; or whoever put it into the registry."""
+__all__ = ["Hub", "KnowsWeights", "Listing", "ListingFilter", "SpecStore", "is_stale"]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from gmi_registry.index.question import (
     Wording,
 )
 from gmi_registry.index.result import (
+    FoldedVersion,
     GroupRanking,
     PromptMatch,
     Ranking,
@@ -21,11 +22,13 @@ from gmi_registry.index.result import (
     SkippedSpec,
 )
 from gmi_registry.index.source import SpecSource
+from gmi_registry.index.standing import Standing
 
 __all__ = [
     "CacheUse",
     "ComparabilityKey",
     "Filters",
+    "FoldedVersion",
     "GroupRanking",
     "ImageQuestion",
     "IndexEntry",
@@ -39,6 +42,7 @@ __all__ = [
     "SpecCache",
     "SpecIndex",
     "SpecSource",
+    "Standing",
     "TextQuestion",
     "Wording",
 ]

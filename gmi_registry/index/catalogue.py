@@ -19,6 +19,7 @@ from gmi_registry.index.question import ImageQuestion, Question
 from gmi_registry.index.ranked import ranked
 from gmi_registry.index.result import Ranking, SkippedSpec
 from gmi_registry.index.source import SpecSource
+from gmi_registry.index.standing import UNKNOWN, Standing
 from gmi_registry.scoring import DEFAULT_SCORE, Query, Score, score_named
 from gmi_registry.spec import ModelRef, Spec
 
@@ -30,7 +31,8 @@ Progress = Callable[[int, int], None]
 class SpecIndex:
     """Specifications in memory, in groups within which distances mean the same.
 
-    A model is known by its reference without the revision, and has one specification here.
+    A model is known by its reference without the revision, on civitai by its version, and has one
+    specification here.
     ``skipped`` lists those that could not be taken in. Not safe for threads that add and rank at
     the same time.
     """
@@ -39,7 +41,7 @@ class SpecIndex:
         self._entries: dict[ModelRef, IndexEntry] = {}
         self._groups: dict[ComparabilityKey, Group] = {}
         self._skipped: list[SkippedSpec] = []
-        self._stale: dict[ModelRef, bool] = {}
+        self._standing: dict[ModelRef, Standing] = {}
 
     @classmethod
     def from_sources(
@@ -95,21 +97,24 @@ class SpecIndex:
 
     def remove(self, model: ModelRef) -> None:
         """Forget a model, whatever its revision. Raises KeyError where it is unknown."""
-        entry = self._entries.pop(model.without_revision)
+        entry = self._entries.pop(model.identity)
         group = self._groups[entry.key]
         group.remove(entry.model)
         if not len(group):
             del self._groups[entry.key]
-        self._stale.pop(model.without_revision, None)
+        self._standing.pop(model.identity, None)
 
     def mark(self, model: ModelRef, *, stale: bool) -> None:
         """Say whether the weights of a model are others than those that were described."""
-        self._stale[model.without_revision] = stale
+        known = self._standing.get(model.identity, UNKNOWN)
+        self._standing[model.identity] = replace(known, stale=stale)
 
     @property
     def stale(self) -> tuple[IndexEntry, ...]:
         """The models that are known to be stale, in the order they came in."""
-        return tuple(entry for ref, entry in self._entries.items() if self._stale.get(ref))
+        return tuple(
+            entry for ref, entry in self._entries.items() if self._standing.get(ref, UNKNOWN).stale
+        )
 
     def rank(
         self,
@@ -152,7 +157,8 @@ class SpecIndex:
         matched = [
             entry
             for ref, entry in self._entries.items()
-            if filters.match(entry, self._stale.get(ref)) and not question.is_about(entry)
+            if filters.match(entry, self._standing.get(ref, UNKNOWN).stale)
+            and not question.is_about(entry)
         ]
         wanted: dict[ComparabilityKey, set[ModelRef]] = defaultdict(set)
         refused = []
@@ -169,7 +175,7 @@ class SpecIndex:
                 question,
                 top=top,
                 best_prompts=best_prompts,
-                stale=self._stale,
+                standing=self._standing,
             )
             refused += outliers
             if ranking is not None:
@@ -186,14 +192,14 @@ class SpecIndex:
         return Ranking(tuple(groups), skipped, len(self), len(matched))
 
     def _admit(self, source: SpecSource, indexed: IndexedSpec) -> None:
-        if source.model.without_revision in self._entries:
-            earlier = self._entries[source.model.without_revision]
+        if source.model.identity in self._entries:
+            earlier = self._entries[source.model.identity]
             if earlier.digest != indexed.entry.digest:
                 reason = f"the model is indexed already, with specification {earlier.digest[:12]}"
                 self._skipped.append(SkippedSpec(source.model, reason))
             return
-        described = indexed.entry.model.without_revision
-        if described != source.model.without_revision:
+        described = indexed.entry.model.identity
+        if described != source.model.identity:
             reason = f"the specification describes {described}"
             self._skipped.append(SkippedSpec(source.model, reason))
             return
@@ -204,14 +210,13 @@ class SpecIndex:
         if source.downloads is not None:
             entry = replace(entry, downloads=source.downloads)
         self._put(replace(indexed, entry=entry))
-        if source.stale is not None:
-            self.mark(entry.model, stale=source.stale)
+        self._standing[entry.model.identity] = source.standing
 
     def _put(self, indexed: IndexedSpec) -> None:
         entry = indexed.entry
-        if entry.model.without_revision in self._entries:
+        if entry.model.identity in self._entries:
             self.remove(entry.model)
-        self._entries[entry.model.without_revision] = entry
+        self._entries[entry.model.identity] = entry
         self._groups.setdefault(entry.key, Group(entry.key)).add(indexed)
 
 

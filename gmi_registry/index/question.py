@@ -204,7 +204,7 @@ class ModelQuestion:
         return self.exemplar.entry.key.encoder_id
 
     def is_about(self, entry: IndexEntry) -> bool:
-        return entry.model.without_revision == self.exemplar.entry.model.without_revision
+        return entry.model.identity == self.exemplar.entry.model.identity
 
     def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
         images = self.exemplar.image_embeddings

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.spec import ModelRef
+from gmi_registry.trust import Trust
 
-__all__ = ["GroupRanking", "PromptMatch", "Ranking", "SearchHit", "SkippedSpec"]
+__all__ = ["FoldedVersion", "GroupRanking", "PromptMatch", "Ranking", "SearchHit", "SkippedSpec"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +27,29 @@ class PromptMatch:
 
 
 @dataclass(frozen=True, slots=True)
+class FoldedVersion:
+    """Another version of a model that is shown already, with what the ranking says of it."""
+
+    ref: ModelRef
+    title: str
+    distance: float
+    confidence: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class SearchHit:
     """One model in a ranking.
 
     ``rank`` counts from 1 within ``group``; equal distances are ordered by model. ``distance`` is
     comparable within the group and the score only. ``margin`` is the next model's distance minus
-    this one's, None for the last. ``confidence`` is the chance, in 0..1, that this model made the
-    query's images, if one of those compared in the group did; None but for the default score,
-    which alone speaks of one. ``digest`` is the specification's. ``best_prompts`` is sorted, the
-    nearest first. ``stale`` says that the model's weights are no longer those that were described,
-    None that nobody knows; a stale model stands behind the fresh ones it ties with.
+    this one's, None for the last. Where a hub's models have versions that are described apart, the
+    nearest is shown, and ``versions`` holds the rest, nearest first. ``confidence`` is the chance,
+    in 0..1, that this model made the query's images, if one of those compared in the group did;
+    None but for the default score, which alone speaks of one. ``digest`` is the specification's.
+    ``best_prompts`` is sorted, the nearest first. ``stale`` says that the model's weights are no
+    longer those that were described, None that nobody knows; a stale model stands behind the fresh
+    ones it ties with. ``trust`` says who stands behind the specification, None where only the user
+    is concerned.
     """
 
     rank: int
@@ -55,6 +69,8 @@ class SearchHit:
     group: ComparabilityKey
     stale: bool | None = None
     confidence: float | None = None
+    trust: Trust | None = None
+    versions: tuple[FoldedVersion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +83,8 @@ class SkippedSpec:
 
 @dataclass(frozen=True, slots=True)
 class GroupRanking:
-    """The ranking of one group: ``hits`` are the nearest of ``members`` models that were compared.
+    """The ranking of one group: ``hits`` are the nearest of ``members`` that were compared, models
+    or versions of models.
 
     ``prompt_set`` and ``encoder`` are the names of what the group shares.
     """

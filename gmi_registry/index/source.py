@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gmi_registry.index.standing import UNKNOWN, Standing
 from gmi_registry.spec import ModelRef, Spec
 
 __all__ = ["SpecSource"]
@@ -18,7 +19,7 @@ class SpecSource:
     either ``digest``, the SHA-256 of ``spec.json``, or a ``stamp``: any text that changes whenever
     the two files do, such as hub, id and revision, or path, sizes and modification times. With
     neither, the specification is read each time. ``downloads`` replaces the manifest's number;
-    ``stale`` is what the hub knows of the weights, None where it knows nothing.
+    ``standing`` is what the hub says of the specification.
     """
 
     model: ModelRef
@@ -26,4 +27,4 @@ class SpecSource:
     digest: str | None = None
     stamp: str | None = None
     downloads: int | None = None
-    stale: bool | None = None
+    standing: Standing = UNKNOWN

@@ -92,6 +92,11 @@ class ModelRef:
         return ModelRef(self.hub, self.id, None, self.file)
 
     @property
+    def identity(self) -> ModelRef:
+        """What one specification is of: a version on civitai, elsewhere the model as it is now."""
+        return self if self.hub == "civitai" else self.without_revision
+
+    @property
     def repository(self) -> ModelRef:
         """Where the model and its specification lie, whatever else lies there."""
         return ModelRef(self.hub, self.id)

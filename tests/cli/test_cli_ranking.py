@@ -6,6 +6,8 @@ import pytest
 from cli_specs import OTHER_RANKING, RANKING, answer, group, hit
 
 from gmi_registry.cli.ranking import bar, write_ranking
+from gmi_registry.index import FoldedVersion
+from gmi_registry.spec import ModelRef
 
 
 @pytest.fixture
@@ -49,6 +51,7 @@ def test_a_pipe_gets_rows(capsys):
         "prompt_set",
         "stale",
         "confidence",
+        "trust",
     ]
     assert rows[1] == [
         "1",
@@ -58,6 +61,7 @@ def test_a_pipe_gets_rows(capsys):
         "flat,icons",
         "zoo/base",
         "general",
+        "",
         "",
         "",
     ]
@@ -75,7 +79,32 @@ def sure_ranking():
 def test_a_pipe_gets_chances_where_the_score_speaks_of_them(capsys):
     write_ranking(sure_ranking())
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert [row[-1] for row in rows] == ["confidence", "0.971", "0.020", "0.001"]
+    assert [row[-2] for row in rows] == ["confidence", "0.971", "0.020", "0.001"]
+
+
+def test_who_stands_behind_a_specification_and_other_versions(capsys, table):
+    first, second, third = RANKING.hits
+    folded = FoldedVersion(ModelRef("civitai", "12", "30"), "Old", 0.9, None)
+    hits = (
+        replace(
+            first,
+            trust="self-published",
+            ref=ModelRef("civitai", "12", "34"),
+            title="New",
+            versions=(folded,),
+        ),
+        replace(second, trust="verified", versions=(folded, folded)),
+        replace(third, trust="owner", stale=True),
+    )
+    result = answer(replace(RANKING, hits=hits))
+    write_ranking(result)
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[-1] for row in rows] == ["trust", "self-published", "verified", "owner"]
+    assert rows[1][1] == "civitai:12@34"
+    shown = " ".join(table(200, result).split())
+    assert "civitai:12@34 New (+1 version) (self-published)" in shown
+    assert f"{second.ref.without_revision} (+2 versions) " in shown
+    assert f"{third.ref.without_revision} (stale)" in shown
 
 
 def test_a_terminal_shows_chances_beside_the_distance(table):

@@ -113,7 +113,9 @@ def test_the_json_is_plain_and_complete(colours, look, encoder):
         "like": None,
         "not_like": [],
         "not_like_prompts": [],
+        "style": None,
     }
+    assert (document["results"][0]["trust"], document["results"][0]["versions"]) == (None, [])
     assert document["score"] == "default"
     first = document["results"][0]
     assert (first["rank"], first["model"].split("@")[0]) == (1, "local:red")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from index_specs import GENERAL, OWN, encoder_named, index_of, names
 
 from gmi_registry.errors import IncomparableSpecsError, InputError
-from gmi_registry.index import Filters, SpecIndex
+from gmi_registry.index import Filters, IndexedSpec, SpecIndex, SpecSource, Standing
 from gmi_registry.scoring import SCORES, paper_distance
 from gmi_registry.scoring.weights import cosine_weights
 from gmi_registry.spec import ModelRef
@@ -39,9 +41,8 @@ def test_the_default_score_says_how_sure_it_is(images, make_spec, ask):
 
 def test_other_scores_speak_of_no_chance(make_spec, ask):
     index = index_of(make_spec("a"), make_spec("b"))
-    query, unwanted = ask(np.zeros((1, 8))), ask(np.ones((1, 8)))
-    for ranking in (index.rank(query, "paper"), index.rank(query, unwanted=unwanted)):
-        assert [hit.confidence for hit in ranking.hits] == [None, None]
+    hits = index.rank(ask(np.zeros((1, 8))), "paper").hits
+    assert [hit.confidence for hit in hits] == [None, None]
 
 
 def test_distances_margins_and_prompts_of_the_paper_score(make_spec, ask):
@@ -277,3 +278,51 @@ def test_stale_models_can_be_left_out(make_spec, ask):
     # Published again: what was known of the old one says nothing.
     index.add(make_spec("m1", seed=5))
     assert index.rank(ask(), filters=Filters(fresh_only=True)).matched == 3
+
+
+def version(spec, model, number):
+    """The specification as one of a version on Civitai."""
+    indexed = IndexedSpec.of(spec)
+    ref = ModelRef("civitai", str(model), str(number))
+    return replace(indexed, entry=replace(indexed.entry, model=ref))
+
+
+def test_versions_are_ranked_and_models_shown(make_spec, ask):
+    index = SpecIndex()
+    near = {(1, 10): 3.0, (1, 11): 0.0, (1, 12): 1.5, (2, 20): 1.0, (3, 30): 8.0}
+    for (model, number), distance in near.items():
+        spec = make_spec(f"v{number}", seed=1, centre=np.full(8, distance))
+        index._put(version(spec, model, number))
+    assert len(index) == 5
+    group = index.rank(ask()).groups[0]
+    assert [str(hit.ref) for hit in group.hits] == ["civitai:1@11", "civitai:2@20", "civitai:3@30"]
+    assert [hit.rank for hit in group.hits] == [1, 2, 3]
+    assert group.members == 5
+    first = group.hits[0]
+    assert [str(it.ref) for it in first.versions] == ["civitai:1@12", "civitai:1@10"]
+    assert first.margin == pytest.approx(group.hits[1].distance - first.distance)
+    assert group.hits[1].versions == ()
+    shown = index.rank(ask(), top=1).hits[0]
+    assert shown == first
+    assert sum(it.confidence for hit in group.hits for it in (hit, *hit.versions)) == pytest.approx(
+        1
+    )
+
+
+def test_a_version_is_removed_alone(make_spec, ask):
+    index = SpecIndex()
+    for number in (10, 11):
+        index._put(version(make_spec(f"v{number}"), 1, number))
+    index.remove(ModelRef("civitai", "1", "10"))
+    (hit,) = index.rank(ask()).hits
+    assert (str(hit.ref), hit.versions) == ("civitai:1@11", ())
+
+
+def test_what_the_hub_says_of_a_specification_stands_in_the_hit(make_spec, ask):
+    spec = make_spec("a")
+    standing = Standing(stale=True, trust="verified")
+    source = SpecSource(ModelRef("local", "a"), lambda: spec, standing=standing)
+    (hit,) = SpecIndex.from_sources([source]).rank(ask()).hits
+    assert (hit.stale, hit.trust) == (True, "verified")
+    (plain,) = index_of(spec).rank(ask()).hits
+    assert (plain.stale, plain.trust) == (None, None)

@@ -39,6 +39,7 @@ def page(results: Results, drawings: Sequence[Drawing], specimens: Sequence[Spec
         figures=[Shown(it.title, it.note, _picture(it.content)) for it in drawings],
         tables=tables(results),
         specimens=specimens,
+        guessed={pick.guessed for it in specimens for pick in it.picks},
         seconds=[(stage, _time(seconds)) for stage, seconds in results.seconds.items()],
         version=__version__,
     )

@@ -46,11 +46,6 @@ class Specimen:
     model: str
     picks: tuple[Pick, ...]
 
-    @property
-    def drawn(self) -> bool:
-        """Whether every pick's picture was made of the pseudo-prompt."""
-        return all(pick.guessed for pick in self.picks)
-
 
 def specimens(folder: Path, test: Scored) -> list[Specimen]:
     """A specimen for each of ``chosen_tasks``, with the methods that are shown.

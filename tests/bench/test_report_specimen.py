@@ -75,7 +75,6 @@ def test_each_pick_is_shown_with_what_it_made_of_the_guess(folder):
     for task, it in shown(folder):
         kinds.add(task % 3)
         assert it.guessed == guess(task)
-        assert it.drawn == (task % 3 == 0)
         for pick in it.picks:
             assert pick.picture is not None
             assert pick.guessed == (task % 3 == 0)
@@ -112,6 +111,12 @@ def test_the_page_does_not_explain_what_is_not_there(folder):
     assert "true prompt</dt>" in page
     assert "of the true prompt" not in page
     assert "Where nothing was guessed" not in page
+    assert "nothing was drawn of pseudo-prompts" not in page
+    write_list(folder, pictures=[])
+    page = html.unescape(write_report(folder).page.read_text(encoding="utf-8"))
+    assert "nothing was drawn of pseudo-prompts" in page
+    assert "Where nothing was guessed" not in page
+    assert "makes of the pseudo-prompt" not in page
 
 
 @pytest.mark.parametrize("content", [None, b"no picture", b""])

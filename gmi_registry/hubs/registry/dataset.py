@@ -116,7 +116,7 @@ class Dataset:
 
     def head(self, revision: str = "main") -> str:
         """The full commit that a branch or a pull request has now: one request."""
-        info: Any = self._ask(
+        info: Any = self.ask(
             lambda: self.api.dataset_info(self.id, revision=revision, expand=["sha"]), revision
         )
         if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
@@ -138,7 +138,7 @@ class Dataset:
         Empty where there is no such folder.
         """
         try:
-            found: dict[str, StoredFile] = self._ask(lambda: dict(self._listed(sha, folder)), sha)
+            found: dict[str, StoredFile] = self.ask(lambda: dict(self._listed(sha, folder)), sha)
         except SpecNotFoundError as error:
             if isinstance(error.__cause__, RemoteEntryNotFoundError):
                 return {}
@@ -150,7 +150,7 @@ class Dataset:
         found: dict[str, StoredFile] = {}
         for start in range(0, len(paths), _PATHS_AT_ONCE):
             some = paths[start : start + _PATHS_AT_ONCE]
-            infos: Any = self._ask(
+            infos: Any = self.ask(
                 lambda some=some: self.api.get_paths_info(
                     self.id, some, revision=sha, repo_type=REPO_TYPE
                 ),
@@ -165,12 +165,32 @@ class Dataset:
         A link within the cache; no request where it is there. Raises SpecNotFoundError where the
         commit has no such file.
         """
-        with self._named(sha):
+        with self.named_errors(sha):
             return self._downloads.fetch_checked(self.id, path, sha, limit=limit)
 
     def cached(self, path: str, sha: str) -> Path | None:
         """The file where it is on this disk, without a request."""
         return self._downloads.cached(self.id, path, sha)
+
+    def ask(self, call: Any, revision: str) -> Any:
+        """What ``call`` returns, asked patiently; ``revision`` is for the words of errors."""
+        if self.offline:
+            raise offline_error(self.asked)
+        with self.named_errors(revision):
+            return patiently(call)
+
+    @contextmanager
+    def named_errors(self, revision: str) -> Iterator[None]:
+        """Errors that speak of models, in the words that a dataset wants."""
+        asked = dataclasses.replace(self.asked, revision=revision)
+        try:
+            with explained(asked):
+                yield
+        except GmiError as error:
+            mine = _worded(error, asked)
+            if mine is None:
+                raise
+            raise mine from error.__cause__
 
     def _listed(self, sha: str, folder: str | None) -> Iterator[tuple[str, StoredFile]]:
         seen: set[str] = set()
@@ -185,25 +205,6 @@ class Dataset:
             seen.add(info.path)
             if _is_file(info):
                 yield info.path, _stored(info)
-
-    def _ask(self, call: Any, revision: str) -> Any:
-        if self.offline:
-            raise offline_error(self.asked)
-        with self._named(revision):
-            return patiently(call)
-
-    @contextmanager
-    def _named(self, revision: str) -> Iterator[None]:
-        """Errors that speak of models, in the words that a dataset wants."""
-        asked = dataclasses.replace(self.asked, revision=revision)
-        try:
-            with explained(asked):
-                yield
-        except GmiError as error:
-            mine = _worded(error, asked)
-            if mine is None:
-                raise
-            raise mine from error.__cause__
 
 
 def _checked_id(text: str | None) -> str:

@@ -1,0 +1,196 @@
+"""What somebody wants to put into the registry, and whether it may go there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gmi_registry.errors import GmiError, InputError, UnsupportedOperationError
+from gmi_registry.hubs.protocol import KnowsWeights
+from gmi_registry.hubs.registry.finding import Finding
+from gmi_registry.hubs.registry.layout import ENTRY_FILES, entry_of, entry_path, parse_file
+from gmi_registry.spec import MANIFEST_NAME, PREVIEW_NAME, ModelRef, Spec, read_spec, verify
+
+__all__ = ["Inspection", "Proposal", "inspect"]
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A change of the registry, as it is proposed.
+
+    ``changed`` maps each path that would be another to the bytes it would have, None for a file
+    that would go. ``author`` is who proposes it, where that is known. ``commit`` is what was looked
+    at (40 hex digits), None for a folder.
+
+    ``owners`` says whose an entry is that the registry has now: None where it has none, empty where
+    nobody knows. ``unpack`` gives the folder of an entry as proposed, with its ``gmi`` in it;
+    ``linked`` says that this package made the links in there. Both raise errors of the hub.
+    """
+
+    changed: Mapping[str, int | None]
+    author: str | None
+    commit: str | None
+    owners: Callable[[ModelRef], frozenset[str] | None]
+    unpack: Callable[[ModelRef], Path]
+    linked: bool
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All ``findings``, in order; ``entry`` and ``spec`` where the proposal has one."""
+
+    findings: tuple[Finding, ...]
+    entry: ModelRef | None
+    spec: Spec | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return all(finding.status != "failed" for finding in self.findings)
+
+
+def inspect(proposal: Proposal, hubs: Mapping[str, KnowsWeights]) -> Inspection:
+    """Make every check of docs/registry.md but the audit.
+
+    ``hubs`` are asked for the weights, by the name of the model's hub. What is found does not
+    raise; what keeps the registry itself from being read does (HubError, AuthError, OfflineError).
+    A later check is skipped where an earlier one leaves it nothing to look at.
+    """
+    entry, findings = _paths(proposal)
+    if entry is None:
+        return Inspection(tuple(findings), None, None)
+    findings.append(_sizes(proposal))
+    if findings[-1].status == "failed":
+        return Inspection(tuple(findings), entry, None)
+    spec, found = _files(proposal, entry)
+    findings += found
+    if spec is not None:
+        findings.append(_place(spec, entry))
+    findings.append(_owner(proposal, entry))
+    if spec is not None:
+        findings += _weights(spec, entry, hubs)
+    return Inspection(tuple(findings), entry, spec)
+
+
+def _paths(proposal: Proposal) -> tuple[ModelRef | None, list[Finding]]:
+    """The one entry that is touched, or why there is none."""
+    if not proposal.changed:
+        return None, [Finding("paths", "failed", "nothing is changed")]
+    wrong: list[str] = []
+    entries: dict[ModelRef, str] = {}
+    for path, size in sorted(proposal.changed.items()):
+        known = parse_file(path)
+        if known is None:
+            wrong.append(f"{_shown(path)} is no file of an entry")
+        elif size is None and known[1] != PREVIEW_NAME:
+            wrong.append(f"{path} would be removed")
+        if known is not None:
+            entries[known[0]] = path
+    hint = "propose the files of one entry alone; the rest is the maintainers'"
+    findings = [Finding("paths", "failed", detail, hint) for detail in wrong[:_SHOWN]]
+    if len(wrong) > _SHOWN:
+        findings.append(Finding("paths", "failed", f"and {len(wrong) - _SHOWN:,} more paths", hint))
+    if len(entries) > 1:
+        names = ", ".join(map(str, list(entries)[:3]))
+        findings.append(
+            Finding("paths", "failed", f"{len(entries):,} entries are touched: {names}", hint)
+        )
+    if findings:
+        return None, findings
+    (entry,) = entries
+    return entry, [Finding("paths", "ok", f"{entry_path(entry)} and nothing else")]
+
+
+def _sizes(proposal: Proposal) -> Finding:
+    total = 0
+    for path, size in sorted(proposal.changed.items()):
+        limit = ENTRY_FILES[path.rpartition("/")[2]]
+        if size is not None and size > limit:
+            return Finding("sizes", "failed", f"{path} has {size:,} bytes, more than {limit:,}")
+        total += size or 0
+    return Finding("sizes", "ok", f"{total:,} bytes")
+
+
+def _files(proposal: Proposal, entry: ModelRef) -> tuple[Spec | None, list[Finding]]:
+    """The specification where it can be read, and what :func:`gmi_registry.spec.verify` says."""
+    folder = proposal.unpack(entry)
+    found = verify(folder, expected=entry, follow_links=proposal.linked, weights=False)
+    findings = [
+        Finding(item.check, item.status, _without(item.detail, folder), item.hint)
+        for item in found
+        if item.check != "weights"
+    ]
+    if any(item.status == "failed" for item in findings if item.check != "preview"):
+        return None, findings
+    return read_spec(folder, expected=entry, follow_links=proposal.linked), findings
+
+
+def _place(spec: Spec, entry: ModelRef) -> Finding:
+    try:
+        right = entry_of(spec.manifest.model)
+    except (InputError, UnsupportedOperationError) as error:
+        return Finding("place", "failed", error.message, error.hint)
+    if right != entry:
+        return Finding(
+            "place",
+            "failed",
+            f"what {MANIFEST_NAME} describes belongs into {entry_path(right)}",
+            "let the publishing program choose the place: gmi-publish --to registry",
+        )
+    return Finding("place", "ok", f"model and weights are those of {entry_path(entry)}")
+
+
+def _owner(proposal: Proposal, entry: ModelRef) -> Finding:
+    owners = proposal.owners(entry)
+    if owners is None:
+        return Finding("owner", "ok", "a new entry")
+    if proposal.author is not None and proposal.author in owners:
+        return Finding("owner", "ok", f"{proposal.author} replaces an entry of their own")
+    whose = " and ".join(sorted(owners)) or "somebody who is not known"
+    return Finding(
+        "owner",
+        "failed",
+        f"replaces an entry of {whose}",
+        "a maintainer decides, and merges by hand",
+    )
+
+
+def _weights(spec: Spec, entry: ModelRef, hubs: Mapping[str, KnowsWeights]) -> Iterator[Finding]:
+    # On Hugging Face the weights of today's main branch, whatever revision the manifest records:
+    # a pull request to somebody's model has a commit too, and anybody may open one.
+    ref = entry.without_revision if entry.hub == "hf" else entry
+    hub = hubs.get(ref.hub)
+    if hub is None:
+        yield Finding("weights", "failed", f"{ref}: this program cannot ask {ref.hub} from here")
+        return
+    try:
+        current = hub.weight_digests(ref)
+    except GmiError as error:
+        yield Finding("weights", "failed", error.message, error.hint)
+        return
+    if current is None:
+        yield Finding("weights", "failed", f"{ref}: its hub does not say which weights it has")
+        return
+    for weight in spec.manifest.model.weights:
+        if weight.path not in current:
+            detail = f"{ref} has no {weight.path}"
+        elif current[weight.path] is None:
+            detail = f"{ref}: its hub states no digest of {weight.path}"
+        elif current[weight.path] != weight.sha256:
+            detail = f"{ref}: {weight.path} is another file than the one that was described"
+        else:
+            yield Finding("weights", "ok", f"{ref} has {weight.path}")
+            continue
+        yield Finding("weights", "failed", detail, f"publish it again: gmi-publish {ref}")
+
+
+def _without(detail: str, folder: Path) -> str:
+    """The folder is one of this machine, and gone soon."""
+    return detail.replace(f"{folder}/", "")
+
+
+def _shown(path: str) -> str:
+    return path if path.isprintable() and len(path) <= 200 else repr(path[:200])

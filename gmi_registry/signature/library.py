@@ -120,12 +120,9 @@ def _copies(contents: Mapping[str, bytes]) -> Iterator[Path]:
 
 @contextmanager
 def _sigstore(trust: Path | None) -> Iterator[None]:
-    """What keeps Sigstore from answering, in one line."""
-    if trust is not None and not trust.is_file():
-        raise InputError(
-            f"{trust} is not a file, so no trust configuration can be read from it",
-            hint="leave out --trust-config to use Sigstore's own",
-        )
+    """What keeps Sigstore from doing its part, in one line."""
+    if trust is not None:
+        _require_trust(trust)
     try:
         yield
     except GmiError:
@@ -133,13 +130,28 @@ def _sigstore(trust: Path | None) -> Iterator[None]:
     except Exception as error:
         # The library passes on what several others raise, some of it of classes without a name
         # outside of them.
-        said = " ".join(str(error).split())[:160] or type(error).__name__
-        if trust is not None:
-            raise InputError(
-                f"{trust} cannot be used as Sigstore's trust configuration: {said}",
-                hint="check it against the ClientTrustConfig of your Sigstore",
-            ) from error
         raise HubError(
-            f"Sigstore did not do its part: {said}",
+            f"Sigstore did not do its part: {_said(error)}",
             hint="check the network, or use a key: gmi spec sign FOLDER --key KEY",
         ) from error
+
+
+def _require_trust(trust: Path) -> None:
+    from sigstore.models import ClientTrustConfig
+
+    try:
+        config = ClientTrustConfig.from_json(trust.read_text("utf-8"))
+        config.trusted_root.get_fulcio_certs()
+    except Exception as error:  # as above, and files may hold anything
+        raise InputError(
+            f"{trust} cannot be used as a trust configuration: {_said(error)}",
+            hint="leave out --trust-config to use the one of the public Sigstore",
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    """One line of a library's; where it says nothing, what it was called."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = " ".join(str(error).split()) or " ".join(str(error.__cause__ or "").split())
+    return said[:160] or type(error).__name__

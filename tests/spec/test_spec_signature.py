@@ -9,22 +9,37 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import small_spec
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives import serialization as pem
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
+from hand_signed import (
+    DAMAGES,
+    KEYS,
+    UNTOLD,
+    Key,
+    change,
+    hand_signed,
+    key_file,
+    payload,
+    public_file,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_signing.verifying import Config as Verifying
+from private_sigstore import PrivateSigstore, running
 
 from gmi_registry.errors import (
     DigestMismatchError,
     GmiError,
+    HubError,
     InputError,
     MissingExtraError,
     SpecError,
@@ -37,29 +52,16 @@ from gmi_registry.signature import (
     Identity,
     PrivateKey,
     PublicKey,
+    SigstoreAccount,
     sign_spec,
     verify_signature,
 )
+from gmi_registry.signature.identity import certified
 from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, TENSORS_NAME, ModelRef, Spec, write_spec
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs links and pipes")
 
 PASSPHRASE = "correct horse"
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
-Key = ec.EllipticCurvePrivateKey
-
-
-def key_file(path: Path, key: Any, passphrase: str | None = None) -> Path:
-    hidden = pem.BestAvailableEncryption(passphrase.encode()) if passphrase else pem.NoEncryption()
-    path.write_bytes(key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, hidden))
-    return path
-
-
-def public_file(path: Path, key: Any) -> Path:
-    path.write_bytes(
-        key.public_key().public_bytes(pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo)
-    )
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -98,49 +100,6 @@ def digests(model: Path) -> dict[str, str]:
     return {
         name: hashlib.sha256((model / SPEC_DIR / name).read_bytes()).hexdigest()
         for name in (MANIFEST_NAME, TENSORS_NAME)
-    }
-
-
-def payload(files: list[tuple[str, str]], **serialization: Any) -> dict[str, Any]:
-    whole = hashlib.sha256(b"".join(bytes.fromhex(digest) for _, digest in files)).hexdigest()
-    return {
-        "_type": "https://in-toto.io/Statement/v1",
-        "subject": [{"name": "gmi", "digest": {"sha256": whole}}],
-        "predicateType": "https://model_signing/signature/v1.0",
-        "predicate": {
-            "serialization": {
-                "method": "files",
-                "hash_type": "sha256",
-                "allow_symlinks": False,
-                **serialization,
-            },
-            "resources": [
-                {"name": name, "algorithm": "sha256", "digest": digest} for name, digest in files
-            ],
-        },
-    }
-
-
-def hand_signed(
-    key: Key, told: dict[str, Any], *, hint: str | None = None, payload_type: str = PAYLOAD_TYPE
-) -> dict[str, Any]:
-    """A bundle as SPEC.md has it, made without the library."""
-    raw = json.dumps(told).encode()
-    message = b"DSSEv1 %d %s %d %s" % (len(payload_type), payload_type.encode(), len(raw), raw)
-    public = key.public_key().public_bytes(pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo)
-    return {
-        "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
-        "verificationMaterial": {
-            "publicKey": {"hint": hint or hashlib.sha256(public).hexdigest()},
-            "tlogEntries": [],
-        },
-        "dsseEnvelope": {
-            "payload": base64.b64encode(raw).decode(),
-            "payloadType": payload_type,
-            "signatures": [
-                {"sig": base64.b64encode(key.sign(message, ec.ECDSA(hashes.SHA256()))).decode()}
-            ],
-        },
     }
 
 
@@ -240,39 +199,6 @@ def test_a_passphrase_that_is_not_needed(private: PrivateKey) -> None:
     assert PrivateKey.read(private.path, PASSPHRASE).public == private.public
 
 
-def _keys() -> dict[str, bytes]:
-    def both(key: Any) -> tuple[bytes, bytes]:
-        return (
-            key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption()),
-            key.public_key().public_bytes(pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo),
-        )
-
-    good, koblitz, edwards, numbers = (
-        both(ec.generate_private_key(ec.SECP256R1())),
-        both(ec.generate_private_key(ec.SECP256K1())),
-        both(ed25519.Ed25519PrivateKey.generate()),
-        both(rsa.generate_private_key(65537, 2048)),
-    )
-    return {
-        "nothing": b"",
-        "text": b"not a key",
-        "cut": good[0][:80],
-        "koblitz": koblitz[0],
-        "edwards": edwards[0],
-        "rsa": numbers[0],
-        "large": good[0] + b"\n" * 70_000,
-        "private": good[0],
-        "public": good[1],
-        "public koblitz": koblitz[1],
-        "public edwards": edwards[1],
-        "public rsa": numbers[1],
-        "public cut": good[1][:60],
-    }
-
-
-KEYS = _keys()
-
-
 @pytest.mark.parametrize("name", sorted(KEYS))
 def test_what_is_no_key_of_this_kind(name: str, tmp_path: Path) -> None:
     path = tmp_path / "k"
@@ -337,86 +263,12 @@ def test_in_another_models_place(signed: Path, public: PublicKey) -> None:
         verify_signature(signed, public, expected=ModelRef.parse("hf:another/model"))
 
 
-def _without(part: str) -> Callable[[dict[str, Any]], Any]:
-    return lambda bundle: {name: value for name, value in bundle.items() if name != part}
-
-
-def _set(*path: str | int, value: Any) -> Callable[[dict[str, Any]], Any]:
-    def change(bundle: dict[str, Any]) -> Any:
-        part: Any = bundle
-        for step in path[:-1]:
-            part = part[step]
-        part[path[-1]] = value
-        return bundle
-
-    return change
-
-
-def _text(change: Callable[[str], str]) -> Callable[[dict[str, Any]], Any]:
-    return lambda bundle: change(json.dumps(bundle))
-
-
-DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "empty": lambda _: "",
-    "cut": _text(lambda text: text[:-9]),
-    "twice": _text(lambda text: text + text),
-    "not an object": lambda _: "[]",
-    "null": lambda _: "null",
-    "deep": lambda _: "[" * 60_000,
-    "a long number": lambda _: '{"mediaType": ' + "9" * 60_000 + "}",
-    "surrogates": lambda _: '{"mediaType": "\\ud800"}',
-    "a key twice": _text(lambda text: text[:-1] + ', "mediaType": "x"}'),
-    "a key twice inside": _text(
-        lambda text: text.replace('"payload":', '"payload": "", "payload":')
-    ),
-    "a second envelope": _set("dsse_envelope", value={}),
-    "a message beside the envelope": _set("messageSignature", value={}),
-    "a second payload": _set("dsseEnvelope", "payload_type", value=PAYLOAD_TYPE),
-    "another media type": _set("mediaType", value="application/json"),
-    "no media type": _without("mediaType"),
-    "no envelope": _without("dsseEnvelope"),
-    "no material": _without("verificationMaterial"),
-    "nobody": _set("verificationMaterial", value={"tlogEntries": []}),
-    "a key without a hint": _set("verificationMaterial", "publicKey", value={}),
-    "a hint in capitals": _set("verificationMaterial", "publicKey", "hint", value="A" * 64),
-    "a key and a certificate": _set("verificationMaterial", "certificate", value={"rawBytes": ""}),
-    "no certificate": _set(
-        "verificationMaterial", value={"certificate": {"rawBytes": "AAAA"}, "tlogEntries": []}
-    ),
-    "payload no text": _set("dsseEnvelope", "payload", value=7),
-    "payload no base64": _set("dsseEnvelope", "payload", value="*" * 40),
-    "payload no JSON": _set("dsseEnvelope", "payload", value="AAAA"),
-    "payload empty": _set("dsseEnvelope", "payload", value="e30="),
-    "other payload type": _set("dsseEnvelope", "payloadType", value="text/plain"),
-    "no signatures": _set("dsseEnvelope", "signatures", value=[]),
-    "two signatures": _set("dsseEnvelope", "signatures", value=[{"sig": ""}, {"sig": ""}]),
-    "signatures of a wrong type": _set("dsseEnvelope", "signatures", value={"sig": "AAAA"}),
-}
-
-
 @pytest.mark.parametrize("name", sorted(DAMAGES))
 def test_a_damaged_signature(name: str, signed: Path, public: PublicKey) -> None:
     put(signed, DAMAGES[name](json.loads(signature(signed).read_text("utf-8"))))
     said = refusal(signed, public, SpecFormatError)
     assert "is damaged, or no signature" in said
     assert len(said) < 500
-
-
-def _told(*path: str | int, value: Any) -> Callable[[dict[str, Any]], Any]:
-    return _set(*path, value=value)
-
-
-UNTOLD: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "another statement": _told("_type", value="https://in-toto.io/Statement/v0.1"),
-    "the predicate before 1.0": _told("predicateType", value="https://model_signing/Digests/v0.1"),
-    "no subject": _told("subject", value=[]),
-    "digests that do not add up": _told("subject", 0, "digest", "sha256", value="0" * 64),
-    "another algorithm": _told("predicate", "resources", 0, "algorithm", value="blake3"),
-    "a digest cut short": _told("predicate", "resources", 0, "digest", value="00"),
-    "a name that is none": _told("predicate", "resources", 0, "name", value=None),
-    "a file twice": _told("predicate", "resources", 0, "name", value=TENSORS_NAME),
-    "many files": _told("predicate", "resources", value=[{}] * 200),
-}
 
 
 @pytest.mark.parametrize("name", sorted(UNTOLD))
@@ -586,3 +438,187 @@ def test_the_missing_extra_is_asked_for_first(
     monkeypatch.setitem(sys.modules, "model_signing", None)
     with pytest.raises(MissingExtraError):
         verify_signature(signed, public)
+
+
+SOMEONE = "someone@example.org"
+
+
+@pytest.fixture
+def sigstore(tmp_path: Path) -> Iterator[PrivateSigstore]:
+    with running() as found:
+        (tmp_path / "trust.json").write_text(found.trust(), encoding="utf-8")
+        yield found
+
+
+@pytest.fixture
+def trust(sigstore: PrivateSigstore, tmp_path: Path) -> Path:
+    return tmp_path / "trust.json"
+
+
+@pytest.fixture
+def vouched(model: Path, sigstore: PrivateSigstore, trust: Path) -> Identity:
+    """The model, signed without a key; and by whom."""
+    _, signer = sign_spec(model, SigstoreAccount(sigstore.token(SOMEONE), trust))
+    assert isinstance(signer, Identity)
+    return signer
+
+
+def test_sigstore_signs_and_verifies_without_being_asked_again(
+    model: Path, sigstore: PrivateSigstore, vouched: Identity, trust: Path, spec: Spec
+) -> None:
+    assert (vouched.name, vouched.provider) == (SOMEONE, sigstore.url)
+    asked = [*sigstore.asked]
+    assert asked == [
+        "/.well-known/openid-configuration",
+        "/api/v2/signingCert",
+        "/api/v1/log/entries",
+    ]
+    sigstore.refuses = True
+    assert verify_signature(model, Identity(SOMEONE, sigstore.url, trust)) == spec.digest
+    assert sigstore.asked == asked
+    config = Verifying().use_sigstore_verifier(
+        identity=SOMEONE, oidc_issuer=sigstore.url, trust_config=trust
+    )
+    config.set_ignore_unsigned_files(True).verify(model / SPEC_DIR, signature(model))
+
+
+def test_another_identity(model: Path, vouched: Identity, trust: Path, public: PublicKey) -> None:
+    for other in (
+        Identity("other@example.org", vouched.provider, trust),
+        Identity(SOMEONE, "https://example.org", trust),
+        public,
+    ):
+        said = refusal(model, other)
+        assert str(vouched) in said
+        assert str(other) in said
+
+
+def test_an_identity_that_did_not_sign(signed: Path, vouched: Identity, public: PublicKey) -> None:
+    sign_spec(signed, PrivateKey.read(signed.parent / "key.pem"))
+    assert public.fingerprint in refusal(signed, vouched)
+
+
+def test_a_certificate_that_somebody_else_issued(
+    model: Path, vouched: Identity, sigstore: PrivateSigstore, tmp_path: Path
+) -> None:
+    """It names the right person and provider, and comes from another authority."""
+    forger = PrivateSigstore()
+    forger.url = sigstore.url
+    other = tmp_path / "other.json"
+    other.write_text(forger.trust(), encoding="utf-8")
+    assert "does not hold" in refusal(model, Identity(vouched.name, vouched.provider, other))
+    assert verify_signature(model, vouched)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        change("verificationMaterial", "tlogEntries", value=[]),
+        change("verificationMaterial", "tlogEntries", 0, "inclusionPromise", value=None),
+        change("verificationMaterial", "tlogEntries", 0, "integratedTime", value="1"),
+        change("verificationMaterial", "tlogEntries", 0, "canonicalizedBody", value="e30="),
+        change("dsseEnvelope", "signatures", 0, "sig", value="AAAA"),
+    ],
+)
+def test_what_the_log_does_not_confirm(
+    edit: Callable[[dict[str, Any]], Any], model: Path, vouched: Identity
+) -> None:
+    put(model, edit(json.loads(signature(model).read_text("utf-8"))))
+    assert "does not hold" in refusal(model, vouched)
+
+
+def test_a_vouched_signature_of_another_specification(
+    model: Path, vouched: Identity, make_spec: small_spec.MakeSpec
+) -> None:
+    old = signature(model).read_bytes()
+    write_spec(make_spec(gamma=0.03), model)
+    signature(model).write_bytes(old)
+    assert "another specification, or this one was changed" in refusal(model, vouched)
+
+
+def test_sigstore_refuses(model: Path, sigstore: PrivateSigstore, trust: Path) -> None:
+    token = sigstore.token(SOMEONE)
+    bad = [sigstore.token(SOMEONE, audience="others"), "no token", token[:-4] + "AAAA"]
+    for text in bad:
+        with pytest.raises(HubError, match="Sigstore did not do its part: ") as caught:
+            sign_spec(model, SigstoreAccount(text, trust))
+        assert text not in caught.value.message
+        assert text not in repr(SigstoreAccount(text, trust))
+    sigstore.refuses = True
+    with pytest.raises(HubError):
+        sign_spec(model, SigstoreAccount(token, trust))
+    assert not signature(model).exists()
+
+
+def test_a_trust_file_that_is_none(signed: Path, vouched: Identity, trust: Path) -> None:
+    good = json.loads(trust.read_text("utf-8"))
+    for content in ("", "{}", json.dumps(good | {"trustedRoot": {}}), "[" * 50_000):
+        trust.write_text(content, encoding="utf-8")
+        said = refusal(signed, vouched, InputError)
+        assert "cannot be used as a trust configuration" in said
+        assert len(said) < 400
+    trust.unlink()
+    assert "No such file" in refusal(signed, vouched, InputError)
+
+
+def test_without_a_network(
+    model: Path, vouched: Identity, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Port 9 of this machine discards: nothing listens there."""
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(HubError, match="Sigstore did not do its part"):
+        verify_signature(model, Identity(vouched.name, vouched.provider))
+    with pytest.raises(HubError, match="Sigstore did not do its part"):
+        sign_spec(model, SigstoreAccount("token"))
+
+
+@pytest.mark.parametrize(("name", "provider"), [("", "https://example.org"), (SOMEONE, "")])
+def test_half_an_identity(name: str, provider: str) -> None:
+    with pytest.raises(InputError, match="one is empty"):
+        Identity(name, provider)
+
+
+def _certificate(*names: x509.GeneralName, provider: bytes | None) -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(x509.Name([]))
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime.now(UTC))
+        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
+    )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
+    if provider is not None:
+        number = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
+        builder = builder.add_extension(x509.UnrecognizedExtension(number, provider), False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(pem.Encoding.DER)
+
+
+def test_whom_a_certificate_names() -> None:
+    workflow = x509.UniformResourceIdentifier("https://example.org/build.yml")
+    mail, host = x509.RFC822Name(SOMEONE), x509.DNSName("example.org")
+    provider = b"https://login.example.org"
+    assert certified(_certificate(workflow, provider=provider)) == Identity(
+        "https://example.org/build.yml", provider.decode()
+    )
+    nobody = [
+        _certificate(provider=provider),
+        _certificate(host, provider=provider),
+        _certificate(mail, workflow, provider=provider),
+        _certificate(mail, provider=None),
+        _certificate(mail, provider=b""),
+        _certificate(mail, provider=b"https://a\nsigned by you"),
+        _certificate(mail, provider=b"x" * 600),
+    ]
+    assert [certified(item) for item in nobody] == [None] * len(nobody)
+    for broken in (b"", nobody[0][:-5], _certificate(mail, provider=b"\xff")):
+        with pytest.raises(ValueError, match=r"parsing|utf-8"):
+            certified(broken)

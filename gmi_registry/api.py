@@ -6,6 +6,7 @@ Hubs and models may be given by the names that people type. The command line is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -16,7 +17,7 @@ from gmi_registry.clock import Progress
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.hubs.protocol import Hub, ListingFilter
 from gmi_registry.model import Kind
-from gmi_registry.place import find_model, find_spec, hub_at
+from gmi_registry.place import find_model, find_spec, hub_at, hub_named_in
 from gmi_registry.search import WORKERS, ImageSource
 from gmi_registry.search import search as search_hub
 from gmi_registry.spec import ModelRef, PromptSet, Spec, read_spec
@@ -43,6 +44,7 @@ def search(
     not_tags: Sequence[str] = (),
     base_model: str | None = None,
     kind: Kind | None = None,
+    nsfw: bool = False,
     fresh_only: bool = False,
     score: str = "default",
     interrogator: str = "none",
@@ -50,6 +52,8 @@ def search(
     top: int | None = 10,
     cache_dir: str | Path | None = None,
     token: str | None = None,
+    registry: str | None = None,
+    civitai_token: str | None = None,
     offline: bool | None = None,
     encoder: Encoder | None = None,
     device: str = "cpu",
@@ -71,13 +75,15 @@ def search(
     ranked by the discrepancy (MMD²) of what they draw for the same prompts, itself left out.
 
     Only models with all of ``tags`` and none of ``not_tags``, from ``base_model`` and of ``kind``
-    are compared; letter case does not count. ``fresh_only`` leaves out models whose weights have
-    changed since they were described. ``score`` is the name of a distance to images, smaller is
+    are compared; letter case does not count. Of Civitai's models those rated above PG are among
+    them with ``nsfw`` alone. ``fresh_only`` leaves out models whose weights have changed since they
+    were described. ``score`` is the name of a distance to images, smaller is
     nearer; ``top`` the most models shown of each group (None: all).
 
-    ``cache_dir`` takes the place of this user's caches. ``token`` and ``offline`` are for a hub
-    that is opened here, see :func:`gmi_registry.place.open_hub`. ``encoder`` overrides the one that
-    the specifications name; it gives float32 [B, D] for B images and [B, E] for B texts.
+    ``cache_dir`` takes the place of this user's caches. ``token``, ``registry``, ``civitai_token``
+    and ``offline`` are for a hub that is opened here, see :func:`gmi_registry.place.open_hub`.
+    ``encoder`` overrides the one that the specifications name; it gives float32 [B, D] for B images
+    and [B, E] for B texts.
     ``workers`` specifications are read at a time. ``progress`` is told (stage, done, total).
 
     In the result ``hits`` are the models, nearest first, with ``distance`` (no unit, comparable
@@ -92,14 +98,21 @@ def search(
     that made the specifications; MissingExtraError for an interrogator that is not installed.
     """
     cache = None if cache_dir is None else Path(cache_dir)
-    with hub_at(hub, cache_dir=cache, token=token, offline=offline) as opened:
+    with hub_at(
+        hub,
+        cache_dir=cache,
+        token=token,
+        offline=offline,
+        registry=registry,
+        civitai_token=civitai_token,
+    ) as opened:
         return search_hub(
             _listed(images),
             opened,
             like=str(like) if isinstance(like, ModelRef) else like,
             not_like=_listed(not_like),
             style=style,
-            wanted=ListingFilter(tuple(tags), tuple(not_tags), base_model, kind),
+            wanted=ListingFilter(tuple(tags), tuple(not_tags), base_model, kind, nsfw),
             fresh_only=fresh_only,
             score=score,
             interrogator=interrogator,
@@ -126,9 +139,12 @@ def publish(
     dry_run: bool = False,
     force: bool = False,
     keep_images: bool = False,
-    create_pr: bool = False,
+    create_pr: bool | None = None,
+    to_registry: bool = False,
     cache_dir: str | Path | None = None,
     token: str | None = None,
+    registry: str | None = None,
+    civitai_token: str | None = None,
     encoder: Encoder | None = None,
     device: str | None = None,
     progress: PublishProgress = lambda stage, done, total: None,
@@ -140,8 +156,10 @@ def publish(
     ``prompts`` are the developer's own besides the default ones, a PromptSet or a file with one a
     line. ``overrides`` change the recipe, whose widths and heights are in pixels. With ``output``
     the files go to ``output``/gmi and the hub is left alone; ``create_pr`` proposes the change in
-    place of making it. ``work`` keeps the images of an interrupted call (None: in ``cache_dir``).
-    The rest is as for :func:`search` and :func:`gmi_registry.publish.publish`, whose result this
+    place of making it (None: as is usual there, which for the registry is a proposal); with
+    ``to_registry`` it goes to the registry and not beside the model, where those of Civitai's
+    models go anyway. ``work`` keeps the images of an interrupted call (None: in ``cache_dir``). The
+    rest is as for :func:`search` and :func:`gmi_registry.publish.publish`, whose result this
     returns.
 
     Raises InputError, AuthError, HubError, SpecError, GenerationError, or MissingExtraError where
@@ -152,7 +170,23 @@ def publish(
     cache = None if cache_dir is None else Path(cache_dir)
     if isinstance(prompts, str | Path):
         prompts = PromptSet.from_file(Path(prompts))
-    with hub_at(hub, cache_dir=cache, token=token) as opened:
+    if hub is None:
+        hub = hub_named_in(str(model))
+    with ExitStack() as opening:
+        opened = opening.enter_context(
+            hub_at(
+                hub,
+                cache_dir=cache,
+                token=token,
+                registry=registry,
+                civitai_token=civitai_token,
+            )
+        )
+        store = None
+        if to_registry and opened.name != "civitai":
+            from gmi_registry.hubs.registry import Registry
+
+            store = opening.enter_context(Registry(registry, token=token, cache_dir=cache))
         return publish_model(
             find_model(str(model), opened, revision),
             opened,
@@ -165,6 +199,7 @@ def publish(
             force=force,
             keep_images=keep_images,
             create_pr=create_pr,
+            store=store,
             device=device,
             progress=progress,
         )

@@ -22,6 +22,7 @@ __all__ = [
     "find_model",
     "find_spec",
     "hub_at",
+    "hub_named_in",
     "makes_links",
     "open_hub",
 ]
@@ -30,6 +31,14 @@ DEFAULT_HUB = "hf"
 """The hub that is meant where neither the caller nor GMI_HUB names one."""
 
 _HUB_PREFIX = re.compile(r"(hf|civitai|local|urn):")
+_CIVITAI = re.compile(r"civitai:|urn:air:|https?://")
+
+
+@runtime_checkable
+class Finds(Protocol):
+    """A hub whose models people name in ways of its own."""
+
+    def find(self, text: str) -> ModelRef: ...
 
 
 @runtime_checkable
@@ -57,13 +66,16 @@ def open_hub(
     cache_dir: Path | None = None,
     token: str | None = None,
     offline: bool | None = None,
+    registry: str | None = None,
+    civitai_token: str | None = None,
 ) -> Hub:
     """The hub that ``hub`` names (None: GMI_HUB, else Hugging Face), or ``hub`` itself.
 
     The rest is for a hub that is opened here: ``cache_dir`` is where it keeps what it downloads
     (None: its usual place), ``token`` by default the one that ``hf auth login`` or HF_TOKEN left,
-    ``offline`` by default what HF_HUB_OFFLINE says. Raises InputError, HubError or
-    UnsupportedOperationError where there is no such hub.
+    ``offline`` by default what HF_HUB_OFFLINE says, ``registry`` by default the dataset that
+    GMI_REGISTRY names, ``civitai_token`` what CIVITAI_TOKEN says. Raises InputError or HubError
+    where there is no such hub.
     """
     if hub is None:
         hub = os.environ.get("GMI_HUB") or DEFAULT_HUB
@@ -73,7 +85,14 @@ def open_hub(
 
     # A path is a folder, also one that is called hf.
     text = f"local:{hub}" if isinstance(hub, Path) else hub
-    return open_by_name(text, cache_dir, token=token, offline=offline)
+    return open_by_name(
+        text,
+        cache_dir,
+        token=token,
+        offline=offline,
+        registry=registry,
+        civitai_token=civitai_token,
+    )
 
 
 @contextmanager
@@ -83,9 +102,18 @@ def hub_at(
     cache_dir: Path | None = None,
     token: str | None = None,
     offline: bool | None = None,
+    registry: str | None = None,
+    civitai_token: str | None = None,
 ) -> Iterator[Hub]:
     """Like :func:`open_hub`, closed at the end of the block unless it was open before."""
-    opened = open_hub(hub, cache_dir=cache_dir, token=token, offline=offline)
+    opened = open_hub(
+        hub,
+        cache_dir=cache_dir,
+        token=token,
+        offline=offline,
+        registry=registry,
+        civitai_token=civitai_token,
+    )
     try:
         yield opened
     finally:
@@ -93,15 +121,25 @@ def hub_at(
             opened.close()
 
 
+def hub_named_in(text: str) -> str | None:
+    """The hub that a model's name or address leaves no doubt of, else None."""
+    return "civitai" if _CIVITAI.match(text) else None
+
+
 def find_model(text: str, hub: Hub, revision: str | None = None) -> ModelRef:
     """The model called ``text``: a whole reference, or its name on ``hub``, at ``revision``.
 
-    On Hugging Face a file may follow the name, ``owner/name/style.safetensors``. Raises InputError
-    for what is no reference, and where two revisions are named.
+    On Hugging Face a file may follow the name, ``owner/name/style.safetensors``. On Civitai it may
+    be the address of a page, an AIR, or a weights file on this disk, and the version is looked up.
+    Raises InputError for what is no reference, and where two revisions are named; and what the hub
+    raises.
     """
     from gmi_registry.spec import ModelRef
 
-    ref = ModelRef.parse(text if _HUB_PREFIX.match(text) else f"{hub.name}:{text}")
+    if isinstance(hub, Finds):
+        ref = hub.find(text)
+    else:
+        ref = ModelRef.parse(text if _HUB_PREFIX.match(text) else f"{hub.name}:{text}")
     if revision is None:
         return ref
     if ref.revision is not None and ref.revision != revision:
@@ -130,8 +168,8 @@ def find_spec(
         itself = path.name == "gmi" and (path / "spec.json").is_file()
         return SpecPlace(path.absolute().parent if itself else path)
     if hub is None:
-        named = text.startswith(f"{DEFAULT_HUB}:")
-        hub = DEFAULT_HUB if named else os.environ.get("GMI_HUB") or None
+        named = DEFAULT_HUB if text.startswith(f"{DEFAULT_HUB}:") else hub_named_in(text)
+        hub = named or os.environ.get("GMI_HUB") or None
     if hub is None:
         raise InputError(
             f"{text!r} is not a folder, and no hub is named",

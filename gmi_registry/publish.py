@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from gmi_registry import generation
 from gmi_registry.encoders import DEFAULT_ENCODER, Encoder, EncoderName, load_encoder
@@ -25,8 +23,9 @@ from gmi_registry.generation.plan import (
     require_room,
     require_writable,
 )
-from gmi_registry.hubs.protocol import Hub
+from gmi_registry.hubs.protocol import Hub, SpecStore
 from gmi_registry.model import ModelFiles
+from gmi_registry.publication import Order, Progress, Publication, Stage
 from gmi_registry.spec import (
     SPEC_DIR,
     ModelRef,
@@ -38,44 +37,7 @@ from gmi_registry.spec import (
 
 __all__ = ["Plan", "PlannedFile", "Progress", "Publication", "Stage", "publish"]
 
-Stage = Literal["check", "generate", "encode", "write"]
-Progress = Callable[[Stage, int, int], None]
-"""Told (stage, done, total): steps in ``check`` and ``write``, pictures in the other two."""
-
-Outcome = Literal["published", "up to date", "planned"]
-
 _CHECKS = 5
-
-
-@dataclass(frozen=True)
-class Publication:
-    """What publishing did.
-
-    ``spec_digest`` is None after a dry run of something new. ``images`` counts the pictures that
-    this call drew, without those of an earlier, interrupted one; ``seconds`` is wall time.
-    """
-
-    ref: ModelRef
-    outcome: Outcome
-    spec_digest: str | None
-    where: str
-    images: int
-    seconds: float
-    plan: Plan
-
-
-@dataclass(frozen=True)
-class _Order:
-    """Where to and how, as :func:`publish` was told."""
-
-    ref: ModelRef
-    hub: Hub
-    work: Path
-    output: Path | None
-    device: str | None
-    force: bool
-    proposal: dict[str, bool]
-    progress: Progress
 
 
 @dataclass(frozen=True)
@@ -102,7 +64,8 @@ def publish(
     dry_run: bool = False,
     force: bool = False,
     keep_images: bool = False,
-    create_pr: bool = False,
+    create_pr: bool | None = None,
+    store: SpecStore | None = None,
     device: str | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Publication:
@@ -110,7 +73,8 @@ def publish(
 
     ``prompts`` is the developer's own block, which follows the default set. With ``output`` the
     files go to ``output``/gmi and the hub is left alone; with ``create_pr`` they are proposed to
-    the model's owner, who decides. ``work`` keeps the pictures of an
+    the model's owner, who decides (None: as is usual there). With ``store`` they go there and not
+    beside the model. ``work`` keeps the pictures of an
     interrupted call, which the same call then goes on from; they are removed once the files are
     in place, unless ``keep_images``. ``dry_run`` checks and plans, and writes nothing.
     ``encoder`` is by default the one that the model card names, else the package's.
@@ -126,8 +90,8 @@ def publish(
     """
     start = time.perf_counter()
     # Said only where it is wanted: a hub of somebody else's may know nothing of proposals.
-    proposal = {"create_pr": True} if create_pr else {}
-    order = _Order(ref, hub, work, output, device, force, proposal, progress)
+    proposal = {} if create_pr is None else {"create_pr": create_pr}
+    order = Order(ref, hub, work, output, device, force, proposal, progress, store)
     ready = _check(order, encoder, prompts, overrides or RecipeOverrides())
     plan = ready.plan
     if plan.up_to_date and ready.existing is not None:
@@ -160,17 +124,17 @@ def publish(
 
 
 def _check(
-    order: _Order, encoder: Encoder | None, prompts: PromptSet | None, overrides: RecipeOverrides
+    order: Order, encoder: Encoder | None, prompts: PromptSet | None, overrides: RecipeOverrides
 ) -> _Ready:
     """Everything that can fail without a picture, the quick checks first."""
     ref, hub, progress = order.ref, order.hub, order.progress
     progress("check", 0, _CHECKS)
     if order.output is None:
-        hub.check_writable(ref, **order.proposal)
-    elif order.proposal:
+        order.shelf.check_writable(ref, **order.proposal)
+    elif order.proposal.get("create_pr") or order.store is not None:
         raise InputError(
             f"{order.output} is a folder of yours, to which nothing can be proposed",
-            hint="leave out --output, or --create-pr",
+            hint="leave out --output, or --create-pr and --to",
         )
     else:
         require_writable(order.output)
@@ -187,7 +151,7 @@ def _check(
     progress("check", 4, _CHECKS)
     recipe = generation.default_recipe(pipeline, model, overrides)
     generation.check_prompts(pipeline, prompt_sets, recipe)
-    published = _published(ref, hub)
+    published = _published(order)
     existing = published if order.output is None else _read_folder(order.output, ref)
     previous = published.digest if published is not None else None
     draft = generation.draft_spec(model, encoder.ref, prompt_sets, recipe, previous=previous)
@@ -197,7 +161,7 @@ def _check(
         draft,
         kept=sum(generation.images_kept(journal, block.prompts, recipe) for block in prompt_sets),
         existing=None if order.force else existing,
-        target=model.url or str(ref) if order.output is None else str(order.output / SPEC_DIR),
+        target=_target(order, model),
     )
     if not plan.up_to_date:
         require_room(order.work, plan.scratch)
@@ -213,17 +177,24 @@ def _encoder_of(model: ModelFiles, hub: Hub, device: str | None) -> Encoder:
     return load_encoder(name, pretrained, folder, device=device or generation.default_device())
 
 
-def _published(ref: ModelRef, hub: Hub) -> Spec | None:
+def _target(order: Order, model: ModelFiles) -> str:
+    if order.output is not None:
+        return str(order.output / SPEC_DIR)
+    beside = model.url or str(order.ref)
+    return beside if order.store is None else f"the registry, for {beside}"
+
+
+def _published(order: Order) -> Spec | None:
     """The specification that the hub has now; a broken one counts as none.
 
     One of a newer format version raises UnsupportedVersionError: an old program must not replace
     what it cannot read.
     """
     try:
-        folder = hub.fetch_spec(ref)
+        folder = order.shelf.fetch_spec(order.ref)
     except SpecNotFoundError:
         return None
-    return _read_folder(folder.parent if folder.name == SPEC_DIR else folder, ref)
+    return _read_folder(folder.parent if folder.name == SPEC_DIR else folder, order.ref)
 
 
 def _read_folder(folder: Path, ref: ModelRef) -> Spec | None:
@@ -256,13 +227,13 @@ def _generate(ready: _Ready, progress: Progress) -> list[GeneratedImages]:
     return blocks
 
 
-def _old_preview(order: _Order) -> bytes | None:
+def _old_preview(order: Order) -> bytes | None:
     """The contact sheet that stays; None for an output folder, where it lies already."""
-    path = order.hub.fetch_preview(order.ref) if order.output is None else None
+    path = order.shelf.fetch_preview(order.ref) if order.output is None else None
     return None if path is None else path.read_bytes()
 
 
-def _put(order: _Order, spec: Spec, preview: bytes | None) -> str:
+def _put(order: Order, spec: Spec, preview: bytes | None) -> str:
     """Write the files aside, read them back as a stranger would, then put them in place."""
     order.progress("write", 0, 2)
     _make(order.work)
@@ -275,7 +246,7 @@ def _put(order: _Order, spec: Spec, preview: bytes | None) -> str:
             )
         order.progress("write", 1, 2)
         if order.output is None:
-            where = order.hub.push_spec(order.ref, folder, **order.proposal)
+            where = order.shelf.push_spec(order.ref, folder, **order.proposal)
         else:
             _make(order.output.parent)
             where = str(write_spec(spec, order.output, preview=preview))

@@ -10,11 +10,13 @@ import typer
 __all__ = [
     "AsJson",
     "CacheDir",
+    "CivitaiToken",
     "Device",
     "HubText",
     "Offline",
     "OptionalHubText",
     "Quiet",
+    "RegistryText",
     "Token",
     "Verbose",
     "Workers",
@@ -22,7 +24,7 @@ __all__ = [
     "say_more",
 ]
 
-_HUB = "The hub: hf for Hugging Face, or a folder that holds models."
+_HUB = "The hub: hf for Hugging Face, civitai, or a folder that holds models."
 
 HubText = Annotated[
     str, typer.Option("--hub", metavar="HUB", envvar="GMI_HUB", help=_HUB, show_default=True)
@@ -56,6 +58,26 @@ Token = Annotated[
         "--token",
         metavar="TOKEN",
         help="Your access token; else the one of hf auth login, or HF_TOKEN.",
+        show_default=False,
+    ),
+]
+CivitaiToken = Annotated[
+    str | None,
+    typer.Option(
+        "--civitai-token",
+        metavar="TOKEN",
+        envvar="CIVITAI_TOKEN",
+        show_envvar=False,
+        help="Your access token for Civitai; else CIVITAI_TOKEN.",
+        show_default=False,
+    ),
+]
+RegistryText = Annotated[
+    str | None,
+    typer.Option(
+        "--registry",
+        metavar="ID",
+        help="The dataset with specifications that are not beside their models; else GMI_REGISTRY.",
         show_default=False,
     ),
 ]

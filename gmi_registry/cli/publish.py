@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,9 +13,10 @@ from gmi_registry.cli.funnel import funnel
 from gmi_registry.cli.option import (
     AsJson,
     CacheDir,
+    CivitaiToken,
     Device,
-    HubText,
     Quiet,
+    RegistryText,
     Token,
     Verbose,
     say_more,
@@ -25,9 +26,12 @@ from gmi_registry.cli.publication import publication_document, write_publication
 from gmi_registry.cli.screen import remark, write_json, write_line
 from gmi_registry.cli.silence import without_future_warnings
 from gmi_registry.cli.traffic import announce_waits
-from gmi_registry.place import DEFAULT_HUB, find_model, hub_at
+from gmi_registry.place import DEFAULT_HUB, find_model, hub_at, hub_named_in
 
-__all__ = ["DtypeChoice", "publish"]
+if TYPE_CHECKING:
+    from gmi_registry.publish import Publication
+
+__all__ = ["DtypeChoice", "Target", "publish"]
 
 _STAGES = {
     "check": "checking",
@@ -36,6 +40,13 @@ _STAGES = {
     "write": "writing",
 }
 _AGAIN = "interrupted: the images so far are kept, run the same command again to go on from them"
+
+
+class Target(StrEnum):
+    """Where a specification goes."""
+
+    MODEL = "model"
+    REGISTRY = "registry"
 
 
 class DtypeChoice(StrEnum):
@@ -63,10 +74,21 @@ def publish(
         typer.Argument(
             metavar="MODEL",
             help="Its name on the hub, such as owner/name; owner/name/FILE.safetensors for one "
-            "of several files.",
+            "of several files; on Civitai civitai:MODEL@VERSION, an AIR, the page's address, or "
+            "a weights file on this disk.",
         ),
     ],
-    hub: HubText = DEFAULT_HUB,
+    hub: Annotated[
+        str | None,
+        typer.Option(
+            "--hub",
+            metavar="HUB",
+            envvar="GMI_HUB",
+            help="The hub: hf for Hugging Face, civitai, or a folder that holds models; else the "
+            "one that MODEL names, else hf.",
+            show_default=False,
+        ),
+    ] = None,
     revision: Annotated[
         str | None,
         typer.Option(
@@ -76,9 +98,22 @@ def publish(
             show_default=False,
         ),
     ] = None,
+    to: Annotated[
+        Target,
+        typer.Option(
+            "--to",
+            help="Put it beside the model, or, where that is somebody else's, in the registry.",
+        ),
+    ] = Target.MODEL,
     create_pr: Annotated[
-        bool, typer.Option("--create-pr", help="Propose the change to the model's owner.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--create-pr/--no-create-pr",
+            help="Propose the change to the owner, or make it; the registry's usual way is the "
+            "first, elsewhere it is the second.",
+            show_default=False,
+        ),
+    ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -172,6 +207,8 @@ def publish(
         bool, typer.Option("--keep-images", help="Do not remove them then.")
     ] = False,
     token: Token = None,
+    registry: RegistryText = None,
+    civitai_token: CivitaiToken = None,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -188,7 +225,14 @@ def publish(
 
     # The quickest check first: the imports below take seconds.
     own_prompts = None if prompts is None else PromptSet.from_file(prompts)
-    with hub_at(hub, cache_dir=cache_dir, token=token) as opened, without_future_warnings():
+    opening = hub_at(
+        hub or hub_named_in(model) or DEFAULT_HUB,
+        cache_dir=cache_dir,
+        token=token,
+        registry=registry,
+        civitai_token=civitai_token,
+    )
+    with opening as opened, without_future_warnings():
         ref = find_model(model, opened, revision)
         if not quiet and not verbose:  # which has the same from the log
             announce_waits(opened)
@@ -219,15 +263,32 @@ def publish(
                 dry_run=dry_run,
                 force=force,
                 create_pr=create_pr,
+                to_registry=to is Target.REGISTRY,
+                token=token,
+                registry=registry,
+                cache_dir=cache_dir,
                 keep_images=keep_images,
                 device=device,
                 progress=progress,
             )
+        snippet = _snippet(opened, publication)
     for warning in publication.plan.warnings:
         remark(f"warning: {warning}")
     if as_json:
-        write_json(publication_document(publication))
+        write_json(publication_document(publication) | {"snippet": snippet})
     elif quiet:
         write_line(str(publication.ref))
     else:
         write_publication(publication)
+        if snippet is not None:
+            remark("for the model's description, so that people know what was described:")
+            write_line(snippet)
+
+
+def _snippet(hub: object, done: Publication) -> str | None:
+    """What to put into the description of a model whose hub keeps no files of ours."""
+    from gmi_registry.hubs.protocol import Describes
+
+    if not isinstance(hub, Describes) or done.outcome == "planned" or done.spec_digest is None:
+        return None
+    return hub.snippet(done.ref, done.spec_digest, done.where)

@@ -12,10 +12,12 @@ from gmi_registry.cli.funnel import funnel
 from gmi_registry.cli.option import (
     AsJson,
     CacheDir,
+    CivitaiToken,
     Device,
     HubText,
     Offline,
     Quiet,
+    RegistryText,
     Token,
     Verbose,
     Workers,
@@ -95,6 +97,9 @@ def search(
         KindChoice | None,
         typer.Option("--kind", help="Only models of this kind.", show_default=False),
     ] = None,
+    nsfw: Annotated[
+        bool, typer.Option("--nsfw", help="On Civitai, models rated above PG as well.")
+    ] = False,
     fresh_only: Annotated[
         bool, typer.Option("--fresh-only", help="Leave out models that have changed since.")
     ] = False,
@@ -154,6 +159,8 @@ def search(
     workers: Workers = 8,
     device: Device = None,
     token: Token = None,
+    registry: RegistryText = None,
+    civitai_token: CivitaiToken = None,
     offline: Offline = False,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
@@ -189,8 +196,16 @@ def search(
         not_tags=tuple(not_tag or ()),
         base_model=base_model,
         kind=None if kind is None else kind.value,
+        nsfw=nsfw,
     )
-    with hub_at(hub, cache_dir=cache_dir, token=token, offline=offline or None) as opened:
+    with hub_at(
+        hub,
+        cache_dir=cache_dir,
+        token=token,
+        offline=offline or None,
+        registry=registry,
+        civitai_token=civitai_token,
+    ) as opened:
         if not quiet and not verbose:  # which has the same from the log
             announce_waits(opened)
         with StageProgress(_STAGES, quiet=quiet) as progress:
@@ -204,6 +219,7 @@ def search(
                 not_tags=wanted.not_tags,
                 base_model=wanted.base_model,
                 kind=wanted.kind,
+                nsfw=wanted.nsfw,
                 fresh_only=fresh_only,
                 score=score,
                 interrogator=interrogator.value,
@@ -230,6 +246,8 @@ def search(
     else:
         write_ranking(result)
     comment(result, quiet=quiet, verbose=verbose)
+    if opened.name == "civitai" and not nsfw and not quiet:
+        remark("models rated PG alone; --nsfw takes the others in")
     if html is not None:
         remark(f"report: {page}")
         if open_page:

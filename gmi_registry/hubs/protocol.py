@@ -12,7 +12,7 @@ from gmi_registry.spec import ModelRef, WeightFile
 from gmi_registry.spec.reference import HubName
 from gmi_registry.trust import Trust
 
-__all__ = ["Hub", "KnowsWeights", "Listing", "ListingFilter", "SpecStore", "is_stale"]
+__all__ = ["Describes", "Hub", "KnowsWeights", "Listing", "ListingFilter", "SpecStore", "is_stale"]
 
 
 @dataclass(frozen=True)
@@ -162,4 +162,13 @@ class SpecStore(Protocol):
 
     def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = True) -> str:
         """Put the files of ``folder`` there, all or none, or propose them; returns where."""
+        ...
+
+
+@runtime_checkable
+class Describes(Protocol):
+    """A hub whose models point to their specifications in the words of their description."""
+
+    def snippet(self, ref: ModelRef, spec_digest: str, where: str) -> str:
+        """What the author pastes into the description. At most two requests."""
         ...

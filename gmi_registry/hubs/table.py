@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gmi_registry.errors import UnsupportedOperationError
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.hubs.protocol import Hub
 
 __all__ = ["open_hub"]
 
 _HUGGING_FACE = "hf"
-_UNREACHED = {"civitai": "Civitai"}
+_CIVITAI = "civitai"
 _PREFIX = "local:"
 
 
@@ -21,23 +20,28 @@ def open_hub(
     *,
     token: str | bool | None = None,
     offline: bool | None = None,
+    registry: str | None = None,
+    civitai_token: str | None = None,
 ) -> Hub:
-    """The hub called ``text``: ``hf``, or a folder with ``hub.json``, plain or after ``local:``.
+    """The hub called ``text``: ``hf``, ``civitai``, or a folder with ``hub.json``, plain or after
+    ``local:``.
 
     ``hf`` is Hugging Face, or the hub that HF_ENDPOINT names; ``token`` and ``offline`` are for it.
-    ``cache_dir`` is where the hub may keep what it downloads and works out; None is its usual
-    place. Raises InputError or HubError where the folder is no hub, or HF_ENDPOINT no address, and
-    UnsupportedOperationError for ``civitai``, which this version does not reach; a folder of such
-    a name is ``./hf``.
+    ``civitai`` is Civitai, or what CIVITAI_ENDPOINT names, by ``civitai_token``; specifications of
+    its models are in the dataset ``registry`` (None: GMI_REGISTRY) on Hugging Face. ``cache_dir``
+    is where the hub may keep what it downloads and works out; None is its usual place. Raises
+    InputError or HubError where the folder is no hub, or an endpoint no address; a folder of such a
+    name is ``./hf``.
     """
     if text == _HUGGING_FACE:
         # Half a second to import, which a folder can do without.
         from gmi_registry.hubs.huggingface import HuggingFaceHub
 
         return HuggingFaceHub(token=token, cache_dir=cache_dir, offline=offline)
-    if text in _UNREACHED:
-        raise UnsupportedOperationError(
-            f"this version searches Hugging Face and folders, not {_UNREACHED[text]}",
-            hint="--hub hf, or name a folder that holds hub.json: --hub local:/path/to/hub",
-        )
+    if text == _CIVITAI:
+        from gmi_registry.hubs.civitai import CivitaiHub
+        from gmi_registry.hubs.registry import Registry
+
+        store = Registry(registry, token=token, cache_dir=cache_dir, offline=offline)
+        return CivitaiHub(store, token=civitai_token, cache_dir=cache_dir, offline=offline)
     return LocalHub(Path(text.removeprefix(_PREFIX)).expanduser(), cache_dir)

@@ -207,10 +207,6 @@ def test_an_empty_folder_as_hub(call, picture, tmp_path):
     assert list((tmp_path / "empty").iterdir()) == []
 
 
-def test_a_hub_of_a_later_version(call, picture):
-    assert "not Civitai" in refused(call(search_app, picture, "--hub", "civitai"))
-
-
 def test_an_unknown_score(call, hub, picture):
     done = call(search_app, picture, "--score", "best")
     assert "no score named 'best'" in refused(done)

@@ -161,9 +161,7 @@ def _download(state: State, number: str, query: dict[str, list[str]], user: str)
         return Reply.json({"error": "Unauthorized", "message": why}, 401)
     if version.early:
         why = "This asset is in Early Access."
-        return Reply.json(
-            {"error": "Early Access", "deadline": version.early, "message": why}, 403
-        )
+        return Reply.json({"error": "Early Access", "deadline": version.early, "message": why}, 403)
     wanted = query.get("fileId", [""])[0]
     file = next(
         (file for file in version.files if (str(file.id) == wanted if wanted else file.primary)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -38,6 +39,11 @@ class CivitaiServer(ThreadingHTTPServer):
         self.lock = threading.RLock()
         self.failures: list[str] = []
         super().__init__(("127.0.0.1", 0), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is no mistake of this server."""
+        if not isinstance(sys.exception(), ConnectionError):
+            self.failures.append(traceback.format_exc())
 
 
 class _Handler(BaseHTTPRequestHandler):

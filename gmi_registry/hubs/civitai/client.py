@@ -36,6 +36,7 @@ __all__ = ["DEFAULT_ENDPOINT", "CivitaiClient"]
 DEFAULT_ENDPOINT = "https://civitai.com"
 
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]+)?|https?://\[[0-9a-f:]+\](?::[0-9]+)?")
+_HOST = re.compile(r"[A-Za-z0-9.-]+|[0-9a-f:]+")
 _TOKEN = re.compile(r"[!-~]{1,500}")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _HOPS = 4
@@ -218,7 +219,7 @@ class CivitaiClient:
                 response = http.send(request, stream=True)
             except httpx2.HTTPError as error:
                 reached = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
-                raise unreachable(error, asked, reached=reached) from error
+                raise unreachable(error, asked, reached=reached, at_home=at_home) from error
             try:
                 if response.is_redirect:
                     url = self._next(response, asked)
@@ -237,7 +238,9 @@ class CivitaiClient:
         try:
             target = response.url.join(response.headers.get("Location", ""))
         except (httpx2.InvalidURL, ValueError):
-            raise stranger(asked, "it sends on to no address") from None
+            target = httpx2.URL()
+        if not _HOST.fullmatch(target.host):
+            raise stranger(asked, "it sends on to no address")
         if not asked.download:
             raise stranger(asked, "it sends on to another address")
         # A browser would be led to the page to log in.

@@ -34,6 +34,8 @@ OnProgress = Callable[[int, int], None]
 _CHUNK = 1024 * 1024
 _SPARE = 16 * 1024 * 1024
 """Bytes by which a file may be larger than Civitai says, which rounds to kilobytes."""
+_PROGRESS = 32 * 1024 * 1024
+"""Bytes after which a download that broke off several times is worth going on with."""
 _RANGE = re.compile(r"bytes ([0-9]{1,15})-[0-9]{1,15}/(?:[0-9]{1,15}|\*)")
 _NUMBER = re.compile(r"[0-9]{1,15}")
 
@@ -93,7 +95,7 @@ class Downloads:
         arrival = _Arrival(part, file, asked, self.on_progress)
         for attempt in (1, 2):
             arrival.resume()
-            patiently(lambda: self._continue(ref, file, arrival), self._client.traffic.wait)
+            self._persist(ref, file, arrival)
             if arrival.digest == file.sha256:
                 break
             resumed = arrival.resumed
@@ -111,6 +113,17 @@ class Downloads:
             part.unlink(missing_ok=True)
             raise
         part.replace(place)
+
+    def _persist(self, ref: ModelRef, file: WireFile, arrival: _Arrival) -> None:
+        """A long file may break off often: while enough of it arrives, nobody gives up."""
+        while True:
+            before = arrival.size
+            try:
+                patiently(lambda: self._continue(ref, file, arrival), self._client.traffic.wait)
+                return
+            except BusyError:
+                if arrival.size - before < _PROGRESS:
+                    raise
 
     def _continue(self, ref: ModelRef, file: WireFile, arrival: _Arrival) -> None:
         with self._client.weights(ref, file.id, start=arrival.size) as response:
@@ -171,7 +184,8 @@ class _Arrival:
         self._require_room(total)
         with self._part.open("ab" if self.size else "wb") as stream:
             try:
-                for chunk in response.iter_bytes(_CHUNK):
+                # As it arrives: gathered into larger pieces, the last one would be lost.
+                for chunk in response.iter_bytes():
                     stream.write(chunk)
                     self._hash.update(chunk)
                     self.size += len(chunk)

@@ -80,12 +80,15 @@ def refusal(
     return HubError(f"{asked.name}: Civitai refuses with {status}{more}", hint=f"see {asked.page}")
 
 
-def unreachable(error: BaseException, asked: Asked, *, reached: bool) -> BusyError:
-    """For a connection that did not come about, or broke."""
+def unreachable(
+    error: BaseException, asked: Asked, *, reached: bool, at_home: bool = True
+) -> BusyError:
+    """For a connection that did not come about, or broke; ``at_home`` says whether to Civitai."""
     reason = clean(str(error)) or type(error).__name__
+    where = asked.endpoint if at_home else f"the storage that Civitai names for {asked.name}"
     what = "broke off" if reached else "cannot be reached"
     return BusyError(
-        f"{asked.endpoint} {what}: {reason}",
+        f"{where} {what}: {reason}",
         hint="check the network and CIVITAI_ENDPOINT, then run the same command again",
         reached=reached,
     )

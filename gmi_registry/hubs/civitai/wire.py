@@ -90,6 +90,8 @@ def _usable(kind: type[Part], value: object, most: int) -> Iterator[Part]:
             )
 
 
+_IF_OBJECT = _if(lambda value: isinstance(value, dict | BaseModel))
+
 Number = Annotated[int, Field(strict=True, ge=1, lt=10**15)]
 Line = Annotated[str, BeforeValidator(_line)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
@@ -147,8 +149,8 @@ class WireFile(_Wire):
     name: Line
     type: Line
     size_kb: Annotated[float, Field(alias="sizeKB", ge=0, le=_MOST_KB)]
-    metadata: Annotated[_Format, _if(lambda value: isinstance(value, dict))] | None = None
-    hashes: _Hashes = _Hashes()
+    metadata: Annotated[_Format | None, _IF_OBJECT] = None
+    hashes: Annotated[_Hashes | None, _IF_OBJECT] = None
     pickle_scan_result: Word = None
     virus_scan_result: Word = None
     primary: Flag = None
@@ -156,7 +158,8 @@ class WireFile(_Wire):
     @property
     def sha256(self) -> str | None:
         """Lower-case hex, None where Civitai has not worked it out."""
-        return None if self.hashes.sha256 is None else self.hashes.sha256.lower()
+        found = None if self.hashes is None else self.hashes.sha256
+        return None if found is None else found.lower()
 
     @property
     def size(self) -> int:
@@ -187,7 +190,7 @@ class WireVersion(_Wire):
     published_at: Time = None
     early_access_ends_at: Time = None
     trained_words: Texts = ()
-    stats: Annotated[_Stats, _if(lambda value: isinstance(value, dict))] | None = None
+    stats: Annotated[_Stats | None, _IF_OBJECT] = None
     files: Annotated[tuple[WireFile, ...], _each(WireFile, _MOST_FILES)] = ()
 
     @property
@@ -221,12 +224,12 @@ class Page(_Wire):
     """One page of a listing."""
 
     items: Annotated[tuple[WireModel, ...], _each(WireModel, _MOST_MODELS)]
-    metadata: _Metadata = _Metadata()
+    metadata: Annotated[_Metadata | None, _IF_OBJECT] = None
 
     @property
     def cursor(self) -> str | None:
         """Where the next page begins; None on the last."""
-        cursor = self.metadata.next_cursor
+        cursor = None if self.metadata is None else self.metadata.next_cursor
         if cursor is None or isinstance(cursor, bool) or not isinstance(cursor, str | int):
             return None
         text = str(cursor)

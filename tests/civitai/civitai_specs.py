@@ -1,0 +1,107 @@
+"""Specifications of Civitai's versions, and small safetensors files."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from civitai_loopback import File, Model, Version
+from safetensors.numpy import save
+
+from gmi_registry.spec import (
+    DescribedModel,
+    EncoderRef,
+    GenerationRecipe,
+    ModelRef,
+    Preprocess,
+    PromptSet,
+    Sampler,
+    WeightFile,
+    build_spec,
+    write_spec,
+)
+
+ENCODER = EncoderRef(
+    name="grey",
+    pretrained="none",
+    weights_sha256="0" * 64,
+    preprocess=Preprocess(
+        size=8,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        interpolation="bicubic",
+        resize_mode="squash",
+    ),
+    image_dim=6,
+    text_dim=5,
+)
+PROMPTS = PromptSet("things", 1, ("a cat", "a tree", "a car"))
+RECIPE = GenerationRecipe(
+    sampler=Sampler(name="DDIM"), steps=5, guidance_scale=3.0, width=16, height=16, seeds=(0,)
+)
+
+
+def lora_bytes(seed=0):
+    rng = np.random.default_rng(seed)
+    return save({"lora_unet_x.lora_down.weight": rng.standard_normal((64, 64)).astype(np.float32)})
+
+
+def version_of(number, model_id, *, seed=None, **changes):
+    """A version with one safetensors file, whose number is ten times the version's."""
+    content = lora_bytes(number if seed is None else seed)
+    file = File(number * 10, content, name=f"file{number}.safetensors")
+    return Version(**{"id": number, "files": [file]} | changes)
+
+
+def style(model_id, *numbers, tags=("style",), **changes):
+    """A LoRA with these versions."""
+    versions = [version_of(number, model_id) for number in numbers]
+    named = {"id": model_id, "name": f"Style {model_id}", "tags": list(tags), "versions": versions}
+    return Model(**named | changes)
+
+
+def spec_of(ref, content, *, path=None, tags=("style",), base_model="SD 1.5", vector=None):
+    """Of a version that has one file with this content."""
+    rng = np.random.default_rng(int(ref.revision))
+    images = rng.standard_normal((3, 6)) if vector is None else np.tile(vector, (3, 1))
+    return build_spec(
+        model=DescribedModel(
+            hub="civitai",
+            id=ref.id,
+            revision=ref.revision,
+            title=f"Model {ref.id}",
+            kind="lora",
+            base_model=base_model,
+            tags=tags,
+            weights=(
+                WeightFile(
+                    path=path or f"{ref.revision}0.safetensors",
+                    size=len(content),
+                    sha256=hashlib.sha256(content).hexdigest(),
+                ),
+            ),
+        ),
+        encoder=ENCODER,
+        prompt_sets=[PROMPTS],
+        recipe=RECIPE,
+        image_embeddings=images.astype(np.float32),
+        prompt_embeddings=rng.standard_normal((3, 5)).astype(np.float32),
+        image_prompt=np.arange(3),
+    )
+
+
+def describe(store, civitai, *refs):
+    """Put specifications of these versions, with the weights that they have, into the store."""
+    for text in refs:
+        ref = ModelRef.parse(text)
+        model = civitai.state.models[int(ref.id)]
+        version = next(item for item in model.versions if str(item.id) == ref.revision)
+        folder = store.root / "civitai" / ref.id / str(ref.revision)
+        folder.mkdir(parents=True)
+        spec = spec_of(
+            ref,
+            version.files[0].content,
+            tags=tuple(model.tags),
+            base_model=version.base_model,
+        )
+        write_spec(spec, folder)

@@ -1,0 +1,367 @@
+"""Weights: resumed, checked, replaced, refused; the client against a loopback Civitai."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from civitai_loopback import Fault, File, Model, Version
+from safetensors.numpy import save
+
+from gmi_registry.errors import AuthError, HubError, InputError, OfflineError
+from gmi_registry.hubs.civitai import CivitaiClient
+from gmi_registry.hubs.civitai.download import Downloads
+from gmi_registry.hubs.civitai.weights import digests_of, select_file
+from gmi_registry.hubs.digest import FileDigests
+from gmi_registry.spec import ModelRef
+
+pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
+
+REF = ModelRef("civitai", "5", "55")
+SIZE = 3_000_000
+
+
+def content_of(seed=0, name="lora_unet_x.lora_up.weight"):
+    rng = np.random.default_rng(seed)
+    return save({name: rng.integers(0, 255, SIZE, dtype=np.uint8)})
+
+
+OLD, NEW = content_of(0), content_of(1)
+
+
+@pytest.fixture
+def filled(civitai):
+    civitai.add(
+        Model(5, versions=[Version(55, files=[File(555, OLD, name="../../etc/a.safetensors")])])
+    )
+    return civitai
+
+
+@pytest.fixture
+def downloads(client, tmp_path):
+    folder = tmp_path / "civitai"
+    return Downloads(client, folder, FileDigests(folder / "digests"))
+
+
+@pytest.fixture
+def fetch(client, downloads):
+    """Ask what the version has now, and bring it here."""
+
+    def fetched(kind="lora"):
+        version = client.version("55", of=REF)
+        return downloads.fetch(REF, select_file(version, client.asked(REF)), kind)
+
+    return fetched
+
+
+def storage(civitai):
+    return [request for request in civitai.requests if request.path.startswith("/storage")]
+
+
+def parts(downloads):
+    return sorted(path.name for path in downloads.folder.rglob("*.part"))
+
+
+def test_a_file_lies_under_its_number_whatever_it_is_called(filled, fetch, downloads):
+    seen = []
+    downloads.on_progress = lambda done, total: seen.append((done, total))
+    place, weights = fetch()
+    assert place == downloads.folder / "models" / "5" / "55" / "555.safetensors"
+    assert place.read_bytes() == OLD
+    assert weights.sha256 == hashlib.sha256(OLD).hexdigest()
+    assert (weights.path, weights.size) == ("555.safetensors", len(OLD))
+    assert seen[-1] == (len(OLD), len(OLD))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert parts(downloads) == []
+    assert not any("etc" in path.parts for path in downloads.folder.rglob("*"))
+
+
+def test_what_is_here_is_not_downloaded_again(filled, fetch):
+    fetch()
+    filled.clear_requests()
+    fetch()
+    assert storage(filled) == []
+
+
+def test_a_download_that_broke_off_goes_on_where_it_stopped(filled, fetch):
+    filled.inject(Fault("cut", path_regex="/storage", times=2))
+    place, _ = fetch()
+    assert place.read_bytes() == OLD
+    asked = [request.range for request in storage(filled)]
+    assert asked[0] is None
+    starts = [int(text.removeprefix("bytes=").rstrip("-")) for text in asked[1:]]
+    assert len(starts) == 2
+    assert 0 < starts[0] < starts[1] < len(OLD)
+    assert filled.paths.count("/api/download/models/55") == 3
+
+
+def test_the_next_call_goes_on_as_well(filled, fetch, downloads):
+    filled.inject(Fault("cut", path_regex="/storage", times=4))
+    with pytest.raises(HubError, match="broke off"):
+        fetch()
+    (part,) = downloads.folder.rglob("*.part")
+    have = part.stat().st_size
+    assert have > len(OLD) * 0.9
+    filled.clear_requests()
+    assert fetch()[0].read_bytes() == OLD
+    assert [request.range for request in storage(filled)] == [f"bytes={have}-"]
+    assert parts(downloads) == []
+
+
+def test_a_file_that_breaks_off_often_goes_on_while_it_arrives(filled, fetch, monkeypatch):
+    from gmi_registry.hubs.civitai import download
+
+    monkeypatch.setattr(download, "_PROGRESS", 1000)
+    filled.inject(Fault("cut", path_regex="/storage", times=9))
+    assert fetch()[0].read_bytes() == OLD
+    assert len(storage(filled)) == 10
+
+
+def test_a_storage_without_ranges_begins_again(filled, fetch):
+    filled.inject(Fault("cut", path_regex="/storage"))
+    filled.inject(Fault("whole", path_regex="/storage"))
+    assert fetch()[0].read_bytes() == OLD
+
+
+def test_a_part_that_is_whole_already_is_only_checked(filled, fetch, downloads):
+    place = downloads.folder / "models" / "5" / "55"
+    place.mkdir(parents=True)
+    digest = hashlib.sha256(OLD).hexdigest()
+    (place / f"555.{digest[:16]}.part").write_bytes(OLD)
+    assert fetch()[0].read_bytes() == OLD
+    assert [request.status for request in storage(filled)] == [416]
+
+
+@pytest.mark.parametrize("spoilt", [b"x" * 1000, b"x" * (len(OLD) + 5)])
+def test_a_spoilt_part_is_thrown_away_and_fetched_whole(filled, fetch, downloads, spoilt):
+    place = downloads.folder / "models" / "5" / "55"
+    place.mkdir(parents=True)
+    digest = hashlib.sha256(OLD).hexdigest()
+    (place / f"555.{digest[:16]}.part").write_bytes(spoilt)
+    assert fetch()[0].read_bytes() == OLD
+    assert parts(downloads) == []
+
+
+def test_a_wrong_digest_is_never_placed(filled, fetch, downloads):
+    filled.inject(Fault("wrong-digest", path_regex="/storage", times=10))
+    with pytest.raises(HubError, match="what arrived has the SHA-256") as caught:
+        fetch()
+    assert "run the same command again" in str(caught.value.hint)
+    assert list(downloads.folder.rglob("*.safetensors")) == []
+    assert parts(downloads) == []
+    filled.clear_faults()
+    assert fetch()[0].read_bytes() == OLD
+
+
+def test_a_file_that_its_author_replaced_is_noticed(filled, fetch, client):
+    first, _ = fetch()
+    filled.state.file(555).content = NEW
+    second, weights = fetch()
+    assert second == first
+    assert second.read_bytes() == NEW
+    assert weights.sha256 == hashlib.sha256(NEW).hexdigest()
+    assert digests_of(client.version("55")) == {"555.safetensors": weights.sha256}
+
+
+def test_a_file_that_is_replaced_while_it_is_asked_for(filled, fetch, downloads):
+    filled.inject(Fault("changed-file", path_regex="/api/download", file=555, content=NEW))
+    with pytest.raises(HubError, match="what arrived has the SHA-256"):
+        fetch()
+    assert fetch()[0].read_bytes() == NEW
+    assert parts(downloads) == []
+
+
+def test_half_of_an_old_file_is_not_continued_with_a_new_one(filled, fetch, downloads):
+    filled.inject(Fault("cut", path_regex="/storage", times=4))
+    with pytest.raises(HubError, match="broke off"):
+        fetch()
+    filled.state.file(555).content = NEW
+    filled.clear_requests()
+    assert fetch()[0].read_bytes() == NEW
+    assert storage(filled)[0].range is None
+    assert parts(downloads) == []
+
+
+def test_a_file_that_changes_between_two_halves_is_fetched_whole(filled, fetch):
+    """Civitai still says what it said, the storage has something else for a moment."""
+    filled.inject(Fault("cut", path_regex="/storage"))
+    filled.inject(Fault("wrong-digest", path_regex="/storage"))
+    assert fetch()[0].read_bytes() == OLD
+    assert [request.range is None for request in storage(filled)] == [True, False, True]
+
+
+def test_a_file_that_was_spoilt_on_this_disk_is_fetched_again(filled, fetch):
+    place, _ = fetch()
+    place.write_bytes(b"spoilt")
+    assert fetch()[0].read_bytes() == OLD
+
+
+def test_a_link_in_its_place_is_not_followed(filled, fetch, tmp_path):
+    place, _ = fetch()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(OLD)
+    place.unlink()
+    place.symlink_to(elsewhere)
+    again, _ = fetch()
+    assert not again.is_symlink()
+    assert elsewhere.read_bytes() == OLD
+
+
+def test_an_address_that_has_run_out_is_asked_for_anew(filled, fetch):
+    filled.inject(Fault("expired", path_regex="/storage"))
+    assert fetch()[0].read_bytes() == OLD
+    assert [request.status for request in storage(filled)] == [403, 200]
+
+
+@pytest.mark.parametrize("kind", ["500", "429"])
+def test_a_busy_hub_is_asked_again(filled, fetch, kind):
+    filled.inject(Fault(kind, path_regex="/api/download", times=2))
+    assert fetch()[0].read_bytes() == OLD
+
+
+def test_a_storage_that_stays_shut_is_one_clear_error(filled, fetch):
+    filled.inject(Fault("expired", path_regex="/storage", times=100))
+    with pytest.raises(
+        HubError, match="the storage that Civitai names for civitai:5@55 answers 403"
+    ) as error:
+        fetch()
+    assert "Signature" not in error.value.message
+    assert len(storage(filled)) == 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault("hostile", content=b"<html>", content_type="text/html"), "text/html in place of a"),
+        (Fault("hostile", content=b"x", content_type="application/x", status=206), "another part"),
+        (Fault("hostile", content=b"", content_type="application/x", status=204), "answers 204"),
+        (Fault("hostile", content=b"x" * 40_000_000, content_type="application/x"), "or more, and"),
+    ],
+)
+def test_what_no_storage_would_send(filled, fetch, downloads, fault, message):
+    fault.path_regex = "/storage"
+    filled.inject(fault)
+    with pytest.raises(HubError, match=message):
+        fetch()
+    assert list(downloads.folder.rglob("*.safetensors")) == []
+
+
+def test_a_body_that_never_ends_is_cut_short(filled, fetch, downloads, monkeypatch):
+    """No length is stated, so only what arrives can be judged."""
+    from gmi_registry.hubs.civitai import download
+
+    monkeypatch.setattr(download, "_SPARE", 0)
+    filled.state.file(555).size_kb = 100.0
+    with pytest.raises(HubError, match=r"Civitai says about 102,400"):
+        fetch()
+    assert parts(downloads) == []
+
+
+def test_too_little_room_is_said_before_anything_arrives(filled, fetch, downloads, monkeypatch):
+    from gmi_registry.hubs.civitai import download
+
+    monkeypatch.setattr(
+        download.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 1000)
+    )
+    with pytest.raises(HubError, match=r"needs 3,000,\d+ more bytes .* 1,000 are free"):
+        fetch()
+    assert parts(downloads) == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(filled, client, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    blocked = Downloads(client, tmp_path / "file", FileDigests(tmp_path / "digests"))
+    version = client.version("55", of=REF)
+    with pytest.raises(InputError, match="cannot be written"):
+        blocked.fetch(REF, select_file(version, client.asked(REF)), "lora")
+
+
+def test_two_at_once_download_once(filled, fetch):
+    filled.inject(Fault("slow", path_regex="/storage", seconds=0.5))
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(fetch()[0])) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [place.read_bytes() == OLD for place in found] == [True] * 3
+    assert len(storage(filled)) == 1
+
+
+def test_offline_nothing_is_asked(filled, tmp_path, client):
+    version = client.version("55", of=REF)
+    offline = CivitaiClient(endpoint=filled.endpoint, offline=True)
+    there = Downloads(offline, tmp_path / "civitai", FileDigests(tmp_path / "digests"))
+    with pytest.raises(OfflineError):
+        there.fetch(REF, select_file(version, client.asked(REF)), "lora")
+
+
+def test_a_token_opens_what_is_for_accounts(filled, client, tmp_path):
+    filled.state.models[5].versions[0].login = True
+    file = select_file(client.version("55", of=REF), client.asked(REF))
+    shut = Downloads(client, tmp_path / "a", FileDigests(tmp_path / "digests"))
+    with pytest.raises(AuthError):
+        shut.fetch(REF, file, "lora")
+    token = filled.add_user("ada-example", "secret-of-ada")
+    opened = CivitaiClient(endpoint=filled.endpoint, token=token)
+    place, _ = Downloads(opened, tmp_path / "b", FileDigests(tmp_path / "digests")).fetch(
+        REF, file, "lora"
+    )
+    opened.close()
+    assert place.read_bytes() == OLD
+    assert not any(b"secret-of-ada" in path.read_bytes() for path in tmp_path.rglob("*.*")
+                   if path.is_file())  # fmt: skip
+
+
+def test_a_pickle_under_another_name_is_refused(filled, fetch, downloads):
+    filled.state.file(555).content = pickle.dumps({"weights": [1.0] * 1000})
+    with pytest.raises(HubError, match="no safetensors file, whatever it is called"):
+        fetch()
+    assert [path for path in downloads.folder.rglob("*555*") if path.is_file()] == []
+
+
+def test_an_adapter_that_diffusers_cannot_load_is_refused(filled, fetch):
+    filled.state.file(555).content = content_of(name="lora_unet_x.hada_w1_a")
+    with pytest.raises(HubError, match="LyCORIS adapter"):
+        fetch()
+    assert fetch("single-file")[1].path == "555.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([File(1, b"x", name="a.ckpt", format="PickleTensor")], "can run any program"),
+        ([File(1, b"x", name="a.pt", format="SafeTensor")], "can run any program"),
+        ([File(1, b"x", name="a.safetensors", format="PickleTensor")], "can run any program"),
+        ([File(1, b"x", type="VAE")], "gives out no weights"),
+        ([File(1, b"x", type="Training Data", name="a.zip")], "gives out no weights"),
+        ([File(1, b"x", type="Diffusion Model")], "a part of a model alone"),
+        ([], "gives out no weights"),
+        ([File(1, b"x", virus_scan="Danger")], "to be dangerous"),
+        ([File(1, b"x", pickle_scan="Danger")], "to be dangerous"),
+        ([File(1, b"x", hashed=False)], "has not worked out the digest"),
+    ],
+)
+def test_versions_without_weights_to_take(filled, client, files, message):
+    filled.state.models[5].versions[0].files = files
+    with pytest.raises(HubError, match=message) as caught:
+        select_file(client.version("55", of=REF), client.asked(REF))
+    assert caught.value.hint
+
+
+def test_of_several_files_the_primary_one_is_taken(filled, client):
+    version = filled.state.models[5].versions[0]
+    version.files = [
+        File(9, b"pickle", name="a.ckpt", format="PickleTensor", primary=True),
+        File(8, b"full", primary=False),
+        File(7, b"pruned", type="Pruned Model", primary=False),
+    ]
+    asked = client.asked(REF)
+    assert select_file(client.version("55", of=REF), asked).id == 7
+    version.files[1].primary = True
+    assert select_file(client.version("55", of=REF), asked).id == 8
+    assert list(digests_of(client.version("55"))) == ["7.safetensors", "8.safetensors"]

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from engines import ENGINES
 from engines.operation import CHOSEN, child, paper_distances, top
 from engines.source import ADDED, ARRAYS, RARE, ROUNDS, make_source

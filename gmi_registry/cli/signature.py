@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gmi_registry.errors import InputError, OfflineError, SpecError
-from gmi_registry.place import DEFAULT_HUB, SpecPlace, hub_at
+from gmi_registry.place import SpecPlace, hub_at
 
 if TYPE_CHECKING:
     from gmi_registry.signature import Identity, PrivateKey, PublicKey, SigstoreAccount
@@ -144,7 +144,7 @@ def signature_file(
         return chosen
     from gmi_registry.signature.source import find_signature
 
-    with hub_at(hub or DEFAULT_HUB, token=token, offline=offline) as opened:
+    with hub_at(hub or place.expected.hub, token=token, offline=offline) as opened:
         return find_signature(place.expected, place.folder, opened)
 
 

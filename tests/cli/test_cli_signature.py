@@ -113,7 +113,10 @@ def test_a_damaged_signature(call, signed):
 
 def test_changed_since(call, signed):
     place, public = signed
+    path = place / "gmi" / "spec.sig"
+    old = path.read_bytes()
     write_spec(make_spec(title="Another title"), place)
+    path.write_bytes(old)
     refused(call(app, "spec", "verify", place, "--key", public), "this one was changed since")
 
 

@@ -85,7 +85,7 @@ def spec_of(ref, content, *, path=None, tags=("style",), base_model="SD 1.5", ve
         prompt_sets=[PROMPTS],
         recipe=RECIPE,
         image_embeddings=images.astype(np.float32),
-        prompt_embeddings=rng.standard_normal((3, 5)).astype(np.float32),
+        prompt_embeddings=np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32),
         image_prompt=np.arange(3),
     )
 

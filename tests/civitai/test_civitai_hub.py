@@ -372,6 +372,7 @@ def test_a_search_over_civitai(filled, hub, store, tmp_path):
     found = search(
         [], hub, like="civitai:1@11", wanted=ListingFilter(("style",)), cache_dir=tmp_path / "cache"
     )
+    assert found.skipped == ()
     assert [str(hit.ref) for hit in found.hits] == ["civitai:3@31", "civitai:2@21"]
     assert found.requests == {"GET": 1}
     assert [hit.stale for hit in found.hits] == [False, False]

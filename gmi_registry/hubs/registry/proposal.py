@@ -12,7 +12,7 @@ from gmi_registry.hubs.registry.finding import Finding
 from gmi_registry.hubs.registry.layout import ENTRY_FILES, entry_of, entry_path, parse_file
 from gmi_registry.spec import MANIFEST_NAME, PREVIEW_NAME, ModelRef, Spec, read_spec, verify
 
-__all__ = ["Inspection", "Proposal", "inspect"]
+__all__ = ["Inspection", "Proposal", "inspect", "weigh"]
 
 _SHOWN = 5
 
@@ -71,8 +71,41 @@ def inspect(proposal: Proposal, hubs: Mapping[str, KnowsWeights]) -> Inspection:
         findings.append(_place(spec, entry))
     findings.append(_owner(proposal, entry))
     if spec is not None:
-        findings += _weights(spec, entry, hubs)
+        findings += weigh(spec, entry, hubs)
     return Inspection(tuple(findings), entry, spec)
+
+
+def weigh(spec: Spec, entry: ModelRef, hubs: Mapping[str, KnowsWeights]) -> Iterator[Finding]:
+    """Whether the model has the weights that ``spec`` describes, on its hub and now.
+
+    One finding a weight file, or one that says why they cannot be told.
+    """
+    # On Hugging Face the weights of today's main branch, whatever revision the manifest records:
+    # a pull request to somebody's model has a commit too, and anybody may open one.
+    ref = entry.without_revision if entry.hub == "hf" else entry
+    hub = hubs.get(ref.hub)
+    if hub is None:
+        yield Finding("weights", "failed", f"{ref}: this program cannot ask {ref.hub} from here")
+        return
+    try:
+        current = hub.weight_digests(ref)
+    except GmiError as error:
+        yield Finding("weights", "failed", error.message, error.hint)
+        return
+    if current is None:
+        yield Finding("weights", "failed", f"{ref}: its hub does not say which weights it has")
+        return
+    for weight in spec.manifest.model.weights:
+        if weight.path not in current:
+            detail = f"{ref} has no {weight.path}"
+        elif current[weight.path] is None:
+            detail = f"{ref}: its hub states no digest of {weight.path}"
+        elif current[weight.path] != weight.sha256:
+            detail = f"{ref}: {weight.path} is another file than the one that was described"
+        else:
+            yield Finding("weights", "ok", f"{ref} has {weight.path}")
+            continue
+        yield Finding("weights", "failed", detail, f"publish it again: gmi-publish {ref}")
 
 
 def _paths(proposal: Proposal) -> tuple[ModelRef | None, list[Finding]]:
@@ -156,35 +189,6 @@ def _owner(proposal: Proposal, entry: ModelRef) -> Finding:
         f"replaces an entry of {whose}",
         "a maintainer decides, and merges by hand",
     )
-
-
-def _weights(spec: Spec, entry: ModelRef, hubs: Mapping[str, KnowsWeights]) -> Iterator[Finding]:
-    # On Hugging Face the weights of today's main branch, whatever revision the manifest records:
-    # a pull request to somebody's model has a commit too, and anybody may open one.
-    ref = entry.without_revision if entry.hub == "hf" else entry
-    hub = hubs.get(ref.hub)
-    if hub is None:
-        yield Finding("weights", "failed", f"{ref}: this program cannot ask {ref.hub} from here")
-        return
-    try:
-        current = hub.weight_digests(ref)
-    except GmiError as error:
-        yield Finding("weights", "failed", error.message, error.hint)
-        return
-    if current is None:
-        yield Finding("weights", "failed", f"{ref}: its hub does not say which weights it has")
-        return
-    for weight in spec.manifest.model.weights:
-        if weight.path not in current:
-            detail = f"{ref} has no {weight.path}"
-        elif current[weight.path] is None:
-            detail = f"{ref}: its hub states no digest of {weight.path}"
-        elif current[weight.path] != weight.sha256:
-            detail = f"{ref}: {weight.path} is another file than the one that was described"
-        else:
-            yield Finding("weights", "ok", f"{ref} has {weight.path}")
-            continue
-        yield Finding("weights", "failed", detail, f"publish it again: gmi-publish {ref}")
 
 
 def _without(detail: str, folder: Path) -> str:

@@ -18,7 +18,6 @@ from gmi_registry.hubs.huggingface.traffic import OnWait, Traffic
 from gmi_registry.hubs.protocol import Listing
 from gmi_registry.hubs.registry.dataset import DEFAULT_REGISTRY, Dataset
 from gmi_registry.hubs.registry.layout import (
-    VERIFIED_NAME,
     entry_file,
     entry_path,
     hub_folder,
@@ -26,7 +25,7 @@ from gmi_registry.hubs.registry.layout import (
     model_folder,
 )
 from gmi_registry.hubs.registry.shelf import Entry, Listed, Shelf, entries_of
-from gmi_registry.hubs.registry.verified import VERIFIED_LIMIT, Verified
+from gmi_registry.hubs.registry.verified import read_verified
 from gmi_registry.spec import MANIFEST_NAME, PREVIEW_NAME, TENSORS_NAME, ModelRef
 from gmi_registry.spec.files import PREVIEW_LIMIT
 from gmi_registry.spec.manifest import MANIFEST_LIMIT
@@ -183,17 +182,6 @@ class Registry:
         self._require_network()
         return submit(self.dataset, ref, folder, create_pr=create_pr)
 
-    def verified(self, commit: str) -> Verified:
-        """What ``verified.json`` says at a commit; nothing where there is none.
-
-        Raises HubError where it cannot be understood.
-        """
-        try:
-            path = self.dataset.fetch(VERIFIED_NAME, commit, limit=VERIFIED_LIMIT)
-        except SpecNotFoundError:
-            return Verified({})
-        return Verified.from_bytes(path.read_bytes())
-
     def head(self) -> str:
         """The commit that the registry stands at now: one request."""
         self._require_network()
@@ -210,7 +198,7 @@ class Registry:
 
     def _trusted(self, commit: str) -> dict[str, str]:
         try:
-            return dict(self.verified(commit).specs)
+            return dict(read_verified(self.dataset, commit).specs)
         except HubError as error:
             # The entries are there all the same, and lose nothing but their rank.
             _log.warning("nothing counts as verified: %s", error.message)

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gmi_registry.errors import AuthError, HubError, InputError
 from gmi_registry.hubs.huggingface.change import Change, Start, make
+from gmi_registry.hubs.huggingface.download import COMMIT
 from gmi_registry.hubs.huggingface.errors import Asked, explained
 from gmi_registry.hubs.huggingface.patience import patiently
 from gmi_registry.hubs.huggingface.preflight import StoredFile
 from gmi_registry.hubs.registry.dataset import REPO_TYPE, Dataset
 from gmi_registry.hubs.registry.layout import (
     ENTRY_FILES,
+    VERIFIED_NAME,
     entry_file,
     entry_of,
     entry_path,
     is_entry,
 )
+from gmi_registry.hubs.registry.verified import read_verified
 from gmi_registry.hubs.upload import read_upload
-from gmi_registry.spec import MANIFEST_NAME, ModelRef
+from gmi_registry.spec import SPEC_DIR, ModelRef
 
-__all__ = ["change_files", "submit", "writer"]
+__all__ = ["mark_verified", "submit", "writer"]
 
 _WRITES = frozenset({"repo.write", "discussion.write"})
 
@@ -37,38 +40,61 @@ def submit(dataset: Dataset, ref: ModelRef, folder: Path, *, create_pr: bool) ->
             f"{folder} describes {entry}, not {ref}", hint=f"gmi-publish {ref} --to registry"
         )
     wanted = {entry_file(entry, name): contents.get(name) for name in ENTRY_FILES}
+
+    def missing(revision: str) -> dict[str, bytes | None]:
+        files = dataset.stored(revision, list(wanted))
+        return {path: new for path, new in wanted.items() if not _is_so(files.get(path), new)}
+
     tool = f"Made by {manifest.tool.name} {manifest.tool.version}."
     replaces = "" if manifest.previous is None else f" It replaces {manifest.previous[:12]}."
-    return change_files(
+    done = _change(
         dataset,
-        wanted,
+        missing,
         title=f"Specification of {entry.repository}",
         text=f"`{entry_path(entry)}`: {manifest.model.title}.{replaces} {tool}",
         create_pr=create_pr,
-        marker=entry_file(entry, MANIFEST_NAME),
     )
+    if isinstance(done, Start):
+        return f"{dataset.url}/tree/{done.parent_commit}/{entry_path(entry)}/{SPEC_DIR}"
+    return done
 
 
-def change_files(
+def mark_verified(
+    dataset: Dataset, entry: ModelRef, manifest: bytes, *, create_pr: bool = False
+) -> str:
+    """Add the specification whose ``spec.json`` is ``manifest`` to ``verified.json``.
+
+    Returns the address of the commit or the pull request, or of the file where it says so already.
+    Raises HubError where what is there cannot be understood, and as :meth:`.Registry.push_spec`.
+    """
+
+    def missing(revision: str) -> dict[str, bytes | None]:
+        commit = revision if COMMIT.fullmatch(revision) else dataset.head(revision)
+        before = read_verified(dataset, commit)
+        after = before.with_spec(manifest)
+        return {} if before == after else {VERIFIED_NAME: after.to_bytes()}
+
+    done = _change(
+        dataset,
+        missing,
+        title=f"Verified: {entry.repository}",
+        text=f"Images of `{entry_path(entry)}` were drawn again, and are as they are described.",
+        create_pr=create_pr,
+    )
+    if isinstance(done, Start):
+        return f"{dataset.url}/blob/{done.parent_commit}/{VERIFIED_NAME}"
+    return done
+
+
+def _change(
     dataset: Dataset,
-    wanted: Mapping[str, bytes | None],
+    missing: Callable[[str], dict[str, bytes | None]],
     *,
     title: str,
     text: str,
     create_pr: bool,
-    marker: str,
-) -> str:
-    """Let the dataset's files be ``wanted`` (None: not there), as one commit or pull request.
-
-    Returns its address, or the one of ``marker``'s folder where all is so already. Raises as
-    :func:`gmi_registry.hubs.huggingface.change.make`.
-    """
-    asked = replace(dataset.asked, writing=True)
-    paths = list(wanted)
-
-    def missing(revision: str) -> dict[str, bytes | None]:
-        files = dataset.stored(revision, paths)
-        return {path: new for path, new in wanted.items() if not _is_so(files.get(path), new)}
+) -> str | Start:
+    """Commit or propose what is ``missing`` at a revision: path to new content, None to go."""
 
     def look() -> Start:
         user = writer(dataset)
@@ -83,11 +109,14 @@ def change_files(
             title=title,
         )
 
-    change = Change(asked, REPO_TYPE, look, lambda revision: not missing(revision), lambda _: text)
-    done = make(dataset.api, change, propose=create_pr)
-    if isinstance(done, Start):
-        return f"{dataset.url}/tree/{done.parent_commit}/{marker.rpartition('/')[0]}".rstrip("/")
-    return done
+    change = Change(
+        replace(dataset.asked, writing=True),
+        REPO_TYPE,
+        look,
+        is_made=lambda revision: not missing(revision),
+        describe=lambda _: text,
+    )
+    return make(dataset.api, change, propose=create_pr)
 
 
 def writer(dataset: Dataset) -> str:

@@ -17,11 +17,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gmi_registry.errors import HubError
+from gmi_registry.errors import HubError, SpecNotFoundError
 from gmi_registry.hubs.huggingface.delivery import git_digest
+from gmi_registry.hubs.registry.dataset import Dataset
 from gmi_registry.hubs.registry.layout import VERIFIED_NAME
 
-__all__ = ["VERIFIED_LIMIT", "Verified", "git_name"]
+__all__ = ["VERIFIED_LIMIT", "Verified", "git_name", "read_verified"]
 
 VERIFIED_LIMIT = 16 * 1024 * 1024
 """Bytes of ``verified.json``: room for 100,000 specifications."""
@@ -87,6 +88,18 @@ class Verified:
         lines = ",\n".join(json.dumps({"digest": digest, "git": git}) for digest, git in rows)
         head = json.dumps({"name": _FORMAT, "version": _VERSION})
         return f'{{"format": {head},\n"specs": [\n{lines}\n]}}\n'.encode()
+
+
+def read_verified(dataset: Dataset, commit: str) -> Verified:
+    """What ``verified.json`` says at a commit; nothing where there is none.
+
+    Raises HubError where it cannot be understood, and every other error of the hub.
+    """
+    try:
+        path = dataset.fetch(VERIFIED_NAME, commit, limit=VERIFIED_LIMIT)
+    except SpecNotFoundError:
+        return Verified({})
+    return Verified.from_bytes(path.read_bytes())
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -1,0 +1,138 @@
+"""Whether a specification is true: some of its images are drawn again and compared."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from gmi_registry import generation
+from gmi_registry.encoders import Encoder, load_encoder
+from gmi_registry.errors import HubError, IncomparableSpecsError, InputError
+from gmi_registry.generation import Journal
+from gmi_registry.hubs.protocol import Hub
+from gmi_registry.hubs.registry.comparison import Comparison, compare
+from gmi_registry.model import ModelFiles
+from gmi_registry.spec import ModelRef, PromptSet, Spec
+
+__all__ = ["Progress", "audit", "choose_prompts"]
+
+Progress = Callable[[Literal["check", "generate", "encode"], int, int], None]
+"""Told (stage, done, total): steps in ``check``, pictures in the other two."""
+
+_CHECKS = 3
+
+
+def choose_prompts(spec: Spec, count: int, seed: int) -> tuple[str, ...]:
+    """``count`` of the specification's prompts, all sets together, or all it has.
+
+    The same ``seed`` chooses the same ones. Whoever makes a specification must not know it.
+    """
+    prompts = list(dict.fromkeys(_prompts(spec)))
+    return tuple(random.Random(seed).sample(prompts, min(count, len(prompts))))
+
+
+def audit(
+    spec: Spec,
+    hub: Hub,
+    prompts: Sequence[str],
+    *,
+    work: Path,
+    encoder: Encoder | None = None,
+    device: str | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Comparison:
+    """Draw the images of ``prompts`` again, with all seeds, and compare them with those stated.
+
+    The model is the one that ``hub`` has now (of a Civitai model the version that is described); it
+    and its base must have the weights that the specification names. The recipe is the
+    specification's own, precision included. ``work`` keeps the pictures until they are compared, or
+    for the next call where this one was interrupted. ``encoder`` is by default the one that the
+    specification names.
+
+    Raises InputError for a prompt that the specification has not, HubError for other weights,
+    IncomparableSpecsError where the encoder's name leads to another encoder, and whatever loading
+    and drawing raise.
+    """
+    strange = [prompt for prompt in prompts if prompt not in _prompts(spec)]
+    if strange or not prompts:
+        raise InputError(
+            f"the specification has no prompt {strange[0]!r}" if strange else "no prompt to draw",
+            hint="choose some of its own prompts",
+        )
+    recipe = spec.manifest.generation.recipe
+    progress("check", 0, _CHECKS)
+    model = hub.fetch_model(_model_ref(spec))
+    _require_weights(spec, model)
+    progress("check", 1, _CHECKS)
+    encoder = _encoder(spec, hub, device) if encoder is None else encoder
+    progress("check", 2, _CHECKS)
+    pipeline = generation.load_pipeline(model, device=device, dtype=recipe.dtype)
+    progress("check", _CHECKS, _CHECKS)
+    journal = Journal(work, model, recipe)
+    images = generation.generate(
+        pipeline,
+        prompts,
+        recipe,
+        journal=journal,
+        progress=lambda done, total: progress("generate", done, total),
+    )
+    drawn = generation.build_spec(
+        model,
+        images,
+        encoder,
+        [PromptSet("audit", 1, tuple(prompts))],
+        recipe,
+        progress=lambda done, total: progress("encode", done, total),
+    )
+    found = compare(spec, drawn)
+    journal.discard()
+    return found
+
+
+def _prompts(spec: Spec) -> chain[str]:
+    return chain.from_iterable(block.prompts for block in spec.manifest.prompt_sets)
+
+
+def _model_ref(spec: Spec) -> ModelRef:
+    """The model as its hub is asked for it: on Hugging Face what is there now, and which file."""
+    model = spec.manifest.model
+    if model.hub != "hf":
+        return model.ref
+    paths = [weight.path for weight in model.weights]
+    lone = len(paths) == 1 and "/" not in paths[0] and model.kind != "checkpoint"
+    return ModelRef("hf", model.id, None, paths[0] if lone else None)
+
+
+def _require_weights(spec: Spec, model: ModelFiles) -> None:
+    stated, found = spec.manifest.model, generation.describe(model)
+    if found.weights_digest != stated.weights_digest:
+        raise HubError(
+            f"{stated.ref.without_revision} has other weights than those described",
+            hint="its specification must be made again",
+        )
+    if stated.base_weights is not None and (
+        found.base_weights_digest != stated.base_weights_digest
+    ):
+        raise HubError(
+            f"{stated.ref.without_revision}: its base {stated.base_model or 'model'} has other "
+            "weights than those described",
+            hint="its specification must be made again",
+        )
+
+
+def _encoder(spec: Spec, hub: Hub, device: str | None) -> Encoder:
+    stated = spec.manifest.encoder
+    folder = hub.fetch_encoder(stated.name, stated.pretrained)
+    encoder = load_encoder(
+        stated.name, stated.pretrained, folder, device=device or generation.default_device()
+    )
+    if encoder.ref.id != stated.id:
+        raise IncomparableSpecsError(
+            f"the encoder {stated.name}/{stated.pretrained} that was loaded is not the one that "
+            "made the specification",
+            hint="its specification must be made again, with an encoder that can be had",
+        )
+    return encoder

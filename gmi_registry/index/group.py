@@ -15,11 +15,13 @@ from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.scoring import Candidates, WithinScatter
+from gmi_registry.scoring.default import mean_images
+from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.temperature import fitted_temperature
 from gmi_registry.scoring.weights import unit_rows
 from gmi_registry.spec import ModelRef
 
-__all__ = ["Group", "Stack"]
+__all__ = ["Group", "MemoryStack"]
 
 # Cosine of two embeddings of one prompt by one encoder. Half precision and other hardware stay
 # above this by far; another text does not reach it.
@@ -27,14 +29,11 @@ _SAME_PROMPT = 0.999
 
 
 @dataclass(frozen=True, eq=False)
-class Stack:
-    """The arrays of M members: ``image_embeddings`` [M, N, D] float16, ``grams`` [M, N, N] float32,
-    ``prompt_embeddings`` [P, E] float16 that all agree on, ``image_prompt`` [N].
+class MemoryStack:
+    """A :class:`~gmi_registry.index.stack.Stack` with everything in memory: ``image_embeddings``
+    [M, N, D] float16, ``grams`` [M, N, N] float32."""
 
-    ``outliers`` are members left out, because their prompt embeddings are not those of the rest:
-    by the key they should be, and weights taken from them could not be compared.
-    """
-
+    key: ComparabilityKey
     entries: tuple[IndexEntry, ...]
     outliers: tuple[IndexEntry, ...]
     image_embeddings: NDArray[np.float16]
@@ -43,25 +42,33 @@ class Stack:
     image_prompt: NDArray[np.int32]
 
     @cached_property
+    def names(self) -> list[str]:
+        return [str(entry.model) for entry in self.entries]
+
+    @cached_property
+    def means(self) -> Floats:
+        return mean_images(self.image_embeddings)
+
+    @cached_property
     def scatter(self) -> WithinScatter:
-        """Within-model statistics of all members, whatever a filter leaves of them."""
         return WithinScatter.of(self.image_embeddings)
 
     @cached_property
     def temperature(self) -> float:
-        """How far distances among all members can be trusted, whatever a filter leaves of them."""
         return fitted_temperature(self.image_embeddings, self.image_prompt)
 
+    def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
+        return self.image_embeddings if rows is None else self.image_embeddings[_array(rows)]
+
     def candidates(self, rows: Sequence[int]) -> Candidates:
-        """The members at ``rows``, for a score."""
         everything = len(rows) == len(self.entries)
-        chosen = slice(None) if everything else np.asarray(rows, np.intp)
+        chosen = slice(None) if everything else _array(rows)
         downloads = [self.entries[row].downloads for row in rows]
         return Candidates(
             image_embeddings=self.image_embeddings[chosen],
             prompt_embeddings=self.prompt_embeddings,
             image_prompt=self.image_prompt,
-            gamma=self.entries[0].key.gamma,
+            gamma=self.key.gamma,
             grams=self.grams[chosen],
             scatter=lambda: self.scatter,
             downloads=np.array([np.nan if n is None else n for n in downloads], np.float64),
@@ -76,7 +83,7 @@ class Group:
         self._members: dict[ModelRef, IndexedSpec] = {}
         self._prompt_embeddings: dict[bytes, NDArray[np.float16]] = {}
         self._fingerprints: dict[ModelRef, bytes] = {}
-        self._stack: Stack | None = None
+        self._stack: MemoryStack | None = None
 
     def __len__(self) -> int:
         return len(self._members)
@@ -98,13 +105,13 @@ class Group:
         self._stack = None
 
     @property
-    def stack(self) -> Stack:
+    def stack(self) -> MemoryStack:
         """The members' arrays, stacked. Raises ValueError for a group without members."""
         if self._stack is None:
             self._stack = self._stacked()
         return self._stack
 
-    def _stacked(self) -> Stack:
+    def _stacked(self) -> MemoryStack:
         prompts = self._agreed_prompts()
         agreeing = {
             key: _same_directions(array, prompts) for key, array in self._prompt_embeddings.items()
@@ -123,7 +130,8 @@ class Group:
             self._members[member.entry.model] = replace(
                 member, image_embeddings=images[row], gram=grams[row]
             )
-        return Stack(
+        return MemoryStack(
+            key=self.key,
             entries=tuple(member.entry for member in members),
             outliers=tuple(member.entry for member in outliers),
             image_embeddings=images,
@@ -141,6 +149,10 @@ class Group:
             raise ValueError("a group without members has no arrays")
         most = max(votes, key=lambda key: (votes[key], key))
         return self._prompt_embeddings[most]
+
+
+def _array(rows: Sequence[int]) -> NDArray[np.intp]:
+    return np.asarray(rows, np.intp)
 
 
 def _fingerprint(prompts: NDArray[np.float16]) -> bytes:

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gmi_registry.errors import IncomparableSpecsError, InputError
 from gmi_registry.index.entry import IndexEntry
-from gmi_registry.index.group import Stack
 from gmi_registry.index.indexed import IndexedSpec
+from gmi_registry.index.stack import Stack
 from gmi_registry.scoring import DEFAULT_SCORE, SCORES, Query, Score
 from gmi_registry.scoring.confidence import confidences
 from gmi_registry.scoring.contrast import contrasted, innocence
+from gmi_registry.scoring.default import mean_distances
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.kinship import content_means, model_distances, shared_contributions
 from gmi_registry.scoring.ranking import best_prompts
@@ -23,6 +25,7 @@ from gmi_registry.scoring.wording import (
     text_distances,
     worded_distances,
 )
+from gmi_registry.spec import ModelRef
 
 __all__ = ["ImageQuestion", "ModelQuestion", "Question", "TextQuestion", "Wording"]
 
@@ -98,15 +101,15 @@ class ImageQuestion:
 
     def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
         _check_lengths(stack, self.query)
-        distances = self.score(stack.candidates(rows), self.query)
+        distances = self._of(self.query, stack, rows)
         images = len(self.query.image_embeddings)
         if self.unwanted is not None:
             _check_lengths(stack, self.unwanted)
             # All members are suspects, whatever a filter leaves, so that a filter changes nothing.
-            everything = stack.candidates(range(len(stack.entries)))
-            suspects = [self.score(everything, each) for each in self.unwanted.each()]
+            everybody = range(len(stack.names))
+            suspects = [self._of(each, stack, everybody) for each in self.unwanted.each()]
             innocent = innocence(np.stack(suspects), temperature=stack.temperature)
-            chosen = innocent[np.asarray(rows, np.intp)]
+            chosen = innocent[_array(rows)]
             distances = contrasted(distances, chosen, images, temperature=stack.temperature)
         if self.style is not None:
             distances = worded_distances(
@@ -118,6 +121,14 @@ class ImageQuestion:
             )
         return distances
 
+    def _of(self, query: Query, stack: Stack, rows: Sequence[int]) -> Floats:
+        if not self._speaks_of_chances or query.has_prompts:
+            return self.score(stack.candidates(rows), query)
+        means = stack.means if len(rows) == len(stack.names) else stack.means[_array(rows)]
+        concentration = 1 / len(stack.image_prompt)
+        found = mean_distances(means, query.image_embeddings, concentration, scatter=stack.scatter)
+        return np.asarray(found.mean(axis=0))
+
     def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
         if not self._speaks_of_chances:
             return None
@@ -128,15 +139,15 @@ class ImageQuestion:
         weights = self.query.weights(stack.prompt_embeddings, stack.image_prompt)
         return [
             best_prompts(
-                stack.image_embeddings[row],
+                images,
                 weights,
                 self.query.image_embeddings,
                 stack.image_prompt,
                 len(stack.prompt_embeddings),
-                stack.entries[row].key.gamma,
+                stack.key.gamma,
                 count=count,
             )
-            for row in rows
+            for images in stack.images(rows)
         ]
 
 
@@ -160,7 +171,7 @@ class TextQuestion:
         return False
 
     def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
-        arrays = {"images": stack.image_embeddings, "prompts": stack.prompt_embeddings}
+        arrays = {"images": stack.means, "prompts": stack.prompt_embeddings}
         for what, array in arrays.items():
             if array.shape[-1] != len(self.embedding):
                 raise IncomparableSpecsError(
@@ -169,7 +180,7 @@ class TextQuestion:
                     hint="search with an image",
                 )
         return text_distances(
-            stack.image_embeddings[np.asarray(rows, np.intp)],
+            stack.images(rows),
             stack.prompt_embeddings,
             stack.image_prompt,
             self.embedding,
@@ -182,14 +193,14 @@ class TextQuestion:
         return [
             _largest(
                 text_contributions(
-                    stack.image_embeddings[row],
+                    images,
                     stack.prompt_embeddings,
                     stack.image_prompt,
                     self.embedding,
                 ),
                 count,
             )
-            for row in rows
+            for images in stack.images(rows)
         ]
 
 
@@ -208,14 +219,15 @@ class ModelQuestion:
 
     def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
         images = self.exemplar.image_embeddings
-        _check_width("image", stack.image_embeddings, images, self.encoder_id)
-        candidates = stack.image_embeddings[np.asarray(rows, np.intp)]
-        gamma = stack.entries[0].key.gamma
+        _check_width("image", stack.means, images, self.encoder_id)
+        candidates = stack.images(rows)
+        gamma = stack.key.gamma
         if not self._shares_prompts(stack):
             return model_distances(candidates, images, gamma)
         # All members, whatever a filter leaves of them, so that a filter changes no distance; but
         # not the exemplar, so that it does not matter whether it is one of them.
-        others = [row for row, entry in enumerate(stack.entries) if not self.is_about(entry)]
+        itself = str(self.exemplar.entry.model.identity)
+        others = [row for row, name in enumerate(stack.names) if _identity(name) != itself]
         return model_distances(
             candidates,
             images,
@@ -223,7 +235,7 @@ class ModelQuestion:
             image_prompt=stack.image_prompt,
             exemplar_prompt=self.exemplar.image_prompt,
             content=content_means(
-                stack.image_embeddings[others], stack.image_prompt, len(stack.prompt_embeddings)
+                stack.images(others), stack.image_prompt, len(stack.prompt_embeddings)
             ),
         )
 
@@ -236,20 +248,28 @@ class ModelQuestion:
         return [
             _largest(
                 shared_contributions(
-                    stack.image_embeddings[row],
+                    images,
                     stack.image_prompt,
                     self.exemplar.image_embeddings,
                     self.exemplar.image_prompt,
                     len(stack.prompt_embeddings),
-                    stack.entries[row].key.gamma,
+                    stack.key.gamma,
                 ),
                 count,
             )
-            for row in rows
+            for images in stack.images(rows)
         ]
 
     def _shares_prompts(self, stack: Stack) -> bool:
-        return stack.entries[0].key.prompt_set_id == self.exemplar.entry.key.prompt_set_id
+        return stack.key.prompt_set_id == self.exemplar.entry.key.prompt_set_id
+
+
+def _identity(name: str) -> str:
+    return str(ModelRef.parse(name).identity)
+
+
+def _array(rows: Sequence[int]) -> NDArray[np.intp]:
+    return np.asarray(rows, np.intp)
 
 
 def _largest(values: Floats, count: int) -> PromptValues:
@@ -258,7 +278,7 @@ def _largest(values: Floats, count: int) -> PromptValues:
 
 
 def _check_lengths(stack: Stack, query: Query) -> None:
-    _check_width("image", stack.image_embeddings, query.image_embeddings, query.encoder_id)
+    _check_width("image", stack.means, query.image_embeddings, query.encoder_id)
     if query.prompt_embeddings is not None:
         _check_width("prompt", stack.prompt_embeddings, query.prompt_embeddings, query.encoder_id)
 

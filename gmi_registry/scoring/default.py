@@ -29,7 +29,7 @@ from gmi_registry.scoring.kernels import Floats, working_dtype
 from gmi_registry.scoring.weights import clamped
 from gmi_registry.scoring.within import WithinScatter
 
-__all__ = ["SHRINKAGE", "whitened_distances"]
+__all__ = ["SHRINKAGE", "mean_distances", "mean_images", "whitened_distances"]
 
 SHRINKAGE = 1.0
 
@@ -51,15 +51,45 @@ def whitened_distances(
     """
     dtype = working_dtype(image_embeddings, weights, query_images)
     scatter = WithinScatter.of(image_embeddings) if scatter is None else scatter
-    factor = scatter.whitening(shrinkage).astype(dtype)
     coefficients = clamped(weights).astype(dtype, copy=False)
     means = mean_embeddings(image_embeddings, coefficients)
-    excess = scatter.spread(shrinkage) * np.einsum("bn,bn->b", coefficients, coefficients)
+    concentration = np.einsum("bn,bn->b", coefficients, coefficients)
     out = np.empty(means.shape[:2], dtype)
     for b, image in enumerate(query_images):
-        difference = (means[b] - image.astype(dtype)) @ factor
-        out[b] = np.einsum("md,md->m", difference, difference) - excess[b]
+        out[b] = mean_distances(
+            means[b], image[None], concentration[b], scatter=scatter, shrinkage=shrinkage
+        )
     return out
+
+
+def mean_distances(
+    means: Floats,
+    query_images: Floats,
+    concentration: float,
+    *,
+    scatter: WithinScatter,
+    shrinkage: float = SHRINKAGE,
+) -> Floats:
+    """:func:`whitened_distances` from the models' mean embeddings alone: [B, M].
+
+    ``means`` [M, D], ``query_images`` [B, D]; ``concentration`` is Σ_i a_i² of the coefficients
+    that made the means, 1/N for N equal ones. Raises ValueError unless shrinkage > 0.
+    """
+    dtype = working_dtype(means, query_images)
+    factor = scatter.whitening(shrinkage).astype(dtype)
+    excess = dtype.type(scatter.spread(shrinkage) * concentration)
+    out = np.empty((len(query_images), len(means)), dtype)
+    for b, image in enumerate(query_images):
+        difference = (means.astype(dtype, copy=False) - image.astype(dtype)) @ factor
+        out[b] = np.einsum("md,md->m", difference, difference) - excess
+    return out
+
+
+def mean_images(image_embeddings: Floats) -> Floats:
+    """The mean image of every model: [M, N, D] gives [M, D], float32 at least."""
+    rows = image_embeddings.shape[1]
+    dtype = working_dtype(image_embeddings)
+    return np.asarray(mean_embeddings(image_embeddings, np.full((1, rows), 1 / rows, dtype))[0])
 
 
 def mean_embeddings(image_embeddings: Floats, coefficients: Floats) -> Floats:

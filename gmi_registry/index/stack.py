@@ -1,0 +1,76 @@
+"""What a question asks of the specifications that it may compare with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmi_registry.index.entry import IndexEntry
+from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.scoring import Candidates, WithinScatter
+from gmi_registry.scoring.kernels import Floats
+
+__all__ = ["Stack"]
+
+
+class Stack(Protocol):
+    """M members that share one key, by their rows 0..M-1, in the order of their references.
+
+    What is large is read where it is asked for: a question that is content with means should ask
+    for nothing else.
+    """
+
+    @property
+    def key(self) -> ComparabilityKey: ...
+
+    @property
+    def entries(self) -> Sequence[IndexEntry]:
+        """One for each row."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The references of the members as texts, M of them."""
+        ...
+
+    @property
+    def outliers(self) -> Sequence[IndexEntry]:
+        """Members left out, because their prompt embeddings are not those of the rest: by the key
+        they should be, and weights taken from them could not be compared."""
+        ...
+
+    @property
+    def prompt_embeddings(self) -> NDArray[np.float16]:
+        """[P, E], on which all members agree."""
+        ...
+
+    @property
+    def image_prompt(self) -> NDArray[np.int32]:
+        """[N]: the prompt of each image."""
+        ...
+
+    @property
+    def means(self) -> Floats:
+        """[M, D]: the mean of each member's images."""
+        ...
+
+    @property
+    def scatter(self) -> WithinScatter:
+        """Within-model statistics of all members, whatever a filter leaves of them."""
+        ...
+
+    @property
+    def temperature(self) -> float:
+        """How far distances among all members can be trusted, whatever a filter leaves of them."""
+        ...
+
+    def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
+        """The images of the members at ``rows`` [R], None for all: [R, N, D]."""
+        ...
+
+    def candidates(self, rows: Sequence[int]) -> Candidates:
+        """The members at ``rows`` with everything that a score may want."""
+        ...

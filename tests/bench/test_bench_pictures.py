@@ -317,7 +317,9 @@ def test_icons16_stands_for_the_zoo():
     assert (own.encoder, other.encoder) == (zoo.encoder, str(PAIR))
     # The same pictures, so that those of zoo16 serve.
     assert orders_of(second) == orders_of(zoo)
-    assert (second.models, second.hub, second.recipe) == (zoo.models, zoo.hub, zoo.recipe)
+    # Words are for a space that towers share, which this pair has not.
+    wordless = tuple(entry.model_copy(update={"words": ()}) for entry in zoo.models)
+    assert (second.models, second.hub, second.recipe) == (wordless, zoo.hub, zoo.recipe)
     assert (second.encoder, second.interrogator) == (str(PAIR), "none")
     assert second.name != zoo.name
 

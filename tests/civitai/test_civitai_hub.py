@@ -164,6 +164,35 @@ def test_offline_nothing_is_asked(filled, store, tmp_path, monkeypatch):
     assert filled.requests == []
 
 
+def test_names_that_say_all_are_not_looked_up(filled, hub):
+    for text in (
+        "civitai:1@11",
+        "1@11",
+        "urn:air:sd1:lora:civitai:1@11",
+        "https://civitai.com/models/1/style?modelVersionId=11",
+    ):
+        assert hub.find(text) == REF
+    assert filled.requests == []
+    assert hub.find("civitai:1") == ModelRef("civitai", "1", "12")
+    assert len(filled.requests) == 1
+
+
+def test_offline_a_model_means_its_newest_described_version(filled, store, tmp_path):
+    describe(store, filled, "civitai:1@11")
+    hub = CivitaiHub(store, endpoint=filled.endpoint, cache_dir=tmp_path / "c", offline=True)
+    assert hub.find("civitai:1") == REF
+    with pytest.raises(OfflineError):
+        hub.find("https://civitai.com/model-versions/11")
+    assert filled.requests == []
+
+
+def test_closing_closes_the_store_as_well(hub, store):
+    closed = []
+    store.close = lambda: closed.append(True)
+    hub.close()
+    assert closed == [True]
+
+
 def test_names_of_other_hubs_are_refused(hub):
     for ask in (hub.fetch_spec, hub.fetch_model, hub.weight_digests, hub.check_writable):
         with pytest.raises(UnsupportedOperationError, match="not on this hub"):

@@ -21,7 +21,7 @@ from gmi_registry.hubs.civitai.client import CivitaiClient
 from gmi_registry.hubs.civitai.download import Downloads, OnProgress
 from gmi_registry.hubs.civitai.listing import ListedVersion, admits, list_versions
 from gmi_registry.hubs.civitai.models import Models
-from gmi_registry.hubs.civitai.reference import find_civitai, newest_version
+from gmi_registry.hubs.civitai.reference import find_civitai, named_model, newest_version
 from gmi_registry.hubs.civitai.snippet import description_snippet
 from gmi_registry.hubs.civitai.traffic import CivitaiTraffic, HasTraffic, OnWait
 from gmi_registry.hubs.civitai.weights import AIR_TYPES
@@ -71,6 +71,7 @@ class CivitaiHub:
     ) -> None:
         if offline is None:
             offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in _ON
+        bases_cache = cache_dir
         if cache_dir is None:
             from platformdirs import user_cache_path
 
@@ -86,16 +87,19 @@ class CivitaiHub:
         self._folder = Path(cache_dir) / "civitai"
         self._digests = FileDigests(self._folder / "digests")
         self._downloads = Downloads(self.client, self._folder, self._digests)
-        self._models = Models(self.client, self._downloads, bases)
+        self._models = Models(self.client, self._downloads, bases, bases_cache)
         self._catalogue = Catalogue(self._folder / "catalogue.json")
         self._lock = threading.Lock()
         self._newest: dict[str, ModelRef] = {}
         self._weights: dict[ModelRef, Mapping[str, str | None]] = {}
 
     def close(self) -> None:
-        """Close the connections; the hub can still be used."""
+        """Close the connections, and the store where it has any; both can still be used."""
         self.client.close()
         self._models.close()
+        close = getattr(self._store, "close", None)
+        if close is not None:
+            close()
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +132,16 @@ class CivitaiHub:
         return max(known) if known else None
 
     def find(self, text: str) -> ModelRef:
-        """The version that ``text`` names, as :func:`.find_civitai` tells it."""
+        """The version that ``text`` names, as :func:`.find_civitai` says.
+
+        A version that is named with its model costs no request, and is not looked up. Offline a
+        model means its newest version with a specification.
+        """
+        named = named_model(text, self.client)
+        if named is not None and named.revision is not None:
+            return named
+        if named is not None and self.offline:
+            return self._described(named)
         return find_civitai(text, self.client, digests=self._digests)
 
     def list_specs(self, wanted: ListingFilter) -> Iterator[Listing]:

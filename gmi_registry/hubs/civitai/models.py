@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from gmi_registry.errors import AuthError, HubError, SpecNotFoundError
@@ -30,12 +31,22 @@ class GivesConfigurations(Protocol):
 
 
 class Models:
-    """Fetches versions through ``downloads``; their bases are on ``bases`` (None: Hugging Face)."""
+    """Fetches versions through ``downloads``.
 
-    def __init__(self, client: CivitaiClient, downloads: Downloads, bases: Hub | None) -> None:
+    Their bases are on ``bases`` (None: Hugging Face, which keeps them in ``cache_dir``).
+    """
+
+    def __init__(
+        self,
+        client: CivitaiClient,
+        downloads: Downloads,
+        bases: Hub | None,
+        cache_dir: Path | None = None,
+    ) -> None:
         self._client = client
         self._downloads = downloads
         self._bases = bases
+        self._cache_dir = cache_dir
         self._opened = False
 
     def close(self) -> None:
@@ -117,5 +128,6 @@ class Models:
             # Half a second to import, which listing and searching can do without.
             from gmi_registry.hubs.huggingface import HuggingFaceHub
 
-            self._bases, self._opened = HuggingFaceHub(offline=self._client.offline), True
+            self._bases = HuggingFaceHub(cache_dir=self._cache_dir, offline=self._client.offline)
+            self._opened = True
         return self._bases

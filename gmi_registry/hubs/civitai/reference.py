@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from gmi_registry.errors import HubError, InputError, SpecNotFoundError
 from gmi_registry.hubs.civitai.client import CivitaiClient
@@ -13,7 +13,7 @@ from gmi_registry.hubs.civitai.wire import WireModel, WireVersion
 from gmi_registry.hubs.digest import FileDigests
 from gmi_registry.spec import ModelRef
 
-__all__ = ["find_civitai", "newest_version", "require_version"]
+__all__ = ["find_civitai", "named_model", "newest_version", "require_version"]
 
 _PLAIN = re.compile(r"(?:civitai:)?([1-9][0-9]{0,14})(?:@([1-9][0-9]{0,14}))?")
 # The number of a file and a format may follow, which say nothing of the version.
@@ -34,7 +34,7 @@ _FORMS = (
 def find_civitai(
     text: str, client: CivitaiClient, *, digests: FileDigests | None = None
 ) -> ModelRef:
-    """The version that ``text`` names, its number always filled in.
+    """The version that ``text`` names, its number always filled in, and looked up.
 
     ``text`` is ``civitai:MODEL`` or ``civitai:MODEL@VERSION``, an AIR, the address of a model's or
     version's page, or a weights file on this disk, which is looked up by its SHA-256 (``digests``
@@ -44,21 +44,41 @@ def find_civitai(
     version or file, or the version is another model's; HubError where several versions hold the
     file, which it names; and every other error of the hub.
     """
-    plain = _PLAIN.fullmatch(text)
-    if plain:
-        return _resolved(plain[1], plain[2], client)
-    air = _AIR.fullmatch(text)
-    if air:
-        ref = ModelRef.parse(_AIR_TYPE.sub(r"\1lora:", air[1]))
-        return _resolved(ref.id, ref.revision, client)
-    if text.startswith(("https://", "http://")):
-        return _of_page(text, client)
+    named = named_model(text, client)
+    if named is not None:
+        return _resolved(named, client)
+    version = _named_version(text, client)
+    if version is not None:
+        found = client.version(version)
+        return ModelRef("civitai", str(found.model_id), str(found.id))
     place = Path(text).expanduser()
     if place.is_file():
         return _of_file(place, client, digests)
+    raise InputError(f"{text[:120]!r} is neither a model on Civitai nor a file", hint=_FORMS)
+
+
+def named_model(text: str, client: CivitaiClient) -> ModelRef | None:
+    """The model, and the version where ``text`` has that, told from the text alone.
+
+    None where only Civitai can tell: for the page of a version, and for a file. Raises InputError
+    for a name or an address that is not one of Civitai's.
+    """
+    plain = _PLAIN.fullmatch(text)
+    if plain:
+        return ModelRef("civitai", plain[1], plain[2])
+    air = _AIR.fullmatch(text)
+    if air:
+        return ModelRef.parse(_AIR_TYPE.sub(r"\1lora:", air[1]))
     if text.startswith(("civitai:", "urn:")):
         raise InputError(f"{text[:120]!r} names no model on Civitai", hint=_FORMS)
-    raise InputError(f"{text[:120]!r} is neither a model on Civitai nor a file", hint=_FORMS)
+    parts = _address(text, client)
+    page = None if parts is None else _MODEL_PAGE.fullmatch(parts.path)
+    if parts is None or page is None:
+        return None
+    versions = parse_qs(parts.query).get("modelVersionId", [])
+    if any(not _NUMBER.fullmatch(number) for number in versions) or len(set(versions)) > 1:
+        raise InputError(f"{text[:120]!r} names no version", hint=_FORMS)
+    return ModelRef("civitai", page[1], versions[0] if versions else None)
 
 
 def newest_version(model: WireModel, client: CivitaiClient) -> WireVersion:
@@ -86,35 +106,36 @@ def require_version(ref: ModelRef, version: WireVersion, client: CivitaiClient) 
         )
 
 
-def _resolved(model_id: str, version_id: str | None, client: CivitaiClient) -> ModelRef:
-    if version_id is None:
-        newest = newest_version(client.model(model_id), client)
-        return ModelRef("civitai", model_id, str(newest.id))
-    ref = ModelRef("civitai", model_id, version_id)
-    require_version(ref, client.version(version_id, of=ref), client)
+def _resolved(ref: ModelRef, client: CivitaiClient) -> ModelRef:
+    if ref.revision is None:
+        newest = newest_version(client.model(ref.id), client)
+        return ModelRef("civitai", ref.id, str(newest.id))
+    require_version(ref, client.version(ref.revision, of=ref), client)
     return ref
 
 
-def _of_page(text: str, client: CivitaiClient) -> ModelRef:
+def _named_version(text: str, client: CivitaiClient) -> str | None:
+    parts = _address(text, client)
+    if parts is None:
+        return None
+    page = _VERSION_PAGE.fullmatch(parts.path)
+    if page is None:
+        raise InputError(f"{text[:120]!r} is not the page of a model", hint=_FORMS)
+    return page[1]
+
+
+def _address(text: str, client: CivitaiClient) -> SplitResult | None:
+    """The parts of an address of Civitai's; None for what is no address at all."""
+    if not text.startswith(("https://", "http://")):
+        return None
     try:
         parts = urlsplit(text)
         host = parts.hostname or ""
     except ValueError:
         raise InputError(f"{text[:120]!r} is no address", hint=_FORMS) from None
-    ours = urlsplit(client.endpoint).hostname
-    if host != ours and host.removeprefix("www.") not in _HOSTS:
+    if host != urlsplit(client.endpoint).hostname and host.removeprefix("www.") not in _HOSTS:
         raise InputError(f"{host[:80]!r} is not Civitai's address", hint=_FORMS)
-    model = _MODEL_PAGE.fullmatch(parts.path)
-    if model:
-        named = parse_qs(parts.query).get("modelVersionId", [])
-        if any(not _NUMBER.fullmatch(number) for number in named) or len(set(named)) > 1:
-            raise InputError(f"{text[:120]!r} names no version", hint=_FORMS)
-        return _resolved(model[1], named[0] if named else None, client)
-    version = _VERSION_PAGE.fullmatch(parts.path)
-    if version:
-        found = client.version(version[1])
-        return ModelRef("civitai", str(found.model_id), str(found.id))
-    raise InputError(f"{text[:120]!r} is not the page of a model", hint=_FORMS)
+    return parts
 
 
 def _of_file(place: Path, client: CivitaiClient, digests: FileDigests | None) -> ModelRef:

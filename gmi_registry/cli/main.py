@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gmi_registry.cli import bench, cache, spec
+from gmi_registry.cli import bench, cache, registry, spec
 from gmi_registry.cli.option import new_app
 from gmi_registry.cli.publish import publish
 from gmi_registry.cli.search import search
@@ -41,6 +41,7 @@ def _root(
 app.command()(search)
 app.command()(publish)
 app.add_typer(spec.app, name="spec")
+app.add_typer(registry.app, name="registry")
 app.add_typer(cache.app, name="cache")
 app.add_typer(bench.app, name="bench")
 

@@ -30,7 +30,13 @@ from gmi_registry.spec import (
     ModelRef,
 )
 
-__all__ = ["push_spec"]
+__all__ = ["SIGNATURE_NAME", "push_spec"]
+
+SIGNATURE_NAME = "spec.sig"
+"""Section 8 of SPEC.md. Here it is a file among others: what it says is for whoever verifies."""
+
+_MANIFEST = f"{SPEC_DIR}/{MANIFEST_NAME}"
+_SIGNATURE = f"{SPEC_DIR}/{SIGNATURE_NAME}"
 
 # git itself holds no larger file at the hub.
 _REGULAR_LIMIT = 10 * 1024 * 1024
@@ -39,7 +45,7 @@ _REGULAR_LIMIT = 10 * 1024 * 1024
 def push_spec(api: HfApi, ref: ModelRef, folder: Path, *, create_pr: bool = False) -> str:
     """Commit the specification in ``folder`` to the model, with the edit of its card.
 
-    The three files of a specification go together: an old preview does not outlive its
+    The files of a specification go together: an old preview or signature does not outlive its
     specification. Without the right to write, or with ``create_pr``, a pull request is opened,
     unless one of this account's is open with the same specification. A push that somebody else's
     commit overtook starts again from that commit. After a failure that leaves open whether the
@@ -53,7 +59,7 @@ def push_spec(api: HfApi, ref: ModelRef, folder: Path, *, create_pr: bool = Fals
     the hub does not answer; the model then holds its old specification or the whole new one.
     """
     manifest, contents = read_upload(folder, ref)
-    names = (MANIFEST_NAME, TENSORS_NAME, PREVIEW_NAME)
+    names = (MANIFEST_NAME, TENSORS_NAME, PREVIEW_NAME, SIGNATURE_NAME)
     ours = {f"{SPEC_DIR}/{name}": contents.get(name) for name in names}
     beside = _Beside(api, ref, manifest, ours)
     change = Change(asked_of(api, ref), "model", beside.look, beside.is_made, beside.describe)
@@ -77,7 +83,9 @@ class _Beside:
         self._require_same_weights(now)
         preview = self.ours[f"{SPEC_DIR}/{PREVIEW_NAME}"] is not None
         wanted = {**self.ours, CARD_NAME: edit_card(now.card, self.manifest, preview=preview)}
-        new = f"{SPEC_DIR}/{MANIFEST_NAME}" not in now.files
+        if wanted[_SIGNATURE] is None and now.holds(_MANIFEST, self.ours[_MANIFEST]):
+            del wanted[_SIGNATURE]  # of the same specification, so it holds
+        new = _MANIFEST not in now.files
         return Start(
             user=now.user,
             can_write=now.can_write,

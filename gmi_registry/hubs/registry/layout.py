@@ -31,6 +31,7 @@ from gmi_registry.spec.tensors import TENSORS_LIMIT
 
 __all__ = [
     "ENTRY_FILES",
+    "SIGNATURE_NAME",
     "VERIFIED_NAME",
     "entry_file",
     "entry_of",
@@ -42,10 +43,14 @@ __all__ = [
     "parse_file",
 ]
 
+SIGNATURE_NAME = "spec.sig"
+"""Section 8 of SPEC.md. Here it is a file among others: what it says is for whoever verifies."""
+
 ENTRY_FILES = {
     MANIFEST_NAME: MANIFEST_LIMIT,
     TENSORS_NAME: TENSORS_LIMIT,
     PREVIEW_NAME: PREVIEW_LIMIT,
+    SIGNATURE_NAME: 64 * 1024,
 }
 """The files of an entry, below its ``gmi``, and the most bytes that each may have."""
 

@@ -10,7 +10,7 @@ from gmi_registry.errors import GmiError, InputError, UnsupportedOperationError
 from gmi_registry.hubs.protocol import KnowsWeights
 from gmi_registry.hubs.registry.finding import Finding
 from gmi_registry.hubs.registry.layout import ENTRY_FILES, entry_of, entry_path, parse_file
-from gmi_registry.spec import MANIFEST_NAME, PREVIEW_NAME, ModelRef, Spec, read_spec, verify
+from gmi_registry.spec import MANIFEST_NAME, TENSORS_NAME, ModelRef, Spec, read_spec, verify
 
 __all__ = ["Inspection", "Proposal", "inspect", "weigh"]
 
@@ -118,7 +118,7 @@ def _paths(proposal: Proposal) -> tuple[ModelRef | None, list[Finding]]:
         known = parse_file(path)
         if known is None:
             wrong.append(f"{_shown(path)} is no file of an entry")
-        elif size is None and known[1] != PREVIEW_NAME:
+        elif size is None and known[1] in (MANIFEST_NAME, TENSORS_NAME):
             wrong.append(f"{path} would be removed")
         if known is not None:
             entries[known[0]] = path

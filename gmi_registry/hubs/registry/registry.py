@@ -18,6 +18,8 @@ from gmi_registry.hubs.huggingface.traffic import OnWait, Traffic
 from gmi_registry.hubs.protocol import Listing
 from gmi_registry.hubs.registry.dataset import DEFAULT_REGISTRY, Dataset
 from gmi_registry.hubs.registry.layout import (
+    ENTRY_FILES,
+    SIGNATURE_NAME,
     entry_file,
     entry_path,
     hub_folder,
@@ -27,10 +29,7 @@ from gmi_registry.hubs.registry.layout import (
 from gmi_registry.hubs.registry.shelf import Entry, Listed, Shelf, entries_of
 from gmi_registry.hubs.registry.verified import read_verified
 from gmi_registry.spec import MANIFEST_NAME, PREVIEW_NAME, TENSORS_NAME, ModelRef
-from gmi_registry.spec.files import PREVIEW_LIMIT
-from gmi_registry.spec.manifest import MANIFEST_LIMIT
 from gmi_registry.spec.reference import HubName
-from gmi_registry.spec.tensors import TENSORS_LIMIT
 
 __all__ = ["DEFAULT_REGISTRY", "Registry"]
 
@@ -150,11 +149,12 @@ class Registry:
 
     def fetch_preview(self, ref: ModelRef) -> Path | None:
         """The contact sheet; None where there is none, or offline where it is not here."""
-        try:
-            entry, commit = self._find(ref)
-            return self.dataset.fetch(entry_file(entry, PREVIEW_NAME), commit, limit=PREVIEW_LIMIT)
-        except (SpecNotFoundError, OfflineError):
-            return None
+        return self._fetch_other(ref, PREVIEW_NAME)
+
+    def fetch_signature(self, ref: ModelRef) -> Path | None:
+        """Likewise ``spec.sig``, of the commit of the specification that :meth:`fetch_spec` gives
+        after a listing; nothing in it is checked."""
+        return self._fetch_other(ref, SIGNATURE_NAME)
 
     def check_writable(self, ref: ModelRef, *, create_pr: bool = True) -> None:
         """Raises AuthError or HubError where :meth:`push_spec` could not even propose.
@@ -256,15 +256,23 @@ class Registry:
         return entries[-1].ref, entries[-1].commit
 
     def _fetch(self, entry: ModelRef, commit: str) -> Path:
-        fetch = self.dataset.fetch
         try:
-            manifest = fetch(entry_file(entry, MANIFEST_NAME), commit, limit=MANIFEST_LIMIT)
-            fetch(entry_file(entry, TENSORS_NAME), commit, limit=TENSORS_LIMIT)
+            manifest, _ = (
+                self.dataset.fetch(entry_file(entry, name), commit, limit=ENTRY_FILES[name])
+                for name in (MANIFEST_NAME, TENSORS_NAME)
+            )
         except SpecNotFoundError as error:
             if isinstance(error.__cause__, RevisionNotFoundError):
                 raise
             raise self._none(entry) from error
         return manifest.parent
+
+    def _fetch_other(self, ref: ModelRef, name: str) -> Path | None:
+        try:
+            entry, commit = self._find(ref)
+            return self.dataset.fetch(entry_file(entry, name), commit, limit=ENTRY_FILES[name])
+        except (SpecNotFoundError, OfflineError):
+            return None
 
     def _none(self, ref: ModelRef) -> SpecNotFoundError:
         return SpecNotFoundError(

@@ -29,6 +29,8 @@ from gmi_registry.spec.reference import HubName
 __all__ = ["Entry", "Listed", "Shelf", "entries_of"]
 
 _VERSION = 1
+# In the order of ENTRY_FILES.
+_NAMES = ("manifest", "tensors", "preview", "signature")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 _log = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ class Entry:
     """One specification: ``ref`` is its entry, ``commit`` one at which it was as it is now.
 
     The rest are the hub's names of the files' contents, in hex: git's for a small file, the SHA-256
-    for a large one; ``preview`` is empty where there is none.
+    for a large one; ``preview`` and ``signature`` are empty where there is none.
     """
 
     ref: ModelRef
@@ -47,6 +49,7 @@ class Entry:
     manifest: str
     tensors: str
     preview: str = ""
+    signature: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,8 +137,8 @@ class Shelf:
             "listed": time.time(),
             "commit": kept.commit,
             "entries": [
-                [entry_path(item.ref), item.commit, item.manifest, item.tensors, item.preview]
-                for item in kept.entries
+                [entry_path(entry.ref), entry.commit, *(getattr(entry, name) for name in _NAMES)]
+                for entry in kept.entries
             ],
             "verified": dict(kept.verified),
         }
@@ -156,13 +159,13 @@ def _name(stored: StoredFile | None) -> str:
 
 
 def _entry(row: Any) -> Entry:
-    path, commit, manifest, tensors, preview = row
+    path, commit, manifest, tensors, *others = row
     ref = parse_entry(path)
     if ref is None or not COMMIT.fullmatch(commit):
         raise ValueError("no entry")
-    if not all(map(_DIGEST.fullmatch, (manifest, tensors, *([preview] if preview else ())))):
+    if not all(map(_DIGEST.fullmatch, (manifest, tensors, *filter(None, others)))):
         raise ValueError("no digest")
-    return Entry(ref, commit, manifest, tensors, preview)
+    return Entry(ref, commit, manifest, tensors, *others)
 
 
 def _read(path: Path) -> Any:

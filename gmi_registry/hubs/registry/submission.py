@@ -16,6 +16,7 @@ from gmi_registry.hubs.huggingface.preflight import StoredFile
 from gmi_registry.hubs.registry.dataset import REPO_TYPE, Dataset
 from gmi_registry.hubs.registry.layout import (
     ENTRY_FILES,
+    SIGNATURE_NAME,
     VERIFIED_NAME,
     entry_file,
     entry_of,
@@ -24,7 +25,7 @@ from gmi_registry.hubs.registry.layout import (
 )
 from gmi_registry.hubs.registry.verified import read_verified
 from gmi_registry.hubs.upload import read_upload
-from gmi_registry.spec import SPEC_DIR, ModelRef
+from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, ModelRef
 
 __all__ = ["mark_verified", "submit", "writer"]
 
@@ -40,10 +41,15 @@ def submit(dataset: Dataset, ref: ModelRef, folder: Path, *, create_pr: bool) ->
             f"{folder} describes {entry}, not {ref}", hint=f"gmi-publish {ref} --to registry"
         )
     wanted = {entry_file(entry, name): contents.get(name) for name in ENTRY_FILES}
+    signature = contents.get(SIGNATURE_NAME)
 
     def missing(revision: str) -> dict[str, bytes | None]:
         files = dataset.stored(revision, list(wanted))
-        return {path: new for path, new in wanted.items() if not _is_so(files.get(path), new)}
+        found = {path: new for path, new in wanted.items() if not _is_so(files.get(path), new)}
+        if entry_file(entry, MANIFEST_NAME) not in found and signature is None:
+            # Of the same specification, so it holds.
+            found.pop(entry_file(entry, SIGNATURE_NAME), None)
+        return found
 
     tool = f"Made by {manifest.tool.name} {manifest.tool.version}."
     replaces = "" if manifest.previous is None else f" It replaces {manifest.previous[:12]}."

@@ -1,0 +1,242 @@
+"""``gmi registry``: what a registry's maintainers need, and the runner that works for them."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gmi_registry.cli.audit import Hubs, audited
+from gmi_registry.cli.funnel import FAILED, funnel
+from gmi_registry.cli.option import (
+    AsJson,
+    CacheDir,
+    CivitaiToken,
+    Device,
+    Quiet,
+    RegistryText,
+    Token,
+    new_app,
+)
+from gmi_registry.cli.screen import write_json, write_line
+
+if TYPE_CHECKING:
+    from gmi_registry.hubs.registry.finding import Finding
+    from gmi_registry.hubs.registry.proposal import Proposal
+    from gmi_registry.spec import ModelRef
+
+__all__ = ["app"]
+
+app = new_app("Check what is proposed to the registry, and say what was verified.")
+
+AuditSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--audit-seed",
+        min=0,
+        help="Choose the prompts that another audit chose; else they are drawn by lot.",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+@funnel()
+def check(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Files of the registry with a proposal in them, in place of --revision.",
+            show_default=False,
+        ),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            "--base", metavar="FOLDER", help="The same files without it.", show_default=False
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            "--revision",
+            metavar="REV",
+            help="The pull request, such as refs/pr/3.",
+            show_default=False,
+        ),
+    ] = None,
+    registry: RegistryText = None,
+    audit: Annotated[
+        int,
+        typer.Option(
+            "--audit",
+            metavar="K",
+            min=0,
+            help="Draw the images of K prompts again, where all else is in order.",
+        ),
+    ] = 0,
+    audit_seed: AuditSeed = None,
+    device: Device = None,
+    token: Token = None,
+    civitai_token: CivitaiToken = None,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a proposal: one entry, its place and owner, its files, the weights it describes.
+
+    Exits with 1 where a check failed.
+    """
+    if (folder is None) != (base is None) or (folder is None) == (revision is None):
+        raise typer.BadParameter("give --revision REV, or FOLDER and --base FOLDER")
+    from gmi_registry.hubs.registry import Registry
+    from gmi_registry.hubs.registry.folder import compare_folders
+    from gmi_registry.hubs.registry.proposal import inspect
+    from gmi_registry.hubs.registry.pull import read_pull
+
+    with ExitStack() as stack:
+        name: str | None = None
+        proposal: Proposal
+        if folder is not None and base is not None:
+            proposal = compare_folders(base, folder)
+        else:
+            opened = stack.enter_context(Registry(registry, token=token, cache_dir=cache_dir))
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gmi-")))
+            name = opened.dataset.id
+            # The client's cache follows links, and the folder of scratch files may be one.
+            proposal = read_pull(opened.dataset, str(revision), scratch.resolve())
+        hubs = Hubs(stack, registry, token, civitai_token, cache_dir)
+        found = inspect(proposal, hubs)
+        findings = list(found.findings)
+        if audit:
+            findings.append(audited(found, hubs, audit, audit_seed, device, cache_dir, quiet=quiet))
+    document = _document(name, revision, proposal, found.entry, findings)
+    if as_json:
+        write_json(document)
+    elif quiet:
+        _write_name(found.entry)
+    else:
+        _write(findings)
+    if not document["ok"]:
+        raise typer.Exit(FAILED)
+
+
+@app.command("verify-entry")
+@funnel()
+def verify_entry(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="The entry: civitai:MODEL@VERSION, or hf:owner/name@DIGEST."
+        ),
+    ],
+    registry: RegistryText = None,
+    audit: Annotated[
+        int,
+        typer.Option("--audit", metavar="K", min=1, help="Draw the images of K prompts again."),
+    ] = 3,
+    audit_seed: AuditSeed = None,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Propose the change to verified.json.")
+    ] = False,
+    device: Device = None,
+    token: Token = None,
+    civitai_token: CivitaiToken = None,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw some images of an entry again; where they agree, add it to verified.json.
+
+    Exits with 1 where they do not.
+    """
+    from gmi_registry.errors import HubError
+    from gmi_registry.hubs.registry import Registry
+    from gmi_registry.hubs.registry.layout import entry_of
+    from gmi_registry.hubs.registry.proposal import Inspection, weigh
+    from gmi_registry.hubs.registry.submission import mark_verified
+    from gmi_registry.spec import MANIFEST_NAME, ModelRef, read_spec
+
+    ref = ModelRef.parse(model)
+    where: str | None = None
+    with ExitStack() as stack:
+        opened = stack.enter_context(Registry(registry, token=token, cache_dir=cache_dir))
+        opened.check_writable(ref)
+        place = opened.fetch_spec(ref).parent
+        spec = read_spec(place, expected=ref, follow_links=True)
+        entry = entry_of(spec.manifest.model)
+        content = spec.manifest.to_bytes()
+        if (opened.fetch_spec(entry) / MANIFEST_NAME).read_bytes() != content:
+            raise HubError(
+                f"{ref} lies in a place that is not {entry}'s", hint="remove it from the registry"
+            )
+        hubs = Hubs(stack, registry, token, civitai_token, cache_dir)
+        findings = list(weigh(spec, entry, hubs))
+        found = Inspection(tuple(findings), entry, spec)
+        findings.append(audited(found, hubs, audit, audit_seed, device, cache_dir, quiet=quiet))
+        passed = all(finding.status == "ok" for finding in findings)
+        if passed:
+            where = mark_verified(opened.dataset, entry, content, create_pr=create_pr)
+    if as_json:
+        write_json(
+            {
+                "ok": passed,
+                "registry": opened.dataset.id,
+                "entry": str(entry),
+                "digest": spec.digest,
+                "where": where,
+                "findings": [_finding(finding) for finding in findings],
+            }
+        )
+    elif quiet:
+        _write_name(entry)
+    else:
+        _write(findings)
+        if where is not None:
+            write_line(f"verified  {spec.digest} {where}")
+    if not passed:
+        raise typer.Exit(FAILED)
+
+
+def _document(
+    name: str | None,
+    revision: str | None,
+    proposal: Proposal,
+    entry: ModelRef | None,
+    findings: list[Finding],
+) -> dict[str, Any]:
+    """What ``check --json`` prints; docs/registry.md says what each field means."""
+    return {
+        "ok": all(finding.status != "failed" for finding in findings),
+        "registry": name,
+        "revision": revision,
+        "commit": proposal.commit,
+        "author": proposal.author,
+        "entry": None if entry is None else str(entry),
+        "findings": [_finding(finding) for finding in findings],
+    }
+
+
+def _finding(finding: Finding) -> dict[str, str | None]:
+    return {
+        "check": finding.check,
+        "status": finding.status,
+        "detail": finding.detail,
+        "hint": finding.hint,
+    }
+
+
+def _write(findings: list[Finding]) -> None:
+    for finding in findings:
+        write_line(f"{finding.check:9} {finding.status:8} {finding.detail}")
+        if finding.hint and finding.status == "failed":
+            write_line(f"{'':18} hint: {finding.hint}")
+
+
+def _write_name(entry: ModelRef | None) -> None:
+    if entry is not None:
+        write_line(str(entry))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.errors import GmiError, IncomparableSpecsError, InputError
 from gmi_registry.hubs.protocol import Hub
-from gmi_registry.index import IndexEntry
+from gmi_registry.index import IndexEntry, Selection
 from gmi_registry.interrogators import Interrogator, load_interrogator
 from gmi_registry.place import makes_links
 from gmi_registry.spec import EncoderRef, read_manifest
@@ -36,7 +35,7 @@ class Equipment:
             device=self.device,
         )
 
-    def encoder_of(self, matched: Sequence[IndexEntry], hub: Hub) -> Encoder:
+    def encoder_of(self, selections: Sequence[Selection], hub: Hub) -> Encoder:
         """The encoder of the largest group of comparable models, the hub's own copy if it has one.
 
         Raises IncomparableSpecsError where what that name loads is not what made the
@@ -44,14 +43,13 @@ class Equipment:
         """
         from gmi_registry.encoders import EncoderName, load_encoder
 
-        groups = Counter(entry.key for entry in matched)
-        largest = max(groups, key=lambda key: (groups[key], str(key)))
-        first = next(entry for entry in matched if entry.key == largest)
+        chosen = max(selections, key=lambda it: (len(it), str(it.stack.key)))
+        largest, first = chosen.stack.key, chosen.first
         try:
             name = EncoderName.parse(first.encoder)
         except InputError as error:
             raise IncomparableSpecsError(
-                f"{first.model} and {groups[largest] - 1} others name an encoder that cannot be "
+                f"{first.model} and {len(chosen) - 1} others name an encoder that cannot be "
                 f"loaded: {error.message}",
                 hint="give the encoder that made them: search(..., encoder=...)",
             ) from None

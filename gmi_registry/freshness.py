@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gmi_registry.errors import GmiError
 from gmi_registry.hubs.protocol import Hub, KnowsWeights, is_stale
-from gmi_registry.index import Ranking, SearchHit, SpecIndex
+from gmi_registry.index import Index, Ranking, SearchHit
 from gmi_registry.index.crew import in_order
 from gmi_registry.place import makes_links
 from gmi_registry.spec import ModelRef, read_manifest
@@ -26,7 +26,7 @@ class Freshness:
     workers: int
     _asked: set[ModelRef] = field(default_factory=set)
 
-    def learn(self, index: SpecIndex, ranking: Ranking) -> bool:
+    def learn(self, index: Index, ranking: Ranking) -> bool:
         """Ask about the hits that nothing is known of; whether anything was learnt.
 
         What is learnt is marked in ``index``. Only what is shown is asked for, since each model

@@ -23,16 +23,17 @@ from gmi_registry.index import (
     Filters,
     ImageQuestion,
     IndexedSpec,
-    IndexEntry,
     ModelQuestion,
     Question,
     Ranking,
+    Selection,
     SpecCache,
     SpecIndex,
     SpecSource,
     Standing,
     TextQuestion,
     Wording,
+    answer,
 )
 from gmi_registry.interrogators import Interrogator
 from gmi_registry.place import find_spec, makes_links
@@ -156,11 +157,8 @@ def search(
     index, read = _indexed(hub, listings, cache_dir, workers, progress)
 
     filters = Filters(wanted.tags, wanted.not_tags, wanted.base_model, wanted.kind)
-    matched = [
-        entry
-        for entry in index.entries
-        if filters.match(entry) and not (question is not None and question.is_about(entry))
-    ]
+    leave_out = None if question is None else question.about
+    matched = index.select(filters, leave_out)
     ranking = Ranking((), index.skipped, looked_at, 0)
     left_out = 0
     if matched:
@@ -173,12 +171,11 @@ def search(
         clock.begin("rank")
         freshness = Freshness(hub, workers)
         chosen = replace(filters, fresh_only=fresh_only)
-        ranking = index.answer(question, chosen, top=top)
+        ranking = answer(index, index.select(chosen, leave_out), question, top=top)
         # What takes the place of a stale model may be stale as well.
         while freshness.learn(index, ranking):
-            ranking = index.answer(question, chosen, top=top)
-        if fresh_only:
-            left_out = sum(entry in matched for entry in index.stale)
+            ranking = answer(index, index.select(chosen, leave_out), question, top=top)
+        left_out = sum(map(len, matched)) - ranking.matched
     clock.end()
     return SearchResult(
         groups=ranking.groups,
@@ -200,7 +197,7 @@ def search(
 def _question(
     request: Request,
     encoder: Encoder,
-    matched: Sequence[IndexEntry],
+    matched: Sequence[Selection],
     equipment: Equipment,
     interrogator: str,
     score: str,
@@ -214,7 +211,7 @@ def _question(
         style = Wording(embed_text(request.style, encoder), logit_scale(encoder))
     guess: str | Interrogator = interrogator
     if request.prompt is None:
-        prompts = tuple(dict.fromkeys(text for entry in matched for text in entry.prompts))
+        prompts = tuple(dict.fromkeys(text for part in matched for text in part.first.prompts))
         guess = equipment.interrogator(interrogator, prompts)
 
     def query(pictures: Sequence[Image]) -> Query:

@@ -2,6 +2,7 @@
 
 from gmi_registry.index.cache import CacheUse, SpecCache
 from gmi_registry.index.catalogue import SpecIndex
+from gmi_registry.index.comparison import answer
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.filters import Filters
 from gmi_registry.index.indexed import IndexedSpec
@@ -21,6 +22,7 @@ from gmi_registry.index.result import (
     SearchHit,
     SkippedSpec,
 )
+from gmi_registry.index.selection import Index, Selection
 from gmi_registry.index.source import SpecSource
 from gmi_registry.index.standing import Standing
 
@@ -31,6 +33,7 @@ __all__ = [
     "FoldedVersion",
     "GroupRanking",
     "ImageQuestion",
+    "Index",
     "IndexEntry",
     "IndexedSpec",
     "ModelQuestion",
@@ -38,6 +41,7 @@ __all__ = [
     "Question",
     "Ranking",
     "SearchHit",
+    "Selection",
     "SkippedSpec",
     "SpecCache",
     "SpecIndex",
@@ -45,4 +49,5 @@ __all__ = [
     "Standing",
     "TextQuestion",
     "Wording",
+    "answer",
 ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import replace
 
-from gmi_registry.errors import GmiError, IncomparableSpecsError, RateLimitError
+from gmi_registry.errors import GmiError, RateLimitError
 from gmi_registry.index.cache import SpecCache
+from gmi_registry.index.comparison import answer
 from gmi_registry.index.crew import in_order
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.filters import Filters
@@ -16,9 +17,10 @@ from gmi_registry.index.group import Group
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.question import ImageQuestion, Question
-from gmi_registry.index.ranked import ranked
 from gmi_registry.index.result import Ranking, SkippedSpec
+from gmi_registry.index.selection import Selection
 from gmi_registry.index.source import SpecSource
+from gmi_registry.index.stack import Stack
 from gmi_registry.index.standing import UNKNOWN, Standing
 from gmi_registry.scoring import DEFAULT_SCORE, Query, Score, score_named
 from gmi_registry.spec import ModelRef, Spec
@@ -41,7 +43,7 @@ class SpecIndex:
         self._entries: dict[ModelRef, IndexEntry] = {}
         self._groups: dict[ComparabilityKey, Group] = {}
         self._skipped: list[SkippedSpec] = []
-        self._standing: dict[ModelRef, Standing] = {}
+        self._standing: dict[str, Standing] = {}
 
     @classmethod
     def from_sources(
@@ -102,19 +104,12 @@ class SpecIndex:
         group.remove(entry.model)
         if not len(group):
             del self._groups[entry.key]
-        self._standing.pop(model.identity, None)
+        self._standing.pop(str(model.identity), None)
 
     def mark(self, model: ModelRef, *, stale: bool) -> None:
         """Say whether the weights of a model are others than those that were described."""
-        known = self._standing.get(model.identity, UNKNOWN)
-        self._standing[model.identity] = replace(known, stale=stale)
-
-    @property
-    def stale(self) -> tuple[IndexEntry, ...]:
-        """The models that are known to be stale, in the order they came in."""
-        return tuple(
-            entry for ref, entry in self._entries.items() if self._standing.get(ref, UNKNOWN).stale
-        )
+        name = str(model.identity)
+        self._standing[name] = replace(self.standing(name), stale=stale)
 
     def rank(
         self,
@@ -143,53 +138,24 @@ class SpecIndex:
         top: int | None = 10,
         best_prompts: int = 3,
     ) -> Ranking:
-        """Compare the question with every model that passes the filters, nearest first.
+        """:func:`~gmi_registry.index.comparison.answer` of all models that pass the filters.
 
-        ``top`` is the most hits that each group shows, None for all; ``best_prompts`` the most
-        prompts that each hit names. Specifications of another encoder are skipped with a reason. A
-        model that the question is about is left out, as if it did not pass. An index without
-        models, or a filter that nothing passes, gives a result without hits.
-
-        Raises IncomparableSpecsError where models passed the filters and none of them can be
-        compared with the question.
+        A model that the question is about is left out, as if it did not pass.
         """
-        filters = filters or Filters()
-        matched = [
-            entry
-            for ref, entry in self._entries.items()
-            if filters.match(entry, self._standing.get(ref, UNKNOWN).stale)
-            and not question.is_about(entry)
-        ]
-        wanted: dict[ComparabilityKey, set[ModelRef]] = defaultdict(set)
-        refused = []
-        for entry in matched:
-            if entry.key.encoder_id == question.encoder_id:
-                wanted[entry.key].add(entry.model)
-            else:
-                refused.append(SkippedSpec(entry.model, _other_encoder(entry, question)))
-        groups = []
-        for key, models in wanted.items():
-            ranking, outliers = ranked(
-                self._groups[key],
-                models,
-                question,
-                top=top,
-                best_prompts=best_prompts,
-                standing=self._standing,
-            )
-            refused += outliers
-            if ranking is not None:
-                groups.append(ranking)
-        if refused and not groups:
-            raise IncomparableSpecsError(
-                f"none of the {len(matched)} models that match can be compared with the query; "
-                f"the first is {refused[0].model}: {refused[0].reason}",
-                hint="search with the encoder that the specifications name, or publish them "
-                "again with yours",
-            )
-        groups.sort(key=lambda group: (-group.members, -len(self._groups[group.key]), group.key))
-        skipped = (*self._skipped, *refused)
-        return Ranking(tuple(groups), skipped, len(self), len(matched))
+        chosen = self.select(filters or Filters(), question.about)
+        return answer(self, chosen, question, top=top, best_prompts=best_prompts)
+
+    def select(self, filters: Filters, leave_out: ModelRef | None = None) -> list[Selection]:
+        """The models that pass, by groups in the order in which their first models came in."""
+        passed: dict[ComparabilityKey, set[ModelRef]] = defaultdict(set)
+        for ref, entry in self._entries.items():
+            if ref != leave_out and filters.match(entry, self.standing(str(ref)).stale):
+                passed[entry.key].add(entry.model)
+        return [_selection(self._groups[key].stack, models) for key, models in passed.items()]
+
+    def standing(self, name: str) -> Standing:
+        """What is known of the specification of the model whose identity has that name."""
+        return self._standing.get(name, UNKNOWN)
 
     def _admit(self, source: SpecSource, indexed: IndexedSpec) -> None:
         if source.model.identity in self._entries:
@@ -210,7 +176,7 @@ class SpecIndex:
         if source.downloads is not None:
             entry = replace(entry, downloads=source.downloads)
         self._put(replace(indexed, entry=entry))
-        self._standing[entry.model.identity] = source.standing
+        self._standing[str(entry.model.identity)] = source.standing
 
     def _put(self, indexed: IndexedSpec) -> None:
         entry = indexed.entry
@@ -262,8 +228,9 @@ class _Reader:
         return None if digest is None else self._cache.get(digest)
 
 
-def _other_encoder(entry: IndexEntry, question: Question) -> str:
-    return (
-        f"made with the encoder {entry.encoder} ({entry.key.encoder_id[:8]}), "
-        f"the query with {question.encoder_id[:8]}"
+def _selection(stack: Stack, models: Set[ModelRef]) -> Selection:
+    return Selection(
+        stack,
+        [row for row, entry in enumerate(stack.entries) if entry.model in models],
+        tuple(entry for entry in stack.outliers if entry.model in models),
     )

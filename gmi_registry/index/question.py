@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.errors import IncomparableSpecsError, InputError
-from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.stack import Stack
 from gmi_registry.scoring import DEFAULT_SCORE, SCORES, Query, Score
@@ -41,8 +40,9 @@ class Question(Protocol):
         """Specifications of any other encoder are not compared."""
         ...
 
-    def is_about(self, entry: IndexEntry) -> bool:
-        """Whether the question is about this model, which is then no answer to it."""
+    @property
+    def about(self) -> ModelRef | None:
+        """The identity of the model that the question is about, which is then no answer to it."""
         ...
 
     def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
@@ -96,8 +96,9 @@ class ImageQuestion:
     def encoder_id(self) -> str:
         return self.query.encoder_id
 
-    def is_about(self, entry: IndexEntry) -> bool:
-        return False
+    @property
+    def about(self) -> ModelRef | None:
+        return None
 
     def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
         _check_lengths(stack, self.query)
@@ -167,8 +168,9 @@ class TextQuestion:
                 f"the text's embedding, of shape {self.embedding.shape}, is no vector of numbers"
             )
 
-    def is_about(self, entry: IndexEntry) -> bool:
-        return False
+    @property
+    def about(self) -> ModelRef | None:
+        return None
 
     def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
         arrays = {"images": stack.means, "prompts": stack.prompt_embeddings}
@@ -214,8 +216,9 @@ class ModelQuestion:
     def encoder_id(self) -> str:
         return self.exemplar.entry.key.encoder_id
 
-    def is_about(self, entry: IndexEntry) -> bool:
-        return entry.model.identity == self.exemplar.entry.model.identity
+    @property
+    def about(self) -> ModelRef:
+        return self.exemplar.entry.model.identity
 
     def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
         images = self.exemplar.image_embeddings
@@ -226,7 +229,7 @@ class ModelQuestion:
             return model_distances(candidates, images, gamma)
         # All members, whatever a filter leaves of them, so that a filter changes no distance; but
         # not the exemplar, so that it does not matter whether it is one of them.
-        itself = str(self.exemplar.entry.model.identity)
+        itself = str(self.about)
         others = [row for row, name in enumerate(stack.names) if _identity(name) != itself]
         return model_distances(
             candidates,

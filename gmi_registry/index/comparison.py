@@ -1,0 +1,71 @@
+"""The answer of an index to a question: one ranking for each group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gmi_registry.errors import IncomparableSpecsError
+from gmi_registry.index.entry import IndexEntry
+from gmi_registry.index.question import Question
+from gmi_registry.index.ranked import ranked
+from gmi_registry.index.result import Ranking, SkippedSpec
+from gmi_registry.index.selection import Index, Selection
+
+__all__ = ["answer"]
+
+
+def answer(
+    index: Index,
+    selections: Sequence[Selection],
+    question: Question,
+    *,
+    top: int | None = 10,
+    best_prompts: int = 3,
+) -> Ranking:
+    """Compare the question with every model that was selected in ``index``, nearest first.
+
+    ``top`` is the most hits that each group shows, None for all; ``best_prompts`` the most prompts
+    that each hit names. Specifications of another encoder are skipped with a reason. No selection
+    gives a result without hits.
+
+    Raises IncomparableSpecsError where models were selected and none of them can be compared with
+    the question.
+    """
+    groups, refused = [], []
+    for selection in selections:
+        stack = selection.stack
+        if stack.key.encoder_id != question.encoder_id:
+            entries = [*(stack.entries[row] for row in selection.rows), *selection.outliers]
+            refused += [
+                SkippedSpec(entry.model, _other_encoder(entry, question)) for entry in entries
+            ]
+            continue
+        reason = "its prompt embeddings are not those of its group"
+        refused += [SkippedSpec(entry.model, reason) for entry in selection.outliers]
+        if len(selection.rows):
+            ranking = ranked(
+                selection,
+                question,
+                top=top,
+                best_prompts=best_prompts,
+                standing=index.standing,
+            )
+            groups.append((-len(selection.rows), -len(stack.names), stack.key, ranking))
+    matched = sum(map(len, selections))
+    if refused and not groups:
+        raise IncomparableSpecsError(
+            f"none of the {matched} models that match can be compared with the query; "
+            f"the first is {refused[0].model}: {refused[0].reason}",
+            hint="search with the encoder that the specifications name, or publish them "
+            "again with yours",
+        )
+    groups.sort(key=lambda group: group[:3])
+    skipped = (*index.skipped, *refused)
+    return Ranking(tuple(group[3] for group in groups), skipped, len(index), matched)
+
+
+def _other_encoder(entry: IndexEntry, question: Question) -> str:
+    return (
+        f"made with the encoder {entry.encoder} ({entry.key.encoder_id[:8]}), "
+        f"the query with {question.encoder_id[:8]}"
+    )

@@ -154,12 +154,11 @@ def verify_entry(
 
     Exits with 1 where they do not.
     """
-    from gmi_registry.errors import HubError
     from gmi_registry.hubs.registry import Registry
     from gmi_registry.hubs.registry.layout import entry_of
     from gmi_registry.hubs.registry.proposal import Inspection, weigh
     from gmi_registry.hubs.registry.submission import mark_verified
-    from gmi_registry.spec import MANIFEST_NAME, ModelRef, read_spec
+    from gmi_registry.spec import ModelRef, read_spec
 
     ref = ModelRef.parse(model)
     where: str | None = None
@@ -169,17 +168,13 @@ def verify_entry(
         place = opened.fetch_spec(ref).parent
         spec = read_spec(place, expected=ref, follow_links=True)
         entry = entry_of(spec.manifest.model)
-        content = spec.manifest.to_bytes()
-        if (opened.fetch_spec(entry) / MANIFEST_NAME).read_bytes() != content:
-            raise HubError(
-                f"{ref} lies in a place that is not {entry}'s", hint="remove it from the registry"
-            )
         hubs = Hubs(stack, registry, token, civitai_token, cache_dir)
         findings = list(weigh(spec, entry, hubs))
         found = Inspection(tuple(findings), entry, spec)
         findings.append(audited(found, hubs, audit, audit_seed, device, cache_dir, quiet=quiet))
         passed = all(finding.status == "ok" for finding in findings)
         if passed:
+            content = spec.manifest.to_bytes()
             where = mark_verified(opened.dataset, entry, content, create_pr=create_pr)
     if as_json:
         write_json(

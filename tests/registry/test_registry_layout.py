@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from registry_author import civitai, described
 
 from gmi_registry.errors import InputError, UnsupportedOperationError
+from gmi_registry.hubs.huggingface import commit
 from gmi_registry.hubs.registry.layout import (
     ENTRY_FILES,
+    SIGNATURE_NAME,
     entry_file,
     entry_of,
     entry_path,
@@ -19,6 +21,7 @@ from gmi_registry.hubs.registry.layout import (
     parse_entry,
     parse_file,
 )
+from gmi_registry.signature import proof
 from gmi_registry.spec import ModelRef
 
 PIN = "0123456789abcdef" * 4
@@ -108,6 +111,14 @@ def test_the_version_names_it_on_civitai():
     assert entry_path(entry_of(civitai("123", "456"))) == "civitai/123/456"
     with pytest.raises(InputError, match="names no version"):
         entry_of(described("civitai", "123"))
+
+
+def test_a_signature_is_what_section_8_says():
+    assert (SIGNATURE_NAME, ENTRY_FILES[SIGNATURE_NAME]) == (
+        proof.SIGNATURE_NAME,
+        proof.SIGNATURE_LIMIT,
+    )
+    assert commit.SIGNATURE_NAME == proof.SIGNATURE_NAME
 
 
 def test_what_has_no_place_is_refused():

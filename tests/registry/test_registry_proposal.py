@@ -115,6 +115,13 @@ class TestPull:
         assert findings["owner"].detail == "a new entry"
         assert all("\n" not in item.detail for item in found.findings)
 
+    def test_with_a_signature(self, registry, check):
+        path = f"{entry_path(entry_of(MODEL))}/gmi/spec.sig"
+        revision = propose(registry, "ada", entry_files(spec_of(MODEL)) | {path: b"{}"})
+        assert check(revision)[0].passed
+        revision = propose(registry, "ada", entry_files(spec_of(MODEL)) | {path: b" " * 65_537})
+        assert [name for name, _ in failed(check(revision)[0])] == ["sizes"]
+
     def test_of_civitai(self, registry, check):
         model = civitai()
         revision = propose(registry, "ada", entry_files(spec_of(model)))

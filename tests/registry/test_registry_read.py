@@ -17,6 +17,7 @@ from gmi_registry.errors import (
     InputError,
     OfflineError,
     RateLimitError,
+    SpecFormatError,
     SpecNotFoundError,
     UnsupportedOperationError,
 )
@@ -259,6 +260,38 @@ class TestFetch:
         )
         with pytest.raises(SpecNotFoundError, match="has no specification"):
             Registry().fetch_spec(ModelRef("civitai", "1", "1"))
+
+    def test_what_belongs_elsewhere_is_not_given(self, filled):
+        pin = entry_of(described(weights=(b"better",)))
+        moved = {
+            path.replace("civitai/9/999/", "civitai/9/1/"): data
+            for path, data in entry_files(spec_of(civitai("9", "999"), BLUE)).items()
+        }
+        moved |= {
+            path.replace(entry_of(OLD).revision, pin.revision): data
+            for path, data in entry_files(spec_of(OLD)).items()
+        }
+        filled.commit(REPO, moved, repo_type="dataset")
+        for ref in (ModelRef("civitai", "9", "1"), pin):
+            with pytest.raises(SpecFormatError, match=f"but was found at {ref}") as caught:
+                Registry().fetch_spec(ref)
+            assert "maintainer" in caught.value.hint
+
+    def test_what_is_broken_is_given_to_its_reader(self, filled):
+        ref = ModelRef("civitai", "9", "999")
+        filled.commit(REPO, {"civitai/9/999/gmi/spec.json": b"{}"}, repo_type="dataset")
+        folder = Registry().fetch_spec(ref)
+        with pytest.raises(SpecFormatError):
+            read_spec(folder.parent, expected=ref, follow_links=True)
+
+    def test_a_signature_goes_with_it(self, filled):
+        ref = ModelRef("civitai", "9", "999")
+        assert Registry().fetch_signature(ref) is None
+        filled.commit(REPO, {"civitai/9/999/gmi/spec.sig": b"{}"}, repo_type="dataset")
+        registry = Registry()
+        list(registry.listings("civitai"))
+        assert registry.fetch_signature(ref).read_bytes() == b"{}"
+        assert registry.fetch_signature(ref).parent == registry.fetch_spec(ref)
 
     def test_damage_on_the_way_is_noticed(self, filled):
         filled.inject(Fault("wrong-digest", path_regex=r"spec\.json", times=9))

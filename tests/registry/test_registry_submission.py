@@ -126,6 +126,20 @@ class TestCommit:
         registry.push_spec(REF, folder, create_pr=False)
         assert held(hub) == README | files
 
+    def test_a_signature_goes_with_its_specification_alone(self, hub, upload):
+        registry = Registry(token="hf_keeper")
+        folder, files = upload()
+        (folder / "spec.sig").write_bytes(b"{}")
+        registry.push_spec(REF, folder, create_pr=False)
+        signed = README | files | {"civitai/123/456/gmi/spec.sig": b"{}"}
+        assert held(hub) == signed
+        (folder / "spec.sig").unlink()
+        registry.push_spec(REF, folder, create_pr=False)
+        assert held(hub) == signed
+        folder, files = upload(BLUE)
+        registry.push_spec(REF, folder, create_pr=False)
+        assert held(hub) == README | files
+
     def test_what_is_there_is_not_sent_again(self, hub, upload):
         registry = Registry(token="hf_keeper")
         registry.push_spec(REF, upload()[0], create_pr=False)

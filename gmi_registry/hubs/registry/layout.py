@@ -15,13 +15,19 @@ from __future__ import annotations
 
 import re
 
-from gmi_registry.errors import InputError, UnsupportedOperationError
+from gmi_registry.errors import (
+    InputError,
+    SpecError,
+    SpecFormatError,
+    UnsupportedOperationError,
+)
 from gmi_registry.spec import (
     MANIFEST_NAME,
     PREVIEW_NAME,
     SPEC_DIR,
     TENSORS_NAME,
     DescribedModel,
+    Manifest,
     ModelRef,
 )
 from gmi_registry.spec.files import PREVIEW_LIMIT
@@ -41,6 +47,7 @@ __all__ = [
     "model_folder",
     "parse_entry",
     "parse_file",
+    "require_place",
 ]
 
 SIGNATURE_NAME = "spec.sig"
@@ -84,6 +91,24 @@ def entry_of(model: DescribedModel) -> ModelRef:
     ref = ModelRef(model.hub, model.id, revision)
     entry_path(ref)
     return ref
+
+
+def require_place(manifest: bytes, ref: ModelRef) -> None:
+    """Raise SpecFormatError where the content of a ``spec.json`` belongs to another entry.
+
+    What is wrong with it otherwise is for whoever reads it.
+    """
+    try:
+        right = entry_of(Manifest.from_bytes(manifest).model)
+    except SpecError:
+        return
+    except (InputError, UnsupportedOperationError) as error:
+        raise SpecFormatError(f"{ref}: {error.message}", hint=error.hint) from error
+    if right != ref:
+        raise SpecFormatError(
+            f"the specification describes {right}, but was found at {ref}",
+            hint="a maintainer of the registry must remove it",
+        )
 
 
 def entry_path(ref: ModelRef) -> str:

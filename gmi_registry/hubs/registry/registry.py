@@ -25,6 +25,7 @@ from gmi_registry.hubs.registry.layout import (
     hub_folder,
     is_entry,
     model_folder,
+    require_place,
 )
 from gmi_registry.hubs.registry.shelf import Entry, Listed, Shelf, entries_of
 from gmi_registry.hubs.registry.verified import read_verified
@@ -118,7 +119,8 @@ class Registry:
         not pinned means the only entry of the model, and on Civitai the newest version of several.
 
         Raises SpecNotFoundError where the registry has no such specification, or several of a model
-        on Hugging Face; AuthError, OfflineError, RateLimitError and HubError.
+        on Hugging Face; SpecFormatError for one that describes another version or other weights
+        than its place says; AuthError, OfflineError, RateLimitError and HubError.
         """
         entry, commit = self._find(ref)
         try:
@@ -265,6 +267,7 @@ class Registry:
             if isinstance(error.__cause__, RevisionNotFoundError):
                 raise
             raise self._none(entry) from error
+        require_place(manifest.read_bytes(), entry)
         return manifest.parent
 
     def _fetch_other(self, ref: ModelRef, name: str) -> Path | None:

@@ -253,6 +253,14 @@ def test_what_no_civitai_would_say_is_one_clear_error(filled, client, fault, mes
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize("items", [None, {}, 5])
+def test_a_listing_without_a_list_is_no_empty_one(filled, client, items):
+    content = json.dumps({"items": items, "metadata": {}}).encode()
+    filled.inject(Fault("hostile", content=content))
+    with pytest.raises(HubError, match=r"items: .*no list"):
+        client.page({"tag": "style"})
+
+
 def test_an_answer_of_any_length_is_not_read_to_its_end(filled, client, monkeypatch):
     monkeypatch.setattr("gmi_registry.hubs.civitai.client.BODY_LIMIT", 1000)
     filled.inject(Fault("hostile", content=b" " * 100_000))

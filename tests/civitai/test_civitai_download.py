@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import shutil
+import sys
 import threading
 
 import numpy as np
@@ -78,6 +79,25 @@ def test_a_file_lies_under_its_number_whatever_it_is_called(filled, fetch, downl
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert parts(downloads) == []
     assert not any("etc" in path.parts for path in downloads.folder.rglob("*"))
+
+
+def test_where_nobody_watches_a_bar_is_drawn(filled, fetch, capfd, monkeypatch):
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars, tqdm
+
+    module = sys.modules[tqdm.__module__]
+    monkeypatch.setattr(module, "HF_HUB_DISABLE_PROGRESS_BARS", None, raising=False)
+    enable_progress_bars()
+    fetch()
+    shown = capfd.readouterr().err
+    assert "civitai:5@55" in shown
+    assert "3.00M/3.00M" in shown
+    disable_progress_bars()
+    try:
+        filled.state.file(555).content = NEW
+        fetch()
+        assert capfd.readouterr().err == ""
+    finally:
+        enable_progress_bars()
 
 
 def test_what_is_here_is_not_downloaded_again(filled, fetch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +151,15 @@ def test_a_version_that_is_gone_has_no_weights(filled, hub, store):
     assert hub.weight_digests(ModelRef("civitai", "1", "99")) == {}
     assert hub.weight_digests(ModelRef("civitai", "2", "11")) == {}
     assert hub.weight_digests(ModelRef("civitai", "1")) is None
+
+
+def test_of_an_archived_model_nothing_is_known(filled, hub, store):
+    describe(store, filled, "civitai:1@11")
+    filled.state.models[1].archived = True
+    list(hub.list_specs(ListingFilter(("style",))))
+    assert hub.weight_digests(REF) is None
+    with pytest.raises(HubError, match="gives out no weights; the model may be archived"):
+        hub.fetch_model(REF)
 
 
 def test_offline_nothing_is_asked(filled, store, tmp_path, monkeypatch):
@@ -380,6 +390,13 @@ def test_every_base_that_is_known_has_its_words():
             assert str(ModelRef("hf", repository)) == f"hf:{repository}"
         air = ModelRef("civitai", "1", "2").air(base.ecosystem, "lora")
         assert ModelRef.parse(air) == ModelRef("civitai", "1", "2")
+
+
+def test_the_page_names_every_base():
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "civitai.md").read_text()
+    for name in known_bases():
+        row = next(line for line in page.splitlines() if line.startswith("|") and name in line)
+        assert base_named(name, "").repository in row
 
 
 def test_a_search_over_civitai(filled, hub, store, tmp_path):

@@ -8,12 +8,13 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gmi_registry.errors import HubError, InputError
+from gmi_registry.hubs.civitai.bar import OnProgress, watched
 from gmi_registry.hubs.civitai.client import CivitaiClient
 from gmi_registry.hubs.civitai.patience import patiently
 from gmi_registry.hubs.civitai.refusal import Asked, BusyError, stranger
@@ -26,10 +27,7 @@ from gmi_registry.spec import ModelRef, WeightFile
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["Downloads", "OnProgress"]
-
-OnProgress = Callable[[int, int], None]
-"""Told (bytes that are here, bytes in all) of the file that is being downloaded."""
+__all__ = ["Downloads"]
 
 _CHUNK = 1024 * 1024
 _SPARE = 16 * 1024 * 1024
@@ -47,7 +45,7 @@ class Downloads:
 
     Beside it lies what is on its way, ``FILE.DIGEST.part``, and a lock for every version, so that
     two programs do not download the same file. ``digests`` remembers what was hashed.
-    ``on_progress`` may be set at any time.
+    ``on_progress`` may be set at any time; without it a bar is drawn.
     """
 
     def __init__(self, client: CivitaiClient, folder: Path, digests: FileDigests) -> None:
@@ -72,7 +70,8 @@ class Downloads:
             version.mkdir(parents=True, exist_ok=True)
             with _locked(version / ".lock"):
                 if not self._is_here(place, file):
-                    self._download(ref, file, place, asked, kind)
+                    with watched(self.on_progress, str(ref)) as told:
+                        self._download(ref, file, place, asked, kind, told)
             size = place.stat().st_size
         return place, WeightFile(path=file.path, size=size, sha256=str(file.sha256))
 
@@ -85,14 +84,20 @@ class Downloads:
         return False
 
     def _download(
-        self, ref: ModelRef, file: WireFile, place: Path, asked: Asked, kind: Kind
+        self,
+        ref: ModelRef,
+        file: WireFile,
+        place: Path,
+        asked: Asked,
+        kind: Kind,
+        told: OnProgress,
     ) -> None:
         # Named by the digest, so that half of an old file is never continued with a new one's.
         part = place.with_name(f"{file.id}.{str(file.sha256)[:16]}.part")
         for other in place.parent.glob(f"{file.id}.*.part"):
             if other != part:
                 other.unlink(missing_ok=True)
-        arrival = _Arrival(part, file, asked, self.on_progress)
+        arrival = _Arrival(part, file, asked, told)
         for attempt in (1, 2):
             arrival.resume()
             self._persist(ref, file, arrival)
@@ -133,13 +138,11 @@ class Downloads:
 class _Arrival:
     """The part of a file that is here, ``part``, and its digest so far."""
 
-    def __init__(
-        self, part: Path, file: WireFile, asked: Asked, on_progress: OnProgress | None
-    ) -> None:
+    def __init__(self, part: Path, file: WireFile, asked: Asked, told: OnProgress) -> None:
         self._part = part
         self._file = file
         self._asked = asked
-        self._on_progress = on_progress
+        self._told = told
         self._most = file.size + _SPARE
         self._hash = hashlib.sha256()
         self.size = 0
@@ -190,8 +193,7 @@ class _Arrival:
                     self._hash.update(chunk)
                     self.size += len(chunk)
                     self._require_size(self.size)
-                    if self._on_progress is not None:
-                        self._on_progress(self.size, max(total, self.size))
+                    self._told(self.size, max(total, self.size))
             finally:
                 stream.flush()
                 os.fsync(stream.fileno())

@@ -15,10 +15,11 @@ from gmi_registry.errors import (
     HubError,
     UnsupportedOperationError,
 )
+from gmi_registry.hubs.civitai.bar import OnProgress
 from gmi_registry.hubs.civitai.bases import base_named
 from gmi_registry.hubs.civitai.catalogue import Catalogue
 from gmi_registry.hubs.civitai.client import CivitaiClient
-from gmi_registry.hubs.civitai.download import Downloads, OnProgress
+from gmi_registry.hubs.civitai.download import Downloads
 from gmi_registry.hubs.civitai.listing import ListedVersion, admits, list_versions
 from gmi_registry.hubs.civitai.models import Models
 from gmi_registry.hubs.civitai.reference import find_civitai, named_model, newest_version
@@ -114,7 +115,7 @@ class CivitaiHub:
 
     @property
     def on_progress(self) -> OnProgress | None:
-        """Told (bytes here, bytes in all) while weights arrive."""
+        """Told (bytes here, bytes in all) while weights arrive; None draws a bar."""
         return self._downloads.on_progress
 
     @on_progress.setter
@@ -161,8 +162,9 @@ class CivitaiHub:
             item = listed.get(listing.ref)
             if item is not None:
                 found.append(self._addressed(replace(listing, tags=item.tags)))
-                with self._lock:
-                    self._weights[item.ref] = item.weights
+                if item.weights:
+                    with self._lock:
+                        self._weights[item.ref] = item.weights
         return iter(found)
 
     def fetch_spec(self, ref: ModelRef) -> Path:
@@ -199,8 +201,9 @@ class CivitaiHub:
     def weight_digests(self, ref: ModelRef) -> Mapping[str, str | None] | None:
         """Path to SHA-256 of the safetensors weights that the version has now.
 
-        None offline. One request a version, and none where this program listed, fetched or asked
-        it before; empty for a version that is gone.
+        None offline, and for an archived model, whose files Civitai hides. One request a version,
+        and none where this program listed, fetched or asked it before; empty for a version that is
+        gone.
         """
         self._require_ours(ref)
         if self.offline or ref.revision is None:
@@ -209,8 +212,9 @@ class CivitaiHub:
             known = self._weights.get(ref)
         if known is None:
             known = self._models.weights(ref)
-            with self._lock:
-                self._weights[ref] = known
+            if known is not None:
+                with self._lock:
+                    self._weights[ref] = known
         return known
 
     def check_writable(self, ref: ModelRef, *, create_pr: bool = True) -> None:

@@ -64,14 +64,17 @@ class Models:
         require_version(ref, version, self._client)
         return self._client.model(ref.id), version
 
-    def weights(self, ref: ModelRef) -> Mapping[str, str | None]:
-        """Path to SHA-256 of what the version has now, nothing where it is gone: one request."""
+    def weights(self, ref: ModelRef) -> Mapping[str, str | None] | None:
+        """Path to SHA-256 of what the version has now, nothing where it is gone: one request.
+
+        None where Civitai shows no file of it, as of a model that is archived.
+        """
         try:
             version = self._client.version(str(ref.revision), of=ref)
             require_version(ref, version, self._client)
         except SpecNotFoundError:
             return {}
-        return digests_of(version)
+        return digests_of(version) if version.files else None
 
     def fetch(self, ref: ModelRef) -> tuple[ModelFiles, Mapping[str, str | None]]:
         """The version as :meth:`.CivitaiHub.fetch_model` says, and the digests of all its files."""

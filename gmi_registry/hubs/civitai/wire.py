@@ -74,6 +74,12 @@ def _if(check: Callable[[Any], bool]) -> BeforeValidator:
     return BeforeValidator(lambda value: value if check(value) else None)
 
 
+def _list(value: object) -> object:
+    if not isinstance(value, list):
+        raise ValueError("is no list")
+    return value
+
+
 def _each(kind: type[Part], most: int) -> BeforeValidator:
     return BeforeValidator(lambda value: tuple(_usable(kind, value, most)))
 
@@ -223,7 +229,7 @@ class _Metadata(_Wire):
 class Page(_Wire):
     """One page of a listing."""
 
-    items: Annotated[tuple[WireModel, ...], _each(WireModel, _MOST_MODELS)]
+    items: Annotated[tuple[WireModel, ...], _each(WireModel, _MOST_MODELS), BeforeValidator(_list)]
     metadata: Annotated[_Metadata | None, _IF_OBJECT] = None
 
     @property

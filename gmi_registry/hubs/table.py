@@ -27,8 +27,9 @@ def open_hub(
     ``local:``.
 
     ``hf`` is Hugging Face, or the hub that HF_ENDPOINT names; ``token`` and ``offline`` are for it.
-    ``civitai`` is Civitai, or what CIVITAI_ENDPOINT names, by ``civitai_token``; specifications of
-    its models are in the dataset ``registry`` (None: GMI_REGISTRY) on Hugging Face. ``cache_dir``
+    ``civitai`` is Civitai, or what CIVITAI_ENDPOINT names, by ``civitai_token``. What is
+    not beside its model, as nothing of Civitai's is, comes from the dataset ``registry`` (None:
+    GMI_REGISTRY) on Hugging Face. ``cache_dir``
     is where the hub may keep what it downloads and works out; None is its usual place. Raises
     InputError or HubError where the folder is no hub, or an endpoint no address; a folder of such a
     name is ``./hf``.
@@ -36,8 +37,13 @@ def open_hub(
     if text == _HUGGING_FACE:
         # Half a second to import, which a folder can do without.
         from gmi_registry.hubs.huggingface import HuggingFaceHub
+        from gmi_registry.hubs.registry import Registry
+        from gmi_registry.hubs.registry.supplement import SupplementedHub
 
-        return HuggingFaceHub(token=token, cache_dir=cache_dir, offline=offline)
+        return SupplementedHub(
+            HuggingFaceHub(token=token, cache_dir=cache_dir, offline=offline),
+            Registry(registry, token=token, cache_dir=cache_dir, offline=offline),
+        )
     if text == _CIVITAI:
         from gmi_registry.hubs.civitai import CivitaiHub
         from gmi_registry.hubs.registry import Registry

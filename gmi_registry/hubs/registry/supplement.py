@@ -1,0 +1,150 @@
+"""Hugging Face together with a registry: what owners have not put beside their models."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from gmi_registry.errors import GmiError
+from gmi_registry.hubs.huggingface import HuggingFaceHub
+from gmi_registry.hubs.huggingface.traffic import Traffic
+from gmi_registry.hubs.protocol import Listing, ListingFilter
+from gmi_registry.hubs.registry.registry import Registry
+from gmi_registry.model import ModelFiles
+from gmi_registry.spec import ModelRef, read_manifest
+
+__all__ = ["SupplementedHub"]
+
+_log = logging.getLogger(__name__)
+
+
+class SupplementedHub:
+    """``hub``, where models without a specification of their own have that of ``registry``.
+
+    A registry that is not there, or cannot be asked, leaves the hub as it is. Its entries are
+    ``hf:owner/name@`` with the digest of the weights that they describe, and no revision of the
+    model. One request more a listing.
+    """
+
+    name = "hf"
+
+    def __init__(self, hub: HuggingFaceHub, registry: Registry) -> None:
+        self.hub = hub
+        self.registry = registry
+        self._entries: dict[ModelRef, Listing] = {}
+
+    @property
+    def endpoint(self) -> str:
+        """The hub's address."""
+        return self.hub.endpoint
+
+    @property
+    def offline(self) -> bool:
+        """Whether no request is made."""
+        return self.hub.offline
+
+    @property
+    def traffic(self) -> Traffic:
+        """The hub's, which counts the registry's requests as well: they share a client."""
+        return self.hub.traffic
+
+    @property
+    def catalogue_age(self) -> float | None:
+        """Seconds since the hub's last complete listing; None: never."""
+        return self.hub.catalogue_age
+
+    def close(self) -> None:
+        """Stop counting requests; the hub can still be used."""
+        self.hub.close()
+        self.registry.close()
+
+    def __enter__(self) -> Self:
+        self.hub.traffic.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def list_specs(self, wanted: ListingFilter) -> Iterator[Listing]:
+        """The hub's listing, then what the registry has of other models.
+
+        Tags of the latter are in their manifests, which decide. Of several entries of a model the
+        one is listed whose weights it has today, and the last where nobody knows.
+        """
+        own = [replace(listing, trust="owner") for listing in self.hub.list_specs(wanted)]
+        described = {listing.ref.repository for listing in own}
+        others: dict[ModelRef, list[Listing]] = {}
+        for listing in self._listed():
+            if listing.ref.repository not in described:
+                others.setdefault(listing.ref.repository, []).append(listing)
+        return chain(own, (self._current(each) for each in others.values()))
+
+    def fetch_spec(self, ref: ModelRef) -> Path:
+        """Beside the model, or out of the registry where ``ref`` is one of its entries."""
+        return self.registry.fetch_spec(ref) if self._is_entry(ref) else self.hub.fetch_spec(ref)
+
+    def fetch_preview(self, ref: ModelRef) -> Path | None:
+        """Likewise."""
+        place = self.registry if self._is_entry(ref) else self.hub
+        return place.fetch_preview(ref)
+
+    def fetch_model(self, ref: ModelRef) -> ModelFiles:
+        """As :meth:`.HuggingFaceHub.fetch_model`."""
+        return self.hub.fetch_model(ref)
+
+    def fetch_encoder(self, name: str, pretrained: str) -> Path | None:
+        """As :meth:`.HuggingFaceHub.fetch_encoder`."""
+        return self.hub.fetch_encoder(name, pretrained)
+
+    def weight_digests(self, ref: ModelRef) -> Mapping[str, str | None] | None:
+        """As :meth:`.HuggingFaceHub.weight_digests`; of an entry's model as it is now."""
+        return self.hub.weight_digests(ref.without_revision if self._is_entry(ref) else ref)
+
+    def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> None:
+        """As :meth:`.HuggingFaceHub.check_writable`."""
+        self.hub.check_writable(ref, create_pr=create_pr)
+
+    def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = False) -> str:
+        """Beside the model, as :meth:`.HuggingFaceHub.push_spec`."""
+        return self.hub.push_spec(ref, folder, create_pr=create_pr)
+
+    def _listed(self) -> list[Listing]:
+        try:
+            found = list(self.registry.listings("hf"))
+        except GmiError as error:
+            _log.info("searching without the registry: %s", error.message)
+            found = []
+        self._entries = {listing.ref: listing for listing in found}
+        return found
+
+    def _is_entry(self, ref: ModelRef) -> bool:
+        return ref in self._entries
+
+    def _current(self, listings: list[Listing]) -> Listing:
+        if len(listings) == 1:
+            return listings[0]
+        try:
+            now = self.hub.weight_digests(listings[0].ref.without_revision)
+        except GmiError:
+            now = None
+        if not now:
+            return listings[-1]
+        for listing in listings:
+            try:
+                folder = self.registry.fetch_spec(listing.ref).parent
+                weights = read_manifest(folder, follow_links=True).model.weights
+            except GmiError:
+                continue
+            if all(now.get(weight.path) == weight.sha256 for weight in weights):
+                return listing
+        return listings[-1]

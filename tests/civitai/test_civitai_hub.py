@@ -297,7 +297,10 @@ def test_the_base_that_a_version_stands_on(
     hub.close()
 
 
-def test_a_base_that_is_closed_or_missing_is_said_before_a_byte_arrives(filled, store, tmp_path):
+def test_a_base_that_is_closed_or_missing_is_said_before_a_large_file_arrives(
+    filled, store, tmp_path
+):
+    filled.state.models[1].type = "Checkpoint"
     for error, kind in (
         (AuthError("hf:o/n is gated", hint="ask for it"), AuthError),
         (SpecNotFoundError("hf:o/n is not there", hint="check it"), HubError),
@@ -312,6 +315,16 @@ def test_a_base_that_is_closed_or_missing_is_said_before_a_byte_arrives(filled, 
         assert caught.value.hint == error.hint
         hub.close()
     assert "storage" not in "".join(filled.paths)
+
+
+def test_a_small_file_that_is_refused_is_said_before_a_large_base_arrives(filled, store, tmp_path):
+    filled.state.models[1].versions[1].login = True
+    bases = Bases()
+    hub = CivitaiHub(store, endpoint=filled.endpoint, cache_dir=tmp_path / "c", bases=bases)
+    with pytest.raises(AuthError, match="no token was sent"):
+        hub.fetch_model(REF)
+    assert bases.asked == []
+    hub.close()
 
 
 def test_a_version_of_another_model_is_not_fetched(filled, hub):

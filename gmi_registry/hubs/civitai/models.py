@@ -93,9 +93,14 @@ class Models:
                 hint=f"see {asked.page}",
             )
         file = select_file(version, asked)
-        # First, as it may be missing or closed, and is shared by many.
-        base = self._base(ref, version.base_model, kind)
-        place, weights = self._downloads.fetch(ref, file, kind)
+        base_named(version.base_model, str(ref))
+        # Either may be refused, so the small one comes first: a LoRA, or a configuration.
+        if kind == "lora":
+            place, weights = self._downloads.fetch(ref, file, kind)
+            base = self._base(ref, version.base_model, kind)
+        else:
+            base = self._base(ref, version.base_model, kind)
+            place, weights = self._downloads.fetch(ref, file, kind)
         files = ModelFiles(
             ref=ref,
             kind=kind,

@@ -111,7 +111,7 @@ def _none(version: WireVersion, asked: Asked) -> HubError:
     parts = [file for file in version.files if file.type.casefold() in _PARTS and _is_safe(file)]
     if pickled:
         return HubError(
-            f"{asked.name} holds weights only as {_named(pickled[0])}, and such a file can run any "
+            f"{asked.name} holds weights only as a pickle, {_named(pickled[0])}, which can run any "
             "program when it is loaded",
             hint=f"its author must add a safetensors file: {asked.page}",
         )

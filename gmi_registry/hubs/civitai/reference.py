@@ -51,8 +51,8 @@ def find_civitai(
     if version is not None:
         found = client.version(version)
         return ModelRef("civitai", str(found.model_id), str(found.id))
-    place = Path(text).expanduser()
-    if place.is_file():
+    place = _file(text)
+    if place is not None:
         return _of_file(place, client, digests)
     raise InputError(f"{text[:120]!r} is neither a model on Civitai nor a file", hint=_FORMS)
 
@@ -136,6 +136,14 @@ def _address(text: str, client: CivitaiClient) -> SplitResult | None:
     if host != urlsplit(client.endpoint).hostname and host.removeprefix("www.") not in _HOSTS:
         raise InputError(f"{host[:80]!r} is not Civitai's address", hint=_FORMS)
     return parts
+
+
+def _file(text: str) -> Path | None:
+    try:
+        place = Path(text).expanduser()
+        return place if place.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # a name too long, an account that is not there
+        return None
 
 
 def _of_file(place: Path, client: CivitaiClient, digests: FileDigests | None) -> ModelRef:

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -36,15 +37,15 @@ class Start:
     """What a change starts from: the head ``parent_commit`` (40 hex digits) of ``branch``.
 
     ``can_write`` says whether ``user`` may commit there; else the change can be proposed.
-    ``files`` are what is to be different at that commit, by path: new content, or None for a file
-    that is to go; empty where all is as it should be.
+    ``files`` are what is to be different at that commit, by path: new content, or a file on this
+    disk that holds it, or None for a file that is to go; empty where all is as it should be.
     """
 
     user: str
     can_write: bool
     branch: str
     parent_commit: str
-    files: Mapping[str, bytes | None]
+    files: Mapping[str, bytes | Path | None]
     title: str
 
 

@@ -37,8 +37,15 @@ class StoredFile:
     sha256: str | None
     size: int
 
-    def holds(self, content: bytes) -> bool:
-        """Whether the file has this content, told without a download."""
+    def holds(self, content: bytes | Path) -> bool:
+        """Whether the file has this content, or that of a file here, told without a download."""
+        if isinstance(content, Path):
+            if content.stat().st_size != self.size:
+                return False
+            if self.sha256 is not None:
+                with content.open("rb") as stream:
+                    return self.sha256 == hashlib.file_digest(stream, "sha256").hexdigest()
+            content = content.read_bytes()
         if self.sha256 is not None:
             return self.sha256 == hashlib.sha256(content).hexdigest()
         return self.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -27,7 +27,7 @@ from gmi_registry.hubs.registry.verified import read_verified
 from gmi_registry.hubs.upload import read_upload
 from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, ModelRef
 
-__all__ = ["mark_verified", "submit", "writer"]
+__all__ = ["change_files", "mark_verified", "submit", "writer"]
 
 _WRITES = frozenset({"repo.write", "discussion.write"})
 
@@ -43,7 +43,7 @@ def submit(dataset: Dataset, ref: ModelRef, folder: Path, *, create_pr: bool) ->
     wanted = {entry_file(entry, name): contents.get(name) for name in ENTRY_FILES}
     signature = contents.get(SIGNATURE_NAME)
 
-    def missing(revision: str) -> dict[str, bytes | None]:
+    def missing(revision: str) -> Mapping[str, bytes | None]:
         files = dataset.stored(revision, list(wanted))
         found = {path: new for path, new in wanted.items() if not _is_so(files.get(path), new)}
         if entry_file(entry, MANIFEST_NAME) not in found and signature is None:
@@ -53,7 +53,7 @@ def submit(dataset: Dataset, ref: ModelRef, folder: Path, *, create_pr: bool) ->
 
     tool = f"Made by {manifest.tool.name} {manifest.tool.version}."
     replaces = "" if manifest.previous is None else f" It replaces {manifest.previous[:12]}."
-    done = _change(
+    done = change_files(
         dataset,
         missing,
         title=f"Specification of {entry.repository}",
@@ -74,13 +74,13 @@ def mark_verified(
     Raises HubError where what is there cannot be understood, and as :meth:`.Registry.push_spec`.
     """
 
-    def missing(revision: str) -> dict[str, bytes | None]:
+    def missing(revision: str) -> Mapping[str, bytes | None]:
         commit = revision if COMMIT.fullmatch(revision) else dataset.head(revision)
         before = read_verified(dataset, commit)
         after = before.with_spec(manifest)
         return {} if before == after else {VERIFIED_NAME: after.to_bytes()}
 
-    done = _change(
+    done = change_files(
         dataset,
         missing,
         title=f"Verified: {entry.repository}",
@@ -92,15 +92,19 @@ def mark_verified(
     return done
 
 
-def _change(
+def change_files(
     dataset: Dataset,
-    missing: Callable[[str], dict[str, bytes | None]],
+    missing: Callable[[str], Mapping[str, bytes | Path | None]],
     *,
     title: str,
     text: str,
     create_pr: bool,
 ) -> str | Start:
-    """Commit or propose what is ``missing`` at a revision: path to new content, None to go."""
+    """Commit or propose what is ``missing`` at a revision: path to new content, None to go.
+
+    Returns the address, or where the head has all of it what was found there. Raises as
+    :meth:`.Registry.push_spec`.
+    """
 
     def look() -> Start:
         user = writer(dataset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import time
 
 import pytest
@@ -211,10 +212,13 @@ def test_a_connection_that_breaks_is_made_again(filled, client):
     assert len(filled.requests) == 2
 
 
-def test_a_hub_that_is_not_there_is_given_up_soon(civitai):
+def test_a_hub_that_is_not_there_is_given_up_soon():
     traffic = CivitaiTraffic()
-    client = CivitaiClient(endpoint="http://127.0.0.1:9", traffic=traffic)
-    assert "cannot be reached" in failing(client).message
+    with socket.socket() as taken:  # and not listening
+        taken.bind(("127.0.0.1", 0))
+        nowhere = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        client = CivitaiClient(endpoint=nowhere, traffic=traffic)
+        assert "cannot be reached" in failing(client).message
     assert traffic.methods == {"GET": 3}
     client.close()
 

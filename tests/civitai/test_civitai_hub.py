@@ -26,7 +26,9 @@ from gmi_registry.hubs.civitai.bases import base_named, known_bases
 from gmi_registry.hubs.civitai.card import card_of, licence_of
 from gmi_registry.hubs.civitai.models import GivesConfigurations
 from gmi_registry.hubs.civitai.wire import WireModel
+from gmi_registry.hubs.protocol import Describes
 from gmi_registry.model import ModelFiles
+from gmi_registry.place import Finds
 from gmi_registry.search import Remote
 from gmi_registry.spec import ModelRef, read_manifest, read_spec, write_spec
 
@@ -57,6 +59,8 @@ def written(tmp_path):
 def test_it_is_what_searches_and_publications_ask_for(hub):
     assert isinstance(hub, KnowsWeights)
     assert isinstance(hub, Remote)
+    assert isinstance(hub, Describes)
+    assert isinstance(hub, Finds)
     typed: Hub = hub
     assert typed.name == "civitai"
     assert hub.offline is False

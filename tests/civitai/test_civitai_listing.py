@@ -58,7 +58,7 @@ def test_versions_that_pass(filled, client, wanted, expected):
 
 
 def test_what_is_asked_for(filled, client):
-    list_versions(client, ListingFilter(("anime", "ink"), base_model="sdxl 1.0", kind="lora"))
+    list_versions(client, ListingFilter(("ANIME", "ink"), base_model="sdxl 1.0", kind="lora"))
     (request,) = filled.requests
     assert request.path == (
         "/api/v1/models?limit=100&types=LORA&types=LoCon&types=DoRA&tag=anime&baseModels=SDXL+1.0"

@@ -100,7 +100,7 @@ def _query(wanted: ListingFilter) -> dict[str, str | list[str]]:
         "types": [name for names in kinds.values() for name in names],
     }
     if wanted.tags:
-        query["tag"] = wanted.tags[0]
+        query["tag"] = wanted.tags[0].lower()  # as all tags are spelt there
     # A name that it does not know it refuses, or takes for a typing error.
     base = None if wanted.base_model is None else spelling(wanted.base_model)
     if base is not None:

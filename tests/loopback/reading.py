@@ -91,8 +91,7 @@ def _entries(commit: Commit, where: str, recursive: bool) -> Iterator[dict[str, 
             name = prefix + "/".join(parts[:depth])
             if name not in folders:
                 folders.add(name)
-                oid = commit.oid[:8] + name.encode().hex().ljust(32, "0")[:32]
-                yield {"type": "directory", "oid": oid, "size": 0, "path": name}
+                yield {"type": "directory", "oid": commit.folders[name], "size": 0, "path": name}
         if recursive or len(parts) == 1:
             yield file_info(path, blob)
 

@@ -58,6 +58,17 @@ class Commit:
             fields = None
         return json.loads(json.dumps(fields, default=str)) if isinstance(fields, dict) else {}
 
+    @cached_property
+    def folders(self) -> dict[str, str]:
+        """For each folder an id that follows, as git's does, from what is in it alone."""
+        found: dict[str, Any] = {}
+        for path, blob in sorted(self.files.items()):
+            parts = path.split("/")
+            for depth in range(1, len(parts)):
+                digest = found.setdefault("/".join(parts[:depth]), hashlib.sha1())
+                digest.update(f"{'/'.join(parts[depth:])}\0{blob.oid}\n".encode())
+        return {path: digest.hexdigest() for path, digest in found.items()}
+
     @property
     def attributes(self) -> bytes | None:
         blob = self.files.get(".gitattributes")

@@ -10,7 +10,17 @@ from registry_author import REPO
 # isort: split
 from loopback import User, fixtures
 
+from gmi_registry.hubs.huggingface import traffic
+
 hf_hub = fixtures.hf_hub
+
+
+@pytest.fixture(autouse=True)
+def _close_what_was_opened():
+    """Most tests here ask one thing of a registry and leave it; others count what is sent."""
+    yield
+    for opened in traffic._hook._open:
+        opened.close()
 
 
 @pytest.fixture

@@ -140,6 +140,29 @@ class TestPull:
         registry.commit(REPO, more, repo_type="dataset")
         assert check(revision)[0].passed
 
+    @pytest.mark.parametrize("new", [True, False])
+    def test_only_folders_that_differ_are_looked_into(self, registry, check, new):
+        registry.state.page_size = 40
+        crowd = {f"hf/owner/m{n}/{'a' * 64}/gmi/spec.json": b"{}" for n in range(100)}
+        registry.commit(REPO, crowd | {"index/v1/rows": b"\0"}, repo_type="dataset")
+        spec = spec_of(MODEL if new else OTHER, GREEN)
+        revision = propose(registry, "ben", entry_files(spec))
+        registry.clear_requests()
+        found, _ = check(revision)
+        assert found.passed
+        trees = [request.path for request in registry.requests if "/tree/" in request.path]
+        assert not [path for path in trees if "recursive=True" in path]
+        # Both sides: the root, hf, the three pages of hf/owner; and what is below on one or both.
+        assert len(trees) == 2 * (1 + 1 + 3) + 2 * 3
+        assert not [path for path in trees if "/index" in path]
+
+    def test_where_many_differ_all_is_listed(self, registry, check):
+        files = {f"hf/owner/m{n}/{'a' * 64}/gmi/spec.json": b"{}" for n in range(30)}
+        revision = propose(registry, "ben", files)
+        registry.clear_requests()
+        assert "30 entries are touched" in failed(check(revision)[0])[0][1]
+        assert len([None for request in registry.requests if "/tree/" in request.path]) < 60
+
     def test_nothing_of_it_stays_in_the_cache(self, registry, check, tmp_path):
         check(propose(registry, "ada", entry_files(spec_of(MODEL))))
         assert not list((tmp_path / "hf-home").rglob("spec.json"))

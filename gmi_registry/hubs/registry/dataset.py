@@ -137,13 +137,20 @@ class Dataset:
 
         Empty where there is no such folder.
         """
-        try:
-            found: dict[str, StoredFile] = self.ask(lambda: dict(self._listed(sha, folder)), sha)
-        except SpecNotFoundError as error:
-            if isinstance(error.__cause__, RemoteEntryNotFoundError):
-                return {}
-            raise
-        return found
+        return {
+            info.path: _stored(info)
+            for info in self._walk(sha, folder, recursive=True)
+            if _is_file(info)
+        }
+
+    def level(self, sha: str, folder: str | None) -> dict[str, StoredFile | str]:
+        """What lies in a folder at a commit, by path: files, and of folders git's name of what is
+        in them. One request a page; empty where there is no such folder.
+        """
+        return {
+            info.path: _stored(info) if _is_file(info) else str(info.tree_id)
+            for info in self._walk(sha, folder, recursive=False)
+        }
 
     def stored(self, sha: str, paths: list[str]) -> dict[str, StoredFile]:
         """Those of ``paths`` that are files at a commit: one request for 500 of them."""
@@ -192,10 +199,20 @@ class Dataset:
                 raise
             raise mine from error.__cause__
 
-    def _listed(self, sha: str, folder: str | None) -> Iterator[tuple[str, StoredFile]]:
+    def _walk(self, sha: str, folder: str | None, *, recursive: bool) -> list[Any]:
+        """Files and folders as the client gives them; none where there is no such folder."""
+        try:
+            found: list[Any] = self.ask(lambda: list(self._pages(sha, folder, recursive)), sha)
+        except SpecNotFoundError as error:
+            if isinstance(error.__cause__, RemoteEntryNotFoundError):
+                return []
+            raise
+        return found
+
+    def _pages(self, sha: str, folder: str | None, recursive: bool) -> Iterator[Any]:
         seen: set[str] = set()
         for info in self.api.list_repo_tree(
-            self.id, folder, recursive=True, revision=sha, repo_type=REPO_TYPE
+            self.id, folder, recursive=recursive, revision=sha, repo_type=REPO_TYPE
         ):
             if info.path in seen:
                 raise HubError(
@@ -203,8 +220,7 @@ class Dataset:
                     hint="check HF_ENDPOINT, or run the same command again later",
                 )
             seen.add(info.path)
-            if _is_file(info):
-                yield info.path, _stored(info)
+            yield info
 
 
 def _checked_id(text: str | None) -> str:

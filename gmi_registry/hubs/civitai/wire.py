@@ -137,14 +137,6 @@ class _Hashes(_Wire):
     sha256: Digest = Field(default=None, alias="SHA256")
 
 
-class _Parent(_Wire):
-    """What a version says of its model."""
-
-    name: Line
-    type: Line
-    nsfw: Flag = None
-
-
 class WireFile(_Wire):
     """One file of a version. ``size_kb`` is in units of 1,024 bytes.
 
@@ -179,22 +171,19 @@ class WireFile(_Wire):
 
 
 class WireVersion(_Wire):
-    """One version of a model; ``model_id`` and ``model`` where it was asked for by itself."""
+    """One version of a model; ``model_id`` and ``air`` where it was asked for by itself."""
 
     id: Number
     name: Line
     base_model: Line
     model_id: Number | None = None
-    model: _Parent | None = None
     air: Annotated[
         str | None, _if(lambda value: isinstance(value, str) and _AIR.fullmatch(value) is not None)
     ] = None
     status: Word = None
-    availability: Word = None
     usage_control: Word = None
     nsfw_level: Level = None
     published_at: Time = None
-    early_access_ends_at: Time = None
     trained_words: Texts = ()
     stats: Annotated[_Stats | None, _IF_OBJECT] = None
     files: Annotated[tuple[WireFile, ...], _each(WireFile, _MOST_FILES)] = ()
@@ -213,7 +202,6 @@ class WireModel(_Wire):
     type: Line
     nsfw: Flag = None
     nsfw_level: Level = None
-    mode: Word = None
     tags: Texts = ()
     allow_no_credit: Flag = None
     allow_commercial_use: object = None

@@ -151,7 +151,7 @@ def _check(
     progress("check", 4, _CHECKS)
     recipe = generation.default_recipe(pipeline, model, overrides)
     generation.check_prompts(pipeline, prompt_sets, recipe)
-    published = _published(order)
+    published = _published(order.ref, order.shelf)
     existing = published if order.output is None else _read_folder(order.output, ref)
     previous = published.digest if published is not None else None
     draft = generation.draft_spec(model, encoder.ref, prompt_sets, recipe, previous=previous)
@@ -184,17 +184,17 @@ def _target(order: Order, model: ModelFiles) -> str:
     return beside if order.store is None else f"the registry, for {beside}"
 
 
-def _published(order: Order) -> Spec | None:
+def _published(ref: ModelRef, shelf: Hub | SpecStore) -> Spec | None:
     """The specification that the hub has now; a broken one counts as none.
 
     One of a newer format version raises UnsupportedVersionError: an old program must not replace
     what it cannot read.
     """
     try:
-        folder = order.shelf.fetch_spec(order.ref)
+        folder = shelf.fetch_spec(ref)
     except SpecNotFoundError:
         return None
-    return _read_folder(folder.parent if folder.name == SPEC_DIR else folder, order.ref)
+    return _read_folder(folder.parent if folder.name == SPEC_DIR else folder, ref)
 
 
 def _read_folder(folder: Path, ref: ModelRef) -> Spec | None:

@@ -46,8 +46,14 @@ def open_hub(
         )
     if text == _CIVITAI:
         from gmi_registry.hubs.civitai import CivitaiHub
+        from gmi_registry.hubs.huggingface import HuggingFaceHub
         from gmi_registry.hubs.registry import Registry
 
-        store = Registry(registry, token=token, cache_dir=cache_dir, offline=offline)
-        return CivitaiHub(store, token=civitai_token, cache_dir=cache_dir, offline=offline)
+        return CivitaiHub(
+            Registry(registry, token=token, cache_dir=cache_dir, offline=offline),
+            token=civitai_token,
+            cache_dir=cache_dir,
+            offline=offline,
+            bases=HuggingFaceHub(token=token, cache_dir=cache_dir, offline=offline),
+        )
     return LocalHub(Path(text.removeprefix(_PREFIX)).expanduser(), cache_dir)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from fault_run import run
 from fault_world import open_world
 from hostile_specs import hostile_cases
 
-from gmi_registry.hubs.huggingface import commit, download
+from gmi_registry.hubs.huggingface import change, download
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 
@@ -84,13 +85,13 @@ def test_a_run_without_faults_is_done_at_once(world):
 @pytest.fixture
 def send_half(monkeypatch):
     """From now on publishing leaves the tensors out."""
-    send = commit._send
+    send = change._send
 
-    def sent(api, ref, now, manifest, changes, propose):
-        changes = {path: new for path, new in changes.items() if "tensors" not in path}
-        return send(api, ref, now, manifest, changes, propose)
+    def sent(api, made, start, propose):
+        files = {path: new for path, new in start.files.items() if "tensors" not in path}
+        return send(api, made, replace(start, files=files), propose)
 
-    monkeypatch.setattr(commit, "_send", sent)
+    monkeypatch.setattr(change, "_send", sent)
     return monkeypatch
 
 

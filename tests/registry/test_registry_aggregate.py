@@ -7,9 +7,9 @@ import hashlib
 import pytest
 from registry_author import REPO
 
-from gmi_registry.errors import AuthError, HubError, SpecNotFoundError
+from gmi_registry.errors import AuthError, HubError, OfflineError, SpecNotFoundError
 from gmi_registry.hubs.registry import Registry
-from gmi_registry.hubs.registry.aggregate import INDEX_FOLDER, AggregateFiles, push_aggregate
+from gmi_registry.hubs.registry.aggregate import INDEX_FOLDER, push_aggregate
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 
@@ -32,8 +32,12 @@ def files_in(root):
     }
 
 
-def dataset(**options):
-    return Registry(token="hf_keeper", **options).dataset
+def dataset():
+    return Registry(token="hf_keeper").dataset
+
+
+def opened(tmp_path, **options):
+    return Registry(cache_dir=tmp_path / "cache", **options).aggregate()
 
 
 def stored(hub):
@@ -48,13 +52,58 @@ def test_it_is_there_as_it_was_here(hub, folder, tmp_path):
     url = push_aggregate(dataset(), files_in(folder))
     assert url.startswith(hub.endpoint)
     assert stored(hub) == set(files_in(folder))
-    reading = Registry(cache_dir=tmp_path / "cache").dataset
-    files = AggregateFiles(reading, reading.head())
+    files = opened(tmp_path)
+    assert files.name.startswith(f"{REPO}@")
     for name, path in files_in(folder).items():
         assert files.fetch(name).read_bytes() == path.read_bytes()
     hub.clear_requests()
     assert files.fetch("index.json").is_file()
     assert hub.requests == []
+
+
+def test_what_stays_the_same_is_fetched_once(hub, folder, tmp_path):
+    push_aggregate(dataset(), files_in(folder))
+    name = "group/a-means.tensors"
+    opened(tmp_path).fetch(name, sha256="of its content")
+    hub.commit(REPO, {"README.md": b"# Later\n"}, repo_type="dataset")
+    hub.clear_requests()
+    files = opened(tmp_path)
+    assert len(hub.requests) == 1
+    assert (
+        files.fetch(name, sha256="of its content").read_bytes()
+        == files_in(folder)[name].read_bytes()
+    )
+    assert len(hub.requests) == 1
+    files.fetch("index.json")
+    assert len(hub.requests) == 2
+
+
+def test_offline_it_is_what_was_seen_last(hub, folder, tmp_path):
+    with pytest.raises(OfflineError):
+        opened(tmp_path, offline=True)
+    push_aggregate(dataset(), files_in(folder))
+    opened(tmp_path).fetch("index.json")
+    hub.clear_requests()
+    files = opened(tmp_path, offline=True)
+    assert files.fetch("index.json").is_file()
+    with pytest.raises(OfflineError):
+        files.fetch("group/a-means.tensors", sha256="never fetched")
+    assert hub.requests == []
+
+
+def test_a_search_that_asks_twice_sends_one_request(hub, tmp_path):
+    registry = Registry(cache_dir=tmp_path / "cache")
+    registry.aggregate()
+    list(registry.listings("hf"))
+    assert [request.path for request in hub.requests if "/revision/" in request.path] == [
+        f"/api/datasets/{REPO}/revision/main?expand=sha"
+    ]
+    none = Registry("gmi-registry/none", cache_dir=tmp_path / "cache")
+    hub.clear_requests()
+    for ask in (none.aggregate, lambda: list(none.listings("hf"))):
+        with pytest.raises(AuthError):
+            ask()
+    assert len(hub.requests) == 1
 
 
 def test_only_what_differs_is_sent_and_what_is_gone_goes(hub, folder):
@@ -82,8 +131,7 @@ def test_a_proposal_leaves_the_registry_as_it_is(hub, folder):
 
 def test_a_file_that_is_larger_than_promised_is_refused(hub, folder, tmp_path):
     push_aggregate(dataset(), files_in(folder))
-    reading = Registry(cache_dir=tmp_path / "cache").dataset
-    files = AggregateFiles(reading, reading.head())
+    files = opened(tmp_path)
     with pytest.raises(HubError, match="100"):
         files.fetch("group/a-means.tensors", size=100)
     with pytest.raises(SpecNotFoundError):

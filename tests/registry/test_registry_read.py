@@ -173,7 +173,7 @@ class TestFetch:
         registry = Registry()
         refs = [item.ref for item in registry.listings("hf")]
         filled.clear_requests()
-        found = dict(registry.fetch_specs(refs))
+        found = {ref: registry.fetch_spec(ref) for ref in refs}
         # Two files, of which the large one lies elsewhere.
         assert len(filled.requests) == 3 * len(refs)
         assert {
@@ -183,18 +183,18 @@ class TestFetch:
             "owner/other",
         }
         filled.clear_requests()
-        list(registry.fetch_specs(refs))
+        [registry.fetch_spec(ref) for ref in refs]
         assert not filled.requests
 
     def test_what_stays_the_same_is_not_asked_for_at_a_new_commit(self, filled):
         first = Registry()
         refs = [item.ref for item in first.listings("hf")]
-        before = dict(first.fetch_specs(refs))
+        before = {ref: first.fetch_spec(ref) for ref in refs}
         add(filled, spec_of(civitai("9", "5")), spec_of(OLD, BLUE))
         again = Registry()
         list(again.listings("hf"))
         filled.clear_requests()
-        after = dict(again.fetch_specs(refs))
+        after = {ref: again.fetch_spec(ref) for ref in refs}
         changed = entry_of(OLD)
         assert all(after[ref] == before[ref] for ref in refs if ref != changed)
         assert after[changed] != before[changed]
@@ -393,11 +393,9 @@ class TestRefusals:
         assert Registry().dataset.id == "somebody/other"
         assert Registry("mine/own").dataset.id == "mine/own"
 
-    def test_an_address_that_is_none_and_no_workers(self):
+    def test_an_address_that_is_none(self):
         with pytest.raises(InputError, match="not the address of a hub"):
             Registry(endpoint="file:///etc")
-        with pytest.raises(InputError, match="0 downloads at once are none"):
-            Registry(workers=0)
 
     def test_a_hub_that_is_not_there(self, hub):
         with pytest.raises(HubError, match=r"127\.0\.0\.1:9 cannot be reached"):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +13,6 @@ from huggingface_hub import HfApi, cached_assets_path, constants, get_token, is_
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from gmi_registry.errors import (
-    GmiError,
     InputError,
     OfflineError,
     SpecNotFoundError,
@@ -79,7 +77,6 @@ class HuggingFaceHub:
             raise InputError(f"{workers} downloads at once are none", hint="use at least 1")
         self.offline = is_offline_mode() if offline is None else offline
         self.traffic = Traffic(on_wait)
-        self._workers = workers
         home = None if cache_dir is None else Path(cache_dir).expanduser().absolute()
         hub_cache = Path(constants.HF_HUB_CACHE) if home is None else home / "hub"
         self._api = HfApi(self.endpoint, token=token, library_name=_LIBRARY)
@@ -167,24 +164,6 @@ class HuggingFaceHub:
             ) from error
         return manifest.parent
 
-    def fetch_specs(self, refs: Sequence[ModelRef]) -> Iterator[tuple[ModelRef, Path | GmiError]]:
-        """:meth:`fetch_spec` of many models, several at once, in the order of ``refs``.
-
-        A model that fails gives its error, and the others go on.
-        """
-
-        def fetch(ref: ModelRef) -> Path | GmiError:
-            try:
-                return self.fetch_spec(ref)
-            except GmiError as error:
-                return error
-
-        pool = ThreadPoolExecutor(self._workers)
-        try:
-            yield from zip(refs, pool.map(fetch, refs), strict=True)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
     def fetch_preview(self, ref: ModelRef) -> Path | None:
         """The contact sheet; None where the model has none, or offline where it is not here."""
         self._begin(ref)
@@ -211,6 +190,11 @@ class HuggingFaceHub:
         """
         self._begin(ref)
         return self._models.fetch(ref)
+
+    def fetch_configuration(self, ref: ModelRef) -> ModelFiles:
+        """Like :meth:`fetch_model`, without weights: for a single file that brings its own."""
+        self._begin(ref)
+        return self._models.configuration(ref)
 
     def fetch_encoder(self, name: str, pretrained: str) -> Path | None:
         """None: this hub carries no encoders of its own, and open_clip knows where they are."""

@@ -63,6 +63,10 @@ class Models:
         """The model at its revision, with its base, as :meth:`.HuggingFaceHub.fetch_model` says."""
         return self._fetch(ref, (), config_only=False)
 
+    def configuration(self, ref: ModelRef) -> ModelFiles:
+        """The same without weights: what reads a single file that brings its own."""
+        return self._fetch(ref, (), config_only=True)
+
     def info(self, model_id: str, revision: str | None) -> Any:
         """huggingface_hub's ``ModelInfo`` with the size and digest of every file: one request.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gmi_registry.hubs.huggingface.change import Start
 from gmi_registry.hubs.registry.dataset import Dataset
+from gmi_registry.hubs.registry.shelf import Shelf
 from gmi_registry.hubs.registry.submission import change_files
 
 __all__ = ["INDEX_FOLDER", "AggregateFiles", "push_aggregate"]
@@ -19,20 +20,36 @@ _LARGEST = 2 * 1024**3
 
 
 class AggregateFiles:
-    """The files of the index at one commit, each fetched when it is asked for, and kept."""
+    """The files of the index at one commit, each fetched when it is asked for, and kept.
 
-    def __init__(self, dataset: Dataset, commit: str) -> None:
+    ``shelf`` remembers at which commit each was fetched, so that one that stays the same is never
+    asked for again.
+    """
+
+    def __init__(self, dataset: Dataset, commit: str, shelf: Shelf) -> None:
+        self.name = f"{dataset.id}@{commit[:7]}"
         self._dataset = dataset
         self._commit = commit
+        self._shelf = shelf
+        self._known = shelf.index_commits()[1]
 
     def fetch(self, name: str, *, sha256: str | None = None, size: int | None = None) -> Path:
         """The file called ``name`` below :data:`INDEX_FOLDER`, of at most ``size`` bytes.
 
-        Who asks checks ``sha256``. Raises SpecNotFoundError where the commit has no such file, and
-        as :meth:`.Dataset.fetch`.
+        With ``sha256`` the name stands for one content; who asks checks it. Raises
+        SpecNotFoundError where the commit has no such file, and as :meth:`.Dataset.fetch`.
         """
+        path = f"{INDEX_FOLDER}/{name}"
         limit = _LARGEST if size is None else size
-        return self._dataset.fetch(f"{INDEX_FOLDER}/{name}", self._commit, limit=limit)
+        older = self._known.get(name) if sha256 is not None else None
+        if older is not None:
+            kept = self._dataset.cached(path, older)
+            if kept is not None:
+                return kept
+        found = self._dataset.fetch(path, self._commit, limit=limit)
+        self._known = self._known | ({} if sha256 is None else {name: self._commit})
+        self._shelf.keep_index_commits(self._commit, self._known)
+        return found
 
 
 def push_aggregate(dataset: Dataset, files: Mapping[str, Path], *, create_pr: bool = False) -> str:

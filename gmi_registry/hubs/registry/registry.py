@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from huggingface_hub import is_offline_mode
 from huggingface_hub.errors import RevisionNotFoundError
 
-from gmi_registry.errors import GmiError, HubError, InputError, OfflineError, SpecNotFoundError
+from gmi_registry.errors import (
+    HubError,
+    OfflineError,
+    SpecNotFoundError,
+)
 from gmi_registry.hubs.huggingface.errors import offline_error
 from gmi_registry.hubs.huggingface.traffic import OnWait, Traffic
 from gmi_registry.hubs.protocol import Listing
 from gmi_registry.hubs.registry.dataset import DEFAULT_REGISTRY, Dataset
+from gmi_registry.hubs.registry.head import Head
 from gmi_registry.hubs.registry.layout import (
     ENTRY_FILES,
     SIGNATURE_NAME,
@@ -31,6 +35,9 @@ from gmi_registry.hubs.registry.shelf import Entry, Listed, Shelf, entries_of
 from gmi_registry.hubs.registry.verified import read_verified
 from gmi_registry.spec import MANIFEST_NAME, PREVIEW_NAME, TENSORS_NAME, ModelRef
 from gmi_registry.spec.reference import HubName
+
+if TYPE_CHECKING:
+    from gmi_registry.hubs.registry.aggregate import AggregateFiles
 
 __all__ = ["DEFAULT_REGISTRY", "Registry"]
 
@@ -48,8 +55,7 @@ class Registry:
     Costs: a listing is one request for the registry's commit, and where that has changed one a
     page and up to two for ``verified.json``; a specification is two GET, and one more for each file
     that the hub keeps in a storage of its own, later none; without a listing before it one or two
-    more. Raises InputError for a name that is no dataset's, an endpoint that is no address, or
-    fewer than one worker.
+    more. Raises InputError for a name that is no dataset's, or an endpoint that is no address.
     """
 
     name = "registry"
@@ -62,12 +68,8 @@ class Registry:
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         offline: bool | None = None,
-        workers: int = 8,
         on_wait: OnWait | None = None,
     ) -> None:
-        if workers < 1:
-            raise InputError(f"{workers} downloads at once are none", hint="use at least 1")
-        self._workers = workers
         self.offline = is_offline_mode() if offline is None else offline
         self.traffic = Traffic(on_wait)
         home = None if cache_dir is None else Path(cache_dir).expanduser().absolute()
@@ -76,6 +78,7 @@ class Registry:
         )
         self._shelf = Shelf(self.dataset.assets(home), self.dataset.id)
         self._listed: dict[HubName, Listed] = {}
+        self._head = Head(self.dataset)
 
     def close(self) -> None:
         """Stop counting requests; the registry can still be used."""
@@ -131,24 +134,6 @@ class Registry:
                 raise
             return self._fetch(entry, self.head())
 
-    def fetch_specs(self, refs: Sequence[ModelRef]) -> Iterator[tuple[ModelRef, Path | GmiError]]:
-        """:meth:`fetch_spec` of many, ``workers`` at once, in the order of ``refs``.
-
-        One that fails gives its error, and the others go on.
-        """
-
-        def fetch(ref: ModelRef) -> Path | GmiError:
-            try:
-                return self.fetch_spec(ref)
-            except GmiError as error:
-                return error
-
-        pool = ThreadPoolExecutor(self._workers)
-        try:
-            yield from zip(refs, pool.map(fetch, refs), strict=True)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
     def fetch_preview(self, ref: ModelRef) -> Path | None:
         """The contact sheet; None where there is none, or offline where it is not here."""
         return self._fetch_other(ref, PREVIEW_NAME)
@@ -189,8 +174,26 @@ class Registry:
         self._require_network()
         return self.dataset.head()
 
+    def aggregate(self) -> AggregateFiles:
+        """The files of the aggregated index at the present commit, offline at the last one seen.
+
+        One request, or none where the registry was listed a moment ago; what it holds is found out
+        by asking for it. Raises SpecNotFoundError or AuthError where there is no such registry,
+        OfflineError where its index was never opened.
+        """
+        from gmi_registry.hubs.registry.aggregate import AggregateFiles
+
+        commit = self._shelf.index_commits()[0] if self.offline else self._glance()
+        if commit is None:
+            raise offline_error(self.dataset.asked)
+        return AggregateFiles(self.dataset, commit, self._shelf)
+
+    def _glance(self) -> str:
+        self._require_network()
+        return self._head.glance()
+
     def _list(self, hub: HubName) -> Listed:
-        commit = self.head()
+        commit = self._glance()
         known = self._shelf.listed(hub)
         if known is None or known.commit != commit:
             entries = entries_of(self.dataset.tree(commit, hub_folder(hub)), commit)

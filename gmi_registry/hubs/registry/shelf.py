@@ -29,6 +29,7 @@ from gmi_registry.spec.reference import HubName
 __all__ = ["Entry", "Listed", "Shelf", "entries_of"]
 
 _VERSION = 1
+_INDEX = "index.json"
 # In the order of ENTRY_FILES.
 _NAMES = ("manifest", "tensors", "preview", "signature")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -144,6 +145,26 @@ class Shelf:
         }
         _write(self._directory / f"{hub}.json", document)
         return kept
+
+    def index_commits(self) -> tuple[str | None, dict[str, str]]:
+        """The commit at which the index was last opened, and for each of its files one that has it.
+
+        Files of an index carry their digests in their names: what was fetched at an older commit
+        is the same at a newer one.
+        """
+        document = _read(self._directory / _INDEX)
+        try:
+            last, files = document["commit"], dict(document["files"])
+            commits = [last, *files.values()]
+            if all(COMMIT.fullmatch(commit) for commit in commits) and all(map(str, files)):
+                return str(last), files
+        except (KeyError, TypeError, ValueError):
+            pass
+        return None, {}
+
+    def keep_index_commits(self, commit: str, files: Mapping[str, str]) -> None:
+        """Remember what :meth:`index_commits` gives."""
+        _write(self._directory / _INDEX, {"commit": commit, "files": dict(files)})
 
 
 def _aged(fresh: Iterable[Entry], known: Mapping[ModelRef, Entry]) -> Iterable[Entry]:

@@ -1,0 +1,78 @@
+"""The file of the reader's database, and its tables."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+from pathlib import Path
+
+__all__ = ["opened"]
+
+# Part of the name: a program that stores something else stores it elsewhere.
+_NAME = "stored-index-v1.sqlite"
+_PATIENCE = 30.0
+"""Seconds to wait for another process that writes."""
+
+_SCHEMA = """
+create table if not exists part (
+    id integer primary key autoincrement, sha256 text not null unique, rows integer not null,
+    used real not null
+);
+create table if not exists row (
+    id integer primary key, name text not null, identity text not null, hub text not null,
+    kind text not null, base_model text, nsfw integer not null, downloads integer,
+    stale integer, trust text, line blob not null
+);
+create index if not exists row_identity on row (identity);
+create index if not exists row_kind on row (kind);
+create index if not exists row_base_model on row (base_model);
+create table if not exists tag (
+    tag text not null, row integer not null, primary key (tag, row)
+) without rowid;
+create index if not exists tag_row on tag (row);
+create table if not exists members (
+    digest text not null, folder text not null, names text not null, rows blob not null,
+    used real not null, primary key (digest, folder)
+);
+create table if not exists checked (
+    file text not null, path text not null, size integer not null, modified integer not null,
+    used real not null, primary key (file, path)
+) without rowid;
+"""
+
+_log = logging.getLogger(__name__)
+
+
+def opened(directory: Path | None) -> sqlite3.Connection:
+    """The database in ``directory``, made where it is missing or damaged.
+
+    In memory where that is None, or cannot be written, of which a warning is logged.
+    """
+    if directory is not None:
+        path = directory / _NAME
+        for _ in range(2):
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+                return _connected(path)
+            except (OSError, sqlite3.OperationalError) as error:
+                _log.warning("cannot write the cache %s: %s", directory, error)
+                break
+            except sqlite3.DatabaseError as error:
+                _log.debug("%s is damaged and will be made again: %s", path, error)
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+    return _connected(":memory:")
+
+
+def _connected(path: Path | str) -> sqlite3.Connection:
+    # The ledger has a lock, so threads may share the connection; it says where changes begin.
+    database = sqlite3.connect(
+        path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+    )
+    try:
+        database.executescript(_SCHEMA)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database

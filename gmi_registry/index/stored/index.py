@@ -1,0 +1,198 @@
+"""An index of many specifications that lies in files and is opened without reading them all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from gmi_registry.errors import SpecFormatError
+from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.index.standing import UNKNOWN, Standing
+from gmi_registry.index.stored.delivery import Delivery
+from gmi_registry.index.stored.document import IndexDocument
+from gmi_registry.index.stored.entries import standing_of
+from gmi_registry.index.stored.fault import AGAIN
+from gmi_registry.index.stored.files import IndexFiles
+from gmi_registry.index.stored.ledger import Ledger, LedgerError, Members
+from gmi_registry.index.stored.record import GroupRecord, PartRecord
+from gmi_registry.index.stored.stack import StoredStack
+from gmi_registry.spec import EncoderRef, ModelRef
+
+__all__ = ["GroupInfo", "IndexInfo", "StoredIndex"]
+
+
+@dataclass(frozen=True)
+class GroupInfo:
+    """What one group consists of: ``rows`` that count, ``removed`` ones that still take room,
+    ``parts``, and the ``bytes`` of all its files."""
+
+    key: ComparabilityKey
+    encoder: EncoderRef
+    prompt_set: str
+    rows: int
+    removed: int
+    parts: int
+    bytes: int
+
+    @classmethod
+    def of(cls, record: GroupRecord) -> GroupInfo:
+        """As ``index.json`` says."""
+        sizes = {file.name: file.size for file in record.files}
+        return cls(
+            key=record.key.key,
+            encoder=record.encoder,
+            prompt_set=record.prompt_set.name,
+            rows=sum(part.live for part in record.parts),
+            removed=sum(len(part.removed) for part in record.parts),
+            parts=len(record.parts),
+            bytes=sum(sizes.values()),
+        )
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """What an index consists of. ``digest`` is that of ``index.json``, which names all the rest."""
+
+    digest: str
+    version: str
+    groups: tuple[GroupInfo, ...]
+
+    @classmethod
+    def of(cls, document: IndexDocument, digest: str) -> IndexInfo:
+        """As ``index.json`` says."""
+        groups = tuple(GroupInfo.of(group) for group in document.groups)
+        return cls(digest, document.format.version, groups)
+
+    @property
+    def rows(self) -> int:
+        """Models in all groups."""
+        return sum(group.rows for group in self.groups)
+
+    @property
+    def bytes(self) -> int:
+        """Of all files but ``index.json``."""
+        return sum(group.bytes for group in self.groups)
+
+
+class StoredIndex:
+    """An index that was opened. ``groups`` are in the order of their keys.
+
+    It shows one state: what is written to the files later is not seen. Safe for threads that only
+    ask. Asking for images raises SpecFormatError where another program has meanwhile taken the
+    files of this state away.
+    """
+
+    def __init__(self, document: IndexDocument, digest: str, delivery: Delivery, ledger: Ledger):
+        self._ledger = ledger
+        self.info = IndexInfo.of(document, digest)
+        opened = _Opening(digest, delivery, ledger)
+        self.groups: tuple[StoredStack, ...] = tuple(opened.stacks(document.groups))
+
+    @classmethod
+    def open(cls, files: IndexFiles, *, cache_dir: Path) -> StoredIndex:
+        """Fetch and check what every search needs, and what ``cache_dir`` does not know yet.
+
+        Raises SpecFormatError for files that break the rules, DigestMismatchError for others than
+        ``index.json`` names, UnsupportedVersionError for a newer major, and whatever ``files``
+        raises. A cache that cannot be used costs time only.
+        """
+        ledger = Ledger(cache_dir)
+        try:
+            return cls._current(files, ledger)
+        except LedgerError:
+            ledger.close()
+        return cls._current(files, Ledger(None))
+
+    @classmethod
+    def _current(cls, files: IndexFiles, ledger: Ledger) -> StoredIndex:
+        delivery = Delivery(files, ledger)
+        document, digest = delivery.document()
+        try:
+            return cls(document, digest, delivery, ledger)
+        except SpecFormatError:
+            # Whoever writes the index may have taken files away since.
+            document, another = delivery.document()
+            if another == digest:
+                ledger.close()
+                raise
+        return cls(document, another, delivery, ledger)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return sum(len(group) for group in self.groups)
+
+    def close(self) -> None:
+        """Let the cache go. Arrays that were handed out stay valid."""
+        self._ledger.close()
+
+    def find(self, model: ModelRef) -> tuple[StoredStack, int] | None:
+        """The group and row of a model, whatever its revision; None where it is not indexed."""
+        numbers = self._ledger.rows_of(str(model.identity))
+        for group in self.groups:
+            for place in group.places(numbers):
+                return group, place
+        return None
+
+    def standing(self, name: str) -> Standing:
+        """What a hub said of the model of that name when the index was written."""
+        found = self.find(ModelRef.parse(name))
+        return UNKNOWN if found is None else standing_of(found[0].line(found[1]))
+
+
+class _Opening:
+    """The steps from ``index.json`` to groups that can be asked."""
+
+    def __init__(self, digest: str, delivery: Delivery, ledger: Ledger) -> None:
+        self._digest = digest
+        self._delivery = delivery
+        self._ledger = ledger
+        self._identities: set[str] = set()
+
+    def stacks(self, groups: tuple[GroupRecord, ...]) -> Iterator[StoredStack]:
+        known = [self._ledger.members(self._digest, group.folder) for group in groups]
+        # All or none: whether a model is in two groups shows only where all are looked at.
+        whole = all(members is not None for members in known)
+        for group, members in zip(groups, known, strict=True):
+            parts = {self._number(part): part for part in group.parts}
+            if members is None or not whole or not _fits(members, parts, self._ledger):
+                members = self._members(group, parts)
+            yield StoredStack(group, parts, members, self._delivery, self._ledger)
+
+    def _number(self, part: PartRecord) -> int:
+        number = self._ledger.part(part.entries.sha256, part.rows)
+        if number is None:
+            number = self._ledger.add_part(part.entries.sha256, self._delivery.lines(part))
+        return number
+
+    def _members(self, group: GroupRecord, parts: dict[int, PartRecord]) -> Members:
+        found = []
+        for number, part in parts.items():
+            live = self._ledger.live(number, part.removed)
+            for name, identity, _ in live:
+                if identity in self._identities:
+                    raise SpecFormatError(f"{part.entries.name} holds {name} again", hint=AGAIN)
+                self._identities.add(identity)
+            found += live
+        found.sort()
+        names = [name for name, _, _ in found]
+        members = names, np.array([number for _, _, number in found], np.int64)
+        with contextlib.suppress(LedgerError):
+            self._ledger.set_members(self._digest, group.folder, members)
+        return members
+
+
+def _fits(members: Members, parts: dict[int, PartRecord], ledger: Ledger) -> bool:
+    """Whether the numbers still mean the parts that they meant: one may have been made anew."""
+    numbers, _ = ledger.place(members[1])
+    live = sum(part.live for part in parts.values())
+    return len(members[1]) == live and bool(np.isin(numbers, list(parts)).all())

@@ -1,0 +1,245 @@
+"""The reader's own database: metadata that can be asked, and files that were checked.
+
+It is made on this machine from checked files, and never travels. Everything in it can be made
+anew: a database that is damaged, or of another layout, is thrown away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmi_registry.errors import InputError
+from gmi_registry.index.stored.database import opened
+from gmi_registry.index.stored.line import EntryLine
+from gmi_registry.spec import ModelRef
+
+__all__ = ["Ledger", "LedgerError", "Members"]
+
+_ROW_BITS = 16
+_DAY = 24 * 3600.0
+_UNUSED = 14 * _DAY
+"""Seconds after which what no index asked for goes."""
+
+Members = tuple[list[str], NDArray[np.int64]]
+"""The names of a group's live rows in order, and the number of each in this database: M and [M]."""
+
+
+class LedgerError(InputError):
+    """The database cannot be used."""
+
+
+class Ledger:
+    """A database in ``directory``, in memory where that is None or nothing can be written there.
+
+    Any number of processes and threads may share it. Rows are known by numbers of its own. Every
+    method raises LedgerError for a damaged database or a full disk.
+    """
+
+    def __init__(self, directory: str | Path | None) -> None:
+        self._lock = threading.RLock()
+        self._database = opened(None if directory is None else Path(directory))
+
+    def close(self) -> None:
+        """Let the database go."""
+        with self._lock:
+            self._database.close()
+
+    def part(self, sha256: str, rows: int) -> int | None:
+        """The number of a part whose metadata are known, by the digest of its entries."""
+        found = self._ask("select id, rows, used from part where sha256 = ?", sha256)
+        if not found or found[0][1] != rows:
+            return None
+        number, _, used = found[0]
+        self._note(used, "update part set used = ? where id = ?", number)
+        return int(number)
+
+    def add_part(self, sha256: str, lines: Sequence[tuple[EntryLine, bytes]]) -> int:
+        """Take in the metadata of a part: each line, and the bytes that it was read from."""
+        with self._changing() as database:
+            # Another process may have been quicker.
+            known = database.execute("select id from part where sha256 = ?", (sha256,)).fetchone()
+            if known is not None:
+                return int(known[0])
+            number = database.execute(
+                "insert into part (sha256, rows, used) values (?, ?, ?)",
+                (sha256, len(lines), time.time()),
+            ).lastrowid
+            assert number is not None
+            first = number << _ROW_BITS
+            database.executemany(
+                "insert into row values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (_columns(row, *line) for row, line in enumerate(lines, first)),
+            )
+            # In the table's own order, which is faster.
+            database.executemany(
+                "insert into tag values (?, ?)",
+                sorted(
+                    {
+                        (tag.casefold(), row)
+                        for row, (line, _) in enumerate(lines, first)
+                        for tag in line.tags
+                    }
+                ),
+            )
+        return number
+
+    def members(self, digest: str, folder: str) -> Members | None:
+        """What ``set_members`` was told of a group of the index with that digest."""
+        found = self._ask(
+            "select names, rows, used from members where digest = ? and folder = ?", digest, folder
+        )
+        if not found:
+            return None
+        names, rows, used = found[0]
+        self._note(
+            used, "update members set used = ? where digest = ? and folder = ?", digest, folder
+        )
+        return names.split("\n"), np.frombuffer(rows, np.int64)
+
+    def set_members(self, digest: str, folder: str, members: Members) -> None:
+        """Remember a group's live rows; what has not been asked for in two weeks is forgotten."""
+        names, rows = members
+        with self._changing() as database:
+            database.execute(
+                "insert or replace into members values (?, ?, ?, ?, ?)",
+                (digest, folder, "\n".join(names), rows.tobytes(), time.time()),
+            )
+            self._forget(database)
+
+    def live(self, number: int, removed: Sequence[int]) -> list[tuple[str, str, int]]:
+        """Name, identity and number of the rows of a part, less the ``removed``."""
+        first = number << _ROW_BITS
+        rows = self._ask(
+            "select name, identity, id from row where id between ? and ?",
+            first,
+            first + (1 << _ROW_BITS) - 1,
+        )
+        gone = {first + row for row in removed}
+        return [row for row in rows if row[2] not in gone]
+
+    @staticmethod
+    def place(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Numbers of rows as numbers of parts, and places within these."""
+        return rows >> _ROW_BITS, rows & ((1 << _ROW_BITS) - 1)
+
+    def lines(self, rows: Iterable[int]) -> list[bytes]:
+        """The metadata of rows as they were written, in the order of ``rows``."""
+        wanted = list(rows)
+        if len(wanted) == 1:
+            return [line for (line,) in self._ask("select line from row where id = ?", *wanted)]
+        found = dict(
+            self._ask(
+                "select id, line from row where id in (select value from json_each(?))",
+                json.dumps(wanted),
+            )
+        )
+        return [found[row] for row in wanted]
+
+    def downloads(self, rows: Iterable[int]) -> dict[int, int | None]:
+        """Download counts of rows."""
+        return dict(
+            self._ask(
+                "select id, downloads from row where id in (select value from json_each(?))",
+                json.dumps(list(rows)),
+            )
+        )
+
+    def rows_of(self, identity: str) -> list[int]:
+        """The rows of a model, of all indexes."""
+        return [row for (row,) in self._ask("select id from row where identity = ?", identity)]
+
+    def select(self, condition: str, values: Sequence[object]) -> list[int]:
+        """The rows of all indexes that fulfil a condition, an SQL expression over ``row``."""
+        return [row for (row,) in self._ask(f"select id from row where {condition}", *values)]
+
+    def is_checked(self, file: str, path: Path, status: os.stat_result) -> bool:
+        """Whether the file at ``path`` was found to be ``file``, and has not changed since."""
+        found = self._ask(
+            "select size, modified, used from checked where file = ? and path = ?",
+            file,
+            os.fspath(path),
+        )
+        if not found or found[0][:2] != (status.st_size, status.st_mtime_ns):
+            return False
+        self._note(
+            found[0][2],
+            "update checked set used = ? where file = ? and path = ?",
+            file,
+            os.fspath(path),
+        )
+        return True
+
+    def set_checked(self, file: str, path: Path, status: os.stat_result) -> None:
+        """Remember that the file at ``path``, as it is now, is ``file``."""
+        with self._changing() as database:
+            database.execute(
+                "insert or replace into checked values (?, ?, ?, ?, ?)",
+                (file, os.fspath(path), status.st_size, status.st_mtime_ns, time.time()),
+            )
+
+    def _ask(self, question: str, *values: object) -> list[Any]:
+        with self._lock, _explained():
+            return self._database.execute(question, values).fetchall()
+
+    def _note(self, used: float, change: str, *values: object) -> None:
+        # Not at every use, since to write takes longer than to read; and without it all works.
+        if time.time() - used > _DAY:
+            with contextlib.suppress(LedgerError), self._changing() as database:
+                database.execute(change, (time.time(), *values))
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, _explained(), self._database as database:
+            database.execute("begin immediate")
+            yield database
+
+    @staticmethod
+    def _forget(database: sqlite3.Connection) -> None:
+        before = time.time() - _UNUSED
+        old = database.execute("select id from part where used < ?", (before,)).fetchall()
+        for (number,) in old:
+            span = (number << _ROW_BITS, ((number + 1) << _ROW_BITS) - 1)
+            database.execute("delete from tag where row between ? and ?", span)
+            database.execute("delete from row where id between ? and ?", span)
+            database.execute("delete from part where id = ?", (number,))
+        for table in ("members", "checked"):
+            database.execute(f"delete from {table} where used < ?", (before,))
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise LedgerError(
+            f"the index's database in the cache cannot be used: {error}",
+            hint="delete the folder of the cache, or name another with --cache-dir",
+        ) from error
+
+
+def _columns(row: int, line: EntryLine, data: bytes) -> tuple[object, ...]:
+    ref = ModelRef.parse(line.model)
+    return (
+        row,
+        line.model,
+        str(ref.identity),
+        ref.hub,
+        line.kind.casefold(),
+        None if line.base_model is None else line.base_model.casefold(),
+        int(line.nsfw),
+        line.downloads,
+        None if line.stale is None else int(line.stale),
+        line.trust,
+        data,
+    )

@@ -1,0 +1,197 @@
+"""The members of one group, read where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmi_registry.index.entry import IndexEntry
+from gmi_registry.index.filters import Filters
+from gmi_registry.index.indexed import IndexedSpec
+from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.index.stored.delivery import Delivery
+from gmi_registry.index.stored.entries import StoredEntries
+from gmi_registry.index.stored.ledger import Ledger, Members
+from gmi_registry.index.stored.record import GroupRecord, PartRecord
+from gmi_registry.index.stored.selection import Selection
+from gmi_registry.index.stored.statistics import Statistics
+from gmi_registry.scoring import Candidates, WithinScatter
+from gmi_registry.scoring.kernels import Floats
+from gmi_registry.spec import EncoderRef
+
+__all__ = ["StoredStack"]
+
+
+class StoredStack:
+    """A :class:`~gmi_registry.index.stack.Stack` over the files of an index.
+
+    Means and statistics were fetched when the index was opened; the images and Gram matrices of a
+    part are fetched, checked and mapped when one of its members is asked for. Errors are those of
+    :class:`~gmi_registry.index.stored.delivery.Delivery`.
+    """
+
+    def __init__(
+        self,
+        record: GroupRecord,
+        parts: dict[int, PartRecord],
+        members: Members,
+        delivery: Delivery,
+        ledger: Ledger,
+    ) -> None:
+        self._record = record
+        self._delivery = delivery
+        self._ledger = ledger
+        self._names, self._rows = members
+        numbers, self._within = ledger.place(self._rows)
+        # Which of the parts, in the order of index.json, a member lies in: [M].
+        known = np.array(list(parts), np.int64)
+        order = np.argsort(known)
+        self._part = order[np.searchsorted(known, numbers, sorter=order)]
+        self._parts = tuple(parts.values())
+        self._maps: dict[tuple[str, int], NDArray[Any]] = {}
+        self.key: ComparabilityKey = record.key.key
+        self.encoder: EncoderRef = record.encoder
+        self.prompt_embeddings: NDArray[np.float16] = delivery.prompts(record)
+        self._statistics: Statistics = delivery.statistics(record)
+        for part in range(len(self._parts)):
+            self._mapped("means", part)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self._names
+
+    @cached_property
+    def entries(self) -> StoredEntries:
+        encoder, shared = self._record.encoder, self._record.prompt_set
+        return StoredEntries(
+            self._ledger,
+            self._rows,
+            self.key,
+            f"{encoder.name}/{encoder.pretrained}",
+            shared.name,
+            shared.prompts,
+        )
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The texts that all members answered: P of them."""
+        return self._record.prompt_set.prompts
+
+    @property
+    def outliers(self) -> Sequence[IndexEntry]:
+        # They are refused when the index is written.
+        return ()
+
+    @cached_property
+    def image_prompt(self) -> NDArray[np.int32]:
+        prompts = np.arange(len(self.prompts), dtype=np.int32)
+        return np.repeat(prompts, self.key.images_per_prompt)
+
+    @cached_property
+    def means(self) -> Floats:
+        return self._gathered("means", np.arange(len(self)), np.float32)
+
+    @property
+    def scatter(self) -> WithinScatter:
+        return self._statistics.scatter
+
+    @property
+    def temperature(self) -> float:
+        return self._statistics.temperature
+
+    def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
+        places = np.arange(len(self)) if rows is None else np.asarray(rows, np.intp)
+        return self._gathered("images", places, np.float16)
+
+    def grams(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """The Gram matrices of the members at ``rows`` [R]: [R, N, N]."""
+        places = np.asarray(rows, np.intp)
+        images = self._record.images
+        out = np.ones((len(places), images, images), np.float32)
+        upper = np.triu(np.ones((images, images), bool), 1)
+        stored = self._gathered("grams", places, np.float32)[:, : int(upper.sum())]
+        out[:, upper] = stored
+        out.transpose(0, 2, 1)[:, upper] = stored
+        return out
+
+    def candidates(self, rows: Sequence[int]) -> Candidates:
+        counts = self._ledger.downloads(int(self._rows[row]) for row in rows)
+        downloads = [counts[int(self._rows[row])] for row in rows]
+        return Candidates(
+            image_embeddings=self.images(rows),
+            prompt_embeddings=self.prompt_embeddings,
+            image_prompt=self.image_prompt,
+            gamma=self.key.gamma,
+            grams=self.grams(rows),
+            scatter=lambda: self.scatter,
+            downloads=np.array([np.nan if n is None else n for n in downloads], np.float64),
+        )
+
+    def select(
+        self,
+        filters: Filters,
+        *,
+        hub: str | None = None,
+        among: Collection[str] | None = None,
+        nsfw: bool = True,
+    ) -> list[int]:
+        """The members that pass, as :meth:`Filters.match` would have it, in order.
+
+        ``hub`` is the one they are on; ``among`` the texts of the identities of those that may
+        pass; without ``nsfw`` none that is marked so does. None means any.
+        """
+        wanted = Selection(filters, hub=hub, among=among, nsfw=nsfw)
+        if wanted.is_everything:
+            return list(range(len(self)))
+        places = self.places(self._ledger.select(wanted.condition, wanted.values))
+        return sorted(places)
+
+    def places(self, numbers: Sequence[int]) -> list[int]:
+        """Of rows by their numbers in the database, those that are members, as members' rows."""
+        ordered, places = self._lookup
+        asked = np.asarray(numbers, np.int64)
+        found = np.minimum(np.searchsorted(ordered, asked), len(ordered) - 1)
+        hits: list[int] = places[found[ordered[found] == asked]].tolist()
+        return hits
+
+    def line(self, row: int) -> bytes:
+        """The metadata of a member as they were written."""
+        return self._ledger.lines([int(self._rows[row])])[0]
+
+    def indexed(self, row: int) -> IndexedSpec:
+        """A member as it was when it was taken in: a question can be about it."""
+        return IndexedSpec(
+            self.entries[row],
+            self.images([row])[0],
+            self.prompt_embeddings,
+            self.grams([row])[0],
+        )
+
+    @cached_property
+    def _lookup(self) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+        order = np.argsort(self._rows)
+        return self._rows[order], order
+
+    def _gathered(self, kind: str, places: NDArray[np.intp], dtype: type[Any]) -> NDArray[Any]:
+        """The arrays of members, one a row."""
+        parts = self._part[places]
+        shape = self._record.layout(kind, 1).arrays[0][2][1:]
+        out = np.empty((len(places), *shape), dtype)
+        for part in np.unique(parts).tolist():
+            chosen = np.flatnonzero(parts == part)
+            out[chosen] = self._mapped(kind, part)[self._within[places[chosen]]]
+        return out
+
+    def _mapped(self, kind: str, part: int) -> NDArray[Any]:
+        if (kind, part) not in self._maps:
+            record = self._parts[part]
+            layout = self._record.layout(kind, record.rows)
+            self._maps[kind, part] = self._delivery.part(record, kind, layout)
+        return self._maps[kind, part]

@@ -1,0 +1,292 @@
+"""The index on a server, as something that can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmi_registry.errors import (
+    GmiError,
+    IncomparableSpecsError,
+    InputError,
+    SpecFormatError,
+    SpecNotFoundError,
+)
+from gmi_registry.index.filters import Filters
+from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.index.question import ImageQuestion, Question
+from gmi_registry.index.ranked import ranked
+from gmi_registry.index.result import GroupRanking
+from gmi_registry.index.selection import Selection
+from gmi_registry.index.served.condition import condition
+from gmi_registry.index.served.connection import Connection
+from gmi_registry.index.served.facts import Facts
+from gmi_registry.index.served.place import Place
+from gmi_registry.index.served.row import Row, point_id
+from gmi_registry.index.served.shortlist import Measured, Shortlist, unserved
+from gmi_registry.index.served.storage import stored_facts
+from gmi_registry.scoring import DEFAULT_SCORE, SCORES
+from gmi_registry.scoring.kernels import Floats
+from gmi_registry.spec import ModelRef
+from gmi_registry.spec.reference import HubName
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+    from qdrant_client.models import Filter
+
+__all__ = ["COMPETING", "ServedIndex"]
+
+COMPETING = 256
+"""Confidences are shared out among this many of the nearest models, or all that the hits need."""
+
+_EXACT = 100_000
+"""Up to here every model is compared, which takes a server tens of milliseconds and finds the same
+each time; beyond it Qdrant's graph is asked, with so wide a search that few are missed."""
+_GRAPH_WIDTH = 1024
+_RECORDS = 32
+_TRIES = 3
+
+
+class ServedIndex:
+    """One group of models on a Qdrant server. Not safe for threads.
+
+    Where :func:`~gmi_registry.index.served.delivery.serve_into` puts another version in its place
+    meanwhile, the next question is asked of that one; no answer mixes the two.
+    """
+
+    def __init__(self, connection: Connection, facts: Facts) -> None:
+        self._connection = connection
+        self._facts = facts
+
+    @classmethod
+    def open(
+        cls, target: str | Place | QdrantClient, *, collection: str | None = None
+    ) -> ServedIndex:
+        """By its URL, ``qdrant://host:port/collection?tls=1``, or by an open client and the name
+        of the ``collection``. A key is taken from the environment variable QDRANT_API_KEY.
+
+        Raises InputError for what is no such URL, MissingExtraError without qdrant-client,
+        HubError where no server answers, AuthError, SpecNotFoundError where the collection is not
+        there, SpecFormatError where it is no index, UnsupportedVersionError where a newer version
+        of this package loaded it.
+        """
+        connection = Connection.to(target, collection)
+        try:
+            return cls(connection, _live(connection))
+        except GmiError:
+            connection.close()
+            raise
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self._facts.models
+
+    @property
+    def key(self) -> ComparabilityKey:
+        """What all models share."""
+        return self._facts.key
+
+    @property
+    def encoder(self) -> str:
+        """The encoder's name, for people."""
+        return self._facts.encoder
+
+    @property
+    def prompt_set(self) -> str:
+        """The prompt set's name, for people."""
+        return self._facts.prompt_set
+
+    def answer(
+        self,
+        question: Question,
+        filters: Filters | None = None,
+        *,
+        hub: HubName | None = None,
+        nsfw: bool = True,
+        top: int | None = 10,
+        best_prompts: int = 3,
+    ) -> GroupRanking:
+        """The models nearest to the question's images, as the index files would rank them.
+
+        ``filters``, ``hub`` (None for any) and ``nsfw`` (whether models marked so take part) are
+        applied by the server. ``top`` is the most hits, None for all; ``best_prompts`` the most
+        prompts that each hit names. ``confidence`` is shared out among the nearest
+        :data:`COMPETING` models that pass, or more where hits reach further, not among all: what
+        is left out is the chance of those behind them. ``versions`` are looked for among the same.
+
+        Raises UnsupportedOperationError for anything but a question by images, by the default
+        score, without prompts, unwanted images or words for the style; IncomparableSpecsError for
+        images of another encoder; InputError where ``top`` is not positive; and as :meth:`open`.
+        """
+        if top is not None and top < 1:
+            raise InputError(f"the number of hits must be positive, not {top}")
+        images = self._checked(question)
+        for attempt in range(_TRIES):
+            try:
+                return self._answer(
+                    images, condition(filters or Filters(), hub=hub, nsfw=nsfw), top, best_prompts
+                )
+            except SpecNotFoundError:
+                # Another version has taken the place of the one that was open.
+                if attempt == _TRIES - 1:
+                    raise
+                self._facts = _live(self._connection)
+                images = self._checked(question)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _checked(self, question: Question) -> ImageQuestion:
+        if not isinstance(question, ImageQuestion):
+            raise unserved("a text or a model")
+        for unwelcome, what in (
+            (question.score is not SCORES[DEFAULT_SCORE], "another score"),
+            (question.query.has_prompts, "prompts that go with the images"),
+            (question.unwanted is not None, "unwanted images"),
+            (question.style is not None, "words for the style"),
+        ):
+            if unwelcome:
+                raise unserved(what)
+        facts = self._facts
+        if question.encoder_id != facts.key.encoder_id:
+            raise IncomparableSpecsError(
+                f"{self._connection.address} holds specifications made with the encoder "
+                f"{facts.encoder} ({facts.key.encoder_id[:8]}), the query was encoded with "
+                f"{question.encoder_id[:8]}",
+                hint="search with the encoder that the specifications name",
+            )
+        width = question.query.image_embeddings.shape[1]
+        if width != facts.image_dim:
+            raise IncomparableSpecsError(
+                f"the query's image embeddings have {width} values, those of the specifications "
+                f"{facts.image_dim}, though both name encoder {question.encoder_id[:8]}",
+                hint="encode the query again with the encoder that the specifications name",
+            )
+        return question
+
+    def _answer(
+        self, question: ImageQuestion, passing: Filter, top: int | None, best_prompts: int
+    ) -> GroupRanking:
+        facts = self._facts
+        members = self._count(passing)
+        limit = members if top is None else max(COMPETING, top + 1)
+        while True:
+            rows, distances = self._nearest(question, passing, min(limit, members))
+            # A model's versions make one hit, so that many of them may leave too few.
+            found = len({row.reference.without_revision for row in rows})
+            if len(rows) >= members or len(rows) < limit or (top is not None and found > top):
+                break
+            limit *= 2
+        if not rows:
+            return GroupRanking(facts.key, facts.prompt_set, facts.encoder, 0, ())
+        shortlist = Shortlist(facts, [row.entry(facts) for row in rows], self._images)
+        standing = {str(row.reference.identity): row.standing for row in rows}
+        ranking = ranked(
+            Selection(shortlist, range(len(rows))),
+            Measured(question, distances),
+            top=top,
+            best_prompts=best_prompts,
+            standing=standing.__getitem__,
+        )
+        return replace(ranking, members=max(members, len(rows)))
+
+    def _count(self, passing: Filter) -> int:
+        if not (passing.must or passing.must_not):
+            return self._facts.models
+        from qdrant_client import models
+
+        facts = models.HasIdCondition(has_id=[*self._facts.ids])
+        must_not = passing.must_not if isinstance(passing.must_not, list) else []
+        counted = passing.model_copy(update={"must_not": [*must_not, facts]})
+        client = self._connection.client
+        return self._connection.ask(
+            client.count, self._facts.collection, count_filter=counted, exact=True
+        ).count
+
+    def _nearest(
+        self, question: ImageQuestion, passing: Filter, limit: int
+    ) -> tuple[list[Row], Floats]:
+        """Up to ``limit`` models and their distances [R], nearest first."""
+        if not limit:
+            return [], np.empty(0)
+        from qdrant_client import models
+
+        facts, connection = self._facts, self._connection
+        styles = facts.styles(question.query.image_embeddings)
+        middle = styles.mean(axis=0)
+        # The mean of the squared distances to B images is that to their middle, plus how far they
+        # lie from it, which is the same for all models: one search does for any number of images.
+        spread = float(np.square(styles - middle).sum(axis=1).mean())
+        found = connection.ask(
+            connection.client.query_points,
+            facts.collection,
+            query=middle.tolist(),
+            using="style",
+            query_filter=passing,
+            search_params=models.SearchParams(
+                exact=facts.models <= _EXACT, hnsw_ef=max(_GRAPH_WIDTH, limit)
+            ),
+            limit=limit,
+            with_payload=True,
+        ).points
+        rows = [Row.read(point.payload, connection.address) for point in found]
+        distances = np.square([point.score for point in found], dtype=np.float64)
+        if len({row.model for row in rows}) != len(rows) or not np.isfinite(distances).all():
+            raise SpecFormatError(
+                f"{connection.address} names a model twice, or no distance for it",
+                hint="load it again: gmi index serve-into qdrant://HOST:PORT/COLLECTION",
+            )
+        return rows, distances + (spread - facts.excess)
+
+    def _images(self, wanted: Sequence[ModelRef]) -> NDArray[np.float16]:
+        """The images of models, by reference: [R, N, D]."""
+        facts, connection = self._facts, self._connection
+        shape = (len(facts.image_prompt), facts.image_dim)
+        ids = [point_id(model) for model in wanted]
+        found: dict[str, NDArray[np.float16]] = {}
+        for start in range(0, len(ids), _RECORDS):
+            records = connection.ask(
+                connection.client.retrieve,
+                facts.collection,
+                ids[start : start + _RECORDS],
+                with_payload=False,
+                with_vectors=["images"],
+            )
+            for record in records:
+                found[str(record.id)] = _array(record.vector)
+        for model, name in zip(wanted, ids, strict=True):
+            array = found.get(name)
+            if array is None or array.shape != shape or not np.isfinite(array).all():
+                raise SpecFormatError(
+                    f"{connection.address} holds no images of {model} that fit the others",
+                    hint="load it again: gmi index serve-into qdrant://HOST:PORT/COLLECTION",
+                )
+        return np.stack([found[name] for name in ids])
+
+
+def _array(vectors: Any) -> NDArray[np.float16]:
+    images = vectors.get("images", ()) if isinstance(vectors, dict) else ()
+    with np.errstate(over="ignore"):
+        return np.asarray(images, np.float32).astype(np.float16)
+
+
+def _live(connection: Connection) -> Facts:
+    """Of the collection that the name leads to now."""
+    facts = stored_facts(connection, connection.collection)
+    if facts is None:
+        raise SpecFormatError(
+            f"{connection.address} holds a collection {connection.collection!r} that is no index",
+            hint="load one under another name: gmi index serve-into qdrant://HOST:PORT/COLLECTION",
+        )
+    return facts

@@ -1,0 +1,268 @@
+"""Loading an index into a Qdrant server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gmi_registry.errors import HubError, InputError
+from gmi_registry.index.served.connection import Connection
+from gmi_registry.index.served.facts import FORMAT, Facts
+from gmi_registry.index.served.place import Place
+from gmi_registry.index.served.row import FILTERED, Row, point_id
+from gmi_registry.index.served.storage import stored_facts
+from gmi_registry.index.stack import Stack
+from gmi_registry.index.standing import Standing
+from gmi_registry.spec import ModelRef
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+    from qdrant_client.models import AliasOperations, PointStruct
+
+__all__ = ["Delivery", "serve_into"]
+
+Progress = Callable[[int, int], None]
+
+# A server takes 32 MB in one request. A number of half precision is up to 12 digits of JSON.
+_REQUEST_BYTES = 8 << 20
+_NUMBER_BYTES = 12
+_MOST_POINTS = 256
+_IDS = 10_000
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What was done. ``collection`` is the name that searches use, ``own`` that of the collection
+    behind it. Of ``models``, ``sent`` were sent now; the others were there already. ``replaced``
+    are collections that were taken away: versions before this one, and uploads that nobody ended.
+    ``left_out`` are members of the group that cannot be compared with the others."""
+
+    collection: str
+    own: str
+    models: int
+    sent: int
+    replaced: tuple[str, ...]
+    left_out: tuple[ModelRef, ...]
+
+
+def serve_into(
+    target: str | Place | QdrantClient,
+    stack: Stack,
+    standing: Callable[[str], Standing],
+    *,
+    collection: str | None = None,
+    progress: Progress | None = None,
+) -> Delivery:
+    """Load the group ``stack``, and what hubs say of its models, into a Qdrant server.
+
+    ``target`` is a URL, ``qdrant://host:port/collection?tls=1``, or an open client, for which
+    ``collection`` names where; ``standing`` knows models by the names of their identities, as
+    that of an index does; ``progress`` is called with (done, all) models. What is there already
+    is not sent again, so that loading goes on where an earlier try was interrupted. Everything
+    goes into a collection of its own, to which the name that searches use is turned in one step
+    at the end, so that no search sees half; then the one before it is taken away. Nobody else
+    should load into the same name meanwhile.
+
+    Raises InputError for an empty group, a URL that cannot be, or a name that is that of a
+    collection which this function did not make; MissingExtraError without qdrant-client;
+    AuthError, RateLimitError or HubError where the server refuses or does not answer;
+    SpecFormatError where the index holds what no specification may.
+    """
+    if not len(stack.entries):
+        raise InputError(
+            "an index without models cannot be served", hint="add some: gmi index update"
+        )
+    connection = Connection.to(target, collection)
+    try:
+        return _Loading(connection, stack, standing).run(progress)
+    finally:
+        connection.close()
+
+
+class _Loading:
+    def __init__(
+        self, connection: Connection, stack: Stack, standing: Callable[[str], Standing]
+    ) -> None:
+        self.connection = connection
+        self.client = connection.client
+        self.stack = stack
+        self.ids = [point_id(entry.model) for entry in stack.entries]
+        self.rows = [Row.of(entry, standing(str(entry.model.identity))) for entry in stack.entries]
+        self.own = f"{connection.collection}--{_digest(stack, self.rows)}"
+
+    def run(self, progress: Progress | None) -> Delivery:
+        ask, name = self.connection.ask, self.connection.collection
+        existing = {it.name for it in ask(self.client.get_collections).collections}
+        if name in existing:
+            raise InputError(
+                f"{name!r} is a collection on {self.connection.address} that is no index",
+                hint="load into another name",
+            )
+        aliases = {it.alias_name: it.collection_name for it in ask(self.client.get_aliases).aliases}
+        if self.own not in existing:
+            self._create()
+        facts = self._facts()
+        sent = self._send(facts, progress)
+        self._check(facts)
+        if aliases.get(name) != self.own:
+            self._turn(name, replaces=name in aliases)
+        replaced = self._clear(existing)
+        return Delivery(
+            collection=name,
+            own=self.own,
+            models=len(self.rows),
+            sent=sent,
+            replaced=replaced,
+            left_out=tuple(entry.model for entry in self.stack.outliers),
+        )
+
+    def _create(self) -> None:
+        from qdrant_client import models
+
+        size = self.stack.means.shape[1]
+        self.connection.ask(
+            self.client.create_collection,
+            self.own,
+            vectors_config={
+                "style": models.VectorParams(size=size, distance=models.Distance.EUCLID),
+                # Never searched, only read for the models that are shown: no graph, on disk.
+                "images": models.VectorParams(
+                    size=size,
+                    distance=models.Distance.DOT,
+                    datatype=models.Datatype.FLOAT16,
+                    on_disk=True,
+                    hnsw_config=models.HnswConfigDiff(m=0),
+                    multivector_config=models.MultiVectorConfig(
+                        comparator=models.MultiVectorComparator.MAX_SIM
+                    ),
+                ),
+            },
+        )
+
+    def _facts(self) -> Facts:
+        """Those of an earlier try, if there was one: another machine rounds otherwise, and all
+        models must be whitened alike."""
+        from qdrant_client import models
+
+        for field, schema in FILTERED.items():
+            self.connection.ask(
+                self.client.create_payload_index,
+                self.own,
+                field,
+                field_schema=models.PayloadSchemaType(schema),
+            )
+        known = stored_facts(self.connection, self.own)
+        if known is not None:
+            return known
+        facts = Facts.of(self.stack, self.own)
+        points = [
+            models.PointStruct(id=name, payload=payload, vector={})
+            for name, payload in zip(facts.ids, facts.payloads(), strict=True)
+        ]
+        # The first says that the others are there, so it goes last.
+        for point in reversed(points):
+            self._upsert([point])
+        return facts
+
+    def _send(self, facts: Facts, progress: Progress | None) -> int:
+        there = set(self._there())
+        missing = [row for row, name in enumerate(self.ids) if name not in there]
+        done = len(self.ids) - len(missing)
+        for points in self._batches(facts, missing):
+            if progress is not None:
+                progress(done, len(self.ids))
+            self._upsert(points)
+            done += len(points)
+        if progress is not None:
+            progress(done, len(self.ids))
+        return len(missing)
+
+    def _batches(self, facts: Facts, missing: Sequence[int]) -> Iterator[list[PointStruct]]:
+        from qdrant_client import models
+
+        numbers = (len(facts.image_prompt) + 1) * facts.image_dim
+        step = max(1, min(_MOST_POINTS, _REQUEST_BYTES // (numbers * _NUMBER_BYTES)))
+        for start in range(0, len(missing), step):
+            chosen = missing[start : start + step]
+            styles = facts.styles(self.stack.means[np.asarray(chosen, np.intp)])
+            images = self.stack.images(chosen)
+            yield [
+                models.PointStruct(
+                    id=self.ids[row],
+                    payload=self.rows[row].payload(),
+                    vector={
+                        "style": style.astype(np.float32).tolist(),
+                        "images": shown.tolist(),
+                    },
+                )
+                for row, style, shown in zip(chosen, styles, images, strict=True)
+            ]
+
+    def _upsert(self, points: list[PointStruct]) -> None:
+        self.connection.ask(self.client.upsert, self.own, points, wait=True)
+
+    def _there(self) -> Iterator[str]:
+        offset = None
+        while True:
+            records, offset = self.connection.ask(
+                self.client.scroll,
+                self.own,
+                limit=_IDS,
+                offset=offset,
+                with_payload=False,
+                with_vectors=False,
+            )
+            yield from (str(record.id) for record in records)
+            if offset is None:
+                return
+
+    def _check(self, facts: Facts) -> None:
+        expected = len(self.ids) + len(facts.ids)
+        found = self.connection.ask(self.client.count, self.own, exact=True).count
+        if found != expected:
+            raise HubError(
+                f"{self.connection.address} took {expected} points and holds {found}",
+                hint="run the same command again",
+            )
+
+    def _turn(self, name: str, *, replaces: bool) -> None:
+        from qdrant_client import models
+
+        operations: list[AliasOperations] = [
+            models.CreateAliasOperation(
+                create_alias=models.CreateAlias(collection_name=self.own, alias_name=name)
+            )
+        ]
+        if replaces:
+            gone = models.DeleteAlias(alias_name=name)
+            operations.insert(0, models.DeleteAliasOperation(delete_alias=gone))
+        self.connection.ask(self.client.update_collection_aliases, operations)
+
+    def _clear(self, existing: set[str]) -> tuple[str, ...]:
+        pattern = re.compile(rf"{re.escape(self.connection.collection)}--[0-9a-f]{{16}}")
+        gone = sorted(it for it in existing if pattern.fullmatch(it) and it != self.own)
+        for name in gone:
+            self.connection.ask(self.client.delete_collection, name)
+        return tuple(gone)
+
+
+def _digest(stack: Stack, rows: Sequence[Row]) -> str:
+    """16 hex digits that change whenever what is served does."""
+    shared = stack.entries[0]
+    content = [
+        FORMAT,
+        str(stack.key),
+        shared.encoder,
+        shared.prompt_set,
+        shared.key.encoder_id,
+        shared.key.prompt_set_id,
+        [row.payload() for row in rows],
+    ]
+    text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,147 @@
+"""What a point of the collection says of its model."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError
+
+from gmi_registry.errors import InputError, SpecFormatError
+from gmi_registry.index.entry import IndexEntry
+from gmi_registry.index.served.facts import Facts
+from gmi_registry.index.standing import Standing
+from gmi_registry.spec import ModelRef
+from gmi_registry.spec.fields import Count, Name, Part, Sha256
+from gmi_registry.trust import Trust
+
+__all__ = ["FILTERED", "Row", "point_id"]
+
+FILTERED = {
+    "hub": "keyword",
+    "nsfw": "bool",
+    "stale": "bool",
+    "folded.tags": "keyword",
+    "folded.base_model": "keyword",
+    "folded.kind": "keyword",
+}
+"""Fields of the payload that filters look at, and what kind of index each wants."""
+
+# Names of models, as UUIDs: the same everywhere, and no one else's.
+_NAMESPACE = uuid.UUID("0f6a4c2e-6d0b-5d53-9b0a-7d1f3c5e8a42")
+
+
+def _reference(text: str) -> str:
+    try:
+        ModelRef.parse(text)
+    except InputError as error:
+        raise ValueError(error.message) from None
+    return text
+
+
+class Row(Part):
+    """The payload of one model's point. Raises pydantic's ValidationError for what it cannot be.
+
+    ``folded`` repeats what filters look at with letter case folded, since Qdrant compares letters
+    as they are. Everything a stranger's server says passes through here before anyone sees it.
+    """
+
+    model: Annotated[str, StringConstraints(max_length=700), AfterValidator(_reference)]
+    digest: Sha256
+    title: Name
+    kind: Name
+    tags: Annotated[tuple[Name, ...], Field(max_length=200)] = ()
+    base_model: Name | None = None
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[!-~]+$", max_length=2000)] | None = (
+        None
+    )
+    licence: Name | None = None
+    nsfw: bool
+    downloads: Count | None = None
+    stale: bool | None = None
+    trust: Trust | None = None
+
+    @classmethod
+    def of(cls, entry: IndexEntry, standing: Standing) -> Row:
+        """Of a model, and what its hub says of it. Raises SpecFormatError where a field breaks
+        the format's rules."""
+        try:
+            return cls(
+                model=str(entry.model),
+                digest=entry.digest,
+                title=entry.title,
+                kind=entry.kind,
+                tags=entry.tags,
+                base_model=entry.base_model,
+                url=entry.url,
+                licence=entry.licence,
+                nsfw=entry.nsfw,
+                downloads=entry.downloads,
+                stale=standing.stale,
+                trust=standing.trust,
+            )
+        except ValidationError as error:
+            raise SpecFormatError(
+                f"the index says of {entry.model} what no specification may: {_first(error)}",
+                hint="build the index again: gmi index build",
+            ) from None
+
+    @classmethod
+    def read(cls, payload: object, server: str) -> Row:
+        """The inverse of :meth:`payload`. Raises SpecFormatError."""
+        try:
+            return cls.model_validate(payload)
+        except ValidationError as error:
+            raise SpecFormatError(
+                f"{server} says of a model what no index may: {_first(error)}",
+                hint="load it again: gmi index serve-into qdrant://HOST:PORT/COLLECTION",
+            ) from None
+
+    def payload(self) -> dict[str, Any]:
+        """What the point carries, as plain JSON values."""
+        folded: dict[str, object] = {
+            "tags": sorted({tag.casefold() for tag in self.tags}),
+            "kind": self.kind.casefold(),
+        }
+        if self.base_model is not None:
+            folded["base_model"] = self.base_model.casefold()
+        return self.model_dump(mode="json") | {"hub": self.reference.hub, "folded": folded}
+
+    @property
+    def reference(self) -> ModelRef:
+        """The model, with the revision it had."""
+        return ModelRef.parse(self.model)
+
+    @property
+    def standing(self) -> Standing:
+        """What its hub said of it."""
+        return Standing(self.stale, self.trust)
+
+    def entry(self, facts: Facts) -> IndexEntry:
+        """With what all models of the collection share."""
+        return IndexEntry(
+            model=self.reference,
+            digest=self.digest,
+            title=self.title,
+            kind=self.kind,
+            tags=self.tags,
+            base_model=self.base_model,
+            url=self.url,
+            licence=self.licence,
+            nsfw=self.nsfw,
+            downloads=self.downloads,
+            encoder=facts.encoder,
+            prompt_set=facts.prompt_set,
+            prompts=facts.prompts,
+            key=facts.key,
+        )
+
+
+def point_id(model: ModelRef) -> str:
+    """The UUIDv5 of what one specification is of, which a new revision leaves as it is."""
+    return str(uuid.uuid5(_NAMESPACE, str(model.identity)))
+
+
+def _first(error: ValidationError) -> str:
+    found = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(map(str, found['loc'])) or 'it'}: {found['msg']}"[:200]

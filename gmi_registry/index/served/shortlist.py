@@ -1,0 +1,109 @@
+"""The nearest models that a server found, as far as a ranking asks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmi_registry.errors import UnsupportedOperationError
+from gmi_registry.index.entry import IndexEntry
+from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.index.question import ImageQuestion, PromptValues
+from gmi_registry.index.served.facts import Facts
+from gmi_registry.index.stack import Stack
+from gmi_registry.scoring import Candidates, WithinScatter
+from gmi_registry.scoring.kernels import Floats
+from gmi_registry.spec import ModelRef
+
+__all__ = ["Measured", "Shortlist", "unserved"]
+
+Images = Callable[[Sequence[ModelRef]], NDArray[np.float16]]
+
+
+@dataclass(frozen=True, eq=False)
+class Shortlist:
+    """A :class:`~gmi_registry.index.stack.Stack` of R models whose distances are known already.
+
+    ``fetch`` gives images [R, N, D] by reference. Means, statistics and what other scores want
+    stay on the server: asking for them raises UnsupportedOperationError.
+    """
+
+    facts: Facts
+    entries: Sequence[IndexEntry]
+    fetch: Images
+    outliers: Sequence[IndexEntry] = ()
+
+    @property
+    def key(self) -> ComparabilityKey:
+        return self.facts.key
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [str(entry.model) for entry in self.entries]
+
+    @property
+    def prompt_embeddings(self) -> NDArray[np.float16]:
+        return self.facts.prompt_embeddings
+
+    @property
+    def image_prompt(self) -> NDArray[np.int32]:
+        return self.facts.image_prompt
+
+    @property
+    def temperature(self) -> float:
+        return self.facts.temperature
+
+    @property
+    def means(self) -> Floats:
+        raise unserved("means")
+
+    @property
+    def scatter(self) -> WithinScatter:
+        raise unserved("statistics")
+
+    def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
+        chosen = range(len(self.entries)) if rows is None else rows
+        return self.fetch([self.entries[row].model for row in chosen])
+
+    def candidates(self, rows: Sequence[int]) -> Candidates:
+        raise unserved("all embeddings")
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """``question``, where the server has measured the ``known`` distances [R] of a shortlist."""
+
+    question: ImageQuestion
+    known: Floats
+
+    @property
+    def encoder_id(self) -> str:
+        return self.question.encoder_id
+
+    @property
+    def about(self) -> ModelRef | None:
+        return None
+
+    def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
+        return np.asarray(self.known[np.asarray(rows, np.intp)])
+
+    def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
+        return self.question.confidences(stack, distances)
+
+    def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
+        if count < 1 or not len(rows):
+            return [()] * len(rows)
+        return self.question.best_prompts(stack, rows, count)
+
+
+def unserved(what: str) -> UnsupportedOperationError:
+    """The error for a search that wants more than a server of nearest neighbours can give."""
+    return UnsupportedOperationError(
+        f"an index on a Qdrant server answers by the default score without a prompt, not by {what}",
+        hint="leave out what asks for it, or search the index files: gmi-search without --index "
+        "qdrant://...",
+    )

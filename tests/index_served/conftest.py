@@ -1,0 +1,28 @@
+"""A server of nearest neighbours on this machine, and an index of random specifications."""
+
+from __future__ import annotations
+
+import pytest
+from loopback_qdrant import LoopbackQdrant
+from served_specs import index_of, make_spec
+
+from gmi_registry.index.served import connection
+
+
+@pytest.fixture(autouse=True)
+def _no_key_and_no_waiting(monkeypatch):
+    monkeypatch.delenv("QDRANT_API_KEY", raising=False)
+    monkeypatch.setattr(connection, "_WAIT", 0.001)
+
+
+@pytest.fixture
+def server():
+    loopback = LoopbackQdrant()
+    yield loopback
+    loopback.stop()
+
+
+@pytest.fixture(scope="session")
+def forty():
+    """Forty models of three hubs."""
+    return index_of(*map(make_spec, range(40)))

@@ -1,0 +1,117 @@
+"""Random specifications of several hubs, and an index of them."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from gmi_registry.index import SpecIndex, SpecSource, Standing
+from gmi_registry.index.filters import Filters
+from gmi_registry.scoring import Query
+from gmi_registry.spec import (
+    DescribedModel,
+    EncoderRef,
+    GenerationRecipe,
+    Preprocess,
+    PromptSet,
+    Sampler,
+    WeightFile,
+    build_spec,
+)
+
+DIMENSIONS, TEXT_DIMENSIONS, SEEDS = 12, 5, (0, 1)
+PROMPTS = PromptSet("general", 1, ("a cat", "a tree", "a red car", "a castle", "a boat"))
+STANDINGS = (Standing(False, "owner"), Standing(True, "verified"), Standing(None, "self-published"))
+
+
+def encoder_named(name="tiny", dimensions=DIMENSIONS):
+    return EncoderRef(
+        name=name,
+        pretrained="zoo",
+        weights_sha256=hashlib.sha256(name.encode()).hexdigest(),
+        preprocess=Preprocess(
+            size=32,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            interpolation="bicubic",
+            resize_mode="shortest",
+        ),
+        image_dim=dimensions,
+        text_dim=TEXT_DIMENSIONS,
+    )
+
+
+def make_spec(number, *, spread=1.0, content=0, versions=2, **described):
+    """Number 0, 3, 6, ... lies on hf, 1, 4, ... on civitai with ``versions`` of each model, 2, 5,
+    ... in a local hub; ``content`` changes the images and nothing else."""
+    rng = np.random.default_rng((number, content))
+    hub = ("hf", "civitai", "local")[number % 3]
+    identifier, revision = {
+        "hf": (f"owner/m{number}", "a" * 40),
+        "civitai": (str(100 + number // (3 * versions)), str(1000 + number)),
+        "local": (f"m{number}", "0123456789ab"),
+    }[hub]
+    details = {
+        "title": f"Model {number}",
+        "url": f"https://example.org/{number}" if number % 4 else None,
+        "kind": ("lora", "checkpoint")[number % 2],
+        "base_model": ("Owner/Base", "SDXL 1.0", None)[number // 2 % 3],
+        "tags": (("Icon", "Straße"), ("icon", "anime"), ())[number // 3 % 3],
+        "licence": "mit" if number % 3 else None,
+        "nsfw": number % 5 == 0,
+        "downloads": number if number % 2 else None,
+    } | described
+    rows = len(PROMPTS) * len(SEEDS)
+    # A large part that all images share, as raw embeddings of a real encoder have it.
+    centre = 50 + spread * rng.standard_normal(DIMENSIONS)
+    scale = np.linspace(0.2, 3, DIMENSIONS)
+    return build_spec(
+        model=DescribedModel(
+            hub=hub,
+            id=identifier,
+            revision=revision,
+            weights=(WeightFile(path="w.safetensors", size=1, sha256=f"{number:064x}"),),
+            **details,
+        ),
+        encoder=encoder_named(),
+        prompt_sets=(PROMPTS,),
+        recipe=GenerationRecipe(
+            sampler=Sampler(name="DDIM"),
+            steps=5,
+            guidance_scale=3.0,
+            width=64,
+            height=64,
+            seeds=SEEDS,
+        ),
+        image_embeddings=centre + scale * rng.standard_normal((rows, DIMENSIONS)),
+        prompt_embeddings=np.random.default_rng(7).uniform(0.1, 1, (len(PROMPTS), TEXT_DIMENSIONS)),
+        image_prompt=np.repeat(np.arange(len(PROMPTS)), len(SEEDS)),
+        gamma=0.02,
+    )
+
+
+def index_of(*specs):
+    """With what hubs might say of them."""
+    return SpecIndex.from_sources(
+        SpecSource(spec.manifest.model.ref, lambda spec=spec: spec, standing=STANDINGS[row % 3])
+        for row, spec in enumerate(specs)
+    )
+
+
+def stack_of(index):
+    """Of the one group there is."""
+    (selection,) = index.select(Filters())
+    return selection.stack
+
+
+def ask(images=1, *, seed=0, prompt=None, encoder=None, dimensions=DIMENSIONS):
+    """A query of so many random images."""
+    rng = np.random.default_rng(seed)
+    return Query(
+        image_embeddings=(50 + 2 * rng.standard_normal((images, dimensions))).astype(np.float32),
+        prompt_embeddings=None if prompt is None else np.ones((images, TEXT_DIMENSIONS)),
+        pseudo_prompts=(prompt,) * images,
+        interrogator="none",
+        encoder_id=(encoder or encoder_named()).id,
+    )

@@ -1,0 +1,210 @@
+"""A server answers as the index in memory does.
+
+The server is a stand-in on this machine that answers real requests of the real client out of
+qdrant-client's embedded mode, since no package registry carries a real one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient
+from served_specs import PROMPTS, ask, index_of, make_spec, stack_of
+
+from gmi_registry.errors import InputError
+from gmi_registry.index import Filters, ImageQuestion
+from gmi_registry.index.served import ServedIndex, catalogue, serve_into
+from gmi_registry.scoring import SCORES
+
+NUMBERS = {"distance", "margin", "confidence"}
+
+
+def images(query):
+    return ImageQuestion(query, SCORES["default"])
+
+
+@pytest.fixture
+def served(server, forty):
+    serve_into(server.url(), stack_of(forty), forty.standing)
+    with ServedIndex.open(server.url()) as opened:
+        yield opened
+
+
+def assert_same(ours, theirs):
+    """Hits of the server and of the index in memory."""
+    assert [hit.ref for hit in ours] == [hit.ref for hit in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        for field in fields(mine):
+            one, two = getattr(mine, field.name), getattr(other, field.name)
+            if field.name in NUMBERS and one is not None:
+                assert one == pytest.approx(two, rel=1e-4, abs=2e-5), field.name
+            elif field.name == "versions":
+                assert [it.ref for it in one] == [it.ref for it in two]
+                assert [it.distance for it in one] == pytest.approx([it.distance for it in two])
+            else:
+                assert one == two, field.name
+
+
+class TestSameAnswer:
+    @pytest.mark.parametrize("count", [1, 2, 5])
+    @pytest.mark.parametrize("seed", range(4))
+    def test_hits(self, served, forty, count, seed):
+        query = ask(count, seed=seed)
+        ours = served.answer(images(query), top=10, best_prompts=4)
+        (theirs,) = forty.rank(query, top=10, best_prompts=4).groups
+        assert len(ours.hits) == 10
+        assert_same(ours.hits, theirs.hits)
+        assert (ours.key, ours.prompt_set, ours.encoder) == (
+            theirs.key, theirs.prompt_set, theirs.encoder,
+        )  # fmt: skip
+        assert ours.members == theirs.members == len(served) == 40
+
+    def test_a_model_is_nearest_to_its_own_images(self, served):
+        spec = make_spec(9)
+        query = ask(1)
+        own = type(query)(
+            spec.image_embeddings.astype(np.float32),
+            None,
+            (None,) * len(spec.image_embeddings),
+            "none",
+            query.encoder_id,
+        )
+        assert served.answer(images(own)).hits[0].ref == spec.manifest.model.ref
+
+    def test_everything_at_once(self, served, forty):
+        query = ask(2)
+        ours = served.answer(images(query), top=None)
+        assert_same(ours.hits, forty.rank(query, top=None).hits)
+        assert ours.hits[-1].margin is None
+        assert sum(1 + len(hit.versions) for hit in ours.hits) == 40
+        assert sum(hit.confidence for hit in ours.hits) + sum(
+            version.confidence for hit in ours.hits for version in hit.versions
+        ) == pytest.approx(1)
+
+    def test_no_prompts_wanted_fetches_no_images(self, server, served):
+        server.seen.clear()
+        hits = served.answer(images(ask()), top=3, best_prompts=0).hits
+        assert [hit.best_prompts for hit in hits] == [(), (), ()]
+        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == ["query"]
+
+    def test_few_requests(self, server, served):
+        server.seen.clear()
+        served.answer(images(ask(5)), Filters(tags=("icon",)))
+        last = [path.rpartition("/")[2] for _, path, _ in server.seen]
+        assert last == ["count", "query", "points"]
+
+    @pytest.mark.filterwarnings("ignore:Payload indexes have no effect", "ignore:Local mode")
+    def test_the_clients_embedded_mode_answers_alike(self, forty):
+        client = QdrantClient(":memory:")
+        serve_into(client, stack_of(forty), forty.standing, collection="models")
+        with ServedIndex.open(client, collection="models") as opened:
+            hits = opened.answer(images(ask())).hits
+        assert_same(hits, forty.rank(ask()).hits)
+        assert client.get_collections().collections, "a client that was handed in stays open"
+
+
+class TestFilters:
+    @pytest.mark.parametrize(
+        "filters",
+        [
+            Filters(tags=("ICON",)),
+            Filters(tags=("icon", "Anime")),
+            Filters(tags=("STRASSE",)),
+            Filters(not_tags=("icon",)),
+            Filters(tags=("icon",), not_tags=("anime",)),
+            Filters(base_model="sdxl 1.0"),
+            Filters(kind="LoRA"),
+            Filters(fresh_only=True),
+            Filters(tags=("icon",), base_model="owner/BASE", kind="lora", fresh_only=True),
+        ],
+        ids=str,
+    )
+    def test_as_in_memory(self, served, forty, filters):
+        query = ask(2, seed=5)
+        ours = served.answer(images(query), filters, top=None)
+        (theirs,) = forty.rank(query, filters=filters, top=None).groups
+        assert 0 < ours.members == theirs.members < 40
+        assert_same(ours.hits, theirs.hits)
+
+    @pytest.mark.parametrize("hub", ["hf", "civitai", "local"])
+    def test_a_hub(self, served, forty, hub):
+        found = served.answer(images(ask()), hub=hub, top=None)
+        expected = [hit.ref for hit in forty.rank(ask(), top=None).hits if hit.ref.hub == hub]
+        assert [hit.ref for hit in found.hits] == expected
+        assert 10 < found.members < 20
+
+    def test_what_is_marked_stays_out_where_nobody_asks_for_it(self, served):
+        found = served.answer(images(ask()), nsfw=False, top=None)
+        assert found.members == 32
+        assert not any(hit.nsfw for hit in found.hits)
+        assert any(hit.nsfw for hit in served.answer(images(ask()), top=None).hits)
+
+    def test_nothing_passes(self, served):
+        found = served.answer(images(ask()), Filters(tags=("no such tag",)))
+        assert (found.hits, found.members) == ((), 0)
+
+
+class TestCompeting:
+    """The server names the nearest few alone."""
+
+    @pytest.fixture
+    def few(self, monkeypatch):
+        monkeypatch.setattr(catalogue, "COMPETING", 8)
+
+    def test_confidences_are_shared_among_them(self, served, forty, few):
+        ours = served.answer(images(ask(seed=1)), top=3).hits
+        all_of_them = forty.rank(ask(seed=1), top=3).hits
+        assert [hit.ref for hit in ours] == [hit.ref for hit in all_of_them]
+        shares = [
+            one.confidence / two.confidence for one, two in zip(ours, all_of_them, strict=True)
+        ]
+        assert shares == pytest.approx([shares[0]] * 3)
+        assert 1 < shares[0] < 1.5
+
+    def test_as_many_as_the_hits_need(self, served, forty, few):
+        found = served.answer(images(ask()), top=15).hits
+        expected = forty.rank(ask(), top=15).hits
+        assert [hit.ref for hit in found] == [hit.ref for hit in expected]
+        assert [hit.margin for hit in found] == pytest.approx(
+            [hit.margin for hit in expected], abs=1e-4
+        )
+
+    def test_versions_of_few_models_do_not_leave_too_few_hits(self, server, few):
+        """Eighteen versions of one model are nearest, and make one hit."""
+        crowd = [make_spec(n, spread=0.01, versions=20) for n in range(601, 655, 3)]
+        assert len({spec.manifest.model.id for spec in crowd}) == 1
+        index = index_of(*crowd, *map(make_spec, range(0, 30, 3)))
+        serve_into(server.url(), stack_of(index), index.standing)
+        with ServedIndex.open(server.url()) as opened:
+            found = opened.answer(images(ask()), top=8).hits
+        assert max(len(hit.versions) for hit in found) == 17
+        assert [hit.ref for hit in found] == [hit.ref for hit in index.rank(ask(), top=8).hits]
+        assert len({hit.ref.without_revision for hit in found}) == 8
+
+    def test_beyond_many_models_the_graph_is_asked(self, server, served, monkeypatch):
+        bodies = []
+        real = served._connection.client.query_points
+
+        def spy(*arguments, **named):
+            bodies.append(named["search_params"])
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(served._connection.client, "query_points", spy)
+        served.answer(images(ask()))
+        monkeypatch.setattr(catalogue, "_EXACT", 10)
+        served.answer(images(ask()))
+        assert [it.exact for it in bodies] == [True, False]
+        assert bodies[1].hnsw_ef >= catalogue.COMPETING
+
+    @pytest.mark.parametrize("top", [0, -1])
+    def test_hits_are_counted_from_one(self, served, top):
+        with pytest.raises(InputError, match="must be positive"):
+            served.answer(images(ask()), top=top)
+
+
+def test_prompts_are_named_as_written(served):
+    (hit,) = served.answer(images(ask()), top=1, best_prompts=2).hits
+    assert all(match.prompt == PROMPTS.prompts[match.index] for match in hit.best_prompts)
+    assert len(hit.best_prompts) == 2

@@ -242,9 +242,11 @@ class ServedIndex:
         ).points
         rows = [Row.read(point.payload, connection.address) for point in found]
         distances = np.square([point.score for point in found], dtype=np.float64)
-        if len({row.model for row in rows}) != len(rows) or not np.isfinite(distances).all():
+        names = [point_id(row.reference) for row in rows]
+        unique = len({*names}) == len(names) and names == [str(point.id) for point in found]
+        if not (unique and np.isfinite(distances).all()):
             raise SpecFormatError(
-                f"{connection.address} names a model twice, or no distance for it",
+                f"{connection.address} gives a model another's place, or no distance",
                 hint="load it again: gmi index serve-into qdrant://HOST:PORT/COLLECTION",
             )
         return rows, distances + (spread - facts.excess)

@@ -33,9 +33,7 @@ class Connection:
     """``client`` and the ``collection`` on it that is meant; ``address`` names the server.
     ``owned`` says that nobody else has the client, which is then closed with the connection."""
 
-    def __init__(
-        self, client: QdrantClient, collection: str, address: str, *, owned: bool
-    ) -> None:
+    def __init__(self, client: QdrantClient, collection: str, address: str, *, owned: bool) -> None:
         self.client = client
         self.collection = collection
         self.address = address

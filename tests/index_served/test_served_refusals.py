@@ -1,0 +1,362 @@
+"""What a server, a URL or a question can have wrong is one clear line.
+
+The server is a stand-in on this machine that answers real requests of the real client out of
+qdrant-client's embedded mode, since no package registry carries a real one.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient, models
+from served_specs import DIMENSIONS, TEXT_DIMENSIONS, ask, encoder_named, make_spec, stack_of
+
+from gmi_registry.errors import (
+    AuthError,
+    GmiError,
+    HubError,
+    IncomparableSpecsError,
+    InputError,
+    MissingExtraError,
+    SpecFormatError,
+    SpecNotFoundError,
+    UnsupportedOperationError,
+    UnsupportedVersionError,
+)
+from gmi_registry.index import ImageQuestion, IndexedSpec, ModelQuestion, TextQuestion, Wording
+from gmi_registry.index.served import Place, ServedIndex, serve_into
+from gmi_registry.index.served.facts import fact_ids
+from gmi_registry.index.served.row import point_id
+from gmi_registry.scoring import SCORES
+
+DEFAULT = SCORES["default"]
+SECRET = "s3cr3t-s3cr3t"
+
+
+@pytest.fixture
+def loaded(server, forty):
+    serve_into(server.url(), stack_of(forty), forty.standing)
+    return server
+
+
+def refused(kind, call, match):
+    """The error, which is one line and says what to do."""
+    with pytest.raises(kind, match=match) as caught:
+        call()
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+    return caught.value
+
+
+class TestServer:
+    def test_none_is_there(self, forty):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            url = f"qdrant://127.0.0.1:{taken.getsockname()[1]}/models"
+        refused(HubError, lambda: ServedIndex.open(url), "does not answer")
+        refused(
+            HubError, lambda: serve_into(url, stack_of(forty), forty.standing), "does not answer"
+        )
+
+    def test_another_kind_of_server(self, server):
+        server.answer = lambda *_: ["hello"]
+        refused(HubError, lambda: ServedIndex.open(server.url()), "no Qdrant server says")
+
+    def test_no_such_collection(self, server):
+        error = refused(
+            SpecNotFoundError, lambda: ServedIndex.open(server.url()), "no index under the name"
+        )
+        assert "gmi index serve-into" in error.hint
+
+    def test_a_collection_of_somebody_else(self, server):
+        size = models.VectorParams(size=2, distance=models.Distance.DOT)
+        server.engine.create_collection("models", vectors_config=size)
+        refused(SpecFormatError, lambda: ServedIndex.open(server.url()), "that is no index")
+
+    def test_it_goes_away_for_good_while_open(self, loaded):
+        with ServedIndex.open(loaded.url()) as opened:
+            for name in loaded.collections:
+                loaded.engine.delete_collection(name)
+            refused(
+                SpecNotFoundError,
+                lambda: opened.answer(ImageQuestion(ask(), DEFAULT)),
+                "no index under the name",
+            )
+
+
+class TestKey:
+    def test_the_right_one(self, loaded, monkeypatch):
+        loaded.key = SECRET
+        monkeypatch.setenv("QDRANT_API_KEY", SECRET)
+        with ServedIndex.open(loaded.url()) as opened:
+            assert len(opened) == 40
+
+    def test_none(self, loaded):
+        loaded.key = SECRET
+        error = refused(AuthError, lambda: ServedIndex.open(loaded.url()), "wants a key")
+        assert "QDRANT_API_KEY" in error.hint
+
+    def test_a_wrong_one_is_never_shown(self, loaded, forty, monkeypatch, caplog, capfd):
+        caplog.set_level(logging.DEBUG)
+        loaded.key = "another"
+        monkeypatch.setenv("QDRANT_API_KEY", SECRET)
+        found = [
+            refused(AuthError, lambda: ServedIndex.open(loaded.url()), "refuses the key"),
+            refused(
+                AuthError,
+                lambda: serve_into(loaded.url(), stack_of(forty), forty.standing),
+                "refuses the key",
+            ),
+        ]
+        shown = [caplog.text, *capfd.readouterr(), *(f"{it.message} {it.hint}" for it in found)]
+        assert not any(SECRET in text for text in shown)
+
+    def test_a_server_that_repeats_it(self, loaded, forty, monkeypatch):
+        monkeypatch.setenv("QDRANT_API_KEY", SECRET)
+        loaded.faults = [500] * 3
+        error = refused(
+            HubError,
+            lambda: serve_into(loaded.url("other"), stack_of(forty), forty.standing),
+            r"fault 500 with \*\*\*",
+        )
+        assert SECRET not in error.message
+
+    def test_it_does_not_cross_a_network_in_the_open(self, monkeypatch):
+        monkeypatch.setenv("QDRANT_API_KEY", SECRET)
+        error = refused(
+            InputError, lambda: ServedIndex.open("qdrant://example.org/models"), "without TLS"
+        )
+        assert "?tls=1" in error.hint
+        assert SECRET not in error.message + error.hint
+        # Nothing is sent when a client is made.
+        Place.parse("qdrant://example.org/models?tls=0").client().close()
+        Place.parse("qdrant://example.org/models?tls=1").client().close()
+
+
+class TestPlace:
+    @pytest.mark.parametrize(
+        ("url", "place"),
+        [
+            ("qdrant://localhost/models", Place("localhost", 6333, "models")),
+            ("qdrant://db.example.org:443/a.b?tls=1", Place("db.example.org", 443, "a.b", True)),
+            ("qdrant://10.0.0.7/a-b_c?tls=0", Place("10.0.0.7", 6333, "a-b_c", False)),
+            ("qdrant://[::1]:7000/models/", Place("::1", 7000, "models")),
+        ],
+    )  # fmt: skip
+    def test_read_and_written(self, url, place):
+        assert Place.parse(url) == place
+        assert Place.parse(str(place)) == place
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "",
+            "models",
+            "http://localhost:6333/models",
+            "qdrant:///models",
+            "qdrant://localhost:99999/models",
+            "qdrant://localhost:port/models",
+            "qdrant://[::1/models",
+            "qdrant://localhost",
+            "qdrant://localhost/",
+            "qdrant://localhost/a/b",
+            "qdrant://localhost/..",
+            "qdrant://localhost/models--0123456789abcdef",
+            "qdrant://localhost/" + "m" * 101,
+            "qdrant://localhost/models?tls=yes",
+            "qdrant://localhost/models?timeout=3",
+            "qdrant://localhost/models#part",
+        ],
+    )
+    def test_what_is_none(self, url):
+        refused(
+            InputError, lambda: ServedIndex.open(url), "not the URL|cannot be the name|may follow"
+        )
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            f"qdrant://user:{SECRET}@localhost/models",
+            f"qdrant://{SECRET}@localhost/models",
+            f"qdrant://localhost/models?api_key={SECRET}",
+            f"qdrant://localhost/models?apiKey={SECRET}&tls=1",
+            f"qdrant://localhost/models?token={SECRET}",
+        ],
+    )
+    def test_secrets_do_not_belong_there(self, url):
+        error = refused(InputError, lambda: ServedIndex.open(url), "URL|may follow")
+        assert SECRET not in error.message + error.hint
+
+    def test_a_client_needs_a_name(self):
+        refused(
+            InputError, lambda: ServedIndex.open(QdrantClient(":memory:")), "cannot be the name"
+        )
+
+
+class TestQuestion:
+    @pytest.fixture
+    def opened(self, loaded):
+        with ServedIndex.open(loaded.url()) as opened:
+            yield opened
+
+    @pytest.mark.parametrize(
+        "question",
+        [
+            ImageQuestion(ask(), SCORES["paper"]),
+            ImageQuestion(ask(prompt="a cat"), DEFAULT),
+            ImageQuestion(ask(), DEFAULT, unwanted=ask(seed=1)),
+            ImageQuestion(ask(), DEFAULT, style=Wording(np.ones(TEXT_DIMENSIONS), 100.0)),
+            TextQuestion(np.ones(TEXT_DIMENSIONS), encoder_named().id),
+            ModelQuestion(IndexedSpec.of(make_spec(1))),
+        ],
+        ids=["score", "prompt", "unwanted", "style", "text", "model"],
+    )
+    def test_what_only_the_files_answer(self, server, opened, question):
+        before = len(server.seen)
+        error = refused(
+            UnsupportedOperationError, lambda: opened.answer(question), "by the default score"
+        )
+        assert "search the index files" in error.hint
+        assert len(server.seen) == before
+
+    def test_another_encoder(self, opened):
+        question = ImageQuestion(ask(encoder=encoder_named("large")), DEFAULT)
+        refused(IncomparableSpecsError, lambda: opened.answer(question), "tiny/zoo")
+
+    def test_another_width(self, opened):
+        question = ImageQuestion(ask(dimensions=3), DEFAULT)
+        refused(IncomparableSpecsError, lambda: opened.answer(question), "3 values")
+
+
+class TestHostile:
+    """A server may be anybody's."""
+
+    def change(self, loaded, identifier, **payload):
+        (name,) = loaded.collections
+        loaded.engine.set_payload(name, payload, [identifier])
+
+    def test_a_newer_format(self, loaded):
+        self.change(loaded, fact_ids(0)[0], format="2.0", byte_order=None)
+        error = refused(
+            UnsupportedVersionError, lambda: ServedIndex.open(loaded.url()), "format 2.0"
+        )
+        assert "pip install" in error.hint
+
+    def test_a_newer_minor_is_read(self, loaded):
+        self.change(loaded, fact_ids(0)[0], format="1.7", novelty=[1, 2])
+        with ServedIndex.open(loaded.url()) as opened:
+            assert len(opened) == 40
+
+    @pytest.mark.parametrize(
+        "lie",
+        [
+            {"format": "x"},
+            {"format": None},
+            {"models": -1},
+            {"prompts": []},
+            {"prompts": ["a\x1b[2Jcat"] * 5},
+            {"temperature": 0},
+            {"temperature": "nan"},
+            {"excess": "inf"},
+            {"image_dim": 10**9},
+            {"image_dim": DIMENSIONS + 1},
+            {"parts": 0},
+            {"parts": 10**9},
+            {"sha256": "0" * 64},
+            {"collection": "another"},
+            {"key": {"gamma": 1}},
+            {"encoder": "x" * 9999},
+        ],
+        ids=str,
+    )
+    def test_facts_that_lie(self, loaded, lie):
+        self.change(loaded, fact_ids(0)[0], **lie)
+        refused(SpecFormatError, lambda: ServedIndex.open(loaded.url()), "holds")
+
+    @pytest.mark.parametrize("part", [None, 7, "", "####", "AAAA"])
+    def test_arrays_that_are_damaged(self, loaded, part):
+        self.change(loaded, fact_ids(1)[1], part=part)
+        refused(SpecFormatError, lambda: ServedIndex.open(loaded.url()), "arrays are damaged")
+
+    def test_arrays_that_are_missing(self, loaded):
+        (name,) = loaded.collections
+        loaded.engine.delete(name, models.PointIdsList(points=fact_ids(1)[1:]))
+        refused(SpecFormatError, lambda: ServedIndex.open(loaded.url()), "arrays are damaged")
+
+    @pytest.mark.parametrize(
+        "lie",
+        [
+            {"model": "hf:../../etc"},
+            {"model": "file:///etc"},
+            {"model": "hf:owner/m3"},  # another's
+            {"digest": "abc"},
+            {"title": "\x1b]0;owned\x07"},
+            {"title": ""},
+            {"url": "javascript:alert(1)"},
+            {"tags": ["x" * 999]},
+            {"nsfw": None},
+            {"trust": "blessed"},
+            {"downloads": -5},
+        ],
+        ids=str,
+    )
+    def test_a_model_that_lies(self, loaded, lie):
+        self.change(loaded, point_id(make_spec(0).manifest.model.ref), **lie)
+        with ServedIndex.open(loaded.url()) as opened:
+            question = ImageQuestion(ask(), DEFAULT)
+            refused(SpecFormatError, lambda: opened.answer(question, top=None), "model")
+
+    @pytest.mark.parametrize(
+        "images", [np.zeros((9, DIMENSIONS)), np.full((10, DIMENSIONS), 1e9)], ids=["few", "huge"]
+    )
+    def test_images_that_do_not_fit(self, loaded, images):
+        (name,) = loaded.collections
+        identifier = point_id(make_spec(0).manifest.model.ref)
+        vectors = models.PointVectors(id=identifier, vector={"images": images.tolist()})
+        loaded.engine.update_vectors(name, [vectors])
+        with ServedIndex.open(loaded.url()) as opened:
+            question = ImageQuestion(ask(), DEFAULT)
+            refused(SpecFormatError, lambda: opened.answer(question, top=None), "no images of hf:")
+
+    def test_an_index_that_says_what_no_specification_may(self, server, forty):
+        stack = stack_of(forty)
+        bad = replace(stack, entries=(replace(stack.entries[0], title="a\nb"), *stack.entries[1:]))
+        error = refused(
+            SpecFormatError, lambda: serve_into(server.url(), bad, forty.standing), "title"
+        )
+        assert "gmi index build" in error.hint
+        assert server.seen == []
+
+
+class TestWithoutTheClient:
+    def test_a_missing_extra(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "qdrant_client", None)
+        error = refused(
+            MissingExtraError,
+            lambda: ServedIndex.open("qdrant://localhost/models"),
+            "qdrant-client",
+        )
+        assert "gmi-registry[qdrant]" in error.hint
+
+    def test_nothing_heavy_is_imported_for_it(self):
+        """The command line lists its commands without the client, or even installed without it."""
+        code = (
+            "import sys; import gmi_registry.index.served; "
+            "print({'qdrant_client', 'grpc', 'httpx', 'torch'} & set(sys.modules))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (done.stdout.strip(), done.stderr) == ("set()", "")
+
+
+def test_every_error_is_one_of_ours(loaded):
+    assert issubclass(SpecNotFoundError, GmiError)
+    with ServedIndex.open(loaded.url()) as opened:
+        loaded.answer = lambda *_: {}
+        with pytest.raises(GmiError):
+            opened.answer(ImageQuestion(ask(), DEFAULT))

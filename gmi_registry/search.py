@@ -156,7 +156,9 @@ def search(
     clock.begin("index")
     index, read = _indexed(hub, listings, cache_dir, workers, progress)
 
-    filters = Filters(wanted.tags, wanted.not_tags, wanted.base_model, wanted.kind)
+    filters = Filters(
+        wanted.tags, wanted.not_tags, wanted.base_model, wanted.kind, nsfw=wanted.nsfw
+    )
     leave_out = None if question is None else question.about
     matched = index.select(filters, leave_out)
     ranking = Ranking((), index.skipped, looked_at, 0)
@@ -264,7 +266,7 @@ def _indexed(
             load,
             digest=listing.spec_digest,
             stamp=listing.stamp,
-            standing=Standing(listing.stale, listing.trust),
+            standing=Standing(listing.stale, listing.trust, listing.stamp, listing.tags),
         )
 
     cache = SpecCache(cache_dir)

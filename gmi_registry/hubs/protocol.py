@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from gmi_registry.model import Kind, ModelFiles
+from gmi_registry.model import Kind, ModelFiles, is_kind
 from gmi_registry.spec import ModelRef, WeightFile
 from gmi_registry.spec.reference import HubName
 from gmi_registry.trust import Trust
@@ -19,7 +19,8 @@ __all__ = ["Describes", "Hub", "KnowsWeights", "Listing", "ListingFilter", "Spec
 class ListingFilter:
     """What a search asks a hub to list: all ``tags``, none of ``not_tags``; case does not count.
 
-    ``nsfw`` asks a hub that rates its models for those as well that are not for everybody.
+    A ``kind`` of ``checkpoint`` takes whole models in single files as well. ``nsfw`` asks a hub that
+    rates its models for those too that are not for everybody.
     """
 
     tags: tuple[str, ...] = ()
@@ -35,7 +36,7 @@ class ListingFilter:
             all(tag.casefold() in found for tag in self.tags)
             and not any(tag.casefold() in found for tag in self.not_tags)
             and _same(self.base_model, base_model)
-            and _same(self.kind, kind)
+            and is_kind(self.kind, kind)
         )
 
 

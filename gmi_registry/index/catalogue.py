@@ -149,7 +149,7 @@ class SpecIndex:
         """The models that pass, by groups in the order in which their first models came in."""
         passed: dict[ComparabilityKey, set[ModelRef]] = defaultdict(set)
         for ref, entry in self._entries.items():
-            if ref != leave_out and filters.match(entry, self.standing(str(ref)).stale):
+            if ref != leave_out and filters.match(entry, self.standing(str(ref))):
                 passed[entry.key].add(entry.model)
         return [_selection(self._groups[key].stack, models) for key, models in passed.items()]
 

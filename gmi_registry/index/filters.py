@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gmi_registry.index.entry import IndexEntry
+from gmi_registry.index.standing import UNKNOWN, Standing
+from gmi_registry.model import is_kind
 
 __all__ = ["Filters"]
 
@@ -13,8 +15,10 @@ __all__ = ["Filters"]
 class Filters:
     """All of ``tags``, none of ``not_tags``, that ``base_model``, that ``kind``; None means any.
 
-    Letter case does not matter. The manifest decides, whatever a hub's own search let through.
-    ``fresh_only`` leaves out models that are known to be stale.
+    Letter case does not matter; a ``checkpoint`` may be a single file. The manifest decides,
+    whatever a hub's own search let through. ``fresh_only`` leaves out models that are known to be
+    stale. Without ``nsfw`` models of Civitai, the hub that rates them, are left out where they are
+    rated above PG.
     """
 
     tags: tuple[str, ...] = ()
@@ -22,18 +26,27 @@ class Filters:
     base_model: str | None = None
     kind: str | None = None
     fresh_only: bool = False
+    nsfw: bool = True
 
-    def match(self, entry: IndexEntry, stale: bool | None = None) -> bool:
-        """Whether a model passes that is described so, and ``stale`` as far as anybody knows."""
-        if self.fresh_only and stale:
+    def match(self, entry: IndexEntry, standing: Standing = UNKNOWN) -> bool:
+        """Whether a model passes that is described so, of which a hub says ``standing``.
+
+        Tags that the hub names now count beside those of the manifest.
+        """
+        if self.fresh_only and standing.stale:
             return False
-        tags = {tag.casefold() for tag in entry.tags}
+        tags = {tag.casefold() for tag in (*entry.tags, *standing.tags)}
         return (
             all(tag.casefold() in tags for tag in self.tags)
             and not any(tag.casefold() in tags for tag in self.not_tags)
             and _same(self.base_model, entry.base_model)
-            and _same(self.kind, entry.kind)
+            and is_kind(self.kind, entry.kind)
+            and (self.nsfw or not _is_rated(entry))
         )
+
+
+def _is_rated(entry: IndexEntry) -> bool:
+    return entry.nsfw and entry.model.hub == "civitai"
 
 
 def _same(wanted: str | None, found: str | None) -> bool:

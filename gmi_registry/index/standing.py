@@ -12,10 +12,14 @@ __all__ = ["UNKNOWN", "Standing"]
 @dataclass(frozen=True, slots=True)
 class Standing:
     """``stale``: whether the model's weights are others than those that were described, None where
-    nobody knows. ``trust``: who stands behind it, None where only the user is concerned."""
+    nobody knows. ``trust``: who stands behind it, None where only the user is concerned. ``stamp``:
+    a text that changes whenever the specification does, where the hub has one. ``tags``: those that
+    the hub has for the model now, beside those of the manifest."""
 
     stale: bool | None = None
     trust: Trust | None = None
+    stamp: str | None = None
+    tags: tuple[str, ...] = ()
 
 
 UNKNOWN = Standing()

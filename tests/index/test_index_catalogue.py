@@ -325,3 +325,33 @@ def test_what_the_hub_says_of_a_specification_stands_in_the_hit(make_spec, ask):
     assert (hit.stale, hit.trust) == (True, "verified")
     (plain,) = index_of(spec).rank(ask()).hits
     assert (plain.stale, plain.trust) == (None, None)
+
+
+def test_a_checkpoint_may_be_a_single_file(make_spec, ask):
+    kinds = ("checkpoint", "single-file", "lora")
+    index = index_of(*(make_spec(kind, kind=kind) for kind in kinds))
+    passed = {
+        kind: sorted(names(index.rank(ask(), filters=Filters(kind=kind)).hits)) for kind in kinds
+    }
+    assert passed == {
+        "checkpoint": ["checkpoint", "single-file"],
+        "single-file": ["single-file"],
+        "lora": ["lora"],
+    }
+
+
+def test_what_civitai_rates_is_left_out_unless_asked_for(make_spec, ask):
+    index = index_of(make_spec("elsewhere", nsfw=True))
+    for number, nsfw in ((10, True), (20, False)):
+        index._put(version(make_spec(f"v{number}", nsfw=nsfw), number, number))
+    assert set(names(index.rank(ask(), filters=Filters(nsfw=False)).hits)) == {"elsewhere", "20"}
+    assert set(names(index.rank(ask(), filters=Filters()).hits)) == {"elsewhere", "10", "20"}
+
+
+def test_tags_that_the_hub_has_now_count_as_well(make_spec, ask):
+    spec = make_spec("a", tags=("flat",))
+    source = SpecSource(ModelRef("local", "a"), lambda: spec, standing=Standing(tags=("Anime",)))
+    index = SpecIndex.from_sources([source])
+    for tag in ("flat", "anime"):
+        assert names(index.rank(ask(), filters=Filters(tags=(tag,))).hits) == ["a"]
+    assert index.rank(ask(), filters=Filters(not_tags=("anime",))).hits == ()

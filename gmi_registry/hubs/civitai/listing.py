@@ -80,11 +80,8 @@ def list_versions(
 
 def admits(wanted: ListingFilter, listed: ListedVersion) -> bool:
     """Whether a version passes. A checkpoint is a single file here, and either word finds it."""
-    kind: str | None = listed.kind
-    if kind == "single-file" and wanted.kind == "checkpoint":
-        kind = "checkpoint"
     return (wanted.nsfw or not listed.mature) and wanted.admits(
-        listed.tags, listed.base_model, kind
+        listed.tags, listed.base_model, listed.kind
     )
 
 

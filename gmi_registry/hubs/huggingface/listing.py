@@ -69,9 +69,9 @@ def list_entries(api: HfApi, asked: Asked, tags: list[str]) -> list[Entry]:
 def admits(wanted: ListingFilter, entry: Entry) -> bool:
     """Whether a listed model passes, as far as its tags and files tell; its manifest says more."""
     kind = wanted.kind
-    if entry.pipeline is not None and entry.pipeline != (kind == "checkpoint"):
-        # A LoRA and a single file look alike from here; a diffusers folder looks like neither.
-        kind = "checkpoint" if entry.pipeline else None
+    if entry.pipeline:
+        # Of the others a LoRA and a single file look alike from here: their manifests decide.
+        kind = "checkpoint"
     base = wanted.base_model
     if base is not None and "/" in base:
         tags = {tag.casefold() for tag in entry.tags}

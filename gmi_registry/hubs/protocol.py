@@ -19,8 +19,8 @@ __all__ = ["Describes", "Hub", "KnowsWeights", "Listing", "ListingFilter", "Spec
 class ListingFilter:
     """What a search asks a hub to list: all ``tags``, none of ``not_tags``; case does not count.
 
-    A ``kind`` of ``checkpoint`` takes whole models in single files as well. ``nsfw`` asks a hub that
-    rates its models for those too that are not for everybody.
+    A ``kind`` of ``checkpoint`` takes whole models in single files as well. ``nsfw`` asks a hub
+    that rates its models for those too that are not for everybody.
     """
 
     tags: tuple[str, ...] = ()

@@ -20,9 +20,9 @@ create table if not exists part (
     used real not null
 );
 create table if not exists row (
-    id integer primary key, name text not null, identity text not null, hub text not null,
-    kind text not null, base_model text, nsfw integer not null, downloads integer,
-    stale integer, trust text, line blob not null
+    id integer primary key, identity text not null, hub text not null, kind text not null,
+    base_model text, nsfw integer not null, downloads integer, stale integer not null,
+    line blob not null
 );
 create index if not exists row_identity on row (identity);
 create index if not exists row_kind on row (kind);
@@ -32,8 +32,9 @@ create table if not exists tag (
 ) without rowid;
 create index if not exists tag_row on tag (row);
 create table if not exists members (
-    digest text not null, folder text not null, names text not null, rows blob not null,
-    used real not null, primary key (digest, folder)
+    digest text not null, folder text not null, names text not null, numbers blob not null,
+    codes blob not null, stamps text not null, tags text not null, used real not null,
+    primary key (digest, folder)
 );
 create table if not exists checked (
     file text not null, path text not null, size integer not null, modified integer not null,

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.key import ComparabilityKey
-from gmi_registry.index.standing import Standing
 from gmi_registry.index.stored.ledger import Ledger
 from gmi_registry.spec import ModelRef
 
-__all__ = ["StoredEntries", "standing_of"]
+__all__ = ["StoredEntries"]
 
 _AT_ONCE = 512
 
@@ -78,9 +77,3 @@ class StoredEntries(Sequence[IndexEntry]):
             prompt_set=line.get("prompt_set", self._prompt_set),
             **self._shared,
         )
-
-
-def standing_of(data: bytes) -> Standing:
-    """What the hub said, from a line of the database."""
-    line = json.loads(data)
-    return Standing(line.get("stale"), line.get("trust"))

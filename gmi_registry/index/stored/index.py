@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -15,10 +16,10 @@ from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.standing import UNKNOWN, Standing
 from gmi_registry.index.stored.delivery import Delivery
 from gmi_registry.index.stored.document import IndexDocument
-from gmi_registry.index.stored.entries import standing_of
 from gmi_registry.index.stored.fault import AGAIN
 from gmi_registry.index.stored.files import IndexFiles
-from gmi_registry.index.stored.ledger import Ledger, LedgerError, Members
+from gmi_registry.index.stored.ledger import Ledger, LedgerError
+from gmi_registry.index.stored.members import Member, Members, identity_of
 from gmi_registry.index.stored.record import GroupRecord, PartRecord
 from gmi_registry.index.stored.stack import StoredStack
 from gmi_registry.spec import EncoderRef, ModelRef
@@ -137,16 +138,21 @@ class StoredIndex:
 
     def find(self, model: ModelRef) -> tuple[StoredStack, int] | None:
         """The group and row of a model, whatever its revision; None where it is not indexed."""
-        numbers = self._ledger.rows_of(str(model.identity))
-        for group in self.groups:
-            for place in group.places(numbers):
-                return group, place
-        return None
+        return self._places.get(str(model.identity))
 
     def standing(self, name: str) -> Standing:
-        """What a hub said of the model of that name when the index was written."""
-        found = self.find(ModelRef.parse(name))
-        return UNKNOWN if found is None else standing_of(found[0].line(found[1]))
+        """What a hub said, when the index was written, of the model whose identity has that name,
+        or which is named so in a group."""
+        group, row = self._places.get(identity_of(name), (None, 0))
+        return UNKNOWN if group is None else group.standing(row)
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[StoredStack, int]]:
+        return {
+            identity_of(name): (group, row)
+            for group in self.groups
+            for row, name in enumerate(group.names)
+        }
 
 
 class _Opening:
@@ -175,17 +181,18 @@ class _Opening:
         return number
 
     def _members(self, group: GroupRecord, parts: dict[int, PartRecord]) -> Members:
-        found = []
+        found: list[Member] = []
         for number, part in parts.items():
             live = self._ledger.live(number, part.removed)
-            for name, identity, _ in live:
+            for member in live:
+                identity = identity_of(member.name)
                 if identity in self._identities:
-                    raise SpecFormatError(f"{part.entries.name} holds {name} again", hint=AGAIN)
+                    raise SpecFormatError(
+                        f"{part.entries.name} holds {member.name} again", hint=AGAIN
+                    )
                 self._identities.add(identity)
             found += live
-        found.sort()
-        names = [name for name, _, _ in found]
-        members = names, np.array([number for _, _, number in found], np.int64)
+        members = Members.of(found)
         with contextlib.suppress(LedgerError):
             self._ledger.set_members(self._digest, group.folder, members)
         return members
@@ -193,6 +200,6 @@ class _Opening:
 
 def _fits(members: Members, parts: dict[int, PartRecord], ledger: Ledger) -> bool:
     """Whether the numbers still mean the parts that they meant: one may have been made anew."""
-    numbers, _ = ledger.place(members[1])
+    numbers, _ = ledger.place(members.numbers)
     live = sum(part.live for part in parts.values())
-    return len(members[1]) == live and bool(np.isin(numbers, list(parts)).all())
+    return len(members.numbers) == live and bool(np.isin(numbers, list(parts)).all())

@@ -20,19 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.errors import InputError
+from gmi_registry.index.standing import Standing
 from gmi_registry.index.stored.database import opened
 from gmi_registry.index.stored.line import EntryLine
+from gmi_registry.index.stored.members import Member, Members
 from gmi_registry.spec import ModelRef
 
-__all__ = ["Ledger", "LedgerError", "Members"]
+__all__ = ["Ledger", "LedgerError"]
 
 _ROW_BITS = 16
 _DAY = 24 * 3600.0
 _UNUSED = 14 * _DAY
 """Seconds after which what no index asked for goes."""
-
-Members = tuple[list[str], NDArray[np.int64]]
-"""The names of a group's live rows in order, and the number of each in this database: M and [M]."""
 
 
 class LedgerError(InputError):
@@ -78,55 +77,53 @@ class Ledger:
             assert number is not None
             first = number << _ROW_BITS
             database.executemany(
-                "insert into row values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "insert into row values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (_columns(row, *line) for row, line in enumerate(lines, first)),
             )
             # In the table's own order, which is faster.
-            database.executemany(
-                "insert into tag values (?, ?)",
-                sorted(
-                    {
-                        (tag.casefold(), row)
-                        for row, (line, _) in enumerate(lines, first)
-                        for tag in line.tags
-                    }
-                ),
-            )
+            tags = {
+                (tag.casefold(), row)
+                for row, (line, _) in enumerate(lines, first)
+                for tag in (*line.tags, *line.standing.tags)
+            }
+            database.executemany("insert into tag values (?, ?)", sorted(tags))
         return number
 
     def members(self, digest: str, folder: str) -> Members | None:
         """What ``set_members`` was told of a group of the index with that digest."""
         found = self._ask(
-            "select names, rows, used from members where digest = ? and folder = ?", digest, folder
+            "select names, numbers, codes, stamps, tags, used from members"
+            " where digest = ? and folder = ?",
+            digest,
+            folder,
         )
         if not found:
             return None
-        names, rows, used = found[0]
+        *columns, used = found[0]
         self._note(
             used, "update members set used = ? where digest = ? and folder = ?", digest, folder
         )
-        return names.split("\n"), np.frombuffer(rows, np.int64)
+        return Members.from_columns(*columns)
 
     def set_members(self, digest: str, folder: str, members: Members) -> None:
         """Remember a group's live rows; what has not been asked for in two weeks is forgotten."""
-        names, rows = members
         with self._changing() as database:
             database.execute(
-                "insert or replace into members values (?, ?, ?, ?, ?)",
-                (digest, folder, "\n".join(names), rows.tobytes(), time.time()),
+                "insert or replace into members values (?, ?, ?, ?, ?, ?, ?, ?)",
+                (digest, folder, *members.to_columns(), time.time()),
             )
             self._forget(database)
 
-    def live(self, number: int, removed: Sequence[int]) -> list[tuple[str, str, int]]:
-        """Name, identity and number of the rows of a part, less the ``removed``."""
+    def live(self, number: int, removed: Sequence[int]) -> list[Member]:
+        """The rows of a part, less the ``removed``."""
         first = number << _ROW_BITS
         rows = self._ask(
-            "select name, identity, id from row where id between ? and ?",
+            "select id, line from row where id between ? and ?",
             first,
             first + (1 << _ROW_BITS) - 1,
         )
         gone = {first + row for row in removed}
-        return [row for row in rows if row[2] not in gone]
+        return [_member(row, line) for row, line in rows if row not in gone]
 
     @staticmethod
     def place(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -154,10 +151,6 @@ class Ledger:
                 json.dumps(list(rows)),
             )
         )
-
-    def rows_of(self, identity: str) -> list[int]:
-        """The rows of a model, of all indexes."""
-        return [row for (row,) in self._ask("select id from row where identity = ?", identity)]
 
     def select(self, condition: str, values: Sequence[object]) -> list[int]:
         """The rows of all indexes that fulfil a condition, an SQL expression over ``row``."""
@@ -232,14 +225,21 @@ def _columns(row: int, line: EntryLine, data: bytes) -> tuple[object, ...]:
     ref = ModelRef.parse(line.model)
     return (
         row,
-        line.model,
         str(ref.identity),
         ref.hub,
-        line.kind.casefold(),
+        line.kind,
         None if line.base_model is None else line.base_model.casefold(),
         int(line.nsfw),
         line.downloads,
-        None if line.stale is None else int(line.stale),
-        line.trust,
+        int(line.stale or False),
         data,
     )
+
+
+def _member(row: int, data: bytes) -> Member:
+    # Checked before it came into the database.
+    line = json.loads(data)
+    standing = Standing(
+        line.get("stale"), line.get("trust"), line.get("stamp"), tuple(line.get("hub_tags", ()))
+    )
+    return Member(line["model"], row, standing)

@@ -12,7 +12,7 @@ from gmi_registry.index.standing import Standing
 from gmi_registry.index.stored.fault import AGAIN, first_fault
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.canonical import canonical_json
-from gmi_registry.spec.fields import Count, Name, Part, Sha256
+from gmi_registry.spec.fields import Count, Name, Part, Sha256, Text
 from gmi_registry.spec.manifest import MANIFEST_LIMIT
 from gmi_registry.trust import Trust
 
@@ -24,7 +24,7 @@ LINE_LIMIT = MANIFEST_LIMIT
 
 class EntryLine(Part):
     """What :class:`~gmi_registry.index.IndexEntry` and :class:`~gmi_registry.index.Standing` say of
-    one model, less what all models of its group have in common.
+    one model, less what all models of its group have in common. ``hub_tags`` are the latter's.
 
     ``model`` is the reference as text. ``prompt_set`` is there only where the author gave the
     group's prompts another name.
@@ -45,6 +45,8 @@ class EntryLine(Part):
     prompt_set: Name | None = None
     stale: bool | None = None
     trust: Trust | None = None
+    stamp: Text | None = None
+    hub_tags: Annotated[tuple[Name, ...], Field(max_length=1000)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -64,7 +66,7 @@ class EntryLine(Part):
     @property
     def standing(self) -> Standing:
         """What a hub said when the row was written."""
-        return Standing(self.stale, self.trust)
+        return Standing(self.stale, self.trust, self.stamp, self.hub_tags or ())
 
     @classmethod
     def of(cls, entry: IndexEntry, standing: Standing, prompt_set: str) -> EntryLine:
@@ -86,6 +88,8 @@ class EntryLine(Part):
             prompt_set=None if entry.prompt_set == prompt_set else entry.prompt_set,
             stale=standing.stale,
             trust=standing.trust,
+            stamp=standing.stamp,
+            hub_tags=standing.tags or None,
         )
 
     def to_bytes(self) -> bytes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from typing import get_args
 
 from gmi_registry.index.filters import Filters
+from gmi_registry.model import Kind, is_kind
 
 __all__ = ["Selection"]
 
@@ -30,9 +32,13 @@ class Selection:
         if filters.base_model is not None:
             self._where("base_model = ?", _folded(filters.base_model))
         if filters.kind is not None:
-            self._where("kind = ?", _folded(filters.kind))
+            kinds = [kind for kind in get_args(Kind) if is_kind(filters.kind, kind)]
+            self._where(f"kind in ({', '.join('?' * len(kinds))})", *kinds)
         if filters.fresh_only:
-            self._where("stale is not 1")
+            self._where("stale = 0")
+        if not filters.nsfw:
+            # The other hubs do not rate.
+            self._where("(nsfw = 0 or hub <> 'civitai')")
         if hub is not None:
             self._where("hub = ?", _stored(hub))
         if among is not None:

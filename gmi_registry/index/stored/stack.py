@@ -13,9 +13,11 @@ from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.filters import Filters
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.index.standing import Standing
 from gmi_registry.index.stored.delivery import Delivery
 from gmi_registry.index.stored.entries import StoredEntries
-from gmi_registry.index.stored.ledger import Ledger, Members
+from gmi_registry.index.stored.ledger import Ledger
+from gmi_registry.index.stored.members import Members
 from gmi_registry.index.stored.record import GroupRecord, PartRecord
 from gmi_registry.index.stored.selection import Selection
 from gmi_registry.index.stored.statistics import Statistics
@@ -45,7 +47,8 @@ class StoredStack:
         self._record = record
         self._delivery = delivery
         self._ledger = ledger
-        self._names, self._rows = members
+        self._members = members
+        self._rows = members.numbers
         numbers, self._within = ledger.place(self._rows)
         # Which of the parts, in the order of index.json, a member lies in: [M].
         known = np.array(list(parts), np.int64)
@@ -61,11 +64,11 @@ class StoredStack:
             self._mapped("means", part)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._rows)
 
     @property
     def names(self) -> Sequence[str]:
-        return self._names
+        return self._members.names
 
     @cached_property
     def entries(self) -> StoredEntries:
@@ -150,20 +153,15 @@ class StoredStack:
         wanted = Selection(filters, hub=hub, among=among, nsfw=nsfw)
         if wanted.is_everything:
             return list(range(len(self)))
-        places = self.places(self._ledger.select(wanted.condition, wanted.values))
-        return sorted(places)
-
-    def places(self, numbers: Sequence[int]) -> list[int]:
-        """Of rows by their numbers in the database, those that are members, as members' rows."""
+        asked = np.asarray(self._ledger.select(wanted.condition, wanted.values), np.int64)
         ordered, places = self._lookup
-        asked = np.asarray(numbers, np.int64)
         found = np.minimum(np.searchsorted(ordered, asked), len(ordered) - 1)
-        hits: list[int] = places[found[ordered[found] == asked]].tolist()
-        return hits
+        rows: list[int] = np.sort(places[found[ordered[found] == asked]]).tolist()
+        return rows
 
-    def line(self, row: int) -> bytes:
-        """The metadata of a member as they were written."""
-        return self._ledger.lines([int(self._rows[row])])[0]
+    def standing(self, row: int) -> Standing:
+        """What a hub said of a member when the index was written."""
+        return self._members.standing(row)
 
     def indexed(self, row: int) -> IndexedSpec:
         """A member as it was when it was taken in: a question can be about it."""

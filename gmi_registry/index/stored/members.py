@@ -1,0 +1,91 @@
+"""The models of a group that count, in the order in which all questions see them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmi_registry.index.standing import Standing
+from gmi_registry.trust import Trust
+
+__all__ = ["Member", "Members", "identity_of"]
+
+# No name, stamp or tag holds a line's end.
+_END = "\n"
+_STANDINGS = tuple(
+    Standing(stale, trust) for stale in (None, False, True) for trust in (None, *get_args(Trust))
+)
+
+
+class Member(NamedTuple):
+    """A model: its reference as text, the number of its row in the reader's database, and what a
+    hub said of it."""
+
+    name: str
+    number: int
+    standing: Standing
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """M members in the order of their ``names``, packed so that thousands are read at once:
+    ``numbers`` [M], and of their standings ``codes`` [M], ``stamps`` ("" for none) and ``tags``
+    (a JSON list, or "" for none)."""
+
+    names: list[str]
+    numbers: NDArray[np.int64]
+    codes: NDArray[np.uint8]
+    stamps: list[str]
+    tags: list[str]
+
+    @classmethod
+    def of(cls, members: Iterable[Member]) -> Self:
+        """In order, whatever the order they come in."""
+        known = sorted(members, key=lambda it: it.name)
+        standings = [it.standing for it in known]
+        plain = [replace(standing, stamp=None, tags=()) for standing in standings]
+        return cls(
+            [it.name for it in known],
+            np.array([it.number for it in known], np.int64),
+            np.array([_STANDINGS.index(standing) for standing in plain], np.uint8),
+            [standing.stamp or "" for standing in standings],
+            [json.dumps(standing.tags) if standing.tags else "" for standing in standings],
+        )
+
+    def standing(self, row: int) -> Standing:
+        """What a hub said of the model at ``row``."""
+        standing: Standing = _STANDINGS[int(self.codes[row])]
+        stamp, tags = self.stamps[row], self.tags[row]
+        if not stamp and not tags:
+            return standing
+        return Standing(
+            standing.stale, standing.trust, stamp or None, tuple(json.loads(tags)) if tags else ()
+        )
+
+    def to_columns(self) -> tuple[str, bytes, bytes, str, str]:
+        """What ``from_columns`` reads."""
+        texts = (_END.join(texts) for texts in (self.names, self.stamps, self.tags))
+        names, stamps, tags = texts
+        return names, self.numbers.tobytes(), self.codes.tobytes(), stamps, tags
+
+    @classmethod
+    def from_columns(cls, names: str, numbers: bytes, codes: bytes, stamps: str, tags: str) -> Self:
+        """The inverse of ``to_columns``."""
+        return cls(
+            names.split(_END),
+            np.frombuffer(numbers, np.int64),
+            np.frombuffer(codes, np.uint8),
+            stamps.split(_END),
+            tags.split(_END),
+        )
+
+
+def identity_of(name: str) -> str:
+    """The name of a model's identity, from a reference as text that is known to be one."""
+    # Parsing would do, and take a hundred times longer; there are thousands of them.
+    return name if name.startswith("civitai:") else name.partition("@")[0]

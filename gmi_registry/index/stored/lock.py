@@ -11,22 +11,23 @@ from gmi_registry.errors import InputError
 __all__ = ["LOCK_NAME", "locked"]
 
 LOCK_NAME = ".index.lock"
-_PATIENCE = 60.0
+PATIENCE = 60.0
+"""Seconds to wait for another writer."""
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, patience: float = _PATIENCE) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Keep every other writer out of ``folder``, which is made where it is missing.
 
     The system lets the lock go when its holder ends, however that may be. Raises InputError where
-    another writer still holds it after ``patience`` seconds.
+    another writer still holds it after a minute.
     """
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_NAME)
     try:
-        lock.acquire(timeout=patience)
+        lock.acquire(timeout=PATIENCE)
     except Timeout:
         raise InputError(
             f"another program is writing the index in {folder}",

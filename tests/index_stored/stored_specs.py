@@ -1,0 +1,183 @@
+"""Rows made of numbers, and an index of them beside the one in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+
+from gmi_registry.index import Filters, IndexedSpec, Selection, SpecIndex, Standing
+from gmi_registry.index.comparison import answer
+from gmi_registry.index.stored import FolderFiles, Row, StoredIndex, update_index
+from gmi_registry.scoring import Query
+from gmi_registry.spec import (
+    DescribedModel,
+    EncoderRef,
+    GenerationRecipe,
+    ModelRef,
+    Preprocess,
+    PromptSet,
+    Sampler,
+    WeightFile,
+    build_spec,
+)
+
+DIMENSIONS = 6
+GENERAL = PromptSet("general", 1, ("a cat", "a tree", "a red car", "a castle", "a ship"))
+OTHER = PromptSet("other", 1, ("a dragon", "a knight"))
+
+
+def encoder_named(name="tiny"):
+    return EncoderRef(
+        name=name,
+        pretrained="zoo",
+        weights_sha256=hashlib.sha256(name.encode()).hexdigest(),
+        preprocess=Preprocess(
+            size=32,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            interpolation="bicubic",
+            resize_mode="shortest",
+        ),
+        image_dim=DIMENSIONS,
+        text_dim=DIMENSIONS,
+    )
+
+
+def make_spec(
+    number,
+    *,
+    seed=None,
+    model=None,
+    prompt_set=GENERAL,
+    encoder=None,
+    seeds=(0,),
+    prompts_seed=7,
+    **described,
+):
+    """The specification of ``model``, by default of ``local:o/mNUMBER``."""
+    ref = ModelRef.parse(model or f"local:o/m{number}@0123456789ab")
+    rng = np.random.default_rng(number if seed is None else seed)
+    rows = np.repeat(np.arange(len(prompt_set)), len(seeds))
+    images = 3 * rng.standard_normal(DIMENSIONS) + rng.standard_normal((len(rows), DIMENSIONS))
+    details = {
+        "title": f"Model {number}",
+        "kind": ("lora", "checkpoint", "single-file")[number % 3],
+        "tags": ("icon", f"t{number % 4}"),
+        "base_model": ("Owner/Base", "SDXL 1.0", None)[number % 3],
+        "nsfw": number % 5 == 0,
+        "downloads": None if number % 7 == 0 else 10 * number,
+    } | described
+    weights = hashlib.sha256(str(number).encode()).hexdigest()
+    return build_spec(
+        model=DescribedModel(
+            hub=ref.hub,
+            id=ref.id,
+            revision=ref.revision,
+            weights=(WeightFile(path="w.safetensors", size=1, sha256=weights),),
+            **details,
+        ),
+        encoder=encoder or encoder_named(),
+        prompt_sets=(prompt_set,),
+        recipe=GenerationRecipe(
+            sampler=Sampler(name="DDIM"),
+            steps=5,
+            guidance_scale=3.0,
+            width=64,
+            height=64,
+            seeds=seeds,
+        ),
+        image_embeddings=images,
+        prompt_embeddings=np.random.default_rng(prompts_seed).uniform(
+            0.1, 1, (len(prompt_set), DIMENSIONS)
+        ),
+        image_prompt=rows,
+    )
+
+
+def ref_of(number):
+    """A name on one of three hubs, whose order is not that of the numbers."""
+    return (
+        f"hf:o/m{number}@{number:040x}",
+        f"civitai:{number % 9 + 1}@{number + 100}",
+        f"local:m{number}",
+    )[number % 3]
+
+
+def make_row(number, standing=None, **changes):
+    """A row on one of three hubs, with a standing of its own."""
+    spec = make_spec(number, **({"model": ref_of(number)} | changes))
+    standing = standing or Standing(
+        stale=(None, False, True)[number % 3],
+        trust=("owner", "verified", "self-published", None)[number % 4],
+        stamp=f"stamp {number}" if number % 2 else None,
+        tags=("Fresh",) if number % 5 == 1 else (),
+    )
+    return Row.of(spec, standing)
+
+
+def renamed(row, model=None, **changes):
+    """The row with another reference or metadata, and the same digest."""
+    entry = row.indexed.entry
+    changes |= {} if model is None else {"model": ModelRef.parse(model)}
+    return replace(row, indexed=replace(row.indexed, entry=replace(entry, **changes)))
+
+
+def in_memory(rows):
+    """The index in memory of some rows."""
+    index = SpecIndex()
+    for row in rows:
+        entry = row.indexed.entry
+        index._put(IndexedSpec(**vars(row.indexed)))
+        index._standing[str(entry.model.identity)] = row.standing
+    return index
+
+
+class Opened:
+    """A stored index as an index that may be asked."""
+
+    skipped = ()
+
+    def __init__(self, stored):
+        self.stored = stored
+
+    def __len__(self):
+        return len(self.stored)
+
+    def standing(self, name):
+        return self.stored.standing(name)
+
+    def select(self, filters, leave_out=None):
+        found = []
+        for stack in self.stored.groups:
+            rows = stack.select(filters)
+            about = self.stored.find(leave_out) if leave_out else None
+            rows = [row for row in rows if about != (stack, row)]
+            if rows:
+                found.append(Selection(stack, rows))
+        return found
+
+    def answer(self, question, filters=None, **options):
+        chosen = self.select(filters or Filters(), question.about)
+        return answer(self, chosen, question, **options)
+
+
+def stored(folder, *updates, cache):
+    """An index that was brought about by some updates, opened."""
+    for rows in updates:
+        update_index(folder, rows)
+    return StoredIndex.open(FolderFiles(folder), cache_dir=cache)
+
+
+def query(seed=0, images=1, *, prompt=None, encoder=None):
+    """Images, and a prompt where there is one."""
+    rng = np.random.default_rng(seed)
+    prompts = rng.uniform(0.1, 1, (images, DIMENSIONS)).astype(np.float32)
+    return Query(
+        image_embeddings=(2 * rng.standard_normal((images, DIMENSIONS))).astype(np.float32),
+        prompt_embeddings=None if prompt is None else prompts,
+        pseudo_prompts=(prompt,) * images,
+        interrogator="none" if prompt is None else "phrases",
+        encoder_id=(encoder or encoder_named()).id,
+    )

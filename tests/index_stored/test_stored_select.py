@@ -1,0 +1,124 @@
+"""Filters as questions to a database pass what they pass in memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from stored_specs import make_row, ref_of, renamed, stored
+
+from gmi_registry.index import Filters, Standing
+from gmi_registry.index.stored import FolderFiles, StoredIndex, update_index
+
+WORDS = ["icon", "ICON", "Straße", "STRASSE", "ǅ", "it's", 'a"b', "%", "_", "x' or 1=1 --", "ı"]
+STRAY = "lone \udc80"
+BASES = [None, "SDXL 1.0", "sdxl 1.0", "Größe", "GRÖSSE", "'; drop table row; --"]
+STANDINGS = [
+    Standing(stale, trust, stamp, tags)
+    for stale, trust, stamp, tags in [
+        (None, None, None, ()),
+        (True, "owner", "s 1", ("Straße",)),
+        (False, "verified", None, ("it's", "IT'S")),
+        (True, None, "s 2", ()),
+    ]
+]
+KINDS = ["lora", "checkpoint", "single-file"]
+
+
+def plain_row(number):
+    """A row whose metadata go through every combination in the end."""
+    tags = tuple(dict.fromkeys(WORDS[(number * step) % len(WORDS)] for step in (1, 3, 7)))
+    row = make_row(
+        number,
+        standing=STANDINGS[number % len(STANDINGS)],
+        tags=tags[: number % 4],
+        base_model=BASES[number % len(BASES)],
+        kind=KINDS[number // 2 % 3],
+        nsfw=number % 4 == 1,
+    )
+    return renamed(row, ref_of(number))
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """Sixty rows in a cache that knows other indexes with the same models too."""
+    rows = [plain_row(number) for number in range(60)]
+    cache = tmp_path_factory.mktemp("cache")
+    others = [replace(row, standing=STANDINGS[1]) for row in rows[::2]]
+    folder = tmp_path_factory.mktemp("index")
+    with (
+        stored(tmp_path_factory.mktemp("other"), others, cache=cache) as another,
+        stored(folder, rows[:50], rows[50:], cache=cache),
+    ):
+        assert len(another) == 30
+        update_index(folder, [], [rows[3].indexed.entry.model, rows[55].indexed.entry.model])
+        with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as opened:
+            assert len(opened) == 58
+            yield opened
+
+
+texts = st.sampled_from([*WORDS, STRAY, "absent", "", "\n", "\x00", "?"])
+filters = st.builds(
+    Filters,
+    tags=st.lists(texts, max_size=2).map(tuple),
+    not_tags=st.lists(texts, max_size=2).map(tuple),
+    base_model=st.sampled_from([*BASES, STRAY, ""]),
+    kind=st.sampled_from([None, *KINDS, "LoRA", "Checkpoint", "other", STRAY]),
+    fresh_only=st.booleans(),
+    nsfw=st.booleans(),
+)
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    filters=filters,
+    hub=st.sampled_from([None, "hf", "civitai", "local", "HF", STRAY]),
+    among=st.none() | st.sets(st.integers(0, 70), max_size=30),
+    nsfw=st.booleans(),
+)
+def test_the_database_agrees_with_the_filters(index, filters, hub, among, nsfw):
+    (stack,) = index.groups
+    names = None
+    if among is not None:
+        identities = [plain_row(number).indexed.entry.model.identity for number in among]
+        names = {*map(str, identities), STRAY, "'"}
+    expected = [
+        row
+        for row, entry in enumerate(stack.entries)
+        if filters.match(entry, index.standing(str(entry.model.identity)))
+        and (hub is None or entry.model.hub == hub)
+        and (names is None or str(entry.model.identity) in names)
+        and (nsfw or not entry.nsfw)
+    ]
+    assert stack.select(filters, hub=hub, among=names, nsfw=nsfw) == expected
+
+
+def test_filters_let_something_through_and_keep_something_out(index):
+    (stack,) = index.groups
+    for chosen in (Filters(tags=("strasse",)), Filters(base_model="grösse"), Filters(kind="LORA")):
+        assert 0 < len(stack.select(chosen)) < len(stack)
+
+
+def test_no_filter_is_everything(index):
+    (stack,) = index.groups
+    assert stack.select(Filters()) == list(range(58))
+
+
+def test_standings_are_those_of_this_index(index):
+    (stack,) = index.groups
+    assert {index.standing(name) for name in stack.names} == set(STANDINGS)
+    assert index.standing("local:nobody") == Standing()
+    assert index.standing("hf:o/m3") == Standing()
+
+
+def test_entries_are_a_sequence(index):
+    (stack,) = index.groups
+    assert len(stack.entries) == 58
+    assert stack.entries[-1] == list(stack.entries)[57]
+    assert stack.entries[2:9:3] == tuple(stack.entries.at([2, 5, 8]))
+    with pytest.raises(IndexError):
+        stack.entries[58]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 from loopback_qdrant import LoopbackQdrant
+from qdrant_client import QdrantClient
 from served_specs import index_of, make_spec
+from shards import Shards
 
 from gmi_registry.index.served import connection
 
@@ -15,11 +17,14 @@ def _no_key_and_no_waiting(monkeypatch):
     monkeypatch.setattr(connection, "_WAIT", 0.001)
 
 
-@pytest.fixture
-def server():
-    loopback = LoopbackQdrant()
+@pytest.fixture(params=["embedded", "shards"])
+def server(request, tmp_path):
+    """With either engine in it."""
+    engine = QdrantClient(":memory:") if request.param == "embedded" else Shards(tmp_path)
+    loopback = LoopbackQdrant(engine)
     yield loopback
     loopback.stop()
+    engine.close()
 
 
 @pytest.fixture(scope="session")

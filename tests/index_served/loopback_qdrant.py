@@ -1,9 +1,10 @@
 """A server on this machine that speaks as much of Qdrant's REST interface as the project uses.
 
-A real Qdrant is not in any package registry, so that tests cannot start one. Here the real
+No package registry carries Qdrant's server, so that tests cannot start one. Here the real
 qdrant-client sends real requests to this server, which reads them with the client's own models and
-answers out of the client's embedded mode, an implementation of the same operations in Python. What
-it cannot show is a server's own limits, its graph, and how fast it is.
+answers out of an engine: Qdrant's own, one shard of it as a library (``shards.py``), or the
+embedded mode of the client, which does the same in Python. What this cannot show is what the server
+itself adds: its limits, its clustering, and how fast it is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from qdrant_client import QdrantClient, models
+from qdrant_client import models
 from qdrant_client.http.models import ChangeAliasesOperation, PointRequest
 
 
@@ -24,8 +25,8 @@ class LoopbackQdrant:
     through; ``hooks`` are called before the next search. ``seen`` lists method, path and body size.
     """
 
-    def __init__(self):
-        self.engine = QdrantClient(":memory:")
+    def __init__(self, engine):
+        self.engine = engine
         self.key = None
         self.faults = []
         self.hooks = []
@@ -73,11 +74,9 @@ class LoopbackQdrant:
             case "DELETE", ["collections", name]:
                 return self.engine.delete_collection(name)
             case "PUT", ["collections", name, "index"]:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)
-                    return self.engine.create_payload_index(
-                        name, body["field_name"], field_schema=body["field_schema"]
-                    )
+                return self.engine.create_payload_index(
+                    name, body["field_name"], field_schema=body["field_schema"]
+                )
             case "PUT", ["collections", name, "points"]:
                 points = models.PointsList.model_validate(body).points
                 return self.engine.upsert(name, points)
@@ -113,6 +112,7 @@ class LoopbackQdrant:
                     query_filter=wanted.filter,
                     limit=wanted.limit,
                     with_payload=wanted.with_payload,
+                    search_params=wanted.params,
                 )
         raise AssertionError(f"{method} {path} is not spoken here")
 
@@ -150,7 +150,10 @@ def _handler(hub):
                 if status is not None:
                     return status, _refusal(f"fault {status} with {given}")
             try:
-                result = hub.answer(self.command, path, json.loads(body) if body else None)
+                with warnings.catch_warnings():
+                    # The embedded mode says which of the options it has no use for.
+                    warnings.simplefilter("ignore", UserWarning)
+                    result = hub.answer(self.command, path, json.loads(body) if body else None)
             except ValueError as error:
                 return 404 if "not found" in str(error) else 400, _refusal(str(error))
             return 200, {"result": _plain(result), "status": "ok", "time": 0.0}

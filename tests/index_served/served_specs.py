@@ -22,7 +22,12 @@ from gmi_registry.spec import (
 
 DIMENSIONS, TEXT_DIMENSIONS, SEEDS = 12, 5, (0, 1)
 PROMPTS = PromptSet("general", 1, ("a cat", "a tree", "a red car", "a castle", "a boat"))
-STANDINGS = (Standing(False, "owner"), Standing(True, "verified"), Standing(None, "self-published"))
+STANDINGS = (
+    Standing(False, "owner", tags=("New",)),
+    Standing(True, "verified"),
+    Standing(None, "self-published"),
+    Standing(False),
+)
 
 
 def encoder_named(name="tiny", dimensions=DIMENSIONS):
@@ -55,7 +60,7 @@ def make_spec(number, *, spread=1.0, content=0, versions=2, **described):
     details = {
         "title": f"Model {number}",
         "url": f"https://example.org/{number}" if number % 4 else None,
-        "kind": ("lora", "checkpoint")[number % 2],
+        "kind": ("lora", "checkpoint", "lora", "single-file")[number % 4],
         "base_model": ("Owner/Base", "SDXL 1.0", None)[number // 2 % 3],
         "tags": (("Icon", "Straße"), ("icon", "anime"), ())[number // 3 % 3],
         "licence": "mit" if number % 3 else None,
@@ -94,7 +99,7 @@ def make_spec(number, *, spread=1.0, content=0, versions=2, **described):
 def index_of(*specs):
     """With what hubs might say of them."""
     return SpecIndex.from_sources(
-        SpecSource(spec.manifest.model.ref, lambda spec=spec: spec, standing=STANDINGS[row % 3])
+        SpecSource(spec.manifest.model.ref, lambda spec=spec: spec, standing=STANDINGS[row % 4])
         for row, spec in enumerate(specs)
     )
 

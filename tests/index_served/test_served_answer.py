@@ -1,7 +1,7 @@
 """A server answers as the index in memory does.
 
-The server is a stand-in on this machine that answers real requests of the real client out of
-qdrant-client's embedded mode, since no package registry carries a real one.
+The server is one on this machine that answers real requests of the real client out of Qdrant's own
+engine, or out of qdrant-client's embedded mode: no package registry carries the server itself.
 """
 
 from __future__ import annotations
@@ -116,7 +116,11 @@ class TestFilters:
             Filters(tags=("icon",), not_tags=("anime",)),
             Filters(base_model="sdxl 1.0"),
             Filters(kind="LoRA"),
+            Filters(kind="checkpoint"),
             Filters(fresh_only=True),
+            Filters(nsfw=False),
+            Filters(tags=("NEW",)),
+            Filters(not_tags=("new",)),
             Filters(tags=("icon",), base_model="owner/BASE", kind="lora", fresh_only=True),
         ],
         ids=str,
@@ -135,11 +139,11 @@ class TestFilters:
         assert [hit.ref for hit in found.hits] == expected
         assert 10 < found.members < 20
 
-    def test_what_is_marked_stays_out_where_nobody_asks_for_it(self, served):
-        found = served.answer(images(ask()), nsfw=False, top=None)
-        assert found.members == 32
-        assert not any(hit.nsfw for hit in found.hits)
-        assert any(hit.nsfw for hit in served.answer(images(ask()), top=None).hits)
+    def test_what_civitai_rates_stays_out_where_nobody_asks_for_it(self, served):
+        found = served.answer(images(ask()), Filters(nsfw=False), top=None)
+        assert 30 < found.members < 40
+        assert not any(hit.nsfw for hit in found.hits if hit.ref.hub == "civitai")
+        assert any(hit.nsfw for hit in found.hits)
 
     def test_nothing_passes(self, served):
         found = served.answer(images(ask()), Filters(tags=("no such tag",)))

@@ -1,7 +1,7 @@
 """What a server, a URL or a question can have wrong is one clear line.
 
-The server is a stand-in on this machine that answers real requests of the real client out of
-qdrant-client's embedded mode, since no package registry carries a real one.
+The server is one on this machine that answers real requests of the real client out of
+qdrant-client's embedded mode: no package registry carries the server itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from loopback_qdrant import LoopbackQdrant
 from qdrant_client import QdrantClient, models
 from served_specs import DIMENSIONS, TEXT_DIMENSIONS, ask, encoder_named, make_spec, stack_of
 
@@ -37,6 +38,14 @@ from gmi_registry.scoring import SCORES
 
 DEFAULT = SCORES["default"]
 SECRET = "s3cr3t-s3cr3t"
+
+
+@pytest.fixture
+def server():
+    """With one engine, the one that changes what it holds: what refuses is not the engine."""
+    loopback = LoopbackQdrant(QdrantClient(":memory:"))
+    yield loopback
+    loopback.stop()
 
 
 @pytest.fixture

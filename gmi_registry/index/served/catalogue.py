@@ -115,17 +115,16 @@ class ServedIndex:
         filters: Filters | None = None,
         *,
         hub: HubName | None = None,
-        nsfw: bool = True,
         top: int | None = 10,
         best_prompts: int = 3,
     ) -> GroupRanking:
         """The models nearest to the question's images, as the index files would rank them.
 
-        ``filters``, ``hub`` (None for any) and ``nsfw`` (whether models marked so take part) are
-        applied by the server. ``top`` is the most hits, None for all; ``best_prompts`` the most
-        prompts that each hit names. ``confidence`` is shared out among the nearest
-        :data:`COMPETING` models that pass, or more where hits reach further, not among all: what
-        is left out is the chance of those behind them. ``versions`` are looked for among the same.
+        The server applies ``filters`` and ``hub``, None for any. ``top`` is the most hits, None for
+        all; ``best_prompts`` the most prompts that each hit names. ``confidence`` is shared out
+        among the nearest :data:`COMPETING` models that pass, or more where hits reach further, and
+        not among all: it is too large by the chance of those behind them. ``versions`` are looked
+        for among the same.
 
         Raises UnsupportedOperationError for anything but a question by images, by the default
         score, without prompts, unwanted images or words for the style; IncomparableSpecsError for
@@ -134,11 +133,10 @@ class ServedIndex:
         if top is not None and top < 1:
             raise InputError(f"the number of hits must be positive, not {top}")
         images = self._checked(question)
+        passing = condition(filters or Filters(), hub)
         for attempt in range(_TRIES):
             try:
-                return self._answer(
-                    images, condition(filters or Filters(), hub=hub, nsfw=nsfw), top, best_prompts
-                )
+                return self._answer(images, passing, top, best_prompts)
             except SpecNotFoundError:
                 # Another version has taken the place of the one that was open.
                 if attempt == _TRIES - 1:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from gmi_registry.index.filters import Filters
+from gmi_registry.model import Kind, is_kind
 from gmi_registry.spec.reference import HubName
 
 if TYPE_CHECKING:
@@ -13,24 +14,34 @@ if TYPE_CHECKING:
 __all__ = ["condition"]
 
 
-def condition(filters: Filters, *, hub: HubName | None, nsfw: bool) -> Filter:
-    """Lets through what ``filters`` does, on ``hub`` (None for any), and without ``nsfw`` only
-    models that are not marked so. Looks at the fields of
+def condition(filters: Filters, hub: HubName | None) -> Filter:
+    """Lets through what ``filters`` does, on ``hub`` (None for any). Looks at the fields of
     :data:`~gmi_registry.index.served.row.FILTERED`."""
     from qdrant_client import models
 
-    def equals(field: str, value: str | bool) -> models.FieldCondition:
+    def equals(field: str, value: str) -> models.FieldCondition:
         return models.FieldCondition(key=field, match=models.MatchValue(value=value))
 
-    wanted = [equals("folded.tags", tag.casefold()) for tag in filters.tags]
-    refused = [equals("folded.tags", tag.casefold()) for tag in filters.not_tags]
-    for field, value in (("base_model", filters.base_model), ("kind", filters.kind)):
-        if value is not None:
-            wanted.append(equals(f"folded.{field}", value.casefold()))
+    wanted: list[models.Condition] = [equals("folded.tags", tag.casefold()) for tag in filters.tags]
+    refused: list[models.Condition] = [
+        equals("folded.tags", tag.casefold()) for tag in filters.not_tags
+    ]
+    if filters.base_model is not None:
+        wanted.append(equals("folded.base_model", filters.base_model.casefold()))
+    if filters.kind is not None:
+        kinds = {
+            filters.kind.casefold(),
+            *(it for it in get_args(Kind) if is_kind(filters.kind, it)),
+        }
+        any_of = models.MatchAny(any=sorted(kinds))
+        wanted.append(models.FieldCondition(key="folded.kind", match=any_of))
     if hub is not None:
         wanted.append(equals("hub", hub))
     if filters.fresh_only:
-        refused.append(equals("stale", True))
-    if not nsfw:
-        refused.append(equals("nsfw", True))
-    return models.Filter(must=[*wanted], must_not=[*refused])
+        refused.append(equals("folded.marks", "stale"))
+    if not filters.nsfw:
+        # Of Civitai alone, which rates them.
+        refused.append(
+            models.Filter(must=[equals("hub", "civitai"), equals("folded.marks", "nsfw")])
+        )
+    return models.Filter(must=wanted, must_not=refused)

@@ -150,12 +150,12 @@ class _Loading:
         models must be whitened alike."""
         from qdrant_client import models
 
-        for field, schema in FILTERED.items():
+        for field in FILTERED:
             self.connection.ask(
                 self.client.create_payload_index,
                 self.own,
                 field,
-                field_schema=models.PayloadSchemaType(schema),
+                field_schema=models.PayloadSchemaType.KEYWORD,
             )
         known = stored_facts(self.connection, self.own)
         if known is not None:

@@ -17,15 +17,8 @@ from gmi_registry.trust import Trust
 
 __all__ = ["FILTERED", "Row", "point_id"]
 
-FILTERED = {
-    "hub": "keyword",
-    "nsfw": "bool",
-    "stale": "bool",
-    "folded.tags": "keyword",
-    "folded.base_model": "keyword",
-    "folded.kind": "keyword",
-}
-"""Fields of the payload that filters look at, and what kind of index each wants."""
+FILTERED = ("hub", "folded.tags", "folded.base_model", "folded.kind", "folded.marks")
+"""Fields of the payload that filters look at, words all of them; each wants an index."""
 
 # Names of models, as UUIDs: the same everywhere, and no one else's.
 _NAMESPACE = uuid.UUID("0f6a4c2e-6d0b-5d53-9b0a-7d1f3c5e8a42")
@@ -42,8 +35,9 @@ def _reference(text: str) -> str:
 class Row(Part):
     """The payload of one model's point. Raises pydantic's ValidationError for what it cannot be.
 
-    ``folded`` repeats what filters look at with letter case folded, since Qdrant compares letters
-    as they are. Everything a stranger's server says passes through here before anyone sees it.
+    ``hub_tags`` are those that the hub has now. ``folded`` repeats what filters look at with letter
+    case folded, since Qdrant compares letters as they are. Everything that a stranger's server says
+    of a model passes through here before anyone sees it.
     """
 
     model: Annotated[str, StringConstraints(max_length=700), AfterValidator(_reference)]
@@ -60,6 +54,7 @@ class Row(Part):
     downloads: Count | None = None
     stale: bool | None = None
     trust: Trust | None = None
+    hub_tags: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
 
     @classmethod
     def of(cls, entry: IndexEntry, standing: Standing) -> Row:
@@ -79,6 +74,7 @@ class Row(Part):
                 downloads=entry.downloads,
                 stale=standing.stale,
                 trust=standing.trust,
+                hub_tags=standing.tags,
             )
         except ValidationError as error:
             raise SpecFormatError(
@@ -100,8 +96,9 @@ class Row(Part):
     def payload(self) -> dict[str, Any]:
         """What the point carries, as plain JSON values."""
         folded: dict[str, object] = {
-            "tags": sorted({tag.casefold() for tag in self.tags}),
+            "tags": sorted({tag.casefold() for tag in (*self.tags, *self.hub_tags)}),
             "kind": self.kind.casefold(),
+            "marks": [mark for mark in ("nsfw", "stale") if getattr(self, mark)],
         }
         if self.base_model is not None:
             folded["base_model"] = self.base_model.casefold()
@@ -115,7 +112,7 @@ class Row(Part):
     @property
     def standing(self) -> Standing:
         """What its hub said of it."""
-        return Standing(self.stale, self.trust)
+        return Standing(self.stale, self.trust, tags=self.hub_tags)
 
     def entry(self, facts: Facts) -> IndexEntry:
         """With what all models of the collection share."""

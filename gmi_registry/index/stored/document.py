@@ -78,12 +78,13 @@ class IndexDocument(Part):
         try:
             document = cls.model_validate_json(data, strict=True)
             known = canonical_json(document.known()) + b"\n"
+            spelled = document.to_bytes()
         except ValidationError as error:
             raise _broken(first_fault(error)) from None
         except ValueError as error:
             raise _broken(str(error)) from None
         # One content has one spelling, which also rules out a key that is there twice.
-        if document.to_bytes() != data:
+        if spelled != data:
             raise _broken("is not in canonical form")
         minor = int(document.format.version.partition(".")[2])
         if minor <= _READS_MINOR and known != data:

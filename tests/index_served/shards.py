@@ -1,7 +1,7 @@
 """Collections of the loopback server, kept by Qdrant's own engine.
 
 No package registry carries the server, but its engine is there, as the library ``qdrant-edge-py``:
-one shard of a collection, with the same storage, filters, half precision and graph. This puts the
+one shard of a collection, with the same storage, filters and graph. This puts the
 few operations that the loopback server wants on top of it, under the names that qdrant-client's
 embedded mode has for them.
 """
@@ -116,21 +116,11 @@ class Shards:
 
 
 def _params(wanted):
-    half = wanted.datatype == models.Datatype.FLOAT16
     distances = {
         models.Distance.EUCLID: edge.Distance.Euclid,
         models.Distance.DOT: edge.Distance.Dot,
     }
-    many = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
-    graph = wanted.hnsw_config
-    return edge.EdgeVectorParams(
-        size=wanted.size,
-        distance=distances[wanted.distance],
-        on_disk=wanted.on_disk,
-        datatype=edge.VectorStorageDatatype.Float16 if half else None,
-        multivector_config=many if wanted.multivector_config else None,
-        hnsw_config=None if graph is None else edge.HnswIndexConfig(graph.m, 100, 10_000),
-    )
+    return edge.EdgeVectorParams(size=wanted.size, distance=distances[wanted.distance])
 
 
 def _filter(wanted):
@@ -143,8 +133,6 @@ def _filter(wanted):
 
 
 def _condition(wanted):
-    if isinstance(wanted, models.HasIdCondition):
-        return edge.HasIdCondition(set(wanted.has_id))
     if isinstance(wanted, models.Filter):
         return _filter(wanted)
     if isinstance(wanted.match, models.MatchAny):

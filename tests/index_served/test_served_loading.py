@@ -15,8 +15,9 @@ from served_specs import ask, index_of, make_spec, stack_of
 
 from gmi_registry.errors import AuthError, HubError, InputError, RateLimitError
 from gmi_registry.index import ImageQuestion, SpecIndex
-from gmi_registry.index.served import ServedIndex, delivery, serve_into
-from gmi_registry.index.served.row import point_id
+from gmi_registry.index.served import ServedIndex, delivery, facts, serve_into
+from gmi_registry.index.served.pictures import unpacked
+from gmi_registry.index.served.row import images_id, point_id
 from gmi_registry.scoring import SCORES, WithinScatter
 from gmi_registry.spec import ModelRef
 
@@ -32,7 +33,7 @@ def found(opened, seed=0):
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(delivery, "_MOST_POINTS", 6)
+    monkeypatch.setattr(delivery, "_MOST_MODELS", 6)
 
 
 class TestLoading:
@@ -58,17 +59,20 @@ class TestLoading:
         assert serve_into(server.url("other"), stack_of(forty), forty.standing).sent == 40
         others = server.engine.scroll("other", limit=99, with_vectors=True)[0]
         assert [it.vector for it in points] == [it.vector for it in others]
-        assert len(points) == 42
+        assert len(points) == 82
 
-    def test_a_point_a_model(self, server, forty):
+    def test_a_point_a_model_and_one_for_its_images(self, server, forty):
         load(server, forty)
         model = make_spec(4).manifest.model.ref
         (point,) = server.engine.retrieve("models", [point_id(model)], with_vectors=True)
         assert uuid.UUID(point.id).version == 5
         assert point.payload["model"] == str(model)
         assert point.payload["folded"]["tags"] == ["anime", "icon", "new"]
+        assert set(point.vector) == {"style"}
+        (point,) = server.engine.retrieve("models", [images_id(model)], with_vectors=True)
+        assert not point.vector
         expected = make_spec(4).image_embeddings
-        assert np.array_equal(np.float16(point.vector["images"]), expected)
+        assert np.array_equal(unpacked(point.payload, expected.shape), expected)
 
     def test_a_new_revision_keeps_its_point(self):
         old, new = ModelRef("hf", "o/n", "a" * 40), ModelRef("hf", "o/n", "b" * 40)
@@ -77,11 +81,18 @@ class TestLoading:
         assert len(versions) == 2
 
     def test_requests_stay_small(self, server, forty, monkeypatch):
-        monkeypatch.setattr(delivery, "_REQUEST_BYTES", 10_000)
+        monkeypatch.setattr(delivery, "_REQUEST_BYTES", 20_000)
         load(server, forty)
         sizes = [size for _, path, size in server.seen if path.endswith("/points")]
         assert len(sizes) > 8
         assert max(sizes) < 20_000
+
+    def test_what_all_models_share_may_take_several_points(self, server, forty, monkeypatch):
+        monkeypatch.setattr(facts, "_PART_BYTES", 100)
+        load(server, forty)
+        with ServedIndex.open(server.url()) as opened:
+            assert found(opened) == [hit.ref for hit in forty.rank(ask()).hits]
+        assert server.engine.count("models").count > 85
 
     def test_nothing_to_load(self, server):
         class Empty:

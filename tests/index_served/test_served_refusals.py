@@ -6,6 +6,7 @@ qdrant-client's embedded mode: no package registry carries the server itself.
 
 from __future__ import annotations
 
+import base64
 import logging
 import socket
 import subprocess
@@ -33,7 +34,7 @@ from gmi_registry.errors import (
 from gmi_registry.index import ImageQuestion, IndexedSpec, ModelQuestion, TextQuestion, Wording
 from gmi_registry.index.served import Place, ServedIndex, serve_into
 from gmi_registry.index.served.facts import fact_ids
-from gmi_registry.index.served.row import point_id
+from gmi_registry.index.served.row import images_id, point_id
 from gmi_registry.scoring import SCORES
 
 DEFAULT = SCORES["default"]
@@ -322,13 +323,26 @@ class TestHostile:
             refused(SpecFormatError, lambda: opened.answer(question, top=None), "model")
 
     @pytest.mark.parametrize(
-        "images", [np.zeros((9, DIMENSIONS)), np.full((10, DIMENSIONS), 1e9)], ids=["few", "huge"]
+        "images",
+        [
+            None,
+            7,
+            "####",
+            base64.b64encode(bytes(2 * 9 * DIMENSIONS)).decode(),
+            base64.b64encode(b"\x00\x7c" * 10 * DIMENSIONS).decode(),
+        ],
+        ids=["none", "number", "letters", "few", "infinite"],
     )
     def test_images_that_do_not_fit(self, loaded, images):
+        self.change(loaded, images_id(make_spec(0).manifest.model.ref), images=images)
+        with ServedIndex.open(loaded.url()) as opened:
+            question = ImageQuestion(ask(), DEFAULT)
+            refused(SpecFormatError, lambda: opened.answer(question, top=None), "no images of hf:")
+
+    def test_images_that_are_missing(self, loaded):
         (name,) = loaded.collections
-        identifier = point_id(make_spec(0).manifest.model.ref)
-        vectors = models.PointVectors(id=identifier, vector={"images": images.tolist()})
-        loaded.engine.update_vectors(name, [vectors])
+        gone = [images_id(make_spec(0).manifest.model.ref)]
+        loaded.engine.delete(name, models.PointIdsList(points=gone))
         with ServedIndex.open(loaded.url()) as opened:
             question = ImageQuestion(ask(), DEFAULT)
             refused(SpecFormatError, lambda: opened.answer(question, top=None), "no images of hf:")

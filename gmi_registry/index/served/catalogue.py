@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,9 @@ from gmi_registry.index.selection import Selection
 from gmi_registry.index.served.condition import condition
 from gmi_registry.index.served.connection import Connection
 from gmi_registry.index.served.facts import Facts
+from gmi_registry.index.served.pictures import unpacked
 from gmi_registry.index.served.place import Place
-from gmi_registry.index.served.row import Row, point_id
+from gmi_registry.index.served.row import Row, images_id, point_id
 from gmi_registry.index.served.shortlist import Measured, Shortlist, unserved
 from gmi_registry.index.served.storage import stored_facts
 from gmi_registry.scoring import DEFAULT_SCORE, SCORES
@@ -43,9 +44,9 @@ __all__ = ["COMPETING", "ServedIndex"]
 COMPETING = 256
 """Confidences are shared out among this many of the nearest models, or all that the hits need."""
 
-_EXACT = 100_000
-"""Up to here every model is compared, which takes a server tens of milliseconds and finds the same
-each time; beyond it Qdrant's graph is asked, with so wide a search that few are missed."""
+_EXACT = 1_000_000
+"""Up to here every model is compared, which takes a server a tenth of a second at most and finds
+the same each time; beyond it Qdrant's graph is asked, as widely as makes up for what it misses."""
 _GRAPH_WIDTH = 1024
 _RECORDS = 32
 _TRIES = 3
@@ -174,7 +175,7 @@ class ServedIndex:
         return question
 
     def _answer(
-        self, question: ImageQuestion, passing: Filter, top: int | None, best_prompts: int
+        self, question: ImageQuestion, passing: Filter | None, top: int | None, best_prompts: int
     ) -> GroupRanking:
         facts = self._facts
         members = self._count(passing)
@@ -199,21 +200,16 @@ class ServedIndex:
         )
         return replace(ranking, members=max(members, len(rows)))
 
-    def _count(self, passing: Filter) -> int:
-        if not (passing.must or passing.must_not):
+    def _count(self, passing: Filter | None) -> int:
+        if passing is None:
             return self._facts.models
-        from qdrant_client import models
-
-        facts = models.HasIdCondition(has_id=[*self._facts.ids])
-        must_not = passing.must_not if isinstance(passing.must_not, list) else []
-        counted = passing.model_copy(update={"must_not": [*must_not, facts]})
         client = self._connection.client
         return self._connection.ask(
-            client.count, self._facts.collection, count_filter=counted, exact=True
+            client.count, self._facts.collection, count_filter=passing, exact=True
         ).count
 
     def _nearest(
-        self, question: ImageQuestion, passing: Filter, limit: int
+        self, question: ImageQuestion, passing: Filter | None, limit: int
     ) -> tuple[list[Row], Floats]:
         """Up to ``limit`` models and their distances [R], nearest first."""
         if not limit:
@@ -253,32 +249,20 @@ class ServedIndex:
         """The images of models, by reference: [R, N, D]."""
         facts, connection = self._facts, self._connection
         shape = (len(facts.image_prompt), facts.image_dim)
-        ids = [point_id(model) for model in wanted]
-        found: dict[str, NDArray[np.float16]] = {}
+        ids = [images_id(model) for model in wanted]
+        found: dict[str, object] = {}
         for start in range(0, len(ids), _RECORDS):
-            records = connection.ask(
-                connection.client.retrieve,
-                facts.collection,
-                ids[start : start + _RECORDS],
-                with_payload=False,
-                with_vectors=["images"],
-            )
-            for record in records:
-                found[str(record.id)] = _array(record.vector)
-        for model, name in zip(wanted, ids, strict=True):
-            array = found.get(name)
-            if array is None or array.shape != shape or not np.isfinite(array).all():
+            part = ids[start : start + _RECORDS]
+            for record in connection.ask(connection.client.retrieve, facts.collection, part):
+                found[str(record.id)] = record.payload
+        arrays = [unpacked(found.get(name), shape) for name in ids]
+        for model, array in zip(wanted, arrays, strict=True):
+            if array is None:
                 raise SpecFormatError(
                     f"{connection.address} holds no images of {model} that fit the others",
                     hint="load it again: gmi index serve-into qdrant://HOST:PORT/COLLECTION",
                 )
-        return np.stack([found[name] for name in ids])
-
-
-def _array(vectors: Any) -> NDArray[np.float16]:
-    images = vectors.get("images", ()) if isinstance(vectors, dict) else ()
-    with np.errstate(over="ignore"):
-        return np.asarray(images, np.float32).astype(np.float16)
+        return np.stack([array for array in arrays if array is not None])
 
 
 def _live(connection: Connection) -> Facts:

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["condition"]
 
 
-def condition(filters: Filters, hub: HubName | None) -> Filter:
-    """Lets through what ``filters`` does, on ``hub`` (None for any). Looks at the fields of
+def condition(filters: Filters, hub: HubName | None) -> Filter | None:
+    """Lets through what ``filters`` does, on ``hub`` (None for any), and no points but those of
+    models; None where all models pass. Looks at the fields of
     :data:`~gmi_registry.index.served.row.FILTERED`."""
     from qdrant_client import models
 
@@ -35,8 +36,6 @@ def condition(filters: Filters, hub: HubName | None) -> Filter:
         }
         any_of = models.MatchAny(any=sorted(kinds))
         wanted.append(models.FieldCondition(key="folded.kind", match=any_of))
-    if hub is not None:
-        wanted.append(equals("hub", hub))
     if filters.fresh_only:
         refused.append(equals("folded.marks", "stale"))
     if not filters.nsfw:
@@ -44,4 +43,11 @@ def condition(filters: Filters, hub: HubName | None) -> Filter:
         refused.append(
             models.Filter(must=[equals("hub", "civitai"), equals("folded.marks", "nsfw")])
         )
+    if hub is not None:
+        wanted.append(equals("hub", hub))
+    elif not (wanted or refused):
+        return None
+    else:
+        anywhere = models.MatchAny(any=[*get_args(HubName)])
+        wanted.append(models.FieldCondition(key="hub", match=anywhere))
     return models.Filter(must=wanted, must_not=refused)

@@ -14,8 +14,9 @@ import numpy as np
 from gmi_registry.errors import HubError, InputError
 from gmi_registry.index.served.connection import Connection
 from gmi_registry.index.served.facts import FORMAT, Facts
+from gmi_registry.index.served.pictures import packed
 from gmi_registry.index.served.place import Place
-from gmi_registry.index.served.row import FILTERED, Row, point_id
+from gmi_registry.index.served.row import FILTERED, Row, images_id, point_id
 from gmi_registry.index.served.storage import stored_facts
 from gmi_registry.index.stack import Stack
 from gmi_registry.index.standing import Standing
@@ -29,10 +30,12 @@ __all__ = ["Delivery", "serve_into"]
 
 Progress = Callable[[int, int], None]
 
-# A server takes 32 MB in one request. A number of half precision is up to 12 digits of JSON.
+# A server takes 32 MB in one request. A number is up to 24 letters of JSON; what a model says of
+# itself is small beside its images.
 _REQUEST_BYTES = 8 << 20
-_NUMBER_BYTES = 12
-_MOST_POINTS = 256
+_NUMBER_BYTES = 24
+_WORDS_BYTES = 4096
+_MOST_MODELS = 256
 _IDS = 10_000
 
 
@@ -130,18 +133,7 @@ class _Loading:
             self.client.create_collection,
             self.own,
             vectors_config={
-                "style": models.VectorParams(size=size, distance=models.Distance.EUCLID),
-                # Never searched, only read for the models that are shown: no graph, on disk.
-                "images": models.VectorParams(
-                    size=size,
-                    distance=models.Distance.DOT,
-                    datatype=models.Datatype.FLOAT16,
-                    on_disk=True,
-                    hnsw_config=models.HnswConfigDiff(m=0),
-                    multivector_config=models.MultiVectorConfig(
-                        comparator=models.MultiVectorComparator.MAX_SIM
-                    ),
-                ),
+                "style": models.VectorParams(size=size, distance=models.Distance.EUCLID)
             },
         )
 
@@ -178,7 +170,7 @@ class _Loading:
             if progress is not None:
                 progress(done, len(self.ids))
             self._upsert(points)
-            done += len(points)
+            done += len(points) // 2
         if progress is not None:
             progress(done, len(self.ids))
         return len(missing)
@@ -186,23 +178,22 @@ class _Loading:
     def _batches(self, facts: Facts, missing: Sequence[int]) -> Iterator[list[PointStruct]]:
         from qdrant_client import models
 
-        numbers = (len(facts.image_prompt) + 1) * facts.image_dim
-        step = max(1, min(_MOST_POINTS, _REQUEST_BYTES // (numbers * _NUMBER_BYTES)))
+        width = facts.image_dim
+        each = width * (_NUMBER_BYTES + 3 * len(facts.image_prompt)) + _WORDS_BYTES
+        step = max(1, min(_MOST_MODELS, _REQUEST_BYTES // each))
         for start in range(0, len(missing), step):
             chosen = missing[start : start + step]
             styles = facts.styles(self.stack.means[np.asarray(chosen, np.intp)])
             images = self.stack.images(chosen)
-            yield [
-                models.PointStruct(
-                    id=self.ids[row],
-                    payload=self.rows[row].payload(),
-                    vector={
-                        "style": style.astype(np.float32).tolist(),
-                        "images": shown.tolist(),
-                    },
-                )
-                for row, style, shown in zip(chosen, styles, images, strict=True)
-            ]
+            points = []
+            for row, style, shown in zip(chosen, styles, images, strict=True):
+                payload = packed(shown)
+                name = images_id(self.rows[row].reference)
+                points.append(models.PointStruct(id=name, payload=payload, vector={}))
+                vector = {"style": style.astype(np.float32).tolist()}
+                payload = self.rows[row].payload()
+                points.append(models.PointStruct(id=self.ids[row], payload=payload, vector=vector))
+            yield points
 
     def _upsert(self, points: list[PointStruct]) -> None:
         self.connection.ask(self.client.upsert, self.own, points, wait=True)
@@ -223,7 +214,7 @@ class _Loading:
                 return
 
     def _check(self, facts: Facts) -> None:
-        expected = len(self.ids) + len(facts.ids)
+        expected = 2 * len(self.ids) + len(facts.ids)
         found = self.connection.ask(self.client.count, self.own, exact=True).count
         if found != expected:
             raise HubError(

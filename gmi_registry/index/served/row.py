@@ -15,13 +15,14 @@ from gmi_registry.spec import ModelRef
 from gmi_registry.spec.fields import Count, Name, Part, Sha256
 from gmi_registry.trust import Trust
 
-__all__ = ["FILTERED", "Row", "point_id"]
+__all__ = ["FILTERED", "Row", "images_id", "point_id"]
 
 FILTERED = ("hub", "folded.tags", "folded.base_model", "folded.kind", "folded.marks")
 """Fields of the payload that filters look at, words all of them; each wants an index."""
 
 # Names of models, as UUIDs: the same everywhere, and no one else's.
-_NAMESPACE = uuid.UUID("0f6a4c2e-6d0b-5d53-9b0a-7d1f3c5e8a42")
+_MODELS = uuid.UUID("0f6a4c2e-6d0b-5d53-9b0a-7d1f3c5e8a42")
+_IMAGES = uuid.UUID("c1d7e9b4-3f28-5a60-8e15-94b2a7f06d3c")
 
 
 def _reference(text: str) -> str:
@@ -136,7 +137,12 @@ class Row(Part):
 
 def point_id(model: ModelRef) -> str:
     """The UUIDv5 of what one specification is of, which a new revision leaves as it is."""
-    return str(uuid.uuid5(_NAMESPACE, str(model.identity)))
+    return str(uuid.uuid5(_MODELS, str(model.identity)))
+
+
+def images_id(model: ModelRef) -> str:
+    """That of the point that holds its images."""
+    return str(uuid.uuid5(_IMAGES, str(model.identity)))
 
 
 def _first(error: ValidationError) -> str:

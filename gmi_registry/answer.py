@@ -20,7 +20,7 @@ from gmi_registry.spec import EncoderRef, ModelRef
 
 __all__ = ["SearchResult", "asked"]
 
-_COUNTS = ("looked_at", "matched", "stale_left_out", "read", "from_cache", "offline")
+_COUNTS = ("looked_at", "matched", "stale_left_out", "read", "from_cache", "index", "offline")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +34,9 @@ class SearchResult(Ranking):
     people; ``pseudo_prompts`` stand in their order, None for an image without one. ``not_like``
     and ``not_like_prompts`` are the same for pictures of what is not wanted. ``text`` is the prompt
     of a search by words alone, ``like`` the model of one by a model; ``score`` is then ``text`` or
-    ``like``. ``style`` are words that stood beside the images. ``encoder`` is None where nothing
-    was there to compare with.
+    ``like``. ``style`` are words that stood beside the images, ``index`` the name of the index
+    that took the place of specifications one by one. ``encoder`` is None where nothing was there
+    to compare with.
 
     ``requests`` counts HTTP requests by method, None for a hub without a network. With ``offline``
     the hub was not asked; ``catalogue_age`` is then the age in seconds of the listing that the
@@ -59,6 +60,7 @@ class SearchResult(Ranking):
     not_like: tuple[str, ...] = ()
     not_like_prompts: tuple[str | None, ...] = ()
     style: str | None = None
+    index: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``: ``results`` rank the largest group of comparable models.

@@ -50,6 +50,7 @@ def search(
     interrogator: str = "none",
     prompt: str | None = None,
     top: int | None = 10,
+    index: str | Path = "auto",
     cache_dir: str | Path | None = None,
     token: str | None = None,
     registry: str | None = None,
@@ -78,7 +79,9 @@ def search(
     are compared; letter case does not count. Of Civitai's models those rated above PG are among
     them with ``nsfw`` alone. ``fresh_only`` leaves out models whose weights have changed since they
     were described. ``score`` is the name of a distance to images, smaller is
-    nearer; ``top`` the most models shown of each group (None: all).
+    nearer; ``top`` the most models shown of each group (None: all). ``index`` is the folder of an
+    index in place of the hub's listing, ``"auto"`` for the registry's where it has one, ``"none"``
+    for specifications one by one.
 
     ``cache_dir`` takes the place of this user's caches. ``token``, ``registry``, ``civitai_token``
     and ``offline`` are for a hub that is opened here, see :func:`gmi_registry.place.open_hub`.
@@ -118,6 +121,7 @@ def search(
             interrogator=interrogator,
             prompt=prompt,
             top=top,
+            index=index,
             cache_dir=cache,
             encoder=encoder,
             device=device,

@@ -41,32 +41,46 @@ class Equipment:
         Raises IncomparableSpecsError where what that name loads is not what made the
         specifications.
         """
+        chosen = max(selections, key=lambda it: (len(it), str(it.stack.key)))
+        first = chosen.first
+        who = f"{first.model} and {len(chosen) - 1} others name"
+        encoder = self._loaded(first.encoder, who, hub)
+        if encoder.ref.id != chosen.stack.key.encoder_id:
+            raise _another(first.encoder, _difference(encoder.ref, first, hub))
+        return encoder
+
+    def encoder_named(self, name: str, encoder_id: str, who: str, hub: Hub) -> Encoder:
+        """The encoder that ``who`` names, where it has that id. Raises as :meth:`encoder_of`."""
+        encoder = self._loaded(name, f"{who} names", hub)
+        if encoder.ref.id != encoder_id:
+            raise _another(name, f"id {encoder.ref.id}, not {encoder_id}")
+        return encoder
+
+    def _loaded(self, text: str, who_names: str, hub: Hub) -> Encoder:
         from gmi_registry.encoders import EncoderName, load_encoder
 
-        chosen = max(selections, key=lambda it: (len(it), str(it.stack.key)))
-        largest, first = chosen.stack.key, chosen.first
         try:
-            name = EncoderName.parse(first.encoder)
+            name = EncoderName.parse(text)
         except InputError as error:
             raise IncomparableSpecsError(
-                f"{first.model} and {len(chosen) - 1} others name an encoder that cannot be "
-                f"loaded: {error.message}",
+                f"{who_names} an encoder that cannot be loaded: {error.message}",
                 hint="give the encoder that made them: search(..., encoder=...)",
             ) from None
-        encoder = load_encoder(
+        return load_encoder(
             *name,
             hub.fetch_encoder(*name),
             cache_dir=self.cache_dir,
             offline=self.offline,
             device=self.device,
         )
-        if encoder.ref.id != largest.encoder_id:
-            raise IncomparableSpecsError(
-                f"the encoder {name} that was loaded is not the one that made the specifications: "
-                f"{_difference(encoder.ref, first, hub)}",
-                hint="put the encoder that they name into the hub, or publish the models again",
-            )
-        return encoder
+
+
+def _another(name: str, difference: str) -> IncomparableSpecsError:
+    return IncomparableSpecsError(
+        f"the encoder {name} that was loaded is not the one that made the specifications: "
+        f"{difference}",
+        hint="put the encoder that they name into the hub, or publish the models again",
+    )
 
 
 def _difference(found: EncoderRef, entry: IndexEntry, hub: Hub) -> str:

@@ -1,45 +1,25 @@
 """The identification stage: from images, words or a model to the models of a hub that are near.
 
 :func:`search` is the whole stage in one place. Images never leave this machine, and nothing is read
-of a model but its two small files.
+of a model but its two small files, or the rows of an index that were made of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
-
-from PIL.Image import Image
 
 from gmi_registry.answer import SearchResult, asked
 from gmi_registry.clock import Clock, Progress, Stage, Timings
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.equipment import Equipment
-from gmi_registry.freshness import Freshness
-from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter
-from gmi_registry.index import (
-    Filters,
-    ImageQuestion,
-    IndexedSpec,
-    ModelQuestion,
-    Question,
-    Ranking,
-    Selection,
-    SpecCache,
-    SpecIndex,
-    SpecSource,
-    Standing,
-    TextQuestion,
-    Wording,
-    answer,
-)
-from gmi_registry.interrogators import Interrogator
-from gmi_registry.place import find_spec, makes_links
+from gmi_registry.gathering import Gathering
+from gmi_registry.hub_index import AUTO
+from gmi_registry.hubs.protocol import Hub, ListingFilter
 from gmi_registry.request import ImageSource, Request
-from gmi_registry.scoring import Query, score_named
-from gmi_registry.spec import ModelRef, Spec, read_spec
+from gmi_registry.scoring import score_named
+from gmi_registry.seeking import Seeking, is_served
 
 __all__ = [
     "WORKERS",
@@ -92,6 +72,7 @@ def search(
     interrogator: str = "none",
     prompt: str | None = None,
     top: int | None = 10,
+    index: str | Path = AUTO,
     cache_dir: Path | None = None,
     encoder: Encoder | None = None,
     device: str = "cpu",
@@ -118,12 +99,17 @@ def search(
     specifications are read at a time, which changes nothing in the answer. ``offline`` keeps
     encoders and interrogators from the network; the hub has a setting of its own, which implies it.
 
+    ``index`` takes the place of the hub's listing and of what it holds: the folder of an index;
+    ``auto``, the registry's where it has one that knows the hub; ``none``; or the URL of a
+    collection on a Qdrant server, which answers to images alone, by the default score. With an
+    index nobody is asked whether models have changed since, unless ``fresh_only`` wants to know.
+
     A specification that cannot be used is in ``skipped`` with the reason; where none is left, or
     none passes the filter, the result is empty. Raises InputError for an image, score or prompt
     that cannot be used, and for parts that do not go together; SpecNotFoundError or another error
     of its hub for ``like``; IncomparableSpecsError where the encoder is not the one that made the
     specifications, OfflineError where its weights are not at hand, and whatever error the hub has
-    for the listing as a whole.
+    for the listing as a whole, or opening the index that was named.
     """
     wanted = wanted or ListingFilter()
     clock = Clock(progress)
@@ -144,51 +130,27 @@ def search(
         offline or (remote is not None and remote.offline),
         device,
     )
-    question: Question | None = None
-    compared_by = None if encoder is None else encoder.ref
-    if request.like is not None:
-        clock.begin("query")
-        exemplar = _specification(request.like, hub)
-        question, compared_by = ModelQuestion(IndexedSpec.of(exemplar)), exemplar.manifest.encoder
-
-    clock.begin("list")
-    listings, looked_at = _listed(hub, wanted)
-    clock.begin("index")
-    index, read = _indexed(hub, listings, cache_dir, workers, progress)
-
-    filters = Filters(
-        wanted.tags, wanted.not_tags, wanted.base_model, wanted.kind, nsfw=wanted.nsfw
+    seeking = Seeking(
+        request, hub, wanted, equipment, clock, encoder, score, interrogator, top, progress
     )
-    leave_out = None if question is None else question.about
-    matched = index.select(filters, leave_out)
-    ranking = Ranking((), index.skipped, looked_at, 0)
-    left_out = 0
-    if matched:
-        if question is None:
-            clock.begin("encoder")
-            encoder = equipment.encoder_of(matched, hub) if encoder is None else encoder
-            compared_by = encoder.ref
-            clock.begin("query")
-            question = _question(request, encoder, matched, equipment, interrogator, score)
-        clock.begin("rank")
-        freshness = Freshness(hub, workers)
-        chosen = replace(filters, fresh_only=fresh_only)
-        ranking = answer(index, index.select(chosen, leave_out), question, top=top)
-        # What takes the place of a stale model may be stale as well.
-        while freshness.learn(index, ranking):
-            ranking = answer(index, index.select(chosen, leave_out), question, top=top)
-        left_out = sum(map(len, matched)) - ranking.matched
+    clock.begin("list")
+    if is_served(index):
+        done = seeking.by_server(str(index))
+    else:
+        gathering = Gathering(hub, index, cache_dir or _users_cache(), workers)
+        done = seeking.by_rows(gathering, fresh_only=fresh_only)
     clock.end()
     return SearchResult(
-        groups=ranking.groups,
-        skipped=ranking.skipped,
-        looked_at=looked_at,
-        matched=ranking.matched,
-        stale_left_out=left_out,
-        **asked(request, question, interrogator, score),
-        encoder=compared_by,
-        read=read,
-        from_cache=len(listings) - read,
+        groups=done.ranking.groups,
+        skipped=done.ranking.skipped,
+        looked_at=done.looked_at,
+        matched=done.ranking.matched,
+        stale_left_out=done.left_out,
+        **asked(request, done.question, interrogator, score),
+        encoder=done.encoder,
+        read=done.read,
+        from_cache=done.listed - done.read,
+        index=done.index,
         requests=None if remote is None else _since(before, remote.traffic.methods),
         offline=equipment.offline,
         catalogue_age=remote.catalogue_age if remote is not None and remote.offline else None,
@@ -196,86 +158,12 @@ def search(
     )
 
 
-def _question(
-    request: Request,
-    encoder: Encoder,
-    matched: Sequence[Selection],
-    equipment: Equipment,
-    interrogator: str,
-    score: str,
-) -> Question:
-    from gmi_registry.query import build_query, embed_text, logit_scale
-
-    if request.text is not None:
-        return TextQuestion(embed_text(request.text, encoder), encoder.ref.id)
-    style = None
-    if request.style is not None:
-        style = Wording(embed_text(request.style, encoder), logit_scale(encoder))
-    guess: str | Interrogator = interrogator
-    if request.prompt is None:
-        prompts = tuple(dict.fromkeys(text for part in matched for text in part.first.prompts))
-        guess = equipment.interrogator(interrogator, prompts)
-
-    def query(pictures: Sequence[Image]) -> Query:
-        return build_query(pictures, encoder, interrogator=guess, prompt=request.prompt)
-
-    unwanted = query(request.unwanted) if request.unwanted else None
-    return ImageQuestion(query(request.pictures), score_named(score), unwanted, style)
-
-
 def _since(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
     counts = {method: count - before.get(method, 0) for method, count in sorted(now.items())}
     return {method: count for method, count in counts.items() if count}
 
 
-def _specification(like: str, hub: Hub) -> Spec:
-    place = find_spec(like, hub)
-    return read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
+def _users_cache() -> Path:
+    from platformdirs import user_cache_path
 
-
-def _listed(hub: Hub, wanted: ListingFilter) -> tuple[list[Listing], int]:
-    """What passes the hub's filter, and its number; where nothing does, how many there are."""
-    listings = list(hub.list_specs(wanted))
-    if listings or wanted == ListingFilter():
-        return listings, len(listings)
-    return [], sum(1 for _ in hub.list_specs(ListingFilter()))
-
-
-def _indexed(
-    hub: Hub,
-    listings: Sequence[Listing],
-    cache_dir: Path | None,
-    workers: int,
-    progress: Progress,
-) -> tuple[SpecIndex, int]:
-    """The specifications in memory, and how many of them came from the hub."""
-    if cache_dir is None:
-        from platformdirs import user_cache_path
-
-        cache_dir = user_cache_path("gmi-registry", appauthor=False)
-    fetched: list[ModelRef] = []
-
-    def source(listing: Listing) -> SpecSource:
-        def load() -> Spec:
-            fetched.append(listing.ref)
-            folder = hub.fetch_spec(listing.ref).parent
-            return read_spec(folder, expected=listing.ref, follow_links=makes_links(hub))
-
-        return SpecSource(
-            listing.ref,
-            load,
-            digest=listing.spec_digest,
-            stamp=listing.stamp,
-            standing=Standing(listing.stale, listing.trust, listing.stamp, listing.tags),
-        )
-
-    cache = SpecCache(cache_dir)
-    index = SpecIndex.from_sources(
-        map(source, listings),
-        cache=cache,
-        workers=workers,
-        progress=lambda done, total: progress("index", done, total),
-    )
-    if fetched:
-        cache.keep_within_limit()
-    return index, len(fetched)
+    return user_cache_path("gmi-registry", appauthor=False)

@@ -63,8 +63,8 @@ def test_what_was_asked_once_is_not_asked_again(search, hf_hub):
     hf_hub.clear_requests()
     assert search(4).hits == first.hits
     assert [request.path.partition("?")[0] for request in hf_hub.requests] == [
-        "/api/models",
         "/api/datasets/gmi-registry/specs/revision/main",
+        "/api/models",
     ]
 
 

@@ -18,6 +18,7 @@ _CALLS = {"get", "getenv", "is_wanted"}
 _OURS = {
     "GMI_HUB": "The hub where none is named: `hf`, or a folder that holds `hub.json`.",
     "GMI_CACHE_DIR": "Where is kept what was read or worked out once, as `--cache-dir`.",
+    "GMI_INDEX": "What to compare with, as `--index`.",
     "GMI_REGISTRY": "The dataset with specifications that are not beside their models.",
     "CIVITAI_TOKEN": "The access token for Civitai, where `--civitai-token` gives none.",
     "CIVITAI_ENDPOINT": "The address of another hub that speaks Civitai's protocol.",

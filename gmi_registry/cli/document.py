@@ -148,7 +148,8 @@ class SearchDocument(_Part):
     models with a specification that the hub named for the filters, and where it named none, all it
     has; ``matched`` those that passed, ``stale_left_out`` those that did not for being stale.
     ``encoder`` is as in a manifest, null where nothing matched. Of the specifications ``read``
-    came from the hub and ``from_cache`` were known. ``requests`` counts HTTP requests by method,
+    came from the hub and ``from_cache`` were known; ``index`` is the index that took the place of
+    reading any, null where there was none. ``requests`` counts HTTP requests by method,
     null for a hub without a network. With ``offline`` no request was made, and ``catalogue_age``
     is the age in seconds of the listing that was used, null where there was none, or a fresh one.
     """
@@ -164,6 +165,7 @@ class SearchDocument(_Part):
     stale_left_out: int
     read: int
     from_cache: int
+    index: str | None
     offline: bool
     catalogue_age: float | None
     requests: dict[str, int] | None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gmi_registry.cli import bench, cache, registry, spec
+from gmi_registry.cli import bench, cache, index, registry, spec
 from gmi_registry.cli.option import new_app
 from gmi_registry.cli.publish import publish
 from gmi_registry.cli.search import search
@@ -42,6 +42,7 @@ app.command()(search)
 app.command()(publish)
 app.add_typer(spec.app, name="spec")
 app.add_typer(registry.app, name="registry")
+app.add_typer(index.app, name="index")
 app.add_typer(cache.app, name="cache")
 app.add_typer(bench.app, name="bench")
 

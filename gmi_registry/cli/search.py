@@ -156,6 +156,16 @@ def search(
     open_page: Annotated[
         bool, typer.Option("--open", help="Open that page in the browser.")
     ] = False,
+    index: Annotated[
+        str,
+        typer.Option(
+            "--index",
+            metavar="INDEX",
+            envvar="GMI_INDEX",
+            help="Compare with an index: a folder, qdrant://HOST:PORT/NAME; auto for the "
+            "registry's where it has one, none for specifications one by one.",
+        ),
+    ] = "auto",
     workers: Workers = 8,
     device: Device = None,
     token: Token = None,
@@ -225,6 +235,7 @@ def search(
                 interrogator=interrogator.value,
                 prompt=prompt,
                 top=top,
+                index=index,
                 cache_dir=cache_dir,
                 offline=offline,
                 device=device or "cpu",

@@ -33,7 +33,8 @@ def comment(result: SearchResult, *, quiet: bool, verbose: bool) -> None:
     if not result.groups:
         remark(f"no model matches; {result.looked_at} looked at")
     else:
-        remark(f"{result.looked_at} models looked at, {result.matched} matched")
+        index = "" if result.index is None else f", in the index {result.index}"
+        remark(f"{result.looked_at:,} models looked at, {result.matched:,} matched{index}")
     if result.stale_left_out:
         remark(f"{result.stale_left_out} left out: their weights have changed since")
     if result.skipped and not verbose:

@@ -157,6 +157,10 @@ class SpecStore(Protocol):
         """The model's contact sheet on this disk, or None where it has none."""
         ...
 
+    def fetch_signature(self, ref: ModelRef) -> Path | None:
+        """The ``spec.sig`` beside the two files, as it lies there, or None where it has none."""
+        ...
+
     def check_writable(self, ref: ModelRef, *, create_pr: bool = True) -> None:
         """Raises AuthError or HubError where ``push_spec`` would fail for want of rights."""
         ...

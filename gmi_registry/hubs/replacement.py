@@ -12,22 +12,22 @@ from pathlib import Path
 
 from gmi_registry.errors import AuthError, HubError
 from gmi_registry.hubs.exchange import exchange
-from gmi_registry.spec import MANIFEST_NAME, PREVIEW_NAME, SPEC_DIR, TENSORS_NAME
+from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR
+from gmi_registry.spec.files import replaced_names
 
 __all__ = ["probe", "replace_spec_folder"]
 
 _SCRATCH = ".gmi-"
 _OLD = "old"
-_OURS = {MANIFEST_NAME, TENSORS_NAME, PREVIEW_NAME}
 
 
 def replace_spec_folder(model: Path, contents: Mapping[str, bytes]) -> Path:
     """Put ``contents`` (name to bytes) into ``model``/gmi, and return that folder.
 
     The new folder is filled beside the old one and flushed to the disk; then the two change places.
-    So a reader, or a crash at any point, finds either the old files or the new ones. The three
-    files of a specification go together: an old preview does not outlive its specification.
-    Files in ``gmi`` under other names stay. What an earlier, killed call left behind is removed.
+    So a reader, or a crash at any point, finds either the old files or the new ones. The files of a
+    specification go together: an old preview or signature does not outlive its specification. Files
+    in ``gmi`` under other names stay. What an earlier, killed call left behind is removed.
 
     Raises AuthError or HubError; everything is then as it was.
     """
@@ -68,7 +68,7 @@ def probe(model: Path) -> None:
 def _filled(scratch: Path, target: Path, contents: Mapping[str, bytes]) -> Path:
     fresh = scratch / SPEC_DIR
     if target.exists():
-        replaced = _OURS | contents.keys()
+        replaced = {PREVIEW_NAME} | replaced_names(target, contents)
         shutil.copytree(target, fresh, symlinks=True, ignore=lambda _, names: replaced & set(names))
     else:
         fresh.mkdir()

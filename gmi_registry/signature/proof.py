@@ -15,6 +15,7 @@ from gmi_registry.signature.library import check
 from gmi_registry.signature.statement import Statement
 from gmi_registry.spec import (
     MANIFEST_NAME,
+    SIGNATURE_NAME,
     SPEC_DIR,
     TENSORS_NAME,
     ModelRef,
@@ -22,12 +23,9 @@ from gmi_registry.spec import (
     encode_spec,
     read_spec,
 )
+from gmi_registry.spec.files import SIGNATURE_LIMIT
 
 __all__ = ["SIGNATURE_LIMIT", "SIGNATURE_NAME", "prove", "signed_files", "verify_signature"]
-
-SIGNATURE_NAME = "spec.sig"
-SIGNATURE_LIMIT = 64 * 1024
-"""Bytes of ``spec.sig``."""
 
 _SIGN_AGAIN = "ask its author to sign again: gmi spec sign FOLDER --key KEY"
 

@@ -8,6 +8,7 @@ from gmi_registry.spec.diff import SpecDiff, diff_specs
 from gmi_registry.spec.files import (
     MANIFEST_NAME,
     PREVIEW_NAME,
+    SIGNATURE_NAME,
     SPEC_DIR,
     TENSORS_NAME,
     read_manifest,
@@ -24,6 +25,7 @@ from gmi_registry.spec.verification import Finding, verify
 __all__ = [
     "MANIFEST_NAME",
     "PREVIEW_NAME",
+    "SIGNATURE_NAME",
     "SPEC_DIR",
     "TENSORS_NAME",
     "DescribedModel",

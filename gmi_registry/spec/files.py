@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from gmi_registry.errors import DigestMismatchError, InputError, SpecFormatError, SpecNotFoundError
@@ -20,10 +21,13 @@ __all__ = [
     "MANIFEST_NAME",
     "PREVIEW_LIMIT",
     "PREVIEW_NAME",
+    "SIGNATURE_LIMIT",
+    "SIGNATURE_NAME",
     "SPEC_DIR",
     "TENSORS_NAME",
     "read_manifest",
     "read_spec",
+    "replaced_names",
     "write_spec",
 ]
 
@@ -31,9 +35,13 @@ SPEC_DIR = "gmi"
 MANIFEST_NAME = "spec.json"
 TENSORS_NAME = "spec.tensors"
 PREVIEW_NAME = "preview.webp"
+SIGNATURE_NAME = "spec.sig"
 
 PREVIEW_LIMIT = 8 * 1024 * 1024
 """Bytes of ``preview.webp``."""
+
+SIGNATURE_LIMIT = 64 * 1024
+"""Bytes of ``spec.sig``."""
 
 
 def read_spec(
@@ -74,7 +82,8 @@ def write_spec(spec: Spec, directory: str | Path, *, preview: bytes | None = Non
     """Write ``directory``/gmi and return it; both files appear together or not at all.
 
     ``preview`` is the content of ``preview.webp``; with None a preview that is already there
-    stays, as does every other file in the folder. ``directory`` is made if its parent exists.
+    stays, as does every other file in the folder, but for a signature of another specification.
+    ``directory`` is made if its parent exists.
     Raises SpecFormatError for a Spec whose parts disagree, InputError where the disk is full or
     the place cannot be written; in both cases everything is as before.
     """
@@ -97,6 +106,19 @@ def write_spec(spec: Spec, directory: str | Path, *, preview: bytes | None = Non
             directory.rmdir()
         raise _cannot_write(target, error, sum(map(len, contents.values()))) from error
     return target
+
+
+def replaced_names(target: Path, contents: Mapping[str, bytes]) -> set[str]:
+    """Names of the files in ``target`` whose place ``contents`` take: name to bytes.
+
+    Their own, and ``spec.sig`` unless ``spec.json`` stays the same, which pins the tensors as well:
+    a signature does not outlive its specification.
+    """
+    try:
+        same = _read(target / MANIFEST_NAME, MANIFEST_LIMIT, False) == contents[MANIFEST_NAME]
+    except SpecFormatError:
+        same = False
+    return {*contents, *(() if same else (SIGNATURE_NAME,))}
 
 
 def _spec_folder(directory: Path, follow_links: bool) -> Path:
@@ -156,8 +178,9 @@ def _replace_folder(target: Path, contents: dict[str, bytes]) -> None:
     with tempfile.TemporaryDirectory(prefix=".gmi-", dir=target.parent) as scratch:
         fresh = Path(scratch) / "new"
         if target.exists():
+            replaced = replaced_names(target, contents)
             shutil.copytree(
-                target, fresh, symlinks=True, ignore=lambda _, names: contents.keys() & set(names)
+                target, fresh, symlinks=True, ignore=lambda _, names: replaced & set(names)
             )
         else:
             fresh.mkdir()

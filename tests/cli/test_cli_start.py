@@ -38,6 +38,7 @@ HELP = [
     ("main", ["spec"]),
     ("main", ["spec", "show"]),
     ("main", ["spec", "verify"]),
+    ("main", ["spec", "sign"]),
     ("main", ["spec", "diff"]),
     ("main", ["cache"]),
     ("main", ["cache", "info"]),

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from gmi_registry.hubs.huggingface import traffic
+
 from .hub import LoopbackHub
 
 __all__ = ["client_environment", "hf_hub", "turn_client"]
@@ -103,4 +105,7 @@ def hf_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback
     with LoopbackHub() as hub:
         turn_client(monkeypatch, hub.endpoint, tmp_path / "hf-home")
         yield hub
+        # What a test left open would count, and hook the client of, the tests that follow.
+        for counter in traffic._hook._open:
+            counter.close()
     assert not hub.failures, os.linesep.join(hub.failures)

@@ -123,6 +123,11 @@ class CivitaiHub:
         self._downloads.on_progress = told
 
     @property
+    def registry(self) -> SpecStore:
+        """Where the specifications are, which may have an index of them."""
+        return self._store
+
+    @property
     def catalogue_age(self) -> float | None:
         """Seconds since the older of the two listings, Civitai's and the store's; None: never."""
         listed = self._catalogue.listed
@@ -174,6 +179,10 @@ class CivitaiHub:
     def fetch_preview(self, ref: ModelRef) -> Path | None:
         """The contact sheet that the store has, or None."""
         return self._store.fetch_preview(self._described(ref))
+
+    def fetch_signature(self, ref: ModelRef) -> Path | None:
+        """The signature that the store has, or None; nothing in it is checked."""
+        return self._store.fetch_signature(self._described(ref))
 
     def fetch_encoder(self, name: str, pretrained: str) -> Path | None:
         """None: Civitai carries no encoders."""

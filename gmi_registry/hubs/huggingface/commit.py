@@ -24,16 +24,14 @@ from gmi_registry.hubs.upload import read_upload
 from gmi_registry.spec import (
     MANIFEST_NAME,
     PREVIEW_NAME,
+    SIGNATURE_NAME,
     SPEC_DIR,
     TENSORS_NAME,
     Manifest,
     ModelRef,
 )
 
-__all__ = ["SIGNATURE_NAME", "push_spec"]
-
-SIGNATURE_NAME = "spec.sig"
-"""Section 8 of SPEC.md. Here it is a file among others: what it says is for whoever verifies."""
+__all__ = ["push_spec"]
 
 _MANIFEST = f"{SPEC_DIR}/{MANIFEST_NAME}"
 _SIGNATURE = f"{SPEC_DIR}/{SIGNATURE_NAME}"

@@ -28,8 +28,8 @@ from gmi_registry.hubs.huggingface.shelf import MANIFEST, TENSORS, Shelf
 from gmi_registry.hubs.huggingface.traffic import OnWait, Traffic
 from gmi_registry.hubs.protocol import Listing, ListingFilter
 from gmi_registry.model import ModelFiles
-from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR, ModelRef
-from gmi_registry.spec.files import PREVIEW_LIMIT
+from gmi_registry.spec import PREVIEW_NAME, SIGNATURE_NAME, SPEC_DIR, ModelRef
+from gmi_registry.spec.files import PREVIEW_LIMIT, SIGNATURE_LIMIT
 from gmi_registry.spec.manifest import MANIFEST_LIMIT
 from gmi_registry.spec.tensors import TENSORS_LIMIT
 
@@ -38,6 +38,7 @@ __all__ = ["HuggingFaceHub"]
 _LIBRARY = "gmi-registry"
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]/_-]+")
 _PREVIEW = f"{SPEC_DIR}/{PREVIEW_NAME}"
+_SIGNATURE = f"{SPEC_DIR}/{SIGNATURE_NAME}"
 
 
 class HuggingFaceHub:
@@ -172,6 +173,21 @@ class HuggingFaceHub:
                 ref.id, _PREVIEW, self._revision(ref), limit=PREVIEW_LIMIT
             )
         except (SpecNotFoundError, OfflineError):
+            return None
+
+    def fetch_signature(self, ref: ModelRef) -> Path | None:
+        """``gmi/spec.sig`` at the revision of ``ref``; None where there is none, or a larger file.
+
+        Nothing in it is checked. Costs at most two requests. Raises as :meth:`fetch_spec`, and
+        OfflineError where it is not at hand.
+        """
+        self._begin(ref)
+        fetch = self._downloads.fetch_checked
+        try:
+            return fetch(ref.id, _SIGNATURE, self._revision(ref), limit=SIGNATURE_LIMIT)
+        except SpecNotFoundError as error:
+            if isinstance(error.__cause__, RepositoryNotFoundError | RevisionNotFoundError):
+                raise
             return None
 
     def fetch_model(self, ref: ModelRef) -> ModelFiles:

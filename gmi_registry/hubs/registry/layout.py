@@ -24,20 +24,20 @@ from gmi_registry.errors import (
 from gmi_registry.spec import (
     MANIFEST_NAME,
     PREVIEW_NAME,
+    SIGNATURE_NAME,
     SPEC_DIR,
     TENSORS_NAME,
     DescribedModel,
     Manifest,
     ModelRef,
 )
-from gmi_registry.spec.files import PREVIEW_LIMIT
+from gmi_registry.spec.files import PREVIEW_LIMIT, SIGNATURE_LIMIT
 from gmi_registry.spec.manifest import MANIFEST_LIMIT
 from gmi_registry.spec.reference import HubName
 from gmi_registry.spec.tensors import TENSORS_LIMIT
 
 __all__ = [
     "ENTRY_FILES",
-    "SIGNATURE_NAME",
     "VERIFIED_NAME",
     "entry_file",
     "entry_of",
@@ -50,14 +50,11 @@ __all__ = [
     "require_place",
 ]
 
-SIGNATURE_NAME = "spec.sig"
-"""Section 8 of SPEC.md. Here it is a file among others: what it says is for whoever verifies."""
-
 ENTRY_FILES = {
     MANIFEST_NAME: MANIFEST_LIMIT,
     TENSORS_NAME: TENSORS_LIMIT,
     PREVIEW_NAME: PREVIEW_LIMIT,
-    SIGNATURE_NAME: 64 * 1024,
+    SIGNATURE_NAME: SIGNATURE_LIMIT,
 }
 """The files of an entry, below its ``gmi``, and the most bytes that each may have."""
 

@@ -23,7 +23,6 @@ from gmi_registry.hubs.registry.dataset import DEFAULT_REGISTRY, Dataset
 from gmi_registry.hubs.registry.head import Head
 from gmi_registry.hubs.registry.layout import (
     ENTRY_FILES,
-    SIGNATURE_NAME,
     entry_file,
     entry_path,
     hub_folder,
@@ -33,7 +32,13 @@ from gmi_registry.hubs.registry.layout import (
 )
 from gmi_registry.hubs.registry.shelf import Entry, Listed, Shelf, entries_of
 from gmi_registry.hubs.registry.verified import read_verified
-from gmi_registry.spec import MANIFEST_NAME, PREVIEW_NAME, TENSORS_NAME, ModelRef
+from gmi_registry.spec import (
+    MANIFEST_NAME,
+    PREVIEW_NAME,
+    SIGNATURE_NAME,
+    TENSORS_NAME,
+    ModelRef,
+)
 from gmi_registry.spec.reference import HubName
 
 if TYPE_CHECKING:

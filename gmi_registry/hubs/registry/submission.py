@@ -16,7 +16,6 @@ from gmi_registry.hubs.huggingface.preflight import StoredFile
 from gmi_registry.hubs.registry.dataset import REPO_TYPE, Dataset
 from gmi_registry.hubs.registry.layout import (
     ENTRY_FILES,
-    SIGNATURE_NAME,
     VERIFIED_NAME,
     entry_file,
     entry_of,
@@ -25,7 +24,7 @@ from gmi_registry.hubs.registry.layout import (
 )
 from gmi_registry.hubs.registry.verified import read_verified
 from gmi_registry.hubs.upload import read_upload
-from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, ModelRef
+from gmi_registry.spec import MANIFEST_NAME, SIGNATURE_NAME, SPEC_DIR, ModelRef
 
 __all__ = ["change_files", "mark_verified", "submit", "writer"]
 

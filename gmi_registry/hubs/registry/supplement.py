@@ -36,6 +36,8 @@ class SupplementedHub:
     def __init__(self, hub: HuggingFaceHub, registry: Registry) -> None:
         self.hub = hub
         self.registry = registry
+        # They share a client, whose requests are counted once.
+        registry.traffic = hub.traffic
         self._entries: dict[ModelRef, Listing] = {}
 
     @property
@@ -50,7 +52,7 @@ class SupplementedHub:
 
     @property
     def traffic(self) -> Traffic:
-        """The hub's, which counts the registry's requests as well: they share a client."""
+        """That of both."""
         return self.hub.traffic
 
     @property

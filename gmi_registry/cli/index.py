@@ -1,0 +1,275 @@
+"""``gmi index``: many specifications as one index, which a search opens at once."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gmi_registry.cli.folder import cache_folder
+from gmi_registry.cli.funnel import funnel
+from gmi_registry.cli.option import (
+    AsJson,
+    CacheDir,
+    CivitaiToken,
+    Quiet,
+    RegistryText,
+    Token,
+    Verbose,
+    Workers,
+    new_app,
+    say_more,
+)
+from gmi_registry.cli.progress import StageProgress
+from gmi_registry.cli.screen import remark, write_json, write_line
+
+if TYPE_CHECKING:
+    from gmi_registry.indexing import Indexing
+
+__all__ = ["app"]
+
+app = new_app("Put many specifications into one index, which a search opens at once.")
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the index.")]
+Hubs = Annotated[
+    list[str],
+    typer.Option(
+        "--hub",
+        metavar="HUB",
+        help="What to index: hf, civitai, or a folder that holds models; repeatable.",
+        show_default=False,
+    ),
+]
+Tags = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tag",
+        "-t",
+        metavar="TAG",
+        help="Only models with this tag; repeatable.",
+        show_default=False,
+    ),
+]
+
+_STAGES = {"read": "reading specifications"}
+
+
+@app.command()
+@funnel()
+def build(
+    folder: Folder,
+    hub: Hubs,
+    tag: Tags = None,
+    workers: Workers = 8,
+    token: Token = None,
+    registry: RegistryText = None,
+    civitai_token: CivitaiToken = None,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make an index of all specifications that hubs hold, with those of the registry."""
+    say_more(verbose)
+    if folder.exists() and any(folder.iterdir()):
+        from gmi_registry.errors import InputError
+
+        raise InputError(
+            f"{folder} is not empty", hint=f"gmi index update {folder} --hub ..., or another folder"
+        )
+    _index(folder, hub, tag, workers, token, registry, civitai_token, cache_dir, as_json, quiet)
+
+
+@app.command()
+@funnel()
+def update(
+    folder: Folder,
+    hub: Hubs,
+    tag: Tags = None,
+    workers: Workers = 8,
+    token: Token = None,
+    registry: RegistryText = None,
+    civitai_token: CivitaiToken = None,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Read what is new on hubs, and let go what they no longer hold.
+
+    With the same --tag as before: models of these hubs that pass no more leave the index.
+    """
+    say_more(verbose)
+    from gmi_registry.errors import InputError
+    from gmi_registry.index.stored import DOCUMENT_NAME
+
+    if not (folder / DOCUMENT_NAME).exists():
+        raise InputError(f"{folder} holds no index", hint=f"gmi index build {folder} --hub ...")
+    _index(folder, hub, tag, workers, token, registry, civitai_token, cache_dir, as_json, quiet)
+
+
+@app.command()
+@funnel()
+def info(folder: Folder, cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
+    """Say what an index holds, and check the files that every search needs."""
+    from gmi_registry.cli.inventory import inventory, write_inventory
+    from gmi_registry.index.stored import FolderFiles, StoredIndex
+
+    with StoredIndex.open(FolderFiles(folder), cache_dir=cache_folder(cache_dir)) as index:
+        found = inventory(folder, index)
+    if as_json:
+        write_json(found)
+    else:
+        write_inventory(found)
+
+
+@app.command()
+@funnel()
+def push(
+    folder: Folder,
+    registry: RegistryText = None,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Propose it to the registry's maintainers.")
+    ] = False,
+    token: Token = None,
+    cache_dir: CacheDir = None,
+    quiet: Quiet = False,
+) -> None:
+    """Put the index into the registry, where searches find it. For its maintainers."""
+    from gmi_registry.hubs.registry import Registry
+    from gmi_registry.hubs.registry.aggregate import push_aggregate
+    from gmi_registry.index.stored import DOCUMENT_NAME, FolderFiles, IndexDocument, StoredIndex
+
+    files = FolderFiles(folder)
+    with StoredIndex.open(files, cache_dir=cache_folder(cache_dir)):
+        document = files.fetch(DOCUMENT_NAME, sha256=None, size=None)
+        names = IndexDocument.from_bytes(document.read_bytes()).files
+    places = {name: files.fetch(name, sha256=None, size=None) for name in (DOCUMENT_NAME, *names)}
+    with Registry(registry, token=token, cache_dir=cache_dir) as opened:
+        where = push_aggregate(opened.dataset, places, create_pr=create_pr)
+    write_line(where)
+    if not quiet:
+        size = sum(place.stat().st_size for place in places.values())
+        remark(f"{len(places)} files, {size:,} bytes; what was there already was not sent")
+
+
+@app.command("serve-into")
+@funnel()
+def serve_into(
+    folder: Folder,
+    url: Annotated[str, typer.Argument(metavar="URL", help="qdrant://HOST:PORT/COLLECTION")],
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--group",
+            help="Which of several groups, as gmi index info names it.",
+            show_default=False,
+        ),
+    ] = None,
+    cache_dir: CacheDir = None,
+    quiet: Quiet = False,
+) -> None:
+    """Load an index into a Qdrant server, for what outgrew one machine.
+
+    A key is taken from QDRANT_API_KEY. What is there already is not sent again, and searches see
+    the old version until all of the new one is there.
+    """
+    from gmi_registry.errors import InputError
+    from gmi_registry.index.served import serve_into as load
+    from gmi_registry.index.stored import FolderFiles, StoredIndex
+
+    with StoredIndex.open(FolderFiles(folder), cache_dir=cache_folder(cache_dir)) as index:
+        named = {str(stack.key): stack for stack in index.groups}
+        if group is None and len(named) == 1:
+            group = next(iter(named))
+        if group not in named:
+            raise InputError(
+                f"{folder} has {len(named)} groups, and a collection holds one",
+                hint=f"--group, one of: {', '.join(named) or 'none'}",
+            )
+        with StageProgress({"load": "loading"}, quiet=quiet) as progress:
+            done = load(
+                url,
+                named[group],
+                index.standing,
+                progress=lambda done, total: progress("load", done, total),
+            )
+    write_line(f"{done.collection}: {done.models:,} models")
+    if not quiet:
+        remark(f"{done.sent:,} were sent, the others were there")
+        for ref in done.left_out:
+            remark(f"left out: {ref}")
+
+
+def _index(
+    folder: Path,
+    hubs: list[str],
+    tags: list[str] | None,
+    workers: int,
+    token: str | None,
+    registry: str | None,
+    civitai_token: str | None,
+    cache_dir: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from gmi_registry.hubs.protocol import ListingFilter
+    from gmi_registry.indexing import index_hubs
+    from gmi_registry.place import hub_at
+
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(
+                hub_at(
+                    hub,
+                    cache_dir=cache_dir,
+                    token=token,
+                    registry=registry,
+                    civitai_token=civitai_token,
+                )
+            )
+            for hub in hubs
+        ]
+        progress = stack.enter_context(StageProgress(_STAGES, quiet=quiet))
+        done = index_hubs(
+            folder,
+            opened,
+            cache_dir=cache_folder(cache_dir),
+            wanted=ListingFilter(tags=tuple(tags or ()), nsfw=True),
+            workers=workers,
+            progress=lambda count, total: progress("read", count, total),
+        )
+    if as_json:
+        write_json(_document(folder, done))
+        return
+    change = done.change
+    write_line(f"{folder}: {change.rows:,} models")
+    if quiet:
+        return
+    remark(
+        f"{change.added:,} added, {change.replaced:,} replaced, {change.described:,} described "
+        f"anew, {change.removed:,} removed; {done.read:,} of {done.listed:,} were read, "
+        f"{change.written:,} bytes written"
+    )
+    for skipped in done.skipped:
+        remark(f"skipped {skipped.model}: {skipped.reason}")
+
+
+def _document(folder: Path, done: Indexing) -> dict[str, Any]:
+    change = done.change
+    return {
+        "index": str(folder),
+        "models": change.rows,
+        "listed": done.listed,
+        "read": done.read,
+        "added": change.added,
+        "replaced": change.replaced,
+        "described": change.described,
+        "removed": change.removed,
+        "written": change.written,
+        "new": list(change.new),
+        "obsolete": list(change.obsolete),
+        "skipped": [{"model": str(it.model), "reason": it.reason} for it in done.skipped],
+    }

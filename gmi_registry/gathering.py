@@ -1,0 +1,86 @@
+"""What a search compares with: an index where there is one, else specifications one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gmi_registry.hub_index import HubIndex, open_index
+from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter
+from gmi_registry.index import Index, SpecCache, SpecIndex, SpecSource, Standing
+from gmi_registry.place import makes_links
+from gmi_registry.spec import ModelRef, Spec, read_spec
+
+__all__ = ["Gathered", "Gathering"]
+
+Told = Callable[[int, int], None]
+"""Told (done, all) specifications."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """``looked_at`` models of which the hub or the index knows, ``listed`` of which pass the hub's
+    filter; of those ``read`` were read from the hub. ``name`` is that of the index, None where
+    there was none."""
+
+    index: Index
+    looked_at: int
+    listed: int
+    read: int
+    name: str | None
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """Where to look: a hub, by the index at ``place`` (as :func:`.open_index` has it)."""
+
+    hub: Hub
+    place: str | Path
+    cache_dir: Path
+    workers: int
+
+    @contextmanager
+    def opened(self) -> Iterator[HubIndex | None]:
+        """The index, until the end of the block; None where there is none to use."""
+        index = open_index(self.place, self.hub, cache_dir=self.cache_dir)
+        try:
+            yield index
+        finally:
+            if index is not None:
+                index.close()
+
+    def one_by_one(self, wanted: ListingFilter) -> tuple[list[Listing], int]:
+        """What passes the hub's filter, and its number; where nothing does, how many there are."""
+        listings = list(self.hub.list_specs(wanted))
+        if listings or wanted == ListingFilter():
+            return listings, len(listings)
+        return [], sum(1 for _ in self.hub.list_specs(ListingFilter()))
+
+    def read(self, listings: Sequence[Listing], looked_at: int, told: Told) -> Gathered:
+        """The specifications of ``listings`` in memory, out of the cache where it has them."""
+        fetched: list[ModelRef] = []
+
+        def source(listing: Listing) -> SpecSource:
+            def load() -> Spec:
+                fetched.append(listing.ref)
+                folder = self.hub.fetch_spec(listing.ref).parent
+                links = makes_links(self.hub)
+                return read_spec(folder, expected=listing.ref, follow_links=links)
+
+            return SpecSource(
+                listing.ref,
+                load,
+                digest=listing.spec_digest,
+                stamp=listing.stamp,
+                standing=Standing(listing.stale, listing.trust, listing.stamp, listing.tags),
+            )
+
+        cache = SpecCache(self.cache_dir)
+        index = SpecIndex.from_sources(
+            map(source, listings), cache=cache, workers=self.workers, progress=told
+        )
+        if fetched:
+            cache.keep_within_limit()
+        return Gathered(index, looked_at, len(listings), len(fetched), None)

@@ -1,0 +1,207 @@
+"""How a search arrives at its ranking: by specifications, by an index, or by a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from PIL.Image import Image
+
+from gmi_registry.clock import Clock, Progress
+from gmi_registry.encoders.protocol import Encoder
+from gmi_registry.equipment import Equipment
+from gmi_registry.errors import UnsupportedOperationError
+from gmi_registry.freshness import Freshness
+from gmi_registry.gathering import Gathered, Gathering
+from gmi_registry.hub_index import HubIndex
+from gmi_registry.hubs.protocol import Hub, ListingFilter
+from gmi_registry.index import (
+    Filters,
+    ImageQuestion,
+    IndexedSpec,
+    ModelQuestion,
+    Question,
+    Ranking,
+    TextQuestion,
+    Wording,
+    answer,
+)
+from gmi_registry.interrogators import Interrogator
+from gmi_registry.place import find_model, find_spec
+from gmi_registry.request import Request
+from gmi_registry.scoring import Query, score_named
+from gmi_registry.spec import EncoderRef, read_spec
+from gmi_registry.spec.reference import HubName
+
+__all__ = ["Seeking", "Sought", "is_served"]
+
+_SCHEME = "qdrant://"
+
+
+def is_served(index: str | Path) -> bool:
+    """Whether an index is named that lies on a server."""
+    return isinstance(index, str) and index.startswith(_SCHEME)
+
+
+@dataclass(frozen=True)
+class Sought:
+    """The ranking, with the question and the encoder that led to it where it came to that.
+
+    The numbers are those of :class:`~gmi_registry.answer.SearchResult`; ``listed`` is ``read`` and
+    ``from_cache`` together."""
+
+    ranking: Ranking
+    question: Question | None
+    encoder: EncoderRef | None
+    looked_at: int
+    listed: int
+    read: int = 0
+    left_out: int = 0
+    index: str | None = None
+
+
+@dataclass(frozen=True)
+class Seeking:
+    """One search: what it asks, of whom, and with what."""
+
+    request: Request
+    hub: Hub
+    wanted: ListingFilter
+    equipment: Equipment
+    clock: Clock
+    encoder: Encoder | None
+    score: str
+    interrogator: str
+    top: int | None
+    progress: Progress
+
+    @property
+    def _filters(self) -> Filters:
+        wanted = self.wanted
+        return Filters(
+            wanted.tags, wanted.not_tags, wanted.base_model, wanted.kind, nsfw=wanted.nsfw
+        )
+
+    def by_rows(self, gathering: Gathering, *, fresh_only: bool) -> Sought:
+        """With the specifications at hand, or the rows of an index."""
+        question: Question | None = None
+        compared_by = None if self.encoder is None else self.encoder.ref
+        with gathering.opened() as known:
+            if self.request.like is not None:
+                exemplar, compared_by = self._exemplar(self.request.like, known)
+                question = ModelQuestion(exemplar)
+            found = self._gathered(gathering, known)
+            leave_out = None if question is None else question.about
+            matched = found.index.select(self._filters, leave_out)
+            if not matched:
+                none = Ranking((), tuple(found.index.skipped), found.looked_at, 0)
+                return self._sought(none, question, compared_by, found)
+            if question is None:
+                self.clock.begin("encoder")
+                encoder = self.encoder or self.equipment.encoder_of(matched, self.hub)
+                compared_by = encoder.ref
+                prompts = dict.fromkeys(text for part in matched for text in part.first.prompts)
+                question = self._question(encoder, tuple(prompts))
+            self.clock.begin("rank")
+            asking = question
+
+            def ranked() -> Ranking:
+                chosen = replace(self._filters, fresh_only=fresh_only)
+                selections = found.index.select(chosen, leave_out)
+                return answer(found.index, selections, asking, top=self.top)
+
+            ranking = ranked()
+            freshness = Freshness(self.hub, gathering.workers)
+            # With an index that would cost what it saves. Else: what takes the place of a stale
+            # model may be stale as well.
+            while (fresh_only or known is None) and freshness.learn(found.index, ranking):
+                ranking = ranked()
+            left_out = sum(map(len, matched)) - ranking.matched
+            return self._sought(ranking, question, compared_by, found, left_out)
+
+    def by_server(self, url: str) -> Sought:
+        """With the collection at ``url``.
+
+        Raises UnsupportedOperationError for a question that a server cannot answer, and what
+        :meth:`.ServedIndex.open` and :meth:`.ServedIndex.answer` raise.
+        """
+        from gmi_registry.index.served import ServedIndex
+
+        if self.request.like is not None or self.request.text is not None:
+            raise UnsupportedOperationError(
+                f"{url} answers to images alone",
+                hint="search with an image, or with the files of the index: --index DIR",
+            )
+        with ServedIndex.open(url) as served:
+            self.clock.begin("encoder")
+            encoder = self.encoder or self.equipment.encoder_named(
+                served.encoder, served.key.encoder_id, url, self.hub
+            )
+            question = self._question(encoder, ())
+            self.clock.begin("rank")
+            hub = cast("HubName", self.hub.name)
+            group = served.answer(question, self._filters, hub=hub, top=self.top)
+            groups = (group,) if group.hits else ()
+            ranking = Ranking(groups, (), len(served), group.members)
+            found = len(served)
+        return Sought(ranking, question, encoder.ref, found, group.members, index=url)
+
+    def _gathered(self, gathering: Gathering, known: HubIndex | None) -> Gathered:
+        if known is not None:
+            return Gathered(known, len(known), len(known), 0, known.name)
+        listings, looked_at = gathering.one_by_one(self.wanted)
+        self.clock.begin("index")
+        return gathering.read(
+            listings, looked_at, lambda done, total: self.progress("index", done, total)
+        )
+
+    def _exemplar(self, like: str, index: HubIndex | None) -> tuple[IndexedSpec, EncoderRef]:
+        """The model that others are to be near, out of the index where it has it."""
+        if index is not None and not Path(like).is_dir():
+            known = index.exemplar(find_model(like, self.hub))
+            if known is not None:
+                return known
+        place = find_spec(like, self.hub)
+        spec = read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
+        return IndexedSpec.of(spec), spec.manifest.encoder
+
+    def _question(self, encoder: Encoder, phrases: Sequence[str]) -> Question:
+        from gmi_registry.query import build_query, embed_text, logit_scale
+
+        self.clock.begin("query")
+        request = self.request
+        if request.text is not None:
+            return TextQuestion(embed_text(request.text, encoder), encoder.ref.id)
+        style = None
+        if request.style is not None:
+            style = Wording(embed_text(request.style, encoder), logit_scale(encoder))
+        guess: str | Interrogator = self.interrogator
+        if request.prompt is None:
+            guess = self.equipment.interrogator(self.interrogator, phrases)
+
+        def query(pictures: Sequence[Image]) -> Query:
+            return build_query(pictures, encoder, interrogator=guess, prompt=request.prompt)
+
+        unwanted = query(request.unwanted) if request.unwanted else None
+        return ImageQuestion(query(request.pictures), score_named(self.score), unwanted, style)
+
+    def _sought(
+        self,
+        ranking: Ranking,
+        question: Question | None,
+        encoder: EncoderRef | None,
+        found: Gathered,
+        left_out: int = 0,
+    ) -> Sought:
+        return Sought(
+            ranking,
+            question,
+            encoder,
+            found.looked_at,
+            found.listed,
+            found.read,
+            left_out,
+            found.name,
+        )

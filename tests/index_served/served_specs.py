@@ -8,6 +8,7 @@ import numpy as np
 
 from gmi_registry.index import SpecIndex, SpecSource, Standing
 from gmi_registry.index.filters import Filters
+from gmi_registry.index.served import serve_into
 from gmi_registry.scoring import Query
 from gmi_registry.spec import (
     DescribedModel,
@@ -102,6 +103,11 @@ def index_of(*specs):
         SpecSource(spec.manifest.model.ref, lambda spec=spec: spec, standing=STANDINGS[row % 4])
         for row, spec in enumerate(specs)
     )
+
+
+def load(target, index, **named):
+    """The index into the server."""
+    return serve_into(target, stack_of(index), index.standing, encoder=encoder_named(), **named)
 
 
 def stack_of(index):

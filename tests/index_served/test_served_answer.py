@@ -11,11 +11,11 @@ from dataclasses import fields
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient
-from served_specs import PROMPTS, ask, index_of, make_spec, stack_of
+from served_specs import PROMPTS, ask, encoder_named, index_of, load, make_spec
 
 from gmi_registry.errors import InputError
 from gmi_registry.index import Filters, ImageQuestion
-from gmi_registry.index.served import ServedIndex, catalogue, serve_into
+from gmi_registry.index.served import ServedIndex, catalogue
 from gmi_registry.scoring import SCORES
 
 NUMBERS = {"distance", "margin", "confidence"}
@@ -27,7 +27,7 @@ def images(query):
 
 @pytest.fixture
 def served(server, forty):
-    serve_into(server.url(), stack_of(forty), forty.standing)
+    load(server.url(), forty)
     with ServedIndex.open(server.url()) as opened:
         yield opened
 
@@ -59,6 +59,7 @@ class TestSameAnswer:
         assert (ours.key, ours.prompt_set, ours.encoder) == (
             theirs.key, theirs.prompt_set, theirs.encoder,
         )  # fmt: skip
+        assert served.encoder == encoder_named()
         assert ours.members == theirs.members == len(served) == 40
 
     def test_a_model_is_nearest_to_its_own_images(self, served):
@@ -98,7 +99,7 @@ class TestSameAnswer:
     @pytest.mark.filterwarnings("ignore:Payload indexes have no effect", "ignore:Local mode")
     def test_the_clients_embedded_mode_answers_alike(self, forty):
         client = QdrantClient(":memory:")
-        serve_into(client, stack_of(forty), forty.standing, collection="models")
+        load(client, forty, collection="models")
         with ServedIndex.open(client, collection="models") as opened:
             hits = opened.answer(images(ask())).hits
         assert_same(hits, forty.rank(ask()).hits)
@@ -180,7 +181,7 @@ class TestCompeting:
         crowd = [make_spec(n, spread=0.01, versions=20) for n in range(601, 655, 3)]
         assert len({spec.manifest.model.id for spec in crowd}) == 1
         index = index_of(*crowd, *map(make_spec, range(0, 30, 3)))
-        serve_into(server.url(), stack_of(index), index.standing)
+        load(server.url(), index)
         with ServedIndex.open(server.url()) as opened:
             found = opened.answer(images(ask()), top=8).hits
         assert max(len(hit.versions) for hit in found) == 17

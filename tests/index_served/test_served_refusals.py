@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from loopback_qdrant import LoopbackQdrant
 from qdrant_client import QdrantClient, models
-from served_specs import DIMENSIONS, TEXT_DIMENSIONS, ask, encoder_named, make_spec, stack_of
+from served_specs import DIMENSIONS, TEXT_DIMENSIONS, ask, encoder_named, load, make_spec, stack_of
 
 from gmi_registry.errors import (
     AuthError,
@@ -51,7 +51,7 @@ def server():
 
 @pytest.fixture
 def loaded(server, forty):
-    serve_into(server.url(), stack_of(forty), forty.standing)
+    load(server.url(), forty)
     return server
 
 
@@ -70,9 +70,7 @@ class TestServer:
             taken.bind(("127.0.0.1", 0))
             url = f"qdrant://127.0.0.1:{taken.getsockname()[1]}/models"
         refused(HubError, lambda: ServedIndex.open(url), "does not answer")
-        refused(
-            HubError, lambda: serve_into(url, stack_of(forty), forty.standing), "does not answer"
-        )
+        refused(HubError, lambda: load(url, forty), "does not answer")
 
     def test_another_kind_of_server(self, server):
         server.answer = lambda *_: ["hello"]
@@ -120,7 +118,7 @@ class TestKey:
             refused(AuthError, lambda: ServedIndex.open(loaded.url()), "refuses the key"),
             refused(
                 AuthError,
-                lambda: serve_into(loaded.url(), stack_of(forty), forty.standing),
+                lambda: load(loaded.url(), forty),
                 "refuses the key",
             ),
         ]
@@ -132,7 +130,7 @@ class TestKey:
         loaded.faults = [500] * 3
         error = refused(
             HubError,
-            lambda: serve_into(loaded.url("other"), stack_of(forty), forty.standing),
+            lambda: load(loaded.url("other"), forty),
             r"fault 500 with \*\*\*",
         )
         assert SECRET not in error.message
@@ -274,14 +272,14 @@ class TestHostile:
             {"temperature": 0},
             {"temperature": "nan"},
             {"excess": "inf"},
-            {"image_dim": 10**9},
-            {"image_dim": DIMENSIONS + 1},
+            {"encoder": encoder_named("large").model_dump(mode="json")},
+            {"encoder": encoder_named().model_dump(mode="json") | {"image_dim": 10**9}},
             {"parts": 0},
             {"parts": 10**9},
             {"sha256": "0" * 64},
             {"collection": "another"},
             {"key": {"gamma": 1}},
-            {"encoder": "x" * 9999},
+            {"encoder": "tiny"},
         ],
         ids=str,
     )
@@ -351,7 +349,9 @@ class TestHostile:
         stack = stack_of(forty)
         bad = replace(stack, entries=(replace(stack.entries[0], title="a\nb"), *stack.entries[1:]))
         error = refused(
-            SpecFormatError, lambda: serve_into(server.url(), bad, forty.standing), "title"
+            SpecFormatError,
+            lambda: serve_into(server.url(), bad, forty.standing, encoder=encoder_named()),
+            "title",
         )
         assert "gmi index build" in error.hint
         assert server.seen == []

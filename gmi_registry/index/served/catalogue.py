@@ -32,7 +32,7 @@ from gmi_registry.index.served.shortlist import Measured, Shortlist, unserved
 from gmi_registry.index.served.storage import stored_facts
 from gmi_registry.scoring import DEFAULT_SCORE, SCORES
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.spec import ModelRef
+from gmi_registry.spec import EncoderRef, ModelRef
 from gmi_registry.spec.reference import HubName
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ class ServedIndex:
         return self._facts.key
 
     @property
-    def encoder(self) -> str:
-        """The encoder's name, for people."""
+    def encoder(self) -> EncoderRef:
+        """The encoder of all specifications, which must encode the query too."""
         return self._facts.encoder
 
     @property
@@ -161,7 +161,7 @@ class ServedIndex:
         if question.encoder_id != facts.key.encoder_id:
             raise IncomparableSpecsError(
                 f"{self._connection.address} holds specifications made with the encoder "
-                f"{facts.encoder} ({facts.key.encoder_id[:8]}), the query was encoded with "
+                f"{facts.encoder_name} ({facts.key.encoder_id[:8]}), the query was encoded with "
                 f"{question.encoder_id[:8]}",
                 hint="search with the encoder that the specifications name",
             )
@@ -188,7 +188,7 @@ class ServedIndex:
                 break
             limit *= 2
         if not rows:
-            return GroupRanking(facts.key, facts.prompt_set, facts.encoder, 0, ())
+            return GroupRanking(facts.key, facts.prompt_set, facts.encoder_name, 0, ())
         shortlist = Shortlist(facts, [row.entry(facts) for row in rows], self._images)
         standing = {str(row.reference.identity): row.standing for row in rows}
         ranking = ranked(

@@ -20,7 +20,7 @@ from gmi_registry.index.served.row import FILTERED, Row, images_id, point_id
 from gmi_registry.index.served.storage import stored_facts
 from gmi_registry.index.stack import Stack
 from gmi_registry.index.standing import Standing
-from gmi_registry.spec import ModelRef
+from gmi_registry.spec import EncoderRef, ModelRef
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -59,6 +59,7 @@ def serve_into(
     stack: Stack,
     standing: Callable[[str], Standing],
     *,
+    encoder: EncoderRef,
     collection: str | None = None,
     progress: Progress | None = None,
 ) -> Delivery:
@@ -66,14 +67,16 @@ def serve_into(
 
     ``target`` is a URL, ``qdrant://host:port/collection?tls=1``, or an open client, for which
     ``collection`` names where; ``standing`` knows models by the names of their identities, as
-    that of an index does; ``progress`` is called with (done, all) models. What is there already
-    is not sent again, so that loading goes on where an earlier try was interrupted. Everything
-    goes into a collection of its own, to which the name that searches use is turned in one step
-    at the end, so that no search sees half; then the one before it is taken away. Nobody else
-    should load into the same name meanwhile.
+    that of an index does; ``encoder`` is the one that the group was made with; ``progress`` is
+    called with (done, all) models.
 
-    Raises InputError for an empty group, a URL that cannot be, or a name that is that of a
-    collection which this function did not make; MissingExtraError without qdrant-client;
+    What is there already is not sent again, so that loading goes on where an earlier try was
+    interrupted. Everything goes into a collection of its own, to which the name that searches use
+    is turned in one step at the end, so that no search sees half; then the one before it is taken
+    away. Nobody else should load into the same name meanwhile.
+
+    Raises InputError for an empty group, another encoder, a URL that cannot be, or a name that is
+    that of a collection which this function did not make; MissingExtraError without qdrant-client;
     AuthError, RateLimitError or HubError where the server refuses or does not answer;
     SpecFormatError where the index holds what no specification may.
     """
@@ -81,17 +84,27 @@ def serve_into(
         raise InputError(
             "an index without models cannot be served", hint="add some: gmi index update"
         )
+    if encoder.id != stack.key.encoder_id:
+        raise InputError(
+            f"the group was made with encoder {stack.key.encoder_id[:8]}, not with {encoder.name}",
+            hint="name the encoder of one of its specifications: gmi spec show MODEL",
+        )
     connection = Connection.to(target, collection)
     try:
-        return _Loading(connection, stack, standing).run(progress)
+        return _Loading(connection, stack, standing, encoder).run(progress)
     finally:
         connection.close()
 
 
 class _Loading:
     def __init__(
-        self, connection: Connection, stack: Stack, standing: Callable[[str], Standing]
+        self,
+        connection: Connection,
+        stack: Stack,
+        standing: Callable[[str], Standing],
+        encoder: EncoderRef,
     ) -> None:
+        self.encoder = encoder
         self.connection = connection
         self.client = connection.client
         self.stack = stack
@@ -152,7 +165,7 @@ class _Loading:
         known = stored_facts(self.connection, self.own)
         if known is not None:
             return known
-        facts = Facts.of(self.stack, self.own)
+        facts = Facts.of(self.stack, self.encoder, self.own)
         points = [
             models.PointStruct(id=name, payload=payload, vector={})
             for name, payload in zip(facts.ids, facts.payloads(), strict=True)
@@ -245,14 +258,11 @@ class _Loading:
 
 def _digest(stack: Stack, rows: Sequence[Row]) -> str:
     """16 hex digits that change whenever what is served does."""
-    shared = stack.entries[0]
+    key = stack.key
     content = [
         FORMAT,
-        str(stack.key),
-        shared.encoder,
-        shared.prompt_set,
-        shared.key.encoder_id,
-        shared.key.prompt_set_id,
+        [key.encoder_id, key.prompt_set_id, key.kernel, key.gamma, key.images_per_prompt],
+        stack.entries[0].prompt_set,
         [row.payload() for row in rows],
     ]
     text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))

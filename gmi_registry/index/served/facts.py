@@ -15,17 +15,18 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from gmi_registry.errors import SpecFormatError, UnsupportedVersionError
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.stack import Stack
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats
+from gmi_registry.spec import EncoderRef
 from gmi_registry.spec.fields import Count, Name, Part, Prompt, Sha256
 
 __all__ = ["FORMAT", "Facts", "fact_ids"]
@@ -38,12 +39,12 @@ _PART_BYTES = 4 << 20
 _MOST_PARTS = 128
 _AGAIN = "load it again: gmi index serve-into qdrant://HOST:PORT/COLLECTION"
 
-_Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,64}$")]
+_Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
 
 
 class _Key(Part):
     encoder_id: _Id
-    prompt_set_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
+    prompt_set_id: _Id
     kernel: Name
     gamma: Annotated[float, Field(gt=0)]
     images_per_prompt: Annotated[int, Field(ge=1, le=10_000)]
@@ -54,16 +55,20 @@ class _Header(Part):
     collection: Name
     models: Count
     key: _Key
-    encoder: Name
+    encoder: EncoderRef
     prompt_set: Name
     prompts: Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=10_000)]
-    image_dim: Annotated[int, Field(ge=1, le=8192)]
-    text_dim: Annotated[int, Field(ge=1, le=8192)]
     excess: float
     temperature: Annotated[float, Field(gt=0)]
     byte_order: Literal["little"]
     sha256: Sha256
     parts: Annotated[int, Field(ge=1, le=_MOST_PARTS)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.encoder.id != self.key.encoder_id:
+            raise ValueError("the encoder is not the one that the key names")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +77,15 @@ class Facts:
     d_m = ‖Fᵀ(μ_m - c) - Fᵀ(z - c)‖² - excess. Taking c off both, which changes nothing, leaves
     small numbers whose differences are exact.
 
-    ``prompt_embeddings`` [P, E] float16. ``collection`` is the collection's own name, which no
-    alias moves; ``models`` is how many it holds.
+    ``encoder`` is here in full, so that whoever searches can load it without having any
+    specification; ``prompt_embeddings`` [P, E] float16. ``collection`` is the collection's own
+    name, which no alias moves; ``models`` is how many it holds.
     """
 
     collection: str
     models: int
     key: ComparabilityKey
-    encoder: str
+    encoder: EncoderRef
     prompt_set: str
     prompts: tuple[str, ...]
     excess: float
@@ -89,15 +95,16 @@ class Facts:
     prompt_embeddings: NDArray[np.float16]
 
     @classmethod
-    def of(cls, stack: Stack, collection: str) -> Facts:
-        """Of all members of ``stack``, which has one at least, to be kept in ``collection``."""
+    def of(cls, stack: Stack, encoder: EncoderRef, collection: str) -> Facts:
+        """Of all members of ``stack``, which has one at least and was made with ``encoder``, to be
+        kept in ``collection``."""
         first = stack.entries[0]
         scatter = stack.scatter
         return cls(
             collection=collection,
             models=len(stack.entries),
             key=stack.key,
-            encoder=first.encoder,
+            encoder=encoder,
             prompt_set=first.prompt_set,
             prompts=first.prompts,
             excess=scatter.spread(SHRINKAGE) / len(stack.image_prompt),
@@ -115,6 +122,11 @@ class Facts:
     def image_dim(self) -> int:
         """D."""
         return len(self.centre)
+
+    @property
+    def encoder_name(self) -> str:
+        """For people."""
+        return f"{self.encoder.name}/{self.encoder.pretrained}"
 
     @property
     def image_prompt(self) -> NDArray[np.int32]:
@@ -154,8 +166,6 @@ class Facts:
             encoder=self.encoder,
             prompt_set=self.prompt_set,
             prompts=self.prompts,
-            image_dim=self.image_dim,
-            text_dim=self.prompt_embeddings.shape[1],
             excess=self.excess,
             temperature=self.temperature,
             byte_order="little",
@@ -179,13 +189,13 @@ class Facts:
     def read(cls, payloads: Sequence[object], server: str) -> Facts:
         """The inverse of :meth:`payloads`. Raises as :meth:`parts` does."""
         header = _header(payloads[0], server)
-        dim, prompts = header.image_dim, len(header.prompts)
+        dim, prompts = header.encoder.image_dim, len(header.prompts)
         try:
             pieces = (base64.b64decode(it["part"], validate=True) for it in payloads[1:])  # type: ignore[index]
             data = b"".join(pieces)
         except (TypeError, KeyError, binascii.Error):
             raise _damaged(server) from None
-        sizes = (4 * dim, 4 * dim * dim, 2 * prompts * header.text_dim)
+        sizes = (4 * dim, 4 * dim * dim, 2 * prompts * header.encoder.text_dim)
         if len(data) != sum(sizes) or hashlib.sha256(data).hexdigest() != header.sha256:
             raise _damaged(server)
         centre = np.frombuffer(data, "<f4", dim)

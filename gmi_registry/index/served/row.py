@@ -128,7 +128,7 @@ class Row(Part):
             licence=self.licence,
             nsfw=self.nsfw,
             downloads=self.downloads,
-            encoder=facts.encoder,
+            encoder=facts.encoder_name,
             prompt_set=facts.prompt_set,
             prompts=facts.prompts,
             key=facts.key,

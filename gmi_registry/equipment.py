@@ -49,11 +49,12 @@ class Equipment:
             raise _another(first.encoder, _difference(encoder.ref, first, hub))
         return encoder
 
-    def encoder_named(self, name: str, encoder_id: str, who: str, hub: Hub) -> Encoder:
-        """The encoder that ``who`` names, where it has that id. Raises as :meth:`encoder_of`."""
+    def encoder_like(self, stated: EncoderRef, who: str, hub: Hub) -> Encoder:
+        """The encoder that ``who`` states. Raises as :meth:`encoder_of`."""
+        name = f"{stated.name}/{stated.pretrained}"
         encoder = self._loaded(name, f"{who} names", hub)
-        if encoder.ref.id != encoder_id:
-            raise _another(name, f"id {encoder.ref.id}, not {encoder_id}")
+        if encoder.ref.id != stated.id:
+            raise _another(name, _differences(encoder.ref, stated))
         return encoder
 
     def _loaded(self, text: str, who_names: str, hub: Hub) -> Encoder:
@@ -90,6 +91,10 @@ def _difference(found: EncoderRef, entry: IndexEntry, hub: Hub) -> str:
         stated = read_manifest(folder, follow_links=makes_links(hub)).encoder
     except GmiError:  # it was there a moment ago, and is wanted for this message alone
         return f"id {found.id}, not {entry.key.encoder_id}"
+    return _differences(found, stated)
+
+
+def _differences(found: EncoderRef, stated: EncoderRef) -> str:
     if found.weights_sha256 != stated.weights_sha256:
         return f"weights {found.weights_sha256[:12]}, not {stated.weights_sha256[:12]}"
     ours, theirs = found.known(), stated.known()

@@ -19,11 +19,15 @@ __all__ = ["Freshness"]
 class Freshness:
     """Asks a hub that knows, each model once, ``workers`` models at a time.
 
+    References are those of a listing of this moment, or, with ``may_be_old``, of an index that was
+    made some time ago: then the hub is asked for what it has now.
+
     A model that cannot be asked about counts as unknown: a ranking does not fail for it.
     """
 
     hub: Hub
     workers: int
+    may_be_old: bool = False
     _asked: set[ModelRef] = field(default_factory=set)
 
     def learn(self, index: Index, ranking: Ranking) -> bool:
@@ -45,9 +49,10 @@ class Freshness:
     def _states(self, hub: KnowsWeights, hits: Sequence[SearchHit]) -> list[bool | None]:
         def state(hit: SearchHit) -> bool | None:
             try:
+                now = hit.ref.identity if self.may_be_old else hit.ref
                 folder = self.hub.fetch_spec(hit.ref).parent
                 manifest = read_manifest(folder, follow_links=makes_links(self.hub))
-                return is_stale(manifest.model.weights, hub.weight_digests(hit.ref))
+                return is_stale(manifest.model.weights, hub.weight_digests(now))
             except GmiError:
                 return None
 

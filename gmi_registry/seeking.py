@@ -113,7 +113,7 @@ class Seeking:
                 return answer(found.index, selections, asking, top=self.top)
 
             ranking = ranked()
-            freshness = Freshness(self.hub, gathering.workers)
+            freshness = Freshness(self.hub, gathering.workers, may_be_old=known is not None)
             # With an index that would cost what it saves. Else: what takes the place of a stale
             # model may be stale as well.
             while (fresh_only or known is None) and freshness.learn(found.index, ranking):
@@ -136,9 +136,7 @@ class Seeking:
             )
         with ServedIndex.open(url) as served:
             self.clock.begin("encoder")
-            encoder = self.encoder or self.equipment.encoder_named(
-                served.encoder, served.key.encoder_id, url, self.hub
-            )
+            encoder = self.encoder or self.equipment.encoder_like(served.encoder, url, self.hub)
             question = self._question(encoder, ())
             self.clock.begin("rank")
             hub = cast("HubName", self.hub.name)

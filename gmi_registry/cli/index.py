@@ -194,6 +194,7 @@ def serve_into(
                 url,
                 named[group],
                 index.standing,
+                encoder=named[group].encoder,
                 progress=lambda done, total: progress("load", done, total),
             )
     write_line(f"{done.collection}: {done.models:,} models")

@@ -111,6 +111,7 @@ class LoopbackQdrant:
                     using=wanted.using,
                     query_filter=wanted.filter,
                     limit=wanted.limit,
+                    offset=wanted.offset or 0,
                     with_payload=wanted.with_payload,
                     search_params=wanted.params,
                 )

@@ -93,9 +93,12 @@ class Shards:
         wanted = edge.CountRequest(exact=exact, filter=_filter(count_filter))
         return models.CountResult(count=self._shard(name).count(wanted))
 
-    def query_points(self, name, query, using, query_filter, search_params, limit, with_payload):
+    def query_points(
+        self, name, query, using, query_filter, search_params, limit, offset, with_payload
+    ):
         wanted = edge.QueryRequest(
             limit=limit,
+            offset=offset,
             query=edge.Query.Nearest(_numbers(query), using),
             filter=_filter(query_filter),
             params=edge.SearchParams(hnsw_ef=search_params.hnsw_ef, exact=search_params.exact),

@@ -156,17 +156,32 @@ class TestCompeting:
 
     @pytest.fixture
     def few(self, monkeypatch):
-        monkeypatch.setattr(catalogue, "COMPETING", 8)
+        monkeypatch.setattr(catalogue, "_NEAREST", 8)
 
-    def test_confidences_are_shared_among_them(self, served, forty, few):
-        ours = served.answer(images(ask(seed=1)), top=3).hits
-        all_of_them = forty.rank(ask(seed=1), top=3).hits
-        assert [hit.ref for hit in ours] == [hit.ref for hit in all_of_them]
-        shares = [
-            one.confidence / two.confidence for one, two in zip(ours, all_of_them, strict=True)
-        ]
+    def confidences(self, opened, query):
+        hits = opened.answer(images(query), top=3, best_prompts=0).hits
+        return np.array([hit.confidence for hit in hits])
+
+    def test_the_others_are_asked_for_their_distances(self, server, served, forty, few):
+        server.seen.clear()
+        expected = [hit.confidence for hit in forty.rank(ask(seed=1), top=3).hits]
+        assert self.confidences(served, ask(seed=1)) == pytest.approx(expected, rel=1e-4)
+        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == ["query", "query"]
+
+    def test_but_not_where_they_have_no_chance(self, server, served, forty, few):
+        """Twenty images leave no doubt."""
+        query = ask(20, seed=1)
+        server.seen.clear()
+        expected = [hit.confidence for hit in forty.rank(query, top=3).hits]
+        assert self.confidences(served, query) == pytest.approx(expected, abs=2e-3)
+        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == ["query"]
+
+    def test_nor_all_of_them(self, served, forty, few, monkeypatch):
+        monkeypatch.setattr(catalogue, "COMPETING", 12)
+        expected = [hit.confidence for hit in forty.rank(ask(seed=1), top=3).hits]
+        shares = self.confidences(served, ask(seed=1)) / expected
         assert shares == pytest.approx([shares[0]] * 3)
-        assert 1 < shares[0] < 1.5
+        assert 1.001 < shares[0] < 1.5
 
     def test_as_many_as_the_hits_need(self, served, forty, few):
         found = served.answer(images(ask()), top=15).hits
@@ -201,7 +216,7 @@ class TestCompeting:
         monkeypatch.setattr(catalogue, "_EXACT", 10)
         served.answer(images(ask()))
         assert [it.exact for it in bodies] == [True, False]
-        assert bodies[1].hnsw_ef >= catalogue.COMPETING
+        assert bodies[1].hnsw_ef >= 256
 
     @pytest.mark.parametrize("top", [0, -1])
     def test_hits_are_counted_from_one(self, served, top):

@@ -25,29 +25,32 @@ from gmi_registry.index.selection import Selection
 from gmi_registry.index.served.condition import condition
 from gmi_registry.index.served.connection import Connection
 from gmi_registry.index.served.facts import Facts
+from gmi_registry.index.served.nearest import NearestSearch
 from gmi_registry.index.served.pictures import unpacked
 from gmi_registry.index.served.place import Place
 from gmi_registry.index.served.row import Row, images_id, point_id
 from gmi_registry.index.served.shortlist import Measured, Shortlist, unserved
 from gmi_registry.index.served.storage import stored_facts
 from gmi_registry.scoring import DEFAULT_SCORE, SCORES
-from gmi_registry.scoring.kernels import Floats
 from gmi_registry.spec import EncoderRef, ModelRef
 from gmi_registry.spec.reference import HubName
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
-    from qdrant_client.models import Filter
+    from qdrant_client.models import Filter, ScoredPoint
 
 __all__ = ["COMPETING", "ServedIndex"]
 
-COMPETING = 256
-"""Confidences are shared out among this many of the nearest models, or all that the hits need."""
+COMPETING = 4096
+"""Confidences are shared out among this many of the nearest models at most, or all that the hits
+need."""
 
+_NEAREST = 256
+_NEGLIGIBLE = 0.001
+"""Of all chance: models that have no more of it together are not asked for."""
 _EXACT = 1_000_000
 """Up to here every model is compared, which takes a server a tenth of a second at most and finds
 the same each time; beyond it Qdrant's graph is asked, as widely as makes up for what it misses."""
-_GRAPH_WIDTH = 1024
 _RECORDS = 32
 _TRIES = 3
 
@@ -125,7 +128,7 @@ class ServedIndex:
         all; ``best_prompts`` the most prompts that each hit names. ``confidence`` is shared out
         among the nearest :data:`COMPETING` models that pass, or more where hits reach further, and
         not among all: it is too large by the chance of those behind them. ``versions`` are looked
-        for among the same.
+        for among the nearest few hundred.
 
         Raises UnsupportedOperationError for anything but a question by images, by the default
         score, without prompts, unwanted images or words for the style; IncomparableSpecsError for
@@ -179,9 +182,11 @@ class ServedIndex:
     ) -> GroupRanking:
         facts = self._facts
         members = self._count(passing)
-        limit = members if top is None else max(COMPETING, top + 1)
+        limit = members if top is None else max(_NEAREST, top + 1)
+        search = self._search(question, passing)
         while True:
-            rows, distances = self._nearest(question, passing, min(limit, members))
+            points = search(min(limit, members))
+            rows = [Row.read(point.payload, self._connection.address) for point in points]
             # A model's versions make one hit, so that many of them may leave too few.
             found = len({row.reference.without_revision for row in rows})
             if len(rows) >= members or len(rows) < limit or (top is not None and found > top):
@@ -189,11 +194,17 @@ class ServedIndex:
             limit *= 2
         if not rows:
             return GroupRanking(facts.key, facts.prompt_set, facts.encoder_name, 0, ())
+        self._check(points, rows)
         shortlist = Shortlist(facts, [row.entry(facts) for row in rows], self._images)
+        measured = Measured(question, search.distances(points))
+        left = min(members, COMPETING) - len(rows)
+        if left > 0 and measured.most_beyond(members - len(rows), facts.temperature) > _NEGLIGIBLE:
+            further = search.distances(search(left, after=len(rows)))
+            measured = replace(measured, beyond=further)
         standing = {str(row.reference.identity): row.standing for row in rows}
         ranking = ranked(
             Selection(shortlist, range(len(rows))),
-            Measured(question, distances),
+            measured,
             top=top,
             best_prompts=best_prompts,
             standing=standing.__getitem__,
@@ -208,42 +219,18 @@ class ServedIndex:
             client.count, self._facts.collection, count_filter=passing, exact=True
         ).count
 
-    def _nearest(
-        self, question: ImageQuestion, passing: Filter | None, limit: int
-    ) -> tuple[list[Row], Floats]:
-        """Up to ``limit`` models and their distances [R], nearest first."""
-        if not limit:
-            return [], np.empty(0)
-        from qdrant_client import models
+    def _search(self, question: ImageQuestion, passing: Filter | None) -> NearestSearch:
+        images = question.query.image_embeddings
+        exact = self._facts.models <= _EXACT
+        return NearestSearch(self._connection, self._facts, images, passing, exact=exact)
 
-        facts, connection = self._facts, self._connection
-        styles = facts.styles(question.query.image_embeddings)
-        middle = styles.mean(axis=0)
-        # The mean of the squared distances to B images is that to their middle, plus how far they
-        # lie from it, which is the same for all models: one search does for any number of images.
-        spread = float(np.square(styles - middle).sum(axis=1).mean())
-        found = connection.ask(
-            connection.client.query_points,
-            facts.collection,
-            query=middle.tolist(),
-            using="style",
-            query_filter=passing,
-            search_params=models.SearchParams(
-                exact=facts.models <= _EXACT, hnsw_ef=max(_GRAPH_WIDTH, limit)
-            ),
-            limit=limit,
-            with_payload=True,
-        ).points
-        rows = [Row.read(point.payload, connection.address) for point in found]
-        distances = np.square([point.score for point in found], dtype=np.float64)
+    def _check(self, points: Sequence[ScoredPoint], rows: Sequence[Row]) -> None:
         names = [point_id(row.reference) for row in rows]
-        unique = len({*names}) == len(names) and names == [str(point.id) for point in found]
-        if not (unique and np.isfinite(distances).all()):
+        if len({*names}) < len(names) or names != [str(point.id) for point in points]:
             raise SpecFormatError(
-                f"{connection.address} gives a model another's place, or no distance",
+                f"{self._connection.address} gives a model another's place",
                 hint="load it again: gmi index serve-into qdrant://HOST:PORT/COLLECTION",
             )
-        return rows, distances + (spread - facts.excess)
 
     def _images(self, wanted: Sequence[ModelRef]) -> NDArray[np.float16]:
         """The images of models, by reference: [R, N, D]."""

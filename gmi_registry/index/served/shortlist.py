@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -75,10 +75,20 @@ class Shortlist:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """``question``, where the server has measured the ``known`` distances [R] of a shortlist."""
+    """``question``, where the server has measured the ``known`` distances [R] of a shortlist,
+    nearest first, and those of models ``beyond`` it, which compete for chances."""
 
     question: ImageQuestion
     known: Floats
+    beyond: Floats = field(default_factory=lambda: np.empty(0))
+
+    def most_beyond(self, models: int, temperature: float) -> float:
+        """The largest share of all chance that so many ``models`` can have that are no nearer than
+        the last of the shortlist: in 0..1."""
+        images = len(self.question.query.image_embeddings)
+        weights = np.exp((self.known[0] - self.known) * (images / (2 * temperature)))
+        most = models * float(weights[-1])
+        return most / (most + float(weights.sum()))
 
     @property
     def encoder_id(self) -> str:
@@ -92,7 +102,9 @@ class Measured:
         return np.asarray(self.known[np.asarray(rows, np.intp)])
 
     def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
-        return self.question.confidences(stack, distances)
+        competing = np.concatenate([distances, self.beyond])
+        chances = self.question.confidences(stack, competing)
+        return None if chances is None else chances[: len(distances)]
 
     def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
         if count < 1 or not len(rows):

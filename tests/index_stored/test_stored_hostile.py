@@ -354,8 +354,14 @@ class TestDocument:
 
     def test_it_is_too_large(self, forged, tmp_path):
         with (forged.folder / "index.json").open("r+b") as stream:
-            stream.truncate(17 * 1024 * 1024)
+            stream.truncate(9 * 1024 * 1024)
         assert "more than" in refusal(forged, tmp_path)
+
+    @pytest.mark.parametrize("item", [b"{}", b"[]", b"1", b'""'])
+    def test_it_holds_too_much(self, item, forged, tmp_path):
+        many = b'{"groups":[{"parts":[' + b",".join([item] * 1_000_000) + b"]}]}"
+        (forged.folder / "index.json").write_bytes(many)
+        assert "more than 200,000 values" in refusal(forged, tmp_path)
 
     def test_a_newer_minor_is_read(self, forged, tmp_path):
         forged.json["format"]["version"] = "1.4"

@@ -13,6 +13,7 @@ from stored_specs import OTHER, Opened, in_memory, make_row, query, stored
 from gmi_registry.errors import SpecFormatError, SpecNotFoundError
 from gmi_registry.index import Filters, ImageQuestion
 from gmi_registry.index.stored import FolderFiles, StoredIndex, delivery, update_index
+from gmi_registry.index.stored import stack as stack_module
 from gmi_registry.scoring import SCORES
 
 QUESTION = ImageQuestion(query(4), SCORES["default"])
@@ -154,6 +155,21 @@ def test_an_open_index_goes_on_while_another_is_written(folder, tmp_path):
         assert np.array_equal(index.groups[0].images(), images)
 
 
+def test_no_more_files_are_open_than_a_process_may_have(tmp_path, monkeypatch):
+    monkeypatch.setattr(stack_module, "_MOST_MAPS", 2)
+    monkeypatch.setattr("gmi_registry.index.stored.draft._PART_ROWS", 2)
+    update_index(tmp_path / "i", [make_row(number) for number in range(20)])
+    with stored(tmp_path / "i", cache=tmp_path / "c") as index:
+        (group,) = index.groups
+        assert index.info.groups[0].parts == 10
+        for number in range(20):
+            _, row = index.find(make_row(number).indexed.entry.model)
+            found = group.images([row])[0]
+            assert np.array_equal(found, make_row(number).indexed.image_embeddings)
+            assert len(group._maps) <= 2
+        assert Opened(index).answer(QUESTION).groups == answer_of(range(20))
+
+
 def test_files_that_went_while_the_index_was_opened(folder, tmp_path):
     class Overtaken(Recorded):
         def fetch(self, name, **about):
@@ -177,7 +193,8 @@ def test_info_says_what_there_is(folder, tmp_path):
     with stored(folder, cache=tmp_path / "c") as index:
         (group,) = index.info.groups
         assert (group.rows, group.removed, group.parts) == (20, 1, 2)
-        assert (index.info.rows, index.info.version) == (20, "1.0")
+        assert (index.info.rows, index.info.removed, index.info.parts) == (20, 1, 2)
+        assert index.info.version == "1.0"
         files = [path for path in folder.rglob("*-*") if path.is_file()]
         assert index.info.bytes == group.bytes == sum(path.stat().st_size for path in files)
         assert (group.encoder.name, group.prompt_set) == ("tiny", "general")
@@ -206,6 +223,12 @@ class TestCache:
             assert Opened(index).answer(QUESTION).groups == answer_of(range(20))
             (stack,) = index.groups
             assert stack.select(Filters(tags=("t1",))) != []
+        if damage != "other tables":
+            # And is as good as any other from then on.
+            files = Recorded(folder)
+            with StoredIndex.open(files, cache_dir=tmp_path / "c") as index:
+                assert Opened(index).answer(QUESTION).groups == answer_of(range(20))
+            assert "entries.jsonl" not in files.kinds()
 
     def test_one_that_cannot_be_written_costs_time_only(self, folder, tmp_path, caplog):
         (tmp_path / "c").write_text("a file where a folder should be")

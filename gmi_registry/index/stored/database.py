@@ -7,7 +7,7 @@ import logging
 import sqlite3
 from pathlib import Path
 
-__all__ = ["opened"]
+__all__ = ["discard", "opened"]
 
 # Part of the name: a program that stores something else stores it elsewhere.
 _NAME = "stored-index-v1.sqlite"
@@ -61,9 +61,15 @@ def opened(directory: Path | None) -> sqlite3.Connection:
                 break
             except sqlite3.DatabaseError as error:
                 _log.debug("%s is damaged and will be made again: %s", path, error)
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
+                discard(directory)
     return _connected(":memory:")
+
+
+def discard(directory: Path) -> None:
+    """Delete the database in ``directory``, if that is possible; nothing in it is lost for good."""
+    for name in (_NAME, f"{_NAME}-journal"):
+        with contextlib.suppress(OSError):
+            (directory / name).unlink(missing_ok=True)
 
 
 def _connected(path: Path | str) -> sqlite3.Connection:

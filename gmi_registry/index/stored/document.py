@@ -17,8 +17,11 @@ __all__ = ["DOCUMENT_LIMIT", "DOCUMENT_NAME", "FORMAT_VERSION", "IndexDocument"]
 
 DOCUMENT_NAME = "index.json"
 
-DOCUMENT_LIMIT = 16 * 1024 * 1024
+DOCUMENT_LIMIT = 8 * 1024 * 1024
 """Bytes of ``index.json``."""
+
+# Enough for a million models, while a validator that lists millions of faults takes gigabytes.
+_MOST_VALUES = 200_000
 
 FORMAT_VERSION = "1.0"
 """What this package writes."""
@@ -58,12 +61,11 @@ class IndexDocument(Part):
         return {file.name: file for group in self.groups for file in group.files}
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON and a newline. Raises SpecFormatError for more than 16 MiB."""
+        """Canonical JSON and a newline. Raises SpecFormatError for more than 8 MiB."""
         data = canonical_json(self.model_dump(mode="python")) + b"\n"
-        if len(data) > DOCUMENT_LIMIT:
-            raise SpecFormatError(
-                f"{DOCUMENT_NAME} would have {len(data):,} bytes, more than {DOCUMENT_LIMIT:,}"
-            )
+        excess = _excess(data)
+        if excess is not None:
+            raise _broken(excess)
         return data
 
     @classmethod
@@ -72,8 +74,9 @@ class IndexDocument(Part):
 
         Raises SpecFormatError, or UnsupportedVersionError for a newer major version.
         """
-        if len(data) > DOCUMENT_LIMIT:
-            raise _broken(f"has {len(data):,} bytes, more than {DOCUMENT_LIMIT:,}")
+        excess = _excess(data)
+        if excess is not None:
+            raise _broken(excess)
         _require_known_major(data)
         try:
             document = cls.model_validate_json(data, strict=True)
@@ -115,6 +118,16 @@ def _require_known_major(data: bytes) -> None:
             f"{_READS_MAJOR}.x",
             hint="pip install --upgrade gmi-registry",
         )
+
+
+def _excess(data: bytes) -> str | None:
+    """Why a document is too large to be looked into, or None."""
+    if len(data) > DOCUMENT_LIMIT:
+        return f"has more than {DOCUMENT_LIMIT:,} bytes"
+    # At least as many as there are values, and found in a moment.
+    if sum(map(data.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        return f"holds more than {_MOST_VALUES:,} values"
+    return None
 
 
 def _broken(reason: str) -> SpecFormatError:

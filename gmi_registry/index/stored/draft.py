@@ -178,7 +178,7 @@ class GroupDraft:
 
     def _rewritten(self, run: list[PartDraft]) -> PartDraft:
         """Several parts as one, or one that has lost many rows as it is now."""
-        if len(run) == 1 and 2 * len(run[0].removed) <= len(run[0].lines):
+        if len(run) == 1 and 4 * len(run[0].removed) <= len(run[0].lines):
             return run[0]
         arrays = {
             kind: np.concatenate(

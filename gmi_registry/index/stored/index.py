@@ -14,6 +14,7 @@ import numpy as np
 from gmi_registry.errors import SpecFormatError
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.standing import UNKNOWN, Standing
+from gmi_registry.index.stored.database import discard
 from gmi_registry.index.stored.delivery import Delivery
 from gmi_registry.index.stored.document import IndexDocument
 from gmi_registry.index.stored.fault import AGAIN
@@ -75,6 +76,16 @@ class IndexInfo:
         return sum(group.rows for group in self.groups)
 
     @property
+    def parts(self) -> int:
+        """Of all groups."""
+        return sum(group.parts for group in self.groups)
+
+    @property
+    def removed(self) -> int:
+        """Rows that count no more and still take room."""
+        return sum(group.removed for group in self.groups)
+
+    @property
     def bytes(self) -> int:
         """Of all files but ``index.json``."""
         return sum(group.bytes for group in self.groups)
@@ -102,12 +113,21 @@ class StoredIndex:
         ``index.json`` names, UnsupportedVersionError for a newer major, and whatever ``files``
         raises. A cache that cannot be used costs time only.
         """
-        ledger = Ledger(cache_dir)
+        try:
+            return cls._with(files, Ledger(cache_dir))
+        except LedgerError as error:
+            if error.damaged:
+                discard(cache_dir)
+            # One that was full or in use is left for the next time.
+            return cls._with(files, Ledger(cache_dir if error.damaged else None))
+
+    @classmethod
+    def _with(cls, files: IndexFiles, ledger: Ledger) -> StoredIndex:
         try:
             return cls._current(files, ledger)
-        except LedgerError:
+        except BaseException:
             ledger.close()
-        return cls._current(files, Ledger(None))
+            raise
 
     @classmethod
     def _current(cls, files: IndexFiles, ledger: Ledger) -> StoredIndex:
@@ -119,7 +139,6 @@ class StoredIndex:
             # Whoever writes the index may have taken files away since.
             document, another = delivery.document()
             if another == digest:
-                ledger.close()
                 raise
         return cls(document, another, delivery, ledger)
 

@@ -35,7 +35,9 @@ _UNUSED = 14 * _DAY
 
 
 class LedgerError(InputError):
-    """The database cannot be used."""
+    """The database cannot be used. ``damaged``: nor will it ever be."""
+
+    damaged = False
 
 
 class Ledger:
@@ -215,10 +217,13 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise LedgerError(
+        refusal = LedgerError(
             f"the index's database in the cache cannot be used: {error}",
             hint="delete the folder of the cache, or name another with --cache-dir",
-        ) from error
+        )
+        # What is full, locked or read-only is told by the other class.
+        refusal.damaged = not isinstance(error, sqlite3.OperationalError)
+        raise refusal from error
 
 
 def _columns(row: int, line: EntryLine, data: bytes) -> tuple[object, ...]:

@@ -62,7 +62,7 @@ class PartRecord(Part):
     """Rows that were written together. ``removed``: those that count no more, in order."""
 
     rows: Annotated[int, Field(ge=1, le=PART_ROWS)]
-    removed: tuple[Count, ...] = ()
+    removed: Annotated[tuple[Count, ...], Field(max_length=PART_ROWS)] = ()
     entries: FileRecord
     means: FileRecord
     images: FileRecord
@@ -138,7 +138,7 @@ class GroupRecord(Part):
     prompt_set: NamedPrompts
     prompt_embeddings: FileRecord
     statistics: StatisticsRecord
-    parts: Annotated[tuple[PartRecord, ...], Field(min_length=1, max_length=100_000)]
+    parts: Annotated[tuple[PartRecord, ...], Field(min_length=1, max_length=10_000)]
 
     @model_validator(mode="after")
     def _check(self) -> Self:

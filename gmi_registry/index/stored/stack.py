@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
@@ -26,6 +27,8 @@ from gmi_registry.scoring.kernels import Floats
 from gmi_registry.spec import EncoderRef
 
 __all__ = ["StoredStack"]
+
+_MOST_MAPS = 256
 
 
 class StoredStack:
@@ -55,6 +58,7 @@ class StoredStack:
         order = np.argsort(known)
         self._part = order[np.searchsorted(known, numbers, sorter=order)]
         self._parts = tuple(parts.values())
+        self._lock = threading.Lock()
         self._maps: dict[tuple[str, int], NDArray[Any]] = {}
         self.key: ComparabilityKey = record.key.key
         self.encoder: EncoderRef = record.encoder
@@ -99,7 +103,11 @@ class StoredStack:
 
     @cached_property
     def means(self) -> Floats:
-        return self._gathered("means", np.arange(len(self)), np.float32)
+        found = self._gathered("means", np.arange(len(self)), np.float32)
+        with self._lock:
+            for part in range(len(self._parts)):
+                self._maps.pop(("means", part), None)
+        return found
 
     @property
     def scatter(self) -> WithinScatter:
@@ -188,8 +196,14 @@ class StoredStack:
         return out
 
     def _mapped(self, kind: str, part: int) -> NDArray[Any]:
-        if (kind, part) not in self._maps:
-            record = self._parts[part]
-            layout = self._record.layout(kind, record.rows)
-            self._maps[kind, part] = self._delivery.part(record, kind, layout)
-        return self._maps[kind, part]
+        with self._lock:
+            known = self._maps.get((kind, part))
+            if known is None:
+                record = self._parts[part]
+                layout = self._record.layout(kind, record.rows)
+                known = self._delivery.part(record, kind, layout)
+                # Each holds a file open, of which a process may have so many.
+                while len(self._maps) >= _MOST_MAPS:
+                    del self._maps[next(iter(self._maps))]
+                self._maps[kind, part] = known
+            return known

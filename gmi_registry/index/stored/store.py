@@ -72,7 +72,9 @@ class Store:
             for path in sorted(place.iterdir()):
                 ours = _FILE.fullmatch(path.name) or _SCRATCH.fullmatch(path.name)
                 if ours and f"{place.name}/{path.name}" not in keep:
-                    path.unlink()
+                    # Where open files cannot be deleted, the next writer will do it.
+                    with contextlib.suppress(OSError):
+                        path.unlink()
             with contextlib.suppress(OSError):
                 place.rmdir()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,8 +73,8 @@ def update_index(
     """
     folder = Path(folder)
     try:
-        with locked(folder):
-            work = _Update(folder)
+        with locked(folder), contextlib.closing(Ledger(None)) as ledger:
+            work = _Update(folder, ledger)
             for model in removed:
                 work.remove(model)
             for done, row in enumerate(added, 1):
@@ -100,12 +101,12 @@ class _Counts:
 
 
 class _Update:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ledger: Ledger) -> None:
         self._store = Store(folder)
         self._before: bytes | None = None
         self._document = IndexDocument()
         files = FolderFiles(folder)
-        self._checking = Delivery(files, Ledger(None))
+        self._checking = Delivery(files, ledger)
         self._trusting = Delivery(files, None)
         if (folder / DOCUMENT_NAME).exists():
             self._document, _ = self._checking.document()

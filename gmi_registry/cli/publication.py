@@ -21,7 +21,9 @@ def write_publication(done: Publication) -> None:
         write_line(f"{done.ref} is up to date: {done.where}")
         remark("the same weights, prompts, settings and encoder; --force publishes anyway")
     else:
-        write_line(f"{done.ref} is published: {done.where}")
+        # Hugging Face calls the page of a pull request that.
+        proposed = "/discussions/" in done.where
+        write_line(f"{done.ref} is {'proposed' if proposed else 'published'}: {done.where}")
         kept = f", {done.plan.images_kept} taken over" if done.plan.images_kept else ""
         if done.plan.reuses_images:
             remark("only the model card had changed; the images are described as before")

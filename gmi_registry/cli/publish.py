@@ -282,7 +282,8 @@ def publish(
         write_publication(publication)
         if snippet is not None:
             remark("for the model's description, so that people know what was described:")
-            write_line(snippet)
+            for line in snippet.splitlines():
+                write_line(line)
 
 
 def _snippet(hub: object, done: Publication) -> str | None:

@@ -22,7 +22,7 @@ class LoopbackQdrant:
     """``engine`` holds everything; ``key`` is what callers must bring, None for nothing.
 
     ``faults`` are statuses of the next answers to requests that write points, None to let one
-    through; ``hooks`` are called before the next search. ``seen`` lists method, path and body size.
+    through, 0 to cut the connection; ``hooks`` are called before the next search. ``seen`` lists method, path and body size.
     """
 
     def __init__(self, engine):
@@ -132,6 +132,9 @@ def _handler(hub):
             with hub.lock:
                 hub.seen.append((self.command, path, len(body)))
                 status, reply = self._reply(path, body)
+            if status == 0:
+                self.close_connection = True
+                return
             data = json.dumps(reply).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

@@ -162,7 +162,7 @@ class TestInterrupted:
         with ServedIndex.open(server.url()) as opened:
             assert len(found(opened)) == 10
 
-    @pytest.mark.parametrize("status", [500, 502, 503, 504])
+    @pytest.mark.parametrize("status", [0, 500, 502, 503, 504])
     def test_what_passes_is_tried_again(self, server, forty, status):
         server.faults = [status, status]
         assert load(server.url(), forty).sent == 40
@@ -173,6 +173,12 @@ class TestInterrupted:
             load(server.url(), forty)
         assert caught.value.hint
         assert "\n" not in caught.value.message
+
+    def test_a_connection_that_is_cut_for_good(self, server, forty):
+        server.faults = [None, None, 0, 0, 0]
+        with pytest.raises(HubError, match="does not answer"):
+            load(server.url(), forty)
+        assert load(server.url(), forty).sent == 40
 
     def test_too_many_requests(self, server, forty):
         server.faults = [None, None, 429]

@@ -135,6 +135,18 @@ class TestKey:
         )
         assert SECRET not in error.message
 
+    @pytest.mark.parametrize("key", [f"{SECRET}\nx", f"{SECRET}\u20ac", f"{SECRET} {SECRET}"])
+    def test_what_cannot_be_one(self, loaded, monkeypatch, key):
+        monkeypatch.setenv("QDRANT_API_KEY", key)
+        error = refused(InputError, lambda: ServedIndex.open(loaded.url()), "no key has")
+        assert SECRET not in error.message + error.hint
+
+    def test_space_around_it_does_no_harm(self, loaded, monkeypatch):
+        loaded.key = SECRET
+        monkeypatch.setenv("QDRANT_API_KEY", f" {SECRET}\n")
+        with ServedIndex.open(loaded.url()) as opened:
+            assert len(opened) == 40
+
     def test_it_does_not_cross_a_network_in_the_open(self, monkeypatch):
         monkeypatch.setenv("QDRANT_API_KEY", SECRET)
         error = refused(
@@ -171,6 +183,10 @@ class TestPlace:
             "qdrant://localhost:99999/models",
             "qdrant://localhost:port/models",
             "qdrant://[::1/models",
+            "qdrant://exa mple/models",
+            "qdrant://ex%61mple/models",
+            "qdrant://-o/models",
+            "qdrant://b\u00fccher/models",
             "qdrant://localhost",
             "qdrant://localhost/",
             "qdrant://localhost/a/b",

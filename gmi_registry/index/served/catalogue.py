@@ -27,7 +27,7 @@ from gmi_registry.index.served.connection import Connection
 from gmi_registry.index.served.facts import Facts
 from gmi_registry.index.served.nearest import NearestSearch
 from gmi_registry.index.served.pictures import unpacked
-from gmi_registry.index.served.place import Place
+from gmi_registry.index.served.place import Place, again
 from gmi_registry.index.served.row import Row, images_id, point_id
 from gmi_registry.index.served.shortlist import Measured, Shortlist, unserved
 from gmi_registry.index.served.storage import stored_facts
@@ -229,7 +229,7 @@ class ServedIndex:
         if len({*names}) < len(names) or names != [str(point.id) for point in points]:
             raise SpecFormatError(
                 f"{self._connection.address} gives a model another's place",
-                hint="load it again: gmi index serve-into qdrant://HOST:PORT/COLLECTION",
+                hint=again(self._connection.address),
             )
 
     def _images(self, wanted: Sequence[ModelRef]) -> NDArray[np.float16]:
@@ -247,7 +247,7 @@ class ServedIndex:
             if array is None:
                 raise SpecFormatError(
                     f"{connection.address} holds no images of {model} that fit the others",
-                    hint="load it again: gmi index serve-into qdrant://HOST:PORT/COLLECTION",
+                    hint=again(connection.address),
                 )
         return np.stack([array for array in arrays if array is not None])
 
@@ -258,6 +258,6 @@ def _live(connection: Connection) -> Facts:
     if facts is None:
         raise SpecFormatError(
             f"{connection.address} holds a collection {connection.collection!r} that is no index",
-            hint="load one under another name: gmi index serve-into qdrant://HOST:PORT/COLLECTION",
+            hint="name another collection, or load an index: gmi index serve-into DIR URL",
         )
     return facts

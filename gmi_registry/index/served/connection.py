@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import stamina
 
 from gmi_registry.errors import AuthError, GmiError, HubError, RateLimitError, SpecNotFoundError
-from gmi_registry.index.served.place import KEY_VARIABLE, Place, checked_name
+from gmi_registry.index.served.place import KEY_VARIABLE, Place, again, checked_name
 from gmi_registry.spec.fields import unprintable
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Connection:
         """The error that says that the collection is not there."""
         return SpecNotFoundError(
             f"{self.address} holds no index under the name {self.collection!r}",
-            hint="load one: gmi index serve-into qdrant://HOST:PORT/COLLECTION",
+            hint=again(self.address).replace("it again", "one"),
         )
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from gmi_registry.errors import SpecFormatError, UnsupportedVersionError
 from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.index.served.place import again
 from gmi_registry.index.stack import Stack
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats
@@ -37,7 +38,6 @@ FORMAT = "1.0"
 _NAMESPACE = uuid.UUID("5b1d7f0a-94c3-5e2e-8a57-2c60e1d9b7f3")
 _PART_BYTES = 4 << 20
 _MOST_PARTS = 128
-_AGAIN = "load it again: gmi index serve-into qdrant://HOST:PORT/COLLECTION"
 
 _Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
 
@@ -240,9 +240,9 @@ def _header(payload: object, server: str) -> _Header:
         found = error.errors(include_input=False, include_url=False)[0]
         what = f"{'.'.join(map(str, found['loc'])) or 'it'}: {found['msg']}"[:200]
         raise SpecFormatError(
-            f"{server} holds something that is no index ({what})", hint=_AGAIN
+            f"{server} holds something that is no index ({what})", hint=again(server)
         ) from None
 
 
 def _damaged(server: str) -> SpecFormatError:
-    return SpecFormatError(f"{server} holds an index whose arrays are damaged", hint=_AGAIN)
+    return SpecFormatError(f"{server} holds an index whose arrays are damaged", hint=again(server))

@@ -10,6 +10,7 @@ import numpy as np
 from gmi_registry.errors import SpecFormatError
 from gmi_registry.index.served.connection import Connection
 from gmi_registry.index.served.facts import Facts
+from gmi_registry.index.served.place import again
 from gmi_registry.scoring.kernels import Floats
 
 if TYPE_CHECKING:
@@ -71,6 +72,6 @@ class NearestSearch:
         if not np.isfinite(scores).all():
             raise SpecFormatError(
                 f"{self._connection.address} gives a distance that is none",
-                hint="load it again: gmi index serve-into qdrant://HOST:PORT/COLLECTION",
+                hint=again(self._connection.address),
             )
         return np.square(scores) + (self._spread - self._facts.excess)

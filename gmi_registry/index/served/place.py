@@ -15,7 +15,7 @@ from gmi_registry.errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
-__all__ = ["KEY_VARIABLE", "SCHEME", "Place", "checked_name"]
+__all__ = ["KEY_VARIABLE", "SCHEME", "Place", "again", "checked_name"]
 
 SCHEME = "qdrant"
 KEY_VARIABLE = "QDRANT_API_KEY"
@@ -25,6 +25,8 @@ _TIMEOUT = 60  # seconds, of one request
 _FORM = "write qdrant://HOST:PORT/COLLECTION, with ?tls=1 where the server speaks TLS"
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 _OURS = re.compile(r".*--[0-9a-f]{16}")
+_HOST = re.compile(r"(?!-)[A-Za-z0-9._-]{1,253}")
+_KEY = re.compile(r"[!-~]+")
 _TLS = {"0": False, "1": True}
 
 
@@ -53,7 +55,8 @@ class Place:
             port = parts.port or _PORT
         except ValueError:
             raise InputError("this is not the URL of a Qdrant server", hint=_FORM) from None
-        if parts.scheme != SCHEME or not parts.hostname:
+        host = parts.hostname or ""
+        if parts.scheme != SCHEME or not _is_host(host):
             raise InputError("this is not the URL of a Qdrant server", hint=_FORM)
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         if "@" in parts.netloc or any("key" in name.casefold() for name in options):
@@ -65,7 +68,7 @@ class Place:
         if options.keys() - {"tls"} or parts.fragment or options.get("tls", "0") not in _TLS:
             raise InputError("only ?tls=0 or ?tls=1 may follow the collection", hint=_FORM)
         tls = _TLS[options["tls"]] if "tls" in options else None
-        return cls(parts.hostname, port, parts.path.strip("/"), tls)
+        return cls(host, port, parts.path.strip("/"), tls)
 
     def __str__(self) -> str:
         tls = "" if self.tls is None else f"?tls={int(self.tls)}"
@@ -80,8 +83,8 @@ class Place:
         """A client of the server, with the key in the environment variable QDRANT_API_KEY, if
         any; nothing is sent yet.
 
-        Raises MissingExtraError without qdrant-client, and InputError where the key would cross a
-        network that it can be read on, unless the URL says ``?tls=0``.
+        Raises MissingExtraError without qdrant-client, and InputError where the key cannot be one,
+        or would cross a network that it can be read on, unless the URL says ``?tls=0``.
         """
         try:
             from qdrant_client import QdrantClient
@@ -89,7 +92,12 @@ class Place:
             raise MissingExtraError(
                 "qdrant-client", extra="qdrant", purpose="an index on a Qdrant server"
             ) from None
-        key = os.environ.get(KEY_VARIABLE) or None
+        key = os.environ.get(KEY_VARIABLE, "").strip() or None
+        if key is not None and not _KEY.fullmatch(key):
+            raise InputError(
+                f"{KEY_VARIABLE} holds a letter that no key has",
+                hint=f"export {KEY_VARIABLE}=... with the key alone",
+            )
         if key is not None and self.tls is None and not _is_loopback(self.host):
             raise InputError(
                 f"{KEY_VARIABLE} would be sent to {self.address} without TLS",
@@ -115,6 +123,20 @@ def checked_name(collection: str) -> str:
             hint="take 1 to 100 letters, digits, dots, hyphens and underscores, e.g. models",
         )
     return collection
+
+
+def again(address: str) -> str:
+    """The hint where what a server holds cannot be used; ``address`` is its URL, or some words."""
+    url = address if address.startswith(f"{SCHEME}:") else f"{SCHEME}://HOST:PORT/COLLECTION"
+    return f"load it again: gmi index serve-into DIR {url}"
+
+
+def _is_host(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return _HOST.fullmatch(host) is not None
+    return True
 
 
 def _is_loopback(host: str) -> bool:

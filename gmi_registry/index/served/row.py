@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 from gmi_registry.errors import InputError, SpecFormatError
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.served.facts import Facts
+from gmi_registry.index.served.place import again
 from gmi_registry.index.standing import Standing
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.fields import Count, Name, Part, Sha256
@@ -91,7 +92,7 @@ class Row(Part):
         except ValidationError as error:
             raise SpecFormatError(
                 f"{server} says of a model what no index may: {_first(error)}",
-                hint="load it again: gmi index serve-into qdrant://HOST:PORT/COLLECTION",
+                hint=again(server),
             ) from None
 
     def payload(self) -> dict[str, Any]:

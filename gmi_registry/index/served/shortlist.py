@@ -116,6 +116,5 @@ def unserved(what: str) -> UnsupportedOperationError:
     """The error for a search that wants more than a server of nearest neighbours can give."""
     return UnsupportedOperationError(
         f"an index on a Qdrant server answers by the default score without a prompt, not by {what}",
-        hint="leave out what asks for it, or search the index files: gmi-search without --index "
-        "qdrant://...",
+        hint="leave out what asks for it, or search the index files: gmi-search ... --index DIR",
     )

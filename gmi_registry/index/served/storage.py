@@ -5,6 +5,7 @@ from __future__ import annotations
 from gmi_registry.errors import SpecFormatError
 from gmi_registry.index.served.connection import Connection
 from gmi_registry.index.served.facts import Facts, fact_ids
+from gmi_registry.index.served.place import again
 
 __all__ = ["stored_facts"]
 
@@ -26,7 +27,7 @@ def stored_facts(connection: Connection, collection: str) -> Facts | None:
     if collection != own and not own.startswith(f"{collection}--"):
         raise SpecFormatError(
             f"{address} holds an index under {collection!r} that says it is {own!r}",
-            hint="load it again: gmi index serve-into qdrant://HOST:PORT/COLLECTION",
+            hint=again(address),
         )
     payloads: dict[str, object] = {}
     ids = fact_ids(parts)

@@ -162,8 +162,8 @@ class StoredIndex:
     def standing(self, name: str) -> Standing:
         """What a hub said, when the index was written, of the model whose identity has that name,
         or which is named so in a group."""
-        group, row = self._places.get(identity_of(name), (None, 0))
-        return UNKNOWN if group is None else group.standing(row)
+        found = self._places.get(name) or self._places.get(identity_of(name))
+        return UNKNOWN if found is None else found[0].standing(found[1])
 
     @cached_property
     def _places(self) -> dict[str, tuple[StoredStack, int]]:

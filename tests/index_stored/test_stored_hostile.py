@@ -361,7 +361,7 @@ class TestDocument:
     def test_it_holds_too_much(self, item, forged, tmp_path):
         many = b'{"groups":[{"parts":[' + b",".join([item] * 1_000_000) + b"]}]}"
         (forged.folder / "index.json").write_bytes(many)
-        assert "more than 200,000 values" in refusal(forged, tmp_path)
+        assert "more than 100,000 values" in refusal(forged, tmp_path)
 
     def test_a_newer_minor_is_read(self, forged, tmp_path):
         forged.json["format"]["version"] = "1.4"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -167,6 +168,11 @@ class TestRows:
         assert change.rows == 1
         assert reason in change.refused[0].reason
 
+    def test_metadata_that_no_specification_has_are_refused(self, tmp_path):
+        change = update_index(tmp_path, [renamed(make_row(0), title="a\u202eb"), make_row(1)])
+        assert change.rows == 1
+        assert change.refused[0].reason.startswith("title: ")
+
     def test_an_encoder_that_is_not_the_one_named_is_refused(self, tmp_path):
         row = make_row(0)
         other = row.encoder.model_copy(update={"name": "forged"})
@@ -178,6 +184,32 @@ class TestRows:
         seen = []
         update_index(tmp_path, iter(rows_of(0, 1, 2)), progress=seen.append)
         assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_happens_in_whatever_order(seed, tmp_path, monkeypatch):
+    """Random updates of small parts, after each of which both indexes hold the same."""
+    monkeypatch.setattr("gmi_registry.index.stored.draft._PART_ROWS", 5)
+    dice, held = random.Random(seed), {}
+    for _ in range(8):
+        gone = dice.sample(sorted(held), min(len(held), dice.randrange(4)))
+        rows = {}
+        for number in dice.sample(range(25), dice.randrange(1, 8)):
+            group = {"prompt_set": OTHER} if number % 6 == 0 and dice.random() < 0.7 else {}
+            rows[number] = make_row(number, seed=dice.randrange(3), **group)
+            if dice.random() < 0.3:
+                rows[number] = renamed(rows[number], downloads=dice.randrange(100))
+        removed = [held.pop(number).indexed.entry.model for number in gone]
+        held |= rows
+        change = update_index(tmp_path / "i", rows.values(), removed)
+        assert (change.rows, change.removed, change.refused) == (len(held), len(gone), ())
+        counted = change.added + change.replaced + change.described + change.unchanged
+        assert counted == len(rows)
+        assert answers(tmp_path / "i", tmp_path / "c", held.values())
+        assert (
+            contents(tmp_path / "i").keys() - {"index.json"}
+            == document(tmp_path / "i").files.keys()
+        )
 
 
 class TestParts:

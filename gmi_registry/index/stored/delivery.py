@@ -96,6 +96,10 @@ class Delivery:
         record: FileRecord = getattr(part, kind)
         return self._arrays(record, layout, checks[kind])[kind]
 
+    def has_images(self, part: PartRecord) -> bool:
+        """Whether the images of a part would be there at once."""
+        return self._files.has(part.images.name)
+
     def _arrays(
         self, record: FileRecord, layout: ArrayLayout, fault: Callable[[Arrays], str | None]
     ) -> Arrays:

@@ -21,7 +21,7 @@ DOCUMENT_LIMIT = 8 * 1024 * 1024
 """Bytes of ``index.json``."""
 
 # Enough for a million models, while a validator that lists millions of faults takes gigabytes.
-_MOST_VALUES = 200_000
+_MOST_VALUES = 100_000
 
 FORMAT_VERSION = "1.0"
 """What this package writes."""

@@ -24,6 +24,10 @@ class IndexFiles(Protocol):
         """
         ...
 
+    def has(self, name: str) -> bool:
+        """Whether the file would be there at once, without anything being asked of a network."""
+        ...
+
 
 class FolderFiles:
     """An index in a folder of this machine."""
@@ -48,3 +52,7 @@ class FolderFiles:
         if not path.is_file():
             raise SpecFormatError(f"{path} is missing", hint=AGAIN)
         return path
+
+    def has(self, name: str) -> bool:
+        """All of an index in a folder is there."""
+        return True

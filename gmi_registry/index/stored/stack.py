@@ -22,7 +22,7 @@ from gmi_registry.index.stored.members import Members
 from gmi_registry.index.stored.record import GroupRecord, PartRecord
 from gmi_registry.index.stored.selection import Selection
 from gmi_registry.index.stored.statistics import Statistics
-from gmi_registry.scoring import Candidates, WithinScatter
+from gmi_registry.scoring import Candidates, WithinScatter, gram
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.spec import EncoderRef
 
@@ -121,6 +121,10 @@ class StoredStack:
         places = np.arange(len(self)) if rows is None else np.asarray(rows, np.intp)
         return self._gathered("images", places, np.float16)
 
+    def at_hand(self, rows: Sequence[int]) -> bool:
+        parts = np.unique(self._part[np.asarray(rows, np.intp)]).tolist()
+        return all(self._delivery.has_images(self._parts[part]) for part in parts)
+
     def grams(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """The Gram matrices of the members at ``rows`` [R]: [R, N, N]."""
         places = np.asarray(rows, np.intp)
@@ -173,12 +177,10 @@ class StoredStack:
 
     def indexed(self, row: int) -> IndexedSpec:
         """A member as it was when it was taken in: a question can be about it."""
-        return IndexedSpec(
-            self.entries[row],
-            self.images([row])[0],
-            self.prompt_embeddings,
-            self.grams([row])[0],
-        )
+        images = self.images([row])[0]
+        # Worked out, since the file may have to be fetched, and is large.
+        own = gram(images, self.key.gamma).astype(np.float32, copy=False)
+        return IndexedSpec(self.entries[row], images, self.prompt_embeddings, own)
 
     @cached_property
     def _lookup(self) -> tuple[NDArray[np.int64], NDArray[np.intp]]:

@@ -1,0 +1,111 @@
+"""Who does the work: the protocol between a run and whatever draws, and the plainest executor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from gmi_registry.hubs.protocol import Hub
+    from gmi_registry.publication import Progress
+
+__all__ = ["Executor", "Options", "Outcome", "Result", "SequentialExecutor", "Work"]
+
+Outcome = Literal["published", "proposed", "fresh", "busy", "set aside", "failed", "lost"]
+"""What became of one model.
+
+``published`` and ``proposed``: described anew, and put there or proposed to its owner. ``fresh``:
+by the time it was its turn there was nothing to do. ``busy``: another runner has it. ``set aside``:
+it must not be touched. ``failed``: an error, which is in the reason. ``lost``: whoever had it is
+gone, and nothing is known; it is the next run's, and no failure of the model.
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is the same for every model of a run. Strings and truth values only: it is pickled.
+
+    ``work`` and ``cache_dir`` are folders (None: the usual cache). ``create_pr`` None is what is
+    usual at the hub. Tokens are not shown by ``repr``; where they are None, those of the
+    environment count, and an executor on another machine should send them no other way.
+    """
+
+    work: str
+    cache_dir: str | None = None
+    registry: str | None = None
+    create_pr: bool | None = None
+    device: str | None = None
+    token: str | None = field(default=None, repr=False)
+    civitai_token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One model to be described anew, in plain values that can be pickled.
+
+    ``hub`` is what :func:`gmi_registry.place.open_hub` takes: ``hf``, ``civitai`` or the path of a
+    folder. ``model`` is what :meth:`.ModelRef.parse` reads, without a commit. ``reason`` says why.
+    ``to_registry``: the specification lies in the registry, and not beside the model.
+    """
+
+    hub: str
+    model: str
+    reason: str
+    options: Options
+    to_registry: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one :class:`Work`; ``model`` is its.
+
+    ``digest`` is the SHA-256 (hex) of the ``spec.json`` that the model has now, where it is known;
+    ``where`` its address. ``reason`` is one line, ``hint`` the next thing to do, ``error`` the name
+    of the error's class. ``passing``: the failure is the hub's or the network's, and says nothing
+    of the model. ``images`` were drawn, in ``seconds`` of wall time in all.
+    """
+
+    model: str
+    outcome: Outcome
+    reason: str
+    digest: str | None = None
+    where: str | None = None
+    hint: str | None = None
+    error: str | None = None
+    passing: bool = False
+    images: int = 0
+    seconds: float = 0.0
+
+
+class Executor(Protocol):
+    """Does works through :func:`gmi_registry.regeneration.worker.perform`, here or elsewhere."""
+
+    def run(self, works: Iterator[Work]) -> Iterator[Result]:
+        """One result for each work, in whatever order they end.
+
+        The next work is taken only when there is somebody to begin it at once: taking one begins
+        it, and the iterator ends where the run's bounds are reached. Results are given as soon as
+        they are there. A work whose worker died is ``lost``. Nothing is raised for one model;
+        closing the iterator (or Ctrl-C in it) ends the workers and leaves none behind.
+        """
+        ...
+
+
+class SequentialExecutor:
+    """One model after the other, in this process.
+
+    ``hub`` is one that is open already; with None each work opens its own. ``progress`` is told
+    what :func:`gmi_registry.publish.publish` tells.
+    """
+
+    def __init__(self, hub: Hub | None = None, *, progress: Progress | None = None) -> None:
+        self._hub = hub
+        self._progress = progress
+
+    def run(self, works: Iterator[Work]) -> Iterator[Result]:
+        """The results in the order of ``works``."""
+        from gmi_registry.regeneration.worker import perform
+
+        for work in works:
+            yield perform(work, hub=self._hub, progress=self._progress)

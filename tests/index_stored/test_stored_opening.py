@@ -26,6 +26,9 @@ class Recorded:
         self.files = FolderFiles(folder)
         self.asked = []
 
+    def has(self, name):
+        return True
+
     def fetch(self, name, *, sha256, size):
         assert (sha256 is None) == (size is None) == (name == "index.json")
         self.asked.append(name.rpartition("-")[2] or name)
@@ -90,6 +93,29 @@ def test_only_the_parts_that_are_asked_for(folder, tmp_path):
         assert files.asked == ["images.tensors"]
         assert group.images().shape == (21, 5, 6)
         assert files.asked == ["images.tensors"] * 2
+
+
+def test_whether_images_are_at_hand(folder, tmp_path):
+    class Remote(Recorded):
+        def has(self, name):
+            return name in self.fetched
+
+        def fetch(self, name, **about):
+            self.fetched = {*getattr(self, "fetched", ()), name}
+            return super().fetch(name, **about)
+
+    update_index(folder, [make_row(50)])
+    with StoredIndex.open(Remote(folder), cache_dir=tmp_path / "c") as index:
+        (group,) = index.groups
+        _, row = index.find(make_row(50).indexed.entry.model)
+        others = [place for place in range(21) if place != row]
+        group.images([row])
+        assert group.at_hand([row])
+        assert not group.at_hand(others)
+        assert not group.at_hand([row, others[0]])
+        assert group.at_hand([])
+    with stored(folder, cache=tmp_path / "c") as index:
+        assert index.groups[0].at_hand(range(21))
 
 
 def test_a_second_opening_reads_no_large_file_again(folder, tmp_path, hashed):

@@ -181,7 +181,7 @@ class TestIndexing:
 
 
 class TestSearch:
-    def test_the_index_answers_as_the_specifications_do(self, index, push, search, author):
+    def test_the_index_answers_as_the_specifications_do(self, index, push, search, folder):
         plain = search(index="none")
         index()
         push()
@@ -194,6 +194,10 @@ class TestSearch:
         for ours, theirs in zip(result.hits, plain.hits, strict=True):
             assert ours.distance == pytest.approx(theirs.distance, rel=1e-6)
             assert ours.confidence == pytest.approx(theirs.confidence, rel=1e-6)
+            # Their images are elsewhere, and are not fetched for what is told along the way.
+            assert ours.best_prompts == ()
+        here = search(index=folder)
+        for ours, theirs in zip(here.hits, plain.hits, strict=True):
             assert ours.best_prompts == theirs.best_prompts
 
     def test_one_request_once_it_is_here(self, index, push, search, author):
@@ -222,7 +226,7 @@ class TestSearch:
     ):
         index()
         push()
-        search()
+        search(like="hf:owner/red", encoder=None)
         result = search(like="hf:owner/crimson", encoder=None)
         assert names(result)[0] == "owner/red"
         assert "owner/crimson" not in names(result)

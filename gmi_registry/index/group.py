@@ -60,6 +60,9 @@ class MemoryStack:
     def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
         return self.image_embeddings if rows is None else self.image_embeddings[_array(rows)]
 
+    def at_hand(self, rows: Sequence[int]) -> bool:
+        return True
+
     def candidates(self, rows: Sequence[int]) -> Candidates:
         everything = len(rows) == len(self.entries)
         chosen = slice(None) if everything else _array(rows)

@@ -38,7 +38,10 @@ def ranked(
     folded = _folded([names[place] for place in order], None if top is None else top + 1)
     shown = folded[:top]
     gaps = margins(ordered[[places[0] for places in folded]])
-    matches = question.best_prompts(stack, [rows[order[it[0]]] for it in shown], best_prompts)
+    nearest = [rows[order[it[0]]] for it in shown]
+    # Prompts are told along the way; nobody waits for the images of half a hub because of them.
+    told = best_prompts and stack.at_hand(nearest)
+    matches = question.best_prompts(stack, nearest, best_prompts) if told else [()] * len(nearest)
     hits = []
     for rank, (places, best) in enumerate(zip(shown, matches, strict=True), start=1):
         entry, *others = (stack.entries[rows[order[place]]] for place in places)

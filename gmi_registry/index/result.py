@@ -46,10 +46,10 @@ class SearchHit:
     nearest is shown, and ``versions`` holds the rest, nearest first. ``confidence`` is the chance,
     in 0..1, that this model made the query's images, if one of those compared in the group did;
     None but for the default score, which alone speaks of one. ``digest`` is the specification's.
-    ``best_prompts`` is sorted, the nearest first. ``stale`` says that the model's weights are no
-    longer those that were described, None that nobody knows; a stale model stands behind the fresh
-    ones it ties with. ``trust`` says who stands behind the specification, None where only the user
-    is concerned.
+    ``best_prompts`` is sorted, the nearest first, and empty where an index has the images of the
+    hits elsewhere. ``stale`` says that the model's weights are no longer those that were
+    described, None that nobody knows; a stale model stands behind the fresh ones it ties with.
+    ``trust`` says who stands behind the specification, None where only the user is concerned.
     """
 
     rank: int

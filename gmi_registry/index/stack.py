@@ -71,6 +71,11 @@ class Stack(Protocol):
         """The images of the members at ``rows`` [R], None for all: [R, N, D]."""
         ...
 
+    def at_hand(self, rows: Sequence[int]) -> bool:
+        """Whether the images of these members are on this machine, so that they may be shown for
+        the asking. A ranking that needs them asks for them all the same."""
+        ...
+
     def candidates(self, rows: Sequence[int]) -> Candidates:
         """The members at ``rows`` with everything that a score may want."""
         ...

@@ -51,6 +51,12 @@ class AggregateFiles:
         self._shelf.keep_index_commits(self._commit, self._known)
         return found
 
+    def has(self, name: str) -> bool:
+        """Whether the file is on this disk, at this commit or an older one."""
+        path = f"{INDEX_FOLDER}/{name}"
+        commits = {self._commit, self._known.get(name, self._commit)}
+        return any(self._dataset.cached(path, commit) is not None for commit in commits)
+
 
 def push_aggregate(dataset: Dataset, files: Mapping[str, Path], *, create_pr: bool = False) -> str:
     """Make the index folder of the registry hold ``files``, by name, and nothing else.

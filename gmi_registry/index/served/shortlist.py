@@ -69,6 +69,9 @@ class Shortlist:
         chosen = range(len(self.entries)) if rows is None else rows
         return self.fetch([self.entries[row].model for row in chosen])
 
+    def at_hand(self, rows: Sequence[int]) -> bool:
+        return True
+
     def candidates(self, rows: Sequence[int]) -> Candidates:
         raise unserved("all embeddings")
 

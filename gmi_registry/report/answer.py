@@ -11,8 +11,15 @@ from gmi_registry.index.result import GroupRanking, Ranking, SearchHit
 from gmi_registry.report.page import Card, Group, Page, Picture, QueryImage, SkippedModel
 from gmi_registry.report.picture import embed_preview
 from gmi_registry.spec import ModelRef
+from gmi_registry.trust import Trust
 
 __all__ = ["answer_page"]
+
+_DESCRIBED_BY: dict[Trust, str] = {
+    "owner": "its owner",
+    "verified": "an entry of the registry, which its maintainers checked",
+    "self-published": "an entry of the registry, which nobody checked",
+}
 
 Previews = Callable[[ModelRef], Path | None]
 """Where a model's contact sheet is on this disk: ``Hub.fetch_preview``."""
@@ -110,6 +117,8 @@ def _card(hit: SearchHit, previews: Previews) -> Card:
         nsfw=hit.nsfw,
         stale=bool(hit.stale),
         confidence=hit.confidence,
+        described_by="" if hit.trust is None else _DESCRIBED_BY[hit.trust],
+        versions=tuple(version.title for version in hit.versions),
         prompts=tuple(match.prompt for match in hit.best_prompts),
         preview=preview,
         no_preview=reason,

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -9,10 +10,12 @@ sys.path.append(str(Path(__file__).parents[1] / "cli"))
 
 from cli_specs import OTHER_RANKING, RANKING, SKIPPED, answer
 
+from gmi_registry.index import FoldedVersion
 from gmi_registry.report.answer import answer_page
 from gmi_registry.report.html import render
 from gmi_registry.report.page import QueryImage
 from gmi_registry.report.picture import embed
+from gmi_registry.spec import ModelRef
 
 
 def shown(name, prompt="a cat"):
@@ -106,3 +109,20 @@ def test_a_preview_that_cannot_be_had_is_replaced_by_the_reason():
 
 def test_an_answer_without_models():
     assert page(answer()).groups == ()
+
+
+def test_who_stands_behind_a_specification_and_other_versions():
+    older = FoldedVersion(ModelRef("civitai", "1", "10"), "Style <b> 1.0", 0.9, None)
+    first, second, third = RANKING.hits
+    hits = (
+        replace(first, trust="self-published", versions=(older,)),
+        replace(second, trust="owner"),
+        replace(third, trust="verified"),
+    )
+    text = render(page(answer(replace(RANKING, hits=hits))))
+    assert text.count("<dt>described by</dt>") == 3
+    assert "which nobody checked" in text
+    assert "<dd>its owner</dd>" in text
+    assert "which its maintainers checked" in text
+    assert "<dt>other versions</dt><dd>Style &lt;b&gt; 1.0</dd>" in text
+    assert "described by" not in render(page(answer(RANKING)))

@@ -22,7 +22,8 @@ class LoopbackQdrant:
     """``engine`` holds everything; ``key`` is what callers must bring, None for nothing.
 
     ``faults`` are statuses of the next answers to requests that write points, None to let one
-    through, 0 to cut the connection; ``hooks`` are called before the next search. ``seen`` lists method, path and body size.
+    through, 0 to cut the connection; ``hooks`` are called before the next search. ``seen`` lists
+    method, path and body size.
     """
 
     def __init__(self, engine):

@@ -1,18 +1,38 @@
-"""What changed between two specifications of one model."""
+"""What changed between two specifications of one model, and how far its images moved."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from gmi_registry.spec.specification import Spec
 
-__all__ = ["FieldChange", "PromptShift", "SpecDiff", "diff_specs"]
+__all__ = [
+    "FieldChange",
+    "Movement",
+    "PromptShift",
+    "SeedScale",
+    "SpecDiff",
+    "Verdict",
+    "diff_specs",
+    "distance_between",
+]
+
+Verdict = Literal["unmoved", "as redrawn", "moved", "too few prompts"]
+"""What :attr:`Movement.verdict` says."""
+
+_Floats = npt.NDArray[np.float64]
 
 _ROWS_AT_ONCE = 512
+_SWAPS = 999
+_LEVEL = 0.05
+_MOST_SEEDS = 16
+# Float16 embeddings, float64 sums: what is nearer than this is the same.
+_NOTHING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -29,10 +49,62 @@ class FieldChange:
 
 @dataclass(frozen=True)
 class PromptShift:
-    """How far the mean image embedding of one prompt moved: L2 distance, in embedding units."""
+    """How far the mean image embedding of one prompt moved: L2 distance, in embedding units.
+
+    ``index`` counts the default prompts from 0. ``share`` is the distance divided by the length of
+    the new mean.
+    """
 
     prompt: str
     shift: float
+    index: int
+    share: float
+
+
+@dataclass(frozen=True)
+class SeedScale:
+    """What other seeds do, as squared discrepancies of sets of one image a prompt.
+
+    ``within`` is the mean over pairs of two seeds of one model, ``across`` over pairs of a seed of
+    the old one with another of the new one: where the model is the same, the two are about equal.
+    """
+
+    within: float
+    across: float
+
+
+@dataclass(frozen=True)
+class Movement:
+    """How far the images of the default prompts moved, and what to hold that against.
+
+    ``mmd2`` is the squared maximum mean discrepancy of old and new (kernel of the new
+    specification, biased estimate, 0 for equal images); so are the others.
+
+    ``unordered`` is what is left of it on average where, prompt by prompt, a coin decides which of
+    the two images is called the new one. A model that is drawn again, with other seeds or on another
+    machine, moves every prompt its own way, and comes to about as much; a model that has changed
+    moves them together. ``chance`` is the share of the coins (999, always the same, and the order
+    as it is) that leave at least ``mmd2``: an exact test of whether old and new are one model.
+
+    ``halves`` is between two random halves of the prompts of one model, mean of both models: what
+    other content does. ``seeds`` is what other seeds do; None where a model has not two.
+    """
+
+    mmd2: float
+    unordered: float
+    chance: float
+    prompts: int
+    halves: float | None
+    seeds: SeedScale | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """``moved`` where chance is at most 5 %, which needs six prompts."""
+        if self.mmd2 <= _NOTHING and self.unordered <= _NOTHING:
+            return "unmoved"
+        if 2.0 ** (1 - self.prompts) > _LEVEL:
+            return "too few prompts"
+        return "moved" if self.chance <= _LEVEL else "as redrawn"
 
 
 @dataclass(frozen=True)
@@ -40,22 +112,25 @@ class SpecDiff:
     """The difference of two specifications.
 
     ``incomparable`` says why embeddings cannot be compared, or is None; where it is set,
-    ``mmd2`` is None and ``prompt_shifts`` empty. ``mmd2`` is the squared maximum mean discrepancy
-    of the images of the default prompt set (kernel of the new specification, biased estimate, 0
-    for equal images). ``prompt_shifts`` has the largest shift first.
+    ``movement`` is None and ``prompt_shifts`` empty. ``prompt_shifts`` has the largest first.
     """
 
     old_digest: str
     new_digest: str
     fields: tuple[FieldChange, ...]
     incomparable: str | None
-    mmd2: float | None
+    movement: Movement | None
     prompt_shifts: tuple[PromptShift, ...]
 
     @property
     def identical(self) -> bool:
         """Whether the two are the same, byte for byte."""
         return self.old_digest == self.new_digest
+
+    @property
+    def mmd2(self) -> float | None:
+        """That of ``movement``."""
+        return None if self.movement is None else self.movement.mmd2
 
 
 def diff_specs(old: Spec, new: Spec) -> SpecDiff:
@@ -65,15 +140,12 @@ def diff_specs(old: Spec, new: Spec) -> SpecDiff:
     specifications that cannot be compared are no error: ``incomparable`` says why.
     """
     reason = _incomparable(old, new)
-    mmd2: float | None = None
+    movement: Movement | None = None
     shifts: tuple[PromptShift, ...] = ()
     if reason is None:
-        mmd2 = _mmd2(
-            old.image_embeddings[old.default_rows],
-            new.image_embeddings[new.default_rows],
-            new.manifest.kernel.gamma,
-        )
-        shifts = _prompt_shifts(old, new)
+        x, y = _by_prompt(old), _by_prompt(new)
+        movement = _movement(x, y, old, new)
+        shifts = _prompt_shifts(x, y, new.manifest.prompt_sets[0].prompts)
     before = dict(_leaves(old.manifest.model_dump(mode="python"), ""))
     after = dict(_leaves(new.manifest.model_dump(mode="python"), ""))
     changes = tuple(
@@ -81,7 +153,16 @@ def diff_specs(old: Spec, new: Spec) -> SpecDiff:
         for path in sorted(before.keys() | after.keys())
         if (path in before) != (path in after) or before[path] != after[path]
     )
-    return SpecDiff(old.digest, new.digest, changes, reason, mmd2, shifts)
+    return SpecDiff(old.digest, new.digest, changes, reason, movement, shifts)
+
+
+def distance_between(one: Spec, other: Spec) -> float | None:
+    """``Movement.mmd2`` from ``one`` to ``other``; None where they cannot be compared."""
+    if _incomparable(one, other) is not None:
+        return None
+    x, y, gamma = _by_prompt(one), _by_prompt(other), other.manifest.kernel.gamma
+    signed = _mean_kernels(x, x, gamma)[0] + _mean_kernels(y, y, gamma)[0]
+    return max(0.0, float((signed - 2 * _mean_kernels(x, y, gamma)[0]).mean()))
 
 
 def _incomparable(old: Spec, new: Spec) -> str | None:
@@ -109,36 +190,96 @@ def _leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
         yield path, value
 
 
-def _mmd2(x: npt.NDArray[np.float16], y: npt.NDArray[np.float16], gamma: float) -> float:
-    within = _mean_kernel(x, x, gamma) + _mean_kernel(y, y, gamma)
-    return max(0.0, within - 2 * _mean_kernel(x, y, gamma))
+def _movement(x: _Floats, y: _Floats, old: Spec, new: Spec) -> Movement:
+    gamma = new.manifest.kernel.gamma
+    (xx, seeds_x), (yy, seeds_y) = _mean_kernels(x, x, gamma), _mean_kernels(y, y, gamma)
+    xy, seeds_xy = _mean_kernels(x, y, gamma)
+    # With φ the mean feature of a prompt's images: ⟨φ(y_p) - φ(x_p), φ(y_q) - φ(x_q)⟩.
+    steps = xx + yy - xy - xy.T
+    prompts = len(steps)
+    mmd2 = max(0.0, float(steps.mean()))
+    coins = np.random.default_rng(0).choice([-1.0, 1.0], size=(_SWAPS, prompts))
+    left = np.einsum("ip,ip->i", coins @ steps, coins) / prompts**2
+    # A coin that leaves all as it is must not fall below by rounding alone.
+    as_far = int((left >= mmd2 * (1 - 1e-9)).sum())
+    return Movement(
+        mmd2=mmd2,
+        unordered=max(0.0, float(np.trace(steps))) / prompts**2,
+        chance=(1 + as_far) / (1 + _SWAPS),
+        prompts=prompts,
+        halves=None if prompts < 2 else (_halves(xx) + _halves(yy)) / 2,
+        seeds=_seed_scale(seeds_x, seeds_y, seeds_xy, _seeds(old), _seeds(new)),
+    )
 
 
-def _mean_kernel(x: npt.NDArray[np.float16], y: npt.NDArray[np.float16], gamma: float) -> float:
-    """Mean of exp(-gamma ||x_i - y_j||²) over all pairs, in float64 and in blocks of rows."""
-    columns = y.astype(np.float64)
+def _halves(kernel: _Floats) -> float:
+    """Of all ways to cut the prompts in two halves, the mean squared discrepancy of the halves."""
+    prompts = len(kernel)
+    apart = (kernel.sum() - np.trace(kernel)) / (prompts * (prompts - 1))
+    return max(0.0, 4 / prompts * float(np.trace(kernel) / prompts - apart))
+
+
+def _seeds(spec: Spec) -> tuple[int, ...]:
+    return spec.manifest.generation.recipe.seeds[:_MOST_SEEDS]
+
+
+def _seed_scale(
+    xx: _Floats, yy: _Floats, xy: _Floats, old: tuple[int, ...], new: tuple[int, ...]
+) -> SeedScale | None:
+    """From mean kernels between the images of one seed each: [S, S], [T, T] and [S, T]."""
+    within = [
+        float(kernel[a, a] + kernel[b, b] - 2 * kernel[a, b])
+        for kernel in (xx, yy)
+        for a in range(len(kernel))
+        for b in range(a)
+    ]
+    across = [
+        float(xx[a, a] + yy[b, b] - 2 * xy[a, b])
+        for a, seed in enumerate(old)
+        for b, other in enumerate(new)
+        # One seed on both sides would share its noise, and look nearer than another drawing is.
+        if seed != other
+    ]
+    if not within or not across:
+        return None
+    return SeedScale(max(0.0, float(np.mean(within))), max(0.0, float(np.mean(across))))
+
+
+def _mean_kernels(x: _Floats, y: _Floats, gamma: float) -> tuple[_Floats, _Floats]:
+    """Means of exp(-gamma ||x - y||²) for ``x`` [P, S, D] and ``y`` [P, T, D], in blocks of rows.
+
+    [P, P] by prompts, over all their images; and [S, T] by seeds, over all prompts, of at most 16
+    seeds.
+    """
+    prompts, own, width = x.shape
+    theirs = y.shape[1]
+    columns = y.reshape(-1, width)
     column_norms = np.einsum("ij,ij->i", columns, columns)
-    total = 0.0
-    for start in range(0, len(x), _ROWS_AT_ONCE):
-        rows = x[start : start + _ROWS_AT_ONCE].astype(np.float64)
+    by_prompt = np.empty((prompts, prompts))
+    by_seed = np.zeros((min(own, _MOST_SEEDS), min(theirs, _MOST_SEEDS)))
+    step = max(1, _ROWS_AT_ONCE // own)
+    for start in range(0, prompts, step):
+        rows = x[start : start + step].reshape(-1, width)
         squared = np.einsum("ij,ij->i", rows, rows)[:, None] + column_norms - 2 * rows @ columns.T
-        total += float(np.exp(-gamma * np.maximum(squared, 0)).sum())
-    return total / (len(x) * len(y))
+        kernel = np.exp(-gamma * np.maximum(squared, 0)).reshape(-1, own, prompts, theirs)
+        by_prompt[start : start + step] = kernel.mean(axis=(1, 3))
+        by_seed += kernel[:, :_MOST_SEEDS, :, :_MOST_SEEDS].sum(axis=(0, 2))
+    return by_prompt, by_seed / prompts**2
 
 
-def _prompt_shifts(old: Spec, new: Spec) -> tuple[PromptShift, ...]:
-    prompts = new.manifest.prompt_sets[0].prompts
-    moved = _prompt_means(new, len(prompts)) - _prompt_means(old, len(prompts))
+def _prompt_shifts(x: _Floats, y: _Floats, prompts: tuple[str, ...]) -> tuple[PromptShift, ...]:
+    new = y.mean(axis=1)
+    moved = np.linalg.norm(new - x.mean(axis=1), axis=1)
+    shares = moved / np.maximum(np.linalg.norm(new, axis=1), np.finfo(np.float64).tiny)
     shifts = [
-        PromptShift(prompt, float(shift))
-        for prompt, shift in zip(prompts, np.linalg.norm(moved, axis=1), strict=True)
+        PromptShift(prompt, float(shift), index, float(share))
+        for index, (prompt, shift, share) in enumerate(zip(prompts, moved, shares, strict=True))
     ]
     return tuple(sorted(shifts, key=lambda item: -item.shift))
 
 
-def _prompt_means(spec: Spec, prompts: int) -> npt.NDArray[np.float64]:
-    """[prompts, D]: each prompt has the same number of images, so the mean is a plain one."""
+def _by_prompt(spec: Spec) -> _Floats:
+    """[P, S, D]: the images of each default prompt in the order of the seeds."""
     order = np.argsort(spec.image_prompt[spec.default_rows], kind="stable")
     images = spec.image_embeddings[spec.default_rows][order].astype(np.float64)
-    means: npt.NDArray[np.float64] = images.reshape(prompts, -1, images.shape[1]).mean(axis=1)
-    return means
+    return images.reshape(len(spec.manifest.prompt_sets[0].prompts), -1, images.shape[1])

@@ -39,7 +39,7 @@ def shown_methods(scored: Iterable[str]) -> list[str]:
 
 def first_model(distances: NDArray[np.float64], models: tuple[str, ...]) -> int:
     """The nearest of M models by one task's distances [M]; of equals the first by name."""
-    return int(ascending(distances, models)[0])
+    return int(ascending(distances, lambda model: models[model])[0])
 
 
 def guesses(folder: Path) -> dict[str, str]:

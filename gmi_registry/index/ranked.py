@@ -31,7 +31,7 @@ def ranked(
     stack, rows = selection.stack, selection.rows
     names = [stack.names[row] for row in rows]
     distances = question.distances(stack, rows)
-    order = ascending(distances, [_tie_key(name, standing) for name in names])
+    order = ascending(distances, lambda place: _tie_key(names[place], standing))
     ordered = distances[order]
     chances = question.confidences(stack, ordered)
     # One more than is shown: the last one's margin is to whoever follows.

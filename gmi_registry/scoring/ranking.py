@@ -7,7 +7,7 @@ that cannot tell models apart scores as chance and not as perfection.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,15 +25,22 @@ __all__ = [
 ]
 
 
-def ascending(distances: Floats, keys: Sequence[str]) -> NDArray[np.intp]:
-    """Indices that sort ``distances`` [M], nearest first, equal ones by ``keys`` [M]; [M].
+def ascending(distances: Floats, key: Callable[[int], str]) -> NDArray[np.intp]:
+    """Indices that sort ``distances`` [M], nearest first, equal ones by ``key`` of the index; [M].
 
-    Raises ValueError for NaN, which has no place in an order.
+    ``key`` is asked for those that are equal alone. Raises ValueError for NaN, which has no place
+    in an order.
     """
     _check_numbers(distances)
-    # dtype=object compares the keys as Python strings, whatever their length.
-    by_key = np.argsort(np.array(keys, dtype=object), kind="stable")
-    return np.asarray(by_key[np.argsort(distances[by_key], kind="stable")])
+    order = np.argsort(distances, kind="stable")
+    ordered = distances[order]
+    # Where a run of equal distances begins, and where the next one does.
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    ends = np.append(starts[1:], len(order))
+    for run in np.flatnonzero(ends - starts > 1):
+        tied = slice(starts[run], ends[run])
+        order[tied] = sorted(order[tied].tolist(), key=key)
+    return np.asarray(order)
 
 
 def mid_ranks(distances: Floats) -> NDArray[np.float64]:

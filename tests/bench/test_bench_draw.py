@@ -82,7 +82,7 @@ def picks(folder):
     with np.load(folder / "scores" / "test" / "images-1.npz") as distances:
         for number in chosen_tasks(len(file.tasks)):
             for method in SHOWN:
-                first = int(ascending(distances[method][number], file.models)[0])
+                first = int(ascending(distances[method][number], file.models.__getitem__)[0])
                 found.append((first, said[file.tasks[number].images[0]]))
     return found
 

@@ -48,10 +48,10 @@ def test_credit_over_all_places_is_the_mid_rank(distances):
 @given(few_values, st.randoms(use_true_random=False))
 def test_the_order_does_not_depend_on_the_order_of_the_models(distances, random):
     keys = [f"local:{chr(97 + i)}" for i in range(len(distances))]
-    expected = [keys[i] for i in ascending(distances, keys)]
+    expected = [keys[i] for i in ascending(distances, keys.__getitem__)]
     shuffled = list(range(len(keys)))
     random.shuffle(shuffled)
-    again = ascending(distances[shuffled], [keys[i] for i in shuffled])
+    again = ascending(distances[shuffled], [keys[i] for i in shuffled].__getitem__)
     assert [keys[shuffled[i]] for i in again] == expected
     ordered = sorted(zip(distances, keys, strict=True))
     assert [key for _, key in ordered] == expected
@@ -59,7 +59,7 @@ def test_the_order_does_not_depend_on_the_order_of_the_models(distances, random)
 
 def test_nan_has_no_place():
     with pytest.raises(ValueError, match="NaN"):
-        ascending(np.array([1.0, np.nan]), ["a", "b"])
+        ascending(np.array([1.0, np.nan]), ["a", "b"].__getitem__)
     with pytest.raises(ValueError, match="NaN"):
         mid_ranks(np.array([np.nan]))
 

@@ -71,6 +71,12 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def regenerate(session: nox.Session) -> None:
+    """Describe anew what is out of date, as gmi regenerate does: -- --repo owner/model."""
+    run(session, "gmi", "regenerate", *session.posargs)
+
+
+@nox.session
 def live(session: nox.Session) -> None:
     """The hub's tests against the hub itself, in a private repository that they make and delete."""
     if not os.environ.get("HF_TOKEN"):

@@ -10,6 +10,7 @@ import typer
 from gmi_registry.cli import bench, cache, index, registry, spec
 from gmi_registry.cli.option import new_app
 from gmi_registry.cli.publish import publish
+from gmi_registry.cli.regenerate import regenerate
 from gmi_registry.cli.search import search
 
 __all__ = ["app", "main", "publish_main", "search_main"]
@@ -40,6 +41,7 @@ def _root(
 
 app.command()(search)
 app.command()(publish)
+app.command()(regenerate)
 app.add_typer(spec.app, name="spec")
 app.add_typer(registry.app, name="registry")
 app.add_typer(index.app, name="index")

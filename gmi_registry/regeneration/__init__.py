@@ -1,4 +1,14 @@
-"""Specifications that stay true: what is out of date is found, described anew and published."""
+"""Specifications that stay true: what is out of date is found, described anew and published.
+
+::
+
+    from gmi_registry.place import open_hub
+    from gmi_registry.regeneration import Options, Round
+
+    a_round = Round(open_hub("hf"), Options(work="work"), tags=["anime"])
+    summary = a_round.run(a_round.plan(), max_models=5)
+    print(summary.to_markdown())
+"""
 
 from gmi_registry.regeneration.executor import (
     Executor,
@@ -8,5 +18,24 @@ from gmi_registry.regeneration.executor import (
     SequentialExecutor,
     Work,
 )
+from gmi_registry.regeneration.ledger import Ledger
+from gmi_registry.regeneration.plan import PlannedModel, RegenerationPlan, make_plan
+from gmi_registry.regeneration.round import Round
+from gmi_registry.regeneration.run import regenerate
+from gmi_registry.regeneration.summary import Summary
 
-__all__ = ["Executor", "Options", "Outcome", "Result", "SequentialExecutor", "Work"]
+__all__ = [
+    "Executor",
+    "Ledger",
+    "Options",
+    "Outcome",
+    "PlannedModel",
+    "RegenerationPlan",
+    "Result",
+    "Round",
+    "SequentialExecutor",
+    "Summary",
+    "Work",
+    "make_plan",
+    "regenerate",
+]

@@ -1,0 +1,271 @@
+"""``gmi regenerate``: describe anew what is out of date."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import typer
+
+from gmi_registry.cli.folder import cache_folder, work_folder
+from gmi_registry.cli.funnel import FAILED, INTERRUPTED, funnel
+from gmi_registry.cli.option import (
+    AsJson,
+    CacheDir,
+    CivitaiToken,
+    Device,
+    HubText,
+    Quiet,
+    RegistryText,
+    Token,
+    Verbose,
+    say_more,
+)
+from gmi_registry.cli.progress import StageProgress
+from gmi_registry.cli.screen import remark, write_json, write_line, write_rows
+from gmi_registry.cli.silence import without_future_warnings
+from gmi_registry.cli.traffic import announce_waits
+
+if TYPE_CHECKING:
+    from gmi_registry.regeneration import RegenerationPlan, Summary
+
+__all__ = ["regenerate"]
+
+_STAGES = {
+    "look": "looking at models",
+    "generate": "generating images",
+    "encode": "encoding images",
+    "write": "writing",
+}
+
+
+def _moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r}: write a date such as 2026-01-31, or 2026-01-31T08:00",
+            param_hint="--since",
+        ) from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+@funnel()
+def regenerate(
+    hub: HubText = "hf",
+    repo: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--repo",
+            metavar="MODEL",
+            help="Look at this model, also where it has no specification yet; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tag",
+            "-t",
+            metavar="TAG",
+            help="Only models with this tag; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="DATE",
+            help="Only models that changed then or later (UTC).",
+            show_default=False,
+        ),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what there is to do and why, and do nothing.")
+    ] = False,
+    max_models: Annotated[
+        int | None,
+        typer.Option("--max-models", min=0, help="Begin no more than that.", show_default=False),
+    ] = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--max-seconds",
+            min=0,
+            help="Begin none after so long; what is begun is ended.",
+            show_default=False,
+        ),
+    ] = None,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Take up what was set aside or proposed, too.")
+    ] = False,
+    create_pr: Annotated[
+        bool | None,
+        typer.Option(
+            "--create-pr/--no-create-pr",
+            help="Propose changes to the owners, or make them; as for gmi publish.",
+            show_default=False,
+        ),
+    ] = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            "--index",
+            metavar="DIR",
+            help="Bring this index up to date afterwards, with all models or those of --tag.",
+            show_default=False,
+        ),
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            "--work",
+            metavar="DIR",
+            help="Where images and what failed are kept from run to run; else in the cache.",
+            show_default=False,
+        ),
+    ] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option(
+            "--summary",
+            metavar="FILE.md",
+            help="Write there what was done, for people.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = None,
+    token: Token = None,
+    registry: RegistryText = None,
+    civitai_token: CivitaiToken = None,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Describe anew what is out of date: models whose weights, encoder or prompts have changed.
+
+    Safe to stop at any point and to run again, or twice at once. A model that failed three times is
+    set aside until it changes. Exit status 1 where a model failed.
+    """
+    moment = _moment(since)
+    say_more(verbose)
+    from gmi_registry.place import hub_at
+    from gmi_registry.regeneration import Options, Round, SequentialExecutor
+
+    options = Options(
+        work=str(work_folder(work, cache_folder(cache_dir)).absolute()),
+        cache_dir=None if cache_dir is None else str(cache_dir.absolute()),
+        registry=registry,
+        create_pr=create_pr,
+        device=device,
+        token=token,
+        civitai_token=civitai_token,
+    )
+    opening = hub_at(
+        hub,
+        cache_dir=cache_dir,
+        token=token,
+        registry=registry,
+        civitai_token=civitai_token,
+    )
+    with opening as opened, without_future_warnings():
+        if not quiet and not verbose:
+            announce_waits(opened)
+        this = Round(opened, options, repos=repo or (), tags=tag or (), since=moment, retry=retry)
+        with StageProgress(_STAGES, quiet=quiet) as looking:
+            found = this.plan(progress=lambda done, total: looking("look", done, total))
+        if plan:
+            _write_plan(found, as_json=as_json, quiet=quiet)
+            return
+        with StageProgress(_STAGES, quiet=quiet) as drawing:
+            done = this.run(
+                found,
+                SequentialExecutor(opened, progress=drawing),
+                max_models=max_models,
+                max_seconds=max_seconds,
+                progress=_silent if quiet else _Announced(found),
+            )
+        if index is not None and not done.interrupted:
+            done = this.index(done, index, cache_dir=cache_folder(cache_dir))
+    if summary is not None:
+        _write_page(summary, done.to_markdown())
+    _write_summary(done, as_json=as_json, quiet=quiet)
+    if done.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if not done.is_well:
+        raise typer.Exit(FAILED)
+
+
+class _Announced:
+    """Names each model when it begins, with what there is to do."""
+
+    def __init__(self, plan: RegenerationPlan) -> None:
+        self._reasons = {str(model.ref): model.reason for model in plan.due}
+
+    def __call__(self, ended: int, due: int, model: str) -> None:
+        reason = self._reasons.pop(model, None)
+        if reason is not None:
+            remark(f"{ended + 1} of {due}: {model}: {reason}")
+
+
+def _silent(ended: int, due: int, model: str) -> None:
+    pass
+
+
+def _write_plan(plan: RegenerationPlan, *, as_json: bool, quiet: bool) -> None:
+    from gmi_registry.regeneration.verdict import State
+
+    if as_json:
+        write_json(plan.to_json())
+    elif quiet:
+        write_rows([str(model.ref)] for model in plan.due)
+    else:
+        write_rows((str(model.ref), model.state, model.reason) for model in plan.models)
+        counts = ", ".join(f"{plan.count(state)} {state}" for state in get_args(State))
+        remark(f"{counts}; nothing was done; leave out --plan to do it")
+
+
+def _write_summary(done: Summary, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        write_json(done.to_json())
+    elif quiet:
+        write_rows([result.model] for result in done.done)
+    else:
+        write_rows((it.model, it.outcome, it.where or "") for it in done.done)
+        if not done.results and not done.left:
+            write_line(f"nothing to do: {done.fresh} are fresh")
+    if quiet:
+        return
+    for result in done.passed:
+        remark(f"{result.model}: {result.outcome}: {result.reason}")
+    for model in done.set_aside:
+        remark(f"{model.ref}: set aside: {model.reason}")
+    for left in done.left:
+        remark(f"{left.model.ref}: left for next time: {left.why}")
+    for result in done.failed:
+        remark(f"error: {result.model}: {result.reason}")
+        if result.hint:
+            remark(f"hint: {result.hint}")
+    if done.set_aside:
+        remark("hint: gmi regenerate --retry takes up what was set aside")
+    if done.index is not None:
+        remark(f"the index has {done.index.change.rows:,} models")
+
+
+def _write_page(path: Path, text: str) -> None:
+    from gmi_registry.errors import InputError
+
+    scratch = path.with_name(f".{path.name}.unfinished")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror or error}",
+            hint="name another file: --summary FILE.md",
+        ) from error

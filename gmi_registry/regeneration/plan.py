@@ -1,0 +1,153 @@
+"""What there is to do on a hub: every model's specification against the model as it is now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from gmi_registry.errors import GmiError, OfflineError, RateLimitError
+from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter
+from gmi_registry.place import find_model
+from gmi_registry.regeneration.address import hub_text
+from gmi_registry.regeneration.ledger import Ledger, Standing
+from gmi_registry.regeneration.today import Survey
+from gmi_registry.regeneration.verdict import DUE, State, Verdict, judge
+from gmi_registry.spec import ModelRef
+
+__all__ = ["PlannedModel", "Progress", "RegenerationPlan", "make_plan"]
+
+Progress = Callable[[int, int], None]
+"""Told (done, all) models that were looked at."""
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """One model and its state, with the ``reason`` in words.
+
+    ``ref`` has no commit. ``key`` and ``digest`` are as in :class:`.Verdict`. ``to_registry``: the
+    specification is an entry of the registry, and not beside the model. ``unfinished``: an earlier
+    runner began it and did not come back.
+    """
+
+    ref: ModelRef
+    state: State
+    reason: str
+    key: str
+    digest: str | None = None
+    to_registry: bool = False
+    unfinished: bool = False
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is to be described anew."""
+        return self.state in DUE
+
+
+@dataclass(frozen=True)
+class RegenerationPlan:
+    """``models`` are in the order of their references. ``hub`` opens the hub in another process."""
+
+    hub: str
+    models: tuple[PlannedModel, ...]
+
+    @property
+    def due(self) -> tuple[PlannedModel, ...]:
+        """Those to be described anew, in the order of work.
+
+        What an earlier runner did not come back from is last: it may be what ended it, and the
+        others do not wait for it.
+        """
+        return tuple(sorted((it for it in self.models if it.is_due), key=lambda it: it.unfinished))
+
+    def count(self, state: State) -> int:
+        """How many models are in that state."""
+        return sum(it.state == state for it in self.models)
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"hub": ..., "models": [{"model", "state", "reason", "digest"}, ...]}``."""
+        return {
+            "hub": self.hub,
+            "models": [
+                {"model": str(it.ref), "state": it.state, "reason": it.reason, "digest": it.digest}
+                for it in self.models
+            ],
+        }
+
+
+def make_plan(
+    hub: Hub,
+    *,
+    repos: Sequence[str] = (),
+    tags: Sequence[str] = (),
+    since: datetime | None = None,
+    ledger: Ledger | None = None,
+    retry: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> RegenerationPlan:
+    """Look at every model of ``hub`` that has a specification and all of ``tags``.
+
+    ``repos`` are names of models to look at in their stead, whether they have a specification or
+    not. ``since`` leaves out what has not changed from then on, as far as the hub says when.
+    ``ledger`` knows what is set aside, which ``retry`` takes up again. Nothing is generated and,
+    but for a folder's hub, no weights are read; a model costs a few small requests, and fewer where
+    nothing has changed since the last plan.
+
+    A listed model that cannot be looked at is set aside with the reason. Raises what the hub raises
+    for its listing and for ``repos``, InputError for what is no name of a model; RateLimitError and
+    OfflineError.
+    """
+    survey = Survey(hub)
+    named = [Listing(find_model(text, hub), ()) for text in repos]
+    listings = named or list(hub.list_specs(ListingFilter(tags=tuple(tags), nsfw=True)))
+    if since is not None:
+        moment = since if since.tzinfo is not None else since.replace(tzinfo=UTC)
+        listings = [it for it in listings if survey.is_newer(it.ref, moment)]
+    found: dict[ModelRef, PlannedModel] = {}
+    progress(0, len(listings))
+    for done, listing in enumerate(listings, 1):
+        model = _planned(survey, listing, strict=bool(named))
+        found.setdefault(model.ref, _recalled(model, ledger, retry=retry))
+        progress(done, len(listings))
+    ordered = sorted(found.values(), key=lambda it: str(it.ref))
+    return RegenerationPlan(hub_text(hub), tuple(ordered))
+
+
+def _planned(survey: Survey, listing: Listing, *, strict: bool) -> PlannedModel:
+    to_registry = survey.hub.name == "hf" and listing.trust in ("verified", "self-published")
+    # A listing pins a commit, which a folder's hub does not keep, and an entry of the registry
+    # the weights that it describes.
+    place = listing.ref if survey.hub.name != "local" else listing.ref.identity
+    ref = place.identity if to_registry else place
+    try:
+        verdict = judge(survey, ref, place=place)
+    except (RateLimitError, OfflineError):
+        raise
+    except GmiError as error:
+        if strict:
+            raise
+        verdict = Verdict("set aside", error.message, "")
+    return PlannedModel(
+        ref=_of_file(ref.identity, verdict.file),
+        state=verdict.state,
+        reason=verdict.reason,
+        key=verdict.key,
+        digest=verdict.digest,
+        to_registry=to_registry,
+    )
+
+
+def _of_file(ref: ModelRef, file: str | None) -> ModelRef:
+    return ref if file is None or ref.file is not None else replace(ref, file=file)
+
+
+def _recalled(model: PlannedModel, ledger: Ledger | None, *, retry: bool) -> PlannedModel:
+    """With what is known of earlier runs."""
+    if ledger is None or not model.is_due:
+        return model
+    standing: Standing = ledger.standing(str(model.ref), model.key)
+    model = replace(model, unfinished=standing.unfinished)
+    if retry or standing.reason is None:
+        return model
+    return replace(model, state="set aside", reason=standing.reason)

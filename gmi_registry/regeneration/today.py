@@ -1,0 +1,159 @@
+"""What a hub has of a model now, told without a download of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from gmi_registry.errors import AuthError, InputError, SpecNotFoundError
+from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
+from gmi_registry.hubs.local import LocalHub
+from gmi_registry.hubs.protocol import Hub, KnowsWeights
+from gmi_registry.model import Kind, ModelCard, ModelFiles
+from gmi_registry.spec import ModelRef
+
+if TYPE_CHECKING:
+    from gmi_registry.hubs.huggingface import HuggingFaceHub
+
+__all__ = ["Survey", "Today"]
+
+Digests = Mapping[str, str | None]
+
+_LONGEST_CHAIN = 8
+
+
+@dataclass(frozen=True)
+class Today:
+    """A model as it is now.
+
+    ``weights`` and ``base_weights`` are path to SHA-256 (hex; None where the hub has none) of its
+    own files and its base model's, None where the hub cannot say. They are ``exact`` where they
+    are the very files that a specification would be bound to, and else all that lie there.
+    ``model`` has the cards of the model and its bases, and perhaps no files; None where the hub
+    keeps no cards that advise anything.
+    """
+
+    weights: Digests | None
+    base_weights: Digests | None
+    exact: bool
+    model: ModelFiles | None
+
+
+class Survey:
+    """Looks at the models of ``hub``. Base models are looked at once, whoever stands on them."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self._bases: dict[str, tuple[ModelFiles, Digests | None] | None] = {}
+        self._modified: dict[str, datetime] | None = None
+
+    def today(self, ref: ModelRef, kind: Kind | None) -> Today:
+        """The model at the revision of ``ref``, or as it is now where that has none.
+
+        ``kind`` is what its specification says; with None, that of a hub whose models are not at
+        hand, its base model is left out. Raises what the hub raises; SpecNotFoundError for a model
+        that is not there, and HubError for a broken card.
+        """
+        if isinstance(self.hub, LocalHub):
+            return _here(self.hub.fetch_model(ref.without_revision))
+        weights = self.hub.weight_digests(ref) if isinstance(self.hub, KnowsWeights) else None
+        if self.hub.name != "hf" or kind is None:
+            return Today(weights, None, False, None)
+        card = self._card(ref)
+        if kind == "checkpoint" or card.base_model is None:
+            return Today(weights, None, False, _described(ref, kind, card))
+        base = self._base(card.base_model, (ref.id,))
+        if base is None:
+            return Today(weights, None, False, None)
+        return Today(weights, base[1], False, _described(ref, kind, card, base[0]))
+
+    def is_newer(self, ref: ModelRef, since: datetime) -> bool:
+        """Whether the model changed at ``since`` or later; True where the hub does not say."""
+        if isinstance(self.hub, LocalHub):
+            return any(
+                datetime.fromtimestamp(path.stat().st_mtime, UTC) >= since
+                for path in (self.hub.root / "models" / ref.id).rglob("*")
+                if path.is_file()
+            )
+        if self.hub.name != "hf":
+            return True
+        modified = self._listed().get(ref.id)
+        return modified is None or modified >= since
+
+    def _listed(self) -> Mapping[str, datetime]:
+        if self._modified is None:
+            entries = self._remote._catalogue.entries()
+            times = {entry.id: _time(entry.modified) for entry in entries}
+            self._modified = {name: time for name, time in times.items() if time is not None}
+        return self._modified
+
+    @property
+    def _remote(self) -> HuggingFaceHub:
+        # With a registry the hub itself is inside.
+        return cast("HuggingFaceHub", getattr(self.hub, "hub", self.hub))
+
+    def _card(self, ref: ModelRef) -> ModelCard:
+        try:
+            place = self._remote._downloads.fetch_checked(
+                ref.id, CARD_NAME, ref.revision or "main", limit=CARD_LIMIT
+            )
+        except SpecNotFoundError:
+            content = b""
+        else:
+            content = place.read_bytes()
+        return parse_card(content, ref.id.rpartition("/")[2], Path(ref.id) / CARD_NAME)
+
+    def _base(self, name: str, above: tuple[str, ...]) -> tuple[ModelFiles, Digests | None] | None:
+        """The base model's cards and weights; None where one of its own bases is not at hand.
+
+        Why that is so, and of circles, whoever publishes the model learns.
+        """
+        name = name.removeprefix("hf:")
+        if name in above or len(above) >= _LONGEST_CHAIN:
+            return None
+        if name not in self._bases:
+            self._bases[name] = self._found_base(name, above)
+        return self._bases[name]
+
+    def _found_base(
+        self, name: str, above: tuple[str, ...]
+    ) -> tuple[ModelFiles, Digests | None] | None:
+        try:
+            ref = ModelRef("hf", name)
+            weights = self._remote.weight_digests(ref)
+            card = self._card(ref)
+        except (InputError, SpecNotFoundError, AuthError):
+            return None
+        # The parts of a checkpoint lie in folders, and what it was made from does not count.
+        whole = any("/" in path for path in weights or ())
+        if whole or card.base_model is None:
+            return _described(ref, "checkpoint", card), weights
+        further = self._base(card.base_model, (*above, name))
+        return None if further is None else (_described(ref, "lora", card, further[0]), weights)
+
+
+def _here(model: ModelFiles) -> Today:
+    base = model.base if model.kind != "checkpoint" else None
+    return Today(
+        weights={weight.path: weight.sha256 for weight in model.weights},
+        base_weights=None if base is None else {w.path: w.sha256 for w in base.weights},
+        exact=True,
+        model=model,
+    )
+
+
+def _described(
+    ref: ModelRef, kind: Kind, card: ModelCard, base: ModelFiles | None = None
+) -> ModelFiles:
+    return ModelFiles(ref=ref, kind=kind, path=Path(), card=card, weights=(), base=base)
+
+
+def _time(text: str | None) -> datetime | None:
+    try:
+        found = None if text is None else datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found

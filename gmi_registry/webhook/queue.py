@@ -1,0 +1,247 @@
+"""Models that wait to be looked at: a bounded queue on disk, which outlives its processes.
+
+A delivery asks for no particular work: it says that a model should be looked at, so however many
+come for one model, it waits once. What is to be done is found out from the model as it is then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gmi_registry.errors import InputError
+
+__all__ = ["Counts", "Noted", "RepoQueue", "Taken"]
+
+Noted = Literal["queued", "waiting", "ours", "set aside", "full"]
+"""What became of a delivery: its model waits now; it did already; the commit was made here; the
+model has failed too often since that commit; or there is no room."""
+
+_NAME = "queue.sqlite3"
+_SEVERAL = "*"
+_TRIES = 3
+_LONGEST_REASON = 500
+_MOST_OURS = 10_000
+_MOST_ASIDE = 1_000
+_TABLES = """
+CREATE TABLE IF NOT EXISTS repos (
+  repo TEXT PRIMARY KEY, state TEXT NOT NULL, sha TEXT NOT NULL, place INTEGER NOT NULL,
+  due REAL NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0, later TEXT, reason TEXT
+) STRICT;
+CREATE INDEX IF NOT EXISTS in_turn ON repos (state, place);
+CREATE TABLE IF NOT EXISTS ours (
+  place INTEGER PRIMARY KEY AUTOINCREMENT, repo TEXT NOT NULL, sha TEXT NOT NULL,
+  UNIQUE (repo, sha)
+) STRICT;
+"""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A model that somebody works on; ``tries`` counts this time too."""
+
+    repo: str
+    tries: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many models wait, are worked on, and were set aside after failures."""
+
+    waiting: int
+    taken: int
+    aside: int
+
+
+class RepoQueue:
+    """The queue in ``folder``, which is made where it is missing; at most ``capacity`` models wait.
+
+    Several processes may use it at once, and every method is safe in any thread. A call waits for
+    others no longer than ``patience`` seconds. Every method raises InputError where the file cannot
+    be read or written; what was there before is then as it was.
+    """
+
+    def __init__(self, folder: Path, *, capacity: int = 1000, patience: float = 0.5) -> None:
+        self.capacity = capacity
+        self._path = folder / _NAME
+        self._lock = threading.Lock()
+        with self._explained():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._db = sqlite3.connect(
+                self._path, timeout=patience, isolation_level=None, check_same_thread=False
+            )
+            # Written down before the hub hears that it was: it does not say so a second time.
+            for line in ("journal_mode = WAL", "synchronous = FULL"):
+                self._db.execute(f"PRAGMA {line}")
+            self._db.executescript(_TABLES)
+
+    def close(self) -> None:
+        """Let the file go."""
+        with self._lock:
+            self._db.close()
+
+    def put(self, repo: str, sha: str) -> Noted:
+        """Note that ``repo`` is at the commit ``sha`` now, unless that is a commit of ours.
+
+        A model that is being worked on is looked at once more afterwards: whether the work has seen
+        this commit cannot be known. One that was set aside comes back with another commit.
+        """
+        with self._transaction() as db:
+            if db.execute("SELECT 1 FROM ours WHERE repo = ? AND sha = ?", (repo, sha)).fetchone():
+                return "ours"
+            row = db.execute(
+                "SELECT state, sha, later FROM repos WHERE repo = ?", (repo,)
+            ).fetchone()
+            if row is not None and row[0] == "taken":
+                later = sha if row[2] in (None, sha) else _SEVERAL
+                db.execute("UPDATE repos SET later = ? WHERE repo = ?", (later, repo))
+                return "waiting"
+            if row is not None and row[1] == sha:
+                return "set aside" if row[0] == "aside" else "waiting"
+            if row is None or row[0] == "aside":
+                used = "SELECT count(*) FROM repos WHERE state IN ('waiting', 'taken')"
+                if db.execute(used).fetchone()[0] >= self.capacity:
+                    return "full"
+                self._wait(db, repo, sha)
+                return "queued"
+            # Another commit may be what mends a failure: it need not wait for the next try.
+            db.execute("UPDATE repos SET sha = ?, due = 0, tries = 0 WHERE repo = ?", (sha, repo))
+            return "waiting"
+
+    def take(self) -> Taken | None:
+        """The model that has waited longest and is due, marked as worked on; None for none.
+
+        The try counts from now on, so that a model that ends its worker every time is set aside.
+        """
+        with self._transaction() as db:
+            row = db.execute(
+                "UPDATE repos SET state = 'taken', tries = tries + 1, later = NULL WHERE repo = "
+                "(SELECT repo FROM repos WHERE state = 'waiting' AND due <= ? ORDER BY place "
+                "LIMIT 1) RETURNING repo, tries",
+                (time.time(),),
+            ).fetchone()
+        return None if row is None else Taken(*row)
+
+    def finish(self, taken: Taken, commit: str | None = None) -> None:
+        """It was looked at, and put right by the commit ``commit`` where there was need.
+
+        That commit is remembered: the hub tells of it as of any other. It is right to ignore it
+        even where the branch is set back to it later, since in it specification and weights agree.
+        """
+        with self._transaction() as db:
+            if commit is not None:
+                values = (taken.repo, commit)
+                db.execute("INSERT OR IGNORE INTO ours (repo, sha) VALUES (?, ?)", values)
+                db.execute(
+                    "DELETE FROM ours WHERE place <= (SELECT max(place) FROM ours) - ?",
+                    (_MOST_OURS,),
+                )
+            if not self._came_later(db, taken.repo, commit):
+                db.execute("DELETE FROM repos WHERE repo = ?", (taken.repo,))
+
+    def fail(self, taken: Taken, reason: str, *, after: float) -> bool:
+        """It failed, and is due again in ``after`` seconds; True where it was set aside instead.
+
+        It is set aside at the third failure, unless something has happened to it meanwhile.
+        """
+        with self._transaction() as db:
+            if self._came_later(db, taken.repo, None):
+                return False
+            if taken.tries < _TRIES:
+                self._put_back(db, taken.repo, due=time.time() + after)
+                return False
+            db.execute(
+                "UPDATE repos SET state = 'aside', reason = ?, place = ? WHERE repo = ?",
+                (reason[:_LONGEST_REASON], self._next(db), taken.repo),
+            )
+            db.execute(
+                "DELETE FROM repos WHERE state = 'aside' AND repo NOT IN (SELECT repo FROM repos "
+                "WHERE state = 'aside' ORDER BY place DESC LIMIT ?)",
+                (_MOST_ASIDE,),
+            )
+            return True
+
+    def postpone(self, taken: Taken, *, after: float) -> None:
+        """It could not be looked at, by no fault of its own: due again in ``after`` seconds."""
+        with self._transaction() as db:
+            if not self._came_later(db, taken.repo, None):
+                self._put_back(db, taken.repo, due=time.time() + after)
+                db.execute("UPDATE repos SET tries = tries - 1 WHERE repo = ?", (taken.repo,))
+
+    def recover(self) -> tuple[str, ...]:
+        """Take back what a worker that is gone had taken; its models, those set aside for it.
+
+        For the one worker there is, before it begins.
+        """
+        with self._transaction() as db:
+            rows = db.execute("SELECT repo, tries FROM repos WHERE state = 'taken'").fetchall()
+        lost = [Taken(*row) for row in rows]
+        reason = "whoever worked on it was ended from outside, perhaps for want of memory"
+        return tuple(taken.repo for taken in lost if self.fail(taken, reason, after=0.0))
+
+    def counts(self) -> Counts:
+        """What there is now."""
+        with self._transaction() as db:
+            found = dict(db.execute("SELECT state, count(*) FROM repos GROUP BY state").fetchall())
+        return Counts(found.get("waiting", 0), found.get("taken", 0), found.get("aside", 0))
+
+    def set_aside(self) -> tuple[tuple[str, str], ...]:
+        """The models that failed too often, each with its reason; the latest first."""
+        with self._transaction() as db:
+            return tuple(
+                db.execute(
+                    "SELECT repo, reason FROM repos WHERE state = 'aside' ORDER BY place DESC"
+                )
+            )
+
+    @staticmethod
+    def _next(db: sqlite3.Connection) -> int:
+        return int(db.execute("SELECT coalesce(max(place), 0) + 1 FROM repos").fetchone()[0])
+
+    def _wait(self, db: sqlite3.Connection, repo: str, sha: str) -> None:
+        db.execute(
+            "INSERT OR REPLACE INTO repos (repo, state, sha, place) VALUES (?, 'waiting', ?, ?)",
+            (repo, sha, self._next(db)),
+        )
+
+    def _put_back(self, db: sqlite3.Connection, repo: str, *, due: float) -> None:
+        db.execute(
+            "UPDATE repos SET state = 'waiting', due = ?, place = ? WHERE repo = ?",
+            (due, self._next(db), repo),
+        )
+
+    def _came_later(self, db: sqlite3.Connection, repo: str, ours: str | None) -> bool:
+        """Let the model wait anew, if something was told of it since it was taken."""
+        (later,) = db.execute("SELECT later FROM repos WHERE repo = ?", (repo,)).fetchone()
+        if later is None or later == ours:
+            return False
+        self._wait(db, repo, later)
+        return True
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._explained():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise InputError(
+                f"{self._path} cannot be used: {' '.join(str(error).split())[:200]}",
+                hint="choose another --queue, or move that file away and start again",
+            ) from error

@@ -82,6 +82,14 @@ class TestServer:
         )
         assert "gmi index serve-into" in error.hint
 
+    def test_no_such_collection_within_this_process(self):
+        client = QdrantClient(":memory:")
+        refused(
+            SpecNotFoundError,
+            lambda: ServedIndex.open(client, collection="models"),
+            "no index under the name",
+        )
+
     def test_a_collection_of_somebody_else(self, server):
         size = models.VectorParams(size=2, distance=models.Distance.DOT)
         server.engine.create_collection("models", vectors_config=size)
@@ -371,6 +379,31 @@ class TestHostile:
         )
         assert "gmi index build" in error.hint
         assert server.seen == []
+
+    def test_a_distance_that_is_none(self, loaded):
+        real = loaded.answer
+
+        def lie(method, path, body):
+            found = real(method, path, body)
+            if path.endswith("/query"):
+                found.points[3].score = 1e200  # squared, it is infinite
+            return found
+
+        loaded.answer = lie
+        with ServedIndex.open(loaded.url()) as opened:
+            question = ImageQuestion(ask(), DEFAULT)
+            refused(SpecFormatError, lambda: opened.answer(question), "distance that is none")
+
+    def test_a_server_that_loses_points(self, server, forty):
+        real = server.answer
+
+        def lose(method, path, body):
+            found = real(method, path, body)
+            return models.CountResult(count=81) if path.endswith("/count") else found
+
+        server.answer = lose
+        refused(HubError, lambda: load(server.url(), forty), "took 82 points and holds 81")
+        refused(SpecNotFoundError, lambda: ServedIndex.open(server.url()), "no index under")
 
 
 class TestWithoutTheClient:

@@ -68,10 +68,11 @@ class NearestSearch:
 
     def distances(self, points: Sequence[ScoredPoint]) -> Floats:
         """Those of the default score: [R]. Raises SpecFormatError where one is no number."""
-        scores = np.array([point.score for point in points], np.float64)
-        if not np.isfinite(scores).all():
+        with np.errstate(over="ignore"):
+            squares = np.square([point.score for point in points], dtype=np.float64)
+        if not np.isfinite(squares).all():
             raise SpecFormatError(
                 f"{self._connection.address} gives a distance that is none",
                 hint=again(self._connection.address),
             )
-        return np.square(scores) + (self._spread - self._facts.excess)
+        return squares + (self._spread - self._facts.excess)

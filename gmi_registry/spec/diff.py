@@ -81,8 +81,8 @@ class Movement:
     specification, biased estimate, 0 for equal images); so are the others.
 
     ``unordered`` is what is left of it on average where, prompt by prompt, a coin decides which of
-    the two images is called the new one. A model that is drawn again, with other seeds or on another
-    machine, moves every prompt its own way, and comes to about as much; a model that has changed
+    the two images is called the new one. A model that is drawn again, with other seeds or in other
+    numerics, moves every prompt its own way, and comes to about as much; a model that has changed
     moves them together. ``chance`` is the share of the coins (999, always the same, and the order
     as it is) that leave at least ``mmd2``: an exact test of whether old and new are one model.
 

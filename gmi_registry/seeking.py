@@ -12,7 +12,7 @@ from PIL.Image import Image
 from gmi_registry.clock import Clock, Progress
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.equipment import Equipment
-from gmi_registry.errors import UnsupportedOperationError
+from gmi_registry.errors import OfflineError, UnsupportedOperationError
 from gmi_registry.freshness import Freshness
 from gmi_registry.gathering import Gathered, Gathering
 from gmi_registry.hub_index import HubIndex
@@ -127,14 +127,20 @@ class Seeking:
         Raises UnsupportedOperationError for a question that a server cannot answer, and what
         :meth:`.ServedIndex.open` and :meth:`.ServedIndex.answer` raise.
         """
-        from gmi_registry.index.served import ServedIndex
+        from gmi_registry.index.served import Place, ServedIndex
 
         if self.request.like is not None or self.request.text is not None:
             raise UnsupportedOperationError(
                 f"{url} answers to images alone",
                 hint="search with an image, or with the files of the index: --index DIR",
             )
-        with ServedIndex.open(url) as served:
+        place = Place.parse(url)
+        if self.equipment.offline and not place.is_here:
+            raise OfflineError(
+                f"{url} is across the network, which is switched off",
+                hint="search without --offline, or with the files of the index: --index DIR",
+            )
+        with ServedIndex.open(place) as served:
             self.clock.begin("encoder")
             encoder = self.encoder or self.equipment.encoder_like(served.encoder, url, self.hub)
             question = self._question(encoder, ())

@@ -22,6 +22,7 @@ _OURS = {
     "GMI_REGISTRY": "The dataset with specifications that are not beside their models.",
     "CIVITAI_TOKEN": "The access token for Civitai, where `--civitai-token` gives none.",
     "CIVITAI_ENDPOINT": "The address of another hub that speaks Civitai's protocol.",
+    "QDRANT_API_KEY": "The key of a Qdrant server that serves an index.",
     "HF_HUB_OFFLINE": "`1` makes no request, as `--offline`.",
     "HF_DEBUG": "`1` shows the traceback of an error, too.",
     "HF_HUB_DISABLE_PROGRESS_BARS": "`1` draws no progress bars.",

@@ -70,6 +70,11 @@ class Place:
         tls = _TLS[options["tls"]] if "tls" in options else None
         return cls(host, port, parts.path.strip("/"), tls)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the server is on this machine."""
+        return _is_loopback(self.host)
+
     def __str__(self) -> str:
         tls = "" if self.tls is None else f"?tls={int(self.tls)}"
         return f"{SCHEME}://{self.address}/{self.collection}{tls}"
@@ -92,13 +97,13 @@ class Place:
             raise MissingExtraError(
                 "qdrant-client", extra="qdrant", purpose="an index on a Qdrant server"
             ) from None
-        key = os.environ.get(KEY_VARIABLE, "").strip() or None
+        key = os.environ.get("QDRANT_API_KEY", "").strip() or None
         if key is not None and not _KEY.fullmatch(key):
             raise InputError(
                 f"{KEY_VARIABLE} holds a letter that no key has",
                 hint=f"export {KEY_VARIABLE}=... with the key alone",
             )
-        if key is not None and self.tls is None and not _is_loopback(self.host):
+        if key is not None and self.tls is None and not self.is_here:
             raise InputError(
                 f"{KEY_VARIABLE} would be sent to {self.address} without TLS",
                 hint="add ?tls=1 to the URL, or ?tls=0 where the network may see the key",

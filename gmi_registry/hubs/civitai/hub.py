@@ -11,10 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
-from gmi_registry.errors import (
-    HubError,
-    UnsupportedOperationError,
-)
+from gmi_registry.errors import HubError, UnsupportedOperationError
 from gmi_registry.hubs.civitai.bar import OnProgress
 from gmi_registry.hubs.civitai.bases import base_named
 from gmi_registry.hubs.civitai.catalogue import Catalogue

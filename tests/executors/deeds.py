@@ -118,3 +118,25 @@ def wait_for(condition, seconds: float = 30.0):
             return found
         time.sleep(0.02)
     raise AssertionError(f"not within {seconds} s")
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process began, and those that they began."""
+    parents: dict[int, list[int]] = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(place.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        parents.setdefault(parent, []).append(int(place.parent.name))
+    found, at = [], [pid]
+    while at:
+        children = parents.get(at.pop(), [])
+        found += children
+        at += children
+    return found
+
+
+def hear_ctrl_c() -> None:
+    """A shell starts what is in the background with Ctrl-C ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -152,7 +152,7 @@ def test_ctrl_c_and_the_end_of_the_parent(tmp_path, number):
         [sys.executable, "-c", program, str(tmp_path)],
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=deeds.hear_ctrl_c,
     )
     deeds.wait_for(lambda: len(pids(tmp_path, "child")) == 2, 60)
     processes = pids(tmp_path, "began") + pids(tmp_path, "child")

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import math
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = ["RayExecutor"]
 
 _STORE = 80 * 2**20  # works and results are a few kB; Ray takes no less than 75 MiB
 _LOOK_AGAIN = 1.0
+_ANSWER = 10.0
 
 
 class RayExecutor:
@@ -108,6 +110,7 @@ class RayExecutor:
         quiet = {"logging_level": "error", "log_to_driver": False}
         if self._address is not None:
             try:
+                _require_answer(self._address)
                 self._ray.init(address=self._address, **quiet)
             except Exception as error:  # of half a dozen classes, none of which says what to do
                 raise InputError(
@@ -159,6 +162,13 @@ def _library() -> Any:
         return importlib.import_module("ray")
     except ImportError as error:
         raise MissingExtraError("ray", extra="ray", purpose="the executor ray") from error
+
+
+def _require_answer(address: str) -> None:
+    """Raises OSError where nothing listens there, which Ray takes two minutes to find out."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
 
 
 def _largest_node(ray: Any) -> int:

@@ -1,0 +1,297 @@
+"""``gmi webhook``: let a hub tell of models that have changed, and listen to it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gmi_registry.cli.folder import cache_folder, work_folder
+from gmi_registry.cli.funnel import funnel
+from gmi_registry.cli.option import (
+    AsJson,
+    CacheDir,
+    Device,
+    Quiet,
+    RegistryText,
+    Token,
+    Verbose,
+    new_app,
+    say_more,
+)
+from gmi_registry.cli.screen import remark, write_json, write_rows
+
+if TYPE_CHECKING:
+    from huggingface_hub import WebhookInfo
+
+    from gmi_registry.webhook.install import Installed
+    from gmi_registry.webhook.order import JobOrder
+
+__all__ = ["app"]
+
+app = new_app("Let a hub tell of models that have changed, so that specifications follow at once.")
+
+_SECRET = "GMI_WEBHOOK_SECRET"
+
+Repos = Annotated[
+    list[str], typer.Argument(metavar="REPO...", help="Models, as owner/name.", show_default=False)
+]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help="Where gmi webhook serve can be reached from outside.",
+        show_default=False,
+    ),
+]
+SecretVariable = Annotated[
+    str,
+    typer.Option(
+        "--secret-env",
+        metavar="NAME",
+        help="The environment variable with the secret that both sides have.",
+    ),
+]
+
+
+@app.command()
+@funnel()
+def install(
+    repos: Repos,
+    url: Url = None,
+    job: Annotated[
+        bool, typer.Option("--job", help="Start a job on the hub's machines, which cost money.")
+    ] = False,
+    secret_env: SecretVariable = _SECRET,
+    flavor: Annotated[
+        str, typer.Option("--flavor", help="With --job: the hardware, as in hf jobs hardware.")
+    ] = "t4-small",
+    timeout: Annotated[
+        str, typer.Option("--timeout", help="With --job: the most time, such as 90m or 2h.")
+    ] = "2h",
+    package: Annotated[
+        str, typer.Option("--package", help="With --job: what it installs, as for pip.")
+    ] = "gmi-registry[publish]",
+    script: Annotated[
+        str | None,
+        typer.Option(
+            "--script",
+            metavar="FILE",
+            help="With --job: a script or its address in place of --package, as ci/hf_job.py.",
+            show_default=False,
+        ),
+    ] = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            "--namespace", help="With --job: the organisation that pays.", show_default=False
+        ),
+    ] = None,
+    job_token_env: Annotated[
+        str | None,
+        typer.Option(
+            "--job-token-env",
+            metavar="NAME",
+            help="With --job: the variable with the token it publishes with; else yours.",
+            show_default=False,
+        ),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            "--schedule",
+            metavar="WHEN",
+            help="With --job: look again at times too, such as @daily or '0 3 * * 1'.",
+            show_default=False,
+        ),
+    ] = None,
+    registry: RegistryText = None,
+    token: Token = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let the hub tell of every change of models: a receiver at --url, or a --job.
+
+    A webhook that is there already is not made twice.
+    """
+    from gmi_registry.errors import InputError
+    from gmi_registry.webhook.install import account_api, install_schedule, install_webhook
+    from gmi_registry.webhook.order import JobOrder
+    from gmi_registry.webhook.secret import Secret
+
+    if schedule is not None and not job:
+        raise InputError("--schedule is for jobs", hint="add --job, or use a timer of your own")
+    secret = Secret.of_environment(secret_env)
+    api = account_api(token)
+    order: JobOrder | None = None
+    if job:
+        order = JobOrder(
+            token=_job_token(job_token_env, str(api.token)),
+            flavor=flavor,
+            timeout=timeout,
+            package=package,
+            script=script,
+            namespace=namespace,
+            registry=registry or os.environ.get("GMI_REGISTRY") or None,
+        )
+    done = install_webhook(api, repos, secret=secret, url=url, job=order)
+    _write(done, as_json, quiet)
+    if order is not None and schedule is not None:
+        identifier = install_schedule(api, repos, order, schedule)
+        if not quiet:
+            remark(f"scheduled job {identifier}: hf jobs scheduled ps")
+
+
+@app.command("list")
+@funnel()
+def list_(token: Token = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Show the webhooks of your account: id, on or off, where to, and what they watch."""
+    from gmi_registry.webhook.install import account_api, list_webhooks
+
+    found = [_shown(webhook) for webhook in list_webhooks(account_api(token))]
+    if as_json:
+        write_json({"webhooks": found})
+    elif quiet:
+        write_rows([str(it["id"])] for it in found)
+    else:
+        write_rows(
+            [
+                str(it["id"]),
+                "off" if it["disabled"] else "on",
+                str(it["to"]),
+                " ".join(it["watched"]) if isinstance(it["watched"], list) else "",
+            ]
+            for it in found
+        )
+
+
+@app.command()
+@funnel()
+def remove(
+    repos: Repos,
+    url: Url = None,
+    job: Annotated[bool, typer.Option("--job", help="Those that start a job.")] = False,
+    token: Token = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let the hub no longer tell a receiver at --url, or start a --job, for models."""
+    from gmi_registry.webhook.install import account_api, remove_webhook
+
+    _write(remove_webhook(account_api(token), repos, url=url, job=job), as_json, quiet)
+
+
+@app.command()
+@funnel(interrupted="stopped: what waits is on the disk, and the next start goes on from it")
+def serve(
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")],
+    host: Annotated[
+        str, typer.Option("--host", help="0.0.0.0 for all networks of this machine.")
+    ] = "127.0.0.1",
+    secret_env: SecretVariable = _SECRET,
+    queue: Annotated[
+        Path | None,
+        typer.Option(
+            "--queue",
+            metavar="DIR",
+            help="Where is kept what waits; else in the cache.",
+            show_default=False,
+        ),
+    ] = None,
+    capacity: Annotated[
+        int, typer.Option("--capacity", min=1, help="The most models that wait.")
+    ] = 1000,
+    worker: Annotated[
+        bool, typer.Option("--worker/--no-worker", help="Whether to do the work as well.")
+    ] = True,
+    create_pr: Annotated[
+        bool | None,
+        typer.Option(
+            "--create-pr/--no-create-pr",
+            help="Whether to propose to owners; else where you may not write.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            "--work",
+            metavar="DIR",
+            help="Where images are kept until the work is done; else in the cache.",
+            show_default=False,
+        ),
+    ] = None,
+    cache_dir: CacheDir = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Listen to the hub, and describe anew what has changed: one model after the other.
+
+    Put a server with TLS before it. The work is done by a process of its own, with your token.
+    """
+    from gmi_registry.webhook.secret import Secret
+    from gmi_registry.webhook.service import Labour
+    from gmi_registry.webhook.service import serve as listen
+
+    say_more(verbose)
+    cache = cache_folder(cache_dir)
+    labour = Labour(work_folder(work, cache), cache_dir, device, create_pr) if worker else None
+
+    def ready(address: str) -> None:
+        if not quiet:
+            remark(f"listening at {address}; Ctrl-C stops it")
+
+    listen(
+        Secret.of_environment(secret_env),
+        cache / "webhook" if queue is None else queue,
+        host=host,
+        port=port,
+        capacity=capacity,
+        labour=labour,
+        secret_variable=secret_env,
+        ready=ready,
+    )
+
+
+def _job_token(variable: str | None, own: str) -> str:
+    from gmi_registry.errors import InputError
+
+    if variable is None:
+        return own
+    found = os.environ.get(variable)
+    if not found:
+        raise InputError(f"{variable} holds no token", hint=f"export {variable}=hf_...")
+    return found
+
+
+def _write(done: tuple[Installed, ...], as_json: bool, quiet: bool) -> None:
+    if as_json:
+        write_json(
+            {
+                "webhooks": [
+                    {"model": f"hf:{it.repo}", "id": it.id, "state": it.state} for it in done
+                ]
+            }
+        )
+    elif quiet:
+        write_rows([it.id] for it in done if it.id is not None)
+    else:
+        write_rows([f"hf:{it.repo}", it.id or "", it.state] for it in done)
+
+
+def _shown(webhook: WebhookInfo) -> dict[str, str | bool | list[str]]:
+    """What may be seen of it; the secret is not."""
+    from gmi_registry.webhook.address import shown_address
+
+    where = "a job" if webhook.url is None else shown_address(webhook.url)
+    return {
+        "id": webhook.id,
+        "to": where,
+        "disabled": bool(webhook.disabled),
+        "domains": [str(domain) for domain in webhook.domains],
+        "watched": [f"{item.type}:{item.name}" for item in webhook.watched],
+    }

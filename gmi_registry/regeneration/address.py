@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
 
-__all__ = ["folder_about", "hub_address", "hub_text"]
+__all__ = ["folder_about", "hub_address", "hub_text", "model_folder"]
 
 _FOLDER = "regeneration"
 
@@ -36,3 +36,14 @@ def folder_about(work: Path, hub: Hub) -> Path:
     from gmi_registry.spec.canonical import canonical_digest
 
     return work / _FOLDER / canonical_digest([hub_address(hub)])[:16]
+
+
+def model_folder(about: Path, model: str) -> Path:
+    """Where in the folder ``about`` a hub the pictures of one model wait; it need not exist.
+
+    Of its own, so that it can go as a whole once the model is described, whatever was killed in it.
+    """
+    from gmi_registry.spec.canonical import canonical_digest
+
+    # A model's name may hold what no file's may.
+    return about / "work" / canonical_digest([model])[:32]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gmi_registry.errors import InputError
-from gmi_registry.regeneration.address import folder_about
+from gmi_registry.regeneration.address import folder_about, model_folder
 from gmi_registry.regeneration.executor import Result
+from gmi_registry.regeneration.lock import model_lock
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
@@ -125,6 +127,26 @@ class Ledger:
             else:
                 models[model] = now
         return now
+
+    def forget(self, models: Iterable[str]) -> None:
+        """Let go what was known of models with which all is well. Writes where that was anything.
+
+        A runner that was killed after it had published leaves its pictures, which go too.
+        """
+        known = self._read().models.keys()
+        gone = []
+        for model in models:
+            room = model_folder(self.folder, model)
+            if room.exists():
+                with model_lock(self.folder / "locks", model) as mine:
+                    if mine:
+                        shutil.rmtree(room, ignore_errors=True)
+            if model in known:
+                gone.append(model)
+        if gone:
+            with self._changed() as standings:
+                for model in gone:
+                    standings.pop(model, None)
 
     def _read(self) -> _Document:
         path = self.folder / _NAME

@@ -45,6 +45,7 @@ def regenerate(
 
     Raises InputError where the ledger cannot be written.
     """
+    ledger.forget(str(it.ref) for it in plan.models if it.state == "fresh")
     run = _Run(plan, options, ledger, max_models, max_seconds, progress)
     try:
         # An executor's iterator is a generator, which ends its workers when it is closed.

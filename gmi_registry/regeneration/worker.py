@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,7 @@ from gmi_registry.hubs.protocol import Hub, SpecStore
 from gmi_registry.place import hub_at
 from gmi_registry.publication import Progress
 from gmi_registry.publish import publish
-from gmi_registry.regeneration.address import folder_about
+from gmi_registry.regeneration.address import folder_about, model_folder
 from gmi_registry.regeneration.executor import Outcome, Result, Work
 from gmi_registry.regeneration.lock import model_lock
 from gmi_registry.regeneration.today import Survey
@@ -72,9 +73,10 @@ def _opened(work: Work, hub: Hub | None) -> Iterator[Hub]:
 
 
 def _locked(work: Work, hub: Hub, progress: Progress) -> Result:
-    folder = Path(work.options.work)
+    about = folder_about(Path(work.options.work), hub)
+    room = model_folder(about, work.model)
     with ExitStack() as stack:
-        if not stack.enter_context(model_lock(folder_about(folder, hub) / "locks", work.model)):
+        if not stack.enter_context(model_lock(about / "locks", work.model)):
             return Result(work.model, "busy", "another runner has it")
         ref = ModelRef.parse(work.model)
         store = stack.enter_context(_registry(work)) if work.to_registry else None
@@ -86,7 +88,10 @@ def _locked(work: Work, hub: Hub, progress: Progress) -> Result:
         if now.state not in DUE:
             outcome: Outcome = "fresh" if now.state == "fresh" else "set aside"
             return Result(work.model, outcome, now.reason, digest=now.digest)
-        return _published(work, hub, ref, now, store, look, progress)
+        result = _published(work, hub, ref, now, store, look, progress, room)
+        # With what killed runners left in it.
+        shutil.rmtree(room, ignore_errors=True)
+        return result
 
 
 @contextmanager
@@ -117,13 +122,14 @@ def _published(
     store: SpecStore | None,
     look: Callable[[], Verdict],
     progress: Progress,
+    room: Path,
 ) -> Result:
     options = work.options
     shelf = _Watched(hub if store is None else store, look)
     done = publish(
         ref,
         cast("Hub", shelf) if store is None else hub,
-        work=Path(options.work),
+        work=room,
         encoder=None if now.encoder is None else _encoder(now.encoder, hub, options.device),
         prompts=_own_prompts(ref, now.manifest),
         overrides=_kept(now.manifest),

@@ -1,12 +1,13 @@
-"""``gmi spec``: look at a specification, check it, sign it, compare two."""
+"""``gmi spec``: look at a specification, check it, sign it; to compare two is a module apart."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gmi_registry.cli.difference import diff
 from gmi_registry.cli.funnel import FAILED, funnel
 from gmi_registry.cli.option import AsJson, Offline, OptionalHubText, Token, new_app
 from gmi_registry.cli.screen import remark, write_json, write_line, write_pairs
@@ -27,17 +28,13 @@ from gmi_registry.cli.signature import (
 )
 from gmi_registry.errors import InputError
 from gmi_registry.place import find_spec
-from gmi_registry.report.number import number
 
 if TYPE_CHECKING:
-    from gmi_registry.spec import DescribedModel, Finding, Spec, SpecDiff, WeightFile
+    from gmi_registry.spec import DescribedModel, Finding, Spec, WeightFile
 
 __all__ = ["app"]
 
 app = new_app("Look at specifications, check them, sign them, compare two.")
-
-_FIELDS_SHOWN = 40
-_SHIFTS_SHOWN = 5
 
 Model = Annotated[
     str,
@@ -161,30 +158,7 @@ def sign(
         write_pairs([("signature", str(target)), ("signed by", str(signer))])
 
 
-@app.command()
-@funnel()
-def diff(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="As MODEL of the other commands.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="Likewise.")],
-    hub: OptionalHubText = None,
-    token: Token = None,
-    offline: Offline = False,
-    as_json: AsJson = False,
-) -> None:
-    """Compare two specifications, field by field and by their images."""
-    from gmi_registry.spec import diff_specs, read_spec
-
-    specs = [
-        read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
-        for place in (
-            find_spec(text, hub, token=token, offline=offline or None) for text in (old, new)
-        )
-    ]
-    found = diff_specs(*specs)
-    if as_json:
-        write_json(_diff_document(found))
-    else:
-        _write_diff(found)
+app.command()(diff)
 
 
 def _described(spec: Spec) -> list[tuple[str, str]]:
@@ -250,41 +224,4 @@ def _finding(finding: Finding) -> dict[str, str | None]:
         "status": finding.status,
         "detail": finding.detail,
         "hint": finding.hint,
-    }
-
-
-def _write_diff(found: SpecDiff) -> None:
-    if found.identical:
-        write_line(f"identical: both have digest {found.new_digest}")
-        return
-    for change in found.fields[:_FIELDS_SHOWN]:
-        write_line(f"{change.path}: {_side(change.old)} -> {_side(change.new)}")
-    if len(found.fields) > _FIELDS_SHOWN:
-        write_line(f"... and {len(found.fields) - _FIELDS_SHOWN} more fields; --json has them all")
-    if found.mmd2 is None:
-        write_line(f"images: not comparable, {found.incomparable}")
-        return
-    write_line(f"images: squared maximum mean discrepancy {number(found.mmd2)} (0 is equal)")
-    for shift in found.prompt_shifts[:_SHIFTS_SHOWN]:
-        if shift.shift > 0:
-            write_line(f"  moved by {number(shift.shift)}: {shift.prompt}")
-
-
-def _side(value: object) -> str:
-    return "absent" if value is None else str(value)
-
-
-def _diff_document(found: SpecDiff) -> dict[str, Any]:
-    return {
-        "old": found.old_digest,
-        "new": found.new_digest,
-        "identical": found.identical,
-        "fields": [
-            {"path": change.path, "old": change.old, "new": change.new} for change in found.fields
-        ],
-        "incomparable": found.incomparable,
-        "mmd2": found.mmd2,
-        "prompt_shifts": [
-            {"prompt": item.prompt, "shift": item.shift} for item in found.prompt_shifts
-        ],
     }

@@ -1,0 +1,211 @@
+"""How far a model has moved, in words and as a page with pairs of pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gmi_registry import __version__
+from gmi_registry.errors import InputError
+from gmi_registry.report.difference_cells import ContactSheet
+from gmi_registry.report.difference_neighbour import Neighbour
+from gmi_registry.report.html import STYLE_SHEET
+from gmi_registry.report.number import number
+from gmi_registry.report.page import Picture
+from gmi_registry.report.picture import embed
+from gmi_registry.report.template import fill
+from gmi_registry.spec import Spec
+from gmi_registry.spec.diff import Movement, PromptShift, SpecDiff
+
+__all__ = ["DifferencePage", "Pair", "Scale", "difference_page", "scales", "verdict", "write_page"]
+
+_PAIRS = 12
+_FIELDS = 40
+_LONGEST = 160
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Something to hold a movement against: ``label`` says what moves that far, ``mmd2``, or None.
+
+    ``share`` is the movement as a part of it, of distances and not of squares.
+    """
+
+    label: str
+    mmd2: float
+    share: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt, and what old and new made of it; None where a picture is not to be had."""
+
+    prompt: str
+    shift: str
+    share: str
+    old: Picture | None
+    new: Picture | None
+
+
+@dataclass(frozen=True)
+class DifferencePage:
+    """The whole page. ``fields`` are (path, old, new); ``no_pictures`` are reasons."""
+
+    title: str
+    verdict: str
+    names: tuple[tuple[str, str], ...]
+    mmd2: float | None
+    scales: tuple[Scale, ...]
+    pairs: tuple[Pair, ...]
+    no_pictures: tuple[str, ...]
+    prompts: int
+    nsfw: bool
+    fields: tuple[tuple[str, str, str], ...]
+    more_fields: int
+    version: str = __version__
+
+
+def verdict(found: SpecDiff) -> str:
+    """One sentence on how far the model has moved."""
+    moved = found.movement
+    if found.identical:
+        return "The two specifications are the same."
+    if moved is None:
+        return f"The images cannot be compared: {found.incomparable}."
+    chance = f"{round(100 * moved.chance, 1):g} % of"
+    return {
+        "unmoved": "The images are the same.",
+        "other numerics": "The model draws what it drew: its images moved by "
+        f"{100 * moved.mean_share:.1f} % on average, as other numerics or another machine move "
+        "them.",
+        "redrawn": "The model draws as it drew: its images moved as they do when the same model "
+        f"draws them again with other seeds (as far or farther in {chance} shuffles).",
+        "moved": "The model has moved: its images changed in a common direction, which drawing "
+        f"the same model again does not do (as far in {chance} shuffles).",
+        "too few prompts": f"The images moved; from {moved.prompts} prompts it cannot be told "
+        "whether the model did.",
+    }[moved.verdict]
+
+
+def scales(moved: Movement, neighbour: Neighbour | None = None) -> tuple[Scale, ...]:
+    """What the movement is to be held against, the smallest first as a rule."""
+    found = [("the same steps in no common direction, as redrawing takes them", moved.unordered)]
+    if moved.halves is not None:
+        found.append(("two halves of one model's own prompts", moved.halves))
+    if neighbour is not None:
+        found.append((f"the nearest other model, {neighbour.model}", neighbour.mmd2))
+    rows = [Scale(label, mmd2, _part(moved.mmd2, mmd2)) for label, mmd2 in found]
+    if moved.seeds is not None:
+        # Sets of one image a prompt, so held against their like and not against the whole.
+        part = _part(moved.seeds.across, moved.seeds.within)
+        rows.insert(1, Scale("two seeds of one model", moved.seeds.within, part))
+    return tuple(rows)
+
+
+def difference_page(
+    found: SpecDiff,
+    old: Spec,
+    new: Spec,
+    *,
+    names: tuple[str, str],
+    previews: tuple[Path | None, Path | None],
+    neighbour: Neighbour | None = None,
+) -> DifferencePage:
+    """The page of one comparison.
+
+    ``names`` say where old and new are, ``previews`` are their contact sheets, of which the cells
+    of the prompts that moved most are shown. One that cannot be had or cut is replaced by the
+    reason; nothing is raised for it.
+    """
+    reasons: list[str] = []
+    sheets = [
+        _sheet(which, path, spec, reasons)
+        for which, path, spec in zip(("old", "new"), previews, (old, new), strict=True)
+    ]
+    shifts = [shift for shift in found.prompt_shifts[:_PAIRS] if shift.shift > 0]
+    pairs = [_pair(shift, sheets[0], sheets[1]) for shift in shifts]
+    model = new.manifest.model
+    return DifferencePage(
+        title=f"How far {model.title} has moved",
+        verdict=verdict(found),
+        names=(
+            ("old", f"{names[0]} ({found.old_digest[:12]})"),
+            ("new", f"{names[1]} ({found.new_digest[:12]})"),
+            ("encoder", f"{new.manifest.encoder.name}/{new.manifest.encoder.pretrained}"),
+        ),
+        mmd2=found.mmd2,
+        scales=() if found.movement is None else scales(found.movement, neighbour),
+        pairs=tuple(pairs),
+        no_pictures=tuple(reasons) if pairs else (),
+        prompts=len(found.prompt_shifts),
+        nsfw=model.nsfw or old.manifest.model.nsfw,
+        fields=tuple(
+            (change.path, _side(change.old), _side(change.new)) for change in found.fields[:_FIELDS]
+        ),
+        more_fields=max(0, len(found.fields) - _FIELDS),
+    )
+
+
+def write_page(page: DifferencePage, path: Path) -> Path:
+    """Write the page to ``path`` whole or not at all, and return the absolute path.
+
+    Raises InputError where that cannot be done; a file that was there before is then unchanged.
+    """
+    sheets: Sequence[tuple[str, str]] = [STYLE_SHEET, ("gmi_registry.report", "difference.css")]
+    text = fill("gmi_registry.report", "difference.html.j2", sheets, page=page)
+    content = text.encode("utf-8", "backslashreplace")
+    path = path.absolute()
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with scratch.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        scratch.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: the page cannot be written: {error.strerror}",
+            hint="name a file in a folder that exists and that you may write to",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+    return path
+
+
+def _sheet(which: str, path: Path | None, spec: Spec, reasons: list[str]) -> ContactSheet | None:
+    if path is None:
+        reasons.append(f"The {which} specification has no contact sheet.")
+        return None
+    try:
+        return ContactSheet(path, spec.manifest)
+    except InputError as error:
+        said = error.message.removeprefix(f"{path}: ")
+        reasons.append(f"The contact sheet of the {which} specification cannot be used: {said}.")
+        return None
+
+
+def _pair(shift: PromptShift, old: ContactSheet | None, new: ContactSheet | None) -> Pair:
+    def cut(sheet: ContactSheet | None) -> Picture | None:
+        cell = None if sheet is None else sheet.cell(shift.index)
+        return None if cell is None else embed(cell)
+
+    return Pair(shift.prompt, number(shift.shift), f"{100 * shift.share:.0f} %", cut(old), cut(new))
+
+
+def _part(mmd2: float, of: float) -> str:
+    """The ratio of the two distances, for people: a percentage while it is small."""
+    if of <= 0:
+        return "the same" if mmd2 <= 0 else "beyond all measure"
+    ratio = math.sqrt(mmd2 / of)
+    return f"{100 * ratio:.0f} %" if ratio < 2 else f"{ratio:.1f} times"
+
+
+def _side(value: object) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

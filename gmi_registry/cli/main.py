@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gmi_registry.cli import bench, cache, index, registry, spec, webhook
+from gmi_registry.cli import bench, cache, encoder, index, registry, spec, webhook
 from gmi_registry.cli.option import new_app
 from gmi_registry.cli.publish import publish
 from gmi_registry.cli.regenerate import regenerate
@@ -45,6 +45,7 @@ app.command()(regenerate)
 app.add_typer(spec.app, name="spec")
 app.add_typer(registry.app, name="registry")
 app.add_typer(index.app, name="index")
+app.add_typer(encoder.app, name="encoder")
 app.add_typer(cache.app, name="cache")
 app.add_typer(bench.app, name="bench")
 app.add_typer(webhook.app, name="webhook")

@@ -75,12 +75,19 @@ def load_encoder(
     """The encoder ``name/pretrained``: from ``folder`` where a hub has it, else open_clip's own.
 
     Without a folder the weights come from the Hugging Face cache (``cache_dir``, or its usual
-    place), and from the network only where they are not there and ``offline`` is False.
+    place), and from the network only where they are not there and ``offline`` is False. Where
+    open_clip is not installed, an export takes its place that lies in ``folder`` or that
+    ``gmi encoder export`` left on this machine.
 
     Raises InputError for a name that open_clip does not know, for a folder that is not in its
     layout and for weights that are published as a pickle only; OfflineError where the network would
-    be needed and is off or does not answer; HubError or AuthError where the hub says no.
+    be needed and is off or does not answer; HubError or AuthError where the hub says no;
+    MissingExtraError where open_clip would be needed and is not installed.
     """
+    from gmi_registry.encoders import light
+
+    if not light.has_torch():
+        return light.sole_export(name, pretrained, folder, cache_dir, batch_size=batch_size)
     # torch and open_clip take seconds to import: only now, when an encoder is really wanted.
     from gmi_registry.encoders.open_clip import OpenClipEncoder
 

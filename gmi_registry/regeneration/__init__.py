@@ -2,11 +2,11 @@
 
 ::
 
-    from gmi_registry.place import open_hub
-    from gmi_registry.regeneration import Options, Round
+    from gmi_registry.place import hub_at
 
-    a_round = Round(open_hub("hf"), Options(work="work"), tags=["anime"])
-    summary = a_round.run(a_round.plan(), max_models=5)
+    with hub_at("hf") as hub:
+        this = Round(hub, Options(work="work"), tags=["anime"])
+        summary = this.run(this.plan(), max_models=5)
     print(summary.to_markdown())
 """
 

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# One round of regeneration for whatever calls it by the clock; arguments go to gmi regenerate.
+#
+#   GMI                  the program, with arguments if need be (gmi)
+#   GMI_REGENERATE_DIR   where the work and the summaries are kept (.gmi-regenerate)
+#   GMI_MAX_SECONDS      no model is begun after so many seconds (3000)
+#
+# Tokens come from the environment (HF_TOKEN, CIVITAI_TOKEN) and are never arguments, which every
+# user of the machine can read.
+set -euo pipefail
+
+kept="${GMI_REGENERATE_DIR:-.gmi-regenerate}"
+mkdir -p "$kept/summaries"
+read -r -a program <<<"${GMI:-gmi}"
+stamp="$(date -u +%Y-%m-%dT%H%M%SZ)"
+
+status=0
+"${program[@]}" regenerate \
+  --work "$kept/work" \
+  --summary "$kept/summaries/$stamp.md" \
+  --max-seconds "${GMI_MAX_SECONDS:-3000}" \
+  "$@" || status=$?
+
+# A month of hourly summaries; the ledger in work/ is what the next round needs.
+find "$kept/summaries" -name '*.md' -mtime +30 -delete
+exit "$status"

@@ -77,6 +77,9 @@ def verdict(found: SpecDiff) -> str:
         return "The two specifications are the same."
     if moved is None:
         return f"The images cannot be compared: {found.incomparable}."
+    moves = "The model has moved: its images changed"
+    if any(change.path in ("model.hub", "model.id") for change in found.fields):
+        moves = "The two models differ: their images do"
     chance = f"{round(100 * moved.chance, 1):g} % of"
     return {
         "unmoved": "The images are the same.",
@@ -85,8 +88,8 @@ def verdict(found: SpecDiff) -> str:
         "them.",
         "redrawn": "The model draws as it drew: its images moved as they do when the same model "
         f"draws them again with other seeds (as far or farther in {chance} shuffles).",
-        "moved": "The model has moved: its images changed in a common direction, which drawing "
-        f"the same model again does not do (as far in {chance} shuffles).",
+        "moved": f"{moves} in a common direction, which drawing the same model again does not do "
+        f"(as far in {chance} shuffles).",
         "too few prompts": f"The images moved; from {moved.prompts} prompts it cannot be told "
         "whether the model did.",
     }[moved.verdict]
@@ -129,9 +132,12 @@ def difference_page(
     ]
     shifts = [shift for shift in found.prompt_shifts[:_PAIRS] if shift.shift > 0]
     pairs = [_pair(shift, sheets[0], sheets[1]) for shift in shifts]
-    model = new.manifest.model
+    model, before = new.manifest.model, old.manifest.model
+    title = f"How far {model.title} has moved"
+    if model.ref.repository != before.ref.repository:
+        title = f"How far {before.title} is from {model.title}"
     return DifferencePage(
-        title=f"How far {model.title} has moved",
+        title=title,
         verdict=verdict(found),
         names=(
             ("old", f"{names[0]} ({found.old_digest[:12]})"),
@@ -143,7 +149,7 @@ def difference_page(
         pairs=tuple(pairs),
         no_pictures=tuple(reasons) if pairs else (),
         prompts=len(found.prompt_shifts),
-        nsfw=model.nsfw or old.manifest.model.nsfw,
+        nsfw=model.nsfw or before.nsfw,
         fields=tuple(
             (change.path, _side(change.old), _side(change.new)) for change in found.fields[:_FIELDS]
         ),

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from gmi_registry.errors import OfflineError, SpecError, SpecNotFoundError
 from gmi_registry.place import hub_at, makes_links
@@ -22,6 +22,17 @@ __all__ = ["Past", "find_previous"]
 
 _MANIFEST = f"{SPEC_DIR}/{MANIFEST_NAME}"
 _MOST_LOOKS = 60
+
+
+@runtime_checkable
+class _Remote(Protocol):
+    """Hugging Face, with a registry beside it or without."""
+
+    @property
+    def endpoint(self) -> str: ...
+
+    @property
+    def offline(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -100,10 +111,9 @@ def _at(hub: Hub, ref: ModelRef, digest: str) -> Past | None:
 def _in_history(hub: Hub, ref: ModelRef, digest: str, token: str | None) -> Past | None:
     from huggingface_hub import HfApi
 
-    from gmi_registry.hubs.huggingface import HuggingFaceHub
     from gmi_registry.hubs.huggingface.errors import Asked, explained, offline_error
 
-    if not isinstance(hub, HuggingFaceHub):
+    if not isinstance(hub, _Remote):
         return None
     asked = Asked(hub.endpoint, token is not None, ref.id)
     if hub.offline:

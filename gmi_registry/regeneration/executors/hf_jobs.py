@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ __all__ = ["HfJobsExecutor"]
 PACKAGE = "gmi-registry[publish]"
 _COMMAND = ("-m", "gmi_registry.regeneration.executors.job")
 _LABEL = "gmi-regenerate"
+_NO_NAME = re.compile(r"[^A-Za-z0-9]+")
 _OVER = frozenset({"COMPLETED", "CANCELED", "ERROR", "DELETED"})
 _TAIL = 200
 _UNHEARD = 5
@@ -151,12 +154,15 @@ class HfJobsExecutor:
             "secrets": secrets,
             "flavor": self._flavor,
             "timeout": self._timeout,
+            "name": f"gmi-{_NO_NAME.sub('-', work.model)}"[:60],
             "labels": {"purpose": _LABEL},
             "namespace": namespace,
         }
         try:
             # Once, and no second time: what looks like a failure may have begun a Job.
-            with explained(self._asked(api, writing=True)):
+            with explained(self._asked(api, writing=True)), warnings.catch_warnings():
+                # That the call may change is for us to know.
+                warnings.simplefilter("ignore", UserWarning)
                 job = api.run_uv_job("python", script_args=list(_COMMAND), **settings)
         except GmiError as error:
             return failed(work, error, passing=True)

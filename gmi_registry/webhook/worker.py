@@ -15,13 +15,14 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gmi_registry.errors import GmiError, InputError, RateLimitError
-from gmi_registry.webhook.look import Look, Looked, look_with
+from gmi_registry.errors import AuthError, GmiError, InputError, OfflineError, RateLimitError
+from gmi_registry.webhook.look import RIGHTS_SECONDS, Look, Looked, look_with
 from gmi_registry.webhook.queue import RepoQueue, Taken
 
 __all__ = ["main", "only_worker", "work"]
 
-_LOG = logging.getLogger(__name__)
+# By name: as a program this module is called __main__.
+_LOG = logging.getLogger("gmi_registry.webhook.worker")
 _LOCK = "worker.lock"
 _POLL = 1.0
 _AGAIN = 60.0
@@ -84,6 +85,8 @@ def _looked(look: Look, repo: str) -> Looked:
     except RateLimitError as error:
         wait = None if error.retry_after is None else min(error.retry_after, _LONGEST)
         return Looked("passing", error.message, after=wait)
+    except (AuthError, OfflineError) as error:
+        return Looked("passing", error.message, after=RIGHTS_SECONDS)
     except GmiError as error:
         return Looked("failed", error.message)
     except Exception as error:

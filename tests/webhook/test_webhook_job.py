@@ -136,6 +136,7 @@ COMMIT = "c" * 40
         ({"outcome": "busy"}, Looked("passing", "why")),
         ({"outcome": "lost"}, Looked("passing", "why")),
         ({"outcome": "failed"}, Looked("failed", "why")),
+        ({"outcome": "failed", "error": "AuthError"}, Looked("passing", "why", after=600.0)),
         ({"outcome": "failed", "passing": True}, Looked("passing", "why")),
     ],
 )

@@ -10,10 +10,11 @@ from delivery import body
 from loopback import User
 from regenerator import WEIGHTS, Regenerator, card, digest_of
 
-from gmi_registry.errors import GenerationError
+from gmi_registry.errors import AuthError, GenerationError, RateLimitError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.spec import ModelRef, read_manifest
 from gmi_registry.webhook.look import Looked
+from gmi_registry.webhook.queue import Counts
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 
@@ -188,7 +189,12 @@ def test_a_model_that_fails_does_not_keep_others_waiting(hub, receive, regenerat
 
 def test_a_fault_of_the_program_or_of_the_hub_is_told_apart(receive, regenerator):
     receiver = receive()
-    answers = {"ada/fault": ValueError("x"), "ada/later": Looked("passing", "out of order")}
+    answers = {
+        "ada/fault": ValueError("x"),
+        "ada/later": Looked("passing", "out of order"),
+        "ada/rights": AuthError("the token has run out"),
+        "ada/limit": RateLimitError("too many", retry_after=0.05),
+    }
 
     def look(repo):
         regenerator.looks.append(repo)
@@ -198,11 +204,14 @@ def test_a_fault_of_the_program_or_of_the_hub_is_told_apart(receive, regenerator
         return answer
 
     regenerator.look = look
-    receiver.send(body("ada/fault"))
-    receiver.send(body("ada/later"))
+    for repo in answers:
+        receiver.send(body(repo))
     regenerator.start(receiver.queue)
     wait_until(lambda: receiver.queue.counts().aside == 1)
     wait_until(lambda: regenerator.looks.count("ada/later") > 5)
-    answers["ada/later"] = Looked("done", "fresh")
-    wait_until(lambda: idle(receiver))
+    wait_until(lambda: regenerator.looks.count("ada/limit") > 5)
+    answers["ada/later"] = answers["ada/limit"] = Looked("done", "fresh")
+    # Rights do not come back within seconds: it waits, and is not set aside.
+    wait_until(lambda: receiver.queue.counts() == Counts(1, 0, 1))
+    assert regenerator.looks.count("ada/rights") == 1
     assert receiver.queue.set_aside() == (("ada/fault", "ValueError in this program"),)

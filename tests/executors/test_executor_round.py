@@ -1,0 +1,54 @@
+"""Whole rounds, with real models: the same specifications whoever does the work."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "regeneration"))
+
+from regeneration_world import fill_folder, save_models
+
+from gmi_registry.regeneration import Options, Round, SequentialExecutor
+from gmi_registry.regeneration.executors import executor_named
+from gmi_registry.spec import read_spec
+
+NAMES = ("base", "ink", "oil")
+
+
+@pytest.fixture(scope="module")
+def unpublished(tmp_path_factory):
+    """A folder's hub with three untrained models; tests work on copies."""
+    place = tmp_path_factory.mktemp("round")
+    return fill_folder(save_models(place / "models"), place / "hub", NAMES[1:]).root
+
+
+@pytest.fixture(scope="module")
+def expected(unpublished, tmp_path_factory):
+    """The digests that one model after the other gives, in this process."""
+    return go(unpublished, tmp_path_factory.mktemp("expected"), SequentialExecutor())
+
+
+def go(unpublished: Path, folder: Path, executor) -> dict[str, str]:
+    from gmi_registry.hubs.local import LocalHub
+
+    root = shutil.copytree(unpublished, folder / "hub")
+    options = Options(work=str(folder / "work"), cache_dir=str(folder / "cache"), device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        this = Round(LocalHub(root, folder / "cache"), options, repos=NAMES)
+        summary = this.run(this.plan(), executor)
+        assert [(it.model, it.outcome) for it in summary.results] == [
+            (f"local:{name}", "published") for name in NAMES
+        ]
+        again = this.run(this.plan(), executor)
+        assert (again.results, again.fresh) == ((), 3)
+    return {name: read_spec(root / "models" / name).digest for name in NAMES}
+
+
+@pytest.mark.parametrize("name", ["local", "ray"])
+def test_two_workers_make_the_same_specifications(name, unpublished, expected, tmp_path):
+    assert go(unpublished, tmp_path, executor_named(name, 2)) == expected

@@ -205,11 +205,11 @@ def _pair(shift: PromptShift, old: ContactSheet | None, new: ContactSheet | None
 
 
 def _part(mmd2: float, of: float) -> str:
-    """The ratio of the two distances, for people: a percentage while it is small."""
+    """The ratio of the two distances, for people."""
     if of <= 0:
         return "the same" if mmd2 <= 0 else "beyond all measure"
     ratio = math.sqrt(mmd2 / of)
-    return f"{100 * ratio:.0f} %" if ratio < 2 else f"{ratio:.1f} times"
+    return f"{100 * ratio:,.0f} %"
 
 
 def _side(value: object) -> str:

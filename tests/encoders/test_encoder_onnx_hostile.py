@@ -1,0 +1,435 @@
+"""Exported encoders that lie, are cut, or want more than a search gives; and what is remembered."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import load, save
+from tiny_clip import write_tiny_clip
+
+from gmi_registry.encoders import onnx as onnx_module
+from gmi_registry.encoders.export import export_encoder
+from gmi_registry.encoders.graph import check_graph
+from gmi_registry.encoders.layout import FileEntry
+from gmi_registry.encoders.onnx import OnnxEncoder
+from gmi_registry.encoders.open_clip import OpenClipEncoder
+from gmi_registry.errors import (
+    DigestMismatchError,
+    GmiError,
+    InputError,
+    UnsupportedVersionError,
+)
+
+Change = Callable[[Any], None]
+GOLDEN = ("image_embeddings", "text_embeddings")
+
+
+@pytest.fixture(scope="session")
+def sound(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("sound") / "onnx"
+    export_encoder(OpenClipEncoder.from_folder(folder, "tiny", "random"), target)
+    return target
+
+
+@pytest.fixture
+def copy(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sound, tmp_path / "copy"))
+
+
+def describe(folder: Path, change: Change) -> None:
+    path = folder / "encoder.json"
+    document = json.loads(path.read_bytes())
+    change(document)
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def put(folder: Path, name: str, data: bytes) -> None:
+    """Another content, which ``encoder.json`` agrees with."""
+    (folder / name).write_bytes(data)
+    entry = FileEntry.of(data).model_dump()
+    describe(folder, lambda document: document["files"].update({name: entry}))
+
+
+def refuse(folder: Path, match: str, kind: type[GmiError] = InputError) -> None:
+    with pytest.raises(kind, match=match) as caught:
+        OnnxEncoder.from_folder(folder)
+    assert "\n" not in caught.value.message
+    assert len(caught.value.message) < 600
+    assert caught.value.hint
+
+
+# --- files that are not what encoder.json says
+
+
+@pytest.mark.parametrize("name", ["image.onnx", "text.onnx", "merges.txt", "golden.safetensors"])
+def test_a_changed_a_cut_and_a_missing_file(copy: Path, name: str) -> None:
+    data = (copy / name).read_bytes()
+    (copy / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    refuse(copy, f"{name} is not the file that encoder.json names", DigestMismatchError)
+    (copy / name).write_bytes(data[:-9])
+    refuse(copy, f"{name} is not the file that encoder.json names", DigestMismatchError)
+    (copy / name).unlink()
+    refuse(copy, f"{name}: No such file")
+
+
+def test_no_file_at_all(tmp_path: Path) -> None:
+    refuse(tmp_path / "nowhere", "No such file")
+
+
+def test_a_huge_file_is_not_read(copy: Path) -> None:
+    with (copy / "image.onnx").open("r+b") as stream:
+        stream.truncate(2**42)
+    began = time.perf_counter()
+    refuse(copy, "more than")
+    assert time.perf_counter() - began < 5
+
+
+def test_links_pipes_and_folders(copy: Path, sound: Path) -> None:
+    path = copy / "image.onnx"
+    path.unlink()
+    path.symlink_to(sound / "image.onnx")
+    refuse(copy, "is a symbolic link")
+    path.unlink()
+    os.mkfifo(path)
+    refuse(copy, "is not a regular file")
+    path.unlink()
+    path.mkdir()
+    refuse(copy, "image.onnx")
+
+
+# --- encoder.json
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b"[" * 60_000,
+        b'{"format": {"version": 1}, "format": {"version": 1}}',
+        b"\xff\xfe",
+        b" " * 65_537,
+    ],
+)
+def test_a_malformed_description(copy: Path, content: bytes) -> None:
+    (copy / "encoder.json").write_bytes(content)
+    refuse(copy, "encoder.json")
+
+
+def _set(*path: str, value: Any) -> Change:
+    def change(document: Any) -> None:
+        for name in path[:-1]:
+            document = document[name]
+        document[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _set("logit_scale", value=-1.0),
+        _set("logit_scale", value="100"),
+        _set("encoder", "image_dim", value=10**9),
+        _set("encoder", "preprocess", "size", value=10**6),
+        _set("encoder", "weights_sha256", value="0" * 63),
+        _set("text", "length", value=2**31),
+        _set("text", "tokenizer", value="code"),
+        _set("fill_color", value=256),
+        _set("files", "image.onnx", "size", value=2**40),
+        _set("files", "merges.txt", "size", value=2**30),
+        _set("files", "../../outside", value={"sha256": "0" * 64, "size": 1}),
+        _set("files", value={}),
+        _set("format", "name", value="another"),
+    ],
+)
+def test_a_description_that_breaks_a_limit(copy: Path, change: Change) -> None:
+    describe(copy, change)
+    refuse(copy, "encoder.json: ")
+
+
+def test_a_newer_layout(copy: Path) -> None:
+    describe(copy, _set("format", "version", value=2))
+    refuse(copy, "has version 2", UnsupportedVersionError)
+
+
+def test_an_unknown_field_is_no_reason_to_refuse(copy: Path) -> None:
+    describe(copy, _set("note", value="later"))
+    assert OnnxEncoder.from_folder(copy).ref.name == "tiny"
+
+
+# --- what the encoder gives
+
+
+def test_other_weights_than_those_that_gave_the_golden_results(copy: Path, tmp_path: Path) -> None:
+    other = OpenClipEncoder.from_folder(write_tiny_clip(tmp_path / "x", seed=1), "tiny", "random")
+    export_encoder(other, tmp_path / "other")
+    put(copy, "image.onnx", (tmp_path / "other" / "image.onnx").read_bytes())
+    refuse(copy, "gives other image embeddings here than where it was exported")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30, 0.0])
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_results_that_are_none(copy: Path, name: str, value: float) -> None:
+    tensors = load((copy / "golden.safetensors").read_bytes())
+    tensors[name] = np.full_like(tensors[name], value)
+    put(copy, "golden.safetensors", save(tensors))
+    refuse(copy, f"gives other {name.replace('_', ' ')}")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"garbage",
+        save({"image_embeddings": np.zeros((5, 24), np.float32)}),
+        save(
+            {
+                name: np.zeros((5, 24), np.float64)
+                for name in ("image_embeddings", "text_embeddings")
+            }
+        ),
+        save({name: np.zeros(5, np.float32) for name in ("image_embeddings", "text_embeddings")}),
+    ],
+)
+def test_golden_files_that_are_none(copy: Path, data: bytes) -> None:
+    put(copy, "golden.safetensors", data)
+    refuse(copy, "golden.safetensors")
+
+
+def test_fewer_golden_results_prove_less(copy: Path) -> None:
+    tensors = load((copy / "golden.safetensors").read_bytes())
+    put(copy, "golden.safetensors", save({name: rows[:1] for name, rows in tensors.items()}))
+    refuse(copy, "gives other image embeddings")
+
+
+def test_another_vocabulary(copy: Path) -> None:
+    lines = (copy / "merges.txt").read_bytes().splitlines(keepends=True)
+    put(copy, "merges.txt", b"".join(reversed(lines)))
+    refuse(copy, "gives other text embeddings")
+    put(copy, "merges.txt", b"".join(lines) * 2)
+    refuse(copy, "text.onnx cannot be run")
+    put(copy, "merges.txt", b"no pairs\n\n")
+    refuse(copy, "not a byte-pair vocabulary")
+
+
+def test_the_towers_changed_round(copy: Path) -> None:
+    image, text = ((copy / f"{name}.onnx").read_bytes() for name in ("image", "text"))
+    put(copy, "image.onnx", text)
+    put(copy, "text.onnx", image)
+    refuse(copy, "image.onnx cannot be run")
+
+
+# --- ONNX files that want more
+
+
+def graph(*nodes: Any, initializers: tuple[Any, ...] = ()) -> Any:
+    batch = helper.make_tensor_value_info("batch", TensorProto.FLOAT, ["b", 3, 32, 32])
+    out = helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["b", 24])
+    return helper.make_graph(list(nodes), "tower", [batch], [out], initializer=list(initializers))
+
+
+def model(*nodes: Any, initializers: tuple[Any, ...] = (), **options: Any) -> bytes:
+    made = helper.make_model(graph(*nodes, initializers=initializers), **options)
+    data: bytes = made.SerializeToString()
+    return data
+
+
+def outside(path: str) -> Any:
+    tensor = numpy_helper.from_array(np.zeros((2, 2), np.float32), "w")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", path), ("offset", "0"), ("length", "16")):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+IDENTITY = helper.make_node("Identity", ["batch"], ["embeddings"])
+BRANCH = helper.make_graph([IDENTITY], "branch", [], [])
+HALF_OUTSIDE = outside("secret")
+HALF_OUTSIDE.data_location = TensorProto.DEFAULT
+WANTING: dict[str, tuple[bytes, str]] = {
+    "a file beside it": (model(IDENTITY, initializers=(outside("secret"),)), "another file"),
+    "a file far away": (model(IDENTITY, initializers=(outside("/etc/passwd"),)), "another file"),
+    "a file by half": (model(IDENTITY, initializers=(HALF_OUTSIDE,)), "another file"),
+    "a file in a constant": (
+        model(helper.make_node("Constant", [], ["c"], value=outside("secret"))),
+        "another file",
+    ),
+    "operators of its own": (
+        model(
+            helper.make_node("Anything", ["batch"], ["embeddings"], domain="com.example"),
+            opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("com.example", 1)],
+        ),
+        "no use for the operator 'Anything'|not ONNX's own",
+    ),
+    "a known name of another domain": (
+        model(helper.make_node("Add", ["batch", "batch"], ["embeddings"], domain="com.microsoft")),
+        "not ONNX's own",
+    ),
+    "a foreign domain alone": (
+        model(IDENTITY, opset_imports=[helper.make_opsetid("ai.onnx.ml", 3)]),
+        "not ONNX's own",
+    ),
+    "a loop": (
+        model(helper.make_node("Loop", ["", ""], ["embeddings"], body=BRANCH)),
+        "operator 'Loop'",
+    ),
+    "a graph in a harmless operator": (
+        model(helper.make_node("Identity", ["batch"], ["embeddings"], body=BRANCH)),
+        "a graph within a graph",
+    ),
+    "graphs in a harmless operator": (
+        model(helper.make_node("Identity", ["batch"], ["embeddings"], bodies=[BRANCH])),
+        "a graph within a graph",
+    ),
+    "chance": (
+        model(helper.make_node("RandomNormal", [], ["embeddings"], shape=[1, 24])),
+        "Random",
+    ),
+    "functions": (
+        model(
+            IDENTITY,
+            functions=[
+                helper.make_function("f", "Add", ["a"], ["b"], [], [helper.make_opsetid("", 18)])
+            ],
+        ),
+        "more than one graph",
+    ),
+    "no graph": (helper.make_model(graph()).SerializeToString()[:4], "0 graphs|cut short"),
+    "two graphs": (model(IDENTITY) + model(IDENTITY), "2 graphs"),
+    "text": (b"this is not a model, but long enough to look like one", "not an ONNX file|cut"),
+    "an endless number": (b"\x3a" + b"\xff" * 30, "not an ONNX file"),
+    "a length beyond the end": (b"\x3a\xff\xff\xff\xff\x0f", "cut short"),
+    "a million parts": (b"\x08\x01" * 500_000, "more than"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(WANTING))
+def test_a_model_that_wants_more(copy: Path, case: str) -> None:
+    data, reason = WANTING[case]
+    (copy / "secret").write_bytes(b"\0" * 16)
+    put(copy, "image.onnx", data)
+    began = time.perf_counter()
+    refuse(copy, f"image.onnx is not loaded: .*({reason})")
+    assert time.perf_counter() - began < 5
+
+
+def test_a_sparse_weight(copy: Path) -> None:
+    made = onnx.load_from_string(model(IDENTITY))
+    made.graph.sparse_initializer.add().dims.extend([2, 2])
+    put(copy, "image.onnx", made.SerializeToString())
+    refuse(copy, "sparse weights")
+
+
+def test_a_model_that_is_no_encoder(copy: Path) -> None:
+    put(copy, "image.onnx", model(IDENTITY))
+    refuse(copy, "image.onnx cannot be run")
+
+
+def test_a_cut_or_garbled_model_ends_in_words(sound: Path) -> None:
+    """Whatever the bytes are: left for the runtime to judge, or refused by one kind of error."""
+    data = (sound / "image.onnx").read_bytes()
+    check_graph(data, "whole")
+    draw = random.Random(0)
+    refused = 0
+    for _ in range(400):
+        garbled = bytearray(data[: draw.randrange(len(data))])
+        for _ in range(draw.randrange(4)):
+            if garbled:
+                garbled[draw.randrange(min(len(garbled), 4000))] = draw.randrange(256)
+        try:
+            check_graph(bytes(garbled), "garbled")
+        except InputError:
+            refused += 1
+    assert refused > 390
+
+
+# --- what is remembered
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that were checked."""
+    seen: list[Path] = []
+    real = OnnxEncoder._check
+
+    def check(encoder: OnnxEncoder) -> None:
+        seen.append(encoder._folder.path)
+        real(encoder)
+
+    monkeypatch.setattr(onnx_module.OnnxEncoder, "_check", check)
+    return seen
+
+
+def age(folder: Path) -> None:
+    for path in folder.iterdir():
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+
+
+def test_an_encoder_is_checked_once(copy: Path, tmp_path: Path, checks: list[Path]) -> None:
+    age(copy)
+    memory = tmp_path / "memory"
+    first = OnnxEncoder.from_folder(copy, memory=memory)
+    again = OnnxEncoder.from_folder(copy, memory=memory)
+    assert checks == [copy]
+    assert again.encode_texts(["a"]).tobytes() == first.encode_texts(["a"]).tobytes()
+    assert [path.stat().st_size for path in memory.iterdir()] == [0]
+    shutil.rmtree(memory)
+    OnnxEncoder.from_folder(copy, memory=memory)
+    assert checks == [copy, copy]
+
+
+def test_a_file_that_changed_is_checked_again(
+    copy: Path, tmp_path: Path, checks: list[Path]
+) -> None:
+    age(copy)
+    memory = tmp_path / "memory"
+    OnnxEncoder.from_folder(copy, memory=memory)
+    data = (copy / "text.onnx").read_bytes()
+    (copy / "text.onnx").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    age(copy)  # as programs do that copy times as well
+    with pytest.raises(DigestMismatchError, match=r"text\.onnx"):
+        OnnxEncoder.from_folder(copy, memory=memory)
+    assert checks == [copy, copy]
+
+
+def test_files_of_this_moment_are_not_remembered(
+    copy: Path, tmp_path: Path, checks: list[Path]
+) -> None:
+    for path in copy.iterdir():
+        path.touch()
+    OnnxEncoder.from_folder(copy, memory=tmp_path / "memory")
+    assert not (tmp_path / "memory").exists()
+
+
+def test_another_runtime_is_another_trial(
+    copy: Path, tmp_path: Path, checks: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gmi_registry.encoders import trial
+
+    age(copy)
+    OnnxEncoder.from_folder(copy, memory=tmp_path / "memory")
+    monkeypatch.setattr(trial, "version", lambda name: "0.0")
+    OnnxEncoder.from_folder(copy, memory=tmp_path / "memory")
+    assert checks == [copy, copy]
+
+
+def test_a_memory_that_cannot_be_written(copy: Path, tmp_path: Path, checks: list[Path]) -> None:
+    age(copy)
+    (tmp_path / "memory").write_text("a file is in the way", encoding="utf-8")
+    for _ in range(2):
+        assert OnnxEncoder.from_folder(copy, memory=tmp_path / "memory").ref.name == "tiny"
+    assert checks == [copy, copy]

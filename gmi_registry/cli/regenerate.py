@@ -26,6 +26,7 @@ from gmi_registry.cli.progress import StageProgress
 from gmi_registry.cli.screen import remark, write_json, write_line, write_rows
 from gmi_registry.cli.silence import without_future_warnings
 from gmi_registry.cli.traffic import announce_waits
+from gmi_registry.errors import GmiError, InputError
 
 if TYPE_CHECKING:
     from gmi_registry.regeneration import RegenerationPlan, Summary
@@ -174,6 +175,8 @@ def regenerate(
         civitai_token=civitai_token,
     )
     with opening as opened, without_future_warnings():
+        if not (plan or repo or tag) and create_pr is None:
+            _require_own(opened.name)
         if not quiet and not verbose:
             announce_waits(opened)
         this = Round(opened, options, repos=repo or (), tags=tag or (), since=moment, retry=retry)
@@ -190,15 +193,30 @@ def regenerate(
                 max_seconds=max_seconds,
                 progress=_silent if quiet else _Announced(found),
             )
+        fault = None
         if index is not None and not done.interrupted:
-            done = this.index(done, index, cache_dir=cache_folder(cache_dir))
+            try:
+                done = this.index(done, index, cache_dir=cache_folder(cache_dir))
+            except GmiError as error:
+                fault = error  # what was done is to be told all the same
     if summary is not None:
         _write_page(summary, done.to_markdown())
     _write_summary(done, as_json=as_json, quiet=quiet)
+    if fault is not None:
+        raise fault
     if done.interrupted:
         raise typer.Exit(INTERRUPTED)
     if not done.is_well:
         raise typer.Exit(FAILED)
+
+
+def _require_own(hub: str) -> None:
+    """Nobody opens pull requests at every stranger's model because of three words."""
+    if hub != "local":
+        raise InputError(
+            f"all of {hub} is other people's as well, and what you may not write is proposed",
+            hint="name models: --repo owner/model; or a tag: --tag TAG; or say --create-pr",
+        )
 
 
 class _Announced:
@@ -258,8 +276,6 @@ def _write_summary(done: Summary, *, as_json: bool, quiet: bool) -> None:
 
 
 def _write_page(path: Path, text: str) -> None:
-    from gmi_registry.errors import InputError
-
     scratch = path.with_name(f".{path.name}.unfinished")
     try:
         scratch.write_text(text, encoding="utf-8")

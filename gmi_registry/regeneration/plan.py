@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from gmi_registry.errors import GmiError, OfflineError, RateLimitError
+from gmi_registry.errors import GmiError, InputError, OfflineError, RateLimitError
 from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter
+from gmi_registry.index.crew import in_order
 from gmi_registry.place import find_model
 from gmi_registry.regeneration.address import hub_text
 from gmi_registry.regeneration.ledger import Ledger, Standing
@@ -84,6 +85,7 @@ def make_plan(
     since: datetime | None = None,
     ledger: Ledger | None = None,
     retry: bool = False,
+    workers: int = 8,
     progress: Progress = lambda done, total: None,
 ) -> RegenerationPlan:
     """Look at every model of ``hub`` that has a specification and all of ``tags``.
@@ -92,26 +94,40 @@ def make_plan(
     not. ``since`` leaves out what has not changed from then on, as far as the hub says when.
     ``ledger`` knows what is set aside, which ``retry`` takes up again. Nothing is generated and,
     but for a folder's hub, no weights are read; a model costs a few small requests, and fewer where
-    nothing has changed since the last plan.
+    nothing has changed since the last plan. ``workers`` models are looked at a time.
 
     A listed model that cannot be looked at is set aside with the reason. Raises what the hub raises
     for its listing and for ``repos``, InputError for what is no name of a model; RateLimitError and
     OfflineError.
     """
     survey = Survey(hub)
-    named = [Listing(find_model(text, hub), ()) for text in repos]
+    named = [Listing(_current(find_model(text, hub)), ()) for text in repos]
     listings = named or list(hub.list_specs(ListingFilter(tags=tuple(tags), nsfw=True)))
     if since is not None:
         moment = since if since.tzinfo is not None else since.replace(tzinfo=UTC)
         listings = [it for it in listings if survey.is_newer(it.ref, moment)]
     found: dict[ModelRef, PlannedModel] = {}
     progress(0, len(listings))
-    for done, listing in enumerate(listings, 1):
-        model = _planned(survey, listing, strict=bool(named))
+
+    def look(listing: Listing) -> PlannedModel:
+        return _planned(survey, listing, strict=bool(named))
+
+    # A folder's hub reads and hashes, which goes no faster by many.
+    models = in_order(look, listings, 1 if hub.name == "local" else workers)
+    for done, model in enumerate(models, 1):
         found.setdefault(model.ref, _recalled(model, ledger, retry=retry))
         progress(done, len(listings))
     ordered = sorted(found.values(), key=lambda it: str(it.ref))
     return RegenerationPlan(hub_text(hub), tuple(ordered))
+
+
+def _current(ref: ModelRef) -> ModelRef:
+    if ref.identity != ref:
+        raise InputError(
+            f"{ref} names a revision, and a specification follows what the hub serves now",
+            hint=f"gmi regenerate --repo {ref.identity}, or gmi-publish {ref}",
+        )
+    return ref
 
 
 def _planned(survey: Survey, listing: Listing, *, strict: bool) -> PlannedModel:

@@ -276,6 +276,8 @@ def _point(world: Any, run: Path, seed: int, names: list[str]) -> Point:
     assert (last["fresh"], last["done"]) == (1, []), last
     rooms = run / "work" / "regeneration"
     assert not list(rooms.glob("*/work/*/*")), "pictures were left"
+    (ledger,) = rooms.glob("*/ledger.json")
+    assert json.loads(ledger.read_text())["models"] == {}, "the ledger was not cleared"
     assert not list(rooms.glob("*/.*")), "a scratch file of the ledger was left"
     seen = "none" if left is None else "old" if left.digest == old.digest else "new"
     what = said["done"] or said["passed"]

@@ -139,6 +139,20 @@ def test_a_folder_that_is_no_hub_and_a_page_that_cannot_be_written(call, stale, 
     assert CliRunner().invoke(app, words).exit_code == 1
 
 
+@pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
+def test_all_of_a_hub_is_proposed_to_nobody_by_accident(remote, tmp_path):
+    words = ["regenerate", "--hub", "hf", "--work", str(tmp_path / "work"), "--token", SECRET]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1
+    assert "hint: name models: --repo owner/model" in done.stderr
+    assert remote.requests == []
+    done = CliRunner().invoke(app, [*words, "--repo", "alice/ink", "-q"])
+    assert (done.exit_code, done.stdout) == (0, "hf:alice/ink\n"), done.stderr
+    assert SECRET not in done.output
+    done = CliRunner().invoke(app, [*words, "--plan"])
+    assert done.stdout.startswith("hf:alice/ink\tfresh\t")
+
+
 def test_help_imports_nothing_heavy():
     program = (
         "import sys\n"

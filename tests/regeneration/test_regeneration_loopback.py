@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
+from loopback import Fault
 from regeneration_world import (
     SECRET,
     SPEC,
@@ -16,13 +18,14 @@ from regeneration_world import (
     specification,
 )
 
-from gmi_registry.errors import GmiError
+from gmi_registry.errors import GmiError, InputError
 from gmi_registry.regeneration import SequentialExecutor
 from gmi_registry.spec import read_spec
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 
 INK = "hf:alice/ink"
+SEVERAL = (("ink", 0.5), ("pen", 0.25))
 
 
 def states(hub, work, **wanted):
@@ -237,6 +240,84 @@ def test_no_token_is_said_or_kept(described, opened, go, work, models):
     done = go(opened)
     kept = [path.read_text("latin-1") for path in work.rglob("*") if path.is_file()]
     assert all(SECRET not in text for text in (*kept, done.to_markdown(), str(done.to_json())))
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """The client's waits pass at once."""
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    return waits
+
+
+def test_a_hub_that_is_out_of_order_counts_against_no_model(
+    described, opened, work, models, go, impatient
+):
+    described.commit("alice/ink", {WEIGHTS: other_weights(models)})
+    this = round_over(opened, work)
+    found = this.plan()
+    described.inject(Fault("500", "POST", "/commit/", times=50))
+    for _ in range(4):
+        done = this.run(found)
+        (failed,) = done.failed
+        assert (failed.passing, failed.error, done.failures[INK]) == (True, "HubError", 0)
+        assert "is out of order: it answers 500" in failed.reason
+    described.clear_faults()
+    assert [result.outcome for result in go(opened).results] == ["published"]
+
+
+def test_a_hub_that_asks_to_stop_ends_the_run(described, opened, work, models, go, impatient):
+    described.commit("alice/ink", {WEIGHTS: other_weights(models)})
+    described.add_repo("alice/oil", described.files("alice/ink"))
+    described.commit("alice/oil", {WEIGHTS: other_weights(models, 0.25)})
+    this = round_over(opened, work)
+    found = this.plan()
+    assert [model.state for model in found.models] == ["stale", "broken"]
+    described.inject(Fault("429", path_regex="alice/ink", times=500, retry_after=3600))
+    done = this.run(found)
+    (failed,) = done.failed
+    assert (failed.model, failed.error, failed.passing) == (INK, "RateLimitError", True)
+    assert [it.why for it in done.left] == ["the hub asked to stop"]
+    described.clear_faults()
+    assert len(go(opened).done) == 2
+
+
+def test_a_specification_of_another_model_is_broken(described, opened, work):
+    described.add_repo("alice/oil", described.files("alice/ink"))
+    assert states(opened, work)["hf:alice/oil"] == (
+        "broken",
+        "the specification describes hf:alice/ink, but was found at hf:alice/oil",
+    )
+
+
+def test_one_of_several_files_stays_the_one_that_is_described(remote, opened, go, work, models):
+    files = {"README.md": card("alice/base").encode()}
+    files |= {f"{name}.safetensors": other_weights(models, shift) for name, shift in SEVERAL}
+    remote.add_repo("alice/styles", files)
+    assert len(go(opened, repos=["alice/styles/pen.safetensors"]).done) == 1
+    assert states(opened, work) == {
+        "hf:alice/styles/pen.safetensors": (
+            "fresh",
+            "the same weights, format, encoder and prompts",
+        )
+    }
+    # Another file is of no concern.
+    remote.commit("alice/styles", {"ink.safetensors": other_weights(models, 0.125)})
+    assert go(opened).fresh == 1
+    remote.commit("alice/styles", {"pen.safetensors": other_weights(models, 0.0625)})
+    (result,) = go(opened).results
+    assert (result.model, result.outcome) == ("hf:alice/styles/pen.safetensors", "published")
+    assert states(opened, work, repos=["alice/styles/ink.safetensors"]) == {
+        "hf:alice/styles/ink.safetensors": (
+            "stale",
+            "it describes another file than ink.safetensors",
+        )
+    }
+
+
+def test_a_revision_is_refused(opened, work):
+    with pytest.raises(InputError, match="names a revision"):
+        states(opened, work, repos=["alice/ink@main"])
 
 
 def test_a_model_that_is_not_there_is_an_error_where_it_is_named(opened, go):

@@ -10,6 +10,7 @@ from cli_specs import make_spec
 from loopback import Fault
 from loopback.fixtures import hf_hub
 from PIL import Image
+from remote_hub import Author
 
 from gmi_registry.cli.main import app
 from gmi_registry.generation.preview import contact_sheet
@@ -200,3 +201,20 @@ def test_what_went_out_last_is_still_there(call, local_hub, tmp_path):
     done = call(app, "spec", "diff", tmp_path / "new", "--hub", local_hub, "--alone", "--json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["old"] == before["digest"]
+
+
+def test_the_nearest_other_model_of_a_hub_across_the_network(call, hf_hub):
+    author = Author(hf_hub)
+    for name in ("red", "green", "blue"):
+        author.publish(name)
+    done = call(app, "spec", "diff", "hf:owner/red", "hf:owner/green", "--hub", "hf", "--json")
+    assert done.exit_code == 0, done.stderr
+    nearest = json.loads(done.stdout)["nearest_other"]
+    others = {
+        name: json.loads(
+            call(app, "spec", "diff", f"hf:owner/{name}", "hf:owner/green", "--json").stdout
+        )["mmd2"]
+        for name in ("red", "blue")
+    }
+    assert nearest["model"].partition("@")[0] == f"hf:owner/{min(others, key=others.get)}"
+    assert nearest["mmd2"] == pytest.approx(min(others.values()))

@@ -169,11 +169,16 @@ def test_without_a_token(hf_hub, tmp_path):
 RESULT = Result("hf:a/b", "published", "done", digest="1" * 64, images=3, seconds=1.5)
 
 
-def test_results_and_works_survive_their_texts(tmp_path):
+def test_results_and_works_survive_their_texts(monkeypatch):
+    monkeypatch.delenv("GMI_REGISTRY", raising=False)
     assert read_result(["a", result_line(RESULT), "b"], "hf:a/b") == RESULT
     work = Work("hf", "hf:a/b", "x", Options("/here", "/there", "r/r", True, "cuda", "hf_t", "c"))
     read = read_work(work_text(work), "elsewhere")
     assert read == replace(work, options=Options("elsewhere", registry="r/r", create_pr=True))
+    bare = replace(work, options=Options("/here"))
+    assert read_work(work_text(bare), "there") == replace(work, options=Options("there"))
+    monkeypatch.setenv("GMI_REGISTRY", "my/registry")
+    assert read_work(work_text(bare), "there").options.registry == "my/registry"
 
 
 @pytest.mark.parametrize(

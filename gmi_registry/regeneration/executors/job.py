@@ -41,8 +41,12 @@ def main(perform: Perform | None = None) -> int:
 
 
 def work_text(work: Work) -> str:
-    """The work for another machine: without tokens, and without folders of this one."""
+    """The work for another machine: without tokens, and without folders of this one.
+
+    The registry is named that GMI_REGISTRY names here.
+    """
     document = asdict(work)
+    document["options"]["registry"] = work.options.registry or os.environ.get("GMI_REGISTRY")
     for name in ("work", "cache_dir", "token", "civitai_token", "device"):
         del document["options"][name]
     return json.dumps(document, sort_keys=True)

@@ -46,20 +46,26 @@ def free_memory() -> int:
 
 
 def _described(work: Work) -> int | None:
-    from gmi_registry.place import find_spec
-    from gmi_registry.spec import read_manifest
+    from gmi_registry.place import hub_at, makes_links
+    from gmi_registry.spec import SPEC_DIR, ModelRef, read_manifest
 
     options = work.options
+    access: dict[str, Any] = {
+        "cache_dir": None if options.cache_dir is None else Path(options.cache_dir),
+        "token": options.token,
+    }
     try:
+        ref = ModelRef.parse(work.model)
         if work.to_registry and work.hub == "hf":
-            return None
-        place = find_spec(
-            work.model,
-            work.hub,
-            cache_dir=None if options.cache_dir is None else Path(options.cache_dir),
-            token=options.token,
-        )
-        model = read_manifest(place.folder, follow_links=place.follow_links).model
+            from gmi_registry.hubs.registry import Registry
+
+            with Registry(options.registry, **access) as registry:
+                model = read_manifest(registry.fetch_spec(ref).parent, follow_links=True).model
+        else:
+            with hub_at(work.hub, registry=options.registry, **access) as hub:
+                folder = hub.fetch_spec(ref)
+                parent = folder.parent if folder.name == SPEC_DIR else folder
+                model = read_manifest(parent, follow_links=makes_links(hub)).model
     except GmiError:
         return None
     return sum(file.size for file in (*model.weights, *(model.base_weights or ())))

@@ -142,7 +142,10 @@ class RayExecutor:
     def _sent(self, work: Work) -> Work:
         if self._address is None:
             return work
-        options = dataclasses.replace(work.options, token=None, civitai_token=None)
+        registry = work.options.registry or os.environ.get("GMI_REGISTRY")
+        options = dataclasses.replace(
+            work.options, token=None, civitai_token=None, registry=registry
+        )
         return dataclasses.replace(work, options=options)
 
     def _result(self, reference: Any, work: Work) -> Result:

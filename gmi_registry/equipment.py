@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,7 +127,14 @@ class Equipment:
         if light.has_torch() or self.offline:
             return None
         fetched = self._from_registry(name, encoder_id, hub)
-        return None if fetched is None else light.open_export(fetched, self.cache_dir)
+        if fetched is None:
+            return None
+        try:
+            return light.open_export(fetched, self.cache_dir)
+        except GmiError:
+            # Kept, it would stand in the way of every later search.
+            shutil.rmtree(fetched, ignore_errors=True)
+            raise
 
     def _from_registry(self, name: EncoderName, encoder_id: str, hub: Hub) -> Path | None:
         from gmi_registry.encoders.layout import LIMITS, OnnxFolder
@@ -140,7 +149,9 @@ class Equipment:
             return None
 
         def accepts(folder: Path) -> bool:
-            return OnnxFolder(folder).description.encoder.id == encoder_id
+            with contextlib.suppress(GmiError):
+                return OnnxFolder(folder).description.encoder.id == encoder_id
+            return False
 
         try:
             return fetch_encoder_files(

@@ -6,14 +6,17 @@ import shutil
 import sys
 from pathlib import Path
 
+import deeds
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "regeneration"))
 
 from regeneration_world import fill_folder, save_models
 
+from gmi_registry.hubs.local import LocalHub
 from gmi_registry.regeneration import Options, Round, SequentialExecutor
 from gmi_registry.regeneration.executors import executor_named
+from gmi_registry.regeneration.executors.local import LocalExecutor
 from gmi_registry.spec import read_spec
 
 NAMES = ("base", "ink", "oil")
@@ -33,8 +36,6 @@ def expected(unpublished, tmp_path_factory):
 
 
 def go(unpublished: Path, folder: Path, executor) -> dict[str, str]:
-    from gmi_registry.hubs.local import LocalHub
-
     root = shutil.copytree(unpublished, folder / "hub")
     options = Options(work=str(folder / "work"), cache_dir=str(folder / "cache"), device="cpu")
     with pytest.MonkeyPatch.context() as patch:
@@ -52,3 +53,26 @@ def go(unpublished: Path, folder: Path, executor) -> dict[str, str]:
 @pytest.mark.parametrize("name", ["local", "ray"])
 def test_two_workers_make_the_same_specifications(name, unpublished, expected, tmp_path):
     assert go(unpublished, tmp_path, executor_named(name, 2)) == expected
+
+
+def test_a_worker_that_is_killed_costs_its_model_and_the_next_round_goes_on(
+    unpublished, expected, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    root = shutil.copytree(unpublished, tmp_path / "hub")
+    options = Options(work=str(tmp_path / "work"), cache_dir=str(tmp_path / "cache"), device="cpu")
+    executor = LocalExecutor(2, perform=deeds.describe_and_die_once)
+    this = Round(LocalHub(root, tmp_path / "cache"), options, repos=NAMES)
+    first = this.run(this.plan(), executor)
+    assert {it.model: it.outcome for it in first.results} == {
+        "local:base": "published",
+        "local:ink": "lost",
+        "local:oil": "published",
+    }
+    assert not (root / "models" / "ink" / "gmi").exists()
+    second = this.run(this.plan(), executor)
+    (result,) = second.results
+    assert (result.model, result.outcome) == ("local:ink", "published")
+    # What was drawn before the end is not drawn again.
+    assert 0 < result.images < 55
+    assert {name: read_spec(root / "models" / name).digest for name in NAMES} == expected

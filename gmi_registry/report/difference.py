@@ -106,7 +106,9 @@ def scales(moved: Movement, neighbour: Neighbour | None = None) -> tuple[Scale, 
     if moved.seeds is not None:
         # Sets of one image a prompt, so held against their like and not against the whole.
         part = _part(moved.seeds.across, moved.seeds.within)
-        rows.insert(1, Scale("two seeds of one model", moved.seeds.within, part))
+        rows.insert(
+            1, Scale("two seeds of one model, against a seed of each", moved.seeds.within, part)
+        )
     return tuple(rows)
 
 

@@ -33,7 +33,7 @@ class WorkerProcess:
 
     def __init__(self, arguments: Sequence[str], *, without: Sequence[str] = ()) -> None:
         self._environment = {k: v for k, v in os.environ.items() if k not in without}
-        self._command = [sys.executable, "-m", _MODULE, *arguments]
+        self._command = [sys.executable, "-m", _MODULE, "--until-input-ends", *arguments]
         self._stop = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._keep, name="gmi-webhook-worker", daemon=True)

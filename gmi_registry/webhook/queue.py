@@ -63,12 +63,14 @@ class RepoQueue:
     """The queue in ``folder``, which is made where it is missing; at most ``capacity`` models wait.
 
     Several processes may use it at once, and every method is safe in any thread. A call waits for
-    others no longer than ``patience`` seconds. Every method raises InputError where the file cannot
-    be read or written; what was there before is then as it was.
+    other threads, and again for other processes, no longer than ``patience`` seconds. Every method
+    raises InputError where the file cannot be read or written; what was there before is then as it
+    was.
     """
 
-    def __init__(self, folder: Path, *, capacity: int = 1000, patience: float = 0.5) -> None:
+    def __init__(self, folder: Path, *, capacity: int = 1000, patience: float = 0.4) -> None:
         self.capacity = capacity
+        self._patience = patience
         self._path = folder / _NAME
         self._lock = threading.Lock()
         with self._explained():
@@ -187,13 +189,13 @@ class RepoQueue:
 
     def counts(self) -> Counts:
         """What there is now."""
-        with self._transaction() as db:
+        with self._transaction("DEFERRED") as db:
             found = dict(db.execute("SELECT state, count(*) FROM repos GROUP BY state").fetchall())
         return Counts(found.get("waiting", 0), found.get("taken", 0), found.get("aside", 0))
 
     def set_aside(self) -> tuple[tuple[str, str], ...]:
         """The models that failed too often, each with its reason; the latest first."""
-        with self._transaction() as db:
+        with self._transaction("DEFERRED") as db:
             return tuple(
                 db.execute(
                     "SELECT repo, reason FROM repos WHERE state = 'aside' ORDER BY place DESC"
@@ -225,9 +227,9 @@ class RepoQueue:
         return True
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._explained():
-            self._db.execute("BEGIN IMMEDIATE")
+    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
+        with self._explained(), self._turn():
+            self._db.execute(f"BEGIN {kind}")
             try:
                 yield self._db
                 self._db.execute("COMMIT")
@@ -235,6 +237,16 @@ class RepoQueue:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        # Not for ever: many who wait for a file that is held would wait one after the other.
+        if not self._lock.acquire(timeout=self._patience):
+            raise sqlite3.OperationalError("too many wait for it")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

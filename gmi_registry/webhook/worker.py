@@ -1,7 +1,7 @@
 """Takes models from the queue one by one, and lets each be looked at. One a queue.
 
-``python -m gmi_registry.webhook.worker DIR`` works on the queue in a folder until its standard
-input ends, which it does with whoever started it, however that ends.
+``python -m gmi_registry.webhook.worker DIR --work DIR`` works on the queue in a folder until it is
+stopped, at any point.
 """
 
 from __future__ import annotations
@@ -106,7 +106,10 @@ def _note(queue: RepoQueue, taken: Taken, looked: Looked, again: float) -> None:
 
 
 def _end_with_parent() -> None:
-    """End at once when standard input does. A look that is cut off is done again, or goes on."""
+    """End at once when standard input does, as it does with whoever holds its other end.
+
+    A look that is cut off is done again, or goes on from where it was.
+    """
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 64):
@@ -124,10 +127,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cache-dir", type=Path, default=None)
     parser.add_argument("--device", default=None)
     parser.add_argument("--create-pr", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--until-input-ends", action="store_true")
     asked = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("gmi_registry.webhook").setLevel(logging.INFO)
-    _end_with_parent()
+    if asked.until_input_ends:
+        _end_with_parent()
     try:
         look = look_with(
             asked.work,

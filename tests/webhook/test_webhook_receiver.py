@@ -172,7 +172,10 @@ def test_a_second_head_that_does_not_come_is_given_up(receive):
     lines = f"X-Webhook-Secret: {SECRET}\r\nContent-Length: {len(body())}\r\n\r\n"
     with socket.create_connection(receiver.address, timeout=30) as client:
         client.sendall((HEAD + lines).encode() + body())
-        assert client.recv(65536).startswith(b"HTTP/1.1 202 ")
+        found = b""
+        while not found.endswith(b"}"):
+            found += client.recv(65536)
+        assert found.startswith(b"HTTP/1.1 202 ")
         start = time.monotonic()
         client.sendall(b"P")
         assert rest(client) == b""
@@ -227,10 +230,21 @@ def test_a_queue_that_cannot_be_written_is_said_and_nothing_is_accepted(receive,
     receiver = receive()
     other = sqlite3.connect(tmp_path / "queue" / "queue.sqlite3", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    start = time.monotonic()
-    reply = receiver.send(body())
-    assert (reply.status_code, reply.headers["retry-after"]) == (503, "60")
-    assert time.monotonic() - start < 1.5
+    found = []
+
+    def deliver():
+        start = time.monotonic()
+        reply = receiver.send(body())
+        found.append(
+            (reply.status_code, reply.headers["retry-after"], time.monotonic() - start < 2)
+        )
+
+    threads = [threading.Thread(target=deliver) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [(503, "60", True)] * 20
     other.execute("ROLLBACK")
     assert receiver.send(body()).status_code == 202
     other.close()

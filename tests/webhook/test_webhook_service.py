@@ -153,15 +153,28 @@ def test_a_worker_that_falls_is_begun_again(service):
 
 def test_a_second_worker_leaves_a_queue_alone(tmp_path):
     command = [sys.executable, "-m", "gmi_registry.webhook.worker", str(tmp_path)]
-    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with (
-        only_worker(tmp_path),
-        subprocess.Popen([*command, "--work", str(tmp_path)], **pipes) as second,
-    ):
-        assert second.wait(120) == 1
-        said = second.stderr.read()
+    with only_worker(tmp_path):
+        done = subprocess.run(
+            [*command, "--work", str(tmp_path)], capture_output=True, text=True, timeout=120
+        )
+    said = done.stderr
+    assert done.returncode == 1
     assert said.startswith("error: another program works on the queue")
     assert "hint: " in said
+
+
+@pytest.mark.parametrize("command", ["", "install", "list", "remove", "serve"])
+def test_help_imports_nothing_heavy(command):
+    code = (
+        "import sys\nfrom gmi_registry.cli import main\n"
+        f"sys.argv[1:] = {['webhook', *command.split(), '--help']}\n"
+        "try:\n    main.main()\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "heavy = {'torch', 'numpy', 'huggingface_hub', 'httpx2', 'starlette', 'uvicorn'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr == "[]\n"
+    assert "Usage:" in done.stdout
 
 
 def test_a_port_that_is_taken_is_said():

@@ -55,6 +55,8 @@ _PROMPTS = PromptSet("few", 1, tuple(f"a picture of thing number {n}" for n in r
 _CHANGES = frozenset(
     {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.link", "os.symlink", "os.truncate"}
 )
+_COMMIT = "POST /api/models/alice/ink/commit/main"
+_COMMITTING = (_COMMIT, f"the answer to {_COMMIT} is used")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -76,9 +78,9 @@ class Point:
 
 
 class _Steps:
-    """Counts what a process changes, and kills it at one of the steps."""
+    """Notes what a process changes, and kills it at a step: the number, or the first so named."""
 
-    def __init__(self, last: int | None) -> None:
+    def __init__(self, last: int | str | None) -> None:
         self.names: list[str] = []
         self._last = last
         self._open = False
@@ -111,10 +113,21 @@ class _Steps:
         if not self._open:
             return
         self.names.append(name)
-        if self._last is not None and len(self.names) >= self._last:
+        if self._last in (name, len(self.names)):
             self._open = False
-            _note(Path(os.environ["KILL_NOTE"]), name)
+            found = {"step": len(self.names), "stage": self._stage(), "name": name}
+            _note(Path(os.environ["KILL_NOTE"]), json.dumps(found))
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def _stage(self) -> str:
+        """What the process was at; another run may do the same a step earlier or later."""
+        if self.names[-1] in _COMMITTING:
+            return "committing"
+        pictures = [name for name in self.names if name.endswith(".png")]
+        if any(name.startswith("os.remove") for name in pictures):
+            return "cleaning"
+        whole = len(pictures) == len(_PROMPTS) and not self.names[-1].endswith(".png")
+        return "putting" if whole else "drawing" if pictures else "looking"
 
     def stop(self) -> None:
         self._open = False
@@ -203,7 +216,7 @@ def _child(work: Callable[[], None]) -> int:
     raise AssertionError(f"the child did not end within {_PATIENCE:.0f} s")
 
 
-def _regenerate(world: Any, run: Path, last: int | None, answer: Path) -> int:
+def _regenerate(world: Any, run: Path, last: int | str | None, answer: Path) -> int:
     """One run in a child, which writes what it did to ``answer``."""
 
     def work() -> None:
@@ -248,13 +261,17 @@ def _stages(names: list[str]) -> dict[str, range]:
 def _point(world: Any, run: Path, seed: int, names: list[str]) -> Point:
     draw = random.Random(seed)
     # Most lie where files and commits are put in their place.
-    stage = draw.choice(["looking", "drawing", "putting", "putting", "putting", "cleaning"])
-    step = draw.choice(_stages(names)[stage])
+    stage = draw.choice(["looking", "drawing", "putting", "putting", "committing", "cleaning"])
+    step: int | str
+    if stage == "committing" and world.name == "hf":
+        step = draw.choice(_COMMITTING)
+    else:
+        step = draw.choice(_stages(names)["putting" if stage == "committing" else stage])
     _world_run(world, run)
     old, commits = world.spec(), world.commits()
     answer = run / "second.json"
     assert _regenerate(world, run, step, answer) == -signal.SIGKILL, "the child was not killed"
-    before = _short(answer.with_suffix(".note").read_text(), run)
+    killed = json.loads(answer.with_suffix(".note").read_text())
     left = world.spec()  # raises for one that is not whole
     assert world.commits() <= commits + (world.name == "hf")
 
@@ -284,10 +301,10 @@ def _point(world: Any, run: Path, seed: int, names: list[str]) -> Point:
     return Point(
         seed=seed,
         hub=world.name,
-        stage=stage,
-        step=step,
+        stage=killed["stage"],
+        step=killed["step"],
         steps=len(names),
-        before=before,
+        before=_short(killed["name"], run),
         left=seen,
         next_run=what[0]["outcome"] if what else "nothing to do",
         drawn_again=sum(result["images"] for result in what),

@@ -4,7 +4,8 @@
 # ///
 """The job that a webhook starts, as a script of one's own: change what it installs above.
 
-gmi webhook install owner/name --job --script ci/hf_job.py
+Put it where the hub can fetch it: gmi webhook install owner/name --job --script https://...
+Once and for named models, it runs from here: hf jobs uv run ci/hf_job.py hf:owner/name
 """
 
 import sys

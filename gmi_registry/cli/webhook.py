@@ -79,8 +79,8 @@ def install(
         str | None,
         typer.Option(
             "--script",
-            metavar="FILE",
-            help="With --job: a script or its address in place of --package, as ci/hf_job.py.",
+            metavar="URL",
+            help="With --job: the address of a script as ci/hf_job.py, in place of --package.",
             show_default=False,
         ),
     ] = None,

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gmi_registry.errors import HubError, InputError
@@ -27,7 +28,9 @@ _PURPOSE = "gmi-webhook"
 _SCHEDULED = "gmi-webhook-schedule"
 _DIGEST = "gmi-order"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ADDRESS = re.compile(r"https://[!-~]{1,1000}")
 _GONE = "DELETED"
+_PROGRAM = "python"
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,12 @@ class JobOrder:
 
     ``token`` is what it publishes with. ``flavor`` is the hardware, as in ``hf jobs hardware``;
     ``timeout`` a number of seconds, or of minutes or hours as ``90m`` and ``2h``. It installs
-    ``package`` and runs this package's entry, or else ``script``, a file or address of its own with
-    a PEP 723 header. ``namespace`` pays (None: whoever the token belongs to). ``registry`` is the
+    ``package`` and runs this package's entry, or else ``script``, the address of a script with a
+    PEP 723 header. ``namespace`` pays (None: whoever the token belongs to). ``registry`` is the
     dataset for what is not beside its model.
+
+    Raises InputError for a script that is no https address: the client would put a file into a
+    volume, and a run that a webhook starts has none.
     """
 
     token: str = field(repr=False)
@@ -48,6 +54,13 @@ class JobOrder:
     script: str | None = None
     namespace: str | None = None
     registry: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.script is not None and not _ADDRESS.fullmatch(self.script):
+            raise InputError(
+                f"{self.script[:120]!r} is no address that a job can fetch its script from",
+                hint="put the script somewhere it can: --script https://...",
+            )
 
     def digest(self, *more: str) -> str:
         """16 hex digits by which the same order is known again; the token is not in it."""
@@ -72,7 +85,7 @@ class JobOrder:
     @property
     def program(self) -> str:
         """What ``uv run`` is to run."""
-        return self.script or "python"
+        return self.script or _PROGRAM
 
 
 def source_job(api: HfApi, order: JobOrder) -> str:
@@ -101,8 +114,8 @@ def schedule_job(api: HfApi, order: JobOrder, repos: Sequence[str], schedule: st
     :func:`source_job`.
     """
     namespace = order.namespace or str(api.whoami()["name"])
-    # A prefix, so that the client takes no file of that name on this disk for an argument.
-    models = [f"hf:{repo}" for repo in sorted(repos)]
+    # Whole references, so that the client takes none for a file, there or missing.
+    models = [f"hf:{repo}@main" for repo in sorted(repos)]
     settings = order.settings(api.endpoint, _SCHEDULED, *models)
     digest = order.digest(*models, schedule)
     settings["labels"][_DIGEST] = digest
@@ -141,11 +154,11 @@ def _checked(job: JobInfo | Any) -> str:
 @contextmanager
 def _asking(order: JobOrder) -> Iterator[None]:
     """Around the client's call: what it says by the way is no data of ours, and no news."""
-    try:
-        with redirect_stdout(sys.stderr), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".* is experimental", category=UserWarning)
-            yield
-    except FileNotFoundError as error:
+    if order.script is None and Path(_PROGRAM).is_file():
         raise InputError(
-            f"{order.script} is no file", hint="name a file or an address with --script"
-        ) from error
+            f"this folder holds a file called {_PROGRAM}, which would be sent for the program",
+            hint="cd to another folder, and run the same command there",
+        )
+    with redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* is experimental", category=UserWarning)
+        yield

@@ -92,7 +92,7 @@ def decide(body: bytes | str) -> Change | Ignored:
         raise _unreadable(_where(error)) from None
     if found.repo.type != "model":
         return Ignored("not a model")
-    if found.event.scope != _SCOPE or found.event.action != "update":
+    if not _concerns_files(found.event):
         return Ignored("no change of files")
     heads = [ref.newSha for ref in found.updatedRefs if ref.ref == _MAIN]
     if not heads:
@@ -107,6 +107,13 @@ def decide(body: bytes | str) -> Change | Ignored:
     except InputError:
         raise _unreadable("no model can be called so") from None
     return Change(repo, sha)
+
+
+def _concerns_files(event: _Event) -> bool:
+    # A hub may narrow a scope one day; whatever happens in it is then an update of the wider one.
+    return event.scope.startswith(f"{_SCOPE}.") or (
+        event.scope == _SCOPE and event.action == "update"
+    )
 
 
 def _where(error: Exception) -> str:

@@ -136,8 +136,24 @@ def test_a_script_runs_in_place_of_the_package(api, jobs):
     assert job["command"] == ["uv", "run", "https://hub.example/hf_job.py"]
     assert job["environment"]["GMI_REGISTRY"] == "ada/specs"
     assert install(api, job=order(script="https://hub.example/hf_job.py")) == ["updated"] * 2
-    with pytest.raises(InputError, match=r"missing\.py is no file"):
-        install(api, job=order(script="missing.py"))
+
+
+@pytest.mark.parametrize(
+    "script", ["ci/hf_job.py", "http://hub.example/x.py", "https://", "https://a b"]
+)
+def test_a_script_that_a_webhooks_run_cannot_fetch_is_refused(script):
+    """A file would go into a volume, and a run that a webhook starts has none."""
+    with pytest.raises(InputError, match="no address") as refused:
+        order(script=script)
+    assert "--script https://" in refused.value.hint
+
+
+def test_a_file_that_is_called_like_the_program_is_not_sent(api, jobs, tmp_path, monkeypatch):
+    (tmp_path / "python").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="a file called python"):
+        install(api, job=order())
+    assert jobs.made == jobs.webhooks == {}
 
 
 def test_an_organisation_pays(api, jobs):
@@ -155,12 +171,18 @@ def test_a_timer_looks_at_the_same_models_and_is_not_made_twice(api, jobs):
     assert job["schedule"] == "@daily"
     assert job["jobSpec"]["command"][-3:] == [
         "gmi_registry.webhook.job",
-        "hf:ada/one",
-        "hf:ada/two",
+        "hf:ada/one@main",
+        "hf:ada/two@main",
     ]
     assert jobs.secrets[job["id"]] == {"HF_TOKEN": JOB_TOKEN}
     install_schedule(api, REPOS, order(), "@hourly")
     assert len(jobs.scheduled) == 2
+
+
+def test_a_timer_takes_no_models_name_for_a_file(api, jobs, hf_hub):
+    hf_hub.add_repo("ada/style.py", {"README.md": b"# Style\n"})
+    install_schedule(api, ["ada/style.py"], order(), "@daily")
+    assert len(jobs.scheduled) == 1
 
 
 def test_a_webhook_is_removed_and_others_stay(api, jobs):

@@ -93,7 +93,7 @@ def test_named_models_are_looked_at_without_a_delivery():
             raise GenerationError("it cannot be drawn", hint="mend it")
         return fresh(repo)
 
-    assert run(["hf:ada/broken", "ada/style"], {}, look) == (
+    assert run(["hf:ada/broken@main", "ada/style"], {}, look) == (
         ("ada/broken", Looked("failed", "it cannot be drawn (mend it)")),
         ("ada/style", Looked("done", "fresh")),
     )

@@ -21,6 +21,10 @@ def test_a_push_to_main_is_a_change():
     assert decide(body("ada/style", SHA)) == Change("ada/style", SHA)
 
 
+def test_a_narrower_scope_of_one_day_is_a_change():
+    assert decide(body(scope="repo.content.lfs", action="create")) == Change("ada/style", SHA)
+
+
 def test_the_client_reads_what_these_tests_send():
     """And knows no head: the commit is in the updated references only."""
     read = WebhookPayload.model_validate(payload("ada/style", SHA))
@@ -42,6 +46,7 @@ def test_the_client_reads_what_these_tests_send():
         ({"scope": "discussion", "action": "create"}, "no change of files"),
         ({"scope": "discussion.comment"}, "no change of files"),
         ({"action": "delete"}, "no change of files"),
+        ({"scope": "repo.contents"}, "no change of files"),
         ({"ref": "refs/pr/1"}, "not the branch main"),
         ({"ref": "refs/heads/other"}, "not the branch main"),
         ({"ref": "refs/tags/main"}, "not the branch main"),

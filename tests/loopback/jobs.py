@@ -151,6 +151,7 @@ class Jobs:
             source = self.made.get(fields["jobSourceId"])
             if source is None:
                 raise Refusal(404, "Job not found")
+            # Nor do its volumes: the hub's documentation warns of that.
             named = ("dockerImage", "spaceId", "command", "arguments", "environment", "flavor")
             webhook["job"] = {name: source.get(name) for name in (*named, "labels", "timeout")}
             webhook.pop("url", None)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from delivery import SECRET
+from huggingface_hub import HfApi
 from loopback import Fault, User
 from loopback.jobs import Jobs
 from typer.testing import CliRunner
@@ -235,6 +236,24 @@ def test_jobs_that_are_not_paid_for_are_said(api, jobs):
     jobs.allowed = False
     with pytest.raises(HubError, match=r"402 \(.*plan or credits"):
         install(api, job=order())
+
+
+class OldApi(HfApi):
+    """A client of version 1, which hands no secrets to a webhook's job."""
+
+    def create_webhook(self, *, url=None, job_id=None, watched, domains=None, secret=None):
+        return super().create_webhook(
+            url=url, job_id=job_id, watched=watched, domains=domains, secret=secret
+        )
+
+
+def test_an_old_client_installs_receivers_and_no_jobs(api, jobs):
+    old = OldApi(api.endpoint, token=TOKEN)
+    assert install(old, url=URL) == ["made", "made"]
+    with pytest.raises(InputError, match="cannot hand a token") as refused:
+        install(old, job=order())
+    assert refused.value.hint == "pip install --upgrade huggingface_hub"
+    assert jobs.made == {}
 
 
 def test_an_answer_that_was_lost_makes_no_second_webhook(api, jobs, hf_hub):

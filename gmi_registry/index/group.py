@@ -16,6 +16,7 @@ from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.scoring import Candidates, WithinScatter
 from gmi_registry.scoring.default import mean_images
+from gmi_registry.scoring.invariants import Invariants
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.temperature import fitted_temperature
 from gmi_registry.scoring.weights import unit_rows
@@ -57,6 +58,10 @@ class MemoryStack:
     def temperature(self) -> float:
         return fitted_temperature(self.image_embeddings, self.image_prompt)
 
+    @cached_property
+    def invariants(self) -> Invariants:
+        return Invariants.of(self.image_embeddings, self.grams)
+
     def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
         return self.image_embeddings if rows is None else self.image_embeddings[_array(rows)]
 
@@ -74,6 +79,8 @@ class MemoryStack:
             gamma=self.key.gamma,
             grams=self.grams[chosen],
             scatter=lambda: self.scatter,
+            # For some of the members they are had on the way, to the same last bit.
+            invariants=(lambda: self.invariants) if everything else None,
             downloads=np.array([np.nan if n is None else n for n in downloads], np.float64),
         )
 

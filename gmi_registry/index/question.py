@@ -15,10 +15,10 @@ from gmi_registry.index.stack import Stack
 from gmi_registry.scoring import DEFAULT_SCORE, SCORES, Query, Score
 from gmi_registry.scoring.confidence import confidences
 from gmi_registry.scoring.contrast import contrasted, innocence
-from gmi_registry.scoring.default import mean_distances
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.kinship import content_means, model_distances, shared_contributions
 from gmi_registry.scoring.ranking import best_prompts
+from gmi_registry.scoring.whitened import whitened_means
 from gmi_registry.scoring.wording import (
     text_contributions,
     text_distances,
@@ -125,10 +125,12 @@ class ImageQuestion:
     def _of(self, query: Query, stack: Stack, rows: Sequence[int]) -> Floats:
         if not self._speaks_of_chances or query.has_prompts:
             return self.score(stack.candidates(rows), query)
-        means = stack.means if len(rows) == len(stack.names) else stack.means[_array(rows)]
+        chosen = None if len(rows) == len(stack.names) else _array(rows)
+        means, places = whitened_means(stack.means, stack.scatter, chosen)
         concentration = 1 / len(stack.image_prompt)
-        found = mean_distances(means, query.image_embeddings, concentration, scatter=stack.scatter)
-        return np.asarray(found.mean(axis=0))
+        return np.asarray(
+            means.distances(query.image_embeddings, concentration, places).mean(axis=0)
+        )
 
     def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
         if not self._speaks_of_chances:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gmi_registry.scoring.invariants import Invariants
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.within import WithinScatter
 
@@ -25,6 +26,8 @@ class Candidates:
     ``image_prompt`` [N]: the prompt that made row i, in 0..P-1.
     ``gamma``: γ of the kernel that the specs name.
     ``grams`` [M, N, N]: G_m = k(Z_m, Z_m) with that γ, where they have been computed before.
+    ``invariants``: gives what Eq. 9 needs of these models and no query changes, where somebody
+    keeps it. A function, because it takes a pass over all images.
     ``scatter``: gives the within-model statistics of a larger set that these models belong to, so
     that a filter that leaves three models does not change what the whole hub taught. A function,
     because they take a while and only some scores want them.
@@ -40,6 +43,7 @@ class Candidates:
     grams: Floats | None = None
     scatter: Callable[[], WithinScatter] | None = None
     downloads: Floats | None = None
+    invariants: Callable[[], Invariants] | None = None
 
     def __post_init__(self) -> None:
         if self.image_embeddings.ndim != 3 or self.prompt_embeddings.ndim != 2:

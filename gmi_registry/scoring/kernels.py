@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Floats", "gram", "grams", "rbf", "squared_distances", "working_dtype"]
+__all__ = [
+    "Floats",
+    "gram",
+    "grams",
+    "rbf",
+    "row_kernel",
+    "squared_distances",
+    "widened",
+    "working_dtype",
+]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -19,12 +28,36 @@ Floats = NDArray[np.floating[Any]]
 # part of the norms. Such pairs are subtracted coordinate by coordinate instead, which bounds the
 # error of the kernel by some 1e-5 in float32 whatever the scale of the features.
 _CANCELLATION = 1e-2
+_HALF_BITS = np.int32(0x8FFFE000 - (1 << 32))
+_HALF_BIAS = np.float32(2.0**112)
+_BEYOND_HALF = 65536.0
 _BLOCK_ELEMENTS = 1 << 20  # of a temporary: a few MB, small enough to stay near the cache
 
 
 def working_dtype(*arrays: Floats) -> np.dtype[Any]:
     """float64 if any of ``arrays`` is float64, else float32."""
     return np.result_type(np.float32, *arrays)
+
+
+def widened(array: Floats, dtype: np.dtype[Any]) -> Floats:
+    """``array`` as ``dtype``, the array itself where it is that already; to the last bit as
+    ``astype`` does it.
+
+    From half to single precision this is four times as fast: numpy converts one number at a time.
+    """
+    if array.dtype != np.float16 or dtype != np.float32:
+        return array.astype(dtype, copy=False)
+    # Sign, exponent and fraction move to their places; the product mends the exponent's bias, and
+    # makes numbers below the normal ones right as well.
+    bits = array.view(np.int16).astype(np.int32)
+    bits <<= 13
+    bits &= _HALF_BITS
+    wide: Floats = bits.view(np.float32)
+    wide *= _HALF_BIAS
+    # Infinity and NaN have an exponent like any other here, and so come out beyond all halves.
+    if wide.size and max(wide.max(), -wide.min()) >= _BEYOND_HALF:
+        return array.astype(dtype)
+    return wide
 
 
 def squared_distances(x: Floats, y: Floats) -> Floats:
@@ -76,6 +109,32 @@ def rbf(x: Floats, y: Floats, gamma: float) -> Floats:
     squared = squared_distances(x, y)
     squared *= -gamma
     return np.exp(squared, out=squared)
+
+
+def row_kernel(
+    rows: Floats, norms: Floats, products: Floats, query: Floats, gamma: float
+) -> Floats:
+    """k(x_i, z) from products that were computed before, one query at a time or several.
+
+    ``rows`` [n, D], ``norms`` [n] their ‖x‖², and either ``products`` [n] with ``query`` [D] or
+    ``products`` [n, B] with ``query`` [B, D]; all of one dtype. Returns the shape of ``products``,
+    in [0, 1]; where rounding could be felt the difference is taken coordinate by coordinate, and
+    so equal rows give exactly 1. Raises ValueError unless γ > 0.
+    """
+    if not gamma > 0:
+        raise ValueError(f"gamma must be positive, got {gamma}")
+    queries = np.atleast_2d(query)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = np.einsum("bj,bj->b", queries, queries) + norms[:, None]
+        squared = products.reshape(scale.shape) * rows.dtype.type(-2)
+        squared += scale
+        # Written as a negation so that NaN (inf - inf) is recomputed too.
+        scale *= rows.dtype.type(_CANCELLATION)
+        i, j = np.nonzero(~(squared > scale))
+        if len(i):
+            squared[i, j] = _subtracted(rows, queries, i, j)
+        squared *= -gamma
+    return np.exp(squared, out=squared).reshape(products.shape)
 
 
 def gram(z: Floats, gamma: float) -> Floats:

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from gmi_registry.scoring.equation import Equation
+from gmi_registry.scoring.invariants import Invariants
 from gmi_registry.scoring.kernels import Floats, gram, grams, rbf, working_dtype
+from gmi_registry.scoring.sweep import swept
 from gmi_registry.scoring.weights import uniform
 
 __all__ = [
@@ -50,33 +53,40 @@ def paper_distances(
     gamma: float,
     *,
     model_grams: Floats | None = None,
+    invariants: Invariants | None = None,
 ) -> Floats:
     """Eq. 9 for M models that share N and the prompt set, expanded as
-    wᵀG_m w/N² - (2/N) wᵀk_m(z) + k(z, z) and computed in two products.
+    wᵀG_m w/N² - (2/N) wᵀk_m(z) + k(z, z) and computed in one sweep over the models.
 
     ``image_embeddings`` [M, N, D]; ``query_images`` [B, D]; ``weights`` [B, N]; ``model_grams``
-    [M, N, N] if they are known (they depend on the specs alone). Returns [B, M], one distance for
-    each query image and model, at least 0 up to rounding. For one query of B images take the mean
-    over axis 0. Raises ValueError where shapes disagree or γ is not positive.
+    [M, N, N] and ``invariants`` if they are known (they depend on the specs alone). Returns [B, M],
+    one distance for each query image and model, at least 0 up to rounding. For one query of B
+    images take the mean over axis 0. Up to eight images a model's distance depends on that model
+    alone to the last bit. Raises ValueError where shapes disagree or γ is not positive.
     """
     models, rows, width = image_embeddings.shape
-    if weights.shape != (len(query_images), rows):
-        raise ValueError(
-            f"weights have shape {weights.shape}, expected {(len(query_images), rows)}"
-        )
+    equation = Equation.of(image_embeddings, weights, query_images, gamma)
     if model_grams is None:
         model_grams = grams(image_embeddings, gamma)
-    dtype = working_dtype(image_embeddings, weights, query_images)
-    coefficients = weights.astype(dtype, copy=False) / rows
-    pairs = np.einsum("bi,bj->bij", coefficients, coefficients).reshape(-1, rows * rows)
-    flat_grams = model_grams.astype(dtype, copy=False).reshape(models, rows * rows)
-    spread = pairs @ flat_grams.T
-    # k_m(z_b) for all rows of all models at once.
-    kernel = rbf(image_embeddings.reshape(models * rows, width), query_images, gamma)
-    cross = np.einsum(
-        "mib,bi->bm", kernel.reshape(models, rows, len(query_images)), coefficients, optimize=True
+    known = model_grams
+    out = np.empty((len(query_images), models), equation.dtype)
+
+    def work(part: slice) -> None:
+        out[:, part] = equation.distances(
+            image_embeddings[part],
+            known[part],
+            norms=None if invariants is None else invariants.norms[part],
+            sums=None if invariants is None else invariants.sums[part],
+        )
+
+    swept(
+        work,
+        models,
+        rows * width,
+        streamed=equation.streams(image_embeddings),
+        spread=not equation.is_batch,
     )
-    return np.asarray(spread - 2 * cross + 1)
+    return out
 
 
 def rkme_distance(

@@ -145,6 +145,7 @@ def _eq9(candidates: Candidates, weights: Floats, query: Query) -> Floats:
             query.image_embeddings,
             candidates.gamma,
             model_grams=candidates.grams,
+            invariants=None if candidates.invariants is None else candidates.invariants(),
         )
     )
 

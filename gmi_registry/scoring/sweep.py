@@ -1,0 +1,63 @@
+"""One sweep over the arrays of all models, a part at a time, on every core that there is.
+
+A sum of products over images is bound by how fast memory is read, so each part is read once and
+what follows is done while it is in the cache. The sums go through ``numpy.einsum`` and not through
+BLAS: its result for a row does not depend on where in an array the row stands, so that equal
+specifications tie to the last bit, and so do a filtered ranking and a whole one; and its threads
+are those that are chosen here, whatever the BLAS was told.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from gmi_registry.scoring.kernels import Floats
+
+__all__ = ["cores", "products", "row_norms", "swept"]
+
+# Large enough that a part takes far longer than handing it to a thread.
+_STREAMED_ELEMENTS = 1 << 22
+# What is widened, or read more than once, has to stay in a core's own cache.
+_CACHED_ELEMENTS = 1 << 18
+
+
+def cores() -> int:
+    """How many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def swept(
+    work: Callable[[slice], None], models: int, elements: int, *, streamed: bool, spread: bool
+) -> None:
+    """Call ``work`` with slices that together are 0..models-1; each writes to its own place.
+
+    ``elements`` is the size of one model; ``streamed`` says that ``work`` reads each part once as
+    it is, ``spread`` that parts go to all cores. What ``work`` raises is raised here.
+    """
+    most = _STREAMED_ELEMENTS if streamed else _CACHED_ELEMENTS
+    step = max(1, most // max(1, elements))
+    parts = [slice(start, min(start + step, models)) for start in range(0, models, step)]
+    threads = min(cores(), len(parts)) if spread else 1
+    if threads < 2:
+        for part in parts:
+            work(part)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, parts):
+            pass
+
+
+def products(rows: Floats, vector: Floats) -> Floats:
+    """``rows`` [n, K] times ``vector`` [K] of one dtype: [n], each from its own row alone."""
+    return np.asarray(np.einsum("ij,j->i", rows, vector))
+
+
+def row_norms(rows: Floats) -> Floats:
+    """‖x‖² of ``rows`` [n, D]: [n], each from its own row alone."""
+    return np.asarray(np.einsum("ij,ij->i", rows, rows))

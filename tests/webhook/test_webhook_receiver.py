@@ -159,6 +159,16 @@ def test_a_body_that_does_not_come_is_given_up(receive):
     assert 0.2 < time.monotonic() - start < 5
 
 
+def test_a_client_that_goes_away_in_mid_body_is_forgotten(receive):
+    receiver = receive()
+    lines = f"X-Webhook-Secret: {SECRET}\r\nContent-Length: {len(body())}\r\n\r\n"
+    with socket.create_connection(receiver.address, timeout=30) as client:
+        client.sendall((HEAD + lines).encode() + body()[:-1])
+    while receiver.server.server_state.connections:
+        time.sleep(0.01)
+    assert receiver.health()["waiting"] == 0
+
+
 @pytest.mark.parametrize("pieces", [[], [b"P"], [HEAD.encode()]])
 def test_a_head_that_does_not_come_is_given_up(receive, pieces):
     start = time.monotonic()

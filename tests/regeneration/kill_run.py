@@ -4,7 +4,8 @@ A child regenerates one model, on a folder's hub and on a loopback hub in turn, 
 SIGKILL just before it makes, moves or removes a file, or sends a request, or just after an answer
 to one came. Then the model must hold its old specification or the new one, whole, and the next run
 must finish with the new one and one commit in all. A third finds nothing to do. Prints a table and
-exits with 1 where something did not hold. Deterministic: a seed is a point.
+exits with 1 where something did not hold. A seed draws a point; in another run the same number may
+lie a few steps away, since what is remembered of files depends on their age.
 """
 
 from __future__ import annotations
@@ -26,38 +27,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from regeneration_world import (
-    WEIGHTS,
-    encoder_from,
-    fill_folder,
-    fill_loopback,
-    open_loopback,
-    other_weights,
-    round_over,
-    save_models,
-    specification,
-)
+from kill_steps import COMMITTING, NOTE, PROMPTS, Steps, stages
+from kill_world import FolderWorld, LoopbackWorld
+from regeneration_world import encoder_from, other_weights, round_over, save_models
 
 # isort: split
 import pytest
 from loopback import LoopbackHub, fixtures
 
 from gmi_registry import generation
-from gmi_registry.hubs.local import LocalHub
 from gmi_registry.regeneration import worker
-from gmi_registry.spec import PromptSet, Spec, read_spec
 
 __all__ = ["Point", "main"]
 
 _POINTS = 30
 _PATIENCE = 300.0  # seconds that a child may take
-_PROMPTS = PromptSet("few", 1, tuple(f"a picture of thing number {n}" for n in range(20)))
-_CHANGES = frozenset(
-    {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.link", "os.symlink", "os.truncate"}
-)
-_COMMIT = "POST /api/models/alice/ink/commit/main"
-_COMMITTING = (_COMMIT, f"the answer to {_COMMIT} is used")
-_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 @dataclass(frozen=True)
@@ -75,122 +59,6 @@ class Point:
     drawn_again: int
     commits: int
     fault: str | None = None
-
-
-class _Steps:
-    """Notes what a process changes, and kills it at a step: the number, or the first so named."""
-
-    def __init__(self, last: int | str | None) -> None:
-        self.names: list[str] = []
-        self._last = last
-        self._open = False
-
-    def watch(self) -> None:
-        import httpx2
-
-        real = httpx2.Client.send
-
-        def send(client: Any, request: Any, **settings: Any) -> Any:
-            path = request.url.path
-            self.step(f"{request.method} {path}")
-            answer = real(client, request, **settings)
-            self.step(f"the answer to {request.method} {path} is used")
-            return answer
-
-        httpx2.Client.send = send
-        self._open = True
-        sys.addaudithook(self._heard)
-
-    def _heard(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self._open:
-            return
-        if event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES:
-            self.step(f"open {arguments[0]}")
-        elif event in _CHANGES:
-            self.step(f"{event} {arguments[0]}")
-
-    def step(self, name: str) -> None:
-        if not self._open:
-            return
-        self.names.append(name)
-        if self._last in (name, len(self.names)):
-            self._open = False
-            found = {"step": len(self.names), "stage": self._stage(), "name": name}
-            _note(Path(os.environ["KILL_NOTE"]), json.dumps(found))
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def _stage(self) -> str:
-        """What the process was at; another run may do the same a step earlier or later."""
-        if self.names[-1] in _COMMITTING:
-            return "committing"
-        pictures = [name for name in self.names if name.endswith(".png")]
-        if any(name.startswith("os.remove") for name in pictures):
-            return "cleaning"
-        whole = len(pictures) == len(_PROMPTS) and not self.names[-1].endswith(".png")
-        return "putting" if whole else "drawing" if pictures else "looking"
-
-    def stop(self) -> None:
-        self._open = False
-
-
-def _note(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-class _Folder:
-    """The folder's hub."""
-
-    name = "local"
-
-    def __init__(self, room: Path, models: Path) -> None:
-        self._room, self._models = room, models
-        self._base = fill_folder(models, room / "first" / "hub").root
-
-    def begin(self, run: Path) -> None:
-        shutil.copytree(self._base, run / "hub")
-        self._run = run
-
-    def open(self) -> LocalHub:
-        return LocalHub(self._run / "hub", self._run / "cache")
-
-    def change(self) -> None:
-        place = self._run / "hub" / "models" / "ink" / WEIGHTS
-        place.write_bytes(other_weights(self._models))
-
-    def spec(self) -> Spec | None:
-        folder = self._run / "hub" / "models" / "ink"
-        # A reader sees the one or the other, or between two renames none: see replacement.py.
-        return read_spec(folder) if (folder / "gmi").exists() else None
-
-    def commits(self) -> int:
-        return 0
-
-
-class _Loopback:
-    """The loopback hub, with the real client."""
-
-    name = "hf"
-
-    def __init__(self, hub: LoopbackHub, models: Path) -> None:
-        self._hub, self._models = hub, models
-
-    def begin(self, run: Path) -> None:
-        self._hub.clear()
-        fill_loopback(self._hub, self._models)
-        self._run = run
-
-    def open(self) -> Any:
-        return open_loopback(self._hub, self._run / "cache")
-
-    def change(self) -> None:
-        self._hub.commit("alice/ink", {WEIGHTS: other_weights(self._models)})
-
-    def spec(self) -> Spec | None:
-        folder = specification(self._hub, "ink", self._run / "seen")
-        return None if folder is None else read_spec(folder)
-
-    def commits(self) -> int:
-        return len(self._hub.history("alice/ink"))
 
 
 def _child(work: Callable[[], None]) -> int:
@@ -220,14 +88,14 @@ def _regenerate(world: Any, run: Path, last: int | str | None, answer: Path) -> 
     """One run in a child, which writes what it did to ``answer``."""
 
     def work() -> None:
-        steps = _Steps(last)
+        steps = Steps(last)
         name = "ink" if world.name == "local" else "alice/ink"
         this = round_over(world.open(), run / "work", repos=[name])
-        os.environ["KILL_NOTE"] = str(answer.with_suffix(".note"))
+        os.environ[NOTE] = str(answer.with_suffix(".note"))
         steps.watch()
         summary = this.run(this.plan())
         steps.stop()
-        _note(answer, json.dumps({"steps": steps.names, **summary.to_json()}))
+        answer.write_text(json.dumps({"steps": steps.names, **summary.to_json()}), encoding="utf-8")
 
     answer.unlink(missing_ok=True)
     return _child(work)
@@ -243,30 +111,15 @@ def _world_run(world: Any, run: Path) -> None:
     world.change()
 
 
-def _stages(names: list[str]) -> dict[str, range]:
-    """The steps of a run, counted from 1, by what it does then."""
-    pictures = [number for number, name in enumerate(names, 1) if name.endswith(".png")]
-    drawn = [number for number in pictures if names[number - 1].startswith("open ")]
-    gone = [number for number in pictures if names[number - 1].startswith("os.remove")]
-    # A step more or less in another run: what is remembered of files depends on their age.
-    end = len(names) - 4
-    return {
-        "looking": range(1, drawn[0]),
-        "drawing": range(drawn[0], drawn[-1] + 1),
-        "putting": range(drawn[-1] + 1, gone[0]),
-        "cleaning": range(gone[0], end),
-    }
-
-
 def _point(world: Any, run: Path, seed: int, names: list[str]) -> Point:
     draw = random.Random(seed)
     # Most lie where files and commits are put in their place.
     stage = draw.choice(["looking", "drawing", "putting", "putting", "committing", "cleaning"])
     step: int | str
     if stage == "committing" and world.name == "hf":
-        step = draw.choice(_COMMITTING)
+        step = draw.choice(COMMITTING)
     else:
-        step = draw.choice(_stages(names)["putting" if stage == "committing" else stage])
+        step = draw.choice(stages(names)["putting" if stage == "committing" else stage])
     _world_run(world, run)
     old, commits = world.spec(), world.commits()
     answer = run / "second.json"
@@ -339,10 +192,10 @@ def main(arguments: list[str] | None = None) -> int:
         models = save_models(room / "models")
         other_weights(models)
         load = encoder_from(models)
-        patch.setattr(generation, "default_prompt_set", lambda model: _PROMPTS)
+        patch.setattr(generation, "default_prompt_set", lambda model: PROMPTS)
         patch.setattr(worker, "load_encoder", load)
         patch.setattr(importlib.import_module("gmi_registry.publish"), "load_encoder", load)
-        worlds = [_Folder(room, models), _Loopback(hub, models)]
+        worlds = [FolderWorld(room, models), LoopbackWorld(hub, models)]
         steps = []
         for world in worlds:
             run = room / "count"

@@ -19,7 +19,7 @@ __all__ = ["Trials"]
 # Clocks of file systems tick as coarsely as 2 s: within one tick a file may change unseen.
 _TICK_NS = 2_000_000_000
 # What the numbers depend on beside the files.
-_LIBRARIES = ("numpy", "onnxruntime", "pillow")
+_LIBRARIES = ("ftfy", "numpy", "onnxruntime", "pillow", "regex")
 
 _log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""One tiny encoder for all tests of this folder."""
+"""One tiny encoder for all tests of this folder, and one export of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 from tiny_clip import write_tiny_clip
 
+from gmi_registry.encoders.export import export_encoder
+from gmi_registry.encoders.open_clip import OpenClipEncoder
+
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_clip(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="session")
+def exported(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("exported") / "onnx"
+    export_encoder(OpenClipEncoder.from_folder(folder, "tiny", "random"), target)
+    return target

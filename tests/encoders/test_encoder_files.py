@@ -16,7 +16,6 @@ sys.path.append(str(Path(__file__).parents[1]))
 from loopback import User, fixtures
 
 from gmi_registry.encoders import light
-from gmi_registry.encoders.export import export_encoder
 from gmi_registry.encoders.onnx import OnnxEncoder
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.equipment import Equipment
@@ -34,28 +33,21 @@ hf_hub = fixtures.hf_hub
 
 
 @pytest.fixture(scope="session")
-def export(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("registry") / "onnx"
-    export_encoder(OpenClipEncoder.from_folder(folder, "tiny", "random"), target, half=True)
-    return target
-
-
-@pytest.fixture(scope="session")
-def ref(export: Path) -> EncoderRef:
-    return OnnxEncoder.from_folder(export).ref
+def ref(exported: Path) -> EncoderRef:
+    return OnnxEncoder.from_folder(exported).ref
 
 
 @pytest.fixture
-def hub(hf_hub: Any, monkeypatch: pytest.MonkeyPatch, export: Path, ref: EncoderRef) -> Any:
-    """A registry with one export, and beside it weights of the same name that are not complete."""
+def hub(hf_hub: Any, monkeypatch: pytest.MonkeyPatch, exported: Path, ref: EncoderRef) -> Any:
+    """A registry with one export, and beside it one of the same name that is not complete."""
     monkeypatch.delenv("GMI_REGISTRY", raising=False)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.setattr(light, "has_torch", lambda: False)
     hf_hub.add_user(User("keeper", "hf_keeper", orgs=("gmi-registry",)))
     place = encoder_path(ref.name, ref.pretrained, ref.weights_sha256)
-    files = {f"{place}/{path.name}": path.read_bytes() for path in export.iterdir()}
+    files = {f"{place}/{path.name}": path.read_bytes() for path in exported.iterdir()}
     cut = encoder_path(ref.name, ref.pretrained, "0" * 64)
-    files[f"{cut}/encoder.json"] = (export / "encoder.json").read_bytes()
+    files[f"{cut}/encoder.json"] = (exported / "encoder.json").read_bytes()
     hf_hub.add_repo(REPO, {"README.md": b"# Specifications\n", **files}, repo_type="dataset")
     yield hf_hub
     for opened in traffic._hook._open:
@@ -124,10 +116,10 @@ def test_no_registry_at_all(hf_hub: Any, tmp_path: Path, ref: EncoderRef, monkey
 
 
 def test_a_file_that_its_description_does_not_name(
-    hub: Any, tmp_path: Path, ref: EncoderRef, export: Path
+    hub: Any, tmp_path: Path, ref: EncoderRef, exported: Path
 ) -> None:
     place = encoder_path(ref.name, ref.pretrained, ref.weights_sha256)
-    data = (export / "text.onnx").read_bytes()
+    data = (exported / "text.onnx").read_bytes()
     hub.commit(REPO, {f"{place}/text.onnx": data[:-4] + b"oops"}, repo_type="dataset")
     with pytest.raises(DigestMismatchError, match=r"text\.onnx is not the file"):
         equipment(tmp_path).encoder_like(ref, "the index", searched(tmp_path))
@@ -153,25 +145,25 @@ def test_what_is_larger_than_its_limit_is_not_fetched(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".gmi-")]
 
 
-def test_a_local_hub_has_no_registry(tmp_path: Path, ref: EncoderRef, export: Path) -> None:
+def test_a_local_hub_has_no_registry(tmp_path: Path, ref: EncoderRef, exported: Path) -> None:
     from gmi_registry.hubs.local import LocalHub
 
     hub = LocalHub.create(tmp_path / "hub", tmp_path / "cache")
     folder = tmp_path / "hub" / "encoders" / ref.name / ref.pretrained
-    shutil.copytree(export, folder / "onnx")
+    shutil.copytree(exported, folder / "onnx")
     found = equipment(tmp_path).encoder_like(ref, "the index", hub)
     assert isinstance(found, OnnxEncoder)
 
 
 def test_an_export_that_is_damaged_gives_way_to_torch(
-    tmp_path: Path, ref: EncoderRef, export: Path, folder: Path
+    tmp_path: Path, ref: EncoderRef, exported: Path, folder: Path
 ) -> None:
     from gmi_registry.hubs.local import LocalHub
 
     hub = LocalHub.create(tmp_path / "hub", tmp_path / "cache")
     place = tmp_path / "hub" / "encoders" / ref.name / ref.pretrained
     shutil.copytree(folder, place)
-    shutil.copytree(export, place / "onnx")
+    shutil.copytree(exported, place / "onnx")
     description = json.loads((place / "onnx" / "encoder.json").read_bytes())
     description["logit_scale"] = -1
     (place / "onnx" / "encoder.json").write_text(json.dumps(description), encoding="utf-8")
@@ -180,7 +172,7 @@ def test_an_export_that_is_damaged_gives_way_to_torch(
 
 
 def test_an_interrogator_that_builds_on_torch_gets_it(
-    tmp_path: Path, ref: EncoderRef, export: Path, folder: Path, monkeypatch: Any
+    tmp_path: Path, ref: EncoderRef, exported: Path, folder: Path, monkeypatch: Any
 ) -> None:
     from PIL import Image
 
@@ -200,7 +192,7 @@ def test_an_interrogator_that_builds_on_torch_gets_it(
     hub = LocalHub.create(tmp_path / "hub", tmp_path / "cache")
     place = tmp_path / "hub" / "encoders" / ref.name / ref.pretrained
     shutil.copytree(folder, place)
-    shutil.copytree(export, place / "onnx")
+    shutil.copytree(exported, place / "onnx")
     parts = equipment(tmp_path)
     encoder = parts.encoder_like(ref, "the index", hub)
     assert isinstance(encoder, OnnxEncoder)

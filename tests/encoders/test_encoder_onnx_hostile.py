@@ -35,16 +35,9 @@ Change = Callable[[Any], None]
 GOLDEN = ("image_embeddings", "text_embeddings")
 
 
-@pytest.fixture(scope="session")
-def sound(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("sound") / "onnx"
-    export_encoder(OpenClipEncoder.from_folder(folder, "tiny", "random"), target)
-    return target
-
-
 @pytest.fixture
-def copy(sound: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sound, tmp_path / "copy"))
+def copy(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "copy"))
 
 
 def describe(folder: Path, change: Change) -> None:
@@ -95,10 +88,10 @@ def test_a_huge_file_is_not_read(copy: Path) -> None:
     assert time.perf_counter() - began < 5
 
 
-def test_links_pipes_and_folders(copy: Path, sound: Path) -> None:
+def test_links_pipes_and_folders(copy: Path, exported: Path) -> None:
     path = copy / "image.onnx"
     path.unlink()
-    path.symlink_to(sound / "image.onnx")
+    path.symlink_to(exported / "image.onnx")
     refuse(copy, "is a symbolic link")
     path.unlink()
     os.mkfifo(path)
@@ -339,9 +332,9 @@ def test_a_model_that_is_no_encoder(copy: Path) -> None:
     refuse(copy, "image.onnx cannot be run")
 
 
-def test_a_cut_or_garbled_model_ends_in_words(sound: Path) -> None:
+def test_a_cut_or_garbled_model_ends_in_words(exported: Path) -> None:
     """Whatever the bytes are: left for the runtime to judge, or refused by one kind of error."""
-    data = (sound / "image.onnx").read_bytes()
+    data = (exported / "image.onnx").read_bytes()
     check_graph(data, "whole")
     draw = random.Random(0)
     refused = 0

@@ -38,6 +38,11 @@ def _sleep(folder: Path, name: str, detail: str, work: Work) -> None:
     time.sleep(float(detail))
 
 
+def _meet(folder: Path, name: str, detail: str, work: Work) -> None:
+    """Wait until so many have begun, which nobody does who is alone."""
+    wait_for(lambda: len(list(folder.glob("*.began"))) >= int(detail), 60)
+
+
 def _die(folder: Path, name: str, detail: str, work: Work) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -77,6 +82,7 @@ def _hold_on(folder: Path, name: str, detail: str, work: Work) -> None:
 
 DEEDS = {
     "sleep": _sleep,
+    "meet": _meet,
     "die": _die,
     "die-once": _die_once,
     "leave": _leave,

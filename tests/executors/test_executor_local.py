@@ -32,7 +32,7 @@ def pids(folder: Path, ending: str) -> list[int]:
 
 
 def test_each_model_has_a_process_and_so_many_run_at_once(tmp_path):
-    works = deeds.works(tmp_path, *["sleep 0.5"] * 5)
+    works = deeds.works(tmp_path, *["meet 2"] * 2, *["sleep 0.2"] * 3)
     results = list(executor(2).run(iter(works)))
     assert {result.model for result in results} == {work.model for work in works}
     assert {result.outcome for result in results} == {"published"}
@@ -72,9 +72,9 @@ def test_errors_are_results_and_tell_no_token(tmp_path):
 @pytest.mark.parametrize(("need", "most"), [(4, 2), (6, 1), (900, 1)])
 def test_memory_bounds_how_many_run(tmp_path, need, most):
     """10 GiB are free, whatever the workers have taken of it so far."""
-    works = deeds.works(tmp_path, *["sleep 0.4"] * 3)
+    works = deeds.works(tmp_path, *[f"meet {most}"] * most, "sleep 0.5", "sleep 0.5")
     done = executor(3, need=lambda work: need * GIB, free=lambda: 10 * GIB).run(iter(works))
-    assert [result.outcome for result in done] == ["published"] * 3
+    assert [result.outcome for result in done] == ["published"] * len(works)
     assert deeds.most_at_once(tmp_path) == most
 
 
@@ -97,19 +97,17 @@ def test_no_work_is_taken_before_there_is_somebody_for_it(tmp_path):
     tight.close()
 
 
-def test_closing_leaves_nobody_behind(tmp_path):
+def test_ctrl_c_in_the_iterator_leaves_nobody_behind(tmp_path):
     run = executor(2).run(iter(deeds.works(tmp_path, "breed 60", "breed 60", "sleep 0")))
-    run_one = iter(deeds.works(tmp_path / "quick", "sleep 0"))
-    (tmp_path / "quick").mkdir()
-    assert next(executor(1).run(run_one)).outcome == "published"
 
-    # A generator does nothing before it is asked: ask it in a thread's place, and stop it there.
+    # As Ctrl-C would, in the middle of the wait, once all of them are there.
     def interrupt(number, frame):
-        raise KeyboardInterrupt
+        if len(pids(tmp_path, "child")) == 2:
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 4.0)
+        signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
         with pytest.raises(KeyboardInterrupt):
             next(run)
     finally:
@@ -119,6 +117,16 @@ def test_closing_leaves_nobody_behind(tmp_path):
     assert len(processes) == 4
     assert not any(map(deeds.alive, processes))
     assert not list(tmp_path.glob("*.ended"))
+
+
+def test_closing_leaves_nobody_behind(tmp_path):
+    run = executor(2).run(iter(deeds.works(tmp_path, "meet 2", "breed 60")))
+    assert next(run).outcome == "published"
+    deeds.wait_for(lambda: pids(tmp_path, "child"))
+    run.close()
+    processes = pids(tmp_path, "began") + pids(tmp_path, "child")
+    assert len(processes) == 3
+    assert not any(map(deeds.alive, processes))
 
 
 def test_who_does_not_listen_is_ended(tmp_path):

@@ -98,8 +98,8 @@ def test_ctrl_c_ends_ray_too(tmp_path):
     assert not list(tmp_path.glob("*.ended"))
 
 
-def test_a_cluster_that_does_not_answer():
-    run = executor(address="127.0.0.1:1").run(iter([]))
+def test_a_cluster_that_does_not_answer(tmp_path):
+    run = executor(address="127.0.0.1:1").run(iter(deeds.works(tmp_path, "sleep 0")))
     with pytest.raises(InputError, match="no Ray cluster answers"):
         next(run)
 
@@ -117,3 +117,8 @@ def test_without_the_extra(monkeypatch):
     with pytest.raises(MissingExtraError) as caught:
         executor_named("ray", 2)
     assert caught.value.hint == "pip install 'gmi-registry[ray]'"
+
+
+def test_without_works_no_ray_is_started():
+    assert list(executor().run(iter([]))) == []
+    assert not ray.is_initialized()

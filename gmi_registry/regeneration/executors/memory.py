@@ -15,9 +15,11 @@ BASE = 3 * 2**30
 """Bytes for the libraries (some 1 GiB) and an encoder such as ViT-L-14 in float32 (1.7 GB)."""
 
 FACTOR = 3.0
-"""Weights in memory to weights on disk, at their most. A network of 840 million weights, as that of
-Stable Diffusion 1.5, came to 2.9 where it was stored in 16 bits and drew in 32, while both are held;
-where it was stored in 32 bits it came to 1."""
+"""Weights in memory to weights on disk, at their most.
+
+A network of 840 million weights, as that of Stable Diffusion 1.5, came to 2.9 where it was stored
+in 16 bits and drew in 32, while both are held; where it was stored in 32 bits it came to 1.
+"""
 
 UNKNOWN = 8 * 2**30
 """Bytes of weights where nobody says how many there are: a model of the larger kind."""

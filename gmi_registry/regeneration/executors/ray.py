@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import itertools
 import math
 import os
 import socket
@@ -69,12 +70,17 @@ class RayExecutor:
         """
         ray = self._ray
         perform = self._perform or usual_perform()
+        first = next(works, None)
+        if first is None:
+            # Starting Ray takes some seconds.
+            return
+        works = itertools.chain((first,), works)
         started = not ray.is_initialized()
-        if started:
-            self._start()
         pending: dict[Any, Work] = {}
         more = True
         try:
+            if started:
+                self._start()
             task = ray.remote(performed)
             gpus, room = self._gpus(), _largest_node(ray)
             while more or pending:
@@ -93,6 +99,8 @@ class RayExecutor:
                         "name": work.model,
                     }
                     pending[task.options(**settings).remote(perform, self._sent(work))] = work
+                if not pending:
+                    break
                 # Not without an end: the wait itself cannot be interrupted everywhere.
                 done, _ = ray.wait(list(pending), num_returns=1, timeout=_LOOK_AGAIN)
                 for reference in done:

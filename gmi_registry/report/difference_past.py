@@ -16,6 +16,7 @@ from gmi_registry.spec.manifest import MANIFEST_LIMIT
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+    from gmi_registry.hubs.huggingface.errors import Asked
     from gmi_registry.hubs.protocol import Hub
 
 __all__ = ["Past", "find_previous"]
@@ -111,7 +112,7 @@ def _at(hub: Hub, ref: ModelRef, digest: str) -> Past | None:
 def _in_history(hub: Hub, ref: ModelRef, digest: str, token: str | None) -> Past | None:
     from huggingface_hub import HfApi
 
-    from gmi_registry.hubs.huggingface.errors import Asked, explained, offline_error
+    from gmi_registry.hubs.huggingface.errors import Asked, offline_error
 
     if not isinstance(hub, _Remote):
         return None
@@ -123,21 +124,21 @@ def _in_history(hub: Hub, ref: ModelRef, digest: str, token: str | None) -> Past
             hint=error.hint,
         )
     api = HfApi(hub.endpoint, token=token, library_name="gmi-registry")
-    with explained(asked):
-        commits = list(_with_manifests(api, ref.id))
-    for commit in commits:
+    for commit in _with_manifests(api, ref.id, asked):
         found = _at(hub, ModelRef("hf", ref.id, commit, ref.file), digest)
         if found is not None:
             return found
     return None
 
 
-def _with_manifests(api: HfApi, model_id: str) -> Iterator[str]:
-    """Commits that gave the model another ``spec.json``, the newest first."""
+def _with_manifests(api: HfApi, model_id: str, asked: Asked) -> Iterator[str]:
+    """Commits that gave the model another ``spec.json``, the newest first, as they are wanted."""
     from gmi_registry.hubs.huggingface.download import COMMIT
+    from gmi_registry.hubs.huggingface.errors import explained
     from gmi_registry.hubs.huggingface.patience import patiently
 
-    listed = patiently(lambda: api.list_repo_commits(model_id))
+    with explained(asked):
+        listed = patiently(lambda: api.list_repo_commits(model_id))
     commits = [it.commit_id for it in listed if COMMIT.fullmatch(it.commit_id)]
     position = {commit: number for number, commit in enumerate(commits)}
     at = 0
@@ -149,7 +150,8 @@ def _with_manifests(api: HfApi, model_id: str) -> Iterator[str]:
         def look(commit: str = commit) -> list[Any]:
             return list(api.get_paths_info(model_id, _MANIFEST, revision=commit, expand=True))
 
-        files = patiently(look)
+        with explained(asked):
+            files = patiently(look)
         if not files:
             at += 1
             continue

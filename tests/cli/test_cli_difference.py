@@ -77,7 +77,7 @@ def test_one_argument_is_compared_with_what_it_replaced(call, hf_hub, history, t
     assert text.count('<img src="data:image/webp;base64,') == 8
     assert f"hf:{MODEL}@" in text
     # Two files, the commits, what changed the specification last, twice; two files and two sheets.
-    assert len(hf_hub.requests) <= 24
+    assert len(hf_hub.requests) <= 18
 
 
 def test_an_older_revision_is_compared_with_an_older_one(call, hf_hub, history):

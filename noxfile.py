@@ -19,7 +19,7 @@ nox.options.sessions = ["lint", "types", "tests", "offline"]
 
 SHARED = Path(__file__).parent / ".nox" / "shared"
 PROGRAMS = SHARED / ("Scripts" if sys.platform == "win32" else "bin")
-CODE = ["gmi_registry", "zoo", "tests", "benchmarks", "docs", "noxfile.py"]
+CODE = ["gmi_registry", "zoo", "tests", "benchmarks", "docs", "ci", "noxfile.py"]
 
 
 def install(session: nox.Session) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import Annotated
 
 import typer
 
@@ -23,13 +24,16 @@ from gmi_registry.cli.option import (
     say_more,
 )
 from gmi_registry.cli.progress import StageProgress
-from gmi_registry.cli.screen import remark, write_json, write_line, write_rows
+from gmi_registry.cli.regeneration import (
+    Announced,
+    silent,
+    write_page,
+    write_plan,
+    write_summary,
+)
 from gmi_registry.cli.silence import without_future_warnings
 from gmi_registry.cli.traffic import announce_waits
 from gmi_registry.errors import GmiError, InputError
-
-if TYPE_CHECKING:
-    from gmi_registry.regeneration import RegenerationPlan, Summary
 
 __all__ = ["regenerate"]
 
@@ -39,6 +43,14 @@ _STAGES = {
     "encode": "encoding images",
     "write": "writing",
 }
+
+
+class ExecutorChoice(StrEnum):
+    """As in :data:`gmi_registry.regeneration.executors.EXECUTORS`."""
+
+    LOCAL = "local"
+    RAY = "ray"
+    HF_JOBS = "hf-jobs"
 
 
 def _moment(text: str | None) -> datetime | None:
@@ -101,6 +113,23 @@ def regenerate(
             show_default=False,
         ),
     ] = None,
+    executor: Annotated[
+        ExecutorChoice,
+        typer.Option("--executor", help="Who draws: this machine, a Ray cluster, the hub's Jobs."),
+    ] = ExecutorChoice.LOCAL,
+    at_once: Annotated[
+        int, typer.Option("--workers", min=1, help="Models at a time, where memory allows it.")
+    ] = 1,
+    install_webhook: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--install-webhook",
+            metavar="MODEL",
+            help="In place of all this, let the hub start a job when the model changes: as "
+            "gmi webhook install --job; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     retry: Annotated[
         bool, typer.Option("--retry", help="Take up what was set aside or proposed, too.")
     ] = False,
@@ -155,8 +184,14 @@ def regenerate(
     """
     moment = _moment(since)
     say_more(verbose)
+    if install_webhook:
+        from gmi_registry.cli.webhook import install
+
+        install(install_webhook, job=True, token=token, registry=registry, quiet=quiet)
+        return
     from gmi_registry.place import hub_at
     from gmi_registry.regeneration import Options, Round, SequentialExecutor
+    from gmi_registry.regeneration.executors import executor_named
 
     options = Options(
         work=str(work_folder(work, cache_folder(cache_dir)).absolute()),
@@ -183,15 +218,19 @@ def regenerate(
         with StageProgress(_STAGES, quiet=quiet) as looking:
             found = this.plan(progress=lambda done, total: looking("look", done, total))
         if plan:
-            _write_plan(found, as_json=as_json, quiet=quiet)
+            write_plan(found, as_json=as_json, quiet=quiet)
             return
         with StageProgress(_STAGES, quiet=quiet) as drawing:
             done = this.run(
                 found,
-                SequentialExecutor(opened, progress=drawing),
+                SequentialExecutor(opened, progress=drawing)
+                if executor is ExecutorChoice.LOCAL and at_once == 1
+                else executor_named(
+                    executor.value, at_once, token=token, civitai_token=civitai_token
+                ),
                 max_models=max_models,
                 max_seconds=max_seconds,
-                progress=_silent if quiet else _Announced(found),
+                progress=silent if quiet else Announced(found),
             )
         fault = None
         if index is not None and not done.interrupted:
@@ -200,8 +239,8 @@ def regenerate(
             except GmiError as error:
                 fault = error  # what was done is to be told all the same
     if summary is not None:
-        _write_page(summary, done.to_markdown())
-    _write_summary(done, as_json=as_json, quiet=quiet)
+        write_page(summary, done.to_markdown())
+    write_summary(done, as_json=as_json, quiet=quiet)
     if fault is not None:
         raise fault
     if done.interrupted:
@@ -217,71 +256,3 @@ def _require_own(hub: str) -> None:
             f"all of {hub} is other people's as well, and what you may not write is proposed",
             hint="name models: --repo owner/model; or a tag: --tag TAG; or say --create-pr",
         )
-
-
-class _Announced:
-    """Names each model when it begins, with what there is to do."""
-
-    def __init__(self, plan: RegenerationPlan) -> None:
-        self._reasons = {str(model.ref): model.reason for model in plan.due}
-
-    def __call__(self, ended: int, due: int, model: str) -> None:
-        reason = self._reasons.pop(model, None)
-        if reason is not None:
-            remark(f"{ended + 1} of {due}: {model}: {reason}")
-
-
-def _silent(ended: int, due: int, model: str) -> None:
-    pass
-
-
-def _write_plan(plan: RegenerationPlan, *, as_json: bool, quiet: bool) -> None:
-    from gmi_registry.regeneration.verdict import State
-
-    if as_json:
-        write_json(plan.to_json())
-    elif quiet:
-        write_rows([str(model.ref)] for model in plan.due)
-    else:
-        write_rows((str(model.ref), model.state, model.reason) for model in plan.models)
-        counts = ", ".join(f"{plan.count(state)} {state}" for state in get_args(State))
-        remark(f"{counts}; nothing was done; leave out --plan to do it")
-
-
-def _write_summary(done: Summary, *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        write_json(done.to_json())
-    elif quiet:
-        write_rows([result.model] for result in done.done)
-    else:
-        write_rows((it.model, it.outcome, it.where or "") for it in done.done)
-        if not done.results and not done.left:
-            write_line(f"nothing to do: {done.fresh} are fresh")
-    if quiet:
-        return
-    for result in done.passed:
-        remark(f"{result.model}: {result.outcome}: {result.reason}")
-    for model in done.set_aside:
-        remark(f"{model.ref}: set aside: {model.reason}")
-    for left in done.left:
-        remark(f"{left.model.ref}: left for next time: {left.why}")
-    for result in done.failed:
-        remark(f"error: {result.model}: {result.reason}")
-        if result.hint:
-            remark(f"hint: {result.hint}")
-    if done.set_aside:
-        remark("hint: gmi regenerate --retry takes up what was set aside")
-    if done.index is not None:
-        remark(f"the index has {done.index.change.rows:,} models")
-
-
-def _write_page(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.unfinished")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error.strerror or error}",
-            hint="name another file: --summary FILE.md",
-        ) from error

@@ -201,3 +201,12 @@ def test_the_runners_script_passes_everything_on(stale, tmp_path):
     (page,) = (tmp_path / "kept" / "summaries").iterdir()
     assert "1 failed" in page.read_text()
     assert SECRET not in planned.stdout + failed.stdout + failed.stderr + page.read_text()
+
+
+def test_several_at_a_time_and_by_whom(call, stale, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    done = call(stale, "--executor", "local", "--workers", 2)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("local:ink\tpublished\t")
+    assert call(stale, "--executor", "cloud").exit_code == 2
+    assert call(stale, "--workers", 0).exit_code == 2

@@ -383,3 +383,15 @@ def test_what_is_wrong_is_one_line_and_the_next_thing_to_do(jobs, monkeypatch):
 def test_an_address_in_a_list_shows_no_password():
     assert shown_address("https://ada:pw@a.example:1/x?key=1#y") == "https://a.example:1/x"
     assert shown_address("https://[") == "an address that cannot be read"
+
+
+def test_as_an_option_of_regenerate(jobs):
+    words = ["regenerate", "--install-webhook", "ada/one", "--install-webhook", "ada/two"]
+    for state in ("made", "updated"):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        assert [line.split("\t")[::2] for line in done.stdout.splitlines()] == [
+            ["hf:ada/one", state],
+            ["hf:ada/two", state],
+        ]
+    assert len(jobs.webhooks) == 2

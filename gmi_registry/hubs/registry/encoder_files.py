@@ -74,8 +74,11 @@ def fetch_encoder_files(
                     continue
                 for file in [file for file in limits if file != first]:
                     _take(source, f"{folder}/{file}", commit, fresh / file, limits[file])
-                if not target.exists():  # another search may have been quicker
+                try:
                     fresh.rename(target)
+                except OSError:
+                    if not target.exists():  # else another search was quicker
+                        raise
                 return target
     except OSError as error:
         raise InputError(

@@ -21,6 +21,8 @@ __all__ = ["cores", "products", "row_norms", "swept"]
 
 # Large enough that a part takes far longer than handing it to a thread.
 _STREAMED_ELEMENTS = 1 << 22
+# Below this, waking a thread takes longer than it saves.
+_SPREAD_ELEMENTS = 1 << 23
 # What is widened, or read more than once, has to stay in a core's own cache.
 _CACHED_ELEMENTS = 1 << 18
 
@@ -43,14 +45,23 @@ def swept(
     most = _STREAMED_ELEMENTS if streamed else _CACHED_ELEMENTS
     step = max(1, most // max(1, elements))
     parts = [slice(start, min(start + step, models)) for start in range(0, models, step)]
-    threads = min(cores(), len(parts)) if spread else 1
-    if threads < 2:
-        for part in parts:
+    enough = spread and models * elements >= _SPREAD_ELEMENTS
+    threads = min(cores(), len(parts)) if enough else 1
+    # Each thread takes what is next: a queue of tasks would cost more than small parts do.
+    waiting = iter(parts)
+
+    def run() -> None:
+        for part in waiting:
             work(part)
+
+    if threads < 2:
+        run()
         return
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(work, parts):
-            pass
+    with ThreadPoolExecutor(threads - 1) as pool:
+        others = [pool.submit(run) for _ in range(threads - 1)]
+        run()
+        for other in others:
+            other.result()
 
 
 def products(rows: Floats, vector: Floats) -> Floats:

@@ -1,0 +1,161 @@
+"""A small picture of every image, from which its kernel with any query can be bounded.
+
+What an image shows is mostly what every model shows for its prompt, and how its model shows
+anything; what is left of it, e, is short and lies in few directions:
+
+    z_i = c + content_i + style_m + e,    e = P code + rest,   P [D, r] orthonormal.
+
+With q = z - c the product of an image with a query is then known but for ``rest``·q, which is at
+most ‖rest‖ times the length of what P leaves of q. That bounds ‖z_i - z‖², so the kernel, so the
+distance of the model, at a small part of the bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmi_registry.scoring.default import mean_images
+from gmi_registry.scoring.equation import Equation
+from gmi_registry.scoring.kernels import Floats, widened
+from gmi_registry.scoring.sweep import products, row_norms, swept
+
+__all__ = ["DIRECTIONS", "Sketch"]
+
+DIRECTIONS = 32
+_SINGLE = np.dtype(np.float32)
+_BLOCK_MODELS = 64
+_SAMPLE_MODELS = 256
+# What rounding can add to a squared distance, here and in the full pass, in units of the last
+# place of the squared norms; the sums of a thousand products stay far below.
+_ROUNDING = 64 * float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True, eq=False)
+class Sketch:
+    """Of M models, all float32: ``centre`` [D], ``contents`` [N, D], ``styles`` [M, D], ``basis``
+    [D, r], ``codes`` [M, N, r], ``rests`` [M, N] = ‖rest‖, ``lengths`` [M, N] = ‖z_i - c‖², and
+    ``largest`` [M], the largest ‖z_i‖² of each model, which says how exact all these are."""
+
+    centre: Floats
+    contents: Floats
+    styles: Floats
+    basis: Floats
+    codes: Floats
+    rests: Floats
+    lengths: Floats
+    largest: Floats
+
+    @classmethod
+    def of(cls, image_embeddings: Floats, *, directions: int = DIRECTIONS) -> Sketch:
+        """Of ``image_embeddings`` [M, N, D], at least one model; r is at most ``directions``.
+
+        Some seconds for ten thousand models. Meant for float16 and float32; float64 is rounded.
+        """
+        models, rows, width = image_embeddings.shape
+        total = np.zeros((rows, width))
+        for start in range(0, models, _BLOCK_MODELS):
+            block = widened(image_embeddings[start : start + _BLOCK_MODELS], _SINGLE)
+            total += block.sum(axis=0, dtype=np.float64)
+        contents = total / models
+        centre = contents.mean(axis=0)
+        styles = mean_images(image_embeddings) - centre
+        drawn = contents.astype(_SINGLE)
+        made = styles.astype(_SINGLE)
+        basis = _leading(image_embeddings, drawn, made, min(directions, width))
+        codes = np.empty((models, rows, basis.shape[1]), _SINGLE)
+        rests, lengths = np.empty((models, rows), _SINGLE), np.empty((models, rows), _SINGLE)
+        largest = np.empty(models, _SINGLE)
+        middle = centre.astype(_SINGLE)
+        for start in range(0, models, _BLOCK_MODELS):
+            part = slice(start, start + _BLOCK_MODELS)
+            block = widened(image_embeddings[part], _SINGLE)
+            largest[part] = _norms(block).max(axis=1)
+            lengths[part] = _norms(block - middle)
+            left = block - drawn
+            left -= made[part, None]
+            codes[part] = left @ basis
+            # Taken off and measured, not worked out from lengths: those would cancel.
+            left -= codes[part] @ basis.T
+            rests[part] = np.sqrt(_norms(left))
+        shown = (contents - centre).astype(_SINGLE)
+        return cls(middle, shown, made, basis, codes, rests, lengths, largest)
+
+    def bounds(
+        self, equation: Equation, grams: Floats, sums: Floats | None = None
+    ) -> NDArray[np.float64]:
+        """What the mean of Eq. 9 over the query images cannot be below, of each model: [M].
+
+        ``grams`` [M, N, N] and ``sums`` [M] as for :meth:`Equation.distances`. -inf where nothing
+        can be said.
+        """
+        models, rows = self.rests.shape
+        spread = np.empty((len(equation.queries), models), equation.dtype)
+
+        def work(part: slice) -> None:
+            spread[:, part] = equation.spread(grams[part], None if sums is None else sums[part])
+
+        swept(work, models, rows * rows, streamed=True, spread=not equation.is_batch)
+        least = np.zeros(models)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for b in range(len(spread)):
+                coefficients = equation.coefficients[b].astype(_SINGLE)
+                reach = self._reach(equation.queries[b], coefficients, equation.gamma)
+                size = 1 + np.abs(spread[b]) + 2 * np.abs(coefficients).sum()
+                least += spread[b] - 2 * reach + 1 - _ROUNDING * size
+        least /= len(spread)
+        least[np.isnan(least)] = -np.inf
+        return least
+
+    def _reach(self, raw: Floats, coefficients: Floats, gamma: float) -> Floats:
+        """The most that Σ_i coefficient_i k(z_i, z) can be, for z = ``raw`` [D]: [M]."""
+        models, rows, directions = self.codes.shape
+        raw = raw.astype(np.float64)
+        query = raw - self.centre
+        known = query @ self.basis
+        unknown = np.linalg.norm(query - self.basis @ known)
+        # A weight below zero makes a model nearer the smaller its kernel is.
+        sign = np.where(coefficients < 0, -1, 1).astype(_SINGLE)
+        doubt = (2 * gamma * unknown * sign).astype(_SINGLE)
+        slack = (gamma * _ROUNDING * (self.largest + raw @ raw)).astype(_SINGLE)
+        fixed = gamma * (2 * (self.contents.astype(np.float64) @ query) - query @ query)
+        fixed = fixed.astype(_SINGLE)
+        along = (2 * gamma * known).astype(_SINGLE)
+        styled = products(self.styles, (2 * gamma * query).astype(_SINGLE))
+        least_gamma = _SINGLE.type(gamma)
+        out = np.empty(models, _SINGLE)
+
+        def work(part: slice) -> None:
+            flat = self.codes[part].reshape(-1, directions)
+            exponent = products(flat, along).reshape(-1, rows)
+            exponent -= self.lengths[part] * least_gamma
+            exponent += self.rests[part] * doubt
+            exponent += fixed
+            exponent += styled[part, None]
+            exponent += slack[part, None] * sign
+            np.minimum(exponent, 0, out=exponent)
+            out[part] = products(np.exp(exponent, out=exponent), coefficients)
+
+        swept(work, models, rows, streamed=False, spread=False)
+        return out
+
+
+def _leading(images: Floats, contents: Floats, styles: Floats, directions: int) -> Floats:
+    """The directions in which what is left of images is longest: [D, r]."""
+    models, _, width = images.shape
+    total = np.zeros((width, width))
+    kept = np.linspace(0, models - 1, min(models, _SAMPLE_MODELS)).round().astype(np.intp)
+    for start in range(0, len(kept), _BLOCK_MODELS):
+        rows = kept[start : start + _BLOCK_MODELS]
+        left = widened(images[rows], _SINGLE) - contents - styles[rows, None]
+        flat = left.reshape(-1, width)
+        total += flat.T @ flat
+    vectors = np.linalg.eigh(total)[1]
+    return np.ascontiguousarray(vectors[:, ::-1][:, :directions].astype(_SINGLE))
+
+
+def _norms(block: Floats) -> Floats:
+    models, rows, width = block.shape
+    return row_norms(block.reshape(models * rows, width)).reshape(models, rows)

@@ -44,11 +44,11 @@ def nearest_models(
 ) -> Nearest:
     """The ``count`` models nearest by Eq. 9, k = min(count, M) of them.
 
-    Arguments as for :func:`~gmi_registry.scoring.paper.paper_distances`, ``sketch`` that of
-    ``image_embeddings``. Models and distances are those of sorting what that function gives for
-    all, averaged over the query images; to the last bit for up to eight of these. A model is left
-    out only where its bound is beyond the k-th distance. Raises ValueError where shapes disagree or
-    γ is not positive, and for a ``count`` below 1.
+    Arguments as for :func:`~gmi_registry.scoring.paper.paper_distances`, ``sketch`` that of the
+    images and Gram matrices. Models and distances are those of sorting what that function gives
+    for all, averaged over the query images; to the last bit for up to eight of these. A model is
+    left out only where its bound is beyond the k-th distance. Raises ValueError where shapes
+    disagree or γ is not positive, and for a ``count`` below 1.
     """
     models, rows, width = image_embeddings.shape
     if count < 1:
@@ -57,7 +57,7 @@ def nearest_models(
         raise ValueError(f"the sketch is of {sketch.rests.shape}, not of {(models, rows)} images")
     equation = Equation.of(image_embeddings, weights, query_images, gamma)
     count = min(count, models)
-    bounds = sketch.bounds(equation, model_grams, None if invariants is None else invariants.sums)
+    bounds = sketch.bounds(equation)
 
     def rescored(chosen: NDArray[np.intp]) -> Floats:
         found = np.empty(len(chosen), equation.dtype)

@@ -8,6 +8,9 @@ anything; what is left of it, e, is short and lies in few directions:
 With q = z - c the product of an image with a query is then known but for ``rest``·q, which is at
 most ‖rest‖ times the length of what P leaves of q. That bounds ‖z_i - z‖², so the kernel, so the
 distance of the model, at a small part of the bytes.
+
+Of a Gram matrix the sums of its rows and its least eigenvalue λ are kept. With w = a 1 + v, a the
+mean of w, wᵀG w = a² 1ᵀG 1 + 2a vᵀG 1 + vᵀG v, and the last is at least λ‖v‖².
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ _ROUNDING = 64 * float(np.finfo(np.float32).eps)
 class Sketch:
     """Of M models, all float32: ``centre`` [D], ``contents`` [N, D], ``styles`` [M, D], ``basis``
     [D, r], ``codes`` [M, N, r], ``rests`` [M, N] = ‖rest‖, ``lengths`` [M, N] = ‖z_i - c‖², and
-    ``largest`` [M], the largest ‖z_i‖² of each model, which says how exact all these are."""
+    ``largest`` [M], the largest ‖z_i‖² of each model, which says how exact all these are;
+    ``gram_rows`` [M, N] = G 1 and ``gram_floors`` [M] = λ."""
 
     centre: Floats
     contents: Floats
@@ -47,10 +51,13 @@ class Sketch:
     rests: Floats
     lengths: Floats
     largest: Floats
+    gram_rows: Floats
+    gram_floors: Floats
 
     @classmethod
-    def of(cls, image_embeddings: Floats, *, directions: int = DIRECTIONS) -> Sketch:
-        """Of ``image_embeddings`` [M, N, D], at least one model; r is at most ``directions``.
+    def of(cls, image_embeddings: Floats, grams: Floats, *, directions: int = DIRECTIONS) -> Sketch:
+        """Of ``image_embeddings`` [M, N, D] and their ``grams`` [M, N, N], at least one model; r is
+        at most ``directions``.
 
         Some seconds for ten thousand models. Meant for float16 and float32; float64 is rounded.
         """
@@ -67,7 +74,8 @@ class Sketch:
         basis = _leading(image_embeddings, drawn, made, min(directions, width))
         codes = np.empty((models, rows, basis.shape[1]), _SINGLE)
         rests, lengths = np.empty((models, rows), _SINGLE), np.empty((models, rows), _SINGLE)
-        largest = np.empty(models, _SINGLE)
+        largest, gram_floors = np.empty(models, _SINGLE), np.empty(models, _SINGLE)
+        gram_rows = np.empty((models, rows), _SINGLE)
         middle = centre.astype(_SINGLE)
         for start in range(0, models, _BLOCK_MODELS):
             part = slice(start, start + _BLOCK_MODELS)
@@ -80,34 +88,39 @@ class Sketch:
             # Taken off and measured, not worked out from lengths: those would cancel.
             left -= codes[part] @ basis.T
             rests[part] = np.sqrt(_norms(left))
+            pairs = grams[part].astype(np.float64)
+            pairs += pairs.transpose(0, 2, 1)
+            pairs /= 2
+            gram_rows[part] = pairs.sum(axis=2)
+            gram_floors[part] = np.linalg.eigvalsh(pairs)[:, 0]
         shown = (contents - centre).astype(_SINGLE)
-        return cls(middle, shown, made, basis, codes, rests, lengths, largest)
+        return cls(
+            middle, shown, made, basis, codes, rests, lengths, largest, gram_rows, gram_floors
+        )
 
-    def bounds(
-        self, equation: Equation, grams: Floats, sums: Floats | None = None
-    ) -> NDArray[np.float64]:
+    def bounds(self, equation: Equation) -> NDArray[np.float64]:
         """What the mean of Eq. 9 over the query images cannot be below, of each model: [M].
 
-        ``grams`` [M, N, N] and ``sums`` [M] as for :meth:`Equation.distances`. -inf where nothing
-        can be said.
+        -inf where nothing can be said.
         """
-        models, rows = self.rests.shape
-        spread = np.empty((len(equation.queries), models), equation.dtype)
-
-        def work(part: slice) -> None:
-            spread[:, part] = equation.spread(grams[part], None if sums is None else sums[part])
-
-        swept(work, models, rows * rows, streamed=True, spread=not equation.is_batch)
-        least = np.zeros(models)
+        least = np.zeros(len(self.styles))
         with np.errstate(over="ignore", invalid="ignore"):
-            for b in range(len(spread)):
-                coefficients = equation.coefficients[b].astype(_SINGLE)
-                reach = self._reach(equation.queries[b], coefficients, equation.gamma)
-                size = 1 + np.abs(spread[b]) + 2 * np.abs(coefficients).sum()
-                least += spread[b] - 2 * reach + 1 - _ROUNDING * size
-        least /= len(spread)
+            for query, weights in zip(equation.queries, equation.coefficients, strict=True):
+                coefficients = weights.astype(_SINGLE)
+                size = (1 + float(np.abs(coefficients).sum())) ** 2
+                spread = self._spread(coefficients.astype(np.float64))
+                reach = self._reach(query, coefficients, equation.gamma)
+                least += spread - 2 * reach + 1 - _ROUNDING * size
+        least /= len(equation.queries)
         least[np.isnan(least)] = -np.inf
         return least
+
+    def _spread(self, coefficients: NDArray[np.float64]) -> Floats:
+        """What wᵀG_m w/N² cannot be below: [M]."""
+        mean = coefficients.mean()
+        apart = coefficients - mean
+        slope = (mean * mean + 2 * mean * apart).astype(_SINGLE)
+        return products(self.gram_rows, slope) + self.gram_floors * _SINGLE.type(apart @ apart)
 
     def _reach(self, raw: Floats, coefficients: Floats, gamma: float) -> Floats:
         """The most that Σ_i coefficient_i k(z_i, z) can be, for z = ``raw`` [D]: [M]."""
@@ -124,13 +137,13 @@ class Sketch:
         fixed = fixed.astype(_SINGLE)
         along = (2 * gamma * known).astype(_SINGLE)
         styled = products(self.styles, (2 * gamma * query).astype(_SINGLE))
-        least_gamma = _SINGLE.type(gamma)
+        narrow_gamma = _SINGLE.type(gamma)
         out = np.empty(models, _SINGLE)
 
         def work(part: slice) -> None:
             flat = self.codes[part].reshape(-1, directions)
             exponent = products(flat, along).reshape(-1, rows)
-            exponent -= self.lengths[part] * least_gamma
+            exponent -= self.lengths[part] * narrow_gamma
             exponent += self.rests[part] * doubt
             exponent += fixed
             exponent += styled[part, None]

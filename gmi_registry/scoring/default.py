@@ -25,13 +25,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from gmi_registry.scoring.kernels import Floats, working_dtype
+from gmi_registry.scoring.kernels import Floats, widened, working_dtype
+from gmi_registry.scoring.sweep import row_norms, swept
 from gmi_registry.scoring.weights import clamped
 from gmi_registry.scoring.within import WithinScatter
 
 __all__ = ["SHRINKAGE", "mean_distances", "mean_images", "whitened_distances"]
 
 SHRINKAGE = 1.0
+# A row of a product of matrices is worth a thread sooner than a row that is read.
+_PRODUCT = 4
 
 
 def whitened_distances(
@@ -79,9 +82,13 @@ def mean_distances(
     factor = scatter.whitening(shrinkage).astype(dtype)
     excess = dtype.type(scatter.spread(shrinkage) * concentration)
     out = np.empty((len(query_images), len(means)), dtype)
-    for b, image in enumerate(query_images):
-        difference = (means.astype(dtype, copy=False) - image.astype(dtype)) @ factor
-        out[b] = np.einsum("md,md->m", difference, difference) - excess
+
+    def work(part: slice) -> None:
+        block = means[part].astype(dtype, copy=False)
+        for b, image in enumerate(query_images):
+            out[b, part] = row_norms((block - image.astype(dtype)) @ factor) - excess
+
+    swept(work, len(means), means.shape[1] * _PRODUCT, streamed=True, spread=True)
     return out
 
 
@@ -93,11 +100,20 @@ def mean_images(image_embeddings: Floats) -> Floats:
 
 
 def mean_embeddings(image_embeddings: Floats, coefficients: Floats) -> Floats:
-    """Σ_i a_i z_i of every model: [M, N, D] and [B, N] give [B, M, D]."""
+    """Σ_i a_i z_i of every model: [M, N, D] and [B, N] give [B, M, D].
+
+    A model's means depend on that model alone, to the last bit.
+    """
     models, rows, width = image_embeddings.shape
-    out = np.empty((len(coefficients), models, width), coefficients.dtype)
-    block = max(1, (1 << 20) // max(1, rows * width))
-    for start in range(0, models, block):
-        part = image_embeddings[start : start + block].astype(coefficients.dtype, copy=False)
-        out[:, start : start + block] = np.matmul(coefficients, part).transpose(1, 0, 2)
-    return out
+    # Query images without a prompt all have the same coefficients.
+    different, places = np.unique(coefficients, axis=0, return_inverse=True)
+    means = np.empty((len(different), models, width), coefficients.dtype)
+
+    def work(part: slice) -> None:
+        block = widened(image_embeddings[part], coefficients.dtype)
+        for mean, weights in zip(means, different, strict=True):
+            np.einsum("mnd,n->md", block, weights, out=mean[part])
+
+    streamed = len(different) == 1 and image_embeddings.dtype == coefficients.dtype
+    swept(work, models, rows * width, streamed=streamed, spread=True)
+    return means if len(means) == 1 == len(coefficients) else means[places.reshape(-1)]

@@ -49,11 +49,12 @@ class Equation:
 
     @property
     def is_batch(self) -> bool:
-        """Whether there are so many query images that BLAS computes, with threads of its own."""
+        """Whether there are so many query images that BLAS multiplies them all at once."""
         return len(self.queries) > _TURNS
 
     def streams(self, image_embeddings: Floats) -> bool:
-        """Whether these images are read once, as they are."""
+        """Whether parts may be larger than a core's cache: BLAS wants them so, and what is read
+        once, as it is, does not mind."""
         return self.is_batch or (image_embeddings.dtype == self.dtype and len(self.queries) == 1)
 
     def distances(

@@ -118,20 +118,24 @@ def row_kernel(
 
     ``rows`` [n, D], ``norms`` [n] their ‖x‖², and either ``products`` [n] with ``query`` [D] or
     ``products`` [n, B] with ``query`` [B, D]; all of one dtype. Returns the shape of ``products``,
-    in [0, 1]; where rounding could be felt the difference is taken coordinate by coordinate, and
-    so equal rows give exactly 1. Raises ValueError unless γ > 0.
+    which are overwritten, in [0, 1]; where rounding could be felt the difference is taken
+    coordinate by coordinate, and so equal rows give exactly 1. Raises ValueError unless γ > 0.
     """
     if not gamma > 0:
         raise ValueError(f"gamma must be positive, got {gamma}")
     queries = np.atleast_2d(query)
+    lengths = np.einsum("bj,bj->b", queries, queries)
+    squared = products.reshape(len(rows), len(queries))
+    if not squared.size:
+        return products
     with np.errstate(over="ignore", invalid="ignore"):
-        scale = np.einsum("bj,bj->b", queries, queries) + norms[:, None]
-        squared = products.reshape(scale.shape) * rows.dtype.type(-2)
-        squared += scale
-        # Written as a negation so that NaN (inf - inf) is recomputed too.
-        scale *= rows.dtype.type(_CANCELLATION)
-        i, j = np.nonzero(~(squared > scale))
-        if len(i):
+        squared *= -2
+        squared += norms[:, None]
+        squared += lengths
+        # Mostly no pair is near, which one number says. Written as negations, so that NaN
+        # (inf - inf) is recomputed too.
+        if not squared.min() > _CANCELLATION * (norms.max() + lengths.max()):
+            i, j = np.nonzero(~(squared > _CANCELLATION * (norms[:, None] + lengths)))
             squared[i, j] = _subtracted(rows, queries, i, j)
         squared *= -gamma
     return np.exp(squared, out=squared).reshape(products.shape)

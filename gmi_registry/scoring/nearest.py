@@ -72,7 +72,7 @@ def nearest_models(
             )
             found[part] = each.mean(axis=0)
 
-        swept(work, len(chosen), rows * width, streamed=False, spread=not equation.is_batch)
+        swept(work, len(chosen), rows * width, streamed=False, spread=True)
         return found
 
     order = np.argsort(bounds, kind="stable")

@@ -84,7 +84,7 @@ def paper_distances(
         models,
         rows * width,
         streamed=equation.streams(image_embeddings),
-        spread=not equation.is_batch,
+        spread=True,
     )
     return out
 

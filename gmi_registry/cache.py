@@ -42,8 +42,8 @@ class Pruned:
 def cache_parts(cache_dir: Path | None = None) -> tuple[CachePart, ...]:
     """The parts of the cache in ``cache_dir`` (None: this user's caches).
 
-    Models and encoders that were downloaded are not among them: they lie in huggingface_hub's own
-    cache, for which there is ``hf cache``.
+    Models and torch's encoders that were downloaded are not among them: they lie in
+    huggingface_hub's own cache, for which there is ``hf cache``.
     """
     if cache_dir is None:
         from huggingface_hub import constants
@@ -57,6 +57,7 @@ def cache_parts(cache_dir: Path | None = None) -> tuple[CachePart, ...]:
         CachePart("specifications", (SpecCache(own).directory,)),
         CachePart("digests of weights", (own / "weights-v1",)),
         CachePart("listings of hubs", (assets,)),
+        CachePart("exported encoders", (own / "encoders", own / "encoders-checked-v1")),
         CachePart("unfinished publications", (own / "work",), prunable=False),
     )
 

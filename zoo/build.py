@@ -12,6 +12,8 @@ from pathlib import Path
 from diffusers import AutoencoderKL
 from PIL import Image
 
+from gmi_registry.encoders.export import export_encoder
+from gmi_registry.encoders.open_clip import OpenClipEncoder
 from zoo import autoencoder, base, cards, encoder, lora, single_file
 from zoo.pictures import Pictures
 from zoo.styles import STYLES
@@ -34,6 +36,8 @@ def build_autoencoder(pictures: Pictures, work: Path) -> None:
 
 def build_encoder(pictures: Pictures, work: Path) -> None:
     encoder.save(encoder.train(pictures, work), ENCODER)
+    made = OpenClipEncoder.from_folder(ENCODER, ENCODER.parent.name, ENCODER.name)
+    export_encoder(made, ENCODER / "onnx", half=True)
 
 
 def build_base(pictures: Pictures, work: Path) -> None:

@@ -107,6 +107,9 @@ def attribution() -> str:
                 for style, name in QUERIES
             ),
             "",
+            "The encoder's vocabulary (`onnx/merges.txt`) is CLIP's, by OpenAI, under the MIT",
+            "licence.",
+            "",
             "| set | by | licence | styles |",
             "|---|---|---|---|",
             *rows,

@@ -41,7 +41,9 @@ _LIBRARIES = frozenset({"diffusers", "transformers"})
 
 
 def default_device() -> str:
-    """``cuda`` where there is one, else ``cpu``."""
+    """``cuda`` where there is one, else ``cpu``; so, too, where nothing can draw."""
+    if find_spec("torch") is None:
+        return "cpu"
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

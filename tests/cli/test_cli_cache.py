@@ -63,6 +63,7 @@ def test_other_parts_of_the_cache(call, tmp_path):
         "specifications": 0,
         "digests of weights": 0,
         "listings of hubs": 1,
+        "exported encoders": 0,
         "unfinished publications": 1,
     }
     assert call(app, "cache", "prune").stdout == "listings of hubs: 1 files, 2 bytes\n"

@@ -46,6 +46,11 @@ HELP = [
     ("main", ["bench"]),
     ("main", ["bench", "run"]),
     ("main", ["bench", "show"]),
+    *(("main", ["encoder", *words]) for words in ([], ["export"], ["check"])),
+    *(("main", ["index", *words]) for words in ([], ["build"], ["info"], ["push"], ["serve-into"])),
+    *(("main", ["registry", *words]) for words in ([], ["check"], ["verify-entry"])),
+    *(("main", ["webhook", *words]) for words in ([], ["install"], ["serve"])),
+    ("main", ["regenerate"]),
     ("search_main", []),
     ("publish_main", []),
 ]

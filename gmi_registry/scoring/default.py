@@ -26,7 +26,7 @@ from __future__ import annotations
 import numpy as np
 
 from gmi_registry.scoring.kernels import Floats, widened, working_dtype
-from gmi_registry.scoring.sweep import row_norms, swept
+from gmi_registry.scoring.sweep import multiplied, row_norms, swept
 from gmi_registry.scoring.weights import clamped
 from gmi_registry.scoring.within import WithinScatter
 
@@ -86,7 +86,7 @@ def mean_distances(
     def work(part: slice) -> None:
         block = means[part].astype(dtype, copy=False)
         for b, image in enumerate(query_images):
-            out[b, part] = row_norms((block - image.astype(dtype)) @ factor) - excess
+            out[b, part] = row_norms(multiplied(block - image.astype(dtype), factor)) - excess
 
     swept(work, len(means), means.shape[1] * _PRODUCT, streamed=True, spread=True)
     return out

@@ -76,7 +76,7 @@ def squared_distances(x: Floats, y: Floats) -> Floats:
     rows = max(1, _BLOCK_ELEMENTS // max(1, x.shape[1]))
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, x.shape[0], rows):
-            wide_x = x[start : start + rows].astype(dtype, copy=False)
+            wide_x = widened(x[start : start + rows], dtype)
             centred_x = wide_x - centre
             norms_x = np.einsum("ij,ij->i", centred_x, centred_x)
             scale = norms_x[:, None] + norms_y[None, :]

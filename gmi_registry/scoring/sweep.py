@@ -10,6 +10,7 @@ are those that are chosen here, whatever the BLAS was told.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,8 +18,9 @@ import numpy as np
 
 from gmi_registry.scoring.kernels import Floats
 
-__all__ = ["cores", "products", "row_norms", "swept"]
+__all__ = ["cores", "multiplied", "products", "row_norms", "swept"]
 
+_BLAS = threading.Lock()
 # Large enough that a part takes far longer than handing it to a thread.
 _STREAMED_ELEMENTS = 1 << 22
 # Below this, waking a thread takes longer than it saves.
@@ -62,6 +64,16 @@ def swept(
         run()
         for other in others:
             other.result()
+
+
+def multiplied(first: Floats, second: Floats) -> Floats:
+    """``first`` @ ``second`` of two matrices, one product at a time in this process.
+
+    BLAS has threads of its own, and several callers at once keep each other waiting; meanwhile
+    other parts of a sweep do what comes after their products.
+    """
+    with _BLAS:
+        return first @ second
 
 
 def products(rows: Floats, vector: Floats) -> Floats:

@@ -21,6 +21,7 @@ from benchmarks.speed.specs import GAMMA, Hub
 from gmi_registry.scoring.default import whitened_distances
 from gmi_registry.scoring.nearest import Nearest, nearest_models
 from gmi_registry.scoring.paper import paper_distances
+from gmi_registry.scoring.sketch import DIRECTIONS
 from gmi_registry.scoring.sweep import cores
 from gmi_registry.scoring.whitened import whitened_means
 
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=10_000)
     parser.add_argument("--images", type=int, default=55)
     parser.add_argument("--dimensions", type=int, default=768)
-    parser.add_argument("--directions", type=int, default=32)
+    parser.add_argument("--directions", type=int, default=DIRECTIONS)
     parser.add_argument("--loop-threads", type=int, default=1, help="of torch, in the loop")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()

@@ -9,6 +9,12 @@ With q = z - c the product of an image with a query is then known but for ``rest
 most ‖rest‖ times the length of what P leaves of q. That bounds ‖z_i - z‖², so the kernel, so the
 distance of the model, at a small part of the bytes.
 
+All rests at once say more than each alone, since they point every way. With t_i = 2γ rest_i·q and
+b_i the weighted kernel without it, Σ b_i exp(t_i) is at most Σ b_i + u‖b‖ + φ(δ) u² max b, where
+u² = 4γ²‖q‖² times the largest eigenvalue of the rests' own products, δ = max |t_i| and
+φ(δ) = (exp δ - 1 - δ)/δ²: exp t is at most 1 + t + φ(δ) t², and at least 1 + t. The lesser of the
+two bounds holds.
+
 Of a Gram matrix the sums of its rows and its least eigenvalue λ are kept. With w = a 1 + v, a the
 mean of w, wᵀG w = a² 1ᵀG 1 + 2a vᵀG 1 + vᵀG v, and the last is at least λ‖v‖².
 """
@@ -27,9 +33,11 @@ from gmi_registry.scoring.sweep import products, row_norms, swept
 
 __all__ = ["DIRECTIONS", "Sketch"]
 
-DIRECTIONS = 32
+DIRECTIONS = 64
 _SINGLE = np.dtype(np.float32)
 _BLOCK_MODELS = 64
+# Rests are products of single precision, and their eigenvalues have to be large enough.
+_EIGEN = 1.001
 _SAMPLE_MODELS = 256
 # What rounding can add to a squared distance, here and in the full pass, in units of the last
 # place of the squared norms; the sums of a thousand products stay far below.
@@ -41,6 +49,7 @@ class Sketch:
     """Of M models, all float32: ``centre`` [D], ``contents`` [N, D], ``styles`` [M, D], ``basis``
     [D, r], ``codes`` [M, N, r], ``rests`` [M, N] = ‖rest‖, ``lengths`` [M, N] = ‖z_i - c‖², and
     ``largest`` [M], the largest ‖z_i‖² of each model, which says how exact all these are;
+    ``rest_peaks`` [M], the largest eigenvalue of each model's rests times each other;
     ``gram_rows`` [M, N] = G 1 and ``gram_floors`` [M] = λ."""
 
     centre: Floats
@@ -51,6 +60,7 @@ class Sketch:
     rests: Floats
     lengths: Floats
     largest: Floats
+    rest_peaks: Floats
     gram_rows: Floats
     gram_floors: Floats
 
@@ -75,7 +85,7 @@ class Sketch:
         codes = np.empty((models, rows, basis.shape[1]), _SINGLE)
         rests, lengths = np.empty((models, rows), _SINGLE), np.empty((models, rows), _SINGLE)
         largest, gram_floors = np.empty(models, _SINGLE), np.empty(models, _SINGLE)
-        gram_rows = np.empty((models, rows), _SINGLE)
+        gram_rows, rest_peaks = np.empty((models, rows), _SINGLE), np.empty(models, _SINGLE)
         middle = centre.astype(_SINGLE)
         for start in range(0, models, _BLOCK_MODELS):
             part = slice(start, start + _BLOCK_MODELS)
@@ -88,6 +98,8 @@ class Sketch:
             # Taken off and measured, not worked out from lengths: those would cancel.
             left -= codes[part] @ basis.T
             rests[part] = np.sqrt(_norms(left))
+            among = np.matmul(left, left.transpose(0, 2, 1)).astype(np.float64)
+            rest_peaks[part] = np.linalg.eigvalsh(among)[:, -1] * _EIGEN
             pairs = grams[part].astype(np.float64)
             pairs += pairs.transpose(0, 2, 1)
             pairs /= 2
@@ -95,7 +107,17 @@ class Sketch:
             gram_floors[part] = np.linalg.eigvalsh(pairs)[:, 0]
         shown = (contents - centre).astype(_SINGLE)
         return cls(
-            middle, shown, made, basis, codes, rests, lengths, largest, gram_rows, gram_floors
+            centre=middle,
+            contents=shown,
+            styles=made,
+            basis=basis,
+            codes=codes,
+            rests=rests,
+            lengths=lengths,
+            largest=largest,
+            rest_peaks=rest_peaks,
+            gram_rows=gram_rows,
+            gram_floors=gram_floors,
         )
 
     def bounds(self, equation: Equation) -> NDArray[np.float64]:
@@ -137,6 +159,9 @@ class Sketch:
         fixed = fixed.astype(_SINGLE)
         along = (2 * gamma * known).astype(_SINGLE)
         styled = products(self.styles, (2 * gamma * query).astype(_SINGLE))
+        strengths = (2 * gamma * unknown * np.sqrt(self.rest_peaks)).astype(_SINGLE)
+        most = 2 * gamma * unknown * self.rests.max(axis=1).astype(np.float64)
+        curve = _curve(most).astype(_SINGLE)
         narrow_gamma = _SINGLE.type(gamma)
         out = np.empty(models, _SINGLE)
 
@@ -144,15 +169,29 @@ class Sketch:
             flat = self.codes[part].reshape(-1, directions)
             exponent = products(flat, along).reshape(-1, rows)
             exponent -= self.lengths[part] * narrow_gamma
-            exponent += self.rests[part] * doubt
             exponent += fixed
             exponent += styled[part, None]
             exponent += slack[part, None] * sign
+            known_part = np.exp(exponent)
+            known_part *= coefficients
+            strength = strengths[part]
+            together = known_part.sum(axis=1)
+            together += strength * np.sqrt(row_norms(known_part))
+            together += curve[part] * strength * strength * np.maximum(known_part.max(axis=1), 0)
+            together[np.isnan(together)] = np.inf
+            exponent += self.rests[part] * doubt
             np.minimum(exponent, 0, out=exponent)
-            out[part] = products(np.exp(exponent, out=exponent), coefficients)
+            alone = products(np.exp(exponent, out=exponent), coefficients)
+            out[part] = np.minimum(alone, together)
 
         swept(work, models, rows, streamed=False, spread=False)
         return out
+
+
+def _curve(most: NDArray[np.float64]) -> NDArray[np.float64]:
+    """φ of the module, which rises from 1/2."""
+    safe = np.maximum(most, 1e-2)
+    return np.asarray((np.expm1(safe) - safe) / np.square(safe))
 
 
 def _leading(images: Floats, contents: Floats, styles: Floats, directions: int) -> Floats:

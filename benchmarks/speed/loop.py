@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from gmi_registry.scoring.sweep import cores
-
-_BLOCK = 1 << 22
+from gmi_registry.scoring.sweep import swept
 
 
 def plain(images: np.ndarray, weights: np.ndarray, query: np.ndarray, gamma: float) -> np.ndarray:
@@ -35,17 +33,17 @@ def plain_on(threads: int, *arguments: object) -> np.ndarray:
 
 
 def added(array: np.ndarray) -> float:
-    """The sum of all numbers, a core a part."""
-    flat = array.reshape(-1)
-    parts = [flat[start : start + _BLOCK] for start in range(0, len(flat), _BLOCK)]
-    with ThreadPoolExecutor(cores()) as pool:
-        return float(sum(pool.map(np.sum, parts)))
+    """The sum of all numbers, parts on every core."""
+    return _over(array, lambda part: float(part.sum()))
 
 
 def multiplied(array: np.ndarray) -> float:
-    """The sum of all squares, a core a part, by the BLAS."""
+    """The sum of all squares, parts on every core."""
+    return _over(array, lambda part: float(np.einsum("i,i->", part, part)))
+
+
+def _over(array: np.ndarray, work: Callable[[np.ndarray], float]) -> float:
     flat = array.reshape(-1)
-    size = -(-len(flat) // cores())
-    parts = [flat[start : start + size] for start in range(0, len(flat), size)]
-    with ThreadPoolExecutor(len(parts)) as pool:
-        return float(sum(pool.map(lambda part: float(part @ part), parts)))
+    found: list[float] = []
+    swept(lambda part: found.append(work(flat[part])), len(flat), 1, streamed=True, spread=True)
+    return sum(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from .source import ARRAYS, Arrays
 
 
-class Engine:
+class Engine(ABC):
     """``folder`` is the index; ``source`` has the rows [start, stop) that come in."""
 
     packages: tuple[str, ...] = ()
@@ -20,6 +21,7 @@ class Engine:
     def __init__(self, folder: str | Path) -> None:
         self.folder = folder
 
+    @abstractmethod
     def load(self) -> None:
         """Import what the engine needs."""
 
@@ -33,23 +35,25 @@ class Engine:
         name = str(self.folder).removeprefix("hf://datasets/")
         self.folder = snapshot_download(name, repo_type="dataset", ignore_patterns=[*but])
 
+    @abstractmethod
     def put(self, source: Arrays, entries: list[dict[str, Any]], start: int, stop: int) -> None:
-        raise NotImplementedError
+        """Take the rows in; those before ``start`` are there."""
 
+    @abstractmethod
     def means(self, tag: str | None) -> tuple[np.ndarray, np.ndarray]:
         """Rows, and their means [k, D]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def blocks(self) -> Iterator[Arrays]:
         """``row``, ``images`` and ``gram``, in blocks that together are everything."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fetch(self, rows: list[int]) -> np.ndarray:
         """Images [k, N, D]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refs(self, rows: list[int]) -> list[str]:
-        raise NotImplementedError
+        """The names of the models in these rows."""
 
 
 def shaped(name: str, buffer: Any, count: int) -> np.ndarray:

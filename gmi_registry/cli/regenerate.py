@@ -27,13 +27,13 @@ from gmi_registry.cli.progress import StageProgress
 from gmi_registry.cli.regeneration import (
     Announced,
     silent,
-    write_page,
     write_plan,
     write_summary,
 )
 from gmi_registry.cli.silence import without_future_warnings
 from gmi_registry.cli.traffic import announce_waits
 from gmi_registry.errors import GmiError, InputError
+from gmi_registry.report.file import write_whole
 
 __all__ = ["regenerate"]
 
@@ -239,7 +239,8 @@ def regenerate(
             except GmiError as error:
                 fault = error  # what was done is to be told all the same
     if summary is not None:
-        write_page(summary, done.to_markdown())
+        again = "name another file: --summary FILE.md"
+        write_whole(summary, done.to_markdown(), "summary", hint=again)
     write_summary(done, as_json=as_json, quiet=quiet)
     if fault is not None:
         raise fault

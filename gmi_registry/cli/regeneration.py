@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from gmi_registry.cli.screen import remark, write_json, write_line, write_rows
-from gmi_registry.errors import InputError
 
 if TYPE_CHECKING:
     from gmi_registry.regeneration import RegenerationPlan, Summary
 
-__all__ = ["Announced", "silent", "write_page", "write_plan", "write_summary"]
+__all__ = ["Announced", "silent", "write_plan", "write_summary"]
 
 
 class Announced:
@@ -70,16 +68,3 @@ def write_summary(done: Summary, *, as_json: bool, quiet: bool) -> None:
         remark("hint: gmi regenerate --retry takes up what was set aside")
     if done.index is not None:
         remark(f"the index has {done.index.change.rows:,} models")
-
-
-def write_page(path: Path, text: str) -> None:
-    """The summary for people, whole or not at all. Raises InputError where it cannot be written."""
-    scratch = path.with_name(f".{path.name}.unfinished")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error.strerror or error}",
-            hint="name another file: --summary FILE.md",
-        ) from error

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +11,7 @@ from gmi_registry import __version__
 from gmi_registry.errors import InputError
 from gmi_registry.report.difference_cells import ContactSheet
 from gmi_registry.report.difference_neighbour import Neighbour
+from gmi_registry.report.file import write_whole
 from gmi_registry.report.html import STYLE_SHEET
 from gmi_registry.report.number import number
 from gmi_registry.report.page import Picture
@@ -166,24 +164,7 @@ def write_page(page: DifferencePage, path: Path) -> Path:
     """
     sheets: Sequence[tuple[str, str]] = [STYLE_SHEET, ("gmi_registry.report", "difference.css")]
     text = fill("gmi_registry.report", "difference.html.j2", sheets, page=page)
-    content = text.encode("utf-8", "backslashreplace")
-    path = path.absolute()
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with scratch.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        scratch.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: the page cannot be written: {error.strerror}",
-            hint="name a file in a folder that exists and that you may write to",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-    return path
+    return write_whole(path, text, "page")
 
 
 def _sheet(which: str, path: Path | None, spec: Spec, reasons: list[str]) -> ContactSheet | None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 from pathlib import Path
 
-from gmi_registry.errors import InputError
+from gmi_registry.report.file import write_whole
 from gmi_registry.report.page import Page
 from gmi_registry.report.template import fill
 
@@ -27,22 +24,4 @@ def write_html(page: Page, path: Path) -> Path:
 
     Raises InputError where that cannot be done; a file that was there before is then unchanged.
     """
-    # A file name may hold bytes that are no text.
-    content = render(page).encode("utf-8", "backslashreplace")
-    path = path.absolute()
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with scratch.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        scratch.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: the report cannot be written: {error.strerror}",
-            hint="name a file in a folder that exists and that you may write to",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-    return path
+    return write_whole(path, render(page), "report")

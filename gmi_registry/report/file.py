@@ -1,0 +1,41 @@
+"""A page as a file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+from gmi_registry.errors import InputError
+
+__all__ = ["write_whole"]
+
+_HINT = "name a file in a folder that exists and that you may write to"
+
+
+def write_whole(path: Path, text: str, what: str, *, hint: str = _HINT) -> Path:
+    """Write ``text`` as UTF-8 to ``path`` whole or not at all, and return the absolute path.
+
+    Raises InputError, which calls the text ``what``, where that cannot be done; a file that was
+    there before is then unchanged.
+    """
+    # A file name may hold bytes that are no text.
+    content = text.encode("utf-8", "backslashreplace")
+    path = path.absolute()
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with scratch.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        scratch.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: the {what} cannot be written: {error.strerror}",
+            hint=hint,
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+    return path

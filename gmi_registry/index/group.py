@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.index.sample import SCATTER_MODELS, TEMPERATURE_MODELS, sampled
 from gmi_registry.scoring import Candidates, WithinScatter
 from gmi_registry.scoring.default import mean_images
 from gmi_registry.scoring.invariants import Invariants
@@ -52,15 +53,17 @@ class MemoryStack:
 
     @cached_property
     def scatter(self) -> WithinScatter:
-        return WithinScatter.of(self.image_embeddings)
+        return WithinScatter.of(self._sample(SCATTER_MODELS))
 
     @cached_property
     def temperature(self) -> float:
-        return fitted_temperature(self.image_embeddings, self.image_prompt)
-
+        return fitted_temperature(self._sample(TEMPERATURE_MODELS), self.image_prompt)
     @cached_property
     def invariants(self) -> Invariants:
         return Invariants.of(self.image_embeddings, self.grams)
+
+    def _sample(self, most: int) -> NDArray[np.float16]:
+        return self.images(sampled([entry.digest for entry in self.entries], most).tolist())
 
     def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
         return self.image_embeddings if rows is None else self.image_embeddings[_array(rows)]

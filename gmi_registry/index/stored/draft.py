@@ -220,7 +220,8 @@ class GroupDraft:
 
     def _statistics(self) -> StatisticsRecord:
         members = sorted(self._members(), key=lambda it: it[0].model)
-        sample = sample_of([line.digest for line, _, _ in members])
+        digests = [line.digest for line, _, _ in members]
+        sample = sample_of(digests)
         if self._record is not None and self._record.statistics.sample == sample:
             return self._record.statistics
         prompts = np.arange(len(self.prompt_set.prompts), dtype=np.int32)
@@ -234,7 +235,7 @@ class GroupDraft:
                 raise SpecFormatError(f"the images in {self.folder}: {fault}", hint=AGAIN)
             return stacked
 
-        found = Statistics.of(len(members), images, np.repeat(prompts, self.key.images_per_prompt))
+        found = Statistics.of(digests, images, np.repeat(prompts, self.key.images_per_prompt))
         layout = Statistics.layout(self.encoder.image_dim)
         return StatisticsRecord(
             file=self._store.put(self.folder, "statistics", layout.pieces(found.arrays)),

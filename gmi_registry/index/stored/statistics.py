@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gmi_registry.index.sample import SCATTER_MODELS, TEMPERATURE_MODELS, sampled
 from gmi_registry.index.stored.layout import ArrayLayout
 from gmi_registry.scoring import WithinScatter
 from gmi_registry.scoring.temperature import fitted_temperature
@@ -23,18 +24,11 @@ from gmi_registry.spec.canonical import canonical_digest
 
 __all__ = ["Statistics", "sample_of", "statistics_fault"]
 
-_SCATTER_MODELS = 256
-"""As in :meth:`WithinScatter.of`: of more models these many, spread evenly."""
-
-_TEMPERATURE_MODELS = 64
-"""As in :func:`fitted_temperature`."""
-
-
 def sample_of(digests: Sequence[str]) -> str:
     """A digest that changes whenever the statistics of these members, in order, may."""
     chosen = [
-        [digests[row] for row in _spread(len(digests), most)]
-        for most in (_SCATTER_MODELS, _TEMPERATURE_MODELS)
+        [digests[row] for row in sampled(digests, most)]
+        for most in (SCATTER_MODELS, TEMPERATURE_MODELS)
     ]
     return canonical_digest(chosen)
 
@@ -63,14 +57,15 @@ class Statistics:
     @classmethod
     def of(
         cls,
-        models: int,
+        digests: Sequence[str],
         images: Callable[[Sequence[int]], NDArray[np.float16]],
         image_prompt: NDArray[np.integer],
     ) -> Statistics:
-        """Of M models; ``images`` gives [R, N, D] for at most 256 rows in the order of names."""
-        sample = images(_spread(models, _SCATTER_MODELS).tolist())
+        """Of the M models with these specifications, in the order of names; ``images`` gives
+        [R, N, D] for at most 256 of these rows."""
+        sample = images(sampled(digests, SCATTER_MODELS).tolist())
         scatter = WithinScatter.of(sample)
-        fitted = images(_spread(models, _TEMPERATURE_MODELS).tolist())
+        fitted = images(sampled(digests, TEMPERATURE_MODELS).tolist())
         dimensions = sample.shape[-1]
         values, vectors = np.zeros(dimensions), np.eye(dimensions)
         if scatter.freedom > 0:
@@ -127,9 +122,3 @@ def statistics_fault(arrays: dict[str, NDArray[Any]]) -> str | None:
         return "holds eigenvectors that are not of length 1"
     return None
 
-
-def _spread(models: int, most: int) -> NDArray[np.intp]:
-    """Rows 0..models-1, or ``most`` of them where there are more, spread evenly."""
-    if models <= most:
-        return np.arange(models)
-    return np.linspace(0, models - 1, most).round().astype(np.intp)

@@ -28,6 +28,7 @@ from gmi_registry.encoders.layout import (
 )
 from gmi_registry.encoders.onnx import OnnxEncoder
 from gmi_registry.encoders.open_clip import OpenClipEncoder
+from gmi_registry.encoders.outline import aligned
 from gmi_registry.encoders.wording import Cleaning, join_merges
 from gmi_registry.errors import InputError
 
@@ -172,8 +173,7 @@ def _tower(encoder: OpenClipEncoder, method: str, example: torch.Tensor, *, half
     _strip(model)
     if half:
         _halve(model.graph)
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
+    return aligned(model.SerializeToString(deterministic=True))
 
 
 def _strip(model: Any) -> None:

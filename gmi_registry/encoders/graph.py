@@ -7,8 +7,7 @@ steps over the weights: no library is needed for it, and none is trusted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
+from gmi_registry.encoders.wire import MOST_PARTS, VARINT, Field, WireError, fields, message
 from gmi_registry.errors import InputError
 
 __all__ = ["LARGEST_FILE", "OPERATORS", "check_graph"]
@@ -28,8 +27,6 @@ _NAMES = (
 OPERATORS = frozenset(_NAMES.split())
 """What the towers of CLIP and its kin need: no loops, no branches, no chance, no files."""
 
-_MOST_PARTS = 400_000
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _DEFAULT_DOMAINS = (b"", b"ai.onnx")
 
 # Field numbers of onnx.proto, by message.
@@ -41,7 +38,7 @@ _TENSOR = {"external_data": 13, "data_location": 14}
 _OPSET = {"domain": 1}
 
 
-def check_graph(data: bytes, name: str) -> None:
+def check_graph(data: bytes | memoryview, name: str) -> None:
     """Raise InputError unless the ONNX file ``data``, called ``name``, is complete in itself.
 
     It must be a protocol buffer whose weights all lie in it, with nothing but :data:`OPERATORS` of
@@ -50,117 +47,70 @@ def check_graph(data: bytes, name: str) -> None:
     """
     try:
         _check_model(memoryview(data))
-    except _RefusedError as reason:
+    except WireError as reason:
         raise InputError(
             f"{name} is not loaded: {reason}",
             hint="export the encoder again: gmi encoder export NAME/PRETRAINED --output DIR",
         ) from None
 
 
-class _RefusedError(Exception):
-    """The reason, in words."""
-
-
 def _check_model(data: memoryview) -> None:
     graphs = 0
-    left = [_MOST_PARTS]
-    for number, kind, value in _fields(data, left):
-        if number == _MODEL["graph"]:
+    left = [MOST_PARTS]
+    for field in fields(data, left):
+        if field.number == _MODEL["graph"]:
             graphs += 1
-            _check_graph(_message(kind, value), left)
-        elif number == _MODEL["opset"]:
-            for inner, _, domain in _fields(_message(kind, value), left):
-                if inner == _OPSET["domain"]:
-                    _require_standard(domain)
-        elif number in (_MODEL["training"], _MODEL["functions"]):
-            raise _RefusedError("it holds more than one graph")
+            _check_graph(message(field), left)
+        elif field.number == _MODEL["opset"]:
+            for inner in fields(message(field), left):
+                if inner.number == _OPSET["domain"]:
+                    _require_standard(inner)
+        elif field.number in (_MODEL["training"], _MODEL["functions"]):
+            raise WireError("it holds more than one graph")
     if graphs != 1:
-        raise _RefusedError(f"it holds {graphs} graphs")
+        raise WireError(f"it holds {graphs} graphs")
 
 
 def _check_graph(data: memoryview, left: list[int]) -> None:
-    for number, kind, value in _fields(data, left):
-        if number == _GRAPH["node"]:
-            _check_node(_message(kind, value), left)
-        elif number == _GRAPH["initializer"]:
-            _check_tensor(_message(kind, value), left)
-        elif number == _GRAPH["sparse_initializer"]:
-            raise _RefusedError("it holds sparse weights")
+    for field in fields(data, left):
+        if field.number == _GRAPH["node"]:
+            _check_node(message(field), left)
+        elif field.number == _GRAPH["initializer"]:
+            _check_tensor(message(field), left)
+        elif field.number == _GRAPH["sparse_initializer"]:
+            raise WireError("it holds sparse weights")
 
 
 def _check_node(data: memoryview, left: list[int]) -> None:
-    for number, kind, value in _fields(data, left):
-        if number == _NODE["op_type"]:
-            operator = bytes(_message(kind, value)[:80]).decode("ascii", "replace")
+    for field in fields(data, left):
+        if field.number == _NODE["op_type"]:
+            operator = bytes(message(field)[:80]).decode("ascii", "replace")
             if operator not in OPERATORS:
-                raise _RefusedError(f"an encoder has no use for the operator {operator!r}")
-        elif number == _NODE["domain"]:
-            _require_standard(value)
-        elif number == _NODE["attribute"]:
-            _check_attribute(_message(kind, value), left)
+                raise WireError(f"an encoder has no use for the operator {operator!r}")
+        elif field.number == _NODE["domain"]:
+            _require_standard(field)
+        elif field.number == _NODE["attribute"]:
+            _check_attribute(message(field), left)
 
 
 def _check_attribute(data: memoryview, left: list[int]) -> None:
-    for number, kind, value in _fields(data, left):
-        if number in (_ATTRIBUTE["g"], _ATTRIBUTE["graphs"]):
-            raise _RefusedError("it holds a graph within a graph")
-        if number in (_ATTRIBUTE["sparse"], _ATTRIBUTE["sparses"]):
-            raise _RefusedError("it holds sparse weights")
-        if number in (_ATTRIBUTE["t"], _ATTRIBUTE["tensors"]):
-            _check_tensor(_message(kind, value), left)
+    for field in fields(data, left):
+        if field.number in (_ATTRIBUTE["g"], _ATTRIBUTE["graphs"]):
+            raise WireError("it holds a graph within a graph")
+        if field.number in (_ATTRIBUTE["sparse"], _ATTRIBUTE["sparses"]):
+            raise WireError("it holds sparse weights")
+        if field.number in (_ATTRIBUTE["t"], _ATTRIBUTE["tensors"]):
+            _check_tensor(message(field), left)
 
 
 def _check_tensor(data: memoryview, left: list[int]) -> None:
-    for number, _, value in _fields(data, left):
+    for number, _, value, _ in fields(data, left):
         if number == _TENSOR["external_data"] or (number == _TENSOR["data_location"] and value):
-            raise _RefusedError("it names another file for its weights")
+            raise WireError("it names another file for its weights")
 
 
-def _require_standard(domain: memoryview | int) -> None:
-    if isinstance(domain, int) or bytes(domain[:80]) not in _DEFAULT_DOMAINS:
-        shown = domain if isinstance(domain, int) else bytes(domain[:80]).decode("ascii", "replace")
-        raise _RefusedError(f"it uses operators that are not ONNX's own ({shown!r})")
-
-
-def _message(kind: int, value: memoryview | int) -> memoryview:
-    if kind != _BYTES or isinstance(value, int):
-        raise _RefusedError("it is not an ONNX file")
-    return value
-
-
-def _fields(data: memoryview, left: list[int]) -> Iterator[tuple[int, int, memoryview | int]]:
-    """Number, wire type and value of each field; ``left`` counts down what may still come."""
-    place = 0
-    while place < len(data):
-        left[0] -= 1
-        if left[0] < 0:
-            raise _RefusedError(f"it has more than {_MOST_PARTS:,} parts")
-        tag, place = _varint(data, place)
-        number, kind = tag >> 3, tag & 7
-        if kind == _VARINT:
-            value, place = _varint(data, place)
-            yield number, kind, value
-            continue
-        if kind == _BYTES:
-            length, place = _varint(data, place)
-        elif kind in (_FIXED64, _FIXED32):
-            length = 8 if kind == _FIXED64 else 4
-        else:
-            raise _RefusedError("it is not an ONNX file")
-        if number == 0 or length > len(data) - place:
-            raise _RefusedError("it is cut short, or not an ONNX file")
-        yield number, kind, data[place : place + length]
-        place += length
-
-
-def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if place >= len(data):
-            raise _RefusedError("it is cut short")
-        byte = data[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, place
-    raise _RefusedError("it is not an ONNX file")
+def _require_standard(domain: Field) -> None:
+    if domain.kind == VARINT or bytes(message(domain)[:80]) not in _DEFAULT_DOMAINS:
+        given = domain.value
+        shown = given if isinstance(given, int) else bytes(given[:80]).decode("ascii", "replace")
+        raise WireError(f"it uses operators that are not ONNX's own ({shown!r})")

@@ -11,10 +11,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import mmap
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -134,10 +137,23 @@ class OnnxFolder:
         entry = self.description.files[name]
         data = _read(self.path / name, entry.size)
         if len(data) != entry.size or not (trusted or FileEntry.of(data) == entry):
-            raise DigestMismatchError(
-                f"{self.path / name} is not the file that {ENCODER_NAME} names", hint=_AGAIN
-            )
+            raise self._other(name)
         return data
+
+    def view(self, name: FileName, *, trusted: bool = False) -> memoryview:
+        """The content of a file, mapped into memory and not copied. Raises as :meth:`read`.
+
+        Whoever cuts the file short while it is mapped ends the process that reads it; a file that
+        is replaced or deleted stays as it was.
+        """
+        entry = self.description.files[name]
+        with _opened(self.path / name, entry.size) as stream:
+            if os.fstat(stream.fileno()).st_size != entry.size:
+                raise self._other(name)
+            # Not by way of the mapping, whose pages would all count as this process's.
+            if not trusted and hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256:
+                raise self._other(name)
+            return memoryview(mmap.mmap(stream.fileno(), entry.size, access=mmap.ACCESS_READ))
 
     def stamp(self) -> list[list[int]] | None:
         """Size, times and inode of every file, or None where one is not there."""
@@ -146,6 +162,11 @@ class OnnxFolder:
         except OSError:
             return None
         return [[it.st_size, it.st_mtime_ns, it.st_ctime_ns, it.st_ino] for it in found]
+
+    def _other(self, name: FileName) -> DigestMismatchError:
+        return DigestMismatchError(
+            f"{self.path / name} is not the file that {ENCODER_NAME} names", hint=_AGAIN
+        )
 
 
 def _parsed(data: bytes, path: Path) -> Description:
@@ -172,6 +193,12 @@ def _malformed(path: Path, reason: str) -> InputError:
 
 
 def _read(path: Path, limit: int) -> bytes:
+    with _opened(path, limit) as stream:
+        return stream.read()
+
+
+@contextlib.contextmanager
+def _opened(path: Path, limit: int) -> Iterator[io.FileIO]:
     """A regular file, and no link: what comes from a hub may point anywhere."""
     if path.is_symlink():
         raise InputError(f"{path} is a symbolic link", hint="put the file itself there")
@@ -187,6 +214,6 @@ def _read(path: Path, limit: int) -> bytes:
                 raise InputError(
                     f"{path} has {status.st_size:,} bytes, more than {limit:,}", hint=_AGAIN
                 )
-            return stream.read()
+            yield stream
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}", hint=_AGAIN) from None

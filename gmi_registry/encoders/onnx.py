@@ -15,6 +15,7 @@ from PIL import Image
 from gmi_registry.encoders.golden import TOLERANCE, deviation, golden_embeddings
 from gmi_registry.encoders.graph import check_graph
 from gmi_registry.encoders.layout import OnnxFolder
+from gmi_registry.encoders.outline import outline
 from gmi_registry.encoders.pixels import Pixels
 from gmi_registry.encoders.trial import Trials
 from gmi_registry.encoders.wording import ClipTokens, split_merges
@@ -25,13 +26,16 @@ __all__ = ["OnnxEncoder"]
 
 _AGAIN = "export it again, or install what runs it: pip install 'gmi-registry[torch]'"
 
+_FOLDER = "session.model_external_initializers_file_folder_path"
+
 _log = logging.getLogger(__name__)
 
 
 class OnnxEncoder:
     """An :class:`~gmi_registry.encoders.Encoder` in the files of one folder, each read when needed.
 
-    It computes in float32 on the processor. Its reference is that of the encoder it was exported
+    Weights are mapped where they lie, so the files may be replaced while it works, but not cut. It
+    computes in float32 on the processor. Its reference is that of the encoder it was exported
     from, whose embeddings its own equal to a thousandth of their length. ``threads`` 0 is one for
     each core.
     """
@@ -92,7 +96,19 @@ class OnnxEncoder:
         rows = np.empty((len(images), self.ref.image_dim), dtype=np.float32)
         for start in range(0, len(images), self.batch_size):
             batch = images[start : start + self.batch_size]
-            rows[start : start + len(batch)] = self._images(self._pixels(batch))
+            rows[start : start + len(batch)] = self.encode_pixels(self.pixels(batch))
+        return rows
+
+    def pixels(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """What the image tower reads: B images, at least one, to float32 [B, 3, S, S]."""
+        return self._pixels(images)
+
+    def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The image tower alone: float32 [B, 3, S, S] to float32 [B, D], raw."""
+        rows = np.empty((len(pixels), self.ref.image_dim), dtype=np.float32)
+        for start in range(0, len(pixels), self.batch_size):
+            batch = pixels[start : start + self.batch_size]
+            rows[start : start + len(batch)] = self._images(batch)
         return rows
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -117,10 +133,10 @@ class OnnxEncoder:
         return ClipTokens(merges, self._about.text.length, self._about.text.cleaning)
 
     def _tower(self, name: Literal["image.onnx", "text.onnx"], dim: int) -> _Tower:
-        data = self._folder.read(name, trusted=self._trusted)
-        where = str(self._folder.path / name)
+        data = self._folder.view(name, trusted=self._trusted)
+        where = self._folder.path / name
         if not self._trusted:
-            check_graph(data, where)
+            check_graph(data, str(where))
         return _Tower(data, where, dim, self._threads)
 
     def _check(self) -> None:
@@ -152,9 +168,9 @@ class OnnxEncoder:
 
 
 class _Tower:
-    """One ONNX file: an array with the batch first to float32 [B, ``dim``]."""
+    """The ONNX file ``data`` at ``path``: an array with the batch first to float32 [B, ``dim``]."""
 
-    def __init__(self, data: bytes, where: str, dim: int, threads: int) -> None:
+    def __init__(self, data: memoryview, path: Path, dim: int, threads: int) -> None:
         import onnxruntime
 
         options: Any = onnxruntime.SessionOptions()
@@ -163,15 +179,18 @@ class _Tower:
         options.use_deterministic_compute = True
         # Spinning threads would take the cores from whoever else works here.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._where = where
+        # Weights in another order are faster by some hundredths, and copies of all of them.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry(_FOLDER, str(path.parent.absolute()))
+        self._where = str(path)
         self._dim = dim
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                data, options, providers=["CPUExecutionProvider"]
+                outline(data, path.name), options, providers=["CPUExecutionProvider"]
             )
             (taken,), (given,) = self._session.get_inputs(), self._session.get_outputs()
         except Exception as error:  # the runtime has many kinds, and unpacking one more
-            raise _cannot_run(where, error) from None
+            raise _cannot_run(self._where, error) from None
         self._names = taken.name, given.name
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load, save
+from spoiled_export import Change, describe, put
 from tiny_clip import write_tiny_clip
 
 from gmi_registry.encoders import onnx as onnx_module
 from gmi_registry.encoders.export import export_encoder
 from gmi_registry.encoders.graph import check_graph
-from gmi_registry.encoders.layout import FileEntry
 from gmi_registry.encoders.onnx import OnnxEncoder
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.errors import (
@@ -31,27 +29,12 @@ from gmi_registry.errors import (
     UnsupportedVersionError,
 )
 
-Change = Callable[[Any], None]
 GOLDEN = ("image_embeddings", "text_embeddings")
 
 
 @pytest.fixture
 def copy(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "copy"))
-
-
-def describe(folder: Path, change: Change) -> None:
-    path = folder / "encoder.json"
-    document = json.loads(path.read_bytes())
-    change(document)
-    path.write_text(json.dumps(document), encoding="utf-8")
-
-
-def put(folder: Path, name: str, data: bytes) -> None:
-    """Another content, which ``encoder.json`` agrees with."""
-    (folder / name).write_bytes(data)
-    entry = FileEntry.of(data).model_dump()
-    describe(folder, lambda document: document["files"].update({name: entry}))
 
 
 def refuse(folder: Path, match: str, kind: type[GmiError] = InputError) -> None:

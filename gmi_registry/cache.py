@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gmi_registry.index.cache import SpecCache
 from gmi_registry.index.eviction import StoredFile, evict, stored_files
+from gmi_registry.index.stored.database import database_path, kept_database
 
 __all__ = ["CachePart", "Pruned", "cache_parts", "prune"]
 
 _LIBRARY = "gmi-registry"
+_FRAMES = "stored-index-frames"
 
 
 @dataclass(frozen=True)
 class CachePart:
-    """One part of the cache. ``folders`` need not exist.
+    """One part of the cache. Neither ``folders`` nor ``database`` need exist.
 
     ``prunable`` is False for what nobody can make again without long work.
     """
@@ -24,10 +25,13 @@ class CachePart:
     name: str
     folders: tuple[Path, ...]
     prunable: bool = True
+    database: Path | None = None
 
     def files(self) -> list[StoredFile]:
         """Its files, each with its size in bytes and its last use."""
-        return [file for folder in self.folders for file in stored_files(folder)]
+        found = [file for folder in self.folders for file in stored_files(folder)]
+        kept = None if self.database is None else kept_database(self.database)
+        return found if kept is None else [kept, *found]
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def cache_parts(cache_dir: Path | None = None) -> tuple[CachePart, ...]:
         CachePart("specifications", (SpecCache(own).directory,)),
         CachePart("digests of weights", (own / "weights-v1",)),
         CachePart("listings of hubs", (assets,)),
+        CachePart("what was worked out for indexes", (own / _FRAMES,), database=database_path(own)),
         CachePart("exported encoders", (own / "encoders", own / "encoders-checked-v1")),
         CachePart("unfinished publications", (own / "work",), prunable=False),
     )
@@ -77,16 +82,11 @@ def prune(
     raised for a file that cannot be deleted: it is not counted.
     """
     chosen = [part for part in parts if part.prunable]
-    files = [file for part in chosen for file in part.files()]
+    held = [(part, part.files()) for part in chosen]
+    files = [file for _, own in held for file in own]
     gone = set(evict(files, unused_for=unused_for, max_bytes=max_bytes, dry_run=dry_run))
-    return tuple(_counted(chosen, gone))
+    return tuple(_counted(part, gone.intersection(own)) for part, own in held)
 
 
-def _counted(parts: list[CachePart], gone: set[StoredFile]) -> Iterator[Pruned]:
-    for part in parts:
-        own = [
-            file
-            for file in gone
-            if any(file.path.is_relative_to(folder) for folder in part.folders)
-        ]
-        yield Pruned(part, len(own), sum(file.size for file in own))
+def _counted(part: CachePart, gone: set[StoredFile]) -> Pruned:
+    return Pruned(part, len(gone), sum(file.size for file in gone))

@@ -36,6 +36,7 @@ def info(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
             {
                 "name": part.name,
                 "folders": [str(folder) for folder in part.folders],
+                "database": None if part.database is None else str(part.database),
                 "files": len(files),
                 "bytes": _size(files),
                 "last_used": _last_used(files),

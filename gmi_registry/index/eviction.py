@@ -10,7 +10,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,13 +25,28 @@ _MARK_AGE = 3600.0
 _log = logging.getLogger(__name__)
 
 
+def _deleted(path: Path) -> bool:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        _log.debug("cannot delete %s: %s", path, error)
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file with its size in bytes and its last use in seconds since 1970."""
+    """A file with its size in bytes and its last use in seconds since 1970.
+
+    ``delete`` takes ``path`` away and says whether it did.
+    """
 
     path: Path
     size: int
     used: float
+    delete: Callable[[Path], bool] = _deleted
 
 
 def stored_files(folder: Path) -> list[StoredFile]:
@@ -78,7 +93,7 @@ def evict(
             continue
         if file.path.name.startswith(".") and age < _SCRATCH_AGE:
             continue
-        if dry_run or _deleted(file.path):
+        if dry_run or file.delete(file.path):
             gone.append(file)
             left -= file.size
     return gone
@@ -91,14 +106,3 @@ def mark_used(path: Path) -> None:
             os.utime(path)
     except OSError as error:
         _log.debug("cannot note the use of %s: %s", path, error)
-
-
-def _deleted(path: Path) -> bool:
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        _log.debug("cannot delete %s: %s", path, error)
-        return False
-    return True

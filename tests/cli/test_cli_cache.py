@@ -1,5 +1,7 @@
+import contextlib
 import json
 import os
+import sqlite3
 import time
 from datetime import datetime
 
@@ -9,6 +11,7 @@ from cli_specs import make_spec
 from gmi_registry.cli.main import app
 from gmi_registry.index.cache import SpecCache
 from gmi_registry.index.indexed import IndexedSpec
+from gmi_registry.index.stored.ledger import Ledger
 
 
 def test_info_and_prune(call, tmp_path):
@@ -63,12 +66,77 @@ def test_other_parts_of_the_cache(call, tmp_path):
         "specifications": 0,
         "digests of weights": 0,
         "listings of hubs": 1,
+        "what was worked out for indexes": 0,
         "exported encoders": 0,
         "unfinished publications": 1,
     }
     assert call(app, "cache", "prune").stdout == "listings of hubs: 1 files, 2 bytes\n"
     assert drawn.exists()
     assert not listing.exists()
+
+
+def worked_out(call) -> dict:
+    parts = json.loads(call(app, "cache", "info", "--json").stdout)["parts"]
+    (part,) = (part for part in parts if part["name"] == "what was worked out for indexes")
+    return part
+
+
+def test_what_was_worked_out_for_indexes(call, tmp_path):
+    home = tmp_path / "cache"
+    Ledger(home).close()
+    database = home / "stored-index-v1.sqlite"
+    frame = home / "stored-index-frames" / "0123.frame"
+    frame.parent.mkdir()
+    frame.write_bytes(b"x" * 1000)
+    size = database.stat().st_size + 1000
+    part = worked_out(call)
+    assert (part["files"], part["bytes"], part["prunable"]) == (2, size, True)
+    assert (part["database"], part["folders"]) == (str(database), [str(frame.parent)])
+    assert f"worked out for indexes: {size:,} bytes" in call(app, "cache", "info").stdout
+    line = f"what was worked out for indexes: 2 files, {size:,} bytes\n"
+    assert call(app, "cache", "prune", "--dry-run").stdout == line
+    assert worked_out(call) == part
+    assert call(app, "cache", "prune", "--older-than", "1h").stdout == ""
+    assert call(app, "cache", "prune").stdout == line
+    assert not database.exists()
+    assert not frame.exists()
+    Ledger(home).close()
+    assert database.exists()
+
+
+def test_a_database_that_is_written_stays(call, tmp_path):
+    home = tmp_path / "cache"
+    ledger = Ledger(home)
+    file = tmp_path / "file"
+    file.write_text("part")
+    with contextlib.closing(sqlite3.connect(home / "stored-index-v1.sqlite")) as writer:
+        writer.execute("begin immediate")
+        assert call(app, "cache", "prune").stdout == ""
+        writer.rollback()
+    ledger.set_checked("part", file, file.stat())
+    assert "1 files" in call(app, "cache", "prune").stdout
+    # Whoever has it open reads on.
+    assert ledger.is_checked("part", file, file.stat())
+    ledger.close()
+    assert not list(home.glob("stored-index*"))
+
+
+def test_a_damaged_database_goes_and_a_link_stays(call, tmp_path):
+    database = tmp_path / "cache" / "stored-index-v1.sqlite"
+    database.parent.mkdir()
+    database.write_bytes(b"no database" * 1000)
+    journal = database.with_name(f"{database.name}-journal")
+    journal.write_bytes(b"x" * 10)
+    assert worked_out(call)["bytes"] == 11_010
+    assert "1 files, 11,010 bytes" in call(app, "cache", "prune").stdout
+    assert not database.exists()
+    assert not journal.exists()
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    database.symlink_to(mine)
+    assert worked_out(call)["files"] == 0
+    call(app, "cache", "prune")
+    assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from gmi_registry.errors import SpecFormatError, SpecNotFoundError
 from gmi_registry.index import Filters, ImageQuestion
 from gmi_registry.index.stored import FolderFiles, StoredIndex, delivery, update_index
 from gmi_registry.index.stored import stack as stack_module
+from gmi_registry.index.stored.database import database_path, kept_database
 from gmi_registry.scoring import SCORES
 
 QUESTION = ImageQuestion(query(4), SCORES["default"])
@@ -292,3 +293,16 @@ class TestCache:
         for thread in threads:
             thread.join()
         assert found == [True] * 30
+
+
+def test_a_search_goes_on_where_somebody_deletes_the_cache_meanwhile(folder, tmp_path):
+    cache = tmp_path / "c"
+    with stored(folder, cache=cache) as index:
+        database = kept_database(database_path(cache))
+        assert database is not None
+        assert database.delete(database.path)
+        assert Opened(index).answer(QUESTION).groups == answer_of(range(20))
+    assert not database.path.exists()
+    with stored(folder, cache=cache) as index:
+        assert Opened(index).answer(QUESTION).groups == answer_of(range(20))
+    assert database.path.exists()

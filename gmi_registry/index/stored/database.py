@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
+import stat
 from pathlib import Path
 
-__all__ = ["discard", "opened"]
+from gmi_registry.index.eviction import StoredFile
+
+__all__ = ["database_path", "discard", "kept_database", "opened"]
 
 # Part of the name: a program that stores something else stores it elsewhere.
 _NAME = "stored-index-v1.sqlite"
@@ -27,6 +30,8 @@ create table if not exists row (
 create index if not exists row_identity on row (identity);
 create index if not exists row_kind on row (kind);
 create index if not exists row_base_model on row (base_model);
+create index if not exists row_stale on row (id) where stale <> 0;
+create index if not exists row_nsfw on row (hub) where nsfw <> 0;
 create table if not exists tag (
     tag text not null, row integer not null, primary key (tag, row)
 ) without rowid;
@@ -67,9 +72,50 @@ def opened(directory: Path | None) -> sqlite3.Connection:
 
 def discard(directory: Path) -> None:
     """Delete the database in ``directory``, if that is possible; nothing in it is lost for good."""
-    for name in (_NAME, f"{_NAME}-journal"):
+    for path in (directory / _NAME, _journal(directory / _NAME)):
         with contextlib.suppress(OSError):
-            (directory / name).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
+
+def database_path(directory: Path) -> Path:
+    """Where ``opened`` keeps the database; it need not be there."""
+    return directory / _NAME
+
+
+def kept_database(path: Path) -> StoredFile | None:
+    """The database at ``path``, where there is one, its journal counted with it.
+
+    It is deleted only while no process writes into it. One that has it open goes on with what it
+    read, and does without it where it would write.
+    """
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    size = status.st_size
+    with contextlib.suppress(OSError):
+        size += _journal(path).lstat().st_size
+    return StoredFile(path, size, status.st_mtime, delete=_deleted)
+
+
+def _deleted(path: Path) -> bool:
+    # Closed only when it is gone, so that nobody begins to write into a file without a name.
+    with contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as database:
+        try:
+            database.execute("begin exclusive")
+        except sqlite3.OperationalError as error:
+            _log.debug("%s is in use, and stays: %s", path, error)
+            return False
+        except sqlite3.DatabaseError as error:
+            _log.debug("%s is damaged, and in nobody's use: %s", path, error)
+        discard(path.parent)
+    return not path.exists()
+
+
+def _journal(path: Path) -> Path:
+    return path.with_name(f"{path.name}-journal")
 
 
 def _connected(path: Path | str) -> sqlite3.Connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -53,7 +54,8 @@ class Listing:
     whether the model's weights have changed since the specification was made, None where the hub
     does not know it without being asked (:class:`KnowsWeights`). ``stamp`` is any text that changes
     whenever the specification does, where the hub has one. ``trust`` is None where nobody but the
-    user is concerned, as in a folder.
+    user is concerned, as in a folder. ``modified`` is when the model changed last (with time zone),
+    where the hub says so.
     """
 
     ref: ModelRef
@@ -63,6 +65,7 @@ class Listing:
     stale: bool | None = None
     stamp: str | None = None
     trust: Trust | None = None
+    modified: datetime | None = None
 
 
 def is_stale(

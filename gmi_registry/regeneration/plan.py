@@ -105,7 +105,7 @@ def make_plan(
     listings = named or list(hub.list_specs(ListingFilter(tags=tuple(tags), nsfw=True)))
     if since is not None:
         moment = since if since.tzinfo is not None else since.replace(tzinfo=UTC)
-        listings = [it for it in listings if survey.is_newer(it.ref, moment)]
+        listings = [it for it in listings if survey.is_newer(it, moment)]
     found: dict[ModelRef, PlannedModel] = {}
     progress(0, len(listings))
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from gmi_registry.errors import AuthError, InputError, SpecNotFoundError
-from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
 from gmi_registry.hubs.local import LocalHub
-from gmi_registry.hubs.protocol import Hub, KnowsWeights
+from gmi_registry.hubs.protocol import Hub, KnowsWeights, Listing
 from gmi_registry.model import Kind, ModelCard, ModelFiles
 from gmi_registry.spec import ModelRef
 
@@ -48,7 +47,6 @@ class Survey:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self._bases: dict[str, tuple[ModelFiles, Digests | None] | None] = {}
-        self._modified: dict[str, datetime] | None = None
 
     def today(self, ref: ModelRef, kind: Kind | None) -> Today:
         """The model at the revision of ``ref``, or as it is now where that has none.
@@ -62,7 +60,7 @@ class Survey:
         weights = self.hub.weight_digests(ref) if isinstance(self.hub, KnowsWeights) else None
         if self.hub.name != "hf" or kind is None:
             return Today(weights, None, False, None)
-        card = self._card(ref)
+        card = self._remote.fetch_card(ref)
         if kind == "checkpoint" or card.base_model is None:
             return Today(weights, None, False, _described(ref, kind, card))
         base = self._base(card.base_model, (ref.id,))
@@ -70,41 +68,20 @@ class Survey:
             return Today(weights, None, False, None)
         return Today(weights, base[1], False, _described(ref, kind, card, base[0]))
 
-    def is_newer(self, ref: ModelRef, since: datetime) -> bool:
+    def is_newer(self, listing: Listing, since: datetime) -> bool:
         """Whether the model changed at ``since`` or later; True where the hub does not say."""
         if isinstance(self.hub, LocalHub):
             return any(
                 datetime.fromtimestamp(path.stat().st_mtime, UTC) >= since
-                for path in (self.hub.root / "models" / ref.id).rglob("*")
+                for path in (self.hub.root / "models" / listing.ref.id).rglob("*")
                 if path.is_file()
             )
-        if self.hub.name != "hf":
-            return True
-        modified = self._listed().get(ref.id)
-        return modified is None or modified >= since
-
-    def _listed(self) -> Mapping[str, datetime]:
-        if self._modified is None:
-            entries = self._remote._catalogue.entries()
-            times = {entry.id: _time(entry.modified) for entry in entries}
-            self._modified = {name: time for name, time in times.items() if time is not None}
-        return self._modified
+        return listing.modified is None or listing.modified >= since
 
     @property
     def _remote(self) -> HuggingFaceHub:
         # With a registry the hub itself is inside.
         return cast("HuggingFaceHub", getattr(self.hub, "hub", self.hub))
-
-    def _card(self, ref: ModelRef) -> ModelCard:
-        try:
-            place = self._remote._downloads.fetch_checked(
-                ref.id, CARD_NAME, ref.revision or "main", limit=CARD_LIMIT
-            )
-        except SpecNotFoundError:
-            content = b""
-        else:
-            content = place.read_bytes()
-        return parse_card(content, ref.id.rpartition("/")[2], Path(ref.id) / CARD_NAME)
 
     def _base(self, name: str, above: tuple[str, ...]) -> tuple[ModelFiles, Digests | None] | None:
         """The base model's cards and weights; None where one of its own bases is not at hand.
@@ -124,7 +101,7 @@ class Survey:
         try:
             ref = ModelRef("hf", name)
             weights = self._remote.weight_digests(ref)
-            card = self._card(ref)
+            card = self._remote.fetch_card(ref)
         except (InputError, SpecNotFoundError, AuthError):
             return None
         # The parts of a checkpoint lie in folders, and what it was made from does not count.
@@ -149,11 +126,3 @@ def _described(
     ref: ModelRef, kind: Kind, card: ModelCard, base: ModelFiles | None = None
 ) -> ModelFiles:
     return ModelFiles(ref=ref, kind=kind, path=Path(), card=card, weights=(), base=base)
-
-
-def _time(text: str | None) -> datetime | None:
-    try:
-        found = None if text is None else datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from gmi_registry.errors import OfflineError, SpecError, SpecNotFoundError
+from gmi_registry.errors import SpecError, SpecNotFoundError
 from gmi_registry.place import hub_at, makes_links
 from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, ModelRef, Spec, read_spec
-from gmi_registry.spec.manifest import MANIFEST_LIMIT
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
-    from gmi_registry.hubs.huggingface.errors import Asked
     from gmi_registry.hubs.protocol import Hub
 
 __all__ = ["Past", "find_previous"]
-
-_MANIFEST = f"{SPEC_DIR}/{MANIFEST_NAME}"
-_MOST_LOOKS = 60
 
 
 @runtime_checkable
@@ -110,54 +102,12 @@ def _at(hub: Hub, ref: ModelRef, digest: str) -> Past | None:
 
 
 def _in_history(hub: Hub, ref: ModelRef, digest: str, token: str | None) -> Past | None:
-    from huggingface_hub import HfApi
-
-    from gmi_registry.hubs.huggingface.errors import Asked, offline_error
+    from gmi_registry.hubs.huggingface.history import earlier_commits
 
     if not isinstance(hub, _Remote):
         return None
-    asked = Asked(hub.endpoint, token is not None, ref.id)
-    if hub.offline:
-        error = offline_error(asked)
-        raise OfflineError(
-            f"older commits of hf:{ref.id} have to be asked for, and the network is switched off",
-            hint=error.hint,
-        )
-    api = HfApi(hub.endpoint, token=token, library_name="gmi-registry")
-    for commit in _with_manifests(api, ref.id, asked):
+    for commit in earlier_commits(hub.endpoint, ref, token=token, offline=hub.offline):
         found = _at(hub, ModelRef("hf", ref.id, commit, ref.file), digest)
         if found is not None:
             return found
     return None
-
-
-def _with_manifests(api: HfApi, model_id: str, asked: Asked) -> Iterator[str]:
-    """Commits that gave the model another ``spec.json``, the newest first, as they are wanted."""
-    from gmi_registry.hubs.huggingface.download import COMMIT
-    from gmi_registry.hubs.huggingface.errors import explained
-    from gmi_registry.hubs.huggingface.patience import patiently
-
-    with explained(asked):
-        listed = patiently(lambda: api.list_repo_commits(model_id))
-    commits = [it.commit_id for it in listed if COMMIT.fullmatch(it.commit_id)]
-    position = {commit: number for number, commit in enumerate(commits)}
-    at = 0
-    for _ in range(_MOST_LOOKS):
-        if at >= len(commits):
-            return
-        commit = commits[at]
-
-        def look(commit: str = commit) -> list[Any]:
-            return list(api.get_paths_info(model_id, _MANIFEST, revision=commit, expand=True))
-
-        with explained(asked):
-            files = patiently(look)
-        if not files:
-            at += 1
-            continue
-        # The same file lies in all commits from its last change up to this one.
-        last = getattr(files[0].last_commit, "oid", None)
-        changed = position.get(str(last), at)
-        if (getattr(files[0], "size", None) or 0) <= MANIFEST_LIMIT:
-            yield commits[max(at, changed)]
-        at = max(at, changed) + 1

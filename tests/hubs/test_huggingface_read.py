@@ -252,6 +252,32 @@ def test_offline_lists_what_is_here_without_a_request(hf_hub, opened):
     assert hf_hub.requests == []
 
 
+def test_a_listing_says_when_a_model_changed_last(hf_hub, opened):
+    add(hf_hub, "ada-example/ink")
+    (listing,) = opened().list_specs(EVERYTHING)
+    assert listing.modified is not None
+    assert listing.modified.tzinfo is not None
+    hf_hub.commit("ada-example/ink", {"more.txt": b"more"})
+    (later,) = opened().list_specs(EVERYTHING)
+    assert later.modified > listing.modified
+    opened().fetch_spec(later.ref)
+    (offline,) = opened(offline=True).list_specs(EVERYTHING)
+    assert offline.modified == later.modified
+
+
+def test_a_card_alone(hf_hub, opened):
+    add(hf_hub, "ada-example/ink", base="ada-example/base")
+    hf_hub.add_repo("ada-example/bare", {LORA: WEIGHTS})
+    hub = opened()
+    hf_hub.clear_requests()
+    found = hub.fetch_card(ref("ada-example/ink"))
+    assert (found.base_model, found.tags) == ("ada-example/base", ("gmi-spec", "anime"))
+    assert len(hf_hub.requests) <= 2
+    assert hub.fetch_card(ref("ada-example/bare")).base_model is None
+    with pytest.raises(UnsupportedOperationError, match="not on this hub"):
+        hub.fetch_card(ModelRef("local", "ink"))
+
+
 def test_the_catalogue_forgets_what_the_hub_no_longer_lists(hf_hub, opened):
     for name in ("ada/a", "ada/b"):
         add(hf_hub, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import timedelta
 
 import pytest
 from loopback import Fault
@@ -19,6 +20,7 @@ from regeneration_world import (
 )
 
 from gmi_registry.errors import GmiError, InputError
+from gmi_registry.hubs import ListingFilter
 from gmi_registry.regeneration import SequentialExecutor
 from gmi_registry.spec import read_spec
 
@@ -88,6 +90,13 @@ def test_a_plan_costs_few_requests_and_hardly_any_the_second_time(described, ope
     assert asked[0] == "/api/models"
     assert len(asked) <= 4, asked
     assert all("safetensors" not in path for path in asked)
+
+
+def test_what_has_not_changed_since_a_moment_is_left_out(described, opened, work):
+    (listing,) = opened.list_specs(ListingFilter())
+    assert listing.modified is not None
+    assert states(opened, work, since=listing.modified)[INK][0] == "fresh"
+    assert states(opened, work, since=listing.modified + timedelta(seconds=1)) == {}
 
 
 def test_a_commit_to_the_card_alone_asks_for_nothing(described, opened, go):

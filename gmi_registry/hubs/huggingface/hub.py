@@ -18,6 +18,7 @@ from gmi_registry.errors import (
     SpecNotFoundError,
     UnsupportedOperationError,
 )
+from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
 from gmi_registry.hubs.digest import FileDigests
 from gmi_registry.hubs.huggingface.catalogue import Catalogue
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
@@ -27,7 +28,7 @@ from gmi_registry.hubs.huggingface.models import Models, weight_files
 from gmi_registry.hubs.huggingface.shelf import MANIFEST, TENSORS, Shelf
 from gmi_registry.hubs.huggingface.traffic import OnWait, Traffic
 from gmi_registry.hubs.protocol import Listing, ListingFilter
-from gmi_registry.model import ModelFiles
+from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.spec import PREVIEW_NAME, SIGNATURE_NAME, SPEC_DIR, ModelRef
 from gmi_registry.spec.files import PREVIEW_LIMIT, SIGNATURE_LIMIT
 from gmi_registry.spec.manifest import MANIFEST_LIMIT
@@ -189,6 +190,23 @@ class HuggingFaceHub:
             if isinstance(error.__cause__, RepositoryNotFoundError | RevisionNotFoundError):
                 raise
             return None
+
+    def fetch_card(self, ref: ModelRef) -> ModelCard:
+        """The model's card, one that says nothing where there is none; no weights are read.
+
+        Costs at most two requests. Raises HubError for a broken card, and otherwise as
+        :meth:`fetch_spec`.
+        """
+        self._begin(ref)
+        try:
+            place = self._downloads.fetch_checked(
+                ref.id, CARD_NAME, self._revision(ref), limit=CARD_LIMIT
+            )
+        except SpecNotFoundError:
+            content = b""
+        else:
+            content = place.read_bytes()
+        return parse_card(content, ref.id.rpartition("/")[2], Path(ref.id) / CARD_NAME)
 
     def fetch_model(self, ref: ModelRef) -> ModelFiles:
         """What generation needs of the model, with its base model's where it needs one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from datetime import UTC, datetime
 
 from gmi_registry.hubs.huggingface.catalogue import Catalogue, Entry
 from gmi_registry.hubs.huggingface.download import Downloads
@@ -53,6 +54,7 @@ class Shelf:
             spec_digest=digest,
             url=f"{self._endpoint}/{entry.id}",
             stale=stale,
+            modified=_time(entry.modified),
         )
 
 
@@ -62,3 +64,11 @@ def _described(content: bytes) -> list[WeightFile]:
         return [WeightFile(**weight) for weight in json.loads(content)["model"]["weights"]]
     except (ValueError, KeyError, TypeError, RecursionError):
         return []
+
+
+def _time(text: str | None) -> datetime | None:
+    try:
+        found = None if text is None else datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found

@@ -70,8 +70,10 @@ class HubIndex:
         found = []
         for stack in self._stored.groups:
             rows = stack.select(filters, hub=self._hub)
-            kept = [row for row in rows if self._passes(stack.names[row], filters, leave_out)]
-            if kept:
+            kept: Sequence[int] = rows
+            if self._marks or leave_out is not None:
+                kept = [row for row in rows if self._passes(stack.names[row], filters, leave_out)]
+            if len(kept):
                 found.append(Selection(stack, kept))
         return found
 
@@ -101,8 +103,6 @@ class HubIndex:
         self._stored.close()
 
     def _passes(self, name: str, filters: Filters, leave_out: ModelRef | None) -> bool:
-        if not self._marks and leave_out is None:
-            return True
         identity = str(ModelRef.parse(name).identity)
         if leave_out is not None and identity == str(leave_out):
             return False

@@ -15,6 +15,7 @@ from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.sample import SCATTER_MODELS, TEMPERATURE_MODELS, sampled
+from gmi_registry.index.selection import as_rows
 from gmi_registry.scoring import Candidates, WithinScatter
 from gmi_registry.scoring.default import mean_images
 from gmi_registry.scoring.invariants import Invariants
@@ -58,22 +59,28 @@ class MemoryStack:
     @cached_property
     def temperature(self) -> float:
         return fitted_temperature(self._sample(TEMPERATURE_MODELS), self.image_prompt)
+
     @cached_property
     def invariants(self) -> Invariants:
         return Invariants.of(self.image_embeddings, self.grams)
+
+    @property
+    def estimator(self) -> None:
+        # Their images are in memory, so there are few.
+        return None
 
     def _sample(self, most: int) -> NDArray[np.float16]:
         return self.images(sampled([entry.digest for entry in self.entries], most).tolist())
 
     def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
-        return self.image_embeddings if rows is None else self.image_embeddings[_array(rows)]
+        return self.image_embeddings if rows is None else self.image_embeddings[as_rows(rows)]
 
     def at_hand(self, rows: Sequence[int]) -> bool:
         return True
 
     def candidates(self, rows: Sequence[int]) -> Candidates:
         everything = len(rows) == len(self.entries)
-        chosen = slice(None) if everything else _array(rows)
+        chosen = slice(None) if everything else as_rows(rows)
         downloads = [self.entries[row].downloads for row in rows]
         return Candidates(
             image_embeddings=self.image_embeddings[chosen],
@@ -162,10 +169,6 @@ class Group:
             raise ValueError("a group without members has no arrays")
         most = max(votes, key=lambda key: (votes[key], key))
         return self._prompt_embeddings[most]
-
-
-def _array(rows: Sequence[int]) -> NDArray[np.intp]:
-    return np.asarray(rows, np.intp)
 
 
 def _fingerprint(prompts: NDArray[np.float16]) -> bytes:

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from gmi_registry.errors import IncomparableSpecsError, InputError
 from gmi_registry.index.indexed import IndexedSpec
-from gmi_registry.index.stack import Stack
+from gmi_registry.index.selection import as_rows
+from gmi_registry.index.stack import Estimator, Stack
 from gmi_registry.scoring import DEFAULT_SCORE, SCORES, Query, Score
+from gmi_registry.scoring.coarse import settled
 from gmi_registry.scoring.confidence import confidences
 from gmi_registry.scoring.contrast import contrasted, innocence
 from gmi_registry.scoring.kernels import Floats
@@ -45,8 +47,12 @@ class Question(Protocol):
         """The identity of the model that the question is about, which is then no answer to it."""
         ...
 
-    def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
-        """Of the members at ``rows`` [R]: [R]. Raises IncomparableSpecsError where widths differ"""
+    def distances(self, stack: Stack, rows: Sequence[int], *, nearest: int | None = None) -> Floats:
+        """Of the members at ``rows`` [R]: [R]. Raises IncomparableSpecsError where widths differ.
+
+        With ``nearest`` only so many of the least have to be right; the others may be estimates
+        that are no less than these.
+        """
         ...
 
     def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
@@ -100,8 +106,12 @@ class ImageQuestion:
     def about(self) -> ModelRef | None:
         return None
 
-    def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
+    def distances(self, stack: Stack, rows: Sequence[int], *, nearest: int | None = None) -> Floats:
         _check_lengths(stack, self.query)
+        if nearest is not None and self._may_be_estimated:
+            estimator = stack.estimator
+            if estimator is not None:
+                return self._settled(estimator, stack, rows, nearest)
         distances = self._of(self.query, stack, rows)
         images = len(self.query.image_embeddings)
         if self.unwanted is not None:
@@ -110,7 +120,7 @@ class ImageQuestion:
             everybody = range(len(stack.names))
             suspects = [self._of(each, stack, everybody) for each in self.unwanted.each()]
             innocent = innocence(np.stack(suspects), temperature=stack.temperature)
-            chosen = innocent[_array(rows)]
+            chosen = innocent[as_rows(rows)]
             distances = contrasted(distances, chosen, images, temperature=stack.temperature)
         if self.style is not None:
             distances = worded_distances(
@@ -122,10 +132,29 @@ class ImageQuestion:
             )
         return distances
 
+    @property
+    def _may_be_estimated(self) -> bool:
+        return self._speaks_of_chances and self.unwanted is None and self.style is None
+
+    def _settled(
+        self, estimator: Estimator, stack: Stack, rows: Sequence[int], nearest: int
+    ) -> Floats:
+        """Estimates without the prompt, and distances with it of those that matter."""
+        images, concentration = self.query.image_embeddings, 1 / len(stack.image_prompt)
+        members = as_rows(rows)
+
+        def exact(chosen: NDArray[np.intp]) -> Floats:
+            few = members[chosen].tolist()
+            if self.query.has_prompts:
+                return self.score(stack.candidates(few), self.query)
+            return estimator.distances(few, images, concentration)
+
+        return settled(estimator.estimates(rows, images, concentration), exact, nearest)
+
     def _of(self, query: Query, stack: Stack, rows: Sequence[int]) -> Floats:
         if not self._speaks_of_chances or query.has_prompts:
             return self.score(stack.candidates(rows), query)
-        chosen = None if len(rows) == len(stack.names) else _array(rows)
+        chosen = None if len(rows) == len(stack.names) else as_rows(rows)
         means, places = whitened_means(stack.means, stack.scatter, chosen)
         concentration = 1 / len(stack.image_prompt)
         return np.asarray(
@@ -174,7 +203,7 @@ class TextQuestion:
     def about(self) -> ModelRef | None:
         return None
 
-    def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
+    def distances(self, stack: Stack, rows: Sequence[int], *, nearest: int | None = None) -> Floats:
         arrays = {"images": stack.means, "prompts": stack.prompt_embeddings}
         for what, array in arrays.items():
             if array.shape[-1] != len(self.embedding):
@@ -222,7 +251,7 @@ class ModelQuestion:
     def about(self) -> ModelRef:
         return self.exemplar.entry.model.identity
 
-    def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
+    def distances(self, stack: Stack, rows: Sequence[int], *, nearest: int | None = None) -> Floats:
         images = self.exemplar.image_embeddings
         _check_width("image", stack.means, images, self.encoder_id)
         candidates = stack.images(rows)
@@ -271,10 +300,6 @@ class ModelQuestion:
 
 def _identity(name: str) -> str:
     return str(ModelRef.parse(name).identity)
-
-
-def _array(rows: Sequence[int]) -> NDArray[np.intp]:
-    return np.asarray(rows, np.intp)
 
 
 def _largest(values: Floats, count: int) -> PromptValues:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+
+import numpy as np
 
 from gmi_registry.index.entry import IndexEntry
+from gmi_registry.index.leading import Leading
 from gmi_registry.index.question import Question
 from gmi_registry.index.result import FoldedVersion, GroupRanking, PromptMatch, SearchHit
 from gmi_registry.index.selection import Selection
 from gmi_registry.index.standing import Standing
-from gmi_registry.scoring import ascending, margins
+from gmi_registry.scoring import margins
 from gmi_registry.scoring.kernels import Floats
 
 __all__ = ["ranked"]
@@ -29,13 +32,10 @@ def ranked(
     the question's embeddings are of another length.
     """
     stack, rows = selection.stack, selection.rows
-    names = [stack.names[row] for row in rows]
-    distances = question.distances(stack, rows)
-    order = ascending(distances, lambda place: _tie_key(names[place], standing))
-    ordered = distances[order]
-    chances = question.confidences(stack, ordered)
     # One more than is shown: the last one's margin is to whoever follows.
-    folded = _folded([names[place] for place in order], None if top is None else top + 1)
+    leading = Leading(stack, rows, question, None if top is None else top + 1, standing)
+    order, folded, ordered = leading.order, leading.folded, leading.distances
+    chances = question.confidences(stack, np.concatenate([ordered, leading.rest]))
     shown = folded[:top]
     gaps = margins(ordered[[places[0] for places in folded]])
     nearest = [rows[order[it[0]]] for it in shown]
@@ -68,26 +68,8 @@ def ranked(
     return GroupRanking(stack.key, first.prompt_set, first.encoder, len(rows), tuple(hits))
 
 
-def _folded(names: Sequence[str], most: int | None) -> list[list[int]]:
-    """The places of each model's versions, by the first of them; at most ``most`` models."""
-    found: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        model = name.partition("@")[0]
-        if model in found:
-            found[model].append(place)
-        elif most is None or len(found) < most:
-            found[model] = [place]
-    return list(found.values())
-
-
 def _chance(chances: Floats | None, place: int) -> float | None:
     return None if chances is None else float(chances[place])
-
-
-def _tie_key(name: str, standing: Callable[[str], Standing]) -> str:
-    """Of two descriptions that are equally near the one of today's weights says more."""
-    identity = name if name.startswith("civitai:") else name.partition("@")[0]
-    return f"{int(bool(standing(identity).stale))} {name}"
 
 
 def _hit(

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.filters import Filters
 from gmi_registry.index.result import SkippedSpec
@@ -13,7 +16,14 @@ from gmi_registry.index.stack import Stack
 from gmi_registry.index.standing import Standing
 from gmi_registry.spec import ModelRef
 
-__all__ = ["Index", "Selection"]
+__all__ = ["Index", "Selection", "as_rows"]
+
+
+def as_rows(rows: Sequence[int]) -> NDArray[np.intp]:
+    """``rows`` as an array; of a range without counting through it."""
+    if isinstance(rows, range):
+        return np.arange(rows.start, rows.stop, rows.step)
+    return np.asarray(rows, np.intp)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,23 @@ from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.scoring import Candidates, WithinScatter
 from gmi_registry.scoring.kernels import Floats
 
-__all__ = ["Stack"]
+__all__ = ["Estimator", "Stack"]
+
+
+class Estimator(Protocol):
+    """Distances of the default score without a prompt, at two prices.
+
+    ``query_images`` are [B, D], distances the means over them, and ``concentration`` is that of
+    :func:`~gmi_registry.scoring.default.mean_distances`.
+    """
+
+    def estimates(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
+        """Of the members at ``rows`` [R], nearly: [R]."""
+        ...
+
+    def distances(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
+        """Of the members at ``rows`` [R], few of them: [R]."""
+        ...
 
 
 class Stack(Protocol):
@@ -65,6 +81,11 @@ class Stack(Protocol):
     @property
     def temperature(self) -> float:
         """How far distances among all members can be trusted, whatever a filter leaves of them."""
+        ...
+
+    @property
+    def estimator(self) -> Estimator | None:
+        """For so many members that their means should not all be read; None for fewer."""
         ...
 
     def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:

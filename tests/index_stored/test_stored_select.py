@@ -94,7 +94,7 @@ def test_the_database_agrees_with_the_filters(index, filters, hub, among, nsfw):
         and (names is None or str(entry.model.identity) in names)
         and (nsfw or not entry.nsfw)
     ]
-    assert stack.select(filters, hub=hub, among=names, nsfw=nsfw) == expected
+    assert list(stack.select(filters, hub=hub, among=names, nsfw=nsfw)) == expected
 
 
 def test_filters_let_something_through_and_keep_something_out(index):
@@ -105,7 +105,7 @@ def test_filters_let_something_through_and_keep_something_out(index):
 
 def test_no_filter_is_everything(index):
     (stack,) = index.groups
-    assert stack.select(Filters()) == list(range(58))
+    assert list(stack.select(Filters())) == list(range(58))
 
 
 def test_standings_are_those_of_this_index(index):

@@ -65,6 +65,11 @@ class Shortlist:
     def scatter(self) -> WithinScatter:
         raise unserved("statistics")
 
+    @property
+    def estimator(self) -> None:
+        # The server has measured them.
+        return None
+
     def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
         chosen = range(len(self.entries)) if rows is None else rows
         return self.fetch([self.entries[row].model for row in chosen])
@@ -101,7 +106,7 @@ class Measured:
     def about(self) -> ModelRef | None:
         return None
 
-    def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
+    def distances(self, stack: Stack, rows: Sequence[int], *, nearest: int | None = None) -> Floats:
         return np.asarray(self.known[np.asarray(rows, np.intp)])
 
     def confidences(self, stack: Stack, distances: Floats) -> Floats | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -99,10 +99,17 @@ class StoredIndex:
     files of this state away.
     """
 
-    def __init__(self, document: IndexDocument, digest: str, delivery: Delivery, ledger: Ledger):
+    def __init__(
+        self,
+        document: IndexDocument,
+        digest: str,
+        delivery: Delivery,
+        ledger: Ledger,
+        cache_dir: Path,
+    ) -> None:
         self._ledger = ledger
         self.info = IndexInfo.of(document, digest)
-        opened = _Opening(digest, delivery, ledger)
+        opened = _Opening(digest, delivery, ledger, cache_dir)
         self.groups: tuple[StoredStack, ...] = tuple(opened.stacks(document.groups))
 
     @classmethod
@@ -114,33 +121,33 @@ class StoredIndex:
         raises. A cache that cannot be used costs time only.
         """
         try:
-            return cls._with(files, Ledger(cache_dir))
+            return cls._with(files, Ledger(cache_dir), cache_dir)
         except LedgerError as error:
             if error.damaged:
                 discard(cache_dir)
             # One that was full or in use is left for the next time.
-            return cls._with(files, Ledger(cache_dir if error.damaged else None))
+            return cls._with(files, Ledger(cache_dir if error.damaged else None), cache_dir)
 
     @classmethod
-    def _with(cls, files: IndexFiles, ledger: Ledger) -> StoredIndex:
+    def _with(cls, files: IndexFiles, ledger: Ledger, cache_dir: Path) -> StoredIndex:
         try:
-            return cls._current(files, ledger)
+            return cls._current(files, ledger, cache_dir)
         except BaseException:
             ledger.close()
             raise
 
     @classmethod
-    def _current(cls, files: IndexFiles, ledger: Ledger) -> StoredIndex:
+    def _current(cls, files: IndexFiles, ledger: Ledger, cache_dir: Path) -> StoredIndex:
         delivery = Delivery(files, ledger)
         document, digest = delivery.document()
         try:
-            return cls(document, digest, delivery, ledger)
+            return cls(document, digest, delivery, ledger, cache_dir)
         except SpecFormatError:
             # Whoever writes the index may have taken files away since.
             document, another = delivery.document()
             if another == digest:
                 raise
-        return cls(document, another, delivery, ledger)
+        return cls(document, another, delivery, ledger, cache_dir)
 
     def __enter__(self) -> Self:
         return self
@@ -157,28 +164,31 @@ class StoredIndex:
 
     def find(self, model: ModelRef) -> tuple[StoredStack, int] | None:
         """The group and row of a model, whatever its revision; None where it is not indexed."""
-        return self._places.get(str(model.identity))
+        return self._found(str(model.identity))
 
     def standing(self, name: str) -> Standing:
         """What a hub said, when the index was written, of the model whose identity has that name,
         or which is named so in a group."""
-        found = self._places.get(name) or self._places.get(identity_of(name))
+        found = self._found(identity_of(name))
         return UNKNOWN if found is None else found[0].standing(found[1])
 
-    @cached_property
-    def _places(self) -> dict[str, tuple[StoredStack, int]]:
-        return {
-            identity_of(name): (group, row)
-            for group in self.groups
-            for row, name in enumerate(group.names)
-        }
+    def _found(self, identity: str) -> tuple[StoredStack, int] | None:
+        for group in self.groups:
+            names = group.names
+            # With a revision or without; names are in order.
+            for beginning in (identity, f"{identity}@"):
+                row = bisect_left(names, beginning)
+                if row < len(names) and identity_of(names[row]) == identity:
+                    return group, row
+        return None
 
 
 class _Opening:
     """The steps from ``index.json`` to groups that can be asked."""
 
-    def __init__(self, digest: str, delivery: Delivery, ledger: Ledger) -> None:
+    def __init__(self, digest: str, delivery: Delivery, ledger: Ledger, cache_dir: Path) -> None:
         self._digest = digest
+        self._cache_dir = cache_dir
         self._delivery = delivery
         self._ledger = ledger
         self._identities: set[str] = set()
@@ -191,7 +201,7 @@ class _Opening:
             parts = {self._number(part): part for part in group.parts}
             if members is None or not whole or not _fits(members, parts, self._ledger):
                 members = self._members(group, parts)
-            yield StoredStack(group, parts, members, self._delivery, self._ledger)
+            yield StoredStack(group, parts, members, self._delivery, self._ledger, self._cache_dir)
 
     def _number(self, part: PartRecord) -> int:
         number = self._ledger.part(part.entries.sha256, part.rows)

@@ -11,56 +11,53 @@ from gmi_registry.model import Kind, is_kind
 
 __all__ = ["Selection"]
 
+_TAGGED = "select row from tag where tag = ?"
+
+
+Question = tuple[str, tuple[object, ...]]
+"""SQL that gives numbers of rows, and its values."""
+
 
 class Selection:
-    """The SQL condition over ``row`` that says what :meth:`Filters.match` says, and its values."""
+    """What :meth:`Filters.match` says, as sets of rows: those pass that are in all of ``required``
+    and in none of ``excluded``. Each is answered out of one index of the database."""
 
     def __init__(
-        self,
-        filters: Filters,
-        *,
-        hub: str | None = None,
-        among: Collection[str] | None = None,
-        nsfw: bool = True,
+        self, filters: Filters, *, among: Collection[str] | None = None, nsfw: bool = True
     ) -> None:
-        self.values: list[object] = []
-        self._clauses: list[str] = []
+        self.required: list[Question] = []
+        self.excluded: list[Question] = []
         for tag in filters.tags:
-            self._where("id in (select row from tag where tag = ?)", _folded(tag))
+            self.required.append((_TAGGED, (_folded(tag),)))
         for tag in filters.not_tags:
-            self._where("id not in (select row from tag where tag = ?)", _folded(tag))
+            self.excluded.append((_TAGGED, (_folded(tag),)))
         if filters.base_model is not None:
-            self._where("base_model = ?", _folded(filters.base_model))
+            self._require("base_model = ?", _folded(filters.base_model))
         if filters.kind is not None:
             kinds = [kind for kind in get_args(Kind) if is_kind(filters.kind, kind)]
-            self._where(f"kind in ({', '.join('?' * len(kinds))})", *kinds)
+            self._require(f"kind in ({', '.join('?' * len(kinds))})", *kinds)
         if filters.fresh_only:
-            self._where("stale = 0")
+            self._exclude("stale <> 0")
         if not filters.nsfw:
             # The other hubs do not rate.
-            self._where("(nsfw = 0 or hub <> 'civitai')")
-        if hub is not None:
-            self._where("hub = ?", _stored(hub))
+            self._exclude("nsfw <> 0 and hub = 'civitai'")
         if among is not None:
             # One value, however many names: the number of parameters is limited.
             names = json.dumps(sorted(_stored(name) for name in among))
-            self._where("identity in (select value from json_each(?))", names)
+            self._require("identity in (select value from json_each(?))", names)
         if not nsfw:
-            self._where("nsfw = 0")
+            self._exclude("nsfw <> 0")
 
     @property
     def is_everything(self) -> bool:
         """Whether every row passes."""
-        return not self._clauses
+        return not self.required and not self.excluded
 
-    @property
-    def condition(self) -> str:
-        """An expression with a ``?`` for each of ``values``."""
-        return " and ".join(self._clauses) or "1"
+    def _require(self, clause: str, *values: object) -> None:
+        self.required.append((f"select id from row where {clause}", values))
 
-    def _where(self, clause: str, *values: object) -> None:
-        self._clauses.append(clause)
-        self.values += values
+    def _exclude(self, clause: str, *values: object) -> None:
+        self.excluded.append((f"select id from row where {clause}", values))
 
 
 def _folded(text: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,8 @@ from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.standing import Standing
 from gmi_registry.index.stored.delivery import Delivery
 from gmi_registry.index.stored.entries import StoredEntries
+from gmi_registry.index.stored.frame import FRAMED_MODELS, Frame, FrameSource
+from gmi_registry.index.stored.frame_file import Stretch
 from gmi_registry.index.stored.ledger import Ledger
 from gmi_registry.index.stored.members import Members
 from gmi_registry.index.stored.record import GroupRecord, PartRecord
@@ -29,6 +34,8 @@ from gmi_registry.spec import EncoderRef
 __all__ = ["StoredStack"]
 
 _MOST_MAPS = 256
+
+_log = logging.getLogger(__name__)
 
 
 class StoredStack:
@@ -46,7 +53,9 @@ class StoredStack:
         members: Members,
         delivery: Delivery,
         ledger: Ledger,
+        cache_dir: Path | None,
     ) -> None:
+        self._cache_dir = cache_dir
         self._record = record
         self._delivery = delivery
         self._ledger = ledger
@@ -64,8 +73,10 @@ class StoredStack:
         self.encoder: EncoderRef = record.encoder
         self.prompt_embeddings: NDArray[np.float16] = delivery.prompts(record)
         self._statistics: Statistics = delivery.statistics(record)
-        for part in range(len(self._parts)):
-            self._mapped("means", part)
+        # Those of a large group are looked at once, when its frame is made.
+        if not self._is_large:
+            for part in range(len(self._parts)):
+                self._mapped("means", part)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -101,8 +112,39 @@ class StoredStack:
         prompts = np.arange(len(self.prompts), dtype=np.int32)
         return np.repeat(prompts, self.key.images_per_prompt)
 
+    @property
+    def _is_large(self) -> bool:
+        return self._cache_dir is not None and len(self) >= FRAMED_MODELS
+
+    @cached_property
+    def estimator(self) -> Frame | None:
+        if self._cache_dir is None or not self._is_large:
+            return None
+        stretches = [Stretch(part.means.sha256, part.rows) for part in self._parts]
+        source = FrameSource(
+            folder=self._record.folder,
+            stretches=stretches,
+            statistics=self._record.statistics.file.sha256,
+            scatter=self.scatter,
+            means=self._means_of,
+        )
+        starts = np.cumsum([0, *(stretch.rows for stretch in stretches)])
+        try:
+            return Frame.of(source, self._cache_dir, starts[self._part] + self._within)
+        except OSError as error:
+            _log.warning("searching on without a frame, which takes longer: %s", error)
+            return None
+
+    def _means_of(self, part: int) -> NDArray[np.float32]:
+        found = self._mapped("means", part)
+        with self._lock:
+            self._maps.pop(("means", part), None)
+        return found
+
     @cached_property
     def means(self) -> Floats:
+        if self.estimator is not None:
+            return self.estimator.means()
         found = self._gathered("means", np.arange(len(self)), np.float32)
         with self._lock:
             for part in range(len(self._parts)):
@@ -156,20 +198,36 @@ class StoredStack:
         hub: str | None = None,
         among: Collection[str] | None = None,
         nsfw: bool = True,
-    ) -> list[int]:
+    ) -> Sequence[int]:
         """The members that pass, as :meth:`Filters.match` would have it, in order.
 
         ``hub`` is the one they are on; ``among`` the texts of the identities of those that may
         pass; without ``nsfw`` none that is marked so does. None means any.
         """
-        wanted = Selection(filters, hub=hub, among=among, nsfw=nsfw)
+        span = range(len(self)) if hub is None else self._span(f"{hub}:")
+        wanted = Selection(filters, among=among, nsfw=nsfw)
         if wanted.is_everything:
-            return list(range(len(self)))
-        asked = np.asarray(self._ledger.select(wanted.condition, wanted.values), np.int64)
-        ordered, places = self._lookup
-        found = np.minimum(np.searchsorted(ordered, asked), len(ordered) - 1)
-        rows: list[int] = np.sort(places[found[ordered[found] == asked]]).tolist()
+            return span
+        passing = np.zeros(len(self), bool)
+        passing[span.start : span.stop] = True
+        for sets, passes in ((wanted.required, True), (wanted.excluded, False)):
+            for question, values in sets:
+                named = np.zeros(len(self), bool)
+                named[self._placed(self._ledger.numbers(question, values))] = True
+                passing &= named if passes else ~named
+        rows: list[int] = np.flatnonzero(passing).tolist()
         return rows
+
+    def _span(self, prefix: str) -> range:
+        """The members whose names begin so: they are in order."""
+        first = bisect_left(self.names, prefix)
+        return range(first, bisect_left(self.names, prefix[:-1] + chr(ord(prefix[-1]) + 1)))
+
+    def _placed(self, numbers: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Which members have these numbers; other indexes have rows in the database too."""
+        ordered, places = self._lookup
+        found = np.minimum(np.searchsorted(ordered, numbers), len(ordered) - 1)
+        return np.asarray(places[found[ordered[found] == numbers]])
 
     def standing(self, row: int) -> Standing:
         """What a hub said of a member when the index was written."""

@@ -24,6 +24,7 @@ from gmi_registry.spec.canonical import canonical_digest
 
 __all__ = ["Statistics", "sample_of", "statistics_fault"]
 
+
 def sample_of(digests: Sequence[str]) -> str:
     """A digest that changes whenever the statistics of these members, in order, may."""
     chosen = [
@@ -121,4 +122,3 @@ def statistics_fault(arrays: dict[str, NDArray[Any]]) -> str | None:
     if np.abs(np.einsum("ij,ij->j", vectors, vectors) - 1).max() > 1e-6:
         return "holds eigenvectors that are not of length 1"
     return None
-

@@ -1,0 +1,167 @@
+"""What a reader works out of a large group's means, once, so that ranking need not read them all.
+
+It is a file in the reader's cache, made of checked files and never fetched from anywhere: one that
+is damaged is made again. Rows stand in the order of the parts, those that count no more included,
+so that what did not change is copied from the file before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmi_registry.index.selection import as_rows
+from gmi_registry.index.stored.frame_file import FrameFile, Stretch, opened, written
+from gmi_registry.scoring import WithinScatter
+from gmi_registry.scoring.coarse import CoarseCodes, CoarseSpace
+from gmi_registry.scoring.kernels import Floats
+from gmi_registry.spec.canonical import canonical_digest
+
+__all__ = ["FRAMED_MODELS", "Frame", "FrameSource"]
+
+FRAMED_MODELS = 20_000
+"""Groups with fewer models are ranked from their means: that takes no longer."""
+
+_VERSION = 1
+_FOLDER = "stored-index-frames"
+_LEARNT_FROM = 1 << 16
+# Cells that were learnt from fewer than half of today's models are learnt anew.
+_OUTGROWN = 2
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class FrameSource:
+    """What a frame is made of: of the group in ``folder`` its ``stretches``, one for each part, the
+    digest of its statistics and their ``scatter``; ``means`` gives those of a part, [R, D]."""
+
+    folder: str
+    stretches: Sequence[Stretch]
+    statistics: str
+    scatter: WithinScatter
+    means: Callable[[int], NDArray[np.float32]]
+
+    @property
+    def rows(self) -> int:
+        return sum(stretch.rows for stretch in self.stretches)
+
+    @property
+    def name(self) -> str:
+        """Of the file: the same for the same content."""
+        parts = [[stretch.digest, stretch.rows] for stretch in self.stretches]
+        digest = canonical_digest([_VERSION, self.folder, self.statistics, parts])
+        return f"{self.folder}-{digest[:32]}.frame"
+
+
+class Frame:
+    """M models of a group that can be ranked without reading all their means.
+
+    A :class:`~gmi_registry.index.stack.Estimator`; ``places`` [M] says which row of the file each
+    member is.
+    """
+
+    def __init__(self, file: FrameFile, scatter: WithinScatter, places: NDArray[np.intp]) -> None:
+        self._space = CoarseSpace(file.centre, file.plane, file.centroids, file.directions, scatter)
+        self._codes = CoarseCodes(file.lengths, file.cells, file.codes)
+        self._means = file.means
+        self._places = places
+
+    @classmethod
+    def of(cls, source: FrameSource, directory: Path, places: NDArray[np.intp]) -> Frame:
+        """The one in ``directory``, a reader's cache, made where it is missing.
+
+        Making takes some seconds for 100,000 models, and half a minute for a million; the earlier
+        ones of the group go. Raises OSError where it cannot be written, and what the means raise.
+        """
+        path = directory / _FOLDER / source.name
+        file = opened(path)
+        if file is None:
+            _log.warning("preparing %s specifications for ranking, once", f"{source.rows:,}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            others = path.parent.glob(f"{source.folder}-*.frame")
+            earlier = sorted(other for other in others if other != path)
+            _make(source, path, earlier)
+            for other in earlier:
+                # What another process reads can stay, where systems do not let it go.
+                with contextlib.suppress(OSError):
+                    other.unlink()
+            file = opened(path)
+            if file is None:
+                raise OSError(f"{path} cannot be read back")
+        return cls(file, source.scatter, places)
+
+    def estimates(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
+        codes = self._codes
+        places = self._places if len(rows) == len(self._places) else self._places[as_rows(rows)]
+        if 4 * len(places) < len(codes.lengths):
+            return self._space.estimates(codes.at(places), query_images, concentration)
+        return self._space.estimates(codes, query_images, concentration)[places]
+
+    def distances(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
+        places = self._places[as_rows(rows)]
+        lengths = self._codes.lengths[places]
+        return self._space.distances(self._means[places], lengths, query_images, concentration)
+
+    def means(self) -> NDArray[np.float32]:
+        """[M, D] of all members."""
+        return np.asarray(self._means[self._places])
+
+
+def _make(source: FrameSource, path: Path, earlier: Sequence[Path]) -> None:
+    before = _fitting(source, earlier)
+    if before is None:
+        space = CoarseSpace.learnt(_sample(source), source.scatter, models=source.rows)
+        learnt, known = source.rows, {}
+    else:
+        space = CoarseSpace(
+            before.centre, before.plane, before.centroids, before.directions, source.scatter
+        )
+        learnt, known = before.learnt, before.starts
+    shared = {
+        "centre": space.centre,
+        "plane": space.plane,
+        "centroids": space.centroids,
+        "directions": space.directions,
+    }
+
+    def pieces() -> Iterator[dict[str, NDArray[Any]]]:
+        for number, stretch in enumerate(source.stretches):
+            start = known.get(stretch)
+            if start is not None and before is not None:
+                yield before.rows(slice(start, start + stretch.rows))
+            else:
+                means = source.means(number)
+                coded = space.coded(means)
+                yield {"means": means} | vars(coded)
+
+    written(path, source.statistics, source.stretches, learnt, shared, pieces())
+
+
+def _fitting(source: FrameSource, earlier: Sequence[Path]) -> FrameFile | None:
+    """The earlier file of the same statistics from which most can be copied."""
+    files = [file for path in earlier if (file := opened(path)) is not None]
+    fitting = [
+        file
+        for file in files
+        if file.statistics == source.statistics and source.rows <= _OUTGROWN * file.learnt
+    ]
+    wanted = set(source.stretches)
+    return max(fitting, key=lambda file: len(wanted & file.starts.keys()), default=None)
+
+
+def _sample(source: FrameSource) -> NDArray[np.float32]:
+    """Means spread evenly over all rows, as many as are learnt from."""
+    step = max(1, source.rows // _LEARNT_FROM)
+    found, start = [], 0
+    for number, stretch in enumerate(source.stretches):
+        found.append(np.array(source.means(number)[-start % step :: step]))
+        start += stretch.rows
+    return np.concatenate(found)

@@ -1,0 +1,179 @@
+"""A group that is too large to read all its means: answers are the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from stored_specs import Opened, in_memory, make_row, query, ref_of, stored
+from test_stored_answer import same
+
+from gmi_registry.index import Filters, ImageQuestion, TextQuestion, leading
+from gmi_registry.index.stored import FolderFiles, StoredIndex, frame, stack, update_index
+from gmi_registry.index.stored.frame_file import opened
+from gmi_registry.scoring import SCORES, coarse
+
+MODELS = 400
+
+
+@pytest.fixture(autouse=True)
+def large(monkeypatch):
+    """Groups of 50 are large ones, and few distances are enough."""
+    monkeypatch.setattr(stack, "FRAMED_MODELS", 50)
+    monkeypatch.setattr(leading, "_MANY", 50)
+    monkeypatch.setattr(coarse, "_FIRST", 16)
+    monkeypatch.setattr(coarse, "_EACH", 1)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return [make_row(number) for number in range(MODELS)]
+
+
+@pytest.fixture(scope="module")
+def folder(rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("index")
+    update_index(folder, rows[:250])
+    update_index(folder, rows[250:])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def frames(cache):
+    return sorted((cache / "stored-index-frames").glob("*"))
+
+
+def alike(memory, files):
+    """The same hits, distances to rounding; chances too, though far models have estimates."""
+    assert memory.matched == files.matched
+    for first, second in zip(memory.groups, files.groups, strict=True):
+        assert [hit.ref for hit in first.hits] == [hit.ref for hit in second.hits]
+        for hit, other in zip(first.hits, second.hits, strict=True):
+            assert other.distance == pytest.approx(hit.distance, rel=1e-5, abs=1e-5)
+            assert other.margin == pytest.approx(hit.margin, rel=1e-4, abs=1e-4)
+            assert other.confidence == pytest.approx(hit.confidence, rel=1e-2)
+            assert [it.ref for it in other.versions] == [it.ref for it in hit.versions]
+            for version, another in zip(hit.versions, other.versions, strict=True):
+                assert another.distance == pytest.approx(version.distance, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("prompt", [None, "a cat"])
+@pytest.mark.parametrize("filters", [Filters(), Filters(tags=("t1",)), Filters(tags=("icon",))])
+def test_hits_are_those_of_the_index_in_memory(rows, folder, cache, filters, prompt):
+    memory = in_memory(rows)
+    with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
+        for seed in range(6):
+            question = ImageQuestion(query(seed, 2, prompt=prompt), SCORES["default"])
+            alike(
+                memory.answer(question, filters, top=5, best_prompts=0),
+                Opened(index).answer(question, filters, top=5, best_prompts=0),
+            )
+    assert len(frames(cache)) == 1
+
+
+def test_versions_that_are_far_away_are_named(rows, folder, cache):
+    """Civitai's three models have 44 versions each, more than are looked at."""
+    memory = in_memory(rows)
+    with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
+        question = ImageQuestion(query(0), SCORES["default"])
+        asked = {"top": 4, "best_prompts": 0, "filters": Filters(kind="checkpoint")}
+        mine, theirs = memory.answer(question, **asked), Opened(index).answer(question, **asked)
+        alike(mine, theirs)
+        assert any(len(hit.versions) > 30 for hit in theirs.groups[0].hits)
+
+
+def test_other_questions_are_answered_as_before(rows, folder, cache):
+    memory = in_memory(rows)
+    with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
+        encoder = query().encoder_id
+        for question in (
+            ImageQuestion(query(1, prompt="a cat"), SCORES["paper"]),
+            ImageQuestion(query(1), SCORES["default"], query(2)),
+            TextQuestion(np.linspace(-1, 1, 6), encoder),
+        ):
+            for top in (4, None):
+                asked = {"top": top, "best_prompts": 0}
+                same(
+                    memory.answer(question, **asked),
+                    Opened(index).answer(question, **asked),
+                    exactly=False,
+                )
+
+
+def test_what_did_not_change_is_copied(rows, tmp_path, monkeypatch):
+    """A hundred of many seldom change the statistics; here none does, as there is no sample."""
+    folder, cache = tmp_path / "i", tmp_path / "c"
+    first = [make_row(number, model=f"local:m{number}") for number in range(300)]
+    late = sorted(first, key=lambda row: row.indexed.entry.digest)[-20:]
+    early = [row for row in first if row not in late]
+    coded = []
+    original = coarse.CoarseSpace.coded
+
+    def counted(self, means):
+        coded.append(len(means))
+        return original(self, means)
+
+    monkeypatch.setattr(coarse.CoarseSpace, "coded", counted)
+    question = ImageQuestion(query(9), SCORES["default"])
+    with stored(folder, early, cache=cache) as index:
+        Opened(index).answer(question)
+    assert sum(coded) == 280
+    (before,) = frames(cache)
+    coded.clear()
+    with stored(folder, late[:5], cache=cache) as index:
+        alike(
+            in_memory([*early, *late[:5]]).answer(question, best_prompts=0),
+            Opened(index).answer(question, best_prompts=0),
+        )
+    assert sum(coded) == 5
+    (after,) = frames(cache)
+    assert after != before
+    assert opened(after).learnt == 280
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "header", "shapes", "folder"])
+def test_a_damaged_frame_is_made_again(rows, folder, tmp_path, damage):
+    question = ImageQuestion(query(4), SCORES["default"])
+    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as index:
+        wanted = Opened(index).answer(question)
+    (path,) = frames(tmp_path)
+    whole = path.read_bytes()
+    if damage == "folder":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(whole[:-100])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "header":
+        path.write_bytes(b"\xff" * 8 + whole[8:])
+    else:
+        path.write_bytes(whole.replace(b"[400]", b"[399]"))
+    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as index:
+        assert Opened(index).answer(question) == wanted
+    assert [it.read_bytes() == whole for it in frames(tmp_path)] == [True]
+
+
+def test_without_room_for_a_frame_the_search_goes_on(folder, tmp_path, caplog, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(frame, "written", full)
+    question = ImageQuestion(query(4), SCORES["default"])
+    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as index:
+        found = Opened(index).answer(question)
+    assert len(found.groups[0].hits) == 10
+    assert "No space left" in caplog.text
+    assert not frames(tmp_path)
+
+
+def test_a_name_is_found_by_its_beginning_alone(folder, cache):
+    with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
+        (group,) = index.groups
+        for number in (0, 3, 30, 300):
+            found = index.find(make_row(number).indexed.entry.model)
+            assert found is not None
+            assert group.names[found[1]] == ref_of(number)
+        assert index.standing("hf:o/m") == index.standing("hf:o/m30000")

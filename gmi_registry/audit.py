@@ -72,21 +72,21 @@ def audit(
     pipeline = generation.load_pipeline(model, device=device, dtype=recipe.dtype)
     progress("check", _CHECKS, _CHECKS)
     journal = Journal(work, model, recipe)
-    images = generation.generate(
+    encoding = generation.Encoding(
+        encoder,
+        len(prompts) * len(recipe.seeds),
+        progress=lambda done, total: progress("encode", done, total),
+    )
+    generation.generate(
         pipeline,
         prompts,
         recipe,
         journal=journal,
+        follower=encoding,
         progress=lambda done, total: progress("generate", done, total),
     )
-    drawn = generation.build_spec(
-        model,
-        images,
-        encoder,
-        [PromptSet("audit", 1, tuple(prompts))],
-        recipe,
-        progress=lambda done, total: progress("encode", done, total),
-    )
+    prompt_set = PromptSet("audit", 1, tuple(prompts))
+    drawn = generation.build_spec(model, encoding.rows(), encoder, [prompt_set], recipe)
     found = compare(spec, drawn)
     journal.discard()
     return found

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
 
 from gmi_registry import generation
 from gmi_registry.encoders import DEFAULT_ENCODER, Encoder, EncoderName, load_encoder
 from gmi_registry.errors import GenerationError, InputError, SpecFormatError, SpecNotFoundError
-from gmi_registry.generation import GeneratedImages, Journal, RecipeOverrides
+from gmi_registry.generation import Journal, RecipeOverrides
 from gmi_registry.generation.advice import advised
 from gmi_registry.generation.plan import (
     Plan,
@@ -104,18 +107,17 @@ def publish(
         spec = generation.redescribe(ready.existing, ready.model, previous=plan.previous)
         preview = _old_preview(order)
     else:
-        blocks = _generate(ready, progress)
+        reading = _Reading(ready, progress)
+        _generate(ready, reading, progress)
         spec = generation.build_spec(
             ready.model,
-            GeneratedImages([path for block in blocks for path in block.paths]),
+            reading.encoding.rows(),
             ready.encoder,
             plan.prompt_sets,
             plan.recipe,
             previous=plan.previous,
-            progress=lambda done, total: progress("encode", done, total),
         )
-        seeds = len(plan.recipe.seeds)
-        preview = generation.contact_sheet([block[::seeds] for block in blocks])
+        preview = reading.sheet.to_bytes()
     where = _put(order, spec, preview)
     if not keep_images:
         ready.journal.discard()
@@ -205,26 +207,48 @@ def _read_folder(folder: Path, ref: ModelRef) -> Spec | None:
         return None
 
 
-def _generate(ready: _Ready, progress: Progress) -> list[GeneratedImages]:
+class _Reading:
+    """A follower of the drawing: the embeddings of all pictures, and the sheet that shows them."""
+
+    def __init__(self, ready: _Ready, progress: Progress) -> None:
+        plan = ready.plan
+        self.encoding = generation.Encoding(
+            ready.encoder,
+            plan.images,
+            progress=lambda done, total: progress("encode", done, total),
+        )
+        self.sheet = generation.ContactSheet([len(block) for block in plan.prompt_sets])
+        self._seeds = len(plan.recipe.seeds)
+        self._taken = 0
+
+    def prepare(self, images: Sequence[Image.Image]) -> None:
+        self.encoding.prepare(images)
+        for image in images:
+            if self._taken % self._seeds == 0:
+                self.sheet.place(image)
+            self._taken += 1
+
+    def advance(self) -> None:
+        self.encoding.advance()
+
+
+def _generate(ready: _Ready, reading: _Reading, progress: Progress) -> None:
     """One block a prompt set, so that a developer's own prompts leave the default batches alone."""
-    blocks: list[GeneratedImages] = []
-    total, before = ready.plan.images, 0
-    for prompt_set in ready.plan.prompt_sets:
+    plan, before = ready.plan, 0
+    for prompt_set in plan.prompt_sets:
 
         def told(done: int, _: int, before: int = before) -> None:
-            progress("generate", before + done, total)
+            progress("generate", before + done, plan.images)
 
-        blocks.append(
-            generation.generate(
-                ready.pipeline,
-                prompt_set.prompts,
-                ready.plan.recipe,
-                journal=ready.journal,
-                progress=told,
-            )
+        images = generation.generate(
+            ready.pipeline,
+            prompt_set.prompts,
+            plan.recipe,
+            journal=ready.journal,
+            follower=reading,
+            progress=told,
         )
-        before += len(blocks[-1])
-    return blocks
+        before += len(images)
 
 
 def _old_preview(order: Order) -> bytes | None:

@@ -137,11 +137,23 @@ class OpenClipEncoder:
     def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """G: B images (converted to RGB where they are not) to float32 [B, D], raw."""
         rows = np.empty((len(images), self._ref.image_dim), dtype=np.float32)
+        for start in range(0, len(images), self.batch_size):
+            batch = images[start : start + self.batch_size]
+            rows[start : start + len(batch)] = self.encode_pixels(self.pixels(batch))
+        return rows
+
+    def pixels(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """What the image tower reads: B images, at least one, to float32 [B, 3, S, S]."""
+        stacked = torch.stack([self.transform(image.convert("RGB")) for image in images])
+        return np.asarray(stacked.numpy())
+
+    def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The image tower alone: float32 [B, 3, S, S] to float32 [B, D], raw."""
+        rows = np.empty((len(pixels), self._ref.image_dim), dtype=np.float32)
         with full_precision():
-            for start in range(0, len(images), self.batch_size):
-                batch = images[start : start + self.batch_size]
-                pixels = torch.stack([self.transform(image.convert("RGB")) for image in batch])
-                features = self.model.encode_image(pixels.to(self.device))
+            for start in range(0, len(pixels), self.batch_size):
+                batch = torch.from_numpy(pixels[start : start + self.batch_size])
+                features = self.model.encode_image(batch.to(self.device))
                 rows[start : start + len(batch)] = features.float().cpu().numpy()
         return rows
 

@@ -4,10 +4,11 @@ Importing this package loads neither torch nor diffusers; loading a model does.
 """
 
 from gmi_registry.generation.builder import build_spec, describe, draft_spec, redescribe
+from gmi_registry.generation.encoding import Encoding
 from gmi_registry.generation.images import GeneratedImages, generate, images_kept, noise_seed
 from gmi_registry.generation.journal import Journal
 from gmi_registry.generation.pipelines import Pipeline, default_device, load_pipeline
-from gmi_registry.generation.preview import contact_sheet
+from gmi_registry.generation.preview import ContactSheet, contact_sheet
 from gmi_registry.generation.prompt_limits import check_prompts
 from gmi_registry.generation.prompt_sets import (
     DEFAULT_PROMPT_SET,
@@ -19,6 +20,8 @@ from gmi_registry.generation.recipes import RecipeOverrides, default_recipe
 
 __all__ = [
     "DEFAULT_PROMPT_SET",
+    "ContactSheet",
+    "Encoding",
     "GeneratedImages",
     "Journal",
     "Pipeline",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import ValidationError
 
 from gmi_registry.errors import InputError
+from gmi_registry.generation.encoding import Towers
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import (
     DescribedModel,
@@ -24,61 +23,36 @@ from gmi_registry.spec import (
 )
 from gmi_registry.spec import build_spec as assemble
 
-__all__ = ["Towers", "build_spec", "describe", "draft_spec", "image_prompts", "redescribe"]
+__all__ = ["build_spec", "describe", "draft_spec", "image_prompts", "redescribe"]
 
-_AT_ONCE = 16
 _MAX_TAGS, _MAX_TAG = 200, 200
 _WEB = re.compile(r"https?://[!-~]+")
 
 
-class Towers(Protocol):
-    """The part of an encoder that is needed here; ``encoders.Encoder`` has it.
-
-    Of its own, since generation and encoders do not import each other.
-    """
-
-    @property
-    def ref(self) -> EncoderRef: ...
-
-    def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        """B RGB images to [B, D]."""
-        ...
-
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """B texts to [B, E]."""
-        ...
-
-
 def build_spec(
     model: ModelFiles,
-    images: Sequence[Image.Image],
+    image_embeddings: NDArray[np.float32],
     encoder: Towers,
     prompt_sets: Sequence[PromptSet],
     recipe: GenerationRecipe,
     *,
     previous: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Spec:
-    """Encode N pictures and P prompts (the paper's Eq. 5 and 6) and put the specification together.
+    """Encode P prompts (the paper's Eq. 6) and put the specification together.
 
-    ``images`` stand in the order of ``prompt_sets``, prompt by prompt, seed by seed. Embeddings
-    are raw and rounded to float16. ``previous`` is the digest of the specification that this one
-    replaces. ``progress`` is told (pictures encoded, pictures in all). Raises SpecFormatError
-    for embeddings that no specification may hold, InputError for a card that it cannot.
+    ``image_embeddings`` [N, D] are the rows of an :class:`Encoding` with ``encoder`` and stand in
+    the order of ``prompt_sets``, prompt by prompt, seed by seed. Embeddings are raw and rounded to
+    float16. ``previous`` is the digest of the specification that this one replaces. Raises
+    SpecFormatError for embeddings that no specification may hold, InputError for a card that it
+    cannot.
     """
     prompts = list(chain.from_iterable(prompt_set.prompts for prompt_set in prompt_sets))
-    encoded: list[NDArray[np.float32]] = []
-    progress(0, len(images))
-    for start in range(0, len(images), _AT_ONCE):
-        stop = min(start + _AT_ONCE, len(images))
-        encoded.append(encoder.encode_images(images[start:stop]))
-        progress(stop, len(images))
     return assemble(
         model=describe(model),
         encoder=encoder.ref,
         prompt_sets=prompt_sets,
         recipe=recipe,
-        image_embeddings=np.concatenate(encoded),
+        image_embeddings=image_embeddings,
         prompt_embeddings=encoder.encode_texts(prompts),
         image_prompt=image_prompts(prompt_sets, recipe),
         previous=previous,

@@ -1,24 +1,26 @@
-"""Pictures of prompts: drawn in fixed batches, each kept as soon as it is finished."""
+"""Pictures of prompts: drawn in fixed batches, each kept while the next is drawn."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from gmi_registry.errors import GenerationError
+from gmi_registry.generation.backlog import Backlog
 from gmi_registry.generation.journal import Journal
 from gmi_registry.generation.pipelines import ADAPTER, Pipeline, one_line
 from gmi_registry.spec import GenerationRecipe
 
-__all__ = ["GeneratedImages", "generate", "images_kept", "noise_seed"]
+__all__ = ["Follower", "GeneratedImages", "generate", "images_kept", "noise_seed"]
 
 Pair = tuple[str, int]
 
@@ -42,6 +44,26 @@ class GeneratedImages(Sequence[Image.Image]):
         return _open(self.paths[index])
 
 
+class Follower(Protocol):
+    """What makes something of the pictures while more of them are drawn."""
+
+    def prepare(self, images: Sequence[Image.Image]) -> None:
+        """Take the next RGB pictures; on another thread than the drawing, which goes on."""
+        ...
+
+    def advance(self) -> None:
+        """Do what needs the drawing to pause, such as to use its device; between two batches."""
+        ...
+
+
+class _Nobody:
+    def prepare(self, images: Sequence[Image.Image]) -> None:
+        pass
+
+    def advance(self) -> None:
+        pass
+
+
 def noise_seed(prompt: str, seed: int) -> int:
     """The generator's seed for one picture: 63 bits of SHA-256 over seed, newline and prompt.
 
@@ -58,15 +80,20 @@ def generate(
     recipe: GenerationRecipe,
     *,
     journal: Journal,
+    follower: Follower | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> GeneratedImages:
     """Draw each prompt once a seed, prompt by prompt; [prompts x seeds] pictures.
 
     Batches begin at fixed places and are kept in ``journal`` one by one, so a run that was
     interrupted (Ctrl-C, a kill, a full disk) goes on where it stopped, with the bytes that an
-    uninterrupted run gives. ``progress`` is told (pictures done, pictures in all) at the start
-    and after each batch. Raises GenerationError for a model that fails or gives no finite
-    pixels, and for a journal that cannot be written.
+    uninterrupted run gives. A batch is written while the next is drawn, and only a kill loses it.
+    ``follower`` is handed all pictures in their order, those that were kept already too; in memory
+    are those of two batches, however many there are. ``progress`` is told (pictures done, pictures
+    in all) at the start and as each batch is drawn.
+
+    Raises GenerationError for a model that fails or gives no finite pixels, and for a journal that
+    cannot be written; whatever ``follower`` raises. Batches drawn before are kept.
     """
     batches = _batches(prompts, recipe)
     found = [journal.find(batch) for batch in batches]
@@ -75,12 +102,31 @@ def generate(
     progress(done, total)
     if recipe.lora_scale is not None:
         pipeline.set_adapters([ADAPTER], [recipe.lora_scale])
-    for position, batch in enumerate(batches):
-        if found[position] is None:
-            found[position] = journal.keep(batch, _draw(pipeline, batch, recipe))
-            done += len(batch)
-            progress(done, total)
-    return GeneratedImages(tuple(chain.from_iterable(paths for paths in found if paths)))
+    follower = _Nobody() if follower is None else follower
+    with Backlog() as backlog:
+        for position, batch in enumerate(batches):
+            paths = found[position]
+            if paths is not None:
+                backlog.put(partial(_hand_on, paths, follower))
+            else:
+                images = _draw(pipeline, batch, recipe)
+                backlog.put(partial(_keep, journal, batch, images, follower))
+                done += len(batch)
+                progress(done, total)
+            follower.advance()
+    return GeneratedImages(tuple(chain.from_iterable(map(journal.paths, batches))))
+
+
+def _keep(
+    journal: Journal, batch: Sequence[Pair], images: Sequence[Image.Image], follower: Follower
+) -> None:
+    # First, so that nothing drawn is lost where the follower fails.
+    journal.keep(batch, images)
+    follower.prepare(images)
+
+
+def _hand_on(paths: Sequence[Path], follower: Follower) -> None:
+    follower.prepare(GeneratedImages(paths)[:])
 
 
 def images_kept(journal: Journal, prompts: Sequence[str], recipe: GenerationRecipe) -> int:

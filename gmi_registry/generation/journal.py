@@ -38,7 +38,7 @@ class Journal:
 
     def find(self, batch: Sequence[tuple[str, int]]) -> tuple[Path, ...] | None:
         """The PNG files of a batch of (prompt, seed) pairs, or None unless all are there, whole."""
-        paths = self._paths(batch)
+        paths = self.paths(batch)
         try:
             for path in paths:
                 with Image.open(path) as image:
@@ -54,7 +54,7 @@ class Journal:
 
         Raises GenerationError where the disk is full or the folder cannot be written.
         """
-        paths = self._paths(batch)
+        paths = self.paths(batch)
         scratch: Path | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,8 @@ class Journal:
         """Remove all batches of this run, and what a killed run left unfinished."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _paths(self, batch: Sequence[tuple[str, int]]) -> tuple[Path, ...]:
+    def paths(self, batch: Sequence[tuple[str, int]]) -> tuple[Path, ...]:
+        """Where the PNG files of a batch lie, once they are there."""
         # The whole batch names the folder: its make-up can change the last bits of a picture.
         folder = self.folder / canonical_digest([list(pair) for pair in batch])[:32]
         return tuple(folder / f"{position:04d}.png" for position in range(len(batch)))

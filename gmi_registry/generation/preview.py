@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
+from itertools import chain, repeat
 
 from PIL import Image
 
 from gmi_registry.errors import InputError
 
-__all__ = ["contact_sheet"]
+__all__ = ["ContactSheet", "contact_sheet"]
 
 _CELL = 128
 _GAP = 8
@@ -22,37 +23,65 @@ _MOST = 200
 _QUALITY = 82
 
 
-def contact_sheet(blocks: Sequence[Sequence[Image.Image]]) -> bytes:
-    """A WebP picture with one grid a block, all of one column width, on white.
+class ContactSheet:
+    """A picture with one grid a block, all of one column width, on white, filled as pictures come.
 
-    ``blocks`` are pictures in the order of their prompts, e.g. one block a prompt set; of more
-    than 200 pictures in a block the first 200 are shown. Pictures are fitted into squares of 128
-    pixels. The same pictures give the same bytes (under one version of Pillow). Raises
-    InputError without a picture.
+    ``blocks`` are the numbers of pictures, in the order of their prompts, e.g. one block a prompt
+    set; of more than 200 pictures in a block the first 200 are shown. Pictures are fitted into
+    squares of 128 pixels. Raises InputError without a picture.
     """
-    shown = [block[:_MOST] for block in blocks if len(block)]
-    if not shown:
-        raise InputError("a contact sheet needs at least one picture")
-    columns = _columns(len(shown[0]))
-    rows = [math.ceil(len(block) / columns) for block in shown]
-    step = _CELL + _GAP
-    sheet = Image.new(
-        "RGB",
-        (
-            2 * _MARGIN + columns * step - _GAP,
-            2 * _MARGIN + sum(count * step - _GAP for count in rows) + _BETWEEN * (len(rows) - 1),
-        ),
-        _PAPER,
-    )
-    top = _MARGIN
-    for block, count in zip(shown, rows, strict=True):
-        for position, image in enumerate(block):
-            row, column = divmod(position, columns)
-            _place(sheet, image, _MARGIN + column * step, top + row * step)
-        top += count * step - _GAP + _BETWEEN
-    stream = BytesIO()
-    sheet.save(stream, "WEBP", quality=_QUALITY, method=4)
-    return stream.getvalue()
+
+    def __init__(self, blocks: Sequence[int]) -> None:
+        shown = [min(count, _MOST) for count in blocks if count]
+        if not shown:
+            raise InputError("a contact sheet needs at least one picture")
+        columns = _columns(shown[0])
+        rows = [math.ceil(count / columns) for count in shown]
+        step = _CELL + _GAP
+        self._sheet = Image.new(
+            "RGB",
+            (
+                2 * _MARGIN + columns * step - _GAP,
+                2 * _MARGIN
+                + sum(count * step - _GAP for count in rows)
+                + _BETWEEN * (len(rows) - 1),
+            ),
+            _PAPER,
+        )
+        self._places = self._cells(blocks, columns)
+
+    def place(self, image: Image.Image) -> None:
+        """Show the next picture, of the first block or else of the one that is not full yet."""
+        cell = next(self._places)
+        if cell is not None:
+            _place(self._sheet, image, *cell)
+
+    def to_bytes(self) -> bytes:
+        """WebP. The same pictures give the same bytes (under one version of Pillow)."""
+        stream = BytesIO()
+        self._sheet.save(stream, "WEBP", quality=_QUALITY, method=4)
+        return stream.getvalue()
+
+    @staticmethod
+    def _cells(blocks: Sequence[int], columns: int) -> Iterator[tuple[int, int] | None]:
+        """Left and top of each picture in turn; None for one that is not shown."""
+        step = _CELL + _GAP
+        top = _MARGIN
+        for count in filter(None, blocks):
+            shown = min(count, _MOST)
+            for position in range(shown):
+                row, column = divmod(position, columns)
+                yield _MARGIN + column * step, top + row * step
+            yield from repeat(None, count - shown)
+            top += math.ceil(shown / columns) * step - _GAP + _BETWEEN
+
+
+def contact_sheet(blocks: Sequence[Sequence[Image.Image]]) -> bytes:
+    """A whole :class:`ContactSheet` of pictures that are all there, as WebP."""
+    sheet = ContactSheet([len(block) for block in blocks])
+    for image in chain.from_iterable(blocks):
+        sheet.place(image)
+    return sheet.to_bytes()
 
 
 def _columns(count: int) -> int:

@@ -21,6 +21,7 @@ from gmi_registry.encoders import load_encoder
 from gmi_registry.encoders import weights as weights_module
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.errors import AuthError, GmiError, HubError, InputError, OfflineError
+from gmi_registry.generation.encoding import TowersApart
 
 REVISION = "0" * 40
 
@@ -71,6 +72,14 @@ def test_embeddings_are_those_of_open_clip_and_raw(folder: Path, encoder: OpenCl
         encoder.encode_texts(["a hot pepper"]), expected_text, rtol=1e-5, atol=1e-6
     )
     assert abs(float(np.linalg.norm(image_embeddings)) - 1) > 0.01
+
+
+def test_pixels_made_apart_give_the_same_bytes(encoder: OpenClipEncoder) -> None:
+    assert isinstance(encoder, TowersApart)
+    images = pictures(9)
+    pixels = np.concatenate([encoder.pixels(images[:4]), encoder.pixels(images[4:])])
+    assert (pixels.dtype, pixels.shape[:2]) == (np.float32, (9, 3))
+    assert encoder.encode_pixels(pixels).tobytes() == encoder.encode_images(images).tobytes()
 
 
 def test_shapes_batches_and_repeats(encoder: OpenClipEncoder) -> None:

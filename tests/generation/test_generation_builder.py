@@ -11,7 +11,7 @@ from tiny_models import model_files
 
 from gmi_registry import __version__
 from gmi_registry.errors import InputError, SpecFormatError
-from gmi_registry.generation import build_spec, contact_sheet, describe, draft_spec
+from gmi_registry.generation import Encoding, build_spec, contact_sheet, describe, draft_spec
 from gmi_registry.spec import GenerationRecipe, PromptSet, Sampler, WeightFile, encode_spec
 
 SETS = (PromptSet("default", 1, ("a cat", "snow")), PromptSet("own", 1, ("a dog",)))
@@ -40,17 +40,19 @@ def model(tmp_path):
     return replace(found, url="file:///tmp/x")
 
 
+def encoded(images, encoder=None, **settings):
+    encoding = Encoding(encoder or GreyEncoder(), len(images), **settings)
+    encoding.prepare(images)
+    return encoding.rows()
+
+
+def built(model, encoder=None):
+    rows = encoded(pictures(6), encoder)
+    return build_spec(model, rows, GreyEncoder(), SETS, recipe_with(), previous="1" * 64)
+
+
 def test_rows_stand_by_prompt_set_prompt_and_seed(model):
-    told = []
-    spec = build_spec(
-        model,
-        pictures(6),
-        GreyEncoder(),
-        SETS,
-        recipe_with(),
-        previous="1" * 64,
-        progress=lambda *counts: told.append(counts),
-    )
+    spec = built(model)
     assert spec.image_prompt.tolist() == [0, 0, 1, 1, 2, 2]
     assert [block.rows for block in spec.manifest.prompt_sets] == [(0, 4), (4, 6)]
     expected = GreyEncoder().encode_images(pictures(6)).astype(np.float16)
@@ -59,22 +61,6 @@ def test_rows_stand_by_prompt_set_prompt_and_seed(model):
     assert np.array_equal(spec.prompt_embeddings, texts)
     assert spec.manifest.previous == "1" * 64
     assert spec.manifest.tool.version == __version__
-    assert told == [(0, 6), (6, 6)]
-
-
-def test_many_pictures_are_encoded_a_few_at_a_time(model):
-    sizes = []
-
-    class Counting(GreyEncoder):
-        def encode_images(self, images):
-            sizes.append(len(images))
-            return super().encode_images(images)
-
-    prompts = PromptSet("many", 1, tuple(f"thing {n}" for n in range(40)))
-    build_spec(
-        model, pictures(6) * 7, Counting(), [PromptSet("d", 1, prompts.prompts[:21])], recipe_with()
-    )
-    assert sizes == [16, 16, 10]
 
 
 def test_the_description_keeps_what_the_format_can_hold(model):
@@ -130,8 +116,8 @@ def test_a_checkpoint_has_no_base_weights_whatever_it_was_made_from(tmp_path, mo
 
 def test_a_draft_of_a_lora_is_as_large_as_the_real_thing(tmp_path, model):
     lora = model_files(folder_with(tmp_path / "own", "w"), "tiny/own", "lora", base=model)
-    spec = build_spec(lora, pictures(6), GreyEncoder(), SETS, recipe_with())
-    draft = draft_spec(lora, GreyEncoder.ref, SETS, recipe_with())
+    spec = built(lora)
+    draft = draft_spec(lora, GreyEncoder.ref, SETS, recipe_with(), previous="1" * 64)
     assert spec.manifest.model.base_weights == draft.manifest.model.base_weights == model.weights
     assert [len(part) for part in encode_spec(draft)] == [len(part) for part in encode_spec(spec)]
 
@@ -150,8 +136,8 @@ def test_too_many_weight_files_are_not_blamed_on_the_card(tmp_path, model, field
 
 
 def test_a_draft_is_as_large_as_the_real_thing(model):
-    spec = build_spec(model, pictures(6), GreyEncoder(), SETS, recipe_with())
-    draft = draft_spec(model, GreyEncoder.ref, SETS, recipe_with())
+    spec = built(model)
+    draft = draft_spec(model, GreyEncoder.ref, SETS, recipe_with(), previous="1" * 64)
     assert [len(part) for part in encode_spec(draft)] == [len(part) for part in encode_spec(spec)]
 
 
@@ -161,7 +147,7 @@ def test_an_encoder_that_gives_rubbish_is_refused(model):
             return super().encode_images(images) * np.nan
 
     with pytest.raises(SpecFormatError):
-        build_spec(model, pictures(6), Broken(), SETS, recipe_with())
+        built(model, Broken())
 
 
 def sheet_of(blocks):

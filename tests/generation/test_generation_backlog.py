@@ -1,0 +1,62 @@
+"""The second thread: in order, one at a time, and nothing that was put is lost."""
+
+import threading
+
+import pytest
+
+from gmi_registry.generation.backlog import Backlog
+
+
+def test_work_is_done_elsewhere_in_order():
+    done = []
+    with Backlog() as backlog:
+        for number in range(5):
+            backlog.put(lambda number=number: done.append((number, threading.get_ident())))
+    assert [number for number, _ in done] == [0, 1, 2, 3, 4]
+    (thread,) = {thread for _, thread in done}
+    assert thread != threading.get_ident()
+
+
+def test_no_more_than_one_piece_is_behind():
+    gate, begun = threading.Event(), []
+    with Backlog() as backlog:
+        backlog.put(lambda: begun.append(gate.wait(10)))
+        threading.Timer(0.05, gate.set).start()
+        backlog.put(lambda: None)
+        assert begun == [True]
+
+
+def through(*pieces, error=None):
+    with Backlog() as backlog:
+        for piece in pieces:
+            backlog.put(piece)
+        if error is not None:
+            raise error
+
+
+def refuse():
+    raise RuntimeError("full")
+
+
+def test_an_error_is_raised_by_the_next_piece_or_at_the_end():
+    done = []
+    with pytest.raises(RuntimeError, match="full"):
+        through(refuse, lambda: done.append("after an error"))
+    assert done == []
+    with pytest.raises(RuntimeError, match="full"):
+        through(refuse)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError])
+def test_what_was_put_is_finished_whatever_ends_the_block(kind):
+    gate, done = threading.Event(), []
+    threading.Timer(0.05, gate.set).start()
+    with pytest.raises(kind):
+        through(lambda: done.append(gate.wait(10)), error=kind())
+    assert done == [True]
+    assert not [it for it in threading.enumerate() if it.name.startswith("backlog")]
+
+
+def test_the_block_s_own_error_comes_before_that_of_the_work():
+    with pytest.raises(ValueError, match="mine"):
+        through(refuse, error=ValueError("mine"))

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.speed import curves
+from benchmarks.speed.clock import ratio
 from benchmarks.speed.loop import plain_on
 from benchmarks.speed.market import Market
 from benchmarks.speed.record import Row, machine, written
@@ -43,6 +44,7 @@ except ImportError as error:
 _MODELS = (100, 300, 1_000, 3_000, 10_000)
 _PART = 500
 _QUERIES = 64
+_LOOP = "images: plain loop of Eq. 9"
 _PACKAGES = ("numpy", "torch", "faiss-cpu", "usearch")
 
 
@@ -104,7 +106,7 @@ def own_works(hub: Hub, threads: int) -> dict[str, Work]:
     kept = means.means.nbytes + means.lengths.nbytes + means.factor.nbytes
     some = hub.images[:_PART]
     return {
-        "images: plain loop of Eq. 9": Work(
+        _LOOP: Work(
             lambda: plain_on(threads, some, hub.weights[0], hub.queries[0], GAMMA),
             len(some),
             {"kept_mb": images / 1e6},
@@ -138,7 +140,7 @@ def vector_works(hub: Hub) -> dict[str, Work]:
     # As many images as ten models have.
     for name, rows in nearest_images(hub.images, COUNT * hub.images.shape[1]).items():
         facts = {"kept_mb": rows.kept / 1e6, "build_s": rows.seconds}
-        works[f"images: nearest images, {name}"] = Work(partial(rows.search, query), facts=facts)
+        works[f"images: {name}"] = Work(partial(rows.search, query), facts=facts)
     return works
 
 
@@ -191,12 +193,14 @@ def measured(
         works = own_works(hub, threads) | market | vector_works(hub)
         times = warmed({name: work.call for name, work in works.items()}, rounds)
     models = len(hub.images)
+    parts = {name: work.timed_models or models for name, work in works.items()}
+    whole = {name: [each * models / parts[name] for each in times[name]] for name in works}
     rows = []
     for name, work in works.items():
-        part = work.timed_models or models
-        seconds = [second * models / part for second in times[name]]
-        scaled = part if part < models else None
-        rows.append(Row.of(name, models, seconds, timed_models=scaled, **work.facts))
+        facts = work.facts | {"loop_ratio": ratio(whole, _LOOP, name)}
+        if parts[name] < models:
+            facts["timed_models"] = parts[name]
+        rows.append(Row.of(name, models, whole[name], **facts))
     return rows, versions
 
 
@@ -205,15 +209,15 @@ def table(rows: Sequence[Row]) -> str:
     numbers = sorted({row.models for row in rows})
     by_place = {(row.work, row.models): row for row in rows}
     heads = [f"{number:,}" for number in numbers]
-    lines = ["| work | " + " | ".join([*heads, "MB kept", "built in s", "recall"]) + " |"]
-    lines.append("|---" * (len(numbers) + 4) + "|")
+    heads += ["times the loop", "MB kept", "built in s", "recall"]
+    lines = [f"| work | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for work in dict.fromkeys(row.work for row in rows):
         found = [by_place.get((work, number)) for number in numbers]
         cells = [
             "" if row is None else f"{row.median_ms:.3g} ({row.least_ms:.3g})" for row in found
         ]
         last = [row for row in found if row is not None][-1]
-        for value in (last.kept_mb, last.build_s, last.recall):
+        for value in (last.loop_ratio, last.kept_mb, last.build_s, last.recall):
             cells.append("" if value is None else f"{value:.3g}")
         lines.append(f"| {work} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -86,7 +86,7 @@ def nearest_images(images: np.ndarray, count: int) -> dict[str, Neighbours]:
 
         return Neighbours(search, flat.nbytes, seconds)
 
-    return {f"faiss flat, {_counted(threads)}": searched(threads) for threads in _threads()}
+    return {f"faiss nearest, {_counted(threads)}": searched(threads) for threads in _threads()}
 
 
 def _threads() -> list[int]:

@@ -22,7 +22,8 @@ class Row:
 
     ``timed_models``: of so many models it was timed, and the rest is their share. ``kept_mb`` is
     what has to stay in memory, ``build_s`` what an index took to make, ``recall`` the share of the
-    first ten by the same score that it finds.
+    first ten by the same score that it finds; ``loop_ratio`` how many times as long the plain loop
+    took, the median over turns.
     """
 
     work: str
@@ -33,6 +34,7 @@ class Row:
     kept_mb: float | None = None
     build_s: float | None = None
     recall: float | None = None
+    loop_ratio: float | None = None
 
     @classmethod
     def of(cls, work: str, models: int, seconds: Sequence[float], **others: Any) -> Row:

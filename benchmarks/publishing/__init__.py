@@ -1,0 +1,1 @@
+"""What publishing costs beside the bare loop that draws the same pictures."""

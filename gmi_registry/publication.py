@@ -15,7 +15,10 @@ __all__ = ["Order", "Outcome", "Progress", "Publication", "Stage"]
 
 Stage = Literal["check", "generate", "encode", "write"]
 Progress = Callable[[Stage, int, int], None]
-"""Told (stage, done, total): steps in ``check`` and ``write``, pictures in the other two."""
+"""Told (stage, done, total): steps in ``check`` and ``write``, pictures in the other two.
+
+Those two go on side by side.
+"""
 
 Outcome = Literal["published", "up to date", "planned"]
 

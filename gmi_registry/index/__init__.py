@@ -5,15 +5,10 @@ from gmi_registry.index.catalogue import SpecIndex
 from gmi_registry.index.comparison import answer
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.filters import Filters
+from gmi_registry.index.image_question import ImageQuestion, Wording
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
-from gmi_registry.index.question import (
-    ImageQuestion,
-    ModelQuestion,
-    Question,
-    TextQuestion,
-    Wording,
-)
+from gmi_registry.index.question import ModelQuestion, Question, TextQuestion
 from gmi_registry.index.result import (
     FoldedVersion,
     GroupRanking,

@@ -14,9 +14,10 @@ from gmi_registry.index.crew import in_order
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.filters import Filters
 from gmi_registry.index.group import Group
+from gmi_registry.index.image_question import ImageQuestion
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
-from gmi_registry.index.question import ImageQuestion, Question
+from gmi_registry.index.question import Question
 from gmi_registry.index.result import Ranking, SkippedSpec
 from gmi_registry.index.selection import Selection
 from gmi_registry.index.source import SpecSource

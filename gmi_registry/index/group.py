@@ -75,6 +75,9 @@ class MemoryStack:
     def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
         return self.image_embeddings if rows is None else self.image_embeddings[as_rows(rows)]
 
+    def portions(self, rows: Sequence[int]) -> Sequence[NDArray[np.intp]]:
+        return [np.arange(len(rows))]
+
     def at_hand(self, rows: Sequence[int]) -> bool:
         return True
 

@@ -92,6 +92,11 @@ class Stack(Protocol):
         """The images of the members at ``rows`` [R], None for all: [R, N, D]."""
         ...
 
+    def portions(self, rows: Sequence[int]) -> Sequence[NDArray[np.intp]]:
+        """Places in ``rows`` [R], all of them in portions that should be read at once: one unless
+        they would take more memory than there may be."""
+        ...
+
     def at_hand(self, rows: Sequence[int]) -> bool:
         """Whether the images of these members are on this machine, so that they may be shown for
         the asking. A ranking that needs them asks for them all the same."""

@@ -20,6 +20,7 @@ def large(monkeypatch):
     """Groups of 50 are large ones, and few distances are enough."""
     monkeypatch.setattr(stack, "FRAMED_MODELS", 50)
     monkeypatch.setattr(leading, "_MANY", 50)
+    monkeypatch.setattr(stack, "_AT_ONCE", 40)
     monkeypatch.setattr(coarse, "_FIRST", 16)
     monkeypatch.setattr(coarse, "_EACH", 1)
 

@@ -17,8 +17,9 @@ from gmi_registry.errors import (
     SpecNotFoundError,
 )
 from gmi_registry.index.filters import Filters
+from gmi_registry.index.image_question import ImageQuestion
 from gmi_registry.index.key import ComparabilityKey
-from gmi_registry.index.question import ImageQuestion, Question
+from gmi_registry.index.question import Question
 from gmi_registry.index.ranked import ranked
 from gmi_registry.index.result import GroupRanking
 from gmi_registry.index.selection import Selection

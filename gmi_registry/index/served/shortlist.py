@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from gmi_registry.errors import UnsupportedOperationError
 from gmi_registry.index.entry import IndexEntry
+from gmi_registry.index.image_question import ImageQuestion
 from gmi_registry.index.key import ComparabilityKey
-from gmi_registry.index.question import ImageQuestion, PromptValues
+from gmi_registry.index.question import PromptValues
 from gmi_registry.index.served.facts import Facts
 from gmi_registry.index.stack import Stack
 from gmi_registry.scoring import Candidates, WithinScatter
@@ -73,6 +74,9 @@ class Shortlist:
     def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
         chosen = range(len(self.entries)) if rows is None else rows
         return self.fetch([self.entries[row].model for row in chosen])
+
+    def portions(self, rows: Sequence[int]) -> Sequence[NDArray[np.intp]]:
+        return [np.arange(len(rows))]
 
     def at_hand(self, rows: Sequence[int]) -> bool:
         return True

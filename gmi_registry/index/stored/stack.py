@@ -17,6 +17,7 @@ from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.filters import Filters
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.index.selection import as_rows
 from gmi_registry.index.standing import Standing
 from gmi_registry.index.stored.delivery import Delivery
 from gmi_registry.index.stored.entries import StoredEntries
@@ -34,6 +35,8 @@ from gmi_registry.spec import EncoderRef
 __all__ = ["StoredStack"]
 
 _MOST_MAPS = 256
+# Models whose images are in memory at a time.
+_AT_ONCE = 1024
 
 _log = logging.getLogger(__name__)
 
@@ -162,6 +165,19 @@ class StoredStack:
     def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
         places = np.arange(len(self)) if rows is None else np.asarray(rows, np.intp)
         return self._gathered("images", places, np.float16)
+
+    def portions(self, rows: Sequence[int]) -> Sequence[NDArray[np.intp]]:
+        if len(rows) <= _AT_ONCE:
+            return [np.arange(len(rows))]
+        # Those of a part lie together.
+        parts = self._part[as_rows(rows)]
+        order = np.argsort(parts, kind="stable")
+        ends = np.flatnonzero(np.diff(parts[order])) + 1
+        return [
+            whole[start : start + _AT_ONCE]
+            for whole in np.split(order, ends)
+            for start in range(0, len(whole), _AT_ONCE)
+        ]
 
     def at_hand(self, rows: Sequence[int]) -> bool:
         parts = np.unique(self._part[np.asarray(rows, np.intp)]).tolist()

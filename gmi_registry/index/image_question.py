@@ -1,0 +1,151 @@
+"""What may be asked by images: which models make such?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmi_registry.errors import InputError
+from gmi_registry.index.question import PromptValues, TextQuestion, by_portions, check_width
+from gmi_registry.index.selection import as_rows
+from gmi_registry.index.stack import Estimator, Stack
+from gmi_registry.scoring import DEFAULT_SCORE, SCORES, Query, Score
+from gmi_registry.scoring.coarse import settled
+from gmi_registry.scoring.confidence import confidences
+from gmi_registry.scoring.contrast import contrasted, innocence
+from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.ranking import best_prompts
+from gmi_registry.scoring.whitened import whitened_means
+from gmi_registry.scoring.wording import worded_distances
+from gmi_registry.spec import ModelRef
+
+__all__ = ["ImageQuestion", "Wording"]
+
+
+@dataclass(frozen=True, eq=False)
+class Wording:
+    """Words for how images should look: ``embedding`` [E] is T(text), raw, and ``logit_scale`` the
+    encoder's, which says how much a cosine to a text counts."""
+
+    embedding: Floats
+    logit_scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class ImageQuestion:
+    """Which models make images like those of ``query``, and unlike those of ``unwanted``?
+
+    ``unwanted`` and ``style`` are for the default score alone: only its distances speak of chances,
+    in which pictures against and words can be weighed. Raises InputError for them elsewhere.
+    """
+
+    query: Query
+    score: Score
+    unwanted: Query | None = None
+    style: Wording | None = None
+
+    def __post_init__(self) -> None:
+        if not (self._speaks_of_chances or (self.style is None and self.unwanted is None)):
+            raise InputError(
+                "unwanted images, and words for the style, go with the default score alone",
+                hint="leave them out, or the score",
+            )
+
+    @property
+    def _speaks_of_chances(self) -> bool:
+        return self.score is SCORES[DEFAULT_SCORE]
+
+    @property
+    def encoder_id(self) -> str:
+        return self.query.encoder_id
+
+    @property
+    def about(self) -> ModelRef | None:
+        return None
+
+    def distances(self, stack: Stack, rows: Sequence[int], *, nearest: int | None = None) -> Floats:
+        _check_lengths(stack, self.query)
+        if nearest is not None and self._may_be_estimated:
+            estimator = stack.estimator
+            if estimator is not None:
+                return self._settled(estimator, stack, rows, nearest)
+        distances = self._of(self.query, stack, rows)
+        images = len(self.query.image_embeddings)
+        if self.unwanted is not None:
+            _check_lengths(stack, self.unwanted)
+            # All members are suspects, whatever a filter leaves, so that a filter changes nothing.
+            everybody = range(len(stack.names))
+            suspects = [self._of(each, stack, everybody) for each in self.unwanted.each()]
+            innocent = innocence(np.stack(suspects), temperature=stack.temperature)
+            chosen = innocent[as_rows(rows)]
+            distances = contrasted(distances, chosen, images, temperature=stack.temperature)
+        if self.style is not None:
+            distances = worded_distances(
+                distances,
+                TextQuestion(self.style.embedding, self.encoder_id).distances(stack, rows),
+                images,
+                temperature=stack.temperature,
+                logit_scale=self.style.logit_scale,
+            )
+        return distances
+
+    @property
+    def _may_be_estimated(self) -> bool:
+        return self._speaks_of_chances and self.unwanted is None and self.style is None
+
+    def _settled(
+        self, estimator: Estimator, stack: Stack, rows: Sequence[int], nearest: int
+    ) -> Floats:
+        """Estimates without the prompt, and distances with it of those that matter."""
+        images, concentration = self.query.image_embeddings, 1 / len(stack.image_prompt)
+        members = as_rows(rows)
+
+        def exact(chosen: NDArray[np.intp]) -> Floats:
+            few = members[chosen].tolist()
+            if self.query.has_prompts:
+                return self.score(stack.candidates(few), self.query)
+            return estimator.distances(few, images, concentration)
+
+        return settled(estimator.estimates(rows, images, concentration), exact, nearest)
+
+    def _of(self, query: Query, stack: Stack, rows: Sequence[int]) -> Floats:
+        if not self._speaks_of_chances or query.has_prompts:
+            return by_portions(
+                stack, rows, lambda portion: self.score(stack.candidates(portion), query)
+            )
+        chosen = None if len(rows) == len(stack.names) else as_rows(rows)
+        means, places = whitened_means(stack.means, stack.scatter, chosen)
+        concentration = 1 / len(stack.image_prompt)
+        return np.asarray(
+            means.distances(query.image_embeddings, concentration, places).mean(axis=0)
+        )
+
+    def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
+        if not self._speaks_of_chances:
+            return None
+        images = len(self.query.image_embeddings)
+        return confidences(distances, images, temperature=stack.temperature)
+
+    def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
+        weights = self.query.weights(stack.prompt_embeddings, stack.image_prompt)
+        return [
+            best_prompts(
+                images,
+                weights,
+                self.query.image_embeddings,
+                stack.image_prompt,
+                len(stack.prompt_embeddings),
+                stack.key.gamma,
+                count=count,
+            )
+            for images in stack.images(rows)
+        ]
+
+
+def _check_lengths(stack: Stack, query: Query) -> None:
+    check_width("image", stack.means, query.image_embeddings, query.encoder_id)
+    if query.prompt_embeddings is not None:
+        check_width("prompt", stack.prompt_embeddings, query.prompt_embeddings, query.encoder_id)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gmi_registry.errors import InputError
 from gmi_registry.index.question import PromptValues, TextQuestion, by_portions, check_width
 from gmi_registry.index.selection import as_rows
-from gmi_registry.index.stack import Estimator, Stack
+from gmi_registry.index.stack import Stack
 from gmi_registry.scoring import DEFAULT_SCORE, SCORES, Query, Score
 from gmi_registry.scoring.coarse import settled
 from gmi_registry.scoring.confidence import confidences
@@ -69,9 +69,7 @@ class ImageQuestion:
     def distances(self, stack: Stack, rows: Sequence[int], *, nearest: int | None = None) -> Floats:
         _check_lengths(stack, self.query)
         if nearest is not None and self._may_be_estimated:
-            estimator = stack.estimator
-            if estimator is not None:
-                return self._settled(estimator, stack, rows, nearest)
+            return self._nearest(stack, rows, nearest)
         distances = self._of(self.query, stack, rows)
         images = len(self.query.image_embeddings)
         if self.unwanted is not None:
@@ -96,26 +94,34 @@ class ImageQuestion:
     def _may_be_estimated(self) -> bool:
         return self._speaks_of_chances and self.unwanted is None and self.style is None
 
-    def _settled(
-        self, estimator: Estimator, stack: Stack, rows: Sequence[int], nearest: int
-    ) -> Floats:
-        """Estimates without the prompt, and distances with it of those that matter."""
+    def _nearest(self, stack: Stack, rows: Sequence[int], count: int) -> Floats:
+        """Means for all without the prompt, nearly where they are many; with the prompt, for which
+        images have to be read, those that matter."""
+        estimator = stack.estimator
         images, concentration = self.query.image_embeddings, 1 / len(stack.image_prompt)
         members = as_rows(rows)
 
-        def exact(chosen: NDArray[np.intp]) -> Floats:
+        def measured(chosen: NDArray[np.intp]) -> Floats:
             few = members[chosen].tolist()
             if self.query.has_prompts:
-                return self.score(stack.candidates(few), self.query)
+                return self._of(self.query, stack, few)
+            assert estimator is not None
             return estimator.distances(few, images, concentration)
 
-        return settled(estimator.estimates(rows, images, concentration), exact, nearest)
+        if estimator is not None:
+            return settled(estimator.estimates(rows, images, concentration), measured, count)
+        unprompted = self._by_means(self.query, stack, rows)
+        return settled(unprompted, measured, count) if self.query.has_prompts else unprompted
 
     def _of(self, query: Query, stack: Stack, rows: Sequence[int]) -> Floats:
         if not self._speaks_of_chances or query.has_prompts:
             return by_portions(
                 stack, rows, lambda portion: self.score(stack.candidates(portion), query)
             )
+        return self._by_means(query, stack, rows)
+
+    @staticmethod
+    def _by_means(query: Query, stack: Stack, rows: Sequence[int]) -> Floats:
         chosen = None if len(rows) == len(stack.names) else as_rows(rows)
         means, places = whitened_means(stack.means, stack.scatter, chosen)
         concentration = 1 / len(stack.image_prompt)

@@ -16,8 +16,8 @@ from gmi_registry.scoring.kernels import Floats
 
 __all__ = ["Leading"]
 
-# Fewer are put in order as a whole.
-_MANY = 20_000
+# Fewer are put in order as a whole. More than a server ever hands over, whose names are in none.
+_MANY = 5000
 # Of each model several versions may be among the nearest, which are shown as one.
 _ROOM = 4
 

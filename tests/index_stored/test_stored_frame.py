@@ -75,6 +75,25 @@ def test_hits_are_those_of_the_index_in_memory(rows, folder, cache, filters, pro
     assert len(frames(cache)) == 1
 
 
+def test_a_prompt_reads_the_images_of_few_models_alone(rows, folder, cache, monkeypatch):
+    """Also where means are few enough to be read."""
+    monkeypatch.setattr(stack, "FRAMED_MODELS", 1000)
+    read = []
+    original = stack.StoredStack.images
+
+    def counted(self, chosen=None):
+        read.append(len(chosen))
+        return original(self, chosen)
+
+    monkeypatch.setattr(stack.StoredStack, "images", counted)
+    memory, question = in_memory(rows), ImageQuestion(query(8, prompt="x"), SCORES["default"])
+    with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
+        asked = {"top": 3, "best_prompts": 0, "filters": Filters(tags=("icon",), kind="lora")}
+        alike(memory.answer(question, **asked), Opened(index).answer(question, **asked))
+        assert index.groups[0].estimator is None
+    assert 0 < sum(read) < 134 / 2
+
+
 def test_versions_that_are_far_away_are_named(rows, folder, cache):
     """Civitai's three models have 44 versions each, more than are looked at."""
     memory = in_memory(rows)

@@ -24,7 +24,7 @@ _FACTOR = 8
 
 
 def make_hub(folder: Path, side: int) -> LocalHub:
-    """A hub with one model, of 23 million parameters, that draws ``side`` x ``side`` pixels."""
+    """A hub with one model of ``side`` x ``side`` pixels, whose U-Net has 13 million parameters."""
     hub = LocalHub.create(folder / "hub", cache_dir=folder / "cache")
     place = hub.root / "models" / REF.id
     if not place.exists():

@@ -13,7 +13,7 @@ from gmi_registry.index.question import PromptValues, TextQuestion, by_portions,
 from gmi_registry.index.selection import as_rows
 from gmi_registry.index.stack import Stack
 from gmi_registry.scoring import DEFAULT_SCORE, SCORES, Query, Score
-from gmi_registry.scoring.coarse import settled
+from gmi_registry.scoring.coarse import settled, settles_all
 from gmi_registry.scoring.confidence import confidences
 from gmi_registry.scoring.contrast import contrasted, innocence
 from gmi_registry.scoring.kernels import Floats
@@ -108,6 +108,8 @@ class ImageQuestion:
             assert estimator is not None
             return estimator.distances(few, images, concentration)
 
+        if settles_all(len(members), count) and (self.query.has_prompts or estimator is not None):
+            return measured(np.arange(len(members)))
         if estimator is not None:
             return settled(estimator.estimates(rows, images, concentration), measured, count)
         unprompted = self._by_means(self.query, stack, rows)

@@ -46,7 +46,7 @@ class Leading:
         asked = len(rows) if most is None or len(rows) < _MANY else _ROOM * most
         while True:
             partly = asked < len(rows)
-            all_distances = question.distances(stack, rows, nearest=asked if partly else None)
+            all_distances = question.distances(stack, rows, nearest=min(asked, len(rows)))
             near = _nearest(all_distances, asked)
             order = self._ordered(near, all_distances[near])
             folded = self._folded(order)

@@ -6,14 +6,14 @@ of all means,
     d_m = ‖x_m‖² - 2 x_m·y + ‖y‖² - excess,
 
 and all that is slow is one product. A coarse quantizer splits x_m into the centroid of its cell and
-a residual, of which r numbers are kept along the directions P in which residuals vary most:
+a residual, of which some numbers are kept along the directions P in which residuals vary most:
 
     x_m·y ≈ centroid·y + (Pᵀ residual_m)·(Pᵀ y).
 
-Lengths are kept as they are, so the error is what the rest of the residual has to say of the query:
-none of what models of a cell have in common is lost, nor what is large in any of them. Unlike with
-an inverted file no cell is left out: every model has an estimate, which a filter needs, and chances
-too.
+The first of these are read of all models, the further ones of those alone that are near by the
+first. Lengths are kept as they are, so the error is what the rest of the residual has to say of the
+query: nothing that models of a cell have in common is lost. Unlike with an inverted file no cell is
+left out: every model has an estimate, which a filter needs, and chances too.
 """
 
 from __future__ import annotations
@@ -27,21 +27,27 @@ from numpy.typing import NDArray
 
 from gmi_registry.scoring.clusters import clustered, nearest_cells
 from gmi_registry.scoring.default import SHRINKAGE
-from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.kernels import Floats, widened
 from gmi_registry.scoring.sweep import products, row_norms, swept
 from gmi_registry.scoring.within import WithinScatter
 
-__all__ = ["CoarseCodes", "CoarseSpace", "settled"]
+__all__ = ["CoarseCodes", "CoarseSpace", "settled", "settles_all"]
 
 Single = NDArray[np.float32]
 
+_SINGLE = np.dtype(np.float32)
+
 _DIRECTIONS = 128
+_FURTHER = 256
 _PLANE = 64
 """Directions in which cells are told apart."""
 _MOST_CELLS = 4096
 _LEARNT_FROM = 1 << 16
 _SPECTRUM_FROM = 1 << 13
 _BLOCK_ROWS = 4096
+# Of so many the further numbers are read at least, and of such a share of all.
+_REFINED = 4096
+_REFINED_SHARE = 32
 # Of so many the distance is worked out at least, and of so many for each that is asked for.
 _FIRST = 1024
 _EACH = 64
@@ -51,21 +57,25 @@ _DEVIATIONS = 3.0
 
 @dataclass(frozen=True, eq=False)
 class CoarseCodes:
-    """Of m models: ``lengths`` [m] = ‖x‖², ``cells`` [m] int32, ``codes`` [m, r] = Pᵀ residual."""
+    """Of m models: ``lengths`` [m] = ‖x‖², ``cells`` [m] int32, and of Pᵀ residual the first r in
+    ``codes`` [m, r], the others in ``further`` [m, s] float16."""
 
     lengths: Single
     cells: NDArray[np.int32]
     codes: Single
+    further: NDArray[np.float16]
 
     def at(self, rows: NDArray[np.intp]) -> CoarseCodes:
         """Those of ``rows`` alone."""
-        return CoarseCodes(self.lengths[rows], self.cells[rows], self.codes[rows])
+        return CoarseCodes(
+            self.lengths[rows], self.cells[rows], self.codes[rows], self.further[rows]
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class CoarseSpace:
-    """``centre`` [D], ``plane`` [D, p], ``centroids`` [K, D] and ``directions`` [D, r], all float32
-    and, but for the centre, in whitened coordinates; and the ``scatter`` that whitens."""
+    """``centre`` [D], ``plane`` [D, p], ``centroids`` [K, D] and ``directions`` [D, r + s], all
+    float32 and, but for the centre, in whitened coordinates; and the ``scatter`` that whitens."""
 
     centre: Single
     plane: Single
@@ -94,12 +104,18 @@ class CoarseSpace:
             [white[members == cell].mean(axis=0, dtype=np.float64) for cell in np.unique(members)]
         ).astype(np.float32)
         white -= centroids[nearest_cells(flat, centroids @ plane)]
-        return cls(centre, plane, centroids, _leading(white, _DIRECTIONS), scatter)
+        return cls(centre, plane, centroids, _leading(white, _DIRECTIONS + _FURTHER), scatter)
 
     @cached_property
     def factor(self) -> NDArray[np.float64]:
         """F [D, D]."""
         return self.scatter.whitening(SHRINKAGE)
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """r, and r + s."""
+        last = self.directions.shape[1]
+        return min(_DIRECTIONS, last), last
 
     def coded(self, means: Floats) -> CoarseCodes:
         """Codes of ``means`` [m, D], of each by itself but for rounding."""
@@ -107,15 +123,18 @@ class CoarseSpace:
         seeds = self.centroids @ self.plane
         lengths = np.empty(len(means), np.float32)
         cells = np.empty(len(means), np.int32)
-        codes = np.empty((len(means), self.directions.shape[1]), np.float32)
+        first, last = self.kept
+        codes = np.empty((len(means), first), np.float32)
+        further = np.empty((len(means), last - first), np.float16)
         for start in range(0, len(means), _BLOCK_ROWS):
             part = slice(start, start + _BLOCK_ROWS)
             white = np.asarray((means[part] - self.centre) @ narrow, np.float32)
             lengths[part] = row_norms(white)
             cells[part] = nearest_cells(white @ self.plane, seeds)
             white -= self.centroids[cells[part]]
-            codes[part] = white @ self.directions
-        return CoarseCodes(lengths, cells, codes)
+            along = white @ self.directions
+            codes[part], further[part] = along[:, :first], along[:, first:]
+        return CoarseCodes(lengths, cells, codes, further)
 
     def estimates(self, coded: CoarseCodes, query_images: Floats, concentration: float) -> Single:
         """Nearly :func:`~gmi_registry.scoring.default.mean_distances`, the mean over
@@ -123,15 +142,23 @@ class CoarseSpace:
         towards, own = self._asked(query_images, concentration)
         near = (-2 * self.centroids.astype(np.float64) @ towards + own).astype(np.float32)
         along = (-2 * self.directions.astype(np.float64).T @ towards).astype(np.float32)
+        first, last = self.kept
         out = np.empty(len(coded.lengths), np.float32)
 
         def work(part: slice) -> None:
-            found = products(coded.codes[part], along)
+            found = products(coded.codes[part], along[:first])
             found += near[coded.cells[part]]
             found += coded.lengths[part]
             out[part] = found
 
-        swept(work, len(out), self.directions.shape[1], streamed=True, spread=True)
+        swept(work, len(out), first, streamed=True, spread=True)
+        chosen = _least(out, max(_REFINED, len(out) // _REFINED_SHARE))
+
+        def refine(part: slice) -> None:
+            rows = chosen[part]
+            out[rows] += products(widened(coded.further[rows], _SINGLE), along[first:])
+
+        swept(refine, len(chosen), last - first, streamed=False, spread=True)
         return out
 
     def distances(
@@ -140,8 +167,17 @@ class CoarseSpace:
         """What :meth:`estimates` estimates, to rounding, for ``means`` [m, D] with ``lengths``."""
         towards, own = self._asked(query_images, concentration)
         along = (self.factor @ towards).astype(np.float32)
-        found = products(np.ascontiguousarray(means - self.centre), along)
-        return np.asarray(lengths - 2 * found + np.float32(own))
+        out = np.empty(len(means), np.float32)
+
+        def work(part: slice) -> None:
+            found = products(means[part] - self.centre, along)
+            found *= -2
+            found += lengths[part]
+            found += np.float32(own)
+            out[part] = found
+
+        swept(work, len(out), len(self.centre), streamed=False, spread=True)
+        return out
 
     def _asked(
         self, query_images: Floats, concentration: float
@@ -150,6 +186,11 @@ class CoarseSpace:
         white = (query_images.astype(np.float64) - self.centre) @ self.factor
         excess = self.scatter.spread(SHRINKAGE) * concentration
         return white.mean(axis=0), float(np.square(white).sum(axis=1).mean() - excess)
+
+
+def settles_all(models: int, count: int) -> bool:
+    """Whether :func:`settled` would ask for all of so many models, whatever the estimates."""
+    return 2 * max(_FIRST, _EACH * count) >= models
 
 
 def settled(estimates: Floats, exact: Callable[[NDArray[np.intp]], Floats], count: int) -> Floats:
@@ -170,8 +211,8 @@ def settled(estimates: Floats, exact: Callable[[NDArray[np.intp]], Floats], coun
         if 2 * wanted >= models:
             rows = np.flatnonzero(~known)
         else:
-            rows = np.argpartition(estimates, wanted)[:wanted]
-            rows = np.sort(rows[~known[rows]])
+            rows = _least(estimates, wanted)
+            rows = rows[~known[rows]]
         out[rows] = exact(rows)
         known[rows] = True
         settled_rows = np.flatnonzero(known)
@@ -184,6 +225,13 @@ def settled(estimates: Floats, exact: Callable[[NDArray[np.intp]], Floats], coun
         if needed <= len(settled_rows):
             return out
         wanted = max(needed, len(settled_rows) + 1)
+
+
+def _least(values: Floats, count: int) -> NDArray[np.intp]:
+    """Where the ``count`` least of ``values`` are, or all of them; ascending."""
+    if count >= len(values):
+        return np.arange(len(values))
+    return np.sort(np.argpartition(values, count)[:count])
 
 
 def _leading(rows: Single, most: int) -> Single:

@@ -39,6 +39,7 @@ def test_fewer_directions_lose_what_is_outside_of_them_and_no_more(monkeypatch):
     off = []
     for directions in (2, 6, 12):
         monkeypatch.setattr(coarse, "_DIRECTIONS", directions)
+        monkeypatch.setattr(coarse, "_FURTHER", 0)
         space = CoarseSpace.learnt(means, scatter)
         coded = space.coded(means)
         assert coded.codes.shape == (3000, directions)
@@ -46,6 +47,20 @@ def test_fewer_directions_lose_what_is_outside_of_them_and_no_more(monkeypatch):
         off.append(np.abs(space.estimates(coded, images, 1 / 9) - wanted).mean())
     assert off[0] > off[1] > off[2] > 0
     assert off[2] < 0.2 * wanted.std()
+
+
+def test_further_numbers_are_read_of_the_nearest_alone(monkeypatch):
+    means, images, scatter = hub()
+    monkeypatch.setattr(coarse, "_DIRECTIONS", 3)
+    monkeypatch.setattr(coarse, "_REFINED", 200)
+    space = CoarseSpace.learnt(means, scatter)
+    coded = space.coded(means)
+    assert (coded.codes.shape, coded.further.shape) == ((3000, 3), (3000, 21))
+    exact = space.distances(means, coded.lengths, images, 1 / 9)
+    off = np.abs(space.estimates(coded, images, 1 / 9) - exact)
+    right = off < 0.02
+    assert 190 < right.sum() < 900
+    assert exact[right].mean() < exact[~right].mean()
 
 
 def test_the_same_means_give_the_same_bytes_and_rows_stand_alone():
@@ -65,6 +80,8 @@ def test_the_same_means_give_the_same_bytes_and_rows_stand_alone():
 @pytest.mark.parametrize("count", [1, 10])
 def test_the_nearest_are_right_whatever_estimates_say(monkeypatch, directions, count):
     monkeypatch.setattr(coarse, "_DIRECTIONS", directions)
+    monkeypatch.setattr(coarse, "_FURTHER", 2 * directions)
+    monkeypatch.setattr(coarse, "_REFINED", 100)
     monkeypatch.setattr(coarse, "_FIRST", 20)
     monkeypatch.setattr(coarse, "_EACH", 4)
     right, asked = 0, []

@@ -29,11 +29,13 @@ __all__ = ["FRAMED_MODELS", "Frame", "FrameSource"]
 FRAMED_MODELS = 20_000
 """Groups with fewer models are ranked from their means: that takes no longer."""
 
-_VERSION = 1
+_VERSION = 2
 _FOLDER = "stored-index-frames"
 _LEARNT_FROM = 1 << 16
 # Cells that were learnt from fewer than half of today's models are learnt anew.
 _OUTGROWN = 2
+# Means that are in memory together.
+_AT_ONCE = 16_384
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ class Frame:
 
     def __init__(self, file: FrameFile, scatter: WithinScatter, places: NDArray[np.intp]) -> None:
         self._space = CoarseSpace(file.centre, file.plane, file.centroids, file.directions, scatter)
-        self._codes = CoarseCodes(file.lengths, file.cells, file.codes)
+        self._codes = CoarseCodes(file.lengths, file.cells, file.codes, file.further)
         self._means = file.means
         self._places = places
 
@@ -107,8 +109,13 @@ class Frame:
 
     def distances(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
         places = self._places[as_rows(rows)]
-        lengths = self._codes.lengths[places]
-        return self._space.distances(self._means[places], lengths, query_images, concentration)
+        out = np.empty(len(places), np.float32)
+        for start in range(0, len(places), _AT_ONCE):
+            part = places[start : start + _AT_ONCE]
+            out[start : start + _AT_ONCE] = self._space.distances(
+                self._means[part], self._codes.lengths[part], query_images, concentration
+            )
+        return out
 
     def means(self) -> NDArray[np.float32]:
         """[M, D] of all members."""
@@ -142,7 +149,7 @@ def _make(source: FrameSource, path: Path, earlier: Sequence[Path]) -> None:
                 coded = space.coded(means)
                 yield {"means": means} | vars(coded)
 
-    written(path, source.statistics, source.stretches, learnt, shared, pieces())
+    written(path, source.statistics, source.stretches, learnt, shared, space.kept, pieces())
 
 
 def _fitting(source: FrameSource, earlier: Sequence[Path]) -> FrameFile | None:

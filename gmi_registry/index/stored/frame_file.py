@@ -17,9 +17,13 @@ from numpy.typing import NDArray
 
 __all__ = ["FrameFile", "Stretch", "opened", "written"]
 
-_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I32": np.dtype("<i4"),
+}
 _SHARED = ("centre", "plane", "centroids", "directions")
-_ROWS = {"lengths": "F32", "cells": "I32", "codes": "F32", "means": "F32"}
+_ROWS = {"lengths": "F32", "cells": "I32", "codes": "F32", "further": "F16", "means": "F32"}
 _HEADER_LIMIT = 16 * 1024 * 1024
 
 
@@ -45,6 +49,7 @@ class FrameFile:
     lengths: NDArray[np.float32]
     cells: NDArray[np.int32]
     codes: NDArray[np.float32]
+    further: NDArray[np.float16]
     means: NDArray[np.float32]
 
     @cached_property
@@ -60,14 +65,14 @@ class FrameFile:
     def is_consistent(self) -> bool:
         """Whether the arrays have the shapes that they should have together."""
         total = sum(stretch.rows for stretch in self.stretches)
-        width, kept = self.centre.size, self.directions.shape[-1]
+        width, kept = self.centre.size, self.codes.shape[-1] + self.further.shape[-1]
         return (
             self.centre.ndim == 1
             and self.plane.shape[:-1] == (width,)
             and self.centroids.shape[1:] == (width,)
             and self.directions.shape == (width, kept)
             and self.lengths.shape == self.cells.shape == (total,)
-            and self.codes.shape == (total, kept)
+            and len(self.codes) == len(self.further) == total
             and self.means.shape == (total, width)
         )
 
@@ -82,17 +87,18 @@ def written(
     stretches: Sequence[Stretch],
     learnt: int,
     shared: Mapping[str, NDArray[Any]],
+    kept: tuple[int, int],
     pieces: Iterable[Mapping[str, NDArray[Any]]],
 ) -> None:
-    """Write a frame: whole or not at all. ``pieces`` are the arrays of a stretch each, in order.
+    """Write a frame: whole or not at all. ``kept`` are r and r + s of its codes, ``pieces`` the
+    arrays of a stretch each, in order.
 
     Raises OSError where there is no room.
     """
     total = sum(stretch.rows for stretch in stretches)
-    width = len(shared["centre"])
-    sizes = {"codes": (total, shared["directions"].shape[1]), "means": (total, width)}
+    widths = {"codes": kept[0], "further": kept[1] - kept[0], "means": len(shared["centre"])}
     shapes = {name: shared[name].shape for name in _SHARED}
-    shapes |= {name: sizes.get(name, (total,)) for name in _ROWS}
+    shapes |= {name: (total, widths[name]) if name in widths else (total,) for name in _ROWS}
     about = {
         "statistics": statistics,
         "stretches": json.dumps(stretches, separators=(",", ":")),

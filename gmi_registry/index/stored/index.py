@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -26,6 +27,9 @@ from gmi_registry.index.stored.stack import StoredStack
 from gmi_registry.spec import EncoderRef, ModelRef
 
 __all__ = ["GroupInfo", "IndexInfo", "StoredIndex"]
+
+# Parts whose metadata are written in one step. Others that want to write wait for it.
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -198,16 +202,28 @@ class _Opening:
         # All or none: whether a model is in two groups shows only where all are looked at.
         whole = all(members is not None for members in known)
         for group, members in zip(groups, known, strict=True):
-            parts = {self._number(part): part for part in group.parts}
+            parts: dict[int, PartRecord] = {}
+            for start in range(0, len(group.parts), _AT_ONCE):
+                parts |= self._numbered(group.parts[start : start + _AT_ONCE])
             if members is None or not whole or not _fits(members, parts, self._ledger):
                 members = self._members(group, parts)
             yield StoredStack(group, parts, members, self._delivery, self._ledger, self._cache_dir)
 
-    def _number(self, part: PartRecord) -> int:
-        number = self._ledger.part(part.entries.sha256, part.rows)
-        if number is None:
-            number = self._ledger.add_part(part.entries.sha256, self._delivery.lines(part))
-        return number
+    def _numbered(self, parts: Sequence[PartRecord]) -> dict[int, PartRecord]:
+        """The parts by their numbers; what is not known yet is read first, and then written."""
+        ledger = self._ledger
+        numbers = [ledger.part(part.entries.sha256, part.rows) for part in parts]
+        read = [
+            self._delivery.lines(part) if number is None else None
+            for part, number in zip(parts, numbers, strict=True)
+        ]
+        with nullcontext() if None not in numbers else ledger.together():
+            for place, (part, lines) in enumerate(zip(parts, read, strict=True)):
+                if lines is not None:
+                    numbers[place] = ledger.add_part(part.entries.sha256, lines)
+        return {
+            number: part for number, part in zip(numbers, parts, strict=True) if number is not None
+        }
 
     def _members(self, group: GroupRecord, parts: dict[int, PartRecord]) -> Members:
         found: list[Member] = []

@@ -198,10 +198,21 @@ class Ledger:
                 database.execute(change, (time.time(), *values))
 
     @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written meanwhile reaches the disk at once, or not at all: a part at a time
+        would wait for the disk each time."""
+        with self._changing():
+            yield
+
+    @contextlib.contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _explained(), self._database as database:
-            database.execute("begin immediate")
-            yield database
+        with self._lock, _explained():
+            if self._database.in_transaction:
+                yield self._database
+                return
+            with self._database as database:
+                database.execute("begin immediate")
+                yield database
 
     @staticmethod
     def _forget(database: sqlite3.Connection) -> None:

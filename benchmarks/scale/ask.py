@@ -16,16 +16,20 @@ from benchmarks.scale.spectrum import ICONS
 from gmi_registry.hub_index import HubIndex
 from gmi_registry.index import Filters, ImageQuestion
 from gmi_registry.index.comparison import answer
-from gmi_registry.index.stored import FolderFiles, StoredIndex
+from gmi_registry.index.stored import FolderFiles, StoredIndex, StoredStack
 from gmi_registry.scoring import SCORES, Query
 from gmi_registry.scoring.default import SHRINKAGE
+from gmi_registry.scoring.whitened import whitened_means
 
 TOP = 10
 _BLOCK = 16_384
+_WHOLE = 10
+"""Queries that are compared with the full pass over all images, which takes a while each."""
 
 
 def operation(work: str, folder: Path, queries: int) -> dict[str, Any]:
-    """``prepare``, ``open``, ``truth``, or a question: ``default``, a tag, ``prompt``, ``paper``"""
+    """``prepare``, ``open``, ``truth``, ``flat``, or a question: ``default``, a tag, ``prompt``,
+    ``paper``."""
     began = time.perf_counter()
     with StoredIndex.open(FolderFiles(folder / "index"), cache_dir=folder / "cache") as stored:
         opened = time.perf_counter() - began
@@ -37,6 +41,8 @@ def operation(work: str, folder: Path, queries: int) -> dict[str, Any]:
             return {"seconds": time.perf_counter() - began, "first open": opened}
         if work == "truth":
             return truth(stored, folder, queries)
+        if work == "flat":
+            return flat(stored, queries)
         return asked(work, stored, folder, queries)
 
 
@@ -65,6 +71,38 @@ def truth(stored: StoredIndex, folder: Path, queries: int) -> dict[str, Any]:
         kept[f"{name} distances"] = np.take_along_axis(among, near, 1)
     np.savez(folder / "truth.npz", **kept)
     return {"seconds": time.perf_counter() - began}
+
+
+def flat(stored: StoredIndex, queries: int) -> dict[str, Any]:
+    """All means in memory, each compared with the query: by faiss, and by the full pass here."""
+    try:
+        import faiss
+    except ImportError:
+        raise SystemExit("faiss is not installed: pip install faiss-cpu") from None
+    (stack,) = stored.groups
+    _, images = MadeHub(ICONS).queries(len(stack), queries)
+    means = stack.means
+    whole, _ = whitened_means(means, stack.scatter)
+    factor = whole.factor.astype(np.float32)
+    peer = faiss.IndexFlatL2(means.shape[1])
+    for start in range(0, len(means), _BLOCK):
+        peer.add((means[start : start + _BLOCK] - whole.centre) @ factor)
+
+    def ours(image: np.ndarray) -> np.ndarray:
+        distances = whole.distances(image[None], 1 / N)[0]
+        near = np.argpartition(distances, TOP)[:TOP]
+        return np.asarray(near[np.argsort(distances[near])])
+
+    def theirs(image: np.ndarray) -> Any:
+        return peer.search(((image - whole.centre) @ factor)[None], TOP)
+
+    found: dict[str, Any] = {}
+    for threads in (1, 2):
+        faiss.omp_set_num_threads(threads)
+        times = [_timed(theirs, image)[0] for image in images[:40]]
+        found[f"faiss, {threads} threads, ms"] = statistics.median(times) * 1e3
+    found["full pass ms"] = statistics.median(_timed(ours, it)[0] for it in images[:40]) * 1e3
+    return found
 
 
 def selections() -> dict[str, Filters]:
@@ -101,9 +139,22 @@ def asked(work: str, stored: StoredIndex, folder: Path, queries: int) -> dict[st
         "p90 ms": float(np.percentile(times, 90)) * 1e3,
         "queries": len(times),
     }
+    if work == "prompt":
+        found["recall"] = _recall(stack, [question(image) for image in images[:_WHOLE]], hits)
     if not prompts:
         found |= _compared(hits, np.load(folder / "truth.npz"), work)
     return found
+
+
+def _recall(stack: StoredStack, questions: list[ImageQuestion], hits: Any) -> float:
+    """The share of the first ten that the full pass has too."""
+    shares = []
+    for question, mine in zip(questions, hits, strict=False):
+        distances = question.distances(stack, range(len(stack)))
+        limit = float(np.partition(distances, TOP - 1)[TOP - 1])
+        slack = 1e-5 * abs(limit) + 1e-4
+        shares.append(np.mean([hit.distance <= limit + slack for hit in mine]))
+    return float(np.mean(shares))
 
 
 def _compared(hits: Any, known: Any, work: str) -> dict[str, Any]:

@@ -48,6 +48,10 @@ class MemoryStack:
     def names(self) -> list[str]:
         return [str(entry.model) for entry in self.entries]
 
+    @property
+    def image_dim(self) -> int:
+        return int(self.image_embeddings.shape[-1])
+
     @cached_property
     def means(self) -> Floats:
         return mean_images(self.image_embeddings)
@@ -81,7 +85,7 @@ class MemoryStack:
     def at_hand(self, rows: Sequence[int]) -> bool:
         return True
 
-    def candidates(self, rows: Sequence[int]) -> Candidates:
+    def candidates(self, rows: Sequence[int], *, grams: bool = True) -> Candidates:
         everything = len(rows) == len(self.entries)
         chosen = slice(None) if everything else as_rows(rows)
         downloads = [self.entries[row].downloads for row in rows]
@@ -90,7 +94,7 @@ class MemoryStack:
             prompt_embeddings=self.prompt_embeddings,
             image_prompt=self.image_prompt,
             gamma=self.key.gamma,
-            grams=self.grams[chosen],
+            grams=self.grams[chosen] if grams else None,
             scatter=lambda: self.scatter,
             # For some of the members they are had on the way, to the same last bit.
             invariants=(lambda: self.invariants) if everything else None,

@@ -16,13 +16,17 @@ from gmi_registry.scoring import DEFAULT_SCORE, SCORES, Query, Score
 from gmi_registry.scoring.coarse import settled, settles_all
 from gmi_registry.scoring.confidence import confidences
 from gmi_registry.scoring.contrast import contrasted, innocence
-from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.kernels import Floats, working_dtype
 from gmi_registry.scoring.ranking import best_prompts
 from gmi_registry.scoring.whitened import whitened_means
 from gmi_registry.scoring.wording import worded_distances
 from gmi_registry.spec import ModelRef
 
 __all__ = ["ImageQuestion", "Wording"]
+
+_HOPELESS = 60.0
+"""Of a chance e⁻⁶⁰ that of the nearest model nothing is left in double precision, nor of a million
+such."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +121,12 @@ class ImageQuestion:
 
     def _of(self, query: Query, stack: Stack, rows: Sequence[int]) -> Floats:
         if not self._speaks_of_chances or query.has_prompts:
+            # The default score compares no images with each other.
+            grams = not self._speaks_of_chances
             return by_portions(
-                stack, rows, lambda portion: self.score(stack.candidates(portion), query)
+                stack,
+                rows,
+                lambda portion: self.score(stack.candidates(portion, grams=grams), query),
             )
         return self._by_means(query, stack, rows)
 
@@ -134,8 +142,14 @@ class ImageQuestion:
     def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
         if not self._speaks_of_chances:
             return None
-        images = len(self.query.image_embeddings)
-        return confidences(distances, images, temperature=stack.temperature)
+        images, temperature = len(self.query.image_embeddings), stack.temperature
+        # Of a million models nearly all have none, and need not be asked.
+        near = distances <= distances.min(initial=np.inf) + 2 * _HOPELESS * temperature / images
+        if near.all() or not near.any():
+            return confidences(distances, images, temperature=temperature)
+        chances = np.zeros(len(distances), working_dtype(distances))
+        chances[near] = confidences(distances[near], images, temperature=temperature)
+        return chances
 
     def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
         weights = self.query.weights(stack.prompt_embeddings, stack.image_prompt)
@@ -154,6 +168,8 @@ class ImageQuestion:
 
 
 def _check_lengths(stack: Stack, query: Query) -> None:
-    check_width("image", stack.means, query.image_embeddings, query.encoder_id)
+    check_width("image", stack.image_dim, query.image_embeddings, query.encoder_id)
     if query.prompt_embeddings is not None:
-        check_width("prompt", stack.prompt_embeddings, query.prompt_embeddings, query.encoder_id)
+        check_width(
+            "prompt", stack.prompt_embeddings.shape[-1], query.prompt_embeddings, query.encoder_id
+        )

@@ -13,6 +13,7 @@ from gmi_registry.index.stack import Stack
 from gmi_registry.index.standing import Standing
 from gmi_registry.scoring import ascending
 from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.ranking import least
 
 __all__ = ["Leading"]
 
@@ -115,7 +116,7 @@ def _nearest(distances: Floats, count: int) -> NDArray[np.intp]:
     """Where the ``count`` least of ``distances`` are, with all that equal the last; ascending."""
     if count >= len(distances):
         return np.arange(len(distances))
-    limit = np.partition(distances, count - 1)[count - 1]
+    limit = distances[least(distances, count)].max()
     # Where that is NaN, none is less or more; ordering them will say so.
     return np.flatnonzero(~(distances > limit))
 

@@ -85,12 +85,12 @@ class TextQuestion:
         return None
 
     def distances(self, stack: Stack, rows: Sequence[int], *, nearest: int | None = None) -> Floats:
-        arrays = {"images": stack.means, "prompts": stack.prompt_embeddings}
-        for what, array in arrays.items():
-            if array.shape[-1] != len(self.embedding):
+        widths = {"images": stack.image_dim, "prompts": stack.prompt_embeddings.shape[-1]}
+        for what, width in widths.items():
+            if width != len(self.embedding):
                 raise IncomparableSpecsError(
                     f"{stack.entries[0].encoder} has no common space for images and texts: the "
-                    f"text has {len(self.embedding)} values, {what} have {array.shape[-1]}",
+                    f"text has {len(self.embedding)} values, {what} have {width}",
                     hint="search with an image",
                 )
         return by_portions(
@@ -138,7 +138,7 @@ class ModelQuestion:
 
     def distances(self, stack: Stack, rows: Sequence[int], *, nearest: int | None = None) -> Floats:
         images = self.exemplar.image_embeddings
-        check_width("image", stack.means, images, self.encoder_id)
+        check_width("image", stack.image_dim, images, self.encoder_id)
         candidates = stack.images(rows)
         gamma = stack.key.gamma
         if not self._shares_prompts(stack):
@@ -207,10 +207,10 @@ def _largest(values: Floats, count: int) -> PromptValues:
     return [(int(prompt), float(values[prompt])) for prompt in order]
 
 
-def check_width(what: str, ours: Floats, theirs: Floats, encoder_id: str) -> None:
-    if ours.shape[-1] != theirs.shape[-1]:
+def check_width(what: str, width: int, theirs: Floats, encoder_id: str) -> None:
+    if width != theirs.shape[-1]:
         raise IncomparableSpecsError(
             f"the query's {what} embeddings have {theirs.shape[-1]} values, those of the "
-            f"specifications {ours.shape[-1]}, though both name encoder {encoder_id[:8]}",
+            f"specifications {width}, though both name encoder {encoder_id[:8]}",
             hint="encode the query again with the encoder that the specifications name",
         )

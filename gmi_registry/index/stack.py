@@ -69,6 +69,11 @@ class Stack(Protocol):
         ...
 
     @property
+    def image_dim(self) -> int:
+        """D."""
+        ...
+
+    @property
     def means(self) -> Floats:
         """[M, D]: the mean of each member's images."""
         ...
@@ -102,6 +107,7 @@ class Stack(Protocol):
         the asking. A ranking that needs them asks for them all the same."""
         ...
 
-    def candidates(self, rows: Sequence[int]) -> Candidates:
-        """The members at ``rows`` with everything that a score may want."""
+    def candidates(self, rows: Sequence[int], *, grams: bool = True) -> Candidates:
+        """The members at ``rows`` with everything that a score may want; without Gram matrices,
+        which are slow to read, for one that does not."""
         ...

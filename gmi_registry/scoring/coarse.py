@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from gmi_registry.scoring.clusters import clustered, nearest_cells
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats, widened
+from gmi_registry.scoring.ranking import least
 from gmi_registry.scoring.sweep import products, row_norms, swept
 from gmi_registry.scoring.within import WithinScatter
 
@@ -45,12 +46,14 @@ _MOST_CELLS = 4096
 _LEARNT_FROM = 1 << 16
 _SPECTRUM_FROM = 1 << 13
 _BLOCK_ROWS = 4096
+# Of less than such a share of all, rows are picked; more are read with all others, in order.
+_SCATTERED = 32
 # Of so many the further numbers are read at least, and of such a share of all.
-_REFINED = 4096
-_REFINED_SHARE = 32
+_REFINED = 16_384
+_REFINED_SHARE = 16
 # Of so many the distance is worked out at least, and of so many for each that is asked for.
 _FIRST = 1024
-_EACH = 64
+_EACH = 24
 # Estimates are off by a normal deviate; so many standard deviations of it are looked into.
 _DEVIATIONS = 3.0
 
@@ -111,6 +114,10 @@ class CoarseSpace:
         """F [D, D]."""
         return self.scatter.whitening(SHRINKAGE)
 
+    @cached_property
+    def _turned(self) -> NDArray[np.float64]:
+        return np.ascontiguousarray(self.factor.T)
+
     @property
     def kept(self) -> tuple[int, int]:
         """r, and r + s."""
@@ -136,13 +143,26 @@ class CoarseSpace:
             codes[part], further[part] = along[:, :first], along[:, first:]
         return CoarseCodes(lengths, cells, codes, further)
 
-    def estimates(self, coded: CoarseCodes, query_images: Floats, concentration: float) -> Single:
+    def estimates(
+        self,
+        coded: CoarseCodes,
+        query_images: Floats,
+        concentration: float,
+        rows: NDArray[np.intp] | None = None,
+    ) -> Single:
         """Nearly :func:`~gmi_registry.scoring.default.mean_distances`, the mean over
-        ``query_images`` [B, D]: [m]. ``concentration`` as there."""
+        ``query_images`` [B, D], of ``rows`` [R] of the m models, or of all: [R] or [m].
+
+        ``concentration`` as there.
+        """
         towards, own = self._asked(query_images, concentration)
-        near = (-2 * self.centroids.astype(np.float64) @ towards + own).astype(np.float32)
-        along = (-2 * self.directions.astype(np.float64).T @ towards).astype(np.float32)
+        narrow = (-2 * towards).astype(np.float32)
+        near = products(self.centroids, narrow) + np.float32(own)
+        along = products(np.ascontiguousarray(self.directions.T), narrow)
         first, last = self.kept
+        models = len(coded.lengths)
+        if rows is not None and _SCATTERED * len(rows) < models:
+            coded, rows = coded.at(rows), None
         out = np.empty(len(coded.lengths), np.float32)
 
         def work(part: slice) -> None:
@@ -152,11 +172,14 @@ class CoarseSpace:
             out[part] = found
 
         swept(work, len(out), first, streamed=True, spread=True)
-        chosen = _least(out, max(_REFINED, len(out) // _REFINED_SHARE))
+        if rows is not None:
+            out = out[rows]
+        chosen = least(out, max(_REFINED, len(out) // _REFINED_SHARE))
+        places = chosen if rows is None else rows[chosen]
 
         def refine(part: slice) -> None:
-            rows = chosen[part]
-            out[rows] += products(widened(coded.further[rows], _SINGLE), along[first:])
+            further = widened(coded.further[places[part]], _SINGLE)
+            out[chosen[part]] += products(further, along[first:])
 
         swept(refine, len(chosen), last - first, streamed=False, spread=True)
         return out
@@ -166,7 +189,7 @@ class CoarseSpace:
     ) -> Single:
         """What :meth:`estimates` estimates, to rounding, for ``means`` [m, D] with ``lengths``."""
         towards, own = self._asked(query_images, concentration)
-        along = (self.factor @ towards).astype(np.float32)
+        along = products(self.factor, towards).astype(np.float32)
         out = np.empty(len(means), np.float32)
 
         def work(part: slice) -> None:
@@ -183,7 +206,8 @@ class CoarseSpace:
         self, query_images: Floats, concentration: float
     ) -> tuple[NDArray[np.float64], float]:
         """The mean of y, and of ‖y‖² less the excess."""
-        white = (query_images.astype(np.float64) - self.centre) @ self.factor
+        images = query_images.astype(np.float64) - self.centre
+        white = np.stack([products(self._turned, image) for image in images])
         excess = self.scatter.spread(SHRINKAGE) * concentration
         return white.mean(axis=0), float(np.square(white).sum(axis=1).mean() - excess)
 
@@ -211,7 +235,7 @@ def settled(estimates: Floats, exact: Callable[[NDArray[np.intp]], Floats], coun
         if 2 * wanted >= models:
             rows = np.flatnonzero(~known)
         else:
-            rows = _least(estimates, wanted)
+            rows = least(estimates, wanted)
             rows = rows[~known[rows]]
         out[rows] = exact(rows)
         known[rows] = True
@@ -225,13 +249,6 @@ def settled(estimates: Floats, exact: Callable[[NDArray[np.intp]], Floats], coun
         if needed <= len(settled_rows):
             return out
         wanted = max(needed, len(settled_rows) + 1)
-
-
-def _least(values: Floats, count: int) -> NDArray[np.intp]:
-    """Where the ``count`` least of ``values`` are, or all of them; ascending."""
-    if count >= len(values):
-        return np.arange(len(values))
-    return np.sort(np.argpartition(values, count)[:count])
 
 
 def _leading(rows: Single, most: int) -> Single:

@@ -18,11 +18,18 @@ from gmi_registry.scoring.kernels import Floats, rbf, squared_distances, working
 __all__ = [
     "ascending",
     "best_prompts",
+    "least",
     "margins",
     "mid_ranks",
     "prompt_contributions",
     "top_k_credit",
 ]
+
+
+# Of more values a part is looked at first: every so many, and so many more than are wanted.
+_MANY = 1 << 16
+_STEP = 16
+_SPARE = 64
 
 
 def ascending(distances: Floats, key: Callable[[int], str]) -> NDArray[np.intp]:
@@ -62,6 +69,23 @@ def top_k_credit(distances: Floats, truth: NDArray[np.integer], k: int) -> NDArr
     ties = (distances == right).sum(axis=1)
     credit: NDArray[np.float64] = np.clip((k - before) / ties, 0.0, 1.0)
     return credit
+
+
+def least(values: Floats, count: int) -> NDArray[np.intp]:
+    """Where the ``count`` least of ``values`` [M] are, or all of them, ascending: [min(count, M)].
+
+    Of values that are equal to the last of them any may be left out.
+    """
+    if count >= len(values):
+        return np.arange(len(values))
+    among = np.arange(len(values))
+    if len(values) > _MANY:
+        # A sixteenth says nearly where the limit is, and what is below it is soon looked through.
+        wanted = min(count // _STEP + _SPARE, len(values) // _STEP - 1)
+        limit = np.partition(values[::_STEP], wanted)[wanted]
+        below = np.flatnonzero(values <= limit)
+        among = below if len(below) > count else among
+    return np.sort(among[np.argpartition(values[among], count)[:count]])
 
 
 def margins(ordered: Floats) -> Floats:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from stored_specs import Opened, in_memory, make_row, query, ref_of, stored
@@ -174,6 +176,19 @@ def test_a_damaged_frame_is_made_again(rows, folder, tmp_path, damage):
     with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as index:
         assert Opened(index).answer(question) == wanted
     assert [it.read_bytes() == whole for it in frames(tmp_path)] == [True]
+
+
+def test_what_a_killed_process_left_goes(folder, tmp_path):
+    place = tmp_path / "stored-index-frames"
+    place.mkdir()
+    old, new = place / ".old.part", place / ".new.part"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as index:
+        Opened(index).answer(ImageQuestion(query(4), SCORES["default"]))
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_without_room_for_a_frame_the_search_goes_on(folder, tmp_path, caplog, monkeypatch):

@@ -411,7 +411,7 @@ def test_filters_see_the_new_metadata(tmp_path):
     rows = rows_of(*range(6))
     update_index(tmp_path / "i", rows)
     with stored(tmp_path / "i", cache=tmp_path / "c") as index:
-        assert index.groups[0].select(Filters(tags=("added",))) == []
+        assert not index.groups[0].select(Filters(tags=("added",)))
     update_index(tmp_path / "i", [renamed(rows[2], tags=("Added",))])
     with stored(tmp_path / "i", cache=tmp_path / "c") as index:
         (row,) = index.groups[0].select(Filters(tags=("added",)))

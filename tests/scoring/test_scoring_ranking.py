@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gmi_registry.scoring.ranking import (
     ascending,
     best_prompts,
+    least,
     margins,
     mid_ranks,
     prompt_contributions,
@@ -89,3 +90,25 @@ def test_best_prompts_survive_a_kernel_that_underflows():
     ones, rows = np.ones((1, 3)), np.arange(3)
     best = best_prompts(z, ones, np.zeros((1, 1)), rows, 3, 1.0, count=2)
     assert best == [(2, 0.0), (1, 0.0)]
+
+
+@pytest.mark.parametrize("models", [5, 1000, 70_000, 300_000])
+@pytest.mark.parametrize("kind", ["normal", "sorted", "equal", "lumps", "nan"])
+def test_the_least_are_found_among_very_many(models, kind):
+    rng = np.random.default_rng(models)
+    values = rng.standard_normal(models).astype(np.float32)
+    if kind == "sorted":
+        values = np.sort(values)[::-1].copy()
+    elif kind == "equal":
+        values[:] = 2
+    elif kind == "lumps":
+        # None of the least is where a sixteenth is looked at.
+        values[::16] = 9
+    elif kind == "nan":
+        values[::3] = np.nan
+    for count in (1, 44, 4000, models):
+        found = least(values, count)
+        assert len(found) == min(count, models)
+        assert (np.diff(found) > 0).all()
+        wanted = np.sort(values)[: len(found)]
+        assert np.array_equal(np.sort(values[found]), wanted, equal_nan=True)

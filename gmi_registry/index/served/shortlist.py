@@ -59,6 +59,10 @@ class Shortlist:
         return self.facts.temperature
 
     @property
+    def image_dim(self) -> int:
+        return self.facts.image_dim
+
+    @property
     def means(self) -> Floats:
         raise unserved("means")
 
@@ -81,7 +85,7 @@ class Shortlist:
     def at_hand(self, rows: Sequence[int]) -> bool:
         return True
 
-    def candidates(self, rows: Sequence[int]) -> Candidates:
+    def candidates(self, rows: Sequence[int], *, grams: bool = True) -> Candidates:
         raise unserved("all embeddings")
 
 

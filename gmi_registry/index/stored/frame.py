@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ _LEARNT_FROM = 1 << 16
 _OUTGROWN = 2
 # Means that are in memory together.
 _AT_ONCE = 16_384
+_ABANDONED = 3600.0
+"""Seconds since something was last written."""
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +92,7 @@ class Frame:
             _log.warning("preparing %s specifications for ranking, once", f"{source.rows:,}")
             path.parent.mkdir(parents=True, exist_ok=True)
             others = path.parent.glob(f"{source.folder}-*.frame")
+            _sweep(path.parent)
             earlier = sorted(other for other in others if other != path)
             _make(source, path, earlier)
             for other in earlier:
@@ -101,11 +105,9 @@ class Frame:
         return cls(file, source.scatter, places)
 
     def estimates(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
-        codes = self._codes
-        places = self._places if len(rows) == len(self._places) else self._places[as_rows(rows)]
-        if 4 * len(places) < len(codes.lengths):
-            return self._space.estimates(codes.at(places), query_images, concentration)
-        return self._space.estimates(codes, query_images, concentration)[places]
+        whole = len(rows) == len(self._places)
+        places = self._places if whole else self._places[as_rows(rows)]
+        return self._space.estimates(self._codes, query_images, concentration, places)
 
     def distances(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
         places = self._places[as_rows(rows)]
@@ -120,6 +122,14 @@ class Frame:
     def means(self) -> NDArray[np.float32]:
         """[M, D] of all members."""
         return np.asarray(self._means[self._places])
+
+
+def _sweep(place: Path) -> None:
+    """Take away what processes that were killed left half-written, and nobody writes any more."""
+    for scratch in place.glob(".*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - scratch.stat().st_mtime > _ABANDONED:
+                scratch.unlink()
 
 
 def _make(source: FrameSource, path: Path, earlier: Sequence[Path]) -> None:

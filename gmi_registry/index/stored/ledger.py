@@ -160,7 +160,7 @@ class Ledger:
         name = question.partition(" from ")[0].removeprefix("select ")
         joined = question.replace(f"select {name}", f"select group_concat({name})", 1)
         ((found,),) = self._ask(joined, *values)
-        return np.array([] if found is None else found.split(","), np.int64)
+        return np.fromstring(found or "", np.int64, sep=",")
 
     def is_checked(self, file: str, path: Path, status: os.stat_result) -> bool:
         """Whether the file at ``path`` was found to be ``file``, and has not changed since."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from array import array
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from functools import cached_property
@@ -116,6 +117,10 @@ class StoredStack:
         return np.repeat(prompts, self.key.images_per_prompt)
 
     @property
+    def image_dim(self) -> int:
+        return self.encoder.image_dim
+
+    @property
     def _is_large(self) -> bool:
         return self._cache_dir is not None and len(self) >= FRAMED_MODELS
 
@@ -169,15 +174,10 @@ class StoredStack:
     def portions(self, rows: Sequence[int]) -> Sequence[NDArray[np.intp]]:
         if len(rows) <= _AT_ONCE:
             return [np.arange(len(rows))]
-        # Those of a part lie together.
-        parts = self._part[as_rows(rows)]
-        order = np.argsort(parts, kind="stable")
-        ends = np.flatnonzero(np.diff(parts[order])) + 1
-        return [
-            whole[start : start + _AT_ONCE]
-            for whole in np.split(order, ends)
-            for start in range(0, len(whole), _AT_ONCE)
-        ]
+        # In the order in which they lie.
+        places = as_rows(rows)
+        order = np.lexsort((self._within[places], self._part[places]))
+        return [order[start : start + _AT_ONCE] for start in range(0, len(order), _AT_ONCE)]
 
     def at_hand(self, rows: Sequence[int]) -> bool:
         parts = np.unique(self._part[np.asarray(rows, np.intp)]).tolist()
@@ -194,7 +194,7 @@ class StoredStack:
         out.transpose(0, 2, 1)[:, upper] = stored
         return out
 
-    def candidates(self, rows: Sequence[int]) -> Candidates:
+    def candidates(self, rows: Sequence[int], *, grams: bool = True) -> Candidates:
         counts = self._ledger.downloads(int(self._rows[row]) for row in rows)
         downloads = [counts[int(self._rows[row])] for row in rows]
         return Candidates(
@@ -202,7 +202,7 @@ class StoredStack:
             prompt_embeddings=self.prompt_embeddings,
             image_prompt=self.image_prompt,
             gamma=self.key.gamma,
-            grams=self.grams(rows),
+            grams=self.grams(rows) if grams else None,
             scatter=lambda: self.scatter,
             downloads=np.array([np.nan if n is None else n for n in downloads], np.float64),
         )
@@ -231,8 +231,8 @@ class StoredStack:
                 named = np.zeros(len(self), bool)
                 named[self._placed(self._ledger.numbers(question, values))] = True
                 passing &= named if passes else ~named
-        rows: list[int] = np.flatnonzero(passing).tolist()
-        return rows
+        # Numbers that nobody has to take apart one by one.
+        return array("q", np.flatnonzero(passing).astype(np.int64).tobytes())
 
     def _span(self, prefix: str) -> range:
         """The members whose names begin so: they are in order."""

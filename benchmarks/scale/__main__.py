@@ -19,6 +19,7 @@ from benchmarks.scale.ask import memory, operation
 from benchmarks.scale.build import whole, without_images
 from benchmarks.scale.hub import SHARES, MadeHub
 from benchmarks.scale.spectrum import ICONS, Spectrum
+from benchmarks.speed.record import Row, machine, written
 
 _ONCE = ("prepare", "truth")
 
@@ -57,12 +58,23 @@ def main() -> None:
         load = os.getloadavg()[0]
         done = subprocess.run(words, check=True, stdout=subprocess.PIPE)
         results[work] = json.loads(done.stdout)
-        told = ", ".join(f"{name} {value:.4g}" for name, value in results[work].items())
+        told = ", ".join(f"{name} {_short(value)}" for name, value in results[work].items())
         print(f"{work}: {told} (load {load:.1f})", flush=True)
     for part in ("index", "cache"):
         files = [path for path in (folder / part).rglob("*") if path.is_file()]
         print(f"{part}: {sum(path.stat().st_size for path in files) / 1e9:.2f} GB")
-    (folder / "results.json").write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    rows = [
+        Row(name, arguments.models, *value)
+        for found in results.values()
+        for name, value in found.items()
+        if isinstance(value, list)
+    ]
+    written(folder / "rows.json", rows, machine=machine(["numpy"], {}))
+
+
+def _short(value: float | list[float]) -> str:
+    numbers = value if isinstance(value, list) else [value]
+    return " / ".join(f"{number:.4g}" for number in numbers)
 
 
 if __name__ == "__main__":

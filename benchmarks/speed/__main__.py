@@ -29,6 +29,7 @@ from gmi_registry.scoring.whitened import whitened_means
 _LOOPED = 500
 """The loop's time is so many models' worth of it, times the rest."""
 _SINGLES = 8
+_PICKED = 128
 
 
 def eq9(hub: Hub, first: int, last: int, weights: np.ndarray | None = None) -> np.ndarray:
@@ -63,10 +64,10 @@ def default(hub: Hub) -> np.ndarray:
     return np.asarray(means.distances(hub.queries[:1], 1 / hub.images.shape[1]))
 
 
-def weighted_default(hub: Hub) -> np.ndarray:
-    return np.asarray(
-        whitened_distances(hub.images, hub.weights[:1], hub.queries[:1], scatter=hub.scatter)
-    )
+def weighted_default(hub: Hub, number: int = 0, rows: np.ndarray | None = None) -> np.ndarray:
+    some = slice(number, number + 1)
+    images = hub.images if rows is None else hub.images[rows]
+    return whitened_distances(images, hub.weights[some], hub.queries[some], scatter=hub.scatter)[0]
 
 
 def weighted_first_ten(hub: Hub, number: int = 0) -> np.ndarray:
@@ -76,8 +77,9 @@ def weighted_first_ten(hub: Hub, number: int = 0) -> np.ndarray:
     unweighted = means.distances(hub.queries[some], 1 / hub.images.shape[1])[0]
 
     def exact(rows: np.ndarray) -> np.ndarray:
-        images, weights = hub.images[rows], hub.weights[some]
-        return whitened_distances(images, weights, hub.queries[some], scatter=hub.scatter)[0]
+        # A few at a time: new memory for all of them would cost more than the work.
+        parts = np.split(rows, range(_PICKED, len(rows), _PICKED))
+        return np.concatenate([weighted_default(hub, number, part) for part in parts])
 
     return settled(unweighted, exact, 10)
 
@@ -86,10 +88,7 @@ def found_of_ten(hub: Hub) -> float:
     """The share of the first ten by the default score with a prompt that are found so."""
     shares = []
     for number in range(len(hub.queries)):
-        some = slice(number, number + 1)
-        everything = whitened_distances(
-            hub.images, hub.weights[some], hub.queries[some], scatter=hub.scatter
-        )[0]
+        everything = weighted_default(hub, number)
         right = set(np.argsort(everything, kind="stable")[:10].tolist())
         first = np.argsort(weighted_first_ten(hub, number), kind="stable")[:10].tolist()
         shares.append(len(right.intersection(first)) / 10)

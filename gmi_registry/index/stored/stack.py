@@ -37,7 +37,7 @@ __all__ = ["StoredStack"]
 
 _MOST_MAPS = 256
 # Models whose images are in memory at a time.
-_AT_ONCE = 1024
+_AT_ONCE = 256
 
 _log = logging.getLogger(__name__)
 

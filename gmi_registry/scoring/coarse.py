@@ -46,6 +46,8 @@ _MOST_CELLS = 4096
 _LEARNT_FROM = 1 << 16
 _SPECTRUM_FROM = 1 << 13
 _BLOCK_ROWS = 4096
+# What half precision holds; a model that is so far off may as well have a wrong estimate.
+_MOST = 60_000.0
 # Of less than such a share of all, rows are picked; more are read with all others, in order.
 _SCATTERED = 32
 # Of so many the further numbers are read at least, and of such a share of all.
@@ -140,7 +142,8 @@ class CoarseSpace:
             cells[part] = nearest_cells(white @ self.plane, seeds)
             white -= self.centroids[cells[part]]
             along = white @ self.directions
-            codes[part], further[part] = along[:, :first], along[:, first:]
+            codes[part] = along[:, :first]
+            np.clip(along[:, first:], -_MOST, _MOST, out=further[part], casting="same_kind")
         return CoarseCodes(lengths, cells, codes, further)
 
     def estimates(

@@ -63,6 +63,17 @@ def test_further_numbers_are_read_of_the_nearest_alone(monkeypatch):
     assert exact[right].mean() < exact[~right].mean()
 
 
+def test_a_model_that_is_off_the_scale_has_an_estimate_all_the_same():
+    means, images, scatter = hub()
+    means[7] *= 1e6
+    space = CoarseSpace.learnt(means[8:], scatter)
+    coded = space.coded(means)
+    found = space.estimates(coded, images, 1 / 9)
+    assert np.isfinite(coded.further).all()
+    assert np.isfinite(found).all()
+    assert found.argmax() == 7
+
+
 def test_the_same_means_give_the_same_bytes_and_rows_stand_alone():
     means, images, scatter = hub()
     first, second = (CoarseSpace.learnt(means, scatter) for _ in range(2))

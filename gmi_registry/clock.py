@@ -9,9 +9,10 @@ from typing import Literal
 
 __all__ = ["Clock", "Progress", "Stage", "Timings"]
 
-Stage = Literal["list", "index", "encoder", "query", "rank"]
+Stage = Literal["list", "index", "prepare", "encoder", "query", "rank"]
 Progress = Callable[[Stage, int, int], None]
-"""Told (stage, done, total): specifications in ``index``, else 0 or 1 of 1."""
+"""Told (stage, done, total): specifications in ``index``, and in ``prepare``, which a large index
+has once; else 0 or 1 of 1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gmi_registry.clock import Progress
 from gmi_registry.hub_index import HubIndex, open_index
 from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter
 from gmi_registry.index import Index, SpecCache, SpecIndex, SpecSource, Standing
@@ -42,9 +43,9 @@ class Gathering:
     workers: int
 
     @contextmanager
-    def opened(self) -> Iterator[HubIndex | None]:
+    def opened(self, progress: Progress) -> Iterator[HubIndex | None]:
         """The index, until the end of the block; None where there is none to use."""
-        index = open_index(self.place, self.hub, cache_dir=self.cache_dir)
+        index = open_index(self.place, self.hub, cache_dir=self.cache_dir, progress=progress)
         try:
             yield index
         finally:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from gmi_registry.clock import Progress
 from gmi_registry.errors import GmiError, InputError, OfflineError, RateLimitError
 from gmi_registry.index import Filters, IndexedSpec, Selection, SkippedSpec, Standing
 from gmi_registry.index.stored import FolderFiles, IndexFiles, StoredIndex
@@ -109,15 +110,18 @@ class HubIndex:
         return not (filters.fresh_only and self._marks.get(identity, False))
 
 
-def open_index(place: str | Path, hub: Hub, *, cache_dir: Path) -> HubIndex | None:
+def open_index(
+    place: str | Path, hub: Hub, *, cache_dir: Path, progress: Progress | None = None
+) -> HubIndex | None:
     """The index at ``place`` for a search of ``hub``: a folder, :data:`AUTO` or :data:`NONE`.
 
     None where specifications are to be read one by one: for ``none``, and for ``auto`` where the
     hub has no registry, the registry no index, or the index no model of the hub. What is wrong
     with an index that nobody asked for is logged, and the search goes on without it.
 
-    Raises for a folder: InputError where there is none, SpecFormatError and UnsupportedVersionError
-    for an index that cannot be used; for ``auto`` RateLimitError.
+    ``progress`` is that of :meth:`.StoredIndex.open`. Raises for a folder: InputError where there
+    is none, SpecFormatError and UnsupportedVersionError for an index that cannot be used; for
+    ``auto`` RateLimitError.
     """
     if place == NONE:
         return None
@@ -127,13 +131,13 @@ def open_index(place: str | Path, hub: Hub, *, cache_dir: Path) -> HubIndex | No
             raise InputError(
                 f"{place} is no folder with an index", hint="gmi index build DIR --hub HUB"
             )
-        stored = StoredIndex.open(FolderFiles(folder), cache_dir=cache_dir)
+        stored = StoredIndex.open(FolderFiles(folder), cache_dir=cache_dir, progress=progress)
         return HubIndex(stored, hub.name, str(folder))
     if not isinstance(hub, HasRegistry) or not isinstance(hub.registry, HasIndex):
         return None
     try:
         found = hub.registry.aggregate()
-        stored = StoredIndex.open(found, cache_dir=cache_dir)
+        stored = StoredIndex.open(found, cache_dir=cache_dir, progress=progress)
     except RateLimitError:
         raise
     except OfflineError:

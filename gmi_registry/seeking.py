@@ -88,7 +88,7 @@ class Seeking:
         """With the specifications at hand, or the rows of an index."""
         question: Question | None = None
         compared_by = None if self.encoder is None else self.encoder.ref
-        with gathering.opened() as known:
+        with gathering.opened(self.progress) as known:
             if self.request.like is not None:
                 exemplar, compared_by = self._exemplar(self.request.like, known)
                 question = ModelQuestion(exemplar)

@@ -35,6 +35,7 @@ __all__ = ["InterrogatorChoice", "KindChoice", "search"]
 _STAGES = {
     "list": "asking the hub",
     "index": "reading specifications",
+    "prepare": "preparing the index, once",
     "encoder": "loading the encoder",
     "query": "reading the query",
 }

@@ -178,6 +178,17 @@ def test_a_damaged_frame_is_made_again(rows, folder, tmp_path, damage):
     assert [it.read_bytes() == whole for it in frames(tmp_path)] == [True]
 
 
+def test_what_takes_a_while_is_told_of_once(folder, tmp_path):
+    told = []
+    for _ in range(2):
+        with StoredIndex.open(
+            FolderFiles(folder), cache_dir=tmp_path, progress=lambda *it: told.append(it)
+        ) as index:
+            Opened(index).answer(ImageQuestion(query(4), SCORES["default"]))
+    assert told == [("index", 400, 400), ("prepare", 0, 400), *told[2:-1], ("prepare", 400, 400)]
+    assert [done for _, done, _ in told[1:]] == sorted({done for _, done, _ in told[1:]})
+
+
 def test_what_a_killed_process_left_goes(folder, tmp_path):
     place = tmp_path / "stored-index-frames"
     place.mkdir()

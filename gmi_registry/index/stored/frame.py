@@ -80,21 +80,28 @@ class Frame:
         self._places = places
 
     @classmethod
-    def of(cls, source: FrameSource, directory: Path, places: NDArray[np.intp]) -> Frame:
+    def of(
+        cls,
+        source: FrameSource,
+        directory: Path,
+        places: NDArray[np.intp],
+        told: Callable[[int, int], None],
+    ) -> Frame:
         """The one in ``directory``, a reader's cache, made where it is missing.
 
         Making takes some seconds for 100,000 models, and half a minute for a million; the earlier
-        ones of the group go. Raises OSError where it cannot be written, and what the means raise.
+        ones of the group go. ``told`` hears of (rows done, all). Raises OSError where it cannot be
+        written, and what the means raise.
         """
         path = directory / _FOLDER / source.name
         file = opened(path)
         if file is None:
-            _log.warning("preparing %s specifications for ranking, once", f"{source.rows:,}")
+            _log.info("preparing %s specifications for ranking", f"{source.rows:,}")
             path.parent.mkdir(parents=True, exist_ok=True)
             others = path.parent.glob(f"{source.folder}-*.frame")
             _sweep(path.parent)
             earlier = sorted(other for other in others if other != path)
-            _make(source, path, earlier)
+            _make(source, path, earlier, told)
             for other in earlier:
                 # What another process reads can stay, where systems do not let it go.
                 with contextlib.suppress(OSError):
@@ -132,7 +139,13 @@ def _sweep(place: Path) -> None:
                 scratch.unlink()
 
 
-def _make(source: FrameSource, path: Path, earlier: Sequence[Path]) -> None:
+def _make(
+    source: FrameSource,
+    path: Path,
+    earlier: Sequence[Path],
+    told: Callable[[int, int], None],
+) -> None:
+    told(0, source.rows)
     before = _fitting(source, earlier)
     if before is None:
         space = CoarseSpace.learnt(_sample(source), source.scatter, models=source.rows)
@@ -150,7 +163,9 @@ def _make(source: FrameSource, path: Path, earlier: Sequence[Path]) -> None:
     }
 
     def pieces() -> Iterator[dict[str, NDArray[Any]]]:
+        done = 0
         for number, stretch in enumerate(source.stretches):
+            done += stretch.rows
             start = known.get(stretch)
             if start is not None and before is not None:
                 yield before.rows(slice(start, start + stretch.rows))
@@ -158,6 +173,7 @@ def _make(source: FrameSource, path: Path, earlier: Sequence[Path]) -> None:
                 means = source.means(number)
                 coded = space.coded(means)
                 yield {"means": means} | vars(coded)
+                told(done, source.rows)
 
     written(path, source.statistics, source.stretches, learnt, shared, space.kept, pieces())
 

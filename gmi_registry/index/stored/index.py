@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from gmi_registry.index.stored.stack import StoredStack
 from gmi_registry.spec import EncoderRef, ModelRef
 
 __all__ = ["GroupInfo", "IndexInfo", "StoredIndex"]
+
+Progress = Callable[[Literal["index", "prepare"], int, int], None]
 
 # Parts whose metadata are written in one step. Others that want to write wait for it.
 _AT_ONCE = 16
@@ -110,48 +112,59 @@ class StoredIndex:
         delivery: Delivery,
         ledger: Ledger,
         cache_dir: Path,
+        told: Progress,
     ) -> None:
         self._ledger = ledger
         self.info = IndexInfo.of(document, digest)
-        opened = _Opening(digest, delivery, ledger, cache_dir)
+        opened = _Opening(digest, delivery, ledger, cache_dir, told)
         self.groups: tuple[StoredStack, ...] = tuple(opened.stacks(document.groups))
 
     @classmethod
-    def open(cls, files: IndexFiles, *, cache_dir: Path) -> StoredIndex:
+    def open(
+        cls, files: IndexFiles, *, cache_dir: Path, progress: Progress | None = None
+    ) -> StoredIndex:
         """Fetch and check what every search needs, and what ``cache_dir`` does not know yet.
+
+        ``progress`` is told of what takes a while, once: (``index``, models, all) of metadata that
+        are read, and later (``prepare``, models, all) of a large group that is first asked.
 
         Raises SpecFormatError for files that break the rules, DigestMismatchError for others than
         ``index.json`` names, UnsupportedVersionError for a newer major, and whatever ``files``
         raises. A cache that cannot be used costs time only.
         """
+        told: Progress = progress or (lambda stage, done, total: None)
         try:
-            return cls._with(files, Ledger(cache_dir), cache_dir)
+            return cls._with(files, Ledger(cache_dir), cache_dir, told)
         except LedgerError as error:
             if error.damaged:
                 discard(cache_dir)
             # One that was full or in use is left for the next time.
-            return cls._with(files, Ledger(cache_dir if error.damaged else None), cache_dir)
+            return cls._with(files, Ledger(cache_dir if error.damaged else None), cache_dir, told)
 
     @classmethod
-    def _with(cls, files: IndexFiles, ledger: Ledger, cache_dir: Path) -> StoredIndex:
+    def _with(
+        cls, files: IndexFiles, ledger: Ledger, cache_dir: Path, told: Progress
+    ) -> StoredIndex:
         try:
-            return cls._current(files, ledger, cache_dir)
+            return cls._current(files, ledger, cache_dir, told)
         except BaseException:
             ledger.close()
             raise
 
     @classmethod
-    def _current(cls, files: IndexFiles, ledger: Ledger, cache_dir: Path) -> StoredIndex:
+    def _current(
+        cls, files: IndexFiles, ledger: Ledger, cache_dir: Path, told: Progress
+    ) -> StoredIndex:
         delivery = Delivery(files, ledger)
         document, digest = delivery.document()
         try:
-            return cls(document, digest, delivery, ledger, cache_dir)
+            return cls(document, digest, delivery, ledger, cache_dir, told)
         except SpecFormatError:
             # Whoever writes the index may have taken files away since.
             document, another = delivery.document()
             if another == digest:
                 raise
-        return cls(document, another, delivery, ledger, cache_dir)
+        return cls(document, another, delivery, ledger, cache_dir, told)
 
     def __enter__(self) -> Self:
         return self
@@ -190,12 +203,16 @@ class StoredIndex:
 class _Opening:
     """The steps from ``index.json`` to groups that can be asked."""
 
-    def __init__(self, digest: str, delivery: Delivery, ledger: Ledger, cache_dir: Path) -> None:
+    def __init__(
+        self, digest: str, delivery: Delivery, ledger: Ledger, cache_dir: Path, told: Progress
+    ) -> None:
+        self._told = told
         self._digest = digest
         self._cache_dir = cache_dir
         self._delivery = delivery
         self._ledger = ledger
         self._identities: set[str] = set()
+        self._read = 0
 
     def stacks(self, groups: tuple[GroupRecord, ...]) -> Iterator[StoredStack]:
         known = [self._ledger.members(self._digest, group.folder) for group in groups]
@@ -203,11 +220,17 @@ class _Opening:
         whole = all(members is not None for members in known)
         for group, members in zip(groups, known, strict=True):
             parts: dict[int, PartRecord] = {}
+            rows, read = sum(part.rows for part in group.parts), self._read
             for start in range(0, len(group.parts), _AT_ONCE):
                 parts |= self._numbered(group.parts[start : start + _AT_ONCE])
+                if read < self._read:
+                    read = self._read
+                    self._told("index", sum(part.rows for part in parts.values()), rows)
             if members is None or not whole or not _fits(members, parts, self._ledger):
                 members = self._members(group, parts)
-            yield StoredStack(group, parts, members, self._delivery, self._ledger, self._cache_dir)
+            yield StoredStack(
+                group, parts, members, self._delivery, self._ledger, self._cache_dir, self._told
+            )
 
     def _numbered(self, parts: Sequence[PartRecord]) -> dict[int, PartRecord]:
         """The parts by their numbers; what is not known yet is read first, and then written."""
@@ -221,6 +244,7 @@ class _Opening:
             for place, (part, lines) in enumerate(zip(parts, read, strict=True)):
                 if lines is not None:
                     numbers[place] = ledger.add_part(part.entries.sha256, lines)
+                    self._read += 1
         return {
             number: part for number, part in zip(numbers, parts, strict=True) if number is not None
         }

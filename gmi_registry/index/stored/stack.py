@@ -6,10 +6,10 @@ import logging
 import threading
 from array import array
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,9 @@ class StoredStack:
         delivery: Delivery,
         ledger: Ledger,
         cache_dir: Path | None,
+        told: Callable[[Literal["prepare"], int, int], None],
     ) -> None:
+        self._told = told
         self._cache_dir = cache_dir
         self._record = record
         self._delivery = delivery
@@ -138,7 +140,9 @@ class StoredStack:
         )
         starts = np.cumsum([0, *(stretch.rows for stretch in stretches)])
         try:
-            return Frame.of(source, self._cache_dir, starts[self._part] + self._within)
+            places = starts[self._part] + self._within
+            told = partial(self._told, "prepare")
+            return Frame.of(source, self._cache_dir, places, told)
         except OSError as error:
             _log.warning("searching on without a frame, which takes longer: %s", error)
             return None

@@ -10,6 +10,7 @@ from gmi_registry.index.question import Question
 from gmi_registry.index.ranked import ranked
 from gmi_registry.index.result import Ranking, SkippedSpec
 from gmi_registry.index.selection import Index, Selection
+from gmi_registry.spec import ModelRef
 
 __all__ = ["answer"]
 
@@ -35,10 +36,11 @@ def answer(
     for selection in selections:
         stack = selection.stack
         if stack.key.encoder_id != question.encoder_id:
-            entries = [*(stack.entries[row] for row in selection.rows), *selection.outliers]
-            refused += [
-                SkippedSpec(entry.model, _other_encoder(entry, question)) for entry in entries
-            ]
+            reason = _other_encoder(selection.first, question)
+            # Names, not entries: those of half a hub would have to be read one by one.
+            refs = [ModelRef.parse(stack.names[row]) for row in selection.rows]
+            refs += [entry.model for entry in selection.outliers]
+            refused += [SkippedSpec(ref, reason) for ref in refs]
             continue
         reason = "its prompt embeddings are not those of its group"
         refused += [SkippedSpec(entry.model, reason) for entry in selection.outliers]

@@ -149,13 +149,16 @@ def hear_ctrl_c() -> None:
 
 
 def describe_and_die_once(work: Work) -> Result:
-    """The worker's own, killed in the middle of the second picture of ``ink`` when it is new."""
+    """The worker's own, killed once, when two batches of ``ink`` are drawn and one is on the disk"""
     from gmi_registry.regeneration.worker import perform
 
     mark = Path(work.options.work) / "died"
+    drawn: list[int] = []
 
     def told(stage: str, done: int, total: int) -> None:
-        if work.model.endswith("ink") and stage == "generate" and done and not mark.exists():
+        if work.model.endswith("ink") and stage == "generate" and done:
+            drawn.append(done)
+        if len(drawn) == 2 and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 

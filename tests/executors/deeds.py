@@ -149,7 +149,7 @@ def hear_ctrl_c() -> None:
 
 
 def describe_and_die_once(work: Work) -> Result:
-    """The worker's own, killed once, when two batches of ``ink`` are drawn and one is on the disk"""
+    """The worker's own, killed once, when two batches of ``ink`` are drawn, one of them kept."""
     from gmi_registry.regeneration.worker import perform
 
     mark = Path(work.options.work) / "died"

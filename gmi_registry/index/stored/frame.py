@@ -89,7 +89,7 @@ class Frame:
     ) -> Frame:
         """The one in ``directory``, a reader's cache, made where it is missing.
 
-        Making takes some seconds for 100,000 models, and half a minute for a million; the earlier
+        Making takes some seconds for 100,000 models, and a minute for a million; the earlier
         ones of the group go. ``told`` hears of (rows done, all). Raises OSError where it cannot be
         written, and what the means raise.
         """

@@ -1,4 +1,4 @@
-"""What it costs to write, open and ask the stored index: ``python benchmarks/stored_index.py``.
+"""What it costs to write, open and ask the stored index: ``python -m benchmarks.stored_index``.
 
 Every operation is a process of its own, timed after its imports; a rank is the default score
 without a prompt, opened, answered and its first ten hits named. Embeddings are random numbers with
@@ -8,7 +8,6 @@ the spectrum of CLIP's: content that all models share, styles in families, noise
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -17,42 +16,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gmi_registry.index import (
-    ComparabilityKey,
-    Filters,
-    ImageQuestion,
-    IndexedSpec,
-    IndexEntry,
-    Selection,
-    Standing,
-)
+from benchmarks.scale.hub import ENCODER, GAMMA, D, N, entry
+from gmi_registry.hub_index import HubIndex
+from gmi_registry.index import Filters, ImageQuestion, IndexedSpec, Standing
 from gmi_registry.index.comparison import answer
 from gmi_registry.index.stored import FolderFiles, Row, StoredIndex, update_index
 from gmi_registry.scoring import SCORES, Query, gram
-from gmi_registry.spec import EncoderRef, ModelRef, Preprocess, PromptSet
 
-N, D, GAMMA, ADDED = 55, 768, 0.02, 100
-PROMPTS = PromptSet("general", 1, tuple(f"prompt number {number}" for number in range(N)))
-ENCODER = EncoderRef(
-    name="ViT-L-14",
-    pretrained="openai",
-    weights_sha256="0" * 64,
-    preprocess=Preprocess(
-        size=224,
-        mean=(0.48, 0.46, 0.41),
-        std=(0.27, 0.26, 0.28),
-        interpolation="bicubic",
-        resize_mode="shortest",
-    ),
-    image_dim=D,
-    text_dim=D,
-)
-KEY = ComparabilityKey(ENCODER.id, PROMPTS.id, "rbf", GAMMA, 1)
+ADDED = 100
 RARE = "one-in-a-hundred"
 OPERATIONS = (
     "build",
@@ -100,43 +77,13 @@ class Source:
     def _row(self, number: int) -> Row:
         style = self._families[number % len(self._families)] + self._drawn(1, 13, -0.8)
         images = (self._content + style + self._drawn(N, 17, -2.9)).astype(np.float16)
-        words = [f"tag-{number * step % 1999}" for step in range(1, 8)]
-        words += [RARE] * (number % 100 == 37)
-        entry = IndexEntry(
-            model=ModelRef("hf", f"owner-{number % 997}/model-{number:07}", f"{number:040x}"),
-            digest=hashlib.sha256(str(number).encode()).hexdigest(),
-            title=f"Model {number}, a title of some words",
-            kind=("checkpoint", "lora")[number % 3 > 0],
-            tags=tuple(dict.fromkeys(words)),
-            base_model=("SDXL 1.0", "SD 1.5", "Flux.1 D")[number % 3],
-            url=f"https://example.org/model-{number:07}",
-            licence="creativeml-openrail-m",
-            nsfw=number % 7 == 0,
-            downloads=number * 31 % 100_000,
-            encoder=f"{ENCODER.name}/{ENCODER.pretrained}",
-            prompt_set=PROMPTS.name,
-            prompts=PROMPTS.prompts,
-            key=KEY,
+        described = entry(number)
+        if number % 100 == 37:
+            described = replace(described, tags=(*described.tags, RARE))
+        indexed = IndexedSpec(
+            described, images, self._prompts, gram(images, GAMMA).astype(np.float32)
         )
-        indexed = IndexedSpec(entry, images, self._prompts, gram(images, GAMMA).astype(np.float32))
         return Row(indexed, Standing(False, "verified", f"{number:040x}"), ENCODER)
-
-
-class Asked:
-    """An opened index as one that may be ranked."""
-
-    skipped = ()
-
-    def __init__(self, stored: StoredIndex) -> None:
-        self.stored = stored
-        self.standing = stored.standing
-
-    def __len__(self) -> int:
-        return len(self.stored)
-
-    def select(self, filters: Filters) -> list[Selection]:
-        chosen = [(stack, stack.select(filters)) for stack in self.stored.groups]
-        return [Selection(stack, rows) for stack, rows in chosen if rows]
 
 
 def operation(work: str, folder: Path, models: int) -> dict[str, Any]:
@@ -161,7 +108,7 @@ def operation(work: str, folder: Path, models: int) -> dict[str, Any]:
             stack = stored.groups[0]
             stack.images(range(0, len(stack), len(stack) // 10))
             return {"seconds": time.perf_counter() - began}
-        index = Asked(stored)
+        index = HubIndex(stored, "hf", "made")
         selections = index.select(filters)
         selected = time.perf_counter()
         found = answer(index, selections, question, best_prompts=0)
@@ -177,7 +124,15 @@ def operation(work: str, folder: Path, models: int) -> dict[str, Any]:
 
 def measured(work: str, folder: Path, models: int) -> dict[str, Any]:
     """The same in a process of its own, with its peak memory."""
-    words = [sys.executable, __file__, "--child", work, "--folder", str(folder)]
+    words = [
+        sys.executable,
+        "-m",
+        "benchmarks.stored_index",
+        "--child",
+        work,
+        "--folder",
+        str(folder),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     done = subprocess.run(
         [*words, "--models", str(models)], env=environment, check=True, stdout=subprocess.PIPE

@@ -14,9 +14,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.encoding.age import aged
 
 WAYS = ("torch", "onnx", "half", "onnx checked")
 COLUMNS = ("load", "first image", "next image", "first text", "next text")
@@ -33,7 +34,7 @@ def prepared(name: str, folder: Path) -> None:
     if not (folder / "half" / "encoder.json").is_file():
         command = [sys.executable, "-m", "benchmarks.encoding.made", name, str(folder)]
         subprocess.run(command, check=True)
-        time.sleep(3)  # files as young as this are not remembered as checked
+        aged(folder)
     for way in WAYS:
         measured(way, name, folder)  # which checks, and brings the files into the cache
 

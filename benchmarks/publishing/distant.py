@@ -50,6 +50,7 @@ class DistantPipeline:
         height: int | None = None,
         output_type: str = "pil",
     ) -> SimpleNamespace:
+        # The device's part of the work: what is measured is all the rest, beside it.
         time.sleep(self._seconds * len(prompt))
         drawn = self._pixels[np.arange(len(prompt)) % _KINDS]
         return SimpleNamespace(images=drawn if output_type == "np" else _pictures(drawn))
@@ -74,6 +75,7 @@ def distant_towers(encoder: Any, seconds: float) -> None:
     """Let ``encoder`` wait for both of its towers ``seconds`` a picture or text."""
 
     def waited(batch: torch.Tensor) -> torch.Tensor:
+        # As above, for a tower.
         time.sleep(seconds * len(batch))
         return torch.ones(len(batch), encoder.ref.image_dim)
 

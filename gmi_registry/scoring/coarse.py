@@ -32,9 +32,12 @@ from gmi_registry.scoring.ranking import least
 from gmi_registry.scoring.sweep import products, row_norms, swept
 from gmi_registry.scoring.within import WithinScatter
 
-__all__ = ["CoarseCodes", "CoarseSpace", "settled", "settles_all"]
+__all__ = ["LEARNT_FROM", "CoarseCodes", "CoarseSpace", "settled", "settles_all"]
 
 Single = NDArray[np.float32]
+
+LEARNT_FROM = 1 << 16
+"""Models of which cells and directions are learnt."""
 
 _SINGLE = np.dtype(np.float32)
 
@@ -43,7 +46,6 @@ _FURTHER = 256
 _PLANE = 64
 """Directions in which cells are told apart."""
 _MOST_CELLS = 4096
-_LEARNT_FROM = 1 << 16
 _SPECTRUM_FROM = 1 << 13
 _BLOCK_ROWS = 4096
 # What half precision holds; a model that is so far off may as well have a wrong estimate.
@@ -96,8 +98,8 @@ class CoarseSpace:
 
         Some seconds for 65,536, and no more for more, of which so many are taken, spread evenly.
         """
-        if len(means) > _LEARNT_FROM:
-            means = means[np.linspace(0, len(means) - 1, _LEARNT_FROM).round().astype(np.intp)]
+        if len(means) > LEARNT_FROM:
+            means = means[np.linspace(0, len(means) - 1, LEARNT_FROM).round().astype(np.intp)]
         centre = means.mean(axis=0, dtype=np.float64).astype(np.float32)
         white = (means - centre) @ scatter.whitening(SHRINKAGE).astype(np.float32)
         plane = _leading(white, _PLANE)

@@ -7,6 +7,7 @@ signature names leads anywhere else.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from model_signing.verifying import Config as Verifying
 
 __all__ = ["Outcome", "check", "make"]
+
+_log = logging.getLogger(__name__)
 
 Outcome = Literal["holds", "other files", "does not hold"]
 """``other files``: it is by whom it should be, and of other files than these."""
@@ -88,9 +91,10 @@ def check(contents: Mapping[str, bytes], signature: bytes, by: PublicKey | Ident
         place.write_bytes(signature)
         try:
             config.verify(folder, place)
-        except Exception:
+        except Exception as error:
             # What a hostile file makes the parsers in there raise is not documented, and is more
             # than their own errors. Whatever it is, the signature did not pass.
+            _log.debug("a signature did not pass: %s: %s", type(error).__name__, error)
             return "other files" if authentic else "does not hold"
     return "holds"
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gmi_registry.index.selection import as_rows
 from gmi_registry.index.stored.frame_file import FrameFile, Stretch, opened, written
 from gmi_registry.scoring import WithinScatter
-from gmi_registry.scoring.coarse import CoarseCodes, CoarseSpace
+from gmi_registry.scoring.coarse import LEARNT_FROM, CoarseCodes, CoarseSpace
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.spec.canonical import canonical_digest
 
@@ -32,7 +32,6 @@ FRAMED_MODELS = 20_000
 
 _VERSION = 2
 _FOLDER = "stored-index-frames"
-_LEARNT_FROM = 1 << 16
 # Cells that were learnt from fewer than half of today's models are learnt anew.
 _OUTGROWN = 2
 # Means that are in memory together.
@@ -74,7 +73,7 @@ class Frame:
     """
 
     def __init__(self, file: FrameFile, scatter: WithinScatter, places: NDArray[np.intp]) -> None:
-        self._space = CoarseSpace(file.centre, file.plane, file.centroids, file.directions, scatter)
+        self._space = _space(file, scatter)
         self._codes = CoarseCodes(file.lengths, file.cells, file.codes, file.further)
         self._means = file.means
         self._places = places
@@ -126,10 +125,6 @@ class Frame:
             )
         return out
 
-    def means(self) -> NDArray[np.float32]:
-        """[M, D] of all members."""
-        return np.asarray(self._means[self._places])
-
 
 def _sweep(place: Path) -> None:
     """Take away what processes that were killed left half-written, and nobody writes any more."""
@@ -151,9 +146,7 @@ def _make(
         space = CoarseSpace.learnt(_sample(source), source.scatter, models=source.rows)
         learnt, known = source.rows, {}
     else:
-        space = CoarseSpace(
-            before.centre, before.plane, before.centroids, before.directions, source.scatter
-        )
+        space = _space(before, source.scatter)
         learnt, known = before.learnt, before.starts
     shared = {
         "centre": space.centre,
@@ -178,6 +171,10 @@ def _make(
     written(path, source.statistics, source.stretches, learnt, shared, space.kept, pieces())
 
 
+def _space(file: FrameFile, scatter: WithinScatter) -> CoarseSpace:
+    return CoarseSpace(file.centre, file.plane, file.centroids, file.directions, scatter)
+
+
 def _fitting(source: FrameSource, earlier: Sequence[Path]) -> FrameFile | None:
     """The earlier file of the same statistics from which most can be copied."""
     files = [file for path in earlier if (file := opened(path)) is not None]
@@ -192,7 +189,7 @@ def _fitting(source: FrameSource, earlier: Sequence[Path]) -> FrameFile | None:
 
 def _sample(source: FrameSource) -> NDArray[np.float32]:
     """Means spread evenly over all rows, as many as are learnt from."""
-    step = max(1, source.rows // _LEARNT_FROM)
+    step = max(1, source.rows // LEARNT_FROM)
     found, start = [], 0
     for number, stretch in enumerate(source.stretches):
         found.append(np.array(source.means(number)[-start % step :: step]))

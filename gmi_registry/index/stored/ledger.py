@@ -155,11 +155,9 @@ class Ledger:
         )
 
     def numbers(self, question: str, values: Sequence[object]) -> NDArray[np.int64]:
-        """The numbers of rows, of any index, that an SQL question gives."""
-        # As one text: a tuple for each of a hundred thousand takes longer than to find them.
-        name = question.partition(" from ")[0].removeprefix("select ")
-        joined = question.replace(f"select {name}", f"select group_concat({name})", 1)
-        ((found,),) = self._ask(joined, *values)
+        """The numbers of rows, of any index, that a question of
+        :class:`~gmi_registry.index.stored.selection.Selection` gives."""
+        ((found,),) = self._ask(question, *values)
         return np.fromstring(found or "", np.int64, sep=",")
 
     def is_checked(self, file: str, path: Path, status: os.stat_result) -> bool:

@@ -11,11 +11,11 @@ from gmi_registry.model import Kind, is_kind
 
 __all__ = ["Selection"]
 
-_TAGGED = "select row from tag where tag = ?"
-
+# As one text: a tuple for each of a hundred thousand rows takes longer than to find them.
+_TAGGED = "select group_concat(row) from tag where tag = ?"
 
 Question = tuple[str, tuple[object, ...]]
-"""SQL that gives numbers of rows, and its values."""
+"""SQL that gives the numbers of rows with commas between, or null, and its values."""
 
 
 class Selection:
@@ -54,10 +54,10 @@ class Selection:
         return not self.required and not self.excluded
 
     def _require(self, clause: str, *values: object) -> None:
-        self.required.append((f"select id from row where {clause}", values))
+        self.required.append((f"select group_concat(id) from row where {clause}", values))
 
     def _exclude(self, clause: str, *values: object) -> None:
-        self.excluded.append((f"select id from row where {clause}", values))
+        self.excluded.append((f"select group_concat(id) from row where {clause}", values))
 
 
 def _folded(text: str) -> str:

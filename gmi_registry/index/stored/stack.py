@@ -57,7 +57,7 @@ class StoredStack:
         members: Members,
         delivery: Delivery,
         ledger: Ledger,
-        cache_dir: Path | None,
+        cache_dir: Path,
         told: Callable[[Literal["prepare"], int, int], None],
     ) -> None:
         self._told = told
@@ -124,11 +124,11 @@ class StoredStack:
 
     @property
     def _is_large(self) -> bool:
-        return self._cache_dir is not None and len(self) >= FRAMED_MODELS
+        return len(self) >= FRAMED_MODELS
 
     @cached_property
     def estimator(self) -> Frame | None:
-        if self._cache_dir is None or not self._is_large:
+        if not self._is_large:
             return None
         stretches = [Stretch(part.means.sha256, part.rows) for part in self._parts]
         source = FrameSource(
@@ -155,8 +155,6 @@ class StoredStack:
 
     @cached_property
     def means(self) -> Floats:
-        if self.estimator is not None:
-            return self.estimator.means()
         found = self._gathered("means", np.arange(len(self)), np.float32)
         with self._lock:
             for part in range(len(self._parts)):

@@ -104,6 +104,7 @@ class HfJobsExecutor:
                     else:
                         running.append(begun)
                 if running:
+                    # A Job tells nobody that it has ended, and a hub may not be asked all the time.
                     time.sleep(self._interval)
                 for job in list(running):
                     result = self._look(api, namespace, job)

@@ -16,6 +16,7 @@ from gmi_registry.regeneration.executors.process import WorkerProcess, stop_all
 
 __all__ = ["LocalExecutor"]
 
+# No system but some can wait for whichever of several processes ends first.
 _LOOK_AGAIN = 0.05
 
 

@@ -19,6 +19,7 @@ __all__ = ["WorkerProcess", "stop_all"]
 _MAIN = "from gmi_registry.regeneration.executors.child import main; main()"
 _POSIX = os.name == "posix"
 _GRACE = 5.0
+# Several processes are waited for, up to a moment: no call does that on every system.
 _LOOK_AGAIN = 0.02
 _FEWER = "run it again, with fewer --workers if memory was short"
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 import numpy as np
 
 from gmi_registry.scoring.kernels import Floats, widened, working_dtype
-from gmi_registry.scoring.sweep import multiplied, row_norms, swept
+from gmi_registry.scoring.sweep import swept
 from gmi_registry.scoring.weights import clamped
 from gmi_registry.scoring.within import WithinScatter
 
@@ -79,14 +79,14 @@ def mean_distances(
     that made the means, 1/N for N equal ones. Raises ValueError unless shrinkage > 0.
     """
     dtype = working_dtype(means, query_images)
-    factor = scatter.whitening(shrinkage).astype(dtype)
+    lengths = scatter.mahalanobis(shrinkage, dtype)
     excess = dtype.type(scatter.spread(shrinkage) * concentration)
     out = np.empty((len(query_images), len(means)), dtype)
 
     def work(part: slice) -> None:
         block = means[part].astype(dtype, copy=False)
         for b, image in enumerate(query_images):
-            out[b, part] = row_norms(multiplied(block - image.astype(dtype), factor)) - excess
+            out[b, part] = lengths.squared(block - image.astype(dtype)) - excess
 
     swept(work, len(means), means.shape[1] * _PRODUCT, streamed=True, spread=True)
     return out

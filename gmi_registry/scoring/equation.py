@@ -9,7 +9,7 @@ import numpy as np
 
 from gmi_registry.scoring.invariants import gram_sums
 from gmi_registry.scoring.kernels import Floats, row_kernel, widened, working_dtype
-from gmi_registry.scoring.sweep import multiplied, products, row_norms
+from gmi_registry.scoring.sweep import products, row_norms
 
 __all__ = ["Equation"]
 
@@ -77,9 +77,7 @@ class Equation:
         norms = norms.reshape(-1)
         spread = self.spread(grams, sums)
         if self.is_batch:
-            kernel = row_kernel(
-                flat, norms, multiplied(flat, self.queries.T), self.queries, self.gamma
-            )
+            kernel = row_kernel(flat, norms, flat @ self.queries.T, self.queries, self.gamma)
             kernel = kernel.reshape(models, rows, -1)
             kernel *= self.coefficients.T
             cross = kernel.sum(axis=1).T
@@ -101,5 +99,5 @@ class Equation:
         pairs = pairs.reshape(-1, rows * rows)
         flat = grams.reshape(models, rows * rows).astype(self.dtype, copy=False)
         if self.is_batch:
-            return multiplied(pairs, flat.T)
+            return np.asarray(pairs @ flat.T)
         return np.stack([products(flat, pair) for pair in pairs])

@@ -3,24 +3,23 @@
 A sum of products over images is bound by how fast memory is read, so each part is read once and
 what follows is done while it is in the cache. The sums go through ``numpy.einsum`` and not through
 BLAS: its result for a row does not depend on where in an array the row stands, so that equal
-specifications tie to the last bit, and so do a filtered ranking and a whole one; and its threads
-are those that are chosen here, whatever the BLAS was told.
+specifications tie to the last bit, and so do a filtered ranking and a whole one. Products of
+matrices are BLAS's, which has one thread meanwhile: every core has a part of its own.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from gmi_registry.blas import one_thread
 from gmi_registry.scoring.kernels import Floats
 
-__all__ = ["cores", "multiplied", "products", "row_norms", "swept"]
+__all__ = ["cores", "products", "row_norms", "swept"]
 
-_BLAS = threading.Lock()
 # Large enough that a part takes far longer than handing it to a thread.
 _STREAMED_ELEMENTS = 1 << 22
 # Below this, waking a thread takes longer than it saves.
@@ -59,21 +58,11 @@ def swept(
     if threads < 2:
         run()
         return
-    with ThreadPoolExecutor(threads - 1) as pool:
+    with one_thread(), ThreadPoolExecutor(threads - 1) as pool:
         others = [pool.submit(run) for _ in range(threads - 1)]
         run()
         for other in others:
             other.result()
-
-
-def multiplied(first: Floats, second: Floats) -> Floats:
-    """``first`` @ ``second`` of two matrices, one product at a time in this process.
-
-    BLAS has threads of its own, and several callers at once keep each other waiting; meanwhile
-    other parts of a sweep do what comes after their products.
-    """
-    with _BLAS:
-        return first @ second
 
 
 def products(rows: Floats, vector: Floats) -> Floats:

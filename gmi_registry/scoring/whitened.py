@@ -61,14 +61,14 @@ class WhitenedMeans:
         factor = scatter.whitening(shrinkage)
         if centre is None:
             centre = _centre(means)
-        narrow = factor.astype(dtype)
+        mahalanobis = scatter.mahalanobis(shrinkage, dtype)
         lengths = np.empty(len(means), dtype)
         apart = 0.0
         for start in range(0, len(means), _BLOCK_ROWS):
             part = slice(start, start + _BLOCK_ROWS)
             difference = means[part].astype(dtype, copy=False) - centre
             apart = max(apart, float(row_norms(difference).max()))
-            lengths[part] = row_norms(difference @ narrow)
+            lengths[part] = mahalanobis.squared(difference)
         shift = np.zeros_like(centre)
         if float(centre @ centre) > _NEAR * apart:
             means, shift = means - centre, centre

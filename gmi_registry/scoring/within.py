@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.mahalanobis import Mahalanobis
 
 __all__ = ["WithinScatter"]
 
@@ -86,6 +88,21 @@ class WithinScatter:
         # Removing models may leave eigenvalues a rounding below zero.
         floor = shrinkage * trace / self.freedom / dimensions
         return np.asarray(vectors / np.sqrt(np.maximum(eigenvalues, 0) + floor))
+
+    def mahalanobis(self, shrinkage: float, dtype: np.dtype[Any]) -> Mahalanobis:
+        """Lengths under (S + λI)⁻¹ of vectors of ``dtype``; kept for the next query.
+
+        Raises ValueError unless shrinkage > 0.
+        """
+        known = self._lengths.get((shrinkage, dtype))
+        if known is None:
+            known = Mahalanobis.of(self.whitening(shrinkage), dtype)
+            self._lengths[shrinkage, dtype] = known
+        return known
+
+    @cached_property
+    def _lengths(self) -> dict[tuple[float, np.dtype[Any]], Mahalanobis]:
+        return {}
 
     def spread(self, shrinkage: float) -> float:
         """tr((S + λI)⁻¹ S): the mean squared length of a whitened image, taken from its own mean.

@@ -178,7 +178,7 @@ def _compared(hits: Any, known: Any, work: str) -> dict[str, Any]:
     for mine, limits in zip(hits, known[f"{work} distances"], strict=True):
         distances = np.array([hit.distance for hit in mine])
         slack = 1e-5 * abs(limits[-1]) + 1e-4
-        shares.append(float(np.mean(distances <= limits + slack)))
+        shares.append(float(np.mean(distances <= limits[-1] + slack)))
         worst = max(worst, float(np.abs(distances / limits - 1).max()))
     return {
         "recall": float(np.mean(shares)),

@@ -18,10 +18,10 @@ import torch
 from benchmarks.speed.clock import ratio, timed
 from benchmarks.speed.loop import added, multiplied, plain_on
 from benchmarks.speed.specs import GAMMA, Hub
-from gmi_registry.scoring.coarse import settled
 from gmi_registry.scoring.default import whitened_distances
 from gmi_registry.scoring.nearest import Nearest, nearest_models
 from gmi_registry.scoring.paper import paper_distances
+from gmi_registry.scoring.settled import settled
 from gmi_registry.scoring.sketch import DIRECTIONS
 from gmi_registry.scoring.sweep import cores
 from gmi_registry.scoring.whitened import whitened_means

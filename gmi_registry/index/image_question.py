@@ -9,15 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.errors import InputError
-from gmi_registry.index.question import PromptValues, TextQuestion, by_portions, check_width
+from gmi_registry.index.question import (
+    Near,
+    PromptValues,
+    TextQuestion,
+    by_portions,
+    check_width,
+)
 from gmi_registry.index.selection import as_rows
 from gmi_registry.index.stack import Stack
 from gmi_registry.scoring import DEFAULT_SCORE, SCORES, Query, Score
-from gmi_registry.scoring.coarse import settled, settles_all
 from gmi_registry.scoring.confidence import confidences
 from gmi_registry.scoring.contrast import contrasted, innocence
 from gmi_registry.scoring.kernels import Floats, working_dtype
 from gmi_registry.scoring.ranking import best_prompts
+from gmi_registry.scoring.settled import CLOSE, LOOSE, settled, settles_all
 from gmi_registry.scoring.whitened import whitened_means
 from gmi_registry.scoring.wording import worded_distances
 from gmi_registry.spec import ModelRef
@@ -70,10 +76,8 @@ class ImageQuestion:
     def about(self) -> ModelRef | None:
         return None
 
-    def distances(self, stack: Stack, rows: Sequence[int], *, nearest: int | None = None) -> Floats:
+    def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
         _check_lengths(stack, self.query)
-        if nearest is not None and self._may_be_estimated:
-            return self._nearest(stack, rows, nearest)
         distances = self._of(self.query, stack, rows)
         images = len(self.query.image_embeddings)
         if self.unwanted is not None:
@@ -94,30 +98,42 @@ class ImageQuestion:
             )
         return distances
 
+    def near(self, stack: Stack, rows: Sequence[int], count: int) -> Near:
+        if not self._may_be_estimated:
+            return Near.everything(self.distances(stack, rows))
+        _check_lengths(stack, self.query)
+        return self._settled(stack, rows, count)
+
     @property
     def _may_be_estimated(self) -> bool:
         return self._speaks_of_chances and self.unwanted is None and self.style is None
 
-    def _nearest(self, stack: Stack, rows: Sequence[int], count: int) -> Floats:
-        """Means for all without the prompt, nearly where they are many; with the prompt, for which
-        images have to be read, those that matter."""
-        estimator = stack.estimator
+    def _settled(self, stack: Stack, rows: Sequence[int], count: int) -> Near:
+        """Means without the prompt, those that matter where they are many; with the prompt, for
+        which images have to be read, those of them that matter."""
+        estimator, prompted = stack.estimator, self.query.has_prompts
         images, concentration = self.query.image_embeddings, 1 / len(stack.image_prompt)
         members = as_rows(rows)
+        if settles_all(len(members), count) and (prompted or estimator is not None):
+            places, estimates = np.arange(len(members)), None
+        elif estimator is not None:
+            places, estimates = estimator.near(rows, images, concentration, count)
+        else:
+            places, estimates = np.arange(len(members)), self._by_means(self.query, stack, rows)
+            if not prompted:
+                return Near(places, estimates)
 
         def measured(chosen: NDArray[np.intp]) -> Floats:
-            few = members[chosen].tolist()
-            if self.query.has_prompts:
+            few = members[places[chosen]].tolist()
+            if prompted:
                 return self._of(self.query, stack, few)
             assert estimator is not None
             return estimator.distances(few, images, concentration)
 
-        if settles_all(len(members), count) and (self.query.has_prompts or estimator is not None):
-            return measured(np.arange(len(members)))
-        if estimator is not None:
-            return settled(estimator.estimates(rows, images, concentration), measured, count)
-        unprompted = self._by_means(self.query, stack, rows)
-        return settled(unprompted, measured, count) if self.query.has_prompts else unprompted
+        if estimates is None:
+            return Near(places, measured(places))
+        care = LOOSE if prompted else CLOSE
+        return Near(places, settled(estimates, measured, count, care))
 
     def _of(self, query: Query, stack: Stack, rows: Sequence[int]) -> Floats:
         if not self._speaks_of_chances or query.has_prompts:

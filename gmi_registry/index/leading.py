@@ -20,7 +20,7 @@ __all__ = ["Leading"]
 # Fewer are put in order as a whole. More than a server ever hands over, whose names are in none.
 _MANY = 5000
 # Of each model several versions may be among the nearest, which are shown as one.
-_ROOM = 4
+_ROOM = 2
 
 
 class Leading:
@@ -28,8 +28,9 @@ class Leading:
 
     ``order`` [n] are places in ``rows``, nearest first, ``distances`` [n] theirs, and ``folded``
     the places in ``order`` of each model's versions by the first of them: of ``most`` models, of
-    all for None. Every version of these models is in ``order``. ``rest`` are the distances of all
-    others, or estimates. Where there are very many rows, the stack's names have to be in order.
+    all for None. Every version of these models is in ``order``. ``rest`` are the distances, or
+    estimates, of all others that may have a chance. Where there are very many rows, the stack's
+    names have to be in order.
     """
 
     def __init__(
@@ -47,43 +48,39 @@ class Leading:
         asked = len(rows) if most is None or len(rows) < _MANY else _ROOM * most
         while True:
             partly = asked < len(rows)
-            all_distances = question.distances(stack, rows, nearest=min(asked, len(rows)))
-            near = _nearest(all_distances, asked)
-            order = self._ordered(near, all_distances[near])
+            near = question.near(stack, rows, min(asked, len(rows)))
+            chosen = _nearest(near.distances, asked)
+            order = near.places[chosen]
+            sorting = self._sorting(order, near.distances[chosen])
+            order, distances = order[sorting], near.distances[chosen][sorting]
             folded = self._folded(order)
             if not partly or (most is not None and len(folded) >= most):
                 break
-            asked *= _ROOM
-        distances = all_distances[order]
+            asked *= _ROOM * _ROOM
         if partly:
             further = self._further(order, folded)
             if len(further):
-                chosen = [rows[place] for place in further.tolist()]
-                found = question.distances(stack, chosen, nearest=len(chosen))
+                few = [rows[place] for place in further.tolist()]
+                found = question.near(stack, few, len(few)).distances
                 order = np.concatenate([order, further])
                 distances = np.concatenate([distances, found])
-                resorted = self._ordered(np.arange(len(order)), distances, order)
-                order, distances = order[resorted], distances[resorted]
+                sorting = self._sorting(order, distances)
+                order, distances = order[sorting], distances[sorting]
                 folded = self._folded(order)
         self.order: NDArray[np.intp] = order
         self.distances: Floats = distances
         self.folded: list[list[int]] = folded
         others = np.ones(len(rows), bool)
         others[order] = False
-        self.rest: Floats = all_distances[others]
+        self.rest: Floats = near.distances[others[near.places]]
 
     def _name(self, place: int) -> str:
         return self._names[self._rows[place]]
 
-    def _ordered(
-        self,
-        places: NDArray[np.intp],
-        distances: Floats,
-        named: NDArray[np.intp] | None = None,
-    ) -> NDArray[np.intp]:
-        """``places`` by their ``distances``, equal ones by the names of ``named``."""
-        names = [self._name(place) for place in (places if named is None else named).tolist()]
-        return places[ascending(distances, lambda it: _tie_key(names[it], self._standing))]
+    def _sorting(self, places: NDArray[np.intp], distances: Floats) -> NDArray[np.intp]:
+        """What puts ``places`` in the order of their ``distances``, equal ones by their names."""
+        names = [self._name(place) for place in places.tolist()]
+        return ascending(distances, lambda it: _tie_key(names[it], self._standing))
 
     def _folded(self, order: NDArray[np.intp]) -> list[list[int]]:
         found: dict[str, list[int]] = {}

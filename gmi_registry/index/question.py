@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gmi_registry.errors import IncomparableSpecsError, InputError
 from gmi_registry.index.indexed import IndexedSpec
@@ -22,6 +23,7 @@ from gmi_registry.spec import ModelRef
 
 __all__ = [
     "ModelQuestion",
+    "Near",
     "PromptValues",
     "Question",
     "TextQuestion",
@@ -31,6 +33,20 @@ __all__ = [
 
 PromptValues = Sequence[tuple[int, float]]
 """Prompts by their index, each with what it adds; the nearest first."""
+
+
+class Near(NamedTuple):
+    """``places`` [n] in the rows that were asked about, in no order, and the ``distances`` [n] of
+    these. Only so many of the least have to be right as were asked for; the others may be estimates
+    that are no less. What is left out is further away, and has no chance beside what is not."""
+
+    places: NDArray[np.intp]
+    distances: Floats
+
+    @classmethod
+    def everything(cls, distances: Floats) -> Near:
+        """Nothing is left out of ``distances`` [R]."""
+        return cls(np.arange(len(distances)), distances)
 
 
 class Question(Protocol):
@@ -46,12 +62,16 @@ class Question(Protocol):
         """The identity of the model that the question is about, which is then no answer to it."""
         ...
 
-    def distances(self, stack: Stack, rows: Sequence[int], *, nearest: int | None = None) -> Floats:
-        """Of the members at ``rows`` [R]: [R]. Raises IncomparableSpecsError where widths differ.
+    def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
+        """Of the members at ``rows`` [R]: [R].
 
-        With ``nearest`` only so many of the least have to be right; the others may be estimates
-        that are no less than these.
+        Raises IncomparableSpecsError where widths differ.
         """
+        ...
+
+    def near(self, stack: Stack, rows: Sequence[int], count: int) -> Near:
+        """Those of ``rows`` [R] that may be among the ``count`` nearest, R at most. Errors are
+        those of :meth:`distances`."""
         ...
 
     def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
@@ -84,7 +104,7 @@ class TextQuestion:
     def about(self) -> ModelRef | None:
         return None
 
-    def distances(self, stack: Stack, rows: Sequence[int], *, nearest: int | None = None) -> Floats:
+    def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
         widths = {"images": stack.image_dim, "prompts": stack.prompt_embeddings.shape[-1]}
         for what, width in widths.items():
             if width != len(self.embedding):
@@ -103,6 +123,9 @@ class TextQuestion:
                 self.embedding,
             ),
         )
+
+    def near(self, stack: Stack, rows: Sequence[int], count: int) -> Near:
+        return Near.everything(self.distances(stack, rows))
 
     def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
         return None
@@ -136,7 +159,7 @@ class ModelQuestion:
     def about(self) -> ModelRef:
         return self.exemplar.entry.model.identity
 
-    def distances(self, stack: Stack, rows: Sequence[int], *, nearest: int | None = None) -> Floats:
+    def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
         images = self.exemplar.image_embeddings
         check_width("image", stack.image_dim, images, self.encoder_id)
         candidates = stack.images(rows)
@@ -157,6 +180,9 @@ class ModelQuestion:
                 stack.images(others), stack.image_prompt, len(stack.prompt_embeddings)
             ),
         )
+
+    def near(self, stack: Stack, rows: Sequence[int], count: int) -> Near:
+        return Near.everything(self.distances(stack, rows))
 
     def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
         return None

@@ -23,8 +23,11 @@ class Estimator(Protocol):
     :func:`~gmi_registry.scoring.default.mean_distances`.
     """
 
-    def estimates(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
-        """Of the members at ``rows`` [R], nearly: [R]."""
+    def near(
+        self, rows: Sequence[int], query_images: Floats, concentration: float, count: int
+    ) -> tuple[NDArray[np.intp], Floats]:
+        """Of the members at ``rows`` [R] the places of those that may be among the ``count``
+        nearest, in no order, and their distances, nearly: [n] and [n]."""
         ...
 
     def distances(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:

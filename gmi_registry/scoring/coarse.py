@@ -1,4 +1,4 @@
-"""The default score without a prompt of very many models, nearly, at a sixth of the bytes.
+"""Codes of very many models, from which the default score without a prompt can nearly be told.
 
 In whitened coordinates x_m = Fᵀ(μ_m - c) and y = Fᵀ(z - c), with F Fᵀ = (S + λI)⁻¹ and c a centre
 of all means,
@@ -10,15 +10,13 @@ a residual, of which some numbers are kept along the directions P in which resid
 
     x_m·y ≈ centroid·y + (Pᵀ residual_m)·(Pᵀ y).
 
-The first of these are read of all models, the further ones of those alone that are near by the
-first. Lengths are kept as they are, so the error is what the rest of the residual has to say of the
-query: nothing that models of a cell have in common is lost. Unlike with an inverted file no cell is
-left out: every model has an estimate, which a filter needs, and chances too.
+Lengths are kept as they are, so the error is what the rest of the residual has to say of the query:
+nothing that models of a cell have in common is lost. Which models are looked at, and how closely,
+is the business of :mod:`gmi_registry.scoring.inverted`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,67 +25,71 @@ from numpy.typing import NDArray
 
 from gmi_registry.scoring.clusters import clustered, nearest_cells
 from gmi_registry.scoring.default import SHRINKAGE
-from gmi_registry.scoring.kernels import Floats, widened
-from gmi_registry.scoring.ranking import least
+from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.sweep import products, row_norms, swept
 from gmi_registry.scoring.within import WithinScatter
 
-__all__ = ["LEARNT_FROM", "CoarseCodes", "CoarseSpace", "settled", "settles_all"]
+__all__ = ["LEARNT_FROM", "Asked", "CoarseCodes", "CoarseSpace", "drawn_rows"]
 
 Single = NDArray[np.float32]
 
 LEARNT_FROM = 1 << 16
 """Models of which cells and directions are learnt."""
 
-_SINGLE = np.dtype(np.float32)
-
-_DIRECTIONS = 128
-_FURTHER = 256
-_PLANE = 64
+_WIDTHS = (48, 80, 256)
+"""Numbers of a residual, in the three steps in which they are read."""
+_PLANE = 128
 """Directions in which cells are told apart."""
 _MOST_CELLS = 4096
+# Cells for the square root of so many models each; but a cell is learnt from so many of them.
+_CELLS = 16
+_LEARNT_EACH = 8
 _SPECTRUM_FROM = 1 << 13
+# One of so many models is kept from what cells are learnt from, unless there are few.
+_OTHERS = 8
+_FEW = 256
 _BLOCK_ROWS = 4096
 # What half precision holds; a model that is so far off may as well have a wrong estimate.
 _MOST = 60_000.0
-# Of less than such a share of all, rows are picked; more are read with all others, in order.
-_SCATTERED = 32
-# Of so many the further numbers are read at least, and of such a share of all.
-_REFINED = 16_384
-_REFINED_SHARE = 16
-# Of so many the distance is worked out at least, and of so many for each that is asked for.
-_FIRST = 1024
-_EACH = 24
-# Estimates are off by a normal deviate; so many standard deviations of it are looked into.
-_DEVIATIONS = 3.0
+_SEED = 0
 
 
 @dataclass(frozen=True, eq=False)
 class CoarseCodes:
-    """Of m models: ``lengths`` [m] = ‖x‖², ``cells`` [m] int32, and of Pᵀ residual the first r in
-    ``codes`` [m, r], the others in ``further`` [m, s] float16."""
+    """Of m models: ``lengths`` [m] = ‖x‖², ``cells`` [m] int32, and of Pᵀ residual the numbers of
+    three steps: ``first`` [m, a] and ``second`` [m, b] float32, ``third`` [m, c] float16."""
 
     lengths: Single
     cells: NDArray[np.int32]
-    codes: Single
-    further: NDArray[np.float16]
+    first: Single
+    second: Single
+    third: NDArray[np.float16]
 
-    def at(self, rows: NDArray[np.intp]) -> CoarseCodes:
-        """Those of ``rows`` alone."""
-        return CoarseCodes(
-            self.lengths[rows], self.cells[rows], self.codes[rows], self.further[rows]
-        )
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A query in the terms of codes. A model's distance is nearly ``near`` [K] of its cell, plus
+    its length, plus the product of its numbers with ``along`` [a + b + c]; ``variances`` [4] are
+    those over all models of what is left out of that without any numbers, and with those of one
+    step, of two and of three."""
+
+    near: Single
+    along: Single
+    variances: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class CoarseSpace:
-    """``centre`` [D], ``plane`` [D, p], ``centroids`` [K, D] and ``directions`` [D, r + s], all
-    float32 and, but for the centre, in whitened coordinates; and the ``scatter`` that whitens."""
+    """``centre`` [D], ``plane`` [D, p], ``centroids`` [K, D] and ``directions`` [D, a + b + c], all
+    float32 and, but for the centre, in whitened coordinates; ``spreads`` [a + b + c + 1], how
+    residuals vary along these and, last, along any other direction; and the ``scatter`` that
+    whitens."""
 
     centre: Single
     plane: Single
     centroids: Single
     directions: Single
+    spreads: Single
     scatter: WithinScatter
 
     @classmethod
@@ -96,22 +98,25 @@ class CoarseSpace:
     ) -> CoarseSpace:
         """From ``means`` [m, D], m at least 1, as a sample of ``models``. The same gives the same.
 
-        Some seconds for 65,536, and no more for more, of which so many are taken, spread evenly.
+        Some seconds for 65,536, and no more for more, of which so many are drawn.
         """
-        if len(means) > LEARNT_FROM:
-            means = means[np.linspace(0, len(means) - 1, LEARNT_FROM).round().astype(np.intp)]
+        means = means[drawn_rows(len(means), LEARNT_FROM)]
         centre = means.mean(axis=0, dtype=np.float64).astype(np.float32)
         white = (means - centre) @ scatter.whitening(SHRINKAGE).astype(np.float32)
         plane = _leading(white, _PLANE)
-        wanted = 4 * np.sqrt(len(means) if models is None else models)
-        cells = int(2 ** round(np.log2(max(1.0, min(wanted, _MOST_CELLS, len(means) / 8)))))
-        flat = white @ plane
-        members = clustered(flat, cells)
-        centroids = np.stack(
-            [white[members == cell].mean(axis=0, dtype=np.float64) for cell in np.unique(members)]
-        ).astype(np.float32)
-        white -= centroids[nearest_cells(flat, centroids @ plane)]
-        return cls(centre, plane, centroids, _leading(white, _DIRECTIONS + _FURTHER), scatter)
+        # Centroids are nearer to those that they are learnt from than to others, so what is left
+        # of models is learnt from others.
+        own, others = _parted(white)
+        wanted = _CELLS * np.sqrt(len(means) if models is None else models)
+        wanted = min(wanted, _MOST_CELLS, len(own) / _LEARNT_EACH)
+        centroids = _centroids(own, plane, int(2 ** np.floor(np.log2(max(1.0, wanted)))))
+        left = others - centroids[nearest_cells(others @ plane, centroids @ plane)]
+        directions = _leading(left, sum(_WIDTHS))
+        spreads = np.square(left @ directions).mean(axis=0, dtype=np.float64)
+        unseen = float(row_norms(left).mean(dtype=np.float64) - spreads.sum())
+        width, kept = directions.shape
+        spreads = np.append(spreads, max(unseen, 0) / max(width - kept, 1))
+        return cls(centre, plane, centroids, directions, spreads.astype(np.float32), scatter)
 
     @cached_property
     def factor(self) -> NDArray[np.float64]:
@@ -122,11 +127,17 @@ class CoarseSpace:
     def _turned(self) -> NDArray[np.float64]:
         return np.ascontiguousarray(self.factor.T)
 
+    @cached_property
+    def _across(self) -> Single:
+        return np.ascontiguousarray(self.directions.T)
+
     @property
-    def kept(self) -> tuple[int, int]:
-        """r, and r + s."""
-        last = self.directions.shape[1]
-        return min(_DIRECTIONS, last), last
+    def widths(self) -> tuple[int, int, int]:
+        """a, b and c."""
+        first, second, third = _WIDTHS
+        kept = self.directions.shape[1]
+        nearer = min(first + second, kept)
+        return min(first, kept), nearer - min(first, kept), min(third, kept - nearer)
 
     def coded(self, means: Floats) -> CoarseCodes:
         """Codes of ``means`` [m, D], of each by itself but for rounding."""
@@ -134,9 +145,9 @@ class CoarseSpace:
         seeds = self.centroids @ self.plane
         lengths = np.empty(len(means), np.float32)
         cells = np.empty(len(means), np.int32)
-        first, last = self.kept
-        codes = np.empty((len(means), first), np.float32)
-        further = np.empty((len(means), last - first), np.float16)
+        a, b, c = self.widths
+        first, second = (np.empty((len(means), width), np.float32) for width in (a, b))
+        third = np.empty((len(means), c), np.float16)
         for start in range(0, len(means), _BLOCK_ROWS):
             part = slice(start, start + _BLOCK_ROWS)
             white = np.asarray((means[part] - self.centre) @ narrow, np.float32)
@@ -144,56 +155,29 @@ class CoarseSpace:
             cells[part] = nearest_cells(white @ self.plane, seeds)
             white -= self.centroids[cells[part]]
             along = white @ self.directions
-            codes[part] = along[:, :first]
-            np.clip(along[:, first:], -_MOST, _MOST, out=further[part], casting="same_kind")
-        return CoarseCodes(lengths, cells, codes, further)
+            first[part] = along[:, :a]
+            second[part] = along[:, a : a + b]
+            np.clip(along[:, a + b :], -_MOST, _MOST, out=third[part], casting="same_kind")
+        return CoarseCodes(lengths, cells, first, second, third)
 
-    def estimates(
-        self,
-        coded: CoarseCodes,
-        query_images: Floats,
-        concentration: float,
-        rows: NDArray[np.intp] | None = None,
-    ) -> Single:
-        """Nearly :func:`~gmi_registry.scoring.default.mean_distances`, the mean over
-        ``query_images`` [B, D], of ``rows`` [R] of the m models, or of all: [R] or [m].
-
-        ``concentration`` as there.
-        """
-        towards, own = self._asked(query_images, concentration)
+    def asked(self, query_images: Floats, concentration: float) -> Asked:
+        """For the mean distance to ``query_images`` [B, D]; ``concentration`` as in
+        :func:`~gmi_registry.scoring.default.mean_distances`."""
+        towards, own = self._towards(query_images, concentration)
         narrow = (-2 * towards).astype(np.float32)
         near = products(self.centroids, narrow) + np.float32(own)
-        along = products(np.ascontiguousarray(self.directions.T), narrow)
-        first, last = self.kept
-        models = len(coded.lengths)
-        if rows is not None and _SCATTERED * len(rows) < models:
-            coded, rows = coded.at(rows), None
-        out = np.empty(len(coded.lengths), np.float32)
-
-        def work(part: slice) -> None:
-            found = products(coded.codes[part], along[:first])
-            found += near[coded.cells[part]]
-            found += coded.lengths[part]
-            out[part] = found
-
-        swept(work, len(out), first, streamed=True, spread=True)
-        if rows is not None:
-            out = out[rows]
-        chosen = least(out, max(_REFINED, len(out) // _REFINED_SHARE))
-        places = chosen if rows is None else rows[chosen]
-
-        def refine(part: slice) -> None:
-            further = widened(coded.further[places[part]], _SINGLE)
-            out[chosen[part]] += products(further, along[first:])
-
-        swept(refine, len(chosen), last - first, streamed=False, spread=True)
-        return out
+        along = products(self._across, narrow)
+        squared = np.square(along, dtype=np.float64)
+        outside = max(float(narrow.astype(np.float64) @ narrow) - float(squared.sum()), 0)
+        told = np.append(squared, outside) * self.spreads
+        steps = np.cumsum([0, *self.widths])
+        return Asked(near, along, np.array([told[step:].sum() for step in steps]))
 
     def distances(
         self, means: Floats, lengths: Single, query_images: Floats, concentration: float
     ) -> Single:
-        """What :meth:`estimates` estimates, to rounding, for ``means`` [m, D] with ``lengths``."""
-        towards, own = self._asked(query_images, concentration)
+        """The mean distances themselves, to rounding, for ``means`` [m, D] with ``lengths``."""
+        towards, own = self._towards(query_images, concentration)
         along = products(self.factor, towards).astype(np.float32)
         out = np.empty(len(means), np.float32)
 
@@ -207,7 +191,7 @@ class CoarseSpace:
         swept(work, len(out), len(self.centre), streamed=False, spread=True)
         return out
 
-    def _asked(
+    def _towards(
         self, query_images: Floats, concentration: float
     ) -> tuple[NDArray[np.float64], float]:
         """The mean of y, and of ‖y‖² less the excess."""
@@ -217,43 +201,33 @@ class CoarseSpace:
         return white.mean(axis=0), float(np.square(white).sum(axis=1).mean() - excess)
 
 
-def settles_all(models: int, count: int) -> bool:
-    """Whether :func:`settled` would ask for all of so many models, whatever the estimates."""
-    return 2 * max(_FIRST, _EACH * count) >= models
+def drawn_rows(models: int, most: int) -> NDArray[np.intp]:
+    """``most`` of 0..models-1, ascending, or all of them; the same each time.
 
-
-def settled(estimates: Floats, exact: Callable[[NDArray[np.intp]], Floats], count: int) -> Floats:
-    """``estimates`` [R] with distances in the place of those that may be among the ``count`` least.
-
-    ``exact`` gives the distances of some rows, ascending. They are asked for until no other
-    estimate is within three standard deviations, as far as estimates were found to be off, of the
-    ``count``-th distance: so no estimate that is left is less than that. Where half of all would
-    have to be asked for, all are. Raises ValueError for a ``count`` below 1.
+    Not evenly spaced ones: what is in order has rhythms.
     """
-    if count < 1:
-        raise ValueError(f"count must be positive, got {count}")
-    models = len(estimates)
-    out = np.array(estimates, np.result_type(np.float32, estimates))
-    known = np.zeros(models, bool)
-    wanted = max(_FIRST, _EACH * count)
-    while True:
-        if 2 * wanted >= models:
-            rows = np.flatnonzero(~known)
-        else:
-            rows = least(estimates, wanted)
-            rows = rows[~known[rows]]
-        out[rows] = exact(rows)
-        known[rows] = True
-        settled_rows = np.flatnonzero(known)
-        if len(settled_rows) == models:
-            return out
-        found = out[settled_rows]
-        off = float(np.sqrt(np.square(found - estimates[settled_rows], dtype=np.float64).mean()))
-        limit = float(np.partition(found, count - 1)[count - 1]) + _DEVIATIONS * off
-        needed = int(np.count_nonzero(estimates <= limit))
-        if needed <= len(settled_rows):
-            return out
-        wanted = max(needed, len(settled_rows) + 1)
+    if models <= most:
+        return np.arange(models)
+    return np.sort(np.random.default_rng(_SEED).choice(models, most, replace=False))
+
+
+def _parted(rows: Single) -> tuple[Single, Single]:
+    """Most of ``rows``, and others; a few are both."""
+    if len(rows) < _FEW:
+        return rows, rows
+    apart = np.zeros(len(rows), bool)
+    apart[drawn_rows(len(rows), len(rows) // _OTHERS)] = True
+    return rows[~apart], rows[apart]
+
+
+def _centroids(rows: Single, plane: Single, cells: int) -> Single:
+    """Of ``cells`` at most, those that have none of ``rows`` [m, D] left out: [K, D]."""
+    members = clustered(rows @ plane, cells)
+    order = np.argsort(members, kind="stable")
+    starts = np.flatnonzero(np.diff(members[order], prepend=-1))
+    sums = np.add.reduceat(rows[order], starts, axis=0, dtype=np.float64)
+    sizes = np.diff(starts, append=len(rows))
+    return np.asarray((sums / sizes[:, None]).astype(np.float32))
 
 
 def _leading(rows: Single, most: int) -> Single:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import numpy as np
 import pytest
 from stored_specs import Opened, in_memory, make_row, query, ref_of, stored
 from test_stored_answer import same
 
-from gmi_registry.index import Filters, ImageQuestion, TextQuestion, leading
+from gmi_registry.index import Filters, ImageQuestion, TextQuestion, image_question, leading
 from gmi_registry.index.stored import FolderFiles, StoredIndex, frame, stack, update_index
 from gmi_registry.index.stored.frame_file import opened
 from gmi_registry.scoring import SCORES, coarse
+from gmi_registry.scoring.settled import Care, settles_all
 
 MODELS = 400
 
@@ -23,8 +25,9 @@ def large(monkeypatch):
     monkeypatch.setattr(stack, "FRAMED_MODELS", 50)
     monkeypatch.setattr(leading, "_MANY", 50)
     monkeypatch.setattr(stack, "_AT_ONCE", 40)
-    monkeypatch.setattr(coarse, "_FIRST", 16)
-    monkeypatch.setattr(coarse, "_EACH", 1)
+    monkeypatch.setattr(image_question, "LOOSE", Care(16, 1))
+    monkeypatch.setattr(image_question, "CLOSE", Care(16, 1))
+    monkeypatch.setattr(image_question, "settles_all", partial(settles_all, care=Care(16, 1)))
 
 
 @pytest.fixture(scope="module")

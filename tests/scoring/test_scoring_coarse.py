@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gmi_registry.scoring import coarse
+from gmi_registry.scoring import coarse, inverted
 from gmi_registry.scoring.clusters import clustered, nearest_cells
-from gmi_registry.scoring.coarse import CoarseSpace, settled
+from gmi_registry.scoring.coarse import CoarseCodes, CoarseSpace, drawn_rows
 from gmi_registry.scoring.default import mean_distances
+from gmi_registry.scoring.inverted import InvertedFile, cell_starts
+from gmi_registry.scoring.settled import Care, settled
 from gmi_registry.scoring.within import WithinScatter
 
 
@@ -23,14 +25,58 @@ def hub(seed=0, models=3000, width=24, families=40):
     return (means + 4).astype(np.float32), (means[5:9] + noise[:4] + 4).astype(np.float32), scatter
 
 
-def test_estimates_with_all_directions_are_the_distances():
-    means, images, scatter = hub()
+def made(means, scatter, alive=None):
+    """A space, its codes in the order of their cells, and where the models stand in it."""
     space = CoarseSpace.learnt(means, scatter)
-    coded = space.coded(means)
+    order, codes = ordered(space.coded(means))
+    return space, InvertedFile(codes, space.centroids, alive), order
+
+
+def ordered(codes):
+    order = np.argsort(codes.cells, kind="stable")
+    return order, CoarseCodes(**{name: array[order] for name, array in vars(codes).items()})
+
+
+def found_near(space, inverse, means, order, images, count, positions=None, concentration=1 / 9):
+    """What may be near ``images``, with estimates."""
+
+    def exact(rows):
+        lengths = inverse.codes.lengths[rows]
+        return space.distances(means[order[rows]], lengths, images, concentration)
+
+    return inverse.near(space.asked(images, concentration), count, exact, positions)
+
+
+def widths(monkeypatch, *numbers):
+    monkeypatch.setattr(coarse, "_WIDTHS", numbers)
+
+
+def few(monkeypatch, looked_at=100, second=60, third=40):
+    """So few models are looked at in any case."""
+    monkeypatch.setattr(inverted, "_LOOKED_AT", looked_at)
+    monkeypatch.setattr(inverted, "_LOOKED_SHARE", 1000)
+    monkeypatch.setattr(inverted, "_LOOKED_EACH", 1)
+    monkeypatch.setattr(inverted, "_SECOND", second)
+    monkeypatch.setattr(inverted, "_THIRD", third)
+    monkeypatch.setattr(inverted, "_BETTER_SHARE", 1000)
+    monkeypatch.setattr(inverted, "_BETTER_EACH", 1)
+
+
+@pytest.mark.parametrize("numbers", [(24, 0, 0), (5, 19, 0), (3, 7, 14)])
+def test_estimates_with_all_directions_are_the_distances(monkeypatch, numbers):
+    widths(monkeypatch, *numbers)
+    few(monkeypatch, 3000, 3000, 3000)
+    means, images, scatter = hub()
+    space, inverse, order = made(means, scatter)
     wanted = mean_distances(means, images, 1 / 9, scatter=scatter).mean(axis=0)
     assert space.directions.shape == (24, 24)
-    assert space.estimates(coded, images, 1 / 9) == pytest.approx(wanted, rel=1e-4, abs=1e-4)
-    exact = space.distances(means, coded.lengths, images, 1 / 9)
+    assert space.widths == numbers
+    places, found = found_near(space, inverse, means, order, images, 3)
+    assert sorted(order[places]) == list(range(3000))
+    slack = 2e-2 if numbers[2] else 1e-4
+    assert found == pytest.approx(wanted[order[places]], rel=1e-4, abs=slack)
+    lengths = space.coded(means).lengths
+    exact = space.distances(means, lengths, images, 1 / 9)
     assert exact == pytest.approx(wanted, rel=1e-5, abs=1e-5)
 
 
@@ -38,82 +84,186 @@ def test_fewer_directions_lose_what_is_outside_of_them_and_no_more(monkeypatch):
     means, images, scatter = hub()
     off = []
     for directions in (2, 6, 12):
-        monkeypatch.setattr(coarse, "_DIRECTIONS", directions)
-        monkeypatch.setattr(coarse, "_FURTHER", 0)
-        space = CoarseSpace.learnt(means, scatter)
-        coded = space.coded(means)
-        assert coded.codes.shape == (3000, directions)
-        wanted = space.distances(means, coded.lengths, images, 1 / 9)
-        off.append(np.abs(space.estimates(coded, images, 1 / 9) - wanted).mean())
+        widths(monkeypatch, directions, 0, 0)
+        space, inverse, order = made(means, scatter)
+        assert inverse.codes.first.shape == (3000, directions)
+        wanted = space.distances(means[order], inverse.codes.lengths, images, 1 / 9)
+        places, found = found_near(space, inverse, means, order, images, 3)
+        off.append(np.abs(found - wanted[places]).mean())
     assert off[0] > off[1] > off[2] > 0
     assert off[2] < 0.2 * wanted.std()
 
 
-def test_further_numbers_are_read_of_the_nearest_alone(monkeypatch):
+def test_the_variance_is_that_of_what_residuals_add():
+    means, images, scatter = hub(models=30_000)
+    space = CoarseSpace.learnt(means[:20_000], scatter)
+    # Of models that nothing was learnt from.
+    codes = space.coded(means[20_000:])
+    for image in images:
+        asked = space.asked(image[None], 0.1)
+        numbers = np.concatenate([codes.first, codes.second, codes.third], axis=1)
+        assert asked.variances[0] == pytest.approx((numbers @ asked.along).var(), rel=0.1)
+        assert (np.diff(asked.variances) <= 0).all()
+
+
+def test_better_models_are_looked_at_more_closely(monkeypatch):
+    widths(monkeypatch, 3, 6, 15)
+    few(monkeypatch, looked_at=3000, second=400, third=150)
     means, images, scatter = hub()
-    monkeypatch.setattr(coarse, "_DIRECTIONS", 3)
-    monkeypatch.setattr(coarse, "_REFINED", 200)
-    space = CoarseSpace.learnt(means, scatter)
-    coded = space.coded(means)
-    assert (coded.codes.shape, coded.further.shape) == ((3000, 3), (3000, 21))
-    exact = space.distances(means, coded.lengths, images, 1 / 9)
-    off = np.abs(space.estimates(coded, images, 1 / 9) - exact)
-    right = off < 0.02
-    assert 190 < right.sum() < 900
-    assert exact[right].mean() < exact[~right].mean()
+    space, inverse, order = made(means, scatter)
+    exact = space.distances(means[order], inverse.codes.lengths, images, 1 / 9)
+    places, found = found_near(space, inverse, means, order, images, 3)
+    assert len(places) == 400
+    assert exact[places].mean() < exact.mean() - exact.std()
+    right = np.abs(found - exact[places]) < 0.02
+    assert 140 < right.sum() < 200
+    assert exact[places][right].mean() < exact[places][~right].mean()
 
 
-def test_a_model_that_is_off_the_scale_has_an_estimate_all_the_same():
+def test_cells_that_are_far_away_are_not_looked_at(monkeypatch):
+    few(monkeypatch)
+    means, images, scatter = hub()
+    # Two far-off families more, which have a third of all models.
+    means[2000:2500] += 500
+    means[2500:] -= 500
+    space, inverse, order = made(means, scatter)
+    looked_at = []
+    models = InvertedFile._models
+
+    def counted(self, cells, positions):
+        found = models(self, cells, positions)
+        looked_at.extend(order[found[1]])
+        return found
+
+    monkeypatch.setattr(InvertedFile, "_models", counted)
+    places, _ = found_near(space, inverse, means, order, images[:1], 5)
+    assert len(set(looked_at)) == len(looked_at)
+    assert 100 <= len(looked_at) <= 2000
+    assert max(looked_at) < 2000
+    exact = mean_distances(means, images[:1], 1 / 9, scatter=scatter)[0]
+    assert set(np.argsort(exact)[:5]) <= set(order[places])
+
+
+def test_where_numbers_say_little_all_are_looked_at(monkeypatch):
+    few(monkeypatch)
+    widths(monkeypatch, 2, 2, 2)
+    rng = np.random.default_rng(3)
+    means = rng.standard_normal((3000, 24)).astype(np.float32)
+    images = rng.standard_normal((4, 24)).astype(np.float32) * 3
+    scatter = WithinScatter.empty(24)
+    space, inverse, order = made(means, scatter)
+    for image in images:
+        places, _ = found_near(space, inverse, means, order, image[None], 5)
+        assert len(places) > 2000
+        exact = mean_distances(means, image[None], 1 / 9, scatter=scatter)[0]
+        assert set(np.argsort(exact)[:5]) <= set(order[places])
+
+
+def test_where_numbers_say_all_few_are_enough(monkeypatch):
+    few(monkeypatch)
+    means, _, scatter = hub()
+    space, inverse, order = made(means, scatter)
+    # From the centre all is length, which is known.
+    places, _ = found_near(space, inverse, means, order, space.centre[None], 5)
+    assert len(places) < 1000
+
+
+@pytest.mark.parametrize("models", [1, 2, 17])
+def test_equal_models_are_no_trouble(models):
+    means = np.ones((models, 4), np.float32)
+    space, inverse, order = made(means, WithinScatter.empty(4))
+    places, found = found_near(space, inverse, means, order, np.zeros((1, 4), np.float32), 5)
+    assert sorted(places) == list(range(models))
+    assert found == pytest.approx(np.full(models, 4.0))
+
+
+def test_a_selection_and_the_living_are_those_of_all(monkeypatch):
+    few(monkeypatch, second=3000, third=3000)
+    means, images, scatter = hub()
+    space, inverse, order = made(means, scatter)
+    everything = dict(zip(*found_near(space, inverse, means, order, images, 3), strict=True))
+    positions = np.random.default_rng(0).permutation(3000)[:1200]
+    places, found = found_near(space, inverse, means, order, images, 3, positions)
+    assert len(set(places)) == len(places) <= 1200
+    both = [place for place in places if positions[place] in everything]
+    assert len(both) > 50
+    for place, distance in zip(places, found, strict=True):
+        if positions[place] in everything:
+            assert distance == pytest.approx(everything[positions[place]], rel=1e-5)
+    alive = np.zeros(3000, bool)
+    alive[positions] = True
+    living = InvertedFile(inverse.codes, inverse.centroids, alive)
+    left, again = found_near(space, living, means, order, images, 3)
+    assert alive[left].all()
+    nearest = sorted(found)[:3]
+    assert sorted(again)[:3] == pytest.approx(nearest, rel=1e-5)
+    assert len(found_near(space, inverse, means, order, images, 3, positions[:0])[0]) == 0
+
+
+def test_a_model_that_is_off_the_scale_has_an_estimate_all_the_same(monkeypatch):
+    widths(monkeypatch, 4, 0, 20)
     means, images, scatter = hub()
     means[7] *= 1e6
     space = CoarseSpace.learnt(means[8:], scatter)
-    coded = space.coded(means)
-    found = space.estimates(coded, images, 1 / 9)
-    assert np.isfinite(coded.further).all()
+    order, codes = ordered(space.coded(means))
+    inverse = InvertedFile(codes, space.centroids)
+    places, found = found_near(space, inverse, means, order, images, 3)
+    assert np.isfinite(codes.third).all()
     assert np.isfinite(found).all()
-    assert found.argmax() == 7
+    assert order[places[found.argmax()]] == 7
 
 
 def test_the_same_means_give_the_same_bytes_and_rows_stand_alone():
-    means, images, scatter = hub()
+    means, _, scatter = hub()
     first, second = (CoarseSpace.learnt(means, scatter) for _ in range(2))
     assert np.array_equal(first.centroids, second.centroids)
     coded = first.coded(means)
     rows = np.array([7, 2999, 40])
     alone = first.coded(means[rows])
     assert np.array_equal(alone.cells, coded.cells[rows])
-    assert alone.codes == pytest.approx(coded.codes[rows], abs=1e-4)
-    picked = first.estimates(coded.at(rows), images, 0.1)
-    assert np.array_equal(picked, first.estimates(coded, images, 0.1)[rows])
+    assert alone.first == pytest.approx(coded.first[rows], abs=1e-4)
 
 
-@pytest.mark.parametrize("directions", [1, 4, 12])
+def test_rows_are_drawn_and_not_counted_off():
+    drawn = drawn_rows(10_000, 1000)
+    assert np.array_equal(drawn, drawn_rows(10_000, 1000))
+    assert (np.diff(drawn) > 0).all()
+    assert len(set(drawn % 10)) == 10
+    assert len(set(np.diff(drawn))) > 20
+    assert np.array_equal(drawn_rows(7, 7), np.arange(7))
+
+
+def test_cells_begin_where_they_begin():
+    cells = np.array([0, 0, 2, 2, 2, 4], np.int32)
+    assert cell_starts(cells, 6).tolist() == [0, 2, 2, 5, 5, 6, 6]
+
+
+@pytest.mark.parametrize("numbers", [(1, 1, 2), (2, 6, 4), (8, 4, 12)])
 @pytest.mark.parametrize("count", [1, 10])
-def test_the_nearest_are_right_whatever_estimates_say(monkeypatch, directions, count):
-    monkeypatch.setattr(coarse, "_DIRECTIONS", directions)
-    monkeypatch.setattr(coarse, "_FURTHER", 2 * directions)
-    monkeypatch.setattr(coarse, "_REFINED", 100)
-    monkeypatch.setattr(coarse, "_FIRST", 20)
-    monkeypatch.setattr(coarse, "_EACH", 4)
+def test_the_nearest_are_right_whatever_estimates_say(monkeypatch, numbers, count):
+    widths(monkeypatch, *numbers)
+    few(monkeypatch, looked_at=300, second=400, third=200)
     right, asked = 0, []
     for seed in range(5):
         means, images, scatter = hub(seed)
-        space = CoarseSpace.learnt(means, scatter)
-        coded = space.coded(means)
+        space, inverse, order = made(means, scatter)
         for image in images:
-            exact = space.distances(means, coded.lengths, image[None], 0.1)
+            exact = space.distances(means[order], inverse.codes.lengths, image[None], 0.1)
+            places, estimates = found_near(
+                space, inverse, means, order, image[None], count, concentration=0.1
+            )
 
-            def known(rows, exact=exact):
+            def known(rows, exact=exact, places=places):
                 assert (np.diff(rows) > 0).all()
                 asked.append(len(rows))
-                return exact[rows]
+                return exact[places[rows]]
 
-            found = settled(space.estimates(coded, image[None], 0.1), known, count)
-            order = np.argsort(found, kind="stable")
+            found = settled(estimates, known, count, Care(20, 4))
+            near = places[np.argsort(found, kind="stable")[:count]]
             least = np.argsort(exact, kind="stable")[:count]
-            right += len(set(order[:count]) & set(least))
-    assert right >= 0.99 * 20 * count
-    assert sum(asked) < 20 * 3000
+            right += len(set(near) & set(least))
+    assert right >= 0.97 * 20 * count
+    assert sum(asked) < 20 * 1000
 
 
 def test_all_are_asked_for_where_estimates_say_nothing():

@@ -13,7 +13,7 @@ from gmi_registry.errors import UnsupportedOperationError
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.image_question import ImageQuestion
 from gmi_registry.index.key import ComparabilityKey
-from gmi_registry.index.question import PromptValues
+from gmi_registry.index.question import Near, PromptValues
 from gmi_registry.index.served.facts import Facts
 from gmi_registry.index.stack import Stack
 from gmi_registry.scoring import Candidates, WithinScatter
@@ -114,8 +114,11 @@ class Measured:
     def about(self) -> ModelRef | None:
         return None
 
-    def distances(self, stack: Stack, rows: Sequence[int], *, nearest: int | None = None) -> Floats:
+    def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
         return np.asarray(self.known[np.asarray(rows, np.intp)])
+
+    def near(self, stack: Stack, rows: Sequence[int], count: int) -> Near:
+        return Near.everything(self.distances(stack, rows))
 
     def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
         competing = np.concatenate([distances, self.beyond])

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from gmi_registry.index.selection import as_rows
 from gmi_registry.index.stored.frame_file import FrameFile, Stretch, opened, written
 from gmi_registry.scoring import WithinScatter
-from gmi_registry.scoring.coarse import LEARNT_FROM, CoarseCodes, CoarseSpace
+from gmi_registry.scoring.coarse import LEARNT_FROM, CoarseSpace, drawn_rows
+from gmi_registry.scoring.inverted import InvertedFile, Positions
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.spec.canonical import canonical_digest
 
@@ -30,7 +31,7 @@ __all__ = ["FRAMED_MODELS", "Frame", "FrameSource"]
 FRAMED_MODELS = 20_000
 """Groups with fewer models are ranked from their means: that takes no longer."""
 
-_VERSION = 2
+_VERSION = 3
 _FOLDER = "stored-index-frames"
 # Cells that were learnt from fewer than half of today's models are learnt anew.
 _OUTGROWN = 2
@@ -74,9 +75,16 @@ class Frame:
 
     def __init__(self, file: FrameFile, scatter: WithinScatter, places: NDArray[np.intp]) -> None:
         self._space = _space(file, scatter)
-        self._codes = CoarseCodes(file.lengths, file.cells, file.codes, file.further)
+        self._lengths = file.codes.lengths
         self._means = file.means
+        self._order = file.rows
         self._places = places
+        # Of each member its code, and of each code its member.
+        self._positions = file.positions[places]
+        self._members = np.full(len(file.rows), -1, np.int32)
+        self._members[self._positions] = np.arange(len(places), dtype=np.int32)
+        alive = None if len(places) == len(file.rows) else self._members >= 0
+        self._inverted = InvertedFile(file.codes, file.centroids, alive)
 
     @classmethod
     def of(
@@ -110,18 +118,32 @@ class Frame:
                 raise OSError(f"{path} cannot be read back")
         return cls(file, source.scatter, places)
 
-    def estimates(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
-        whole = len(rows) == len(self._places)
-        places = self._places if whole else self._places[as_rows(rows)]
-        return self._space.estimates(self._codes, query_images, concentration, places)
+    def near(
+        self, rows: Sequence[int], query_images: Floats, concentration: float, count: int
+    ) -> tuple[NDArray[np.intp], Floats]:
+        asked = self._space.asked(query_images, concentration)
+
+        def exact(positions: Positions) -> NDArray[np.float32]:
+            means, lengths = self._means[self._order[positions]], self._lengths[positions]
+            return self._space.distances(means, lengths, query_images, concentration)
+
+        if len(rows) == len(self._places):
+            positions, estimates = self._inverted.near(asked, count, exact)
+            return self._members[positions].astype(np.intp), estimates
+        positions = self._positions[as_rows(rows)]
+        places, estimates = self._inverted.near(asked, count, exact, positions)
+        return places.astype(np.intp), estimates
 
     def distances(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
-        places = self._places[as_rows(rows)]
-        out = np.empty(len(places), np.float32)
-        for start in range(0, len(places), _AT_ONCE):
-            part = places[start : start + _AT_ONCE]
+        members = as_rows(rows)
+        out = np.empty(len(members), np.float32)
+        for start in range(0, len(members), _AT_ONCE):
+            part = members[start : start + _AT_ONCE]
             out[start : start + _AT_ONCE] = self._space.distances(
-                self._means[part], self._codes.lengths[part], query_images, concentration
+                self._means[self._places[part]],
+                self._lengths[self._positions[part]],
+                query_images,
+                concentration,
             )
         return out
 
@@ -153,6 +175,7 @@ def _make(
         "plane": space.plane,
         "centroids": space.centroids,
         "directions": space.directions,
+        "spreads": space.spreads,
     }
 
     def pieces() -> Iterator[dict[str, NDArray[Any]]]:
@@ -161,18 +184,20 @@ def _make(
             done += stretch.rows
             start = known.get(stretch)
             if start is not None and before is not None:
-                yield before.rows(slice(start, start + stretch.rows))
+                yield before.stretch(slice(start, start + stretch.rows))
             else:
                 means = source.means(number)
                 coded = space.coded(means)
                 yield {"means": means} | vars(coded)
                 told(done, source.rows)
 
-    written(path, source.statistics, source.stretches, learnt, shared, space.kept, pieces())
+    written(path, source.statistics, source.stretches, learnt, shared, space.widths, pieces())
 
 
 def _space(file: FrameFile, scatter: WithinScatter) -> CoarseSpace:
-    return CoarseSpace(file.centre, file.plane, file.centroids, file.directions, scatter)
+    return CoarseSpace(
+        file.centre, file.plane, file.centroids, file.directions, file.spreads, scatter
+    )
 
 
 def _fitting(source: FrameSource, earlier: Sequence[Path]) -> FrameFile | None:
@@ -188,10 +213,12 @@ def _fitting(source: FrameSource, earlier: Sequence[Path]) -> FrameFile | None:
 
 
 def _sample(source: FrameSource) -> NDArray[np.float32]:
-    """Means spread evenly over all rows, as many as are learnt from."""
-    step = max(1, source.rows // LEARNT_FROM)
+    """Means of rows drawn among all, as many as are learnt from."""
+    drawn = drawn_rows(source.rows, LEARNT_FROM)
     found, start = [], 0
     for number, stretch in enumerate(source.stretches):
-        found.append(np.array(source.means(number)[-start % step :: step]))
+        first, last = np.searchsorted(drawn, [start, start + stretch.rows])
+        if last > first:
+            found.append(np.array(source.means(number)[drawn[first:last] - start]))
         start += stretch.rows
     return np.concatenate(found)

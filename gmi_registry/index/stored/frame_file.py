@@ -7,6 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gmi_registry.scoring.coarse import CoarseCodes
+
 __all__ = ["FrameFile", "Stretch", "opened", "written"]
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -22,9 +25,13 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "I32": np.dtype("<i4"),
 }
-_SHARED = ("centre", "plane", "centroids", "directions")
-_ROWS = {"lengths": "F32", "cells": "I32", "codes": "F32", "further": "F16", "means": "F32"}
+_SHARED = ("centre", "plane", "centroids", "directions", "spreads")
+_CODES = {"lengths": "F32", "cells": "I32", "first": "F32", "second": "F32", "third": "F16"}
+# Where the models stand that codes are of, and their means in the order of the stretches.
+_ROWS = {"rows": "I32", "means": "F32"}
+_NAMES = (*_SHARED, *_CODES, *_ROWS)
 _HEADER_LIMIT = 16 * 1024 * 1024
+_BLOCK_ROWS = 1 << 15
 
 
 class Stretch(NamedTuple):
@@ -36,8 +43,9 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FrameFile:
-    """The arrays of a frame, mapped: those of :class:`CoarseSpace` and :class:`CoarseCodes`, and
-    ``means`` [T, D]. ``learnt``: how many models there were when the former were learnt."""
+    """The arrays of a frame, mapped: those of :class:`CoarseSpace`, the ``codes`` [T] in the order
+    of their cells, and the ``means`` [T, D] in that of the stretches; ``rows`` [T] says which mean
+    each code is of. ``learnt``: how many models there were when the space was learnt."""
 
     statistics: str
     stretches: tuple[Stretch, ...]
@@ -46,10 +54,9 @@ class FrameFile:
     plane: NDArray[np.float32]
     centroids: NDArray[np.float32]
     directions: NDArray[np.float32]
-    lengths: NDArray[np.float32]
-    cells: NDArray[np.int32]
-    codes: NDArray[np.float32]
-    further: NDArray[np.float16]
+    spreads: NDArray[np.float32]
+    codes: CoarseCodes
+    rows: NDArray[np.int32]
     means: NDArray[np.float32]
 
     @cached_property
@@ -61,24 +68,39 @@ class FrameFile:
             start += stretch.rows
         return found
 
-    @property
+    @cached_property
+    def positions(self) -> NDArray[np.int32]:
+        """Where the code of each mean is: [T]."""
+        found = np.empty(len(self.rows), np.int32)
+        found[self.rows] = np.arange(len(self.rows), dtype=np.int32)
+        return found
+
     def is_consistent(self) -> bool:
-        """Whether the arrays have the shapes that they should have together."""
-        total = sum(stretch.rows for stretch in self.stretches)
-        width, kept = self.centre.size, self.codes.shape[-1] + self.further.shape[-1]
+        """Whether the arrays have the shapes that they should have together, and point nowhere
+        else."""
+        total, codes = sum(stretch.rows for stretch in self.stretches), self.codes
+        width = self.centre.size
+        kept = sum(array.shape[-1] for array in (codes.first, codes.second, codes.third))
+        arrays = (codes.first, codes.second, codes.third, self.means)
         return (
             self.centre.ndim == 1
             and self.plane.shape[:-1] == (width,)
             and self.centroids.shape[1:] == (width,)
             and self.directions.shape == (width, kept)
-            and self.lengths.shape == self.cells.shape == (total,)
-            and len(self.codes) == len(self.further) == total
-            and self.means.shape == (total, width)
+            and self.spreads.shape == (kept + 1,)
+            and codes.lengths.shape == codes.cells.shape == self.rows.shape == (total,)
+            and all(array.ndim == 2 and len(array) == total for array in arrays)
+            and self.means.shape[1] == width
+            and total > 0
+            and 0 <= codes.cells[0] <= codes.cells[-1] < len(self.centroids)
+            and 0 <= self.rows.min() <= self.rows.max() < total
         )
 
-    def rows(self, part: slice) -> dict[str, NDArray[Any]]:
-        """The arrays that have a row for each model, of some of them."""
-        return {name: getattr(self, name)[part] for name in _ROWS}
+    def stretch(self, part: slice) -> dict[str, NDArray[Any]]:
+        """Of the rows of ``part`` the means, and the codes in the same order."""
+        at = self.positions[part]
+        codes = {name: array[at] for name, array in vars(self.codes).items()}
+        return {"means": self.means[part]} | codes
 
 
 def written(
@@ -87,18 +109,22 @@ def written(
     stretches: Sequence[Stretch],
     learnt: int,
     shared: Mapping[str, NDArray[Any]],
-    kept: tuple[int, int],
+    widths: tuple[int, int, int],
     pieces: Iterable[Mapping[str, NDArray[Any]]],
 ) -> None:
-    """Write a frame: whole or not at all. ``kept`` are r and r + s of its codes, ``pieces`` the
-    arrays of a stretch each, in order.
+    """Write a frame: whole or not at all. ``widths`` are those of its codes, ``pieces`` the means
+    and codes of a stretch each, in order.
 
-    Raises OSError where there is no room.
+    Codes are put in the order of their cells, which takes as much room again as they have, for a
+    while. Raises OSError where there is none.
     """
     total = sum(stretch.rows for stretch in stretches)
-    widths = {"codes": kept[0], "further": kept[1] - kept[0], "means": len(shared["centre"])}
+    columns = dict(zip(("first", "second", "third"), widths, strict=True))
+    columns["means"] = len(shared["centre"])
     shapes = {name: shared[name].shape for name in _SHARED}
-    shapes |= {name: (total, widths[name]) if name in widths else (total,) for name in _ROWS}
+    shapes |= {
+        name: (total, columns[name]) if name in columns else (total,) for name in (*_CODES, *_ROWS)
+    }
     about = {
         "statistics": statistics,
         "stretches": json.dumps(stretches, separators=(",", ":")),
@@ -107,22 +133,64 @@ def written(
     header, starts, size = _laid_out(about, shapes)
     handle, scratch = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
     try:
-        with os.fdopen(handle, "w+b") as stream:
+        with os.fdopen(handle, "w+b") as stream, closing(_Unsorted(path.parent, shapes)) as codes:
             stream.truncate(size)
             stream.write(header)
             for name in _SHARED:
                 _put(stream, starts[name], shared[name], _dtype(name))
             row = 0
             for piece in pieces:
-                for name in _ROWS:
-                    step = math.prod(shapes[name][1:]) * _dtype(name).itemsize
-                    _put(stream, starts[name] + row * step, piece[name], _dtype(name))
-                row += len(piece["lengths"])
+                step = row * columns["means"] * _dtype("means").itemsize
+                _put(stream, starts["means"] + step, piece["means"], _dtype("means"))
+                codes.add(piece)
+                row += len(piece["means"])
             if row != total:
                 raise ValueError(f"{row} rows were given, not {total}")
+            order = codes.order()
+            _put(stream, starts["rows"], order, _dtype("rows"))
+            for name in _CODES:
+                start = starts[name]
+                for block in codes.sorted(name, order):
+                    _put(stream, start, block, _dtype(name))
+                    start += block.nbytes
         Path(scratch).replace(path)
     finally:
         Path(scratch).unlink(missing_ok=True)
+
+
+class _Unsorted:
+    """Codes in the order in which they come, in a file without a name."""
+
+    def __init__(self, place: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._shapes = {name: shapes[name] for name in _CODES}
+        # One each, so that rows follow one another.
+        self._files = {
+            name: tempfile.TemporaryFile(dir=place)  # noqa: SIM115
+            for name in _CODES
+        }
+
+    def add(self, piece: Mapping[str, NDArray[Any]]) -> None:
+        for name, file in self._files.items():
+            file.write(np.ascontiguousarray(piece[name], _dtype(name)).data)
+
+    def _array(self, name: str) -> NDArray[Any]:
+        file, shape = self._files[name], self._shapes[name]
+        file.flush()
+        if not math.prod(shape):
+            return np.empty(shape, _dtype(name))
+        return np.asarray(np.memmap(file, _dtype(name), "r", 0, shape))
+
+    def order(self) -> NDArray[np.intp]:
+        return np.argsort(self._array("cells"), kind="stable")
+
+    def sorted(self, name: str, order: NDArray[np.intp]) -> Iterable[NDArray[Any]]:
+        array = self._array(name)
+        for start in range(0, len(order), _BLOCK_ROWS):
+            yield array[order[start : start + _BLOCK_ROWS]]
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
 
 
 def opened(path: Path) -> FrameFile | None:
@@ -135,17 +203,24 @@ def opened(path: Path) -> FrameFile | None:
             entries = json.loads(stream.read(length))
             about = entries.pop("__metadata__")
             size = os.fstat(stream.fileno()).st_size
-            arrays = {}
-            for name in (*_SHARED, *_ROWS):
+            arrays: dict[str, Any] = {}
+            for name in _NAMES:
                 entry, dtype = entries[name], _dtype(name)
                 start, stop = entry["data_offsets"]
                 shape = tuple(entry["shape"])
                 if stop - start != math.prod(shape) * dtype.itemsize or 8 + length + stop > size:
                     return None
-                arrays[name] = np.asarray(np.memmap(stream, dtype, "r", 8 + length + start, shape))
+                if start == stop:
+                    arrays[name] = np.empty(shape, dtype)
+                else:
+                    arrays[name] = np.asarray(
+                        np.memmap(stream, dtype, "r", 8 + length + start, shape)
+                    )
         stretches = tuple(Stretch(*it) for it in json.loads(about["stretches"]))
-        file = FrameFile(about["statistics"], stretches, int(about["learnt"]), **arrays)
-        return file if file.is_consistent else None
+        codes = CoarseCodes(**{name: arrays.pop(name) for name in _CODES})
+        learnt = int(about["learnt"])
+        file = FrameFile(about["statistics"], stretches, learnt, codes=codes, **arrays)
+        return file if file.is_consistent() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -158,8 +233,7 @@ def _laid_out(
     offsets, start = {}, 0
     for name, shape in shapes.items():
         stop = start + math.prod(shape) * _dtype(name).itemsize
-        kind = _ROWS.get(name, "F32")
-        entries[name] = {"dtype": kind, "shape": shape, "data_offsets": (start, stop)}
+        entries[name] = {"dtype": _kind(name), "shape": shape, "data_offsets": (start, stop)}
         offsets[name] = start
         start = stop
     text = json.dumps(entries, separators=(",", ":")).encode()
@@ -169,8 +243,12 @@ def _laid_out(
     return header, {name: len(header) + it for name, it in offsets.items()}, len(header) + start
 
 
+def _kind(name: str) -> str:
+    return (_CODES | _ROWS).get(name, "F32")
+
+
 def _dtype(name: str) -> np.dtype[Any]:
-    return _DTYPES[_ROWS.get(name, "F32")]
+    return _DTYPES[_kind(name)]
 
 
 def _put(stream: IO[bytes], start: int, array: NDArray[Any], dtype: np.dtype[Any]) -> None:

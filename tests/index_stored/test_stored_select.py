@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stored_specs import make_row, ref_of, renamed, stored
 
 from gmi_registry.index import Filters, Standing
-from gmi_registry.index.stored import FolderFiles, StoredIndex, update_index
+from gmi_registry.index.stored import FolderFiles, StoredIndex, ledger, update_index
 
 WORDS = ["icon", "ICON", "Straße", "STRASSE", "ǅ", "it's", 'a"b', "%", "_", "x' or 1=1 --", "ı"]
 STRAY = "lone \udc80"
@@ -122,3 +122,52 @@ def test_entries_are_a_sequence(index):
     assert stack.entries[2:9:3] == tuple(stack.entries.at([2, 5, 8]))
     with pytest.raises(IndexError):
         stack.entries[58]
+
+
+def test_what_many_rows_answer_is_kept_until_rows_change(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "_MANY", 3)
+    folder, cache = tmp_path / "i", tmp_path / "c"
+    rows = [make_row(number) for number in range(24)]
+    asked = []
+    original = ledger.Ledger._ask
+
+    def counted(self, question, *values):
+        asked.append(question)
+        return original(self, question, *values)
+
+    monkeypatch.setattr(ledger.Ledger, "_ask", counted)
+    tagged, rare = Filters(tags=("t1",)), Filters(tags=("nowhere",))
+
+    def selected(opened, filters):
+        asked.clear()
+        (group,) = opened.groups
+        found = [group.names[row] for row in group.select(filters)]
+        return found, any("from tag" in question for question in asked)
+
+    with stored(folder, rows[:20], cache=cache) as opened:
+        first, looked_up = selected(opened, tagged)
+        assert len(first) > 3
+        assert looked_up
+        assert selected(opened, tagged) == (first, False)
+        # Few rows are as soon found.
+        assert selected(opened, rare) == ([], True)
+        assert selected(opened, rare) == ([], True)
+    with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as opened:
+        assert selected(opened, tagged) == (first, False)
+    with stored(folder, rows[20:], cache=cache) as opened:
+        everything, looked_up = selected(opened, tagged)
+        assert set(everything) > set(first)
+        assert looked_up
+
+
+def test_a_long_question_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "_MANY", 3)
+    monkeypatch.setattr(ledger, "_SHORT", 300)
+    rows = [make_row(number) for number in range(24)]
+    with stored(tmp_path / "i", rows, cache=tmp_path / "c") as opened:
+        (group,) = opened.groups
+        names = {str(row.indexed.entry.model.identity) for row in rows}
+        for _ in range(2):
+            assert len(group.select(Filters(), among=names)) == 24
+        (kept,) = opened._ledger._ask("select count(*) from answer")
+        assert kept == (0,)

@@ -45,6 +45,9 @@ create table if not exists checked (
     file text not null, path text not null, size integer not null, modified integer not null,
     used real not null, primary key (file, path)
 ) without rowid;
+create table if not exists answer (
+    asked text primary key, numbers blob not null, used real not null
+);
 """
 
 _log = logging.getLogger(__name__)

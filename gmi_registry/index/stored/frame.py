@@ -130,9 +130,11 @@ class Frame:
         if len(rows) == len(self._places):
             positions, estimates = self._inverted.near(asked, count, exact)
             return self._members[positions].astype(np.intp), estimates
-        positions = self._positions[as_rows(rows)]
-        places, estimates = self._inverted.near(asked, count, exact, positions)
-        return places.astype(np.intp), estimates
+        # In the order in which they lie; places of the few that are left are soon looked up.
+        members = as_rows(rows)
+        positions = np.sort(self._positions[members])
+        chosen, estimates = self._inverted.near(asked, count, exact, positions)
+        return np.searchsorted(members, self._members[positions[chosen]]), estimates
 
     def distances(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
         members = as_rows(rows)

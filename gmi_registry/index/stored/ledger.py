@@ -32,6 +32,9 @@ _ROW_BITS = 16
 _DAY = 24 * 3600.0
 _UNUSED = 14 * _DAY
 """Seconds after which what no index asked for goes."""
+# So many rows take longer to find than to keep; of questions that are short themselves.
+_MANY = 10_000
+_SHORT = 1000
 
 
 class LedgerError(InputError):
@@ -77,6 +80,7 @@ class Ledger:
                 (sha256, len(lines), time.time()),
             ).lastrowid
             assert number is not None
+            database.execute("delete from answer")
             first = number << _ROW_BITS
             database.executemany(
                 "insert into row values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -157,8 +161,25 @@ class Ledger:
     def numbers(self, question: str, values: Sequence[object]) -> NDArray[np.int64]:
         """The numbers of rows, of any index, that a question of
         :class:`~gmi_registry.index.stored.selection.Selection` gives."""
+        asked = json.dumps([question, *values])
+        known = self._ask("select numbers, used from answer where asked = ?", asked)
+        if known:
+            self._note(known[0][1], "update answer set used = ? where asked = ?", asked)
+            return np.frombuffer(known[0][0], np.int64)
+        parts = self._parts()
         ((found,),) = self._ask(question, *values)
-        return np.fromstring(found or "", np.int64, sep=",")
+        numbers = np.fromstring(found or "", np.int64, sep=",")
+        if len(numbers) >= _MANY and len(asked) <= _SHORT:
+            with contextlib.suppress(LedgerError), self._changing() as database:
+                # Another process may have taken a part in since.
+                if self._parts() == parts:
+                    row = (asked, numbers.tobytes(), time.time())
+                    database.execute("insert or replace into answer values (?, ?, ?)", row)
+        return numbers
+
+    def _parts(self) -> list[Any]:
+        """The same for the same parts: a number is given once."""
+        return self._ask("select max(id), count(*) from part")
 
     def is_checked(self, file: str, path: Path, status: os.stat_result) -> bool:
         """Whether the file at ``path`` was found to be ``file``, and has not changed since."""
@@ -221,7 +242,8 @@ class Ledger:
             database.execute("delete from tag where row between ? and ?", span)
             database.execute("delete from row where id between ? and ?", span)
             database.execute("delete from part where id = ?", (number,))
-        for table in ("members", "checked"):
+            database.execute("delete from answer")
+        for table in ("members", "checked", "answer"):
             database.execute(f"delete from {table} where used < ?", (before,))
 
 

@@ -73,6 +73,10 @@ class StoredStack:
         order = np.argsort(known)
         self._part = order[np.searchsorted(known, numbers, sorter=order)]
         self._parts = tuple(parts.values())
+        # Where the rows of each part begin, counted through all; -1 of other indexes' parts.
+        self._starts = np.cumsum([0, *(part.rows for part in self._parts)])
+        self._offsets = np.full(int(known.max()) + 2, -1, np.int64)
+        self._offsets[known] = self._starts[:-1]
         self._lock = threading.Lock()
         self._maps: dict[tuple[str, int], NDArray[Any]] = {}
         self.key: ComparabilityKey = record.key.key
@@ -138,11 +142,9 @@ class StoredStack:
             scatter=self.scatter,
             means=self._means_of,
         )
-        starts = np.cumsum([0, *(stretch.rows for stretch in stretches)])
         try:
-            places = starts[self._part] + self._within
             told = partial(self._told, "prepare")
-            return Frame.of(source, self._cache_dir, places, told)
+            return Frame.of(source, self._cache_dir, self._places, told)
         except OSError as error:
             _log.warning("searching on without a frame, which takes longer: %s", error)
             return None
@@ -243,9 +245,11 @@ class StoredStack:
 
     def _placed(self, numbers: NDArray[np.int64]) -> NDArray[np.intp]:
         """Which members have these numbers; other indexes have rows in the database too."""
-        ordered, places = self._lookup
-        found = np.minimum(np.searchsorted(ordered, numbers), len(ordered) - 1)
-        return np.asarray(places[found[ordered[found] == numbers]])
+        parts, within = self._ledger.place(numbers)
+        offsets = self._offsets[np.minimum(parts, len(self._offsets) - 1)]
+        ours = offsets >= 0
+        found = self._slots[offsets[ours] + within[ours]]
+        return np.asarray(found[found >= 0])
 
     def standing(self, row: int) -> Standing:
         """What a hub said of a member when the index was written."""
@@ -259,9 +263,16 @@ class StoredStack:
         return IndexedSpec(self.entries[row], images, self.prompt_embeddings, own)
 
     @cached_property
-    def _lookup(self) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
-        order = np.argsort(self._rows)
-        return self._rows[order], order
+    def _places(self) -> NDArray[np.intp]:
+        """Where each member's row is, counted through all parts: [M]."""
+        return np.asarray(self._starts[self._part] + self._within)
+
+    @cached_property
+    def _slots(self) -> NDArray[np.intp]:
+        """Of each row of each part whose it is, or -1: [T]."""
+        slots = np.full(int(self._starts[-1]), -1, np.intp)
+        slots[self._places] = np.arange(len(self._rows))
+        return slots
 
     def _gathered(self, kind: str, places: NDArray[np.intp], dtype: type[Any]) -> NDArray[Any]:
         """The arrays of members, one a row."""

@@ -95,7 +95,7 @@ def test_a_crowd_leaves_it_as_it_was():
     assert said.split() == [b"2", b"1", b"2"]
 
 
-def test_a_sweep_on_several_cores_asks_for_it(threads, monkeypatch):
+def test_a_sweep_asks_for_it(threads, monkeypatch):
     monkeypatch.setattr(sweep, "cores", lambda: 2)
     monkeypatch.setattr(sweep, "_SPREAD_ELEMENTS", 0)
     monkeypatch.setattr(sweep, "_CACHED_ELEMENTS", 1)
@@ -104,10 +104,11 @@ def test_a_sweep_on_several_cores_asks_for_it(threads, monkeypatch):
     def work(part: slice) -> None:
         seen[part.start] = threads()
 
-    sweep.swept(work, 4, 1, streamed=False, spread=True)
-    assert seen == [{1}] * 4
-    sweep.swept(work, 4, 1, streamed=False, spread=False)
-    assert seen == [{3}] * 4
+    for spread in (True, False):
+        seen[:] = [set()] * 4
+        sweep.swept(work, 4, 1, streamed=False, spread=spread)
+        assert seen == [{1}] * 4
+    assert threads() == {3}
 
 
 def test_products_are_the_same(threads):

@@ -55,13 +55,25 @@ def whitened_distances(
     dtype = working_dtype(image_embeddings, weights, query_images)
     scatter = WithinScatter.of(image_embeddings) if scatter is None else scatter
     coefficients = clamped(weights).astype(dtype, copy=False)
-    means = mean_embeddings(image_embeddings, coefficients)
     concentration = np.einsum("bn,bn->b", coefficients, coefficients)
-    out = np.empty(means.shape[:2], dtype)
-    for b, image in enumerate(query_images):
-        out[b] = mean_distances(
-            means[b], image[None], concentration[b], scatter=scatter, shrinkage=shrinkage
-        )
+    excess = (scatter.spread(shrinkage) * concentration).astype(dtype)
+    lengths = scatter.mahalanobis(shrinkage, dtype)
+    images = query_images.astype(dtype, copy=False)
+    # Query images without a prompt all have the same coefficients.
+    different, places = np.unique(coefficients, axis=0, return_inverse=True)
+    same = [np.flatnonzero(places.reshape(-1) == number) for number in range(len(different))]
+    models, rows, width = image_embeddings.shape
+    out = np.empty((len(images), models), dtype)
+
+    def work(part: slice) -> None:
+        block = widened(image_embeddings[part], dtype)
+        for own, queries in zip(different, same, strict=True):
+            means = np.einsum("mnd,n->md", block, own)
+            for b in queries:
+                out[b, part] = lengths.squared(means - images[b]) - excess[b]
+
+    streamed = len(different) == 1 and image_embeddings.dtype == dtype
+    swept(work, models, rows * width, streamed=streamed, spread=True)
     return out
 
 
@@ -93,27 +105,18 @@ def mean_distances(
 
 
 def mean_images(image_embeddings: Floats) -> Floats:
-    """The mean image of every model: [M, N, D] gives [M, D], float32 at least."""
-    rows = image_embeddings.shape[1]
-    dtype = working_dtype(image_embeddings)
-    return np.asarray(mean_embeddings(image_embeddings, np.full((1, rows), 1 / rows, dtype))[0])
+    """The mean image of every model: [M, N, D] gives [M, D], float32 at least.
 
-
-def mean_embeddings(image_embeddings: Floats, coefficients: Floats) -> Floats:
-    """Σ_i a_i z_i of every model: [M, N, D] and [B, N] give [B, M, D].
-
-    A model's means depend on that model alone, to the last bit.
+    A model's mean depends on that model alone, to the last bit.
     """
     models, rows, width = image_embeddings.shape
-    # Query images without a prompt all have the same coefficients.
-    different, places = np.unique(coefficients, axis=0, return_inverse=True)
-    means = np.empty((len(different), models, width), coefficients.dtype)
+    dtype = working_dtype(image_embeddings)
+    shares = np.full(rows, 1 / rows, dtype)
+    means = np.empty((models, width), dtype)
 
     def work(part: slice) -> None:
-        block = widened(image_embeddings[part], coefficients.dtype)
-        for mean, weights in zip(means, different, strict=True):
-            np.einsum("mnd,n->md", block, weights, out=mean[part])
+        np.einsum("mnd,n->md", widened(image_embeddings[part], dtype), shares, out=means[part])
 
-    streamed = len(different) == 1 and image_embeddings.dtype == coefficients.dtype
+    streamed = image_embeddings.dtype == dtype
     swept(work, models, rows * width, streamed=streamed, spread=True)
-    return means if len(means) == 1 == len(coefficients) else means[places.reshape(-1)]
+    return means

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gmi_registry.scoring.coarse import Asked, CoarseCodes, Single
 from gmi_registry.scoring.kernels import Floats, widened
 from gmi_registry.scoring.ranking import least
-from gmi_registry.scoring.sweep import products, swept
+from gmi_registry.scoring.sweep import products, row_norms, swept
 
 __all__ = ["Exact", "InvertedFile", "Positions", "cell_starts"]
 
@@ -100,8 +100,7 @@ class InvertedFile:
     @cached_property
     def _shares(self) -> NDArray[np.float64]:
         """How much longer than the mean of all the residuals of each cell are, squared: [K]."""
-        centroids = self.centroids.astype(np.float64)
-        squared = np.maximum(self._mean_lengths - np.square(centroids).sum(axis=1), 0)
+        squared = np.maximum(self._mean_lengths - row_norms(self.centroids), 0)
         mean = float(squared @ self._sizes) / max(1, len(self.codes.lengths))
         return squared / mean if mean > 0 else np.ones(len(squared))
 

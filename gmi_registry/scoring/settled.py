@@ -29,7 +29,7 @@ class Care(NamedTuple):
         return max(self.least, self.each * count)
 
 
-LOOSE = Care(1024, 24)
+LOOSE = Care(512, 24)
 """For estimates that know nothing of the prompt."""
 CLOSE = Care(256, 8)
 """For estimates that are off by little."""

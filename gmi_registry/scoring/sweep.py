@@ -55,14 +55,16 @@ def swept(
         for part in waiting:
             work(part)
 
-    if threads < 2:
-        run()
-        return
-    with one_thread(), ThreadPoolExecutor(threads - 1) as pool:
-        others = [pool.submit(run) for _ in range(threads - 1)]
-        run()
-        for other in others:
-            other.result()
+    # Also for one: threads of BLAS keep a core busy for a while after a product.
+    with one_thread():
+        if threads < 2:
+            run()
+            return
+        with ThreadPoolExecutor(threads - 1) as pool:
+            others = [pool.submit(run) for _ in range(threads - 1)]
+            run()
+            for other in others:
+                other.result()
 
 
 def products(rows: Floats, vector: Floats) -> Floats:

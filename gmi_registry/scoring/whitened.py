@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gmi_registry.blas import one_thread
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats, working_dtype
 from gmi_registry.scoring.sweep import products, row_norms, swept
@@ -89,8 +90,10 @@ class WhitenedMeans:
         out = np.empty((len(query_images), len(means)), dtype)
         for b, image in enumerate(query_images):
             image = image.astype(np.float64) - self.centre
-            white = image @ self.factor
-            towards = self.factor @ white
+            # Threads of BLAS keep a core busy for a while after so small a product.
+            with one_thread():
+                white = image @ self.factor
+                towards = self.factor @ white
             own = white @ white + 2 * ((self.centre.astype(np.float64) - self.shift) @ towards)
             added = dtype.type(own - self.spread * concentration)
             self._write(out[b], means, lengths, towards.astype(dtype), added)

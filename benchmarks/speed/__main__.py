@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.speed.clock import ratio, timed
 from benchmarks.speed.loop import added, multiplied, plain_on
+from benchmarks.speed.record import blas_kernels
 from benchmarks.speed.specs import GAMMA, Hub
 from gmi_registry.scoring.default import whitened_distances
 from gmi_registry.scoring.nearest import Nearest, nearest_models
@@ -163,7 +164,7 @@ def main() -> None:
     }
     print(
         f"{models:,} x {rows} x {width} float32 ({hub.images.nbytes / 1e9:.2f} GB), {cores()} cores"
-        f", BLAS threads {os.environ.get('OMP_NUM_THREADS', 'as it likes')}, torch "
+        f", BLAS kernels for {blas_kernels()}, torch "
         f"{torch.__version__}, load before {load[0]:.1f}, after {os.getloadavg()[0]:.1f}, "
         f"{arguments.rounds} rounds; sketch {sketch / 1e6:.0f} MB\n"
     )

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import ThreadpoolController
+
 from gmi_registry.report.file import write_whole
 from gmi_registry.scoring.sweep import cores
 
@@ -52,6 +54,7 @@ def machine(packages: Sequence[str], others: Mapping[str, str]) -> dict[str, Any
         "python": platform.python_version(),
         "versions": versions | dict(others),
         "blas_threads": _blas_threads(),
+        "blas_kernels": blas_kernels(),
     }
 
 
@@ -90,6 +93,12 @@ def _short(value: Any) -> Any:
 def _blas_threads() -> str:
     asked = (os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"))
     return next((number for number in asked if number), "as they come")
+
+
+def blas_kernels() -> str:
+    """For which processor numpy's BLAS has its kernels; ``OPENBLAS_CORETYPE`` says for another."""
+    known = ThreadpoolController().select(user_api="blas").info()
+    return next((it["architecture"] for it in known if "architecture" in it), "unknown")
 
 
 def _processor() -> str:

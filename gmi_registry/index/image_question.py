@@ -22,6 +22,7 @@ from gmi_registry.scoring import DEFAULT_SCORE, SCORES, Query, Score
 from gmi_registry.scoring.confidence import confidences
 from gmi_registry.scoring.contrast import contrasted, innocence
 from gmi_registry.scoring.kernels import Floats, working_dtype
+from gmi_registry.scoring.left_out import LeftOut
 from gmi_registry.scoring.ranking import best_prompts
 from gmi_registry.scoring.settled import CLOSE, LOOSE, settled, settles_all
 from gmi_registry.scoring.whitened import whitened_means
@@ -114,26 +115,27 @@ class ImageQuestion:
         estimator, prompted = stack.estimator, self.query.has_prompts
         images, concentration = self.query.image_embeddings, 1 / len(stack.image_prompt)
         members = as_rows(rows)
-        if settles_all(len(members), count) and (prompted or estimator is not None):
-            places, estimates = np.arange(len(members)), None
-        elif estimator is not None:
-            places, estimates = estimator.near(rows, images, concentration, count)
-        else:
-            places, estimates = np.arange(len(members)), self._by_means(self.query, stack, rows)
-            if not prompted:
-                return Near(places, estimates)
+        everybody, left = np.arange(len(members)), LeftOut.nobody()
 
-        def measured(chosen: NDArray[np.intp]) -> Floats:
-            few = members[places[chosen]].tolist()
+        def measured(places: NDArray[np.intp]) -> Floats:
+            few = members[places].tolist()
             if prompted:
                 return self._of(self.query, stack, few)
             assert estimator is not None
             return estimator.distances(few, images, concentration)
 
-        if estimates is None:
-            return Near(places, measured(places))
+        if settles_all(len(members), count) and (prompted or estimator is not None):
+            return Near.everything(measured(everybody))
+        if estimator is not None:
+            places, estimates, left = estimator.near(rows, images, concentration, count)
+        else:
+            places, estimates = everybody, self._by_means(self.query, stack, rows)
+            if not prompted:
+                return Near.everything(estimates)
         care = LOOSE if prompted else CLOSE
-        return Near(places, settled(estimates, measured, count, care))
+        distances = settled(estimates, lambda few: measured(places[few]), count, care)
+        beyond = left.distances(len(images) / (2 * stack.temperature))
+        return Near(places, distances, beyond.astype(distances.dtype))
 
     def _of(self, query: Query, stack: Stack, rows: Sequence[int]) -> Floats:
         if not self._speaks_of_chances or query.has_prompts:

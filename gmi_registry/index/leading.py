@@ -28,9 +28,9 @@ class Leading:
 
     ``order`` [n] are places in ``rows``, nearest first, ``distances`` [n] theirs, and ``folded``
     the places in ``order`` of each model's versions by the first of them: of ``most`` models, of
-    all for None. Every version of these models is in ``order``. ``rest`` are the distances, or
-    estimates, of all others that may have a chance. Where there are very many rows, the stack's
-    names have to be in order.
+    all for None. Every version of these models is in ``order``. ``rest`` stands for all others
+    where chances are given out: distances, estimates, or those of groups. Where there are very many
+    rows, the stack's names have to be in order.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Leading:
         self.folded: list[list[int]] = folded
         others = np.ones(len(rows), bool)
         others[order] = False
-        self.rest: Floats = near.distances[others[near.places]]
+        self.rest: Floats = np.concatenate([near.distances[others[near.places]], near.beyond])
 
     def _name(self, place: int) -> str:
         return self._names[self._rows[place]]

@@ -38,15 +38,17 @@ PromptValues = Sequence[tuple[int, float]]
 class Near(NamedTuple):
     """``places`` [n] in the rows that were asked about, in no order, and the ``distances`` [n] of
     these. Only so many of the least have to be right as were asked for; the others may be estimates
-    that are no less. What is left out is further away, and has no chance beside what is not."""
+    that are no less. ``beyond`` [g] are distances of models that would have the chances of all that
+    is left out, which is further away."""
 
     places: NDArray[np.intp]
     distances: Floats
+    beyond: Floats
 
     @classmethod
     def everything(cls, distances: Floats) -> Near:
         """Nothing is left out of ``distances`` [R]."""
-        return cls(np.arange(len(distances)), distances)
+        return cls(np.arange(len(distances)), distances, distances[:0])
 
 
 class Question(Protocol):

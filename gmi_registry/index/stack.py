@@ -12,6 +12,7 @@ from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.scoring import Candidates, WithinScatter
 from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.left_out import LeftOut
 
 __all__ = ["Estimator", "Stack"]
 
@@ -25,9 +26,9 @@ class Estimator(Protocol):
 
     def near(
         self, rows: Sequence[int], query_images: Floats, concentration: float, count: int
-    ) -> tuple[NDArray[np.intp], Floats]:
+    ) -> tuple[NDArray[np.intp], Floats, LeftOut]:
         """Of the members at ``rows`` [R] the places of those that may be among the ``count``
-        nearest, in no order, and their distances, nearly: [n] and [n]."""
+        nearest, in no order, their distances, nearly, and what is known of all others: [n], [n]."""
         ...
 
     def distances(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from gmi_registry.scoring.coarse import Asked, CoarseCodes, Single
 from gmi_registry.scoring.kernels import Floats, widened
+from gmi_registry.scoring.left_out import LeftOut
 from gmi_registry.scoring.ranking import least
 from gmi_registry.scoring.sweep import products, row_norms, swept
 
@@ -45,6 +46,7 @@ _MISSED = 1 / 100
 # Beyond so many standard deviations nothing is, and each is parted into so many classes.
 _FARTHEST = 7.0
 _CLASSES = 8
+_MOST_CLASSES = 1000
 
 
 @dataclass(eq=False)
@@ -106,13 +108,13 @@ class InvertedFile:
 
     def near(
         self, asked: Asked, count: int, exact: Exact, positions: Positions | None = None
-    ) -> tuple[Positions, Single]:
-        """The models that may be among the ``count`` nearest, and estimates of their distances.
+    ) -> tuple[Positions, Single, LeftOut]:
+        """The models that may be among the ``count`` nearest, estimates of their distances, and
+        what is known of all others.
 
         Of all, or of those at ``positions`` [R]; returns places in these, in no order, [n], and
-        [n]. Estimates of all others would be larger, and of some of these they are coarser.
-        ``exact`` gives the distances of models by where their codes are. That a model is missed
-        cannot be excluded, only made rare.
+        [n]. Of some of these estimates are coarser. ``exact`` gives the distances of models by
+        where their codes are. That a model is missed cannot be excluded, only made rare.
         """
         sizes = self._sizes
         if positions is not None:
@@ -124,7 +126,7 @@ class InvertedFile:
         first = int(np.searchsorted(reached, looked_at)) + 1
         found = self._looked_at(order[:first], asked, positions)
         if not len(found.places):
-            return found.places, found.estimates
+            return found.places, found.estimates, LeftOut.nobody()
         for step, fewest in ((1, _SECOND), (2, _THIRD)):
             models = int(np.count_nonzero(found.steps == step))
             better = max(fewest, models // _BETTER_SHARE, _BETTER_EACH * count)
@@ -137,13 +139,17 @@ class InvertedFile:
         worth = int(np.count_nonzero(missed > _MISSED * count))
         if worth:
             found = found.joined(self._looked_at(further[:worth], asked, positions))
+        unseen = further[worth:]
+        left = LeftOut(sizes[unseen].astype(float), levels[unseen], deviations[worth:], limit)
         for step in (1, 2):
             deviation = float(np.sqrt(asked.variances[step]))
             some = np.flatnonzero(found.steps == step)
             worthy = _worthy(found.estimates[some] - limit, deviation, _MISSED * count)
             self._look_closer(found, some[worthy], asked)
-        closer = np.flatnonzero(found.steps > 1)
-        return found.places[closer], found.estimates[closer]
+        closer = found.steps > 1
+        estimates = found.estimates[~closer]
+        left = left.joined(_grouped(estimates, limit, float(np.sqrt(asked.variances[1]))))
+        return found.places[closer], found.estimates[closer], left
 
     def _limit(self, found: _Looked, count: int, exact: Exact) -> float:
         """The ``count``-th least distance, of the best so far; or the largest."""
@@ -214,6 +220,18 @@ def _worthy(beyond: Floats, deviation: float, missed: float) -> Positions:
     classes = (scaled * _CLASSES).astype(np.intp)
     expected = np.cumsum(np.bincount(classes, _chances(scaled))[::-1])[::-1]
     return within[classes < np.count_nonzero(expected > missed)]
+
+
+def _grouped(estimates: Single, limit: float, deviation: float) -> LeftOut:
+    """Models by how far their ``estimates`` are beyond the limit."""
+    if not len(estimates):
+        return LeftOut.nobody()
+    nearest, span = float(estimates.min()), float(np.ptp(estimates))
+    width = max(deviation / _CLASSES, span / _MOST_CLASSES, 1e-6)
+    sizes = np.bincount(((estimates - np.float32(nearest)) / np.float32(width)).astype(np.int32))
+    levels = np.linspace(nearest, nearest + width * len(sizes), len(sizes), endpoint=False)
+    levels += width / 2
+    return LeftOut(sizes.astype(float), levels, np.full(len(sizes), deviation), limit)
 
 
 def _scaled(beyond: Floats, deviations: Any) -> Floats:

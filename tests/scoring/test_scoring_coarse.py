@@ -44,7 +44,7 @@ def found_near(space, inverse, means, order, images, count, positions=None, conc
         lengths = inverse.codes.lengths[rows]
         return space.distances(means[order[rows]], lengths, images, concentration)
 
-    return inverse.near(space.asked(images, concentration), count, exact, positions)
+    return inverse.near(space.asked(images, concentration), count, exact, positions)[:2]
 
 
 def widths(monkeypatch, *numbers):
@@ -198,6 +198,33 @@ def test_a_selection_and_the_living_are_those_of_all(monkeypatch):
     nearest = sorted(found)[:3]
     assert sorted(again)[:3] == pytest.approx(nearest, rel=1e-5)
     assert len(found_near(space, inverse, means, order, images, 3, positions[:0])[0]) == 0
+
+
+@pytest.mark.parametrize("beta", [0.02, 0.2, 1.0])
+def test_chances_of_all_are_those_of_some_and_of_the_others_together(monkeypatch, beta):
+    few(monkeypatch)
+    widths(monkeypatch, 3, 6, 15)
+    off = []
+    for seed in range(4):
+        means, images, scatter = hub(seed)
+        space, inverse, order = made(means, scatter)
+        for image in images:
+
+            def exact(rows, image=image, means=means, order=order, space=space, inverse=inverse):
+                lengths = inverse.codes.lengths[rows]
+                return space.distances(means[order[rows]], lengths, image[None], 0.1)
+
+            places, _, left = inverse.near(space.asked(image[None], 0.1), 5, exact)
+            assert left.sizes.sum() + len(places) == 3000
+            everything = exact(np.arange(3000)).astype(float)
+            known = everything[places]
+            nearest = everything.min()
+            wanted = np.exp(-beta * (everything - nearest)).sum()
+            rest = left.distances(beta)
+            got = np.exp(-beta * (known - nearest)).sum() + np.exp(-beta * (rest - nearest)).sum()
+            off.append(abs(got / wanted - 1))
+    assert np.mean(off) < 0.03
+    assert np.max(off) < 0.15
 
 
 def test_a_model_that_is_off_the_scale_has_an_estimate_all_the_same(monkeypatch):

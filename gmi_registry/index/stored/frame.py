@@ -24,6 +24,7 @@ from gmi_registry.scoring import WithinScatter
 from gmi_registry.scoring.coarse import LEARNT_FROM, CoarseSpace, drawn_rows
 from gmi_registry.scoring.inverted import InvertedFile, Positions
 from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.left_out import LeftOut
 from gmi_registry.spec.canonical import canonical_digest
 
 __all__ = ["FRAMED_MODELS", "Frame", "FrameSource"]
@@ -120,7 +121,7 @@ class Frame:
 
     def near(
         self, rows: Sequence[int], query_images: Floats, concentration: float, count: int
-    ) -> tuple[NDArray[np.intp], Floats]:
+    ) -> tuple[NDArray[np.intp], Floats, LeftOut]:
         asked = self._space.asked(query_images, concentration)
 
         def exact(positions: Positions) -> NDArray[np.float32]:
@@ -128,13 +129,13 @@ class Frame:
             return self._space.distances(means, lengths, query_images, concentration)
 
         if len(rows) == len(self._places):
-            positions, estimates = self._inverted.near(asked, count, exact)
-            return self._members[positions].astype(np.intp), estimates
+            positions, estimates, left = self._inverted.near(asked, count, exact)
+            return self._members[positions].astype(np.intp), estimates, left
         # In the order in which they lie; places of the few that are left are soon looked up.
         members = as_rows(rows)
         positions = np.sort(self._positions[members])
-        chosen, estimates = self._inverted.near(asked, count, exact, positions)
-        return np.searchsorted(members, self._members[positions[chosen]]), estimates
+        chosen, estimates, left = self._inverted.near(asked, count, exact, positions)
+        return np.searchsorted(members, self._members[positions[chosen]]), estimates, left
 
     def distances(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
         members = as_rows(rows)

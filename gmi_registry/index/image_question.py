@@ -126,13 +126,15 @@ class ImageQuestion:
 
         if settles_all(len(members), count) and (prompted or estimator is not None):
             return Near.everything(measured(everybody))
+        care = LOOSE if prompted else CLOSE
         if estimator is not None:
-            places, estimates, left = estimator.near(rows, images, concentration, count)
+            # Without the prompt others are near, so that more of them are wanted.
+            wanted = care.models(count) if prompted else count
+            places, estimates, left = estimator.near(rows, images, concentration, wanted)
         else:
             places, estimates = everybody, self._by_means(self.query, stack, rows)
             if not prompted:
                 return Near.everything(estimates)
-        care = LOOSE if prompted else CLOSE
         distances = settled(estimates, lambda few: measured(places[few]), count, care)
         beyond = left.distances(len(images) / (2 * stack.temperature))
         return Near(places, distances, beyond.astype(distances.dtype))

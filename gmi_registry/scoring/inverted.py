@@ -30,6 +30,7 @@ Positions = NDArray[np.signedinteger[Any]]
 Exact = Callable[[Positions], Single]
 
 _SINGLE = np.dtype(np.float32)
+_STEPS = 3
 # So many models are looked at in any case, such a share of all, and so many for each asked for.
 _LOOKED_AT = 16_384
 _LOOKED_SHARE = 16
@@ -113,8 +114,8 @@ class InvertedFile:
         what is known of all others.
 
         Of all, or of those at ``positions`` [R]; returns places in these, in no order, [n], and
-        [n]. Of some of these estimates are coarser. ``exact`` gives the distances of models by
-        where their codes are. That a model is missed cannot be excluded, only made rare.
+        [n]. ``exact`` gives the distances of models by where their codes are. That a model is
+        missed cannot be excluded, only made rare.
         """
         sizes = self._sizes
         if positions is not None:
@@ -146,14 +147,16 @@ class InvertedFile:
             some = np.flatnonzero(found.steps == step)
             worthy = _worthy(found.estimates[some] - limit, deviation, _MISSED * count)
             self._look_closer(found, some[worthy], asked)
-        closer = found.steps > 1
-        estimates = found.estimates[~closer]
-        left = left.joined(_grouped(estimates, limit, float(np.sqrt(asked.variances[1]))))
-        return found.places[closer], found.estimates[closer], left
+        for step in (1, 2):
+            estimates = found.estimates[found.steps == step]
+            deviation = float(np.sqrt(asked.variances[step]))
+            left = left.joined(_grouped(estimates, limit, deviation))
+        closely = np.flatnonzero(found.steps == _STEPS)
+        return found.places[closely], found.estimates[closely], left
 
     def _limit(self, found: _Looked, count: int, exact: Exact) -> float:
         """The ``count``-th least distance, of the best so far; or the largest."""
-        best = found.best(3, _TRIED * count)
+        best = found.best(_STEPS, _TRIED * count)
         distances = exact(found.at[best])
         last = min(count, len(distances)) - 1
         return float(np.partition(distances, last)[last])

@@ -113,11 +113,10 @@ def test_better_models_are_looked_at_more_closely(monkeypatch):
     space, inverse, order = made(means, scatter)
     exact = space.distances(means[order], inverse.codes.lengths, images, 1 / 9)
     places, found = found_near(space, inverse, means, order, images, 3)
-    assert len(places) == 400
+    assert 150 <= len(places) < 400
     assert exact[places].mean() < exact.mean() - exact.std()
-    right = np.abs(found - exact[places]) < 0.02
-    assert 140 < right.sum() < 200
-    assert exact[places][right].mean() < exact[places][~right].mean()
+    # Through all numbers, of which the third are rounded.
+    assert found == pytest.approx(exact[places], abs=0.02)
 
 
 def test_cells_that_are_far_away_are_not_looked_at(monkeypatch):
@@ -229,6 +228,7 @@ def test_chances_of_all_are_those_of_some_and_of_the_others_together(monkeypatch
 
 def test_a_model_that_is_off_the_scale_has_an_estimate_all_the_same(monkeypatch):
     widths(monkeypatch, 4, 0, 20)
+    few(monkeypatch, 3000, 3000, 3000)
     means, images, scatter = hub()
     means[7] *= 1e6
     space = CoarseSpace.learnt(means[8:], scatter)

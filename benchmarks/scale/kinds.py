@@ -121,7 +121,7 @@ class Hub:
         places, estimates, left = self._inverted.near(
             asked, _ASKED, lambda rows: self.exact(image, rows)
         )
-        found = settled(estimates, lambda few: self.exact(image, places[few]), _ASKED, CLOSE)
+        found, _ = settled(estimates, lambda few: self.exact(image, places[few]), _ASKED, CLOSE)
         seconds = time.perf_counter() - began
         everything = self.exact(image, slice(None))
         limit = np.partition(everything, _TOP - 1)[_TOP - 1]

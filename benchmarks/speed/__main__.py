@@ -82,7 +82,7 @@ def weighted_first_ten(hub: Hub, number: int = 0) -> np.ndarray:
         parts = np.split(rows, range(_PICKED, len(rows), _PICKED))
         return np.concatenate([weighted_default(hub, number, part) for part in parts])
 
-    return settled(unweighted, exact, 10)
+    return settled(unweighted, exact, 10).distances
 
 
 def found_of_ten(hub: Hub) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,6 @@ from gmi_registry.scoring import DEFAULT_SCORE, SCORES, Query, Score
 from gmi_registry.scoring.confidence import confidences
 from gmi_registry.scoring.contrast import contrasted, innocence
 from gmi_registry.scoring.kernels import Floats, working_dtype
-from gmi_registry.scoring.left_out import LeftOut
 from gmi_registry.scoring.ranking import best_prompts
 from gmi_registry.scoring.settled import CLOSE, LOOSE, settled, settles_all
 from gmi_registry.scoring.whitened import whitened_means
@@ -34,6 +34,8 @@ __all__ = ["ImageQuestion", "Wording"]
 _HOPELESS = 60.0
 """Of a chance e⁻⁶⁰ that of the nearest model nothing is left in double precision, nor of a million
 such."""
+_MORE = 4
+"""Times as many models are asked for where all that were had to be measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +117,7 @@ class ImageQuestion:
         estimator, prompted = stack.estimator, self.query.has_prompts
         images, concentration = self.query.image_embeddings, 1 / len(stack.image_prompt)
         members = as_rows(rows)
-        everybody, left = np.arange(len(members)), LeftOut.nobody()
+        everybody = np.arange(len(members))
 
         def measured(places: NDArray[np.intp]) -> Floats:
             few = members[places].tolist()
@@ -127,17 +129,22 @@ class ImageQuestion:
         if settles_all(len(members), count) and (prompted or estimator is not None):
             return Near.everything(measured(everybody))
         care = LOOSE if prompted else CLOSE
-        if estimator is not None:
-            # Without the prompt others are near, so that more of them are wanted.
-            wanted = care.models(count) if prompted else count
+        if estimator is None:
+            estimates = self._by_means(self.query, stack, rows)
+            if prompted:
+                estimates = settled(estimates, measured, count, care).distances
+            return Near.everything(estimates)
+        # Without the prompt others are near, so that more of them are wanted.
+        wanted = care.models(count) if prompted else count
+        while True:
             places, estimates, left = estimator.near(rows, images, concentration, wanted)
-        else:
-            places, estimates = everybody, self._by_means(self.query, stack, rows)
-            if not prompted:
-                return Near.everything(estimates)
-        distances = settled(estimates, lambda few: measured(places[few]), count, care)
+            found = settled(estimates, partial(_at, measured, places), count, care)
+            # Where estimates say so little that all of some are measured, more may be as near.
+            if not found.exhausted or len(places) == len(members):
+                break
+            wanted *= _MORE
         beyond = left.distances(len(images) / (2 * stack.temperature))
-        return Near(places, distances, beyond.astype(distances.dtype))
+        return Near(places, found.distances, beyond.astype(found.distances.dtype))
 
     def _of(self, query: Query, stack: Stack, rows: Sequence[int]) -> Floats:
         if not self._speaks_of_chances or query.has_prompts:
@@ -185,6 +192,14 @@ class ImageQuestion:
             )
             for images in stack.images(rows)
         ]
+
+
+def _at(
+    measured: Callable[[NDArray[np.intp]], Floats],
+    places: NDArray[np.intp],
+    few: NDArray[np.intp],
+) -> Floats:
+    return measured(places[few])
 
 
 def _check_lengths(stack: Stack, query: Query) -> None:

@@ -29,7 +29,8 @@ class Leading:
     ``order`` [n] are places in ``rows``, nearest first, ``distances`` [n] theirs, and ``folded``
     the places in ``order`` of each model's versions by the first of them: of ``most`` models, of
     all for None. Every version of these models is in ``order``. ``rest`` stands for all others
-    where chances are given out: distances, estimates, or those of groups. Where there are very many
+    where chances are given out: distances, estimates, or those of groups, in which versions that
+    were added to the nearest may count again. Where there are very many
     rows, the stack's names have to be in order.
     """
 

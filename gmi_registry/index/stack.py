@@ -27,8 +27,9 @@ class Estimator(Protocol):
     def near(
         self, rows: Sequence[int], query_images: Floats, concentration: float, count: int
     ) -> tuple[NDArray[np.intp], Floats, LeftOut]:
-        """Of the members at ``rows`` [R] the places of those that may be among the ``count``
-        nearest, in no order, their distances, nearly, and what is known of all others: [n], [n]."""
+        """Of the members at ``rows`` [R], which ascend, the places of those that may be among the
+        ``count`` nearest, in no order, and their distances, nearly: [n] and [n]; and what is known
+        of all others."""
         ...
 
     def distances(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:

@@ -88,6 +88,13 @@ class InvertedFile:
         return np.diff(self._starts)
 
     @cached_property
+    def _living(self) -> NDArray[np.intp]:
+        """How many of each cell count: [K]."""
+        if self.alive is None:
+            return self._sizes
+        return np.bincount(self.codes.cells[self.alive], minlength=len(self.centroids))
+
+    @cached_property
     def _mean_lengths(self) -> NDArray[np.float64]:
         """[K]; 0 of a cell without models."""
         running = np.concatenate([[0.0], np.cumsum(self.codes.lengths, dtype=np.float64)])
@@ -117,7 +124,7 @@ class InvertedFile:
         [n]. ``exact`` gives the distances of models by where their codes are. That a model is
         missed cannot be excluded, only made rare.
         """
-        sizes = self._sizes
+        sizes = self._living
         if positions is not None:
             sizes = np.bincount(self.codes.cells[positions], minlength=len(self.centroids))
         levels = asked.near + self._mean_lengths
@@ -135,7 +142,7 @@ class InvertedFile:
         limit = self._limit(found, count, exact)
         further = order[first:]
         deviations = np.sqrt(asked.variances[0] * self._shares[further] + self._length_variance)
-        chances = _chances(_scaled(levels[further] - limit, deviations))
+        chances = _chances(levels[further] - limit, deviations)
         missed = np.cumsum((sizes[further] * chances)[::-1])[::-1]
         worth = int(np.count_nonzero(missed > _MISSED * count))
         if worth:
@@ -218,11 +225,11 @@ def cell_starts(cells: NDArray[np.int32], count: int) -> NDArray[np.intp]:
 def _worthy(beyond: Floats, deviation: float, missed: float) -> Positions:
     """Which of those whose estimates are so far ``beyond`` a limit may be within it: all but the
     farthest, of which together no more than ``missed`` are expected to be."""
-    within = np.flatnonzero(beyond < _FARTHEST * deviation)
-    scaled = _scaled(beyond[within], deviation)
-    classes = (scaled * _CLASSES).astype(np.intp)
-    expected = np.cumsum(np.bincount(classes, _chances(scaled))[::-1])[::-1]
-    return within[classes < np.count_nonzero(expected > missed)]
+    near = np.flatnonzero(beyond < _FARTHEST * deviation)
+    beyond = beyond[near]
+    classes = (_scaled(beyond, deviation) * _CLASSES).astype(np.intp)
+    expected = np.cumsum(np.bincount(classes, _chances(beyond, deviation))[::-1])[::-1]
+    return near[(beyond <= 0) | (classes < np.count_nonzero(expected > missed))]
 
 
 def _grouped(estimates: Single, limit: float, deviation: float) -> LeftOut:
@@ -243,6 +250,7 @@ def _scaled(beyond: Floats, deviations: Any) -> Floats:
         return np.asarray(np.clip(np.nan_to_num(beyond / deviations, nan=0.0), 0, _FARTHEST))
 
 
-def _chances(scaled: Floats) -> Floats:
-    """The chance of a normal deviate beyond so many standard deviations is no more than this."""
-    return np.asarray(np.exp(-np.square(scaled) / 2) / 2)
+def _chances(beyond: Floats, deviations: Any) -> Floats:
+    """The chance to be within a limit nonetheless is no more than this, for a normal deviate."""
+    bounds = np.exp(-np.square(_scaled(beyond, deviations)) / 2) / 2
+    return np.where(beyond <= 0, 1.0, bounds)

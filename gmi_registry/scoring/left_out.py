@@ -32,7 +32,7 @@ _LEAST = 1e-3
 @dataclass(frozen=True, eq=False)
 class LeftOut:
     """Models in groups: ``sizes`` [g], the ``levels`` [g] of their distances and the ``deviations``
-    [g] from these; none is within ``limit``."""
+    [g] from these; hardly any is within ``limit``."""
 
     sizes: NDArray[np.float64]
     levels: NDArray[np.float64]

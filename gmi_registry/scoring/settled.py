@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.ranking import least
 
-__all__ = ["CLOSE", "LOOSE", "Care", "settled", "settles_all"]
+__all__ = ["CLOSE", "LOOSE", "Care", "Settled", "settled", "settles_all"]
 
 # Estimates are off by a normal deviate; so many standard deviations of it are looked into.
 _DEVIATIONS = 3.0
@@ -35,6 +35,14 @@ CLOSE = Care(256, 8)
 """For estimates that are off by little."""
 
 
+class Settled(NamedTuple):
+    """``distances`` [R], some of them estimates unless all had to be worked out, which is
+    ``exhausted``."""
+
+    distances: Floats
+    exhausted: bool
+
+
 def settles_all(models: int, count: int, care: Care = LOOSE) -> bool:
     """Whether :func:`settled` would ask for all of so many models, whatever the estimates."""
     return 2 * care.models(count) >= models
@@ -45,7 +53,7 @@ def settled(
     exact: Callable[[NDArray[np.intp]], Floats],
     count: int,
     care: Care = LOOSE,
-) -> Floats:
+) -> Settled:
     """``estimates`` [R] with distances in the place of those that may be among the ``count`` least.
 
     ``exact`` gives the distances of some rows, ascending. They are asked for until no other
@@ -69,11 +77,11 @@ def settled(
         known[rows] = True
         settled_rows = np.flatnonzero(known)
         if len(settled_rows) == models:
-            return out
+            return Settled(out, exhausted=True)
         found = out[settled_rows]
         off = float(np.sqrt(np.square(found - estimates[settled_rows], dtype=np.float64).mean()))
         limit = float(np.partition(found, count - 1)[count - 1]) + _DEVIATIONS * off
         needed = int(np.count_nonzero(estimates <= limit))
         if needed <= len(settled_rows):
-            return out
+            return Settled(out, exhausted=False)
         wanted = max(needed, len(settled_rows) + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from functools import partial
 
@@ -157,6 +158,86 @@ def test_what_did_not_change_is_copied(rows, tmp_path, monkeypatch):
     (after,) = frames(cache)
     assert after != before
     assert opened(after).learnt == 280
+
+
+def place_of(path, name):
+    """Where an array of a frame is in the file, and how long."""
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    start, stop = json.loads(whole[8 : 8 + length])[name]["data_offsets"]
+    return slice(8 + length + start, 8 + length + stop)
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "number"),
+    [
+        ("rows", None, 0),
+        ("rows", 7, 400),
+        ("rows", 7, -1),
+        ("rows", 7, 2**31 - 1),
+        ("cells", 200, 10**6),
+        ("cells", 200, -1),
+        ("cells", 0, -1),
+        ("cells", -1, 10**6),
+    ],
+)
+def test_a_frame_with_torn_pages_is_made_again(folder, tmp_path, name, index, number):
+    question = ImageQuestion(query(4), SCORES["default"])
+    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as opening:
+        wanted = Opened(opening).answer(question)
+    (path,) = frames(tmp_path)
+    whole, place = path.read_bytes(), place_of(path, name)
+    numbers = np.frombuffer(whole[place], "<i4").copy()
+    numbers[slice(None) if index is None else index] = number
+    path.write_bytes(whole[: place.start] + numbers.tobytes() + whole[place.stop :])
+    assert opened(path) is None
+    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as opening:
+        assert Opened(opening).answer(question) == wanted
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"__metadata__":{}}',
+        b"[" * 100_000,
+        b"[1]",
+        b'{"__metadata__":{},"centre":{"shape":[],"data_offsets":[-9999999999999999999999,0]}}',
+    ],
+)
+def test_no_header_is_more_than_damage(tmp_path, header):
+    path = tmp_path / "x.frame"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    assert opened(path) is None
+
+
+def test_numbers_without_columns_are_damage(folder, tmp_path):
+    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as index:
+        Opened(index).answer(ImageQuestion(query(4), SCORES["default"]))
+    (path,) = frames(tmp_path)
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    entries = json.loads(whole[8 : 8 + length])
+    for name in ("first", "second", "third", "means"):
+        changed = {**entries, name: {**entries[name], "shape": [], "data_offsets": [0, 4]}}
+        header = json.dumps(changed).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + whole[8 + length :])
+        assert opened(path) is None
+
+
+def test_another_groups_frame_is_not_taken_for_this_ones(rows, folder, tmp_path):
+    question = ImageQuestion(query(4), SCORES["default"])
+    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path / "a") as index:
+        wanted = Opened(index).answer(question)
+    (path,) = frames(tmp_path / "a")
+    whole = path.read_bytes()
+    with stored(tmp_path / "i", rows[:300], cache=tmp_path / "b") as index:
+        Opened(index).answer(question)
+    (other,) = frames(tmp_path / "b")
+    path.write_bytes(other.read_bytes())
+    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path / "a") as index:
+        assert Opened(index).answer(question) == wanted
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "header", "shapes", "folder"])

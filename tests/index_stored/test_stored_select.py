@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,6 +14,7 @@ from stored_specs import make_row, ref_of, renamed, stored
 
 from gmi_registry.index import Filters, Standing
 from gmi_registry.index.stored import FolderFiles, StoredIndex, ledger, update_index
+from gmi_registry.index.stored.database import database_path
 
 WORDS = ["icon", "ICON", "Straße", "STRASSE", "ǅ", "it's", 'a"b', "%", "_", "x' or 1=1 --", "ı"]
 STRAY = "lone \udc80"
@@ -171,3 +175,22 @@ def test_a_long_question_is_not_kept(tmp_path, monkeypatch):
             assert len(group.select(Filters(), among=names)) == 24
         (kept,) = opened._ledger._ask("select count(*) from answer")
         assert kept == (0,)
+
+
+def test_what_can_be_done_without_waits_for_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "_MANY", 3)
+    cache = tmp_path / "c"
+    with stored(tmp_path / "i", [make_row(number) for number in range(24)], cache=cache) as opened:
+        (group,) = opened.groups
+        with contextlib.closing(sqlite3.connect(database_path(cache))) as other:
+            other.isolation_level = None
+            other.execute("begin immediate")
+            began = time.monotonic()
+            found = group.select(Filters(tags=("t1",)))
+            assert time.monotonic() - began < 5
+            other.execute("rollback")
+        assert len(found) > 3
+        ((waits,),) = opened._ledger._ask("pragma busy_timeout")
+        assert waits == 30_000
+        assert list(group.select(Filters(tags=("t1",)))) == list(found)
+        assert opened._ledger._ask("select count(*) from answer") == [(1,)]

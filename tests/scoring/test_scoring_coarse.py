@@ -199,6 +199,33 @@ def test_a_selection_and_the_living_are_those_of_all(monkeypatch):
     assert len(found_near(space, inverse, means, order, images, 3, positions[:0])[0]) == 0
 
 
+def test_the_dead_neither_count_nor_hide_the_living(monkeypatch):
+    few(monkeypatch)
+    widths(monkeypatch, 3, 6, 15)
+    means, images, scatter = hub()
+    space, inverse, order = made(means, scatter)
+    exact = space.distances(means[order], inverse.codes.lengths, images[:1], 0.1)
+    alive = exact > np.median(exact)
+    living = InvertedFile(inverse.codes, inverse.centroids, alive)
+
+    def known(rows):
+        assert alive[rows].all()
+        return exact[rows]
+
+    places, _, left = living.near(space.asked(images[:1], 0.1), 5, known)
+    assert len(places) + left.sizes.sum() == alive.sum()
+    nearest = np.flatnonzero(alive)[np.argsort(exact[alive])[:5]]
+    assert set(nearest) <= set(places)
+
+
+@pytest.mark.parametrize("missed", [0.01, 0.4, 0.6, 5.0])
+def test_what_is_within_the_limit_is_always_worthy(missed):
+    beyond = np.array([-50.0, 3.0, -1e-3, 0.0, 30.0, 0.5], np.float32)
+    worthy = inverted._worthy(beyond, 1.0, missed)
+    assert {0, 2, 3} <= set(worthy)
+    assert 4 not in worthy
+
+
 @pytest.mark.parametrize("beta", [0.02, 0.2, 1.0])
 def test_chances_of_all_are_those_of_some_and_of_the_others_together(monkeypatch, beta):
     few(monkeypatch)
@@ -285,7 +312,7 @@ def test_the_nearest_are_right_whatever_estimates_say(monkeypatch, numbers, coun
                 asked.append(len(rows))
                 return exact[places[rows]]
 
-            found = settled(estimates, known, count, Care(20, 4))
+            found = settled(estimates, known, count, Care(20, 4)).distances
             near = places[np.argsort(found, kind="stable")[:count]]
             least = np.argsort(exact, kind="stable")[:count]
             right += len(set(near) & set(least))
@@ -297,9 +324,10 @@ def test_all_are_asked_for_where_estimates_say_nothing():
     rng = np.random.default_rng(1)
     exact = rng.standard_normal(10_000)
     found = settled(rng.standard_normal(10_000), lambda rows: exact[rows], 5)
-    assert np.array_equal(found, exact)
+    assert np.array_equal(found.distances, exact)
+    assert found.exhausted
     few = settled(np.zeros(7), lambda rows: exact[rows], 3)
-    assert np.array_equal(few, exact[:7])
+    assert np.array_equal(few.distances, exact[:7])
     with pytest.raises(ValueError, match="count"):
         settled(np.zeros(7), lambda rows: exact[rows], 0)
 
@@ -307,7 +335,7 @@ def test_all_are_asked_for_where_estimates_say_nothing():
 def test_equal_estimates_are_no_trouble():
     exact = np.arange(20_000)[::-1].astype(np.float32)
     found = settled(np.zeros(20_000, np.float32), lambda rows: exact[rows], 3)
-    assert np.array_equal(np.argsort(found)[:3], [19_999, 19_998, 19_997])
+    assert np.array_equal(np.argsort(found.distances)[:3], [19_999, 19_998, 19_997])
 
 
 def test_cells_are_those_of_their_centroids():

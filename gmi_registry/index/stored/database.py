@@ -46,7 +46,7 @@ create table if not exists checked (
     used real not null, primary key (file, path)
 ) without rowid;
 create table if not exists answer (
-    asked text primary key, numbers blob not null, used real not null
+    asked text primary key, parts text not null, numbers blob not null, used real not null
 );
 """
 

@@ -1,8 +1,8 @@
 """What a reader works out of a large group's means, once, so that ranking need not read them all.
 
 It is a file in the reader's cache, made of checked files and never fetched from anywhere: one that
-is damaged is made again. Rows stand in the order of the parts, those that count no more included,
-so that what did not change is copied from the file before.
+is damaged is made again. Means stand in the order of the parts, those that count no more included,
+and codes in that of their cells; what did not change is copied from the file before.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Frame:
         written, and what the means raise.
         """
         path = directory / _FOLDER / source.name
-        file = opened(path)
+        file = _opened(path, source)
         if file is None:
             _log.info("preparing %s specifications for ranking", f"{source.rows:,}")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ class Frame:
                 # What another process reads can stay, where systems do not let it go.
                 with contextlib.suppress(OSError):
                     other.unlink()
-            file = opened(path)
+            file = _opened(path, source)
             if file is None:
                 raise OSError(f"{path} cannot be read back")
         return cls(file, source.scatter, places)
@@ -149,6 +149,24 @@ class Frame:
                 concentration,
             )
         return out
+
+
+def _opened(path: Path, source: FrameSource) -> FrameFile | None:
+    """The frame of ``source`` at ``path``, if it is that."""
+    file = opened(path)
+    whole = file is not None and file.stretches == tuple(source.stretches)
+    return file if file is not None and whole and _is_of(file, source) else None
+
+
+def _is_of(file: FrameFile, source: FrameSource) -> bool:
+    """Whether its codes are such as would be made of ``source`` today."""
+    codes = file.codes
+    widths = tuple(array.shape[1] for array in (codes.first, codes.second, codes.third))
+    return (
+        file.statistics == source.statistics
+        and file.centre.size == len(source.scatter.scatter)
+        and widths == _space(file, source.scatter).widths
+    )
 
 
 def _sweep(place: Path) -> None:
@@ -207,9 +225,7 @@ def _fitting(source: FrameSource, earlier: Sequence[Path]) -> FrameFile | None:
     """The earlier file of the same statistics from which most can be copied."""
     files = [file for path in earlier if (file := opened(path)) is not None]
     fitting = [
-        file
-        for file in files
-        if file.statistics == source.statistics and source.rows <= _OUTGROWN * file.learnt
+        file for file in files if _is_of(file, source) and source.rows <= _OUTGROWN * file.learnt
     ]
     wanted = set(source.stretches)
     return max(fitting, key=lambda file: len(wanted & file.starts.keys()), default=None)

@@ -30,6 +30,15 @@ _CODES = {"lengths": "F32", "cells": "I32", "first": "F32", "second": "F32", "th
 # Where the models stand that codes are of, and their means in the order of the stretches.
 _ROWS = {"rows": "I32", "means": "F32"}
 _NAMES = (*_SHARED, *_CODES, *_ROWS)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 _HEADER_LIMIT = 16 * 1024 * 1024
 _BLOCK_ROWS = 1 << 15
 
@@ -70,18 +79,19 @@ class FrameFile:
 
     @cached_property
     def positions(self) -> NDArray[np.int32]:
-        """Where the code of each mean is: [T]."""
-        found = np.empty(len(self.rows), np.int32)
+        """Where the code of each mean is: [T]; -1 where there is none, in a damaged file."""
+        found = np.full(len(self.rows), -1, np.int32)
         found[self.rows] = np.arange(len(self.rows), dtype=np.int32)
         return found
 
     def is_consistent(self) -> bool:
-        """Whether the arrays have the shapes that they should have together, and point nowhere
-        else."""
+        """Whether the arrays have the shapes that they should have together, codes stand in the
+        order of cells that there are, and each is of one row."""
         total, codes = sum(stretch.rows for stretch in self.stretches), self.codes
-        width = self.centre.size
-        kept = sum(array.shape[-1] for array in (codes.first, codes.second, codes.third))
         arrays = (codes.first, codes.second, codes.third, self.means)
+        if total < 1 or not all(array.ndim == 2 and len(array) == total for array in arrays):
+            return False
+        width, kept = self.centre.size, sum(array.shape[1] for array in arrays[:3])
         return (
             self.centre.ndim == 1
             and self.plane.shape[:-1] == (width,)
@@ -89,11 +99,13 @@ class FrameFile:
             and self.directions.shape == (width, kept)
             and self.spreads.shape == (kept + 1,)
             and codes.lengths.shape == codes.cells.shape == self.rows.shape == (total,)
-            and all(array.ndim == 2 and len(array) == total for array in arrays)
             and self.means.shape[1] == width
-            and total > 0
-            and 0 <= codes.cells[0] <= codes.cells[-1] < len(self.centroids)
-            and 0 <= self.rows.min() <= self.rows.max() < total
+            and codes.cells[0] >= 0
+            and codes.cells[-1] < len(self.centroids)
+            and bool((codes.cells[1:] >= codes.cells[:-1]).all())
+            and self.rows.min() >= 0
+            and self.rows.max() < total
+            and self.positions.min() >= 0
         )
 
     def stretch(self, part: slice) -> dict[str, NDArray[Any]]:
@@ -153,6 +165,9 @@ def written(
                 for block in codes.sorted(name, order):
                     _put(stream, start, block, _dtype(name))
                     start += block.nbytes
+            # Or a power cut could leave the name, and pages of nothing.
+            stream.flush()
+            os.fsync(stream.fileno())
         Path(scratch).replace(path)
     finally:
         Path(scratch).unlink(missing_ok=True)
@@ -208,7 +223,8 @@ def opened(path: Path) -> FrameFile | None:
                 entry, dtype = entries[name], _dtype(name)
                 start, stop = entry["data_offsets"]
                 shape = tuple(entry["shape"])
-                if stop - start != math.prod(shape) * dtype.itemsize or 8 + length + stop > size:
+                fits = stop - start == math.prod(shape) * dtype.itemsize
+                if not fits or start < 0 or 8 + length + stop > size:
                     return None
                 if start == stop:
                     arrays[name] = np.empty(shape, dtype)
@@ -221,7 +237,7 @@ def opened(path: Path) -> FrameFile | None:
         learnt = int(about["learnt"])
         file = FrameFile(about["statistics"], stretches, learnt, codes=codes, **arrays)
         return file if file.is_consistent() else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except _DAMAGE:
         return None
 
 

@@ -80,7 +80,6 @@ class Ledger:
                 (sha256, len(lines), time.time()),
             ).lastrowid
             assert number is not None
-            database.execute("delete from answer")
             first = number << _ROW_BITS
             database.executemany(
                 "insert into row values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -161,25 +160,23 @@ class Ledger:
     def numbers(self, question: str, values: Sequence[object]) -> NDArray[np.int64]:
         """The numbers of rows, of any index, that a question of
         :class:`~gmi_registry.index.stored.selection.Selection` gives."""
-        asked = json.dumps([question, *values])
-        known = self._ask("select numbers, used from answer where asked = ?", asked)
-        if known:
+        asked, parts = json.dumps([question, *values]), self._parts()
+        known = self._ask("select numbers, used, parts from answer where asked = ?", asked)
+        if known and known[0][2] == parts:
             self._note(known[0][1], "update answer set used = ? where asked = ?", asked)
             return np.frombuffer(known[0][0], np.int64)
-        parts = self._parts()
         ((found,),) = self._ask(question, *values)
         numbers = np.fromstring(found or "", np.int64, sep=",")
-        if len(numbers) >= _MANY and len(asked) <= _SHORT:
-            with contextlib.suppress(LedgerError), self._changing() as database:
-                # Another process may have taken a part in since.
-                if self._parts() == parts:
-                    row = (asked, numbers.tobytes(), time.time())
-                    database.execute("insert or replace into answer values (?, ?, ?)", row)
+        # What another process takes in meanwhile is in the answer or not; then it is asked again.
+        if len(numbers) >= _MANY and len(asked) <= _SHORT and parts == self._parts():
+            row = (asked, parts, numbers.tobytes(), time.time())
+            self._try("insert or replace into answer values (?, ?, ?, ?)", *row)
         return numbers
 
-    def _parts(self) -> list[Any]:
+    def _parts(self) -> str:
         """The same for the same parts: a number is given once."""
-        return self._ask("select max(id), count(*) from part")
+        ((newest, count),) = self._ask("select max(id), count(*) from part")
+        return f"{newest} {count}"
 
     def is_checked(self, file: str, path: Path, status: os.stat_result) -> bool:
         """Whether the file at ``path`` was found to be ``file``, and has not changed since."""
@@ -213,8 +210,22 @@ class Ledger:
     def _note(self, used: float, change: str, *values: object) -> None:
         # Not at every use, since to write takes longer than to read; and without it all works.
         if time.time() - used > _DAY:
-            with contextlib.suppress(LedgerError), self._changing() as database:
-                database.execute(change, (time.time(), *values))
+            self._try(change, time.time(), *values)
+
+    def _try(self, change: str, *values: object) -> None:
+        """Write what can be done without, unless another process writes."""
+        with self._lock, contextlib.suppress(LedgerError), _explained():
+            if self._database.in_transaction:
+                self._database.execute(change, values)
+                return
+            patience = self._database.execute("pragma busy_timeout").fetchone()[0]
+            self._database.execute("pragma busy_timeout = 0")
+            try:
+                with self._database as database:
+                    database.execute("begin immediate")
+                    database.execute(change, values)
+            finally:
+                self._database.execute(f"pragma busy_timeout = {int(patience)}")
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -242,7 +253,6 @@ class Ledger:
             database.execute("delete from tag where row between ? and ?", span)
             database.execute("delete from row where id between ? and ?", span)
             database.execute("delete from part where id = ?", (number,))
-            database.execute("delete from answer")
         for table in ("members", "checked", "answer"):
             database.execute(f"delete from {table} where used < ?", (before,))
 

@@ -27,11 +27,18 @@ def do(work: Work) -> Result:
     """As ``work.reason`` says, with a line in a file when it begins and when it ends."""
     name = work.model.rpartition("/")[2]
     folder = Path(work.options.work)
-    (folder / f"{name}.began").write_text(f"{time.time()} {os.getpid()}")
+    _note(folder / f"{name}.began", f"{time.time()} {os.getpid()}")
     deed, _, detail = work.reason.partition(" ")
     DEEDS[deed](folder, name, detail, work)
-    (folder / f"{name}.ended").write_text(str(time.time()))
+    _note(folder / f"{name}.ended", str(time.time()))
     return Result(work.model, "published", str(os.getpid()), images=3)
+
+
+def _note(path: Path, text: str) -> None:
+    """Whoever finds the file finds all of it."""
+    scratch = path.with_name(f"{path.name}.part")
+    scratch.write_text(text)
+    scratch.replace(path)
 
 
 def _sleep(folder: Path, name: str, detail: str, work: Work) -> None:
@@ -69,7 +76,7 @@ def _refuse(folder: Path, name: str, detail: str, work: Work) -> None:
 def _breed(folder: Path, name: str, detail: str, work: Work) -> None:
     """Start a process of its own, and sleep."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    (folder / f"{name}.child").write_text(str(child.pid))
+    _note(folder / f"{name}.child", str(child.pid))
     time.sleep(float(detail))
 
 

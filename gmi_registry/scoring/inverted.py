@@ -135,34 +135,29 @@ class InvertedFile:
         found = self._looked_at(order[:first], asked, positions)
         if not len(found.places):
             return found.places, found.estimates, LeftOut.nobody()
+        limit = self._limit(found, asked, count, exact)
+        further = order[first:]
+        deviations = np.sqrt(asked.variances[0] * self._shares[further] + self._length_variance)
+        worth = _worth(levels[further] - limit, deviations, sizes[further], _MISSED * count)
+        if worth:
+            found = found.joined(self._looked_at(further[:worth], asked, positions))
+        for step in (1, 2):
+            some = np.flatnonzero(found.steps == step)
+            deviation = float(np.sqrt(asked.variances[step]))
+            worthy = _worthy(found.estimates[some] - limit, deviation, _MISSED * count)
+            self._look_closer(found, some[worthy], asked)
+        unseen = further[worth:]
+        left = LeftOut(sizes[unseen].astype(float), levels[unseen], deviations[worth:], limit)
+        closely = np.flatnonzero(found.steps == _STEPS)
+        left = left.joined(_grouped(found, asked, limit))
+        return found.places[closely], found.estimates[closely], left
+
+    def _limit(self, found: _Looked, asked: Asked, count: int, exact: Exact) -> float:
+        """The ``count``-th least distance of those that turn out to be the best; or the largest."""
         for step, fewest in ((1, _SECOND), (2, _THIRD)):
             models = int(np.count_nonzero(found.steps == step))
             better = max(fewest, models // _BETTER_SHARE, _BETTER_EACH * count)
             self._look_closer(found, found.best(step, better), asked)
-        limit = self._limit(found, count, exact)
-        further = order[first:]
-        deviations = np.sqrt(asked.variances[0] * self._shares[further] + self._length_variance)
-        chances = _chances(levels[further] - limit, deviations)
-        missed = np.cumsum((sizes[further] * chances)[::-1])[::-1]
-        worth = int(np.count_nonzero(missed > _MISSED * count))
-        if worth:
-            found = found.joined(self._looked_at(further[:worth], asked, positions))
-        unseen = further[worth:]
-        left = LeftOut(sizes[unseen].astype(float), levels[unseen], deviations[worth:], limit)
-        for step in (1, 2):
-            deviation = float(np.sqrt(asked.variances[step]))
-            some = np.flatnonzero(found.steps == step)
-            worthy = _worthy(found.estimates[some] - limit, deviation, _MISSED * count)
-            self._look_closer(found, some[worthy], asked)
-        for step in (1, 2):
-            estimates = found.estimates[found.steps == step]
-            deviation = float(np.sqrt(asked.variances[step]))
-            left = left.joined(_grouped(estimates, limit, deviation))
-        closely = np.flatnonzero(found.steps == _STEPS)
-        return found.places[closely], found.estimates[closely], left
-
-    def _limit(self, found: _Looked, count: int, exact: Exact) -> float:
-        """The ``count``-th least distance, of the best so far; or the largest."""
         best = found.best(_STEPS, _TRIED * count)
         distances = exact(found.at[best])
         last = min(count, len(distances)) - 1
@@ -232,16 +227,29 @@ def _worthy(beyond: Floats, deviation: float, missed: float) -> Positions:
     return near[(beyond <= 0) | (classes < np.count_nonzero(expected > missed))]
 
 
-def _grouped(estimates: Single, limit: float, deviation: float) -> LeftOut:
-    """Models by how far their ``estimates`` are beyond the limit."""
-    if not len(estimates):
-        return LeftOut.nobody()
-    nearest, span = float(estimates.min()), float(np.ptp(estimates))
-    width = max(deviation / _CLASSES, span / _MOST_CLASSES, 1e-6)
-    sizes = np.bincount(((estimates - np.float32(nearest)) / np.float32(width)).astype(np.int32))
-    levels = np.linspace(nearest, nearest + width * len(sizes), len(sizes), endpoint=False)
-    levels += width / 2
-    return LeftOut(sizes.astype(float), levels, np.full(len(sizes), deviation), limit)
+def _worth(beyond: Floats, deviations: Floats, sizes: NDArray[np.intp], missed: float) -> int:
+    """How many of cells, nearest first, are worth a look, if their models are so far ``beyond`` a
+    limit: all but the farthest, of which together no more than ``missed`` are expected within."""
+    expected = np.cumsum((sizes * _chances(beyond, deviations))[::-1])[::-1]
+    return int(np.count_nonzero(expected > missed))
+
+
+def _grouped(found: _Looked, asked: Asked, limit: float) -> LeftOut:
+    """Those that were not looked at through all numbers, by how far their estimates are."""
+    left = LeftOut.nobody()
+    for step in range(1, _STEPS):
+        estimates = found.estimates[found.steps == step]
+        if not len(estimates):
+            continue
+        deviation = float(np.sqrt(asked.variances[step]))
+        nearest, span = float(estimates.min()), float(np.ptp(estimates))
+        width = max(deviation / _CLASSES, span / _MOST_CLASSES, 1e-6)
+        classes = (estimates - np.float32(nearest)) / np.float32(width)
+        sizes = np.bincount(classes.astype(np.int32)).astype(float)
+        levels = np.linspace(nearest, nearest + width * len(sizes), len(sizes), endpoint=False)
+        spread = np.full(len(sizes), deviation)
+        left = left.joined(LeftOut(sizes, levels + width / 2, spread, limit))
+    return left
 
 
 def _scaled(beyond: Floats, deviations: Any) -> Floats:

@@ -75,7 +75,7 @@ def distant_towers(encoder: Any, seconds: float) -> None:
     """Let ``encoder`` wait for both of its towers ``seconds`` a picture or text."""
 
     def waited(batch: torch.Tensor) -> torch.Tensor:
-        # As above, for a tower.
+        # The device's part of the work again, here a tower's.
         time.sleep(seconds * len(batch))
         return torch.ones(len(batch), encoder.ref.image_dim)
 

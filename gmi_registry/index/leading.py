@@ -30,8 +30,8 @@ class Leading:
     the places in ``order`` of each model's versions by the first of them: of ``most`` models, of
     all for None. Every version of these models is in ``order``. ``rest`` stands for all others
     where chances are given out: distances, estimates, or those of groups, in which versions that
-    were added to the nearest may count again. Where there are very many
-    rows, the stack's names have to be in order.
+    were added to the nearest may count again. Where there are very many rows, the stack's names
+    have to be in order.
     """
 
     def __init__(

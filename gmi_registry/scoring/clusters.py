@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["clustered", "nearest_cells"]
+__all__ = ["cell_means", "clustered", "nearest_cells"]
 
 Single = NDArray[np.float32]
 
@@ -25,13 +25,17 @@ def clustered(points: Single, cells: int) -> NDArray[np.intp]:
     centroids = points[first].copy()
     for _ in range(_ROUNDS):
         members = nearest_cells(points, centroids)
-        order = np.argsort(members, kind="stable")
-        counts = np.bincount(members, minlength=cells)
-        filled = np.flatnonzero(counts)
-        starts = (np.cumsum(counts) - counts)[filled]
-        sums = np.add.reduceat(points[order], starts, axis=0)
-        centroids[filled] = sums / counts[filled, None]
+        centroids[np.unique(members)] = cell_means(points, members)
     return nearest_cells(points, centroids)
+
+
+def cell_means(points: Single, members: NDArray[np.intp]) -> Single:
+    """The mean of the ``points`` [n, p] of each cell that has any, by ``members`` [n]: [K, p]."""
+    order = np.argsort(members, kind="stable")
+    starts = np.flatnonzero(np.diff(members[order], prepend=-1))
+    sums = np.add.reduceat(points[order], starts, axis=0, dtype=np.float64)
+    sizes = np.diff(starts, append=len(points))
+    return np.asarray((sums / sizes[:, None]).astype(np.float32))
 
 
 def nearest_cells(points: Single, centroids: Single) -> NDArray[np.intp]:

@@ -23,7 +23,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from gmi_registry.scoring.clusters import clustered, nearest_cells
+from gmi_registry.scoring.clusters import cell_means, clustered, nearest_cells
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.sweep import products, row_norms, swept
@@ -109,7 +109,8 @@ class CoarseSpace:
         own, others = _parted(white)
         wanted = _CELLS * np.sqrt(len(means) if models is None else models)
         wanted = min(wanted, _MOST_CELLS, len(own) / _LEARNT_EACH)
-        centroids = _centroids(own, plane, int(2 ** np.floor(np.log2(max(1.0, wanted)))))
+        cells = int(2 ** np.floor(np.log2(max(1.0, wanted))))
+        centroids = cell_means(own, clustered(own @ plane, cells))
         left = others - centroids[nearest_cells(others @ plane, centroids @ plane)]
         directions = _leading(left, sum(_WIDTHS))
         spreads = np.square(left @ directions).mean(axis=0, dtype=np.float64)
@@ -218,16 +219,6 @@ def _parted(rows: Single) -> tuple[Single, Single]:
     apart = np.zeros(len(rows), bool)
     apart[drawn_rows(len(rows), len(rows) // _OTHERS)] = True
     return rows[~apart], rows[apart]
-
-
-def _centroids(rows: Single, plane: Single, cells: int) -> Single:
-    """Of ``cells`` at most, those that have none of ``rows`` [m, D] left out: [K, D]."""
-    members = clustered(rows @ plane, cells)
-    order = np.argsort(members, kind="stable")
-    starts = np.flatnonzero(np.diff(members[order], prepend=-1))
-    sums = np.add.reduceat(rows[order], starts, axis=0, dtype=np.float64)
-    sizes = np.diff(starts, append=len(rows))
-    return np.asarray((sums / sizes[:, None]).astype(np.float32))
 
 
 def _leading(rows: Single, most: int) -> Single:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pty
 import select
 import subprocess
 import sys
@@ -241,8 +240,10 @@ def test_a_passphrase_from_the_environment(call, folder, keys, monkeypatch):
     assert "horse" not in said
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a terminal")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminal to ask at")
 def test_a_passphrase_is_asked_for_at_a_terminal(folder, keys, call):
+    import pty
+
     place = folder()
     private, public = keys(passphrase=PASSPHRASE)
     ours, theirs = pty.openpty()

@@ -149,7 +149,7 @@ def test_the_files_may_go_while_the_encoder_works(exported: Path, tmp_path: Path
     assert encoder.encode_images(PICTURES).tobytes() == before.tobytes()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what a process maps")
 def test_the_weights_are_mapped(exported: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "mapped"))
     encoder = OnnxEncoder.from_folder(folder)

@@ -17,11 +17,13 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from benchmarks.scale.hub import D, N
+from benchmarks.speed.blas import add_kernels, settle_blas
 from gmi_registry.scoring import WithinScatter
 from gmi_registry.scoring.coarse import CoarseCodes, CoarseSpace
 from gmi_registry.scoring.confidence import TEMPERATURE, confidences
 from gmi_registry.scoring.inverted import InvertedFile, Positions
 from gmi_registry.scoring.settled import CLOSE, settled
+from gmi_registry.scoring.sweep import cores
 
 _TOP, _ASKED, _QUERIES, _CONTENTS = 10, 22, 100, 20_000
 _TEMPERATURES = (TEMPERATURE, 4.0)
@@ -139,7 +141,9 @@ class Hub:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=int, default=100_000)
+    add_kernels(parser)
     arguments = parser.parse_args()
+    settle_blas(arguments.kernels, cores())
     at = ", ".join(f"T = {temperature:g}" for temperature in _TEMPERATURES)
     print(f"| numbers | recall | all ten | looked at | ms | chances off, median (most), {at} |")
     print("|---|---|---|---|---|---|")

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.speed.blas import add_kernels, blas_kernels, settle_blas
 from benchmarks.speed.clock import ratio, timed
 from benchmarks.speed.loop import added, multiplied, plain_on
-from benchmarks.speed.record import blas_kernels
 from benchmarks.speed.specs import GAMMA, Hub
 from gmi_registry.scoring.default import whitened_distances
 from gmi_registry.scoring.nearest import Nearest, nearest_models
@@ -124,7 +124,9 @@ def main() -> None:
     parser.add_argument("--directions", type=int, default=DIRECTIONS)
     parser.add_argument("--loop-threads", type=int, default=1, help="of torch, in the loop")
     parser.add_argument("--rounds", type=int, default=7)
+    add_kernels(parser)
     arguments = parser.parse_args()
+    settle_blas(arguments.kernels, cores())
     models, rows, width = arguments.models, arguments.images, arguments.dimensions
     load = os.getloadavg()
     hub = Hub.made(models, rows, width, arguments.directions, 64)

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.speed import curves
+from benchmarks.speed.blas import add_kernels, settle_blas
 from benchmarks.speed.clock import ratio
 from benchmarks.speed.loop import plain_on
 from benchmarks.speed.market import Market
@@ -234,7 +235,10 @@ def main() -> None:
     parser.add_argument(
         "--learnware", type=Path, metavar="PYTHON", help="of an environment with that package"
     )
+    add_kernels(parser)
     chosen = parser.parse_args()
+    # What the libraries have of threads is theirs, and named.
+    settle_blas(chosen.kernels, 1)
     if min(chosen.models) < COUNT:
         parser.error(f"--models: the first {COUNT} are looked for, so at least {COUNT} models")
     curves.ready()

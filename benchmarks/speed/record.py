@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import ThreadpoolController
-
+from benchmarks.speed.blas import blas_kernels
 from gmi_registry.report.file import write_whole
 from gmi_registry.scoring.sweep import cores
 
@@ -53,7 +52,7 @@ def machine(packages: Sequence[str], others: Mapping[str, str]) -> dict[str, Any
         "processor": _processor(),
         "python": platform.python_version(),
         "versions": versions | dict(others),
-        "blas_threads": _blas_threads(),
+        "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS", "as they come"),
         "blas_kernels": blas_kernels(),
     }
 
@@ -88,17 +87,6 @@ def read(path: Path) -> list[Row]:
 
 def _short(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
-def _blas_threads() -> str:
-    asked = (os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"))
-    return next((number for number in asked if number), "as they come")
-
-
-def blas_kernels() -> str:
-    """For which processor numpy's BLAS has its kernels; ``OPENBLAS_CORETYPE`` says for another."""
-    known = ThreadpoolController().select(user_api="blas").info()
-    return next((it["architecture"] for it in known if "architecture" in it), "unknown")
 
 
 def _processor() -> str:

@@ -15,11 +15,13 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.scale.ask import memory, operation
+from benchmarks.scale.ask import QUESTIONS, memory, operation
 from benchmarks.scale.build import whole, without_images
 from benchmarks.scale.hub import SHARES, MadeHub
 from benchmarks.scale.spectrum import ICONS, Spectrum
+from benchmarks.speed.blas import add_kernels, settle_blas
 from benchmarks.speed.record import Row, machine, written
+from gmi_registry.scoring.sweep import cores
 
 _ONCE = ("prepare", "truth")
 
@@ -33,7 +35,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--measure", type=Path)
     parser.add_argument("--child")
+    add_kernels(parser)
     arguments = parser.parse_args()
+    settle_blas(arguments.kernels, cores())
     if arguments.measure:
         print(Spectrum.measured(arguments.measure))
         return
@@ -50,11 +54,12 @@ def main() -> None:
         make(folder / "index", arguments.models, MadeHub(ICONS))
         print(f"made in {time.perf_counter() - began:.0f} s", file=sys.stderr)
     works = ["prepare", "open", "truth", "default", *SHARES]
-    works += ["prompt", "paper"] if arguments.images else []
+    works += QUESTIONS if arguments.images else ()
     results = {}
     for work in arguments.only or works:
         words = [sys.executable, "-m", "benchmarks.scale", "--child", work]
         words += ["--folder", str(folder), "--queries", str(arguments.queries)]
+        words += ["--kernels", arguments.kernels] if arguments.kernels else []
         load = os.getloadavg()[0]
         done = subprocess.run(words, check=True, stdout=subprocess.PIPE)
         results[work] = json.loads(done.stdout)

@@ -8,7 +8,8 @@ from gmi_registry.index.filters import Filters
 from gmi_registry.index.image_question import ImageQuestion, Wording
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
-from gmi_registry.index.question import ModelQuestion, Question, TextQuestion
+from gmi_registry.index.model_question import ModelQuestion
+from gmi_registry.index.question import Question
 from gmi_registry.index.result import (
     FoldedVersion,
     GroupRanking,
@@ -20,6 +21,7 @@ from gmi_registry.index.result import (
 from gmi_registry.index.selection import Index, Selection
 from gmi_registry.index.source import SpecSource
 from gmi_registry.index.standing import Standing
+from gmi_registry.index.text_question import TextQuestion
 
 __all__ = [
     "CacheUse",

@@ -10,19 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.errors import InputError
-from gmi_registry.index.question import (
-    Near,
-    PromptValues,
-    TextQuestion,
-    by_portions,
-    check_width,
-)
+from gmi_registry.index.question import Near, PromptValues, check_width
+from gmi_registry.index.reading import by_portions, near_by_means
 from gmi_registry.index.selection import as_rows
 from gmi_registry.index.stack import Stack
-from gmi_registry.scoring import DEFAULT_SCORE, SCORES, Query, Score
+from gmi_registry.index.text_question import TextQuestion
+from gmi_registry.scoring import DEFAULT_SCORE, KERNEL_SCORES, SCORES, Query, Score
 from gmi_registry.scoring.confidence import confidences
 from gmi_registry.scoring.contrast import contrasted, innocence
 from gmi_registry.scoring.kernels import Floats, working_dtype
+from gmi_registry.scoring.narrowed import estimates_of, log_kernels
 from gmi_registry.scoring.ranking import best_prompts
 from gmi_registry.scoring.settled import CLOSE, LOOSE, settled, settles_all
 from gmi_registry.scoring.whitened import whitened_means
@@ -102,10 +99,15 @@ class ImageQuestion:
         return distances
 
     def near(self, stack: Stack, rows: Sequence[int], count: int) -> Near:
-        if not self._may_be_estimated:
-            return Near.everything(self.distances(stack, rows))
         _check_lengths(stack, self.query)
-        return self._settled(stack, rows, count)
+        if self._may_be_estimated:
+            return self._settled(stack, rows, count)
+        if self.score in KERNEL_SCORES:
+            images, gamma = self.query.image_embeddings, stack.key.gamma
+            each = partial(log_kernels, query_images=images, gamma=gamma)
+            distances = partial(self.distances, stack)
+            return near_by_means(stack, rows, count, distances, each, estimates_of)
+        return Near.everything(self.distances(stack, rows))
 
     @property
     def _may_be_estimated(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +18,7 @@ __all__ = ["Estimator", "Stack"]
 
 
 class Estimator(Protocol):
-    """Distances of the default score without a prompt, at two prices.
+    """Distances of the default score without a prompt, at two prices, and what means say.
 
     ``query_images`` are [B, D], distances the means over them, and ``concentration`` is that of
     :func:`~gmi_registry.scoring.default.mean_distances`.
@@ -34,6 +34,11 @@ class Estimator(Protocol):
 
     def distances(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
         """Of the members at ``rows`` [R], few of them: [R]."""
+        ...
+
+    def of_means(self, rows: Sequence[int], each: Callable[[Floats], Floats]) -> Floats:
+        """``each`` of the raw means of the members at ``rows`` [R]: [R]. It is given some at a
+        time, [n, D], and gives [n]."""
         ...
 
 

@@ -30,7 +30,7 @@ from gmi_registry.scoring.paper import (
 )
 from gmi_registry.scoring.query import Query
 
-__all__ = ["DEFAULT_SCORE", "SCORES", "Score", "score_named"]
+__all__ = ["DEFAULT_SCORE", "KERNEL_SCORES", "SCORES", "Score", "score_named"]
 
 DEFAULT_SCORE = "default"
 
@@ -125,6 +125,9 @@ SCORES: Mapping[str, Score] = MappingProxyType(
         "download": download,
     }
 )
+
+KERNEL_SCORES: frozenset[Score] = frozenset({paper, rkme_clip})
+"""Those that are distances of kernel mean embeddings of images."""
 
 
 def score_named(name: str) -> Score:

@@ -26,9 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.scoring.kernels import Floats, working_dtype
+from gmi_registry.scoring.sweep import products, row_norms
 from gmi_registry.scoring.weights import clamped, cosine_weights, unit_rows
 
-__all__ = ["text_contributions", "text_distances", "worded_distances"]
+__all__ = ["mean_text_distances", "text_contributions", "text_distances", "worded_distances"]
 
 _BLOCK_ELEMENTS = 1 << 22
 
@@ -55,6 +56,16 @@ def text_distances(
         means = np.matmul(weights, unit_rows(image_embeddings[part].astype(weights.dtype)))
         out[part] = 1 - unit_rows(means) @ text
     return out
+
+
+def mean_text_distances(means: Floats, text_embedding: Floats) -> Floats:
+    """1 - cos between each mean image and a text, of ``means`` [M, D] raw and ``text_embedding``
+    [D]: [M], in [0, 2]. Nearly in the order of :func:`text_distances`."""
+    dtype = working_dtype(means, text_embedding)
+    text = unit_rows(text_embedding.astype(dtype)[None])[0]
+    rows = means.astype(dtype, copy=False)
+    lengths = np.sqrt(np.maximum(row_norms(rows), np.finfo(dtype).tiny))
+    return np.asarray(1 - products(rows, text) / lengths)
 
 
 def worded_distances(

@@ -11,10 +11,21 @@ import pytest
 from stored_specs import Opened, in_memory, make_row, query, ref_of, stored
 from test_stored_answer import same
 
-from gmi_registry.index import Filters, ImageQuestion, TextQuestion, image_question, leading
+from gmi_registry.index import (
+    Filters,
+    ImageQuestion,
+    ModelQuestion,
+    TextQuestion,
+    image_question,
+    leading,
+    model_question,
+    reading,
+    sample,
+)
 from gmi_registry.index.stored import FolderFiles, StoredIndex, frame, stack, update_index
 from gmi_registry.index.stored.frame_file import opened
 from gmi_registry.scoring import SCORES, coarse
+from gmi_registry.scoring.narrowed import narrowed
 from gmi_registry.scoring.settled import Care, settles_all
 
 MODELS = 400
@@ -29,6 +40,8 @@ def large(monkeypatch):
     monkeypatch.setattr(image_question, "LOOSE", Care(16, 1))
     monkeypatch.setattr(image_question, "CLOSE", Care(16, 1))
     monkeypatch.setattr(image_question, "settles_all", partial(settles_all, care=Care(16, 1)))
+    monkeypatch.setattr(reading, "settles_all", partial(settles_all, care=Care(16, 1)))
+    monkeypatch.setattr(reading, "narrowed", partial(narrowed, care=Care(16, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +135,59 @@ def test_other_questions_are_answered_as_before(rows, folder, cache):
         ):
             for top in (4, None):
                 asked = {"top": top, "best_prompts": 0}
+                same(
+                    memory.answer(question, **asked),
+                    Opened(index).answer(question, **asked),
+                    exactly=False,
+                )
+
+
+QUESTIONS = {
+    "paper": lambda seed: ImageQuestion(query(seed, prompt="a cat"), SCORES["paper"]),
+    "two images": lambda seed: ImageQuestion(query(seed, 2), SCORES["rkme-clip"]),
+    "words": lambda seed: TextQuestion(query(seed).image_embeddings[0], query().encoder_id),
+    "like": lambda seed: ModelQuestion(make_row(seed).indexed),
+    "like one that is not there": lambda seed: ModelQuestion(
+        make_row(seed + MODELS, model=f"local:other{seed}").indexed
+    ),
+}
+
+
+@pytest.mark.parametrize("named", QUESTIONS)
+@pytest.mark.parametrize("framed", [50, 1000], ids=["of a frame", "of means"])
+def test_questions_that_read_images_read_those_of_few_models(
+    rows, folder, cache, monkeypatch, named, framed
+):
+    monkeypatch.setattr(stack, "FRAMED_MODELS", framed)
+    monkeypatch.setattr(sample, "CONTENT_MODELS", 20)
+    monkeypatch.setattr(model_question, "CONTENT_MODELS", 20)
+    read = []
+    original = stack.StoredStack.images
+
+    def counted(self, chosen=None):
+        read.append(len(chosen))
+        return original(self, chosen)
+
+    monkeypatch.setattr(stack.StoredStack, "images", counted)
+    memory, asked = in_memory(rows), {"top": 4, "best_prompts": 0}
+    few = 0
+    with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
+        for seed in range(8):
+            question = QUESTIONS[named](seed)
+            read.clear()
+            found = Opened(index).answer(question, **asked)
+            few += sum(read) < MODELS
+            same(memory.answer(question, **asked), found, exactly=False)
+    assert few > 2
+
+
+def test_a_filter_narrows_what_is_narrowed(rows, folder, cache):
+    memory = in_memory(rows)
+    with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
+        for seed in range(4):
+            for make in QUESTIONS.values():
+                asked = {"top": 3, "best_prompts": 0, "filters": Filters(tags=("t1",))}
+                question = make(seed)
                 same(
                     memory.answer(question, **asked),
                     Opened(index).answer(question, **asked),

@@ -25,6 +25,7 @@ from gmi_registry.scoring.coarse import LEARNT_FROM, CoarseSpace, drawn_rows
 from gmi_registry.scoring.inverted import InvertedFile, Positions
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.left_out import LeftOut
+from gmi_registry.scoring.sweep import swept
 from gmi_registry.spec.canonical import canonical_digest
 
 __all__ = ["FRAMED_MODELS", "Frame", "FrameSource"]
@@ -149,6 +150,23 @@ class Frame:
                 concentration,
             )
         return out
+
+    def of_means(self, rows: Sequence[int], each: Callable[[Floats], Floats]) -> Floats:
+        width = self._means.shape[1]
+        whole = len(rows) == len(self._places)
+        # As they lie in the file, of which all is read where all are asked for.
+        places = self._places if whole else self._places[as_rows(rows)]
+        order = np.argsort(places) if not whole else places
+        out = np.empty(len(self._means) if whole else len(rows), np.float32)
+
+        def work(part: slice) -> None:
+            if whole:
+                out[part] = each(self._means[part])
+            else:
+                out[order[part]] = each(self._means[places[order[part]]])
+
+        swept(work, len(out), width, streamed=whole, spread=True)
+        return out[places] if whole else out
 
 
 def _opened(path: Path, source: FrameSource) -> FrameFile | None:

@@ -1,0 +1,90 @@
+"""What may be asked by words: which models make images of these?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from gmi_registry.errors import IncomparableSpecsError, InputError
+from gmi_registry.index.question import Near, PromptValues, largest
+from gmi_registry.index.reading import by_portions, near_by_means
+from gmi_registry.index.stack import Stack
+from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.wording import (
+    mean_text_distances,
+    text_contributions,
+    text_distances,
+)
+from gmi_registry.spec import ModelRef
+
+__all__ = ["TextQuestion"]
+
+
+@dataclass(frozen=True, eq=False)
+class TextQuestion:
+    """Which models make images of these words? ``embedding`` [E] is T(text), raw.
+
+    Raises InputError where it is no vector of finite numbers.
+    """
+
+    embedding: Floats
+    encoder_id: str
+
+    def __post_init__(self) -> None:
+        if self.embedding.ndim != 1 or not np.isfinite(self.embedding).all():
+            raise InputError(
+                f"the text's embedding, of shape {self.embedding.shape}, is no vector of numbers"
+            )
+
+    @property
+    def about(self) -> ModelRef | None:
+        return None
+
+    def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
+        self._check_widths(stack)
+        return by_portions(
+            stack,
+            rows,
+            lambda portion: text_distances(
+                stack.images(portion),
+                stack.prompt_embeddings,
+                stack.image_prompt,
+                self.embedding,
+            ),
+        )
+
+    def _check_widths(self, stack: Stack) -> None:
+        widths = {"images": stack.image_dim, "prompts": stack.prompt_embeddings.shape[-1]}
+        for what, width in widths.items():
+            if width != len(self.embedding):
+                raise IncomparableSpecsError(
+                    f"{stack.entries[0].encoder} has no common space for images and texts: the "
+                    f"text has {len(self.embedding)} values, {what} have {width}",
+                    hint="search with an image",
+                )
+
+    def near(self, stack: Stack, rows: Sequence[int], count: int) -> Near:
+        self._check_widths(stack)
+        distances = partial(self.distances, stack)
+        each = partial(mean_text_distances, text_embedding=self.embedding)
+        return near_by_means(stack, rows, count, distances, each)
+
+    def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
+        return None
+
+    def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
+        return [
+            largest(
+                text_contributions(
+                    images,
+                    stack.prompt_embeddings,
+                    stack.image_prompt,
+                    self.embedding,
+                ),
+                count,
+            )
+            for images in stack.images(rows)
+        ]

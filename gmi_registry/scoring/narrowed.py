@@ -1,0 +1,125 @@
+"""The nearest models by a score that reads images, looked for where means say that they are.
+
+What means say need not have the units of the score. Among models that are near by their means it is
+taken that
+
+    distance = a + b · estimate + noise,
+
+which the models whose distances were worked out show; and some that are drawn from all show whether
+others may be near for a reason that means do not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmi_registry.scoring.coarse import drawn_rows
+from gmi_registry.scoring.kernels import Floats, working_dtype
+from gmi_registry.scoring.ranking import least
+from gmi_registry.scoring.settled import LOOSE, Care
+from gmi_registry.scoring.sweep import products, row_norms
+
+__all__ = ["Narrowed", "estimates_of", "log_kernels", "narrowed"]
+
+# The noise is normal; so many standard deviations of it are looked into.
+_DEVIATIONS = 3.0
+_DRAWN = 128
+"""Models that are looked at wherever they are."""
+
+
+class Narrowed(NamedTuple):
+    """``places`` [n], ascending, of models that were looked at, and their ``distances`` [n]."""
+
+    places: NDArray[np.intp]
+    distances: Floats
+
+
+def log_kernels(means: Floats, query_images: Floats, gamma: float) -> Floats:
+    """The logarithm of Σ_b k(μ, z_b) for ``means`` [M, D] and ``query_images`` [B, D]: [M].
+
+    That of a mean, not the mean over images: it says in which order models come by kernel mean
+    embeddings, nearly, and not how near they are. Does not underflow.
+    """
+    dtype = working_dtype(means, query_images)
+    rows = means.astype(dtype, copy=False)
+    norms = row_norms(rows)
+    logs = np.empty((len(query_images), len(rows)), dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for image, out in zip(query_images.astype(dtype, copy=False), logs, strict=True):
+            np.multiply(products(rows, image), 2, out=out)
+            out -= norms
+            out -= image @ image
+            out *= gamma
+    return np.asarray(np.logaddexp.reduce(logs, axis=0))
+
+
+def estimates_of(log_kernels: Floats) -> Floats:
+    """Estimates [M] that fall as kernels rise, -1 for the largest."""
+    return np.asarray(-np.exp(log_kernels - log_kernels.max(initial=-np.inf)))
+
+
+def narrowed(
+    estimates: Floats,
+    exact: Callable[[NDArray[np.intp]], Floats],
+    count: int,
+    care: Care = LOOSE,
+) -> Narrowed:
+    """The models that may be among the ``count`` nearest, by ``estimates`` [M] that rise with
+    distances; their distances are exact.
+
+    ``exact`` gives the distances of some rows, ascending. They are asked for until no other is
+    within three standard deviations of the ``count``-th distance, by the line through those that
+    are near and by those that were drawn. Where half of all would have to be asked for, or
+    estimates say nothing of distances, all are. Raises ValueError for a ``count`` below 1.
+    """
+    if count < 1:
+        raise ValueError(f"count must be positive, got {count}")
+    models = len(estimates)
+    found, known = np.zeros(models), np.zeros(models, bool)
+    drawn = drawn_rows(models, _DRAWN)
+    wanted = care.models(count)
+    while True:
+        everything = 2 * wanted >= models
+        near = np.arange(models) if everything else least(estimates, wanted)
+        rows = np.union1d(near, drawn)
+        rows = rows[~known[rows]]
+        distances = exact(rows)
+        found[rows], known[rows] = distances, True
+        if everything:
+            break
+        limit = float(np.partition(found[known], count - 1)[count - 1])
+        reach = _reach(estimates, found, near, np.setdiff1d(drawn, near), limit)
+        needed = int(np.count_nonzero(~(estimates > reach)))
+        if needed <= wanted:
+            break
+        wanted = max(needed, 2 * wanted)
+    places = np.flatnonzero(known)
+    return Narrowed(places, found[places].astype(distances.dtype))
+
+
+def _reach(
+    estimates: Floats,
+    found: NDArray[np.float64],
+    near: NDArray[np.intp],
+    elsewhere: NDArray[np.intp],
+    limit: float,
+) -> float:
+    """Up to which estimate a model may be as near as ``limit``, by those that were ``found`` to be
+    ``near`` and those that were drawn ``elsewhere``; inf where they cannot tell."""
+    x, y = estimates[near].astype(np.float64), found[near]
+    apart = x - x.mean()
+    variance = float(apart @ apart)
+    slope = float(apart @ y) / variance if variance > 0 else 0.0
+    if not slope > 0 or (found[elsewhere] <= limit).any():
+        return np.inf
+    level = float(y.mean() - slope * x.mean())
+    off = float(np.sqrt(np.square(y - level - slope * x).mean()))
+    slack = _DEVIATIONS * off
+    if len(elsewhere):
+        above = found[elsewhere] - level - slope * estimates[elsewhere]
+        slack = max(slack, _DEVIATIONS * float(above.std()) - float(above.mean()))
+    return (limit + slack - level) / slope

@@ -74,9 +74,8 @@ class ModelQuestion:
         if not self._shares_prompts(stack):
             return None
         itself = str(self.about)
-        others = [row for row, name in enumerate(stack.names) if not _is_of(name, itself)]
-        chosen = sampled_by_name([stack.names[row] for row in others], CONTENT_MODELS)
-        images = stack.images([others[place] for place in chosen.tolist()])
+        others = sampled_by_name(stack.names, CONTENT_MODELS, lambda name: _is_of(name, itself))
+        images = stack.images(others)
         return content_means(images, stack.image_prompt, len(stack.prompt_embeddings))
 
     def _check_width(self, stack: Stack) -> None:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gmi_registry.scoring.kernels import Floats, gram, rbf, working_dtype
+from gmi_registry.scoring.kernels import Floats, gram, rbf, widened, working_dtype
+from gmi_registry.scoring.sweep import swept
 
 __all__ = ["content_means", "model_distances", "residuals", "shared_contributions"]
 
@@ -46,7 +47,7 @@ def residuals(
     image_embeddings: Floats, image_prompt: NDArray[np.integer], content: Floats
 ) -> Floats:
     """Image embeddings [..., N, D] less the ``content`` [P, D] of their prompts [N]; same shape."""
-    wide = image_embeddings.astype(working_dtype(image_embeddings), copy=False)
+    wide = widened(image_embeddings, working_dtype(image_embeddings))
     return np.asarray(wide - content.astype(wide.dtype, copy=False)[image_prompt])
 
 
@@ -74,14 +75,18 @@ def model_distances(
     if content is not None and exemplar_prompt is not None:
         own = residuals(exemplar, exemplar_prompt, content)
     within = gram(own, gamma).mean(dtype=np.float64)
+    dtype = working_dtype(image_embeddings, own)
     out = np.empty(models)
-    for part in _blocks(models, rows * width):
-        block = image_embeddings[part]
+
+    def work(part: slice) -> None:
+        block = widened(image_embeddings[part], dtype)
         if content is not None and image_prompt is not None:
             block = residuals(block, image_prompt, content)
         across = rbf(block.reshape(-1, width), own, gamma).reshape(len(block), -1)
-        spread = np.array([gram(images, gamma).mean(dtype=np.float64) for images in block])
+        spread = _mean_grams(block, gamma)
         out[part] = spread + within - 2 * across.mean(axis=1, dtype=np.float64)
+
+    swept(work, models, rows * width, streamed=False, spread=True)
     return np.maximum(out, 0)
 
 
@@ -104,6 +109,23 @@ def shared_contributions(
         pairs = kernel[image_prompt == prompt][:, exemplar_prompt == prompt]
         found[prompt] = pairs.mean(dtype=np.float64) if pairs.size else 0.0
     return found
+
+
+def _mean_grams(block: Floats, gamma: float) -> NDArray[np.float64]:
+    """The mean kernel of all pairs of images of a model, [m, N, D] to [m]."""
+    # Around its own mean no image is much longer than it is far from others, so that little is
+    # lost to rounding.
+    apart = block - block.mean(axis=1, keepdims=True)
+    norms = np.einsum("mnd,mnd->mn", apart, apart)
+    squared = np.matmul(apart, apart.transpose(0, 2, 1))
+    squared *= -2
+    squared += norms[:, :, None]
+    squared += norms[:, None, :]
+    rows = np.arange(squared.shape[1])
+    squared[:, rows, rows] = 0
+    np.maximum(squared, 0, out=squared)
+    squared *= -gamma
+    return np.asarray(np.exp(squared, out=squared).mean(axis=(1, 2), dtype=np.float64))
 
 
 def _blocks(models: int, elements: int) -> list[slice]:

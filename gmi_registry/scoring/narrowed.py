@@ -6,7 +6,7 @@ taken that
     distance = a + b · estimate + noise,
 
 which the models whose distances were worked out show; and some that are drawn from all show whether
-others may be near for a reason that means do not know.
+others, too, may be near.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 
 from gmi_registry.scoring.coarse import drawn_rows
@@ -29,6 +30,7 @@ __all__ = ["Narrowed", "estimates_of", "log_kernels", "narrowed"]
 _DEVIATIONS = 3.0
 _DRAWN = 128
 """Models that are looked at wherever they are."""
+_FEW = 16
 
 
 class Narrowed(NamedTuple):
@@ -110,16 +112,22 @@ def _reach(
 ) -> float:
     """Up to which estimate a model may be as near as ``limit``, by those that were ``found`` to be
     ``near`` and those that were drawn ``elsewhere``; inf where they cannot tell."""
-    x, y = estimates[near].astype(np.float64), found[near]
-    apart = x - x.mean()
-    variance = float(apart @ apart)
-    slope = float(apart @ y) / variance if variance > 0 else 0.0
+    line, off = _fitted(estimates[near], found[near], 1)
+    level, slope = line(0.0), line(1.0) - line(0.0)
     if not slope > 0 or (found[elsewhere] <= limit).any():
         return np.inf
-    level = float(y.mean() - slope * x.mean())
-    off = float(np.sqrt(np.square(y - level - slope * x).mean()))
-    slack = _DEVIATIONS * off
-    if len(elsewhere):
-        above = found[elsewhere] - level - slope * estimates[elsewhere]
-        slack = max(slack, _DEVIATIONS * float(above.std()) - float(above.mean()))
-    return (limit + slack - level) / slope
+    reach = float((limit + _DEVIATIONS * off - level) / slope)
+    if len(elsewhere) > _FEW:
+        # Far away distances need not be on that line, nor as near to one.
+        curve, off = _fitted(estimates[elsewhere], found[elsewhere], 2)
+        doubtful = curve(estimates[elsewhere]) - _DEVIATIONS * off <= limit
+        reach = max(reach, float(estimates[elsewhere].max(initial=-np.inf, where=doubtful)))
+    return reach
+
+
+def _fitted(x: Floats, y: NDArray[np.float64], degree: int) -> tuple[Polynomial, float]:
+    """A polynomial of x that y is near to, and by how much it is off."""
+    if not np.ptp(x) > 0:
+        return Polynomial([float(y.mean())]), float(y.std())
+    curve = Polynomial.fit(x.astype(np.float64), y, degree)
+    return curve, float(np.sqrt(np.square(y - curve(x)).mean()))

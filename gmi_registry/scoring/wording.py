@@ -25,13 +25,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gmi_registry.scoring.kernels import Floats, working_dtype
-from gmi_registry.scoring.sweep import products, row_norms
+from gmi_registry.scoring.kernels import Floats, widened, working_dtype
+from gmi_registry.scoring.sweep import products, row_norms, swept
 from gmi_registry.scoring.weights import clamped, cosine_weights, unit_rows
 
 __all__ = ["mean_text_distances", "text_contributions", "text_distances", "worded_distances"]
 
-_BLOCK_ELEMENTS = 1 << 22
+_LEAST = 1e-20
 
 
 def text_distances(
@@ -50,11 +50,12 @@ def text_distances(
     models, rows, width = image_embeddings.shape
     text = unit_rows(text_embedding.astype(weights.dtype)[None])[0]
     out = np.empty(models, weights.dtype)
-    step = max(1, _BLOCK_ELEMENTS // (rows * width))
-    for start in range(0, models, step):
-        part = slice(start, start + step)
-        means = np.matmul(weights, unit_rows(image_embeddings[part].astype(weights.dtype)))
-        out[part] = 1 - unit_rows(means) @ text
+
+    def work(part: slice) -> None:
+        means = _mean_directions(widened(image_embeddings[part], weights.dtype), weights)
+        out[part] = 1 - products(unit_rows(means), text)
+
+    swept(work, models, rows * width, streamed=False, spread=True)
     return out
 
 
@@ -100,6 +101,16 @@ def text_contributions(
     total = np.zeros(len(prompt_embeddings), weights.dtype)
     np.add.at(total, image_prompt, weights * cosines)
     return total
+
+
+def _mean_directions(images: Floats, weights: Floats) -> Floats:
+    """Σ_i a_i z_i/‖z_i‖ of ``images`` [m, N, D] and a [N]: [m, D]."""
+    with np.errstate(over="ignore"):
+        squared = np.einsum("mnd,mnd->mn", images, images)
+    # Only where squares are neither lost nor too large are they to be had without a second copy.
+    if not ((squared > _LEAST) & (squared < np.inf)).all():
+        return np.asarray(np.einsum("mnd,n->md", unit_rows(images), weights))
+    return np.asarray(np.einsum("mnd,mn->md", images, weights / np.sqrt(squared)))
 
 
 def _weights(

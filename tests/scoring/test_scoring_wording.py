@@ -31,7 +31,7 @@ def test_it_is_its_formula(arrays, monkeypatch):
     expected = [1 - unit(mean) @ unit(text) for mean in means]
     found = text_distances(images, prompts, IMAGE_PROMPT, text)
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    monkeypatch.setattr("gmi_registry.scoring.wording._BLOCK_ELEMENTS", 3 * images[0].size)
+    monkeypatch.setattr("gmi_registry.scoring.sweep._CACHED_ELEMENTS", 3 * images[0].size)
     np.testing.assert_allclose(text_distances(images, prompts, IMAGE_PROMPT, text), expected)
 
 

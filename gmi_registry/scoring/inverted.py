@@ -43,7 +43,7 @@ _BETTER_EACH = 24
 # So many distances are worked out for each that is asked for.
 _TRIED = 2
 # So many are expected to be missed at most at each step, for each that is asked for.
-_MISSED = 1 / 1000
+_MISSED = 1 / 400
 # Beyond so many standard deviations nothing is, and each is parted into so many classes.
 _FARTHEST = 7.0
 _CLASSES = 8

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from gmi_registry.clock import Progress
 from gmi_registry.errors import GmiError, InputError, OfflineError, RateLimitError
 from gmi_registry.index import Filters, IndexedSpec, Selection, SkippedSpec, Standing
+from gmi_registry.index.name import without
 from gmi_registry.index.stored import FolderFiles, IndexFiles, StoredIndex
 from gmi_registry.spec import EncoderRef, ModelRef
 
@@ -68,12 +69,12 @@ class HubIndex:
 
     def select(self, filters: Filters, leave_out: ModelRef | None = None) -> list[Selection]:
         """What passes, group by group, without empty ones; ``leave_out`` is an identity."""
+        gone = [name for name, stale in self._marks.items() if stale and filters.fresh_only]
+        gone += [] if leave_out is None else [str(leave_out)]
         found = []
         for stack in self._stored.groups:
             rows = stack.select(filters, hub=self._hub)
-            kept: Sequence[int] = rows
-            if self._marks or leave_out is not None:
-                kept = [row for row in rows if self._passes(stack.names[row], filters, leave_out)]
+            kept = without(rows, stack.names, gone) if gone else rows
             if len(kept):
                 found.append(Selection(stack, kept))
         return found
@@ -102,12 +103,6 @@ class HubIndex:
     def close(self) -> None:
         """Let the cache go."""
         self._stored.close()
-
-    def _passes(self, name: str, filters: Filters, leave_out: ModelRef | None) -> bool:
-        identity = str(ModelRef.parse(name).identity)
-        if leave_out is not None and identity == str(leave_out):
-            return False
-        return not (filters.fresh_only and self._marks.get(identity, False))
 
 
 def open_index(

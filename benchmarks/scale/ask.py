@@ -17,6 +17,7 @@ from benchmarks.scale.spectrum import ICONS
 from gmi_registry.hub_index import HubIndex
 from gmi_registry.index import Filters, ImageQuestion, ModelQuestion, Question, TextQuestion
 from gmi_registry.index.comparison import answer
+from gmi_registry.index.name import without
 from gmi_registry.index.stored import FolderFiles, StoredIndex, StoredStack
 from gmi_registry.scoring import SCORES, Query
 from gmi_registry.scoring.default import SHRINKAGE
@@ -127,8 +128,8 @@ def asked(work: str, stored: StoredIndex, folder: Path, queries: int) -> dict[st
     asked = questions(work, stack, queries)
 
     def once(question: Question) -> list[Any]:
-        found = answer(index, index.select(filters), question, top=TOP, best_prompts=0)
-        return list(found.groups[0].hits)
+        selected = index.select(filters, question.about)
+        return list(answer(index, selected, question, top=TOP, best_prompts=0).groups[0].hits)
 
     first, _ = _timed(once, asked[0])
     times, hits = zip(*(_timed(once, question) for question in asked), strict=True)
@@ -173,21 +174,19 @@ def _recall(stack: StoredStack, questions: Sequence[Question], hits: Any) -> dic
     takes."""
     shares, times = [], []
     for question, mine in zip(questions, hits, strict=False):
-        chosen = [row for row, name in enumerate(stack.names) if not _is_about(question, name)]
+        about = [] if question.about is None else [str(question.about)]
+        chosen = without(range(len(stack)), stack.names, about)
         began = time.perf_counter()
         distances = question.distances(stack, chosen)
         times.append(time.perf_counter() - began)
         limit = float(np.partition(distances, TOP - 1)[TOP - 1])
-        shares.append(float(np.mean([hit.distance <= limit + 1e-6 * abs(limit) for hit in mine])))
+        slack = 1e-6 * abs(limit) + 1e-7
+        shares.append(float(np.mean([hit.distance <= limit + slack for hit in mine])))
     return {
         "recall": float(np.mean(shares)),
         "all ten": float(np.mean([share == 1 for share in shares])),
         "full pass s": statistics.median(times),
     }
-
-
-def _is_about(question: Question, name: str) -> bool:
-    return question.about is not None and name.startswith(f"{question.about}@")
 
 
 def _compared(hits: Any, known: Any, work: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def settle_blas(kernels: str | None, threads: int) -> None:
         others = {name: value for name, value in os.environ.items() if name not in wanted}
         chosen = {name: value for name, value in wanted.items() if value is not None}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], others | chosen)
-    if kernels is not None and blas_kernels() != kernels:
+    if kernels is not None and blas_kernels().casefold() != kernels.casefold():
         raise SystemExit(
             f"numpy's BLAS has taken its kernels for {blas_kernels()}, not for {kernels}: name one "
             "that it knows, such as Haswell, or leave --kernels out"

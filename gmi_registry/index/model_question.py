@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gmi_registry.index.indexed import IndexedSpec
+from gmi_registry.index.name import identity_of
 from gmi_registry.index.question import Near, PromptValues, check_width, largest
 from gmi_registry.index.reading import by_portions, near_by_means
 from gmi_registry.index.sample import CONTENT_MODELS, sampled_by_name
@@ -74,7 +75,9 @@ class ModelQuestion:
         if not self._shares_prompts(stack):
             return None
         itself = str(self.about)
-        others = sampled_by_name(stack.names, CONTENT_MODELS, lambda name: _is_of(name, itself))
+        others = sampled_by_name(
+            stack.names, CONTENT_MODELS, lambda name: identity_of(name) == itself
+        )
         images = stack.images(others)
         return content_means(images, stack.image_prompt, len(stack.prompt_embeddings))
 
@@ -105,8 +108,3 @@ class ModelQuestion:
 
     def _shares_prompts(self, stack: Stack) -> bool:
         return stack.key.prompt_set_id == self.exemplar.entry.key.prompt_set_id
-
-
-def _is_of(name: str, identity: str) -> bool:
-    """Whether a reference as text is of the model of this identity."""
-    return name == identity or name.startswith(f"{identity}@")

@@ -26,9 +26,10 @@ def by_portions(stack: Stack, rows: Sequence[int], distances: Distances) -> Floa
     if len(portions) == 1:
         return distances(rows)
     members = as_rows(rows)
-    out = np.empty(len(members), np.float32)
-    for portion in portions:
-        out[portion] = distances(members[portion].tolist())
+    found = [distances(members[portion].tolist()) for portion in portions]
+    out = np.empty(len(members), found[0].dtype)
+    for portion, some in zip(portions, found, strict=True):
+        out[portion] = some
     return out
 
 
@@ -51,7 +52,8 @@ def near_by_means(
     if estimator is not None:
         said = estimator.of_means(rows, each)
     elif len(stack.portions(rows)) > 1:
-        said = each(stack.means[members])
+        everything = len(rows) == len(stack.names)
+        said = each(stack.means if everything else stack.means[members])
     else:
         return Near.everything(distances(rows))
     found = narrowed(estimates(said), lambda some: distances(members[some].tolist()), count)

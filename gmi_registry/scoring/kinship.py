@@ -82,9 +82,9 @@ def model_distances(
         block = widened(image_embeddings[part], dtype)
         if content is not None and image_prompt is not None:
             block = residuals(block, image_prompt, content)
-        across = rbf(block.reshape(-1, width), own, gamma).reshape(len(block), -1)
-        spread = _mean_grams(block, gamma)
-        out[part] = spread + within - 2 * across.mean(axis=1, dtype=np.float64)
+        # Model by model: BLAS rounds a row by where it stands, and equal models have to tie.
+        across = [rbf(images, own, gamma).mean(dtype=np.float64) for images in block]
+        out[part] = _mean_grams(block, gamma) + within - 2 * np.array(across)
 
     swept(work, models, rows * width, streamed=False, spread=True)
     return np.maximum(out, 0)

@@ -105,12 +105,14 @@ def text_contributions(
 
 def _mean_directions(images: Floats, weights: Floats) -> Floats:
     """Σ_i a_i z_i/‖z_i‖ of ``images`` [m, N, D] and a [N]: [m, D]."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         squared = np.einsum("mnd,mnd->mn", images, images)
+        means = np.einsum("mnd,mn->md", images, weights / np.sqrt(squared))
     # Only where squares are neither lost nor too large are they to be had without a second copy.
-    if not ((squared > _LEAST) & (squared < np.inf)).all():
-        return np.asarray(np.einsum("mnd,n->md", unit_rows(images), weights))
-    return np.asarray(np.einsum("mnd,mn->md", images, weights / np.sqrt(squared)))
+    lost = ~((squared > _LEAST) & (squared < np.inf)).all(axis=1)
+    if lost.any():
+        means[lost] = np.einsum("mnd,n->md", unit_rows(images[lost]), weights)
+    return np.asarray(means)
 
 
 def _weights(

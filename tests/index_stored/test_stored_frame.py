@@ -181,6 +181,17 @@ def test_questions_that_read_images_read_those_of_few_models(
     assert few > 2
 
 
+@pytest.mark.parametrize("named", QUESTIONS)
+def test_a_distance_is_the_same_however_many_are_asked_for(folder, cache, named):
+    question = QUESTIONS[named](3)
+    with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
+        (group,) = index.groups
+        whole = question.distances(group, range(len(group)))
+        some = list(range(0, len(group), 17))
+        assert len(some) < 40 < len(group)
+        assert question.distances(group, some).tolist() == whole[some].tolist()
+
+
 def test_a_filter_narrows_what_is_narrowed(rows, folder, cache):
     memory = in_memory(rows)
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:

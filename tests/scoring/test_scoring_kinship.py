@@ -141,9 +141,23 @@ def test_many_models_come_in_blocks(monkeypatch):
     content = content_means(z, IMAGE_PROMPT, PROMPTS)
     whole = model_distances(z, z[0], GAMMA)
     monkeypatch.setattr("gmi_registry.scoring.kinship._BLOCK_ELEMENTS", 2 * z[0].size)
+    monkeypatch.setattr("gmi_registry.scoring.sweep._CACHED_ELEMENTS", 2 * z[0].size)
     np.testing.assert_array_equal(model_distances(z, z[0], GAMMA), whole)
     np.testing.assert_allclose(content_means(z, IMAGE_PROMPT, PROMPTS), content, atol=1e-12)
     assert model_distances(z[:0], z[0], GAMMA).shape == (0,)
+
+
+def test_equal_models_tie_wherever_they_stand():
+    """At a size at which BLAS rounds by where a row is."""
+    rng = np.random.default_rng(0)
+    one, exemplar = rng.standard_normal((2, 50, 768)).astype(np.float16)
+    prompts = np.arange(50)
+    copies = {"image_prompt": prompts, "exemplar_prompt": prompts, "content": one / np.float16(2)}
+    alone = model_distances(one[None], exemplar, 1e-3, **copies)
+    models = np.repeat(one[None], 40, axis=0)
+    models[::3] = exemplar
+    found = model_distances(models, exemplar, 1e-3, **copies)
+    assert set(np.delete(found, np.s_[::3]).tolist()) == set(alone.tolist())
 
 
 def test_what_does_not_fit_is_refused():

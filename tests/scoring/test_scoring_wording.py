@@ -35,6 +35,16 @@ def test_it_is_its_formula(arrays, monkeypatch):
     np.testing.assert_allclose(text_distances(images, prompts, IMAGE_PROMPT, text), expected)
 
 
+def test_an_image_of_zeros_changes_no_other_models_distance():
+    rng = np.random.default_rng(3)
+    images = rng.standard_normal((12, 50, 768)).astype(np.float16)
+    images[::2] = images[1]
+    prompts, text = rng.standard_normal((50, 768)), rng.standard_normal(768).astype(np.float32)
+    images[3, 0] = 0
+    found = text_distances(images, prompts.astype(np.float32), np.arange(50), text)
+    assert len(set(found[::2].tolist())) == 1
+
+
 def test_the_model_whose_images_lie_along_the_text_comes_first(arrays):
     images, prompts, text = arrays
     images[17] += 2 * text

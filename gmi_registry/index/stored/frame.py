@@ -153,10 +153,10 @@ class Frame:
 
     def of_means(self, rows: Sequence[int], each: Callable[[Floats], Floats]) -> Floats:
         width = self._means.shape[1]
-        whole = len(rows) == len(self._places)
-        # As they lie in the file, of which all is read where all are asked for.
-        places = self._places if whole else self._places[as_rows(rows)]
-        order = np.argsort(places) if not whole else places
+        # As they lie in the file, of which all is read where most are asked for.
+        whole = 2 * len(rows) > len(self._means)
+        places = self._places[as_rows(rows)]
+        order = places if whole else np.argsort(places)
         out = np.empty(len(self._means) if whole else len(rows), np.float32)
 
         def work(part: slice) -> None:
@@ -165,7 +165,7 @@ class Frame:
             else:
                 out[order[part]] = each(self._means[places[order[part]]])
 
-        swept(work, len(out), width, streamed=whole, spread=True)
+        swept(work, len(out), width, streamed=False, spread=True)
         return out[places] if whole else out
 
 

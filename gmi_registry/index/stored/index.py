@@ -14,6 +14,7 @@ import numpy as np
 
 from gmi_registry.errors import SpecFormatError
 from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.index.name import identity_of
 from gmi_registry.index.standing import UNKNOWN, Standing
 from gmi_registry.index.stored.database import discard
 from gmi_registry.index.stored.delivery import Delivery
@@ -21,7 +22,7 @@ from gmi_registry.index.stored.document import IndexDocument
 from gmi_registry.index.stored.fault import AGAIN
 from gmi_registry.index.stored.files import IndexFiles
 from gmi_registry.index.stored.ledger import Ledger, LedgerError
-from gmi_registry.index.stored.members import Member, Members, identity_of
+from gmi_registry.index.stored.members import Member, Members
 from gmi_registry.index.stored.record import GroupRecord, PartRecord
 from gmi_registry.index.stored.stack import StoredStack
 from gmi_registry.spec import EncoderRef, ModelRef

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gmi_registry.index.standing import Standing
 from gmi_registry.trust import Trust
 
-__all__ = ["Member", "Members", "identity_of"]
+__all__ = ["Member", "Members"]
 
 # No name, stamp or tag holds a line's end.
 _END = "\n"
@@ -83,9 +83,3 @@ class Members:
             stamps.split(_END),
             tags.split(_END),
         )
-
-
-def identity_of(name: str) -> str:
-    """The name of a model's identity, from a reference as text that is known to be one."""
-    # Parsing would do, and take a hundred times longer; there are thousands of them.
-    return name if name.startswith("civitai:") else name.partition("@")[0]

@@ -15,7 +15,14 @@ from benchmarks.scale.build import entry_name
 from benchmarks.scale.hub import ENCODER, SHARES, MadeHub, N
 from benchmarks.scale.spectrum import ICONS
 from gmi_registry.hub_index import HubIndex
-from gmi_registry.index import Filters, ImageQuestion, ModelQuestion, Question, TextQuestion
+from gmi_registry.index import (
+    Filters,
+    ImageQuestion,
+    ModelQuestion,
+    Question,
+    TextQuestion,
+    Wording,
+)
 from gmi_registry.index.comparison import answer
 from gmi_registry.index.name import without
 from gmi_registry.index.stored import FolderFiles, StoredIndex, StoredStack
@@ -25,9 +32,10 @@ from gmi_registry.scoring.whitened import whitened_means
 
 TOP = 10
 _BLOCK = 16_384
+_LOGIT_SCALE = 100.0
 _ESTIMATED = "means: an index, estimates first"
 _FULL = "means: default score of all"
-_WHOLE = {"prompt": 10, "paper": 20, "words": 10, "like": 3}
+_WHOLE = {"prompt": 10, "paper": 10, "words": 10, "style": 5, "like": 3}
 QUESTIONS = tuple(_WHOLE)
 """Those that read images, and for how many queries each is compared with the full pass over all
 images, which takes a while."""
@@ -159,6 +167,12 @@ def questions(work: str, stack: StoredStack, queries: int) -> list[Question]:
         rows = {name: row for row, name in enumerate(stack.names)}
         names = [entry_name(int(number)) for number in numbers]
         return [ModelQuestion(stack.indexed(rows[name])) for name in names]
+    if work == "style":
+        plain = [Query(image[None], None, (None,), "none", ENCODER.id) for image in images]
+        return [
+            ImageQuestion(query, SCORES["default"], None, Wording(image, _LOGIT_SCALE))
+            for query, image in zip(plain, images, strict=True)
+        ]
     # About as near to one prompt as to another, as texts are: weights vary by a quarter.
     wording = hub.prompts.astype(np.float32).sum(axis=0)[None] if work in QUESTIONS else None
     score = SCORES["paper" if work == "paper" else "default"]

@@ -14,16 +14,17 @@ from gmi_registry.index.question import Near, PromptValues, check_width
 from gmi_registry.index.reading import by_portions, near_by_means
 from gmi_registry.index.selection import as_rows
 from gmi_registry.index.stack import Stack
-from gmi_registry.index.text_question import TextQuestion
+from gmi_registry.index.text_question import TextQuestion, check_common_space
 from gmi_registry.scoring import DEFAULT_SCORE, KERNEL_SCORES, SCORES, Query, Score
 from gmi_registry.scoring.confidence import confidences
 from gmi_registry.scoring.contrast import contrasted, innocence
 from gmi_registry.scoring.kernels import Floats, working_dtype
-from gmi_registry.scoring.narrowed import estimates_of, log_kernels
+from gmi_registry.scoring.left_out import LeftOut
+from gmi_registry.scoring.narrowed import estimates_of, log_kernels, narrowed
 from gmi_registry.scoring.ranking import best_prompts
 from gmi_registry.scoring.settled import CLOSE, LOOSE, settled, settles_all
 from gmi_registry.scoring.whitened import whitened_means
-from gmi_registry.scoring.wording import worded_distances
+from gmi_registry.scoring.wording import mean_text_distances, worded_distances
 from gmi_registry.spec import ModelRef
 
 __all__ = ["ImageQuestion", "Wording"]
@@ -89,14 +90,19 @@ class ImageQuestion:
             chosen = innocent[as_rows(rows)]
             distances = contrasted(distances, chosen, images, temperature=stack.temperature)
         if self.style is not None:
-            distances = worded_distances(
-                distances,
-                TextQuestion(self.style.embedding, self.encoder_id).distances(stack, rows),
-                images,
-                temperature=stack.temperature,
-                logit_scale=self.style.logit_scale,
-            )
+            texts = TextQuestion(self.style.embedding, self.encoder_id).distances(stack, rows)
+            distances = self._worded(stack, distances, texts)
         return distances
+
+    def _worded(self, stack: Stack, distances: Floats, texts: Floats) -> Floats:
+        assert self.style is not None
+        return worded_distances(
+            distances,
+            texts,
+            len(self.query.image_embeddings),
+            temperature=stack.temperature,
+            logit_scale=self.style.logit_scale,
+        )
 
     def near(self, stack: Stack, rows: Sequence[int], count: int) -> Near:
         _check_lengths(stack, self.query)
@@ -107,7 +113,28 @@ class ImageQuestion:
             each = partial(log_kernels, query_images=images, gamma=gamma)
             distances = partial(self.distances, stack)
             return near_by_means(stack, rows, count, distances, each, estimates_of)
+        if self.unwanted is None and self.style is not None:
+            check_common_space(stack, self.style.embedding)
+            return self._near_by_words(stack, rows, count, self.style)
         return Near.everything(self.distances(stack, rows))
+
+    def _near_by_words(self, stack: Stack, rows: Sequence[int], count: int, style: Wording) -> Near:
+        """Means say how near images are, with and without the words, and so for whom images have to
+        be read."""
+        if stack.estimator is None or settles_all(len(rows), count):
+            return Near.everything(self.distances(stack, rows))
+        each = partial(mean_text_distances, text_embedding=style.embedding)
+        texts = stack.estimator.of_means(rows, each)
+        estimates = self._worded(stack, self._by_means(self.query, stack, rows), texts)
+        members = as_rows(rows)
+        found = narrowed(
+            estimates, lambda some: self.distances(stack, members[some].tolist()), count
+        )
+        limit = float(np.partition(found.distances, count - 1)[count - 1])
+        alone, spread = np.ones(len(found.others)), np.full(len(found.others), found.off)
+        left = LeftOut(alone, found.others, spread, limit)
+        beyond = left.distances(len(self.query.image_embeddings) / (2 * stack.temperature))
+        return Near(found.places, found.distances, beyond)
 
     @property
     def _may_be_estimated(self) -> bool:
@@ -161,12 +188,13 @@ class ImageQuestion:
 
     @staticmethod
     def _by_means(query: Query, stack: Stack, rows: Sequence[int]) -> Floats:
+        images, concentration = query.image_embeddings, 1 / len(stack.image_prompt)
+        if stack.estimator is not None:
+            # It holds the means of so many, and need not have them all in memory.
+            return stack.estimator.distances(rows, images, concentration)
         chosen = None if len(rows) == len(stack.names) else as_rows(rows)
         means, places = whitened_means(stack.means, stack.scatter, chosen)
-        concentration = 1 / len(stack.image_prompt)
-        return np.asarray(
-            means.distances(query.image_embeddings, concentration, places).mean(axis=0)
-        )
+        return np.asarray(means.distances(images, concentration, places).mean(axis=0))
 
     def confidences(self, stack: Stack, distances: Floats) -> Floats | None:
         if not self._speaks_of_chances:

@@ -20,7 +20,7 @@ from gmi_registry.scoring.wording import (
 )
 from gmi_registry.spec import ModelRef
 
-__all__ = ["TextQuestion"]
+__all__ = ["TextQuestion", "check_common_space"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class TextQuestion:
         return None
 
     def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
-        self._check_widths(stack)
+        check_common_space(stack, self.embedding)
         return by_portions(
             stack,
             rows,
@@ -56,18 +56,8 @@ class TextQuestion:
             ),
         )
 
-    def _check_widths(self, stack: Stack) -> None:
-        widths = {"images": stack.image_dim, "prompts": stack.prompt_embeddings.shape[-1]}
-        for what, width in widths.items():
-            if width != len(self.embedding):
-                raise IncomparableSpecsError(
-                    f"{stack.entries[0].encoder} has no common space for images and texts: the "
-                    f"text has {len(self.embedding)} values, {what} have {width}",
-                    hint="search with an image",
-                )
-
     def near(self, stack: Stack, rows: Sequence[int], count: int) -> Near:
-        self._check_widths(stack)
+        check_common_space(stack, self.embedding)
         distances = partial(self.distances, stack)
         each = partial(mean_text_distances, text_embedding=self.embedding)
         return near_by_means(stack, rows, count, distances, each)
@@ -88,3 +78,15 @@ class TextQuestion:
             )
             for images in stack.images(rows)
         ]
+
+
+def check_common_space(stack: Stack, text_embedding: Floats) -> None:
+    """Raises IncomparableSpecsError where texts [E] and images are of different widths."""
+    widths = {"images": stack.image_dim, "prompts": stack.prompt_embeddings.shape[-1]}
+    for what, width in widths.items():
+        if width != len(text_embedding):
+            raise IncomparableSpecsError(
+                f"{stack.entries[0].encoder} has no common space for images and texts: the "
+                f"text has {len(text_embedding)} values, {what} have {width}",
+                hint="search with an image",
+            )

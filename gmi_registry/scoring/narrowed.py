@@ -34,10 +34,14 @@ _FEW = 16
 
 
 class Narrowed(NamedTuple):
-    """``places`` [n], ascending, of models that were looked at, and their ``distances`` [n]."""
+    """``places`` [n], ascending, of models that were looked at, and their ``distances`` [n];
+    ``others`` [M - n]: what those of all others nearly are, if they are on the line too, and
+    ``off`` the standard deviation from it."""
 
     places: NDArray[np.intp]
     distances: Floats
+    others: NDArray[np.float64]
+    off: float
 
 
 def log_kernels(means: Floats, query_images: Floats, gamma: float) -> Floats:
@@ -100,7 +104,9 @@ def narrowed(
             break
         wanted = max(needed, 2 * wanted)
     places = np.flatnonzero(known)
-    return Narrowed(places, found[places].astype(distances.dtype))
+    line, off = _fitted(estimates[near], found[near], 1)
+    others = line(estimates[~known].astype(np.float64))
+    return Narrowed(places, found[places].astype(distances.dtype), others, off)
 
 
 def _reach(

@@ -55,6 +55,16 @@ def test_the_nearest_are_found_whatever_units_estimates_have(scale, level):
     assert max(looked_at) < MODELS / 3
 
 
+def test_the_others_are_about_as_far_as_they_are():
+    estimates, asked = hub(0, 0.1, 3.0, -5.0)
+    found = narrowed(estimates, asked, 10, CARE)
+    others = np.delete(asked.distances, found.places)
+    assert found.others.shape == others.shape
+    # The line is known from the nearest alone, so its slope is known to a fifth.
+    np.testing.assert_allclose(found.others, others, atol=3.0)
+    assert found.others.min() > np.partition(asked.distances, 9)[9]
+
+
 @given(st.integers(0, 1000), st.floats(0, 3), st.integers(1, 30), st.integers(1, 400))
 def test_no_estimate_is_wrong_enough_to_break_it(seed, noise, count, models):
     estimates, asked = hub(seed, noise, models=models)

@@ -23,8 +23,6 @@ from benchmarks.speed.blas import add_kernels, settle_blas
 from benchmarks.speed.record import Row, machine, written
 from gmi_registry.scoring.sweep import cores
 
-_ONCE = ("prepare", "truth")
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)

@@ -91,17 +91,16 @@ class ImageQuestion:
             distances = contrasted(distances, chosen, images, temperature=stack.temperature)
         if self.style is not None:
             texts = TextQuestion(self.style.embedding, self.encoder_id).distances(stack, rows)
-            distances = self._worded(stack, distances, texts)
+            distances = self._worded(stack, self.style, distances, texts)
         return distances
 
-    def _worded(self, stack: Stack, distances: Floats, texts: Floats) -> Floats:
-        assert self.style is not None
+    def _worded(self, stack: Stack, style: Wording, distances: Floats, texts: Floats) -> Floats:
         return worded_distances(
             distances,
             texts,
             len(self.query.image_embeddings),
             temperature=stack.temperature,
-            logit_scale=self.style.logit_scale,
+            logit_scale=style.logit_scale,
         )
 
     def near(self, stack: Stack, rows: Sequence[int], count: int) -> Near:
@@ -125,7 +124,7 @@ class ImageQuestion:
             return Near.everything(self.distances(stack, rows))
         each = partial(mean_text_distances, text_embedding=style.embedding)
         texts = stack.estimator.of_means(rows, each)
-        estimates = self._worded(stack, self._by_means(self.query, stack, rows), texts)
+        estimates = self._worded(stack, style, self._by_means(self.query, stack, rows), texts)
         members = as_rows(rows)
         found = narrowed(
             estimates, lambda some: self.distances(stack, members[some].tolist()), count

@@ -31,6 +31,7 @@ _DEVIATIONS = 3.0
 _DRAWN = 128
 """Models that are looked at wherever they are."""
 _FEW = 16
+"""Of so many drawn ones no curve is learnt."""
 
 
 class Narrowed(NamedTuple):
@@ -96,38 +97,35 @@ def narrowed(
         distances = exact(rows)
         found[rows], known[rows] = distances, True
         if everything:
-            break
+            return Narrowed(near, found.astype(distances.dtype), np.empty(0), 0.0)
+        line, off = _fitted(estimates[near], found[near], 1)
         limit = float(np.partition(found[known], count - 1)[count - 1])
-        reach = _reach(estimates, found, near, np.setdiff1d(drawn, near), limit)
+        elsewhere = np.setdiff1d(drawn, near)
+        reach = _reach(line, off, estimates[elsewhere], found[elsewhere], limit)
         needed = int(np.count_nonzero(~(estimates > reach)))
         if needed <= wanted:
             break
         wanted = max(needed, 2 * wanted)
     places = np.flatnonzero(known)
-    line, off = _fitted(estimates[near], found[near], 1)
     others = line(estimates[~known].astype(np.float64))
     return Narrowed(places, found[places].astype(distances.dtype), others, off)
 
 
 def _reach(
-    estimates: Floats,
-    found: NDArray[np.float64],
-    near: NDArray[np.intp],
-    elsewhere: NDArray[np.intp],
-    limit: float,
+    line: Polynomial, off: float, estimates: Floats, found: NDArray[np.float64], limit: float
 ) -> float:
-    """Up to which estimate a model may be as near as ``limit``, by those that were ``found`` to be
-    ``near`` and those that were drawn ``elsewhere``; inf where they cannot tell."""
-    line, off = _fitted(estimates[near], found[near], 1)
+    """Up to which estimate a model may be as near as ``limit``, by the ``line`` of those that are
+    near, which they are ``off``, and by ``estimates`` [n] and distances ``found`` [n] of those that
+    were drawn elsewhere; inf where they cannot tell."""
     level, slope = line(0.0), line(1.0) - line(0.0)
-    if not slope > 0 or (found[elsewhere] <= limit).any():
+    if not slope > 0 or (found <= limit).any():
         return np.inf
     reach = float((limit + _DEVIATIONS * off - level) / slope)
-    if len(elsewhere) > _FEW:
+    if len(found) > _FEW:
         # Far away distances need not be on that line, nor as near to one.
-        curve, off = _fitted(estimates[elsewhere], found[elsewhere], 2)
-        doubtful = curve(estimates[elsewhere]) - _DEVIATIONS * off <= limit
-        reach = max(reach, float(estimates[elsewhere].max(initial=-np.inf, where=doubtful)))
+        curve, off = _fitted(estimates, found, 2)
+        doubtful = curve(estimates) - _DEVIATIONS * off <= limit
+        reach = max(reach, float(estimates.max(initial=-np.inf, where=doubtful)))
     return reach
 
 

@@ -21,7 +21,6 @@ from gmi_registry.index import (
     leading,
     model_question,
     reading,
-    sample,
 )
 from gmi_registry.index.stored import FolderFiles, StoredIndex, frame, stack, update_index
 from gmi_registry.index.stored.frame_file import opened
@@ -43,6 +42,20 @@ def large(monkeypatch):
     monkeypatch.setattr(image_question, "settles_all", partial(settles_all, care=Care(16, 1)))
     monkeypatch.setattr(reading, "settles_all", partial(settles_all, care=Care(16, 1)))
     monkeypatch.setattr(reading, "narrowed", partial(narrowed, care=Care(16, 1)))
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Of how many models images were read, each time."""
+    read: list[int] = []
+    original = stack.StoredStack.images
+
+    def counted(self, chosen=None):
+        read.append(len(chosen))
+        return original(self, chosen)
+
+    monkeypatch.setattr(stack.StoredStack, "images", counted)
+    return read
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +108,9 @@ def test_hits_are_those_of_the_index_in_memory(rows, folder, cache, filters, pro
     assert len(frames(cache)) == 1
 
 
-def test_a_prompt_reads_the_images_of_few_models_alone(rows, folder, cache, monkeypatch):
+def test_a_prompt_reads_the_images_of_few_models_alone(rows, folder, cache, monkeypatch, read):
     """Also where means are few enough to be read."""
     monkeypatch.setattr(stack, "FRAMED_MODELS", 1000)
-    read = []
-    original = stack.StoredStack.images
-
-    def counted(self, chosen=None):
-        read.append(len(chosen))
-        return original(self, chosen)
-
-    monkeypatch.setattr(stack.StoredStack, "images", counted)
     memory, question = in_memory(rows), ImageQuestion(query(8, prompt="x"), SCORES["default"])
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
         asked = {"top": 3, "best_prompts": 0, "filters": Filters(tags=("icon",), kind="lora")}
@@ -157,19 +162,10 @@ QUESTIONS = {
 @pytest.mark.parametrize("named", QUESTIONS)
 @pytest.mark.parametrize("framed", [50, 1000], ids=["of a frame", "of means"])
 def test_questions_that_read_images_read_those_of_few_models(
-    rows, folder, cache, monkeypatch, named, framed
+    rows, folder, cache, monkeypatch, read, named, framed
 ):
     monkeypatch.setattr(stack, "FRAMED_MODELS", framed)
-    monkeypatch.setattr(sample, "CONTENT_MODELS", 20)
     monkeypatch.setattr(model_question, "CONTENT_MODELS", 20)
-    read = []
-    original = stack.StoredStack.images
-
-    def counted(self, chosen=None):
-        read.append(len(chosen))
-        return original(self, chosen)
-
-    monkeypatch.setattr(stack.StoredStack, "images", counted)
     memory, asked = in_memory(rows), {"top": 4, "best_prompts": 0}
     few = 0
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
@@ -184,17 +180,9 @@ def test_questions_that_read_images_read_those_of_few_models(
 
 @pytest.mark.parametrize("prompt", [None, "a cat"])
 def test_words_for_the_style_read_the_images_of_few_models(
-    rows, folder, cache, monkeypatch, prompt
+    rows, folder, cache, monkeypatch, read, prompt
 ):
     monkeypatch.setattr(image_question, "narrowed", partial(narrowed, care=Care(16, 1)))
-    read = []
-    original = stack.StoredStack.images
-
-    def counted(self, chosen=None):
-        read.append(len(chosen))
-        return original(self, chosen)
-
-    monkeypatch.setattr(stack.StoredStack, "images", counted)
     memory, asked = in_memory(rows), {"top": 4, "best_prompts": 0}
     few = 0
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:

@@ -15,7 +15,8 @@ from PIL.Image import Image
 from gmi_registry.answer import SearchResult
 from gmi_registry.clock import Progress
 from gmi_registry.encoders.protocol import Encoder
-from gmi_registry.hubs.protocol import Hub, ListingFilter
+from gmi_registry.filters import Filters
+from gmi_registry.hubs.protocol import Hub
 from gmi_registry.model import Kind
 from gmi_registry.place import find_model, find_spec, hub_at, hub_named_in
 from gmi_registry.search import WORKERS, ImageSource
@@ -115,7 +116,7 @@ def search(
             like=str(like) if isinstance(like, ModelRef) else like,
             not_like=_listed(not_like),
             style=style,
-            wanted=ListingFilter(tuple(tags), tuple(not_tags), base_model, kind, nsfw),
+            wanted=Filters(tuple(tags), tuple(not_tags), base_model, kind, nsfw),
             fresh_only=fresh_only,
             score=score,
             interrogator=interrogator,

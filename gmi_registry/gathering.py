@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmi_registry.clock import Progress
+from gmi_registry.errors import SpecNotFoundError
+from gmi_registry.filters import Filters
 from gmi_registry.hub_index import HubIndex, open_index
-from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter
+from gmi_registry.hubs.protocol import Hub, Listing
 from gmi_registry.index import Index, SpecCache, SpecIndex, SpecSource, Standing
 from gmi_registry.place import makes_links
 from gmi_registry.spec import ModelRef, Spec, read_spec
 
-__all__ = ["Gathered", "Gathering"]
+__all__ = ["Gathered", "Gathering", "without_spec"]
 
 Told = Callable[[int, int], None]
 """Told (done, all) specifications."""
@@ -22,9 +24,9 @@ Told = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Gathered:
-    """``looked_at`` models of which the hub or the index knows, ``listed`` of which pass the hub's
-    filter; of those ``read`` were read from the hub. ``name`` is that of the index, None where
-    there was none."""
+    """``looked_at`` models of which the hub or the index knows, ``listed`` specifications of those
+    that may pass the filter; of those ``read`` were read from the hub. ``name`` is that of the
+    index, None where there was none."""
 
     index: Index
     looked_at: int
@@ -52,12 +54,11 @@ class Gathering:
             if index is not None:
                 index.close()
 
-    def one_by_one(self, wanted: ListingFilter) -> tuple[list[Listing], int]:
-        """What passes the hub's filter, and its number; where nothing does, how many there are."""
-        listings = list(self.hub.list_specs(wanted))
-        if listings or wanted == ListingFilter():
-            return listings, len(listings)
-        return [], sum(1 for _ in self.hub.list_specs(ListingFilter()))
+    def one_by_one(self, wanted: Filters) -> tuple[list[Listing], int]:
+        """What may pass the filter, and its number; where nothing does, how many there are."""
+        listings = list(self.hub.list_specs(Filters()))
+        passing = [listing for listing in listings if wanted.admits(listing.traits)]
+        return passing, len(passing) or len(listings)
 
     def read(self, listings: Sequence[Listing], looked_at: int, told: Told) -> Gathered:
         """The specifications of ``listings`` in memory, out of the cache where it has them."""
@@ -65,6 +66,8 @@ class Gathering:
 
         def source(listing: Listing) -> SpecSource:
             def load() -> Spec:
+                if not listing.has_spec:
+                    raise without_spec(listing)
                 fetched.append(listing.ref)
                 folder = self.hub.fetch_spec(listing.ref).parent
                 links = makes_links(self.hub)
@@ -75,6 +78,7 @@ class Gathering:
                 load,
                 digest=listing.spec_digest,
                 stamp=listing.stamp,
+                nsfw=listing.nsfw,
                 standing=Standing(listing.stale, listing.trust, listing.stamp, listing.tags),
             )
 
@@ -84,4 +88,13 @@ class Gathering:
         )
         if fetched:
             cache.keep_within_limit()
-        return Gathered(index, looked_at, len(listings), len(fetched), None)
+        described = sum(listing.has_spec for listing in listings)
+        return Gathered(index, looked_at, described, len(fetched), None)
+
+
+def without_spec(listing: Listing) -> SpecNotFoundError:
+    """For a model that its hub counts, and of which it says that it has no specification."""
+    return SpecNotFoundError(
+        f"{listing.ref} has no specification, though it is tagged as if it had",
+        hint=f"gmi-publish {listing.ref.without_revision}",
+    )

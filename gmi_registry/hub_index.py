@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from gmi_registry.clock import Progress
 from gmi_registry.errors import GmiError, InputError, OfflineError, RateLimitError
-from gmi_registry.index import Filters, IndexedSpec, Selection, SkippedSpec, Standing
+from gmi_registry.filters import Filters
+from gmi_registry.index import IndexedSpec, Selection, SkippedSpec, Standing
 from gmi_registry.index.name import without
 from gmi_registry.index.stored import FolderFiles, IndexFiles, StoredIndex
 from gmi_registry.spec import EncoderRef, ModelRef

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gmi_registry.errors import GmiError, InputError, RateLimitError
-from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter
+from gmi_registry.filters import Filters
+from gmi_registry.gathering import without_spec
+from gmi_registry.hubs.protocol import Hub, Listing
 from gmi_registry.index import IndexEntry, SkippedSpec, Standing
 from gmi_registry.index.crew import in_order
 from gmi_registry.index.stored import (
     DOCUMENT_NAME,
+    Description,
     FolderFiles,
     IndexChange,
     Row,
@@ -44,15 +47,17 @@ def index_hubs(
     hubs: Sequence[Hub],
     *,
     cache_dir: Path,
-    wanted: ListingFilter | None = None,
+    wanted: Filters | None = None,
     workers: int = 8,
     progress: Progress = lambda done, total: None,
 ) -> Indexing:
     """Bring the index in ``folder`` to what ``hubs`` hold, as far as it passes ``wanted``.
 
     Read are specifications that the index does not have, as far as hubs can tell without a
-    download, ``workers`` at a time. Models of these hubs that no listing names any more leave the
-    index; those of other hubs stay. ``cache_dir`` is where the index keeps what opening it takes.
+    download, ``workers`` at a time. What hubs say of the others now, their tags among it, is
+    written anew without reading any. Models of these hubs that no listing names any more, or that
+    pass no more, leave the index; those of other hubs stay. ``cache_dir`` is where the index keeps
+    what opening it takes.
 
     Raises InputError for no hubs, two of a kind, or a folder that cannot be written; what a hub
     raises for its listing; RateLimitError where a hub refuses to go on, after what was read until
@@ -64,17 +69,20 @@ def index_hubs(
             "an index is made of one hub of each kind",
             hint="name each once: --hub hf --hub civitai",
         )
-    wanted = wanted or ListingFilter(nsfw=True)
-    listings = [(hub, listing) for hub in hubs for listing in hub.list_specs(wanted)]
+    wanted = wanted or Filters()
     known = _known(folder, cache_dir)
-    fresh = [it for it in listings if not _is_so(it[1], known.get(it[1].ref.identity))]
-    present = {listing.ref.identity for _, listing in listings}
-    gone = [ref for ref in known if ref.hub in names and ref not in present]
-    reading = _Reading(workers, progress)
-    change = update_index(folder, reading.rows(fresh), gone)
+    work = _Work(wanted)
+    for hub in hubs:
+        for listing in hub.list_specs(wanted):
+            work.sort(hub, listing, known.get(listing.ref.identity))
+    gone = [ref for ref in known if ref.hub in names and ref not in work.present]
+    reading = _Reading(wanted, workers, progress)
+    change = update_index(folder, reading.rows(work.fresh), gone, work.described)
     if reading.refusal is not None:
         raise reading.refusal
-    return Indexing(change, len(listings), len(fresh), (*reading.skipped, *change.refused))
+    skipped = (*work.skipped, *reading.skipped, *change.refused)
+    listed = len(work.present) - reading.kept_out
+    return Indexing(change, listed, len(work.fresh), skipped)
 
 
 def _known(folder: Path, cache_dir: Path) -> dict[ModelRef, tuple[IndexEntry, Standing]]:
@@ -88,39 +96,85 @@ def _known(folder: Path, cache_dir: Path) -> dict[ModelRef, tuple[IndexEntry, St
         }
 
 
-def _is_so(listing: Listing, known: tuple[IndexEntry, Standing] | None) -> bool:
-    """Whether the index has what a hub lists, told without reading it."""
-    if known is None:
-        return False
-    entry, standing = known
-    if listing.trust != standing.trust:
-        return False
+@dataclass
+class _Work:
+    """Listings, sorted by what is to be done: ``fresh`` ones are read, and ``described`` anew are
+    those whose specification the index has."""
+
+    wanted: Filters
+    present: set[ModelRef] = field(default_factory=set)
+    fresh: list[tuple[Hub, Listing]] = field(default_factory=list)
+    described: list[Description] = field(default_factory=list)
+    skipped: list[SkippedSpec] = field(default_factory=list)
+
+    def sort(self, hub: Hub, listing: Listing, known: tuple[IndexEntry, Standing] | None) -> None:
+        """Find the place of one; ``known`` is what the index has of its model."""
+        if not listing.has_spec:
+            self.skipped.append(SkippedSpec(listing.ref, without_spec(listing).message))
+            return
+        if known is None or not _is_read(listing, *known):
+            self.present.add(listing.ref.identity)
+            self.fresh.append((hub, listing))
+            return
+        entry, standing = known
+        now, told = _today(listing, entry), _standing(listing)
+        if not self.wanted.admits(now.traits(told)):
+            return
+        self.present.add(listing.ref.identity)
+        if (now, told) != (entry, replace(standing, stale=None)):
+            self.described.append(Description(now.model, told, now.nsfw))
+
+
+def _is_read(listing: Listing, entry: IndexEntry, standing: Standing) -> bool:
+    """Whether the index has the specification that a hub lists, told without reading it."""
     if listing.spec_digest is not None:
         return listing.spec_digest == entry.digest
     if listing.stamp is not None:
         return listing.stamp == standing.stamp
     # On Hugging Face a specification that changes is a commit of its own.
-    return listing.ref.revision is not None and listing.ref == entry.model
+    return _pins(listing) and listing.ref == entry.model
+
+
+def _pins(listing: Listing) -> bool:
+    return listing.ref.revision is not None
+
+
+def _standing(listing: Listing) -> Standing:
+    """What the index keeps of what a hub says; whether the weights have changed is soon old."""
+    return Standing(trust=listing.trust, stamp=listing.stamp, tags=listing.tags)
+
+
+def _today(listing: Listing, entry: IndexEntry) -> IndexEntry:
+    """The hub knows the model of today, the manifest the one of the day it was described."""
+    if _pins(listing):
+        entry = replace(entry, model=listing.ref)
+    return entry if listing.nsfw is None else replace(entry, nsfw=listing.nsfw)
 
 
 class _Reading:
-    """Specifications one after the other; ``refusal`` is a hub's, which ended it."""
+    """Specifications one after the other; ``refusal`` is a hub's, which ended it. ``kept_out`` are
+    so many that do not pass, which was not to be known before."""
 
-    def __init__(self, workers: int, progress: Progress) -> None:
+    def __init__(self, wanted: Filters, workers: int, progress: Progress) -> None:
         self.skipped: list[SkippedSpec] = []
         self.refusal: RateLimitError | None = None
+        self.kept_out = 0
+        self._wanted = wanted
         self._workers = workers
         self._progress = progress
 
-    def rows(self, listings: Sequence[tuple[Hub, Listing]]) -> Iterator[Row]:
-        """Those that can be used, in order."""
+    def rows(self, listings: Sequence[tuple[Hub, Listing]]) -> Iterator[Row | ModelRef]:
+        """Those that can be used, in order; of one that does not pass its reference: it leaves."""
         self._progress(0, len(listings))
         outcomes = in_order(self._read, listings, self._workers)
         for done, outcome in enumerate(outcomes, 1):
-            if isinstance(outcome, Row):
+            if isinstance(outcome, SkippedSpec):
+                self.skipped.append(outcome)
+            elif self._wanted.admits(outcome.indexed.entry.traits(outcome.standing)):
                 yield outcome
             else:
-                self.skipped.append(outcome)
+                self.kept_out += 1
+                yield outcome.indexed.entry.model
             self._progress(done, len(listings))
 
     def _read(self, it: tuple[Hub, Listing]) -> Row | SkippedSpec:
@@ -135,10 +189,6 @@ class _Reading:
             return SkippedSpec(listing.ref, error.message)
         except GmiError as error:
             return SkippedSpec(listing.ref, error.message)
-        standing = Standing(trust=listing.trust, stamp=listing.stamp)
-        row = Row.of(spec, standing)
-        if listing.ref.revision is None:
-            return row
-        # The hub knows the model of today, the manifest the one of the day it was described.
-        entry = replace(row.indexed.entry, model=listing.ref)
+        row = Row.of(spec, _standing(listing))
+        entry = _today(listing, row.indexed.entry)
         return replace(row, indexed=replace(row.indexed, entry=entry))

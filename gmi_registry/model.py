@@ -9,24 +9,10 @@ from typing import Literal
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.manifest import WeightFile
 
-__all__ = ["Kind", "ModelCard", "ModelFiles", "is_kind"]
+__all__ = ["Kind", "ModelCard", "ModelFiles"]
 
 Kind = Literal["checkpoint", "lora", "single-file"]
 """A diffusers folder, an adapter on a base model, or one file that holds a whole model."""
-
-
-def is_kind(wanted: str | None, found: str | None) -> bool:
-    """Whether a model of the kind ``found`` passes for ``wanted``; None wants any.
-
-    A whole model in one file is a checkpoint to whoever does not care how it is packed. Letter case
-    does not count.
-    """
-    if wanted is None:
-        return True
-    if found is None:
-        return False
-    wanted, found = wanted.casefold(), found.casefold()
-    return found == wanted or (wanted == "checkpoint" and found == "single-file")
 
 
 @dataclass(frozen=True)

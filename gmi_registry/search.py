@@ -14,9 +14,10 @@ from gmi_registry.answer import SearchResult, asked
 from gmi_registry.clock import Clock, Progress, Stage, Timings
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.equipment import Equipment
+from gmi_registry.filters import Filters
 from gmi_registry.gathering import Gathering
 from gmi_registry.hub_index import AUTO
-from gmi_registry.hubs.protocol import Hub, ListingFilter
+from gmi_registry.hubs.protocol import Hub
 from gmi_registry.request import ImageSource, Request
 from gmi_registry.scoring import score_named
 from gmi_registry.seeking import Seeking, is_served
@@ -66,7 +67,7 @@ def search(
     like: str | Path | None = None,
     not_like: Sequence[ImageSource] = (),
     style: str | None = None,
-    wanted: ListingFilter | None = None,
+    wanted: Filters | None = None,
     fresh_only: bool = False,
     score: str = "default",
     interrogator: str = "none",
@@ -111,7 +112,7 @@ def search(
     specifications, OfflineError where its weights are not at hand, and whatever error the hub has
     for the listing as a whole, or opening the index that was named.
     """
-    wanted = wanted or ListingFilter()
+    wanted = wanted or Filters(nsfw=False)
     clock = Clock(progress)
     score_named(score)
     request = Request.of(

@@ -13,12 +13,12 @@ from gmi_registry.clock import Clock, Progress
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.equipment import Equipment
 from gmi_registry.errors import OfflineError, UnsupportedOperationError
+from gmi_registry.filters import Filters
 from gmi_registry.freshness import Freshness
 from gmi_registry.gathering import Gathered, Gathering
 from gmi_registry.hub_index import HubIndex
-from gmi_registry.hubs.protocol import Hub, ListingFilter
+from gmi_registry.hubs.protocol import Hub
 from gmi_registry.index import (
-    Filters,
     ImageQuestion,
     IndexedSpec,
     ModelQuestion,
@@ -68,7 +68,7 @@ class Seeking:
 
     request: Request
     hub: Hub
-    wanted: ListingFilter
+    wanted: Filters
     equipment: Equipment
     clock: Clock
     encoder: Encoder | None
@@ -76,13 +76,6 @@ class Seeking:
     interrogator: str
     top: int | None
     progress: Progress
-
-    @property
-    def _filters(self) -> Filters:
-        wanted = self.wanted
-        return Filters(
-            wanted.tags, wanted.not_tags, wanted.base_model, wanted.kind, nsfw=wanted.nsfw
-        )
 
     def by_rows(self, gathering: Gathering, *, fresh_only: bool) -> Sought:
         """With the specifications at hand, or the rows of an index."""
@@ -94,7 +87,7 @@ class Seeking:
                 question = ModelQuestion(exemplar)
             found = self._gathered(gathering, known)
             leave_out = None if question is None else question.about
-            matched = found.index.select(self._filters, leave_out)
+            matched = found.index.select(self.wanted, leave_out)
             if not matched:
                 none = Ranking((), tuple(found.index.skipped), found.looked_at, 0)
                 return self._sought(none, question, compared_by, found)
@@ -108,7 +101,7 @@ class Seeking:
             asking = question
 
             def ranked() -> Ranking:
-                chosen = replace(self._filters, fresh_only=fresh_only)
+                chosen = replace(self.wanted, fresh_only=fresh_only)
                 selections = found.index.select(chosen, leave_out)
                 return answer(found.index, selections, asking, top=self.top)
 
@@ -146,7 +139,7 @@ class Seeking:
             question = self._question(encoder, ())
             self.clock.begin("rank")
             hub = cast("HubName", self.hub.name)
-            group = served.answer(question, self._filters, hub=hub, top=self.top)
+            group = served.answer(question, self.wanted, hub=hub, top=self.top)
             groups = (group,) if group.hits else ()
             ranking = Ranking(groups, (), len(served), group.members)
             found = len(served)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from gmi_registry.hubs.protocol import ListingFilter
+    from gmi_registry.filters import Filters
     from gmi_registry.search import SearchResult
 
 __all__ = ["SearchDocument", "search_document"]
@@ -173,7 +173,7 @@ class SearchDocument(_Part):
     timings: TimingsPart
 
 
-def search_document(result: SearchResult, hub: str, wanted: ListingFilter) -> SearchDocument:
+def search_document(result: SearchResult, hub: str, wanted: Filters) -> SearchDocument:
     """The document of one search of the hub called ``hub``."""
     document = result.to_json()
     document["query"] |= {

@@ -216,7 +216,7 @@ def _index(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    from gmi_registry.hubs.protocol import ListingFilter
+    from gmi_registry.filters import Filters
     from gmi_registry.indexing import index_hubs
     from gmi_registry.place import hub_at
 
@@ -238,7 +238,7 @@ def _index(
             folder,
             opened,
             cache_dir=cache_folder(cache_dir),
-            wanted=ListingFilter(tags=tuple(tags or ()), nsfw=True),
+            wanted=Filters(tags=tuple(tags or ())),
             workers=workers,
             progress=lambda count, total: progress("read", count, total),
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from gmi_registry.errors import GmiError
-from gmi_registry.hubs.protocol import Hub, ListingFilter
+from gmi_registry.filters import Filters
+from gmi_registry.hubs.protocol import Hub
 from gmi_registry.images import load_image
 from gmi_registry.place import find_spec
 from gmi_registry.report.answer import answer_page
@@ -22,7 +23,7 @@ def write_page(
     result: SearchResult,
     opened: Hub,
     hub: str,
-    wanted: ListingFilter,
+    wanted: Filters,
     html: Path,
     *,
     like: str | None = None,

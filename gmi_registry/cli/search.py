@@ -200,9 +200,9 @@ def search(
         raise typer.BadParameter(reason)
     say_more(verbose)
     from gmi_registry.api import search as search_hub
-    from gmi_registry.hubs.protocol import ListingFilter
+    from gmi_registry.filters import Filters
 
-    wanted = ListingFilter(
+    wanted = Filters(
         tags=tuple(tag or ()),
         not_tags=tuple(not_tag or ()),
         base_model=base_model,

@@ -29,7 +29,7 @@ class Excerpt:
     digest: str
     tags: tuple[str, ...]
     base_model: str | None
-    kind: str | None
+    kind: str
     weights_digest: str
 
 
@@ -52,7 +52,8 @@ def read_excerpt(folder: Path) -> Excerpt:
         weights = [[weight["path"], weight["sha256"]] for weight in model["weights"]]
         usable = (
             isinstance(tags, list)
-            and all(isinstance(text, str) for text in (*tags, base_model or "", kind))
+            and all(isinstance(text, str) for text in (*tags, kind))
+            and isinstance(base_model, str | None)
             and all(_SHA256.fullmatch(sha256) for _, sha256 in weights)
         )
         weights_digest = canonical_digest(weights)

@@ -22,12 +22,13 @@ from gmi_registry.errors import (
     SpecNotFoundError,
     UnsupportedOperationError,
 )
+from gmi_registry.filters import Filters, Traits
 from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
 from gmi_registry.hubs.confinement import read_plain, require_inside
 from gmi_registry.hubs.digest import FileDigests
 from gmi_registry.hubs.excerpt import read_excerpt
 from gmi_registry.hubs.mark import check_mark, write_mark
-from gmi_registry.hubs.protocol import Listing, ListingFilter
+from gmi_registry.hubs.protocol import Listing
 from gmi_registry.hubs.replacement import probe, replace_spec_folder
 from gmi_registry.hubs.upload import read_upload
 from gmi_registry.hubs.weights import FoundWeights, find_weights
@@ -83,7 +84,7 @@ class LocalHub:
             ) from error
         return cls(root, cache_dir)
 
-    def list_specs(self, wanted: ListingFilter) -> Iterator[Listing]:
+    def list_specs(self, wanted: Filters) -> Iterator[Listing]:
         """The models with a ``gmi`` folder that pass the filter, by name; no weights are read.
 
         Tags, base model, kind and revision are those of the manifest. A specification whose
@@ -100,9 +101,16 @@ class LocalHub:
             except HubError:
                 yield Listing(ref, ())
                 continue
-            if wanted.admits(excerpt.tags, excerpt.base_model, excerpt.kind):
+            traits = Traits.of(
+                "local",
+                tags=excerpt.tags,
+                base_model=excerpt.base_model,
+                kind=excerpt.kind,
+                nsfw=False,
+            )
+            if wanted.admits(traits):
                 pinned = ModelRef("local", ref.id, excerpt.weights_digest[:_REVISION_DIGITS])
-                yield Listing(pinned, excerpt.tags, spec_digest=excerpt.digest)
+                yield Listing(pinned, (), spec_digest=excerpt.digest, traits=traits)
 
     def fetch_spec(self, ref: ModelRef) -> Path:
         """The model's ``gmi`` folder itself. What is in it is for the reader to check.

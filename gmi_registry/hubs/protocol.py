@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from gmi_registry.model import Kind, ModelFiles, is_kind
+from gmi_registry.filters import UNKNOWN_TRAITS, Filters, Traits
+from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef, WeightFile
 from gmi_registry.spec.reference import HubName
 from gmi_registry.trust import Trust
@@ -16,38 +17,18 @@ from gmi_registry.trust import Trust
 __all__ = ["Describes", "Hub", "KnowsWeights", "Listing", "ListingFilter", "SpecStore", "is_stale"]
 
 
-@dataclass(frozen=True)
-class ListingFilter:
-    """What a search asks a hub to list: all ``tags``, none of ``not_tags``; case does not count.
-
-    A ``kind`` of ``checkpoint`` takes whole models in single files as well. ``nsfw`` asks a hub
-    that rates its models for those too that are not for everybody.
-    """
-
-    tags: tuple[str, ...] = ()
-    not_tags: tuple[str, ...] = ()
-    base_model: str | None = None
-    kind: Kind | None = None
-    nsfw: bool = False
-
-    def admits(self, tags: Iterable[str], base_model: str | None, kind: str | None) -> bool:
-        """Whether a model that is described so passes."""
-        found = {tag.casefold() for tag in tags}
-        return (
-            all(tag.casefold() in found for tag in self.tags)
-            and not any(tag.casefold() in found for tag in self.not_tags)
-            and _same(self.base_model, base_model)
-            and is_kind(self.kind, kind)
-        )
-
-
-def _same(wanted: str | None, found: str | None) -> bool:
-    return wanted is None or (found is not None and wanted.casefold() == found.casefold())
+ListingFilter = Filters
+"""What :class:`~gmi_registry.filters.Filters` was called where hubs were asked."""
 
 
 @dataclass(frozen=True)
 class Listing:
     """One model that a hub says has a specification.
+
+    ``tags`` are those that the hub has for it now; without any, those of its specification count.
+    ``traits`` are what filters can tell from the listing alone, and ``nsfw`` is the rating, None
+    where the hub gives none. ``has_spec`` is False where the hub names the model's files and the
+    specification is not among them, so that nobody needs to ask for it.
 
     ``spec_digest`` is the SHA-256 (hex) of its ``spec.json`` where the hub knows it without a
     download, else None: with it an unchanged specification is not read again. ``stale`` says
@@ -66,6 +47,9 @@ class Listing:
     stamp: str | None = None
     trust: Trust | None = None
     modified: datetime | None = None
+    traits: Traits = UNKNOWN_TRAITS
+    nsfw: bool | None = None
+    has_spec: bool = True
 
 
 def is_stale(
@@ -97,8 +81,12 @@ class Hub(Protocol):
         """As in ``ModelRef.hub``."""
         ...
 
-    def list_specs(self, wanted: ListingFilter) -> Iterator[Listing]:
-        """The models with a specification that pass the filter, in a fixed order."""
+    def list_specs(self, wanted: Filters) -> Iterator[Listing]:
+        """The models with a specification that pass the filter, in a fixed order.
+
+        Those that may pass are among them: what is not in the listing, the specification tells.
+        So are those that :attr:`Listing.has_spec` says have none, though their hub counts them.
+        """
         ...
 
     def fetch_spec(self, ref: ModelRef) -> Path:

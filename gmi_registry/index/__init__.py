@@ -1,10 +1,10 @@
 """Many specifications in one catalogue that can be ranked against a query."""
 
+from gmi_registry.filters import Filters
 from gmi_registry.index.cache import CacheUse, SpecCache
 from gmi_registry.index.catalogue import SpecIndex
 from gmi_registry.index.comparison import answer
 from gmi_registry.index.entry import IndexEntry
-from gmi_registry.index.filters import Filters
 from gmi_registry.index.image_question import ImageQuestion, Wording
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey

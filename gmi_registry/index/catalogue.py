@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Set
 from dataclasses import replace
 
 from gmi_registry.errors import GmiError, RateLimitError
+from gmi_registry.filters import Filters
 from gmi_registry.index.cache import SpecCache
 from gmi_registry.index.comparison import answer
 from gmi_registry.index.crew import in_order
 from gmi_registry.index.entry import IndexEntry
-from gmi_registry.index.filters import Filters
 from gmi_registry.index.group import Group
 from gmi_registry.index.image_question import ImageQuestion
 from gmi_registry.index.indexed import IndexedSpec
@@ -150,7 +150,7 @@ class SpecIndex:
         """The models that pass, by groups in the order in which their first models came in."""
         passed: dict[ComparabilityKey, set[ModelRef]] = defaultdict(set)
         for ref, entry in self._entries.items():
-            if ref != leave_out and filters.match(entry, self.standing(str(ref))):
+            if ref != leave_out and filters.admits(entry.traits(self.standing(str(ref)))):
                 passed[entry.key].add(entry.model)
         return [_selection(self._groups[key].stack, models) for key, models in passed.items()]
 
@@ -176,6 +176,8 @@ class SpecIndex:
             entry = replace(entry, model=source.model)
         if source.downloads is not None:
             entry = replace(entry, downloads=source.downloads)
+        if source.nsfw is not None:
+            entry = replace(entry, nsfw=source.nsfw)
         self._put(replace(indexed, entry=entry))
         self._standing[str(entry.model.identity)] = source.standing
 

@@ -6,7 +6,9 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from gmi_registry.filters import Traits
 from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.index.standing import UNKNOWN, Standing
 from gmi_registry.spec import ModelRef, Spec
 
 __all__ = ["IndexEntry"]
@@ -56,6 +58,18 @@ class IndexEntry:
             prompt_set=default.name,
             prompts=default.prompts,
             key=ComparabilityKey.of(manifest),
+        )
+
+    def traits(self, standing: Standing = UNKNOWN) -> Traits:
+        """What filters look at, of the model of which a hub says ``standing``."""
+        return Traits.of(
+            self.model.hub,
+            tags=self.tags,
+            base_model=self.base_model,
+            kind=self.kind,
+            nsfw=self.nsfw,
+            hub_tags=standing.tags,
+            stale=standing.stale,
         )
 
     def to_json(self) -> bytes:

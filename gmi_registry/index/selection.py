@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gmi_registry.filters import Filters
 from gmi_registry.index.entry import IndexEntry
-from gmi_registry.index.filters import Filters
 from gmi_registry.index.result import SkippedSpec
 from gmi_registry.index.stack import Stack
 from gmi_registry.index.standing import Standing

@@ -18,8 +18,8 @@ class SpecSource:
     ``load`` reads it, and is not called where the cache already has it. For that the source names
     either ``digest``, the SHA-256 of ``spec.json``, or a ``stamp``: any text that changes whenever
     the two files do, such as hub, id and revision, or path, sizes and modification times. With
-    neither, the specification is read each time. ``downloads`` replaces the manifest's number;
-    ``standing`` is what the hub says of the specification.
+    neither, the specification is read each time. ``downloads`` and ``nsfw`` replace what the
+    manifest says, unless they are None; ``standing`` is what the hub says of the specification.
     """
 
     model: ModelRef
@@ -27,4 +27,5 @@ class SpecSource:
     digest: str | None = None
     stamp: str | None = None
     downloads: int | None = None
+    nsfw: bool | None = None
     standing: Standing = UNKNOWN

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gmi_registry.errors import GmiError, InputError, OfflineError, RateLimitError
-from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter
+from gmi_registry.filters import Filters, Traits
+from gmi_registry.hubs.protocol import Hub, Listing
 from gmi_registry.index.crew import in_order
 from gmi_registry.place import find_model
 from gmi_registry.regeneration.address import hub_text
@@ -102,20 +103,22 @@ def make_plan(
     """
     survey = Survey(hub)
     named = [Listing(_current(find_model(text, hub)), ()) for text in repos]
-    listings = named or list(hub.list_specs(ListingFilter(tags=tuple(tags), nsfw=True)))
+    wanted = Filters() if named else Filters(tags=tuple(tags))
+    listings = named or list(hub.list_specs(wanted))
     if since is not None:
         moment = since if since.tzinfo is not None else since.replace(tzinfo=UTC)
         listings = [it for it in listings if survey.is_newer(it, moment)]
     found: dict[ModelRef, PlannedModel] = {}
     progress(0, len(listings))
 
-    def look(listing: Listing) -> PlannedModel:
-        return _planned(survey, listing, strict=bool(named))
+    def look(listing: Listing) -> PlannedModel | None:
+        return _planned(survey, listing, wanted, strict=bool(named))
 
     # A folder's hub reads and hashes, which goes no faster by many.
     models = in_order(look, listings, 1 if hub.name == "local" else workers)
     for done, model in enumerate(models, 1):
-        found.setdefault(model.ref, _recalled(model, ledger, retry=retry))
+        if model is not None:
+            found.setdefault(model.ref, _recalled(model, ledger, retry=retry))
         progress(done, len(listings))
     ordered = sorted(found.values(), key=lambda it: str(it.ref))
     return RegenerationPlan(hub_text(hub), tuple(ordered))
@@ -130,20 +133,35 @@ def _current(ref: ModelRef) -> ModelRef:
     return ref
 
 
-def _planned(survey: Survey, listing: Listing, *, strict: bool) -> PlannedModel:
+def _planned(
+    survey: Survey, listing: Listing, wanted: Filters, *, strict: bool
+) -> PlannedModel | None:
+    """None where the specification tells that the model does not pass, as a listing could not."""
     to_registry = survey.hub.name == "hf" and listing.trust in ("verified", "self-published")
     # A listing pins a commit, which a folder's hub does not keep, and an entry of the registry
     # the weights that it describes.
     place = listing.ref if survey.hub.name != "local" else listing.ref.identity
     ref = place.identity if to_registry else place
     try:
-        verdict = judge(survey, ref, place=place)
+        verdict = judge(survey, ref, place=place, listed=listing.has_spec)
     except (RateLimitError, OfflineError):
         raise
     except GmiError as error:
         if strict:
             raise
         verdict = Verdict("set aside", error.message, "")
+    if verdict.manifest is not None:
+        described = verdict.manifest.model
+        traits = Traits.of(
+            ref.hub,
+            tags=described.tags,
+            base_model=described.base_model,
+            kind=described.kind,
+            nsfw=described.nsfw if listing.nsfw is None else listing.nsfw,
+            hub_tags=listing.tags,
+        )
+        if not wanted.admits(traits):
+            return None
     return PlannedModel(
         ref=_of_file(ref.identity, verdict.file),
         state=verdict.state,

@@ -8,7 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 from gmi_registry.errors import InputError
-from gmi_registry.hubs.protocol import Hub, ListingFilter
+from gmi_registry.filters import Filters
+from gmi_registry.hubs.protocol import Hub
 from gmi_registry.indexing import index_hubs
 from gmi_registry.regeneration.executor import Executor, Options, SequentialExecutor
 from gmi_registry.regeneration.ledger import Ledger
@@ -84,6 +85,6 @@ class Round:
         """
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is no folder", hint="name one: gmi regenerate --index DIR")
-        wanted = ListingFilter(tags=self._tags, nsfw=True)
+        wanted = Filters(tags=self._tags)
         done = index_hubs(folder, [self.hub], cache_dir=cache_dir, wanted=wanted)
         return replace(summary, index=done)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from gmi_registry.errors import AuthError, InputError, SpecNotFoundError
+from gmi_registry.errors import (
+    AuthError,
+    HubError,
+    InputError,
+    RateLimitError,
+    SpecNotFoundError,
+)
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.hubs.protocol import Hub, KnowsWeights, Listing
 from gmi_registry.model import Kind, ModelCard, ModelFiles
@@ -46,7 +53,9 @@ class Survey:
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
-        self._bases: dict[str, tuple[ModelFiles, Digests | None] | None] = {}
+        self._bases: dict[str, tuple[ModelFiles, Digests | None] | HubError | None] = {}
+        # One at a time, so that nobody asks for what another is about to learn.
+        self._asking = threading.RLock()
 
     def today(self, ref: ModelRef, kind: Kind | None) -> Today:
         """The model at the revision of ``ref``, or as it is now where that has none.
@@ -92,8 +101,24 @@ class Survey:
         if name in above or len(above) >= _LONGEST_CHAIN:
             return None
         if name not in self._bases:
-            self._bases[name] = self._found_base(name, above)
-        return self._bases[name]
+            with self._asking:
+                if name not in self._bases:
+                    self._bases[name] = self._outcome(name, above)
+        known = self._bases[name]
+        if isinstance(known, HubError):
+            raise known
+        return known
+
+    def _outcome(
+        self, name: str, above: tuple[str, ...]
+    ) -> tuple[ModelFiles, Digests | None] | HubError | None:
+        """What :meth:`_found_base` gives, or raises: the next model is told the same."""
+        try:
+            return self._found_base(name, above)
+        except RateLimitError:
+            raise
+        except HubError as error:
+            return error
 
     def _found_base(
         self, name: str, above: tuple[str, ...]

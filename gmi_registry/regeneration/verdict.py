@@ -49,12 +49,17 @@ class Verdict:
 
 
 def judge(
-    survey: Survey, ref: ModelRef, *, place: ModelRef | None = None, shelf: SpecStore | None = None
+    survey: Survey,
+    ref: ModelRef,
+    *,
+    place: ModelRef | None = None,
+    shelf: SpecStore | None = None,
+    listed: bool = True,
 ) -> Verdict:
     """Compare the specification of ``ref`` with what its hub has of the model.
 
     ``place`` is under which reference the specification is fetched (None: ``ref``), from ``shelf``
-    (None: the hub). Compared are the digests of the weights, the base model's too, the format's
+    (None: the hub); it is not asked for where it is not ``listed``. Compared are the digests of the weights, the base model's too, the format's
     major version, and the encoder and the default prompts that the card, or this package, names
     today. Where the hub cannot tell something, that counts as unchanged. No weights are read,
     except by a folder's hub, which hashes each file once.
@@ -62,7 +67,9 @@ def judge(
     Raises what the hub raises, SpecNotFoundError for a model that is not there.
     """
     hub: Hub | SpecStore = survey.hub if shelf is None else shelf
-    state, reason, spec = _read(hub, place or ref, ref, follow_links=makes_links(survey.hub))
+    state, reason, spec = _MISSING
+    if listed:
+        state, reason, spec = _read(hub, place or ref, ref, follow_links=makes_links(survey.hub))
     manifest = None if spec is None else spec.manifest
     today = survey.today(ref, None if manifest is None else manifest.model.kind)
     try:
@@ -83,6 +90,9 @@ def judge(
     return Verdict("fresh", reason, key, spec.digest, manifest, encoder, file)
 
 
+_MISSING: tuple[State, str, Spec | None] = "missing", "it has no specification", None
+
+
 def _read(
     hub: Hub | SpecStore, place: ModelRef, ref: ModelRef, *, follow_links: bool
 ) -> tuple[State, str, Spec | None]:
@@ -91,7 +101,7 @@ def _read(
         parent = folder.parent if folder.name == SPEC_DIR else folder
         spec = read_spec(parent, expected=ref.repository, follow_links=follow_links)
     except SpecNotFoundError:
-        return "missing", "it has no specification", None
+        return _MISSING
     except UnsupportedVersionError as error:
         # An old program must not replace what it cannot read.
         return "set aside", f"{error.message} ({error.hint})", None

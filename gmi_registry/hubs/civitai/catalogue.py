@@ -9,7 +9,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,7 +23,7 @@ from gmi_registry.spec import ModelRef
 __all__ = ["Catalogue"]
 
 _LIMIT = 512 * 1024 * 1024
-_VERSION = 1
+_VERSION = 2
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +33,6 @@ class _Entry(BaseModel):
 
     ref: str
     tags: list[str]
-    base_model: str
-    kind: Literal["lora", "single-file"]
     mature: bool
     weights: dict[str, str | None]
 
@@ -42,13 +40,13 @@ class _Entry(BaseModel):
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    version: Literal[1]
+    version: Literal[2]
     listed: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     versions: list[_Entry]
 
 
 class Catalogue:
-    """All listings of one endpoint, merged, in the file ``place``; deleting it is always safe.
+    """The last listing of one endpoint, in the file ``place``; deleting it is always safe.
 
     It is replaced whole. What cannot be read counts as empty, and where it cannot be written
     nothing is remembered.
@@ -74,21 +72,16 @@ class Catalogue:
                     ListedVersion(
                         ModelRef.parse(entry.ref),
                         tuple(entry.tags),
-                        entry.base_model,
-                        entry.kind,
                         entry.mature,
                         entry.weights,
                     )
                 )
         return found
 
-    def merge(
-        self, fresh: Iterable[ListedVersion], covers: Callable[[ListedVersion], bool]
-    ) -> None:
-        """Keep a complete listing; a version that it ``covers`` and does not hold is gone."""
+    def keep(self, listed: Iterable[ListedVersion]) -> None:
+        """Keep a complete listing in place of the one before."""
         with self._lock:
-            kept = {item.ref: item for item in self.versions() if not covers(item)}
-            kept.update((item.ref, item) for item in fresh)
+            kept = {item.ref: item for item in listed}
             document = {
                 "version": _VERSION,
                 "listed": time.time(),

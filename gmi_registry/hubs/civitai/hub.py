@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -11,25 +12,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
-from gmi_registry.errors import HubError, UnsupportedOperationError
+from gmi_registry.errors import HubError, RateLimitError, UnsupportedOperationError
+from gmi_registry.filters import Filters, Traits
 from gmi_registry.hubs.civitai.bar import OnProgress
 from gmi_registry.hubs.civitai.bases import base_named
 from gmi_registry.hubs.civitai.catalogue import Catalogue
 from gmi_registry.hubs.civitai.client import CivitaiClient
 from gmi_registry.hubs.civitai.download import Downloads
-from gmi_registry.hubs.civitai.listing import ListedVersion, admits, list_versions
+from gmi_registry.hubs.civitai.listing import ListedVersion, list_versions
 from gmi_registry.hubs.civitai.models import Models
 from gmi_registry.hubs.civitai.reference import find_civitai, named_model, newest_version
 from gmi_registry.hubs.civitai.snippet import description_snippet
 from gmi_registry.hubs.civitai.traffic import CivitaiTraffic, HasTraffic, OnWait
 from gmi_registry.hubs.civitai.weights import AIR_TYPES
 from gmi_registry.hubs.digest import FileDigests
-from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter, SpecStore, is_stale
+from gmi_registry.hubs.protocol import Hub, Listing, SpecStore, is_stale
 from gmi_registry.hubs.upload import read_upload
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef
 
 __all__ = ["CivitaiHub"]
+
+_log = logging.getLogger(__name__)
 
 _ON = frozenset({"1", "ON", "YES", "TRUE"})
 
@@ -147,26 +151,32 @@ class CivitaiHub:
             return self._described(named)
         return find_civitai(text, self.client, digests=self._digests)
 
-    def list_specs(self, wanted: ListingFilter) -> Iterator[Listing]:
+    def list_specs(self, wanted: Filters) -> Iterator[Listing]:
         """The versions with a specification that pass the filter, in the order of the store.
 
-        Without tags they are all that the store lists, unfiltered: their manifests tell the rest.
-        With tags Civitai is asked which versions carry them now, and its tags replace the
-        manifest's; what is rated above PG is left out unless ``wanted.nsfw``. Offline the listings
-        before are asked instead.
+        Civitai is asked which tags and which rating each has now, one request for every hundred
+        models; offline the listing before says it. They go before what the manifest says, which
+        tells the rest, and alone counts for a version that Civitai does not list. Where Civitai
+        cannot be asked, that is so of all, with a warning in the log. Raises RateLimitError, and
+        what the store raises.
         """
         listings = list(self._store.listings("civitai"))
-        if not wanted.tags:
-            return (self._addressed(listing) for listing in listings)
-        listed = {item.ref: item for item in self._listed(wanted, listings)}
+        listed = self._listed(listings)
         found = []
         for listing in listings:
             item = listed.get(listing.ref)
             if item is not None:
-                found.append(self._addressed(replace(listing, tags=item.tags)))
+                listing = replace(
+                    listing,
+                    tags=item.tags,
+                    nsfw=item.mature,
+                    traits=Traits.listed("civitai", item.tags, item.mature),
+                )
                 if item.weights:
                     with self._lock:
                         self._weights[item.ref] = item.weights
+            if wanted.admits(listing.traits):
+                found.append(self._addressed(listing))
         return iter(found)
 
     def fetch_spec(self, ref: ModelRef) -> Path:
@@ -252,15 +262,24 @@ class CivitaiHub:
             air = ref.air(ecosystem, AIR_TYPES.get(model.type.casefold(), "other"))
         return description_snippet(ref, spec_digest, where, air=air)
 
-    def _listed(self, wanted: ListingFilter, listings: list[Listing]) -> list[ListedVersion]:
+    def _listed(self, listings: list[Listing]) -> dict[ModelRef, ListedVersion]:
         if self.offline:
-            return [item for item in self._catalogue.versions() if admits(wanted, item)]
+            return {item.ref: item for item in self._catalogue.versions()}
         described = {listing.ref for listing in listings if listing.ref.revision is not None}
         among = sorted({ref.id for ref in described}, key=int)
-        found = list_versions(self.client, wanted, among=among)
+        try:
+            found = list_versions(self.client, among)
+        except RateLimitError:
+            raise
+        except HubError as error:
+            _log.warning(
+                "tags and ratings are those of the day when models were described: %s",
+                error.message,
+            )
+            return {}
         mine = [item for item in found if item.ref in described]
-        self._catalogue.merge(mine, lambda item: admits(wanted, item))
-        return mine
+        self._catalogue.keep(mine)
+        return {item.ref: item for item in mine}
 
     def _addressed(self, listing: Listing) -> Listing:
         return replace(listing, url=self.client.page_of(listing.ref))

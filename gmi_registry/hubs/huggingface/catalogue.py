@@ -10,11 +10,12 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from gmi_registry.filters import plain_tags
 from gmi_registry.hubs.huggingface.download import COMMIT
 
 __all__ = ["Catalogue", "Entry"]
@@ -31,18 +32,18 @@ _log = logging.getLogger(__name__)
 class Entry:
     """One model of a listing.
 
-    ``commits`` are full shas, the newest first; ``pipeline`` says whether it is a diffusers folder,
-    None where the hub named no files; ``seen`` is when it was listed last, in seconds since 1970.
+    ``commits`` are full shas, the newest first; ``seen`` is when it was listed last, in seconds
+    since 1970; ``has_spec`` is as in :class:`~gmi_registry.hubs.protocol.Listing`.
     """
 
     id: str
     commits: tuple[str, ...]
     tags: tuple[str, ...]
-    pipeline: bool | None
     gated: bool
     downloads: int | None
     modified: str | None
     seen: float
+    has_spec: bool = True
 
     @property
     def sha(self) -> str:
@@ -50,8 +51,11 @@ class Entry:
         return self.commits[0]
 
 
+_FIELDS = tuple(field.name for field in fields(Entry))
+
+
 class Catalogue:
-    """All listings of one hub, merged, in ``directory``; nothing there is needed for long.
+    """The last listing of one hub, in ``directory``; nothing there is needed for long.
 
     Files are replaced whole, so that a reader, or a crash, finds the old one or the new one. What
     cannot be read counts as empty, and where nothing can be written nothing is remembered.
@@ -73,11 +77,10 @@ class Catalogue:
         found = (_entry(value) for value in models) if isinstance(models, list) else ()
         return sorted((entry for entry in found if entry is not None), key=lambda entry: entry.id)
 
-    def merge(self, listed: Iterable[Entry], covers: Callable[[Entry], bool]) -> list[Entry]:
+    def keep(self, listed: Iterable[Entry]) -> list[Entry]:
         """Keep a complete listing, and return it with the older commits that were known before.
 
-        A model that the listing ``covers`` but does not hold is gone from the hub, or has lost the
-        tag, and is dropped.
+        A model that it does not hold is gone from the hub, or has lost the tag, and is dropped.
         """
         with self._lock:
             known = {entry.id: entry for entry in self.entries()}
@@ -87,12 +90,10 @@ class Catalogue:
                 older = () if before is None else before.commits
                 commits = tuple(dict.fromkeys((*entry.commits, *older)))[:_COMMITS]
                 fresh.append(replace(entry, commits=commits))
-            kept = {name: entry for name, entry in known.items() if not covers(entry)}
-            kept.update((entry.id, entry) for entry in fresh)
             document = {
                 "format": {"name": "gmi-catalogue", "version": _VERSION},
                 "listed": time.time(),
-                "models": [asdict(kept[name]) for name in sorted(kept)],
+                "models": [asdict(entry) for entry in sorted(fresh, key=lambda entry: entry.id)],
             }
             _write(self.directory / "catalogue.json", document)
         return fresh
@@ -125,7 +126,10 @@ class Catalogue:
 
 def _entry(value: Any) -> Entry | None:
     try:
-        entry = Entry(**value | {"commits": tuple(value["commits"]), "tags": tuple(value["tags"])})
+        # Files of another version of this program may say more, or less.
+        told = {name: value[name] for name in _FIELDS if name in value}
+        lists = {"commits": tuple(value["commits"]), "tags": plain_tags(value["tags"])}
+        entry = Entry(**told | lists)
         usable = all(COMMIT.fullmatch(commit) for commit in entry.commits) and entry.commits
     except (TypeError, KeyError):
         return None

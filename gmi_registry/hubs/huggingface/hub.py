@@ -18,16 +18,17 @@ from gmi_registry.errors import (
     SpecNotFoundError,
     UnsupportedOperationError,
 )
+from gmi_registry.filters import Filters, Traits
 from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
 from gmi_registry.hubs.digest import FileDigests
 from gmi_registry.hubs.huggingface.catalogue import Catalogue
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
 from gmi_registry.hubs.huggingface.errors import Asked, explained, offline_error
-from gmi_registry.hubs.huggingface.listing import admits, covers, list_entries, server_tags
+from gmi_registry.hubs.huggingface.listing import list_entries
 from gmi_registry.hubs.huggingface.models import Models, weight_files
 from gmi_registry.hubs.huggingface.shelf import MANIFEST, TENSORS, Shelf
 from gmi_registry.hubs.huggingface.traffic import OnWait, Traffic
-from gmi_registry.hubs.protocol import Listing, ListingFilter
+from gmi_registry.hubs.protocol import Listing
 from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.spec import PREVIEW_NAME, SIGNATURE_NAME, SPEC_DIR, ModelRef
 from gmi_registry.spec.files import PREVIEW_LIMIT, SIGNATURE_LIMIT
@@ -120,25 +121,24 @@ class HuggingFaceHub:
         listed = self._catalogue.listed
         return None if listed is None else max(0.0, time.time() - listed)
 
-    def list_specs(self, wanted: ListingFilter) -> Iterator[Listing]:
+    def list_specs(self, wanted: Filters) -> Iterator[Listing]:
         """The models tagged ``gmi-spec`` that pass the filter, by id, each at its current commit.
 
-        Tags, and a base model given by its full name, are the hub's to filter, which knows them in
-        the spelling of the model card only. What a tag does not tell, such as the kind of a LoRA,
-        passes here and is for the manifest. The whole listing is read before the first model is
-        given, and kept; offline the kept ones are given, at the newest commit whose two files are
-        on this disk. ``spec_digest`` is set where they are, ``stale`` where :meth:`weight_digests`
-        was asked at that commit before.
+        All of them are listed, and the filter is applied here. What a tag does not tell, such as
+        the kind, passes and is for the manifest. The whole listing is read before the first
+        model is given, and kept; offline the kept one is given, at the newest commits whose two
+        files are on this disk. ``has_spec`` is told from the names of the files, ``spec_digest`` is
+        set where they are here, ``stale`` where :meth:`weight_digests` was asked at that commit
+        before.
         """
         if self.offline:
             here = map(self._shelf.on_disk, self._catalogue.entries())
             entries = [entry for entry in here if entry is not None]
         else:
             self.traffic.open()
-            tags = server_tags(wanted)
-            listed = list_entries(self._api, self._asked, tags)
-            entries = self._catalogue.merge(listed, lambda entry: covers(tags, entry))
-        return (self._shelf.listing(entry) for entry in entries if admits(wanted, entry))
+            entries = self._catalogue.keep(list_entries(self._api, self._asked))
+        passing = (it for it in entries if wanted.admits(Traits.listed("hf", it.tags)))
+        return map(self._shelf.listing, passing)
 
     def fetch_spec(self, ref: ModelRef) -> Path:
         """The folder ``gmi`` in huggingface_hub's cache, with the two files at one commit.

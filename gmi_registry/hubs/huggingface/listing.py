@@ -4,53 +4,47 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from huggingface_hub import HfApi
 
 from gmi_registry.errors import HubError, InputError
+from gmi_registry.filters import plain_tags
+from gmi_registry.hubs.card import CARD_NAME
 from gmi_registry.hubs.huggingface.catalogue import Entry
 from gmi_registry.hubs.huggingface.download import COMMIT
 from gmi_registry.hubs.huggingface.errors import Asked, explained
-from gmi_registry.hubs.protocol import ListingFilter
-from gmi_registry.spec import ModelRef
-from gmi_registry.spec.fields import unprintable
+from gmi_registry.spec import SPEC_DIR, ModelRef
 
-__all__ = ["SPEC_TAG", "admits", "covers", "list_entries", "server_tags"]
+__all__ = ["SPEC_TAG", "list_entries"]
 
 SPEC_TAG = "gmi-spec"
 """The tag in a model card by which a model with a specification is found."""
 
-_BASE = "base_model:"
 _INDEX = "model_index.json"
-_LONGEST_TAG = 200
-_MOST_TAGS = 500
+_WEIGHTS = ".safetensors"
+# A list of files that is as long as this may go on where it ends.
+_LONG_LIST = 1_000
 # The same models again and again: a listing whose pages lead back into themselves.
 _MOST_REPEATS = 10_000
 
 _log = logging.getLogger(__name__)
 
 
-def server_tags(wanted: ListingFilter) -> list[str]:
-    """The part of a filter that the hub itself can apply: tags, and a base model's full name."""
-    tags = [SPEC_TAG, *wanted.tags]
-    if wanted.base_model is not None and "/" in wanted.base_model:
-        tags.append(_BASE + wanted.base_model)
-    return list(dict.fromkeys(tags))
+def list_entries(api: HfApi, asked: Asked) -> list[Entry]:
+    """Every model with :data:`SPEC_TAG`, sorted by id, each at the commit it has now.
 
-
-def list_entries(api: HfApi, asked: Asked, tags: list[str]) -> list[Entry]:
-    """Every model with all of ``tags``, sorted by id, each at the commit it has now.
-
-    One request a page. What the hub says of a model is checked; a model whose name or commit makes
-    no sense is left out with a warning in the log. Raises every error of the hub.
+    One request a page. By no other tag is the hub asked to filter: it knows each in the spelling of
+    the card alone, and would keep back models that pass. What it says of a model is checked; a
+    model whose name or commit makes no sense is left out with a warning in the log. Raises every
+    error of the hub.
     """
     found: dict[str, Entry] = {}
     repeats = 0
     with explained(asked):
         for info in api.list_models(
-            filter=tags,
+            filter=[SPEC_TAG],
             expand=["sha", "siblings", "tags", "lastModified", "gated", "downloads"],
         ):
             entry = _entry(info)
@@ -66,24 +60,6 @@ def list_entries(api: HfApi, asked: Asked, tags: list[str]) -> list[Entry]:
     return [found[name] for name in sorted(found)]
 
 
-def admits(wanted: ListingFilter, entry: Entry) -> bool:
-    """Whether a listed model passes, as far as its tags and files tell; its manifest says more."""
-    kind = wanted.kind
-    if entry.pipeline:
-        # Of the others a LoRA and a single file look alike from here: their manifests decide.
-        kind = "checkpoint"
-    base = wanted.base_model
-    if base is not None and "/" in base:
-        tags = {tag.casefold() for tag in entry.tags}
-        base = base if (_BASE + base).casefold() in tags else None
-    return wanted.admits(entry.tags, base, kind)
-
-
-def covers(tags: list[str], entry: Entry) -> bool:
-    """Whether a listing by ``tags`` would have held this model, were it still as it was."""
-    return set(tags) - {SPEC_TAG} <= set(entry.tags)
-
-
 def _entry(info: Any) -> Entry | None:
     try:
         ModelRef("hf", info.id)
@@ -93,23 +69,36 @@ def _entry(info: Any) -> Entry | None:
     if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
         _log.warning("hf:%s is listed without a commit, and is passed over", info.id)
         return None
-    names = None if info.siblings is None else {item.rfilename for item in info.siblings}
     downloads = info.downloads
     return Entry(
         id=info.id,
         commits=(info.sha,),
-        tags=tuple(_tags(info.tags)),
-        pipeline=None if names is None else _INDEX in names,
+        tags=plain_tags(info.tags),
         gated=info.gated not in (None, False),
         downloads=downloads if type(downloads) is int and 0 <= downloads < 2**53 else None,
         modified=None if info.last_modified is None else info.last_modified.isoformat(),
         seen=time.time(),
+        has_spec=not _lacks_spec(info.siblings, info.tags or ()),
     )
 
 
-def _tags(tags: Any) -> Iterator[str]:
-    if not isinstance(tags, list):
-        return
-    for tag in tags[:_MOST_TAGS]:
-        if isinstance(tag, str) and 0 < len(tag) <= _LONGEST_TAG and not unprintable(tag):
-            yield tag
+def _lacks_spec(siblings: Any, tags: Iterable[Any]) -> bool:
+    """Whether a model holds no specification, as far as its list of files can be believed.
+
+    Only a list that looks whole is: one that has the card, from which the tag comes by which the
+    model was found, and the files from which the hub derived its own tags, and that is not so long
+    that a hub may have cut it off. Of any other model the files are asked for.
+    """
+    if not isinstance(siblings, list):
+        return False
+    names = {getattr(item, "rfilename", None) for item in siblings}
+    if any(not isinstance(name, str) or name.startswith(f"{SPEC_DIR}/") for name in names):
+        # With some of its files it is half done, or cut off; whoever asks is told what is missing.
+        return False
+    whole = CARD_NAME in names and len(siblings) < _LONG_LIST
+    for tag in tags:
+        if tag == "safetensors":
+            whole = whole and any(str(name).endswith(_WEIGHTS) for name in names)
+        elif isinstance(tag, str) and tag.startswith("diffusers:"):
+            whole = whole and _INDEX in names
+    return whole

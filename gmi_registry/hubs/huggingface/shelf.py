@@ -7,6 +7,7 @@ import hashlib
 import json
 from datetime import UTC, datetime
 
+from gmi_registry.filters import Traits
 from gmi_registry.hubs.huggingface.catalogue import Catalogue, Entry
 from gmi_registry.hubs.huggingface.download import Downloads
 from gmi_registry.hubs.protocol import Listing, is_stale
@@ -31,7 +32,10 @@ class Shelf:
         self._catalogue = catalogue
 
     def on_disk(self, entry: Entry) -> Entry | None:
-        """The entry at its newest commit of which both files are here; None where there is none."""
+        """The entry at its newest commit of which both files are here; None where there is none, or
+        the hub says that the model has none any more."""
+        if not entry.has_spec:
+            return None
         for position, sha in enumerate(entry.commits):
             if all(self._downloads.cached(entry.id, path, sha) for path in (MANIFEST, TENSORS)):
                 return dataclasses.replace(entry, commits=entry.commits[position:])
@@ -55,6 +59,8 @@ class Shelf:
             url=f"{self._endpoint}/{entry.id}",
             stale=stale,
             modified=_time(entry.modified),
+            traits=Traits.listed("hf", entry.tags),
+            has_spec=entry.has_spec,
         )
 
 

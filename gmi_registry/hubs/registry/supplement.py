@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from gmi_registry.errors import GmiError
+from gmi_registry.filters import Filters
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.huggingface.traffic import Traffic
-from gmi_registry.hubs.protocol import Listing, ListingFilter
+from gmi_registry.hubs.protocol import Listing
 from gmi_registry.hubs.registry.registry import Registry
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef, read_manifest
@@ -77,19 +78,25 @@ class SupplementedHub:
     ) -> None:
         self.close()
 
-    def list_specs(self, wanted: ListingFilter) -> Iterator[Listing]:
+    def list_specs(self, wanted: Filters) -> Iterator[Listing]:
         """The hub's listing, then what the registry has of other models.
 
-        Tags of the latter are in their manifests, which decide. Of several entries of a model the
-        one is listed whose weights it has today, and the last where nobody knows.
+        Tags of the latter are in their manifests, which decide. A model that has a specification of
+        its own is none of them, whether or not it passes. Of several entries of a model the one is
+        listed whose weights it has today, and the last where nobody knows.
         """
-        own = [replace(listing, trust="owner") for listing in self.hub.list_specs(wanted)]
-        described = {listing.ref.repository for listing in own}
+        own = [replace(listing, trust="owner") for listing in self.hub.list_specs(Filters())]
+        described = {listing.ref.repository for listing in own if listing.has_spec}
         others: dict[ModelRef, list[Listing]] = {}
         for listing in self._listed():
             if listing.ref.repository not in described:
                 others.setdefault(listing.ref.repository, []).append(listing)
-        return chain(own, (self._current(each) for each in others.values()))
+        passing = [
+            listing
+            for listing in own
+            if listing.ref.repository not in others and wanted.admits(listing.traits)
+        ]
+        return chain(passing, (self._current(each) for each in others.values()))
 
     def fetch_spec(self, ref: ModelRef) -> Path:
         """Beside the model, or out of the registry where ``ref`` is one of its entries."""

@@ -16,7 +16,7 @@ from gmi_registry.errors import (
     SpecFormatError,
     SpecNotFoundError,
 )
-from gmi_registry.index.filters import Filters
+from gmi_registry.filters import Filters
 from gmi_registry.index.image_question import ImageQuestion
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.question import Question

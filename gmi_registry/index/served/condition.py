@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
-from gmi_registry.index.filters import Filters
-from gmi_registry.model import Kind, is_kind
+from gmi_registry.filters import Clause, Filters
 from gmi_registry.spec.reference import HubName
 
 if TYPE_CHECKING:
-    from qdrant_client.models import Filter
+    from qdrant_client.models import Condition, Filter
 
 __all__ = ["condition"]
 
@@ -20,34 +19,31 @@ def condition(filters: Filters, hub: HubName | None) -> Filter | None:
     :data:`~gmi_registry.index.served.row.FILTERED`."""
     from qdrant_client import models
 
-    def equals(field: str, value: str) -> models.FieldCondition:
-        return models.FieldCondition(key=field, match=models.MatchValue(value=value))
-
-    wanted: list[models.Condition] = [equals("folded.tags", tag.casefold()) for tag in filters.tags]
-    refused: list[models.Condition] = [
-        equals("folded.tags", tag.casefold()) for tag in filters.not_tags
-    ]
-    if filters.base_model is not None:
-        wanted.append(equals("folded.base_model", filters.base_model.casefold()))
-    if filters.kind is not None:
-        kinds = {
-            filters.kind.casefold(),
-            *(it for it in get_args(Kind) if is_kind(filters.kind, it)),
-        }
-        any_of = models.MatchAny(any=sorted(kinds))
-        wanted.append(models.FieldCondition(key="folded.kind", match=any_of))
-    if filters.fresh_only:
-        refused.append(equals("folded.marks", "stale"))
-    if not filters.nsfw:
-        # Of Civitai alone, which rates them.
-        refused.append(
-            models.Filter(must=[equals("hub", "civitai"), equals("folded.marks", "nsfw")])
-        )
+    wanted = [_condition(clause) for clause in filters.clauses if clause.wanted]
+    refused = [_condition(clause) for clause in filters.clauses if not clause.wanted]
     if hub is not None:
-        wanted.append(equals("hub", hub))
+        wanted.append(_any_of("hub", (hub,)))
     elif not (wanted or refused):
         return None
     else:
-        anywhere = models.MatchAny(any=[*get_args(HubName)])
-        wanted.append(models.FieldCondition(key="hub", match=anywhere))
+        wanted.append(_any_of("hub", get_args(HubName)))
     return models.Filter(must=wanted, must_not=refused)
+
+
+def _condition(clause: Clause) -> Condition:
+    from qdrant_client import models
+
+    if clause.words == ("mature",) and clause.field == "mark":
+        # A point says of every model what its specification does; Civitai alone rates.
+        return models.Filter(
+            must=[_any_of("hub", ("civitai",)), _any_of("folded.marks", ("nsfw",))]
+        )
+    name = {"tag": "tags", "base_model": "base_model", "kind": "kind", "mark": "marks"}
+    return _any_of(f"folded.{name[clause.field]}", clause.words)
+
+
+def _any_of(field: str, words: tuple[str, ...]) -> Condition:
+    from qdrant_client import models
+
+    match = models.MatchValue(value=words[0]) if len(words) == 1 else models.MatchAny(any=[*words])
+    return models.FieldCondition(key=field, match=match)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from gmi_registry.errors import InputError, SpecFormatError
+from gmi_registry.filters import Traits
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.served.facts import Facts
 from gmi_registry.index.served.place import again
@@ -37,9 +38,9 @@ def _reference(text: str) -> str:
 class Row(Part):
     """The payload of one model's point. Raises pydantic's ValidationError for what it cannot be.
 
-    ``hub_tags`` are those that the hub has now. ``folded`` repeats what filters look at with letter
-    case folded, since Qdrant compares letters as they are. Everything that a stranger's server says
-    of a model passes through here before anyone sees it.
+    ``hub_tags`` are those that the hub has now. ``folded`` repeats what filters look at as
+    :func:`~gmi_registry.filters.fold` spells it, since Qdrant compares letters as they are.
+    Everything that a stranger's server says of a model passes through here before anyone sees it.
     """
 
     model: Annotated[str, StringConstraints(max_length=700), AfterValidator(_reference)]
@@ -97,14 +98,22 @@ class Row(Part):
 
     def payload(self) -> dict[str, Any]:
         """What the point carries, as plain JSON values."""
-        folded: dict[str, object] = {
-            "tags": sorted({tag.casefold() for tag in (*self.tags, *self.hub_tags)}),
-            "kind": self.kind.casefold(),
+        hub = self.reference.hub
+        traits = Traits.of(
+            hub,
+            tags=self.tags,
+            base_model=self.base_model,
+            kind=self.kind,
+            nsfw=self.nsfw,
+            hub_tags=self.hub_tags,
+        )
+        folded = {
+            "tags": sorted(traits.tags or ()),
+            "base_model": sorted(traits.base_models or ()),
+            "kind": sorted(traits.kinds or ()),
             "marks": [mark for mark in ("nsfw", "stale") if getattr(self, mark)],
         }
-        if self.base_model is not None:
-            folded["base_model"] = self.base_model.casefold()
-        return self.model_dump(mode="json") | {"hub": self.reference.hub, "folded": folded}
+        return self.model_dump(mode="json") | {"hub": hub, "folded": folded}
 
     @property
     def reference(self) -> ModelRef:

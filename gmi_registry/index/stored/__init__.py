@@ -9,10 +9,11 @@ from gmi_registry.index.stored.files import FolderFiles, IndexFiles
 from gmi_registry.index.stored.index import GroupInfo, IndexInfo, StoredIndex
 from gmi_registry.index.stored.row import Row
 from gmi_registry.index.stored.stack import StoredStack
-from gmi_registry.index.stored.update import IndexChange, update_index
+from gmi_registry.index.stored.update import Description, IndexChange, update_index
 
 __all__ = [
     "DOCUMENT_NAME",
+    "Description",
     "FolderFiles",
     "GroupInfo",
     "IndexChange",

@@ -13,7 +13,7 @@ from gmi_registry.index.eviction import StoredFile
 __all__ = ["database_path", "discard", "kept_database", "opened"]
 
 # Part of the name: a program that stores something else stores it elsewhere.
-_NAME = "stored-index-v1.sqlite"
+_NAME = "stored-index-v2.sqlite"
 _PATIENCE = 30.0
 """Seconds to wait for another process that writes."""
 
@@ -24,12 +24,11 @@ create table if not exists part (
 );
 create table if not exists row (
     id integer primary key, identity text not null, hub text not null, kind text not null,
-    base_model text, nsfw integer not null, downloads integer, stale integer not null,
+    nsfw integer not null, downloads integer, stale integer not null,
     line blob not null
 );
 create index if not exists row_identity on row (identity);
 create index if not exists row_kind on row (kind);
-create index if not exists row_base_model on row (base_model);
 create index if not exists row_stale on row (id) where stale <> 0;
 create index if not exists row_nsfw on row (hub) where nsfw <> 0;
 create table if not exists tag (

@@ -24,6 +24,7 @@ from gmi_registry.index.standing import Standing
 from gmi_registry.index.stored.database import opened
 from gmi_registry.index.stored.line import EntryLine
 from gmi_registry.index.stored.members import Member, Members
+from gmi_registry.index.stored.selection import stored_words
 from gmi_registry.spec import ModelRef
 
 __all__ = ["Ledger", "LedgerError"]
@@ -82,16 +83,16 @@ class Ledger:
             assert number is not None
             first = number << _ROW_BITS
             database.executemany(
-                "insert into row values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "insert into row values (?, ?, ?, ?, ?, ?, ?, ?)",
                 (_columns(row, *line) for row, line in enumerate(lines, first)),
             )
             # In the table's own order, which is faster.
-            tags = {
-                (tag.casefold(), row)
+            words = {
+                (word, row)
                 for row, (line, _) in enumerate(lines, first)
-                for tag in (*line.tags, *line.standing.tags)
+                for word in stored_words(line.traits)
             }
-            database.executemany("insert into tag values (?, ?)", sorted(tags))
+            database.executemany("insert into tag values (?, ?)", sorted(words))
         return number
 
     def members(self, digest: str, folder: str) -> Members | None:
@@ -278,7 +279,6 @@ def _columns(row: int, line: EntryLine, data: bytes) -> tuple[object, ...]:
         str(ref.identity),
         ref.hub,
         line.kind,
-        None if line.base_model is None else line.base_model.casefold(),
         int(line.nsfw),
         line.downloads,
         int(line.stale or False),

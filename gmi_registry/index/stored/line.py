@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from gmi_registry.errors import InputError, SpecFormatError
+from gmi_registry.filters import Traits
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.standing import Standing
 from gmi_registry.index.stored.fault import AGAIN, first_fault
@@ -68,6 +69,19 @@ class EntryLine(Part):
         """What a hub said when the row was written."""
         return Standing(self.stale, self.trust, self.stamp, self.hub_tags or ())
 
+    @property
+    def traits(self) -> Traits:
+        """What filters look at."""
+        return Traits.of(
+            self.ref.hub,
+            tags=self.tags,
+            base_model=self.base_model,
+            kind=self.kind,
+            nsfw=self.nsfw,
+            hub_tags=self.hub_tags or (),
+            stale=self.stale,
+        )
+
     @classmethod
     def of(cls, entry: IndexEntry, standing: Standing, prompt_set: str) -> EntryLine:
         """The line of a member of the group whose prompts go by the name ``prompt_set``.
@@ -91,6 +105,21 @@ class EntryLine(Part):
             stamp=standing.stamp,
             hub_tags=standing.tags or None,
         )
+
+    def described(self, model: ModelRef, standing: Standing, *, nsfw: bool) -> EntryLine:
+        """The line of the same specification with what a hub says of it now.
+
+        Raises pydantic's ValidationError for what no hub may say.
+        """
+        told = {
+            "model": str(model),
+            "nsfw": nsfw,
+            "stale": standing.stale,
+            "trust": standing.trust,
+            "stamp": standing.stamp,
+            "hub_tags": standing.tags or None,
+        }
+        return EntryLine(**dict(self) | told)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON, without the line's end."""

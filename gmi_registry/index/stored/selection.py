@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
-from typing import get_args
+from collections.abc import Collection, Iterator
 
-from gmi_registry.index.filters import Filters
-from gmi_registry.model import Kind, is_kind
+from gmi_registry.filters import Clause, Field, Filters, Traits
 
-__all__ = ["Selection"]
+__all__ = ["Selection", "stored_words"]
 
 # As one text: a tuple for each of a hundred thousand rows takes longer than to find them.
-_TAGGED = "select group_concat(row) from tag where tag = ?"
+_TAGGED = "select group_concat(row) from tag where tag in"
+_ROWS = "select group_concat(id) from row where"
+_MARKS = {"stale": "stale <> 0", "mature": "nsfw <> 0 and hub = 'civitai'"}
 
 Question = tuple[str, tuple[object, ...]]
 """SQL that gives the numbers of rows with commas between, or null, and its values."""
 
 
 class Selection:
-    """What :meth:`Filters.match` says, as sets of rows: those pass that are in all of ``required``
+    """What :meth:`Filters.admits` says, as sets of rows: those pass that are in all of ``required``
     and in none of ``excluded``. Each is answered out of one index of the database."""
 
     def __init__(
@@ -27,41 +27,41 @@ class Selection:
     ) -> None:
         self.required: list[Question] = []
         self.excluded: list[Question] = []
-        for tag in filters.tags:
-            self.required.append((_TAGGED, (_folded(tag),)))
-        for tag in filters.not_tags:
-            self.excluded.append((_TAGGED, (_folded(tag),)))
-        if filters.base_model is not None:
-            self._require("base_model = ?", _folded(filters.base_model))
-        if filters.kind is not None:
-            kinds = [kind for kind in get_args(Kind) if is_kind(filters.kind, kind)]
-            self._require(f"kind in ({', '.join('?' * len(kinds))})", *kinds)
-        if filters.fresh_only:
-            self._exclude("stale <> 0")
-        if not filters.nsfw:
-            # The other hubs do not rate.
-            self._exclude("nsfw <> 0 and hub = 'civitai'")
+        for clause in filters.clauses:
+            (self.required if clause.wanted else self.excluded).append(_question(clause))
         if among is not None:
             # One value, however many names: the number of parameters is limited.
             names = json.dumps(sorted(_stored(name) for name in among))
-            self._require("identity in (select value from json_each(?))", names)
+            self.required.append(
+                (f"{_ROWS} identity in (select value from json_each(?))", (names,))
+            )
         if not nsfw:
-            self._exclude("nsfw <> 0")
+            self.excluded.append((f"{_ROWS} nsfw <> 0", ()))
 
     @property
     def is_everything(self) -> bool:
         """Whether every row passes."""
         return not self.required and not self.excluded
 
-    def _require(self, clause: str, *values: object) -> None:
-        self.required.append((f"select group_concat(id) from row where {clause}", values))
 
-    def _exclude(self, clause: str, *values: object) -> None:
-        self.excluded.append((f"select group_concat(id) from row where {clause}", values))
+def stored_words(traits: Traits) -> Iterator[str]:
+    """What a row has in the table of tags: they, and the names of its base models."""
+    yield from traits.tags or ()
+    yield from (_word("base_model", name) for name in traits.base_models or ())
 
 
-def _folded(text: str) -> str:
-    return _stored(text.casefold())
+def _question(clause: Clause) -> Question:
+    if clause.field == "mark":
+        return f"{_ROWS} {' or '.join(f'({_MARKS[word]})' for word in clause.words)}", ()
+    places = f"({', '.join('?' * len(clause.words))})"
+    if clause.field == "kind":
+        return f"{_ROWS} kind in {places}", clause.words
+    return f"{_TAGGED} {places}", tuple(_word(clause.field, word) for word in clause.words)
+
+
+def _word(field: Field, word: str) -> str:
+    # No tag holds a line's end.
+    return word if field == "tag" else f"{field}\n{word}"
 
 
 def _stored(text: str) -> str:

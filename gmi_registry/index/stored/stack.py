@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gmi_registry.filters import Filters
 from gmi_registry.index.entry import IndexEntry
-from gmi_registry.index.filters import Filters
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.selection import as_rows
@@ -219,7 +219,7 @@ class StoredStack:
         among: Collection[str] | None = None,
         nsfw: bool = True,
     ) -> Sequence[int]:
-        """The members that pass, as :meth:`Filters.match` would have it, in order.
+        """The members that pass, as :meth:`Filters.admits` would have it, in order.
 
         ``hub`` is the one they are on; ``among`` the texts of the identities of those that may
         pass; without ``nsfw`` none that is marked so does. None means any.

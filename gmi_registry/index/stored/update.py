@@ -12,12 +12,14 @@ from pydantic import ValidationError
 from gmi_registry.errors import InputError
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.result import SkippedSpec
+from gmi_registry.index.standing import Standing
 from gmi_registry.index.stored.delivery import Delivery
 from gmi_registry.index.stored.document import DOCUMENT_NAME, IndexDocument
 from gmi_registry.index.stored.draft import GroupDraft, Line, PartDraft
 from gmi_registry.index.stored.fault import first_fault
 from gmi_registry.index.stored.files import FolderFiles
 from gmi_registry.index.stored.ledger import Ledger
+from gmi_registry.index.stored.line import LINE_LIMIT
 from gmi_registry.index.stored.lock import locked
 from gmi_registry.index.stored.record import GroupRecord, NamedPrompts
 from gmi_registry.index.stored.row import Row
@@ -26,7 +28,7 @@ from gmi_registry.index.stored.values import norm_fault
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.tensors import NORM_RANGE
 
-__all__ = ["IndexChange", "update_index"]
+__all__ = ["Description", "IndexChange", "update_index"]
 
 Progress = Callable[[int], None]
 
@@ -53,19 +55,31 @@ class IndexChange:
     written: int
 
 
+@dataclass(frozen=True)
+class Description:
+    """What a hub says of a model today, whose specification the index has: where it is, what
+    stands of it, and its rating."""
+
+    model: ModelRef
+    standing: Standing
+    nsfw: bool
+
+
 def update_index(
     folder: str | Path,
-    added: Iterable[Row],
+    added: Iterable[Row | ModelRef],
     removed: Iterable[ModelRef] = (),
+    described: Iterable[Description] = (),
     *,
     progress: Progress | None = None,
 ) -> IndexChange:
     """Bring the index in ``folder`` up to date; a folder without one becomes an index.
 
-    First ``removed`` leave, whatever their revision, then ``added`` join, at most some thousand in
-    memory at a time. A model is known by its identity: with the digest that it has already only
-    its metadata are written anew, with another one it is replaced; of two rows for one model the
-    later counts. ``progress`` is called with the number of rows taken in so far.
+    First ``removed`` leave, whatever their revision; then the metadata of ``described`` change, of
+    which the index has the rows; then ``added`` join, at most some thousand in memory at a time. A
+    reference among them leaves. A model is known by its identity: with the digest that it has
+    already only its metadata are written anew, with another one it is replaced; of two rows for one
+    model the later counts. ``progress`` is called with the number of rows taken in so far.
 
     Readers see the index as it was until all is done, and so does everybody if this is stopped at
     any point. Raises InputError where another program is writing the index, or the folder cannot
@@ -77,8 +91,13 @@ def update_index(
             work = _Update(folder, ledger)
             for model in removed:
                 work.remove(model)
+            for description in described:
+                work.describe(description)
             for done, row in enumerate(added, 1):
-                work.put(row)
+                if isinstance(row, ModelRef):
+                    work.remove(row)
+                else:
+                    work.put(row)
                 if progress is not None:
                     progress(done)
             return work.conclude()
@@ -127,6 +146,17 @@ class _Update:
             part.removed.add(row)
             self._counts.removed += 1
 
+    def describe(self, told: Description) -> None:
+        place = self._places.get(str(told.model.identity))
+        if place is None:
+            return
+        _, part, row = place
+        try:
+            line = part.lines[row][0].described(told.model, told.standing, nsfw=told.nsfw)
+            self._describe(part, row, _readable((line, line.to_bytes())))
+        except ValueError as error:
+            self._counts.refused.append(SkippedSpec(told.model, _reason(error)))
+
     def put(self, row: Row) -> None:
         entry = row.indexed.entry
         reason = _fault(row)
@@ -140,9 +170,9 @@ class _Update:
             self._refuse(row, "its prompt embeddings are not those of its group")
             return
         try:
-            line = group.line(row)
-        except ValidationError as error:
-            self._refuse(row, first_fault(error))
+            line = _readable(group.line(row))
+        except ValueError as error:
+            self._refuse(row, _reason(error))
             return
         identity = str(entry.model.identity)
         earlier = self._waiting.pop(identity, None)
@@ -222,6 +252,17 @@ class _Update:
 
     def _refuse(self, row: Row, reason: str) -> None:
         self._counts.refused.append(SkippedSpec(row.indexed.entry.model, reason))
+
+
+def _readable(line: Line) -> Line:
+    """The line itself. Raises ValueError for one that is longer than readers put up with."""
+    if len(line[1]) > LINE_LIMIT:
+        raise ValueError(f"its metadata take {len(line[1]):,} bytes, more than {LINE_LIMIT:,}")
+    return line
+
+
+def _reason(error: ValueError) -> str:
+    return first_fault(error) if isinstance(error, ValidationError) else str(error)
 
 
 def _fault(row: Row) -> str | None:

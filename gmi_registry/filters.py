@@ -23,27 +23,14 @@ from typing import Literal
 
 from gmi_registry.spec.fields import unprintable
 
-__all__ = [
-    "LONGEST_TAG",
-    "MOST_TAGS",
-    "UNKNOWN_TRAITS",
-    "Clause",
-    "Field",
-    "Filters",
-    "Traits",
-    "fold",
-    "plain_tags",
-]
+__all__ = ["UNKNOWN_TRAITS", "Clause", "Field", "Filters", "Traits", "fold", "plain_tags"]
 
 Field = Literal["tag", "base_model", "kind", "mark"]
 """What a clause looks at. Marks are ``stale``, and ``mature`` for what Civitai rates above PG."""
 
-LONGEST_TAG = 200
-"""Characters of a tag; a longer one is passed over, as no specification could hold it."""
-
-MOST_TAGS = 500
-"""Tags of one model that are looked at."""
-
+# Characters of a tag: a longer one no specification could hold.
+_LONGEST_TAG = 200
+_MOST_TAGS = 500
 # Of all tags of one model together: they travel in every index.
 _MOST_BYTES = 64 * 1024
 
@@ -71,13 +58,13 @@ def fold(text: str) -> str:
 def plain_tags(tags: object) -> tuple[str, ...]:
     """The usable ones of what a hub lists as ``tags``, in its order: each once, on one line.
 
-    Passed over is what is no text, has control characters or surrogates, or is longer than
-    :data:`LONGEST_TAG`; and all behind the first :data:`MOST_TAGS`, or 64 KiB.
+    Passed over is what is no text, has control characters or surrogates, or is longer than 200
+    characters; and all behind the first 500, or 64 KiB.
     """
     found: dict[str, None] = {}
     room = _MOST_BYTES
-    for tag in tags[:MOST_TAGS] if isinstance(tags, list | tuple) else ():
-        if not isinstance(tag, str) or len(tag) > LONGEST_TAG:
+    for tag in tags[:_MOST_TAGS] if isinstance(tags, list | tuple) else ():
+        if not isinstance(tag, str) or len(tag) > _LONGEST_TAG:
             continue
         line = " ".join(tag.split())
         if not line or unprintable(line) or line in found:

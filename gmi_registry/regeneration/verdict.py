@@ -59,10 +59,11 @@ def judge(
     """Compare the specification of ``ref`` with what its hub has of the model.
 
     ``place`` is under which reference the specification is fetched (None: ``ref``), from ``shelf``
-    (None: the hub); it is not asked for where it is not ``listed``. Compared are the digests of the weights, the base model's too, the format's
-    major version, and the encoder and the default prompts that the card, or this package, names
-    today. Where the hub cannot tell something, that counts as unchanged. No weights are read,
-    except by a folder's hub, which hashes each file once.
+    (None: the hub), which is not asked for it where it is not ``listed``. Compared are the digests
+    of the weights, the base model's too, the format's major version, and the encoder and the
+    default prompts that the card, or this package, names today. Where the hub cannot tell
+    something, that counts as unchanged. No weights are read, except by a folder's hub, which hashes
+    each file once.
 
     Raises what the hub raises, SpecNotFoundError for a model that is not there.
     """

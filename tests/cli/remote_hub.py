@@ -20,7 +20,7 @@ class Author:
         self.hub = hub
         self.encoder = ProjectionEncoder()
 
-    def spec_files(self, name, colour, weights, tags=("anime",)):
+    def spec_files(self, name, colour, weights, tags=("anime",), **described):
         """The two files for ``hf:owner/NAME``."""
         images = [picture(colour, seed) for seed in range(len(PROMPTS))]
         digest = hashlib.sha256(weights).hexdigest()
@@ -29,9 +29,9 @@ class Author:
                 hub="hf",
                 id=f"owner/{name}",
                 title=name.title(),
-                kind="lora",
                 tags=tuple(tags),
                 weights=(WeightFile(path=WEIGHTS, size=len(weights), sha256=digest),),
+                **{"kind": "lora"} | described,
             ),
             encoder=self.encoder.ref,
             prompt_sets=[PROMPTS],

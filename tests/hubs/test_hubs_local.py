@@ -121,7 +121,7 @@ class TestListing:
         apple = listings[0]
         content = (built.folder("apple") / "gmi" / "spec.json").read_bytes()
         manifest = json.loads(content)
-        assert apple.tags == ("flat", "3d")
+        assert (apple.tags, apple.traits.tags) == ((), {"flat", "3d"})
         assert apple.spec_digest == hashlib.sha256(content).hexdigest()
         assert apple.ref.revision == manifest["model"]["revision"]
         assert apple.ref == built.hub.fetch_model(ModelRef("local", "apple")).ref

@@ -6,8 +6,8 @@ import hashlib
 
 import numpy as np
 
-from gmi_registry.index import SpecIndex, SpecSource, Standing
 from gmi_registry.filters import Filters
+from gmi_registry.index import SpecIndex, SpecSource, Standing
 from gmi_registry.index.served import serve_into
 from gmi_registry.scoring import Query
 from gmi_registry.spec import (

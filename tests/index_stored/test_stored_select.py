@@ -17,14 +17,15 @@ from gmi_registry.index.stored import FolderFiles, StoredIndex, ledger, update_i
 from gmi_registry.index.stored.database import database_path
 
 WORDS = ["icon", "ICON", "Straße", "STRASSE", "ǅ", "it's", 'a"b', "%", "_", "x' or 1=1 --", "ı"]
+WORDS += ["caf\u00e9", "CAFE\u0301", "two  words", "base_model:Owner/Base", "base_model:lora:o/b"]
 STRAY = "lone \udc80"
-BASES = [None, "SDXL 1.0", "sdxl 1.0", "Größe", "GRÖSSE", "'; drop table row; --"]
+BASES = [None, "SDXL 1.0", "sdxl 1.0", "Größe", "GRÖSSE", "'; drop table row; --", "owner/BASE"]
 STANDINGS = [
     Standing(stale, trust, stamp, tags)
     for stale, trust, stamp, tags in [
         (None, None, None, ()),
         (True, "owner", "s 1", ("Straße",)),
-        (False, "verified", None, ("it's", "IT'S")),
+        (False, "verified", None, ("it's", "IT'S", "Base_Model:Owner/Base", "base_model:lora:O/B")),
         (True, None, "s 2", ()),
     ]
 ]
@@ -63,7 +64,8 @@ def index(tmp_path_factory):
             yield opened
 
 
-texts = st.sampled_from([*WORDS, STRAY, "absent", "", "\n", "\x00", "?"])
+ODD = ["absent", "", "\n", "\x00", "?", "TWO words", "base_model\nowner/base"]
+texts = st.sampled_from([*WORDS, STRAY, *ODD])
 filters = st.builds(
     Filters,
     tags=st.lists(texts, max_size=2).map(tuple),
@@ -93,7 +95,7 @@ def test_the_database_agrees_with_the_filters(index, filters, hub, among, nsfw):
     expected = [
         row
         for row, entry in enumerate(stack.entries)
-        if filters.match(entry, index.standing(str(entry.model.identity)))
+        if filters.admits(entry.traits(index.standing(str(entry.model.identity))))
         and (hub is None or entry.model.hub == hub)
         and (names is None or str(entry.model.identity) in names)
         and (nsfw or not entry.nsfw)
@@ -131,7 +133,7 @@ def test_entries_are_a_sequence(index):
 def test_what_many_rows_answer_is_kept_until_rows_change(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "_MANY", 3)
     folder, cache = tmp_path / "i", tmp_path / "c"
-    rows = [make_row(number) for number in range(24)]
+    rows = [make_row(number) for number in range(28)]
     asked = []
     original = ledger.Ledger._ask
 

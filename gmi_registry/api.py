@@ -77,7 +77,9 @@ def search(
     ranked by the discrepancy (MMD²) of what they draw for the same prompts, itself left out.
 
     Only models with all of ``tags`` and none of ``not_tags``, from ``base_model`` and of ``kind``
-    are compared; letter case does not count. Of Civitai's models those rated above PG are among
+    are compared. Letter case, white space around and between words, and the way in which Unicode
+    composes a letter do not count. Tags and base models are those that the hub lists now, and those
+    of the specification where it lists none. Of Civitai's models those rated above PG are among
     them with ``nsfw`` alone. ``fresh_only`` leaves out models whose weights have changed since they
     were described. ``score`` is the name of a distance to images, smaller is
     nearer; ``top`` the most models shown of each group (None: all). ``index`` is the folder of an

@@ -53,6 +53,8 @@ Tags = Annotated[
     ),
 ]
 
+# Skipped specifications that are named on a screen.
+_SHOWN = 20
 _STAGES = {"read": "reading specifications"}
 
 
@@ -254,8 +256,10 @@ def _index(
         f"anew, {change.removed:,} removed; {done.read:,} of {done.listed:,} were read, "
         f"{change.written:,} bytes written"
     )
-    for skipped in done.skipped:
+    for skipped in done.skipped[:_SHOWN]:
         remark(f"skipped {skipped.model}: {skipped.reason}")
+    if len(done.skipped) > _SHOWN:
+        remark(f"{len(done.skipped) - _SHOWN:,} more skipped; --json names all")
 
 
 def _document(folder: Path, done: Indexing) -> dict[str, Any]:

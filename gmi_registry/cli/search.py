@@ -202,11 +202,12 @@ def search(
     from gmi_registry.api import search as search_hub
     from gmi_registry.filters import Filters
 
+    chosen_kind = None if kind is None else kind.value
     wanted = Filters(
         tags=tuple(tag or ()),
         not_tags=tuple(not_tag or ()),
         base_model=base_model,
-        kind=None if kind is None else kind.value,
+        kind=chosen_kind,
         nsfw=nsfw,
     )
     with hub_at(
@@ -229,7 +230,7 @@ def search(
                 tags=wanted.tags,
                 not_tags=wanted.not_tags,
                 base_model=wanted.base_model,
-                kind=wanted.kind,
+                kind=chosen_kind,
                 nsfw=wanted.nsfw,
                 fresh_only=fresh_only,
                 score=score,

@@ -136,7 +136,7 @@ def search(
     )
     clock.begin("list")
     if is_served(index):
-        done = seeking.by_server(str(index))
+        done = seeking.by_server(str(index), fresh_only=fresh_only)
     else:
         gathering = Gathering(hub, index, cache_dir or _users_cache(), workers)
         done = seeking.by_rows(gathering, fresh_only=fresh_only)

@@ -114,10 +114,10 @@ class Seeking:
             left_out = sum(map(len, matched)) - ranking.matched
             return self._sought(ranking, question, compared_by, found, left_out)
 
-    def by_server(self, url: str) -> Sought:
+    def by_server(self, url: str, *, fresh_only: bool) -> Sought:
         """With the collection at ``url``.
 
-        Raises UnsupportedOperationError for a question that a server cannot answer, and what
+        Raises UnsupportedOperationError for what a server cannot answer or tell, and what
         :meth:`.ServedIndex.open` and :meth:`.ServedIndex.answer` raise.
         """
         from gmi_registry.index.served import Place, ServedIndex
@@ -126,6 +126,11 @@ class Seeking:
             raise UnsupportedOperationError(
                 f"{url} answers to images alone",
                 hint="search with an image, or with the files of the index: --index DIR",
+            )
+        if fresh_only:
+            raise UnsupportedOperationError(
+                f"{url} does not know which models have changed since",
+                hint="search without --fresh-only, or with the files of the index: --index DIR",
             )
         place = Place.parse(url)
         if self.equipment.offline and not place.is_here:

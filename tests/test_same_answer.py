@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 sys.path += [str(Path(__file__).parent / name) for name in ("hubs", "cli", "registry")]
 
 from hub_builder import HubBuilder, ProjectionEncoder, picture
-from loopback import LoopbackHub, description
+from loopback import Fault, LoopbackHub, description
 from loopback.fixtures import turn_client
 from qdrant_client import QdrantClient
 from registry_author import REPO
@@ -34,6 +34,7 @@ from gmi_registry.index.served import ServedIndex, serve_into
 from gmi_registry.index.stored import FolderFiles, StoredIndex
 from gmi_registry.indexing import index_hubs
 from gmi_registry.query import build_query
+from gmi_registry.regeneration.plan import make_plan
 from gmi_registry.scoring import SCORES
 from gmi_registry.spec import Manifest
 
@@ -352,6 +353,39 @@ class TestFilesThatAListingNames:
         hub.commit("owner/m0", {"README.md": b"---\ntags: [gmi-spec]\n---\n"})
         assert world.hits(Filters(tags=("icons",))) == {"owner/m0"}
         assert world.hits(Filters(), world.index()) == {"owner/m0"}
+
+
+class TestPlan:
+    @pytest.mark.parametrize("front", ["license: mit", "tags: [a\n"])
+    def test_a_base_is_asked_about_once(self, hub, tmp_path, front):
+        """Whoever stands on it, at the same time, and also where its card is broken."""
+        world = World(hub, tmp_path)
+        files = {"README.md": f"---\n{front}\n---\n".encode(), "unet/w.safetensors": b"base"}
+        hub.add_repo("o/base", files)
+        world.fill([Model((), (), "o/base", "o/base", "lora", False, "model")] * 12)
+        hub.inject(Fault("slow", path_regex="/o/base", seconds=0.3, times=3))
+        with world.opened() as opened:
+            hub.clear_requests()
+            plan = make_plan(opened, workers=8)
+        states = {model.state for model in plan.models}
+        assert states == ({"set aside"} if "[" in front else {"stale"})
+        # What it has now, and its card by the name of a branch.
+        assert sum("/o/base/" in request.path for request in hub.requests) <= 3
+
+    def test_what_a_listing_names_is_not_asked_for_and_what_it_cannot_tell_is_compared(
+        self, hub, tmp_path
+    ):
+        world = World(hub, tmp_path)
+        world.fill([Model((word,), (), None, None, "lora", False, "registry") for word in "ab"])
+        hub.add_repo("owner/bare", {"README.md": b"---\ntags: [gmi-spec, A]\n---\n"})
+        with world.opened() as opened:
+            hub.clear_requests()
+            plan = make_plan(opened, tags=["A"])
+        assert {(str(it.ref), it.state) for it in plan.models} == {
+            ("hf:owner/bare", "missing"),
+            ("hf:owner/m0", "stale"),
+        }
+        assert not [it.path for it in hub.requests if "bare" in it.path and "/gmi/" in it.path]
 
 
 @given(st.text(max_size=20))

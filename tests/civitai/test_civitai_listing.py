@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
 from civitai_loopback import Fault, LoopbackCivitai
 from civitai_specs import describe, style, version_of
+from folder_store import FolderStore
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gmi_registry.errors import HubError
+from gmi_registry.filters import fold
+from gmi_registry.gathering import Gathering
+from gmi_registry.hub_index import open_index
 from gmi_registry.hubs import Filters
 from gmi_registry.hubs.civitai import CivitaiClient, CivitaiHub
 from gmi_registry.hubs.civitai.listing import list_versions
+from gmi_registry.indexing import index_hubs
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 
@@ -170,3 +180,63 @@ def test_a_listing_tells_the_digests_so_that_no_version_is_asked(filled, hub, st
 def test_drafts_are_not_listed(filled, client):
     filled.state.models[1].versions.append(version_of(13, 1, status="Draft"))
     assert "civitai:1@13" not in names(list_versions(client, ["1"]))
+
+
+WORDS = st.sampled_from(
+    ["anime", "Anime ", "INK", "ink", "Straße", "strasse", "p\u00e9", "pe\u0301"]
+)
+TAGS = st.lists(WORDS, max_size=3, unique=True).map(tuple)
+
+
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    described=st.lists(st.tuples(TAGS, TAGS, st.booleans(), st.booleans()), min_size=1, max_size=6),
+    asked=st.lists(
+        st.builds(Filters, tags=TAGS, not_tags=TAGS, nsfw=st.booleans()), min_size=3, max_size=5
+    ),
+)
+def test_the_same_versions_listed_offline_and_by_an_index(civitai, described, asked):
+    """Of models with tags and ratings of the day when they were described, and others of today;
+    and some that Civitai does not list any more."""
+    civitai.state.models.clear()
+    numbers = range(1, len(described) + 1)
+    civitai.add(*(style(number, 10 * number, tags=()) for number in numbers))
+    with tempfile.TemporaryDirectory() as room:
+        store, cache = FolderStore(Path(room) / "store"), Path(room) / "cache"
+        for number, (then, _, _, _) in zip(numbers, described, strict=True):
+            plain = [" ".join(it.split()) for it in then]
+            civitai.state.models[number].tags = list(dict.fromkeys(plain))
+            describe(store, civitai, f"civitai:{number}@{10 * number}")
+        for number, (_, now, mature, gone) in zip(numbers, described, strict=True):
+            model = civitai.state.models[number]
+            model.tags, model.nsfw, model.level = list(now), mature, 28 if mature else 1
+            if gone:
+                del civitai.state.models[number]
+        options = {"endpoint": civitai.endpoint, "cache_dir": cache}
+        with CivitaiHub(store, **options) as hub, CivitaiHub(store, offline=True, **options) as off:
+            index_hubs(Path(room) / "index", [hub], cache_dir=cache)
+            opened = open_index(Path(room) / "index", hub, cache_dir=cache)
+            for chosen in asked:
+                listed = set()
+                for number, (then, now, mature, gone) in zip(numbers, described, strict=True):
+                    words = {fold(it) for it in (not gone and now) or then}
+                    if (
+                        all(fold(it) in words for it in chosen.tags)
+                        and not any(fold(it) in words for it in chosen.not_tags)
+                        and (chosen.nsfw or gone or not mature)
+                    ):
+                        listed.add(f"civitai:{number}@{10 * number}")
+                for way in (hub, off):
+                    gathering = Gathering(way, "none", cache, 1)
+                    read = gathering.read(*gathering.one_by_one(chosen), lambda done, total: None)
+                    assert selected(read.index, chosen) == listed
+                assert selected(opened, chosen) == listed
+            opened.close()
+
+
+def selected(index, chosen):
+    return {
+        str(part.stack.entries[row].model) for part in index.select(chosen) for row in part.rows
+    }

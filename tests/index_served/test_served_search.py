@@ -65,7 +65,8 @@ def test_what_a_server_cannot_answer_is_said(served):
         with pytest.raises(UnsupportedOperationError, match="answers to images alone") as caught:
             gmi_registry.search(hub=hub, index=url, **options)
         assert "--index DIR" in caught.value.hint
-    for options in ({"score": "paper"}, {"prompt": "a rose"}, {"not_like": [PICTURE]}):
+    others = ({"score": "paper"}, {"prompt": "a rose"}, {"not_like": [PICTURE]})
+    for options in (*others, {"fresh_only": True}):
         with pytest.raises(UnsupportedOperationError):
             gmi_registry.search(PICTURE, hub, index=url, **options)
 

@@ -73,7 +73,7 @@ class EntryLine(Part):
     def traits(self) -> Traits:
         """What filters look at."""
         return Traits.of(
-            self.ref.hub,
+            self.model.partition(":")[0],
             tags=self.tags,
             base_model=self.base_model,
             kind=self.kind,

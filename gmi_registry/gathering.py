@@ -79,7 +79,8 @@ class Gathering:
                 digest=listing.spec_digest,
                 stamp=listing.stamp,
                 nsfw=listing.nsfw,
-                standing=Standing(listing.stale, listing.trust, listing.stamp, listing.tags),
+                hub_tags=listing.tags,
+                standing=Standing(listing.stale, listing.trust, listing.stamp),
             )
 
         cache = SpecCache(self.cache_dir)

@@ -122,7 +122,7 @@ class _Work:
             return
         self.present.add(listing.ref.identity)
         if (now, told) != (entry, replace(standing, stale=None)):
-            self.described.append(Description(now.model, told, now.nsfw))
+            self.described.append(Description(now.model, told, now.nsfw, now.hub_tags))
 
 
 def _is_read(listing: Listing, entry: IndexEntry, standing: Standing) -> bool:
@@ -141,14 +141,15 @@ def _pins(listing: Listing) -> bool:
 
 def _standing(listing: Listing) -> Standing:
     """What the index keeps of what a hub says; whether the weights have changed is soon old."""
-    return Standing(trust=listing.trust, stamp=listing.stamp, tags=listing.tags)
+    return Standing(trust=listing.trust, stamp=listing.stamp)
 
 
 def _today(listing: Listing, entry: IndexEntry) -> IndexEntry:
     """The hub knows the model of today, the manifest the one of the day it was described."""
     if _pins(listing):
         entry = replace(entry, model=listing.ref)
-    return entry if listing.nsfw is None else replace(entry, nsfw=listing.nsfw)
+    nsfw = entry.nsfw if listing.nsfw is None else listing.nsfw
+    return replace(entry, nsfw=nsfw, hub_tags=listing.tags)
 
 
 class _Reading:

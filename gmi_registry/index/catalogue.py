@@ -171,7 +171,7 @@ class SpecIndex:
             self._skipped.append(SkippedSpec(source.model, reason))
             return
         # The hub knows the model of today, the manifest the one of the day it was described.
-        entry = indexed.entry
+        entry = replace(indexed.entry, hub_tags=source.hub_tags)
         if source.model.revision is not None:
             entry = replace(entry, model=source.model)
         if source.downloads is not None:

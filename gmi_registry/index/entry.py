@@ -20,7 +20,8 @@ class IndexEntry:
 
     ``model`` is where the model can be had; ``digest`` is the specification's, SHA-256 in hex.
     ``encoder`` and ``prompt_set`` are names for people, the ids are in ``key``. ``prompts`` are
-    those of the default set. ``downloads`` is None where no hub said.
+    those of the default set. ``downloads`` is None where no hub said. ``hub_tags`` are those that
+    the hub lists for the model now, which filters compare in place of ``tags``.
     """
 
     model: ModelRef
@@ -37,6 +38,7 @@ class IndexEntry:
     prompt_set: str
     prompts: tuple[str, ...]
     key: ComparabilityKey
+    hub_tags: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, spec: Spec) -> IndexEntry:
@@ -68,7 +70,7 @@ class IndexEntry:
             base_model=self.base_model,
             kind=self.kind,
             nsfw=self.nsfw,
-            hub_tags=standing.tags,
+            hub_tags=self.hub_tags,
             stale=standing.stale,
         )
 
@@ -89,6 +91,7 @@ class IndexEntry:
                 "model": ModelRef.parse(plain["model"]),
                 "tags": tuple(plain["tags"]),
                 "prompts": tuple(plain["prompts"]),
+                "hub_tags": tuple(plain["hub_tags"]),
                 "key": ComparabilityKey(**plain["key"]),
             }
         )

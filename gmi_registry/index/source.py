@@ -19,7 +19,8 @@ class SpecSource:
     either ``digest``, the SHA-256 of ``spec.json``, or a ``stamp``: any text that changes whenever
     the two files do, such as hub, id and revision, or path, sizes and modification times. With
     neither, the specification is read each time. ``downloads`` and ``nsfw`` replace what the
-    manifest says, unless they are None; ``standing`` is what the hub says of the specification.
+    manifest says, unless they are None; ``hub_tags`` are those that the hub lists now, and
+    ``standing`` is what it says of the specification.
     """
 
     model: ModelRef
@@ -28,4 +29,5 @@ class SpecSource:
     stamp: str | None = None
     downloads: int | None = None
     nsfw: bool | None = None
+    hub_tags: tuple[str, ...] = ()
     standing: Standing = UNKNOWN

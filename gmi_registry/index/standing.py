@@ -13,13 +13,11 @@ __all__ = ["UNKNOWN", "Standing"]
 class Standing:
     """``stale``: whether the model's weights are others than those that were described, None where
     nobody knows. ``trust``: who stands behind it, None where only the user is concerned. ``stamp``:
-    a text that changes whenever the specification does, where the hub has one. ``tags``: those that
-    the hub has for the model now, in place of the manifest's where there are any."""
+    a text that changes whenever the specification does, where the hub has one."""
 
     stale: bool | None = None
     trust: Trust | None = None
     stamp: str | None = None
-    tags: tuple[str, ...] = ()
 
 
 UNKNOWN = Standing()

@@ -350,7 +350,7 @@ def test_what_civitai_rates_is_left_out_unless_asked_for(make_spec, ask):
 
 def test_tags_that_the_hub_has_now_count_in_place_of_the_manifests(make_spec, ask):
     spec = make_spec("a", tags=("flat",))
-    source = SpecSource(ModelRef("local", "a"), lambda: spec, standing=Standing(tags=("Anime",)))
+    source = SpecSource(ModelRef("local", "a"), lambda: spec, hub_tags=("Anime",))
     index = SpecIndex.from_sources([source])
     for passing in (Filters(tags=("anime",)), Filters(not_tags=("flat",))):
         assert names(index.rank(ask(), filters=passing).hits) == ["a"]

@@ -24,7 +24,7 @@ from gmi_registry.spec import (
 DIMENSIONS, TEXT_DIMENSIONS, SEEDS = 12, 5, (0, 1)
 PROMPTS = PromptSet("general", 1, ("a cat", "a tree", "a red car", "a castle", "a boat"))
 STANDINGS = (
-    Standing(False, "owner", tags=("New",)),
+    Standing(False, "owner"),
     Standing(True, "verified"),
     Standing(None, "self-published"),
     Standing(False),
@@ -100,7 +100,12 @@ def make_spec(number, *, spread=1.0, content=0, versions=2, **described):
 def index_of(*specs):
     """With what hubs might say of them."""
     return SpecIndex.from_sources(
-        SpecSource(spec.manifest.model.ref, lambda spec=spec: spec, standing=STANDINGS[row % 4])
+        SpecSource(
+            spec.manifest.model.ref,
+            lambda spec=spec: spec,
+            hub_tags=("New", "icon") if row % 4 == 0 else (),
+            standing=STANDINGS[row % 4],
+        )
         for row, spec in enumerate(specs)
     )
 

@@ -112,9 +112,8 @@ def make_row(number, standing=None, **changes):
         stale=(None, False, True)[number % 3],
         trust=("owner", "verified", "self-published", None)[number % 4],
         stamp=f"stamp {number}" if number % 2 else None,
-        tags=("Fresh",) if number % 5 == 1 else (),
     )
-    return Row.of(spec, standing)
+    return renamed(Row.of(spec, standing), hub_tags=("Fresh",) if number % 5 == 1 else ())
 
 
 def renamed(row, model=None, **changes):

@@ -277,7 +277,8 @@ class TestCache:
             for table in ("part", "row", "members"):
                 assert database.execute(f"select count(*) from {table}").fetchone() == (1,)
             tags = database.execute("select count(*) from tag").fetchone()[0]
-            assert tags == len({*make_row(70).indexed.entry.tags, *make_row(70).standing.tags})
+            traits = make_row(70).indexed.entry.traits()
+            assert tags == len(traits.tags) + len(traits.base_models)
         database.close()
 
     def test_threads_may_ask_and_open_at_once(self, folder, tmp_path):

@@ -21,13 +21,17 @@ WORDS += ["caf\u00e9", "CAFE\u0301", "two  words", "base_model:Owner/Base", "bas
 STRAY = "lone \udc80"
 BASES = [None, "SDXL 1.0", "sdxl 1.0", "Größe", "GRÖSSE", "'; drop table row; --", "owner/BASE"]
 STANDINGS = [
-    Standing(stale, trust, stamp, tags)
-    for stale, trust, stamp, tags in [
-        (None, None, None, ()),
-        (True, "owner", "s 1", ("Straße",)),
-        (False, "verified", None, ("it's", "IT'S", "Base_Model:Owner/Base", "base_model:lora:O/B")),
-        (True, None, "s 2", ()),
-    ]
+    Standing(),
+    Standing(True, "owner", "s 1"),
+    Standing(False, "verified"),
+    Standing(True, None, "s 2"),
+]
+HUB_TAGS = [
+    (),
+    ("Straße",),
+    ("it's", "IT'S", "Base_Model:Owner/Base", "base_model:lora:O/B"),
+    ("icon",),
+    (),
 ]
 KINDS = ["lora", "checkpoint", "single-file"]
 
@@ -43,7 +47,7 @@ def plain_row(number):
         kind=KINDS[number // 2 % 3],
         nsfw=number % 4 == 1,
     )
-    return renamed(row, ref_of(number))
+    return renamed(row, ref_of(number), hub_tags=HUB_TAGS[number % len(HUB_TAGS)])
 
 
 @pytest.fixture(scope="module")

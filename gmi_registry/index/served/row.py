@@ -77,7 +77,7 @@ class Row(Part):
                 downloads=entry.downloads,
                 stale=standing.stale,
                 trust=standing.trust,
-                hub_tags=standing.tags,
+                hub_tags=entry.hub_tags,
             )
         except ValidationError as error:
             raise SpecFormatError(
@@ -123,7 +123,7 @@ class Row(Part):
     @property
     def standing(self) -> Standing:
         """What its hub said of it."""
-        return Standing(self.stale, self.trust, tags=self.hub_tags)
+        return Standing(self.stale, self.trust)
 
     def entry(self, facts: Facts) -> IndexEntry:
         """With what all models of the collection share."""
@@ -142,6 +142,7 @@ class Row(Part):
             prompt_set=facts.prompt_set,
             prompts=facts.prompts,
             key=facts.key,
+            hub_tags=self.hub_tags,
         )
 
 

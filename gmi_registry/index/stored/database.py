@@ -37,7 +37,7 @@ create table if not exists tag (
 create index if not exists tag_row on tag (row);
 create table if not exists members (
     digest text not null, folder text not null, names text not null, numbers blob not null,
-    codes blob not null, stamps text not null, tags text not null, used real not null,
+    codes blob not null, stamps text not null, used real not null,
     primary key (digest, folder)
 );
 create table if not exists checked (

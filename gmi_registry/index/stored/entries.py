@@ -75,5 +75,6 @@ class StoredEntries(Sequence[IndexEntry]):
             nsfw=line.get("nsfw", False),
             downloads=line.get("downloads"),
             prompt_set=line.get("prompt_set", self._prompt_set),
+            hub_tags=tuple(line.get("hub_tags", ())),
             **self._shared,
         )

@@ -98,7 +98,7 @@ class Ledger:
     def members(self, digest: str, folder: str) -> Members | None:
         """What ``set_members`` was told of a group of the index with that digest."""
         found = self._ask(
-            "select names, numbers, codes, stamps, tags, used from members"
+            "select names, numbers, codes, stamps, used from members"
             " where digest = ? and folder = ?",
             digest,
             folder,
@@ -115,7 +115,7 @@ class Ledger:
         """Remember a group's live rows; what has not been asked for in two weeks is forgotten."""
         with self._changing() as database:
             database.execute(
-                "insert or replace into members values (?, ?, ?, ?, ?, ?, ?, ?)",
+                "insert or replace into members values (?, ?, ?, ?, ?, ?, ?)",
                 (digest, folder, *members.to_columns(), time.time()),
             )
             self._forget(database)
@@ -289,7 +289,5 @@ def _columns(row: int, line: EntryLine, data: bytes) -> tuple[object, ...]:
 def _member(row: int, data: bytes) -> Member:
     # Checked before it came into the database.
     line = json.loads(data)
-    standing = Standing(
-        line.get("stale"), line.get("trust"), line.get("stamp"), tuple(line.get("hub_tags", ()))
-    )
+    standing = Standing(line.get("stale"), line.get("trust"), line.get("stamp"))
     return Member(line["model"], row, standing)

@@ -25,7 +25,7 @@ LINE_LIMIT = MANIFEST_LIMIT
 
 class EntryLine(Part):
     """What :class:`~gmi_registry.index.IndexEntry` and :class:`~gmi_registry.index.Standing` say of
-    one model, less what all models of its group have in common. ``hub_tags`` are the latter's.
+    one model, less what all models of its group have in common.
 
     ``model`` is the reference as text. ``prompt_set`` is there only where the author gave the
     group's prompts another name.
@@ -67,7 +67,7 @@ class EntryLine(Part):
     @property
     def standing(self) -> Standing:
         """What a hub said when the row was written."""
-        return Standing(self.stale, self.trust, self.stamp, self.hub_tags or ())
+        return Standing(self.stale, self.trust, self.stamp)
 
     @property
     def traits(self) -> Traits:
@@ -103,10 +103,12 @@ class EntryLine(Part):
             stale=standing.stale,
             trust=standing.trust,
             stamp=standing.stamp,
-            hub_tags=standing.tags or None,
+            hub_tags=entry.hub_tags or None,
         )
 
-    def described(self, model: ModelRef, standing: Standing, *, nsfw: bool) -> EntryLine:
+    def described(
+        self, model: ModelRef, standing: Standing, *, nsfw: bool, hub_tags: tuple[str, ...]
+    ) -> EntryLine:
         """The line of the same specification with what a hub says of it now.
 
         Raises pydantic's ValidationError for what no hub may say.
@@ -117,7 +119,7 @@ class EntryLine(Part):
             "stale": standing.stale,
             "trust": standing.trust,
             "stamp": standing.stamp,
-            "hub_tags": standing.tags or None,
+            "hub_tags": hub_tags or None,
         }
         return EntryLine(**dict(self) | told)
 

@@ -57,12 +57,13 @@ class IndexChange:
 
 @dataclass(frozen=True)
 class Description:
-    """What a hub says of a model today, whose specification the index has: where it is, what
-    stands of it, and its rating."""
+    """What a hub says today of a model whose specification the index has: where it is, who stands
+    behind it, its rating and its tags."""
 
     model: ModelRef
     standing: Standing
     nsfw: bool
+    hub_tags: tuple[str, ...]
 
 
 def update_index(
@@ -152,7 +153,9 @@ class _Update:
             return
         _, part, row = place
         try:
-            line = part.lines[row][0].described(told.model, told.standing, nsfw=told.nsfw)
+            line = part.lines[row][0].described(
+                told.model, told.standing, nsfw=told.nsfw, hub_tags=told.hub_tags
+            )
             self._describe(part, row, _readable((line, line.to_bytes())))
         except ValueError as error:
             self._counts.refused.append(SkippedSpec(told.model, _reason(error)))

@@ -7,6 +7,7 @@ engine, or out of qdrant-client's embedded mode: no package registry carries the
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ class TestLoading:
         (point,) = server.engine.retrieve("models", [point_id(model)], with_vectors=True)
         assert uuid.UUID(point.id).version == 5
         assert point.payload["model"] == str(model)
-        assert point.payload["folded"]["tags"] == ["anime", "icon", "new"]
+        assert point.payload["folded"]["tags"] == ["icon", "new"]
         assert set(point.vector) == {"style"}
         (point,) = server.engine.retrieve("models", [images_id(model)], with_vectors=True)
         assert not point.vector
@@ -111,11 +112,11 @@ class TestLoading:
     def test_from_files(self, server, forty, tmp_path):
         """As it lies on a disk, fetched part by part."""
         folder = tmp_path / "index"
-        specs = [make_spec(number) for number in range(40)]
-        update_index(
-            folder,
-            [Row.of(it, forty.standing(str(it.manifest.model.ref.identity))) for it in specs],
-        )
+        rows = []
+        for number, entry in enumerate(forty.entries):
+            row = Row.of(make_spec(number), forty.standing(str(entry.model.identity)))
+            rows.append(replace(row, indexed=replace(row.indexed, entry=entry)))
+        update_index(folder, rows)
         files = FolderFiles(folder)
         with StoredIndex.open(files, cache_dir=tmp_path / "cache") as stored:
             (group,) = stored.groups

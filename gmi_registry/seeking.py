@@ -24,6 +24,7 @@ from gmi_registry.index import (
     ModelQuestion,
     Question,
     Ranking,
+    SpecCache,
     TextQuestion,
     Wording,
     answer,
@@ -75,6 +76,7 @@ class Seeking:
     score: str
     interrogator: str
     top: int | None
+    cache_dir: Path
     progress: Progress
 
     @property
@@ -172,12 +174,13 @@ class Seeking:
         return IndexedSpec.of(spec), spec.manifest.encoder
 
     def _question(self, encoder: Encoder, phrases: Sequence[str]) -> Question:
-        from gmi_registry.query import build_query, embed_text, logit_scale
+        from gmi_registry.query import OwnPrompts, build_query, embed_text, logit_scale
 
         self.clock.begin("query")
         request = self.request
+        prompts = OwnPrompts(encoder, SpecCache(self.cache_dir))
         if request.text is not None:
-            return TextQuestion(embed_text(request.text, encoder), encoder.ref.id)
+            return TextQuestion(embed_text(request.text, encoder), encoder.ref.id, prompts)
         style = None
         if request.style is not None:
             style = Wording(embed_text(request.style, encoder), logit_scale(encoder))
@@ -189,7 +192,9 @@ class Seeking:
             return build_query(pictures, encoder, interrogator=guess, prompt=request.prompt)
 
         unwanted = query(request.unwanted) if request.unwanted else None
-        return ImageQuestion(query(request.pictures), score_named(self.score), unwanted, style)
+        return ImageQuestion(
+            query(request.pictures), score_named(self.score), unwanted, style, prompts
+        )
 
     def _sought(
         self,

@@ -233,5 +233,4 @@ def _selection(stack: Stack, models: Set[ModelRef]) -> Selection:
     return Selection(
         stack,
         [row for row, entry in enumerate(stack.entries) if entry.model in models],
-        tuple(entry for entry in stack.outliers if entry.model in models),
     )

@@ -136,9 +136,6 @@ class _Update:
         group = self._groups.get(entry.key)
         if group is None:
             group = self._groups[entry.key] = self._new(entry.key, row)
-        if not group.agrees(row):
-            self._refuse(row, "its prompt embeddings are not those of its group")
-            return
         try:
             line = group.line(row)
         except ValidationError as error:
@@ -195,10 +192,7 @@ class _Update:
         return GroupDraft(key, row.encoder, prompts, self._store, self._checking, self._trusting)
 
     def _flush(self, group: GroupDraft) -> None:
-        part, rows, refused = group.written()
-        for row in refused:
-            self._waiting.pop(str(row.indexed.entry.model.identity))
-            self._refuse(row, "its prompt embeddings are not those of its group")
+        part, rows = group.written()
         if part is None:
             return
         for number, row in enumerate(rows):

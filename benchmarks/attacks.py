@@ -83,9 +83,7 @@ def measured(z: Rows, questions: Rows, truth: NDArray[np.intp], cheats: Rows) ->
     models = np.concatenate([z, cheats]).astype(np.float16)
     scatter = WithinScatter.of(models)
     temperature = fitted_temperature(models, np.arange(models.shape[1]))
-    distances = mean_distances(
-        mean_images(models), questions, 1 / models.shape[1], scatter=scatter
-    )
+    distances = mean_distances(mean_images(models), questions, 1 / models.shape[1], scatter=scatter)
     chances = confidences(distances, 1, temperature=temperature)
     first = distances[:, : len(z)].argmin(axis=1) == truth
     won = distances.argmin(axis=1) >= len(z)

@@ -9,10 +9,11 @@ can be moved: rows of norm 9,000 make one model all there is of it. So each mode
 
 with S_m the model's own covariance and F Fᵀ = (S + λI)⁻¹ of the pooled one. In no direction does a
 model then count for more than c times what the median model does where that counts most: of M
-models one changes xᵀ(S + λI)x by a factor of 1 + c median(λ) / M at most, whatever it holds. The
-weights depend on S and S on them, so both are worked out in turns (an M-estimator of scatter with
-influence bounded by model; Maronna 1976 bounds it by row). λ_m is estimated from above. Honest models are all within c, have the
-weight 1, and the plain sum is what comes out.
+models one changes xᵀ(S + λI)x by a factor of about 1 + c median(λ) / M, whatever it holds. The
+weights depend on S and S on them, so both are worked out in turns: an M-estimator of scatter whose
+influence is bounded by model (Maronna, Annals of Statistics 4, 1976, bounds it by row). λ_m is
+estimated from above. Honest models are within c, have the weight 1, and what comes out is the plain
+sum.
 """
 
 from __future__ import annotations

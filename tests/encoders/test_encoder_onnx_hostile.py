@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import shutil
@@ -19,9 +21,10 @@ from tiny_clip import write_tiny_clip
 
 from gmi_registry.encoders import onnx as onnx_module
 from gmi_registry.encoders.export import export_encoder
-from gmi_registry.encoders.graph import check_graph
+from gmi_registry.encoders.graph import CHECKER, check_graph
 from gmi_registry.encoders.onnx import OnnxEncoder
 from gmi_registry.encoders.open_clip import OpenClipEncoder
+from gmi_registry.encoders.outline import outline
 from gmi_registry.errors import (
     DigestMismatchError,
     GmiError,
@@ -285,11 +288,11 @@ WANTING: dict[str, tuple[bytes, str]] = {
         "more than one graph",
     ),
     "no graph": (helper.make_model(graph()).SerializeToString()[:4], "0 graphs|cut short"),
-    "two graphs": (model(IDENTITY) + model(IDENTITY), "2 graphs"),
+    "two graphs": (model(IDENTITY) + model(IDENTITY)[2:], "2 graphs"),
     "text": (b"this is not a model, but long enough to look like one", "not an ONNX file|cut"),
-    "an endless number": (b"\x3a" + b"\xff" * 30, "not an ONNX file"),
-    "a length beyond the end": (b"\x3a\xff\xff\xff\xff\x0f", "cut short"),
-    "a million parts": (b"\x08\x01" * 500_000, "more than"),
+    "an endless number": (b"\x3a" + b"\xff" * 30, "more than 64 bits"),
+    "a length beyond the end": (b"\x3a\xff\xff\xff\xff\x07", "cut short"),
+    "a million parts": (b"\x42\x00" * 500_000, "more than"),
 }
 
 
@@ -342,9 +345,9 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
     real = OnnxEncoder._check
 
-    def check(encoder: OnnxEncoder) -> None:
+    def check(encoder: OnnxEncoder) -> Any:
         seen.append(encoder._folder.path)
-        real(encoder)
+        return real(encoder)
 
     monkeypatch.setattr(onnx_module.OnnxEncoder, "_check", check)
     return seen
@@ -362,7 +365,12 @@ def test_an_encoder_is_checked_once(copy: Path, tmp_path: Path, checks: list[Pat
     again = OnnxEncoder.from_folder(copy, memory=memory)
     assert checks == [copy]
     assert again.encode_texts(["a"]).tobytes() == first.encode_texts(["a"]).tobytes()
-    assert [path.stat().st_size for path in memory.iterdir()] == [0]
+    (note,) = memory.iterdir()
+    remembered = json.loads(note.read_bytes())
+    assert remembered["checker"] == CHECKER
+    for name, digest in remembered["outlines"].items():
+        run = outline((copy / name).read_bytes(), name)
+        assert hashlib.sha256(run).hexdigest() == digest
     shutil.rmtree(memory)
     OnnxEncoder.from_folder(copy, memory=memory)
     assert checks == [copy, copy]

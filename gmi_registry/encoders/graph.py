@@ -3,15 +3,15 @@
 A runtime would open further files that a model names, and knows operators by the hundred, some of
 which run loops or other models; and it may read the same bytes in another way than a check does.
 So the runtime never sees the bytes of a file. A file becomes a :class:`Graph`, which has no place
-for anything but plain operators, their attributes and weights, and
-:func:`~gmi_registry.encoders.outline.outline` writes the bytes that are run from that alone. No library is needed for it, and none is trusted.
+for anything but plain operators, their attributes and weights, and what is run is written from that
+alone (:mod:`gmi_registry.encoders.outline`). No library is needed for it, and none is trusted.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gmi_registry.encoders.wire import (
     BYTES,
@@ -71,8 +71,7 @@ float64, by their number in onnx.proto."""
 _BOOL = 9
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     """Numbers of type ``kind`` (of onnx.proto) as little-endian ``data``.
 
     They begin at byte ``place`` of the file; None where the file spells them in another way.
@@ -85,18 +84,19 @@ class Tensor:
     place: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Attribute:
-    """``kind`` is its type in onnx.proto. Numbers are as the file has them: integers in two's
-    complement of 64 bits, floats as the 32 bits of each."""
+class Attribute(NamedTuple):
+    """``kind`` is its type in onnx.proto, which tells one value from a list of one.
+
+    Numbers are as the file has them: integers in two's complement of 64 bits, floats as the 32 bits
+    of each.
+    """
 
     name: str
     kind: int
-    value: int | bytes | Tensor | tuple[int, ...] | tuple[bytes, ...]
+    values: tuple[int | bytes | Tensor, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """One operator of the standard domain. An input or output that it goes without is ""."""
 
     operator: str
@@ -105,17 +105,15 @@ class Node:
     attributes: tuple[Attribute, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
-    """An input or output; a side is a number, the name of one, or "". ``dims`` None is any shape."""
+class Value(NamedTuple):
+    """An input or output; a side is a number, the name of one, or "". None is any shape."""
 
     name: str
     kind: int
     dims: tuple[int | str, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Graph:
+class Graph(NamedTuple):
     """All that is run. Nodes are in an order in which each finds what it takes."""
 
     ir_version: int
@@ -149,8 +147,8 @@ def read_graph(data: bytes | memoryview) -> Graph:
     parts that nothing refers to are left out. Whether it makes sense otherwise is for the runtime
     to say.
 
-    Raises WireError for anything else, for a field that onnx.proto has not, for one that is there
-    twice, and for any spelling but the shortest.
+    Raises WireError for anything else, for a field that onnx.proto has not, for one that counts and
+    is there twice, and for any spelling but the shortest.
     """
     left = [MOST_PARTS]
     parts = _parts(memoryview(data), "model", left)
@@ -211,7 +209,7 @@ _ELSEWHERE, _SECOND = "it names another file for its weights", "it holds more th
 _NO_TENSOR = "it takes or gives something that is not one tensor"
 _MANY = frozenset(
     {
-        *("", "graph", "opset", "nodes", "weights", "input", "output", "attributes"),
+        *("graph", "opset", "nodes", "weights", "input", "output", "attributes"),
         *("inputs", "outputs", "floats", "ints", "strings", "sides", "dims"),
         *("float_data", "int32_data", "int64_data", "double_data"),
     }
@@ -292,19 +290,25 @@ def _parts(data: memoryview, what: str, left: list[int]) -> _Parts:
     for field in fields(data, left):
         rule = rules.get(field.number)
         if rule is None:
-            raise WireError(f"it has a field {field.number} in a {what}, which no encoder needs")
+            raise WireError(f"it has a field {field.number} in {_a(what)}, which no encoder needs")
         name, form = rule
         if isinstance(form, str):
             raise WireError(form)
         if field.kind not in form:
-            raise WireError(f"it has a field {field.number} in a {what} of another type")
+            raise WireError(f"it has a field {field.number} of another type in {_a(what)}")
+        if not name:
+            continue
         if name not in found:
             found[name] = [field]
         elif name in _MANY:
             found[name].append(field)
         else:
-            raise WireError(f"it has the field {name} twice in a {what}")
+            raise WireError(f"it has the field {name} twice in {_a(what)}")
     return found
+
+
+def _a(what: str) -> str:
+    return f"an {what}" if what[0] in "ao" else f"a {what}"
 
 
 def _node(data: memoryview, left: list[int], base: int) -> Node:
@@ -331,15 +335,17 @@ def _node(data: memoryview, left: list[int], base: int) -> Node:
 def _require_small_window(operator: str, attributes: Iterable[Attribute]) -> None:
     """A window is gone through for every number that comes out, whether it lies inside or not."""
     for attribute in attributes:
-        if not isinstance(attribute.value, tuple):
+        if attribute.kind != _INTS:
             continue
-        sides = [side for side in attribute.value if isinstance(side, int)]
+        sides = [side for side in attribute.values if isinstance(side, int)]
         large = any(side > _WIDEST for side in sides)
         if large or (attribute.name == "kernel_shape" and math.prod(sides) > _MOST_IN_WINDOW):
             raise WireError(f"it has an operator {operator} with a window of {sides[:4]}")
 
 
+_INTS = 7
 _ATTRIBUTE_KINDS = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints", 8: "strings"}
+_SINGLE = range(1, 5)
 
 
 def _attribute(data: memoryview, left: list[int], base: int) -> Attribute:
@@ -347,27 +353,23 @@ def _attribute(data: memoryview, left: list[int], base: int) -> Attribute:
     name, kind = _text(parts, "name"), _small(parts, "type")
     holder = _ATTRIBUTE_KINDS.get(kind)
     # What holds a value holds that of its type: a reader may go by either.
-    if holder is None or not parts.keys() <= {"", "name", "type", holder}:
+    if holder is None or not parts.keys() <= {"name", "type", holder}:
         raise WireError(f"it has an attribute {name[:80]!r} of an unusual type")
     held = parts.get(holder, [])
-    value: int | bytes | Tensor | tuple[int, ...] | tuple[bytes, ...]
+    values: Iterable[int | bytes | Tensor]
     if holder == "t":
-        if not held:
-            raise WireError(f"it has an attribute {name[:80]!r} without a value")
-        value = _tensor(message(held[0]), left, base + held[0].start)
-    elif holder == "i":
-        value = _number(held[0]) if held else 0
-    elif holder == "f":
-        value = _bits(held, 4)[0] if held else 0
-    elif holder == "s":
-        value = _string(held[0]) if held else b""
-    elif holder == "ints":
-        value = tuple(_list(held, left))
-    elif holder == "floats":
-        value = tuple(_bits(held, 4))
+        tensor = _sole(parts, "t")
+        values = [_tensor(message(tensor), left, base + tensor.start)]
+    elif holder in ("i", "ints"):
+        values = _list(held, left)
+    elif holder in ("f", "floats"):
+        values = _floats(held)
     else:
-        value = tuple(_string(it) for it in held)
-    return Attribute(name, kind, value)
+        values = map(_string, held)
+    found = tuple(values)
+    if len(found) != 1 and kind in _SINGLE:
+        raise WireError(f"it has an attribute {name[:80]!r} without a value")
+    return Attribute(name, kind, found)
 
 
 def _tensor(data: memoryview, left: list[int], base: int) -> Tensor:
@@ -506,9 +508,9 @@ def _chunk(field: Field) -> memoryview:
     return field.value
 
 
-def _bits(held: Iterable[Field], width: int) -> list[int]:
-    """Floats as whole numbers of as many bits."""
+def _floats(held: Iterable[Field]) -> list[int]:
+    """The 32 bits of each."""
     data = b"".join(_chunk(it) for it in held)
-    if len(data) % width:
+    if len(data) % 4:
         raise WireError("it has a list of floats that is cut short")
-    return [int.from_bytes(data[at : at + width], "little") for at in range(0, len(data), width)]
+    return [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]

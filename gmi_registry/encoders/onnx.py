@@ -38,6 +38,8 @@ _TOWERS: tuple[_TowerName, ...] = ("image.onnx", "text.onnx")
 # some 50 MB beside the weights.
 _SECONDS, _BYTES_A_SECOND = 60.0, 4e7
 _MOST_MEMORY = 8 * 2**30
+# What the runtime says of its own bound, and of the system's.
+_NO_MEMORY = ("BFCArena", "bad_alloc", "bad allocation")
 
 _log = logging.getLogger(__name__)
 
@@ -274,9 +276,6 @@ def _bound_memory() -> None:
     """Of all towers of this process together, beside their weights."""
     import onnxruntime
 
-    most = _MOST_MEMORY
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        most = min(most, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     onnxruntime.create_and_register_allocator(
         onnxruntime.OrtMemoryInfo(
             "Cpu",
@@ -284,8 +283,15 @@ def _bound_memory() -> None:
             0,
             onnxruntime.OrtMemType.DEFAULT,
         ),
-        onnxruntime.OrtArenaCfg({"max_mem": most, "arena_extend_strategy": 1}),
+        onnxruntime.OrtArenaCfg({"max_mem": _most_memory(), "arena_extend_strategy": 1}),
     )
+
+
+def _most_memory() -> int:
+    """Bytes; no more than the machine has, where it says."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return _MOST_MEMORY
+    return min(_MOST_MEMORY, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def _within(seconds: float, run: Callable[[], Any]) -> Any:
@@ -317,6 +323,12 @@ def _sha256(data: bytes) -> str:
 
 
 def _cannot_run(where: str, error: Exception) -> InputError:
+    if any(mark in str(error) for mark in _NO_MEMORY):
+        return InputError(
+            f"{where} cannot be run: it asks for more memory beside its weights than an encoder "
+            f"may have, which is {_most_memory() / 2**30:.1f} GiB at most",
+            hint="encode fewer images at a time; if that is one, export the encoder again",
+        )
     return InputError(f"{where} cannot be run: {_one_line(error)}", hint=_AGAIN)
 
 

@@ -123,10 +123,13 @@ def _node(node: Node) -> bytes:
     return b"".join(parts)
 
 
+# Where an attribute of each kind has its values.
+_VALUES = {1: 2, 2: 3, 3: 4, 4: 5, 6: 7, 7: 8, 8: 9}
+
+
 def _attribute(attribute: Attribute) -> bytes:
-    value, parts = attribute.value, [written(1, attribute.name.encode())]
-    for element in value if isinstance(value, tuple) else (value,):
-        number = {1: 2, 2: 3, 3: 4, 4: 5, 6: 7, 7: 8, 8: 9}[attribute.kind]
+    number, parts = _VALUES[attribute.kind], [written(1, attribute.name.encode())]
+    for element in attribute.values:
         if isinstance(element, Tensor):
             parts.append(written(number, _tensor(element)))
         elif isinstance(element, bytes):

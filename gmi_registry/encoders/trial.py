@@ -119,7 +119,7 @@ def try_encoder(
     seconds = _SECONDS + weights / _BYTES_A_SECOND if seconds is None else seconds
     memory = _MEMORY + _COPIES * weights if memory is None else memory
     order = [os.fspath(folder.path.absolute()), outlines, threads, seconds, memory]
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # as it is here
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)  # as it is here
     few = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # numpy's, each with its memory
     try:
         done = subprocess.run(

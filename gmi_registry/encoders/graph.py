@@ -363,7 +363,7 @@ def _attribute(data: memoryview, left: list[int], base: int) -> Attribute:
     elif holder in ("i", "ints"):
         values = _list(held, left)
     elif holder in ("f", "floats"):
-        values = _floats(held)
+        values = _floats(held, left)
     else:
         values = map(_string, held)
     found = tuple(values)
@@ -386,9 +386,15 @@ def _tensor(data: memoryview, left: list[int], base: int) -> Tensor:
     content, place = _content(parts, kind, left)
     if len(content) != width * math.prod(dims):
         raise WireError(f"it has weights {name[:80]!r} of another length than their shape")
-    if kind == _BOOL and not set(content) <= {0, 1}:
+    if kind == _BOOL and not _are_truths(content):
         raise WireError(f"it has weights {name[:80]!r} that are neither true nor false")
     return Tensor(name, kind, dims, content, None if place is None else base + place)
+
+
+def _are_truths(content: memoryview) -> bool:
+    size = 2**20
+    chunks = (bytes(content[at : at + size]) for at in range(0, len(content), size))
+    return not any(chunk.translate(None, b"\0\1") for chunk in chunks)
 
 
 _DATA_OF_KIND = {1: "float_data", 7: "int64_data", 11: "double_data"}  # others: int32_data
@@ -508,9 +514,12 @@ def _chunk(field: Field) -> memoryview:
     return field.value
 
 
-def _floats(held: Iterable[Field]) -> list[int]:
+def _floats(held: Iterable[Field], left: list[int]) -> list[int]:
     """The 32 bits of each."""
     data = b"".join(_chunk(it) for it in held)
+    left[0] -= len(data) // 4
+    if left[0] < 0:
+        raise WireError(f"it has more than {MOST_PARTS:,} parts")
     if len(data) % 4:
         raise WireError("it has a list of floats that is cut short")
     return [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]

@@ -37,7 +37,9 @@ _TOWERS: tuple[_TowerName, ...] = ("image.onnx", "text.onnx")
 # Bounds of one run, which no honest encoder comes near: of ViT-L-14 (1.2 GB) an image takes 2 s and
 # some 50 MB beside the weights.
 _SECONDS, _BYTES_A_SECOND = 60.0, 4e7
-_MOST_MEMORY = 8 * 2**30
+# Weights of two bytes (--half) are widened in it: 4 GB for ViT-H-14, which is the largest known.
+_MOST_MEMORY = 12 * 2**30
+_SHARE_OF_MACHINE = 0.75
 # What the runtime says of its own bound, and of the system's.
 _NO_MEMORY = ("BFCArena", "bad_alloc", "bad allocation")
 
@@ -169,11 +171,12 @@ class OnnxEncoder:
         graph = self._graph(name)
         size = self._about.files[name].size
         tower = _Tower(graph, self._folder.path / name, dim, size, self._threads)
+        del self._written[name]  # which may hold weights, where they lie at odd places
         self._folder.require_viewed(name)  # whose weights the runtime opened by its name
         return tower
 
     def _graph(self, name: _TowerName) -> bytes:
-        """The bytes that are run of a file, made anew by whoever asks first."""
+        """The bytes that are run of a file, made anew."""
         if name not in self._written:
             path = self._folder.path / name
             data = self._folder.view(name, trusted=self._trusted)
@@ -288,10 +291,11 @@ def _bound_memory() -> None:
 
 
 def _most_memory() -> int:
-    """Bytes; no more than the machine has, where it says."""
+    """Bytes; no more than most of what the machine has, where it says."""
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return _MOST_MEMORY
-    return min(_MOST_MEMORY, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(_MOST_MEMORY, int(machine * _SHARE_OF_MACHINE))
 
 
 def _within(seconds: float, run: Callable[[], Any]) -> Any:

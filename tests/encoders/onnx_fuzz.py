@@ -416,11 +416,38 @@ def seen_by_check(graph: Graph, data: bytes) -> Any:
     )
 
 
+_HELD = {
+    "ModelProto": "ir_version graph opset_import",
+    "OperatorSetIdProto": "domain version",
+    "GraphProto": "node name initializer input output",
+    "NodeProto": "input output op_type attribute",
+    "AttributeProto": "name f i s t floats ints strings type",
+    "TensorProto": "dims data_type name raw_data external_data data_location",
+    "StringStringEntryProto": "key value",
+    "ValueInfoProto": "name type",
+    "TypeProto": "tensor_type",
+    "Tensor": "elem_type shape",
+    "TensorShapeProto": "dim",
+    "Dimension": "dim_value dim_param",
+}
+
+
+def _require_held(part: Any) -> None:
+    """No field but those that are compared."""
+    for field, held in part.ListFields():
+        assert field.name in _HELD[part.DESCRIPTOR.name].split(), field.full_name
+        if field.message_type is not None:
+            several = field.name not in {"graph", "t", "type", "tensor_type", "shape"}
+            for inner in held if several else [held]:
+                _require_held(inner)
+
+
 def require_seen(graph: Graph, data: bytes, run: bytes) -> None:
     """The package onnx reads from ``run`` what was checked, and would write the same bytes."""
     model = onnx.load_from_string(run)
     assert seen_by_onnx(model) == seen_by_check(graph, data)
     assert model.SerializeToString(deterministic=True) == run
+    _require_held(model)
     assert {node.op_type for node in model.graph.node} <= OPERATORS
 
 

@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gmi_registry.encoders.golden import TOLERANCE, deviation
+from gmi_registry.encoders.golden import TOLERANCE, deviation, golden_embeddings
 from gmi_registry.encoders.graph import check_graph
 from gmi_registry.encoders.layout import OnnxFolder
 from gmi_registry.encoders.outline import outline_of
 from gmi_registry.encoders.pixels import Pixels
-from gmi_registry.encoders.trial import Outlines, Trials, try_encoder
+from gmi_registry.encoders.trial import Outlines, Trials, answer_trial, try_encoder
 from gmi_registry.encoders.wording import ClipTokens, split_merges
 from gmi_registry.errors import DigestMismatchError, InputError
 from gmi_registry.spec import EncoderRef
 
-__all__ = ["OnnxEncoder"]
+__all__ = ["OnnxEncoder", "run_trial"]
 
 _AGAIN = "export it again, or install what runs it: pip install 'gmi-registry[torch]'"
 
@@ -216,6 +216,17 @@ class OnnxEncoder:
                 f"{self._folder.path / 'golden.safetensors'}: {_one_line(error)}", hint=_AGAIN
             ) from None
         return found
+
+
+def run_trial() -> None:
+    """What the process of a trial does: :func:`~gmi_registry.encoders.trial.try_encoder`."""
+
+    def work(folder: OnnxFolder, outlines: Outlines, threads: int) -> dict[str, NDArray[Any]]:
+        # Its files were compared with their digests by the process that waits for this one.
+        encoder = OnnxEncoder(folder, trusted=True, outlines=outlines, threads=threads)
+        return golden_embeddings(encoder)
+
+    answer_trial(work)
 
 
 class _Tower:

@@ -16,6 +16,7 @@ import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,7 +27,9 @@ from gmi_registry.encoders.graph import CHECKER
 from gmi_registry.encoders.layout import OnnxFolder
 from gmi_registry.errors import GmiError, InputError
 
-__all__ = ["Outlines", "Trials", "try_encoder"]
+__all__ = ["Outlines", "Trials", "answer_trial", "try_encoder"]
+
+Embeddings = dict[str, NDArray[np.float32]]
 
 Outlines = dict[str, str]
 """SHA-256 (hex) of the bytes that are run, by the file that they were written from."""
@@ -36,7 +39,7 @@ _TICK_NS = 2_000_000_000
 # What the numbers depend on beside the files.
 _LIBRARIES = ("ftfy", "numpy", "onnxruntime", "pillow", "regex")
 
-_MAIN = "from gmi_registry.encoders.trial import main; main()"
+_MAIN = "from gmi_registry.encoders.onnx import run_trial; run_trial()"
 _REFUSED = 3
 # Weights are a measure of the work: of ViT-L-14 (1.7 GB) the trial takes some 15 s on two cores.
 _SECONDS, _BYTES_A_SECOND = 60.0, 8e6
@@ -100,24 +103,20 @@ class Trials:
         return self.directory / hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def try_encoder(
-    folder: OnnxFolder,
-    outlines: Outlines,
-    *,
-    threads: int = 0,
-    seconds: float | None = None,
-    memory: int | None = None,
-) -> dict[str, NDArray[np.float32]]:
+def try_encoder(folder: OnnxFolder, outlines: Outlines, *, threads: int = 0) -> Embeddings:
     """:func:`~gmi_registry.encoders.golden.golden_embeddings` of the encoder in ``folder``, worked
     out by another process, which runs the bytes of these digests and no others.
 
-    It has ``seconds`` and, where the system knows such a bound, ``memory`` bytes of its own beside
-    the mapped weights; None for what is plenty for weights of this size. Raises InputError where
-    the encoder cannot be run, and where that process needs more or does not come to an end.
+    It has a minute and more for larger weights and, where the system knows such a bound (Linux),
+    4 GiB of memory and more beside the mapped weights. Raises InputError where the encoder cannot
+    be run, and where that process needs more or does not come to an end.
     """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
     weights = sum(entry.size for entry in folder.description.files.values())
-    seconds = _SECONDS + weights / _BYTES_A_SECOND if seconds is None else seconds
-    memory = _MEMORY + _COPIES * weights if memory is None else memory
+    seconds = _SECONDS + weights / _BYTES_A_SECOND
+    memory = _MEMORY + _COPIES * weights
     order = [os.fspath(folder.path.absolute()), outlines, threads, seconds, memory]
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)  # as it is here
     few = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # numpy's, each with its memory
@@ -138,38 +137,35 @@ def try_encoder(
         message, hint = json.loads(done.stdout)
         raise InputError(message, hint=hint)
     if done.returncode != 0:
-        _log.debug("the trial said: %s", done.stderr[-2000:].decode("utf-8", "replace"))
+        last = done.stderr[-300:].decode("utf-8", "replace").rstrip().rpartition("\n")[2]
+        said = "".join(letter for letter in last if letter.isprintable())
         raise _failed(
             folder,
-            f"ended with {_named(done.returncode)}, perhaps for want of memory: it may take "
-            f"{memory / 2**30:.1f} GiB",
+            f"ended with {_named(done.returncode)}, within {memory / 2**30:.1f} GiB of memory: "
+            f"{said or 'it said nothing'}",
         )
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     try:
-        return load(done.stdout)
+        found = load(done.stdout)
     except SafetensorError:
-        raise _failed(folder, "gave no embeddings") from None
+        found = {}
+    if found.keys() != {"image_embeddings", "text_embeddings"}:
+        raise _failed(folder, "gave no embeddings")
+    return found
 
 
-def main() -> None:
-    """The process that tries: what to try from standard input, embeddings to standard output."""
+def answer_trial(work: Callable[[OnnxFolder, Outlines, int], Embeddings]) -> None:
+    """The process that tries: what to try from standard input, embeddings to standard output.
+
+    ``work`` takes the folder, the digests and the threads, and runs the encoder.
+    """
     where, outlines, threads, seconds, memory = json.load(sys.stdin)
     _bound(seconds, memory)
     answers = os.dup(1)
     os.dup2(2, 1)  # whatever else is printed
     from safetensors.numpy import save
 
-    from gmi_registry.encoders.golden import golden_embeddings
-    from gmi_registry.encoders.onnx import OnnxEncoder
-
     try:
-        # Its files were compared with their digests by the process that waits for this one.
-        encoder = OnnxEncoder(
-            OnnxFolder(Path(where)), trusted=True, outlines=outlines, threads=threads
-        )
-        answer, code = save(golden_embeddings(encoder)), 0
+        answer, code = save(work(OnnxFolder(Path(where)), outlines, threads)), 0
     except GmiError as error:
         answer, code = json.dumps([error.message, error.hint]).encode(), _REFUSED
     with os.fdopen(answers, "wb") as stream:

@@ -96,9 +96,9 @@ class OwnPrompts:
                 hint="search with the encoder that the specifications name",
             )
         known = self._known.get(key.prompt_set_id)
-        if known is None:
+        if known is None and self._cache is not None:
             shape = len(prompts), ref.text_dim
-            known = self._cache and self._cache.prompts(ref.id, key.prompt_set_id, shape)
+            known = self._cache.prompts(ref.id, key.prompt_set_id, shape)
         if known is None:
             known = self._encoder.encode_texts(list(prompts)).astype(np.float16)
             if self._cache is not None:

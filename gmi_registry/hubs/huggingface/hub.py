@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,7 @@ from huggingface_hub import HfApi, cached_assets_path, constants, get_token, is_
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from gmi_registry.errors import (
+    AuthError,
     InputError,
     OfflineError,
     SpecNotFoundError,
@@ -24,7 +26,8 @@ from gmi_registry.hubs.huggingface.catalogue import Catalogue
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
 from gmi_registry.hubs.huggingface.errors import Asked, explained, offline_error
 from gmi_registry.hubs.huggingface.listing import admits, covers, list_entries, server_tags
-from gmi_registry.hubs.huggingface.models import Models, weight_files
+from gmi_registry.hubs.huggingface.models import Models, is_unknown, weight_files
+from gmi_registry.hubs.huggingface.names import Names, base_reference, kept_elsewhere
 from gmi_registry.hubs.huggingface.shelf import MANIFEST, TENSORS, Shelf
 from gmi_registry.hubs.huggingface.traffic import OnWait, Traffic
 from gmi_registry.hubs.protocol import Listing, ListingFilter
@@ -94,9 +97,15 @@ class HuggingFaceHub:
         self._downloads = Downloads(self._api, self._asked, hub_cache, offline=self.offline)
         self._catalogue = Catalogue(assets)
         self._shelf = Shelf(self.endpoint, self._downloads, self._catalogue)
+        self._names = Names(assets)
         self._models = Models(
-            self._api, self._downloads, FileDigests(assets / "digests"), workers=workers
+            self._api,
+            self._downloads,
+            FileDigests(assets / "digests"),
+            workers=workers,
+            names=self._names,
         )
+        self._current: dict[str, str] = {}
 
     def close(self) -> None:
         """Stop counting requests; the hub can still be used."""
@@ -244,15 +253,62 @@ class HuggingFaceHub:
         self._begin(ref)
         revision = ref.revision
         if revision is not None and COMMIT.fullmatch(revision):
-            known = self._catalogue.weights(ref.id, revision)
-            if known is not None:
-                return known
+            for name in dict.fromkeys((ref.id, self._names.now(ref.id))):
+                known = self._catalogue.weights(name, revision)
+                if known is not None:
+                    return known
         if self.offline:
             return None
         info = self._models.info(ref.id, revision)
         files = weight_files(info)
-        self._catalogue.keep_weights(ref.id, info.sha, files)
+        self._catalogue.keep_weights(info.id, info.sha, files)
         return files
+
+    def weights_beside(self, ref: ModelRef, folder: Path) -> Mapping[str, str | None] | None:
+        """:meth:`weight_digests` at the commit of ``folder``, which :meth:`fetch_spec` gave."""
+        commit = folder.parent.name
+        pinned = replace(ref, revision=commit) if COMMIT.fullmatch(commit) else ref
+        return self.weight_digests(pinned)
+
+    def name_now(self, ref: ModelRef) -> ModelRef:
+        """``ref`` under the name that the hub is known to have for it, without a request.
+
+        It is known where the hub said so, this time or earlier, when it was asked about the model.
+        """
+        self._begin(ref)
+        told = self.traffic.moved(self.endpoint, "models", ref.id)
+        if told is not None and _is_name(told):
+            self._names.learn(ref.id, told)
+        return replace(ref, id=self._names.now(ref.id))
+
+    def current(self, ref: ModelRef) -> ModelRef:
+        """Likewise, asked of the hub: one request for each model. Offline as :meth:`name_now`.
+
+        Raises every error of the hub, SpecNotFoundError for a model that is not there.
+        """
+        self._begin(ref)
+        if self.offline:
+            return self.name_now(ref)
+        if ref.id not in self._current:
+            self._current[ref.id] = self._models.info(ref.id, None).id
+        return replace(ref, id=self._current[ref.id])
+
+    def base_weights(self, name: str) -> tuple[ModelRef, Mapping[str, str | None] | None]:
+        """The base model that a card calls ``name``, as it is called now, and its weights.
+
+        One request, and one more for a base that its owner deleted. Raises InputError for what is
+        no name, and otherwise as :meth:`weight_digests`.
+        """
+        ref = base_reference(name, self.endpoint)
+        elsewhere = kept_elsewhere(ref.id)
+        try:
+            weights = self.weight_digests(ref)
+        except (SpecNotFoundError, AuthError) as error:
+            if elsewhere is None or not is_unknown(error):
+                raise
+            ref = ModelRef("hf", elsewhere)
+            weights = self.weight_digests(ref)
+        return self.name_now(ref), weights
 
     def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> None:
         """Raises AuthError or HubError where :meth:`push_spec` could not even propose a change.
@@ -263,14 +319,14 @@ class HuggingFaceHub:
         from gmi_registry.hubs.huggingface.preflight import check_writable
 
         self._require_network(ref)
-        check_writable(self._api, ref)
+        check_writable(self._api, self.current(ref))
 
     def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = False) -> str:
         """Commit the files of ``folder`` beside the model, or propose it; returns the address."""
         from gmi_registry.hubs.huggingface.commit import push_spec
 
         self._require_network(ref)
-        return push_spec(self._api, ref, folder, create_pr=create_pr)
+        return push_spec(self._api, self.current(ref), folder, create_pr=create_pr)
 
     def _begin(self, ref: ModelRef) -> None:
         if ref.hub != self.name:
@@ -297,3 +353,10 @@ class HuggingFaceHub:
             if here is not None:
                 return here.sha
         return ref.revision or constants.DEFAULT_REVISION
+
+
+def _is_name(text: str) -> bool:
+    try:
+        return ModelRef("hf", text).id == text
+    except InputError:
+        return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from gmi_registry.errors import InputError
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
-    from gmi_registry.spec import ModelRef
+    from gmi_registry.spec import ModelRef, OwnWeights, Spec
 
 __all__ = [
     "DEFAULT_HUB",
@@ -25,6 +25,7 @@ __all__ = [
     "hub_named_in",
     "makes_links",
     "open_hub",
+    "read_from",
 ]
 
 DEFAULT_HUB = "hf"
@@ -52,12 +53,37 @@ class Closable(Protocol):
 class SpecPlace:
     """A folder that should hold ``gmi/``, as the readers of :mod:`gmi_registry.spec` want it.
 
-    ``expected`` is the model that it should describe, where the person named one.
+    ``expected`` is the model that it should describe, where the person named one; ``weights`` are
+    that model's own, asked for where the specification names another one; ``called`` is what the
+    hub calls the model now, where that is another name than the person's.
     """
 
     folder: Path
     expected: ModelRef | None = None
     follow_links: bool = False
+    weights: Mapping[str, str | None] | None = None
+    called: ModelRef | None = None
+
+    @property
+    def model(self) -> ModelRef | None:
+        """The model under its present name, where it is on a hub."""
+        return self.called or self.expected
+
+    @property
+    def own_weights(self) -> OwnWeights:
+        """``weights``, as the readers ask for them."""
+        return lambda: self.weights
+
+    def read(self) -> Spec:
+        """The specification. Raises as :func:`~gmi_registry.spec.read_spec`."""
+        from gmi_registry.spec import read_spec
+
+        return read_spec(
+            self.folder,
+            expected=self.expected,
+            own_weights=self.own_weights,
+            follow_links=self.follow_links,
+        )
 
 
 def open_hub(
@@ -176,10 +202,44 @@ def find_spec(
             hint="name a folder that holds gmi/, or add --hub HUB (or set GMI_HUB)",
         )
     with hub_at(hub, cache_dir=cache_dir, token=token, offline=offline) as opened:
-        ref = find_model(text, opened)
-        folder = opened.fetch_spec(ref)
-        parent = folder.parent if folder.name == "gmi" else folder
-        return SpecPlace(parent, expected=ref, follow_links=makes_links(opened))
+        return _place_of(find_model(text, opened), opened)
+
+
+def read_from(hub: Hub, ref: ModelRef) -> Spec:
+    """The specification that ``hub`` has for ``ref``, read and checked.
+
+    Raises what the hub raises, and as :func:`~gmi_registry.spec.read_spec`.
+    """
+    from gmi_registry.hubs.protocol import own_weights
+    from gmi_registry.spec import read_spec
+
+    folder = hub.fetch_spec(ref)
+    return read_spec(
+        folder.parent if folder.name == "gmi" else folder,
+        expected=ref,
+        own_weights=own_weights(hub, ref, folder),
+        follow_links=makes_links(hub),
+    )
+
+
+def _place_of(ref: ModelRef, hub: Hub) -> SpecPlace:
+    from gmi_registry.errors import SpecError
+    from gmi_registry.hubs.protocol import KnowsNames, own_weights
+    from gmi_registry.spec import read_manifest
+
+    folder = hub.fetch_spec(ref)
+    parent = folder.parent if folder.name == "gmi" else folder
+    links, weights = makes_links(hub), None
+    try:
+        described = read_manifest(parent, follow_links=links).model.id
+    except SpecError:  # whoever reads it says so
+        described = ref.id
+    if described != ref.id:
+        # While the hub is open.
+        asking = own_weights(hub, ref, folder)
+        weights = None if asking is None else asking()
+    now = hub.name_now(ref) if isinstance(hub, KnowsNames) else ref
+    return SpecPlace(parent, ref, links, weights, called=None if now == ref else now)
 
 
 def makes_links(hub: Hub) -> bool:

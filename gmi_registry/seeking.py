@@ -16,7 +16,7 @@ from gmi_registry.errors import OfflineError, UnsupportedOperationError
 from gmi_registry.freshness import Freshness
 from gmi_registry.gathering import Gathered, Gathering
 from gmi_registry.hub_index import HubIndex
-from gmi_registry.hubs.protocol import Hub, ListingFilter
+from gmi_registry.hubs.protocol import Hub, KnowsNames, ListingFilter
 from gmi_registry.index import (
     Filters,
     ImageQuestion,
@@ -32,7 +32,7 @@ from gmi_registry.interrogators import Interrogator
 from gmi_registry.place import find_model, find_spec
 from gmi_registry.request import Request
 from gmi_registry.scoring import Query, score_named
-from gmi_registry.spec import EncoderRef, read_spec
+from gmi_registry.spec import EncoderRef
 from gmi_registry.spec.reference import HubName
 
 __all__ = ["Seeking", "Sought", "is_served"]
@@ -164,12 +164,22 @@ class Seeking:
     def _exemplar(self, like: str, index: HubIndex | None) -> tuple[IndexedSpec, EncoderRef]:
         """The model that others are to be near, out of the index where it has it."""
         if index is not None and not Path(like).is_dir():
-            known = index.exemplar(find_model(like, self.hub))
-            if known is not None:
-                return known
+            ref = find_model(like, self.hub)
+            names = [ref, self.hub.name_now(ref)] if isinstance(self.hub, KnowsNames) else [ref]
+            for name in dict.fromkeys(names):
+                known = index.exemplar(name)
+                if known is not None:
+                    return known
         place = find_spec(like, self.hub)
-        spec = read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
-        return IndexedSpec.of(spec), spec.manifest.encoder
+        spec = place.read()
+        exemplar = IndexedSpec.of(spec)
+        if place.model is not None:
+            # Under the name that the hub lists it by, so that it is not its own neighbour.
+            entry = exemplar.entry.found_at(
+                replace(place.model, revision=exemplar.entry.model.revision), None
+            )
+            exemplar = replace(exemplar, entry=entry)
+        return exemplar, spec.manifest.encoder
 
     def _question(self, encoder: Encoder, phrases: Sequence[str]) -> Question:
         from gmi_registry.query import build_query, embed_text, logit_scale

@@ -9,11 +9,22 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from gmi_registry.model import Kind, ModelFiles, is_kind
-from gmi_registry.spec import ModelRef, WeightFile
+from gmi_registry.spec import ModelRef, OwnWeights, WeightFile
 from gmi_registry.spec.reference import HubName
 from gmi_registry.trust import Trust
 
-__all__ = ["Describes", "Hub", "KnowsWeights", "Listing", "ListingFilter", "SpecStore", "is_stale"]
+__all__ = [
+    "Describes",
+    "Hub",
+    "KnowsNames",
+    "KnowsWeights",
+    "Listing",
+    "ListingFilter",
+    "ShowsWeights",
+    "SpecStore",
+    "is_stale",
+    "own_weights",
+]
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,37 @@ class KnowsWeights(Protocol):
         A digest is None where the hub has none, the whole None where it cannot be asked. Cheap:
         at most one request a model, and none for a revision that was asked for before.
         """
+        ...
+
+
+@runtime_checkable
+class ShowsWeights(Protocol):
+    """A hub on which models are renamed, and that knows the weights which tell one from another."""
+
+    def weights_beside(self, ref: ModelRef, folder: Path) -> Mapping[str, str | None] | None:
+        """Path to SHA-256 (hex) of the model's weight files beside the specification in ``folder``,
+        which ``fetch_spec(ref)`` gave; as :meth:`KnowsWeights.weight_digests`."""
+        ...
+
+
+def own_weights(hub: object, ref: ModelRef, folder: Path) -> OwnWeights | None:
+    """What :func:`~gmi_registry.spec.read_spec` is to ask of ``hub`` where a specification names
+    another model than ``ref``; ``folder`` is what the hub's ``fetch_spec`` gave."""
+    if not isinstance(hub, ShowsWeights):
+        return None
+    return lambda: hub.weights_beside(ref, folder)
+
+
+@runtime_checkable
+class KnowsNames(Protocol):
+    """A hub on which models are renamed, and that answers to their former names."""
+
+    def name_now(self, ref: ModelRef) -> ModelRef:
+        """``ref`` under the name that the hub is known to have for it, without a request."""
+        ...
+
+    def current(self, ref: ModelRef) -> ModelRef:
+        """Likewise, asked of the hub. Raises SpecNotFoundError for a model that is not there."""
         ...
 
 

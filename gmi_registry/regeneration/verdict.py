@@ -16,7 +16,7 @@ from gmi_registry.errors import (
     UnsupportedVersionError,
 )
 from gmi_registry.generation.advice import advised
-from gmi_registry.hubs.protocol import Hub, SpecStore, is_stale
+from gmi_registry.hubs.protocol import Hub, SpecStore, is_stale, own_weights
 from gmi_registry.place import makes_links
 from gmi_registry.regeneration.today import Survey, Today
 from gmi_registry.spec import SPEC_DIR, Manifest, ModelRef, PromptSet, Spec, WeightFile, read_spec
@@ -88,8 +88,12 @@ def _read(
 ) -> tuple[State, str, Spec | None]:
     try:
         folder: Path = hub.fetch_spec(place)
-        parent = folder.parent if folder.name == SPEC_DIR else folder
-        spec = read_spec(parent, expected=ref.repository, follow_links=follow_links)
+        spec = read_spec(
+            folder.parent if folder.name == SPEC_DIR else folder,
+            expected=ref.repository,
+            own_weights=own_weights(hub, place, folder),
+            follow_links=follow_links,
+        )
     except SpecNotFoundError:
         return "missing", "it has no specification", None
     except UnsupportedVersionError as error:

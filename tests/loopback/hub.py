@@ -118,9 +118,7 @@ class LoopbackHub:
             owner = repo.namespace
             return self.state.change(repo, files or {}, "initial commit", owner).oid
 
-    def rename(
-        self, old: str, new: str, *, repo_type: str = "model", status: int = 307
-    ) -> None:
+    def rename(self, old: str, new: str, *, repo_type: str = "model", status: int = 307) -> None:
         """Rename or transfer a repository: all its former names are redirected to ``new``."""
         with self.state.lock:
             self.state.rename(repo_type, old, new, status)

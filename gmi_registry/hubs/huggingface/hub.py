@@ -158,7 +158,7 @@ class HuggingFaceHub:
         where the model, its revision or one of the files is not there, AuthError for a gated or
         private model, OfflineError, RateLimitError and HubError.
         """
-        self._begin(ref)
+        ref = self._begin(ref)
         revision = self._revision(ref)
         fetch = self._downloads.fetch_checked
         try:
@@ -177,7 +177,7 @@ class HuggingFaceHub:
 
     def fetch_preview(self, ref: ModelRef) -> Path | None:
         """The contact sheet; None where the model has none, or offline where it is not here."""
-        self._begin(ref)
+        ref = self._begin(ref)
         try:
             return self._downloads.fetch_checked(
                 ref.id, _PREVIEW, self._revision(ref), limit=PREVIEW_LIMIT
@@ -191,7 +191,7 @@ class HuggingFaceHub:
         Nothing in it is checked. Costs at most two requests. Raises as :meth:`fetch_spec`, and
         OfflineError where it is not at hand.
         """
-        self._begin(ref)
+        ref = self._begin(ref)
         fetch = self._downloads.fetch_checked
         try:
             return fetch(ref.id, _SIGNATURE, self._revision(ref), limit=SIGNATURE_LIMIT)
@@ -206,7 +206,7 @@ class HuggingFaceHub:
         Costs at most two requests. Raises HubError for a broken card, and otherwise as
         :meth:`fetch_spec`.
         """
-        self._begin(ref)
+        ref = self._begin(ref)
         try:
             place = self._downloads.fetch_checked(
                 ref.id, CARD_NAME, self._revision(ref), limit=CARD_LIMIT
@@ -328,7 +328,8 @@ class HuggingFaceHub:
         self._require_network(ref)
         return push_spec(self._api, self.current(ref), folder, create_pr=create_pr)
 
-    def _begin(self, ref: ModelRef) -> None:
+    def _begin(self, ref: ModelRef) -> ModelRef:
+        """``ref``, or without a network the name under which the model lies on this disk."""
         if ref.hub != self.name:
             raise UnsupportedOperationError(
                 f"{ref} is not on this hub, whose models are called hf:owner/name",
@@ -336,6 +337,9 @@ class HuggingFaceHub:
             )
         if not self.offline:
             self.traffic.open()
+        elif not self._downloads.holds(ref.id):
+            return replace(ref, id=self._names.now(ref.id))
+        return ref
 
     def _require_network(self, ref: ModelRef) -> None:
         self._begin(ref)

@@ -1,7 +1,7 @@
 """What repositories are called: former names, other spellings, and models that are kept elsewhere.
 
-A repository that was renamed or transferred keeps answering to its former names, by redirects, until
-somebody takes one of them. The Hub also redirects names that are written in another letter case.
+A repository that was renamed or transferred keeps answering to its former names, by redirects,
+until somebody takes one of them. The Hub also redirects names written in another letter case.
 """
 
 from __future__ import annotations

@@ -112,6 +112,20 @@ class SupplementedHub:
         """As :meth:`.HuggingFaceHub.weight_digests`; of an entry's model as it is now."""
         return self.hub.weight_digests(ref.without_revision if self._is_entry(ref) else ref)
 
+    def weights_beside(self, ref: ModelRef, folder: Path) -> Mapping[str, str | None] | None:
+        """As :meth:`.HuggingFaceHub.weights_beside`; of an entry's model as it is now."""
+        if self._is_entry(ref):
+            return self.weight_digests(ref)
+        return self.hub.weights_beside(ref, folder)
+
+    def name_now(self, ref: ModelRef) -> ModelRef:
+        """As :meth:`.HuggingFaceHub.name_now`."""
+        return self.hub.name_now(ref)
+
+    def current(self, ref: ModelRef) -> ModelRef:
+        """As :meth:`.HuggingFaceHub.current`."""
+        return self.hub.current(ref)
+
     def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> None:
         """As :meth:`.HuggingFaceHub.check_writable`."""
         self.hub.check_writable(ref, create_pr=create_pr)

@@ -6,11 +6,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from gmi_registry.errors import InputError
+from gmi_registry.errors import InputError, SpecNotFoundError
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
@@ -47,6 +47,13 @@ class Closable(Protocol):
     """A hub that holds something while it is open."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Supplemented(Protocol):
+    """A hub whose models may have their specification in a registry."""
+
+    def find_entry(self, ref: ModelRef) -> ModelRef | None: ...
 
 
 @dataclass(frozen=True)
@@ -227,7 +234,7 @@ def _place_of(ref: ModelRef, hub: Hub) -> SpecPlace:
     from gmi_registry.hubs.protocol import KnowsNames, own_weights
     from gmi_registry.spec import read_manifest
 
-    folder = hub.fetch_spec(ref)
+    asked, (ref, folder) = ref, _specification(ref, hub)
     parent = folder.parent if folder.name == "gmi" else folder
     links, weights = makes_links(hub), None
     try:
@@ -238,8 +245,20 @@ def _place_of(ref: ModelRef, hub: Hub) -> SpecPlace:
         # While the hub is open.
         asking = own_weights(hub, ref, folder)
         weights = None if asking is None else asking()
-    now = hub.name_now(ref) if isinstance(hub, KnowsNames) else ref
-    return SpecPlace(parent, ref, links, weights, called=None if now == ref else now)
+    now = hub.name_now(asked) if isinstance(hub, KnowsNames) else asked
+    called = None if now.id == ref.id else replace(ref, id=now.id)
+    return SpecPlace(parent, ref, links, weights, called)
+
+
+def _specification(ref: ModelRef, hub: Hub) -> tuple[ModelRef, Path]:
+    """Where the hub has a specification of the model: under which name, and in which folder."""
+    try:
+        return ref, hub.fetch_spec(ref)
+    except SpecNotFoundError:
+        entry = hub.find_entry(ref) if isinstance(hub, Supplemented) else None
+        if entry is None:
+            raise
+        return entry, hub.fetch_spec(entry)
 
 
 def makes_links(hub: Hub) -> bool:

@@ -13,7 +13,7 @@ from gmi_registry.clock import Clock, Progress
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.equipment import Equipment
 from gmi_registry.errors import OfflineError, UnsupportedOperationError
-from gmi_registry.freshness import Freshness
+from gmi_registry.freshness import Freshness, named_now
 from gmi_registry.gathering import Gathered, Gathering
 from gmi_registry.hub_index import HubIndex
 from gmi_registry.hubs.protocol import Hub, KnowsNames, ListingFilter
@@ -119,6 +119,7 @@ class Seeking:
             while (fresh_only or known is None) and freshness.learn(found.index, ranking):
                 ranking = ranked()
             left_out = sum(map(len, matched)) - ranking.matched
+            ranking = named_now(ranking, self.hub)
             return self._sought(ranking, question, compared_by, found, left_out)
 
     def by_server(self, url: str) -> Sought:

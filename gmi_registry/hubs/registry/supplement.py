@@ -14,6 +14,7 @@ from gmi_registry.errors import GmiError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.huggingface.traffic import Traffic
 from gmi_registry.hubs.protocol import Listing, ListingFilter
+from gmi_registry.hubs.registry.layout import is_entry
 from gmi_registry.hubs.registry.registry import Registry
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef, read_manifest
@@ -38,7 +39,6 @@ class SupplementedHub:
         self.registry = registry
         # They share a client, whose requests are counted once.
         registry.traffic = hub.traffic
-        self._entries: dict[ModelRef, Listing] = {}
 
     @property
     def endpoint(self) -> str:
@@ -95,6 +95,24 @@ class SupplementedHub:
         """Beside the model, or out of the registry where ``ref`` is one of its entries."""
         return self.registry.fetch_spec(ref) if self._is_entry(ref) else self.hub.fetch_spec(ref)
 
+    def find_entry(self, ref: ModelRef) -> ModelRef | None:
+        """The registry's entry of a model as the hub has it now; None where there is none.
+
+        Where none has the model's name, one of the same weights is the model's, which was renamed.
+        A registry that cannot be asked has none.
+        """
+        if ref.revision is not None:
+            return None
+        entries = [item for item in self._listed() if item.ref.repository == ref.repository]
+        if entries:
+            return self._current(entries).ref
+        try:
+            own = self.hub.weight_digests(ref)
+            return self.registry.find_weights(own) if own else None
+        except GmiError as error:
+            _log.info("%s: the registry is left out: %s", ref, error.message)
+            return None
+
     def fetch_preview(self, ref: ModelRef) -> Path | None:
         """Likewise."""
         place = self.registry if self._is_entry(ref) else self.hub
@@ -140,11 +158,11 @@ class SupplementedHub:
         except GmiError as error:
             _log.info("searching without the registry: %s", error.message)
             found = []
-        self._entries = {listing.ref: listing for listing in found}
         return found
 
     def _is_entry(self, ref: ModelRef) -> bool:
-        return ref in self._entries
+        # Listed or not: no commit has 64 digits.
+        return ref.hub == self.name and is_entry(ref)
 
     def _current(self, listings: list[Listing]) -> Listing:
         if len(listings) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -77,11 +77,15 @@ class Seeking:
     top: int | None
     progress: Progress
 
-    @property
-    def _filters(self) -> Filters:
-        wanted = self.wanted
+    def _filters(self, known: Callable[[], Iterable[str]]) -> Filters:
+        """For models whose bases are called as ``known`` says, which is asked if need be."""
+        wanted, names = self.wanted, self.wanted.base_names
+        base = wanted.base_model
+        if base is not None and "/" in base and isinstance(self.hub, KnowsNames):
+            # A base that was renamed has one name here and another one there.
+            names += self.hub.names_of_base(base, known())
         return Filters(
-            wanted.tags, wanted.not_tags, wanted.base_model, wanted.kind, nsfw=wanted.nsfw
+            wanted.tags, wanted.not_tags, base, wanted.kind, nsfw=wanted.nsfw, base_names=names
         )
 
     def by_rows(self, gathering: Gathering, *, fresh_only: bool) -> Sought:
@@ -94,7 +98,8 @@ class Seeking:
                 question = ModelQuestion(exemplar)
             found = self._gathered(gathering, known)
             leave_out = None if question is None else question.about
-            matched = found.index.select(self._filters, leave_out)
+            filters = self._filters(found.index.base_models)
+            matched = found.index.select(filters, leave_out)
             if not matched:
                 none = Ranking((), tuple(found.index.skipped), found.looked_at, 0)
                 return self._sought(none, question, compared_by, found)
@@ -108,7 +113,7 @@ class Seeking:
             asking = question
 
             def ranked() -> Ranking:
-                chosen = replace(self._filters, fresh_only=fresh_only)
+                chosen = replace(filters, fresh_only=fresh_only)
                 selections = found.index.select(chosen, leave_out)
                 return answer(found.index, selections, asking, top=self.top)
 
@@ -147,7 +152,7 @@ class Seeking:
             question = self._question(encoder, ())
             self.clock.begin("rank")
             hub = cast("HubName", self.hub.name)
-            group = served.answer(question, self._filters, hub=hub, top=self.top)
+            group = served.answer(question, self._filters(tuple), hub=hub, top=self.top)
             groups = (group,) if group.hits else ()
             ranking = Ranking(groups, (), len(served), group.members)
             found = len(served)

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from gmi_registry.model import Kind, ModelFiles, is_kind
+from gmi_registry.model import Kind, ModelFiles, is_base, is_kind
 from gmi_registry.spec import ModelRef, OwnWeights, WeightFile
 from gmi_registry.spec.reference import HubName
 from gmi_registry.trust import Trust
@@ -31,7 +31,8 @@ __all__ = [
 class ListingFilter:
     """What a search asks a hub to list: all ``tags``, none of ``not_tags``; case does not count.
 
-    A ``kind`` of ``checkpoint`` takes whole models in single files as well. ``nsfw`` asks a hub
+    ``base_names`` are other names of ``base_model``, which count as well. A ``kind`` of
+    ``checkpoint`` takes whole models in single files as well. ``nsfw`` asks a hub
     that rates its models for those too that are not for everybody.
     """
 
@@ -40,6 +41,7 @@ class ListingFilter:
     base_model: str | None = None
     kind: Kind | None = None
     nsfw: bool = False
+    base_names: tuple[str, ...] = ()
 
     def admits(self, tags: Iterable[str], base_model: str | None, kind: str | None) -> bool:
         """Whether a model that is described so passes."""
@@ -47,13 +49,9 @@ class ListingFilter:
         return (
             all(tag.casefold() in found for tag in self.tags)
             and not any(tag.casefold() in found for tag in self.not_tags)
-            and _same(self.base_model, base_model)
+            and is_base(self.base_model, self.base_names, base_model)
             and is_kind(self.kind, kind)
         )
-
-
-def _same(wanted: str | None, found: str | None) -> bool:
-    return wanted is None or (found is not None and wanted.casefold() == found.casefold())
 
 
 @dataclass(frozen=True)
@@ -184,6 +182,10 @@ class KnowsNames(Protocol):
 
     def current(self, ref: ModelRef) -> ModelRef:
         """Likewise, asked of the hub. Raises SpecNotFoundError for a model that is not there."""
+        ...
+
+    def names_of_base(self, base: str, others: Iterable[str]) -> tuple[str, ...]:
+        """What ``base`` is called now, and those of ``others`` that mean the same model."""
         ...
 
 

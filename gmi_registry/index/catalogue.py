@@ -154,6 +154,11 @@ class SpecIndex:
                 passed[entry.key].add(entry.model)
         return [_selection(self._groups[key].stack, models) for key, models in passed.items()]
 
+    def base_models(self) -> set[str]:
+        """What base models are called."""
+        found = (entry.base_model for entry in self._entries.values())
+        return {name for name in found if name is not None}
+
     def standing(self, name: str) -> Standing:
         """What is known of the specification of the model whose identity has that name."""
         return self._standing.get(name, UNKNOWN)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +17,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 
 from gmi_registry.errors import (
     AuthError,
+    HubError,
     InputError,
     OfflineError,
     SpecNotFoundError,
@@ -25,7 +28,7 @@ from gmi_registry.hubs.digest import FileDigests
 from gmi_registry.hubs.huggingface.catalogue import Catalogue
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
 from gmi_registry.hubs.huggingface.errors import Asked, explained, offline_error
-from gmi_registry.hubs.huggingface.listing import admits, covers, list_entries, server_tags
+from gmi_registry.hubs.huggingface.listing import admits, bases, covers, list_entries, server_tags
 from gmi_registry.hubs.huggingface.models import Models, is_unknown, weight_files
 from gmi_registry.hubs.huggingface.names import Names, base_reference, kept_elsewhere
 from gmi_registry.hubs.huggingface.shelf import MANIFEST, TENSORS, Shelf
@@ -41,6 +44,7 @@ __all__ = ["HuggingFaceHub"]
 
 _LIBRARY = "gmi-registry"
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]/_-]+")
+_MOST_ASKED = 64
 _PREVIEW = f"{SPEC_DIR}/{PREVIEW_NAME}"
 _SIGNATURE = f"{SPEC_DIR}/{SIGNATURE_NAME}"
 
@@ -105,6 +109,7 @@ class HuggingFaceHub:
             workers=workers,
             names=self._names,
         )
+        self._workers = workers
         self._current: dict[str, str] = {}
 
     def close(self) -> None:
@@ -147,6 +152,10 @@ class HuggingFaceHub:
             tags = server_tags(wanted)
             listed = list_entries(self._api, self._asked, tags)
             entries = self._catalogue.merge(listed, lambda entry: covers(tags, entry))
+        if wanted.base_model is not None and "/" in wanted.base_model:
+            known = {name for entry in entries for name in bases(entry)}
+            names = self.names_of_base(wanted.base_model, known)
+            wanted = replace(wanted, base_names=(*wanted.base_names, *names))
         return (self._shelf.listing(entry) for entry in entries if admits(wanted, entry))
 
     def fetch_spec(self, ref: ModelRef) -> Path:
@@ -279,7 +288,8 @@ class HuggingFaceHub:
         told = self.traffic.moved(self.endpoint, "models", ref.id)
         if told is not None and _is_name(told):
             self._names.learn(ref.id, told)
-        return replace(ref, id=self._names.now(ref.id))
+        now = self._names.now(ref.id)
+        return ref if now == ref.id else replace(ref, id=now)
 
     def current(self, ref: ModelRef) -> ModelRef:
         """Likewise, asked of the hub: one request for each model. Offline as :meth:`name_now`.
@@ -292,6 +302,49 @@ class HuggingFaceHub:
         if ref.id not in self._current:
             self._current[ref.id] = self._models.info(ref.id, None).id
         return replace(ref, id=self._current[ref.id])
+
+    def names_of_base(self, base: str, others: Iterable[str]) -> tuple[str, ...]:
+        """What ``base``, a full name, is called now, and those of ``others`` that mean the same.
+
+        A name that was renamed, or that is written in another case, means the present one; that of
+        a base which its owner deleted means the copy. What is not known is asked, a request for a
+        name, 64 names at most, and remembered for a week; a hub that cannot be asked leaves it.
+        """
+        try:
+            wanted = base_reference(base, self.endpoint).id
+        except InputError:
+            return ()
+        self._ask_names([wanted])
+        wanted = self._meant(wanted)
+        # Who renames keeps the owner, who transfers keeps the name; most others are other models.
+        parts = {part.casefold() for part in (*base.split("/"), *wanted.split("/"))}
+        others = sorted(
+            set(others), key=lambda it: (parts.isdisjoint(it.casefold().split("/")), it)
+        )
+        self._ask_names([name for name in others if _is_name(name)])
+        alike = [it for it in others if self._meant(it).casefold() == wanted.casefold()]
+        return tuple(dict.fromkeys((wanted, *alike)))
+
+    def _meant(self, name: str) -> str:
+        now = self._names.now(name)
+        return kept_elsewhere(now) or now
+
+    def _ask_names(self, names: list[str]) -> None:
+        missing = [name for name in names if "/" in name and not self._names.knows(name)]
+        if self.offline or not missing:
+            return
+        self.traffic.open()
+
+        def ask(name: str) -> None:
+            try:
+                found = str(self._models.info(name, None).id)
+            except (SpecNotFoundError, AuthError):
+                found = name
+            self._names.learn(name, found, keep=True)
+
+        with ThreadPoolExecutor(self._workers) as pool, contextlib.suppress(HubError):
+            for done in [pool.submit(ask, name) for name in missing[:_MOST_ASKED]]:
+                done.result()
 
     def base_weights(self, name: str) -> tuple[ModelRef, Mapping[str, str | None] | None]:
         """The base model that a card calls ``name``, as it is called now, and its weights.

@@ -99,8 +99,8 @@ def entry_of(model: DescribedModel) -> ModelRef:
 def weights_ids(own: Mapping[str, str | None]) -> set[str]:
     """The ids that a specification of a model may give its weights (SPEC.md section 2).
 
-    ``own`` is path to SHA-256 (hex) of all weight files in its repository. A specification describes
-    one file at the root, or one set of the files in folders; other choices are not looked for.
+    ``own`` is path to SHA-256 (hex) of all weight files in its repository. A specification is of
+    one file at the root, or of one set of the files in folders; other choices are not looked for.
     """
     files = [RepoFile(path, sha256=digest) for path, digest in own.items() if digest is not None]
     chosen = [(file,) for file in files if "/" not in file.path]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -87,7 +87,8 @@ class SupplementedHub:
         described = {listing.ref.repository for listing in own}
         others: dict[ModelRef, list[Listing]] = {}
         for listing in self._listed():
-            if listing.ref.repository not in described:
+            # A model that is known to have another name now is listed under that.
+            if self.hub.name_now(listing.ref).repository not in described:
                 others.setdefault(listing.ref.repository, []).append(listing)
         return chain(own, (self._current(each) for each in others.values()))
 
@@ -139,6 +140,10 @@ class SupplementedHub:
     def name_now(self, ref: ModelRef) -> ModelRef:
         """As :meth:`.HuggingFaceHub.name_now`."""
         return self.hub.name_now(ref)
+
+    def names_of_base(self, base: str, others: Iterable[str]) -> tuple[str, ...]:
+        """As :meth:`.HuggingFaceHub.names_of_base`."""
+        return self.hub.names_of_base(base, others)
 
     def current(self, ref: ModelRef) -> ModelRef:
         """As :meth:`.HuggingFaceHub.current`."""

@@ -188,8 +188,9 @@ def _base_warnings(model: ModelFiles) -> Iterator[str]:
 
 
 def _spells(named: str, used: str) -> bool:
-    """Whether ``named`` is ``used`` with the hub's name or address before it."""
-    return named.endswith(used) and named.removesuffix(used).endswith((":", "/"))
+    """Whether ``named`` is ``used`` with the hub's name before it, or in the address of its page."""
+    named = named.partition("/tree/")[0].rstrip("/")
+    return named.endswith(used) and named.removesuffix(used)[-1:] in ("", ":", "/")
 
 
 def _existing(folder: Path) -> Path:

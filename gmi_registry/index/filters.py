@@ -17,8 +17,8 @@ class Filters:
 
     ``base_names`` are other names of that base, which count as well. Letter case does not matter; a
     ``checkpoint`` may be a single file. The manifest decides, whatever a hub's own search let
-    through. ``fresh_only`` leaves out models that are known to be stale. Without ``nsfw`` models of Civitai, the hub that rates them, are left out where they are
-    rated above PG.
+    through. ``fresh_only`` leaves out models that are known to be stale. Without ``nsfw`` models of
+    Civitai, the hub that rates them, are left out where they are rated above PG.
     """
 
     tags: tuple[str, ...] = ()

@@ -119,6 +119,11 @@ class SupplementedHub:
         place = self.registry if self._is_entry(ref) else self.hub
         return place.fetch_preview(ref)
 
+    def fetch_signature(self, ref: ModelRef) -> Path | None:
+        """Likewise; nothing in it is checked."""
+        place = self.registry if self._is_entry(ref) else self.hub
+        return place.fetch_signature(ref)
+
     def fetch_model(self, ref: ModelRef) -> ModelFiles:
         """As :meth:`.HuggingFaceHub.fetch_model`."""
         return self.hub.fetch_model(ref)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from gmi_registry.errors import GmiError
-from gmi_registry.hubs.protocol import Hub, KnowsNames, KnowsWeights, is_stale
+from gmi_registry.hubs.protocol import Hub, KnowsNames, KnowsWeights, is_stale, knows_names
 from gmi_registry.index import Index, Ranking, SearchHit
 from gmi_registry.index.crew import in_order
 from gmi_registry.place import makes_links
@@ -65,10 +65,11 @@ def named_now(ranking: Ranking, hub: Hub) -> Ranking:
     A listing has present names. An entry of a registry, or an index of some time ago, has those of
     the day it was made; where the hub was asked about such a model it said what it is called now.
     """
-    if not isinstance(hub, KnowsNames):
+    names = knows_names(hub)
+    if names is None:
         return ranking
     groups = [
-        replace(group, hits=tuple(_named_now(hit, hub) for hit in group.hits))
+        replace(group, hits=tuple(_named_now(hit, names) for hit in group.hits))
         for group in ranking.groups
     ]
     return replace(ranking, groups=tuple(groups))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from gmi_registry.errors import InputError, SpecNotFoundError
+from gmi_registry.errors import GmiError, InputError, SpecNotFoundError
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
@@ -25,6 +25,7 @@ __all__ = [
     "hub_named_in",
     "makes_links",
     "open_hub",
+    "read_former",
     "read_from",
 ]
 
@@ -229,9 +230,31 @@ def read_from(hub: Hub, ref: ModelRef) -> Spec:
     )
 
 
+def read_former(hub: object, folder: Path, ref: ModelRef) -> Spec | None:
+    """The specification in ``folder`` where it names a former name of ``ref``, as ``hub`` says.
+
+    For whoever replaces it: a model that got other weights and another name since is described
+    anew, and what its author chose is kept. None for one of any other model, or none that can be
+    read. One request.
+    """
+    from gmi_registry.hubs.protocol import knows_names
+    from gmi_registry.spec import read_manifest, read_spec
+
+    names = knows_names(hub)
+    try:
+        former = read_manifest(folder, follow_links=True).model.ref.repository
+        if names is None or former.hub != ref.hub or former.id == ref.id:
+            return None
+        if names.current(former).id != ref.id:
+            return None
+        return read_spec(folder, expected=former, follow_links=True)
+    except GmiError:
+        return None
+
+
 def _place_of(ref: ModelRef, hub: Hub) -> SpecPlace:
     from gmi_registry.errors import SpecError
-    from gmi_registry.hubs.protocol import KnowsNames, own_weights
+    from gmi_registry.hubs.protocol import knows_names, own_weights
     from gmi_registry.spec import read_manifest
 
     asked, (ref, folder) = ref, _specification(ref, hub)
@@ -245,7 +268,8 @@ def _place_of(ref: ModelRef, hub: Hub) -> SpecPlace:
         # While the hub is open.
         asking = own_weights(hub, ref, folder)
         weights = None if asking is None else asking()
-    now = hub.name_now(asked) if isinstance(hub, KnowsNames) else asked
+    names = knows_names(hub)
+    now = asked if names is None else names.name_now(asked)
     called = None if now.id == ref.id else replace(ref, id=now.id)
     return SpecPlace(parent, ref, links, weights, called)
 

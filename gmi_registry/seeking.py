@@ -16,7 +16,7 @@ from gmi_registry.errors import OfflineError, UnsupportedOperationError
 from gmi_registry.freshness import Freshness, named_now
 from gmi_registry.gathering import Gathered, Gathering
 from gmi_registry.hub_index import HubIndex
-from gmi_registry.hubs.protocol import Hub, KnowsNames, ListingFilter
+from gmi_registry.hubs.protocol import Hub, ListingFilter, knows_names
 from gmi_registry.index import (
     Filters,
     ImageQuestion,
@@ -81,9 +81,10 @@ class Seeking:
         """For models whose bases are called as ``known`` says, which is asked if need be."""
         wanted, names = self.wanted, self.wanted.base_names
         base = wanted.base_model
-        if base is not None and "/" in base and isinstance(self.hub, KnowsNames):
+        hub = knows_names(self.hub)
+        if base is not None and "/" in base and hub is not None:
             # A base that was renamed has one name here and another one there.
-            names += self.hub.names_of_base(base, known())
+            names += hub.names_of_base(base, known())
         return Filters(
             wanted.tags, wanted.not_tags, base, wanted.kind, nsfw=wanted.nsfw, base_names=names
         )
@@ -171,8 +172,8 @@ class Seeking:
         """The model that others are to be near, out of the index where it has it."""
         if index is not None and not Path(like).is_dir():
             ref = find_model(like, self.hub)
-            names = [ref, self.hub.name_now(ref)] if isinstance(self.hub, KnowsNames) else [ref]
-            for name in dict.fromkeys(names):
+            hub = knows_names(self.hub)
+            for name in dict.fromkeys([ref] if hub is None else [ref, hub.name_now(ref)]):
                 known = index.exemplar(name)
                 if known is not None:
                     return known

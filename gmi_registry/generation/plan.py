@@ -188,7 +188,7 @@ def _base_warnings(model: ModelFiles) -> Iterator[str]:
 
 
 def _spells(named: str, used: str) -> bool:
-    """Whether ``named`` is ``used`` with the hub's name before it, or in the address of its page."""
+    """Whether ``named`` is ``used``, perhaps behind the hub's name, or as its page's address."""
     named = named.partition("/tree/")[0].rstrip("/")
     return named.endswith(used) and named.removesuffix(used)[-1:] in ("", ":", "/")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from gmi_registry.model import Kind, ModelFiles, is_base, is_kind
 from gmi_registry.spec import ModelRef, OwnWeights, WeightFile
@@ -23,6 +23,7 @@ __all__ = [
     "ShowsWeights",
     "SpecStore",
     "is_stale",
+    "knows_names",
     "own_weights",
 ]
 
@@ -172,7 +173,6 @@ def own_weights(hub: object, ref: ModelRef, folder: Path) -> OwnWeights | None:
     return lambda: hub.weights_beside(ref, folder)
 
 
-@runtime_checkable
 class KnowsNames(Protocol):
     """A hub on which models are renamed, and that answers to their former names."""
 
@@ -187,6 +187,13 @@ class KnowsNames(Protocol):
     def names_of_base(self, base: str, others: Iterable[str]) -> tuple[str, ...]:
         """What ``base`` is called now, and those of ``others`` that mean the same model."""
         ...
+
+
+def knows_names(hub: object) -> KnowsNames | None:
+    """``hub`` where it does; also one that stands before another, and passes calls on to it."""
+    methods = ("name_now", "current", "names_of_base")
+    known = all(callable(getattr(hub, name, None)) for name in methods)
+    return cast("KnowsNames", hub) if known else None
 
 
 class SpecStore(Protocol):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gmi_registry.errors import GmiError, InputError, OfflineError, RateLimitError
-from gmi_registry.hubs.protocol import Hub, KnowsNames, Listing, ListingFilter
+from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter, knows_names
 from gmi_registry.index.crew import in_order
 from gmi_registry.place import find_model
 from gmi_registry.regeneration.address import hub_text
@@ -131,7 +131,8 @@ def _current(ref: ModelRef) -> ModelRef:
 
 
 def _by_present_name(ref: ModelRef, hub: Hub) -> ModelRef:
-    return hub.current(ref) if isinstance(hub, KnowsNames) else ref
+    names = knows_names(hub)
+    return ref if names is None else names.current(ref)
 
 
 def _planned(survey: Survey, listing: Listing, *, strict: bool) -> PlannedModel:

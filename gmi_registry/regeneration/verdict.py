@@ -17,7 +17,7 @@ from gmi_registry.errors import (
 )
 from gmi_registry.generation.advice import advised
 from gmi_registry.hubs.protocol import Hub, SpecStore, is_stale, own_weights
-from gmi_registry.place import makes_links
+from gmi_registry.place import makes_links, read_former
 from gmi_registry.regeneration.today import Survey, Today
 from gmi_registry.spec import SPEC_DIR, Manifest, ModelRef, PromptSet, Spec, WeightFile, read_spec
 from gmi_registry.spec.canonical import canonical_digest
@@ -86,8 +86,9 @@ def judge(
 def _read(
     hub: Hub | SpecStore, place: ModelRef, ref: ModelRef, *, follow_links: bool
 ) -> tuple[State, str, Spec | None]:
+    folder = Path()
     try:
-        folder: Path = hub.fetch_spec(place)
+        folder = hub.fetch_spec(place)
         spec = read_spec(
             folder.parent if folder.name == SPEC_DIR else folder,
             expected=ref.repository,
@@ -100,7 +101,8 @@ def _read(
         # An old program must not replace what it cannot read.
         return "set aside", f"{error.message} ({error.hint})", None
     except SpecFormatError as error:
-        return "broken", error.message, None
+        former = read_former(hub, folder.parent, ref)
+        return ("broken", error.message, None) if former is None else ("fresh", "", former)
     return "fresh", "", spec
 
 

@@ -102,7 +102,9 @@ def are_among(weights: Sequence[WeightFile], own: Mapping[str, str | None] | Non
     Files beside them do not count, since an author describes one variant of several. False where
     a digest is not known, and for no weights at all.
     """
-    return bool(own and weights) and all(own.get(it.path) == it.sha256 for it in weights)
+    if not own or not weights:
+        return False
+    return all(own.get(weight.path) == weight.sha256 for weight in weights)
 
 
 def _digest(weights: tuple[WeightFile, ...]) -> str:

@@ -22,7 +22,7 @@ from loopback import LoopbackHub, User, fixtures
 from gmi_registry.cli.main import app
 from gmi_registry.errors import AuthError, HubError, InputError, SpecFormatError, SpecNotFoundError
 from gmi_registry.hubs import ListingFilter
-from gmi_registry.hubs.huggingface import HuggingFaceHub
+from gmi_registry.hubs.huggingface import HuggingFaceHub, reach
 from gmi_registry.hubs.huggingface.names import KEPT_ELSEWHERE, Names, base_reference
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.layout import entry_file, entry_of
@@ -553,7 +553,8 @@ class TestBaseFilter:
         filled.search(wanted=ListingFilter(base_model="new/foundation"))
         assert len(filled.hub.requests) == 1  # the listing
 
-    def test_an_index_alone_asks_for_nothing_that_is_not_there(self, filled):
+    def test_an_index_does_not_wait_for_a_hub_that_is_not_there(self, filled, monkeypatch, caplog):
+        monkeypatch.setattr(reach, "_PATIENCE", 0.0)
         with filled.open() as hub:
             index_hubs(filled.room / "index", [hub], cache_dir=filled.room / "cache")
         port = filled.hub.endpoint.rpartition(":")[2]
@@ -564,6 +565,7 @@ class TestBaseFilter:
             index=str(filled.room / "index"),
         )
         assert set(ids(found)) == {"m/old", "m/case"}
+        assert any("go by the names that are known" in line for line in caplog.messages)
 
 
 class TestNames:

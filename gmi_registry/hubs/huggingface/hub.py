@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,6 +41,8 @@ from gmi_registry.spec.manifest import MANIFEST_LIMIT
 from gmi_registry.spec.tensors import TENSORS_LIMIT
 
 __all__ = ["HuggingFaceHub"]
+
+_log = logging.getLogger(__name__)
 
 _LIBRARY = "gmi-registry"
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]/_-]+")
@@ -110,7 +112,6 @@ class HuggingFaceHub:
             names=self._names,
         )
         self._workers = workers
-        self._current: dict[str, str] = {}
 
     def close(self) -> None:
         """Stop counting requests; the hub can still be used."""
@@ -292,23 +293,22 @@ class HuggingFaceHub:
         return ref if now == ref.id else replace(ref, id=now)
 
     def current(self, ref: ModelRef) -> ModelRef:
-        """Likewise, asked of the hub: one request for each model. Offline as :meth:`name_now`.
+        """Likewise, asked of the hub: one request. Offline as :meth:`name_now`.
 
         Raises every error of the hub, SpecNotFoundError for a model that is not there.
         """
         self._begin(ref)
         if self.offline:
             return self.name_now(ref)
-        if ref.id not in self._current:
-            self._current[ref.id] = self._models.info(ref.id, None).id
-        return replace(ref, id=self._current[ref.id])
+        return replace(ref, id=self._models.info(ref.id, None).id)
 
     def names_of_base(self, base: str, others: Iterable[str]) -> tuple[str, ...]:
         """What ``base``, a full name, is called now, and those of ``others`` that mean the same.
 
         A name that was renamed, or that is written in another case, means the present one; that of
         a base which its owner deleted means the copy. What is not known is asked, a request for a
-        name, 64 names at most, and remembered for a week; a hub that cannot be asked leaves it.
+        name, 64 names at most, and remembered for a week; where the hub cannot be asked the names
+        that are known have to do, and the log says so.
         """
         try:
             wanted = base_reference(base, self.endpoint).id
@@ -342,9 +342,17 @@ class HuggingFaceHub:
                 found = name
             self._names.learn(name, found, keep=True)
 
-        with ThreadPoolExecutor(self._workers) as pool, contextlib.suppress(HubError):
-            for done in [pool.submit(ask, name) for name in missing[:_MOST_ASKED]]:
-                done.result()
+        if len(missing) > _MOST_ASKED:
+            _log.warning(
+                "of %d base models it was not asked whether they have another name now",
+                len(missing) - _MOST_ASKED,
+            )
+        try:
+            with ThreadPoolExecutor(self._workers) as pool:
+                for done in [pool.submit(ask, name) for name in missing[:_MOST_ASKED]]:
+                    done.result()
+        except HubError as error:
+            _log.warning("base models go by the names that are known: %s", error.message)
 
     def base_weights(self, name: str) -> tuple[ModelRef, Mapping[str, str | None] | None]:
         """The base model that a card calls ``name``, as it is called now, and its weights.
@@ -372,14 +380,14 @@ class HuggingFaceHub:
         from gmi_registry.hubs.huggingface.preflight import check_writable
 
         self._require_network(ref)
-        check_writable(self._api, self.current(ref))
+        check_writable(self._api, self.name_now(ref))
 
     def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = False) -> str:
         """Commit the files of ``folder`` beside the model, or propose it; returns the address."""
         from gmi_registry.hubs.huggingface.commit import push_spec
 
         self._require_network(ref)
-        return push_spec(self._api, self.current(ref), folder, create_pr=create_pr)
+        return push_spec(self._api, self.name_now(ref), folder, create_pr=create_pr)
 
     def _begin(self, ref: ModelRef) -> ModelRef:
         """``ref``, or without a network the name under which the model lies on this disk."""

@@ -63,7 +63,8 @@ class Dataset:
     """The dataset ``asked`` names, read through ``api``; files are kept in ``cache_dir``.
 
     Every method raises errors of this package: AuthError and SpecNotFoundError for a dataset that
-    is not there or may not be read, OfflineError where ``offline`` stands in the way, RateLimitError and HubError.
+    is not there or may not be read, OfflineError where ``offline`` stands in the way,
+    RateLimitError and HubError.
     """
 
     def __init__(self, api: HfApi, asked: AskedDataset, cache_dir: Path, *, offline: bool) -> None:

@@ -103,7 +103,7 @@ def weights_ids(own: Mapping[str, str | None]) -> set[str]:
     one file at the root, or of one set of the files in folders; other choices are not looked for.
     """
     files = [RepoFile(path, sha256=digest) for path, digest in own.items() if digest is not None]
-    chosen = [(file,) for file in files if "/" not in file.path]
+    chosen: list[tuple[RepoFile, ...]] = [(file,) for file in files if "/" not in file.path]
     folders = {file.path.partition("/")[0] for file in files if file.path.count("/") == 1}
     if folders:
         index = {folder: ["", ""] for folder in folders}

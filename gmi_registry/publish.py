@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -93,7 +93,7 @@ def publish(
     Raises a GmiError; everything is then as it was, the journal apart.
     """
     start = time.perf_counter()
-    names = knows_names(hub)
+    asked, names = ref, knows_names(hub)
     if names is not None:
         # A model that was renamed is described, and pushed to, under its present name.
         ref = names.current(ref)
@@ -102,6 +102,9 @@ def publish(
     order = Order(ref, hub, work, output, device, force, proposal, progress, store)
     ready = _check(order, encoder, prompts, overrides or RecipeOverrides())
     plan = ready.plan
+    if asked.id != ref.id:
+        told = f"{asked.repository} is called {ref.repository} now"
+        plan = replace(plan, warnings=(told, *plan.warnings))
     if plan.up_to_date and ready.existing is not None:
         digest = ready.existing.digest
         return Publication(ref, "up to date", digest, plan.target, 0, _since(start), plan)

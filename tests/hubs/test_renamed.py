@@ -299,6 +299,41 @@ class TestCommands:
             )
 
 
+class TestFolder:
+    """A hub in a folder: a model's folder that was given another name."""
+
+    def test_it_keeps_its_specification(self, built, encoder):
+        built.publish("ink", RED)
+        built.publish("sea", BLUE)
+        built.folder("ink").rename(built.folder("oil"))
+
+        def found(**options):
+            options = {"cache_dir": built.cache, "encoder": encoder} | options
+            return search([picture(RED, 99)], built.hub, **options)
+
+        first = found()
+        assert [(hit.ref.id, str(hit.described_as)) for hit in first.hits] == [
+            ("oil", "local:ink"),
+            ("sea", "None"),
+        ]
+        index_hubs(built.root / "index", [built.hub], cache_dir=built.cache)
+        assert ids(found(index=str(built.root / "index"))) == ["oil", "sea"]
+        assert find_spec(str(first.hits[0].ref), built.hub).read().digest == first.hits[0].digest
+
+    def test_beside_other_weights_it_is_refused(self, built, encoder):
+        built.publish("ink", RED)
+        built.folder("ink").rename(built.folder("oil"))
+        built.add_lora("oil", seed=7)
+        result = search([picture(RED)], built.hub, cache_dir=built.cache, encoder=encoder)
+        assert ids(result) == []
+        assert "whose weights are not those" in result.skipped[0].reason
+        (built.folder("oil") / LORA).unlink()
+        result = search([picture(RED)], built.hub, cache_dir=built.cache, encoder=encoder)
+        assert result.skipped[0].reason.endswith(
+            "but was found at local:oil@" + str(result.skipped[0].model.revision)
+        )
+
+
 class TestRegistry:
     """ada/rose has its specification in the registry alone."""
 

@@ -325,6 +325,8 @@ def test_a_renamed_model_asks_for_nothing(described, opened, go, work, tmp_path,
         done = publish(ModelRef.parse(name), opened, work=tmp_path / "work")
         assert done.images == 0
         assert str(done.ref) == "hf:alice/pen"
+        renamed = "hf:alice/ink is called hf:alice/pen now"
+        assert (renamed in done.plan.warnings) == (name == "hf:alice/ink")
         if base and name == "hf:alice/pen":
             # What was used is what is recorded: the base as it is called now.
             assert done.outcome == "published"

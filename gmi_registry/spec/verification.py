@@ -66,7 +66,7 @@ def verify(
         ]
     described = f"format {manifest.format.version}, describes {manifest.model.ref}"
     if expected is not None and expected.id != manifest.model.id:
-        described += f", which is called {expected.repository} now: the weights are the same"
+        described += f"; found at {expected.repository}, whose weights these are"
     return [
         Finding("manifest", "ok", described),
         # Whose it is has been judged.

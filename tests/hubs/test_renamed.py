@@ -417,6 +417,20 @@ class TestOtherHosts:
                     assert "hf_adasecret" not in str(caught.value)
         assert other.requests == []
 
+    def test_a_next_page_is_not_asked_of_them(self, world, other, monkeypatch):
+        monkeypatch.setattr(world.hub.state, "page_size", 1)
+        monkeypatch.setattr(world.hub.state, "endpoint", other.endpoint)  # in its Link headers
+        with world.open(token="hf_adasecret") as hub, pytest.raises(HubError, match="sends this"):
+            list(hub.list_specs(ListingFilter()))
+        assert other.requests == []
+
+    @pytest.mark.parametrize("host", ["evil;reboot", "a b", "$(id)", "\u202eevil", "x" * 300])
+    def test_a_host_that_is_none_is_not_repeated(self, world, host):
+        world.hub.redirect("ada/gone", f"https://{host}/{OLD}")
+        with world.open() as hub, pytest.raises(HubError) as caught:
+            hub.weight_digests(ModelRef("hf", "ada/gone"))
+        assert host not in caught.value.message + (caught.value.hint or "")
+
     def test_large_files_come_from_a_storage(self, world):
         world.hub.rename(OLD, NEW)
         with world.open(token="hf_adasecret") as hub:
@@ -558,14 +572,15 @@ class TestBaseFilter:
             "m/gone": "runwayml/stable-diffusion-v1-5",
             "m/kept": "stable-diffusion-v1-5/stable-diffusion-v1-5",
             "m/lost": "org/deleted",
+            "m/page": "https://huggingface.co/org/base",
         }.items():
             world.add(name, RED, base=base)
         world.hub.rename("org/base", "New/Foundation")
         return world
 
     WANTED: ClassVar = {
-        "org/base": {"m/old", "m/new", "m/case"},
-        "new/foundation": {"m/old", "m/new", "m/case"},
+        "org/base": {"m/old", "m/new", "m/case", "m/page"},
+        "new/foundation": {"m/old", "m/new", "m/case", "m/page"},
         "RunwayML/stable-diffusion-v1-5": {"m/gone", "m/kept"},
         "stable-diffusion-v1-5/stable-diffusion-v1-5": {"m/gone", "m/kept"},
         "org/deleted": {"m/lost"},
@@ -599,8 +614,8 @@ class TestBaseFilter:
             wanted=ListingFilter(base_model="org/base"),
             index=str(filled.room / "index"),
         )
-        assert set(ids(found)) == {"m/old", "m/case"}
-        assert any("go by the names that are known" in line for line in caplog.messages)
+        assert set(ids(found)) == {"m/old", "m/case", "m/page"}
+        assert sum("go by the names that are known" in line for line in caplog.messages) == 1
 
 
 class TestNames:

@@ -310,29 +310,38 @@ class HuggingFaceHub:
         name, 64 names at most, and remembered for a week; where the hub cannot be asked the names
         that are known have to do, and the log says so.
         """
-        try:
-            wanted = base_reference(base, self.endpoint).id
-        except InputError:
+        wanted = self._named(base)
+        if wanted is None:
             return ()
-        self._ask_names([wanted])
+        answers = self._ask_names([wanted])
         wanted = self._meant(wanted)
         # Who renames keeps the owner, who transfers keeps the name; most others are other models.
         parts = {part.casefold() for part in (*base.split("/"), *wanted.split("/"))}
         others = sorted(
             set(others), key=lambda it: (parts.isdisjoint(it.casefold().split("/")), it)
         )
-        self._ask_names([name for name in others if _is_name(name)])
-        alike = [it for it in others if self._meant(it).casefold() == wanted.casefold()]
+        ids = {other: self._named(other) or other for other in others}
+        if answers:
+            self._ask_names([name for name in ids.values() if _is_name(name)])
+        alike = [it for it in others if self._meant(ids[it]).casefold() == wanted.casefold()]
         return tuple(dict.fromkeys((wanted, *alike)))
+
+    def _named(self, base: str) -> str | None:
+        """The id in what a card calls a base, which may be an address; None for other words."""
+        try:
+            return base_reference(base, self.endpoint).id
+        except InputError:
+            return None
 
     def _meant(self, name: str) -> str:
         now = self._names.now(name)
         return kept_elsewhere(now) or now
 
-    def _ask_names(self, names: list[str]) -> None:
+    def _ask_names(self, names: list[str]) -> bool:
+        """Whether the hub told, as far as it was asked, what it calls these now."""
         missing = [name for name in names if "/" in name and not self._names.knows(name)]
         if self.offline or not missing:
-            return
+            return True
         self.traffic.open()
 
         def ask(name: str) -> None:
@@ -353,6 +362,8 @@ class HuggingFaceHub:
                     done.result()
         except HubError as error:
             _log.warning("base models go by the names that are known: %s", error.message)
+            return False
+        return True
 
     def base_weights(self, name: str) -> tuple[ModelRef, Mapping[str, str | None] | None]:
         """The base model that a card calls ``name``, as it is called now, and its weights.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +24,7 @@ SPEC_TAG = "gmi-spec"
 """The tag in a model card by which a model with a specification is found."""
 
 _BASE = "base_model:"
+_RELATED = re.compile(r"(?:adapter|finetune|merge|quantized):")
 _INDEX = "model_index.json"
 _LONGEST_TAG = 200
 _MOST_TAGS = 500
@@ -81,7 +83,8 @@ def bases(entry: Entry) -> Iterator[str]:
     """What the tags of a listed model call its base models."""
     for tag in entry.tags:
         name = tag.removeprefix(_BASE)
-        if name != tag and ":" not in name:
+        # With the relation before it, the same name stands there once more.
+        if name != tag and not _RELATED.match(name):
             yield name
 
 

@@ -105,10 +105,10 @@ class Names:
         """
         key = asked.casefold()
         with self._lock:
-            known = dict(self._names())
-            before, _ = known.pop(key, (asked, 0.0))
+            before, _ = self._names().get(key, (asked, 0.0))
             if before == answered and not (keep and asked == answered):
                 return
+            known = {name: told for name, told in self._names().items() if name != key}
             if keep or asked != answered:
                 known[key] = answered, time.time()
             self._known = dict(list(known.items())[-_MOST_NAMES:])

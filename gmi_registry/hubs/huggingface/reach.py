@@ -16,13 +16,12 @@ from urllib.parse import unquote, urljoin, urlsplit
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from gmi_registry.errors import HubError
-from gmi_registry.spec.fields import unprintable
 
 __all__ = ["NeverReached", "Reach", "http_library", "require_same_host"]
 
 _TRIES = 3
 _PATIENCE = 3.0  # seconds
-_LONGEST = 200
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]{1,200}")
 # The hub may lie below a path of its host.
 _BELOW = r"(?:/[^/]+)*?"
 _NAME = r"[^/]+/[^/]+"
@@ -124,27 +123,32 @@ def _repository_in(path: str) -> tuple[str, str] | None:
 def require_same_host(response: Any) -> None:
     """Raise HubError where the hub sends a request on to another host, before it goes there.
 
-    The content of a large file may come from a storage, whose answer is compared with the digest
-    that the hub states. Everything else is for the hub itself to say: whoever answers in its stead
-    could say anything, and the user's token is for the hub alone.
+    By a redirect, or by the address of a listing's next page, to which the client would take the
+    user's token along. The content of a large file may come from a storage, whose answer is
+    compared with the digest that the hub states. Everything else is for the hub itself to say:
+    whoever answers in its stead could say anything, and the token is for the hub alone.
     """
-    if not response.has_redirect_location:
-        return
-    url = urlsplit(str(response.request.url))
-    target = urlsplit(urljoin(str(response.request.url), response.headers["Location"]))
-    same = (target.scheme, target.netloc) == (url.scheme, url.netloc)
-    upgraded = url.scheme == "http" and target.scheme == "https" and url.hostname == target.hostname
+    asked = str(response.request.url)
+    url = urlsplit(asked)
     of_api = "/api/" in url.path and "/api/resolve-cache/" not in url.path
-    stored = "X-Linked-Etag" in response.headers and not of_api
-    about_hub = of_api or _repository_in(url.path) is not None
-    if same or upgraded or stored or not about_hub:
+    if not of_api and _repository_in(url.path) is None:
         return
-    origin = f"{target.scheme}://{target.netloc}"
-    shown = "another host" if unprintable(origin) or len(origin) > _LONGEST else origin
-    raise HubError(
-        f"{url.scheme}://{url.netloc} sends this program on to {shown}, which is not the hub that "
-        "it was told to ask",
-        hint=f"if you mean that one: HF_ENDPOINT={shown}"
-        if shown == origin
-        else "check HF_ENDPOINT",
-    )
+    further = []
+    if response.has_redirect_location and (of_api or "X-Linked-Etag" not in response.headers):
+        further.append(response.headers["Location"])
+    if "Link" in response.headers:
+        further += [link["url"] for link in response.links.values() if "url" in link]
+    for address in further:
+        target = urlsplit(urljoin(asked, address))
+        secured = (url.scheme, target.scheme) == ("http", "https")
+        if (target.scheme, target.netloc) == (url.scheme, url.netloc) or (
+            secured and target.hostname == url.hostname
+        ):
+            continue
+        origin = f"{target.scheme}://{target.netloc}"
+        named = _ORIGIN.fullmatch(origin) is not None
+        raise HubError(
+            f"{url.scheme}://{url.netloc} sends this program on to "
+            f"{origin if named else 'another host'}, which is not the hub that it was told to ask",
+            hint=f"if you mean that one: HF_ENDPOINT={origin}" if named else "check HF_ENDPOINT",
+        )

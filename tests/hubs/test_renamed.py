@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -635,6 +636,24 @@ class TestNames:
         assert not names.knows("a/old")
         names.learn("a/old", "a/old", keep=True)
         assert Names(tmp_path).knows("A/old")
+
+    def test_what_was_said_long_ago_is_asked_again(self, world, monkeypatch):
+        world.hub.rename(OLD, NEW)
+        ref = ModelRef("hf", OLD)
+        with world.open() as hub:
+            hub.current(ref)
+        with world.open() as hub:
+            assert hub.name_now(ref).id == NEW
+            now = time.time()
+            monkeypatch.setattr(time, "time", lambda: now + 8 * 24 * 3600)
+            assert hub.name_now(ref) == ref
+        with world.open(offline=True) as hub:
+            assert hub.name_now(ref).id == NEW
+        world.add(OLD, BLUE)
+        with world.open() as hub:
+            list(hub.list_specs(ListingFilter()))
+        with world.open(offline=True) as hub:
+            assert hub.name_now(ref) == ref
 
     @pytest.mark.parametrize(
         "content",

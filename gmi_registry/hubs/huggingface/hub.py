@@ -153,6 +153,8 @@ class HuggingFaceHub:
             tags = server_tags(wanted)
             listed = list_entries(self._api, self._asked, tags)
             entries = self._catalogue.merge(listed, lambda entry: covers(tags, entry))
+            for entry in entries:
+                self._names.learn(entry.id, entry.id)  # in case that it took a former name
         if wanted.base_model is not None and "/" in wanted.base_model:
             known = {name for entry in entries for name in bases(entry)}
             names = self.names_of_base(wanted.base_model, known)
@@ -283,12 +285,15 @@ class HuggingFaceHub:
     def name_now(self, ref: ModelRef) -> ModelRef:
         """``ref`` under the name that the hub is known to have for it, without a request.
 
-        It is known where the hub said so, this time or earlier, when it was asked about the model.
+        It is known where the hub said so when it was asked about the model, this time or within a
+        week; without a network, whenever that was.
         """
         self._begin(ref)
         told = self.traffic.moved(self.endpoint, "models", ref.id)
         if told is not None and _is_name(told):
             self._names.learn(ref.id, told)
+        if not (self.offline or self._names.knows(ref.id)):
+            return ref
         now = self._names.now(ref.id)
         return ref if now == ref.id else replace(ref, id=now)
 

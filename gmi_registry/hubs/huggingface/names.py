@@ -39,8 +39,9 @@ _VERSION = 1
 # A chain of names; each rename is one link.
 _LONGEST_CHAIN = 8
 _MOST_NAMES = 10_000
-# How long it counts that a name is still the present one.
-_FRESH = 7 * 24 * 3600.0
+_DAY = 24 * 3600.0
+# How long what the hub said counts where it can be asked: somebody may take a former name.
+_FRESH = 7 * _DAY
 _HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 _ADDRESS = re.compile(r"(?:https?://|(?=(?:www\.)?huggingface\.co/|hf\.co/))(.+)", re.I | re.S)
 
@@ -94,9 +95,9 @@ class Names:
         return name
 
     def knows(self, model_id: str) -> bool:
-        """Whether the hub has said what this repository is called, of late if it is that name."""
-        name, told = self._names().get(model_id.casefold(), (model_id, 0.0))
-        return name != model_id or time.time() - told < _FRESH
+        """Whether the hub has said of late what this repository is called."""
+        _, told = self._names().get(model_id.casefold(), (model_id, 0.0))
+        return time.time() - told < _FRESH
 
     def learn(self, asked: str, answered: str, *, keep: bool = False) -> None:
         """The hub was asked about ``asked``, and spoke of ``answered``, which may be the same.
@@ -105,11 +106,12 @@ class Names:
         """
         key = asked.casefold()
         with self._lock:
-            before, _ = self._names().get(key, (asked, 0.0))
-            if before == answered and not (keep and asked == answered):
+            before, told = self._names().get(key, (asked, 0.0))
+            kept = keep or asked != answered
+            if before == answered and (not kept or time.time() - told < _DAY):
                 return
             known = {name: told for name, told in self._names().items() if name != key}
-            if keep or asked != answered:
+            if kept:
                 known[key] = answered, time.time()
             self._known = dict(list(known.items())[-_MOST_NAMES:])
             names = {old: list(new) for old, new in self._known.items()}

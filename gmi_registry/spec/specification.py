@@ -226,13 +226,14 @@ def require_model(
 def _require_same_weights(
     manifest: Manifest, expected: ModelRef, own_weights: OwnWeights | None
 ) -> None:
-    found = manifest.model.ref.repository
-    own = None
+    found, other = manifest.model.ref.repository, ""
     if found.hub == expected.hub and expected.hub in _RENAMES and own_weights is not None:
         own = own_weights()
         if are_among(manifest.model.weights, own):
             return
-    other = "" if not own else ", whose weights are not those that it describes"
+        other = ", whose weights are not those that it describes"
+        if own is None:
+            other = ", and which weights that model has is not known here"
     raise SpecFormatError(
         f"the specification describes {found}, but was found at {expected}{other}",
         hint="this model needs a specification of its own: gmi-publish "

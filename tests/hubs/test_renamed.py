@@ -20,7 +20,9 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from loopback import LoopbackHub, User, fixtures
 
+from gmi_registry.cli.document import search_document
 from gmi_registry.cli.main import app
+from gmi_registry.cli.traffic import comment
 from gmi_registry.errors import AuthError, HubError, InputError, SpecFormatError, SpecNotFoundError
 from gmi_registry.hubs import ListingFilter
 from gmi_registry.hubs.huggingface import HuggingFaceHub, reach
@@ -30,6 +32,7 @@ from gmi_registry.hubs.registry.layout import entry_file, entry_of
 from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.indexing import index_hubs
 from gmi_registry.place import find_spec, read_from
+from gmi_registry.report.answer import answer_page
 from gmi_registry.search import search
 from gmi_registry.signature import PrivateKey, PublicKey, sign_spec, verify_signature
 from gmi_registry.spec import ModelRef, WeightFile, encode_spec, write_spec
@@ -136,6 +139,20 @@ class TestSearch:
         assert result.hits[1].described_as is None
         first = json.loads(json.dumps(result.to_json()))["results"][0]
         assert (first["url"], first["described_as"]) == (hit.url, f"hf:{OLD}")
+
+    def test_people_are_told(self, renamed, capsys):
+        result = renamed.search()
+        comment(result, quiet=False, verbose=False)
+        said = capsys.readouterr().err
+        assert said.count("was called") == 1
+        assert f"hf:{NEW} was called hf:{OLD} when it was described" in said
+        document = search_document(result, "hf", ListingFilter())
+        assert [it.described_as for it in document.results] == [f"hf:{OLD}", None]
+        page = answer_page(result, [], settings=[], previews=lambda ref: None)
+        cards = page.groups[0].cards
+        assert cards[0].described_by == f"as hf:{OLD}, its name at the time"
+        assert cards[0].url == f"{renamed.hub.endpoint}/{NEW}"
+        assert cards[1].described_by == ""
 
     def test_its_weights_are_asked_for_once(self, renamed):
         counts = []
@@ -330,9 +347,7 @@ class TestFolder:
         assert "whose weights are not those" in result.skipped[0].reason
         (built.folder("oil") / LORA).unlink()
         result = search([picture(RED)], built.hub, cache_dir=built.cache, encoder=encoder)
-        assert result.skipped[0].reason.endswith(
-            "but was found at local:oil@" + str(result.skipped[0].model.revision)
-        )
+        assert "which weights that model has is not known" in result.skipped[0].reason
 
 
 class TestRegistry:

@@ -11,8 +11,8 @@ from gmi_registry.clock import Progress
 from gmi_registry.hub_index import HubIndex, open_index
 from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter
 from gmi_registry.index import Index, SpecCache, SpecIndex, SpecSource, Standing
-from gmi_registry.place import makes_links
-from gmi_registry.spec import ModelRef, Spec, read_spec
+from gmi_registry.place import read_from
+from gmi_registry.spec import ModelRef, Spec
 
 __all__ = ["Gathered", "Gathering"]
 
@@ -66,9 +66,7 @@ class Gathering:
         def source(listing: Listing) -> SpecSource:
             def load() -> Spec:
                 fetched.append(listing.ref)
-                folder = self.hub.fetch_spec(listing.ref).parent
-                links = makes_links(self.hub)
-                return read_spec(folder, expected=listing.ref, follow_links=links)
+                return read_from(self.hub, listing.ref)
 
             return SpecSource(
                 listing.ref,
@@ -76,6 +74,8 @@ class Gathering:
                 digest=listing.spec_digest,
                 stamp=listing.stamp,
                 standing=Standing(listing.stale, listing.trust, listing.stamp, listing.tags),
+                url=listing.url,
+                checked=True,
             )
 
         cache = SpecCache(self.cache_dir)

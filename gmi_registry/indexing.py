@@ -18,8 +18,8 @@ from gmi_registry.index.stored import (
     StoredIndex,
     update_index,
 )
-from gmi_registry.place import makes_links
-from gmi_registry.spec import ModelRef, read_spec
+from gmi_registry.place import read_from
+from gmi_registry.spec import ModelRef
 
 __all__ = ["Indexing", "Progress", "index_hubs"]
 
@@ -128,8 +128,7 @@ class _Reading:
         if self.refusal is not None:
             return SkippedSpec(listing.ref, f"not read any more: {self.refusal.message}")
         try:
-            folder = hub.fetch_spec(listing.ref).parent
-            spec = read_spec(folder, expected=listing.ref, follow_links=makes_links(hub))
+            spec = read_from(hub, listing.ref)
         except RateLimitError as error:
             self.refusal = self.refusal or error
             return SkippedSpec(listing.ref, error.message)
@@ -137,8 +136,8 @@ class _Reading:
             return SkippedSpec(listing.ref, error.message)
         standing = Standing(trust=listing.trust, stamp=listing.stamp)
         row = Row.of(spec, standing)
-        if listing.ref.revision is None:
+        if listing.ref.revision is None and listing.ref == row.indexed.entry.model.identity:
             return row
         # The hub knows the model of today, the manifest the one of the day it was described.
-        entry = replace(row.indexed.entry, model=listing.ref)
+        entry = row.indexed.entry.found_at(listing.ref, listing.url)
         return replace(row, indexed=replace(row.indexed, entry=entry))

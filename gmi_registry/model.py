@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.manifest import WeightFile
 
-__all__ = ["Kind", "ModelCard", "ModelFiles", "is_kind"]
+__all__ = ["Kind", "ModelCard", "ModelFiles", "is_base", "is_kind"]
 
 Kind = Literal["checkpoint", "lora", "single-file"]
 """A diffusers folder, an adapter on a base model, or one file that holds a whole model."""
@@ -27,6 +28,14 @@ def is_kind(wanted: str | None, found: str | None) -> bool:
         return False
     wanted, found = wanted.casefold(), found.casefold()
     return found == wanted or (wanted == "checkpoint" and found == "single-file")
+
+
+def is_base(wanted: str | None, others: Iterable[str], found: str | None) -> bool:
+    """Whether a model made from ``found`` passes for ``wanted``, which ``others`` are names of as
+    well; None wants any. Letter case does not count."""
+    if wanted is None:
+        return True
+    return found is not None and found.casefold() in {it.casefold() for it in (wanted, *others)}
 
 
 @dataclass(frozen=True)

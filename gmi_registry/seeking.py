@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -13,10 +13,10 @@ from gmi_registry.clock import Clock, Progress
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.equipment import Equipment
 from gmi_registry.errors import OfflineError, UnsupportedOperationError
-from gmi_registry.freshness import Freshness
+from gmi_registry.freshness import Freshness, named_now
 from gmi_registry.gathering import Gathered, Gathering
 from gmi_registry.hub_index import HubIndex
-from gmi_registry.hubs.protocol import Hub, ListingFilter
+from gmi_registry.hubs.protocol import Hub, ListingFilter, knows_names
 from gmi_registry.index import (
     Filters,
     ImageQuestion,
@@ -33,7 +33,7 @@ from gmi_registry.interrogators import Interrogator
 from gmi_registry.place import find_model, find_spec
 from gmi_registry.request import Request
 from gmi_registry.scoring import Query, score_named
-from gmi_registry.spec import EncoderRef, read_spec
+from gmi_registry.spec import EncoderRef
 from gmi_registry.spec.reference import HubName
 
 __all__ = ["Seeking", "Sought", "is_served"]
@@ -79,11 +79,16 @@ class Seeking:
     cache_dir: Path
     progress: Progress
 
-    @property
-    def _filters(self) -> Filters:
-        wanted = self.wanted
+    def _filters(self, known: Callable[[], Iterable[str]]) -> Filters:
+        """For models whose bases are called as ``known`` says, which is asked if need be."""
+        wanted, names = self.wanted, self.wanted.base_names
+        base = wanted.base_model
+        hub = knows_names(self.hub)
+        if base is not None and "/" in base and hub is not None:
+            # A base that was renamed has one name here and another one there.
+            names += hub.names_of_base(base, known())
         return Filters(
-            wanted.tags, wanted.not_tags, wanted.base_model, wanted.kind, nsfw=wanted.nsfw
+            wanted.tags, wanted.not_tags, base, wanted.kind, nsfw=wanted.nsfw, base_names=names
         )
 
     def by_rows(self, gathering: Gathering, *, fresh_only: bool) -> Sought:
@@ -96,7 +101,8 @@ class Seeking:
                 question = ModelQuestion(exemplar)
             found = self._gathered(gathering, known)
             leave_out = None if question is None else question.about
-            matched = found.index.select(self._filters, leave_out)
+            filters = self._filters(found.index.base_models)
+            matched = found.index.select(filters, leave_out)
             if not matched:
                 none = Ranking((), tuple(found.index.skipped), found.looked_at, 0)
                 return self._sought(none, question, compared_by, found)
@@ -110,7 +116,7 @@ class Seeking:
             asking = question
 
             def ranked() -> Ranking:
-                chosen = replace(self._filters, fresh_only=fresh_only)
+                chosen = replace(filters, fresh_only=fresh_only)
                 selections = found.index.select(chosen, leave_out)
                 return answer(found.index, selections, asking, top=self.top)
 
@@ -121,6 +127,7 @@ class Seeking:
             while (fresh_only or known is None) and freshness.learn(found.index, ranking):
                 ranking = ranked()
             left_out = sum(map(len, matched)) - ranking.matched
+            ranking = named_now(ranking, self.hub)
             return self._sought(ranking, question, compared_by, found, left_out)
 
     def by_server(self, url: str) -> Sought:
@@ -148,7 +155,7 @@ class Seeking:
             question = self._question(encoder, ())
             self.clock.begin("rank")
             hub = cast("HubName", self.hub.name)
-            group = served.answer(question, self._filters, hub=hub, top=self.top)
+            group = served.answer(question, self._filters(tuple), hub=hub, top=self.top)
             groups = (group,) if group.hits else ()
             ranking = Ranking(groups, (), len(served), group.members)
             found = len(served)
@@ -166,12 +173,22 @@ class Seeking:
     def _exemplar(self, like: str, index: HubIndex | None) -> tuple[IndexedSpec, EncoderRef]:
         """The model that others are to be near, out of the index where it has it."""
         if index is not None and not Path(like).is_dir():
-            known = index.exemplar(find_model(like, self.hub))
-            if known is not None:
-                return known
+            ref = find_model(like, self.hub)
+            hub = knows_names(self.hub)
+            for name in dict.fromkeys([ref] if hub is None else [ref, hub.name_now(ref)]):
+                known = index.exemplar(name)
+                if known is not None:
+                    return known
         place = find_spec(like, self.hub)
-        spec = read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
-        return IndexedSpec.of(spec), spec.manifest.encoder
+        spec = place.read()
+        exemplar = IndexedSpec.of(spec)
+        if place.model is not None:
+            # Under the name that the hub lists it by, so that it is not its own neighbour.
+            entry = exemplar.entry.found_at(
+                replace(place.model, revision=exemplar.entry.model.revision), None
+            )
+            exemplar = replace(exemplar, entry=entry)
+        return exemplar, spec.manifest.encoder
 
     def _question(self, encoder: Encoder, phrases: Sequence[str]) -> Question:
         from gmi_registry.query import OwnPrompts, build_query, embed_text, logit_scale

@@ -6,21 +6,34 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
-from gmi_registry.model import Kind, ModelFiles, is_kind
-from gmi_registry.spec import ModelRef, WeightFile
+from gmi_registry.model import Kind, ModelFiles, is_base, is_kind
+from gmi_registry.spec import ModelRef, OwnWeights, WeightFile
 from gmi_registry.spec.reference import HubName
 from gmi_registry.trust import Trust
 
-__all__ = ["Describes", "Hub", "KnowsWeights", "Listing", "ListingFilter", "SpecStore", "is_stale"]
+__all__ = [
+    "Describes",
+    "Hub",
+    "KnowsNames",
+    "KnowsWeights",
+    "Listing",
+    "ListingFilter",
+    "ShowsWeights",
+    "SpecStore",
+    "is_stale",
+    "knows_names",
+    "own_weights",
+]
 
 
 @dataclass(frozen=True)
 class ListingFilter:
     """What a search asks a hub to list: all ``tags``, none of ``not_tags``; case does not count.
 
-    A ``kind`` of ``checkpoint`` takes whole models in single files as well. ``nsfw`` asks a hub
+    ``base_names`` are other names of ``base_model``, which count as well. A ``kind`` of
+    ``checkpoint`` takes whole models in single files as well. ``nsfw`` asks a hub
     that rates its models for those too that are not for everybody.
     """
 
@@ -29,6 +42,7 @@ class ListingFilter:
     base_model: str | None = None
     kind: Kind | None = None
     nsfw: bool = False
+    base_names: tuple[str, ...] = ()
 
     def admits(self, tags: Iterable[str], base_model: str | None, kind: str | None) -> bool:
         """Whether a model that is described so passes."""
@@ -36,13 +50,9 @@ class ListingFilter:
         return (
             all(tag.casefold() in found for tag in self.tags)
             and not any(tag.casefold() in found for tag in self.not_tags)
-            and _same(self.base_model, base_model)
+            and is_base(self.base_model, self.base_names, base_model)
             and is_kind(self.kind, kind)
         )
-
-
-def _same(wanted: str | None, found: str | None) -> bool:
-    return wanted is None or (found is not None and wanted.casefold() == found.casefold())
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,47 @@ class KnowsWeights(Protocol):
         at most one request a model, and none for a revision that was asked for before.
         """
         ...
+
+
+@runtime_checkable
+class ShowsWeights(Protocol):
+    """A hub on which models are renamed, and that knows the weights which tell one from another."""
+
+    def weights_beside(self, ref: ModelRef, folder: Path) -> Mapping[str, str | None] | None:
+        """Path to SHA-256 (hex) of the model's weight files beside the specification in ``folder``,
+        which ``fetch_spec(ref)`` gave; as :meth:`KnowsWeights.weight_digests`."""
+        ...
+
+
+def own_weights(hub: object, ref: ModelRef, folder: Path) -> OwnWeights | None:
+    """What :func:`~gmi_registry.spec.read_spec` is to ask of ``hub`` where a specification names
+    another model than ``ref``; ``folder`` is what the hub's ``fetch_spec`` gave."""
+    if not isinstance(hub, ShowsWeights):
+        return None
+    return lambda: hub.weights_beside(ref, folder)
+
+
+class KnowsNames(Protocol):
+    """A hub on which models are renamed, and that answers to their former names."""
+
+    def name_now(self, ref: ModelRef) -> ModelRef:
+        """``ref`` under the name that the hub is known to have for it, without a request."""
+        ...
+
+    def current(self, ref: ModelRef) -> ModelRef:
+        """Likewise, asked of the hub. Raises SpecNotFoundError for a model that is not there."""
+        ...
+
+    def names_of_base(self, base: str, others: Iterable[str]) -> tuple[str, ...]:
+        """What ``base`` is called now, and those of ``others`` that mean the same model."""
+        ...
+
+
+def knows_names(hub: object) -> KnowsNames | None:
+    """``hub`` where it does; also one that stands before another, and passes calls on to it."""
+    methods = ("name_now", "current", "names_of_base")
+    known = all(callable(getattr(hub, name, None)) for name in methods)
+    return cast("KnowsNames", hub) if known else None
 
 
 class SpecStore(Protocol):

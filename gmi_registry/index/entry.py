@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from gmi_registry.index.key import ComparabilityKey
@@ -18,7 +18,8 @@ class IndexEntry:
 
     ``model`` is where the model can be had; ``digest`` is the specification's, SHA-256 in hex.
     ``encoder`` and ``prompt_set`` are names for people, the ids are in ``key``. ``prompts`` are
-    those of the default set. ``downloads`` is None where no hub said.
+    those of the default set. ``downloads`` is None where no hub said. ``described_as`` is the name
+    that the specification has for the model, where the model has another one now.
     """
 
     model: ModelRef
@@ -35,6 +36,17 @@ class IndexEntry:
     prompt_set: str
     prompts: tuple[str, ...]
     key: ComparabilityKey
+    described_as: ModelRef | None = None
+
+    def found_at(self, model: ModelRef, url: str | None) -> IndexEntry:
+        """The entry of a specification that a hub has for ``model``, whose page is at ``url``.
+
+        The page of a model that was renamed since is no longer the one that the manifest names.
+        """
+        described = self.model if self.described_as is None else self.described_as
+        if described.repository == model.repository:
+            return replace(self, model=model, described_as=None)
+        return replace(self, model=model, url=url, described_as=described.repository)
 
     @classmethod
     def of(cls, spec: Spec) -> IndexEntry:
@@ -60,7 +72,10 @@ class IndexEntry:
 
     def to_json(self) -> bytes:
         """UTF-8 JSON that ``from_json`` reads."""
-        plain = asdict(self) | {"model": str(self.model)}
+        plain = asdict(self) | {
+            "model": str(self.model),
+            "described_as": None if self.described_as is None else str(self.described_as),
+        }
         return json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
@@ -73,8 +88,13 @@ class IndexEntry:
             **plain
             | {
                 "model": ModelRef.parse(plain["model"]),
+                "described_as": _reference(plain["described_as"]),
                 "tags": tuple(plain["tags"]),
                 "prompts": tuple(plain["prompts"]),
                 "key": ComparabilityKey(**plain["key"]),
             }
         )
+
+
+def _reference(text: str | None) -> ModelRef | None:
+    return None if text is None else ModelRef.parse(text)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.standing import UNKNOWN, Standing
-from gmi_registry.model import is_kind
+from gmi_registry.model import is_base, is_kind
 
 __all__ = ["Filters"]
 
@@ -15,10 +15,10 @@ __all__ = ["Filters"]
 class Filters:
     """All of ``tags``, none of ``not_tags``, that ``base_model``, that ``kind``; None means any.
 
-    Letter case does not matter; a ``checkpoint`` may be a single file. The manifest decides,
-    whatever a hub's own search let through. ``fresh_only`` leaves out models that are known to be
-    stale. Without ``nsfw`` models of Civitai, the hub that rates them, are left out where they are
-    rated above PG.
+    ``base_names`` are other names of that base, which count as well. Letter case does not matter; a
+    ``checkpoint`` may be a single file. The manifest decides, whatever a hub's own search let
+    through. ``fresh_only`` leaves out models that are known to be stale. Without ``nsfw`` models of
+    Civitai, the hub that rates them, are left out where they are rated above PG.
     """
 
     tags: tuple[str, ...] = ()
@@ -27,6 +27,7 @@ class Filters:
     kind: str | None = None
     fresh_only: bool = False
     nsfw: bool = True
+    base_names: tuple[str, ...] = ()
 
     def match(self, entry: IndexEntry, standing: Standing = UNKNOWN) -> bool:
         """Whether a model passes that is described so, of which a hub says ``standing``.
@@ -39,7 +40,7 @@ class Filters:
         return (
             all(tag.casefold() in tags for tag in self.tags)
             and not any(tag.casefold() in tags for tag in self.not_tags)
-            and _same(self.base_model, entry.base_model)
+            and is_base(self.base_model, self.base_names, entry.base_model)
             and is_kind(self.kind, entry.kind)
             and (self.nsfw or not _is_rated(entry))
         )
@@ -47,7 +48,3 @@ class Filters:
 
 def _is_rated(entry: IndexEntry) -> bool:
     return entry.nsfw and entry.model.hub == "civitai"
-
-
-def _same(wanted: str | None, found: str | None) -> bool:
-    return wanted is None or (found is not None and wanted.casefold() == found.casefold())

@@ -52,6 +52,10 @@ class Index(Protocol):
 
     def __len__(self) -> int: ...
 
+    def base_models(self) -> set[str]:
+        """What base models are called, in any letter case; perhaps those of other indexes too."""
+        ...
+
     def select(self, filters: Filters, leave_out: ModelRef | None = None) -> list[Selection]:
         """What passes, group by group, without empty ones; ``leave_out`` is an identity."""
         ...

@@ -19,7 +19,9 @@ class SpecSource:
     either ``digest``, the SHA-256 of ``spec.json``, or a ``stamp``: any text that changes whenever
     the two files do, such as hub, id and revision, or path, sizes and modification times. With
     neither, the specification is read each time. ``downloads`` replaces the manifest's number;
-    ``standing`` is what the hub says of the specification.
+    ``standing`` is what the hub says of the specification, ``url`` the model's page there.
+    ``checked`` says that ``load`` refuses a specification of any other model, so that another name
+    in what it gives is one that the model had before; else a source of another model is skipped.
     """
 
     model: ModelRef
@@ -28,3 +30,5 @@ class SpecSource:
     stamp: str | None = None
     downloads: int | None = None
     standing: Standing = UNKNOWN
+    url: str | None = None
+    checked: bool = False

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gmi_registry.errors import GmiError, InputError, OfflineError, RateLimitError
-from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter
+from gmi_registry.hubs.protocol import Hub, Listing, ListingFilter, knows_names
 from gmi_registry.index.crew import in_order
 from gmi_registry.place import find_model
 from gmi_registry.regeneration.address import hub_text
@@ -101,7 +101,7 @@ def make_plan(
     OfflineError.
     """
     survey = Survey(hub)
-    named = [Listing(_current(find_model(text, hub)), ()) for text in repos]
+    named = [Listing(_by_present_name(_current(find_model(text, hub)), hub), ()) for text in repos]
     listings = named or list(hub.list_specs(ListingFilter(tags=tuple(tags), nsfw=True)))
     if since is not None:
         moment = since if since.tzinfo is not None else since.replace(tzinfo=UTC)
@@ -128,6 +128,11 @@ def _current(ref: ModelRef) -> ModelRef:
             hint=f"gmi regenerate --repo {ref.identity}, or gmi-publish {ref}",
         )
     return ref
+
+
+def _by_present_name(ref: ModelRef, hub: Hub) -> ModelRef:
+    names = knows_names(hub)
+    return ref if names is None else names.current(ref)
 
 
 def _planned(survey: Survey, listing: Listing, *, strict: bool) -> PlannedModel:

@@ -114,7 +114,8 @@ def make_row(number, standing=None, **changes):
         stamp=f"stamp {number}" if number % 2 else None,
         tags=("Fresh",) if number % 5 == 1 else (),
     )
-    return Row.of(spec, standing)
+    row = Row.of(spec, standing)
+    return row if number % 7 else renamed(row, described_as=ModelRef("hf", f"o/former{number}"))
 
 
 def renamed(row, model=None, **changes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,12 +18,13 @@ from gmi_registry.hubs.protocol import ListingFilter
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.fields import unprintable
 
-__all__ = ["SPEC_TAG", "admits", "covers", "list_entries", "server_tags"]
+__all__ = ["SPEC_TAG", "admits", "bases", "covers", "list_entries", "server_tags"]
 
 SPEC_TAG = "gmi-spec"
 """The tag in a model card by which a model with a specification is found."""
 
 _BASE = "base_model:"
+_RELATED = re.compile(r"(?:adapter|finetune|merge|quantized):")
 _INDEX = "model_index.json"
 _LONGEST_TAG = 200
 _MOST_TAGS = 500
@@ -33,11 +35,8 @@ _log = logging.getLogger(__name__)
 
 
 def server_tags(wanted: ListingFilter) -> list[str]:
-    """The part of a filter that the hub itself can apply: tags, and a base model's full name."""
-    tags = [SPEC_TAG, *wanted.tags]
-    if wanted.base_model is not None and "/" in wanted.base_model:
-        tags.append(_BASE + wanted.base_model)
-    return list(dict.fromkeys(tags))
+    """The part of a filter that the hub itself can apply: tags. A base model has several names."""
+    return list(dict.fromkeys([SPEC_TAG, *wanted.tags]))
 
 
 def list_entries(api: HfApi, asked: Asked, tags: list[str]) -> list[Entry]:
@@ -75,8 +74,18 @@ def admits(wanted: ListingFilter, entry: Entry) -> bool:
     base = wanted.base_model
     if base is not None and "/" in base:
         tags = {tag.casefold() for tag in entry.tags}
-        base = base if (_BASE + base).casefold() in tags else None
+        names = (base, *wanted.base_names)
+        base = base if any((_BASE + name).casefold() in tags for name in names) else None
     return wanted.admits(entry.tags, base, kind)
+
+
+def bases(entry: Entry) -> Iterator[str]:
+    """What the tags of a listed model call its base models."""
+    for tag in entry.tags:
+        name = tag.removeprefix(_BASE)
+        # With the relation before it, the same name stands there once more.
+        if name != tag and not _RELATED.match(name):
+            yield name
 
 
 def covers(tags: list[str], entry: Entry) -> bool:

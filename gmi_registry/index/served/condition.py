@@ -28,7 +28,9 @@ def condition(filters: Filters, hub: HubName | None) -> Filter | None:
         equals("folded.tags", tag.casefold()) for tag in filters.not_tags
     ]
     if filters.base_model is not None:
-        wanted.append(equals("folded.base_model", filters.base_model.casefold()))
+        names = {name.casefold() for name in (filters.base_model, *filters.base_names)}
+        alike = models.MatchAny(any=sorted(names))
+        wanted.append(models.FieldCondition(key="folded.base_model", match=alike))
     if filters.kind is not None:
         kinds = {
             filters.kind.casefold(),

@@ -148,6 +148,11 @@ class Ledger:
         )
         return [found[row] for row in wanted]
 
+    def base_models(self) -> set[str]:
+        """What base models are called in any index, in lower case."""
+        found = self._ask("select distinct base_model from row where base_model is not null")
+        return {name for (name,) in found}
+
     def downloads(self, rows: Iterable[int]) -> dict[int, int | None]:
         """Download counts of rows."""
         return dict(

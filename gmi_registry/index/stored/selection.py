@@ -32,7 +32,8 @@ class Selection:
         for tag in filters.not_tags:
             self.excluded.append((_TAGGED, (_folded(tag),)))
         if filters.base_model is not None:
-            self._require("base_model = ?", _folded(filters.base_model))
+            alike = sorted({_folded(it) for it in (filters.base_model, *filters.base_names)})
+            self._require(f"base_model in ({', '.join('?' * len(alike))})", *alike)
         if filters.kind is not None:
             kinds = [kind for kind in get_args(Kind) if is_kind(filters.kind, kind)]
             self._require(f"kind in ({', '.join('?' * len(kinds))})", *kinds)

@@ -133,6 +133,7 @@ def _group_json(group: GroupRanking) -> dict[str, Any]:
 def _hit_json(hit: SearchHit) -> dict[str, Any]:
     plain = asdict(hit)
     del plain["ref"], plain["group"]
+    plain["described_as"] = None if hit.described_as is None else str(hit.described_as)
     plain["versions"] = [
         {
             "model": str(version.ref),

@@ -21,7 +21,7 @@ from gmi_registry.model import Kind
 from gmi_registry.place import find_model, find_spec, hub_at, hub_named_in
 from gmi_registry.search import WORKERS, ImageSource
 from gmi_registry.search import search as search_hub
-from gmi_registry.spec import ModelRef, PromptSet, Spec, read_spec
+from gmi_registry.spec import ModelRef, PromptSet, Spec
 
 if TYPE_CHECKING:
     from gmi_registry.generation import RecipeOverrides
@@ -237,7 +237,7 @@ def load_spec(
         token=token,
         offline=offline,
     )
-    return read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
+    return place.read()
 
 
 def _listed(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:

@@ -23,7 +23,16 @@ from typing import Literal
 
 from gmi_registry.spec.fields import unprintable
 
-__all__ = ["UNKNOWN_TRAITS", "Clause", "Field", "Filters", "Traits", "fold", "plain_tags"]
+__all__ = [
+    "UNKNOWN_TRAITS",
+    "Clause",
+    "Field",
+    "Filters",
+    "Traits",
+    "fold",
+    "listed_bases",
+    "plain_tags",
+]
 
 Field = Literal["tag", "base_model", "kind", "mark"]
 """What a clause looks at. Marks are ``stale``, and ``mature`` for what Civitai rates above PG."""
@@ -76,6 +85,15 @@ def plain_tags(tags: object) -> tuple[str, ...]:
     return tuple(found)
 
 
+def listed_bases(hub: str, tags: Iterable[str]) -> frozenset[str]:
+    """What the ``tags`` that Hugging Face lists call the base models: ``base_model:NAME``, and the
+    same with the relation before the name. None of another ``hub``."""
+    if hub != "hf":
+        return frozenset()
+    names = (tag.rpartition(":")[2].strip() for tag in tags if fold(tag).startswith(_BASE))
+    return frozenset(name for name in names if name)
+
+
 @dataclass(frozen=True)
 class Traits:
     """What filters look at of one model, folded; None for what is not known before its
@@ -92,7 +110,7 @@ class Traits:
         words = frozenset(map(fold, tags))
         return cls(
             tags=words or None,
-            base_models=_bases(hub, words) or None,
+            base_models=frozenset(map(fold, listed_bases(hub, tags))) or None,
             marks=None if nsfw is None else _marks(hub, nsfw=nsfw, stale=False),
         )
 
@@ -113,7 +131,7 @@ class Traits:
         named = frozenset() if base_model is None else frozenset({fold(base_model)})
         return cls(
             tags=words or frozenset(map(fold, tags)),
-            base_models=_bases(hub, words) or named,
+            base_models=frozenset(map(fold, listed_bases(hub, hub_tags))) or named,
             kinds=frozenset({fold(kind)}),
             marks=_marks(hub, nsfw=nsfw, stale=bool(stale)),
         )
@@ -150,9 +168,9 @@ class Clause:
 class Filters:
     """All of ``tags``, none of ``not_tags``, that ``base_model``, that ``kind``; None means any.
 
-    A ``checkpoint`` may be a single file. ``fresh_only`` leaves out models that are known to be
-    stale. Without ``nsfw`` models of Civitai, the hub that rates them, are left out where they are
-    rated above PG.
+    ``base_names`` are other names of that base, which count as well. A ``checkpoint`` may be a
+    single file. ``fresh_only`` leaves out models that are known to be stale. Without ``nsfw``
+    models of Civitai, the hub that rates them, are left out where they are rated above PG.
     """
 
     tags: tuple[str, ...] = ()
@@ -161,6 +179,7 @@ class Filters:
     kind: str | None = None
     nsfw: bool = True
     fresh_only: bool = False
+    base_names: tuple[str, ...] = ()
 
     @cached_property
     def clauses(self) -> tuple[Clause, ...]:
@@ -168,7 +187,8 @@ class Filters:
         found = [Clause("tag", (fold(tag),)) for tag in self.tags]
         found += [Clause("tag", (fold(tag),), wanted=False) for tag in self.not_tags]
         if self.base_model is not None:
-            found.append(Clause("base_model", (fold(self.base_model),)))
+            names = dict.fromkeys(map(fold, (self.base_model, *self.base_names)))
+            found.append(Clause("base_model", tuple(names)))
         if self.kind is not None:
             kind = fold(self.kind)
             # A whole model in one file is one to whoever does not care how it is packed.
@@ -183,15 +203,6 @@ class Filters:
     def admits(self, traits: Traits) -> bool:
         """Whether a model passes. Of one whose specification was not read yet: whether it may."""
         return all(clause.admits(traits) for clause in self.clauses)
-
-
-def _bases(hub: str, tags: Iterable[str]) -> frozenset[str]:
-    """The base models among the tags of Hugging Face: ``base_model:NAME``, and the same with the
-    relation before the name."""
-    if hub != "hf":
-        return frozenset()
-    names = (tag.rpartition(":")[2] for tag in tags if tag.startswith(_BASE))
-    return frozenset(name for name in names if name)
 
 
 def _marks(hub: str, *, nsfw: bool, stale: bool) -> frozenset[str]:

@@ -1,18 +1,18 @@
-"""Whether the models of a ranking still have the weights that were described."""
+"""Whether the models of a ranking still have the weights that were described, and their names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gmi_registry.errors import GmiError
-from gmi_registry.hubs.protocol import Hub, KnowsWeights, is_stale
+from gmi_registry.hubs.protocol import Hub, KnowsNames, KnowsWeights, is_stale, knows_names
 from gmi_registry.index import Index, Ranking, SearchHit
 from gmi_registry.index.crew import in_order
 from gmi_registry.place import makes_links
 from gmi_registry.spec import ModelRef, read_manifest
 
-__all__ = ["Freshness"]
+__all__ = ["Freshness", "named_now"]
 
 
 @dataclass
@@ -57,3 +57,32 @@ class Freshness:
                 return None
 
         return list(in_order(state, hits, self.workers))
+
+
+def named_now(ranking: Ranking, hub: Hub) -> Ranking:
+    """``ranking`` with its hits under the names that the hub is known to have for them.
+
+    A listing has present names. An entry of a registry, or an index of some time ago, has those of
+    the day it was made; where the hub was asked about such a model it said what it is called now.
+    """
+    names = knows_names(hub)
+    if names is None:
+        return ranking
+    groups = [
+        replace(group, hits=tuple(_named_now(hit, names) for hit in group.hits))
+        for group in ranking.groups
+    ]
+    return replace(ranking, groups=tuple(groups))
+
+
+def _named_now(hit: SearchHit, hub: KnowsNames) -> SearchHit:
+    now = hub.name_now(hit.ref)
+    if now.id == hit.ref.id:
+        return hit
+    described = hit.ref.repository if hit.described_as is None else hit.described_as
+    url = hit.url
+    if url is not None and url.endswith(f"/{hit.ref.id}"):
+        url = url.removesuffix(hit.ref.id) + now.id
+    return replace(
+        hit, ref=now, url=url, described_as=None if described.id == now.id else described
+    )

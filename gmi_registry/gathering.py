@@ -11,10 +11,10 @@ from gmi_registry.clock import Progress
 from gmi_registry.errors import SpecNotFoundError
 from gmi_registry.filters import Filters
 from gmi_registry.hub_index import HubIndex, open_index
-from gmi_registry.hubs.protocol import Hub, Listing
+from gmi_registry.hubs.protocol import Hub, Listing, bases_in, with_base_names
 from gmi_registry.index import Index, SpecCache, SpecIndex, SpecSource, Standing
-from gmi_registry.place import makes_links
-from gmi_registry.spec import ModelRef, Spec, read_spec
+from gmi_registry.place import read_from
+from gmi_registry.spec import ModelRef, Spec
 
 __all__ = ["Gathered", "Gathering", "without_spec"]
 
@@ -57,7 +57,8 @@ class Gathering:
     def one_by_one(self, wanted: Filters) -> tuple[list[Listing], int]:
         """What may pass the filter, and its number; where nothing does, how many there are."""
         listings = list(self.hub.list_specs(Filters()))
-        passing = [listing for listing in listings if wanted.admits(listing.traits)]
+        named = with_base_names(wanted, self.hub, lambda: bases_in(listings))
+        passing = [listing for listing in listings if named.admits(listing.traits)]
         return passing, len(passing) or len(listings)
 
     def read(self, listings: Sequence[Listing], looked_at: int, told: Told) -> Gathered:
@@ -69,9 +70,7 @@ class Gathering:
                 if not listing.has_spec:
                     raise without_spec(listing)
                 fetched.append(listing.ref)
-                folder = self.hub.fetch_spec(listing.ref).parent
-                links = makes_links(self.hub)
-                return read_spec(folder, expected=listing.ref, follow_links=links)
+                return read_from(self.hub, listing.ref)
 
             return SpecSource(
                 listing.ref,
@@ -81,6 +80,8 @@ class Gathering:
                 nsfw=listing.nsfw,
                 hub_tags=listing.tags,
                 standing=Standing(listing.stale, listing.trust, listing.stamp),
+                url=listing.url,
+                checked=True,
             )
 
         cache = SpecCache(self.cache_dir)

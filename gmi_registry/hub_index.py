@@ -80,6 +80,10 @@ class HubIndex:
                 found.append(Selection(stack, kept))
         return found
 
+    def base_models(self) -> set[str]:
+        """What base models are called, in lower case; those of other hubs and indexes as well."""
+        return self._stored.base_models()
+
     def standing(self, name: str) -> Standing:
         """What is known of the specification of the model whose identity has that name."""
         known = self._stored.standing(name)

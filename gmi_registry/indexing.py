@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from gmi_registry.errors import GmiError, InputError, RateLimitError
 from gmi_registry.filters import Filters
 from gmi_registry.gathering import without_spec
-from gmi_registry.hubs.protocol import Hub, Listing
+from gmi_registry.hubs.protocol import Hub, Listing, bases_in, with_base_names
 from gmi_registry.index import IndexEntry, SkippedSpec, Standing
 from gmi_registry.index.crew import in_order
 from gmi_registry.index.stored import (
@@ -21,8 +22,8 @@ from gmi_registry.index.stored import (
     StoredIndex,
     update_index,
 )
-from gmi_registry.place import makes_links
-from gmi_registry.spec import ModelRef, read_spec
+from gmi_registry.place import read_from
+from gmi_registry.spec import ModelRef
 
 __all__ = ["Indexing", "Progress", "index_hubs"]
 
@@ -71,12 +72,15 @@ def index_hubs(
         )
     wanted = wanted or Filters()
     known = _known(folder, cache_dir)
-    work = _Work(wanted)
+    work = _Work()
+    named: dict[str, Filters] = {}
     for hub in hubs:
-        for listing in hub.list_specs(wanted):
-            work.sort(hub, listing, known.get(listing.ref.identity))
+        listings = list(hub.list_specs(wanted))
+        named[hub.name] = with_base_names(wanted, hub, partial(bases_in, listings))
+        for listing in listings:
+            work.sort(hub, listing, known.get(listing.ref.identity), named[hub.name])
     gone = [ref for ref in known if ref.hub in names and ref not in work.present]
-    reading = _Reading(wanted, workers, progress)
+    reading = _Reading(named, workers, progress)
     change = update_index(folder, reading.rows(work.fresh), gone, work.described)
     if reading.refusal is not None:
         raise reading.refusal
@@ -101,13 +105,18 @@ class _Work:
     """Listings, sorted by what is to be done: ``fresh`` ones are read, and ``described`` anew are
     those whose specification the index has."""
 
-    wanted: Filters
     present: set[ModelRef] = field(default_factory=set)
     fresh: list[tuple[Hub, Listing]] = field(default_factory=list)
     described: list[Description] = field(default_factory=list)
     skipped: list[SkippedSpec] = field(default_factory=list)
 
-    def sort(self, hub: Hub, listing: Listing, known: tuple[IndexEntry, Standing] | None) -> None:
+    def sort(
+        self,
+        hub: Hub,
+        listing: Listing,
+        known: tuple[IndexEntry, Standing] | None,
+        wanted: Filters,
+    ) -> None:
         """Find the place of one; ``known`` is what the index has of its model."""
         if not listing.has_spec:
             self.skipped.append(SkippedSpec(listing.ref, without_spec(listing).message))
@@ -118,11 +127,11 @@ class _Work:
             return
         entry, standing = known
         now, told = _today(listing, entry), _standing(listing)
-        if not self.wanted.admits(now.traits(told)):
+        if not wanted.admits(now.traits(told)):
             return
         self.present.add(listing.ref.identity)
         if (now, told) != (entry, replace(standing, stale=None)):
-            self.described.append(Description(now.model, told, now.nsfw, now.hub_tags))
+            self.described.append(Description(now, told))
 
 
 def _is_read(listing: Listing, entry: IndexEntry, standing: Standing) -> bool:
@@ -146,8 +155,8 @@ def _standing(listing: Listing) -> Standing:
 
 def _today(listing: Listing, entry: IndexEntry) -> IndexEntry:
     """The hub knows the model of today, the manifest the one of the day it was described."""
-    if _pins(listing):
-        entry = replace(entry, model=listing.ref)
+    if _pins(listing) or listing.ref != entry.model.identity:
+        entry = entry.found_at(listing.ref, listing.url)
     nsfw = entry.nsfw if listing.nsfw is None else listing.nsfw
     return replace(entry, nsfw=nsfw, hub_tags=listing.tags)
 
@@ -156,7 +165,7 @@ class _Reading:
     """Specifications one after the other; ``refusal`` is a hub's, which ended it. ``kept_out`` are
     so many that do not pass, which was not to be known before."""
 
-    def __init__(self, wanted: Filters, workers: int, progress: Progress) -> None:
+    def __init__(self, wanted: Mapping[str, Filters], workers: int, progress: Progress) -> None:
         self.skipped: list[SkippedSpec] = []
         self.refusal: RateLimitError | None = None
         self.kept_out = 0
@@ -171,20 +180,23 @@ class _Reading:
         for done, outcome in enumerate(outcomes, 1):
             if isinstance(outcome, SkippedSpec):
                 self.skipped.append(outcome)
-            elif self._wanted.admits(outcome.indexed.entry.traits(outcome.standing)):
+            elif self._passes(outcome):
                 yield outcome
             else:
                 self.kept_out += 1
                 yield outcome.indexed.entry.model
             self._progress(done, len(listings))
 
+    def _passes(self, row: Row) -> bool:
+        entry = row.indexed.entry
+        return self._wanted[entry.model.hub].admits(entry.traits(row.standing))
+
     def _read(self, it: tuple[Hub, Listing]) -> Row | SkippedSpec:
         hub, listing = it
         if self.refusal is not None:
             return SkippedSpec(listing.ref, f"not read any more: {self.refusal.message}")
         try:
-            folder = hub.fetch_spec(listing.ref).parent
-            spec = read_spec(folder, expected=listing.ref, follow_links=makes_links(hub))
+            spec = read_from(hub, listing.ref)
         except RateLimitError as error:
             self.refusal = self.refusal or error
             return SkippedSpec(listing.ref, error.message)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from gmi_registry.errors import InputError
+from gmi_registry.errors import GmiError, InputError, SpecNotFoundError
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
-    from gmi_registry.spec import ModelRef
+    from gmi_registry.spec import ModelRef, OwnWeights, Spec
 
 __all__ = [
     "DEFAULT_HUB",
@@ -25,6 +25,8 @@ __all__ = [
     "hub_named_in",
     "makes_links",
     "open_hub",
+    "read_former",
+    "read_from",
 ]
 
 DEFAULT_HUB = "hf"
@@ -48,16 +50,48 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class Supplemented(Protocol):
+    """A hub whose models may have their specification in a registry."""
+
+    def find_entry(self, ref: ModelRef) -> ModelRef | None: ...
+
+
 @dataclass(frozen=True)
 class SpecPlace:
     """A folder that should hold ``gmi/``, as the readers of :mod:`gmi_registry.spec` want it.
 
-    ``expected`` is the model that it should describe, where the person named one.
+    ``expected`` is the model that it should describe, where the person named one; ``weights`` are
+    that model's own, asked for where the specification names another one; ``called`` is what the
+    hub calls the model now, where that is another name than the person's.
     """
 
     folder: Path
     expected: ModelRef | None = None
     follow_links: bool = False
+    weights: Mapping[str, str | None] | None = None
+    called: ModelRef | None = None
+
+    @property
+    def model(self) -> ModelRef | None:
+        """The model under its present name, where it is on a hub."""
+        return self.called or self.expected
+
+    @property
+    def own_weights(self) -> OwnWeights:
+        """``weights``, as the readers ask for them."""
+        return lambda: self.weights
+
+    def read(self) -> Spec:
+        """The specification. Raises as :func:`~gmi_registry.spec.read_spec`."""
+        from gmi_registry.spec import read_spec
+
+        return read_spec(
+            self.folder,
+            expected=self.expected,
+            own_weights=self.own_weights,
+            follow_links=self.follow_links,
+        )
 
 
 def open_hub(
@@ -176,10 +210,79 @@ def find_spec(
             hint="name a folder that holds gmi/, or add --hub HUB (or set GMI_HUB)",
         )
     with hub_at(hub, cache_dir=cache_dir, token=token, offline=offline) as opened:
-        ref = find_model(text, opened)
-        folder = opened.fetch_spec(ref)
-        parent = folder.parent if folder.name == "gmi" else folder
-        return SpecPlace(parent, expected=ref, follow_links=makes_links(opened))
+        return _place_of(find_model(text, opened), opened)
+
+
+def read_from(hub: Hub, ref: ModelRef) -> Spec:
+    """The specification that ``hub`` has for ``ref``, read and checked.
+
+    Raises what the hub raises, and as :func:`~gmi_registry.spec.read_spec`.
+    """
+    from gmi_registry.hubs.protocol import own_weights
+    from gmi_registry.spec import read_spec
+
+    folder = hub.fetch_spec(ref)
+    return read_spec(
+        folder.parent if folder.name == "gmi" else folder,
+        expected=ref,
+        own_weights=own_weights(hub, ref, folder),
+        follow_links=makes_links(hub),
+    )
+
+
+def read_former(hub: object, folder: Path, ref: ModelRef) -> Spec | None:
+    """The specification in ``folder`` where it names a former name of ``ref``, as ``hub`` says.
+
+    For whoever replaces it: a model that got other weights and another name since is described
+    anew, and what its author chose is kept. None for one of any other model, or none that can be
+    read. One request.
+    """
+    from gmi_registry.hubs.protocol import knows_names
+    from gmi_registry.spec import read_manifest, read_spec
+
+    names = knows_names(hub)
+    try:
+        former = read_manifest(folder, follow_links=True).model.ref.repository
+        if names is None or former.hub != ref.hub or former.id == ref.id:
+            return None
+        if names.current(former).id != ref.id:
+            return None
+        return read_spec(folder, expected=former, follow_links=True)
+    except GmiError:
+        return None
+
+
+def _place_of(ref: ModelRef, hub: Hub) -> SpecPlace:
+    from gmi_registry.errors import SpecError
+    from gmi_registry.hubs.protocol import knows_names, own_weights
+    from gmi_registry.spec import read_manifest
+
+    asked, (ref, folder) = ref, _specification(ref, hub)
+    parent = folder.parent if folder.name == "gmi" else folder
+    links, weights = makes_links(hub), None
+    try:
+        described = read_manifest(parent, follow_links=links).model.id
+    except SpecError:  # whoever reads it says so
+        described = ref.id
+    if described != ref.id:
+        # While the hub is open.
+        asking = own_weights(hub, ref, folder)
+        weights = None if asking is None else asking()
+    names = knows_names(hub)
+    now = asked if names is None else names.name_now(asked)
+    called = None if now.id == ref.id else replace(ref, id=now.id)
+    return SpecPlace(parent, ref, links, weights, called)
+
+
+def _specification(ref: ModelRef, hub: Hub) -> tuple[ModelRef, Path]:
+    """Where the hub has a specification of the model: under which name, and in which folder."""
+    try:
+        return ref, hub.fetch_spec(ref)
+    except SpecNotFoundError:
+        entry = hub.find_entry(ref) if isinstance(hub, Supplemented) else None
+        if entry is None:
+            raise
+        return entry, hub.fetch_spec(entry)
 
 
 def makes_links(hub: Hub) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -26,8 +26,9 @@ from gmi_registry.generation.plan import (
     require_room,
     require_writable,
 )
-from gmi_registry.hubs.protocol import Hub, SpecStore
+from gmi_registry.hubs.protocol import Hub, SpecStore, knows_names
 from gmi_registry.model import ModelFiles
+from gmi_registry.place import read_former
 from gmi_registry.publication import Order, Progress, Publication, Stage
 from gmi_registry.spec import (
     SPEC_DIR,
@@ -92,11 +93,18 @@ def publish(
     Raises a GmiError; everything is then as it was, the journal apart.
     """
     start = time.perf_counter()
+    asked, names = ref, knows_names(hub)
+    if names is not None:
+        # A model that was renamed is described, and pushed to, under its present name.
+        ref = names.current(ref)
     # Said only where it is wanted: a hub of somebody else's may know nothing of proposals.
     proposal = {} if create_pr is None else {"create_pr": create_pr}
     order = Order(ref, hub, work, output, device, force, proposal, progress, store)
     ready = _check(order, encoder, prompts, overrides or RecipeOverrides())
     plan = ready.plan
+    if asked.id != ref.id:
+        told = f"{asked.repository} is called {ref.repository} now"
+        plan = replace(plan, warnings=(told, *plan.warnings))
     if plan.up_to_date and ready.existing is not None:
         digest = ready.existing.digest
         return Publication(ref, "up to date", digest, plan.target, 0, _since(start), plan)
@@ -153,8 +161,8 @@ def _check(
     progress("check", 4, _CHECKS)
     recipe = generation.default_recipe(pipeline, model, overrides)
     generation.check_prompts(pipeline, prompt_sets, recipe)
-    published = _published(order.ref, order.shelf)
-    existing = published if order.output is None else _read_folder(order.output, ref)
+    published = _published(order, model)
+    existing = published if order.output is None else _read_folder(order.output, order, model)
     previous = published.digest if published is not None else None
     draft = generation.draft_spec(model, encoder.ref, prompt_sets, recipe, previous=previous)
     journal = Journal(order.work, model, recipe)
@@ -186,25 +194,30 @@ def _target(order: Order, model: ModelFiles) -> str:
     return beside if order.store is None else f"the registry, for {beside}"
 
 
-def _published(ref: ModelRef, shelf: Hub | SpecStore) -> Spec | None:
-    """The specification that the hub has now; a broken one counts as none.
+def _published(order: Order, model: ModelFiles) -> Spec | None:
+    """The specification that the hub has now for ``model``; a broken one counts as none.
 
     One of a newer format version raises UnsupportedVersionError: an old program must not replace
     what it cannot read.
     """
     try:
-        folder = shelf.fetch_spec(ref)
+        folder = order.shelf.fetch_spec(order.ref)
     except SpecNotFoundError:
         return None
-    return _read_folder(folder.parent if folder.name == SPEC_DIR else folder, ref)
+    return _read_folder(folder.parent if folder.name == SPEC_DIR else folder, order, model)
 
 
-def _read_folder(folder: Path, ref: ModelRef) -> Spec | None:
+def _read_folder(folder: Path, order: Order, model: ModelFiles) -> Spec | None:
+    weights = {weight.path: weight.sha256 for weight in model.weights}
     try:
         # One of another file in the same repository is what the new one replaces.
-        return read_spec(folder, expected=ref.repository, follow_links=True)
-    except (SpecNotFoundError, SpecFormatError):
+        return read_spec(
+            folder, expected=order.ref.repository, own_weights=lambda: weights, follow_links=True
+        )
+    except SpecNotFoundError:
         return None
+    except SpecFormatError:
+        return read_former(order.hub, folder, order.ref)
 
 
 class _Reading:

@@ -10,13 +10,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gmi_registry.encoders.protocol import Encoder, Matched
-from gmi_registry.errors import InputError
+from gmi_registry.errors import IncomparableSpecsError, InputError
 from gmi_registry.images import load_image, to_rgb
+from gmi_registry.index import ComparabilityKey, SpecCache
 from gmi_registry.interrogators import Interrogator, load_interrogator
 from gmi_registry.scoring.query import Query
 from gmi_registry.spec.fields import MAX_PROMPT_LENGTH
 
-__all__ = ["PROMPT_MODE", "build_query", "checked_prompt", "embed_text", "logit_scale"]
+__all__ = [
+    "PROMPT_MODE",
+    "OwnPrompts",
+    "build_query",
+    "checked_prompt",
+    "embed_text",
+    "logit_scale",
+]
 
 PROMPT_MODE = "prompt"
 """What ``Query.interrogator`` says where the user gave the prompt."""
@@ -61,6 +69,42 @@ def build_query(
         interrogator=mode,
         encoder_id=encoder.ref.id,
     )
+
+
+class OwnPrompts:
+    """Embeds the prompts that groups of specifications answered, by the reader's own encoder.
+
+    Specifications bring such embeddings along, which whoever published them could choose. Those
+    that queries are compared with are these: of one prompt set they are worked out once, rounded
+    as specifications store them, and kept in ``cache``.
+    """
+
+    def __init__(self, encoder: Encoder, cache: SpecCache | None = None) -> None:
+        self._encoder = encoder
+        self._cache = cache
+        self._known: dict[str, NDArray[np.float16]] = {}
+
+    def __call__(self, key: ComparabilityKey, prompts: tuple[str, ...]) -> NDArray[np.float16]:
+        """[P, E] of the ``prompts`` of a group with that ``key``.
+
+        Raises IncomparableSpecsError where the group's encoder is another one.
+        """
+        ref = self._encoder.ref
+        if key.encoder_id != ref.id:
+            raise IncomparableSpecsError(
+                f"the prompts of encoder {key.encoder_id[:8]} cannot be embedded by {ref.id[:8]}",
+                hint="search with the encoder that the specifications name",
+            )
+        known = self._known.get(key.prompt_set_id)
+        if known is None and self._cache is not None:
+            shape = len(prompts), ref.text_dim
+            known = self._cache.prompts(ref.id, key.prompt_set_id, shape)
+        if known is None:
+            known = self._encoder.encode_texts(list(prompts)).astype(np.float16)
+            if self._cache is not None:
+                self._cache.keep_prompts(ref.id, key.prompt_set_id, known)
+        self._known[key.prompt_set_id] = known
+        return known
 
 
 def embed_text(text: str, encoder: Encoder) -> NDArray[np.float32]:

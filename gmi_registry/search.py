@@ -131,14 +131,15 @@ def search(
         offline or (remote is not None and remote.offline),
         device,
     )
+    place = cache_dir or _users_cache()
     seeking = Seeking(
-        request, hub, wanted, equipment, clock, encoder, score, interrogator, top, progress
+        request, hub, wanted, equipment, clock, encoder, score, interrogator, top, place, progress
     )
     clock.begin("list")
     if is_served(index):
         done = seeking.by_server(str(index), fresh_only=fresh_only)
     else:
-        gathering = Gathering(hub, index, cache_dir or _users_cache(), workers)
+        gathering = Gathering(hub, index, place, workers)
         done = seeking.by_rows(gathering, fresh_only=fresh_only)
     clock.end()
     return SearchResult(

@@ -14,16 +14,17 @@ from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.equipment import Equipment
 from gmi_registry.errors import OfflineError, UnsupportedOperationError
 from gmi_registry.filters import Filters
-from gmi_registry.freshness import Freshness
+from gmi_registry.freshness import Freshness, named_now
 from gmi_registry.gathering import Gathered, Gathering
 from gmi_registry.hub_index import HubIndex
-from gmi_registry.hubs.protocol import Hub
+from gmi_registry.hubs.protocol import Hub, knows_names, with_base_names
 from gmi_registry.index import (
     ImageQuestion,
     IndexedSpec,
     ModelQuestion,
     Question,
     Ranking,
+    SpecCache,
     TextQuestion,
     Wording,
     answer,
@@ -32,7 +33,7 @@ from gmi_registry.interrogators import Interrogator
 from gmi_registry.place import find_model, find_spec
 from gmi_registry.request import Request
 from gmi_registry.scoring import Query, score_named
-from gmi_registry.spec import EncoderRef, read_spec
+from gmi_registry.spec import EncoderRef
 from gmi_registry.spec.reference import HubName
 
 __all__ = ["Seeking", "Sought", "is_served"]
@@ -75,6 +76,7 @@ class Seeking:
     score: str
     interrogator: str
     top: int | None
+    cache_dir: Path
     progress: Progress
 
     def by_rows(self, gathering: Gathering, *, fresh_only: bool) -> Sought:
@@ -87,7 +89,8 @@ class Seeking:
                 question = ModelQuestion(exemplar)
             found = self._gathered(gathering, known)
             leave_out = None if question is None else question.about
-            matched = found.index.select(self.wanted, leave_out)
+            filters = with_base_names(self.wanted, self.hub, found.index.base_models)
+            matched = found.index.select(filters, leave_out)
             if not matched:
                 none = Ranking((), tuple(found.index.skipped), found.looked_at, 0)
                 return self._sought(none, question, compared_by, found)
@@ -101,7 +104,7 @@ class Seeking:
             asking = question
 
             def ranked() -> Ranking:
-                chosen = replace(self.wanted, fresh_only=fresh_only)
+                chosen = replace(filters, fresh_only=fresh_only)
                 selections = found.index.select(chosen, leave_out)
                 return answer(found.index, selections, asking, top=self.top)
 
@@ -112,6 +115,7 @@ class Seeking:
             while (fresh_only or known is None) and freshness.learn(found.index, ranking):
                 ranking = ranked()
             left_out = sum(map(len, matched)) - ranking.matched
+            ranking = named_now(ranking, self.hub)
             return self._sought(ranking, question, compared_by, found, left_out)
 
     def by_server(self, url: str, *, fresh_only: bool) -> Sought:
@@ -144,7 +148,9 @@ class Seeking:
             question = self._question(encoder, ())
             self.clock.begin("rank")
             hub = cast("HubName", self.hub.name)
-            group = served.answer(question, self.wanted, hub=hub, top=self.top)
+            group = served.answer(
+                question, with_base_names(self.wanted, self.hub, tuple), hub=hub, top=self.top
+            )
             groups = (group,) if group.hits else ()
             ranking = Ranking(groups, (), len(served), group.members)
             found = len(served)
@@ -162,20 +168,31 @@ class Seeking:
     def _exemplar(self, like: str, index: HubIndex | None) -> tuple[IndexedSpec, EncoderRef]:
         """The model that others are to be near, out of the index where it has it."""
         if index is not None and not Path(like).is_dir():
-            known = index.exemplar(find_model(like, self.hub))
-            if known is not None:
-                return known
+            ref = find_model(like, self.hub)
+            hub = knows_names(self.hub)
+            for name in dict.fromkeys([ref] if hub is None else [ref, hub.name_now(ref)]):
+                known = index.exemplar(name)
+                if known is not None:
+                    return known
         place = find_spec(like, self.hub)
-        spec = read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
-        return IndexedSpec.of(spec), spec.manifest.encoder
+        spec = place.read()
+        exemplar = IndexedSpec.of(spec)
+        if place.model is not None:
+            # Under the name that the hub lists it by, so that it is not its own neighbour.
+            entry = exemplar.entry.found_at(
+                replace(place.model, revision=exemplar.entry.model.revision), None
+            )
+            exemplar = replace(exemplar, entry=entry)
+        return exemplar, spec.manifest.encoder
 
     def _question(self, encoder: Encoder, phrases: Sequence[str]) -> Question:
-        from gmi_registry.query import build_query, embed_text, logit_scale
+        from gmi_registry.query import OwnPrompts, build_query, embed_text, logit_scale
 
         self.clock.begin("query")
         request = self.request
+        prompts = OwnPrompts(encoder, SpecCache(self.cache_dir))
         if request.text is not None:
-            return TextQuestion(embed_text(request.text, encoder), encoder.ref.id)
+            return TextQuestion(embed_text(request.text, encoder), encoder.ref.id, prompts)
         style = None
         if request.style is not None:
             style = Wording(embed_text(request.style, encoder), logit_scale(encoder))
@@ -187,7 +204,9 @@ class Seeking:
             return build_query(pictures, encoder, interrogator=guess, prompt=request.prompt)
 
         unwanted = query(request.unwanted) if request.unwanted else None
-        return ImageQuestion(query(request.pictures), score_named(self.score), unwanted, style)
+        return ImageQuestion(
+            query(request.pictures), score_named(self.score), unwanted, style, prompts
+        )
 
     def _sought(
         self,

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gmi_registry.encoders import Encoder
-from gmi_registry.errors import InputError
-from gmi_registry.query import build_query
+from gmi_registry.errors import IncomparableSpecsError, InputError
+from gmi_registry.index import ComparabilityKey, SpecCache
+from gmi_registry.query import OwnPrompts, build_query
 from gmi_registry.spec import EncoderRef, Preprocess
 
 
@@ -128,3 +129,34 @@ def test_a_query_of_several_images_is_its_rows(colours: list[tuple[int, int, int
         alone = build_query([plain(colour)], Plain(), interrogator=Named())
         assert alone.image_embeddings[0].tolist() == together.image_embeddings[b].tolist()
         assert alone.pseudo_prompts[0] == together.pseudo_prompts[b]
+
+
+KEY = ComparabilityKey(Plain.ref.id, "b" * 64, "rbf", 0.02, 1)
+
+
+def test_prompts_are_embedded_once_by_the_readers_own_encoder(tmp_path: Path) -> None:
+    encoder, cache = Plain(), SpecCache(tmp_path)
+    prompts = OwnPrompts(encoder, cache)
+    first = prompts(KEY, ("a cat", "tree"))
+    assert first.tolist() == [[5, 2], [4, 2]]
+    assert first.dtype == np.float16
+    assert prompts(KEY, ("a cat", "tree")) is first
+    assert OwnPrompts(encoder, cache)(KEY, ("a cat", "tree")).tolist() == first.tolist()
+    assert encoder.texts == ["a cat", "tree"]
+
+
+@pytest.mark.parametrize("harm", [lambda data: data[:-1], lambda data: data[:-1] + b"x"])
+def test_kept_prompts_that_are_damaged_are_embedded_again(tmp_path, harm) -> None:
+    encoder, cache = Plain(), SpecCache(tmp_path)
+    expected = OwnPrompts(encoder, cache)(KEY, ("a cat",)).tolist()
+    (file,) = cache.files()
+    file.path.write_bytes(harm(file.path.read_bytes()))
+    assert OwnPrompts(encoder, cache)(KEY, ("a cat",)).tolist() == expected
+    # Of another number of prompts they are none of this set.
+    assert len(OwnPrompts(encoder, cache)(KEY, ("a", "b"))) == 2
+
+
+def test_prompts_of_another_encoder_are_not_embedded() -> None:
+    other = ComparabilityKey("0" * 16, "b" * 64, "rbf", 0.02, 1)
+    with pytest.raises(IncomparableSpecsError, match="cannot be embedded"):
+        OwnPrompts(Plain())(other, ("a cat",))

@@ -62,15 +62,11 @@ def diff(
     --hub against the distance to the nearest other model there.
     """
     from gmi_registry.report.difference import difference_page, write_page
-    from gmi_registry.spec import read_spec
     from gmi_registry.spec.diff import diff_specs
 
     access: dict[str, Any] = {"token": token, "offline": offline or None}
     places = [find_spec(text, hub, **access) for text in (old, new) if text is not None]
-    specs = [
-        read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
-        for place in places
-    ]
+    specs = [place.read() for place in places]
     names = [text for text in (old, new) if text is not None]
     previews: list[Path | None] = []
     if new is None:

@@ -81,7 +81,8 @@ class ResultPart(_Part):
     ``digest`` is the SHA-256 of its ``spec.json``; ``stale`` says whether its weights are others
     than those that were described, null where nobody knows. ``trust`` says who stands behind the
     specification: ``owner``, ``verified`` or ``self-published``, null in a folder. ``versions`` are
-    the model's other versions where those are described apart, nearest first.
+    the model's other versions where those are described apart, nearest first. ``described_as`` is
+    the name that the specification has for the model, null where it is the present one.
     """
 
     rank: int
@@ -102,6 +103,7 @@ class ResultPart(_Part):
     confidence: float | None
     trust: str | None
     versions: list[VersionPart]
+    described_as: str | None = None
 
 
 class GroupPart(_Part):

@@ -202,8 +202,6 @@ def serve_into(
     write_line(f"{done.collection}: {done.models:,} models")
     if not quiet:
         remark(f"{done.sent:,} were sent, the others were there")
-        for ref in done.left_out:
-            remark(f"left out: {ref}")
 
 
 def _index(

@@ -160,6 +160,7 @@ def signature_finding(
             signer,
             signature=signature,
             expected=place.expected,
+            own_weights=place.own_weights,
             follow_links=place.follow_links,
         )
     except SpecError as error:

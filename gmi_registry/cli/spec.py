@@ -54,14 +54,22 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show what a specification says."""
-    from gmi_registry.spec import read_spec
-
     place = find_spec(model, hub, token=token, offline=offline or None)
-    spec = read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
+    spec = place.read()
+    found = place.model
     if as_json:
-        write_json({"digest": spec.digest, "manifest": spec.manifest.model_dump(mode="json")})
+        write_json(
+            {
+                "digest": spec.digest,
+                "found_at": None if found is None else str(found),
+                "manifest": spec.manifest.model_dump(mode="json"),
+            }
+        )
         return
-    write_pairs(_described(spec))
+    pairs = _described(spec)
+    if found is not None and found.id != spec.manifest.model.id:
+        pairs.insert(0, ("found at", f"{found}, which is what the model is called now"))
+    write_pairs(pairs)
 
 
 @app.command()
@@ -98,6 +106,7 @@ def verify(
     findings = verify_folder(
         place.folder,
         expected=place.expected,
+        own_weights=place.own_weights,
         follow_links=place.follow_links,
         weights=not no_weights,
     )

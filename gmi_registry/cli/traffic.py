@@ -35,6 +35,9 @@ def comment(result: SearchResult, *, quiet: bool, verbose: bool) -> None:
     else:
         index = "" if result.index is None else f", in the index {result.index}"
         remark(f"{result.looked_at:,} models looked at, {result.matched:,} matched{index}")
+    for hit in result.hits:
+        if hit.described_as is not None:
+            remark(f"{hit.ref.repository} was called {hit.described_as} when it was described")
     if result.stale_left_out:
         remark(f"{result.stale_left_out} left out: their weights have changed since")
     if result.skipped and not verbose:

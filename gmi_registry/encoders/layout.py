@@ -127,15 +127,20 @@ class OnnxFolder:
         data = _read(path / ENCODER_NAME, LIMITS[ENCODER_NAME])
         self.digest = hashlib.sha256(data).hexdigest()
         self.description = _parsed(data, path / ENCODER_NAME)
+        self._trusted: dict[str, list[int]] = {}
+        self._viewed: dict[str, list[int]] = {}
 
     def read(self, name: FileName, *, trusted: bool = False) -> bytes:
         """The content of a file.
 
         Raises InputError for one that is missing, a link or no file, DigestMismatchError for other
-        bytes than ``encoder.json`` names; with ``trusted`` their number alone is compared.
+        bytes than ``encoder.json`` names; with ``trusted`` their number alone is compared, and
+        with what :meth:`trust` was told.
         """
         entry = self.description.files[name]
-        data = _read(self.path / name, entry.size)
+        with _opened(self.path / name, entry.size) as stream:
+            self._require_same(name, stream, trusted)
+            data = stream.read()
         if len(data) != entry.size or not (trusted or FileEntry.of(data) == entry):
             raise self._other(name)
         return data
@@ -148,25 +153,51 @@ class OnnxFolder:
         """
         entry = self.description.files[name]
         with _opened(self.path / name, entry.size) as stream:
-            if os.fstat(stream.fileno()).st_size != entry.size:
-                raise self._other(name)
+            self._viewed[name] = self._require_same(name, stream, trusted)
             # Not by way of the mapping, whose pages would all count as this process's.
             if not trusted and hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256:
                 raise self._other(name)
             return memoryview(mmap.mmap(stream.fileno(), entry.size, access=mmap.ACCESS_READ))
 
-    def stamp(self) -> list[list[int]] | None:
+    def stamp(self) -> dict[str, list[int]] | None:
         """Size, times and inode of every file, or None where one is not there."""
         try:
-            found = [(self.path / name).lstat() for name in sorted(LIMITS)]
+            return {name: _stamp((self.path / name).lstat()) for name in sorted(LIMITS)}
         except OSError:
             return None
-        return [[it.st_size, it.st_mtime_ns, it.st_ctime_ns, it.st_ino] for it in found]
+
+    def trust(self, stamp: dict[str, list[int]]) -> None:
+        """From now on a file that is read as trusted must have this ``stamp``."""
+        self._trusted = stamp
+
+    def require_viewed(self, name: FileName) -> None:
+        """Raise DigestMismatchError unless the file is the one that :meth:`view` opened.
+
+        For whoever had it opened by its name once more: what is swapped in between is not read.
+        """
+        try:
+            found = _stamp((self.path / name).lstat())
+        except OSError:
+            found = None
+        if found is None or found != self._viewed.get(name):
+            raise self._other(name)
+
+    def _require_same(self, name: FileName, stream: io.FileIO, trusted: bool) -> list[int]:
+        found = _stamp(os.fstat(stream.fileno()))
+        if found[0] != self.description.files[name].size or (
+            trusted and self._trusted and found != self._trusted.get(name)
+        ):
+            raise self._other(name)
+        return found
 
     def _other(self, name: FileName) -> DigestMismatchError:
         return DigestMismatchError(
             f"{self.path / name} is not the file that {ENCODER_NAME} names", hint=_AGAIN
         )
+
+
+def _stamp(status: os.stat_result) -> list[int]:
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _parsed(data: bytes, path: Path) -> Description:

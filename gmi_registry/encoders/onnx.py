@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Sequence
-from functools import cached_property
+import os
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,18 +18,30 @@ from PIL import Image
 from gmi_registry.encoders.golden import TOLERANCE, deviation, golden_embeddings
 from gmi_registry.encoders.graph import check_graph
 from gmi_registry.encoders.layout import OnnxFolder
-from gmi_registry.encoders.outline import outline
+from gmi_registry.encoders.outline import outline_of
 from gmi_registry.encoders.pixels import Pixels
-from gmi_registry.encoders.trial import Trials
+from gmi_registry.encoders.trial import Outlines, Trials, answer_trial, try_encoder
 from gmi_registry.encoders.wording import ClipTokens, split_merges
-from gmi_registry.errors import InputError
+from gmi_registry.errors import DigestMismatchError, InputError
 from gmi_registry.spec import EncoderRef
 
-__all__ = ["OnnxEncoder"]
+__all__ = ["OnnxEncoder", "run_trial"]
 
 _AGAIN = "export it again, or install what runs it: pip install 'gmi-registry[torch]'"
 
 _FOLDER = "session.model_external_initializers_file_folder_path"
+
+_TowerName = Literal["image.onnx", "text.onnx"]
+_TOWERS: tuple[_TowerName, ...] = ("image.onnx", "text.onnx")
+
+# Bounds of one run, which no honest encoder comes near: of ViT-L-14 (1.2 GB) an image takes 2 s and
+# some 50 MB beside the weights.
+_SECONDS, _BYTES_A_SECOND = 60.0, 4e7
+# Weights of two bytes (--half) are widened in it: 4 GB for ViT-H-14, which is the largest known.
+_MOST_MEMORY = 12 * 2**30
+_SHARE_OF_MACHINE = 0.75
+# What the runtime says of its own bound, and of the system's.
+_NO_MEMORY = ("BFCArena", "bad_alloc", "bad allocation")
 
 _log = logging.getLogger(__name__)
 
@@ -41,14 +56,26 @@ class OnnxEncoder:
     """
 
     def __init__(
-        self, folder: OnnxFolder, *, trusted: bool, batch_size: int = 32, threads: int = 0
+        self,
+        folder: OnnxFolder,
+        *,
+        trusted: bool,
+        outlines: Outlines | None = None,
+        batch_size: int = 32,
+        threads: int = 0,
     ) -> None:
+        """``trusted`` compares no digests of files; ``outlines`` are all that may be run, if given.
+
+        Nothing is read here but the description: files that are refused are so when first used.
+        """
         if batch_size < 1:
             raise InputError(f"a batch of {batch_size} holds nothing", hint="use 1 or more")
         self.batch_size = batch_size
         self._folder = folder
         self._about = folder.description
         self._trusted = trusted
+        self._outlines = outlines
+        self._written: dict[_TowerName, bytes] = {}
         self._threads = threads
         self._pixels = Pixels(self._about.encoder.preprocess, self._about.fill_color)
 
@@ -63,22 +90,30 @@ class OnnxEncoder:
     ) -> OnnxEncoder:
         """The encoder in a folder that ``gmi encoder export`` made, once it has passed its check.
 
-        The digests of all files are compared, and what it makes of some pictures and texts with
-        what torch made of them. That it passed is noted in ``memory``, and not tried again while
-        the files stay as they are; None notes nothing.
+        The digests of all files are compared, and what it makes of some pictures and texts, in a
+        process of its own, with what torch made of them. That it passed is noted in ``memory``,
+        with the digests of the graphs that were run, and not tried again while the files stay as
+        they are; None notes nothing.
 
         Raises InputError for a folder that is incomplete or malformed, for an ONNX file that needs
-        other files or unusual operators, and for an encoder that does not pass; DigestMismatchError
-        for files that were changed; UnsupportedVersionError for a newer layout.
+        other files or unusual operators, and for an encoder that does not pass, or not in bounded
+        time and memory; DigestMismatchError for files that were changed; UnsupportedVersionError
+        for a newer layout.
         """
         folder = OnnxFolder(Path(path))
         trials = None if memory is None else Trials(memory)
-        trusted = trials is not None and trials.passed(folder)
-        encoder = cls(folder, trusted=trusted, batch_size=batch_size, threads=threads)
-        if not trusted:
-            encoder._check()
+        outlines = None if trials is None else trials.passed(folder)
+        encoder = cls(
+            folder,
+            trusted=outlines is not None,
+            outlines=outlines,
+            batch_size=batch_size,
+            threads=threads,
+        )
+        if outlines is None:
+            outlines = encoder._check()
             if trials is not None:
-                trials.remember(folder)
+                trials.remember(folder, outlines)
         return encoder
 
     @property
@@ -132,17 +167,32 @@ class OnnxEncoder:
         merges = split_merges(self._folder.read("merges.txt", trusted=self._trusted))
         return ClipTokens(merges, self._about.text.length, self._about.text.cleaning)
 
-    def _tower(self, name: Literal["image.onnx", "text.onnx"], dim: int) -> _Tower:
-        data = self._folder.view(name, trusted=self._trusted)
-        where = self._folder.path / name
-        if not self._trusted:
-            check_graph(data, str(where))
-        return _Tower(data, where, dim, self._threads)
+    def _tower(self, name: _TowerName, dim: int) -> _Tower:
+        graph = self._graph(name)
+        size = self._about.files[name].size
+        tower = _Tower(graph, self._folder.path / name, dim, size, self._threads)
+        del self._written[name]  # which may hold weights, where they lie at odd places
+        self._folder.require_viewed(name)  # whose weights the runtime opened by its name
+        return tower
 
-    def _check(self) -> None:
+    def _graph(self, name: _TowerName) -> bytes:
+        """The bytes that are run of a file, made anew."""
+        if name not in self._written:
+            path = self._folder.path / name
+            data = self._folder.view(name, trusted=self._trusted)
+            graph = outline_of(check_graph(data, str(path)), name)
+            if self._outlines is not None and self._outlines.get(name) != _sha256(graph):
+                raise DigestMismatchError(f"{path} is not the file that was checked", hint=_AGAIN)
+            self._written[name] = graph
+        return self._written[name]
+
+    def _check(self) -> Outlines:
+        """The digests of what is run, once it has given the golden results."""
         _log.info("checking the encoder in %s, once", self._folder.path)
         golden = self._golden()
-        for name, rows in golden_embeddings(self).items():
+        self._tokens  # noqa: B018  read and compared with its digest
+        outlines: Outlines = {name: _sha256(self._graph(name)) for name in _TOWERS}
+        for name, rows in try_encoder(self._folder, outlines, threads=self._threads).items():
             away = deviation(rows, golden[name])
             if not away <= TOLERANCE:
                 raise InputError(
@@ -150,6 +200,7 @@ class OnnxEncoder:
                     f"than where it was exported: {away:.2g} away, more than {TOLERANCE:g}",
                     hint=_AGAIN,
                 )
+        return outlines
 
     def _golden(self) -> dict[str, NDArray[np.float32]]:
         from safetensors.numpy import load
@@ -167,16 +218,34 @@ class OnnxEncoder:
         return found
 
 
-class _Tower:
-    """The ONNX file ``data`` at ``path``: an array with the batch first to float32 [B, ``dim``]."""
+def run_trial() -> None:
+    """What the process of a trial does: :func:`~gmi_registry.encoders.trial.try_encoder`."""
 
-    def __init__(self, data: memoryview, path: Path, dim: int, threads: int) -> None:
+    def work(folder: OnnxFolder, outlines: Outlines, threads: int) -> dict[str, NDArray[Any]]:
+        # Its files were compared with their digests by the process that waits for this one.
+        encoder = OnnxEncoder(folder, trusted=True, outlines=outlines, threads=threads)
+        return golden_embeddings(encoder)
+
+    answer_trial(work)
+
+
+class _Tower:
+    """A ``graph`` of the ONNX file at ``path``: an array with the batch first to float32 [B, dim].
+
+    ``size`` are the bytes of the file. A run has bounded memory and time, whatever it is given.
+    """
+
+    def __init__(self, graph: bytes, path: Path, dim: int, size: int, threads: int) -> None:
         import onnxruntime
 
+        _bound_memory()
         options: Any = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # its log is for its own authors
         options.use_deterministic_compute = True
+        # Not to be guessed from the bytes.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        options.add_session_config_entry("session.use_env_allocators", "1")
         # Spinning threads would take the cores from whoever else works here.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Weights in another order are faster by some hundredths, and copies of all of them.
@@ -184,9 +253,10 @@ class _Tower:
         options.add_session_config_entry(_FOLDER, str(path.parent.absolute()))
         self._where = str(path)
         self._dim = dim
+        self._seconds_a_row = size / _BYTES_A_SECOND
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                outline(data, path.name), options, providers=["CPUExecutionProvider"]
+                graph, options, providers=["CPUExecutionProvider"]
             )
             (taken,), (given,) = self._session.get_inputs(), self._session.get_outputs()
         except Exception as error:  # the runtime has many kinds, and unpacking one more
@@ -194,20 +264,89 @@ class _Tower:
         self._names = taken.name, given.name
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        import onnxruntime
+
         taken, given = self._names
+        options: Any = onnxruntime.RunOptions()
+
+        def run() -> Any:
+            return self._session.run([given], {taken: batch}, options)
+
         try:
-            (found,) = self._session.run([given], {taken: batch})
+            (found,) = _within(_SECONDS + len(batch) * self._seconds_a_row, run)
             rows: NDArray[np.float32] = np.asarray(found)
             if rows.dtype != np.float32 or rows.shape != (len(batch), self._dim):
                 raise ValueError(f"it gives {rows.dtype} {list(rows.shape)}")
-        except Exception as error:  # as above
+        except BaseException as error:
+            options.terminate = True  # of what still runs
+            if not isinstance(error, Exception):
+                raise
             raise _cannot_run(self._where, error) from None
         return rows
 
 
+@cache
+def _bound_memory() -> None:
+    """Of all towers of this process together, beside their weights."""
+    import onnxruntime
+
+    onnxruntime.create_and_register_allocator(
+        onnxruntime.OrtMemoryInfo(
+            "Cpu",
+            onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
+            0,
+            onnxruntime.OrtMemType.DEFAULT,
+        ),
+        onnxruntime.OrtArenaCfg({"max_mem": _most_memory(), "arena_extend_strategy": 1}),
+    )
+
+
+def _most_memory() -> int:
+    """Bytes; no more than most of what the machine has, where it says."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return _MOST_MEMORY
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(_MOST_MEMORY, int(machine * _SHARE_OF_MACHINE))
+
+
+def _within(seconds: float, run: Callable[[], Any]) -> Any:
+    """What ``run`` returns. Raises what it raises, and TimeoutError where it takes longer.
+
+    It then goes on in its thread until it is told to stop, or the process ends.
+    """
+    found: list[tuple[Any, BaseException | None]] = []
+
+    def work() -> None:
+        try:
+            found.append((run(), None))
+        except BaseException as error:  # for the thread that waits
+            found.append((None, error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not found:
+        raise TimeoutError(f"it takes more than {seconds:.0f} seconds")
+    result, error = found[0]
+    if error is not None:
+        raise error
+    return result
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def _cannot_run(where: str, error: Exception) -> InputError:
+    if any(mark in str(error) for mark in _NO_MEMORY):
+        return InputError(
+            f"{where} cannot be run: it asks for more memory beside its weights than an encoder "
+            f"may have, which is {_most_memory() / 2**30:.1f} GiB at most",
+            hint="encode fewer images at a time; if that is one, export the encoder again",
+        )
     return InputError(f"{where} cannot be run: {_one_line(error)}", hint=_AGAIN)
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    text = "".join(letter if letter.isprintable() else " " for letter in str(error))
+    return " ".join(text.split())[:300] or type(error).__name__

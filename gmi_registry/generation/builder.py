@@ -23,7 +23,7 @@ from gmi_registry.spec import (
 )
 from gmi_registry.spec import build_spec as assemble
 
-__all__ = ["build_spec", "describe", "draft_spec", "image_prompts", "redescribe"]
+__all__ = ["base_name", "build_spec", "describe", "draft_spec", "image_prompts", "redescribe"]
 
 _MAX_TAGS, _MAX_TAG = 200, 200
 _WEB = re.compile(r"https?://[!-~]+")
@@ -112,6 +112,7 @@ def describe(model: ModelFiles) -> DescribedModel:
     """The manifest's description of a model.
 
     Of the base only its own files are listed, not those of a model that it was made from in turn.
+    It goes by the name under which the hub gave it, whatever the card calls it.
     Left out are tags that appear twice or are too long, and an address that is not on the web.
     Raises InputError for a card that breaks the format's rules, such as an overlong title, and for
     more than 200 weight files of the model or its base.
@@ -126,7 +127,7 @@ def describe(model: ModelFiles) -> DescribedModel:
             title=card.title,
             url=model.url if model.url is not None and _WEB.fullmatch(model.url) else None,
             kind=model.kind,
-            base_model=card.base_model,
+            base_model=base_name(model),
             weights=_by_path(model.weights),
             base_weights=_base_weights(model),
             tags=tuple(tags)[:_MAX_TAGS],
@@ -143,6 +144,14 @@ def describe(model: ModelFiles) -> DescribedModel:
             f"{place}: {first['msg']}",
             hint="name 1 to 200 weight files, each once" if of_files else "mend the model card",
         ) from error
+
+
+def base_name(model: ModelFiles) -> str | None:
+    """What the base is called that was used; what the card says where none was, or where it is of
+    another hub than the model, whose words for bases are its own."""
+    base = model.base
+    used = base is not None and base.ref.hub == model.ref.hub and model.kind != "checkpoint"
+    return base.ref.id if used and base is not None else model.card.base_model
 
 
 def _base_weights(model: ModelFiles) -> tuple[WeightFile, ...] | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gmi_registry.errors import InputError
+from gmi_registry.generation.builder import base_name
 from gmi_registry.model import Kind, ModelFiles
 from gmi_registry.spec import (
     MANIFEST_NAME,
@@ -82,7 +84,7 @@ def make_plan(
     prompt_sets = tuple(block.prompt_set for block in draft.manifest.prompt_sets)
     images = len(draft.image_prompt)
     same_images = existing is not None and _inputs(existing) == _inputs(draft)
-    same = same_images and existing is not None and _described(existing) == _described(draft)
+    same = same_images and existing is not None and _say_the_same(existing, draft)
     kept = images if same_images else kept
     preview = _CELL_BYTES * sum(map(len, prompt_sets))
     files = (
@@ -147,13 +149,48 @@ def _described(spec: Spec) -> dict[str, object]:
     return {name: described[name] for name in described.keys() - {"revision", "downloads"}}
 
 
+def _say_the_same(existing: Spec, draft: Spec) -> bool:
+    """Whether people and filters read the same in both.
+
+    What follows from the model's name may differ where that is another one now: the specification
+    is still of this model, and stays as it is, with its signature.
+    """
+    before, now = _described(existing), _described(draft)
+    if before["id"] != now["id"]:
+        for described in (before, now):
+            name = str(described["id"]).rpartition("/")[2]
+            if described["title"] == name:  # where the card has none
+                del described["title"]
+            del described["id"]
+            described.pop("url", None)
+    return before == now
+
+
 def _warnings(model: ModelFiles) -> list[str]:
-    found = []
+    found = [*_base_warnings(model)]
     if model.card.licence is None:
         found.append("the model card states no licence: people will not know what they may do")
     if not model.card.tags:
         found.append("the model card has no tags: no search by tag will find the model")
     return found
+
+
+def _base_warnings(model: ModelFiles) -> Iterator[str]:
+    """What was taken for the base, where a card says something else; of its base as well."""
+    while model.base is not None and model.kind != "checkpoint":
+        named, used = model.card.base_model, base_name(model)
+        if named is not None and used is not None and named != used and not _spells(named, used):
+            yield (
+                f"{model.ref.repository}: its base model {named} is not there under that name; "
+                f"{used} is used, and named in the specification"
+            )
+        model = model.base
+
+
+def _spells(named: str, used: str) -> bool:
+    """Whether ``named`` is ``used``, perhaps behind the hub's name, or as its page's address."""
+    named = named.partition("/tree/")[0].rstrip("/")
+    return named.endswith(used) and named.removesuffix(used)[-1:] in ("", ":", "/")
 
 
 def _existing(folder: Path) -> Path:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gmi_registry.errors import (
@@ -132,6 +132,15 @@ class LocalHub:
                 return gmi  # the reader finds the same fault, and says more about it
             _require_revision(ref, described, "its specification describes")
         return gmi
+
+    def weights_beside(self, ref: ModelRef, folder: Path) -> Mapping[str, str | None] | None:
+        """Path to SHA-256 of the weight files beside a specification; None where there are none
+        that can be told. They are read, unless they are the same files as last time."""
+        try:
+            found = find_weights(folder.parent, self.root)
+            return {weight.path: weight.sha256 for weight in self._hashed(found)}
+        except HubError:
+            return None
 
     def fetch_preview(self, ref: ModelRef) -> Path | None:
         """The contact sheet; None also where something else than a plain file has its place."""

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
-from gmi_registry.filters import UNKNOWN_TRAITS, Filters, Traits
+from gmi_registry.filters import UNKNOWN_TRAITS, Filters, Traits, listed_bases
 from gmi_registry.model import ModelFiles
-from gmi_registry.spec import ModelRef, WeightFile
+from gmi_registry.spec import ModelRef, OwnWeights, WeightFile
 from gmi_registry.spec.reference import HubName
 from gmi_registry.trust import Trust
 
-__all__ = ["Describes", "Hub", "KnowsWeights", "Listing", "ListingFilter", "SpecStore", "is_stale"]
+__all__ = [
+    "Describes",
+    "Hub",
+    "KnowsNames",
+    "KnowsWeights",
+    "Listing",
+    "ListingFilter",
+    "ShowsWeights",
+    "SpecStore",
+    "bases_in",
+    "is_stale",
+    "knows_names",
+    "own_weights",
+    "with_base_names",
+]
 
 
 ListingFilter = Filters
@@ -131,6 +145,66 @@ class KnowsWeights(Protocol):
         at most one request a model, and none for a revision that was asked for before.
         """
         ...
+
+
+@runtime_checkable
+class ShowsWeights(Protocol):
+    """A hub on which models are renamed, and that knows the weights which tell one from another."""
+
+    def weights_beside(self, ref: ModelRef, folder: Path) -> Mapping[str, str | None] | None:
+        """Path to SHA-256 (hex) of the model's weight files beside the specification in ``folder``,
+        which ``fetch_spec(ref)`` gave; as :meth:`KnowsWeights.weight_digests`."""
+        ...
+
+
+def own_weights(hub: object, ref: ModelRef, folder: Path) -> OwnWeights | None:
+    """What :func:`~gmi_registry.spec.read_spec` is to ask of ``hub`` where a specification names
+    another model than ``ref``; ``folder`` is what the hub's ``fetch_spec`` gave."""
+    if not isinstance(hub, ShowsWeights):
+        return None
+    return lambda: hub.weights_beside(ref, folder)
+
+
+class KnowsNames(Protocol):
+    """A hub on which models are renamed, and that answers to their former names."""
+
+    def name_now(self, ref: ModelRef) -> ModelRef:
+        """``ref`` under the name that the hub is known to have for it, without a request."""
+        ...
+
+    def current(self, ref: ModelRef) -> ModelRef:
+        """Likewise, asked of the hub. Raises SpecNotFoundError for a model that is not there."""
+        ...
+
+    def names_of_base(self, base: str, others: Iterable[str]) -> tuple[str, ...]:
+        """What ``base`` is called now, and those of ``others`` that mean the same model."""
+        ...
+
+
+def knows_names(hub: object) -> KnowsNames | None:
+    """``hub`` where it does; also one that stands before another, and passes calls on to it."""
+    methods = ("name_now", "current", "names_of_base")
+    known = all(callable(getattr(hub, name, None)) for name in methods)
+    return cast("KnowsNames", hub) if known else None
+
+
+def with_base_names(wanted: Filters, hub: object, known: Callable[[], Iterable[str]]) -> Filters:
+    """``wanted`` with the other names of its base model, where ``hub`` knows any.
+
+    A base that was renamed has one name in one place and another in the next: ``known`` gives those
+    that are in use where the filter is to be applied, and is called only if need be.
+    """
+    names = knows_names(hub)
+    base = wanted.base_model
+    if base is None or "/" not in base or names is None:
+        return wanted
+    found = (*wanted.base_names, *names.names_of_base(base, known()))
+    return replace(wanted, base_names=tuple(dict.fromkeys(found)))
+
+
+def bases_in(listings: Iterable[Listing]) -> set[str]:
+    """What base models are called in some listings."""
+    return {name for it in listings for name in listed_bases(it.ref.hub, it.tags)}
 
 
 class SpecStore(Protocol):

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from gmi_registry.index.entry import IndexEntry
@@ -95,6 +96,22 @@ class SpecCache:
         """Keep a specification under its digest."""
         self._write(self._specs / f"{indexed.entry.digest}{_SPEC_SUFFIX}", _packed(indexed))
 
+    def prompts(
+        self, encoder_id: str, prompt_set_id: str, shape: tuple[int, int]
+    ) -> NDArray[np.float16] | None:
+        """What ``keep_prompts`` was given for these two, of that shape [P, E]; None otherwise."""
+        body = self._read(self._prompts_path(encoder_id, prompt_set_id))
+        if body is None or len(body) != 2 * shape[0] * shape[1]:
+            return None
+        return np.frombuffer(body, "<f2").reshape(shape).astype(np.float16)
+
+    def keep_prompts(
+        self, encoder_id: str, prompt_set_id: str, embeddings: NDArray[np.float16]
+    ) -> None:
+        """Keep what this machine's encoder makes of the prompts of a set: [P, E]."""
+        data = np.ascontiguousarray(embeddings, "<f2").tobytes()
+        self._write(self._prompts_path(encoder_id, prompt_set_id), data)
+
     def digest_for(self, stamp: str) -> str | None:
         """The digest that ``remember`` was told for this stamp, or None."""
         body = self._read(self._stamp_path(stamp))
@@ -110,7 +127,8 @@ class SpecCache:
 
     def files(self) -> list[StoredFile]:
         """Everything that this class has stored, and nothing else."""
-        return stored_files(self._specs) + stored_files(self._stamps)
+        places = (self._specs, self._stamps, self.directory / "prompts")
+        return [file for place in places for file in stored_files(place)]
 
     def prune(
         self, *, unused_for: float = 0.0, max_bytes: int = 0, dry_run: bool = False
@@ -128,6 +146,10 @@ class SpecCache:
         What was used in the last week stays, so that two large hubs do not drive each other out.
         """
         return self.prune(unused_for=_RECENT, max_bytes=_LIMIT)
+
+    def _prompts_path(self, encoder_id: str, prompt_set_id: str) -> Path:
+        name = hashlib.sha256(f"{encoder_id}/{prompt_set_id}".encode()).hexdigest()
+        return self.directory / "prompts" / name
 
     def _stamp_path(self, stamp: str) -> Path:
         return self._stamps / hashlib.sha256(stamp.encode("utf-8", "surrogatepass")).hexdigest()

@@ -154,6 +154,10 @@ class SpecIndex:
                 passed[entry.key].add(entry.model)
         return [_selection(self._groups[key].stack, models) for key, models in passed.items()]
 
+    def base_models(self) -> set[str]:
+        """What base models are called."""
+        return {name for entry in self._entries.values() for name in entry.base_models}
+
     def standing(self, name: str) -> Standing:
         """What is known of the specification of the model whose identity has that name."""
         return self._standing.get(name, UNKNOWN)
@@ -165,15 +169,15 @@ class SpecIndex:
                 reason = f"the model is indexed already, with specification {earlier.digest[:12]}"
                 self._skipped.append(SkippedSpec(source.model, reason))
             return
-        described = indexed.entry.model.identity
-        if described != source.model.identity:
+        entry, described = indexed.entry, indexed.entry.model.identity
+        if described != source.model.identity and not source.checked:
             reason = f"the specification describes {described}"
             self._skipped.append(SkippedSpec(source.model, reason))
             return
         # The hub knows the model of today, the manifest the one of the day it was described.
-        entry = replace(indexed.entry, hub_tags=source.hub_tags)
-        if source.model.revision is not None:
-            entry = replace(entry, model=source.model)
+        if source.model.revision is not None or described != source.model.identity:
+            entry = entry.found_at(source.model, source.url)
+        entry = replace(entry, hub_tags=source.hub_tags)
         if source.downloads is not None:
             entry = replace(entry, downloads=source.downloads)
         if source.nsfw is not None:
@@ -199,7 +203,8 @@ class _Reader:
     def read(self, source: SpecSource) -> IndexedSpec | SkippedSpec:
         """From the cache where it can be, else read and kept there."""
         known = self._known(source)
-        if known is not None:
+        # Whether a model of another name is this one, only its source can say.
+        if known is not None and known.entry.model.identity == source.model.identity:
             return known
         if self.refusal is not None:
             return SkippedSpec(source.model, f"not read any more: {self.refusal.message}")
@@ -235,5 +240,4 @@ def _selection(stack: Stack, models: Set[ModelRef]) -> Selection:
     return Selection(
         stack,
         [row for row, entry in enumerate(stack.entries) if entry.model in models],
-        tuple(entry for entry in stack.outliers if entry.model in models),
     )

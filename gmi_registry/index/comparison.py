@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from gmi_registry.errors import IncomparableSpecsError
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.question import Question
 from gmi_registry.index.ranked import ranked
-from gmi_registry.index.result import Ranking, SkippedSpec
-from gmi_registry.index.selection import Index, Selection
+from gmi_registry.index.result import GroupRanking, Ranking, SkippedSpec
+from gmi_registry.index.selection import Index, Selection, as_rows
 from gmi_registry.spec import ModelRef
 
 __all__ = ["answer"]
@@ -26,7 +30,8 @@ def answer(
     """Compare the question with every model that was selected in ``index``, nearest first.
 
     ``top`` is the most hits that each group shows, None for all; ``best_prompts`` the most prompts
-    that each hit names. Specifications of another encoder are skipped with a reason. No selection
+    that each hit names. Specifications of another encoder are skipped with a reason, and so is a
+    hit whose arrays cannot be what they are said to be; the next takes its place. No selection
     gives a result without hits.
 
     Raises IncomparableSpecsError where models were selected and none of them can be compared with
@@ -39,12 +44,9 @@ def answer(
             reason = _other_encoder(selection.first, question)
             # Names, not entries: those of half a hub would have to be read one by one.
             refs = [ModelRef.parse(stack.names[row]) for row in selection.rows]
-            refs += [entry.model for entry in selection.outliers]
             refused += [SkippedSpec(ref, reason) for ref in refs]
             continue
-        reason = "its prompt embeddings are not those of its group"
-        refused += [SkippedSpec(entry.model, reason) for entry in selection.outliers]
-        if len(selection.rows):
+        while len(selection.rows):
             ranking = ranked(
                 selection,
                 question,
@@ -52,7 +54,14 @@ def answer(
                 best_prompts=best_prompts,
                 standing=index.standing,
             )
-            groups.append((-len(selection.rows), -len(stack.names), stack.key, ranking))
+            unfit = _unfit(selection, question, ranking)
+            if not unfit:
+                groups.append((-len(selection.rows), -len(stack.names), stack.key, ranking))
+                break
+            refused += unfit.values()
+            rows = as_rows(selection.rows)
+            left = rows[~np.isin(rows, list(unfit))]
+            selection = replace(selection, rows=left.tolist())
     matched = sum(map(len, selections))
     if refused and not groups:
         raise IncomparableSpecsError(
@@ -64,6 +73,19 @@ def answer(
     groups.sort(key=lambda group: group[:3])
     skipped = (*index.skipped, *refused)
     return Ranking(tuple(group[3] for group in groups), skipped, len(index), matched)
+
+
+def _unfit(
+    selection: Selection, question: Question, ranking: GroupRanking
+) -> dict[int, SkippedSpec]:
+    """Of the hits, by their rows, those whose arrays cannot be what they are said to be."""
+    stack = selection.stack
+    rows = [bisect_left(stack.names, str(hit.ref)) for hit in ranking.hits]
+    # Nobody waits for the images of half a hub because of them.
+    if not stack.at_hand(rows):
+        return {}
+    reasons = zip(rows, ranking.hits, question.faults(stack, rows), strict=True)
+    return {row: SkippedSpec(hit.ref, reason) for row, hit, reason in reasons if reason}
 
 
 def _other_encoder(entry: IndexEntry, question: Question) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from gmi_registry.filters import Traits
+from gmi_registry.filters import Traits, listed_bases
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.standing import UNKNOWN, Standing
 from gmi_registry.spec import ModelRef, Spec
@@ -21,7 +21,8 @@ class IndexEntry:
     ``model`` is where the model can be had; ``digest`` is the specification's, SHA-256 in hex.
     ``encoder`` and ``prompt_set`` are names for people, the ids are in ``key``. ``prompts`` are
     those of the default set. ``downloads`` is None where no hub said. ``hub_tags`` are those that
-    the hub lists for the model now, which filters compare in place of ``tags``.
+    the hub lists for the model now, which filters compare in place of ``tags``. ``described_as`` is
+    the name that the specification has for the model, where the model has another one now.
     """
 
     model: ModelRef
@@ -39,6 +40,17 @@ class IndexEntry:
     prompts: tuple[str, ...]
     key: ComparabilityKey
     hub_tags: tuple[str, ...] = ()
+    described_as: ModelRef | None = None
+
+    def found_at(self, model: ModelRef, url: str | None) -> IndexEntry:
+        """The entry of a specification that a hub has for ``model``, whose page is at ``url``.
+
+        The page of a model that was renamed since is no longer the one that the manifest names.
+        """
+        described = self.model if self.described_as is None else self.described_as
+        if described.repository == model.repository:
+            return replace(self, model=model, described_as=None)
+        return replace(self, model=model, url=url, described_as=described.repository)
 
     @classmethod
     def of(cls, spec: Spec) -> IndexEntry:
@@ -62,6 +74,12 @@ class IndexEntry:
             key=ComparabilityKey.of(manifest),
         )
 
+    @property
+    def base_models(self) -> frozenset[str]:
+        """What the base models are called: as the hub lists them now, else as the manifest says."""
+        named = frozenset() if self.base_model is None else frozenset({self.base_model})
+        return listed_bases(self.model.hub, self.hub_tags) or named
+
     def traits(self, standing: Standing = UNKNOWN) -> Traits:
         """What filters look at, of the model of which a hub says ``standing``."""
         return Traits.of(
@@ -76,7 +94,10 @@ class IndexEntry:
 
     def to_json(self) -> bytes:
         """UTF-8 JSON that ``from_json`` reads."""
-        plain = asdict(self) | {"model": str(self.model)}
+        plain = asdict(self) | {
+            "model": str(self.model),
+            "described_as": None if self.described_as is None else str(self.described_as),
+        }
         return json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
@@ -89,9 +110,14 @@ class IndexEntry:
             **plain
             | {
                 "model": ModelRef.parse(plain["model"]),
+                "described_as": _reference(plain["described_as"]),
                 "tags": tuple(plain["tags"]),
                 "prompts": tuple(plain["prompts"]),
                 "hub_tags": tuple(plain["hub_tags"]),
                 "key": ComparabilityKey(**plain["key"]),
             }
         )
+
+
+def _reference(text: str | None) -> ModelRef | None:
+    return None if text is None else ModelRef.parse(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,32 +15,30 @@ from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.sample import SCATTER_MODELS, TEMPERATURE_MODELS, sampled
 from gmi_registry.index.selection import as_rows
+from gmi_registry.index.stack import Held
 from gmi_registry.scoring import Candidates, WithinScatter
 from gmi_registry.scoring.default import mean_images
 from gmi_registry.scoring.invariants import Invariants
 from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.sweep import norm_range
 from gmi_registry.scoring.temperature import fitted_temperature
-from gmi_registry.scoring.weights import unit_rows
 from gmi_registry.spec import ModelRef
 
 __all__ = ["Group", "MemoryStack"]
-
-# Cosine of two embeddings of one prompt by one encoder. Half precision and other hardware stay
-# above this by far; another text does not reach it.
-_SAME_PROMPT = 0.999
 
 
 @dataclass(frozen=True, eq=False)
 class MemoryStack:
     """A :class:`~gmi_registry.index.stack.Stack` with everything in memory: ``image_embeddings``
-    [M, N, D] float16, ``grams`` [M, N, N] float32."""
+    [M, N, D] float16, ``grams`` [M, N, N] float32. ``prompt_embeddings`` are the different arrays
+    [P, E] that members hold, and ``held`` [M] says which is whose."""
 
     key: ComparabilityKey
     entries: tuple[IndexEntry, ...]
-    outliers: tuple[IndexEntry, ...]
     image_embeddings: NDArray[np.float16]
     grams: NDArray[np.float32]
-    prompt_embeddings: NDArray[np.float16]
+    prompt_embeddings: tuple[NDArray[np.float16], ...]
+    held: NDArray[np.intp]
     image_prompt: NDArray[np.int32]
 
     @cached_property
@@ -49,8 +46,26 @@ class MemoryStack:
         return [str(entry.model) for entry in self.entries]
 
     @property
+    def prompts(self) -> tuple[str, ...]:
+        return self.entries[0].prompts
+
+    def prompts_held(self, rows: Sequence[int]) -> Sequence[Held]:
+        whose = self.held[as_rows(rows)]
+        return [
+            (self.prompt_embeddings[number], np.flatnonzero(whose == number))
+            for number in np.unique(whose).tolist()
+        ]
+
+    @property
+    def text_dim(self) -> int:
+        return int(self.prompt_embeddings[0].shape[-1])
+
+    @property
     def image_dim(self) -> int:
         return int(self.image_embeddings.shape[-1])
+
+    def row_norms(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        return norm_range(self.images(rows))
 
     @cached_property
     def means(self) -> Floats:
@@ -85,13 +100,15 @@ class MemoryStack:
     def at_hand(self, rows: Sequence[int]) -> bool:
         return True
 
-    def candidates(self, rows: Sequence[int], *, grams: bool = True) -> Candidates:
+    def candidates(
+        self, rows: Sequence[int], prompt_embeddings: Floats, *, grams: bool = True
+    ) -> Candidates:
         everything = len(rows) == len(self.entries)
         chosen = slice(None) if everything else as_rows(rows)
         downloads = [self.entries[row].downloads for row in rows]
         return Candidates(
             image_embeddings=self.image_embeddings[chosen],
-            prompt_embeddings=self.prompt_embeddings,
+            prompt_embeddings=prompt_embeddings,
             image_prompt=self.image_prompt,
             gamma=self.key.gamma,
             grams=self.grams[chosen] if grams else None,
@@ -139,54 +156,33 @@ class Group:
         return self._stack
 
     def _stacked(self) -> MemoryStack:
-        prompts = self._agreed_prompts()
-        agreeing = {
-            key: _same_directions(array, prompts) for key, array in self._prompt_embeddings.items()
-        }
-        members: list[IndexedSpec] = []
-        outliers: list[IndexedSpec] = []
+        if not self._members:
+            raise ValueError("a group without members has no arrays")
         # Sorted, so that the order in which models arrived leaves no trace in any rounding.
-        for model in sorted(self._members, key=str):
-            member = self._members[model]
-            fits = agreeing[self._fingerprints[model]]
-            (members if fits else outliers).append(member)
+        models = sorted(self._members, key=str)
+        members = [self._members[model] for model in models]
         images = np.stack([member.image_embeddings for member in members])
         grams = np.stack([member.gram for member in members])
         # The members' own arrays become views, so that nothing is held twice.
         for row, member in enumerate(members):
-            self._members[member.entry.model] = replace(
+            self._members[models[row]] = replace(
                 member, image_embeddings=images[row], gram=grams[row]
             )
+        fingerprints = [self._fingerprints[model] for model in models]
+        numbers = {each: number for number, each in enumerate(dict.fromkeys(fingerprints))}
+        prompts = tuple(self._prompt_embeddings[each] for each in numbers)
         return MemoryStack(
             key=self.key,
             entries=tuple(member.entry for member in members),
-            outliers=tuple(member.entry for member in outliers),
             image_embeddings=images,
             grams=grams,
             prompt_embeddings=prompts,
+            held=np.array([numbers[each] for each in fingerprints], np.intp),
             image_prompt=np.repeat(
-                np.arange(len(prompts), dtype=np.int32), self.key.images_per_prompt
+                np.arange(len(prompts[0]), dtype=np.int32), self.key.images_per_prompt
             ),
         )
-
-    def _agreed_prompts(self) -> NDArray[np.float16]:
-        """The prompt embeddings that most members hold."""
-        votes = Counter(self._fingerprints.values())
-        if not votes:
-            raise ValueError("a group without members has no arrays")
-        most = max(votes, key=lambda key: (votes[key], key))
-        return self._prompt_embeddings[most]
 
 
 def _fingerprint(prompts: NDArray[np.float16]) -> bytes:
     return hashlib.sha256(repr(prompts.shape).encode() + prompts.tobytes()).digest()
-
-
-def _same_directions(first: NDArray[np.float16], second: NDArray[np.float16]) -> bool:
-    if first.shape != second.shape:
-        return False
-    wide = (unit_rows(array.astype(np.float32)) for array in (first, second))
-    cosines = np.einsum("pe,pe->p", *wide)
-    # Two zero vectors agree, though their cosine is none.
-    both_zero = ~(first.any(axis=1) | second.any(axis=1))
-    return bool(((cosines > _SAME_PROMPT) | both_zero).all())

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.errors import InputError
-from gmi_registry.index.question import Near, PromptValues, check_width
+from gmi_registry.index.question import (
+    Near,
+    PromptReader,
+    PromptValues,
+    check_width,
+    weighing,
+)
 from gmi_registry.index.reading import by_portions, near_by_means
 from gmi_registry.index.selection import as_rows
 from gmi_registry.index.stack import Stack
@@ -32,6 +38,8 @@ __all__ = ["ImageQuestion", "Wording"]
 _HOPELESS = 60.0
 """Of a chance e⁻⁶⁰ that of the nearest model nothing is left in double precision, nor of a million
 such."""
+_TIMES_AS_LONG = 8.0
+"""What one encoder gives for images differs in length by a factor of two or three."""
 _MORE = 4
 """Times as many models are asked for where all that were had to be measured."""
 
@@ -50,13 +58,15 @@ class ImageQuestion:
     """Which models make images like those of ``query``, and unlike those of ``unwanted``?
 
     ``unwanted`` and ``style`` are for the default score alone: only its distances speak of chances,
-    in which pictures against and words can be weighed. Raises InputError for them elsewhere.
+    in which pictures against and words can be weighed. ``prompts`` embeds the prompts of a group
+    where those of the query count. Raises InputError for parts that do not go together.
     """
 
     query: Query
     score: Score
     unwanted: Query | None = None
     style: Wording | None = None
+    prompts: PromptReader | None = None
 
     def __post_init__(self) -> None:
         if not (self._speaks_of_chances or (self.style is None and self.unwanted is None)):
@@ -90,7 +100,9 @@ class ImageQuestion:
             chosen = innocent[as_rows(rows)]
             distances = contrasted(distances, chosen, images, temperature=stack.temperature)
         if self.style is not None:
-            texts = TextQuestion(self.style.embedding, self.encoder_id).distances(stack, rows)
+            texts = TextQuestion(self.style.embedding, self.encoder_id, self.prompts).distances(
+                stack, rows
+            )
             distances = self._worded(stack, self.style, distances, texts)
         return distances
 
@@ -176,14 +188,25 @@ class ImageQuestion:
 
     def _of(self, query: Query, stack: Stack, rows: Sequence[int]) -> Floats:
         if not self._speaks_of_chances or query.has_prompts:
-            # The default score compares no images with each other.
-            grams = not self._speaks_of_chances
-            return by_portions(
-                stack,
-                rows,
-                lambda portion: self.score(stack.candidates(portion, grams=grams), query),
-            )
+            return by_portions(stack, rows, partial(self._scored, query, stack))
         return self._by_means(query, stack, rows)
+
+    def _scored(self, query: Query, stack: Stack, rows: Sequence[int]) -> Floats:
+        # The default score compares no images with each other.
+        grams = not self._speaks_of_chances
+        if not query.has_prompts:
+            # Which prompt embeddings they are does not matter: nothing is weighed by them.
+            held, _ = stack.prompts_held(rows[:1])[0]
+            return self.score(stack.candidates(rows, held, grams=grams), query)
+        members, parts = as_rows(rows), weighing(stack, rows, self.prompts)
+        found = [
+            self.score(stack.candidates(members[places].tolist(), prompts, grams=grams), query)
+            for prompts, places in parts
+        ]
+        out = np.empty(len(members), np.result_type(*found))
+        for (_, places), distances in zip(parts, found, strict=True):
+            out[places] = distances
+        return out
 
     @staticmethod
     def _by_means(query: Query, stack: Stack, rows: Sequence[int]) -> Floats:
@@ -208,19 +231,43 @@ class ImageQuestion:
         return chances
 
     def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
-        weights = self.query.weights(stack.prompt_embeddings, stack.image_prompt)
+        weights: list[Floats] = [np.empty(0)] * len(rows)
+        reader = self.prompts if self.query.has_prompts else None
+        for prompts, places in weighing(stack, rows, reader):
+            shared = self.query.weights(prompts, stack.image_prompt)
+            for place in places.tolist():
+                weights[place] = shared
         return [
             best_prompts(
                 images,
-                weights,
+                own,
                 self.query.image_embeddings,
                 stack.image_prompt,
-                len(stack.prompt_embeddings),
+                len(stack.prompts),
                 stack.key.gamma,
                 count=count,
             )
-            for images in stack.images(rows)
+            for images, own in zip(stack.images(rows), weights, strict=True)
         ]
+
+    def faults(self, stack: Stack, rows: Sequence[int]) -> Sequence[str | None]:
+        # By the reader's own images: what members agree on, strangers could agree on.
+        own = np.linalg.norm(self.query.image_embeddings.astype(np.float64), axis=1)
+        if not own.min() > 0:
+            # Of no length is no picture's: somebody asks with numbers.
+            return [None] * len(rows)
+        least, most = float(own.min()) / _TIMES_AS_LONG, float(own.max()) * _TIMES_AS_LONG
+        reasons: list[str | None] = []
+        for shortest, longest in stack.row_norms(rows).tolist():
+            odd = shortest if shortest < least else longest
+            inside = shortest >= least and longest <= most
+            reasons.append(
+                None
+                if inside
+                else f"it holds an image embedding of norm {odd:.4g}, where the encoder gives the "
+                f"query {own.min():.3g} to {own.max():.3g}: no image has such"
+            )
+        return reasons
 
 
 def _at(
@@ -234,6 +281,4 @@ def _at(
 def _check_lengths(stack: Stack, query: Query) -> None:
     check_width("image", stack.image_dim, query.image_embeddings, query.encoder_id)
     if query.prompt_embeddings is not None:
-        check_width(
-            "prompt", stack.prompt_embeddings.shape[-1], query.prompt_embeddings, query.encoder_id
-        )
+        check_width("prompt", stack.text_dim, query.prompt_embeddings, query.encoder_id)

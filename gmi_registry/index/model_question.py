@@ -79,7 +79,7 @@ class ModelQuestion:
             stack.names, CONTENT_MODELS, lambda name: identity_of(name) == itself
         )
         images = stack.images(others)
-        return content_means(images, stack.image_prompt, len(stack.prompt_embeddings))
+        return content_means(images, stack.image_prompt, len(stack.prompts))
 
     def _check_width(self, stack: Stack) -> None:
         images = self.exemplar.image_embeddings
@@ -98,13 +98,17 @@ class ModelQuestion:
                     stack.image_prompt,
                     self.exemplar.image_embeddings,
                     self.exemplar.image_prompt,
-                    len(stack.prompt_embeddings),
+                    len(stack.prompts),
                     stack.key.gamma,
                 ),
                 count,
             )
             for images in stack.images(rows)
         ]
+
+    def faults(self, stack: Stack, rows: Sequence[int]) -> Sequence[str | None]:
+        # The exemplar is a stranger's too, and says nothing about others.
+        return [None] * len(rows)
 
     def _shares_prompts(self, stack: Stack) -> bool:
         return stack.key.prompt_set_id == self.exemplar.entry.key.prompt_set_id

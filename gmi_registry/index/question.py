@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.errors import IncomparableSpecsError
+from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.stack import Stack
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.spec import ModelRef
 
-__all__ = ["Near", "PromptValues", "Question", "check_width", "largest"]
+__all__ = [
+    "Near",
+    "PromptReader",
+    "PromptValues",
+    "Question",
+    "check_width",
+    "largest",
+    "weighing",
+]
 
 PromptValues = Sequence[tuple[int, float]]
 """Prompts by their index, each with what it adds; the nearest first."""
@@ -33,6 +42,22 @@ class Near(NamedTuple):
     def everything(cls, distances: Floats) -> Near:
         """Nothing is left out of ``distances`` [R]."""
         return cls(np.arange(len(distances)), distances, distances[:0])
+
+
+PromptReader = Callable[[ComparabilityKey, tuple[str, ...]], Floats]
+"""The reader's own embeddings [P, E] of the prompts of a group, by the encoder that the group's
+key names. Raises IncomparableSpecsError where the reader has another encoder."""
+
+Weighed = tuple[Floats, NDArray[np.intp]]
+"""Prompt embeddings [P, E], and the places of the members that are weighed by them."""
+
+
+def weighing(stack: Stack, rows: Sequence[int], reader: PromptReader | None) -> Sequence[Weighed]:
+    """The prompt embeddings by which the members at ``rows`` are weighed: the reader's own for all
+    of them, or, without a ``reader``, for each those that come with it."""
+    if reader is None:
+        return stack.prompts_held(rows)
+    return [(reader(stack.key, stack.prompts), np.arange(len(rows)))]
 
 
 class Question(Protocol):
@@ -67,6 +92,11 @@ class Question(Protocol):
 
     def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
         """For each of ``rows``, the ``count`` prompts that bring the member nearest."""
+        ...
+
+    def faults(self, stack: Stack, rows: Sequence[int]) -> Sequence[str | None]:
+        """For each of ``rows`` [R], why its arrays cannot be embeddings by the question's encoder;
+        None where the question has nothing to tell it by."""
         ...
 
 

@@ -103,4 +103,5 @@ def _hit(
         confidence=confidence,
         trust=standing.trust,
         versions=versions,
+        described_as=entry.described_as,
     )

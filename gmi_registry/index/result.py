@@ -50,6 +50,8 @@ class SearchHit:
     hits elsewhere. ``stale`` says that the model's weights are no longer those that were
     described, None that nobody knows; a stale model stands behind the fresh ones it ties with.
     ``trust`` says who stands behind the specification, None where only the user is concerned.
+    ``described_as`` is the name that the specification has for the model, None where it is the
+    present one.
     """
 
     rank: int
@@ -71,6 +73,7 @@ class SearchHit:
     confidence: float | None = None
     trust: Trust | None = None
     versions: tuple[FoldedVersion, ...] = ()
+    described_as: ModelRef | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,20 +28,18 @@ def as_rows(rows: Sequence[int]) -> NDArray[np.intp]:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Members of one group that passed a filter: ``rows`` of ``stack``, and ``outliers``, which
-    passed too and cannot be compared with the rest."""
+    """Members of one group that passed a filter: ``rows`` of ``stack``."""
 
     stack: Stack
     rows: Sequence[int]
-    outliers: tuple[IndexEntry, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.rows) + len(self.outliers)
+        return len(self.rows)
 
     @property
     def first(self) -> IndexEntry:
         """One of them, that says what all share. Raises IndexError where there is none."""
-        return self.stack.entries[self.rows[0]] if len(self.rows) else self.outliers[0]
+        return self.stack.entries[self.rows[0]]
 
 
 class Index(Protocol):
@@ -53,6 +51,10 @@ class Index(Protocol):
         ...
 
     def __len__(self) -> int: ...
+
+    def base_models(self) -> set[str]:
+        """What base models are called, in any letter case; perhaps those of other indexes too."""
+        ...
 
     def select(self, filters: Filters, leave_out: ModelRef | None = None) -> list[Selection]:
         """What passes, group by group, without empty ones; ``leave_out`` is an identity."""

@@ -19,8 +19,10 @@ class SpecSource:
     either ``digest``, the SHA-256 of ``spec.json``, or a ``stamp``: any text that changes whenever
     the two files do, such as hub, id and revision, or path, sizes and modification times. With
     neither, the specification is read each time. ``downloads`` and ``nsfw`` replace what the
-    manifest says, unless they are None; ``hub_tags`` are those that the hub lists now, and
-    ``standing`` is what it says of the specification.
+    manifest says, unless they are None; ``hub_tags`` are those that the hub lists now, ``standing``
+    is what it says of the specification, ``url`` the model's page there. ``checked`` says that
+    ``load`` refuses a specification of any other model, so that another name in what it gives is
+    one that the model had before; else a source of another model is skipped.
     """
 
     model: ModelRef
@@ -31,3 +33,5 @@ class SpecSource:
     nsfw: bool | None = None
     hub_tags: tuple[str, ...] = ()
     standing: Standing = UNKNOWN
+    url: str | None = None
+    checked: bool = False

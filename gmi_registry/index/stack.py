@@ -14,7 +14,10 @@ from gmi_registry.scoring import Candidates, WithinScatter
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.left_out import LeftOut
 
-__all__ = ["Estimator", "Stack"]
+__all__ = ["Estimator", "Held", "Stack"]
+
+Held = tuple[NDArray[np.float16], NDArray[np.intp]]
+"""Prompt embeddings [P, E], and the places of the members that hold them."""
 
 
 class Estimator(Protocol):
@@ -63,14 +66,26 @@ class Stack(Protocol):
         ...
 
     @property
-    def outliers(self) -> Sequence[IndexEntry]:
-        """Members left out, because their prompt embeddings are not those of the rest: by the key
-        they should be, and weights taken from them could not be compared."""
+    def prompts(self) -> tuple[str, ...]:
+        """The texts that all members answered, P of them."""
+        ...
+
+    def prompts_held(self, rows: Sequence[int]) -> Sequence[Held]:
+        """The embeddings of these texts that come with the members at ``rows`` [R].
+
+        Strangers made them, and no majority makes them right: who has the encoder weighs by its
+        own (:data:`~gmi_registry.index.question.PromptReader`), and who has not weighs each member
+        by what that member holds, which changes no other's distance.
+        """
         ...
 
     @property
-    def prompt_embeddings(self) -> NDArray[np.float16]:
-        """[P, E], on which all members agree."""
+    def text_dim(self) -> int:
+        """E."""
+        ...
+
+    def row_norms(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """The least and the greatest L2 norm of the images of the members at ``rows``: [R, 2]."""
         ...
 
     @property
@@ -117,7 +132,9 @@ class Stack(Protocol):
         the asking. A ranking that needs them asks for them all the same."""
         ...
 
-    def candidates(self, rows: Sequence[int], *, grams: bool = True) -> Candidates:
-        """The members at ``rows`` with everything that a score may want; without Gram matrices,
-        which are slow to read, for one that does not."""
+    def candidates(
+        self, rows: Sequence[int], prompt_embeddings: Floats, *, grams: bool = True
+    ) -> Candidates:
+        """The members at ``rows``, weighed by ``prompt_embeddings`` [P, E], with everything that a
+        score may want; without Gram matrices, which are slow to read, for one that does not."""
         ...

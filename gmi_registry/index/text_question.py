@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from gmi_registry.errors import IncomparableSpecsError, InputError
-from gmi_registry.index.question import Near, PromptValues, largest
+from gmi_registry.index.question import Near, PromptReader, PromptValues, largest, weighing
 from gmi_registry.index.reading import by_portions, near_by_means
 from gmi_registry.index.stack import Stack
 from gmi_registry.scoring.kernels import Floats
@@ -25,13 +25,15 @@ __all__ = ["TextQuestion", "check_common_space"]
 
 @dataclass(frozen=True, eq=False)
 class TextQuestion:
-    """Which models make images of these words? ``embedding`` [E] is T(text), raw.
+    """Which models make images of these words? ``embedding`` [E] is T(text), raw; ``prompts``
+    embeds the prompts of a group, which images count by.
 
-    Raises InputError where it is no vector of finite numbers.
+    Raises InputError where the embedding is no vector of finite numbers.
     """
 
     embedding: Floats
     encoder_id: str
+    prompts: PromptReader | None = None
 
     def __post_init__(self) -> None:
         if self.embedding.ndim != 1 or not np.isfinite(self.embedding).all():
@@ -45,16 +47,19 @@ class TextQuestion:
 
     def distances(self, stack: Stack, rows: Sequence[int]) -> Floats:
         check_common_space(stack, self.embedding)
-        return by_portions(
-            stack,
-            rows,
-            lambda portion: text_distances(
-                stack.images(portion),
-                stack.prompt_embeddings,
-                stack.image_prompt,
-                self.embedding,
-            ),
-        )
+        return by_portions(stack, rows, partial(self._measured, stack))
+
+    def _measured(self, stack: Stack, rows: Sequence[int]) -> Floats:
+        images = stack.images(rows)
+        parts = weighing(stack, rows, self.prompts)
+        found = [
+            text_distances(images[places], prompts, stack.image_prompt, self.embedding)
+            for prompts, places in parts
+        ]
+        out = np.empty(len(images), np.result_type(*found))
+        for (_, places), distances in zip(parts, found, strict=True):
+            out[places] = distances
+        return out
 
     def near(self, stack: Stack, rows: Sequence[int], count: int) -> Near:
         check_common_space(stack, self.embedding)
@@ -66,23 +71,24 @@ class TextQuestion:
         return None
 
     def best_prompts(self, stack: Stack, rows: Sequence[int], count: int) -> Sequence[PromptValues]:
-        return [
-            largest(
-                text_contributions(
-                    images,
-                    stack.prompt_embeddings,
-                    stack.image_prompt,
-                    self.embedding,
-                ),
-                count,
-            )
-            for images in stack.images(rows)
-        ]
+        images = stack.images(rows)
+        named: list[PromptValues] = [()] * len(images)
+        for prompts, places in weighing(stack, rows, self.prompts):
+            for place in places.tolist():
+                added = text_contributions(
+                    images[place], prompts, stack.image_prompt, self.embedding
+                )
+                named[place] = largest(added, count)
+        return named
+
+    def faults(self, stack: Stack, rows: Sequence[int]) -> Sequence[str | None]:
+        # Cosines alone are compared: lengths count for nothing.
+        return [None] * len(rows)
 
 
 def check_common_space(stack: Stack, text_embedding: Floats) -> None:
     """Raises IncomparableSpecsError where texts [E] and images are of different widths."""
-    widths = {"images": stack.image_dim, "prompts": stack.prompt_embeddings.shape[-1]}
+    widths = {"images": stack.image_dim, "prompts": stack.text_dim}
     for what, width in widths.items():
         if width != len(text_embedding):
             raise IncomparableSpecsError(

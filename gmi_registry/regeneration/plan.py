@@ -9,7 +9,7 @@ from typing import Any
 
 from gmi_registry.errors import GmiError, InputError, OfflineError, RateLimitError
 from gmi_registry.filters import Filters, Traits
-from gmi_registry.hubs.protocol import Hub, Listing
+from gmi_registry.hubs.protocol import Hub, Listing, knows_names
 from gmi_registry.index.crew import in_order
 from gmi_registry.place import find_model
 from gmi_registry.regeneration.address import hub_text
@@ -102,7 +102,7 @@ def make_plan(
     OfflineError.
     """
     survey = Survey(hub)
-    named = [Listing(_current(find_model(text, hub)), ()) for text in repos]
+    named = [Listing(_by_present_name(_current(find_model(text, hub)), hub), ()) for text in repos]
     wanted = Filters() if named else Filters(tags=tuple(tags))
     listings = named or list(hub.list_specs(wanted))
     if since is not None:
@@ -131,6 +131,11 @@ def _current(ref: ModelRef) -> ModelRef:
             hint=f"gmi regenerate --repo {ref.identity}, or gmi-publish {ref}",
         )
     return ref
+
+
+def _by_present_name(ref: ModelRef, hub: Hub) -> ModelRef:
+    names = knows_names(hub)
+    return ref if names is None else names.current(ref)
 
 
 def _planned(

@@ -124,8 +124,9 @@ class Survey:
         self, name: str, above: tuple[str, ...]
     ) -> tuple[ModelFiles, Digests | None] | None:
         try:
-            ref = ModelRef("hf", name)
-            weights = self._remote.weight_digests(ref)
+            ref, weights = self._remote.base_weights(name)
+            if ref.id in above:
+                return None
             card = self._remote.fetch_card(ref)
         except (InputError, SpecNotFoundError, AuthError):
             return None
@@ -133,7 +134,7 @@ class Survey:
         whole = any("/" in path for path in weights or ())
         if whole or card.base_model is None:
             return _described(ref, "checkpoint", card), weights
-        further = self._base(card.base_model, (*above, name))
+        further = self._base(card.base_model, (*above, ref.id))
         return None if further is None else (_described(ref, "lora", card, further[0]), weights)
 
 

@@ -16,8 +16,8 @@ from gmi_registry.errors import (
     UnsupportedVersionError,
 )
 from gmi_registry.generation.advice import advised
-from gmi_registry.hubs.protocol import Hub, SpecStore, is_stale
-from gmi_registry.place import makes_links
+from gmi_registry.hubs.protocol import Hub, SpecStore, is_stale, own_weights
+from gmi_registry.place import makes_links, read_former
 from gmi_registry.regeneration.today import Survey, Today
 from gmi_registry.spec import SPEC_DIR, Manifest, ModelRef, PromptSet, Spec, WeightFile, read_spec
 from gmi_registry.spec.canonical import canonical_digest
@@ -97,17 +97,23 @@ _MISSING: tuple[State, str, Spec | None] = "missing", "it has no specification",
 def _read(
     hub: Hub | SpecStore, place: ModelRef, ref: ModelRef, *, follow_links: bool
 ) -> tuple[State, str, Spec | None]:
+    folder = Path()
     try:
-        folder: Path = hub.fetch_spec(place)
-        parent = folder.parent if folder.name == SPEC_DIR else folder
-        spec = read_spec(parent, expected=ref.repository, follow_links=follow_links)
+        folder = hub.fetch_spec(place)
+        spec = read_spec(
+            folder.parent if folder.name == SPEC_DIR else folder,
+            expected=ref.repository,
+            own_weights=own_weights(hub, place, folder),
+            follow_links=follow_links,
+        )
     except SpecNotFoundError:
         return _MISSING
     except UnsupportedVersionError as error:
         # An old program must not replace what it cannot read.
         return "set aside", f"{error.message} ({error.hint})", None
     except SpecFormatError as error:
-        return "broken", error.message, None
+        former = read_former(hub, folder.parent, ref)
+        return ("broken", error.message, None) if former is None else ("fresh", "", former)
     return "fresh", "", spec
 
 

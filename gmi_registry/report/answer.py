@@ -117,12 +117,19 @@ def _card(hit: SearchHit, previews: Previews) -> Card:
         nsfw=hit.nsfw,
         stale=bool(hit.stale),
         confidence=hit.confidence,
-        described_by="" if hit.trust is None else _DESCRIBED_BY[hit.trust],
+        described_by=_described_by(hit),
         versions=tuple(version.title for version in hit.versions),
         prompts=tuple(match.prompt for match in hit.best_prompts),
         preview=preview,
         no_preview=reason,
     )
+
+
+def _described_by(hit: SearchHit) -> str:
+    who = "" if hit.trust is None else _DESCRIBED_BY[hit.trust]
+    if hit.described_as is None:
+        return who
+    return f"{who + ', ' if who else ''}as {hit.described_as}, its name at the time"
 
 
 def _preview(ref: ModelRef, previews: Previews) -> tuple[Picture | None, str]:

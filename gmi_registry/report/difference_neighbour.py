@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gmi_registry.errors import GmiError
-from gmi_registry.place import SpecPlace, hub_at, makes_links
-from gmi_registry.spec import SPEC_DIR, ModelRef, Spec, read_spec
+from gmi_registry.place import SpecPlace, hub_at, read_from
+from gmi_registry.spec import ModelRef, Spec
 from gmi_registry.spec.diff import distance_between
 
 if TYPE_CHECKING:
@@ -53,14 +53,14 @@ def nearest_other(
     """
     from gmi_registry.search import search
 
-    own = spec.manifest.model.ref
+    own = {ref.repository for ref in (spec.manifest.model.ref, place.model) if ref is not None}
     like = str(place.folder) if place.expected is None else str(place.expected)
     with hub_at(hub, token=token, offline=offline) as opened:
         found = search((), opened, like=like, top=_LOOKED_AT, offline=bool(offline))
         distances = [
             (distance, str(hit.ref.without_revision), hit.title)
             for hit in found.hits
-            if hit.ref.repository != own.repository
+            if hit.ref.repository not in own
             for distance in [_distance(opened, hit.ref, spec)]
             if distance is not None
         ]
@@ -72,9 +72,7 @@ def nearest_other(
 
 def _distance(hub: Hub, ref: ModelRef, spec: Spec) -> float | None:
     try:
-        folder = hub.fetch_spec(ref)
-        parent = folder.parent if folder.name == SPEC_DIR else folder
-        other = read_spec(parent, expected=ref, follow_links=makes_links(hub))
+        other = read_from(hub, ref)
     except GmiError:
         return None
     return distance_between(other, spec)

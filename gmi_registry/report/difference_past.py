@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from gmi_registry.errors import SpecError, SpecNotFoundError
-from gmi_registry.place import hub_at, makes_links
-from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, ModelRef, Spec, read_spec
+from gmi_registry.place import hub_at, read_from
+from gmi_registry.spec import MANIFEST_NAME, ModelRef, Spec
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
@@ -94,9 +94,7 @@ def _at(hub: Hub, ref: ModelRef, digest: str) -> Past | None:
         content = (folder / MANIFEST_NAME).read_bytes()
         if hashlib.sha256(content).hexdigest() != digest:
             return None
-        parent = folder.parent if folder.name == SPEC_DIR else folder
-        spec = read_spec(parent, expected=ref, follow_links=makes_links(hub))
-        return Past(spec, str(ref), hub.fetch_preview(ref))
+        return Past(read_from(hub, ref), str(ref), hub.fetch_preview(ref))
     except (SpecNotFoundError, SpecError, OSError):
         return None
 

@@ -27,7 +27,7 @@ from gmi_registry.scoring.clusters import cell_means, clustered, nearest_cells
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.sweep import products, row_norms, swept
-from gmi_registry.scoring.within import WithinScatter
+from gmi_registry.scoring.within import WithinScatter, bounded_weights
 
 __all__ = ["LEARNT_FROM", "Asked", "CoarseCodes", "CoarseSpace", "drawn_rows"]
 
@@ -103,6 +103,9 @@ class CoarseSpace:
         means = means[drawn_rows(len(means), LEARNT_FROM)]
         centre = means.mean(axis=0, dtype=np.float64).astype(np.float32)
         white = (means - centre) @ scatter.whitening(SHRINKAGE).astype(np.float32)
+        # One model far out would have a direction to itself.
+        lengths = np.sqrt(row_norms(white)).astype(np.float64)
+        white *= bounded_weights(lengths).astype(np.float32)[:, None]
         plane = _leading(white, _PLANE)
         # Centroids are nearer to those that they are learnt from than to others, so what is left
         # of models is learnt from others.

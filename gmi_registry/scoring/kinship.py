@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from gmi_registry.scoring.kernels import Floats, gram, rbf, widened, working_dtype
 from gmi_registry.scoring.sweep import swept
+from gmi_registry.scoring.within import bounded_weights
 
 __all__ = ["content_means", "model_distances", "residuals", "shared_contributions"]
 
 _BLOCK_ELEMENTS = 1 << 22
+# A mean and weights by it, in turns; one is enough where no model is far out.
+_TURNS = 4
 
 
 def content_means(
@@ -29,16 +32,25 @@ def content_means(
     """What models in general draw for each prompt: the mean over models and their images.
 
     ``image_embeddings`` [M, N, D], ``image_prompt`` [N] in 0..P-1, ``prompts`` = P; returns [P, D]
-    float64, zeros for a prompt without images. Raises ValueError for no models.
+    float64, zeros for a prompt without images. A model that is much further from the mean than
+    others counts for less, so that none can move it by more than three times the median distance
+    over M (Huber's estimator of location, by model). Raises ValueError for no models.
     """
     models, rows, width = image_embeddings.shape
     if models == 0:
         raise ValueError("no models, so nothing is known of what they draw")
-    total = np.zeros((rows, width))
-    for part in _blocks(models, rows * width):
-        total += image_embeddings[part].sum(axis=0, dtype=np.float64)
+    weights = bounded_weights(_distances_to(image_embeddings, np.zeros((rows, width))))
+    for _ in range(_TURNS):
+        mean = np.zeros((rows, width))
+        for part in _blocks(models, rows * width):
+            wide = image_embeddings[part].astype(np.float64)
+            mean += np.einsum("m,mnd->nd", weights[part], wide)
+        mean /= weights.sum()
+        before, weights = weights, bounded_weights(_distances_to(image_embeddings, mean))
+        if np.array_equal(weights, before):
+            break
     means = np.zeros((prompts, width))
-    np.add.at(means, image_prompt, total / models)
+    np.add.at(means, image_prompt, mean)
     counts = np.bincount(image_prompt, minlength=prompts)
     return np.asarray(means / np.maximum(counts, 1)[:, None])
 
@@ -109,6 +121,15 @@ def shared_contributions(
         pairs = kernel[image_prompt == prompt][:, exemplar_prompt == prompt]
         found[prompt] = pairs.mean(dtype=np.float64) if pairs.size else 0.0
     return found
+
+
+def _distances_to(image_embeddings: Floats, centre: Floats) -> NDArray[np.float64]:
+    """How far models [M, N, D] are from ``centre`` [N, D], all images together: [M]."""
+    squares = np.empty(len(image_embeddings))
+    for part in _blocks(len(squares), centre.size):
+        apart = image_embeddings[part].astype(np.float64) - centre
+        squares[part] = np.einsum("mnd,mnd->m", apart, apart)
+    return np.sqrt(squares)
 
 
 def _mean_grams(block: Floats, gamma: float) -> NDArray[np.float64]:

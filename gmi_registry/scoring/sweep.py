@@ -14,11 +14,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gmi_registry.blas import one_thread
-from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.kernels import Floats, widened
 
-__all__ = ["cores", "products", "row_norms", "swept"]
+__all__ = ["cores", "norm_range", "products", "row_norms", "swept"]
 
 # Large enough that a part takes far longer than handing it to a thread.
 _STREAMED_ELEMENTS = 1 << 22
@@ -70,6 +71,19 @@ def swept(
 def products(rows: Floats, vector: Floats) -> Floats:
     """``rows`` [n, K] times ``vector`` [K] of one dtype: [n], each from its own row alone."""
     return np.asarray(np.einsum("ij,j->i", rows, vector))
+
+
+def norm_range(images: Floats) -> NDArray[np.float32]:
+    """The least and the greatest L2 norm of the rows of each model [M, N, D]: [M, 2]."""
+    out = np.empty((len(images), 2), np.float32)
+
+    def work(part: slice) -> None:
+        block = widened(images[part], np.dtype(np.float32))
+        norms = np.sqrt(np.einsum("mnd,mnd->mn", block, block))
+        out[part, 0], out[part, 1] = norms.min(axis=1), norms.max(axis=1)
+
+    swept(work, len(images), images[0].size if len(images) else 1, streamed=False, spread=True)
+    return out
 
 
 def row_norms(rows: Floats) -> Floats:

@@ -19,6 +19,7 @@ from gmi_registry.spec import (
     SPEC_DIR,
     TENSORS_NAME,
     ModelRef,
+    OwnWeights,
     Spec,
     encode_spec,
     read_spec,
@@ -36,12 +37,14 @@ def verify_signature(
     *,
     signature: str | Path | None = None,
     expected: ModelRef | None = None,
+    own_weights: OwnWeights | None = None,
     follow_links: bool = False,
 ) -> str:
     """Check that ``by`` signed the specification in ``directory``/gmi; returns its digest (hex).
 
-    ``signature`` is the file with the signature, by default ``gmi/spec.sig``. ``expected`` and
-    ``follow_links`` are as for :func:`read_spec`; a file that the caller names may be a link.
+    ``signature`` is the file with the signature, by default ``gmi/spec.sig``. ``expected``,
+    ``own_weights`` and ``follow_links`` are as for :func:`read_spec`; a file that the caller names
+    may be a link.
 
     It says who signed these bytes, and not whether they are true. Raises SpecError for a missing
     signature, one by somebody else, one of other files, and one that does not hold;
@@ -49,7 +52,9 @@ def verify_signature(
     MissingExtraError as :func:`sign_spec`; and what read_spec raises.
     """
     signing_library()
-    spec = read_spec(directory, expected=expected, follow_links=follow_links)
+    spec = read_spec(
+        directory, expected=expected, own_weights=own_weights, follow_links=follow_links
+    )
     own = Path(directory) / SPEC_DIR / SIGNATURE_NAME
     place = own if signature is None else Path(signature)
     content = _read(place, follow_links or signature is not None)

@@ -3,7 +3,7 @@
 Imports only the standard library, numpy, safetensors, pydantic and :mod:`gmi_registry.errors`.
 """
 
-from gmi_registry.spec.described import DescribedModel, WeightFile
+from gmi_registry.spec.described import DescribedModel, OwnWeights, WeightFile
 from gmi_registry.spec.diff import SpecDiff, diff_specs
 from gmi_registry.spec.files import (
     MANIFEST_NAME,
@@ -34,6 +34,7 @@ __all__ = [
     "GenerationRecipe",
     "Manifest",
     "ModelRef",
+    "OwnWeights",
     "Preprocess",
     "PromptBlock",
     "PromptSet",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
@@ -12,7 +13,11 @@ from gmi_registry.spec.canonical import canonical_digest
 from gmi_registry.spec.fields import Count, Name, Part, RelativePath, Sha256
 from gmi_registry.spec.reference import HubName, ModelRef
 
-__all__ = ["DescribedModel", "WeightFile"]
+__all__ = ["DescribedModel", "OwnWeights", "WeightFile", "are_among"]
+
+OwnWeights = Callable[[], Mapping[str, str | None] | None]
+"""Asks for the weight files of the model in whose place a specification was found: path to SHA-256
+in hex, None for a file whose digest is not known; None where nothing is known."""
 
 
 class WeightFile(Part):
@@ -89,6 +94,17 @@ class DescribedModel(Part):
     def base_weights_digest(self) -> str | None:
         """Like ``weights_digest``, over ``base_weights``; None where there are none."""
         return None if self.base_weights is None else _digest(self.base_weights)
+
+
+def are_among(weights: Sequence[WeightFile], own: Mapping[str, str | None] | None) -> bool:
+    """Whether each of ``weights`` is one of a model's ``own`` files: the same path and digest.
+
+    Files beside them do not count, since an author describes one variant of several. False where
+    a digest is not known, and for no weights at all.
+    """
+    if not own or not weights:
+        return False
+    return all(own.get(weight.path) == weight.sha256 for weight in weights)
 
 
 def _digest(weights: tuple[WeightFile, ...]) -> str:

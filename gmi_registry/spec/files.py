@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gmi_registry.errors import DigestMismatchError, InputError, SpecFormatError, SpecNotFoundError
+from gmi_registry.spec.described import OwnWeights
 from gmi_registry.spec.manifest import MANIFEST_LIMIT, Manifest
 from gmi_registry.spec.reference import ModelRef
 from gmi_registry.spec.specification import Spec, checked_spec, encode_spec, require_model
@@ -45,11 +46,17 @@ SIGNATURE_LIMIT = 64 * 1024
 
 
 def read_spec(
-    directory: str | Path, *, expected: ModelRef | None = None, follow_links: bool = False
+    directory: str | Path,
+    *,
+    expected: ModelRef | None = None,
+    own_weights: OwnWeights | None = None,
+    follow_links: bool = False,
 ) -> Spec:
     """Read and check the specification in ``directory``/gmi.
 
-    ``expected`` is the model that should be described. Links are refused, since they could name
+    ``expected`` is the model that should be described. One of a model with another id is refused,
+    unless ``own_weights`` says that ``expected`` has the weights that are described: then it was
+    renamed since. Links are refused, since they could name
     any file of this machine; ``follow_links`` is for folders whose links a trusted program made,
     such as a download cache. Raises SpecNotFoundError where there is no ``gmi/spec.json``,
     otherwise UnsupportedVersionError, DigestMismatchError or SpecFormatError.
@@ -58,7 +65,7 @@ def read_spec(
     manifest_bytes = _read(folder / MANIFEST_NAME, MANIFEST_LIMIT, follow_links)
     # The manifest first: a file that it does not describe is not worth reading.
     manifest = Manifest.from_bytes(manifest_bytes)
-    require_model(manifest, expected)
+    require_model(manifest, expected, own_weights)
     tensors_bytes = _read(
         folder / TENSORS_NAME, TENSORS_LIMIT, follow_links, size=manifest.tensors.size
     )
@@ -66,7 +73,11 @@ def read_spec(
 
 
 def read_manifest(
-    directory: str | Path, *, expected: ModelRef | None = None, follow_links: bool = False
+    directory: str | Path,
+    *,
+    expected: ModelRef | None = None,
+    own_weights: OwnWeights | None = None,
+    follow_links: bool = False,
 ) -> Manifest:
     """Like :func:`read_spec`, for the manifest alone; the tensor file is not looked at.
 
@@ -74,7 +85,7 @@ def read_manifest(
     """
     folder = _spec_folder(Path(directory), follow_links)
     manifest = Manifest.from_bytes(_read(folder / MANIFEST_NAME, MANIFEST_LIMIT, follow_links))
-    require_model(manifest, expected)
+    require_model(manifest, expected, own_weights)
     return manifest
 
 

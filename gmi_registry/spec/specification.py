@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from gmi_registry import __version__
 from gmi_registry.errors import DigestMismatchError, SpecFormatError
-from gmi_registry.spec.described import DescribedModel
+from gmi_registry.spec.described import DescribedModel, OwnWeights, are_among
 from gmi_registry.spec.manifest import (
     ROWS_LIMIT,
     Generation,
@@ -39,6 +39,8 @@ from gmi_registry.spec.tensors import (
 
 __all__ = ["Spec", "build_spec", "decode_spec", "encode_spec"]
 
+# Where a model can get another id and stay the same.
+_RENAMES = frozenset({"hf", "local"})
 _THIS_TOOL = Tool(name="gmi-registry", version=__version__)
 
 
@@ -165,15 +167,20 @@ def encode_spec(spec: Spec) -> tuple[bytes, bytes]:
 
 
 def decode_spec(
-    manifest_bytes: bytes, tensors_bytes: bytes, *, expected: ModelRef | None = None
+    manifest_bytes: bytes,
+    tensors_bytes: bytes,
+    *,
+    expected: ModelRef | None = None,
+    own_weights: OwnWeights | None = None,
 ) -> Spec:
     """Read the contents of ``spec.json`` and ``spec.tensors``, trusting neither.
 
     ``expected`` is the model in whose place the files were found; its revision is not compared.
+    ``own_weights`` is as for :func:`require_model`.
     Raises UnsupportedVersionError, DigestMismatchError or SpecFormatError.
     """
     manifest = Manifest.from_bytes(manifest_bytes)
-    require_model(manifest, expected)
+    require_model(manifest, expected, own_weights)
     return checked_spec(manifest, manifest_bytes, tensors_bytes)
 
 
@@ -192,20 +199,21 @@ def checked_spec(manifest: Manifest, manifest_bytes: bytes, tensors_bytes: bytes
     return spec
 
 
-def require_model(manifest: Manifest, expected: ModelRef | None) -> None:
+def require_model(
+    manifest: Manifest, expected: ModelRef | None, own_weights: OwnWeights | None = None
+) -> None:
     """Raise SpecFormatError where the manifest describes another model than ``expected``.
 
+    A model that was renamed is still itself: another id passes where the weights that are described
+    are those that the model has. ``own_weights`` is asked for them only then; None knows nothing of
+    them. On Civitai ids are numbers that never change, so there another number is another model.
     Where ``expected`` names a file, that file alone is the model.
     """
     if expected is None:
         return
     found = manifest.model.ref.repository
     if found != expected.repository:
-        raise SpecFormatError(
-            f"the specification describes {found}, but was found at {expected}",
-            hint="a copied or renamed model needs its own specification: gmi-publish "
-            f"{expected.without_revision}",
-        )
+        _require_same_weights(manifest, expected, own_weights)
     files = [weight.path for weight in manifest.model.weights]
     if expected.file is not None and files != [expected.file]:
         raise SpecFormatError(
@@ -213,6 +221,24 @@ def require_model(manifest: Manifest, expected: ModelRef | None) -> None:
             f"and not {expected.file}",
             hint=f"describe that one in its place: gmi-publish {shlex.quote(str(expected))}",
         )
+
+
+def _require_same_weights(
+    manifest: Manifest, expected: ModelRef, own_weights: OwnWeights | None
+) -> None:
+    found, other = manifest.model.ref.repository, ""
+    if found.hub == expected.hub and expected.hub in _RENAMES and own_weights is not None:
+        own = own_weights()
+        if are_among(manifest.model.weights, own):
+            return
+        other = ", whose weights are not those that it describes"
+        if own is None:
+            other = ", and which weights that model has is not known here"
+    raise SpecFormatError(
+        f"the specification describes {found}, but was found at {expected}{other}",
+        hint="this model needs a specification of its own: gmi-publish "
+        f"{expected.without_revision}",
+    )
 
 
 def _entry(array: npt.NDArray[np.generic]) -> TensorEntry:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from gmi_registry.errors import GmiError
-from gmi_registry.spec.described import WeightFile
+from gmi_registry.spec.described import OwnWeights, WeightFile
 from gmi_registry.spec.files import (
     PREVIEW_LIMIT,
     PREVIEW_NAME,
@@ -38,6 +38,7 @@ def verify(
     directory: str | Path,
     *,
     expected: ModelRef | None = None,
+    own_weights: OwnWeights | None = None,
     follow_links: bool = False,
     weights: bool = True,
 ) -> list[Finding]:
@@ -45,13 +46,16 @@ def verify(
 
     Never raises for what it finds: a broken specification is a finding with status ``failed``.
     ``skipped`` means that there was nothing to look at (a weight file or preview that is not in
-    ``directory``), or that an earlier failure left nothing to compare with. With
+    ``directory``), or that an earlier failure left nothing to compare with. ``expected`` and
+    ``own_weights`` are as for :func:`~gmi_registry.spec.read_spec`. With
     ``weights=False`` weight files, which can be gigabytes, are not read. The base model's weights
     lie elsewhere and are not looked at.
     """
     directory = Path(directory)
     try:
-        manifest = read_manifest(directory, expected=expected, follow_links=follow_links)
+        manifest = read_manifest(
+            directory, expected=expected, own_weights=own_weights, follow_links=follow_links
+        )
     except GmiError as error:
         unread = "spec.json could not be read"
         return [
@@ -61,17 +65,20 @@ def verify(
             Finding("weights", "skipped", unread),
         ]
     described = f"format {manifest.format.version}, describes {manifest.model.ref}"
+    if expected is not None and expected.id != manifest.model.id:
+        described += f"; found at {expected.repository}, whose weights these are"
     return [
         Finding("manifest", "ok", described),
-        _tensors(directory, expected, follow_links),
+        # Whose it is has been judged.
+        _tensors(directory, follow_links),
         _preview(directory, follow_links),
         *_weights(directory, manifest, follow_links, weights),
     ]
 
 
-def _tensors(directory: Path, expected: ModelRef | None, follow_links: bool) -> Finding:
+def _tensors(directory: Path, follow_links: bool) -> Finding:
     try:
-        spec = read_spec(directory, expected=expected, follow_links=follow_links)
+        spec = read_spec(directory, follow_links=follow_links)
     except GmiError as error:
         return Finding("tensors", "failed", error.message, error.hint)
     images, width = spec.image_embeddings.shape

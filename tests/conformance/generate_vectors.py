@@ -45,6 +45,8 @@ def _row(case: Case) -> dict[str, Any]:
     }
     if case.expected:
         row["expected"] = case.expected
+    if case.own_weights is not None:
+        row["own_weights"] = case.own_weights
     if case.steps:
         row["steps"] = case.steps
     if case.verdict == "accept":

@@ -180,15 +180,19 @@ def strings(value: Any) -> list[str]:
 # Sections 3 to 6
 
 
-def judge(folder: Path, expected: str | None = None) -> tuple[str, dict[str, str]]:
+def judge(
+    folder: Path, expected: str | None = None, own: dict[str, str | None] | None = None
+) -> tuple[str, dict[str, str]]:
     """The verdict, and for an accepted specification its digests."""
     try:
-        return "accept", read(folder, expected)
+        return "accept", read(folder, expected, own)
     except RefusedError as refusal:
         return refusal.args[0], {}
 
 
-def read(folder: Path, expected: str | None = None) -> dict[str, str]:
+def read(
+    folder: Path, expected: str | None = None, own: dict[str, str | None] | None = None
+) -> dict[str, str]:
     raw = content(folder / "gmi" / "spec.json", 262_144, "SpecNotFoundError")
     document = load(raw)
     try:
@@ -205,7 +209,7 @@ def read(folder: Path, expected: str | None = None) -> dict[str, str]:
     check_manifest(known)
     model = known["model"]
     if expected:
-        need(expected.partition("@")[0] == f"{model['hub']}:{model['id']}", "another model")
+        check_place(model, expected.partition("@")[0], own or {})
     data = content(folder / "gmi" / "spec.tensors", 16_777_216, "SpecFormatError")
     tensors = known["tensors"]
     pinned = (len(data), sha256(data)) == (tensors["size"], tensors["sha256"])
@@ -254,6 +258,13 @@ def check_manifest(manifest: dict[str, Any]) -> None:
         "prompt_embeddings": {"dtype": "F16", "shape": [prompts, encoder["text_dim"]]},
     }
     need(manifest["tensors"]["entries"] == entries, "entries")
+
+
+def check_place(model: dict[str, Any], expected: str, own: dict[str, str | None]) -> None:
+    if expected == f"{model['hub']}:{model['id']}":
+        return
+    need(expected.partition(":")[0] == model["hub"] != "civitai", "another model")
+    need(all(own.get(w["path"]) == w["sha256"] for w in model["weights"]), "other weights")
 
 
 def check_model(model: dict[str, Any]) -> None:

@@ -23,12 +23,14 @@ from vector_base import (
     split_tensors,
     text,
     values_edit,
+    weight,
     with_tensors,
 )
 
 from gmi_registry.spec import PromptSet
 from gmi_registry.spec.canonical import canonical_digest
 
+OWN: dict[str, str | None] = {path: weight(path).sha256 for path in ("a", "b")}
 FORMAT = "SpecFormatError"
 DIGEST = "DigestMismatchError"
 
@@ -40,8 +42,23 @@ def _case(
     clue: str,
     verdict: str = FORMAT,
     expected: str | None = None,
+    own_weights: dict[str, str | None] | None = None,
 ) -> Case:
-    return Case("invalid", name, verdict, why, files, clue, expected)
+    return Case("invalid", name, verdict, why, files, clue, expected, own_weights=own_weights)
+
+
+def _renamed(
+    name: str,
+    why: str,
+    own_weights: dict[str, str | None],
+    *,
+    found: str = "hf:example/other",
+    clue: str = "describes hf:example/model, but was found at",
+    **model: Any,
+) -> Case:
+    """A LoRA of two files in the place of another, which has ``own_weights``."""
+    spec = base_spec(model=described(**{"weights": (weight("a"), weight("b")), **model}))
+    return _case(name, why, files_of(spec), clue, expected=found, own_weights=own_weights)
 
 
 def _prompts(*prompts: str) -> Files:
@@ -275,4 +292,20 @@ CASES = [
           "checkpoint"),
     _case("base-weight-unknown-field", "a field in a weight file of the base that 1.0 lacks",
           _base_weights({"revision": "main"}), "model.base_weights[0].revision"),
+    # another id, which only the weights could justify
+    _renamed("copied-beside-other-weights", "a copy beside other weights under the same paths",
+             {"a": OWN["a"], "b": "0" * 64}, clue="whose weights are not those"),
+    _renamed("copied-beside-other-path", "the described bytes, but one file under another path",
+             {"a": OWN["a"], "c": OWN["b"]}, clue="whose weights are not those"),
+    _renamed("copied-beside-a-part", "one of the two described files is not there",
+             {"a": OWN["a"]}, clue="whose weights are not those"),
+    _renamed("copied-digest-unknown", "the model's hub states no digest of one file",
+             {"a": OWN["a"], "b": None}, clue="whose weights are not those"),
+    _renamed("copied-beside-none", "the model has no weight files", {},
+             clue="whose weights are not those"),
+    _renamed("same-weights-other-hub", "the same weights on another hub are another model's",
+             OWN, found="local:model"),
+    _renamed("same-weights-other-number", "a number on civitai does not change", OWN,
+             found="civitai:13@34", clue="describes civitai:12, but was found at",
+             hub="civitai", id="12", revision="34"),
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from vector_base import JSON, TENSORS, base_spec, described, files_of, recipe, weight
 
 from gmi_registry.errors import GmiError
-from gmi_registry.spec import PromptSet, read_spec
+from gmi_registry.spec import ModelRef, PromptSet, read_spec
 from gmi_registry.spec.canonical import canonical_digest, canonical_json
 
 FILES = files_of(
@@ -103,10 +103,42 @@ def test_agreement(
     assert verdict(folder) == independent_reader.judge(folder)[0]
 
 
-def verdict(folder: Path) -> str:
+OWN = {file["path"]: file["sha256"] for file in DOCUMENT["model"]["weights"]}
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    hub=st.sampled_from(["hf", "local"]),
+    name=st.sampled_from(["example/model", "example/other", "other"]),
+    own=st.none()
+    | st.dictionaries(
+        st.sampled_from([*OWN, "another.safetensors"]),
+        st.sampled_from([*OWN.values(), "0" * 64, None]),
+    ),
+)
+def test_agreement_on_whose_it_is(
+    tmp_path_factory: pytest.TempPathFactory,
+    hub: str,
+    name: str,
+    own: dict[str, str | None] | None,
+) -> None:
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "gmi").mkdir()
+    for path, content in FILES.items():
+        (folder / path).write_bytes(content)
+    expected = ModelRef.parse(f"{hub}:{name}")
+    found = verdict(folder, expected, own)
+    assert found == independent_reader.judge(folder, str(expected), own)[0]
+    right = (own or {}).items() >= OWN.items() if name != "example/model" else True
+    assert (found == "accept") == (hub == "hf" and right)
+
+
+def verdict(
+    folder: Path, expected: ModelRef | None = None, own: dict[str, str | None] | None = None
+) -> str:
     """What the package makes of a folder, in the words of the table."""
     try:
-        read_spec(folder)
+        read_spec(folder, expected=expected, own_weights=lambda: own)
     except GmiError as error:
         return type(error).__name__
     return "accept"

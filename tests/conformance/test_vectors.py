@@ -35,7 +35,7 @@ def rows(group: str) -> list[Any]:
 def read_case(row: dict[str, Any], folder: Path) -> Any:
     lay_out(row, VECTORS / row["case"], folder)
     expected = ModelRef.parse(row["expected"]) if "expected" in row else None
-    return read_spec(folder, expected=expected)
+    return read_spec(folder, expected=expected, own_weights=lambda: row.get("own_weights"))
 
 
 def test_committed_vectors_are_what_the_generator_writes() -> None:
@@ -91,7 +91,9 @@ def test_refused_for_its_own_reason(row: dict[str, Any], tmp_path: Path) -> None
 @pytest.mark.parametrize("row", [*rows("valid"), *rows("invalid"), *rows("hostile")])
 def test_a_reader_written_from_the_page_agrees(row: dict[str, Any], tmp_path: Path) -> None:
     lay_out(row, VECTORS / row["case"], tmp_path / "model")
-    verdict, found = independent_reader.judge(tmp_path / "model", row.get("expected"))
+    verdict, found = independent_reader.judge(
+        tmp_path / "model", row.get("expected"), row.get("own_weights")
+    )
     assert verdict == row["verdict"]
     assert found == {name: value for name, value in row.items() if name in COMPUTED}
 

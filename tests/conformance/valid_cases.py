@@ -23,8 +23,14 @@ from vector_base import (
 from gmi_registry.spec import PromptSet, Sampler
 
 
-def _case(name: str, why: str, files: Files, expected: str | None = None) -> Case:
-    return Case("valid", name, "accept", why, files, expected=expected)
+def _case(
+    name: str,
+    why: str,
+    files: Files,
+    expected: str | None = None,
+    own_weights: dict[str, str | None] | None = None,
+) -> Case:
+    return Case("valid", name, "accept", why, files, expected=expected, own_weights=own_weights)
 
 
 def _newer_minor(document: Document) -> None:
@@ -47,6 +53,10 @@ def _unit_rows() -> np.ndarray[Any, Any]:
     rows = np.zeros((2, 8))
     rows[0, 0], rows[1, :4] = 1, 0.5
     return rows
+
+
+def _own(*paths: str) -> dict[str, str | None]:
+    return {path: weight(path).sha256 for path in paths}
 
 
 CASES = [
@@ -248,5 +258,52 @@ CASES = [
         "base-weights-newer-minor",
         "version 1.7: an unknown field in a base weight file; digests are as in 1.0",
         edit(_newer_base),
+    ),
+    _case(
+        "renamed",
+        "found at another id, whose weights are those that are described",
+        base_files(),
+        expected="hf:example/new-name@0123abc",
+        own_weights=_own("pytorch_lora_weights.safetensors"),
+    ),
+    _case(
+        "renamed-files-beside",
+        "a renamed checkpoint of two files; beside them others, one of them without a digest",
+        files_of(
+            base_spec(
+                model=described(
+                    kind="checkpoint",
+                    weights=tuple(
+                        weight(f"{part}/model.safetensors") for part in ("text_encoder", "unet")
+                    ),
+                )
+            )
+        ),
+        expected="hf:another/model",
+        own_weights=_own(
+            "text_encoder/model.safetensors", "unet/model.safetensors", "vae/model.safetensors"
+        )
+        | {"unet/model.fp16.safetensors": None},
+    ),
+    _case(
+        "renamed-on-base",
+        "a renamed LoRA: the base's files lie elsewhere, and have no part in whose it is",
+        files_of(base_spec(model=described(base_weights=(weight("unet/model.safetensors"),)))),
+        expected="hf:example/new-name",
+        own_weights=_own("pytorch_lora_weights.safetensors"),
+    ),
+    _case(
+        "renamed-folder",
+        "a local model whose folder was renamed",
+        files_of(base_spec(model=described(hub="local", id="old", revision="0badc0de"))),
+        expected="local:new@0badc0de",
+        own_weights=_own("pytorch_lora_weights.safetensors"),
+    ),
+    _case(
+        "same-id-other-weights",
+        "found where it belongs: other weights make it stale, and do not keep it from being read",
+        base_files(),
+        expected="hf:example/model",
+        own_weights={"pytorch_lora_weights.safetensors": "0" * 64},
     ),
 ]

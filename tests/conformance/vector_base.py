@@ -38,6 +38,7 @@ Document = dict[str, Any]
 class Case:
     """One vector.
 
+    ``expected`` and ``own_weights`` are what the reader knows of the place, as the table has them.
     ``files`` are committed; ``steps`` make what cannot be (see vectors/v1/README.md).
     ``verdict`` is "accept" or the refusal's kind; ``clue`` a part of this package's message,
     which proves that the file was refused for the reason it was made for.
@@ -51,6 +52,7 @@ class Case:
     clue: str = ""
     expected: str | None = None
     steps: list[dict[str, Any]] = field(default_factory=list)
+    own_weights: dict[str, str | None] | None = None
 
 
 def base_spec(**changes: Any) -> Spec:

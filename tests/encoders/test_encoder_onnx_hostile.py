@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import shutil
@@ -13,15 +15,19 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from safetensors.numpy import load, save
 from spoiled_export import Change, describe, put
 from tiny_clip import write_tiny_clip
 
 from gmi_registry.encoders import onnx as onnx_module
+from gmi_registry.encoders import trial
 from gmi_registry.encoders.export import export_encoder
-from gmi_registry.encoders.graph import check_graph
+from gmi_registry.encoders.graph import CHECKER, check_graph
+from gmi_registry.encoders.layout import OnnxFolder
 from gmi_registry.encoders.onnx import OnnxEncoder
 from gmi_registry.encoders.open_clip import OpenClipEncoder
+from gmi_registry.encoders.outline import outline
 from gmi_registry.errors import (
     DigestMismatchError,
     GmiError,
@@ -285,11 +291,11 @@ WANTING: dict[str, tuple[bytes, str]] = {
         "more than one graph",
     ),
     "no graph": (helper.make_model(graph()).SerializeToString()[:4], "0 graphs|cut short"),
-    "two graphs": (model(IDENTITY) + model(IDENTITY), "2 graphs"),
+    "two graphs": (model(IDENTITY) + model(IDENTITY)[2:], "2 graphs"),
     "text": (b"this is not a model, but long enough to look like one", "not an ONNX file|cut"),
-    "an endless number": (b"\x3a" + b"\xff" * 30, "not an ONNX file"),
-    "a length beyond the end": (b"\x3a\xff\xff\xff\xff\x0f", "cut short"),
-    "a million parts": (b"\x08\x01" * 500_000, "more than"),
+    "an endless number": (b"\x3a" + b"\xff" * 30, "more than 64 bits"),
+    "a length beyond the end": (b"\x3a\xff\xff\xff\xff\x07", "cut short"),
+    "a million parts": (b"\x42\x00" * 500_000, "more than"),
 }
 
 
@@ -333,6 +339,117 @@ def test_a_cut_or_garbled_model_ends_in_words(exported: Path) -> None:
     assert refused > 390
 
 
+# --- models that ask for more than there is
+
+
+def asking(*nodes: Any, **sizes: Any) -> bytes:
+    """A model whose output is that of an encoder, after work that nothing limits.
+
+    ``nodes`` work out "z"; each of ``sizes`` is a constant.
+    """
+    node = helper.make_node
+    after = [
+        node("ReduceMax", ["z"], ["m"], keepdims=0),
+        node("ReduceMean", ["batch", "axes"], ["r"], keepdims=0),
+        node("Unsqueeze", ["r", "one"], ["u"]),
+        node("Expand", ["u", "shape"], ["e"]),
+        node("Add", ["e", "m"], ["embeddings"]),
+    ]
+    sizes |= {"axes": [1, 2, 3], "one": [1], "shape": [1, 24]}
+    constants = [numpy_helper.from_array(np.array(value), name) for name, value in sizes.items()]
+    first = node("ReduceMax", ["batch"], ["x"], keepdims=0)
+    return model(
+        first,
+        *nodes,
+        *after,
+        initializers=tuple(constants),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+
+
+def slow(times: int) -> bytes:
+    """Products of large matrices, one after the other."""
+    node = helper.make_node
+    products = [node("MatMul", [f"y{it}"] * 2, [f"y{it + 1}"]) for it in range(times)]
+    expanded = node("Expand", ["x", "s"], ["y0"])
+    return asking(expanded, *products, node("Identity", [f"y{times}"], ["z"]), s=[1500, 1500])
+
+
+DOUBLED = [helper.make_node("Concat", [f"c{it}"] * 2, [f"c{it + 1}"], axis=0) for it in range(50)]
+HUGE: dict[str, bytes] = {
+    "of data": asking(helper.make_node("Expand", ["x", "s"], ["z"]), s=[2**21, 2**21]),
+    "of constants, when it is loaded": asking(
+        helper.make_node("Expand", ["o", "s"], ["z"]), o=np.ones(1, np.float32), s=[2**41]
+    ),
+    "by doubling": asking(
+        helper.make_node("Unsqueeze", ["x", "zero"], ["c0"]),
+        *DOUBLED,
+        helper.make_node("Identity", ["c50"], ["z"]),
+        zero=[0],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", sorted(HUGE))
+def test_a_model_that_asks_for_more_memory_than_there_is(
+    copy: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "_MEMORY", 2**30)
+    put(copy, "image.onnx", HUGE[case])
+    refuse(copy, r"image\.onnx cannot be run: it asks for more memory beside its weights than")
+
+
+def test_a_trial_that_does_not_end(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_SECONDS", 2.0)
+    put(copy, "image.onnx", slow(2000))
+    began = time.perf_counter()
+    refuse(copy, "the trial of this encoder did not come to an end in 2 seconds")
+    assert time.perf_counter() - began < 10
+
+
+def test_a_trial_whose_process_dies(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_MAIN", "import os; os.abort()")
+    refuse(copy, "the trial of this encoder ended with signal 6")
+    monkeypatch.setattr(trial, "_MAIN", "print('no embeddings')")
+    refuse(copy, "gave no embeddings")
+
+
+def test_a_run_has_an_end_whatever_it_is_given(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a trial that passed, with a picture that asks for more than the golden ones did."""
+    put(copy, "image.onnx", slow(40))
+    encoder = OnnxEncoder(OnnxFolder(copy), trusted=True)
+    pixels = np.ones((1, 3, 32, 32), np.float32)
+    monkeypatch.setattr(onnx_module, "_SECONDS", 0.05)
+    with pytest.raises(InputError, match="it takes more than 0 seconds"):
+        encoder.encode_pixels(pixels)
+    size = helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT64)
+    side = helper.make_node("Unsqueeze", ["i", "zero"], ["s"])
+    by_picture = asking(size, side, helper.make_node("Expand", ["x", "s"], ["z"]), zero=[0])
+    put(copy, "image.onnx", by_picture)
+    monkeypatch.setattr(onnx_module, "_SECONDS", 60.0)
+    encoder = OnnxEncoder(OnnxFolder(copy), trusted=True)
+    assert encoder.encode_pixels(pixels).shape == (1, 24)
+    with pytest.raises(InputError, match="it asks for more memory beside its weights"):
+        encoder.encode_pixels(pixels * 2**40)
+
+
+def test_files_that_are_swapped_are_not_run(copy: Path, tmp_path: Path) -> None:
+    """Between the look at a file and the moment that the runtime opens it, and later."""
+    age(copy)
+    OnnxEncoder.from_folder(copy, memory=tmp_path / "memory")
+    encoder = OnnxEncoder.from_folder(copy, memory=tmp_path / "memory")
+    encoder._graph("image.onnx")
+    data = (copy / "image.onnx").read_bytes()
+    (copy / "image.onnx").rename(tmp_path / "before")
+    (copy / "image.onnx").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(DigestMismatchError, match=r"image\.onnx is not the file"):
+        encoder.encode_images([Image.new("RGB", (9, 9))])
+    (copy / "text.onnx").write_bytes((copy / "text.onnx").read_bytes())
+    with pytest.raises(DigestMismatchError, match=r"text\.onnx is not the file"):
+        encoder.encode_texts(["a"])
+
+
 # --- what is remembered
 
 
@@ -342,9 +459,9 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
     real = OnnxEncoder._check
 
-    def check(encoder: OnnxEncoder) -> None:
+    def check(encoder: OnnxEncoder) -> Any:
         seen.append(encoder._folder.path)
-        real(encoder)
+        return real(encoder)
 
     monkeypatch.setattr(onnx_module.OnnxEncoder, "_check", check)
     return seen
@@ -362,7 +479,12 @@ def test_an_encoder_is_checked_once(copy: Path, tmp_path: Path, checks: list[Pat
     again = OnnxEncoder.from_folder(copy, memory=memory)
     assert checks == [copy]
     assert again.encode_texts(["a"]).tobytes() == first.encode_texts(["a"]).tobytes()
-    assert [path.stat().st_size for path in memory.iterdir()] == [0]
+    (note,) = memory.iterdir()
+    remembered = json.loads(note.read_bytes())
+    assert remembered["checker"] == CHECKER
+    for name, digest in remembered["outlines"].items():
+        run = outline((copy / name).read_bytes(), name)
+        assert hashlib.sha256(run).hexdigest() == digest
     shutil.rmtree(memory)
     OnnxEncoder.from_folder(copy, memory=memory)
     assert checks == [copy, copy]
@@ -394,8 +516,6 @@ def test_files_of_this_moment_are_not_remembered(
 def test_another_runtime_is_another_trial(
     copy: Path, tmp_path: Path, checks: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gmi_registry.encoders import trial
-
     age(copy)
     OnnxEncoder.from_folder(copy, memory=tmp_path / "memory")
     monkeypatch.setattr(trial, "version", lambda name: "0.0")

@@ -8,7 +8,7 @@ from tiny_models import model_files
 
 from gmi_registry.generation import draft_spec
 from gmi_registry.generation.plan import make_plan
-from gmi_registry.spec import GenerationRecipe, PromptSet, Sampler, WeightFile
+from gmi_registry.spec import GenerationRecipe, ModelRef, PromptSet, Sampler, WeightFile
 
 SETS = (PromptSet("default", 1, ("a cat", "snow")),)
 RECIPE = GenerationRecipe(
@@ -73,9 +73,31 @@ def test_a_specification_that_does_not_know_its_base_is_made_again(lora):
 
 
 def test_a_renamed_base_with_the_same_weights_only_needs_another_description(lora):
-    renamed = replace(lora, card=replace(lora.card, base_model="tiny/base-renamed"))
+    base = replace(lora.base, ref=ModelRef("local", "base-renamed"))
+    renamed = replace(lora, base=base)
+    assert draft(renamed).manifest.model.base_model == "base-renamed"
     found = plan(renamed, draft(lora))
     assert (found.up_to_date, found.reuses_images) == (False, True)
+    assert found.images_kept == found.images
+    # The card has the old name still.
+    assert "is not there under that name; base-renamed is used" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [({}, True), ({"title": "new"}, True), ({"title": "Other"}, False), ({"tags": ("x",)}, False)],
+)
+def test_a_renamed_model_keeps_its_specification(lora, changes, same):
+    lora = replace(lora, card=replace(lora.card, title="lora"))
+    renamed = replace(
+        lora,
+        ref=ModelRef("local", "new"),
+        url="https://example.org/new",
+        card=replace(lora.card, **{"title": "new", **changes}),
+    )
+    assert draft(lora).manifest.model.id == "tiny/lora"
+    found = plan(renamed, draft(lora))
+    assert (found.up_to_date, found.reuses_images) == (same, not same)
     assert found.images_kept == found.images
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from hub_builder import OTHER_PROMPTS, ProjectionEncoder, picture
 import gmi_registry
 from gmi_registry.errors import InputError, SpecNotFoundError, UnsupportedOperationError
 from gmi_registry.hubs import ListingFilter
+from gmi_registry.indexing import index_hubs
 from gmi_registry.search import search
-from gmi_registry.spec import ModelRef
+from gmi_registry.spec import ModelRef, build_spec, write_spec
 
 COLOURS = {"blue": (20, 30, 230), "green": (30, 200, 40), "red": (240, 20, 10)}
 TWIN = (238, 24, 12)
+RED = {"prompt": "red"}
 
 
 class JointEncoder(ProjectionEncoder):
@@ -302,3 +305,40 @@ def test_parts_that_do_not_go_together(colours, look, monkeypatch, options, mess
         look(*images, **given)
     assert message in caught.value.message
     assert caught.value.hint == "gmi-search --help"
+
+
+class TestForgedPrompts:
+    """Prompt embeddings come with specifications; whoever publishes many decides nothing."""
+
+    @pytest.mark.parametrize(
+        "options", [{}, {"score": "paper", "prompt": "red"}, {"prompt": "red"}]
+    )
+    def test_no_majority_of_them_leaves_an_honest_model_out(
+        self, built, colours, look, tmp_path, options
+    ):
+        query = picture((240, 20, 10))
+        before = look(query, index="none", top=None, **options)
+        for number in range(5):
+            spec = colours.publish(f"forged-{number}", COLOURS["blue"])
+            forged = replace(spec, prompt_embeddings=-spec.prompt_embeddings)
+            write_spec(_sealed(forged), built.folder(f"forged-{number}"))
+        index_hubs(tmp_path / "index", [built.hub], cache_dir=built.cache)
+        for index in ("none", tmp_path / "index"):
+            after = look(query, index=index, top=None, **options)
+            assert after.skipped == ()
+            assert [name for name in names(after) if name in COLOURS] == names(before)
+            assert names(after)[0] == "red"
+
+
+def _sealed(spec):
+    """The same embeddings under a manifest that says so."""
+    manifest = spec.manifest
+    return build_spec(
+        model=manifest.model,
+        encoder=manifest.encoder,
+        prompt_sets=[block.prompt_set for block in manifest.prompt_sets],
+        recipe=manifest.generation.recipe,
+        image_embeddings=spec.image_embeddings,
+        prompt_embeddings=spec.prompt_embeddings,
+        image_prompt=spec.image_prompt,
+    )

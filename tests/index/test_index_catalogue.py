@@ -9,7 +9,14 @@ import pytest
 from index_specs import GENERAL, OWN, encoder_named, index_of, names
 
 from gmi_registry.errors import IncomparableSpecsError, InputError
-from gmi_registry.index import Filters, IndexedSpec, SpecIndex, SpecSource, Standing
+from gmi_registry.index import (
+    Filters,
+    ImageQuestion,
+    IndexedSpec,
+    SpecIndex,
+    SpecSource,
+    Standing,
+)
 from gmi_registry.scoring import SCORES, paper_distance
 from gmi_registry.scoring.weights import cosine_weights
 from gmi_registry.spec import ModelRef
@@ -216,20 +223,57 @@ def test_a_score_may_be_any_function(make_spec, ask):
     assert names(hits) == ["m2", "m1", "m0"]
 
 
-def test_forged_prompt_embeddings_stay_out(make_spec, ask):
-    index = index_of(*(make_spec(f"m{i}") for i in range(3)), make_spec("odd", prompts_seed=8))
-    result = index.rank(ask())
-    assert "odd" not in names(result.hits)
-    assert [skipped.model.id for skipped in result.skipped] == ["odd"]
-    assert "prompt embeddings" in result.skipped[0].reason
+@pytest.mark.parametrize("score", ["paper", "default", "rkme-concat"])
+@pytest.mark.parametrize("reader", [None, lambda key, prompts: np.eye(len(prompts), 5) + 0.1])
+def test_no_majority_of_prompt_embeddings_moves_or_evicts_anybody(make_spec, ask, score, reader):
+    honest = [make_spec(f"m{i}", seed=i, prompts_seed=7 + i % 2) for i in range(4)]
+    forged = [make_spec(f"odd{i}", seed=1, prompts_seed=99) for i in range(9)]
+    question = ImageQuestion(ask(), SCORES[score], prompts=reader)
+    scatter = {}
+
+    def distances(index):
+        (stack,) = [part.stack for part in index.select(Filters())]
+        # That the statistics of so many are others is another matter.
+        stack.__dict__["scatter"] = scatter.setdefault("same", stack.scatter)
+        result = index.answer(question, top=None)
+        assert result.skipped == ()
+        return {hit.ref.id: hit.distance for hit in result.hits if hit.ref.id.startswith("m")}
+
+    alone = distances(index_of(*honest))
+    assert len(alone) == 4
+    assert distances(index_of(*honest, *forged)) == alone
 
 
-def test_a_filter_that_leaves_only_the_forged_one_says_so(make_spec, ask):
-    index = index_of(
-        make_spec("a"), make_spec("b"), make_spec("odd", prompts_seed=8, tags=("odd",))
-    )
-    with pytest.raises(IncomparableSpecsError, match="prompt embeddings"):
-        index.rank(ask(), filters=Filters(tags=("odd",)))
+def test_prompts_are_weighed_as_the_reader_embeds_them(make_spec, ask):
+    index = index_of(make_spec("a", prompts_seed=1), make_spec("b", prompts_seed=2))
+    asked = []
+
+    def reader(key, prompts):
+        asked.append((key.prompt_set_id, prompts))
+        return np.random.default_rng(7).uniform(0.1, 1, (len(prompts), 5))
+
+    for score in ("paper", "default"):
+        question = ImageQuestion(ask(), SCORES[score], prompts=reader)
+        theirs = index_of(make_spec("a", prompts_seed=7), make_spec("b", prompts_seed=7))
+        ours = index.answer(question).hits
+        assert [(hit.ref, hit.distance) for hit in ours] == [
+            (hit.ref, pytest.approx(hit.distance, rel=1e-3))
+            for hit in theirs.rank(ask(), score).hits
+        ]
+    assert asked
+    assert {it[1] for it in asked} == {GENERAL.prompts}
+
+
+@pytest.mark.parametrize("factor", [30, 1 / 30])
+def test_rows_that_no_image_has_are_named_and_left_out(make_spec, ask, factor):
+    honest = [make_spec(f"m{i}") for i in range(3)]
+    odd = make_spec("odd")
+    odd = replace(odd, image_embeddings=(odd.image_embeddings * np.float16(factor)))
+    query = ask(honest[0].image_embeddings[:2].astype(np.float32), prompt=None)
+    result = index_of(*honest, odd).rank(query)
+    assert names(result.hits) == names(index_of(*honest).rank(query).hits)
+    assert [it.model.id for it in result.skipped] == ["odd"]
+    assert "norm" in result.skipped[0].reason
 
 
 def test_a_specification_replaces_the_earlier_one_of_its_model(make_spec, ask):

@@ -39,7 +39,7 @@ class TestLoading:
         steps = []
         done = load(server.url(), forty, progress=lambda *step: steps.append(step))
         assert steps == [(n, 40) for n in (0, 6, 12, 18, 24, 30, 36, 40)]
-        assert (done.models, done.sent, done.replaced, done.left_out) == (40, 40, (), ())
+        assert (done.models, done.sent, done.replaced) == (40, 40, ())
         assert server.collections == [done.own]
         assert done.own.startswith("models--")
 

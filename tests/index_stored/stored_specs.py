@@ -113,7 +113,8 @@ def make_row(number, standing=None, **changes):
         trust=("owner", "verified", "self-published", None)[number % 4],
         stamp=f"stamp {number}" if number % 2 else None,
     )
-    return renamed(Row.of(spec, standing), hub_tags=("Fresh",) if number % 5 == 1 else ())
+    row = renamed(Row.of(spec, standing), hub_tags=("Fresh",) if number % 5 == 1 else ())
+    return row if number % 7 else renamed(row, described_as=ModelRef("hf", f"o/former{number}"))
 
 
 def renamed(row, model=None, **changes):

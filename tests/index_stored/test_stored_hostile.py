@@ -80,7 +80,7 @@ def forged(tmp_path):
 def read_everything(folder, cache):
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
         for group in index.groups:
-            group.candidates(range(len(group)))
+            group.images(), group.grams(range(len(group)))
 
 
 def refusal(forged, tmp_path, kind=SpecFormatError):

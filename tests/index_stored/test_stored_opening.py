@@ -79,7 +79,7 @@ def test_images_are_fetched_when_somebody_asks_for_them(folder, tmp_path):
         assert files.asked == ["images.tensors"]
         assert index.groups[0].images([0, 0]).shape[0] == 2
         assert files.kinds() == ["images.tensors"]
-        index.groups[0].candidates([0])
+        index.groups[0].candidates([0], np.ones((5, 3)))
         assert files.kinds() == ["grams.tensors"]
 
 

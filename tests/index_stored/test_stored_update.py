@@ -137,21 +137,12 @@ class TestRows:
         assert list(contents(tmp_path / "i")) == ["index.json"]
         assert names_in(tmp_path / "i", tmp_path / "c") == []
 
-    def test_other_prompt_embeddings_are_refused_and_the_old_row_stays(self, tmp_path):
-        update_index(tmp_path / "i", rows_of(*range(4)))
+    def test_nobody_is_left_out_for_the_prompt_embeddings_of_others(self, tmp_path):
+        forged = [make_row(number, prompts_seed=8) for number in range(4, 9)]
+        change = update_index(tmp_path / "i", [*forged, *rows_of(*range(4))])
+        assert (change.rows, change.refused) == (9, ())
         change = update_index(tmp_path / "i", [make_row(2, prompts_seed=8), *rows_of(9)])
-        assert (change.rows, change.added) == (5, 1)
-        (refused,) = change.refused
-        assert refused.model == make_row(2).indexed.entry.model
-        assert refused.reason == "its prompt embeddings are not those of its group"
-        assert answers(tmp_path / "i", tmp_path / "c", rows_of(0, 1, 2, 3, 9))
-
-    def test_the_majority_of_a_new_group_decides(self, tmp_path):
-        change = update_index(tmp_path, [make_row(0, prompts_seed=8), *rows_of(1, 2)])
-        assert (change.rows, [str(it.model) for it in change.refused]) == (
-            2,
-            [str(make_row(0).indexed.entry.model)],
-        )
+        assert (change.rows, change.added, change.refused) == (10, 1, ())
 
     @pytest.mark.parametrize(
         ("broken", "reason"),

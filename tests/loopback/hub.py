@@ -118,6 +118,19 @@ class LoopbackHub:
             owner = repo.namespace
             return self.state.change(repo, files or {}, "initial commit", owner).oid
 
+    def rename(self, old: str, new: str, *, repo_type: str = "model", status: int = 307) -> None:
+        """Rename or transfer a repository: all its former names are redirected to ``new``."""
+        with self.state.lock:
+            self.state.rename(repo_type, old, new, status)
+
+    def redirect(
+        self, old: str, target: str, *, repo_type: str = "model", status: int = 307
+    ) -> None:
+        """Send requests for ``old`` on to ``target``, a name or one behind a host,
+        ``http://127.0.0.1:1/owner/name``, whatever is there."""
+        with self.state.lock:
+            self.state.moves[repo_type, old.casefold()] = status, target
+
     def grant(self, repo_id: str, user_name: str, *, repo_type: str = "model") -> None:
         """Let somebody read the files of a gated repository."""
         with self.state.lock:

@@ -64,12 +64,37 @@ def answer(call: Call) -> Reply:
     alone = _ALONE.get((method, "/".join(segments)))
     if alone:
         return alone(call)
+    moved = _moved(call)
+    if moved:
+        return moved
     if segments[0] == "api":
         return _api(call, method, segments[1:])
     stored = _STORED.get((method, segments[0]))
     if stored:
         return stored(call, *segments[1:])
     return _files(call, method, segments)
+
+
+def _moved(call: Call) -> Reply | None:
+    """The redirect to a repository's present name; as the Hub's, without a host and without a body
+    that says anything, and before anything else of the request is looked at."""
+    below = call.segments[1:] if call.segments[0] == "api" else call.segments
+    repo_type = "model"
+    if below[0] in _TYPES:
+        repo_type, below = _TYPES[below[0]], below[1:]
+    elif call.segments[0] == "api":
+        return None
+    if len(below) < 2:
+        return None
+    old = "/".join(below[:2]).removesuffix(".git")
+    found = call.state.moved(repo_type, old, call.user)
+    if found is None:
+        return None
+    status, new = found
+    origin, _, name = new.rpartition("//")
+    host, _, name = name.partition("/") if origin else ("", "", name)
+    where = call.target.replace(f"/{old}", f"/{name}", 1)
+    return Reply(status, b"", {"Location": f"{origin}//{host}{where}" if origin else where})
 
 
 def _api(call: Call, method: str, segments: list[str]) -> Reply:

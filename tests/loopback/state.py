@@ -37,6 +37,8 @@ class State:
         self.lock = threading.RLock()
         self.users: dict[str, User] = {}
         self.repos: dict[tuple[str, str], Repo] = {}
+        # Type and former name, in lower case, to status and present name (with a host, perhaps).
+        self.moves: dict[tuple[str, str], tuple[int, str]] = {}
         self.webhooks: list[dict[str, Any]] = []
         self.parts: dict[str, dict[int, bytes]] = {}
         self.faults = Faults()
@@ -45,6 +47,7 @@ class State:
     def clear(self) -> None:
         """Begin again without repositories, webhooks and faults; accounts and settings stay."""
         self.repos.clear()
+        self.moves.clear()
         self.webhooks.clear()
         self.parts.clear()
         self.faults.clear()
@@ -58,7 +61,41 @@ class State:
         """A repository without commits."""
         repo = Repo(repo_id, repo_type, self.now(), **fields)
         self.repos[repo_type, repo_id] = repo
+        # Whoever takes a name that was given up ends the redirect.
+        self.moves.pop((repo_type, repo_id.casefold()), None)
         return repo
+
+    def rename(self, repo_type: str, old: str, new: str, status: int = 307) -> None:
+        """Give a repository another name, to which all its former ones lead from now on."""
+        repo = self.repos.pop((repo_type, old))
+        repo.id = new
+        self.repos[repo_type, new] = repo
+        for former, (kind, name) in list(self.moves.items()):
+            if former[0] == repo_type and name == old:
+                self.moves[former] = kind, new
+        self.moves.pop((repo_type, new.casefold()), None)
+        self.moves[repo_type, old.casefold()] = status, new
+
+    def moved(self, repo_type: str, repo_id: str, user: User | None) -> tuple[int, str] | None:
+        """Status and name of the repository that is meant by a former name, or by another case.
+
+        None for one that has this very name, and for what this account may not know of.
+        """
+        if (repo_type, repo_id) in self.repos:
+            return None
+        found = self.moves.get((repo_type, repo_id.casefold()))
+        if found is None:
+            found = next(
+                (
+                    (307, name)
+                    for kind, name in self.repos
+                    if kind == repo_type and name.casefold() == repo_id.casefold()
+                ),
+                None,
+            )
+        repo = None if found is None else self.repos.get((repo_type, found[1]))
+        hidden = repo is not None and repo.private and not (user and user.owns(repo.namespace))
+        return None if hidden else found
 
     def start(self, repo: Repo, author: str) -> Commit:
         """The first commit, as a repository made through the API has."""

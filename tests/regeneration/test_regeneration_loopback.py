@@ -21,8 +21,10 @@ from regeneration_world import (
 
 from gmi_registry.errors import GmiError, InputError
 from gmi_registry.hubs import ListingFilter
+from gmi_registry.publish import publish
 from gmi_registry.regeneration import SequentialExecutor
-from gmi_registry.spec import read_spec
+from gmi_registry.report.difference_past import find_previous
+from gmi_registry.spec import ModelRef, read_spec
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 
@@ -291,12 +293,69 @@ def test_a_hub_that_asks_to_stop_ends_the_run(described, opened, work, models, g
     assert len(go(opened).done) == 2
 
 
-def test_a_specification_of_another_model_is_broken(described, opened, work):
-    described.add_repo("alice/oil", described.files("alice/ink"))
+def test_a_specification_of_another_model_is_broken(described, opened, work, models):
+    files = described.files("alice/ink") | {WEIGHTS: other_weights(models)}
+    described.add_repo("alice/oil", files)
     assert states(opened, work)["hf:alice/oil"] == (
         "broken",
-        "the specification describes hf:alice/ink, but was found at hf:alice/oil",
+        "the specification describes hf:alice/ink, but was found at hf:alice/oil, whose weights "
+        "are not those that it describes",
     )
+
+
+def test_a_copy_with_its_weights_is_the_same_model(described, opened, work):
+    described.add_repo("alice/oil", described.files("alice/ink"))
+    assert [state for state, _ in states(opened, work).values()] == ["fresh", "fresh"]
+
+
+@pytest.mark.parametrize("base", [False, True])
+def test_a_renamed_model_asks_for_nothing(described, opened, go, work, tmp_path, base):
+    content = described.files("alice/ink")["gmi/spec.json"]
+    described.rename("alice/ink", "alice/pen")
+    if base:
+        described.rename("alice/base", "bob/ground")
+    fresh = ("fresh", "the same weights, format, encoder and prompts")
+    assert states(opened, work) == {"hf:alice/pen": fresh}
+    for name in ("alice/pen", "alice/ink", "Alice/Ink"):
+        assert states(opened, work, repos=[name]) == {"hf:alice/pen": fresh}
+    done = go(opened)
+    assert (done.results, done.fresh) == ((), 1)
+    for name in ("hf:alice/pen", "hf:alice/ink"):
+        before = commits(described, "alice/pen")
+        done = publish(ModelRef.parse(name), opened, work=tmp_path / "work")
+        assert done.images == 0
+        assert str(done.ref) == "hf:alice/pen"
+        renamed = "hf:alice/ink is called hf:alice/pen now"
+        assert (renamed in done.plan.warnings) == (name == "hf:alice/ink")
+        if base and name == "hf:alice/pen":
+            # What was used is what is recorded: the base as it is called now.
+            assert done.outcome == "published"
+            assert any("bob/ground is used" in line for line in done.plan.warnings)
+            now = read_spec(specification(described, "pen", tmp_path / "now"))
+            assert (now.manifest.model.base_model, now.manifest.model.id) == (
+                "bob/ground",
+                "alice/pen",
+            )
+            continue
+        assert done.outcome == "up to date"
+        assert commits(described, "alice/pen") == before
+    if not base:
+        assert described.files("alice/pen")["gmi/spec.json"] == content
+
+
+def test_a_renamed_model_is_described_anew_under_its_new_name(
+    described, opened, go, work, models, tmp_path
+):
+    before = read_spec(specification(described, "ink", tmp_path / "before"))
+    described.rename("alice/ink", "alice/pen")
+    described.commit("alice/pen", {WEIGHTS: other_weights(models)})
+    (result,) = go(opened, repos=["alice/ink"]).done
+    assert (result.model, result.outcome) == ("hf:alice/pen", "published")
+    after = read_spec(specification(described, "pen", tmp_path / "after"))
+    assert after.manifest.model.id == "alice/pen"
+    assert after.manifest.previous == before.digest
+    # The one before it has the old name, and is found at the old commit by the weights of then.
+    assert find_previous(after, opened).spec == before
 
 
 def test_one_of_several_files_stays_the_one_that_is_described(remote, opened, go, work, models):

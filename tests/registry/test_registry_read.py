@@ -6,7 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-from registry_author import BLUE, PREVIEW, RED, REPO, civitai, described, entry_files, spec_of
+from registry_author import (
+    BLUE,
+    PREVIEW,
+    RED,
+    REPO,
+    civitai,
+    described,
+    entry_files,
+    spec_of,
+    weight_file,
+)
 
 # isort: split
 from loopback import Fault
@@ -373,12 +383,16 @@ class TestRefusals:
         with pytest.raises(SpecNotFoundError, match="holds no dataset ada/model"):
             list(Registry("ada/model", token="hf_ada").listings("civitai"))
 
-    def test_one_that_has_another_name_now(self, hub):
-        # As the hub's redirect to the new name has it.
-        hub.state.repos["dataset", "old/name"] = hub.repo(REPO, "dataset")
-        with pytest.raises(HubError, match="old/name is now called gmi-registry/specs") as caught:
-            list(Registry("old/name").listings("hf"))
-        assert "GMI_REGISTRY=gmi-registry/specs" in caught.value.hint
+    @pytest.mark.parametrize("status", [307, 308])
+    def test_one_that_has_another_name_now(self, hub, status, caplog):
+        add(hub, spec_of(OLD))
+        hub.rename(REPO, "new/name", repo_type="dataset", status=status)
+        registry = Registry()
+        assert [item.ref for item in registry.listings("hf")] == [entry_of(OLD)]
+        assert read_spec(registry.fetch_spec(entry_of(OLD)).parent, follow_links=True).digest
+        said = "the registry gmi-registry/specs is now called new/name"
+        assert sum(said in line for line in caplog.messages) == 1
+        assert [item.ref for item in Registry(offline=True).listings("hf")] == [entry_of(OLD)]
 
     @pytest.mark.parametrize("name", ["specs", "a/b/c", "../x/y", "a b/c", "https://x/y", "a/..b"])
     def test_no_name_for_a_dataset(self, name, monkeypatch):
@@ -423,3 +437,39 @@ def test_its_own_cache(filled, tmp_path):
     assert registry.fetch_spec(first.ref).is_relative_to(tmp_path / "mine" / "hub")
     assert list((tmp_path / "mine" / "assets").rglob("civitai.json"))
     assert not list(Path(tmp_path / "hf-home").rglob("spec.json"))
+
+
+class TestRenamedModel:
+    """An entry is called by the name that its model had."""
+
+    @pytest.mark.parametrize("listed", [False, True])
+    def test_it_is_found_by_the_weights_under_another_name(self, filled, listed):
+        registry = Registry()
+        if listed:
+            list(registry.listings("hf"))
+        folder = registry.fetch_spec(ModelRef("hf", "new/name", entry_of(NEW).revision))
+        assert read_spec(folder.parent, expected=entry_of(NEW), follow_links=True) == spec_of(
+            NEW, BLUE
+        )
+
+    def test_other_weights_are_nobody_s(self, filled):
+        with pytest.raises(SpecNotFoundError, match="has no specification of hf:new/name"):
+            Registry().fetch_spec(ModelRef("hf", "new/name", "0" * 64))
+        assert Registry().find_weights({"w0.safetensors": "0" * 64}) is None
+        assert Registry().find_weights({"w0.safetensors": None}) is None
+
+    def test_weights_of_one_file_and_of_a_pipeline(self, hub):
+        parts = ("text_encoder/model.safetensors", "unet/model.safetensors")
+        files = tuple(weight_file(path.encode(), path) for path in parts)
+        pipeline = described(name="owner/pipeline").model_copy(update={"weights": files})
+        add(hub, spec_of(OLD), spec_of(pipeline))
+        own = {file.path: file.sha256 for file in files}
+        beside = {
+            "unet/model.fp16.safetensors": "1" * 64,
+            "safety_checker/model.safetensors": "2" * 64,
+        }
+        assert Registry().find_weights(own | beside) == entry_of(pipeline)
+        lora = {file.path: file.sha256 for file in OLD.weights}
+        assert Registry().find_weights(lora | {"z.safetensors": "3" * 64}) == entry_of(OLD)
+        del own["unet/model.safetensors"]
+        assert Registry().find_weights(own) is None

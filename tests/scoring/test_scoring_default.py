@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gmi_registry.scoring.default import whitened_distances
-from gmi_registry.scoring.within import WithinScatter
+from gmi_registry.scoring.within import WithinScatter, bounded_weights, model_weights
 
 
 def hub(seed, models=12, rows=20, dimensions=10, style=0.5, content=5.0):
@@ -71,28 +71,55 @@ def test_whitening_finds_style_under_content():
     assert whitened.mean() > plain.mean()
 
 
-@given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=30)
-def test_statistics_can_be_added_and_removed(seed):
-    z, _ = hub(seed, models=6)
-    whole = WithinScatter.of(z)
-    piecewise = WithinScatter.empty(10)
-    for model in z[::-1]:
-        piecewise = piecewise.added(model)
-    assert piecewise.freedom == whole.freedom == 6 * 19
-    np.testing.assert_allclose(piecewise.scatter, whole.scatter, rtol=1e-9)
-    without = whole.removed(z[2])
-    np.testing.assert_allclose(
-        without.scatter, WithinScatter.of(np.delete(z, 2, axis=0)).scatter, rtol=1e-6, atol=1e-6
-    )
-    emptied = whole.removed(z)
-    assert emptied.freedom == 0
-    assert np.isfinite(emptied.whitening(1.0)).all()
+def quadratic(scatter, direction):
+    """xᵀ(S + λI)x along a direction of length 1."""
+    covariance = scatter.scatter / scatter.freedom
+    return direction @ covariance @ direction + np.trace(covariance) / len(covariance)
 
 
-def test_removing_what_was_never_added_is_refused():
-    with pytest.raises(ValueError, match="never added"):
-        WithinScatter.empty(10).removed(hub(0)[0])
+CHEATS = {
+    "noise": lambda rng, z: 9000 * rng.standard_normal(z.shape[1:]),
+    "one direction": lambda rng, z: 9000 * rng.choice([-1, 1], (len(z[0]), 1)) * np.eye(10)[0],
+    "somebody's rows, longer": lambda rng, z: 30 * z[1],
+    "a little longer": lambda rng, z: (
+        z[1] + 5 * rng.choice([-1, 1], (len(z[0]), 1)) * np.eye(10)[0]
+    ),
+    "all alike": lambda rng, z: np.ones(z.shape[1:]),
+    "nearly all alike": lambda rng, z: 1 + 1e-6 * rng.standard_normal(z.shape[1:]),
+}
+
+
+@given(seed=st.integers(0, 2**32 - 1), models=st.integers(5, 20), cheat=st.sampled_from([*CHEATS]))
+@settings(max_examples=60, deadline=None)
+def test_no_model_moves_the_statistics_of_the_others(seed, models, cheat):
+    z, _ = hub(seed, models=models)
+    rng = np.random.default_rng(seed)
+    before = WithinScatter.of(z)
+    after = WithinScatter.of(np.concatenate([z, CHEATS[cheat](rng, z)[None]]))
+    directions = np.concatenate([np.eye(10), rng.standard_normal((50, 10))])
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    ratios = [quadratic(after, it) / quadratic(before, it) for it in directions]
+    # One of 4 has more to say than one of 20.
+    most = 1 + 15 / models
+    assert 1 / most < min(ratios)
+    assert max(ratios) < most
+
+
+def test_honest_models_all_count_alike():
+    z, _ = hub(1)
+    assert (model_weights(z)[0] == 1).all()
+    centred = z - z.mean(axis=1, keepdims=True)
+    plain = np.einsum("mnd,mne->de", centred, centred)
+    np.testing.assert_allclose(WithinScatter.of(z).scatter, plain)
+
+
+@pytest.mark.parametrize("sizes", [[0, 0], [5], [1, 900], [0, 0, 2, 9000], [1, 2, 3]])
+def test_weights_bring_sizes_within_reach_of_the_median(sizes):
+    weights = bounded_weights(np.array(sizes, float))
+    assert ((weights > 0) & (weights <= 1)).all()
+    known = sorted(size for size in sizes if size)
+    limit = 3 * known[(len(known) - 1) // 2] if known else 0
+    assert (weights * sizes).tolist() == pytest.approx([min(size, limit) for size in sizes])
 
 
 def test_shrinkage_must_be_positive():

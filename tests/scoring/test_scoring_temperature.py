@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gmi_registry.scoring.confidence import TEMPERATURE, confidences
 from gmi_registry.scoring.default import whitened_distances
@@ -80,3 +82,18 @@ def test_without_anything_to_ask_the_usual_one_stands(models, prompts):
 
 def test_images_that_are_all_the_same_are_no_trouble():
     assert 0.25 <= fitted_temperature(np.ones((3, 9, 4), np.float16), np.arange(9)) <= 64
+
+
+@given(seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(["noise", "far", "mixed"]))
+@settings(max_examples=20, deadline=None)
+def test_one_model_moves_the_temperature_little(seed, kind):
+    images = hub(seed)[0].astype(np.float32)
+    rng = np.random.default_rng(seed)
+    rows = {
+        "noise": 9000 * rng.standard_normal(images.shape[1:]),
+        "far": 30 * images[3],
+        "mixed": images[rng.integers(0, 12, images.shape[1]), np.arange(images.shape[1])],
+    }
+    before = fitted_temperature(images, PROMPTS)
+    after = fitted_temperature(np.concatenate([images, rows[kind][None]]), PROMPTS)
+    assert before / 1.5 < after < before * 1.5

@@ -18,7 +18,7 @@ from typing import Any
 from gmi_registry.filters import plain_tags
 from gmi_registry.hubs.huggingface.download import COMMIT
 
-__all__ = ["Catalogue", "Entry"]
+__all__ = ["Catalogue", "Entry", "read_note", "write_note"]
 
 _VERSION = 1
 # Commits of one model that are remembered: offline, the newest whose files are here is used.
@@ -95,12 +95,12 @@ class Catalogue:
                 "listed": time.time(),
                 "models": [asdict(entry) for entry in sorted(fresh, key=lambda entry: entry.id)],
             }
-            _write(self.directory / "catalogue.json", document)
+            write_note(self.directory / "catalogue.json", document)
         return fresh
 
     def weights(self, model_id: str, sha: str) -> dict[str, str | None] | None:
         """Path to SHA-256 of the weight files at that commit, as :meth:`keep_weights` was told."""
-        note = _read(self._note(model_id))
+        note = read_note(self._note(model_id))
         files = note.get("files")
         if note.get("commit") != sha or not isinstance(files, dict):
             return None
@@ -112,13 +112,13 @@ class Catalogue:
 
     def keep_weights(self, model_id: str, sha: str, files: Mapping[str, str | None]) -> None:
         """Remember the weight files of a commit; those of the commit before are forgotten."""
-        _write(self._note(model_id), {"commit": sha, "files": dict(files)})
+        write_note(self._note(model_id), {"commit": sha, "files": dict(files)})
 
     def _note(self, model_id: str) -> Path:
         return self.directory / "weights" / f"{model_id.replace('/', '--')}.json"
 
     def _document(self) -> dict[str, Any]:
-        document = _read(self.directory / "catalogue.json")
+        document = read_note(self.directory / "catalogue.json")
         declared = document.get("format")
         known = isinstance(declared, dict) and declared.get("version") == _VERSION
         return document if known else {}
@@ -136,7 +136,8 @@ def _entry(value: Any) -> Entry | None:
     return entry if usable and isinstance(entry.id, str) else None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_note(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one where there is none that can be read."""
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -147,7 +148,8 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _write(path: Path, document: object) -> None:
+def write_note(path: Path, document: object) -> None:
+    """Put a document into a file, whole or not at all; where that fails nothing is remembered."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -160,6 +160,10 @@ class Downloads:
         place = self._folder(model_id) / "snapshots" / sha / path
         return place if place.is_file() else None
 
+    def holds(self, model_id: str) -> bool:
+        """Whether anything of the repository is on this disk under this name."""
+        return (self._folder(model_id) / "snapshots").is_dir()
+
     def known_missing(self, model_id: str, path: str, revision: str) -> bool:
         """Whether an earlier answer said that there is no such file at this commit."""
         if not COMMIT.fullmatch(revision):

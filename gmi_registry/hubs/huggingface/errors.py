@@ -33,7 +33,7 @@ from gmi_registry.errors import (
     SpecNotFoundError,
 )
 from gmi_registry.hubs.huggingface.limit import retry_after, wait_after
-from gmi_registry.hubs.huggingface.reach import NeverReached
+from gmi_registry.hubs.huggingface.reach import NeverReached, http_library
 from gmi_registry.spec.fields import unprintable
 
 __all__ = ["Asked", "explained", "offline_error", "translate"]
@@ -100,6 +100,11 @@ def translate(error: BaseException, asked: Asked) -> GmiError | None:
         return offline_error(asked) if known is None else known
     if isinstance(error, HfHubHTTPError):
         return _refusal(error, asked)
+    if isinstance(error, http_library.TooManyRedirects):
+        return HubError(
+            f"{asked.endpoint} sends requests for {asked.name} on and on, without an answer",
+            hint="check HF_ENDPOINT, or run the same command again later",
+        )
     if isinstance(error, _HTTP_ERROR):
         return _unreachable(error, asked)
     if isinstance(error, FileMetadataError):

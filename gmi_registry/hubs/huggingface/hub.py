@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,22 +16,25 @@ from huggingface_hub import HfApi, cached_assets_path, constants, get_token, is_
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from gmi_registry.errors import (
+    AuthError,
+    HubError,
     InputError,
     OfflineError,
     SpecNotFoundError,
     UnsupportedOperationError,
 )
-from gmi_registry.filters import Filters, Traits
+from gmi_registry.filters import Filters
 from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
 from gmi_registry.hubs.digest import FileDigests
 from gmi_registry.hubs.huggingface.catalogue import Catalogue
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
 from gmi_registry.hubs.huggingface.errors import Asked, explained, offline_error
 from gmi_registry.hubs.huggingface.listing import list_entries
-from gmi_registry.hubs.huggingface.models import Models, weight_files
+from gmi_registry.hubs.huggingface.models import Models, is_unknown, weight_files
+from gmi_registry.hubs.huggingface.names import Names, base_reference, kept_elsewhere
 from gmi_registry.hubs.huggingface.shelf import MANIFEST, TENSORS, Shelf
 from gmi_registry.hubs.huggingface.traffic import OnWait, Traffic
-from gmi_registry.hubs.protocol import Listing
+from gmi_registry.hubs.protocol import Listing, bases_in, with_base_names
 from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.spec import PREVIEW_NAME, SIGNATURE_NAME, SPEC_DIR, ModelRef
 from gmi_registry.spec.files import PREVIEW_LIMIT, SIGNATURE_LIMIT
@@ -37,8 +43,11 @@ from gmi_registry.spec.tensors import TENSORS_LIMIT
 
 __all__ = ["HuggingFaceHub"]
 
+_log = logging.getLogger(__name__)
+
 _LIBRARY = "gmi-registry"
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]/_-]+")
+_MOST_ASKED = 64
 _PREVIEW = f"{SPEC_DIR}/{PREVIEW_NAME}"
 _SIGNATURE = f"{SPEC_DIR}/{SIGNATURE_NAME}"
 
@@ -95,9 +104,15 @@ class HuggingFaceHub:
         self._downloads = Downloads(self._api, self._asked, hub_cache, offline=self.offline)
         self._catalogue = Catalogue(assets)
         self._shelf = Shelf(self.endpoint, self._downloads, self._catalogue)
+        self._names = Names(assets)
         self._models = Models(
-            self._api, self._downloads, FileDigests(assets / "digests"), workers=workers
+            self._api,
+            self._downloads,
+            FileDigests(assets / "digests"),
+            workers=workers,
+            names=self._names,
         )
+        self._workers = workers
 
     def close(self) -> None:
         """Stop counting requests; the hub can still be used."""
@@ -137,8 +152,11 @@ class HuggingFaceHub:
         else:
             self.traffic.open()
             entries = self._catalogue.keep(list_entries(self._api, self._asked))
-        passing = (it for it in entries if wanted.admits(Traits.listed("hf", it.tags)))
-        return map(self._shelf.listing, passing)
+            for entry in entries:
+                self._names.learn(entry.id, entry.id)  # in case that it took a former name
+        listings = [self._shelf.listing(entry) for entry in entries]
+        named = with_base_names(wanted, self, lambda: bases_in(listings))
+        return (listing for listing in listings if named.admits(listing.traits))
 
     def fetch_spec(self, ref: ModelRef) -> Path:
         """The folder ``gmi`` in huggingface_hub's cache, with the two files at one commit.
@@ -149,7 +167,7 @@ class HuggingFaceHub:
         where the model, its revision or one of the files is not there, AuthError for a gated or
         private model, OfflineError, RateLimitError and HubError.
         """
-        self._begin(ref)
+        ref = self._begin(ref)
         revision = self._revision(ref)
         fetch = self._downloads.fetch_checked
         try:
@@ -168,7 +186,7 @@ class HuggingFaceHub:
 
     def fetch_preview(self, ref: ModelRef) -> Path | None:
         """The contact sheet; None where the model has none, or offline where it is not here."""
-        self._begin(ref)
+        ref = self._begin(ref)
         try:
             return self._downloads.fetch_checked(
                 ref.id, _PREVIEW, self._revision(ref), limit=PREVIEW_LIMIT
@@ -182,7 +200,7 @@ class HuggingFaceHub:
         Nothing in it is checked. Costs at most two requests. Raises as :meth:`fetch_spec`, and
         OfflineError where it is not at hand.
         """
-        self._begin(ref)
+        ref = self._begin(ref)
         fetch = self._downloads.fetch_checked
         try:
             return fetch(ref.id, _SIGNATURE, self._revision(ref), limit=SIGNATURE_LIMIT)
@@ -197,7 +215,7 @@ class HuggingFaceHub:
         Costs at most two requests. Raises HubError for a broken card, and otherwise as
         :meth:`fetch_spec`.
         """
-        self._begin(ref)
+        ref = self._begin(ref)
         try:
             place = self._downloads.fetch_checked(
                 ref.id, CARD_NAME, self._revision(ref), limit=CARD_LIMIT
@@ -244,15 +262,127 @@ class HuggingFaceHub:
         self._begin(ref)
         revision = ref.revision
         if revision is not None and COMMIT.fullmatch(revision):
-            known = self._catalogue.weights(ref.id, revision)
-            if known is not None:
-                return known
+            for name in dict.fromkeys((ref.id, self._names.now(ref.id))):
+                known = self._catalogue.weights(name, revision)
+                if known is not None:
+                    return known
         if self.offline:
             return None
         info = self._models.info(ref.id, revision)
         files = weight_files(info)
-        self._catalogue.keep_weights(ref.id, info.sha, files)
+        self._catalogue.keep_weights(info.id, info.sha, files)
         return files
+
+    def weights_beside(self, ref: ModelRef, folder: Path) -> Mapping[str, str | None] | None:
+        """:meth:`weight_digests` at the commit of ``folder``, which :meth:`fetch_spec` gave."""
+        commit = folder.parent.name
+        pinned = replace(ref, revision=commit) if COMMIT.fullmatch(commit) else ref
+        return self.weight_digests(pinned)
+
+    def name_now(self, ref: ModelRef) -> ModelRef:
+        """``ref`` under the name that the hub is known to have for it, without a request.
+
+        It is known where the hub said so when it was asked about the model, this time or within a
+        week; without a network, whenever that was.
+        """
+        self._begin(ref)
+        told = self.traffic.moved(self.endpoint, "models", ref.id)
+        if told is not None and _is_name(told):
+            self._names.learn(ref.id, told)
+        if not (self.offline or self._names.knows(ref.id)):
+            return ref
+        now = self._names.now(ref.id)
+        return ref if now == ref.id else replace(ref, id=now)
+
+    def current(self, ref: ModelRef) -> ModelRef:
+        """Likewise, asked of the hub: one request. Offline as :meth:`name_now`.
+
+        Raises every error of the hub, SpecNotFoundError for a model that is not there.
+        """
+        self._begin(ref)
+        if self.offline:
+            return self.name_now(ref)
+        return replace(ref, id=self._models.info(ref.id, None).id)
+
+    def names_of_base(self, base: str, others: Iterable[str]) -> tuple[str, ...]:
+        """What ``base``, a full name, is called now, and those of ``others`` that mean the same.
+
+        A name that was renamed, or that is written in another case, means the present one; that of
+        a base which its owner deleted means the copy. What is not known is asked, a request for a
+        name, 64 names at most, and remembered for a week; where the hub cannot be asked the names
+        that are known have to do, and the log says so.
+        """
+        wanted = self._named(base)
+        if wanted is None:
+            return ()
+        answers = self._ask_names([wanted])
+        wanted = self._meant(wanted)
+        # Who renames keeps the owner, who transfers keeps the name; most others are other models.
+        parts = {part.casefold() for part in (*base.split("/"), *wanted.split("/"))}
+        others = sorted(
+            set(others), key=lambda it: (parts.isdisjoint(it.casefold().split("/")), it)
+        )
+        ids = {other: self._named(other) or other for other in others}
+        if answers:
+            self._ask_names([name for name in ids.values() if _is_name(name)])
+        alike = [it for it in others if self._meant(ids[it]).casefold() == wanted.casefold()]
+        return tuple(dict.fromkeys((wanted, *alike)))
+
+    def _named(self, base: str) -> str | None:
+        """The id in what a card calls a base, which may be an address; None for other words."""
+        try:
+            return base_reference(base, self.endpoint).id
+        except InputError:
+            return None
+
+    def _meant(self, name: str) -> str:
+        now = self._names.now(name)
+        return kept_elsewhere(now) or now
+
+    def _ask_names(self, names: list[str]) -> bool:
+        """Whether the hub told, as far as it was asked, what it calls these now."""
+        missing = [name for name in names if "/" in name and not self._names.knows(name)]
+        if self.offline or not missing:
+            return True
+        self.traffic.open()
+
+        def ask(name: str) -> None:
+            try:
+                found = str(self._models.info(name, None).id)
+            except (SpecNotFoundError, AuthError):
+                found = name
+            self._names.learn(name, found, keep=True)
+
+        if len(missing) > _MOST_ASKED:
+            _log.warning(
+                "of %d base models it was not asked whether they have another name now",
+                len(missing) - _MOST_ASKED,
+            )
+        try:
+            with ThreadPoolExecutor(self._workers) as pool:
+                for done in [pool.submit(ask, name) for name in missing[:_MOST_ASKED]]:
+                    done.result()
+        except HubError as error:
+            _log.warning("base models go by the names that are known: %s", error.message)
+            return False
+        return True
+
+    def base_weights(self, name: str) -> tuple[ModelRef, Mapping[str, str | None] | None]:
+        """The base model that a card calls ``name``, as it is called now, and its weights.
+
+        One request, and one more for a base that its owner deleted. Raises InputError for what is
+        no name, and otherwise as :meth:`weight_digests`.
+        """
+        ref = base_reference(name, self.endpoint)
+        elsewhere = kept_elsewhere(ref.id)
+        try:
+            weights = self.weight_digests(ref)
+        except (SpecNotFoundError, AuthError) as error:
+            if elsewhere is None or not is_unknown(error):
+                raise
+            ref = ModelRef("hf", elsewhere)
+            weights = self.weight_digests(ref)
+        return self.name_now(ref), weights
 
     def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> None:
         """Raises AuthError or HubError where :meth:`push_spec` could not even propose a change.
@@ -263,16 +393,17 @@ class HuggingFaceHub:
         from gmi_registry.hubs.huggingface.preflight import check_writable
 
         self._require_network(ref)
-        check_writable(self._api, ref)
+        check_writable(self._api, self.name_now(ref))
 
     def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = False) -> str:
         """Commit the files of ``folder`` beside the model, or propose it; returns the address."""
         from gmi_registry.hubs.huggingface.commit import push_spec
 
         self._require_network(ref)
-        return push_spec(self._api, ref, folder, create_pr=create_pr)
+        return push_spec(self._api, self.name_now(ref), folder, create_pr=create_pr)
 
-    def _begin(self, ref: ModelRef) -> None:
+    def _begin(self, ref: ModelRef) -> ModelRef:
+        """``ref``, or without a network the name under which the model lies on this disk."""
         if ref.hub != self.name:
             raise UnsupportedOperationError(
                 f"{ref} is not on this hub, whose models are called hf:owner/name",
@@ -280,6 +411,9 @@ class HuggingFaceHub:
             )
         if not self.offline:
             self.traffic.open()
+        elif not self._downloads.holds(ref.id):
+            return replace(ref, id=self._names.now(ref.id))
+        return ref
 
     def _require_network(self, ref: ModelRef) -> None:
         self._begin(ref)
@@ -297,3 +431,10 @@ class HuggingFaceHub:
             if here is not None:
                 return here.sha
         return ref.revision or constants.DEFAULT_REVISION
+
+
+def _is_name(text: str) -> bool:
+    try:
+        return ModelRef("hf", text).id == text
+    except InputError:
+        return False

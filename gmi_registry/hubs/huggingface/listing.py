@@ -69,16 +69,17 @@ def _entry(info: Any) -> Entry | None:
     if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
         _log.warning("hf:%s is listed without a commit, and is passed over", info.id)
         return None
-    downloads = info.downloads
+    downloads, gated = info.downloads, info.gated not in (None, False)
     return Entry(
         id=info.id,
         commits=(info.sha,),
         tags=plain_tags(info.tags),
-        gated=info.gated not in (None, False),
+        gated=gated,
         downloads=downloads if type(downloads) is int and 0 <= downloads < 2**53 else None,
         modified=None if info.last_modified is None else info.last_modified.isoformat(),
         seen=time.time(),
-        has_spec=not _lacks_spec(info.siblings, info.tags or ()),
+        # Of a gated one whether it may be read shows when it is asked for.
+        has_spec=gated or not _lacks_spec(info.siblings, info.tags or ()),
     )
 
 

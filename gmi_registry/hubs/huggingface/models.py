@@ -12,13 +12,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-from gmi_registry.errors import AuthError, HubError, InputError, SpecNotFoundError
+from gmi_registry.errors import AuthError, GmiError, HubError, InputError, SpecNotFoundError
 from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
 from gmi_registry.hubs.digest import FileDigests
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads, has_stated_digest
 from gmi_registry.hubs.huggingface.errors import explained, offline_error
 from gmi_registry.hubs.huggingface.listing import SPEC_TAG
+from gmi_registry.hubs.huggingface.names import Names, base_reference, kept_elsewhere
 from gmi_registry.hubs.huggingface.patience import patiently
 from gmi_registry.hubs.huggingface.selection import (
     INDEX_NAME,
@@ -31,7 +33,7 @@ from gmi_registry.hubs.weights import kind_of_file
 from gmi_registry.model import Kind, ModelCard, ModelFiles
 from gmi_registry.spec import ModelRef, WeightFile
 
-__all__ = ["Models", "weight_files"]
+__all__ = ["Models", "is_unknown", "weight_files"]
 
 T = TypeVar("T")
 
@@ -48,16 +50,23 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class Models:
     """Fetches whole models through ``downloads``, ``workers`` files at once.
 
-    ``digests`` remembers what was hashed.
+    ``digests`` remembers what was hashed, ``names`` what the hub calls the models.
     """
 
     def __init__(
-        self, api: HfApi, downloads: Downloads, digests: FileDigests, *, workers: int
+        self,
+        api: HfApi,
+        downloads: Downloads,
+        digests: FileDigests,
+        *,
+        workers: int,
+        names: Names | None = None,
     ) -> None:
         self._api = api
         self._downloads = downloads
         self._digests = digests
         self._workers = workers
+        self._names = names
 
     def fetch(self, ref: ModelRef) -> ModelFiles:
         """The model at its revision, with its base, as :meth:`.HuggingFaceHub.fetch_model` says."""
@@ -70,8 +79,9 @@ class Models:
     def info(self, model_id: str, revision: str | None) -> Any:
         """huggingface_hub's ``ModelInfo`` with the size and digest of every file: one request.
 
-        Its ``sha`` is a full commit and its ``id`` the one asked for. Raises every error of the
-        hub, and HubError for a model that is now called something else.
+        Its ``sha`` is a full commit. Its ``id`` is what the hub calls the model now, which is
+        another one than was asked for where it was renamed or the case is another. Raises every
+        error of the hub.
         """
         asked = self._downloads.asked(model_id, revision=revision)
         if self._downloads.offline:
@@ -88,18 +98,19 @@ class Models:
             actual = ModelRef("hf", info.id)
         except (InputError, TypeError):
             raise HubError(f"{asked.name}: the hub gives it an impossible name") from None
-        if actual.id != model_id:
-            raise HubError(f"{asked.name} is now called {actual}", hint=f"use that name: {actual}")
+        if self._names is not None:
+            self._names.learn(model_id, actual.id)
         return info
 
     def _fetch(self, ref: ModelRef, above: tuple[str, ...], *, config_only: bool) -> ModelFiles:
+        info = self.info(ref.id, ref.revision)
+        asked, ref = ref, dataclasses.replace(ref, id=info.id)
         if ref.id in above or len(above) >= _LONGEST_CHAIN:
             chain = " -> ".join((*above, ref.id))
             raise HubError(
                 f"the base models go round in a circle, or on for too long: {chain}",
-                hint=f"mend base_model in the model card of hf:{ref.id}",
+                hint=f"mend base_model in the model card of {asked.repository}",
             )
-        info = self.info(ref.id, ref.revision)
         files = _files(info)
         paths = {file.path for file in files}
         card = self._card(info, CARD_NAME in paths)
@@ -132,9 +143,14 @@ class Models:
     ) -> ModelFiles:
         what = f"the base model of hf:{model_id}, {name[:100]}"
         try:
-            return self._fetch(
-                ModelRef("hf", name.removeprefix("hf:")), above, config_only=config_only
-            )
+            ref = base_reference(name, self._downloads.asked(model_id).endpoint)
+            elsewhere = kept_elsewhere(ref.id)
+            try:
+                return self._fetch(ref, above, config_only=config_only)
+            except (SpecNotFoundError, AuthError) as error:
+                if elsewhere is None or not is_unknown(error):
+                    raise
+            return self._fetch(ModelRef("hf", elsewhere), above, config_only=config_only)
         except InputError:
             raise HubError(
                 f"{what}, is not the name of a model on Hugging Face",
@@ -229,6 +245,12 @@ class Models:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+def is_unknown(error: GmiError) -> bool:
+    """Whether the hub said that there is no such repository, or none that this account may know."""
+    cause = error.__cause__
+    return isinstance(cause, RepositoryNotFoundError) and not isinstance(cause, GatedRepoError)
 
 
 def weight_files(info: Any) -> dict[str, str | None]:

@@ -16,7 +16,7 @@ from huggingface_hub import set_client_factory
 from huggingface_hub.utils import _http as client_http
 
 from gmi_registry.hubs.huggingface.limit import LONGEST_WAIT, wait_after
-from gmi_registry.hubs.huggingface.reach import Reach
+from gmi_registry.hubs.huggingface.reach import Reach, require_same_host
 
 __all__ = ["OnWait", "Traffic", "announce_wait"]
 
@@ -90,6 +90,10 @@ class Traffic:
     ) -> None:
         self.close()
 
+    def moved(self, endpoint: str, kind: str, repo_id: str) -> str | None:
+        """As :meth:`.Reach.moved`, since the first Traffic that is open was opened."""
+        return _hook.moved(endpoint, kind, repo_id)
+
     def count(self, method: str) -> None:
         """One request more."""
         with self._lock:
@@ -153,7 +157,11 @@ class _Hook:
         for traffic in self._open:
             traffic.count(request.method)
 
+    def moved(self, endpoint: str, kind: str, repo_id: str) -> str | None:
+        return self._reach.moved(endpoint, kind, repo_id)
+
     def received(self, response: Any) -> None:
+        require_same_host(response)
         # The client would sleep for any time that it is told to.
         if response.status_code == 429 and wait_after(response.headers, LONGEST_WAIT) is None:
             client_http.hf_raise_for_status(response)

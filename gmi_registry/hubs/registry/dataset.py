@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,8 @@ DEFAULT_REGISTRY = "gmi-registry/specs"
 REPO_TYPE: Literal["dataset"] = "dataset"
 """What the hub calls the kind of its repository."""
 
+_log = logging.getLogger(__name__)
+
 _LIBRARY = "gmi-registry"
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]/_-]+")
 
@@ -60,8 +63,8 @@ class Dataset:
     """The dataset ``asked`` names, read through ``api``; files are kept in ``cache_dir``.
 
     Every method raises errors of this package: AuthError and SpecNotFoundError for a dataset that
-    is not there or may not be read, HubError for one that is now called something else,
-    OfflineError where ``offline`` stands in the way, RateLimitError and HubError.
+    is not there or may not be read, OfflineError where ``offline`` stands in the way,
+    RateLimitError and HubError.
     """
 
     def __init__(self, api: HfApi, asked: AskedDataset, cache_dir: Path, *, offline: bool) -> None:
@@ -69,6 +72,7 @@ class Dataset:
         self.asked = asked
         self.id = str(asked.id)
         self.offline = offline
+        self._told = ""
         self._downloads = Downloads(api, asked, cache_dir, offline=offline, repo_type=REPO_TYPE)
 
     @classmethod
@@ -125,11 +129,12 @@ class Dataset:
             actual = ModelRef("hf", info.id).id
         except (InputError, TypeError):
             raise HubError(f"{self.asked.name}: the hub gives it an impossible name") from None
-        if actual.casefold() != self.id.casefold():
-            raise HubError(
-                f"{self.asked.name} is now called {actual}",
-                hint=f"use that name: --registry {actual}, or GMI_REGISTRY={actual}",
+        if actual.casefold() not in (self.id.casefold(), self._told):
+            # The hub says that it is the same one; who names it in a setting is to know.
+            _log.warning(
+                "%s is now called %s, and is used under that name", self.asked.name, actual
             )
+            self._told = actual.casefold()
         return str(info.sha)
 
     def tree(self, sha: str, folder: str | None = None) -> dict[str, StoredFile]:

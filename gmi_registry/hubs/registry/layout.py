@@ -13,14 +13,18 @@ weights, 64 hex digits in the place of a revision. No commit looks like that, wh
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Mapping
 
 from gmi_registry.errors import (
+    HubError,
     InputError,
     SpecError,
     SpecFormatError,
     UnsupportedOperationError,
 )
+from gmi_registry.hubs.huggingface.selection import RepoFile, select_pipeline
 from gmi_registry.spec import (
     MANIFEST_NAME,
     PREVIEW_NAME,
@@ -31,6 +35,7 @@ from gmi_registry.spec import (
     Manifest,
     ModelRef,
 )
+from gmi_registry.spec.canonical import canonical_digest
 from gmi_registry.spec.files import PREVIEW_LIMIT, SIGNATURE_LIMIT
 from gmi_registry.spec.manifest import MANIFEST_LIMIT
 from gmi_registry.spec.reference import HubName
@@ -48,6 +53,7 @@ __all__ = [
     "parse_entry",
     "parse_file",
     "require_place",
+    "weights_ids",
 ]
 
 ENTRY_FILES = {
@@ -88,6 +94,22 @@ def entry_of(model: DescribedModel) -> ModelRef:
     ref = ModelRef(model.hub, model.id, revision)
     entry_path(ref)
     return ref
+
+
+def weights_ids(own: Mapping[str, str | None]) -> set[str]:
+    """The ids that a specification of a model may give its weights (SPEC.md section 2).
+
+    ``own`` is path to SHA-256 (hex) of all weight files in its repository. A specification is of
+    one file at the root, or of one set of the files in folders; other choices are not looked for.
+    """
+    files = [RepoFile(path, sha256=digest) for path, digest in own.items() if digest is not None]
+    chosen: list[tuple[RepoFile, ...]] = [(file,) for file in files if "/" not in file.path]
+    folders = {file.path.partition("/")[0] for file in files if file.path.count("/") == 1}
+    if folders:
+        index = {folder: ["", ""] for folder in folders}
+        with contextlib.suppress(HubError):
+            chosen.append(select_pipeline("", files, index).weights)
+    return {canonical_digest([[file.path, file.sha256] for file in each]) for each in chosen}
 
 
 def require_place(manifest: bytes, ref: ModelRef) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -29,6 +29,7 @@ from gmi_registry.hubs.registry.layout import (
     is_entry,
     model_folder,
     require_place,
+    weights_ids,
 )
 from gmi_registry.hubs.registry.shelf import Entry, Listed, Shelf, entries_of
 from gmi_registry.hubs.registry.verified import read_verified
@@ -126,6 +127,9 @@ class Registry:
         They are links there, as :meth:`.HuggingFaceHub.fetch_spec` makes them. A reference that is
         not pinned means the only entry of the model, and on Civitai the newest version of several.
 
+        A model of Hugging Face may have been renamed since: where the registry has nothing for its
+        name and these weights, an entry of the same weights under another name is the model's.
+
         Raises SpecNotFoundError where the registry has no such specification, or several of a model
         on Hugging Face; SpecFormatError for one that describes another version or other weights
         than its place says; AuthError, OfflineError, RateLimitError and HubError.
@@ -134,10 +138,24 @@ class Registry:
         try:
             return self._fetch(entry, commit)
         except SpecNotFoundError as error:
-            # The registry's history may be cut: then its head has what an older commit had.
-            if self.offline or not isinstance(error.__cause__, RevisionNotFoundError):
+            if self.offline:
                 raise
-            return self._fetch(entry, self.head())
+            # The registry's history may be cut: then its head has what an older commit had.
+            if isinstance(error.__cause__, RevisionNotFoundError):
+                return self._fetch(entry, self.head())
+            renamed = self._renamed(self._list("hf"), entry) if entry.hub == "hf" else None
+            if renamed is None:
+                raise
+            return self._fetch(renamed.ref, renamed.commit)
+
+    def find_weights(self, own: Mapping[str, str | None]) -> ModelRef | None:
+        """The first entry that describes the weights of a model of Hugging Face, under any name.
+
+        ``own`` is path to SHA-256 (hex) of the model's weight files. Costs a listing.
+        """
+        ids = weights_ids(own)
+        entries = (self._kept("hf") if self.offline else self._list("hf")).entries
+        return next((entry.ref for entry in entries if entry.ref.revision in ids), None)
 
     def fetch_preview(self, ref: ModelRef) -> Path | None:
         """The contact sheet; None where there is none, or offline where it is not here."""
@@ -248,7 +266,9 @@ class Registry:
         if is_entry(ref):
             entry = ModelRef(ref.hub, ref.id, ref.revision)
             known = None if listed is None else listed.by_ref.get(entry)
-            return entry, self.head() if known is None else known.commit
+            if known is None and listed is not None:
+                known = self._renamed(listed, entry)
+            return (entry, self.head()) if known is None else (known.ref, known.commit)
         if listed is not None:
             entries = [entry for entry in listed.entries if entry.ref.id == ref.id]
         else:
@@ -264,6 +284,12 @@ class Registry:
                 hint=f"name one: {names}",
             )
         return entries[-1].ref, entries[-1].commit
+
+    def _renamed(self, listed: Listed, ref: ModelRef) -> Entry | None:
+        """An entry of the same weights under another name."""
+        if ref.hub != "hf":
+            return None
+        return next((it for it in listed.entries if it.ref.revision == ref.revision), None)
 
     def _fetch(self, entry: ModelRef, commit: str) -> Path:
         try:

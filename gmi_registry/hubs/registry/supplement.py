@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,8 @@ from gmi_registry.errors import GmiError
 from gmi_registry.filters import Filters
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.huggingface.traffic import Traffic
-from gmi_registry.hubs.protocol import Listing
+from gmi_registry.hubs.protocol import Listing, bases_in, with_base_names
+from gmi_registry.hubs.registry.layout import is_entry
 from gmi_registry.hubs.registry.registry import Registry
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef, read_manifest
@@ -39,7 +40,6 @@ class SupplementedHub:
         self.registry = registry
         # They share a client, whose requests are counted once.
         registry.traffic = hub.traffic
-        self._entries: dict[ModelRef, Listing] = {}
 
     @property
     def endpoint(self) -> str:
@@ -89,12 +89,14 @@ class SupplementedHub:
         described = {listing.ref.repository for listing in own if listing.has_spec}
         others: dict[ModelRef, list[Listing]] = {}
         for listing in self._listed():
-            if listing.ref.repository not in described:
+            # A model that is known to have another name now is listed under that.
+            if self.hub.name_now(listing.ref).repository not in described:
                 others.setdefault(listing.ref.repository, []).append(listing)
+        named = with_base_names(wanted, self, lambda: bases_in(own))
         passing = [
             listing
             for listing in own
-            if listing.ref.repository not in others and wanted.admits(listing.traits)
+            if listing.ref.repository not in others and named.admits(listing.traits)
         ]
         return chain(passing, (self._current(each) for each in others.values()))
 
@@ -102,10 +104,33 @@ class SupplementedHub:
         """Beside the model, or out of the registry where ``ref`` is one of its entries."""
         return self.registry.fetch_spec(ref) if self._is_entry(ref) else self.hub.fetch_spec(ref)
 
+    def find_entry(self, ref: ModelRef) -> ModelRef | None:
+        """The registry's entry of a model as the hub has it now; None where there is none.
+
+        Where none has the model's name, one of the same weights is the model's, which was renamed.
+        A registry that cannot be asked has none.
+        """
+        if ref.revision is not None:
+            return None
+        entries = [item for item in self._listed() if item.ref.repository == ref.repository]
+        if entries:
+            return self._current(entries).ref
+        try:
+            own = self.hub.weight_digests(ref)
+            return self.registry.find_weights(own) if own else None
+        except GmiError as error:
+            _log.info("%s: the registry is left out: %s", ref, error.message)
+            return None
+
     def fetch_preview(self, ref: ModelRef) -> Path | None:
         """Likewise."""
         place = self.registry if self._is_entry(ref) else self.hub
         return place.fetch_preview(ref)
+
+    def fetch_signature(self, ref: ModelRef) -> Path | None:
+        """Likewise; nothing in it is checked."""
+        place = self.registry if self._is_entry(ref) else self.hub
+        return place.fetch_signature(ref)
 
     def fetch_model(self, ref: ModelRef) -> ModelFiles:
         """As :meth:`.HuggingFaceHub.fetch_model`."""
@@ -118,6 +143,24 @@ class SupplementedHub:
     def weight_digests(self, ref: ModelRef) -> Mapping[str, str | None] | None:
         """As :meth:`.HuggingFaceHub.weight_digests`; of an entry's model as it is now."""
         return self.hub.weight_digests(ref.without_revision if self._is_entry(ref) else ref)
+
+    def weights_beside(self, ref: ModelRef, folder: Path) -> Mapping[str, str | None] | None:
+        """As :meth:`.HuggingFaceHub.weights_beside`; of an entry's model as it is now."""
+        if self._is_entry(ref):
+            return self.weight_digests(ref)
+        return self.hub.weights_beside(ref, folder)
+
+    def name_now(self, ref: ModelRef) -> ModelRef:
+        """As :meth:`.HuggingFaceHub.name_now`."""
+        return self.hub.name_now(ref)
+
+    def names_of_base(self, base: str, others: Iterable[str]) -> tuple[str, ...]:
+        """As :meth:`.HuggingFaceHub.names_of_base`."""
+        return self.hub.names_of_base(base, others)
+
+    def current(self, ref: ModelRef) -> ModelRef:
+        """As :meth:`.HuggingFaceHub.current`."""
+        return self.hub.current(ref)
 
     def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> None:
         """As :meth:`.HuggingFaceHub.check_writable`."""
@@ -133,11 +176,11 @@ class SupplementedHub:
         except GmiError as error:
             _log.info("searching without the registry: %s", error.message)
             found = []
-        self._entries = {listing.ref: listing for listing in found}
         return found
 
     def _is_entry(self, ref: ModelRef) -> bool:
-        return ref in self._entries
+        # Listed or not: no commit has 64 digits.
+        return ref.hub == self.name and is_entry(ref)
 
     def _current(self, listings: list[Listing]) -> Listing:
         if len(listings) == 1:

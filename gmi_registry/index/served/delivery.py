@@ -20,7 +20,7 @@ from gmi_registry.index.served.row import FILTERED, Row, images_id, point_id
 from gmi_registry.index.served.storage import stored_facts
 from gmi_registry.index.stack import Stack
 from gmi_registry.index.standing import Standing
-from gmi_registry.spec import EncoderRef, ModelRef
+from gmi_registry.spec import EncoderRef
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -43,15 +43,14 @@ _IDS = 10_000
 class Delivery:
     """What was done. ``collection`` is the name that searches use, ``own`` that of the collection
     behind it. Of ``models``, ``sent`` were sent now; the others were there already. ``replaced``
-    are collections that were taken away: versions before this one, and uploads that nobody ended.
-    ``left_out`` are members of the group that cannot be compared with the others."""
+    are collections that were taken away: versions before this one, and uploads that nobody
+    ended."""
 
     collection: str
     own: str
     models: int
     sent: int
     replaced: tuple[str, ...]
-    left_out: tuple[ModelRef, ...]
 
 
 def serve_into(
@@ -135,7 +134,6 @@ class _Loading:
             models=len(self.rows),
             sent=sent,
             replaced=replaced,
-            left_out=tuple(entry.model for entry in self.stack.outliers),
         )
 
     def _create(self) -> None:

@@ -25,6 +25,7 @@ from gmi_registry.errors import SpecFormatError, UnsupportedVersionError
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.served.place import again
 from gmi_registry.index.stack import Stack
+from gmi_registry.index.stored.draft import agreed
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.spec import EncoderRef
@@ -100,6 +101,7 @@ class Facts:
         kept in ``collection``."""
         first = stack.entries[0]
         scatter = stack.scatter
+        everybody = range(len(stack.names))
         return cls(
             collection=collection,
             models=len(stack.entries),
@@ -111,7 +113,7 @@ class Facts:
             temperature=stack.temperature,
             centre=np.asarray(np.mean(stack.means, axis=0, dtype=np.float64), np.float32),
             whitening=scatter.whitening(SHRINKAGE).astype(np.float32),
-            prompt_embeddings=np.asarray(stack.prompt_embeddings, np.float16),
+            prompt_embeddings=agreed([held for held, _ in stack.prompts_held(everybody)]),
         )
 
     def styles(self, means: Floats) -> NDArray[np.float64]:

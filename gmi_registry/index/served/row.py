@@ -58,6 +58,9 @@ class Row(Part):
     stale: bool | None = None
     trust: Trust | None = None
     hub_tags: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
+    described_as: (
+        Annotated[str, StringConstraints(max_length=700), AfterValidator(_reference)] | None
+    ) = None
 
     @classmethod
     def of(cls, entry: IndexEntry, standing: Standing) -> Row:
@@ -78,6 +81,7 @@ class Row(Part):
                 stale=standing.stale,
                 trust=standing.trust,
                 hub_tags=entry.hub_tags,
+                described_as=None if entry.described_as is None else str(entry.described_as),
             )
         except ValidationError as error:
             raise SpecFormatError(
@@ -143,6 +147,7 @@ class Row(Part):
             prompts=facts.prompts,
             key=facts.key,
             hub_tags=self.hub_tags,
+            described_as=None if self.described_as is None else ModelRef.parse(self.described_as),
         )
 
 

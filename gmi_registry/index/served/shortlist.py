@@ -15,9 +15,10 @@ from gmi_registry.index.image_question import ImageQuestion
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.question import Near, PromptValues
 from gmi_registry.index.served.facts import Facts
-from gmi_registry.index.stack import Stack
+from gmi_registry.index.stack import Held, Stack
 from gmi_registry.scoring import Candidates, WithinScatter
 from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.sweep import norm_range
 from gmi_registry.spec import ModelRef
 
 __all__ = ["Measured", "Shortlist", "unserved"]
@@ -36,7 +37,6 @@ class Shortlist:
     facts: Facts
     entries: Sequence[IndexEntry]
     fetch: Images
-    outliers: Sequence[IndexEntry] = ()
 
     @property
     def key(self) -> ComparabilityKey:
@@ -47,8 +47,15 @@ class Shortlist:
         return [str(entry.model) for entry in self.entries]
 
     @property
-    def prompt_embeddings(self) -> NDArray[np.float16]:
-        return self.facts.prompt_embeddings
+    def prompts(self) -> tuple[str, ...]:
+        return self.facts.prompts
+
+    def prompts_held(self, rows: Sequence[int]) -> Sequence[Held]:
+        return [(self.facts.prompt_embeddings, np.arange(len(rows)))]
+
+    @property
+    def text_dim(self) -> int:
+        return int(self.facts.prompt_embeddings.shape[-1])
 
     @property
     def image_prompt(self) -> NDArray[np.int32]:
@@ -82,10 +89,15 @@ class Shortlist:
     def portions(self, rows: Sequence[int]) -> Sequence[NDArray[np.intp]]:
         return [np.arange(len(rows))]
 
+    def row_norms(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        return norm_range(self.images(rows))
+
     def at_hand(self, rows: Sequence[int]) -> bool:
         return True
 
-    def candidates(self, rows: Sequence[int], *, grams: bool = True) -> Candidates:
+    def candidates(
+        self, rows: Sequence[int], prompt_embeddings: Floats, *, grams: bool = True
+    ) -> Candidates:
         raise unserved("all embeddings")
 
 
@@ -129,6 +141,9 @@ class Measured:
         if count < 1 or not len(rows):
             return [()] * len(rows)
         return self.question.best_prompts(stack, rows, count)
+
+    def faults(self, stack: Stack, rows: Sequence[int]) -> Sequence[str | None]:
+        return self.question.faults(stack, rows)
 
 
 def unserved(what: str) -> UnsupportedOperationError:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from gmi_registry.errors import SpecFormatError
 from gmi_registry.index.key import ComparabilityKey
-from gmi_registry.index.stored.agreement import agree, agreed
 from gmi_registry.index.stored.delivery import Delivery
 from gmi_registry.index.stored.fault import AGAIN
 from gmi_registry.index.stored.layout import ArrayLayout, part_layout, prompts_layout
@@ -32,7 +31,7 @@ from gmi_registry.scoring.default import mean_images
 from gmi_registry.spec import EncoderRef
 from gmi_registry.spec.tensors import NORM_RANGE
 
-__all__ = ["GroupDraft", "Line", "PartDraft"]
+__all__ = ["GroupDraft", "Line", "PartDraft", "agreed"]
 
 _PART_ROWS = 1000
 _PART_BYTES = 256 * 1024 * 1024
@@ -112,23 +111,14 @@ class GroupDraft:
         """Where its files lie."""
         return self._key_record.folder
 
-    def agrees(self, row: Row) -> bool:
-        """Whether a row's prompt embeddings are the group's; yes, where nobody knows these yet."""
-        return self._prompts is None or agree(self._prompts, row.indexed.prompt_embeddings)
-
-    def written(self) -> tuple[PartDraft | None, list[Row], list[Row]]:
-        """Make a part of the rows that wait: the part, its rows, and those that do not agree.
-
-        The first rows of a new group decide by their majority what its prompt embeddings are.
-        """
-        waiting = list(self.waiting.values())
+    def written(self) -> tuple[PartDraft | None, list[Row]]:
+        """Make a part of the rows that wait, and return it with them; None for no rows."""
+        rows = list(self.waiting.values())
         self.waiting.clear()
-        if self._prompts is None and waiting:
-            self._prompts = agreed(row.indexed.prompt_embeddings for row in waiting)
-        rows = [row for row in waiting if self.agrees(row)]
-        refused = [row for row in waiting if not self.agrees(row)]
         if not rows:
-            return None, [], refused
+            return None, []
+        if self._prompts is None:
+            self._prompts = agreed([row.indexed.prompt_embeddings for row in rows])
         upper = np.triu(np.ones((self.images, self.images), bool), 1)
         images = np.stack([row.indexed.image_embeddings for row in rows])
         grams = np.zeros((len(rows), max(1, int(upper.sum()))), np.float32)
@@ -137,7 +127,7 @@ class GroupDraft:
         lines = [self.line(row) for row in rows]
         part = self._put(lines, images, mean_images(images), grams)
         self.parts.append(part)
-        return part, rows, refused
+        return part, rows
 
     def line(self, row: Row) -> Line:
         """The metadata of a row. Raises pydantic's ValidationError for an impossible entry."""
@@ -254,6 +244,15 @@ class GroupDraft:
         for part in self.parts:
             for row in part.live:
                 yield part.lines[row][0], part, row
+
+
+def agreed(candidates: Sequence[NDArray[np.float16]]) -> NDArray[np.float16]:
+    """What most of ``candidates`` [P, E], at least one, nearly say: the median of each number.
+
+    They come with specifications, so strangers made them. Nobody is left out for other ones, and
+    a search with words embeds the prompts itself; this is for programs that have no encoder.
+    """
+    return np.asarray(np.median(np.stack(candidates).astype(np.float32), axis=0), np.float16)
 
 
 def _runs(parts: list[PartDraft], most: int) -> list[list[PartDraft]]:

@@ -63,6 +63,7 @@ class StoredEntries(Sequence[IndexEntry]):
         return [self._known[place] for place in places]
 
     def _entry(self, line: dict[str, Any]) -> IndexEntry:
+        former = line.get("described_as")
         return IndexEntry(
             model=ModelRef.parse(line["model"]),
             digest=line["digest"],
@@ -76,5 +77,6 @@ class StoredEntries(Sequence[IndexEntry]):
             downloads=line.get("downloads"),
             prompt_set=line.get("prompt_set", self._prompt_set),
             hub_tags=tuple(line.get("hub_tags", ())),
+            described_as=None if former is None else ModelRef.parse(former),
             **self._shared,
         )

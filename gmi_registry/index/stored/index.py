@@ -180,6 +180,10 @@ class StoredIndex:
         """Let the cache go. Arrays that were handed out stay valid."""
         self._ledger.close()
 
+    def base_models(self) -> set[str]:
+        """What base models are called, in lower case, in all indexes that the cache knows."""
+        return self._ledger.base_models()
+
     def find(self, model: ModelRef) -> tuple[StoredStack, int] | None:
         """The group and row of a model, whatever its revision; None where it is not indexed."""
         return self._found(str(model.identity))

@@ -24,7 +24,7 @@ from gmi_registry.index.standing import Standing
 from gmi_registry.index.stored.database import opened
 from gmi_registry.index.stored.line import EntryLine
 from gmi_registry.index.stored.members import Member, Members
-from gmi_registry.index.stored.selection import stored_words
+from gmi_registry.index.stored.selection import BASE_WORDS, stored_words
 from gmi_registry.spec import ModelRef
 
 __all__ = ["Ledger", "LedgerError"]
@@ -148,6 +148,12 @@ class Ledger:
             )
         )
         return [found[row] for row in wanted]
+
+    def base_models(self) -> set[str]:
+        """What base models are called in any index, folded."""
+        first, last = BASE_WORDS
+        found = self._ask("select distinct tag from tag where tag >= ? and tag < ?", first, last)
+        return {word.removeprefix(first) for (word,) in found}
 
     def downloads(self, rows: Iterable[int]) -> dict[int, int | None]:
         """Download counts of rows."""

@@ -27,8 +27,8 @@ class EntryLine(Part):
     """What :class:`~gmi_registry.index.IndexEntry` and :class:`~gmi_registry.index.Standing` say of
     one model, less what all models of its group have in common.
 
-    ``model`` is the reference as text. ``prompt_set`` is there only where the author gave the
-    group's prompts another name.
+    ``model`` and ``described_as`` are references as text. ``prompt_set`` is there only where the
+    author gave the group's prompts another name.
     """
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=600)]
@@ -48,15 +48,19 @@ class EntryLine(Part):
     trust: Trust | None = None
     stamp: Text | None = None
     hub_tags: Annotated[tuple[Name, ...], Field(max_length=1000)] | None = None
+    described_as: Annotated[str, StringConstraints(min_length=1, max_length=600)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        try:
-            spelled = str(ModelRef.parse(self.model))
-        except InputError as error:
-            raise ValueError(error.message) from None
-        if spelled != self.model:
-            raise ValueError(f"the model is not written as {spelled}")
+        for name in (self.model, self.described_as):
+            if name is None:
+                continue
+            try:
+                spelled = str(ModelRef.parse(name))
+            except InputError as error:
+                raise ValueError(error.message) from None
+            if spelled != name:
+                raise ValueError(f"the model is not written as {spelled}")
         return self
 
     @property
@@ -104,24 +108,8 @@ class EntryLine(Part):
             trust=standing.trust,
             stamp=standing.stamp,
             hub_tags=entry.hub_tags or None,
+            described_as=None if entry.described_as is None else str(entry.described_as),
         )
-
-    def described(
-        self, model: ModelRef, standing: Standing, *, nsfw: bool, hub_tags: tuple[str, ...]
-    ) -> EntryLine:
-        """The line of the same specification with what a hub says of it now.
-
-        Raises pydantic's ValidationError for what no hub may say.
-        """
-        told = {
-            "model": str(model),
-            "nsfw": nsfw,
-            "stale": standing.stale,
-            "trust": standing.trust,
-            "stamp": standing.stamp,
-            "hub_tags": hub_tags or None,
-        }
-        return EntryLine(**dict(self) | told)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON, without the line's end."""

@@ -7,12 +7,15 @@ from collections.abc import Collection, Iterator
 
 from gmi_registry.filters import Clause, Field, Filters, Traits
 
-__all__ = ["Selection", "stored_words"]
+__all__ = ["BASE_WORDS", "Selection", "stored_words"]
 
 # As one text: a tuple for each of a hundred thousand rows takes longer than to find them.
 _TAGGED = "select group_concat(row) from tag where tag in"
 _ROWS = "select group_concat(id) from row where"
 _MARKS = {"stale": "stale <> 0", "mature": "nsfw <> 0 and hub = 'civitai'"}
+
+BASE_WORDS = "base_model\n", "base_model\v"
+"""Between these are the words that stand for base models."""
 
 Question = tuple[str, tuple[object, ...]]
 """SQL that gives the numbers of rows with commas between, or null, and its values."""

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.filters import Filters
-from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.selection import as_rows
+from gmi_registry.index.stack import Held
 from gmi_registry.index.standing import Standing
 from gmi_registry.index.stored.delivery import Delivery
 from gmi_registry.index.stored.entries import StoredEntries
@@ -31,6 +31,7 @@ from gmi_registry.index.stored.selection import Selection
 from gmi_registry.index.stored.statistics import Statistics
 from gmi_registry.scoring import Candidates, WithinScatter, gram
 from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.sweep import norm_range
 from gmi_registry.spec import EncoderRef
 
 __all__ = ["StoredStack"]
@@ -81,7 +82,7 @@ class StoredStack:
         self._maps: dict[tuple[str, int], NDArray[Any]] = {}
         self.key: ComparabilityKey = record.key.key
         self.encoder: EncoderRef = record.encoder
-        self.prompt_embeddings: NDArray[np.float16] = delivery.prompts(record)
+        self._prompt_embeddings = delivery.prompts(record)
         self._statistics: Statistics = delivery.statistics(record)
         # Those of a large group are looked at once, when its frame is made.
         if not self._is_large:
@@ -112,10 +113,13 @@ class StoredStack:
         """The texts that all members answered: P of them."""
         return self._record.prompt_set.prompts
 
+    def prompts_held(self, rows: Sequence[int]) -> Sequence[Held]:
+        # Those of each member are not kept: who writes an index knows no encoder, and readers do.
+        return [(self._prompt_embeddings, np.arange(len(rows)))]
+
     @property
-    def outliers(self) -> Sequence[IndexEntry]:
-        # They are refused when the index is written.
-        return ()
+    def text_dim(self) -> int:
+        return self.encoder.text_dim
 
     @cached_property
     def image_prompt(self) -> NDArray[np.int32]:
@@ -183,6 +187,9 @@ class StoredStack:
         order = np.lexsort((self._within[places], self._part[places]))
         return [order[start : start + _AT_ONCE] for start in range(0, len(order), _AT_ONCE)]
 
+    def row_norms(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        return norm_range(self.images(rows))
+
     def at_hand(self, rows: Sequence[int]) -> bool:
         parts = np.unique(self._part[np.asarray(rows, np.intp)]).tolist()
         return all(self._delivery.has_images(self._parts[part]) for part in parts)
@@ -198,12 +205,14 @@ class StoredStack:
         out.transpose(0, 2, 1)[:, upper] = stored
         return out
 
-    def candidates(self, rows: Sequence[int], *, grams: bool = True) -> Candidates:
+    def candidates(
+        self, rows: Sequence[int], prompt_embeddings: Floats, *, grams: bool = True
+    ) -> Candidates:
         counts = self._ledger.downloads(int(self._rows[row]) for row in rows)
         downloads = [counts[int(self._rows[row])] for row in rows]
         return Candidates(
             image_embeddings=self.images(rows),
-            prompt_embeddings=self.prompt_embeddings,
+            prompt_embeddings=prompt_embeddings,
             image_prompt=self.image_prompt,
             gamma=self.key.gamma,
             grams=self.grams(rows) if grams else None,
@@ -260,7 +269,7 @@ class StoredStack:
         images = self.images([row])[0]
         # Worked out, since the file may have to be fetched, and is large.
         own = gram(images, self.key.gamma).astype(np.float32, copy=False)
-        return IndexedSpec(self.entries[row], images, self.prompt_embeddings, own)
+        return IndexedSpec(self.entries[row], images, self._prompt_embeddings, own)
 
     @cached_property
     def _places(self) -> NDArray[np.intp]:

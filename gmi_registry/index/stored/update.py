@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gmi_registry.errors import InputError
+from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.result import SkippedSpec
 from gmi_registry.index.standing import Standing
@@ -19,7 +20,7 @@ from gmi_registry.index.stored.draft import GroupDraft, Line, PartDraft
 from gmi_registry.index.stored.fault import first_fault
 from gmi_registry.index.stored.files import FolderFiles
 from gmi_registry.index.stored.ledger import Ledger
-from gmi_registry.index.stored.line import LINE_LIMIT
+from gmi_registry.index.stored.line import LINE_LIMIT, EntryLine
 from gmi_registry.index.stored.lock import locked
 from gmi_registry.index.stored.record import GroupRecord, NamedPrompts
 from gmi_registry.index.stored.row import Row
@@ -57,13 +58,10 @@ class IndexChange:
 
 @dataclass(frozen=True)
 class Description:
-    """What a hub says today of a model whose specification the index has: where it is, who stands
-    behind it, its rating and its tags."""
+    """What a hub says today of a model whose specification the index has."""
 
-    model: ModelRef
+    entry: IndexEntry
     standing: Standing
-    nsfw: bool
-    hub_tags: tuple[str, ...]
 
 
 def update_index(
@@ -148,17 +146,15 @@ class _Update:
             self._counts.removed += 1
 
     def describe(self, told: Description) -> None:
-        place = self._places.get(str(told.model.identity))
+        place = self._places.get(str(told.entry.model.identity))
         if place is None:
             return
-        _, part, row = place
+        group, part, row = place
         try:
-            line = part.lines[row][0].described(
-                told.model, told.standing, nsfw=told.nsfw, hub_tags=told.hub_tags
-            )
+            line = EntryLine.of(told.entry, told.standing, group.prompt_set.name)
             self._describe(part, row, _readable((line, line.to_bytes())))
         except ValueError as error:
-            self._counts.refused.append(SkippedSpec(told.model, _reason(error)))
+            self._counts.refused.append(SkippedSpec(told.entry.model, _reason(error)))
 
     def put(self, row: Row) -> None:
         entry = row.indexed.entry
@@ -169,9 +165,6 @@ class _Update:
         group = self._groups.get(entry.key)
         if group is None:
             group = self._groups[entry.key] = self._new(entry.key, row)
-        if not group.agrees(row):
-            self._refuse(row, "its prompt embeddings are not those of its group")
-            return
         try:
             line = _readable(group.line(row))
         except ValueError as error:
@@ -228,10 +221,7 @@ class _Update:
         return GroupDraft(key, row.encoder, prompts, self._store, self._checking, self._trusting)
 
     def _flush(self, group: GroupDraft) -> None:
-        part, rows, refused = group.written()
-        for row in refused:
-            self._waiting.pop(str(row.indexed.entry.model.identity))
-            self._refuse(row, "its prompt embeddings are not those of its group")
+        part, rows = group.written()
         if part is None:
             return
         for number, row in enumerate(rows):

@@ -307,9 +307,9 @@ def test_a_model_that_wants_more(copy: Path, case: str) -> None:
     data, reason = WANTING[case]
     (copy / "secret").write_bytes(b"\0" * 16)
     put(copy, "image.onnx", data)
-    began = time.perf_counter()
+    began = time.process_time()
     refuse(copy, f"image.onnx is not loaded: .*({reason})")
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_a_sparse_weight(copy: Path) -> None:

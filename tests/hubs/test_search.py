@@ -138,7 +138,7 @@ def test_the_json_is_plain_and_complete(colours, look, encoder):
 class TestCache:
     def test_a_second_search_reads_nothing_again(self, colours, look, monkeypatch):
         first = look(picture(COLOURS["red"]))
-        monkeypatch.setattr(sys.modules["gmi_registry.gathering"], "read_spec", None)
+        monkeypatch.setattr(sys.modules["gmi_registry.gathering"], "read_from", None)
         second = look(picture(COLOURS["red"]))
         assert (first.read, first.from_cache) == (3, 0)
         assert (second.read, second.from_cache) == (0, 3)

@@ -161,8 +161,10 @@ def _check(
     progress("check", 4, _CHECKS)
     recipe = generation.default_recipe(pipeline, model, overrides)
     generation.check_prompts(pipeline, prompt_sets, recipe)
-    published = _published(order, model)
-    existing = published if order.output is None else _read_folder(order.output, order, model)
+    published = _published(ref, order.shelf, model, hub)
+    existing = published
+    if order.output is not None:
+        existing = _read_folder(order.output, ref, model, hub)
     previous = published.digest if published is not None else None
     draft = generation.draft_spec(model, encoder.ref, prompt_sets, recipe, previous=previous)
     journal = Journal(order.work, model, recipe)
@@ -194,30 +196,40 @@ def _target(order: Order, model: ModelFiles) -> str:
     return beside if order.store is None else f"the registry, for {beside}"
 
 
-def _published(order: Order, model: ModelFiles) -> Spec | None:
-    """The specification that the hub has now for ``model``; a broken one counts as none.
+def _published(
+    ref: ModelRef,
+    shelf: Hub | SpecStore,
+    model: ModelFiles | None = None,
+    hub: Hub | None = None,
+) -> Spec | None:
+    """The specification that ``shelf`` has now for ``ref``; a broken one counts as none.
+
+    One under a former name is the model's where it describes the weights of ``model``, or ``hub``
+    says that the name is a former one.
 
     One of a newer format version raises UnsupportedVersionError: an old program must not replace
     what it cannot read.
     """
     try:
-        folder = order.shelf.fetch_spec(order.ref)
+        folder = shelf.fetch_spec(ref)
     except SpecNotFoundError:
         return None
-    return _read_folder(folder.parent if folder.name == SPEC_DIR else folder, order, model)
+    return _read_folder(folder.parent if folder.name == SPEC_DIR else folder, ref, model, hub)
 
 
-def _read_folder(folder: Path, order: Order, model: ModelFiles) -> Spec | None:
-    weights = {weight.path: weight.sha256 for weight in model.weights}
+def _read_folder(
+    folder: Path, ref: ModelRef, model: ModelFiles | None, hub: Hub | None
+) -> Spec | None:
+    weights = {} if model is None else {it.path: it.sha256 for it in model.weights}
     try:
         # One of another file in the same repository is what the new one replaces.
         return read_spec(
-            folder, expected=order.ref.repository, own_weights=lambda: weights, follow_links=True
+            folder, expected=ref.repository, own_weights=lambda: weights, follow_links=True
         )
     except SpecNotFoundError:
         return None
     except SpecFormatError:
-        return read_former(order.hub, folder, order.ref)
+        return read_former(hub, folder, ref)
 
 
 class _Reading:

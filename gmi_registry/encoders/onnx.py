@@ -211,6 +211,8 @@ class OnnxEncoder:
             found = {name: tensors[name] for name in ("image_embeddings", "text_embeddings")}
             if any(rows.dtype != np.float32 or rows.ndim != 2 for rows in found.values()):
                 raise ValueError("embeddings of another type")
+            if any(deviation(rows, rows) != 0 for rows in found.values()):
+                raise ValueError("embeddings that are not finite, or of no length")
         except Exception as error:  # safetensors has errors of its own
             raise InputError(
                 f"{self._folder.path / 'golden.safetensors'}: {_one_line(error)}", hint=_AGAIN

@@ -43,7 +43,7 @@ from gmi_registry.errors import GmiError
 NAME, BAIT = "image.onnx", "secret"
 _ZOO = Path(__file__).parents[2] / "zoo" / "hub" / "encoders" / "gmi-zoo-clip" / "icons-v1"
 _DESCRIPTION = _ZOO / "onnx" / "encoder.json"
-SECONDS = 20.0
+SECONDS = 60.0
 MEMORY = 2**30
 
 # --- graphs to begin with
@@ -574,9 +574,9 @@ def main() -> None:
     count, seed = (int(text) for text in (sys.argv[1:] + ["5000", "0"][len(sys.argv) - 1 :]))
     began = time.monotonic()
     found = fuzz(count, seed)
-    for what, times in sorted(found.items()):
-        print(f"{times:6,}  {what}")
-    print(f"{count:6,}  in {time.monotonic() - began:.0f} s, seed {seed}")
+    took = f"all, in {time.monotonic() - began:.0f} s, seed {seed}"
+    for what, times in [*sorted(found.items()), (took, count)]:
+        print(f"{times:6}  {what}")
 
 
 if __name__ == "__main__":

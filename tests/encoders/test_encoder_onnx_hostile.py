@@ -169,7 +169,10 @@ def test_golden_results_that_are_none(copy: Path, name: str, value: float) -> No
     tensors = load((copy / "golden.safetensors").read_bytes())
     tensors[name] = np.full_like(tensors[name], value)
     put(copy, "golden.safetensors", save(tensors))
-    refuse(copy, f"gives other {name.replace('_', ' ')}")
+    if value == 1e30:
+        refuse(copy, f"gives other {name.replace('_', ' ')}")
+    else:
+        refuse(copy, r"golden\.safetensors: embeddings that are not finite, or of no length")
 
 
 @pytest.mark.parametrize(
@@ -304,9 +307,9 @@ def test_a_model_that_wants_more(copy: Path, case: str) -> None:
     data, reason = WANTING[case]
     (copy / "secret").write_bytes(b"\0" * 16)
     put(copy, "image.onnx", data)
-    began = time.perf_counter()
+    began = time.process_time()
     refuse(copy, f"image.onnx is not loaded: .*({reason})")
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_a_sparse_weight(copy: Path) -> None:

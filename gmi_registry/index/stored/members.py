@@ -9,6 +9,8 @@ from typing import NamedTuple, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from gmi_registry.index.standing import Standing
 from gmi_registry.trust import Trust
@@ -20,28 +22,33 @@ _END = "\n"
 _STANDINGS = tuple(
     Standing(stale, trust) for stale in (None, False, True) for trust in (None, *get_args(Trust))
 )
+_UNKNOWN = -1
 
 
 class Member(NamedTuple):
-    """A model: its reference as text, the number of its row in the reader's database, and what a
-    hub said of it."""
+    """A model: its reference as text, the part of its group that it lies in, its row there, what a
+    hub said of it, and how often it was downloaded."""
 
     name: str
-    number: int
+    part: int
+    row: int
     standing: Standing
+    downloads: int | None
 
 
 @dataclass(frozen=True, eq=False)
 class Members:
     """M members in the order of their ``names``, packed so that thousands are read at once:
-    ``numbers`` [M], and of their standings ``codes`` [M], ``stamps`` ("" for none) and ``tags``
-    (a JSON list, or "" for none)."""
+    ``parts`` and ``rows`` [M] say where each lies; of their standings ``codes`` [M], ``stamps`` (""
+    for none) and ``tags`` (a JSON list, or "" for none); ``downloads`` [M], -1 for unknown."""
 
     names: list[str]
-    numbers: NDArray[np.int64]
+    parts: NDArray[np.int32]
+    rows: NDArray[np.int32]
     codes: NDArray[np.uint8]
     stamps: list[str]
     tags: list[str]
+    downloads: NDArray[np.int64]
 
     @classmethod
     def of(cls, members: Iterable[Member]) -> Self:
@@ -49,12 +56,15 @@ class Members:
         known = sorted(members, key=lambda it: it.name)
         standings = [it.standing for it in known]
         plain = [replace(standing, stamp=None, tags=()) for standing in standings]
+        counts = [_UNKNOWN if it.downloads is None else it.downloads for it in known]
         return cls(
             [it.name for it in known],
-            np.array([it.number for it in known], np.int64),
+            np.array([it.part for it in known], np.int32),
+            np.array([it.row for it in known], np.int32),
             np.array([_STANDINGS.index(standing) for standing in plain], np.uint8),
             [standing.stamp or "" for standing in standings],
             [json.dumps(standing.tags) if standing.tags else "" for standing in standings],
+            np.array(counts, np.int64),
         )
 
     def standing(self, row: int) -> Standing:
@@ -67,19 +77,35 @@ class Members:
             standing.stale, standing.trust, stamp or None, tuple(json.loads(tags)) if tags else ()
         )
 
-    def to_columns(self) -> tuple[str, bytes, bytes, str, str]:
-        """What ``from_columns`` reads."""
-        texts = (_END.join(texts) for texts in (self.names, self.stamps, self.tags))
-        names, stamps, tags = texts
-        return names, self.numbers.tobytes(), self.codes.tobytes(), stamps, tags
+    def counts(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Downloads of the models at ``rows`` [R], NaN for unknown: [R]."""
+        found = self.downloads[rows].astype(np.float64)
+        found[found == _UNKNOWN] = np.nan
+        return found
+
+    def to_bytes(self) -> bytes:
+        """What ``from_bytes`` reads."""
+        arrays = {
+            name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)
+        }
+        texts = {
+            name: np.frombuffer(_END.join(value).encode(), np.uint8)
+            for name, value in vars(self).items()
+            if isinstance(value, list)
+        }
+        return save(arrays | texts)
 
     @classmethod
-    def from_columns(cls, names: str, numbers: bytes, codes: bytes, stamps: str, tags: str) -> Self:
-        """The inverse of ``to_columns``."""
-        return cls(
-            names.split(_END),
-            np.frombuffer(numbers, np.int64),
-            np.frombuffer(codes, np.uint8),
-            stamps.split(_END),
-            tags.split(_END),
-        )
+    def from_bytes(cls, data: bytes) -> Self | None:
+        """The inverse of ``to_bytes``; None for bytes that another program wrote."""
+        try:
+            arrays = load(data)
+            texts = {
+                name: arrays.pop(name).tobytes().decode().split(_END)
+                for name in ("names", "stamps", "tags")
+            }
+            found = cls(**arrays, **texts)
+        except (SafetensorError, LookupError, TypeError, ValueError):
+            return None
+        lengths = {len(value) for value in vars(found).values()}
+        return found if len(lengths) == 1 else None

@@ -23,7 +23,8 @@ PATIENCE = 30.0
 _SCHEMA = """
 pragma cell_size_check = on;
 create table if not exists entry (
-    owner text not null, place integer not null, value blob not null, primary key (owner, place)
+    owner text not null, place integer not null, seal blob not null, value blob not null,
+    primary key (owner, place)
 );
 create table if not exists use (owner text primary key, used real not null) without rowid;
 create table if not exists checked (mark text primary key, used real not null) without rowid;

@@ -33,7 +33,6 @@ __all__ = ["Ledger"]
 _DAY = 24 * 3600.0
 _UNUSED = 14 * _DAY
 """Seconds after which what no index asked for goes."""
-_SEAL = hashlib.sha256().digest_size
 # What reading a damaged file runs into, besides SQLite's own complaints.
 _DAMAGE = (sqlite3.Error, UnicodeError, OverflowError, MemoryError, ValueError, TypeError)
 
@@ -66,17 +65,15 @@ class Ledger:
     def values(self, owner: str, places: Collection[int]) -> dict[int, bytes]:
         """Those of an owner's values at ``places`` that are there."""
         rows = self._ask(
-            "select place, value from entry where owner = ?"
+            "select place, seal, value from entry where owner = ?"
             " and place in (select value from json_each(?))",
             owner,
             json.dumps(sorted(places)),
         )
         return {
-            place: value[_SEAL:]
-            for place, value in rows
-            if isinstance(place, int)
-            and isinstance(value, bytes)
-            and _seal(owner, place, value[_SEAL:]) == value[:_SEAL]
+            place: value
+            for place, seal, value in rows
+            if isinstance(value, bytes) and _seal(owner, place, value) == seal
         }
 
     def put(self, owner: str, values: Mapping[int, bytes]) -> None:
@@ -84,8 +81,8 @@ class Ledger:
 
         def change(database: sqlite3.Connection) -> None:
             database.executemany(
-                "insert or replace into entry values (?, ?, ?)",
-                ((owner, place, _seal(owner, place, it) + it) for place, it in values.items()),
+                "insert or replace into entry values (?, ?, ?, ?)",
+                ((owner, place, _seal(owner, place, it), it) for place, it in values.items()),
             )
             database.execute("insert or replace into use values (?, ?)", (owner, time.time()))
 

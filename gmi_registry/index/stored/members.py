@@ -88,8 +88,9 @@ class Members:
         arrays = {
             name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)
         }
+        # Where all are empty, which most are, nothing is written and nothing taken apart.
         texts = {
-            name: np.frombuffer(_END.join(value).encode(), np.uint8)
+            name: np.frombuffer(_END.join(value).encode() if any(value) else b"", np.uint8)
             for name, value in vars(self).items()
             if isinstance(value, list)
         }
@@ -100,9 +101,11 @@ class Members:
         """The inverse of ``to_bytes``; None for bytes that another program wrote."""
         try:
             arrays = load(data)
+            count = len(arrays["parts"])
             texts = {
-                name: arrays.pop(name).tobytes().decode().split(_END)
+                name: str(text.data, "utf-8").split(_END) if len(text) else [""] * count
                 for name in ("names", "stamps", "tags")
+                for text in (arrays.pop(name),)
             }
             found = cls(**arrays, **texts)
         except (SafetensorError, LookupError, TypeError, ValueError):

@@ -267,10 +267,11 @@ def _decoding(image: Image.Image, size: int, jpeg: JpegHeader | None) -> float:
     pixels = image.width * image.height
     stored = _stored(image.mode) * pixels
     if image.format == "WEBP":
-        # Two canvases of the decoder, what it hands over, and Pillow's own; the file itself.
-        return (8 + 4 + 4) * pixels + size
+        # Two canvases of the decoder, what it hands over, and, where the decoder stays, Pillow's
+        # own; the file itself.
+        return (12.5 if hasattr(image, "_decoder") else 16.5) * pixels + size
     if image.format == "AVIF":
-        return (6 + 4 + 4) * pixels + 2 * size
+        return 13 * pixels + 2 * size
     if image.format == "TIFF":
         return stored + _tiff_buffers(image, stored)
     if image.format == "BMP":
@@ -412,6 +413,18 @@ def _load(image: Any) -> None:
         raw = raw if isinstance(raw, str) else raw[0]
         image.load()
         image.info[_NEGATIVE] = raw in _SIXTEEN_BIT
+        return
+    if image.format == "WEBP" and hasattr(image, "_decoder"):
+        # Its two canvases are of no use once it has handed over the first picture.
+        prepare = image.load_prepare
+
+        def let_go() -> None:
+            image._decoder = None
+            prepare()
+
+        image.load_prepare = let_go
+        image.load()
+        del image.load_prepare
         return
     image.load()
 

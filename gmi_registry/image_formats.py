@@ -63,8 +63,8 @@ _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\xc5\xd0\xd3\xc6", "a PostScript file (EPS)", _EXPORT),
     (0, b"DDS ", "a DirectDraw texture (DDS)", _CONVERT),
     (0, b"\xabKTX ", "a Khronos texture (KTX)", _CONVERT),
-    (0, b"\0\0\1\0", "a Windows icon (ICO)", _CONVERT),
-    (0, b"\0\0\2\0", "a Windows cursor (CUR)", _CONVERT),
+    (0, b"\x01\xda", "a Silicon Graphics picture (SGI)", _CONVERT),
+    (0, b"\x0a\x05\x01", "a PC Paintbrush picture (PCX)", _CONVERT),
     (0, b"icns", "an Apple icon (ICNS)", _CONVERT),
     (0, b"\x76\x2f\x31\x01", "an OpenEXR picture", _EXPORT),
     (0, b"#?RADIANCE", "a Radiance picture (HDR)", _EXPORT),
@@ -126,9 +126,12 @@ def file_kind(head: bytes) -> FileKind | None:
             return FileKind(name, hint)
     if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WAVE"):
         return FileKind("a video or sound (RIFF)", _FRAME)
+    if head[:4] in (b"\0\0\1\0", b"\0\0\2\0") and any(head[4:6]):
+        return FileKind("a Windows icon or cursor (ICO, CUR)", _CONVERT)
     if _NETPBM.match(head):
         return FileKind("a Netpbm picture (PPM, PGM, PBM, PAM or PFM)", _CONVERT)
-    if head[1:3] in (b"\0\x02", b"\0\x0a", b"\1\x01", b"\1\x09") and head[16:17] in b"\x08\x0f\x10\x18\x20":
+    sorts = (b"\0\x02", b"\0\x03", b"\0\x0a", b"\0\x0b", b"\1\x01", b"\1\x09")
+    if head[1:3] in sorts and head[16:17] in (b"\x08", b"\x0f", b"\x10", b"\x18", b"\x20"):
         return FileKind("a Targa picture (TGA), by the look of it", _CONVERT)
     return _text_kind(head)
 

@@ -218,9 +218,7 @@ def _open(stream: BinaryIO, head: bytes) -> Image.Image:
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
-        raise InputError(
-            f"{width:,} x {height:,} pixels, more than {max_pixels:,}", hint=_SMALLER
-        )
+        raise InputError(f"{width:,} x {height:,} pixels, more than {max_pixels:,}", hint=_SMALLER)
     if min(width, height) < 1:
         raise InputError("the picture has no pixels", hint=_AGAIN)
     if max(width, height) > _MAX_RATIO * min(width, height):
@@ -436,9 +434,7 @@ _MAY_MISS = 50
 """One in so many rows of a picture may be missing below, or the last row of blocks."""
 
 
-def _with_its_end(
-    stream: BinaryIO, size: int, jpeg: JpegHeader, pixels: int
-) -> Image.Image | None:
+def _with_its_end(stream: BinaryIO, size: int, jpeg: JpegHeader, pixels: int) -> Image.Image | None:
     """A JPEG whose data ran out, as browsers show it; None where more is missing than its lowest
     rows, or it is too large to find out.
 
@@ -532,11 +528,15 @@ def _png_parts(
                 control = stream.read(26)
         elif kind == b"fdAT":
             if controls == 1 and control and length > 4:
-                frame += [(length - 4).to_bytes(4, "big") + b"IDAT", (at + 12, length - 4), bytes(4)]
+                frame += [
+                    (length - 4).to_bytes(4, "big") + b"IDAT",
+                    (at + 12, length - 4),
+                    bytes(4),
+                ]
         elif kind == b"IDAT":
             pictures.append((at, 12 + length))
         elif _is_needed(stream, kind, length):
-            (parts if not pictures else pictures).append((at, 12 + length))
+            (pictures if pictures else parts).append((at, 12 + length))
         at += 12 + length
         if kind == b"IEND":
             break

@@ -193,9 +193,7 @@ class Frame:
     def distances(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
         return self._undamaged(lambda: self._distances(rows, query_images, concentration))
 
-    def _distances(
-        self, rows: Sequence[int], query_images: Floats, concentration: float
-    ) -> Floats:
+    def _distances(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
         members = as_rows(rows)
         out = np.empty(len(members), np.float32)
         for start in range(0, len(members), _AT_ONCE):

@@ -193,7 +193,7 @@ def written(
         "stretches": json.dumps(stretches, separators=(",", ":")),
         "learnt": str(learnt),
     }
-    shapes |= {sums: (total,) for sums in _SUMS.values()}
+    shapes |= dict.fromkeys(_SUMS.values(), (total,))
     about["whole"] = "00000000"
     header, starts, size = _laid_out(about, shapes)
     handle, scratch = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)

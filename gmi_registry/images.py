@@ -109,9 +109,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _opened(path: Path, name: str) -> BinaryIO:
     """A regular file. A pipe would keep the reader waiting for ever; opening a device may do
     something."""
-    _require_regular(os.stat(path).st_mode, name)
+    _require_regular(path.stat().st_mode, name)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    stream = open(os.open(path, flags), "rb")  # noqa: SIM115
+    stream = os.fdopen(os.open(path, flags), "rb")
     try:
         _require_regular(os.fstat(stream.fileno()).st_mode, name)
     except BaseException:

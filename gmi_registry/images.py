@@ -271,7 +271,7 @@ def _decoding(image: Image.Image, size: int, jpeg: JpegHeader | None) -> float:
     if image.format == "AVIF":
         return 13 * pixels + 2 * size
     if image.format == "TIFF":
-        return stored + _tiff_buffers(image, stored)
+        return stored + _tiff_buffers(image, stored, size)
     if image.format == "BMP":
         # Run lengths are decoded in Python, into bytes that are then copied.
         packed = image.tile and image.tile[0][0] == "bmp_rle"
@@ -281,24 +281,25 @@ def _decoding(image: Image.Image, size: int, jpeg: JpegHeader | None) -> float:
     return stored
 
 
-def _tiff_buffers(image: Any, stored: int) -> float:
-    """Bytes of the strip or tile that is decoded at a time, and of the turned picture, which
-    Pillow makes while it loads."""
+def _tiff_buffers(image: Any, stored: int, size: int) -> float:
+    """Bytes of the strip or tile that is decoded at a time, and of the file, which libtiff maps;
+    or else of the turned picture, which Pillow makes while it loads."""
     tags = image.tag_v2
 
     def number(tag: int, default: int) -> int:
         value = tags.get(tag, default)
-        found = max(value, default=default) if isinstance(value, tuple) else value
-        return int(found)
+        return int(max(value, default=default) if isinstance(value, tuple) else value)
 
-    rows = min(number(323, number(278, image.height)), max(image.height, number(323, 0)))
-    width = number(322, image.width)
+    turned = stored if number(_ORIENTATION, 1) in _TURNS else 0
+    if number(259, 1) == 1:  # not compressed: read as it is
+        return turned
+    width, rows = number(322, image.width), number(323, number(278, image.height))
+    if 323 not in tags:
+        rows = min(rows, image.height)
     samples = 1 if number(284, 1) == 2 else number(277, 1)
-    chunk = rows * width * max(4, samples * number(258, 1) / 8)
-    if number(259, 1) == 1:
-        chunk = 0
-    turned = stored if number(274, 1) in _TURNS else 0
-    return max(chunk + number(279, number(325, 0)), turned)
+    counts = tags.get(279, tags.get(325, size))
+    packed = min(size, sum(counts) if isinstance(counts, tuple) else int(counts))
+    return max(rows * width * max(4, samples * number(258, 1) / 8) + packed, turned)
 
 
 def _finishing(image: Image.Image, turned: bool) -> float:

@@ -98,8 +98,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """A decoded picture as 8-bit RGB: turned as its EXIF says, transparency on white.
 
     16-bit grey keeps its top 8 bits, rounded; CMYK and other colour spaces are converted by
-    Pillow's plain formulas. Raises InputError for float pixels, Lab colours, and integers over
-    16 bits.
+    Pillow's plain formulas. Raises InputError for float pixels and for integers over 16 bits.
     """
     image.load()
     done = _finished([image])
@@ -208,10 +207,14 @@ def _open(stream: BinaryIO, head: bytes) -> Image.Image:
                 "an AVIF picture, which this Pillow does not read",
                 hint="pip install --upgrade pillow, or convert it to PNG or JPEG",
             ) from None
-        reason = what if kind is None else f"{what} that cannot be read: damaged, or of a rare sort"
+        reason = what if kind is None else f"{what} that is damaged, cut short or of a rare sort"
         raise InputError(reason, hint=hint) from None
     except Exception as error:  # a parser raises whatever the broken bytes run it into
-        reason = "not a readable image" if kind is None else f"{what} that cannot be read"
+        reason = (
+            "not a readable image"
+            if kind is None
+            else f"{what} that is damaged, cut short or of a rare sort"
+        )
         raise InputError(f"{reason}: {_first_line(error)}", hint=hint) from error
 
 
@@ -233,8 +236,6 @@ def _check_mode(image: Image.Image) -> None:
         raise InputError(
             "floating-point pixels have no agreed white", hint="save the picture as a PNG"
         )
-    if image.mode == "LAB":
-        raise InputError("Lab colours are not read here", hint="save the picture as an RGB PNG")
 
 
 def _check_memory(image: Image.Image, needed: float) -> None:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import BinaryIO
 
-__all__ = ["HEAD_BYTES", "FileKind", "JpegHeader", "file_kind", "jpeg_header"]
+__all__ = ["HEAD_BYTES", "FileKind", "JpegHeader", "file_kind", "has_all_scans", "jpeg_header"]
 
 HEAD_BYTES = 65_536
 """Bytes from the start of a file that :func:`file_kind` wants to see."""
@@ -221,6 +221,7 @@ class JpegHeader:
     ``process`` is the number n of its marker SOFn; ``bits`` those of a sample; ``samples`` how many
     there are a pixel, all components together; ``block_rows`` the rows of pixels that are coded
     together; ``whole``: all coefficients of the picture are held until the last scan was read.
+    ``components`` are their names, and ``scan`` is where in the file the first scan begins.
     """
 
     process: int
@@ -228,6 +229,8 @@ class JpegHeader:
     samples: float
     block_rows: int
     whole: bool
+    components: bytes
+    scan: int
 
 
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -251,14 +254,15 @@ def jpeg_header(stream: BinaryIO) -> JpegHeader | None:
         if marker in _FRAMES:
             frame = marker - 0xC0, stream.read(size - 2) if size > 2 else b""
         elif marker == 0xDA:
-            return None if frame is None else _jpeg_header(*frame, stream.read(1))
+            scan = stream.tell() - 4
+            return None if frame is None else _jpeg_header(*frame, stream.read(1), scan)
         else:
             stream.seek(max(0, size - 2), io.SEEK_CUR)
     return None
 
 
-def _jpeg_header(process: int, frame: bytes, scan: bytes) -> JpegHeader | None:
-    if len(frame) < 6 or len(frame) < 6 + 3 * frame[5] or not scan or not frame[5]:
+def _jpeg_header(process: int, frame: bytes, count: bytes, scan: int) -> JpegHeader | None:
+    if len(frame) < 6 or len(frame) < 6 + 3 * frame[5] or not count or not frame[5]:
         return None
     factors = [(frame[7 + 3 * n] >> 4, frame[7 + 3 * n] & 15) for n in range(frame[5])]
     across, down = max(1, *(h for h, _ in factors)), max(1, *(v for _, v in factors))
@@ -267,5 +271,23 @@ def _jpeg_header(process: int, frame: bytes, scan: bytes) -> JpegHeader | None:
         bits=frame[0],
         samples=sum(h * v for h, v in factors) / (across * down),
         block_rows=8 * down,
-        whole=process in (2, 6, 10, 14) or scan[0] < len(factors),
+        whole=process in (2, 6, 10, 14) or count[0] < len(factors),
+        components=frame[6 : 6 + 3 * frame[5] : 3],
+        scan=scan,
     )
+
+
+def has_all_scans(data: bytes, header: JpegHeader) -> bool:
+    """Whether a JPEG, all of whose bytes are ``data``, begins a scan for every bit of every
+    coefficient. What the last of them holds is not looked at."""
+    missing = {(name, number) for name in header.components for number in range(64)}
+    at = header.scan
+    while at >= 0:
+        count = data[at + 4] if at + 4 < len(data) else 0
+        scan = data[at + 5 : at + 8 + 2 * count]
+        if len(scan) == 3 + 2 * count and scan[-1] & 15 == 0:
+            numbers = range(scan[-3], scan[-2] + 1)
+            missing -= {(name, it) for name in scan[: 2 * count : 2] for it in numbers}
+        # Within a scan no mark occurs.
+        at = data.find(b"\xff\xda", at + 2)
+    return not missing

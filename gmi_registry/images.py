@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, UnidentifiedImageError
 
 from gmi_registry.errors import InputError
-from gmi_registry.image_formats import HEAD_BYTES, JpegHeader, file_kind, jpeg_header
+from gmi_registry.image_formats import (
+    HEAD_BYTES,
+    JpegHeader,
+    file_kind,
+    has_all_scans,
+    jpeg_header,
+)
 
 __all__ = ["MAX_PIXELS", "load_image", "to_rgb"]
 
@@ -443,6 +449,9 @@ def _with_its_end(stream: BinaryIO, size: int, jpeg: JpegHeader, pixels: int) ->
     What is missing begins where it makes a difference whether other data follow.
     """
     if (8 + 2 * jpeg.samples) * pixels > _BUDGET:
+        return None
+    stream.seek(0)
+    if not has_all_scans(stream.read(), jpeg):
         return None
     stream.seek(max(0, size - 16))
     # Half a mark at the end would make another one with what is put behind it.

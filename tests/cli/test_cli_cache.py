@@ -84,7 +84,7 @@ def worked_out(call) -> dict:
 def test_what_was_worked_out_for_indexes(call, tmp_path):
     home = tmp_path / "cache"
     Ledger(home).close()
-    database = home / "stored-index-v1.sqlite"
+    database = home / "stored-index-v2.sqlite"
     frame = home / "stored-index-frames" / "0123.frame"
     frame.parent.mkdir()
     frame.write_bytes(b"x" * 1000)
@@ -109,7 +109,7 @@ def test_a_database_that_is_written_stays(call, tmp_path):
     ledger = Ledger(home)
     file = tmp_path / "file"
     file.write_text("part")
-    with contextlib.closing(sqlite3.connect(home / "stored-index-v1.sqlite")) as writer:
+    with contextlib.closing(sqlite3.connect(home / "stored-index-v2.sqlite")) as writer:
         writer.execute("begin immediate")
         assert call(app, "cache", "prune").stdout == ""
         writer.rollback()
@@ -122,7 +122,7 @@ def test_a_database_that_is_written_stays(call, tmp_path):
 
 
 def test_a_damaged_database_goes_and_a_link_stays(call, tmp_path):
-    database = tmp_path / "cache" / "stored-index-v1.sqlite"
+    database = tmp_path / "cache" / "stored-index-v2.sqlite"
     database.parent.mkdir()
     database.write_bytes(b"no database" * 1000)
     journal = database.with_name(f"{database.name}-journal")

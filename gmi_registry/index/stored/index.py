@@ -218,6 +218,8 @@ class _Opening:
             owners = [PartLines.owner(part) for part in group.parts]
             owners += [self._owner(kind, group) for kind in ("members", "facets")]
             self._ledger.note(owners)
+            if facets is not None:
+                self._ledger.forget()
             yield StoredStack(
                 group,
                 members,

@@ -89,7 +89,7 @@ class Ledger:
         self._change(change)
 
     def note(self, owners: Collection[str]) -> None:
-        """These are in use. Others that have not been for two weeks are forgotten."""
+        """These are in use."""
         found = self._ask(
             "select owner, used from use where owner in (select value from json_each(?))",
             json.dumps(sorted(owners)),
@@ -105,9 +105,13 @@ class Ledger:
                 "insert or replace into use values (?, ?)",
                 [(owner, now) for owner in sorted(owners) if owner not in known],
             )
-            _forget(database, now - _UNUSED)
 
         self._change_now(change)
+
+    def forget(self) -> None:
+        """Let go what has not been in use for two weeks."""
+        before = time.time() - _UNUSED
+        self._change(lambda database: _forget(database, before))
 
     def is_checked(self, file: str, path: Path, status: os.stat_result) -> bool:
         """Whether the file at ``path`` was found to be ``file``, and has not changed since."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
-__all__ = ["HEAD_BYTES", "FileKind", "JpegHeader", "file_kind", "has_all_scans", "jpeg_header"]
+__all__ = ["HEAD_BYTES", "FileKind", "JpegHeader", "camera_raw", "file_kind", "has_all_scans", "jpeg_header"]
 
 HEAD_BYTES = 65_536
 """Bytes from the start of a file that :func:`file_kind` wants to see."""
@@ -107,7 +108,7 @@ _NETPBM = re.compile(rb"P[1-7fF][\s#]")
 _SVG = re.compile(rb"<svg[\s>]", re.IGNORECASE)
 _PAGE = re.compile(rb"<!doctype html|<html[\s>]|<head[\s>]|<body[\s>]", re.IGNORECASE)
 _LFS = b"version https://git-lfs.github.com/spec/"
-# NewSubfileType, SubIFDs, DNGVersion: see raw_kind.
+# Types of a TIFF's numbers, and their bytes.
 _SHORT_OR_LONG = {3: 2, 4: 4}
 
 
@@ -207,9 +208,15 @@ def _raw_kind(head: bytes) -> FileKind | None:
             break
         size = _SHORT_OR_LONG.get(number(entry + 2, 2), 4)
         tags[number(entry, 2)] = number(entry + 8, size)
+    return camera_raw(tags)
+
+
+def camera_raw(tags: Mapping[int, object]) -> FileKind | None:
+    """A camera's raw file by the tags of the first picture of a TIFF; None for other files."""
     if 50706 in tags:
         return FileKind("a camera's raw file (DNG)", _DEVELOP)
-    if tags.get(262) == 32803 or (tags.get(254, 0) & 1 and 330 in tags):
+    reduced = tags.get(254, 0)
+    if tags.get(262) == 32803 or (isinstance(reduced, int) and reduced & 1 and 330 in tags):
         return FileKind("a camera's raw file", _DEVELOP)
     return None
 

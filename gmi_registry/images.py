@@ -25,6 +25,7 @@ from gmi_registry.errors import InputError
 from gmi_registry.image_formats import (
     HEAD_BYTES,
     JpegHeader,
+    camera_raw,
     file_kind,
     has_all_scans,
     jpeg_header,
@@ -175,6 +176,9 @@ def _decoded(stream: BinaryIO, head: bytes, max_pixels: int) -> Image.Image:
         sort = f"of {jpeg.bits} bits" if jpeg.bits != 8 else "lossless or hierarchical"
         raise InputError(f"a JPEG picture that is {sort}, which is not read here", hint=_AGAIN)
     image = _open(stream, head)
+    raw = camera_raw(cast("Any", image).tag_v2) if image.format == "TIFF" else None
+    if raw is not None:
+        raise InputError(f"{raw.name}, which is not read here", hint=raw.hint)
     _check_size(image.size, max_pixels)
     pixels = image.width * image.height
     _check_mode(image)
@@ -448,7 +452,8 @@ def _with_its_end(stream: BinaryIO, size: int, jpeg: JpegHeader, pixels: int) ->
 
     What is missing begins where it makes a difference whether other data follow.
     """
-    if (8 + 2 * jpeg.samples) * pixels > _BUDGET:
+    # Three times its pixels: what was decoded in vain is there too.
+    if (12 + 2 * jpeg.samples) * pixels > _BUDGET:
         return None
     stream.seek(0)
     if not has_all_scans(stream.read(), jpeg):

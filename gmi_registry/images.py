@@ -1,16 +1,35 @@
-"""Pictures from outside: any common file format to upright 8-bit RGB, or one clear error."""
+"""Pictures from outside: any common file format to upright 8-bit RGB, or one clear error.
+
+Whatever the picture, a process that has loaded nothing else stays below 400 MB: what each way of
+decoding takes at its peak is known beforehand (``_decoding``, ``_finishing``), and a picture that
+would take more is refused from its header.
+"""
 
 from __future__ import annotations
 
 import io
+import os
+import stat
 import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 from gmi_registry.errors import InputError
+from gmi_registry.image_formats import (
+    HEAD_BYTES,
+    JpegHeader,
+    camera_raw,
+    file_kind,
+    has_all_scans,
+    jpeg_header,
+)
 
 __all__ = ["MAX_PIXELS", "load_image", "to_rgb"]
 
@@ -21,37 +40,65 @@ _MAX_RATIO = 200
 """Long side over short side. An encoder that scales the short side up to its own input size would
 need gigabytes for a longer strip, whatever its number of pixels."""
 
+_BUDGET = 350 * 1024**2
+"""Bytes that one picture may take while it is read: 400 MB less Python, numpy and Pillow."""
+
 # Formats whose decoders are in Pillow itself: none that starts another program (EPS) or exists for
 # something other than pictures.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 _FORMAT_HINT = "give a PNG, JPEG, WebP, GIF, TIFF, BMP or AVIF picture"
+_AGAIN = "open it in a viewer and save it again"
+_SMALLER = "scale the picture down first"
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_ONE_BYTE = ("1", "L", "P")
+
+# Pixels that are converted together.
+_AT_ONCE = 1 << 20
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each orientation that EXIF knows."""
 
 
 def load_image(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """One picture from a file or from a file's bytes, as :func:`to_rgb` returns it.
 
-    Of an animation or a document the first frame. The size is read from the header and checked
-    before any pixel is decoded. Colour profiles are ignored, as CLIP's training ignored them.
+    Of an animation or a document the first frame; of an APNG not the default image that stands in
+    for programs without animations. The size is read from the header and checked before any pixel
+    is decoded. Colour profiles are ignored, as CLIP's training ignored them; so are texts and other
+    things that a PNG carries along. A JPEG that lacks its last bytes is read like any other, if no
+    more than its lowest rows can be missing.
 
-    Raises InputError, naming the file, for a file that is missing, a folder, unreadable, empty,
-    cut short or not a picture; for more than ``max_pixels`` pixels; for no pixels; and for a strip
-    more than 200 times as long as it is wide.
+    Raises InputError, naming the file, for a file that is missing, no regular file (at once:
+    nothing is waited for), unreadable, empty, cut short or of a format that is not read, which is
+    then named; for more than ``max_pixels`` pixels, or so many that decoding this kind of picture
+    would take too much memory; for no pixels; and for a strip more than 200 times as long as it is
+    wide.
     """
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), "the image", max_pixels)
-    path = Path(source)
+    name = _shown(source)
     try:
-        with path.open("rb") as stream:
-            return _decode(stream, str(path), max_pixels)
+        with _opened(Path(source), name) as stream:
+            return _decode(stream, name, max_pixels)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file", hint="check the path of the image") from None
-    except IsADirectoryError:
+        hint = "check the path of the image"
+        if str(source) == "-":
+            hint = "standard input is not read: save the picture to a file, and name that"
+        raise InputError(f"{name}: no such file", hint=hint) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or _first_line(error)
         raise InputError(
-            f"{path}: a folder, not an image", hint="name the image files one by one"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the image: {error.strerror or error}") from error
+            f"{name}: cannot read the image: {reason}",
+            hint="check the path, and that you may read the file",
+        ) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -60,18 +107,43 @@ def to_rgb(image: Image.Image) -> Image.Image:
     16-bit grey keeps its top 8 bits, rounded; CMYK and other colour spaces are converted by
     Pillow's plain formulas. Raises InputError for float pixels and for integers over 16 bits.
     """
-    image = _upright(image)
-    if image.mode in _SIXTEEN_BIT:
-        return _from_sixteen_bit(image)
-    if image.mode == "F":
+    image.load()
+    done = _finished([image])
+    return done.copy() if done is image else done
+
+
+def _opened(path: Path, name: str) -> BinaryIO:
+    """A regular file. A pipe would keep the reader waiting for ever; opening a device may do
+    something."""
+    _require_regular(path.stat().st_mode, name)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    stream = os.fdopen(os.open(path, flags), "rb")
+    try:
+        _require_regular(os.fstat(stream.fileno()).st_mode, name)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def _require_regular(mode: int, name: str) -> None:
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
         raise InputError(
-            "floating-point pixels have no agreed white", hint="save the picture as a PNG"
-        )
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        paper = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(paper, layer).convert("RGB")
-    return image.convert("RGB")
+            f"{name}: a folder, not an image", hint="name the image files one by one"
+        ) from None
+    kinds = (
+        (stat.S_ISFIFO, "a pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    )
+    kind = next((kind for test, kind in kinds if test(mode)), "no regular file")
+    raise InputError(
+        f"{name}: {kind}, not an image file",
+        hint="save the picture to a file, and name that",
+    )
 
 
 def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
@@ -79,72 +151,529 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
         # Pillow warns of odd metadata, and of sizes that are refused here or that the caller
         # allowed; what matters becomes an error, and an error is one line.
         warnings.simplefilter("ignore")
-        image = _open(stream, name)
-        _check_size(image, name, max_pixels)
+        head = stream.read(HEAD_BYTES)
         try:
-            image.load()
-            return to_rgb(image)
+            return _decoded(stream, head, max_pixels)
         except InputError as error:
             raise InputError(f"{name}: {error.message}", hint=error.hint) from None
         except Exception as error:  # a decoder raises whatever the broken bytes run it into
             raise InputError(
-                f"{name}: the image is damaged or cut short: {_first_line(error)}",
-                hint="open it in a viewer and save it again",
+                f"{name}: the image is damaged or cut short: {_first_line(error)}", hint=_AGAIN
             ) from error
 
 
-def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise InputError(
-            f"{name}: {width:,} x {height:,} pixels, more than {max_pixels:,}",
-            hint="scale the picture down first",
+def _decoded(stream: BinaryIO, head: bytes, max_pixels: int) -> Image.Image:
+    if not head:
+        raise InputError("the file is empty", hint=_FORMAT_HINT)
+    kind = file_kind(head)
+    if kind is not None and not kind.readable:
+        raise InputError(f"{kind.name}, which is not read here", hint=kind.hint)
+    size = stream.seek(0, io.SEEK_END)
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _png(stream, size, head, max_pixels)
+    jpeg = jpeg_header(stream) if head.startswith(b"\xff\xd8") else None
+    if jpeg is not None and (jpeg.bits != 8 or jpeg.process in (3, 5, 6, 7, 11, 13, 14, 15)):
+        sort = f"of {jpeg.bits} bits" if jpeg.bits != 8 else "lossless or hierarchical"
+        raise InputError(f"a JPEG picture that is {sort}, which is not read here", hint=_AGAIN)
+    image = _open(stream, head)
+    raw = camera_raw(cast("Any", image).tag_v2) if image.format == "TIFF" else None
+    if raw is not None:
+        raise InputError(f"{raw.name}, which is not read here", hint=raw.hint)
+    _check_size(image.size, max_pixels)
+    pixels = image.width * image.height
+    _check_mode(image)
+    turned = image.format != "TIFF" and _orientation(image) in _TURNS
+    _check_memory(image, max(_decoding(image, size, jpeg), _finishing(image, turned) * pixels))
+    if jpeg is not None:
+        try:
+            image.load()
+        except OSError:
+            mended = _with_its_end(stream, size, jpeg, pixels)
+            if mended is None:
+                raise
+            image = mended
+    else:
+        _load(image)
+    owned = [image]
+    del image
+    return _finished(owned)
+
+
+def _open(stream: BinaryIO, head: bytes) -> Image.Image:
+    """The picture with its header read."""
+    stream.seek(0)
+    Image.init()
+    formats = [known for known in _FORMATS if known in Image.OPEN]
+    kind = file_kind(head)
+    what, hint = ("not an image", _FORMAT_HINT) if kind is None else (kind.name, kind.hint)
+    try:
+        return Image.open(stream, formats=formats)
+    except Image.DecompressionBombError as error:
+        raise InputError(_first_line(error), hint=_SMALLER) from None
+    except UnidentifiedImageError:
+        missing = kind is not None and kind.name == "an AVIF picture" and "AVIF" not in formats
+        if missing:
+            raise InputError(
+                "an AVIF picture, which this Pillow does not read",
+                hint="pip install --upgrade pillow, or convert it to PNG or JPEG",
+            ) from None
+        reason = what if kind is None else f"{what} that is damaged, cut short or of a rare sort"
+        raise InputError(reason, hint=hint) from None
+    except Exception as error:  # a parser raises whatever the broken bytes run it into
+        reason = (
+            "not a readable image"
+            if kind is None
+            else f"{what} that is damaged, cut short or of a rare sort"
         )
+        raise InputError(f"{reason}: {_first_line(error)}", hint=hint) from error
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise InputError(f"{width:,} x {height:,} pixels, more than {max_pixels:,}", hint=_SMALLER)
     if min(width, height) < 1:
-        raise InputError(f"{name}: the picture has no pixels")
+        raise InputError("the picture has no pixels", hint=_AGAIN)
     if max(width, height) > _MAX_RATIO * min(width, height):
         raise InputError(
-            f"{name}: {width:,} x {height:,} pixels is too long a strip",
+            f"{width:,} x {height:,} pixels is too long a strip",
             hint=f"crop it until one side is at most {_MAX_RATIO} times the other",
         )
 
 
-def _open(stream: BinaryIO, name: str) -> Image.Image:
-    if not stream.read(1):
-        raise InputError(f"{name}: the file is empty", hint=_FORMAT_HINT)
-    stream.seek(0)
-    Image.init()
-    formats = [known for known in _FORMATS if known in Image.OPEN]
-    try:
-        return Image.open(stream, formats=formats)
-    except Image.DecompressionBombError as error:
+def _check_mode(image: Image.Image) -> None:
+    if image.mode == "F":
         raise InputError(
-            f"{name}: {_first_line(error)}", hint="scale the picture down first"
-        ) from None
-    except UnidentifiedImageError:
-        raise InputError(f"{name}: not an image", hint=_FORMAT_HINT) from None
-    except Exception as error:  # as above, while the header is parsed
-        raise InputError(
-            f"{name}: not a readable image: {_first_line(error)}", hint=_FORMAT_HINT
-        ) from error
+            "floating-point pixels have no agreed white", hint="save the picture as a PNG"
+        )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block says nothing about the pixels: they stand as they are
+def _check_memory(image: Image.Image, needed: float) -> None:
+    if needed <= _BUDGET:
+        return
+    pixels = image.width * image.height
+    most = int(pixels * _BUDGET / needed) // 1_000_000
+    raise InputError(
+        f"{image.width:,} x {image.height:,} pixels of this kind ({image.format} {image.mode}) "
+        f"take {needed / 1024**2:,.0f} MB to read, more than {_BUDGET // 1024**2}",
+        hint=f"scale the picture down to at most {most} million pixels, or save it as a plain "
+        "JPEG or RGB PNG",
+    )
+
+
+# ------------------------------------------------------------------ what a picture takes
+
+
+def _stored(mode: str) -> int:
+    """Bytes of a pixel in Pillow's memory."""
+    if mode in _ONE_BYTE:
+        return 1
+    return 2 if mode.startswith("I;16") else 4
+
+
+def _decoding(image: Image.Image, size: int, jpeg: JpegHeader | None) -> float:
+    """Bytes at most while the decoder works: measured for each, and explained by what it holds."""
+    pixels = image.width * image.height
+    stored = _stored(image.mode) * pixels
+    if image.format == "WEBP":
+        # Two canvases of the decoder, what it hands over, and, where the decoder stays, Pillow's
+        # own; the file itself.
+        return (12.5 if hasattr(image, "_decoder") else 16.5) * pixels + size
+    if image.format == "AVIF":
+        return 13 * pixels + 2 * size
+    if image.format == "TIFF":
+        return stored + _tiff_buffers(image, stored, size)
+    if image.format == "BMP":
+        # Run lengths are decoded in Python, into bytes that are then copied.
+        packed = image.tile and image.tile[0][0] == "bmp_rle"
+        return stored + (3 * pixels if packed else 0)
+    if jpeg is not None and jpeg.whole:
+        return stored + 2 * jpeg.samples * pixels
+    return stored
+
+
+def _tiff_buffers(image: Any, stored: int, size: int) -> float:
+    """Bytes of the strip or tile that is decoded at a time, and of the file, which libtiff maps;
+    or else of the turned picture, which Pillow makes while it loads."""
+    tags = image.tag_v2
+
+    def number(tag: int, default: int) -> int:
+        value = tags.get(tag, default)
+        return int(max(value, default=default) if isinstance(value, tuple) else value)
+
+    turned = stored if number(_ORIENTATION, 1) in _TURNS else 0
+    if number(259, 1) == 1:  # not compressed: read as it is
+        return turned
+    width, rows = number(322, image.width), number(323, number(278, image.height))
+    if 323 not in tags:
+        rows = min(rows, image.height)
+    samples = 1 if number(284, 1) == 2 else number(277, 1)
+    counts = tags.get(279, tags.get(325, size))
+    packed = min(size, sum(counts) if isinstance(counts, tuple) else int(counts))
+    return max(rows * width * max(4, samples * number(258, 1) / 8) + packed, turned)
+
+
+def _finishing(image: Image.Image, turned: bool) -> float:
+    """Bytes a pixel at most that :func:`_finished` will hold."""
+    if image.mode in _ONE_BYTE:
+        return 5
+    if image.mode in _SIXTEEN_BIT:
+        return max(5, _stored(image.mode) + 1)
+    plain = image.mode == "RGB" and not image.has_transparency_data and not turned
+    return 4 if plain else 7
+
+
+# ------------------------------------------------------------------ decoded to upright RGB
+
+
+def _finished(owned: list[Image.Image]) -> Image.Image:
+    """The one decoded picture in ``owned``, which is taken out, as :func:`to_rgb` describes.
+
+    Strip by strip, so that nothing is there twice at full width: its memory is let go on the way.
+    """
+    image = owned.pop()
+    _check_mode(image)
+    turn = _TURNS.get(_orientation(image))
+    if image.mode in _SIXTEEN_BIT:
+        image = _from_sixteen_bit(image)
+    if image.mode in _ONE_BYTE:
+        if turn is not None:
+            image = image.transpose(turn)
+        rgb = Image.new("RGB", image.size)
+        for box in _strips(image.size):
+            rgb.paste(_flat(image.crop(box)), box)
+        return rgb
+    if image.mode == "RGB" and not image.has_transparency_data and turn is None:
         return image
+    packed = np.empty((image.height, image.width, 3), np.uint8)
+    for box in _strips(image.size):
+        packed[box[1] : box[3]] = np.asarray(_flat(image.crop(box)))
+    del image
+    upright = packed if turn is None else _turned(packed, turn)
+    rgb = Image.new("RGB", (upright.shape[1], upright.shape[0]))
+    for box in _strips(rgb.size):
+        rgb.paste(Image.fromarray(np.ascontiguousarray(upright[box[1] : box[3]])), box)
+    return rgb
+
+
+def _strips(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    width, height = size
+    rows = max(1, _AT_ONCE // max(1, width))
+    for top in range(0, height, rows):
+        yield 0, top, width, min(height, top + rows)
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """A strip as RGB, on white."""
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        paper = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(paper, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _turned(pixels: NDArray[np.uint8], turn: Image.Transpose) -> NDArray[np.uint8]:
+    """A view of pixels [H, W, 3], turned as Pillow would."""
+    across = pixels.transpose(1, 0, 2)
+    return {
+        Image.Transpose.FLIP_LEFT_RIGHT: pixels[:, ::-1],
+        Image.Transpose.ROTATE_180: pixels[::-1, ::-1],
+        Image.Transpose.FLIP_TOP_BOTTOM: pixels[::-1],
+        Image.Transpose.TRANSPOSE: across,
+        Image.Transpose.ROTATE_270: across[:, ::-1],
+        Image.Transpose.TRANSVERSE: across[::-1, ::-1],
+        Image.Transpose.ROTATE_90: across[::-1],
+    }[turn]
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a broken EXIF block says nothing about the pixels: they stand as they are
+        return 1
 
 
 def _from_sixteen_bit(image: Image.Image) -> Image.Image:
-    values = np.asarray(image, dtype=np.int64)
-    if values.size and (values.min() < 0 or values.max() > 0xFFFF):
-        raise InputError("pixels of more than 16 bits", hint="save the picture as a PNG")
-    grey = ((values * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8)
+    """As 8-bit grey, its clear value white."""
     clear = image.info.get("transparency")
-    if isinstance(clear, int):
-        grey[values == clear] = 255
-    return Image.fromarray(grey).convert("RGB")
+    grey = Image.new("L", image.size)
+    for box in _strips(image.size):
+        values = np.asarray(image.crop(box), dtype=np.int64)
+        if values.size and (values.min() < 0 or values.max() > 0xFFFF):
+            raise InputError("pixels of more than 16 bits", hint="save the picture as a PNG")
+        if image.info.get(_NEGATIVE):
+            values = 0xFFFF - values
+        strip = ((values * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8)
+        if isinstance(clear, int):
+            strip[values == clear] = 255
+        grey.paste(Image.fromarray(strip), box)
+    return grey
+
+
+# ------------------------------------------------------------------ what decoders get wrong
+
+_NEGATIVE = "white is zero"
+
+
+def _load(image: Any) -> None:
+    """Decode the pixels."""
+    if image.format == "TIFF" and image.mode in _SIXTEEN_BIT and image.tag_v2.get(262) == 0:
+        # Pillow turns negatives over in its raw modes, of which 16 bits have none.
+        raw = image.tile[0][3]
+        raw = raw if isinstance(raw, str) else raw[0]
+        image.load()
+        image.info[_NEGATIVE] = raw in _SIXTEEN_BIT
+        return
+    if image.format == "WEBP" and hasattr(image, "_decoder"):
+        # Its two canvases are of no use once it has handed over the first picture.
+        prepare = image.load_prepare
+
+        def let_go() -> None:
+            image._decoder = None
+            prepare()
+
+        image.load_prepare = let_go
+        image.load()
+        del image.load_prepare
+        return
+    image.load()
+
+
+# Of a JPEG: bytes that decode to something, whatever the tables, and the mark of its end.
+_PADDING = bytes((37 * number * number + 11 * number + 101) % 251 for number in range(96))
+_JPEG_END = b"\xff\xd9"
+_MAY_MISS = 50
+"""One in so many rows of a picture may be missing below, or the last row of blocks."""
+
+
+def _with_its_end(stream: BinaryIO, size: int, jpeg: JpegHeader, pixels: int) -> Image.Image | None:
+    """A JPEG whose data ran out, as browsers show it; None where more is missing than its lowest
+    rows, or it is too large to find out.
+
+    What is missing begins where it makes a difference whether other data follow.
+    """
+    # Three times its pixels: what was decoded in vain is there too.
+    if (12 + 2 * jpeg.samples) * pixels > _BUDGET:
+        return None
+    stream.seek(0)
+    if not has_all_scans(stream.read(), jpeg):
+        return None
+    stream.seek(max(0, size - 16))
+    # Half a mark at the end would make another one with what is put behind it.
+    size -= len(tail := stream.read()) - len(tail.rstrip(b"\xff"))
+    parts: list[tuple[int, int] | bytes] = [(0, size)]
+    found = []
+    for more in ([_JPEG_END], [_PADDING, _JPEG_END]):
+        image = Image.open(_joined(stream, [*parts, *more]), formats=("JPEG", "MPO"))
+        image.load()
+        found.append(image)
+    whole, other = found
+    height = whole.height
+    blocks = -(-height // jpeg.block_rows) - 1
+    # Rows of colour are interpolated from the blocks below.
+    needed = min(blocks * jpeg.block_rows - 2, height - height // _MAY_MISS)
+    for box in _strips(whole.size):
+        box = (*box[:3], min(box[3], needed))
+        if box[1] < box[3] and ImageChops.difference(whole.crop(box), other.crop(box)).getbbox():
+            return None
+    return whole
+
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_MOST_CHUNKS = 1_000_000
+_LARGE_CHUNK = 1024**2
+# Texts that may say how a picture is to be turned.
+_ABOUT_EXIF = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
+
+
+def _png(stream: BinaryIO, size: int, head: bytes, max_pixels: int) -> Image.Image:
+    """A PNG less what is not needed to show it; of an animation its first frame."""
+    parts, place = _png_parts(stream, size)
+    canvas = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    image = _open(_joined(stream, parts), head)
+    _check_size(canvas, max_pixels)
+    _check_mode(image)
+    pixels = image.width * image.height
+    _check_memory(image, max(_decoding(image, size, None), _finishing(image, False) * pixels))
+    image.load()
+    # What says how it is turned may stand behind the pixels.
+    _check_memory(image, _finishing(image, _orientation(image) in _TURNS) * pixels)
+    owned = [image]
+    del image
+    if place is None or (place == (0, 0) and owned[0].size == canvas):
+        return _finished(owned)
+    if place[0] + owned[0].width > canvas[0] or place[1] + owned[0].height > canvas[1]:
+        raise InputError("its first frame lies beside the picture", hint=_AGAIN)
+    # What a frame does not cover is clear.
+    frame = _finished(owned)
+    _check_memory(frame, 4 * pixels + 4 * canvas[0] * canvas[1])
+    paper = Image.new("RGB", canvas, "white")
+    paper.paste(frame, place)
+    return paper
+
+
+def _png_parts(
+    stream: BinaryIO, size: int
+) -> tuple[list[tuple[int, int] | bytes], tuple[int, int] | None]:
+    """What is to be decoded, and where on the canvas it is to lie if that is a frame.
+
+    Of each chunk its start and length in the file, or other bytes in its place. What stands in the
+    file beyond pixels, colours and EXIF is left out: profiles, texts (of which Pillow refuses large
+    ones), and the other frames.
+    """
+    parts: list[tuple[int, int] | bytes] = [(0, 8)]
+    pictures: list[tuple[int, int] | bytes] = []
+    frame: list[tuple[int, int] | bytes] = []
+    header, control, animated = b"", b"", False
+    at, controls = 8, 0
+    for _ in range(_MOST_CHUNKS):
+        stream.seek(at)
+        start = stream.read(8)
+        if len(start) < 8:
+            break
+        length, kind = int.from_bytes(start[:4], "big"), start[4:]
+        if kind == b"IHDR" and not header:
+            header = stream.read(13)
+        if kind == b"acTL":
+            animated = True
+        elif kind == b"fcTL" and animated:
+            controls += 1
+            if not pictures and not control:
+                animated = False  # the picture itself is the first frame
+            elif controls == 1:
+                control = stream.read(26)
+        elif kind == b"fdAT":
+            if controls == 1 and control and length > 4:
+                frame += [
+                    (length - 4).to_bytes(4, "big") + b"IDAT",
+                    (at + 12, length - 4),
+                    bytes(4),
+                ]
+        elif kind == b"IDAT":
+            pictures.append((at, 12 + length))
+        elif _is_needed(stream, kind, length):
+            (pictures if pictures else parts).append((at, 12 + length))
+        at += 12 + length
+        if kind == b"IEND":
+            break
+    else:
+        raise InputError("it has more than a million chunks", hint=_AGAIN)
+    if not frame or len(control) < 26:
+        return [*parts, *pictures], None
+    body = b"IHDR" + control[4:12] + header[8:]
+    checked = (13).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    after = [part for part in pictures if isinstance(part, tuple) and not _is_data(stream, part)]
+    place = int.from_bytes(control[12:16], "big"), int.from_bytes(control[16:20], "big")
+    first = [part for part in parts[1:] if not _is_header(stream, part)]
+    return [_PNG_START, checked, *first, *frame, *after], place
+
+
+def _kind_at(stream: BinaryIO, part: tuple[int, int] | bytes) -> bytes:
+    if isinstance(part, bytes):
+        return part[4:8]
+    stream.seek(part[0] + 4)
+    return stream.read(4)
+
+
+def _is_data(stream: BinaryIO, part: tuple[int, int] | bytes) -> bool:
+    return _kind_at(stream, part) == b"IDAT"
+
+
+def _is_header(stream: BinaryIO, part: tuple[int, int] | bytes) -> bool:
+    return _kind_at(stream, part) == b"IHDR"
+
+
+def _is_needed(stream: BinaryIO, kind: bytes, length: int) -> bool:
+    """Whether a chunk, whose content ``stream`` is about to give, has a say in what is shown."""
+    if kind[:1].isupper():
+        return True
+    if length > _LARGE_CHUNK:
+        return False
+    if kind in (b"tRNS", b"eXIf"):
+        return True
+    if kind not in (b"tEXt", b"zTXt", b"iTXt"):
+        return False
+    text = stream.read(length)
+    about = next((name for name in _ABOUT_EXIF if text.startswith(name)), None)
+    if about is None:
+        return False
+    packed = text[len(about) + 1 :] if kind == b"zTXt" else b""
+    if kind == b"iTXt" and text[len(about) : len(about) + 1] == b"\1":
+        packed = text[len(about) + 2 :].split(b"\0", 2)[-1]
+    try:
+        return len(zlib.decompressobj().decompress(packed, _LARGE_CHUNK)) < _LARGE_CHUNK
+    except zlib.error:
+        return False
+
+
+class _Joined(io.RawIOBase):
+    """Parts of another file, and bytes, one after the other."""
+
+    def __init__(self, stream: BinaryIO, parts: Sequence[tuple[int, int] | bytes]) -> None:
+        self._stream = stream
+        self._parts = parts
+        lengths = [part[1] if isinstance(part, tuple) else len(part) for part in parts]
+        self._ends = np.array(list(accumulate(lengths)), np.int64)
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: int(self._ends[-1])}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        number = int(np.searchsorted(self._ends, self._at, side="right"))
+        if number == len(self._parts) or not len(view):
+            return 0
+        part = self._parts[number]
+        left = int(self._ends[number]) - self._at
+        count = min(left, len(view))
+        if isinstance(part, bytes):
+            piece = part[len(part) - left :][:count]
+        else:
+            self._stream.seek(part[0] + part[1] - left)
+            piece = self._stream.read(count)
+        view[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
+
+
+def _joined(stream: BinaryIO, parts: Sequence[tuple[int, int] | bytes]) -> BinaryIO:
+    # Neighbours are read together.
+    merged: list[tuple[int, int] | bytes] = []
+    for part in parts:
+        last = merged[-1] if merged else None
+        if isinstance(part, tuple) and isinstance(last, tuple) and sum(last) == part[0]:
+            merged[-1] = last[0], last[1] + part[1]
+        else:
+            merged.append(part)
+    return cast("BinaryIO", io.BufferedReader(_Joined(stream, merged), 1 << 16))
+
+
+# ------------------------------------------------------------------ words
+
+
+def _shown(name: str | Path) -> str:
+    """A path in one line."""
+    text = str(name)
+    if text.isprintable():
+        return text
+    return "".join(
+        letter
+        if letter.isprintable()
+        else letter.encode("unicode_escape", "backslashreplace").decode("ascii")
+        for letter in text
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -12,8 +16,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, features
+from PIL import Image, ImageOps, features
+from PIL.PngImagePlugin import PngInfo
 
+from gmi_registry import images
 from gmi_registry.errors import InputError
 from gmi_registry.images import MAX_PIXELS, load_image, to_rgb
 
@@ -171,10 +177,10 @@ def test_turns_as_exif_says(orientation: int, kind: str) -> None:
 
 
 def test_a_broken_exif_block_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(image: Image.Image) -> Image.Image:
+    def fail(image: Image.Image) -> Image.Exif:
         raise SyntaxError("not a TIFF file")
 
-    monkeypatch.setattr("PIL.ImageOps.exif_transpose", fail)
+    monkeypatch.setattr(Image.Image, "getexif", fail)
     assert close_to(load_image(encoded(quarters(), "PNG")), quarters(), 0)
 
 
@@ -222,9 +228,8 @@ def test_a_long_strip_is_refused() -> None:
     [
         (b"", "the file is empty"),
         (b"hello, I am a text file\n", "not an image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image"),
-        (b"\x89PNG\r\n\x1a\n", "not"),
-        (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", b"short"), "not"),
+        (b"\x89PNG\r\n\x1a\n", "a PNG picture that is damaged"),
+        (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", b"short"), "a PNG picture that is damaged"),
     ],
 )
 def test_what_is_no_image(tmp_path: Path, data: bytes, reason: str) -> None:
@@ -255,9 +260,12 @@ def test_missing_folder_and_unreadable(tmp_path: Path, monkeypatch: pytest.Monke
     def refuse(*args: object, **kwargs: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(InputError, match="cannot read the image: Permission denied"):
-        load_image(tmp_path / "secret.png")
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(encoded(quarters(), "PNG"))
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(InputError, match="cannot read the image: Permission denied") as caught:
+        load_image(secret)
+    assert caught.value.hint
 
 
 @settings(max_examples=150, deadline=None)
@@ -286,3 +294,331 @@ def test_any_mode_becomes_rgb_and_rgb_is_a_fixed_point(mode: str) -> None:
     image = to_rgb(Image.new(mode, (5, 3)))
     assert (image.mode, image.size) == ("RGB", (5, 3))
     assert to_rgb(image).tobytes() == image.tobytes()
+
+
+# at full width at once, as it was done before, and strip by strip
+
+
+def at_once(image: Image.Image) -> Image.Image:
+    """What a picture is, worked out on the whole of it."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        values = np.asarray(image, np.int64)
+        grey = ((values * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8)
+        if isinstance(image.info.get("transparency"), int):
+            grey[values == image.info["transparency"]] = 255
+        return Image.fromarray(grey).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        paper = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(paper, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def noise(mode: str) -> Image.Image:
+    pixels = np.random.default_rng(7).integers(0, 256, (37, 61, 4), dtype=np.uint8)
+    if mode == "I;16":
+        return Image.fromarray(pixels.view("<u2")[..., 0].copy())
+    image = Image.fromarray(pixels)
+    if mode == "LA":
+        return Image.merge("LA", (image.getchannel(0), image.getchannel(3)))
+    return image if mode == "RGBA" else image.convert("RGB").convert(mode)
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"),
+    [
+        ("1", "PNG", {}),
+        ("L", "JPEG", {}),
+        ("P", "PNG", {"transparency": 5}),
+        ("LA", "PNG", {}),
+        ("RGB", "JPEG", {"quality": 90}),
+        ("RGB", "JPEG", {"quality": 50, "progressive": True}),
+        ("RGB", "WEBP", {"quality": 80}),
+        ("RGB", "PNG", {"transparency": (1, 2, 3)}),
+        ("RGBA", "PNG", {}),
+        ("RGBA", "WEBP", {"lossless": True}),
+        ("I;16", "PNG", {"transparency": 300}),
+        ("CMYK", "JPEG", {}),
+        ("CMYK", "TIFF", {"compression": "tiff_lzw"}),
+        ("LAB", "TIFF", {}),
+        ("RGB", "TIFF", {"compression": "packbits"}),
+        pytest.param("RGBA", "AVIF", {}, marks=needs_avif),
+    ],
+)
+def test_strip_by_strip_is_bit_for_bit_at_once(
+    mode: str,
+    kind: str,
+    options: dict[str, object],
+    orientation: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(noise(mode), kind, exif=exif.tobytes(), **options)
+    expected = at_once(Image.open(io.BytesIO(data)))
+    for pixels in (1, 200, 1 << 20):
+        monkeypatch.setattr(images, "_AT_ONCE", pixels)
+        found = load_image(data)
+        assert (found.mode, found.size) == ("RGB", expected.size)
+        assert found.tobytes() == expected.tobytes()
+    other = Image.open(io.BytesIO(data))
+    assert to_rgb(other).tobytes() == expected.tobytes()
+
+
+def test_what_is_handed_in_decoded_stays_the_callers() -> None:
+    image = quarters()
+    copy = to_rgb(image)
+    copy.putpixel((0, 0), (1, 2, 3))
+    assert image.getpixel((0, 0)) == RED
+
+
+@pytest.mark.parametrize(("negative", "expected"), [(0, 255 - 100), (1, 100)])
+def test_sixteen_bit_tiff_where_white_is_zero(negative: int, expected: int) -> None:
+    pixels = np.full((4, 4), 257 * 100, "<u2").tobytes()
+    entries = [
+        *((256, 4, 4), (257, 4, 4), (258, 3, 16), (259, 3, 1), (262, 3, negative), (273, 4, 122)),
+        *((277, 3, 1), (278, 4, 4), (279, 4, len(pixels))),
+    ]
+    table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4) + pixels
+    assert load_image(data).getpixel((1, 1)) == (expected,) * 3
+
+
+# animations
+
+
+def frame_control(number: int, width: int, height: int, left: int, top: int) -> bytes:
+    body = struct.pack(">IIIIIHHBB", number, width, height, left, top, 1, 10, 0, 1)
+    return png_chunk(b"fcTL", body)
+
+
+@pytest.mark.parametrize(("left", "top"), [(0, 0), (1, 2)])
+def test_the_first_frame_of_an_apng_and_not_its_default_image(left: int, top: int) -> None:
+    first = zlib.compress(b"".join(b"\0" + bytes(RED) * 2 for _ in range(2)))
+    half = len(first) // 2
+    parts = [
+        b"\x89PNG\r\n\x1a\n",
+        png_chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 8, 2, 0, 0, 0)),
+        png_chunk(b"acTL", struct.pack(">II", 2, 0)),
+        png_chunk(b"IDAT", zlib.compress(b"".join(b"\0" + bytes(BLUE) * 4 for _ in range(4)))),
+        frame_control(0, 2, 2, left, top),
+        png_chunk(b"fdAT", struct.pack(">I", 1) + first[:half]),
+        png_chunk(b"fdAT", struct.pack(">I", 2) + first[half:]),
+        frame_control(3, 4, 4, 0, 0),
+        png_chunk(b"fdAT", struct.pack(">I", 4) + zlib.compress(b"\0" * 52)),
+        png_chunk(b"IEND", b""),
+    ]
+    image = load_image(b"".join(parts))
+    expected = Image.new("RGB", (4, 4), WHITE)
+    expected.paste(RED, (left, top, left + 2, top + 2))
+    assert image.tobytes() == expected.tobytes()
+
+
+def test_a_frame_beside_the_picture_is_damage() -> None:
+    data = encoded(
+        Image.new("RGB", (4, 4), BLUE),
+        "PNG",
+        save_all=True,
+        default_image=True,
+        append_images=[Image.new("RGB", (4, 4), RED)],
+    )
+    at = data.index(b"fcTL") - 4
+    moved = data[:at] + frame_control(0, 4, 4, 1, 0) + data[at + 38 :]
+    assert load_image(data).getpixel((0, 0)) == RED
+    with pytest.raises(InputError, match="lies beside the picture"):
+        load_image(moved)
+
+
+# what is more than the pixels, and what is missing
+
+
+def test_large_texts_and_profiles_of_a_png_are_left_out() -> None:
+    data = encoded(quarters(), "PNG")
+    more = [
+        (b"zTXt", b"workflow\0\0" + zlib.compress(bytes(3_000_000))),
+        (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(3_000_000))),
+        (b"tEXt", b"Comment\0" + b"x" * 2_000_000),
+        (b"iCCP", b"profile\0\0" + zlib.compress(bytes(3_000_000))),
+        (b"prVt", bytes(2_000_000)),
+        (b"tEXt", b"Bad checksum\0")[:2],
+    ]
+    extra = b"".join(png_chunk(kind, body) for kind, body in more)
+    assert close_to(load_image(data[:33] + extra + data[33:]), quarters(), 0)
+    assert close_to(load_image(data[:-12] + extra + data[-12:]), quarters(), 0)
+
+
+def test_texts_that_say_how_a_png_is_turned_are_read() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = quarters().transpose(Image.Transpose.ROTATE_270)
+    xmp, raw = PngInfo(), PngInfo()
+    xmp.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>', zip=True)
+    content = exif.tobytes()
+    raw.add_text("Raw profile type exif", f"\nexif\n{len(content):8}\n{content.hex()}\n", zip=True)
+    for about in (xmp, raw):
+        assert close_to(load_image(encoded(quarters(), "PNG", pnginfo=about)), upright, 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+@pytest.mark.parametrize("missing", [1, 2, 3, 20])
+def test_a_jpeg_that_lacks_its_last_bytes(options: dict[str, object], missing: int) -> None:
+    picture = Image.effect_mandelbrot((160, 160), (-2, -1.5, 1, 1.5), 100).convert("RGB")
+    data = encoded(picture, "JPEG", quality=95, **options)
+    whole, cut = load_image(data), load_image(data[:-missing])
+    height = 160 if missing <= 2 else 142
+    top = (0, 0, 160, height)
+    assert cut.crop(top).tobytes() == whole.crop(top).tobytes()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_a_jpeg_of_which_more_is_missing(options: dict[str, object], share: float) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (160, 160, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(pixels), "JPEG", quality=95, **options)
+    with pytest.raises(InputError, match="damaged or cut short"):
+        load_image(data[: int(len(data) * share)])
+
+
+# what is no picture, by its name
+
+
+def ftyp(brand: bytes, *compatible: bytes) -> bytes:
+    body = brand + bytes(4) + b"".join(compatible)
+    return struct.pack(">I", 8 + len(body)) + b"ftyp" + body + bytes(64)
+
+
+TIFF_OF_A_CAMERA = b"II*\0" + struct.pack("<IH", 8, 2)
+THUMBNAIL = struct.pack("<HHII", 254, 4, 1, 1) + struct.pack("<HHII", 330, 4, 1, 99)
+DNG = struct.pack("<HHII", 254, 4, 1, 1) + struct.pack("<HHII", 50706, 1, 4, 0x0401)
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "hint"),
+    [
+        (ftyp(b"heic", b"mif1"), "HEIC", "JPEG"),
+        (ftyp(b"mif1", b"heic"), "HEIC", "JPEG"),
+        (ftyp(b"crx ", b"crx "), "CR3", "develop"),
+        (ftyp(b"qt  "), "video", "ffmpeg"),
+        (ftyp(b"isom", b"avc1", b"mp42"), "video", "ffmpeg"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(20), "JPEG XL", "djxl"),
+        (b"\xff\x0a" + bytes(20), "JPEG XL", "djxl"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG", "rsvg"),
+        (b"%PDF-1.7\n", "PDF", "pdftoppm"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript", "export"),
+        (b"8BPS" + bytes(30), "Photoshop", "export"),
+        (b"\x1aE\xdf\xa3" + bytes(30), "video", "ffmpeg"),
+        (b"<!DOCTYPE html><html><body>404</body></html>", "web page", "download"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS", "git lfs pull"),
+        (b"P6\n2 2\n255\n" + bytes(12), "Netpbm", "convert"),
+        (TIFF_OF_A_CAMERA + THUMBNAIL + bytes(20), "raw file", "develop"),
+        (TIFF_OF_A_CAMERA + DNG + bytes(20), "DNG", "develop"),
+        (b"PK\x03\x04" + bytes(30), "zip", "unpack"),
+    ],
+)
+def test_other_formats_are_named_with_the_way_out(data: bytes, name: str, hint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_image(data)
+    assert name in caught.value.message
+    assert hint in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_nobody_is_told_to_give_the_format_that_was_given(kind: str) -> None:
+    data = bytearray(encoded(quarters(), kind))
+    data[12 if kind != "BMP" else 14 :] = b"\xaa" * 40
+    with pytest.raises(InputError) as caught:
+        load_image(bytes(data))
+    name = {"WEBP": "WebP"}.get(kind, kind)
+    assert f"a {name} picture that is damaged" in caught.value.message
+    assert not str(caught.value.hint).startswith("give a")
+
+
+def test_a_jpeg_of_twelve_bits_is_named() -> None:
+    data = bytearray(encoded(quarters(), "JPEG"))
+    data[data.index(b"\xff\xc0") + 4] = 12
+    with pytest.raises(InputError, match="a JPEG picture that is of 12 bits"):
+        load_image(bytes(data))
+
+
+# what is no file
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    path = tmp_path / "s.png"
+    with socket.socket(socket.AF_UNIX) as listening:
+        # Names of sockets are short.
+        listening.bind(os.path.relpath(path) if len(str(path)) > 100 else str(path))
+        for name, reason in [
+            (tmp_path / "pipe.png", "a pipe, not an image"),
+            (path, "a socket, not an image"),
+            (Path("/dev/null"), "a device, not an image"),
+            (tmp_path / "loop.png", "cannot read the image"),
+            (tmp_path / ("x" * 300), "cannot read the image"),
+            (tmp_path / "nul\0.png", "cannot read the image"),
+        ]:
+            with pytest.raises(InputError, match=reason) as caught:
+                load_image(name)
+            assert caught.value.hint
+    with pytest.raises(InputError, match="no such file") as caught:
+        load_image("-")
+    assert "standard input" in str(caught.value.hint)
+
+
+def test_a_name_is_one_line_whatever_is_in_it() -> None:
+    with pytest.raises(InputError) as caught:
+        load_image("a\nb\x1b[31m\u202e.png")
+    assert caught.value.message == "a\\nb\\x1b[31m\\u202e.png: no such file"
+
+
+# memory
+
+
+MEASURED = """
+import resource, sys
+from gmi_registry.errors import InputError
+from gmi_registry.images import load_image
+try:
+    said = str(load_image(sys.argv[1]).size)
+except InputError as error:
+    said = f"{error.message} {error.hint}"
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, said)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in other units elsewhere")
+@pytest.mark.parametrize(
+    ("side", "depth", "colour", "orientation", "said"),
+    [
+        (8000, 16, 0, 6, "(8000, 8000)"),
+        (7000, 8, 2, 6, "(7000, 7000)"),
+        (8000, 8, 6, 1, "take 427 MB to read, more than 350 scale the picture down to at most 52"),
+    ],
+)
+def test_no_picture_takes_more_than_400_mb(
+    tmp_path: Path, side: int, depth: int, colour: int, orientation: int, said: str
+) -> None:
+    rows = zlib.compressobj(1)
+    row = bytes(1 + side * depth // 8 * {0: 1, 2: 3, 6: 4}[colour])
+    packed = b"".join(rows.compress(row) for _ in range(side)) + rows.flush()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, 0)),
+        (b"IDAT", packed),
+        (b"eXIf", exif.tobytes()[6:]),
+        (b"IEND", b""),
+    ]
+    path = tmp_path / "large.png"
+    content = b"".join(png_chunk(kind, body) for kind, body in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    ran = subprocess.run(
+        [sys.executable, "-c", MEASURED, path], capture_output=True, text=True, check=True
+    )
+    memory, _, found = ran.stdout.partition(" ")
+    assert said in found
+    assert int(memory) <= 400

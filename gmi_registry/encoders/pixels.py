@@ -41,7 +41,8 @@ class Pixels:
 
     def square(self, image: Image.Image) -> NDArray[np.uint8]:
         """One picture, made RGB where it is not, to uint8 [S, S, 3] before normalisation."""
-        image = image.convert("RGB")
+        if image.mode != "RGB":  # a copy of a large picture takes as much again
+            image = image.convert("RGB")
         side = self._side
         if self._mode == "squash":
             image = image.resize((side, side), self._resampling)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
-import secrets
 import time
 from pathlib import Path
 
 from gmi_registry.errors import HubError
+from gmi_registry.sealed import read_sealed, write_sealed
 
 __all__ = ["FileDigests"]
 
@@ -29,8 +28,8 @@ class FileDigests:
     """SHA-256 of files, kept in ``directory`` under path, size, times and inode.
 
     One small file a digest, so that processes share the directory without locks. Where it cannot
-    be written, digests are computed each time. Nothing in it is trusted beyond its shape: deleting
-    the directory at any time is safe.
+    be written, digests are computed each time. One that is damaged is made again; deleting the
+    directory at any time is safe.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -71,21 +70,12 @@ def _key(path: Path, status: os.stat_result) -> str:
 
 
 def _noted(note: Path) -> str | None:
-    try:
-        with note.open("rb") as stream:
-            content = stream.read(65)
-    except OSError:
-        return None
-    return content.decode() if _SHA256.fullmatch(content) else None
+    content = read_sealed(note, limit=64)
+    return content.decode() if content is not None and _SHA256.fullmatch(content) else None
 
 
 def _write_note(note: Path, digest: str) -> None:
-    scratch = note.with_name(f".{note.name}.{secrets.token_hex(4)}")
     try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(digest.encode())
-        scratch.replace(note)
+        write_sealed(note, digest.encode())
     except OSError as error:
         _log.debug("cannot remember the digest of a file: %s", error)
-        with contextlib.suppress(OSError):
-            scratch.unlink()

@@ -2,9 +2,9 @@
 
 A digest names a content for ever, so nothing here goes stale; a hub that cannot name the digest
 gives a stamp instead (a revision, or sizes and times of the files), which is remembered with the
-digest it led to. Each file begins with the SHA-256 of what follows. One that does not fit, for
-whatever reason, is deleted and made again. Files appear under their names whole or not at all, so
-any number of processes may share a directory, the last to write the same content winning, and
+digest it led to. Files are sealed (:mod:`gmi_registry.sealed`): one that does not fit,
+for whatever reason, is deleted and made again. They appear under their names whole or not at all,
+so any number of processes may share a directory, the last to write the same content winning, and
 ``prune`` may run beside them: what it takes away is read from the hub again.
 """
 
@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from safetensors.numpy import load, save
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.eviction import StoredFile, evict, mark_used, stored_files
 from gmi_registry.index.indexed import IndexedSpec
+from gmi_registry.sealed import read_sealed, write_sealed
 
 __all__ = ["CacheUse", "SpecCache"]
 
@@ -33,7 +32,6 @@ __all__ = ["CacheUse", "SpecCache"]
 _LAYOUT = "index-v1"
 # A digest that a hub names becomes a file name, so nothing but a digest may.
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_CHECKSUM = hashlib.sha256().digest_size
 _SPEC_SUFFIX = ".bin"
 _LIMIT = 2 * 1024**3
 _RECENT = 7 * 24 * 3600.0
@@ -155,36 +153,16 @@ class SpecCache:
         return self._stamps / hashlib.sha256(stamp.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _read(self, path: Path) -> bytes | None:
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            _log.debug("cannot read %s: %s", path, error)
-            return None
-        body = data[_CHECKSUM:]
-        if hashlib.sha256(body).digest() != data[:_CHECKSUM]:
-            _log.debug("%s is damaged and will be made again", path)
-            self._delete(path)
-            return None
-        mark_used(path)
+        body = read_sealed(path)
+        if body is not None:
+            mark_used(path)
         return body
 
     def _write(self, path: Path, body: bytes) -> None:
         if not self._writable:
             return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, scratch = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-            try:
-                with os.fdopen(handle, "wb") as stream:
-                    stream.write(hashlib.sha256(body).digest())
-                    stream.write(body)
-                # No fsync: after a power cut the checksum tells a torn file from a whole one.
-                Path(scratch).replace(path)
-            except BaseException:
-                Path(scratch).unlink(missing_ok=True)
-                raise
+            write_sealed(path, body)
         except OSError as error:
             self._writable = False
             _log.warning("cannot write the cache %s: %s", self.directory, error)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gmi_registry.index.selection import as_rows
 
-__all__ = ["identity_of", "without"]
+__all__ = ["identity_of", "rows_of", "without"]
 
 
 def identity_of(name: str) -> str:
@@ -23,11 +23,16 @@ def without(
     rows: Sequence[int], names: Sequence[str], identities: Collection[str]
 ) -> Sequence[int]:
     """``rows``, which ascend, less those of these identities; ``names`` of all are in order."""
-    gone = [row for identity in identities for row in _rows_of(names, identity)]
+    gone = rows_of(names, identities)
     members = as_rows(rows)
     left = ~np.isin(members, gone)
     # Numbers that nobody has to take apart one by one.
     return rows if left.all() else array("q", members[left].astype(np.int64).tobytes())
+
+
+def rows_of(names: Sequence[str], identities: Collection[str]) -> list[int]:
+    """The rows of these identities; ``names`` of all are in order."""
+    return [row for identity in identities for row in _rows_of(names, identity)]
 
 
 def _rows_of(names: Sequence[str], identity: str) -> Iterator[int]:

@@ -17,6 +17,7 @@ from gmi_registry.errors import InputError
 from gmi_registry.regeneration.address import folder_about, model_folder
 from gmi_registry.regeneration.executor import Result
 from gmi_registry.regeneration.lock import model_lock
+from gmi_registry.spec.canonical import canonical_digest
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
@@ -75,6 +76,20 @@ class _Format(_Line):
 class _Document(_Line):
     format: _Format = _Format()
     models: dict[str, Standing] = {}
+    seal: str | None = None
+    """The digest of ``models``; None in files of earlier versions."""
+
+    @classmethod
+    def of(cls, models: dict[str, Standing]) -> _Document:
+        """Sorted and sealed."""
+        plain = cls(models=dict(sorted(models.items())))
+        return plain.model_copy(update={"seal": plain.digest})
+
+    @property
+    def digest(self) -> str:
+        """Of ``models``."""
+        models = {name: standing.model_dump() for name, standing in self.models.items()}
+        return canonical_digest(models)
 
 
 class Ledger:
@@ -150,11 +165,15 @@ class Ledger:
     def _read(self) -> _Document:
         path = self.folder / _NAME
         try:
-            return _Document.model_validate_json(path.read_bytes())
+            document = _Document.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            pass
+            return _Document()
         except (OSError, ValidationError) as error:
             _log.warning("%s cannot be read, and counts as empty: %s", path, type(error).__name__)
+            return _Document()
+        if document.seal in (None, document.digest):
+            return document
+        _log.warning("%s is damaged, and counts as empty: failures are counted anew", path)
         return _Document()
 
     @contextmanager
@@ -166,7 +185,7 @@ class Ledger:
             with FileLock(self.folder / f"{_NAME}.lock", timeout=_PATIENCE):
                 models = dict(self._read().models)
                 yield models
-                document = _Document(models=dict(sorted(models.items())))
+                document = _Document.of(models)
                 _replace(self.folder / _NAME, document.model_dump_json(indent=2).encode() + b"\n")
         except Timeout:
             raise InputError(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from gmi_registry.errors import InputError
+from gmi_registry.images import load_image
 from gmi_registry.report.page import Picture
 
 __all__ = ["embed", "embed_preview"]
@@ -18,7 +18,7 @@ PREVIEW_BYTES = 8 * 1024 * 1024
 """A contact sheet may be this large, as SPEC.md says."""
 
 PREVIEW_PIXELS = 40_000_000
-"""A contact sheet may have this many pixels: 160 MB once decoded."""
+"""A contact sheet may have this many pixels, and fewer where that takes too much memory."""
 
 _PREVIEW_SIDE = 1280
 _QUERY_SIDE = 640
@@ -37,26 +37,19 @@ def embed_preview(path: Path) -> Picture:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     if len(data) > PREVIEW_BYTES:
         raise InputError(f"{path}: has more than {PREVIEW_BYTES:,} bytes")
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        raise InputError(f"{path}: is not a WebP picture")
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 million pixels on and refuses from 179; the limit here is lower.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=("WEBP",)) as image:
-                if image.width * image.height > PREVIEW_PIXELS:
-                    raise InputError(f"{path}: has {image.width} x {image.height} pixels")
-                image.load()
-                return embed(image, side=_PREVIEW_SIDE)
-    except UnidentifiedImageError:
-        raise InputError(f"{path}: is not a WebP picture") from None
-    except InputError:
-        raise
-    except Exception as error:  # a decoder raises whatever the broken bytes run it into
-        raise InputError(f"{path}: is a damaged picture") from error
+        return embed(load_image(data, max_pixels=PREVIEW_PIXELS), side=_PREVIEW_SIDE)
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}", hint=error.hint) from error
 
 
 def embed(image: Image.Image, *, side: int = _QUERY_SIDE) -> Picture:
     """``image`` as a picture of the page, made smaller where a side is longer than ``side``."""
-    shown = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    # Made smaller first where that is the same, so that nothing large is there twice.
+    shown = image.convert(mode) if image.mode != mode else _view(image)
     shown.thumbnail((side, side), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
     # A fresh image without info: what is not written cannot leak.
@@ -65,3 +58,9 @@ def embed(image: Image.Image, *, side: int = _QUERY_SIDE) -> Picture:
     bare.save(encoded, "WEBP", quality=84, method=4)
     uri = "data:image/webp;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")
     return Picture(uri, shown.width, shown.height)
+
+
+def _view(image: Image.Image) -> Image.Image:
+    """The same pixels as another picture: one that can become a thumbnail, and ``image`` stays."""
+    image.load()
+    return image._new(image.im)

@@ -7,6 +7,8 @@ come for one model, it waits once. What is to be done is found out from the mode
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import sqlite3
 import threading
 import time
@@ -32,14 +34,32 @@ _MOST_ASIDE = 1_000
 _TABLES = """
 CREATE TABLE IF NOT EXISTS repos (
   repo TEXT PRIMARY KEY, state TEXT NOT NULL, sha TEXT NOT NULL, place INTEGER NOT NULL,
-  due REAL NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0, later TEXT, reason TEXT
+  due REAL NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0, later TEXT, reason TEXT,
+  seal TEXT
 ) STRICT;
 CREATE INDEX IF NOT EXISTS in_turn ON repos (state, place);
 CREATE TABLE IF NOT EXISTS ours (
   place INTEGER PRIMARY KEY AUTOINCREMENT, repo TEXT NOT NULL, sha TEXT NOT NULL,
-  UNIQUE (repo, sha)
+  seal TEXT, UNIQUE (repo, sha)
 ) STRICT;
 """
+_COLUMNS = {
+    "repos": "repo, state, sha, place, due, tries, later, reason",
+    "ours": "place, repo, sha",
+}
+# Every line carries a digest of itself: what a disk did to one shows when the file is opened.
+_SEALS = "".join(
+    f"""
+CREATE TRIGGER IF NOT EXISTS {table}_{step.split()[0]} AFTER {step} ON {table} BEGIN
+  UPDATE {table} SET seal = seal_of({", ".join(f"NEW.{it}" for it in columns.split(", "))})
+  WHERE rowid = NEW.rowid;
+END;
+"""
+    for table, columns in _COLUMNS.items()
+    for step in ("INSERT", f"UPDATE OF {columns}")
+)
+# What reading a damaged file runs into, besides SQLite's own complaints.
+_DAMAGE = (sqlite3.Error, OSError, UnicodeError, TypeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -81,7 +101,11 @@ class RepoQueue:
             # Written down before the hub hears that it was: it does not say so a second time.
             for line in ("journal_mode = WAL", "synchronous = FULL"):
                 self._db.execute(f"PRAGMA {line}")
+            self._db.create_function("seal_of", -1, _seal_of, deterministic=True)
             self._db.executescript(_TABLES)
+            self._seal_older()
+            self._db.executescript(_SEALS)
+            self._check()
 
     def close(self) -> None:
         """Let the file go."""
@@ -202,6 +226,24 @@ class RepoQueue:
                 )
             )
 
+    def _seal_older(self) -> None:
+        """Seal the lines of a file that an earlier version of this program began."""
+        for table, columns in _COLUMNS.items():
+            known = [row[1] for row in self._db.execute(f"PRAGMA table_info({table})")]
+            if "seal" not in known:
+                self._db.execute(f"ALTER TABLE {table} ADD COLUMN seal TEXT")
+                self._db.execute(f"UPDATE {table} SET seal = seal_of({columns})")
+
+    def _check(self) -> None:
+        """Raise sqlite3.DatabaseError where the file is not what was written."""
+        ((found,),) = self._db.execute("PRAGMA integrity_check(1)").fetchall()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+        for table, columns in _COLUMNS.items():
+            wrong = f"SELECT 1 FROM {table} WHERE seal IS NOT seal_of({columns}) LIMIT 1"
+            if self._db.execute(wrong).fetchone():
+                raise sqlite3.DatabaseError(f"a line of {table} is not what was written")
+
     @staticmethod
     def _next(db: sqlite3.Connection) -> int:
         return int(db.execute("SELECT coalesce(max(place), 0) + 1 FROM repos").fetchone()[0])
@@ -252,8 +294,14 @@ class RepoQueue:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except _DAMAGE as error:
             raise InputError(
                 f"{self._path} cannot be used: {' '.join(str(error).split())[:200]}",
                 hint="choose another --queue, or move that file away and start again",
             ) from error
+
+
+def _seal_of(*values: object) -> str:
+    """A digest of a line's values, SQL's way of telling numbers apart not counted."""
+    plain = [float(value) if isinstance(value, int) else value for value in values]
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()

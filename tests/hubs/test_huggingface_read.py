@@ -29,6 +29,7 @@ from gmi_registry.hubs import Hub, KnowsWeights, ListingFilter, is_stale, open_h
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.huggingface.traffic import Traffic
 from gmi_registry.hubs.registry.supplement import SupplementedHub
+from gmi_registry.sealed import read_sealed
 from gmi_registry.spec import (
     DescribedModel,
     ModelRef,
@@ -295,7 +296,7 @@ def test_a_broken_catalogue_counts_as_empty(hf_hub, opened, tmp_path, content):
     add(hf_hub, "ada/a")
     list(hub.list_specs(EVERYTHING))
     (path,) = tmp_path.rglob("catalogue.json")
-    assert json.loads(path.read_bytes())["models"][0]["id"] == "ada/a"
+    assert json.loads(read_sealed(path))["models"][0]["id"] == "ada/a"
     path.write_bytes(content)
     away = opened(offline=True)
     assert (list(away.list_specs(EVERYTHING)), away.catalogue_age) == ([], None)

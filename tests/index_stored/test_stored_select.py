@@ -1,4 +1,4 @@
-"""Filters as questions to a database pass what they pass in memory."""
+"""Filters as questions to packed columns pass what they pass in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stored_specs import make_row, ref_of, renamed, stored
 
 from gmi_registry.index import Filters, Standing
-from gmi_registry.index.stored import FolderFiles, StoredIndex, ledger, update_index
+from gmi_registry.index.stored import FolderFiles, StoredIndex, facets, ledger, update_index
 from gmi_registry.index.stored.database import database_path
 
 WORDS = ["icon", "ICON", "Straße", "STRASSE", "ǅ", "it's", 'a"b', "%", "_", "x' or 1=1 --", "ı"]
@@ -90,7 +90,7 @@ filters = st.builds(
     among=st.none() | st.sets(st.integers(0, 70), max_size=30),
     nsfw=st.booleans(),
 )
-def test_the_database_agrees_with_the_filters(index, filters, hub, among, nsfw):
+def test_the_columns_agree_with_the_filters(index, filters, hub, among, nsfw):
     (stack,) = index.groups
     names = None
     if among is not None:
@@ -134,69 +134,43 @@ def test_entries_are_a_sequence(index):
         stack.entries[58]
 
 
-def test_what_many_rows_answer_is_kept_until_rows_change(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger, "_MANY", 3)
-    folder, cache = tmp_path / "i", tmp_path / "c"
-    rows = [make_row(number) for number in range(28)]
+def test_a_question_reads_the_tags_of_its_shard_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(facets, "_SHARD_MEMBERS", 3)
+    rows = [plain_row(number) for number in range(24)]
     asked = []
-    original = ledger.Ledger._ask
+    original = ledger.Ledger.values
 
-    def counted(self, question, *values):
-        asked.append(question)
-        return original(self, question, *values)
+    def counted(self, owner, places):
+        asked.extend((owner.partition(" ")[0], place) for place in places)
+        return original(self, owner, places)
 
-    monkeypatch.setattr(ledger.Ledger, "_ask", counted)
-    tagged, rare = Filters(tags=("t1",)), Filters(tags=("nowhere",))
-
-    def selected(opened, filters):
-        asked.clear()
-        (group,) = opened.groups
-        found = [group.names[row] for row in group.select(filters)]
-        return found, any("from tag" in question for question in asked)
-
-    with stored(folder, rows[:20], cache=cache) as opened:
-        first, looked_up = selected(opened, tagged)
-        assert len(first) > 3
-        assert looked_up
-        assert selected(opened, tagged) == (first, False)
-        # Few rows are as soon found.
-        assert selected(opened, rare) == ([], True)
-        assert selected(opened, rare) == ([], True)
-    with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as opened:
-        assert selected(opened, tagged) == (first, False)
-    with stored(folder, rows[20:], cache=cache) as opened:
-        everything, looked_up = selected(opened, tagged)
-        assert set(everything) > set(first)
-        assert looked_up
-
-
-def test_a_long_question_is_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger, "_MANY", 3)
-    monkeypatch.setattr(ledger, "_SHORT", 300)
-    rows = [make_row(number) for number in range(24)]
     with stored(tmp_path / "i", rows, cache=tmp_path / "c") as opened:
+        wanted = list(opened.groups[0].select(Filters(tags=("icon",))))
+    monkeypatch.setattr(ledger.Ledger, "values", counted)
+    with stored(tmp_path / "i", cache=tmp_path / "c") as opened:
         (group,) = opened.groups
-        names = {str(row.indexed.entry.model.identity) for row in rows}
-        for _ in range(2):
-            assert len(group.select(Filters(), among=names)) == 24
-        (kept,) = opened._ledger._ask("select count(*) from answer")
-        assert kept == (0,)
+        assert asked == [("members", 0)]
+        assert list(group.select(Filters(tags=("ICON",)))) == wanted
+        (shard,) = asked[1:]
+        assert shard[0] == "facets"
+        assert 1 <= shard[1] <= 8
+        assert list(group.select(Filters(tags=("icon",)))) == wanted
+        assert asked[1:] == [shard]
 
 
-def test_what_can_be_done_without_waits_for_nobody(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger, "_MANY", 3)
+def test_what_can_be_done_without_waits_for_nobody(tmp_path):
     cache = tmp_path / "c"
-    with stored(tmp_path / "i", [make_row(number) for number in range(24)], cache=cache) as opened:
-        (group,) = opened.groups
-        with contextlib.closing(sqlite3.connect(database_path(cache))) as other:
-            other.isolation_level = None
-            other.execute("begin immediate")
-            began = time.monotonic()
-            found = group.select(Filters(tags=("t1",)))
-            assert time.monotonic() - began < 5
-            other.execute("rollback")
-        assert len(found) > 3
-        ((waits,),) = opened._ledger._ask("pragma busy_timeout")
-        assert waits == 30_000
-        assert list(group.select(Filters(tags=("t1",)))) == list(found)
-        assert opened._ledger._ask("select count(*) from answer") == [(1,)]
+    stored(tmp_path / "i", [make_row(number) for number in range(24)], cache=cache).close()
+    with contextlib.closing(sqlite3.connect(database_path(cache))) as other:
+        other.isolation_level = None
+        for table in ("use", "checked"):
+            other.execute(f"update {table} set used = used - 2 * 24 * 3600")
+        before = other.execute("select min(used) from use").fetchone()
+        other.execute("begin immediate")
+        began = time.monotonic()
+        with stored(tmp_path / "i", cache=cache) as opened:
+            assert len(opened) == 24
+        assert time.monotonic() - began < 5
+        other.execute("rollback")
+        with stored(tmp_path / "i", cache=cache):
+            assert other.execute("select min(used) from use").fetchone() > before

@@ -35,6 +35,7 @@ from gmi_registry.hubs.protocol import SpecStore
 from gmi_registry.hubs.registry import DEFAULT_REGISTRY, Registry
 from gmi_registry.hubs.registry.layout import entry_of
 from gmi_registry.hubs.registry.verified import Verified
+from gmi_registry.sealed import read_sealed, write_sealed
 from gmi_registry.spec import ModelRef, encode_spec, read_spec
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
@@ -354,9 +355,9 @@ class TestOffline:
     def test_a_note_that_leads_elsewhere_counts_as_none(self, filled, tmp_path):
         list(Registry().listings("civitai"))
         (note,) = (tmp_path / "hf-home").rglob("civitai.json")
-        document = json.loads(note.read_text())
+        document = json.loads(read_sealed(note))
         document["entries"][0][0] = "civitai/../../../etc"
-        note.write_text(json.dumps(document))
+        write_sealed(note, json.dumps(document).encode())
         with pytest.raises(OfflineError):
             Registry(offline=True).listings("civitai")
 

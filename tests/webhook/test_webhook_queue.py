@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -163,6 +166,65 @@ def test_a_file_that_is_no_queue_is_said(tmp_path, content):
     with pytest.raises(InputError, match="cannot be used") as refused:
         RepoQueue(tmp_path).put("a", "1")
     assert "--queue" in refused.value.hint
+
+
+def test_a_flipped_bit_is_said_or_changes_nothing(queue, tmp_path):
+    def answers(folder):
+        opened = RepoQueue(folder)
+        try:
+            found = [opened.counts(), opened.set_aside(), opened.recover()]
+            while (taken := opened.take()) is not None:
+                found.append(taken)
+                opened.finish(taken, "e" * 40)
+            return found
+        finally:
+            opened.close()
+
+    for number in range(5):
+        queue.put(f"owner/model-{number}", f"{number:040x}")
+    queue.finish(queue.take(), "f" * 40)
+    for _ in range(3):
+        queue.fail(queue.take(), "out of memory", after=0)
+    queue.close()
+    good = (tmp_path / "queue" / "queue.sqlite3").read_bytes()
+    random = np.random.default_rng(0)
+    hints, wanted = [], None
+    for place in [None, *np.flatnonzero(np.frombuffer(good, np.uint8))[:: len(good) // 300]]:
+        spoilt = bytearray(good)
+        if place is not None:
+            spoilt[place] ^= 1 << int(random.integers(8))
+        shutil.rmtree(tmp_path / "spoilt", ignore_errors=True)
+        (tmp_path / "spoilt").mkdir()
+        (tmp_path / "spoilt" / "queue.sqlite3").write_bytes(spoilt)
+        try:
+            found = answers(tmp_path / "spoilt")
+        except InputError as error:
+            hints.append(error.hint)
+        else:
+            wanted = wanted or found
+            assert found == wanted, place
+    assert len(hints) > 20
+    assert all("move that file away" in hint for hint in hints)
+
+
+def test_a_queue_of_an_earlier_version_is_sealed(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "queue.sqlite3")) as database:
+        database.executescript(
+            """
+            CREATE TABLE repos (repo TEXT PRIMARY KEY, state TEXT NOT NULL, sha TEXT NOT NULL,
+              place INTEGER NOT NULL, due REAL NOT NULL DEFAULT 0,
+              tries INTEGER NOT NULL DEFAULT 0, later TEXT, reason TEXT) STRICT;
+            CREATE TABLE ours (place INTEGER PRIMARY KEY AUTOINCREMENT, repo TEXT NOT NULL,
+              sha TEXT NOT NULL, UNIQUE (repo, sha)) STRICT;
+            INSERT INTO repos (repo, state, sha, place) VALUES ('o/m', 'waiting', '1', 1);
+            INSERT INTO ours (repo, sha) VALUES ('o/n', '2');
+            """
+        )
+    for _ in range(2):
+        opened = RepoQueue(tmp_path)
+        assert opened.put("o/n", "2") == "ours"
+        assert opened.put("o/m", "1") == "waiting"
+        opened.close()
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):

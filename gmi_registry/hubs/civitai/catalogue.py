@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import secrets
 import threading
 import time
 from collections.abc import Iterable
@@ -18,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gmi_registry.errors import InputError
 from gmi_registry.hubs.civitai.listing import ListedVersion
+from gmi_registry.sealed import read_sealed, write_sealed
 from gmi_registry.spec import ModelRef
 
 __all__ = ["Catalogue"]
@@ -48,7 +47,7 @@ class _Document(BaseModel):
 class Catalogue:
     """The last listing of one endpoint, in the file ``place``; deleting it is always safe.
 
-    It is replaced whole. What cannot be read counts as empty, and where it cannot be written
+    It is replaced whole. What is damaged counts as empty, and where it cannot be written
     nothing is remembered.
     """
 
@@ -93,22 +92,15 @@ class Catalogue:
             self._write(json.dumps(document, ensure_ascii=False))
 
     def _read(self) -> _Document | None:
+        content = read_sealed(self.place, limit=_LIMIT)
         try:
-            with self.place.open("rb") as stream:
-                return _Document.model_validate_json(stream.read(_LIMIT))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValidationError) as error:
+            return None if content is None else _Document.model_validate_json(content)
+        except ValidationError as error:
             _log.debug("%s cannot be read, and counts as empty: %s", self.place, error)
             return None
 
     def _write(self, text: str) -> None:
-        scratch = self.place.with_name(f".{self.place.name}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
-            self.place.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_text(text, encoding="utf-8")
-            scratch.replace(self.place)
+            write_sealed(self.place, text.encode("utf-8", "surrogatepass"))
         except OSError as error:
             _log.debug("%s cannot be written: %s", self.place, error)
-            with contextlib.suppress(OSError):
-                scratch.unlink()

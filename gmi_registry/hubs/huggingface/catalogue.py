@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 import re
-import secrets
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -17,6 +14,7 @@ from typing import Any
 
 from gmi_registry.filters import plain_tags
 from gmi_registry.hubs.huggingface.download import COMMIT
+from gmi_registry.sealed import read_sealed, write_sealed
 
 __all__ = ["Catalogue", "Entry", "read_note", "write_note"]
 
@@ -58,7 +56,7 @@ class Catalogue:
     """The last listing of one hub, in ``directory``; nothing there is needed for long.
 
     Files are replaced whole, so that a reader, or a crash, finds the old one or the new one. What
-    cannot be read counts as empty, and where nothing can be written nothing is remembered.
+    is damaged counts as empty, and where nothing can be written nothing is remembered.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -138,11 +136,10 @@ def _entry(value: Any) -> Entry | None:
 
 def read_note(path: Path) -> dict[str, Any]:
     """The JSON object in a file; an empty one where there is none that can be read."""
+    content = read_sealed(path)
     try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
+        found = {} if content is None else json.loads(content)
+    except (ValueError, RecursionError) as error:
         _log.debug("%s cannot be read, and counts as empty: %s", path, error)
         return {}
     return found if isinstance(found, dict) else {}
@@ -150,12 +147,7 @@ def read_note(path: Path) -> dict[str, Any]:
 
 def write_note(path: Path, document: object) -> None:
     """Put a document into a file, whole or not at all; where that fails nothing is remembered."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-        scratch.replace(path)
+        write_sealed(path, json.dumps(document).encode())
     except OSError as error:
         _log.debug("%s cannot be written: %s", path, error)
-        with contextlib.suppress(OSError):
-            scratch.unlink()

@@ -7,12 +7,9 @@ files, once downloaded, are found without a request.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 import re
-import secrets
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +20,7 @@ from typing import Any
 from gmi_registry.hubs.huggingface.download import COMMIT
 from gmi_registry.hubs.huggingface.preflight import StoredFile
 from gmi_registry.hubs.registry.layout import ENTRY_FILES, entry_path, parse_entry, parse_file
+from gmi_registry.sealed import read_sealed, write_sealed
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.reference import HubName
 
@@ -107,7 +105,7 @@ def _order(ref: ModelRef) -> tuple[str, int, str, int, str]:
 class Shelf:
     """Listings of the dataset called ``repo_id``, one file a hub in ``directory``.
 
-    Files are replaced whole. What cannot be read counts as empty, and where nothing can be written
+    Files are replaced whole. What is damaged counts as empty, and where nothing can be written
     nothing is remembered.
     """
 
@@ -189,23 +187,18 @@ def _entry(row: Any) -> Entry:
     return Entry(ref, commit, manifest, tensors, *others)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> dict[str, Any]:
+    content = read_sealed(path)
     try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
+        found = {} if content is None else json.loads(content)
+    except (ValueError, RecursionError) as error:
         _log.debug("%s cannot be read, and counts as empty: %s", path, error)
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _write(path: Path, document: object) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(json.dumps(document), encoding="utf-8")
-        scratch.replace(path)
+        write_sealed(path, json.dumps(document).encode())
     except OSError as error:
         _log.debug("%s cannot be written: %s", path, error)
-        with contextlib.suppress(OSError):
-            scratch.unlink()

@@ -4,79 +4,104 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 import stat
 from pathlib import Path
 
 from gmi_registry.index.eviction import StoredFile
 
-__all__ = ["database_path", "discard", "kept_database", "opened"]
+__all__ = ["PATIENCE", "database_path", "discard", "is_damage", "kept_database", "opened"]
 
 # Part of the name: a program that stores something else stores it elsewhere.
 _NAME = "stored-index-v2.sqlite"
-_PATIENCE = 30.0
+# What earlier versions of this program left.
+_EARLIER = ("stored-index-v1.sqlite",)
+PATIENCE = 30.0
 """Seconds to wait for another process that writes."""
 
 _SCHEMA = """
-create table if not exists part (
-    id integer primary key autoincrement, sha256 text not null unique, rows integer not null,
-    used real not null
+pragma cell_size_check = on;
+create table if not exists entry (
+    owner text not null, place integer not null, seal blob not null, value blob not null,
+    primary key (owner, place)
 );
-create table if not exists row (
-    id integer primary key, identity text not null, hub text not null, kind text not null,
-    nsfw integer not null, downloads integer, stale integer not null,
-    line blob not null
-);
-create index if not exists row_identity on row (identity);
-create index if not exists row_kind on row (kind);
-create index if not exists row_stale on row (id) where stale <> 0;
-create index if not exists row_nsfw on row (hub) where nsfw <> 0;
-create table if not exists tag (
-    tag text not null, row integer not null, primary key (tag, row)
-) without rowid;
-create index if not exists tag_row on tag (row);
-create table if not exists members (
-    digest text not null, folder text not null, names text not null, numbers blob not null,
-    codes blob not null, stamps text not null, used real not null,
-    primary key (digest, folder)
-);
-create table if not exists checked (
-    file text not null, path text not null, size integer not null, modified integer not null,
-    used real not null, primary key (file, path)
-) without rowid;
-create table if not exists answer (
-    asked text primary key, parts text not null, numbers blob not null, used real not null
-);
+create table if not exists use (owner text primary key, used real not null) without rowid;
+create table if not exists checked (mark text primary key, used real not null) without rowid;
 """
+
+# Of SQLite's result codes those that say nothing of the file's content. Where the system cannot
+# read the file (SQLITE_IOERR), its place on the disk is done with, as if it were damaged.
+_PASSING = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,
+}
 
 _log = logging.getLogger(__name__)
 
 
-def opened(directory: Path | None) -> sqlite3.Connection:
-    """The database in ``directory``, made where it is missing or damaged.
+def opened(directory: Path | None) -> tuple[sqlite3.Connection, os.stat_result | None]:
+    """The database in ``directory``, made where it is missing or damaged, and which file it is.
 
-    In memory where that is None, or cannot be written, of which a warning is logged.
+    In memory, without a file, where that is None, or cannot be written, of which a warning is
+    logged.
     """
     if directory is not None:
         path = directory / _NAME
         for _ in range(2):
             try:
                 directory.mkdir(parents=True, exist_ok=True)
-                return _connected(path)
-            except (OSError, sqlite3.OperationalError) as error:
-                _log.warning("cannot write the cache %s: %s", directory, error)
-                break
-            except sqlite3.DatabaseError as error:
+                database = _connected(path)
+            except (OSError, sqlite3.Error) as error:
+                if not is_damage(error, path):
+                    _log.warning("cannot write the cache %s: %s", directory, error)
+                    break
                 _log.debug("%s is damaged and will be made again: %s", path, error)
                 discard(directory)
-    return _connected(":memory:")
+                continue
+            for name in _EARLIER:
+                with contextlib.suppress(OSError):
+                    (directory / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                return database, path.stat()
+            return database, None
+    return _connected(":memory:"), None
 
 
-def discard(directory: Path) -> None:
-    """Delete the database in ``directory``, if that is possible; nothing in it is lost for good."""
-    for path in (directory / _NAME, _journal(directory / _NAME)):
+def is_damage(error: BaseException, path: Path | None) -> bool:
+    """Whether an error of SQLite, or of what reads its answers, says that the file at ``path`` is
+    not what was written to it."""
+    if isinstance(error, OSError):
+        return False
+    code = getattr(error, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_READONLY:
+        # Its header may say so, where the system does not.
+        return path is not None and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    return code is None or (code & 0xFF) not in _PASSING
+
+
+def discard(directory: Path, file: os.stat_result | None = None) -> None:
+    """Delete the database in ``directory``, if that is possible; nothing in it is lost for good.
+
+    With ``file`` only where it is still that one: another process may have made it anew.
+    """
+    path = directory / _NAME
+    if file is not None:
+        try:
+            if not os.path.samestat(path.stat(), file):
+                return
+        except OSError:
+            return
+    for left in (path, *(path.with_name(f"{_NAME}{it}") for it in ("-journal", "-wal", "-shm"))):
         with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+            left.unlink(missing_ok=True)
 
 
 def database_path(directory: Path) -> Path:
@@ -98,7 +123,7 @@ def kept_database(path: Path) -> StoredFile | None:
         return None
     size = status.st_size
     with contextlib.suppress(OSError):
-        size += _journal(path).lstat().st_size
+        size += path.with_name(f"{path.name}-journal").lstat().st_size
     return StoredFile(path, size, status.st_mtime, delete=_deleted)
 
 
@@ -108,22 +133,20 @@ def _deleted(path: Path) -> bool:
         try:
             database.execute("begin exclusive")
         except sqlite3.OperationalError as error:
-            _log.debug("%s is in use, and stays: %s", path, error)
-            return False
+            if not is_damage(error, path):
+                _log.debug("%s is in use, and stays: %s", path, error)
+                return False
+            _log.debug("%s is damaged, and in nobody's use: %s", path, error)
         except sqlite3.DatabaseError as error:
             _log.debug("%s is damaged, and in nobody's use: %s", path, error)
         discard(path.parent)
     return not path.exists()
 
 
-def _journal(path: Path) -> Path:
-    return path.with_name(f"{path.name}-journal")
-
-
 def _connected(path: Path | str) -> sqlite3.Connection:
     # The ledger has a lock, so threads may share the connection; it says where changes begin.
     database = sqlite3.connect(
-        path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+        path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
     )
     try:
         database.executescript(_SCHEMA)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import os
@@ -23,7 +22,7 @@ from gmi_registry.index.stored.document import (
 from gmi_registry.index.stored.fault import AGAIN
 from gmi_registry.index.stored.files import IndexFiles
 from gmi_registry.index.stored.layout import ArrayLayout, prompts_layout
-from gmi_registry.index.stored.ledger import Ledger, LedgerError
+from gmi_registry.index.stored.ledger import Ledger
 from gmi_registry.index.stored.line import EntryLine
 from gmi_registry.index.stored.record import FileRecord, GroupRecord, PartRecord
 from gmi_registry.index.stored.statistics import Statistics, statistics_fault
@@ -117,9 +116,7 @@ class Delivery:
             reason = fault(found)
             if reason is not None:
                 raise _broken(record, reason)
-            # Whoever deletes the cache meanwhile costs a later search some time, and this one none.
-            with contextlib.suppress(LedgerError):
-                self._ledger.set_checked(record.name, path, status)
+            self._ledger.set_checked(record.name, path, status)
         return found
 
     def _checked(self, record: FileRecord) -> IO[bytes]:

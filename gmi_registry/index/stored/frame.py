@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.index.selection import as_rows
-from gmi_registry.index.stored.frame_file import FrameFile, Stretch, opened, written
+from gmi_registry.index.stored.frame_file import (
+    FrameDamageError,
+    FrameFile,
+    Stretch,
+    opened,
+    written,
+)
 from gmi_registry.scoring import WithinScatter
 from gmi_registry.scoring.coarse import LEARNT_FROM, CoarseSpace, drawn_rows
 from gmi_registry.scoring.inverted import InvertedFile, Positions
@@ -33,7 +40,7 @@ __all__ = ["FRAMED_MODELS", "Frame", "FrameSource"]
 FRAMED_MODELS = 20_000
 """Groups with fewer models are ranked from their means: that takes no longer."""
 
-_VERSION = 3
+_VERSION = 4
 _FOLDER = "stored-index-frames"
 # Cells that were learnt from fewer than half of today's models are learnt anew.
 _OUTGROWN = 2
@@ -43,6 +50,7 @@ _ABANDONED = 3600.0
 """Seconds since something was last written."""
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,18 +83,46 @@ class Frame:
     member is.
     """
 
-    def __init__(self, file: FrameFile, scatter: WithinScatter, places: NDArray[np.intp]) -> None:
-        self._space = _space(file, scatter)
+    def __init__(
+        self,
+        file: FrameFile,
+        scatter: WithinScatter,
+        places: NDArray[np.intp],
+        again: Callable[[], FrameFile] | None = None,
+    ) -> None:
+        self._scatter = scatter
+        self._places = places
+        self._again = again
+        self._lock = threading.Lock()
+        self._use(file)
+
+    def _use(self, file: FrameFile) -> None:
+        self._file = file
+        self._space = _space(file, self._scatter)
         self._lengths = file.codes.lengths
         self._means = file.means
         self._order = file.rows
-        self._places = places
+        places = self._places
         # Of each member its code, and of each code its member.
         self._positions = file.positions[places]
         self._members = np.full(len(file.rows), -1, np.int32)
         self._members[self._positions] = np.arange(len(places), dtype=np.int32)
         alive = None if len(places) == len(file.rows) else self._members >= 0
         self._inverted = InvertedFile(file.codes, file.centroids, alive)
+
+    def _undamaged(self, read: Callable[[], _T]) -> _T:
+        """What ``read`` gives; after the file was made again, where it turns out to be damaged."""
+        file = self._file
+        try:
+            return read()
+        except FrameDamageError:
+            if self._again is None:
+                raise
+        with self._lock:
+            if self._file is file:
+                _log.debug("a frame is damaged and will be made again")
+                self._use(self._again())
+        return read()
 
     @classmethod
     def of(
@@ -103,6 +139,17 @@ class Frame:
         written, and what the means raise.
         """
         path = directory / _FOLDER / source.name
+
+        def again() -> FrameFile:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return cls._made(source, path, told)
+
+        return cls(cls._made(source, path, told), source.scatter, places, again)
+
+    @staticmethod
+    def _made(source: FrameSource, path: Path, told: Callable[[int, int], None]) -> FrameFile:
+        """The file at ``path``, made where it is missing or damaged."""
         file = _opened(path, source)
         if file is None:
             _log.info("preparing %s specifications for ranking", f"{source.rows:,}")
@@ -118,9 +165,14 @@ class Frame:
             file = _opened(path, source)
             if file is None:
                 raise OSError(f"{path} cannot be read back")
-        return cls(file, source.scatter, places)
+        return file
 
     def near(
+        self, rows: Sequence[int], query_images: Floats, concentration: float, count: int
+    ) -> tuple[NDArray[np.intp], Floats, LeftOut]:
+        return self._undamaged(lambda: self._near(rows, query_images, concentration, count))
+
+    def _near(
         self, rows: Sequence[int], query_images: Floats, concentration: float, count: int
     ) -> tuple[NDArray[np.intp], Floats, LeftOut]:
         asked = self._space.asked(query_images, concentration)
@@ -139,6 +191,9 @@ class Frame:
         return np.searchsorted(members, self._members[positions[chosen]]), estimates, left
 
     def distances(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
+        return self._undamaged(lambda: self._distances(rows, query_images, concentration))
+
+    def _distances(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
         members = as_rows(rows)
         out = np.empty(len(members), np.float32)
         for start in range(0, len(members), _AT_ONCE):
@@ -152,6 +207,9 @@ class Frame:
         return out
 
     def of_means(self, rows: Sequence[int], each: Callable[[Floats], Floats]) -> Floats:
+        return self._undamaged(lambda: self._of_means(rows, each))
+
+    def _of_means(self, rows: Sequence[int], each: Callable[[Floats], Floats]) -> Floats:
         width = self._means.shape[1]
         # As they lie in the file, of which all is read where most are asked for.
         whole = 2 * len(rows) > len(self._means)
@@ -222,8 +280,12 @@ def _make(
         for number, stretch in enumerate(source.stretches):
             done += stretch.rows
             start = known.get(stretch)
+            copied = None
             if start is not None and before is not None:
-                yield before.stretch(slice(start, start + stretch.rows))
+                with contextlib.suppress(FrameDamageError):
+                    copied = before.stretch(slice(start, start + stretch.rows))
+            if copied is not None:
+                yield copied
             else:
                 means = source.means(number)
                 coded = space.coded(means)

@@ -1,15 +1,22 @@
-"""The file of a frame: arrays in safetensors' layout, written a stretch of rows at a time."""
+"""The file of a frame: arrays in safetensors' layout, written a stretch of rows at a time.
+
+Nothing in it is believed unseen. The header and the arrays that every question reads are checked
+when the file is opened; of the large ones each row has a sum of its own, and is checked when it is
+read: a question reads few of them.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import tempfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -18,18 +25,23 @@ from numpy.typing import NDArray
 
 from gmi_registry.scoring.coarse import CoarseCodes
 
-__all__ = ["FrameFile", "Stretch", "opened", "written"]
+__all__ = ["FrameDamageError", "FrameFile", "Stretch", "opened", "written"]
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "I32": np.dtype("<i4"),
+    "U64": np.dtype("<u8"),
 }
 _SHARED = ("centre", "plane", "centroids", "directions", "spreads")
 _CODES = {"lengths": "F32", "cells": "I32", "first": "F32", "second": "F32", "third": "F16"}
 # Where the models stand that codes are of, and their means in the order of the stretches.
 _ROWS = {"rows": "I32", "means": "F32"}
-_NAMES = (*_SHARED, *_CODES, *_ROWS)
+# The sums of their rows, and the rest, which is checked as a whole.
+_SUMS = {name: f"{name}.sums" for name in ("first", "second", "third", "means")}
+_WHOLE = (*_SHARED, "lengths", "cells", "rows")
+_NAMES = (*_SHARED, *_CODES, *_ROWS, *_SUMS.values())
+_SEAL = hashlib.sha256().digest_size
 _DAMAGE = (
     OSError,
     ValueError,
@@ -41,6 +53,45 @@ _DAMAGE = (
 )
 _HEADER_LIMIT = 16 * 1024 * 1024
 _BLOCK_ROWS = 1 << 15
+_PIECE = 1 << 20
+
+
+class FrameDamageError(OSError):
+    """A row of a frame is not what was written."""
+
+
+class _CheckedRows:
+    """Mapped ``rows`` [T, ...] that are checked by their ``sums`` [T] when they are read."""
+
+    def __init__(self, rows: NDArray[Any], sums: NDArray[np.uint64]) -> None:
+        self._rows = rows
+        self._sums = sums
+        self.shape, self.ndim, self.dtype = rows.shape, rows.ndim, rows.dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        # A copy, also of a slice: what was checked is what is used.
+        found = np.array(self._rows[key])
+        if not np.array_equal(_row_sums(found), self._sums[key]):
+            raise FrameDamageError("a row is not what was written")
+        return found
+
+
+def _row_sums(rows: NDArray[Any]) -> NDArray[np.uint64]:
+    """A number for each of ``rows`` [R, K] that is another one after any bit of it has changed:
+    words times odd numbers. That of zeros is none: a page that was lost holds nothing else."""
+    flat = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
+    words = next(it for it in ("<u8", "<u4", "<u2", "u1") if flat.shape[1] % int(it[-1]) == 0)
+    table = flat.view(words)
+    factors = _odd_numbers(table.shape[1])
+    return np.einsum("ij,j->i", table.astype(np.uint64, copy=False), factors) + np.uint64(1)
+
+
+@cache
+def _odd_numbers(count: int) -> NDArray[np.uint64]:
+    return 2 * np.random.default_rng(0).integers(2**62, size=count, dtype=np.uint64) + np.uint64(1)
 
 
 class Stretch(NamedTuple):
@@ -142,18 +193,20 @@ def written(
         "stretches": json.dumps(stretches, separators=(",", ":")),
         "learnt": str(learnt),
     }
+    shapes |= dict.fromkeys(_SUMS.values(), (total,))
+    about["whole"] = "00000000"
     header, starts, size = _laid_out(about, shapes)
     handle, scratch = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "w+b") as stream, closing(_Unsorted(path.parent, shapes)) as codes:
-            stream.truncate(size)
-            stream.write(header)
+            stream.truncate(size + _SEAL)
             for name in _SHARED:
                 _put(stream, starts[name], shared[name], _dtype(name))
             row = 0
             for piece in pieces:
                 step = row * columns["means"] * _dtype("means").itemsize
                 _put(stream, starts["means"] + step, piece["means"], _dtype("means"))
+                _put_sums(stream, starts, "means", row, piece["means"])
                 codes.add(piece)
                 row += len(piece["means"])
             if row != total:
@@ -161,10 +214,21 @@ def written(
             order = codes.order()
             _put(stream, starts["rows"], order, _dtype("rows"))
             for name in _CODES:
-                start = starts[name]
+                start, row = starts[name], 0
                 for block in codes.sorted(name, order):
                     _put(stream, start, block, _dtype(name))
+                    if name in _SUMS:
+                        _put_sums(stream, starts, name, row, block)
                     start += block.nbytes
+                    row += len(block)
+            stream.flush()
+            sizes = {name: math.prod(shapes[name]) * _dtype(name).itemsize for name in _WHOLE}
+            about["whole"] = _whole(stream, [(starts[name], sizes[name]) for name in _WHOLE])
+            header, _, _ = _laid_out(about, shapes)
+            stream.seek(0)
+            stream.write(header)
+            stream.seek(size)
+            stream.write(hashlib.sha256(header).digest())
             # Or a power cut could leave the name, and pages of nothing.
             stream.flush()
             os.fsync(stream.fileno())
@@ -215,9 +279,13 @@ def opened(path: Path) -> FrameFile | None:
             length = int.from_bytes(stream.read(8), "little")
             if length > _HEADER_LIMIT:
                 return None
-            entries = json.loads(stream.read(length))
+            text = stream.read(length)
+            size = os.fstat(stream.fileno()).st_size - _SEAL
+            stream.seek(size)
+            if hashlib.sha256(length.to_bytes(8, "little") + text).digest() != stream.read():
+                return None
+            entries = json.loads(text)
             about = entries.pop("__metadata__")
-            size = os.fstat(stream.fileno()).st_size
             arrays: dict[str, Any] = {}
             for name in _NAMES:
                 entry, dtype = entries[name], _dtype(name)
@@ -232,6 +300,15 @@ def opened(path: Path) -> FrameFile | None:
                     arrays[name] = np.asarray(
                         np.memmap(stream, dtype, "r", 8 + length + start, shape)
                     )
+            spans = [entries[name]["data_offsets"] for name in _WHOLE]
+            wholes = [(8 + length + start, stop - start) for start, stop in spans]
+            if _whole(stream, wholes) != about["whole"]:
+                return None
+        for name, sums in _SUMS.items():
+            checks = arrays.pop(sums)
+            if len(checks) != len(arrays[name]):
+                return None
+            arrays[name] = _CheckedRows(arrays[name], checks)
         stretches = tuple(Stretch(*it) for it in json.loads(about["stretches"]))
         codes = CoarseCodes(**{name: arrays.pop(name) for name in _CODES})
         learnt = int(about["learnt"])
@@ -260,11 +337,30 @@ def _laid_out(
 
 
 def _kind(name: str) -> str:
-    return (_CODES | _ROWS).get(name, "F32")
+    return "U64" if name in _SUMS.values() else (_CODES | _ROWS).get(name, "F32")
 
 
 def _dtype(name: str) -> np.dtype[Any]:
     return _DTYPES[_kind(name)]
+
+
+def _put_sums(
+    stream: IO[bytes], starts: Mapping[str, int], name: str, row: int, block: NDArray[Any]
+) -> None:
+    sums, dtype = _SUMS[name], _dtype(_SUMS[name])
+    rows = np.ascontiguousarray(block, _dtype(name))
+    _put(stream, starts[sums] + row * dtype.itemsize, _row_sums(rows), dtype)
+
+
+def _whole(stream: IO[bytes], spans: Iterable[tuple[int, int]]) -> str:
+    """A checksum of parts of a file, given by where they start and their sizes."""
+    found = 0
+    for start, size in spans:
+        stream.seek(start)
+        while size and (piece := stream.read(min(size, _PIECE))):
+            found = zlib.crc32(piece, found)
+            size -= len(piece)
+    return f"{found:08x}"
 
 
 def _put(stream: IO[bytes], start: int, array: NDArray[Any], dtype: np.dtype[Any]) -> None:

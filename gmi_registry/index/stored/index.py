@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
-
-import numpy as np
+from typing import Any, Literal, Self
 
 from gmi_registry.errors import SpecFormatError
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.name import identity_of
 from gmi_registry.index.standing import UNKNOWN, Standing
-from gmi_registry.index.stored.database import discard
 from gmi_registry.index.stored.delivery import Delivery
 from gmi_registry.index.stored.document import IndexDocument
+from gmi_registry.index.stored.entries import PartLines
+from gmi_registry.index.stored.facets import Facets, facet_values
 from gmi_registry.index.stored.fault import AGAIN
 from gmi_registry.index.stored.files import IndexFiles
-from gmi_registry.index.stored.ledger import Ledger, LedgerError
+from gmi_registry.index.stored.ledger import Ledger
 from gmi_registry.index.stored.members import Member, Members
 from gmi_registry.index.stored.record import GroupRecord, PartRecord
 from gmi_registry.index.stored.stack import StoredStack
@@ -134,13 +132,7 @@ class StoredIndex:
         raises. A cache that cannot be used costs time only.
         """
         told: Progress = progress or (lambda stage, done, total: None)
-        try:
-            return cls._with(files, Ledger(cache_dir), cache_dir, told)
-        except LedgerError as error:
-            if error.damaged:
-                discard(cache_dir)
-            # One that was full or in use is left for the next time.
-            return cls._with(files, Ledger(cache_dir if error.damaged else None), cache_dir, told)
+        return cls._with(files, Ledger(cache_dir), cache_dir, told)
 
     @classmethod
     def _with(
@@ -182,7 +174,7 @@ class StoredIndex:
 
     def base_models(self) -> set[str]:
         """What base models are called, in lower case, in all indexes that the cache knows."""
-        return self._ledger.base_models()
+        return {name for group in self.groups for name in group.base_models}
 
     def find(self, model: ModelRef) -> tuple[StoredStack, int] | None:
         """The group and row of a model, whatever its revision; None where it is not indexed."""
@@ -216,64 +208,93 @@ class _Opening:
         self._cache_dir = cache_dir
         self._delivery = delivery
         self._ledger = ledger
+        self._lines = PartLines(delivery, ledger)
         self._identities: set[str] = set()
-        self._read = 0
 
     def stacks(self, groups: tuple[GroupRecord, ...]) -> Iterator[StoredStack]:
-        known = [self._ledger.members(self._digest, group.folder) for group in groups]
+        known = [self._kept(group) for group in groups]
         # All or none: whether a model is in two groups shows only where all are looked at.
         whole = all(members is not None for members in known)
         for group, members in zip(groups, known, strict=True):
-            parts: dict[int, PartRecord] = {}
-            rows, read = sum(part.rows for part in group.parts), self._read
-            for start in range(0, len(group.parts), _AT_ONCE):
-                parts |= self._numbered(group.parts[start : start + _AT_ONCE])
-                if read < self._read:
-                    read = self._read
-                    self._told("index", sum(part.rows for part in parts.values()), rows)
-            if members is None or not whole or not _fits(members, parts, self._ledger):
-                members = self._members(group, parts)
+            facets = None
+            if members is None or not whole:
+                members, facets = self._members(group)
+            owners = [PartLines.owner(part) for part in group.parts]
+            owners += [self._owner(kind, group) for kind in ("members", "facets")]
+            self._ledger.note(owners)
+            if facets is not None:
+                self._ledger.forget()
             yield StoredStack(
-                group, parts, members, self._delivery, self._ledger, self._cache_dir, self._told
+                group,
+                members,
+                self._facets(group, members, facets),
+                self._lines,
+                self._delivery,
+                self._cache_dir,
+                self._told,
             )
 
-    def _numbered(self, parts: Sequence[PartRecord]) -> dict[int, PartRecord]:
-        """The parts by their numbers; what is not known yet is read first, and then written."""
-        ledger = self._ledger
-        numbers = [ledger.part(part.entries.sha256, part.rows) for part in parts]
-        read = [
-            self._delivery.lines(part) if number is None else None
-            for part, number in zip(parts, numbers, strict=True)
-        ]
-        with nullcontext() if None not in numbers else ledger.together():
-            for place, (part, lines) in enumerate(zip(parts, read, strict=True)):
-                if lines is not None:
-                    numbers[place] = ledger.add_part(part.entries.sha256, lines)
-                    self._read += 1
-        return {
-            number: part for number, part in zip(numbers, parts, strict=True) if number is not None
-        }
+    def _owner(self, kind: str, group: GroupRecord) -> str:
+        return f"{kind} {self._digest} {group.folder}"
 
-    def _members(self, group: GroupRecord, parts: dict[int, PartRecord]) -> Members:
+    def _kept(self, group: GroupRecord) -> Members | None:
+        """The members of a group, if this index was opened before."""
+        value = self._ledger.get(self._owner("members", group))
+        members = None if value is None else Members.from_bytes(value)
+        live = sum(part.live for part in group.parts)
+        return members if members is not None and len(members.names) == live else None
+
+    def _members(self, group: GroupRecord) -> tuple[Members, dict[int, bytes]]:
+        """The members of a group by their metadata, and their facets."""
         found: list[Member] = []
-        for number, part in parts.items():
-            live = self._ledger.live(number, part.removed)
-            for member in live:
-                identity = identity_of(member.name)
-                if identity in self._identities:
-                    raise SpecFormatError(
-                        f"{part.entries.name} holds {member.name} again", hint=AGAIN
-                    )
-                self._identities.add(identity)
-            found += live
+        described: dict[str, dict[str, Any]] = {}
+        for start in range(0, len(group.parts), _AT_ONCE):
+            for number, part in enumerate(group.parts[start : start + _AT_ONCE], start):
+                for member, line in self._live(number, part):
+                    found.append(member)
+                    described[member.name] = line
+            if self._lines.keep():
+                read = sum(part.rows for part in group.parts[: start + _AT_ONCE])
+                self._told("index", read, sum(part.rows for part in group.parts))
         members = Members.of(found)
-        with contextlib.suppress(LedgerError):
-            self._ledger.set_members(self._digest, group.folder, members)
-        return members
+        facets = facet_values(described[name] for name in members.names)
+        with self._ledger.together():
+            self._ledger.put(self._owner("members", group), {0: members.to_bytes()})
+            self._ledger.put(self._owner("facets", group), facets)
+        return members, facets
 
+    def _live(self, number: int, part: PartRecord) -> Iterator[tuple[Member, dict[str, Any]]]:
+        """The rows of a part that count. They were checked before they were kept."""
+        removed = set(part.removed)
+        for row, data in enumerate(self._lines.of(part)):
+            if row in removed:
+                continue
+            line = json.loads(data)
+            name = line["model"]
+            identity = identity_of(name)
+            if identity in self._identities:
+                raise SpecFormatError(f"{part.entries.name} holds {name} again", hint=AGAIN)
+            self._identities.add(identity)
+            standing = Standing(line.get("stale"), line.get("trust"), line.get("stamp"))
+            yield Member(name, number, row, standing, line.get("downloads")), line
 
-def _fits(members: Members, parts: dict[int, PartRecord], ledger: Ledger) -> bool:
-    """Whether the numbers still mean the parts that they meant: one may have been made anew."""
-    numbers, _ = ledger.place(members.numbers)
-    live = sum(part.live for part in parts.values())
-    return len(members.numbers) == live and bool(np.isin(numbers, list(parts)).all())
+    def _facets(
+        self, group: GroupRecord, members: Members, made: dict[int, bytes] | None
+    ) -> Facets:
+        owner = self._owner("facets", group)
+
+        def kept(place: int) -> bytes | None:
+            return self._ledger.get(owner, place) if made is None else made[place]
+
+        def again() -> dict[int, bytes]:
+            described = {
+                line["model"]: line
+                for part in group.parts
+                for line in map(json.loads, self._lines.of(part))
+            }
+            values = facet_values(described[name] for name in members.names)
+            self._lines.keep()
+            self._ledger.put(owner, values)
+            return values
+
+        return Facets(len(members.names), kept, again)

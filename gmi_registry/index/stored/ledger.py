@@ -1,299 +1,229 @@
-"""The reader's own database: metadata that can be asked, and files that were checked.
+"""The reader's own database: what was worked out of an index's files, and which were checked.
 
 It is made on this machine from checked files, and never travels. Everything in it can be made
-anew: a database that is damaged, or of another layout, is thrown away.
+anew, and nothing in it is believed unseen: each value carries the SHA-256 of itself and of the
+name that it lies under, so that whatever a disk, a crash or another program does to the file, a
+value is found as it was written or not at all. A file that SQLite cannot read is thrown away.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import logging
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from gmi_registry.index.stored.database import (
+    PATIENCE,
+    database_path,
+    discard,
+    is_damage,
+    opened,
+)
 
-from gmi_registry.errors import InputError
-from gmi_registry.index.standing import Standing
-from gmi_registry.index.stored.database import opened
-from gmi_registry.index.stored.line import EntryLine
-from gmi_registry.index.stored.members import Member, Members
-from gmi_registry.index.stored.selection import BASE_WORDS, stored_words
-from gmi_registry.spec import ModelRef
+__all__ = ["Ledger"]
 
-__all__ = ["Ledger", "LedgerError"]
-
-_ROW_BITS = 16
 _DAY = 24 * 3600.0
 _UNUSED = 14 * _DAY
 """Seconds after which what no index asked for goes."""
-# So many rows take longer to find than to keep; of questions that are short themselves.
-_MANY = 10_000
-_SHORT = 1000
+# What reading a damaged file runs into, besides SQLite's own complaints.
+_DAMAGE = (sqlite3.Error, UnicodeError, OverflowError, MemoryError, ValueError, TypeError)
 
-
-class LedgerError(InputError):
-    """The database cannot be used. ``damaged``: nor will it ever be."""
-
-    damaged = False
+_log = logging.getLogger(__name__)
 
 
 class Ledger:
     """A database in ``directory``, in memory where that is None or nothing can be written there.
 
-    Any number of processes and threads may share it. Rows are known by numbers of its own. Every
-    method raises LedgerError for a damaged database or a full disk.
+    A value has an owner, a text, and a place among its owner's values. Any number of processes and
+    threads may share the file. No method raises anything for a damaged or full disk: what cannot be
+    read is not there, and what cannot be written is not kept.
     """
 
     def __init__(self, directory: str | Path | None) -> None:
+        self._directory = None if directory is None else Path(directory)
         self._lock = threading.RLock()
-        self._database = opened(None if directory is None else Path(directory))
+        self._warned = self._quiet = False
+        self._database, self._file = opened(self._directory)
 
     def close(self) -> None:
-        """Let the database go."""
+        """Let the database go; nothing is found from then on."""
         with self._lock:
             self._database.close()
 
-    def part(self, sha256: str, rows: int) -> int | None:
-        """The number of a part whose metadata are known, by the digest of its entries."""
-        found = self._ask("select id, rows, used from part where sha256 = ?", sha256)
-        if not found or found[0][1] != rows:
-            return None
-        number, _, used = found[0]
-        self._note(used, "update part set used = ? where id = ?", number)
-        return int(number)
+    def get(self, owner: str, place: int = 0) -> bytes | None:
+        """The value that ``put`` was given, or None."""
+        return self.values(owner, [place]).get(place)
 
-    def add_part(self, sha256: str, lines: Sequence[tuple[EntryLine, bytes]]) -> int:
-        """Take in the metadata of a part: each line, and the bytes that it was read from."""
-        with self._changing() as database:
-            # Another process may have been quicker.
-            known = database.execute("select id from part where sha256 = ?", (sha256,)).fetchone()
-            if known is not None:
-                return int(known[0])
-            number = database.execute(
-                "insert into part (sha256, rows, used) values (?, ?, ?)",
-                (sha256, len(lines), time.time()),
-            ).lastrowid
-            assert number is not None
-            first = number << _ROW_BITS
-            database.executemany(
-                "insert into row values (?, ?, ?, ?, ?, ?, ?, ?)",
-                (_columns(row, *line) for row, line in enumerate(lines, first)),
-            )
-            # In the table's own order, which is faster.
-            words = {
-                (word, row)
-                for row, (line, _) in enumerate(lines, first)
-                for word in stored_words(line.traits)
-            }
-            database.executemany("insert into tag values (?, ?)", sorted(words))
-        return number
-
-    def members(self, digest: str, folder: str) -> Members | None:
-        """What ``set_members`` was told of a group of the index with that digest."""
-        found = self._ask(
-            "select names, numbers, codes, stamps, used from members"
-            " where digest = ? and folder = ?",
-            digest,
-            folder,
-        )
-        if not found:
-            return None
-        *columns, used = found[0]
-        self._note(
-            used, "update members set used = ? where digest = ? and folder = ?", digest, folder
-        )
-        return Members.from_columns(*columns)
-
-    def set_members(self, digest: str, folder: str, members: Members) -> None:
-        """Remember a group's live rows; what has not been asked for in two weeks is forgotten."""
-        with self._changing() as database:
-            database.execute(
-                "insert or replace into members values (?, ?, ?, ?, ?, ?, ?)",
-                (digest, folder, *members.to_columns(), time.time()),
-            )
-            self._forget(database)
-
-    def live(self, number: int, removed: Sequence[int]) -> list[Member]:
-        """The rows of a part, less the ``removed``."""
-        first = number << _ROW_BITS
+    def values(self, owner: str, places: Collection[int]) -> dict[int, bytes]:
+        """Those of an owner's values at ``places`` that are there."""
         rows = self._ask(
-            "select id, line from row where id between ? and ?",
-            first,
-            first + (1 << _ROW_BITS) - 1,
+            "select place, seal, value from entry where owner = ?"
+            " and place in (select value from json_each(?))",
+            owner,
+            json.dumps(sorted(places)),
         )
-        gone = {first + row for row in removed}
-        return [_member(row, line) for row, line in rows if row not in gone]
+        return {
+            place: value
+            for place, seal, value in rows
+            if isinstance(value, bytes) and _seal(owner, place, value) == seal
+        }
 
-    @staticmethod
-    def place(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Numbers of rows as numbers of parts, and places within these."""
-        return rows >> _ROW_BITS, rows & ((1 << _ROW_BITS) - 1)
+    def put(self, owner: str, values: Mapping[int, bytes]) -> None:
+        """Keep an owner's values, in place of those that it has there."""
 
-    def lines(self, rows: Iterable[int]) -> list[bytes]:
-        """The metadata of rows as they were written, in the order of ``rows``."""
-        wanted = list(rows)
-        if len(wanted) == 1:
-            return [line for (line,) in self._ask("select line from row where id = ?", *wanted)]
-        found = dict(
-            self._ask(
-                "select id, line from row where id in (select value from json_each(?))",
-                json.dumps(wanted),
+        def change(database: sqlite3.Connection) -> None:
+            database.executemany(
+                "insert or replace into entry values (?, ?, ?, ?)",
+                ((owner, place, _seal(owner, place, it), it) for place, it in values.items()),
             )
+            database.execute("insert or replace into use values (?, ?)", (owner, time.time()))
+
+        self._change(change)
+
+    def note(self, owners: Collection[str]) -> None:
+        """These are in use."""
+        found = self._ask(
+            "select owner, used from use where owner in (select value from json_each(?))",
+            json.dumps(sorted(owners)),
         )
-        return [found[row] for row in wanted]
+        now = time.time()
+        # Not at every use, since to write takes longer than to read; and without it all works.
+        known = {owner for owner, used in found if isinstance(used, float) and now - used < _DAY}
+        if len(known) == len(owners):
+            return
 
-    def base_models(self) -> set[str]:
-        """What base models are called in any index, folded."""
-        first, last = BASE_WORDS
-        found = self._ask("select distinct tag from tag where tag >= ? and tag < ?", first, last)
-        return {word.removeprefix(first) for (word,) in found}
-
-    def downloads(self, rows: Iterable[int]) -> dict[int, int | None]:
-        """Download counts of rows."""
-        return dict(
-            self._ask(
-                "select id, downloads from row where id in (select value from json_each(?))",
-                json.dumps(list(rows)),
+        def change(database: sqlite3.Connection) -> None:
+            database.executemany(
+                "insert or replace into use values (?, ?)",
+                [(owner, now) for owner in sorted(owners) if owner not in known],
             )
-        )
 
-    def numbers(self, question: str, values: Sequence[object]) -> NDArray[np.int64]:
-        """The numbers of rows, of any index, that a question of
-        :class:`~gmi_registry.index.stored.selection.Selection` gives."""
-        asked, parts = json.dumps([question, *values]), self._parts()
-        known = self._ask("select numbers, used, parts from answer where asked = ?", asked)
-        if known and known[0][2] == parts:
-            self._note(known[0][1], "update answer set used = ? where asked = ?", asked)
-            return np.frombuffer(known[0][0], np.int64)
-        ((found,),) = self._ask(question, *values)
-        numbers = np.fromstring(found or "", np.int64, sep=",")
-        # What another process takes in meanwhile is in the answer or not; then it is asked again.
-        if len(numbers) >= _MANY and len(asked) <= _SHORT and parts == self._parts():
-            row = (asked, parts, numbers.tobytes(), time.time())
-            self._try("insert or replace into answer values (?, ?, ?, ?)", *row)
-        return numbers
+        self._change_now(change)
 
-    def _parts(self) -> str:
-        """The same for the same parts: a number is given once."""
-        ((newest, count),) = self._ask("select max(id), count(*) from part")
-        return f"{newest} {count}"
+    def forget(self) -> None:
+        """Let go what has not been in use for two weeks."""
+        before = time.time() - _UNUSED
+        self._change(lambda database: _forget(database, before))
 
     def is_checked(self, file: str, path: Path, status: os.stat_result) -> bool:
         """Whether the file at ``path`` was found to be ``file``, and has not changed since."""
-        found = self._ask(
-            "select size, modified, used from checked where file = ? and path = ?",
-            file,
-            os.fspath(path),
-        )
-        if not found or found[0][:2] != (status.st_size, status.st_mtime_ns):
+        mark = _mark(file, path, status)
+        found = self._ask("select used from checked where mark = ?", mark)
+        if not found:
             return False
-        self._note(
-            found[0][2],
-            "update checked set used = ? where file = ? and path = ?",
-            file,
-            os.fspath(path),
-        )
+        used = found[0][0]
+        if not isinstance(used, float) or time.time() - used > _DAY:
+            change = "insert or replace into checked values (?, ?)"
+            row = mark, time.time()
+            self._change_now(lambda database: database.execute(change, row))
         return True
 
     def set_checked(self, file: str, path: Path, status: os.stat_result) -> None:
         """Remember that the file at ``path``, as it is now, is ``file``."""
-        with self._changing() as database:
-            database.execute(
-                "insert or replace into checked values (?, ?, ?, ?, ?)",
-                (file, os.fspath(path), status.st_size, status.st_mtime_ns, time.time()),
-            )
-
-    def _ask(self, question: str, *values: object) -> list[Any]:
-        with self._lock, _explained():
-            return self._database.execute(question, values).fetchall()
-
-    def _note(self, used: float, change: str, *values: object) -> None:
-        # Not at every use, since to write takes longer than to read; and without it all works.
-        if time.time() - used > _DAY:
-            self._try(change, time.time(), *values)
-
-    def _try(self, change: str, *values: object) -> None:
-        """Write what can be done without, unless another process writes."""
-        with self._lock, contextlib.suppress(LedgerError), _explained():
-            if self._database.in_transaction:
-                self._database.execute(change, values)
-                return
-            patience = self._database.execute("pragma busy_timeout").fetchone()[0]
-            self._database.execute("pragma busy_timeout = 0")
-            try:
-                with self._database as database:
-                    database.execute("begin immediate")
-                    database.execute(change, values)
-            finally:
-                self._database.execute(f"pragma busy_timeout = {int(patience)}")
+        row = _mark(file, path, status), time.time()
+        change = "insert or replace into checked values (?, ?)"
+        self._change(lambda database: database.execute(change, row))
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """What is written meanwhile reaches the disk at once, or not at all: a part at a time
-        would wait for the disk each time."""
-        with self._changing():
-            yield
+        """What is written meanwhile reaches the disk at once, or not at all: one at a time would
+        wait for the disk each time."""
+        with self._lock:
+            self._attempt(lambda database: database.execute("begin immediate"))
+            try:
+                yield
+            except BaseException:
+                self._attempt(lambda database: database.rollback())
+                raise
+            self._attempt(lambda database: database.commit())
 
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _explained():
-            if self._database.in_transaction:
-                yield self._database
+    def _ask(self, question: str, *values: object) -> list[Any]:
+        with self._lock:
+            try:
+                return self._database.execute(question, values).fetchall()
+            except sqlite3.ProgrammingError:
+                return []  # closed
+            except _DAMAGE as error:
+                self._failed(error)
+                return []
+
+    def _change(self, change: Callable[[sqlite3.Connection], object]) -> None:
+        """Make a change whole, or not at all."""
+
+        def changed(database: sqlite3.Connection) -> None:
+            if database.in_transaction:
+                change(database)
                 return
-            with self._database as database:
+            with database:
                 database.execute("begin immediate")
-                yield database
+                change(database)
 
-    @staticmethod
-    def _forget(database: sqlite3.Connection) -> None:
-        before = time.time() - _UNUSED
-        old = database.execute("select id from part where used < ?", (before,)).fetchall()
-        for (number,) in old:
-            span = (number << _ROW_BITS, ((number + 1) << _ROW_BITS) - 1)
-            database.execute("delete from tag where row between ? and ?", span)
-            database.execute("delete from row where id between ? and ?", span)
-            database.execute("delete from part where id = ?", (number,))
-        for table in ("members", "checked", "answer"):
-            database.execute(f"delete from {table} where used < ?", (before,))
+        with self._lock:
+            self._attempt(changed)
+
+    def _change_now(self, change: Callable[[sqlite3.Connection], object]) -> None:
+        """Likewise of what can be done without: not where another process writes."""
+        with self._lock:
+            self._attempt(lambda database: database.execute("pragma busy_timeout = 0"))
+            self._quiet = True
+            try:
+                self._change(change)
+            finally:
+                self._quiet = False
+                wait = f"pragma busy_timeout = {int(1000 * PATIENCE)}"
+                self._attempt(lambda database: database.execute(wait))
+
+    def _attempt(self, step: Callable[[sqlite3.Connection], object]) -> None:
+        try:
+            step(self._database)
+        except sqlite3.ProgrammingError:
+            pass  # closed
+        except _DAMAGE as error:
+            self._failed(error)
+
+    @property
+    def _path(self) -> Path | None:
+        return None if self._directory is None else database_path(self._directory)
+
+    def _failed(self, error: BaseException) -> None:
+        """Begin a damaged database anew; of a full or busy disk say so once."""
+        if not is_damage(error, self._path):
+            if not self._warned and not self._quiet:
+                _log.warning("cannot use the cache %s: %s", self._directory, error)
+                self._warned = True
+            return
+        _log.debug("the cache %s is damaged and will be made again: %s", self._directory, error)
+        with contextlib.suppress(sqlite3.Error):
+            self._database.close()
+        if self._directory is not None:
+            discard(self._directory, self._file)
+        self._database, self._file = opened(self._directory)
 
 
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        refusal = LedgerError(
-            f"the index's database in the cache cannot be used: {error}",
-            hint="delete the folder of the cache, or name another with --cache-dir",
-        )
-        # What is full, locked or read-only is told by the other class.
-        refusal.damaged = not isinstance(error, sqlite3.OperationalError)
-        raise refusal from error
+def _forget(database: sqlite3.Connection, before: float) -> None:
+    old = "(select owner from use where used < ?)"
+    database.execute(f"delete from entry where owner in {old}", (before,))
+    database.execute("delete from use where used < ?", (before,))
+    database.execute("delete from checked where used < ?", (before,))
 
 
-def _columns(row: int, line: EntryLine, data: bytes) -> tuple[object, ...]:
-    ref = ModelRef.parse(line.model)
-    return (
-        row,
-        str(ref.identity),
-        ref.hub,
-        line.kind,
-        int(line.nsfw),
-        line.downloads,
-        int(line.stale or False),
-        data,
-    )
+def _seal(owner: str, place: int, value: bytes) -> bytes:
+    # What is read from another row is not this one either.
+    found = hashlib.sha256(f"{owner}\n{place}\n".encode())
+    found.update(value)
+    return found.digest()
 
 
-def _member(row: int, data: bytes) -> Member:
-    # Checked before it came into the database.
-    line = json.loads(data)
-    standing = Standing(line.get("stale"), line.get("trust"), line.get("stamp"))
-    return Member(line["model"], row, standing)
+def _mark(file: str, path: Path, status: os.stat_result) -> str:
+    """A name that nothing else has: that it is there says all, and no damage can bring it about."""
+    # The change time as well: programs that unpack or copy put the modification time back.
+    parts = [file, os.fspath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    return hashlib.sha256(json.dumps([*parts, status.st_ino]).encode()).hexdigest()

@@ -8,6 +8,8 @@ from typing import NamedTuple, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from gmi_registry.index.standing import Standing
 from gmi_registry.trust import Trust
@@ -19,26 +21,32 @@ _END = "\n"
 _STANDINGS = tuple(
     Standing(stale, trust) for stale in (None, False, True) for trust in (None, *get_args(Trust))
 )
+_UNKNOWN = -1
 
 
 class Member(NamedTuple):
-    """A model: its reference as text, the number of its row in the reader's database, and what a
-    hub said of it."""
+    """A model: its reference as text, the part of its group that it lies in, its row there, what a
+    hub said of it, and how often it was downloaded."""
 
     name: str
-    number: int
+    part: int
+    row: int
     standing: Standing
+    downloads: int | None
 
 
 @dataclass(frozen=True, eq=False)
 class Members:
     """M members in the order of their ``names``, packed so that thousands are read at once:
-    ``numbers`` [M], and of their standings ``codes`` [M] and ``stamps`` ("" for none)."""
+    ``parts`` and ``rows`` [M] say where each lies; of their standings ``codes`` [M] and ``stamps``
+    ("" for none); ``downloads`` [M], -1 for unknown."""
 
     names: list[str]
-    numbers: NDArray[np.int64]
+    parts: NDArray[np.int32]
+    rows: NDArray[np.int32]
     codes: NDArray[np.uint8]
     stamps: list[str]
+    downloads: NDArray[np.int64]
 
     @classmethod
     def of(cls, members: Iterable[Member]) -> Self:
@@ -46,11 +54,14 @@ class Members:
         known = sorted(members, key=lambda it: it.name)
         standings = [it.standing for it in known]
         plain = [replace(standing, stamp=None) for standing in standings]
+        counts = [_UNKNOWN if it.downloads is None else it.downloads for it in known]
         return cls(
             [it.name for it in known],
-            np.array([it.number for it in known], np.int64),
+            np.array([it.part for it in known], np.int32),
+            np.array([it.row for it in known], np.int32),
             np.array([_STANDINGS.index(standing) for standing in plain], np.uint8),
             [standing.stamp or "" for standing in standings],
+            np.array(counts, np.int64),
         )
 
     def standing(self, row: int) -> Standing:
@@ -59,17 +70,38 @@ class Members:
         stamp = self.stamps[row]
         return replace(standing, stamp=stamp) if stamp else standing
 
-    def to_columns(self) -> tuple[str, bytes, bytes, str]:
-        """What ``from_columns`` reads."""
-        names, stamps = (_END.join(texts) for texts in (self.names, self.stamps))
-        return names, self.numbers.tobytes(), self.codes.tobytes(), stamps
+    def counts(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Downloads of the models at ``rows`` [R], NaN for unknown: [R]."""
+        found = self.downloads[rows].astype(np.float64)
+        found[found == _UNKNOWN] = np.nan
+        return found
+
+    def to_bytes(self) -> bytes:
+        """What ``from_bytes`` reads."""
+        arrays = {
+            name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)
+        }
+        # Where all are empty, which most are, nothing is written and nothing taken apart.
+        texts = {
+            name: np.frombuffer(_END.join(value).encode() if any(value) else b"", np.uint8)
+            for name, value in vars(self).items()
+            if isinstance(value, list)
+        }
+        return save(arrays | texts)
 
     @classmethod
-    def from_columns(cls, names: str, numbers: bytes, codes: bytes, stamps: str) -> Self:
-        """The inverse of ``to_columns``."""
-        return cls(
-            names.split(_END),
-            np.frombuffer(numbers, np.int64),
-            np.frombuffer(codes, np.uint8),
-            stamps.split(_END),
-        )
+    def from_bytes(cls, data: bytes) -> Self | None:
+        """The inverse of ``to_bytes``; None for bytes that another program wrote."""
+        try:
+            arrays = load(data)
+            count = len(arrays["parts"])
+            texts = {
+                name: str(text.data, "utf-8").split(_END) if len(text) else [""] * count
+                for name in ("names", "stamps")
+                for text in (arrays.pop(name),)
+            }
+            found = cls(**arrays, **texts)
+        except (SafetensorError, LookupError, TypeError, ValueError):
+            return None
+        lengths = {len(value) for value in vars(found).values()}
+        return found if len(lengths) == 1 else None

@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from gmi_registry.filters import Filters
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.index.name import rows_of
 from gmi_registry.index.selection import as_rows
 from gmi_registry.index.stack import Held
 from gmi_registry.index.standing import Standing
 from gmi_registry.index.stored.delivery import Delivery
-from gmi_registry.index.stored.entries import StoredEntries
+from gmi_registry.index.stored.entries import PartLines, StoredEntries
+from gmi_registry.index.stored.facets import Facets
 from gmi_registry.index.stored.frame import FRAMED_MODELS, Frame, FrameSource
 from gmi_registry.index.stored.frame_file import Stretch
-from gmi_registry.index.stored.ledger import Ledger
 from gmi_registry.index.stored.members import Members
-from gmi_registry.index.stored.record import GroupRecord, PartRecord
-from gmi_registry.index.stored.selection import Selection
+from gmi_registry.index.stored.record import GroupRecord
 from gmi_registry.index.stored.statistics import Statistics
 from gmi_registry.scoring import Candidates, WithinScatter, gram
 from gmi_registry.scoring.kernels import Floats
@@ -54,10 +54,10 @@ class StoredStack:
     def __init__(
         self,
         record: GroupRecord,
-        parts: dict[int, PartRecord],
         members: Members,
+        facets: Facets,
+        lines: PartLines,
         delivery: Delivery,
-        ledger: Ledger,
         cache_dir: Path,
         told: Callable[[Literal["prepare"], int, int], None],
     ) -> None:
@@ -65,19 +65,14 @@ class StoredStack:
         self._cache_dir = cache_dir
         self._record = record
         self._delivery = delivery
-        self._ledger = ledger
         self._members = members
-        self._rows = members.numbers
-        numbers, self._within = ledger.place(self._rows)
-        # Which of the parts, in the order of index.json, a member lies in: [M].
-        known = np.array(list(parts), np.int64)
-        order = np.argsort(known)
-        self._part = order[np.searchsorted(known, numbers, sorter=order)]
-        self._parts = tuple(parts.values())
-        # Where the rows of each part begin, counted through all; -1 of other indexes' parts.
+        self._facets = facets
+        self._lines = lines
+        # Which of the parts, in the order of index.json, a member lies in, and where: [M].
+        self._part, self._within = members.parts, members.rows
+        self._parts = record.parts
+        # Where the rows of each part begin, counted through all.
         self._starts = np.cumsum([0, *(part.rows for part in self._parts)])
-        self._offsets = np.full(int(known.max()) + 2, -1, np.int64)
-        self._offsets[known] = self._starts[:-1]
         self._lock = threading.Lock()
         self._maps: dict[tuple[str, int], NDArray[Any]] = {}
         self.key: ComparabilityKey = record.key.key
@@ -90,7 +85,7 @@ class StoredStack:
                 self._mapped("means", part)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._members.names)
 
     @property
     def names(self) -> Sequence[str]:
@@ -100,8 +95,9 @@ class StoredStack:
     def entries(self) -> StoredEntries:
         encoder, shared = self._record.encoder, self._record.prompt_set
         return StoredEntries(
-            self._ledger,
-            self._rows,
+            self._lines,
+            self._parts,
+            self._members,
             self.key,
             f"{encoder.name}/{encoder.pretrained}",
             shared.name,
@@ -208,8 +204,6 @@ class StoredStack:
     def candidates(
         self, rows: Sequence[int], prompt_embeddings: Floats, *, grams: bool = True
     ) -> Candidates:
-        counts = self._ledger.downloads(int(self._rows[row]) for row in rows)
-        downloads = [counts[int(self._rows[row])] for row in rows]
         return Candidates(
             image_embeddings=self.images(rows),
             prompt_embeddings=prompt_embeddings,
@@ -217,7 +211,7 @@ class StoredStack:
             gamma=self.key.gamma,
             grams=self.grams(rows) if grams else None,
             scatter=lambda: self.scatter,
-            downloads=np.array([np.nan if n is None else n for n in downloads], np.float64),
+            downloads=self._members.counts(np.asarray(rows, np.intp)),
         )
 
     def select(
@@ -234,31 +228,27 @@ class StoredStack:
         pass; without ``nsfw`` none that is marked so does. None means any.
         """
         span = range(len(self)) if hub is None else self._span(f"{hub}:")
-        wanted = Selection(filters, among=among, nsfw=nsfw)
-        if wanted.is_everything:
+        passing = self._facets.passing(filters, nsfw=nsfw)
+        if passing is None and among is None:
             return span
-        passing = np.zeros(len(self), bool)
-        passing[span.start : span.stop] = True
-        for sets, passes in ((wanted.required, True), (wanted.excluded, False)):
-            for question, values in sets:
-                named = np.zeros(len(self), bool)
-                named[self._placed(self._ledger.numbers(question, values))] = True
-                passing &= named if passes else ~named
+        chosen = np.ones(len(self), bool) if passing is None else passing
+        chosen[: span.start] = chosen[span.stop :] = False
+        if among is not None:
+            named = np.zeros(len(self), bool)
+            named[rows_of(self.names, among)] = True
+            chosen &= named
         # Numbers that nobody has to take apart one by one.
-        return array("q", np.flatnonzero(passing).astype(np.int64).tobytes())
+        return array("q", np.flatnonzero(chosen).astype(np.int64).tobytes())
+
+    @property
+    def base_models(self) -> set[str]:
+        """What the base models of the members are called, folded."""
+        return self._facets.base_models
 
     def _span(self, prefix: str) -> range:
         """The members whose names begin so: they are in order."""
         first = bisect_left(self.names, prefix)
         return range(first, bisect_left(self.names, prefix[:-1] + chr(ord(prefix[-1]) + 1)))
-
-    def _placed(self, numbers: NDArray[np.int64]) -> NDArray[np.intp]:
-        """Which members have these numbers; other indexes have rows in the database too."""
-        parts, within = self._ledger.place(numbers)
-        offsets = self._offsets[np.minimum(parts, len(self._offsets) - 1)]
-        ours = offsets >= 0
-        found = self._slots[offsets[ours] + within[ours]]
-        return np.asarray(found[found >= 0])
 
     def standing(self, row: int) -> Standing:
         """What a hub said of a member when the index was written."""
@@ -275,13 +265,6 @@ class StoredStack:
     def _places(self) -> NDArray[np.intp]:
         """Where each member's row is, counted through all parts: [M]."""
         return np.asarray(self._starts[self._part] + self._within)
-
-    @cached_property
-    def _slots(self) -> NDArray[np.intp]:
-        """Of each row of each part whose it is, or -1: [T]."""
-        slots = np.full(int(self._starts[-1]), -1, np.intp)
-        slots[self._places] = np.arange(len(self._rows))
-        return slots
 
     def _gathered(self, kind: str, places: NDArray[np.intp], dtype: type[Any]) -> NDArray[Any]:
         """The arrays of members, one a row."""

@@ -1,0 +1,167 @@
+"""Whatever a disk does to the reader's caches, the answer is the same one."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+
+import numpy as np
+import pytest
+from stored_specs import Opened, make_row, query, stored
+
+from gmi_registry.index import Filters, ImageQuestion, image_question, leading
+from gmi_registry.index.stored import frame_file, ledger, stack, update_index
+from gmi_registry.index.stored.database import database_path, discard
+from gmi_registry.scoring import SCORES
+from gmi_registry.scoring.settled import Care, settles_all
+
+FLIPS = 40
+QUESTION = ImageQuestion(query(4), SCORES["default"])
+FILTERS = (
+    Filters(),
+    Filters(tags=("icon",), not_tags=("t1",)),
+    Filters(base_model="sdxl 1.0"),
+    Filters(kind="lora", fresh_only=True, nsfw=False),
+)
+
+
+def everything(folder, cache):
+    """All that can be asked of an index: standings, filters, metadata and rankings."""
+    with stored(folder, cache=cache) as index:
+        opened = Opened(index)
+        (group,) = index.groups
+        return (
+            [(name, index.standing(name)) for name in group.names],
+            [list(group.select(it)) for it in FILTERS],
+            list(group.select(Filters(), among={"local:m2", "hf:o/m3"})),
+            list(group.entries),
+            [opened.answer(QUESTION, it, top=None).groups for it in FILTERS],
+            opened.answer(QUESTION, top=3, best_prompts=0).groups,
+        )
+
+
+def flipped(content, number):
+    """Another bit for each number."""
+    random = np.random.default_rng(number)
+    spoilt = bytearray(content)
+    place = next((int(it) for it in random.integers(0, len(spoilt), 50) if spoilt[it]), 0)
+    spoilt[place] ^= 1 << int(random.integers(8))
+    return bytes(spoilt)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("index")
+    update_index(folder, [make_row(number) for number in range(60)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def warm(folder, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return cache, everything(folder, cache)
+
+
+def spoil(warm, place, content, tmp_path):
+    cache = tmp_path / "c"
+    shutil.rmtree(cache, ignore_errors=True)
+    shutil.copytree(warm, cache)
+    (cache / place.relative_to(warm)).write_bytes(content)
+    return cache
+
+
+def test_a_flipped_bit_of_the_database_changes_no_answer(folder, warm, tmp_path):
+    cache, wanted = warm
+    good = database_path(cache).read_bytes()
+    for number in range(FLIPS):
+        spoilt = spoil(cache, database_path(cache), flipped(good, number), tmp_path)
+        for _ in range(2):  # what was made again is as good
+            assert everything(folder, spoilt) == wanted, number
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("how", ["cut", "zeros", "other bytes"])
+def test_lost_pages_of_the_database_change_no_answer(how, share, folder, warm, tmp_path):
+    cache, wanted = warm
+    good = database_path(cache).read_bytes()
+    place = int(len(good) * share) // 4096 * 4096
+    lost = {"cut": b"", "zeros": bytes(4096), "other bytes": b"\xa5" * 4096}[how]
+    rest = b"" if how == "cut" else good[place + 4096 :]
+    spoilt = spoil(cache, database_path(cache), good[:place] + lost + rest, tmp_path)
+    assert everything(folder, spoilt) == wanted
+
+
+def test_damage_while_an_index_is_open_changes_no_answer(folder, tmp_path):
+    """Every value is lost between two questions, by another process that throws the file away."""
+    cache = tmp_path / "c"
+    wanted = everything(folder, cache)
+    with stored(folder, cache=cache) as index:
+        (group,) = index.groups
+        with index._ledger._lock:
+            index._ledger._database.execute("update entry set value = zeroblob(length(value))")
+        assert list(group.entries) == wanted[3]
+        discard(cache)
+        assert [list(group.select(it)) for it in FILTERS] == wanted[1]
+    assert everything(folder, cache) == wanted
+
+
+def test_a_value_is_found_under_its_own_name_alone(tmp_path):
+    kept = ledger.Ledger(tmp_path)
+    kept.put("one", {0: b"a", 1: b"b"})
+    kept.put("two", {0: b"c"})
+    assert (kept.get("one"), kept.get("one", 1), kept.get("two")) == (b"a", b"b", b"c")
+    kept._database.execute("update entry set owner = 'three' where owner = 'two'")
+    kept._database.execute("update entry set place = 7 where place = 1")
+    assert (kept.get("three"), kept.get("one", 7), kept.get("one")) == (None, None, b"a")
+    kept.close()
+    assert kept.get("one") is None
+
+
+class TestFrame:
+    @pytest.fixture(autouse=True)
+    def large(self, monkeypatch):
+        """Groups of 50 are large ones, and few distances are enough."""
+        monkeypatch.setattr(stack, "FRAMED_MODELS", 50)
+        monkeypatch.setattr(leading, "_MANY", 50)
+        monkeypatch.setattr(image_question, "LOOSE", Care(16, 1))
+        monkeypatch.setattr(image_question, "CLOSE", Care(16, 1))
+        close = partial(settles_all, care=Care(16, 1))
+        monkeypatch.setattr(image_question, "settles_all", close)
+
+    @pytest.fixture
+    def framed(self, folder, tmp_path):
+        cache = tmp_path / "warm"
+        wanted = everything(folder, cache)
+        (frame,) = (cache / "stored-index-frames").glob("*.frame")
+        return cache, frame, wanted
+
+    def test_a_flipped_bit_changes_no_answer(self, folder, framed, tmp_path):
+        cache, frame, wanted = framed
+        good = frame.read_bytes()
+        for number in range(FLIPS // 2):
+            spoilt = spoil(cache, frame, flipped(good, number), tmp_path)
+            assert everything(folder, spoilt) == wanted, number
+
+    @pytest.mark.parametrize("name", ["first", "means"])
+    def test_a_lost_page_is_made_again(self, name, folder, framed, tmp_path):
+        cache, frame, wanted = framed
+        good = frame.read_bytes()
+        file = frame_file.opened(frame)
+        rows = getattr(file.codes, name, file.means)._rows
+        place = good.index(np.ascontiguousarray(rows).tobytes())
+        lost = good[:place] + bytes(rows.nbytes) + good[place + rows.nbytes :]
+        spoilt = spoil(cache, frame, lost, tmp_path)
+        assert everything(folder, spoilt) == wanted
+        assert (spoilt / frame.relative_to(cache)).read_bytes() == good
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+@pytest.mark.parametrize("width", [1, 3, 48, 256])
+def test_every_bit_of_a_row_counts(kind, width):
+    rows = np.random.default_rng(width).standard_normal((3, width)).astype(kind)
+    sums = frame_file._row_sums(rows)
+    for bit in range(8 * rows[1].nbytes):
+        other = rows.copy()
+        other[1].view(np.uint8)[bit // 8] ^= 1 << bit % 8
+        assert (frame_file._row_sums(other) != sums).tolist() == [False, True, False]
+    assert (frame_file._row_sums(np.zeros_like(rows)) != 0).all()

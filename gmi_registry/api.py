@@ -216,11 +216,13 @@ def load_spec(
     cache_dir: str | Path | None = None,
     token: str | None = None,
     offline: bool | None = None,
+    registry: str | None = None,
 ) -> Spec:
     """The specification in a folder, or of a model on a hub, read and checked.
 
     ``model`` is a folder that holds ``gmi/``, that folder itself, or a model: ``hf:owner/name``
-    (``@`` a revision after it), or its name on ``hub``. In the result ``image_embeddings`` is
+    (``@`` a revision after it), the address of its page, or its name on ``hub``. A model with none
+    beside it has that of the registry, where there is one. In the result ``image_embeddings`` is
     float16 [N, D], ``prompt_embeddings`` float16 [P, E] and ``image_prompt`` int32 [N], the prompt
     of each image; ``manifest`` says the rest. Keywords as for :func:`search`.
 
@@ -233,6 +235,7 @@ def load_spec(
         cache_dir=None if cache_dir is None else Path(cache_dir),
         token=token,
         offline=offline,
+        registry=registry,
     )
     return read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
 

@@ -29,7 +29,7 @@ from gmi_registry.index import (
     answer,
 )
 from gmi_registry.interrogators import Interrogator
-from gmi_registry.place import find_model, find_spec
+from gmi_registry.place import find_model, find_spec, hub_named_in
 from gmi_registry.request import Request
 from gmi_registry.scoring import Query, score_named
 from gmi_registry.spec import EncoderRef, read_spec
@@ -38,6 +38,12 @@ from gmi_registry.spec.reference import HubName
 __all__ = ["Seeking", "Sought", "is_served"]
 
 _SCHEME = "qdrant://"
+
+
+def _registry_of(hub: Hub) -> str | None:
+    """The dataset that is opened together with the hub."""
+    dataset = getattr(getattr(hub, "registry", None), "dataset", None)
+    return None if dataset is None else str(dataset.id)
 
 
 def is_served(index: str | Path) -> bool:
@@ -163,11 +169,20 @@ class Seeking:
 
     def _exemplar(self, like: str, index: HubIndex | None) -> tuple[IndexedSpec, EncoderRef]:
         """The model that others are to be near, out of the index where it has it."""
-        if index is not None and not Path(like).is_dir():
+        here = hub_named_in(like) in (None, self.hub.name)
+        if index is not None and here and not Path(like).is_dir():
             known = index.exemplar(find_model(like, self.hub))
             if known is not None:
                 return known
-        place = find_spec(like, self.hub)
+        cache = self.equipment.cache_dir
+        # A model of another hub is as good a question as one of this hub.
+        place = find_spec(
+            like,
+            self.hub,
+            cache_dir=None if cache is None else cache.parent,
+            offline=self.equipment.offline or None,
+            registry=None if here else _registry_of(self.hub),
+        )
         spec = read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
         return IndexedSpec.of(spec), spec.manifest.encoder
 

@@ -91,6 +91,11 @@ class CivitaiHub:
         self._newest: dict[str, ModelRef] = {}
         self._weights: dict[ModelRef, Mapping[str, str | None]] = {}
 
+    @property
+    def endpoint(self) -> str:
+        """Civitai's address."""
+        return self.client.endpoint
+
     def close(self) -> None:
         """Close the connections, and the store where it has any; both can still be used."""
         self.client.close()
@@ -140,7 +145,8 @@ class CivitaiHub:
         A version that is named with its model costs no request, and is not looked up. Offline a
         model means its newest version with a specification.
         """
-        named = named_model(text, self.client)
+        address = named_model(text, self.client)
+        named = None if address is None else address.model
         if named is not None and named.revision is not None:
             return named
         if named is not None and self.offline:

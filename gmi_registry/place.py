@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_HUB",
     "SpecPlace",
+    "base_model_named",
+    "endpoints",
     "find_model",
     "find_spec",
     "hub_at",
@@ -142,10 +144,20 @@ def hub_at(
 def hub_named_in(text: str) -> str | None:
     """The hub across a network that a model's name or address leaves no doubt of, else None."""
     try:
-        named = _read(text, None, _endpoints())
+        named = _read(text, None, endpoints())
     except InputError:
         return None
     return None if named is None or named.hub == "local" else named.hub
+
+
+def base_model_named(text: str) -> str:
+    """A base model as specifications call it, such as ``owner/name``, where ``text`` is an address.
+
+    Everything else, such as the names that Civitai has for its bases, stays as it is.
+    """
+    from gmi_registry.spec.address import repository_name
+
+    return repository_name(text, endpoints())
 
 
 def find_model(text: str, hub: Hub, revision: str | None = None) -> ModelRef:
@@ -158,7 +170,7 @@ def find_model(text: str, hub: Hub, revision: str | None = None) -> ModelRef:
     """
     from gmi_registry.spec import ModelRef
 
-    named = _read(text, cast("HubName", hub.name), _endpoints(hub))
+    named = _read(text, cast("HubName", hub.name), endpoints(hub))
     if named is not None and named.hub != hub.name:
         raise InputError(
             f"{text.strip()[:120] if named.model is None else named.model} is a model of "
@@ -200,7 +212,7 @@ def find_spec(
         itself = path.name == "gmi" and (path / "spec.json").is_file()
         return SpecPlace(path.absolute().parent if itself else path)
     is_open = hub is not None and not isinstance(hub, str | Path)
-    named = _read(text, None, _endpoints(hub if is_open else None))
+    named = _read(text, None, endpoints(hub if is_open else None))
     source = hub or os.environ.get("GMI_HUB") or None
     if named is not None and named.hub != "local" and getattr(hub, "name", None) != named.hub:
         # A name that tells its hub is not read on another one, whatever is usual here.
@@ -258,7 +270,7 @@ def _read(
     return read_address(text, hub, endpoints)
 
 
-def _endpoints(hub: object = None) -> list[tuple[HubName, str]]:
+def endpoints(hub: object = None) -> list[tuple[HubName, str]]:
     """Where hubs are besides their usual addresses."""
     found: list[tuple[HubName, str | None]] = [
         ("hf", os.environ.get("HF_ENDPOINT")),

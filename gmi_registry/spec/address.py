@@ -18,7 +18,7 @@ from gmi_registry.errors import InputError
 from gmi_registry.spec.fields import unprintable
 from gmi_registry.spec.reference import HubName, ModelRef
 
-__all__ = ["CIVITAI_HOSTS", "HF_HOSTS", "Address", "read_address", "repository_name"]
+__all__ = ["CIVITAI_HOSTS", "HF_HOSTS", "Address", "dataset_name", "read_address", "repository_name"]
 
 HF_HOSTS = ("huggingface.co", "hf.co")
 """The hosts of Hugging Face's pages."""
@@ -136,6 +136,23 @@ def repository_name(text: str, endpoints: Sequence[tuple[HubName, str]] = ()) ->
     if found is None or found.model is None or found.hub != "hf":
         return text
     return found.model.id
+
+
+def dataset_name(text: str, endpoints: Sequence[tuple[HubName, str]] = ()) -> str:
+    """``owner/name`` of a dataset of Hugging Face whose page's address it is; else ``text``."""
+    text = text.strip()
+    for start in ("hf://", "hf:"):
+        if text.lower().startswith(start):
+            text = f"https://{HF_HOSTS[0]}/{text[len(start):]}"
+    if text.lower().startswith("datasets/"):
+        text = f"https://{HF_HOSTS[0]}/{text}"
+    site = _site(text if _SCHEME.match(text) else f"https://{text}", endpoints)
+    if site is None or site[0] != "hf":
+        return text
+    segments = [unquote(part) for part in site[1].removeprefix("api/").split("/")]
+    if segments[0] != "datasets" or len(segments) < 3:
+        return text
+    return "/".join(segments[1:3]).removesuffix(".git").partition("@")[0]
 
 
 def _named(hub: HubName, rest: str, text: str) -> Address:

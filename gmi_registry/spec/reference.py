@@ -20,6 +20,7 @@ _WORD = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _REPO_ID = re.compile(rf"(?:{_WORD}/)?{_WORD}")
 _GIT_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
 _NUMBER = re.compile(r"[1-9][0-9]{0,14}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
 # urn:air:{ecosystem}:{type}:{source}:{id}@{version}:{layer}.{format}; the number of a file may
 # stand before the format. Ecosystems and types have hyphens by now, and people type capitals.
@@ -100,6 +101,15 @@ class ModelRef:
             + (f"/{self.file}" if self.file else "")
             + (f"@{self.revision}" if self.revision else "")
         )
+
+    @property
+    def is_entry(self) -> bool:
+        """Whether one specification in a registry is meant: pinned to a version on civitai, on hf
+        to the digest of the weights, 64 hex digits in the place of a revision. No commit looks like
+        that, which has 40."""
+        if self.revision is None or self.hub == "local":
+            return False
+        return self.hub == "civitai" or _SHA256.fullmatch(self.revision) is not None
 
     @property
     def without_revision(self) -> ModelRef:

@@ -14,7 +14,6 @@ from gmi_registry.errors import GmiError, HubError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.huggingface.traffic import Traffic
 from gmi_registry.hubs.protocol import Listing, ListingFilter
-from gmi_registry.hubs.registry.layout import is_entry
 from gmi_registry.hubs.registry.registry import Registry
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef, read_manifest
@@ -158,7 +157,7 @@ class SupplementedHub:
 
     def _is_entry(self, ref: ModelRef) -> bool:
         # Listed or not: no commit has 64 digits.
-        return ref.hub == self.name and is_entry(ref)
+        return ref.hub == self.name and ref.is_entry
 
     def _model(self, ref: ModelRef) -> ModelRef:
         return ref.without_revision if self._is_entry(ref) else ref

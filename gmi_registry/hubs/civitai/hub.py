@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -43,8 +43,9 @@ class _Listed(Protocol):
 class CivitaiHub:
     """Civitai's models, called ``civitai:MODEL@VERSION``, with their specifications in ``store``.
 
-    ``endpoint`` (None: CIVITAI_ENDPOINT, else civitai.com) and ``token`` (None: CIVITAI_TOKEN) are
-    Civitai's. Downloads and listings lie in ``civitai`` in ``cache_dir`` (None: this user's cache).
+    ``endpoint`` (None: CIVITAI_ENDPOINT, else civitai.com), ``others`` (addresses that are asked
+    for what that does not have, see :class:`.CivitaiClient`) and ``token`` (None: CIVITAI_TOKEN)
+    are Civitai's. Downloads and listings lie in ``civitai`` in ``cache_dir`` (None: this user's cache).
     ``offline`` (None: HF_HUB_OFFLINE, which switches the network off for all of this package)
     makes no request. ``bases`` (None: Hugging Face) has the models that LoRAs and single files
     stand on.
@@ -61,6 +62,7 @@ class CivitaiHub:
         store: SpecStore,
         *,
         endpoint: str | None = None,
+        others: Sequence[str] | None = None,
         token: str | None = None,
         cache_dir: Path | None = None,
         offline: bool | None = None,
@@ -79,7 +81,7 @@ class CivitaiHub:
         if on_wait is not None:
             self.traffic.on_wait = on_wait
         self.client = CivitaiClient(
-            endpoint=endpoint, token=token, offline=offline, traffic=self.traffic
+            endpoint=endpoint, others=others, token=token, offline=offline, traffic=self.traffic
         )
         self._store = store
         self._folder = Path(cache_dir) / "civitai"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gmi_registry.errors import HubError, InputError, SpecNotFoundError
 from gmi_registry.hubs.civitai.client import CivitaiClient
+from gmi_registry.hubs.civitai.weights import FORMAT_TITLES, format_named
 from gmi_registry.hubs.civitai.wire import WireModel, WireVersion
 from gmi_registry.hubs.digest import FileDigests
 from gmi_registry.spec import ModelRef
@@ -14,7 +15,6 @@ from gmi_registry.spec.address import Address, read_address
 
 __all__ = ["find_civitai", "named_model", "newest_version", "require_version"]
 
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _FORMS = (
     "write civitai:MODEL@VERSION, the address of the model's page, its AIR, or a .safetensors file"
 )
@@ -99,9 +99,11 @@ def _file(text: str) -> Path | None:
 
 
 def _of_file(place: Path, client: CivitaiClient, digests: FileDigests | None) -> ModelRef:
-    if place.suffix.lower() in _PICKLES:
+    kind = format_named(place.name)
+    if kind not in (None, "safetensors"):
+        danger = ", which can run any program when it is opened" if kind == "pickle" else ""
         raise InputError(
-            f"{place} is a pickle, which can run any program when it is opened",
+            f"{place} is {FORMAT_TITLES[str(kind)]}{danger}",
             hint="name the model's safetensors file, or its page",
         )
     sha256 = _digest(place) if digests is None else digests.sha256(place)

@@ -247,7 +247,7 @@ def test_offline_nothing_is_sent(filled):
         ),
         (Fault("hostile", content=b'{"id": 11, "name": "a\\u202eb", "type": "LORA"}'), "U\\+202E"),
         (Fault("hostile", content=b'{"id": 11, "name": " ", "type": "LORA"}'), "name: "),
-        (Fault("hostile", status=302, location="https://else.example/"), "another address"),
+        (Fault("hostile", status=302, location="https://else.example/"), "sends on to https://else"),
     ],
 )
 def test_what_no_civitai_would_say_is_one_clear_error(filled, client, fault, message):

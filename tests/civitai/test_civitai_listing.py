@@ -11,7 +11,7 @@ from civitai_specs import describe, style, version_of
 from gmi_registry.errors import HubError
 from gmi_registry.hubs import ListingFilter
 from gmi_registry.hubs.civitai import CivitaiClient, CivitaiHub
-from gmi_registry.hubs.civitai.listing import list_versions
+from gmi_registry.hubs.civitai.listing import list_among, list_versions
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 
@@ -119,11 +119,11 @@ def test_pages_full_of_models_without_an_end_are_given_up(filled, client, monkey
 
 
 def test_models_that_matter_are_asked_for_by_number(filled, client):
-    found = list_versions(client, ANIME, among=["1", "3"])
-    assert names(found) == ["civitai:1@11", "civitai:1@12"]
+    found = list_among(client, ANIME, ["1", "3"])
+    assert names(found.versions) == ["civitai:1@11", "civitai:1@12"]
     (request,) = filled.requests
     assert request.path.endswith("&tag=anime&ids=1%2C3")
-    assert list_versions(client, ANIME, among=[]) == []
+    assert list_among(client, ANIME, []).versions == []
     assert len(filled.requests) == 1
 
 
@@ -132,8 +132,9 @@ def test_the_cheaper_way_is_taken(civitai, client, tagged, requests):
     """Of 300 described models, three pages are three of the tag or one for each hundred."""
     civitai.add(*(style(number, number * 10, tags=("anime",)) for number in range(1, tagged + 1)))
     among = [str(number) for number in range(1, 301)]
-    found = list_versions(client, ANIME, among=among)
-    assert len(found) == min(tagged, 300)
+    found = list_among(client, ANIME, among)
+    assert len(found.versions) == min(tagged, 300)
+    assert found.failed == {}
     assert len(civitai.requests) == requests
 
 

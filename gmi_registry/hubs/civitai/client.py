@@ -160,10 +160,18 @@ class CivitaiClient:
         by_number = {(found.model_id, found.id): found for found in versions if found.model_id}
         return [by_number[key] for key in sorted(by_number, key=lambda key: (key[0] or 0, key[1]))]
 
-    def page(self, query: Mapping[str, str | list[str]], *, home: str | None = None) -> Page:
-        """One page of a listing, of ``home`` (None: of ``endpoint``). One request."""
+    def page(
+        self,
+        query: Mapping[str, str | list[str]],
+        *,
+        home: str | None = None,
+        patient: bool = True,
+    ) -> Page:
+        """One page of a listing, of ``home`` (None: of ``endpoint``). One request, and without
+        ``patient`` no other where it fails."""
         asked = self._asked_of_hub(home)
-        return parsed(Page, self._json(asked, "/api/v1/models", query=query, home=home), asked)
+        content = self._json(asked, "/api/v1/models", query=query, home=home, patient=patient)
+        return parsed(Page, content, asked)
 
     @contextmanager
     def weights(self, ref: ModelRef, file_id: int, *, start: int = 0) -> Iterator[httpx2.Response]:
@@ -252,6 +260,7 @@ class CivitaiClient:
         query: Mapping[str, str | list[str]] | None = None,
         body: object = None,
         home: str | None = None,
+        patient: bool = True,
     ) -> Any:
         def call() -> Any:
             method = "GET" if body is None else "POST"
@@ -260,7 +269,7 @@ class CivitaiClient:
             with self._open(asked, method, url, headers=headers, query=query, body=body) as answer:
                 return decoded(read(answer, BODY_LIMIT, asked), answer, asked, self._token)
 
-        return patiently(call, self.traffic.wait)
+        return patiently(call, self.traffic.wait) if patient else call()
 
     @contextmanager
     def _open(

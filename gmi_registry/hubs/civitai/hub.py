@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -17,7 +18,7 @@ from gmi_registry.hubs.civitai.bases import base_named
 from gmi_registry.hubs.civitai.catalogue import Catalogue
 from gmi_registry.hubs.civitai.client import CivitaiClient
 from gmi_registry.hubs.civitai.download import Downloads
-from gmi_registry.hubs.civitai.listing import ListedVersion, admits, list_versions
+from gmi_registry.hubs.civitai.listing import ListedVersion, admits, list_among
 from gmi_registry.hubs.civitai.models import Models
 from gmi_registry.hubs.civitai.reference import find_civitai, named_model, newest_version
 from gmi_registry.hubs.civitai.snippet import description_snippet
@@ -30,6 +31,10 @@ from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef
 
 __all__ = ["CivitaiHub"]
+
+_log = logging.getLogger(__name__)
+
+_SHOWN = 5
 
 _ON = frozenset({"1", "ON", "YES", "TRUE"})
 
@@ -160,17 +165,21 @@ class CivitaiHub:
 
         Without tags they are all that the store lists, unfiltered: their manifests tell the rest.
         With tags Civitai is asked which versions carry them now, and its tags replace the
-        manifest's; what is rated above PG is left out unless ``wanted.nsfw``. Offline the listings
-        before are asked instead.
+        manifest's; what is rated above PG is left out unless ``wanted.nsfw``. A model that Civitai
+        cannot say anything of at the moment goes by the tags of its manifest, and a warning names
+        it. Offline the listings before are asked instead.
         """
         listings = list(self._store.listings("civitai"))
         if not wanted.tags:
             return (self._addressed(listing) for listing in listings)
-        listed = {item.ref: item for item in self._listed(wanted, listings)}
+        known, unknown = self._listed(wanted, listings)
+        listed = {item.ref: item for item in known}
         found = []
         for listing in listings:
             item = listed.get(listing.ref)
-            if item is not None:
+            if listing.ref.id in unknown:
+                found.append(self._addressed(listing))
+            elif item is not None:
                 found.append(self._addressed(replace(listing, tags=item.tags)))
                 if item.weights:
                     with self._lock:
@@ -260,15 +269,25 @@ class CivitaiHub:
             air = ref.air(ecosystem, AIR_TYPES.get(model.type.casefold(), "other"))
         return description_snippet(ref, spec_digest, where, air=air)
 
-    def _listed(self, wanted: ListingFilter, listings: list[Listing]) -> list[ListedVersion]:
+    def _listed(
+        self, wanted: ListingFilter, listings: list[Listing]
+    ) -> tuple[list[ListedVersion], Mapping[str, str]]:
+        """The versions that pass, and the models of which nothing is known, with the reasons."""
+        before = [item for item in self._catalogue.versions() if admits(wanted, item)]
         if self.offline:
-            return [item for item in self._catalogue.versions() if admits(wanted, item)]
+            return before, {}
         described = {listing.ref for listing in listings if listing.ref.revision is not None}
         among = sorted({ref.id for ref in described}, key=int)
-        found = list_versions(self.client, wanted, among=among)
-        mine = [item for item in found if item.ref in described]
-        self._catalogue.merge(mine, lambda item: admits(wanted, item))
-        return mine
+        found = list_among(
+            self.client, wanted, among, remembered=sorted({item.ref.id for item in before})
+        )
+        mine = [item for item in found.versions if item.ref in described]
+        self._catalogue.merge(
+            mine, lambda item: admits(wanted, item) and item.ref.id not in found.failed
+        )
+        if found.failed:
+            _log.warning("%s", _unlisted(found.failed))
+        return mine, found.failed
 
     def _addressed(self, listing: Listing) -> Listing:
         return replace(listing, url=self.client.page_of(listing.ref))
@@ -304,3 +323,13 @@ class CivitaiHub:
                 f"{ref} is not on this hub, whose models are called civitai:MODEL@VERSION",
                 hint="name one of its models, or another --hub",
             )
+
+
+def _unlisted(failed: Mapping[str, str]) -> str:
+    """The warning about models of which Civitai said nothing."""
+    names = [f"civitai:{number}" for number in sorted(failed, key=int)]
+    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
+    return (
+        f"Civitai does not say which tags {shown} carry now, so those of their specifications "
+        f"count: {next(iter(failed.values()))}"
+    )

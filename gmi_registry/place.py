@@ -261,9 +261,7 @@ def _elsewhere(ref: ModelRef, hub: Hub) -> tuple[str, Path] | None:
     return None
 
 
-def _read(
-    text: str, hub: HubName | None, endpoints: list[tuple[HubName, str]]
-) -> Address | None:
+def _read(text: str, hub: HubName | None, endpoints: list[tuple[HubName, str]]) -> Address | None:
     # A command line that only prints its help does without what this imports.
     from gmi_registry.spec.address import read_address
 

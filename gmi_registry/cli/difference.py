@@ -68,9 +68,7 @@ def diff(
 
     access: dict[str, Any] = {"token": token, "offline": offline or None}
     places = [
-        find_spec(text, hub, **access, registry=registry)
-        for text in (old, new)
-        if text is not None
+        find_spec(text, hub, **access, registry=registry) for text in (old, new) if text is not None
     ]
     specs = [
         read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)

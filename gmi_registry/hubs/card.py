@@ -28,8 +28,8 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
     ``other``), ``base_model`` (the first of several; of a page's address the name),
     ``instance_prompt`` (a text or a list: the trigger words); beside them ``title`` (else the first
     heading, else ``name``), ``downloads``, ``nsfw``, and ``gmi`` with ``prompt_set``, ``encoder``,
-    ``steps``, ``guidance_scale`` and ``prompt_template``. Raises HubError for a card that is not UTF-8, whose front matter is not a
-    YAML mapping, or whose fields hold something else.
+    ``steps``, ``guidance_scale`` and ``prompt_template``. Raises HubError for a card that is not
+    UTF-8, whose front matter is not a YAML mapping, or whose fields hold something else.
     """
     try:
         text = content.decode("utf-8-sig")

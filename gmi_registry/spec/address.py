@@ -18,7 +18,14 @@ from gmi_registry.errors import InputError
 from gmi_registry.spec.fields import unprintable
 from gmi_registry.spec.reference import HubName, ModelRef
 
-__all__ = ["CIVITAI_HOSTS", "HF_HOSTS", "Address", "dataset_name", "read_address", "repository_name"]
+__all__ = [
+    "CIVITAI_HOSTS",
+    "HF_HOSTS",
+    "Address",
+    "dataset_name",
+    "read_address",
+    "repository_name",
+]
 
 HF_HOSTS = ("huggingface.co", "hf.co")
 """The hosts of Hugging Face's pages."""
@@ -42,24 +49,27 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,14}")
 
 _AIR_STARTS = re.compile(r"(?:urn:)?air:|urn:", re.IGNORECASE)
 
-_VIEWS = frozenset({"blob", "commit", "commits", "discussions", "raw", "resolve", "settings", "tree"})
+_VIEWS = frozenset(
+    {"blob", "commit", "commits", "discussions", "raw", "resolve", "settings", "tree"}
+)
 """What follows a repository's name in the address of one of its pages."""
 _OF_FILES = frozenset({"blob", "commits", "raw", "resolve", "tree"})
 _SPECIAL_REVISION = re.compile(r"refs/(?:pr/[1-9][0-9]*|convert/[A-Za-z0-9_]+)(?=/|$)")
 _OTHER_KINDS = {"datasets": "a dataset", "spaces": "a Space"}
-_OTHER_PAGES = frozenset(
-    "api blog chat changelog collections docs enterprise huggingface-cli inference join learn login"
-    " logout models new notifications organizations papers posts pricing search settings storage"
-    " tasks terms-of-service".split()
-)
+# fmt: off
+_OTHER_PAGES = frozenset({
+    "api", "blog", "chat", "changelog", "collections", "docs", "enterprise", "huggingface-cli",
+    "inference", "join", "learn", "login", "logout", "models", "new", "notifications",
+    "organizations", "papers", "posts", "pricing", "search", "settings", "storage", "tasks",
+    "terms-of-service",
+})
+# fmt: on
 _WEIGHTS = ".safetensors"
 _OTHER_WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pkl", ".pt", ".pth")
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[A-Za-z]{2,4})?")
 _MODEL_PAGE = re.compile(r"(?:api/v1/)?models/([1-9][0-9]{0,14})(?:/[^/]*)?")
-_VERSION_PAGE = re.compile(
-    r"(?:api/download/models|(?:api/v1/)?model-versions)/([1-9][0-9]{0,14})"
-)
+_VERSION_PAGE = re.compile(r"(?:api/download/models|(?:api/v1/)?model-versions)/([1-9][0-9]{0,14})")
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,7 @@ def dataset_name(text: str, endpoints: Sequence[tuple[HubName, str]] = ()) -> st
     text = text.strip()
     for start in ("hf://", "hf:"):
         if text.lower().startswith(start):
-            text = f"https://{HF_HOSTS[0]}/{text[len(start):]}"
+            text = f"https://{HF_HOSTS[0]}/{text[len(start) :]}"
     if text.lower().startswith("datasets/"):
         text = f"https://{HF_HOSTS[0]}/{text}"
     site = _site(text if _SCHEME.match(text) else f"https://{text}", endpoints)
@@ -286,7 +296,9 @@ def _refuse_host(url: str) -> NoReturn:
     if "@" in parts.netloc:
         raise InputError(f"an address with a name before {host[:80]!r} is not {site}", hint=copy)
     if parts.scheme.lower() not in ("http", "https"):
-        raise InputError(f"an address that begins with {parts.scheme[:20]}:// is not {site}", hint=copy)
+        raise InputError(
+            f"an address that begins with {parts.scheme[:20]}:// is not {site}", hint=copy
+        )
     where = host[:80] if port is None else f"{host[:80]}:{port}"
     raise InputError(
         f"{where!r} is not {site}",

@@ -162,6 +162,12 @@ def said_with(status, content, **fields):
     return Fault("hostile", status=status, content=content, **fields)
 
 
+def fetched(client, _):
+    """As a download does it."""
+    with client.weights(REF, 1111) as response:
+        client.require_file(response.read(), response, client.asked(REF, download=True))
+
+
 @pytest.mark.parametrize("token", [None, TOKEN])
 @pytest.mark.parametrize(
     ("fault", "said", "unsaid"),
@@ -188,14 +194,9 @@ def test_a_refusal_says_what_the_answer_says(filled, fault, said, unsaid, token,
     filled.add_user("ada", TOKEN)
     client = CivitaiClient(endpoint=filled.endpoint, token=token)
     filled.inject(fault)
+    ask = fetched if download else CivitaiClient.model
     with pytest.raises(HubError) as caught:
-        if download:
-            place = filled.state.models[11].versions[0]
-            ref = ModelRef("civitai", "11", str(place.id))
-            with client.weights(ref, place.files[0].id) as response:
-                client.require_file(response.read(), response, client.asked(ref, download=True))
-        else:
-            client.model("11")
+        ask(client, "11")
     told = f"{caught.value.message} ({caught.value.hint})"
     assert [words for words in said if words not in told] == []
     assert [words for words in unsaid if words in told] == []
@@ -347,7 +348,10 @@ def test_offline_nothing_is_sent(filled):
         ),
         (Fault("hostile", content=b'{"id": 11, "name": "a\\u202eb", "type": "LORA"}'), "U\\+202E"),
         (Fault("hostile", content=b'{"id": 11, "name": " ", "type": "LORA"}'), "name: "),
-        (Fault("hostile", status=302, location="https://else.example/"), "sends on to https://else"),
+        (
+            Fault("hostile", status=302, location="https://else.example/"),
+            "sends on to https://else",
+        ),
     ],
 )
 def test_what_no_civitai_would_say_is_one_clear_error(filled, client, fault, message):

@@ -256,7 +256,10 @@ def test_a_storage_that_stays_shut_is_one_clear_error(filled, fetch):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (Fault("hostile", content=b"<html>", content_type="text/html"), "sends a page, not the file"),
+        (
+            Fault("hostile", content=b"<html>", content_type="text/html"),
+            "sends a page, not the file",
+        ),
         (Fault("hostile", content=b"<html>", content_type="application/x"), "sends a page, not"),
         (Fault("hostile", content=b"x", content_type="application/x", status=206), "another part"),
         (Fault("hostile", content=b"", content_type="application/x", status=204), "answers 204"),
@@ -369,7 +372,10 @@ def test_an_adapter_that_diffusers_cannot_load_is_refused(filled, fetch):
         ([File(1, b"x", name="a.zip", format=None)], "only a packed archive"),
         ([File(1, b"x", name="a.zip", format="SafeTensor")], "only a packed archive"),
         ([File(1, b"x", name="a.zip", format="Other")], "only a packed archive"),
-        ([File(1, b"x", name="a.zip", format="Diffusers")], "only an archive in the layout of diff"),
+        (
+            [File(1, b"x", name="a.zip", format="Diffusers")],
+            "only an archive in the layout of diff",
+        ),
         ([File(1, b"x", type="Archive", name="a.zip", format="Other")], "only a packed archive"),
         ([File(1, b"x", name="a-Q4.gguf", format="GGUF")], "only a GGUF file"),
         ([File(1, b"x", name="a", format="Core ML")], "only a file for Core ML"),

@@ -49,7 +49,9 @@ def world(hub, shop, tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("CIVITAI_ENDPOINT", shop.endpoint)
-    monkeypatch.setattr("gmi_registry.equipment.Equipment.encoder_of", lambda *_: Author(hub).encoder)
+    monkeypatch.setattr(
+        "gmi_registry.equipment.Equipment.encoder_of", lambda *_: Author(hub).encoder
+    )
     author = Author(hub)
     author.publish("red")
     hub.add_repo("owner/green", {WEIGHTS: b"green"})
@@ -157,7 +159,7 @@ def test_a_registry_that_an_earlier_search_named_is_found_again(world, tmp_path)
     moved = hub.files(REPO, repo_type="dataset")
     del moved["README.md"]
     hub.commit(OTHER, moved, repo_type="dataset")
-    hub.commit(REPO, {path: None for path in moved}, repo_type="dataset")
+    hub.commit(REPO, dict.fromkeys(moved), repo_type="dataset")
     assert "has no specification of" in (refused(call("spec", "show", entry)) or "")
     words = ("--registry", OTHER, "--cache-dir", world["cache"])
     assert refused(call("spec", "show", entry, "--registry", OTHER)) is None

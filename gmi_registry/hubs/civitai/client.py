@@ -210,14 +210,10 @@ class CivitaiClient:
         version = "" if ref.revision is None else f"?modelVersionId={ref.revision}"
         return f"{self._home_of(ref)}/models/{ref.id}{version}"
 
-    def require_file(
-        self, content: bytes, response: httpx2.Response, asked: Asked
-    ) -> None:
+    def require_file(self, content: bytes, response: httpx2.Response, asked: Asked) -> None:
         """Raise what a body says that came in place of a file, where it does not look like one."""
         at_home = origin(str(response.url)) in self._origins
-        error = answered_instead(
-            content, response.url.path, asked, self._token, at_home=at_home
-        )
+        error = answered_instead(content, response.url.path, asked, self._token, at_home=at_home)
         if error is not None:
             raise error
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gmi_registry.errors import HubError, InputError
+from gmi_registry.hubs.civitai.answer import REFUSAL_LIMIT
 from gmi_registry.hubs.civitai.bar import OnProgress, watched
 from gmi_registry.hubs.civitai.client import CivitaiClient
 from gmi_registry.hubs.civitai.patience import patiently
-from gmi_registry.hubs.civitai.answer import REFUSAL_LIMIT
 from gmi_registry.hubs.civitai.refusal import Asked, BusyError, is_web_page, stranger
 from gmi_registry.hubs.civitai.weights import require_loadable
 from gmi_registry.hubs.civitai.wire import WireFile

@@ -50,8 +50,8 @@ class CivitaiHub:
 
     ``endpoint`` (None: CIVITAI_ENDPOINT, else civitai.com), ``others`` (addresses that are asked
     for what that does not have, see :class:`.CivitaiClient`) and ``token`` (None: CIVITAI_TOKEN)
-    are Civitai's. Downloads and listings lie in ``civitai`` in ``cache_dir`` (None: this user's cache).
-    ``offline`` (None: HF_HUB_OFFLINE, which switches the network off for all of this package)
+    are Civitai's. Downloads and listings lie in ``civitai`` in ``cache_dir`` (None: this user's
+    cache). ``offline`` (None: HF_HUB_OFFLINE, which switches the network off for all of this package)
     makes no request. ``bases`` (None: Hugging Face) has the models that LoRAs and single files
     stand on.
 
@@ -328,7 +328,9 @@ class CivitaiHub:
 def _unlisted(failed: Mapping[str, str]) -> str:
     """The warning about models of which Civitai said nothing."""
     names = [f"civitai:{number}" for number in sorted(failed, key=int)]
-    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
+    shown = ", ".join(names[:_SHOWN]) + (
+        f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else ""
+    )
     return (
         f"Civitai does not say which tags {shown} carry now, so those of their specifications "
         f"count: {next(iter(failed.values()))}"

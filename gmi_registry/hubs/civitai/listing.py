@@ -261,10 +261,7 @@ def _alone(client: CivitaiClient, number: str, models: dict[int, WireModel]) -> 
 
 def _passing(models: Mapping[int, WireModel], wanted: ListingFilter) -> list[ListedVersion]:
     found = [
-        listed
-        for model in models.values()
-        for listed in _versions(model)
-        if admits(wanted, listed)
+        listed for model in models.values() for listed in _versions(model) if admits(wanted, listed)
     ]
     return sorted(found, key=lambda item: (int(item.ref.id), int(item.ref.revision or 0)))
 

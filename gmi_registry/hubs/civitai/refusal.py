@@ -34,7 +34,9 @@ _LOGGED_IN = re.compile(r"logged in|log in|sign(?:ed)? in|unauthori[sz]ed", re.I
 _REGION = re.compile(r"\b(?:region|country|jurisdiction)\b", re.IGNORECASE)
 _EARLY = re.compile(r"early[ -]?access", re.IGNORECASE)
 _LOGIN_PATH = re.compile(r"(?:^|/)(?:log-?in|sign-?in)(?:/|$)", re.IGNORECASE)
-_PAGE = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|script)", re.IGNORECASE)
+_PAGE = re.compile(
+    rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|script)", re.IGNORECASE
+)
 _LOGIN_TITLE = re.compile(rb"log ?in|sign ?in", re.IGNORECASE)
 _TITLE = re.compile(rb"<title[^>]*>([^<]{0,200})", re.IGNORECASE)
 _BOT_CHECK = re.compile(
@@ -236,7 +238,11 @@ def _forbidden(asked: Asked, body: object, said: str) -> GmiError:
     """Only what the answer says is told; early access, and that it can be bought, alone where it
     says so."""
     deadline = body.get("deadline") if isinstance(body, dict) else None
-    words = " ".join(str(body.get(name, "")) for name in ("error", "message")) if isinstance(body, dict) else ""
+    words = (
+        " ".join(str(body.get(name, "")) for name in ("error", "message"))
+        if isinstance(body, dict)
+        else ""
+    )
     if _EARLY.search(words) or isinstance(deadline, str):
         return _early_access(asked, deadline)
     if _REGION.search(said):

@@ -110,9 +110,9 @@ def select_file(version: WireVersion, asked: Asked) -> WireFile:
         )
     if file.sha256 is None:
         raise HubError(
-            f"{asked.name}: Civitai names no SHA-256 of {_named(file)}, so what arrives could not be "
-            "told from anything else",
-            hint=f"it may work it out yet: run the same command again in an hour, or see {asked.page}",
+            f"{asked.name}: Civitai names no SHA-256 of {_named(file)}, so nothing would tell what "
+            "arrives from another file",
+            hint=f"it may follow: run the same command again in an hour, or see {asked.page}",
         )
     return file
 

@@ -139,7 +139,7 @@ def _named(ref: ModelRef) -> Listing:
             f"{ref} names a revision, and a specification follows what the hub serves now",
             hint=f"gmi regenerate --repo {ref.identity}, or gmi-publish {ref}",
         )
-    _log.warning("%s names a commit, and is looked at as the hub serves it now", ref)
+    _log.warning("%s names one state of the model, which is looked at as its hub has it now", ref)
     return Listing(ref.identity, ())
 
 

@@ -51,9 +51,9 @@ class CivitaiHub:
     ``endpoint`` (None: CIVITAI_ENDPOINT, else civitai.com), ``others`` (addresses that are asked
     for what that does not have, see :class:`.CivitaiClient`) and ``token`` (None: CIVITAI_TOKEN)
     are Civitai's. Downloads and listings lie in ``civitai`` in ``cache_dir`` (None: this user's
-    cache). ``offline`` (None: HF_HUB_OFFLINE, which switches the network off for all of this package)
-    makes no request. ``bases`` (None: Hugging Face) has the models that LoRAs and single files
-    stand on.
+    cache). ``offline`` (None: HF_HUB_OFFLINE, which switches the network off for all of this
+    package) makes no request. ``bases`` (None: Hugging Face) has the models that LoRAs and single
+    files stand on.
 
     Versions are listed, not models. ``traffic`` counts requests, those of ``store`` included where
     it counts them; ``on_progress`` may be set to watch downloads. Raises InputError for an

@@ -27,8 +27,10 @@ __all__ = [
     "find_spec",
     "hub_at",
     "hub_named_in",
+    "is_folder",
     "makes_links",
     "open_hub",
+    "registry_of",
 ]
 
 DEFAULT_HUB = "hf"
@@ -208,7 +210,7 @@ def find_spec(
     there is no such thing.
     """
     path = Path(text)
-    if path.is_dir():
+    if is_folder(text):
         itself = path.name == "gmi" and (path / "spec.json").is_file()
         return SpecPlace(path.absolute().parent if itself else path)
     is_open = hub is not None and not isinstance(hub, str | Path)
@@ -217,13 +219,15 @@ def find_spec(
     if named is not None and named.hub != "local" and getattr(hub, "name", None) != named.hub:
         # A name that tells its hub is not read on another one, whatever is usual here.
         source = named.hub
+    if named is not None and named.registry is not None:
+        registry = named.registry
+        if registry != registry_of(source):
+            source = named.hub
     if source is None:
         raise InputError(
             f"{text!r} is not a folder, and no hub is named",
             hint="name a folder that holds gmi/, or add --hub HUB (or set GMI_HUB)",
         )
-    if named is not None and named.registry is not None:
-        registry = named.registry
     with hub_at(
         source, cache_dir=cache_dir, token=token, offline=offline, registry=registry
     ) as opened:
@@ -237,6 +241,20 @@ def find_spec(
             registry, folder = known
         parent = folder.parent if folder.name == "gmi" else folder
         return SpecPlace(parent, ref, makes_links(opened), registry)
+
+
+def is_folder(text: str) -> bool:
+    """Whether a folder on this disk is called ``text``, which may be an address of any length."""
+    try:
+        return Path(text).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def registry_of(hub: object) -> str | None:
+    """The dataset that an open hub reads what is not beside its models from; None without one."""
+    dataset = getattr(getattr(hub, "registry", None), "dataset", None)
+    return None if dataset is None else str(dataset.id)
 
 
 def _specification(ref: ModelRef, hub: Hub) -> tuple[ModelRef, Path]:

@@ -29,7 +29,7 @@ from gmi_registry.index import (
     answer,
 )
 from gmi_registry.interrogators import Interrogator
-from gmi_registry.place import find_model, find_spec, hub_named_in
+from gmi_registry.place import find_model, find_spec, hub_named_in, is_folder, registry_of
 from gmi_registry.request import Request
 from gmi_registry.scoring import Query, score_named
 from gmi_registry.spec import EncoderRef, read_spec
@@ -38,12 +38,6 @@ from gmi_registry.spec.reference import HubName
 __all__ = ["Seeking", "Sought", "is_served"]
 
 _SCHEME = "qdrant://"
-
-
-def _registry_of(hub: Hub) -> str | None:
-    """The dataset that is opened together with the hub."""
-    dataset = getattr(getattr(hub, "registry", None), "dataset", None)
-    return None if dataset is None else str(dataset.id)
 
 
 def is_served(index: str | Path) -> bool:
@@ -170,7 +164,7 @@ class Seeking:
     def _exemplar(self, like: str, index: HubIndex | None) -> tuple[IndexedSpec, EncoderRef]:
         """The model that others are to be near, out of the index where it has it."""
         here = hub_named_in(like) in (None, self.hub.name)
-        if index is not None and here and not Path(like).is_dir():
+        if index is not None and here and not is_folder(like):
             known = index.exemplar(find_model(like, self.hub))
             if known is not None:
                 return known
@@ -181,7 +175,7 @@ class Seeking:
             self.hub,
             cache_dir=None if cache is None else cache.parent,
             offline=self.equipment.offline or None,
-            registry=None if here else _registry_of(self.hub),
+            registry=None if here else registry_of(self.hub),
         )
         spec = read_spec(place.folder, expected=place.expected, follow_links=place.follow_links)
         return IndexedSpec.of(spec), spec.manifest.encoder

@@ -233,6 +233,15 @@ def test_the_other_address_is_asked_for_what_this_one_has_not(filled, red):
     client.close()
 
 
+def test_what_another_address_could_not_say_is_not_said_to_be_gone(filled, red):
+    client = CivitaiClient(endpoint=filled.endpoint, others=[red.endpoint])
+    red.inject(Fault("500", times=99))
+    with pytest.raises(HubError, match=f"holds no .*: {red.endpoint} is out of order") as caught:
+        client.model("999")
+    assert not isinstance(caught.value, SpecNotFoundError)
+    client.close()
+
+
 @pytest.mark.parametrize(
     ("named", "others", "trusted"),
     [

@@ -168,7 +168,7 @@ def test_where_nothing_is_answered_the_search_ends(filled, client):
         list_among(client, ANIME, ["1", "2"])
 
 
-def test_what_lives_at_the_other_address_alone_is_found_there(filled):
+def test_what_lives_at_the_other_address_alone_is_found_there(filled, caplog):
     with LoopbackCivitai() as red:
         red.add(style(7, 71, tags=("anime",), nsfw=True, level=28))
         client = CivitaiClient(endpoint=filled.endpoint, others=[red.endpoint])
@@ -180,6 +180,9 @@ def test_what_lives_at_the_other_address_alone_is_found_there(filled):
         found = list_among(client, wanted, ["1", "7"])
         assert names(found.versions) == ["civitai:1@11", "civitai:1@12", "civitai:7@71"]
         assert [request.path.rpartition("&ids=")[2] for request in red.requests] == ["7"]
+        red.inject(Fault("500", times=99))
+        assert len(list_among(client, wanted, ["1", "7"]).versions) == 2
+        assert f"models that are at {red.endpoint} alone are left out" in caplog.text
         client.close()
 
 

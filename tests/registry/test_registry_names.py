@@ -85,6 +85,7 @@ def world(hub, shop, tmp_path, monkeypatch):
             "https://civitai.red/models/123/style": "civitai:123",
             "civitai.com/api/download/models/456?type=Model": "civitai:123",
             f"https://huggingface.co/datasets/{REPO}/tree/{head}/civitai/123/456": "civitai:123",
+            f"https://civitai.com/models/123/{'%E7%94%BB' * 60}": "civitai:123",
         },
     }
     return {"pages": pages, "entry": str(entry), "hub": hub, "cache": tmp_path / "cache"}

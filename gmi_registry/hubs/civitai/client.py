@@ -8,10 +8,18 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from gmi_registry.errors import HubError, InputError, OfflineError, SpecNotFoundError
+from gmi_registry.errors import (
+    AuthError,
+    HubError,
+    InputError,
+    OfflineError,
+    RateLimitError,
+    SpecNotFoundError,
+)
 from gmi_registry.hubs.civitai.answer import (
     BODY_LIMIT,
     REFUSAL_LIMIT,
@@ -146,10 +154,10 @@ class CivitaiClient:
         """
         if not 0 < len(digests) <= _MOST_DIGESTS:
             raise InputError(f"{len(digests)} digests cannot be asked for at once")
-        asked = self._asked_of_hub()
         body = [digest.upper() for digest in digests]
         versions: list[WireVersion] = []
         for home in (self.endpoint, *self.others):
+            asked = self._asked_of_hub(home)
             content = self._json(asked, "/api/v1/model-versions/by-hash", body=body, home=home)
             if not isinstance(content, list) or len(content) > 10 * _MOST_DIGESTS:
                 raise stranger(asked, "it names files otherwise than in a list")
@@ -230,23 +238,37 @@ class CivitaiClient:
     def _somewhere(self, asked: Asked, path: str) -> Any:
         """What ``endpoint`` has at a path, else what one of the others has."""
         known = self._homes.get(path)
-        homes = [known] if known else [self.endpoint, *self.others]
-        for position, home in enumerate(homes, start=1):
+        first, *others = [known] if known else [self.endpoint, *self.others]
+        try:
+            return self._found(asked, path, first)
+        except SpecNotFoundError as error:
+            missed = error
+        for home in others:
             try:
-                content = self._json(asked, path, home=home)
-            except SpecNotFoundError as error:
-                if position < len(homes):
-                    continue
-                if len(homes) == 1:
-                    raise
-                raise SpecNotFoundError(
-                    f"{' and '.join(homes)} hold no {asked.name}, or do not show it",
+                return self._found(asked, path, home)
+            except SpecNotFoundError:
+                continue
+            except (AuthError, RateLimitError):
+                raise  # it is there, or may be
+            except HubError as error:
+                # Nobody knows, so it is not said to be gone.
+                raise HubError(
+                    f"{first} holds no {asked.name}, and another address cannot be asked: "
+                    f"{error.message}",
                     hint=error.hint,
                 ) from error
-            with self._lock:
-                self._homes[path] = home
-            return content
-        raise AssertionError("there is always one address")  # pragma: no cover
+        if not others:
+            raise missed
+        raise SpecNotFoundError(
+            f"{' and '.join((first, *others))} hold no {asked.name}, or do not show it",
+            hint=missed.hint,
+        ) from missed
+
+    def _found(self, asked: Asked, path: str, home: str) -> Any:
+        content = self._json(replace(asked, endpoint=home), path, home=home)
+        with self._lock:
+            self._homes[path] = home
+        return content
 
     def _json(
         self,

@@ -115,7 +115,12 @@ def list_among(
     failed = _by_number(client, query, sorted(rest, key=int), models)
     if wanted.nsfw:
         for home in client.others:
-            failed |= _by_number(client, query, missing(among), models, home)
+            try:
+                failed |= _by_number(client, query, missing(among), models, home)
+            except _PASSED_ON:
+                raise
+            except HubError as error:
+                _log.warning("models that are at %s alone are left out: %s", home, error.message)
     mine = {number: model for number, model in models.items() if str(number) in chosen}
     return ListedModels(
         _passing(mine, wanted), {number: why for number, why in failed.items() if missing([number])}

@@ -48,7 +48,7 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
         title=_text(fields, "title", where) or _heading(body) or name,
         tags=tags,
         licence=licence,
-        base_model=next(map(repository_name, _texts(fields, "base_model", where)), None),
+        base_model=next(map(_base, _texts(fields, "base_model", where)), None),
         nsfw=fields.get("nsfw") is True or _NSFW_TAG in (tag.casefold() for tag in tags),
         downloads=_count(fields, "downloads", where),
         trigger_words=_texts(fields, "instance_prompt", where),
@@ -58,6 +58,11 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
         guidance_scale=_number(own, "guidance_scale", where),
         prompt_template=_text(own, "prompt_template", where),
     )
+
+
+def _base(text: str) -> str:
+    """A name as it stands, with its hub where it says one; of a page's address the name."""
+    return text if text.startswith(("hf:", "local:")) else repository_name(text)
 
 
 def _front_matter(text: str, where: Path) -> tuple[dict[str, Any], str]:

@@ -111,7 +111,7 @@ class TestLike:
         colours.add_lora("new")
         with pytest.raises(SpecNotFoundError, match="local:new has no specification") as caught:
             look(like="new")
-        assert caught.value.hint == "gmi-publish local:new"
+        assert caught.value.hint == f"gmi-publish local:new --hub {colours.hub.root}"
         with pytest.raises(SpecNotFoundError, match="holds no model"):
             look(like="absent")
         (tmp_path / "empty").mkdir()

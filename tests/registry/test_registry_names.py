@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from registry_author import PREVIEW, REPO, civitai, entry_files, spec_of
+from registry_author import PREVIEW, REPO, civitai, described, entry_files, spec_of
 
 # isort: split
 sys.path += [str(Path(__file__).parents[1] / name) for name in ("hubs", "cli")]
@@ -25,7 +25,7 @@ from gmi_registry.hubs import open_hub
 from gmi_registry.hubs.registry.finding import Finding
 from gmi_registry.hubs.registry.layout import entry_of, entry_path
 from gmi_registry.place import find_model, find_spec
-from gmi_registry.spec import Manifest, ModelRef, read_spec
+from gmi_registry.spec import Manifest, ModelRef, encode_spec, read_spec
 from gmi_registry.webhook.install import _name
 from gmi_registry.webhook.job import _repo
 
@@ -143,6 +143,20 @@ def test_what_a_search_prints_is_taken(world):
         for hit in json.loads(done.stdout)["results"] if not done.exit_code else ():
             assert refused(call("spec", "show", hit["model"])) is None
             assert hit["url"] is None or refused(call("spec", "show", hit["url"])) is None
+
+
+def test_a_base_model_is_named_by_its_page_as_well(world):
+    made = spec_of(described(name="owner/blue", base_model="owner/base"), COLOURS["blue"])
+    manifest, tensors = encode_spec(made)
+    card = b"---\ntags: [gmi-spec]\nbase_model: owner/base\n---\n"
+    files = {"gmi/spec.json": manifest, "gmi/spec.tensors": tensors, "README.md": card}
+    world["hub"].add_repo("owner/blue", files | {"w0.safetensors": b"weights"})
+    like = ("search", "--like", "hf:owner/red", "--index", "none", "-q")
+    for base in ("owner/base", "hf:owner/base", "https://huggingface.co/owner/base/tree/main"):
+        done = call(*like, "--base-model", base, "--cache-dir", world["cache"])
+        assert done.stdout.startswith("hf:owner/blue@"), (base, done.stderr)
+    base = "https://huggingface.co/owner/other"
+    assert call(*like, "--base-model", base, "--cache-dir", world["cache"]).stdout == ""
 
 
 def test_the_programs_take_them_too(world):

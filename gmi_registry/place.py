@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,8 @@ __all__ = [
     "open_hub",
     "registry_of",
 ]
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_HUB = "hf"
 """The hub that is meant where neither the caller nor GMI_HUB names one."""
@@ -239,6 +242,7 @@ def find_spec(
             if known is None:
                 raise
             registry, folder = known
+            _log.warning("%s is in the registry %s, which an earlier search named", ref, registry)
         parent = folder.parent if folder.name == "gmi" else folder
         return SpecPlace(parent, ref, makes_links(opened), registry)
 
@@ -267,7 +271,9 @@ def _specification(ref: ModelRef, hub: Hub) -> tuple[ModelRef, Path]:
         entry = hub.find_entry(ref)
         if entry is None:
             raise
-        return entry, hub.fetch_spec(entry)
+        folder = hub.fetch_spec(entry)
+        _log.warning("%s has none beside it, so this is the registry's: %s", ref, entry)
+        return entry, folder
 
 
 def _elsewhere(ref: ModelRef, hub: Hub) -> tuple[str, Path] | None:

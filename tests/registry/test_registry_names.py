@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from registry_author import PREVIEW, REPO, civitai, described, entry_files, spec_of
+from registry_author import PREVIEW, REPO, civitai, described, entry_files, spec_of, weight_file
 
 # isort: split
 sys.path += [str(Path(__file__).parents[1] / name) for name in ("hubs", "cli")]
@@ -20,10 +21,11 @@ from typer.testing import CliRunner
 import gmi_registry
 from gmi_registry.cli import registry as registry_commands
 from gmi_registry.cli.main import app
-from gmi_registry.errors import InputError
+from gmi_registry.errors import HubError, InputError
 from gmi_registry.hubs import open_hub
 from gmi_registry.hubs.registry.finding import Finding
 from gmi_registry.hubs.registry.layout import entry_of, entry_path
+from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.place import find_model, find_spec
 from gmi_registry.spec import Manifest, ModelRef, encode_spec, read_spec
 from gmi_registry.webhook.install import _name
@@ -166,7 +168,7 @@ def test_the_programs_take_them_too(world):
             assert str(spec.manifest.model.ref.repository) == model
 
 
-def test_a_registry_that_an_earlier_search_named_is_found_again(world, tmp_path):
+def test_a_registry_that_an_earlier_search_named_is_found_again(world, caplog):
     """The name of an entry does not say where it is."""
     hub, entry = world["hub"], world["entry"]
     hub.add_user(User("somebody", "hf_somebody"))
@@ -180,8 +182,10 @@ def test_a_registry_that_an_earlier_search_named_is_found_again(world, tmp_path)
     assert refused(call("spec", "show", entry, "--registry", OTHER)) is None
     assert refused(call("search", "--like", "hf:owner/red", "--index", "none", *words)) is None
     for text in (entry, "civitai:123@456"):
+        caplog.clear()
         assert refused(call("spec", "show", text)) is None
         assert find_spec(text).registry == OTHER
+        assert f"{text} is in the registry {OTHER}, which an earlier search named" in caplog.text
     assert "has no specification of" in refused(call("spec", "show", entry, "--registry", REPO))
 
 
@@ -217,7 +221,7 @@ def test_what_is_published_or_watched_is_the_model_itself(world, caplog):
         _name("civitai:123")
 
 
-def test_an_entry_is_drawn_again_only_from_its_own_weights(world):
+def test_an_entry_is_drawn_again_only_from_its_own_weights(world, monkeypatch):
     entry = ModelRef.parse(world["entry"])
     with open_hub("hf", world["cache"]) as opened:
         assert opened.weight_digests(entry) is not None
@@ -228,3 +232,12 @@ def test_an_entry_is_drawn_again_only_from_its_own_weights(world):
         assert opened.find_entry(entry.without_revision) == entry
         assert opened.find_entry(ModelRef("hf", "owner/green", "main")) is None
         assert opened.find_entry(ModelRef("hf", "owner/nobody")) is None
+        model = ModelFiles(
+            entry.without_revision, "lora", folder, ModelCard("Green"), spec.manifest.model.weights
+        )
+        monkeypatch.setattr(opened.hub, "fetch_model", {entry.without_revision: model}.get)
+        assert opened.fetch_model(entry) is model
+        changed = replace(model, weights=(weight_file(b"other", WEIGHTS),))
+        monkeypatch.setattr(opened.hub, "fetch_model", {entry.without_revision: changed}.get)
+        with pytest.raises(HubError, match="has other weights now than those of"):
+            opened.fetch_model(entry)

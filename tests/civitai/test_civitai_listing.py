@@ -11,7 +11,7 @@ from civitai_specs import describe, style, version_of
 from gmi_registry.errors import HubError
 from gmi_registry.hubs import ListingFilter
 from gmi_registry.hubs.civitai import CivitaiClient, CivitaiHub
-from gmi_registry.hubs.civitai.listing import list_versions
+from gmi_registry.hubs.civitai.listing import list_among, list_versions
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 
@@ -101,7 +101,92 @@ def test_pages_are_read_to_the_end():
         assert "cursor=3%7C4" in civitai.requests[1].path
 
 
-@pytest.mark.parametrize("kind", ["endless", "loop"])
+BY_TAG, BY_NUMBER = r"tag=anime(?!.*ids=)", r"ids="
+MANY = [str(number) for number in range(1, 251)]
+
+
+@pytest.fixture
+def many(civitai):
+    """Models of a tag on three pages: 1 to 250."""
+    civitai.add(*(style(int(number), int(number) * 10, tags=("anime",)) for number in MANY))
+    return civitai
+
+
+@pytest.mark.parametrize(
+    ("faults", "requests"),
+    [
+        # A page of the tag that fails alone, even when it is asked for again.
+        ([Fault("500", path_regex="cursor=100", times=99)], 1 + 4 + 2),
+        ([Fault("circle", path_regex=BY_TAG, times=99)], None),
+        ([Fault("loop", path_regex=BY_TAG, times=99)], None),
+        ([Fault("endless", path_regex=BY_TAG, times=99)], None),
+        ([Fault("left-out", path_regex=BY_TAG, model=77, times=99)], 3 + 1),
+        ([Fault("hostile", path_regex="cursor=100", content=b'{"items": {}}', times=99)], 2 + 2),
+        # One model of which no listing can be made: by halves, then by its own address.
+        ([Fault("stumble", model=77, times=999)], 4 + 4 + 2 * 7 + 1 + 2),
+    ],
+)
+def test_what_one_page_lacks_is_asked_for_by_number(many, client, faults, requests):
+    for fault in faults:
+        many.inject(fault)
+    found = list_among(client, ANIME, MANY)
+    assert [item.ref.id for item in found.versions] == MANY
+    assert found.failed == {}
+    assert requests is None or len(many.requests) <= requests
+
+
+def test_what_was_listed_before_is_missed_where_a_full_page_lacks_it(many, client):
+    """A page that has its hundred models, and not all that it should have."""
+    many.add(style(251, 2510, tags=("anime",)))
+    wanted = [number for number in MANY if number != "77"]
+    many.state.models[77].tags = ["photo"]
+    assert "77" not in {item.ref.id for item in list_among(client, ANIME, MANY).versions}
+    many.clear_requests()
+    found = list_among(client, ANIME, MANY, remembered=["77"])
+    assert [item.ref.id for item in found.versions] == wanted
+    assert [request.path.rpartition("ids=")[2] for request in many.requests][-1] == "77"
+
+
+def test_a_model_of_which_nothing_can_be_learnt_is_named_and_keeps_its_own_tags(
+    filled, hub, store, caplog
+):
+    describe(store, filled, "civitai:1@11", "civitai:2@21", "civitai:3@31")
+    filled.state.models[2].tags = ["photo"]
+    assert names(hub.list_specs(ANIME)) == ["civitai:1@11"]
+    filled.inject(Fault("stumble", model=1, path_regex=BY_NUMBER, times=999))
+    filled.inject(Fault("500", path_regex="models/1$", times=999))
+    found = list(hub.list_specs(ANIME))
+    # Nothing is known of now: what the store says goes on to the filter by manifests.
+    assert [(str(item.ref), item.tags) for item in found] == [("civitai:1@11", ("anime", "ink"))]
+    assert "which tags civitai:1 carry now" in caplog.text
+    assert "answers 500" in caplog.text
+
+
+def test_where_nothing_is_answered_the_search_ends(filled, client):
+    filled.inject(Fault("500", times=999))
+    with pytest.raises(HubError, match="answers 500"):
+        list_among(client, ANIME, ["1", "2"])
+
+
+def test_what_lives_at_the_other_address_alone_is_found_there(filled, caplog):
+    with LoopbackCivitai() as red:
+        red.add(style(7, 71, tags=("anime",), nsfw=True, level=28))
+        client = CivitaiClient(endpoint=filled.endpoint, others=[red.endpoint])
+        assert names(list_among(client, ANIME, ["1", "7"]).versions) == [
+            "civitai:1@11", "civitai:1@12",
+        ]  # fmt: skip
+        assert red.requests == []
+        wanted = ListingFilter(("anime",), nsfw=True)
+        found = list_among(client, wanted, ["1", "7"])
+        assert names(found.versions) == ["civitai:1@11", "civitai:1@12", "civitai:7@71"]
+        assert [request.path.rpartition("&ids=")[2] for request in red.requests] == ["7"]
+        red.inject(Fault("500", times=99))
+        assert len(list_among(client, wanted, ["1", "7"]).versions) == 2
+        assert f"models that are at {red.endpoint} alone are left out" in caplog.text
+        client.close()
+
+
+@pytest.mark.parametrize("kind", ["endless", "loop", "circle"])
 def test_pages_without_an_end_are_given_up(filled, client, kind):
     filled.inject(Fault(kind, times=10_000))
     with pytest.raises(HubError, match="the same pages without end"):
@@ -119,21 +204,22 @@ def test_pages_full_of_models_without_an_end_are_given_up(filled, client, monkey
 
 
 def test_models_that_matter_are_asked_for_by_number(filled, client):
-    found = list_versions(client, ANIME, among=["1", "3"])
-    assert names(found) == ["civitai:1@11", "civitai:1@12"]
+    found = list_among(client, ANIME, ["1", "3"])
+    assert names(found.versions) == ["civitai:1@11", "civitai:1@12"]
     (request,) = filled.requests
     assert request.path.endswith("&tag=anime&ids=1%2C3")
-    assert list_versions(client, ANIME, among=[]) == []
+    assert list_among(client, ANIME, []).versions == []
     assert len(filled.requests) == 1
 
 
-@pytest.mark.parametrize(("tagged", "requests"), [(250, 3), (1000, 6)])
-def test_the_cheaper_way_is_taken(civitai, client, tagged, requests):
+@pytest.mark.parametrize(("tagged", "first", "requests"), [(250, 1, 3), (1000, 701, 6)])
+def test_the_cheaper_way_is_taken(civitai, client, tagged, first, requests):
     """Of 300 described models, three pages are three of the tag or one for each hundred."""
     civitai.add(*(style(number, number * 10, tags=("anime",)) for number in range(1, tagged + 1)))
-    among = [str(number) for number in range(1, 301)]
-    found = list_versions(client, ANIME, among=among)
-    assert len(found) == min(tagged, 300)
+    among = [str(number) for number in range(first, first + 300)]
+    found = list_among(client, ANIME, among)
+    assert len(found.versions) == min(tagged, 300)
+    assert found.failed == {}
     assert len(civitai.requests) == requests
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from gmi_registry.hubs.civitai.bases import base_named
 from gmi_registry.hubs.civitai.catalogue import Catalogue
 from gmi_registry.hubs.civitai.client import CivitaiClient
 from gmi_registry.hubs.civitai.download import Downloads
-from gmi_registry.hubs.civitai.listing import ListedVersion, admits, list_versions
+from gmi_registry.hubs.civitai.listing import ListedVersion, admits, list_among
 from gmi_registry.hubs.civitai.models import Models
 from gmi_registry.hubs.civitai.reference import find_civitai, named_model, newest_version
 from gmi_registry.hubs.civitai.snippet import description_snippet
@@ -31,6 +32,10 @@ from gmi_registry.spec import ModelRef
 
 __all__ = ["CivitaiHub"]
 
+_log = logging.getLogger(__name__)
+
+_SHOWN = 5
+
 _ON = frozenset({"1", "ON", "YES", "TRUE"})
 
 
@@ -43,11 +48,12 @@ class _Listed(Protocol):
 class CivitaiHub:
     """Civitai's models, called ``civitai:MODEL@VERSION``, with their specifications in ``store``.
 
-    ``endpoint`` (None: CIVITAI_ENDPOINT, else civitai.com) and ``token`` (None: CIVITAI_TOKEN) are
-    Civitai's. Downloads and listings lie in ``civitai`` in ``cache_dir`` (None: this user's cache).
-    ``offline`` (None: HF_HUB_OFFLINE, which switches the network off for all of this package)
-    makes no request. ``bases`` (None: Hugging Face) has the models that LoRAs and single files
-    stand on.
+    ``endpoint`` (None: CIVITAI_ENDPOINT, else civitai.com), ``others`` (addresses that are asked
+    for what that does not have, see :class:`.CivitaiClient`) and ``token`` (None: CIVITAI_TOKEN)
+    are Civitai's. Downloads and listings lie in ``civitai`` in ``cache_dir`` (None: this user's
+    cache). ``offline`` (None: HF_HUB_OFFLINE, which switches the network off for all of this
+    package) makes no request. ``bases`` (None: Hugging Face) has the models that LoRAs and single
+    files stand on.
 
     Versions are listed, not models. ``traffic`` counts requests, those of ``store`` included where
     it counts them; ``on_progress`` may be set to watch downloads. Raises InputError for an
@@ -61,6 +67,7 @@ class CivitaiHub:
         store: SpecStore,
         *,
         endpoint: str | None = None,
+        others: Sequence[str] | None = None,
         token: str | None = None,
         cache_dir: Path | None = None,
         offline: bool | None = None,
@@ -79,7 +86,7 @@ class CivitaiHub:
         if on_wait is not None:
             self.traffic.on_wait = on_wait
         self.client = CivitaiClient(
-            endpoint=endpoint, token=token, offline=offline, traffic=self.traffic
+            endpoint=endpoint, others=others, token=token, offline=offline, traffic=self.traffic
         )
         self._store = store
         self._folder = Path(cache_dir) / "civitai"
@@ -90,6 +97,11 @@ class CivitaiHub:
         self._lock = threading.Lock()
         self._newest: dict[str, ModelRef] = {}
         self._weights: dict[ModelRef, Mapping[str, str | None]] = {}
+
+    @property
+    def endpoint(self) -> str:
+        """Civitai's address."""
+        return self.client.endpoint
 
     def close(self) -> None:
         """Close the connections, and the store where it has any; both can still be used."""
@@ -140,7 +152,8 @@ class CivitaiHub:
         A version that is named with its model costs no request, and is not looked up. Offline a
         model means its newest version with a specification.
         """
-        named = named_model(text, self.client)
+        address = named_model(text, self.client)
+        named = None if address is None else address.model
         if named is not None and named.revision is not None:
             return named
         if named is not None and self.offline:
@@ -152,17 +165,21 @@ class CivitaiHub:
 
         Without tags they are all that the store lists, unfiltered: their manifests tell the rest.
         With tags Civitai is asked which versions carry them now, and its tags replace the
-        manifest's; what is rated above PG is left out unless ``wanted.nsfw``. Offline the listings
-        before are asked instead.
+        manifest's; what is rated above PG is left out unless ``wanted.nsfw``. A model that Civitai
+        cannot say anything of at the moment goes by the tags of its manifest, and a warning names
+        it. Offline the listings before are asked instead.
         """
         listings = list(self._store.listings("civitai"))
         if not wanted.tags:
             return (self._addressed(listing) for listing in listings)
-        listed = {item.ref: item for item in self._listed(wanted, listings)}
+        known, unknown = self._listed(wanted, listings)
+        listed = {item.ref: item for item in known}
         found = []
         for listing in listings:
             item = listed.get(listing.ref)
-            if item is not None:
+            if listing.ref.id in unknown:
+                found.append(self._addressed(listing))
+            elif item is not None:
                 found.append(self._addressed(replace(listing, tags=item.tags)))
                 if item.weights:
                     with self._lock:
@@ -252,15 +269,25 @@ class CivitaiHub:
             air = ref.air(ecosystem, AIR_TYPES.get(model.type.casefold(), "other"))
         return description_snippet(ref, spec_digest, where, air=air)
 
-    def _listed(self, wanted: ListingFilter, listings: list[Listing]) -> list[ListedVersion]:
+    def _listed(
+        self, wanted: ListingFilter, listings: list[Listing]
+    ) -> tuple[list[ListedVersion], Mapping[str, str]]:
+        """The versions that pass, and the models of which nothing is known, with the reasons."""
+        before = [item for item in self._catalogue.versions() if admits(wanted, item)]
         if self.offline:
-            return [item for item in self._catalogue.versions() if admits(wanted, item)]
+            return before, {}
         described = {listing.ref for listing in listings if listing.ref.revision is not None}
         among = sorted({ref.id for ref in described}, key=int)
-        found = list_versions(self.client, wanted, among=among)
-        mine = [item for item in found if item.ref in described]
-        self._catalogue.merge(mine, lambda item: admits(wanted, item))
-        return mine
+        found = list_among(
+            self.client, wanted, among, remembered=sorted({item.ref.id for item in before})
+        )
+        mine = [item for item in found.versions if item.ref in described]
+        self._catalogue.merge(
+            mine, lambda item: admits(wanted, item) and item.ref.id not in found.failed
+        )
+        if found.failed:
+            _log.warning("%s", _unlisted(found.failed))
+        return mine, found.failed
 
     def _addressed(self, listing: Listing) -> Listing:
         return replace(listing, url=self.client.page_of(listing.ref))
@@ -296,3 +323,15 @@ class CivitaiHub:
                 f"{ref} is not on this hub, whose models are called civitai:MODEL@VERSION",
                 hint="name one of its models, or another --hub",
             )
+
+
+def _unlisted(failed: Mapping[str, str]) -> str:
+    """The warning about models of which Civitai said nothing."""
+    names = [f"civitai:{number}" for number in sorted(failed, key=int)]
+    shown = ", ".join(names[:_SHOWN]) + (
+        f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else ""
+    )
+    return (
+        f"Civitai does not say which tags {shown} carry now, so those of their specifications "
+        f"count: {next(iter(failed.values()))}"
+    )

@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gmi_registry.errors import HubError
+from gmi_registry.errors import (
+    AuthError,
+    HubError,
+    OfflineError,
+    RateLimitError,
+    SpecNotFoundError,
+)
 from gmi_registry.hubs.civitai.bases import spelling
 from gmi_registry.hubs.civitai.client import CivitaiClient
+from gmi_registry.hubs.civitai.refusal import BusyError
 from gmi_registry.hubs.civitai.weights import TYPES, digests_of, kind_of
-from gmi_registry.hubs.civitai.wire import WireModel, WireVersion, is_mature
+from gmi_registry.hubs.civitai.wire import Page, WireModel, WireVersion, is_mature
 from gmi_registry.hubs.protocol import ListingFilter
 from gmi_registry.model import Kind
 from gmi_registry.spec import ModelRef
 
-__all__ = ["PAGE_SIZE", "ListedVersion", "admits", "list_versions"]
+__all__ = [
+    "PAGE_SIZE",
+    "ListedModels",
+    "ListedVersion",
+    "admits",
+    "list_among",
+    "list_versions",
+]
 
 PAGE_SIZE = 100
 """Models a page: the most that the API gives."""
 
 _MOST_PAGES = 2_000
 _MOST_EMPTY = 20
+_MOST_PARTS = 3
+"""Pages of a hundred models that were asked for by number: more than one is odd already."""
+_MOST_FAILURES = 24
+"""Requests that may fail: three models among thousands are found by halves."""
+_PASSED_ON = (AuthError, RateLimitError, OfflineError)
+"""What no other request would do better."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,44 +59,72 @@ class ListedVersion:
     weights: Mapping[str, str | None]
 
 
-def list_versions(
-    client: CivitaiClient, wanted: ListingFilter, *, among: Sequence[str] | None = None
-) -> list[ListedVersion]:
+@dataclass(frozen=True)
+class ListedModels:
+    """The versions that pass, and why nothing is known of some models, by their numbers."""
+
+    versions: list[ListedVersion]
+    failed: Mapping[str, str]
+
+
+def list_versions(client: CivitaiClient, wanted: ListingFilter) -> list[ListedVersion]:
     """The published versions that pass the filter, sorted by model and version.
 
-    ``among`` are the numbers of the models that matter, the others being left out. Civitai filters
-    by one tag, so the first is asked for and the rest is compared here, and so is everything else:
-    what comes back is not taken at its word. Versions that are rated above PG are asked for and
-    passed on only where ``wanted.nsfw``.
+    Civitai filters by one tag, so the first is asked for and the rest is compared here, and so is
+    everything else: what comes back is not taken at its word. Versions that are rated above PG are
+    asked for and passed on only where ``wanted.nsfw``.
+
+    Costs one request a page of the tag. Raises HubError where the pages never end or lead back, and
+    every other error of the hub.
+    """
+    pages = _pages(client, _query(wanted), _MOST_PAGES)
+    models = {model.id: model for page in pages for model in page.items}
+    return _passing(models, wanted)
+
+
+def list_among(
+    client: CivitaiClient,
+    wanted: ListingFilter,
+    among: Sequence[str],
+    *,
+    remembered: Iterable[str] = (),
+) -> ListedModels:
+    """Likewise, of the models with the numbers ``among``.
 
     Costs one request a page of the tag, or one for every hundred of ``among``: the pages of the tag
-    are tried first and given up when they grow more than those. Raises HubError where the pages
-    never end or lead back, and every other error of the hub.
+    are tried first and given up when they grow more than those. They are not trusted to be all:
+    where one fails, leads back, or is shorter than it should be, what is missing is asked for by
+    number, and so are the ``remembered``, which carried the tags before. What is rated above PG may
+    be at one of the client's other addresses alone.
+
+    Of a request that fails the halves are asked for, so that one model that Civitai stumbles over
+    costs the others nothing; by itself it is asked for at its own address. Raises every other error
+    of the hub, and that one too where nothing was answered at all.
     """
-    query = _query(wanted)
     models: dict[int, WireModel] = {}
-    if among is None:
-        models.update(_numbered(_pages(client, query, _MOST_PAGES)))
-    elif among:
-        chunks = [among[start : start + PAGE_SIZE] for start in range(0, len(among), PAGE_SIZE)]
-        try:
-            # A single chunk is as cheap as the shortest listing of a tag.
-            models.update(_numbered(_pages(client, query, len(chunks) if len(chunks) > 1 else 0)))
-        except _TooManyPagesError:
-            models.clear()
-            for chunk in chunks:
-                asked = query | {"ids": ",".join(chunk)}
-                # The same page twice would be odd already.
-                models.update(_numbered(_pages(client, asked, 3)))
-    chosen = None if among is None else set(among)
-    found = [
-        listed
-        for model in models.values()
-        if chosen is None or str(model.id) in chosen
-        for listed in _versions(model)
-        if admits(wanted, listed)
-    ]
-    return sorted(found, key=lambda item: (int(item.ref.id), int(item.ref.revision or 0)))
+    query = _query(wanted)
+    chunks = -(-len(among) // PAGE_SIZE)
+    # A single chunk is as cheap as the shortest listing of a tag.
+    whole = chunks > 1 and _by_tag(client, query, chunks, models)
+
+    def missing(numbers: Iterable[str]) -> list[str]:
+        return [number for number in numbers if int(number) not in models]
+
+    chosen = set(among)
+    rest = missing(number for number in remembered if number in chosen) if whole else missing(among)
+    failed = _by_number(client, query, sorted(rest, key=int), models)
+    if wanted.nsfw:
+        for home in client.others:
+            try:
+                failed |= _by_number(client, query, missing(among), models, home)
+            except _PASSED_ON:
+                raise
+            except HubError as error:
+                _log.warning("models that are at %s alone are left out: %s", home, error.message)
+    mine = {number: model for number, model in models.items() if str(number) in chosen}
+    return ListedModels(
+        _passing(mine, wanted), {number: why for number, why in failed.items() if missing([number])}
+    )
 
 
 def admits(wanted: ListingFilter, listed: ListedVersion) -> bool:
@@ -107,14 +156,20 @@ def _query(wanted: ListingFilter) -> dict[str, str | list[str]]:
 
 
 def _pages(
-    client: CivitaiClient, query: Mapping[str, str | list[str]], most: int
-) -> Iterator[WireModel]:
+    client: CivitaiClient,
+    query: Mapping[str, str | list[str]],
+    most: int,
+    *,
+    home: str | None = None,
+    patient: bool = True,
+) -> Iterator[Page]:
     cursor: str | None = None
     seen: set[str] = set()
     empty = 0
     for _ in range(most):
-        page = client.page(query if cursor is None else {**query, "cursor": cursor})
-        yield from page.items
+        asked = query if cursor is None else {**query, "cursor": cursor}
+        page = client.page(asked, home=home, patient=patient)
+        yield page
         empty = 0 if page.items else empty + 1
         cursor = page.cursor
         if cursor is None:
@@ -131,8 +186,89 @@ def _pages(
     )
 
 
-def _numbered(models: Iterator[WireModel]) -> dict[int, WireModel]:
-    return {model.id: model for model in models}
+def _by_tag(
+    client: CivitaiClient,
+    query: Mapping[str, str | list[str]],
+    most: int,
+    models: dict[int, WireModel],
+) -> bool:
+    """Add the models of a tag; whether its pages give no reason to doubt that these are all."""
+    whole = True
+    try:
+        for page in _pages(client, query, most):
+            models.update((model.id, model) for model in page.items)
+            whole = whole and (page.cursor is None or len(page.items) >= PAGE_SIZE)
+    except _PASSED_ON:
+        raise
+    except HubError as error:
+        _log.info("%s; models are asked for by their numbers", error.message)
+        return False
+    return whole
+
+
+def _by_number(
+    client: CivitaiClient,
+    query: Mapping[str, str | list[str]],
+    numbers: Sequence[str],
+    models: dict[int, WireModel],
+    home: str | None = None,
+) -> dict[str, str]:
+    """Add the models with these numbers; returns those of which nothing could be learnt, and why.
+
+    Raises the first error where nothing was answered, and where nobody is there.
+    """
+    waiting = deque(numbers[at : at + PAGE_SIZE] for at in range(0, len(numbers), PAGE_SIZE))
+    failed: dict[str, str] = {}
+    errors: list[HubError] = []
+    answered = False
+    while waiting:
+        part = waiting.popleft()
+        if len(errors) >= _MOST_FAILURES:
+            failed.update(dict.fromkeys(part, errors[-1].message))
+            continue
+        try:
+            asked = {**query, "ids": ",".join(part)}
+            # What failed once was waited for; the halves tell whether it was one of them.
+            for page in _pages(client, asked, _MOST_PARTS, home=home, patient=not errors):
+                models.update((model.id, model) for model in page.items)
+            answered = True
+        except _PASSED_ON:
+            raise
+        except HubError as error:
+            errors.append(error)
+            if isinstance(error, BusyError) and not error.reached:
+                raise
+            if len(part) > 1:
+                half = len(part) // 2
+                waiting.extendleft((part[half:], part[:half]))
+                continue
+            why = _alone(client, part[0], models)
+            answered = answered or why is None
+            failed.update({part[0]: why} if why is not None else {})
+    if errors and not answered:
+        raise errors[0]
+    return failed
+
+
+def _alone(client: CivitaiClient, number: str, models: dict[int, WireModel]) -> str | None:
+    """Add a model that no listing shows, by its own address; the reason where that fails too."""
+    try:
+        found = client.model(number)
+    except _PASSED_ON:
+        raise
+    except SpecNotFoundError:
+        return None
+    except HubError as error:
+        return error.message
+    models[found.id] = found
+    return None
+
+
+def _passing(models: Mapping[int, WireModel], wanted: ListingFilter) -> list[ListedVersion]:
+    found = [
+        listed for model in models.values() for listed in _versions(model) if admits(wanted, listed)
+    ]
+    return sorted(found, key=lambda item: (int(item.ref.id), int(item.ref.revision or 0)))
 
 
 def _versions(model: WireModel) -> Iterator[ListedVersion]:

@@ -5,6 +5,7 @@ Hubs and models may be given by the names that people type. The command line is 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +19,7 @@ from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.filters import Filters
 from gmi_registry.hubs.protocol import Hub
 from gmi_registry.model import Kind
-from gmi_registry.place import find_model, find_spec, hub_at, hub_named_in
+from gmi_registry.place import base_model_named, find_model, find_spec, hub_at, hub_named_in
 from gmi_registry.search import WORKERS, ImageSource
 from gmi_registry.search import search as search_hub
 from gmi_registry.spec import ModelRef, PromptSet, Spec
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from gmi_registry.publish import Publication
 
 __all__ = ["load_spec", "publish", "search"]
+
+_log = logging.getLogger(__name__)
 
 HubSource: TypeAlias = str | Path | Hub
 """``hf``, a folder that holds ``hub.json``, or a hub that is open already."""
@@ -118,7 +121,13 @@ def search(
             like=str(like) if isinstance(like, ModelRef) else like,
             not_like=_listed(not_like),
             style=style,
-            wanted=Filters(tuple(tags), tuple(not_tags), base_model, kind, nsfw),
+            wanted=Filters(
+                tuple(tags),
+                tuple(not_tags),
+                None if base_model is None else base_model_named(base_model),
+                kind,
+                nsfw,
+            ),
             fresh_only=fresh_only,
             score=score,
             interrogator=interrogator,
@@ -158,7 +167,8 @@ def publish(
 ) -> Publication:
     """Describe ``model`` of ``hub`` by what it draws, and put the description beside it.
 
-    ``model`` is its name on the hub, a whole reference such as ``hf:owner/name``, or a ModelRef; on
+    ``model`` is its name on the hub, a whole reference such as ``hf:owner/name``, the address of
+    its page, or a ModelRef; on
     Hugging Face ``owner/name/FILE.safetensors`` is one of several files. ``revision`` pins it.
     ``prompts`` are the developer's own besides the default ones, a PromptSet or a file with one a
     line. ``overrides`` change the recipe, whose widths and heights are in pixels. With ``output``
@@ -195,7 +205,7 @@ def publish(
 
             store = opening.enter_context(Registry(registry, token=token, cache_dir=cache))
         return publish_model(
-            find_model(str(model), opened, revision),
+            _model_of(find_model(str(model), opened, revision)),
             opened,
             work=_work_folder(work, cache),
             encoder=encoder,
@@ -219,11 +229,13 @@ def load_spec(
     cache_dir: str | Path | None = None,
     token: str | None = None,
     offline: bool | None = None,
+    registry: str | None = None,
 ) -> Spec:
     """The specification in a folder, or of a model on a hub, read and checked.
 
     ``model`` is a folder that holds ``gmi/``, that folder itself, or a model: ``hf:owner/name``
-    (``@`` a revision after it), or its name on ``hub``. In the result ``image_embeddings`` is
+    (``@`` a revision after it), the address of its page, or its name on ``hub``. A model with none
+    beside it has that of the registry, where there is one. In the result ``image_embeddings`` is
     float16 [N, D], ``prompt_embeddings`` float16 [P, E] and ``image_prompt`` int32 [N], the prompt
     of each image; ``manifest`` says the rest. Keywords as for :func:`search`.
 
@@ -236,8 +248,17 @@ def load_spec(
         cache_dir=None if cache_dir is None else Path(cache_dir),
         token=token,
         offline=offline,
+        registry=registry,
     )
     return place.read()
+
+
+def _model_of(ref: ModelRef) -> ModelRef:
+    """The model that is described where ``ref`` may be a registry's entry, as searches print it."""
+    if ref.hub != "hf" or not ref.is_entry:
+        return ref
+    _log.warning("%s is an entry of the registry: the model is described as it is now", ref)
+    return ref.without_revision
 
 
 def _listed(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:

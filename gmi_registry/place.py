@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
-from gmi_registry.errors import GmiError, InputError, SpecNotFoundError
+from gmi_registry.errors import AuthError, GmiError, InputError, SpecNotFoundError
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
+    from gmi_registry.hubs.registry import Registry
     from gmi_registry.spec import ModelRef, OwnWeights, Spec
+    from gmi_registry.spec.address import Address
+    from gmi_registry.spec.reference import HubName
 
 __all__ = [
     "DEFAULT_HUB",
     "SpecPlace",
+    "base_model_named",
+    "endpoints",
     "find_model",
     "find_spec",
     "hub_at",
     "hub_named_in",
+    "is_folder",
     "makes_links",
     "open_hub",
     "read_former",
     "read_from",
+    "registry_of",
 ]
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_HUB = "hf"
 """The hub that is meant where neither the caller nor GMI_HUB names one."""
 
-_HUB_PREFIX = re.compile(r"(hf|civitai|local|urn):")
-_CIVITAI = re.compile(r"civitai:|urn:air:|https?://")
+_TITLES: dict[HubName, str] = {"hf": "Hugging Face", "civitai": "Civitai", "local": "a folder"}
+_HUB_OPTIONS: dict[HubName, str] = {"hf": "hf", "civitai": "civitai", "local": "FOLDER"}
 
 
 @runtime_checkable
@@ -44,17 +53,24 @@ class Finds(Protocol):
 
 
 @runtime_checkable
+class Supplemented(Protocol):
+    """A hub whose models may have their specification in a registry instead of beside them."""
+
+    def find_entry(self, ref: ModelRef) -> ModelRef | None: ...
+
+
+@runtime_checkable
+class HasOthers(Protocol):
+    """A registry that knows which other ones were read on this machine."""
+
+    def others(self) -> Iterator[Registry]: ...
+
+
+@runtime_checkable
 class Closable(Protocol):
     """A hub that holds something while it is open."""
 
     def close(self) -> None: ...
-
-
-@runtime_checkable
-class Supplemented(Protocol):
-    """A hub whose models may have their specification in a registry."""
-
-    def find_entry(self, ref: ModelRef) -> ModelRef | None: ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +79,8 @@ class SpecPlace:
 
     ``expected`` is the model that it should describe, where the person named one; ``weights`` are
     that model's own, asked for where the specification names another one; ``called`` is what the
-    hub calls the model now, where that is another name than the person's.
+    hub calls the model now, where that is another name than the person's. ``registry`` is the
+    dataset that it lies in where that is another one than is usual here.
     """
 
     folder: Path
@@ -71,6 +88,7 @@ class SpecPlace:
     follow_links: bool = False
     weights: Mapping[str, str | None] | None = None
     called: ModelRef | None = None
+    registry: str | None = None
 
     @property
     def model(self) -> ModelRef | None:
@@ -156,24 +174,44 @@ def hub_at(
 
 
 def hub_named_in(text: str) -> str | None:
-    """The hub that a model's name or address leaves no doubt of, else None."""
-    return "civitai" if _CIVITAI.match(text) else None
+    """The hub across a network that a model's name or address leaves no doubt of, else None."""
+    try:
+        named = _read(text, None, endpoints())
+    except InputError:
+        return None
+    return None if named is None or named.hub == "local" else named.hub
+
+
+def base_model_named(text: str) -> str:
+    """A base model as specifications call it, such as ``owner/name``, where ``text`` is an address.
+
+    Everything else, such as the names that Civitai has for its bases, stays as it is.
+    """
+    from gmi_registry.spec.address import repository_name
+
+    return repository_name(text, endpoints())
 
 
 def find_model(text: str, hub: Hub, revision: str | None = None) -> ModelRef:
     """The model called ``text``: a whole reference, or its name on ``hub``, at ``revision``.
 
-    On Hugging Face a file may follow the name, ``owner/name/style.safetensors``. On Civitai it may
-    be the address of a page, an AIR, or a weights file on this disk, and the version is looked up.
-    Raises InputError for what is no reference, and where two revisions are named; and what the hub
-    raises.
+    It may be the address of a page, or whatever else :func:`.read_address` reads. On Hugging Face
+    a file may follow the name, ``owner/name/style.safetensors``. On Civitai it may be a weights
+    file on this disk, and the version is looked up. Raises InputError for what is no reference or
+    one to a model of another hub, and where two revisions are named; and what the hub raises.
     """
     from gmi_registry.spec import ModelRef
 
-    if isinstance(hub, Finds):
-        ref = hub.find(text)
-    else:
-        ref = ModelRef.parse(text if _HUB_PREFIX.match(text) else f"{hub.name}:{text}")
+    named = _read(text, cast("HubName", hub.name), endpoints(hub))
+    if named is not None and named.hub != hub.name:
+        raise InputError(
+            f"{text.strip()[:120] if named.model is None else named.model} is a model of "
+            f"{_TITLES[named.hub]}, and the hub that was named is {_title(hub)}",
+            hint=f"name its hub, --hub {_HUB_OPTIONS[named.hub]}, or a model of this one",
+        )
+    ref = hub.find(text) if isinstance(hub, Finds) else None if named is None else named.model
+    if ref is None:
+        raise InputError(f"{text[:120]!r} is no name of a model", hint="see gmi-publish --help")
     if revision is None:
         return ref
     if ref.revision is not None and ref.revision != revision:
@@ -191,26 +229,39 @@ def find_spec(
     cache_dir: Path | None = None,
     token: str | None = None,
     offline: bool | None = None,
+    registry: str | None = None,
 ) -> SpecPlace:
-    """A folder with ``gmi/``, that folder ``gmi`` itself, or a model on ``hub``.
+    """A folder with ``gmi/``, that folder ``gmi`` itself, or a model on a hub.
 
-    Without ``hub`` it is the one that the model names, as in ``hf:owner/name``, or GMI_HUB. Raises
-    InputError or HubError where there is no such thing.
+    The hub is the one that the model names, as in ``hf:owner/name`` or in an address, else ``hub``,
+    else GMI_HUB. A model without a specification beside it has that of the registry (``registry``,
+    None: GMI_REGISTRY) where there is one. An entry of a registry that is not there is looked for
+    in those as well that earlier commands of this user named. Raises InputError or HubError where
+    there is no such thing.
     """
     path = Path(text)
-    if path.is_dir():
+    if is_folder(text):
         itself = path.name == "gmi" and (path / "spec.json").is_file()
         return SpecPlace(path.absolute().parent if itself else path)
-    if hub is None:
-        named = DEFAULT_HUB if text.startswith(f"{DEFAULT_HUB}:") else hub_named_in(text)
-        hub = named or os.environ.get("GMI_HUB") or None
-    if hub is None:
+    is_open = hub is not None and not isinstance(hub, str | Path)
+    named = _read(text, None, endpoints(hub if is_open else None))
+    source = hub or os.environ.get("GMI_HUB") or None
+    if named is not None and named.hub != "local" and getattr(hub, "name", None) != named.hub:
+        # A name that tells its hub is not read on another one, whatever is usual here.
+        source = named.hub
+    if named is not None and named.registry is not None:
+        registry = named.registry
+        if registry != registry_of(source):
+            source = named.hub
+    if source is None:
         raise InputError(
             f"{text!r} is not a folder, and no hub is named",
             hint="name a folder that holds gmi/, or add --hub HUB (or set GMI_HUB)",
         )
-    with hub_at(hub, cache_dir=cache_dir, token=token, offline=offline) as opened:
-        return _place_of(find_model(text, opened), opened)
+    with hub_at(
+        source, cache_dir=cache_dir, token=token, offline=offline, registry=registry
+    ) as opened:
+        return _place_of(find_model(text, opened), opened, registry)
 
 
 def read_from(hub: Hub, ref: ModelRef) -> Spec:
@@ -252,12 +303,20 @@ def read_former(hub: object, folder: Path, ref: ModelRef) -> Spec | None:
         return None
 
 
-def _place_of(ref: ModelRef, hub: Hub) -> SpecPlace:
+def _place_of(ref: ModelRef, hub: Hub, registry: str | None) -> SpecPlace:
     from gmi_registry.errors import SpecError
     from gmi_registry.hubs.protocol import knows_names, own_weights
     from gmi_registry.spec import read_manifest
 
-    asked, (ref, folder) = ref, _specification(ref, hub)
+    asked = ref
+    try:
+        ref, folder = _specification(ref, hub)
+    except (SpecNotFoundError, AuthError):
+        known = None if registry or ref.revision is None else _elsewhere(ref, hub)
+        if known is None:
+            raise
+        registry, folder = known
+        _log.warning("%s is in the registry %s, which an earlier search named", ref, registry)
     parent = folder.parent if folder.name == "gmi" else folder
     links, weights = makes_links(hub), None
     try:
@@ -271,18 +330,68 @@ def _place_of(ref: ModelRef, hub: Hub) -> SpecPlace:
     names = knows_names(hub)
     now = asked if names is None else names.name_now(asked)
     called = None if now.id == ref.id else replace(ref, id=now.id)
-    return SpecPlace(parent, ref, links, weights, called)
+    return SpecPlace(parent, ref, links, weights, called, registry)
+
+
+def is_folder(text: str) -> bool:
+    """Whether a folder on this disk is called ``text``, which may be an address of any length."""
+    try:
+        return Path(text).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def registry_of(hub: object) -> str | None:
+    """The dataset that an open hub reads what is not beside its models from; None without one."""
+    dataset = getattr(getattr(hub, "registry", None), "dataset", None)
+    return None if dataset is None else str(dataset.id)
 
 
 def _specification(ref: ModelRef, hub: Hub) -> tuple[ModelRef, Path]:
     """Where the hub has a specification of the model: under which name, and in which folder."""
     try:
         return ref, hub.fetch_spec(ref)
-    except SpecNotFoundError:
-        entry = hub.find_entry(ref) if isinstance(hub, Supplemented) else None
+    except (SpecNotFoundError, AuthError):
+        if not isinstance(hub, Supplemented):
+            raise
+        entry = hub.find_entry(ref)
         if entry is None:
             raise
-        return entry, hub.fetch_spec(entry)
+        folder = hub.fetch_spec(entry)
+        _log.warning("%s has none beside it, so this is the registry's: %s", ref, entry)
+        return entry, folder
+
+
+def _elsewhere(ref: ModelRef, hub: Hub) -> tuple[str, Path] | None:
+    """The registry that earlier commands named and that has this very entry, with its files."""
+    own = getattr(hub, "registry", None)
+    for other in own.others() if isinstance(own, HasOthers) else ():
+        with suppress(GmiError):
+            return other.dataset.id, other.fetch_spec(ref)
+    return None
+
+
+def _read(text: str, hub: HubName | None, endpoints: list[tuple[HubName, str]]) -> Address | None:
+    # A command line that only prints its help does without what this imports.
+    from gmi_registry.spec.address import read_address
+
+    return read_address(text, hub, endpoints)
+
+
+def endpoints(hub: object = None) -> list[tuple[HubName, str]]:
+    """Where hubs are besides their usual addresses."""
+    found: list[tuple[HubName, str | None]] = [
+        ("hf", os.environ.get("HF_ENDPOINT")),
+        ("civitai", os.environ.get("CIVITAI_ENDPOINT")),
+    ]
+    name, own = getattr(hub, "name", None), getattr(hub, "endpoint", None)
+    if name in ("hf", "civitai") and isinstance(own, str):
+        found.insert(0, (name, own))
+    return [(name, address) for name, address in found if address]
+
+
+def _title(hub: Hub) -> str:
+    return _TITLES.get(cast("HubName", hub.name), repr(hub.name))
 
 
 def makes_links(hub: Hub) -> bool:

@@ -30,7 +30,7 @@ from gmi_registry.index import (
     answer,
 )
 from gmi_registry.interrogators import Interrogator
-from gmi_registry.place import find_model, find_spec
+from gmi_registry.place import find_model, find_spec, hub_named_in, is_folder, registry_of
 from gmi_registry.request import Request
 from gmi_registry.scoring import Query, score_named
 from gmi_registry.spec import EncoderRef
@@ -167,14 +167,23 @@ class Seeking:
 
     def _exemplar(self, like: str, index: HubIndex | None) -> tuple[IndexedSpec, EncoderRef]:
         """The model that others are to be near, out of the index where it has it."""
-        if index is not None and not Path(like).is_dir():
+        here = hub_named_in(like) in (None, self.hub.name)
+        if index is not None and here and not is_folder(like):
             ref = find_model(like, self.hub)
             hub = knows_names(self.hub)
             for name in dict.fromkeys([ref] if hub is None else [ref, hub.name_now(ref)]):
                 known = index.exemplar(name)
                 if known is not None:
                     return known
-        place = find_spec(like, self.hub)
+        cache = self.equipment.cache_dir
+        # A model of another hub is as good a question as one of this hub.
+        place = find_spec(
+            like,
+            self.hub,
+            cache_dir=None if cache is None else cache.parent,
+            offline=self.equipment.offline or None,
+            registry=None if here else registry_of(self.hub),
+        )
         spec = place.read()
         exemplar = IndexedSpec.of(spec)
         if place.model is not None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gmi_registry.cli.funnel import funnel
-from gmi_registry.cli.option import AsJson, Offline, OptionalHubText, Token
+from gmi_registry.cli.option import AsJson, Offline, OptionalHubText, RegistryText, Token
 from gmi_registry.cli.screen import remark, write_json, write_line
 from gmi_registry.errors import GmiError
-from gmi_registry.place import SpecPlace, find_spec, hub_at, hub_named_in
+from gmi_registry.place import SpecPlace, find_spec, hub_at
 from gmi_registry.report.number import number
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def diff(
         ),
     ] = None,
     token: Token = None,
+    registry: RegistryText = None,
     offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
@@ -65,7 +66,9 @@ def diff(
     from gmi_registry.spec.diff import diff_specs
 
     access: dict[str, Any] = {"token": token, "offline": offline or None}
-    places = [find_spec(text, hub, **access) for text in (old, new) if text is not None]
+    places = [
+        find_spec(text, hub, **access, registry=registry) for text in (old, new) if text is not None
+    ]
     specs = [place.read() for place in places]
     names = [text for text in (old, new) if text is not None]
     previews: list[Path | None] = []
@@ -117,9 +120,9 @@ def _preview(place: SpecPlace, hub: str | None, access: dict[str, Any]) -> Path 
         return beside
     if place.expected is None:
         return None
-    named = hub or hub_named_in(str(place.expected)) or place.expected.hub
+    named = place.expected.hub if place.expected.hub != "local" else hub
     try:
-        with hub_at(named, **access) as opened:
+        with hub_at(named, **access, registry=place.registry) as opened:
             return opened.fetch_preview(place.expected)
     except GmiError as error:
         remark(f"no contact sheet: {error.message}")

@@ -8,7 +8,7 @@ from gmi_registry.errors import GmiError
 from gmi_registry.filters import Filters
 from gmi_registry.hubs.protocol import Hub
 from gmi_registry.images import load_image
-from gmi_registry.place import find_spec
+from gmi_registry.place import find_spec, is_folder
 from gmi_registry.report.answer import answer_page
 from gmi_registry.report.html import write_html
 from gmi_registry.report.page import QueryImage
@@ -70,7 +70,7 @@ def _exemplar(like: str, result: SearchResult, opened: Hub) -> QueryImage:
     """The model that others were compared with, by its contact sheet where that can be had."""
     name = like if result.like is None else str(result.like.without_revision)
     try:
-        if Path(like).is_dir():
+        if is_folder(like):
             path = find_spec(like, opened).folder / SPEC_DIR / PREVIEW_NAME
             sheet = path if path.is_file() and not path.is_symlink() else None
         else:

@@ -22,6 +22,8 @@ from gmi_registry.cli.option import (
     new_app,
 )
 from gmi_registry.cli.screen import write_json, write_line
+from gmi_registry.errors import InputError
+from gmi_registry.place import DEFAULT_HUB, find_model, hub_named_in
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.registry.finding import Finding
@@ -158,17 +160,22 @@ def verify_entry(
     from gmi_registry.hubs.registry.layout import entry_of
     from gmi_registry.hubs.registry.proposal import Inspection, weigh
     from gmi_registry.hubs.registry.submission import mark_verified
-    from gmi_registry.spec import ModelRef, read_spec
+    from gmi_registry.spec import read_spec
 
-    ref = ModelRef.parse(model)
     where: str | None = None
     with ExitStack() as stack:
+        hubs = Hubs(stack, registry, token, civitai_token, cache_dir)
+        ref = find_model(model, hubs[hub_named_in(model) or DEFAULT_HUB])
+        if ref.revision is not None and not ref.is_entry:
+            raise InputError(
+                f"{ref} names a revision of the model, and entries are named by their weights",
+                hint=f"gmi registry verify-entry {ref.without_revision}",
+            )
         opened = stack.enter_context(Registry(registry, token=token, cache_dir=cache_dir))
         opened.check_writable(ref)
         place = opened.fetch_spec(ref).parent
         spec = read_spec(place, expected=ref, follow_links=True)
         entry = entry_of(spec.manifest.model)
-        hubs = Hubs(stack, registry, token, civitai_token, cache_dir)
         findings = list(weigh(spec, entry, hubs))
         found = Inspection(tuple(findings), entry, spec)
         findings.append(audited(found, hubs, audit, audit_seed, device, cache_dir, quiet=quiet))

@@ -144,7 +144,8 @@ def signature_file(
         return chosen
     from gmi_registry.signature.source import find_signature
 
-    with hub_at(hub or place.expected.hub, token=token, offline=offline) as opened:
+    named = place.expected.hub if place.expected.hub != "local" else hub
+    with hub_at(named, token=token, offline=offline, registry=place.registry) as opened:
         return find_signature(place.expected, place.folder, opened)
 
 

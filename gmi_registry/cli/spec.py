@@ -9,7 +9,14 @@ import typer
 
 from gmi_registry.cli.difference import diff
 from gmi_registry.cli.funnel import FAILED, funnel
-from gmi_registry.cli.option import AsJson, Offline, OptionalHubText, Token, new_app
+from gmi_registry.cli.option import (
+    AsJson,
+    Offline,
+    OptionalHubText,
+    RegistryText,
+    Token,
+    new_app,
+)
 from gmi_registry.cli.screen import remark, write_json, write_line, write_pairs
 from gmi_registry.cli.signature import (
     IdentityName,
@@ -39,7 +46,8 @@ app = new_app("Look at specifications, check them, sign them, compare two.")
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A folder that holds gmi/, or a model such as hf:owner/name."
+        metavar="MODEL",
+        help="A folder that holds gmi/, a model such as hf:owner/name, or its page's address.",
     ),
 ]
 
@@ -50,11 +58,12 @@ def show(
     model: Model,
     hub: OptionalHubText = None,
     token: Token = None,
+    registry: RegistryText = None,
     offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a specification says."""
-    place = find_spec(model, hub, token=token, offline=offline or None)
+    place = find_spec(model, hub, token=token, offline=offline or None, registry=registry)
     spec = place.read()
     found = place.model
     if as_json:
@@ -89,6 +98,7 @@ def verify(
     trust_config: TrustConfig = None,
     chosen: SignatureFile = None,
     token: Token = None,
+    registry: RegistryText = None,
     offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
@@ -102,7 +112,7 @@ def verify(
     signer = None
     if signature or any((key, identity, identity_provider, trust_config, chosen)):
         signer = expected_signer(key, identity, identity_provider, trust_config, offline)
-    place = find_spec(model, hub, token=token, offline=offline or None)
+    place = find_spec(model, hub, token=token, offline=offline or None, registry=registry)
     findings = verify_folder(
         place.folder,
         expected=place.expected,

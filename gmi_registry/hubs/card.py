@@ -7,6 +7,7 @@ from typing import Any
 
 from gmi_registry.errors import HubError
 from gmi_registry.model import ModelCard
+from gmi_registry.spec.address import repository_name
 from gmi_registry.spec.fields import unprintable
 
 __all__ = ["CARD_LIMIT", "CARD_NAME", "parse_card"]
@@ -24,11 +25,11 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
     """Read a model card; ``where`` is its path, for messages.
 
     Fields, as Hugging Face writes them: ``tags``, ``license`` (``license_name`` where that is
-    ``other``), ``base_model`` (the first of several), ``instance_prompt`` (a text or a list: the
-    trigger words); beside them ``title`` (else the first heading, else ``name``), ``downloads``,
-    ``nsfw``, and ``gmi`` with ``prompt_set``, ``encoder``, ``steps``, ``guidance_scale`` and
-    ``prompt_template``. Raises HubError for a card that is not UTF-8, whose front matter is not a
-    YAML mapping, or whose fields hold something else.
+    ``other``), ``base_model`` (the first of several; of a page's address the name),
+    ``instance_prompt`` (a text or a list: the trigger words); beside them ``title`` (else the first
+    heading, else ``name``), ``downloads``, ``nsfw``, and ``gmi`` with ``prompt_set``, ``encoder``,
+    ``steps``, ``guidance_scale`` and ``prompt_template``. Raises HubError for a card that is not
+    UTF-8, whose front matter is not a YAML mapping, or whose fields hold something else.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -47,7 +48,7 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
         title=_text(fields, "title", where) or _heading(body) or name,
         tags=tags,
         licence=licence,
-        base_model=next(iter(_texts(fields, "base_model", where)), None),
+        base_model=next(map(_base, _texts(fields, "base_model", where)), None),
         nsfw=fields.get("nsfw") is True or _NSFW_TAG in (tag.casefold() for tag in tags),
         downloads=_count(fields, "downloads", where),
         trigger_words=_texts(fields, "instance_prompt", where),
@@ -57,6 +58,11 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
         guidance_scale=_number(own, "guidance_scale", where),
         prompt_template=_text(own, "prompt_template", where),
     )
+
+
+def _base(text: str) -> str:
+    """A name as it stands, with its hub where it says one; of a page's address the name."""
+    return text if text.startswith(("hf:", "local:")) else repository_name(text)
 
 
 def _front_matter(text: str, where: Path) -> tuple[dict[str, Any], str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -122,9 +123,7 @@ class LocalHub:
         if gmi.is_symlink():
             raise HubError(f"{gmi} is a symbolic link", hint="put the folder itself there")
         if not gmi.is_dir():
-            raise SpecNotFoundError(
-                f"{ref} has no specification", hint=f"gmi-publish {ref.without_revision}"
-            )
+            raise SpecNotFoundError(f"{ref} has no specification", hint=self._publishing(ref))
         if ref.revision is not None:
             try:
                 described = read_excerpt(gmi).weights_digest
@@ -191,9 +190,13 @@ class LocalHub:
             raise HubError(
                 f"the specification describes weights {manifest.model.weights_digest[:12]}, but "
                 f"{ref.without_revision} now has {actual[:12]}",
-                hint=f"the model changed meanwhile: gmi-publish {ref.without_revision}",
+                hint=f"the model changed meanwhile: {self._publishing(ref)}",
             )
         return str(replace_spec_folder(model, contents))
+
+    def _publishing(self, ref: ModelRef) -> str:
+        """The command; a name alone does not say in which folder the model is."""
+        return f"gmi-publish {ref.without_revision} --hub {shlex.quote(str(self.root))}"
 
     def _models(self) -> Iterator[tuple[ModelRef, Path]]:
         folder = self.root / _MODELS

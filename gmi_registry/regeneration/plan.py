@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,6 +21,11 @@ from gmi_registry.regeneration.verdict import DUE, State, Verdict, judge
 from gmi_registry.spec import ModelRef
 
 __all__ = ["PlannedModel", "Progress", "RegenerationPlan", "make_plan"]
+
+_log = logging.getLogger(__name__)
+
+_PRINTED = re.compile(r"[0-9a-f]{8,64}")
+"""Revisions that searches print after a name, for whoever pastes it: commits, and digests."""
 
 Progress = Callable[[int, int], None]
 """Told (done, all) models that were looked at."""
@@ -102,7 +109,7 @@ def make_plan(
     OfflineError.
     """
     survey = Survey(hub)
-    named = [Listing(_by_present_name(_current(find_model(text, hub)), hub), ()) for text in repos]
+    named = [_named(find_model(text, hub), hub) for text in repos]
     wanted = Filters() if named else Filters(tags=tuple(tags))
     listings = named or list(hub.list_specs(wanted))
     if since is not None:
@@ -124,13 +131,19 @@ def make_plan(
     return RegenerationPlan(hub_text(hub), tuple(ordered))
 
 
-def _current(ref: ModelRef) -> ModelRef:
-    if ref.identity != ref:
+def _named(ref: ModelRef, hub: Hub) -> Listing:
+    """A model that somebody named, by its present name; of a registry's entry, that entry."""
+    if ref.hub == "hf" and ref.is_entry:
+        return Listing(ref, (), trust="self-published")
+    if ref.identity == ref:
+        return Listing(_by_present_name(ref, hub), ())
+    if not _PRINTED.fullmatch(ref.revision or ""):
         raise InputError(
             f"{ref} names a revision, and a specification follows what the hub serves now",
             hint=f"gmi regenerate --repo {ref.identity}, or gmi-publish {ref}",
         )
-    return ref
+    _log.warning("%s names one state of the model, which is looked at as its hub has it now", ref)
+    return Listing(_by_present_name(ref.identity, hub), ())
 
 
 def _by_present_name(ref: ModelRef, hub: Hub) -> ModelRef:

@@ -20,9 +20,20 @@ _WORD = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _REPO_ID = re.compile(rf"(?:{_WORD}/)?{_WORD}")
 _GIT_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
 _NUMBER = re.compile(r"[1-9][0-9]{0,14}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
-_AIR = re.compile(r"urn:air:[a-z0-9]+:[a-z0-9]+:civitai:([0-9]+)(?:@([0-9]+))?")
-_AIR_WORD = re.compile(r"[a-z0-9]+")
+# urn:air:{ecosystem}:{type}:{source}:{id}@{version}:{layer}.{format}; the number of a file may
+# stand before the format. Ecosystems and types have hyphens by now, and people type capitals.
+_AIR_WORD = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}")
+_AIR = re.compile(
+    rf"(?:urn:)?air:{_AIR_WORD.pattern}:{_AIR_WORD.pattern}:({_AIR_WORD.pattern}):([^\s?#]+)",
+    re.IGNORECASE,
+)
+_AIR_NUMBERS = re.compile(
+    r"([1-9][0-9]{0,14})(?:@([1-9][0-9]{0,14}))?(?:\+[0-9]{1,15})?(?::[a-z0-9_-]{1,60})?"
+    r"(?:\.[a-z]{1,20})?",
+    re.IGNORECASE,
+)
 _FORMS = "write hf:owner/name, civitai:123@456 or local:name, with @revision where you have one"
 _WEIGHTS = ".safetensors"
 _MOST_LETTERS = 200
@@ -63,13 +74,18 @@ class ModelRef:
 
     @classmethod
     def parse(cls, text: str) -> ModelRef:
-        """Read what ``str()`` writes; a Civitai AIR (``urn:air:...``) is understood as well.
+        """Read what ``str()`` writes; an AIR (``urn:air:...``) is understood as well, where it
+        names a model on Civitai or on Hugging Face. What else people paste is for
+        :func:`.read_address`.
 
         Raises InputError for anything else.
         """
         air = _AIR.fullmatch(text)
-        if air:
-            return cls("civitai", air.group(1), air.group(2))
+        if air and air[1].lower() == "huggingface":
+            return cls.parse(f"hf:{air[2]}")
+        numbers = _AIR_NUMBERS.fullmatch(air[2]) if air else None
+        if air and numbers and air[1].lower() == "civitai":
+            return cls("civitai", numbers[1], numbers[2])
         hub, colon, rest = text.partition(":")
         if not colon or hub not in get_args(HubName):
             raise InputError(f"{text[:120]!r} does not begin with a hub", hint=_FORMS)
@@ -85,6 +101,15 @@ class ModelRef:
             + (f"/{self.file}" if self.file else "")
             + (f"@{self.revision}" if self.revision else "")
         )
+
+    @property
+    def is_entry(self) -> bool:
+        """Whether one specification in a registry is meant: pinned to a version on civitai, on hf
+        to the digest of the weights, 64 hex digits in the place of a revision. No commit looks like
+        that, which has 40."""
+        if self.revision is None or self.hub == "local":
+            return False
+        return self.hub == "civitai" or _SHA256.fullmatch(self.revision) is not None
 
     @property
     def without_revision(self) -> ModelRef:
@@ -105,7 +130,7 @@ class ModelRef:
         """Civitai's own resource name, ``urn:air:{ecosystem}:{type}:civitai:{model}@{version}``.
 
         ``ecosystem`` is e.g. ``sdxl`` and ``type`` e.g. ``lora``. Raises InputError for another
-        hub, without a version, or for a word that is not lower-case letters and digits.
+        hub, without a version, or for a word that is not lower-case letters, digits and hyphens.
         """
         if self.hub != "civitai" or self.revision is None:
             raise InputError(f"{self} has no AIR", hint="only civitai:MODEL@VERSION has one")

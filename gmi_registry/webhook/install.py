@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -207,14 +210,19 @@ def _existing(api: HfApi, text: str) -> str:
 
 
 def _name(text: str) -> str:
-    from gmi_registry.spec import ModelRef
+    """The repository of a model that is named in any way: all of it is watched, at no revision."""
+    from gmi_registry.place import endpoints
+    from gmi_registry.spec.address import read_address
 
-    ref = ModelRef.parse(text if ":" in text else f"hf:{text}")
-    if ref.hub != "hf" or ref.revision is not None or ref.file is not None or "/" not in ref.id:
+    named = read_address(text, "hf", endpoints())
+    ref = None if named is None else named.model
+    if ref is None or ref.hub != "hf" or "/" not in ref.id:
         raise InputError(
             f"{text[:120]!r} cannot be watched: webhooks are for models of Hugging Face",
             hint="write owner/name",
         )
+    if ref != ref.repository:
+        _log.warning("%s: webhooks tell of every change of %s, not of that alone", ref, ref.id)
     return ref.id
 
 

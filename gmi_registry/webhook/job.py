@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gmi_registry.errors import AuthError, GmiError, InputError
-from gmi_registry.spec.reference import ModelRef
+from gmi_registry.place import endpoints
+from gmi_registry.spec.address import read_address
 from gmi_registry.webhook.look import Look, Looked, look_with
 from gmi_registry.webhook.payload import Ignored, decide
 from gmi_registry.webhook.secret import SECRET_VARIABLE, Secret
@@ -83,10 +84,12 @@ def _delivered(environment: Mapping[str, str]) -> str | None:
 
 
 def _repo(text: str) -> str:
-    ref = ModelRef.parse(text if ":" in text else f"hf:{text}")
-    if ref.hub != "hf":
-        raise InputError(f"{ref} is not on Hugging Face", hint="name models as hf:owner/name")
-    return ref.id
+    named = read_address(text, "hf", endpoints())
+    if named is None or named.model is None or named.hub != "hf":
+        raise InputError(
+            f"{text[:120]!r} is not on Hugging Face", hint="name models as hf:owner/name"
+        )
+    return named.model.id
 
 
 def _looked(look: Look, repo: str) -> Looked:

@@ -6,10 +6,12 @@ import json
 import logging
 import socket
 import time
+from dataclasses import replace
 
 import pytest
 import stamina
-from civitai_loopback import Fault, File, Model, Version
+from civitai_loopback import Fault, File, LoopbackCivitai, Model, Version
+from civitai_specs import style
 
 from gmi_registry.errors import (
     AuthError,
@@ -151,6 +153,114 @@ def test_what_is_not_there(filled, client):
     assert "civitai:9@999" in error.message
 
 
+EARLY, BUY, LOG_IN = "early access", "buy", "CIVITAI_TOKEN"
+NO_RIGHTS = b'{"error": "Forbidden", "message": "You do not have access to this model version"}'
+SOON = b'{"error": "Early Access", "deadline": "2026-12-24T10:00:00.000Z"}'
+
+
+def said_with(status, content, **fields):
+    return Fault("hostile", status=status, content=content, **fields)
+
+
+def fetched(client, _):
+    """As a download does it."""
+    with client.weights(REF, 1111) as response:
+        client.require_file(response.read(), response, client.asked(REF, download=True))
+
+
+@pytest.mark.parametrize("token", [None, TOKEN])
+@pytest.mark.parametrize(
+    ("fault", "said", "unsaid"),
+    [
+        (said_with(403, NO_RIGHTS), ("You do not have access",), (EARLY, BUY)),
+        (said_with(403, b'{"error": "Not in your country"}'), ("where you are",), (EARLY, BUY)),
+        (said_with(403, b"{}"), ("no access", EARLY, "where you are"), (BUY,)),
+        (said_with(403, b"<html>", content_type="text/html"), ("no access", EARLY), (BUY,)),
+        (said_with(403, SOON), (EARLY, "until 2026-12-24", BUY), ()),
+        (said_with(200, SOON), (EARLY, "until 2026-12-24", BUY), ()),
+        (Fault("region"), ("Not available in your region", "451"), (EARLY, BUY, LOG_IN)),
+        (Fault("bot-check"), ("check for browsers",), (EARLY, BUY, "CIVITAI_ENDPOINT")),
+        (Fault("login-page"), (LOG_IN,), (EARLY, BUY, "CIVITAI_ENDPOINT")),
+        (said_with(302, b"", location="/en/login?returnUrl=x"), (LOG_IN,), (EARLY, BUY)),
+        (said_with(302, b"", location="https://else.example/login"), (LOG_IN,), (EARLY, BUY)),
+        (said_with(200, b'{"message": "You must be logged in"}'), (LOG_IN, "must be"), (BUY,)),
+        (said_with(200, b'{"error": "Something else"}'), ("Something else",), (EARLY, BUY)),
+    ],
+)
+@pytest.mark.parametrize("download", [False, True])
+def test_a_refusal_says_what_the_answer_says(filled, fault, said, unsaid, token, download):
+    """Of the API and of a download; with a token and without."""
+    fault = replace(fault, times=99, path_regex="api/download" if download else "api/v1")
+    filled.add_user("ada", TOKEN)
+    client = CivitaiClient(endpoint=filled.endpoint, token=token)
+    filled.inject(fault)
+    ask = fetched if download else CivitaiClient.model
+    with pytest.raises(HubError) as caught:
+        ask(client, "11")
+    told = f"{caught.value.message} ({caught.value.hint})"
+    assert [words for words in said if words not in told] == []
+    assert [words for words in unsaid if words in told] == []
+    assert TOKEN not in told
+    assert all(request.host.startswith("127.0.0.1") for request in filled.requests)
+    client.close()
+
+
+@pytest.fixture
+def red():
+    with LoopbackCivitai() as hub:
+        yield hub
+
+
+def test_the_other_address_is_asked_for_what_this_one_has_not(filled, red):
+    filled.add_user("ada", TOKEN)
+    red.add_user("ada", TOKEN)
+    red.add(style(77, 771))
+    client = CivitaiClient(endpoint=filled.endpoint, token=TOKEN, others=[red.endpoint])
+    assert client.model("11").id == 11
+    assert red.requests == []
+    assert client.version("771").model_id == 77
+    assert client.page_of(ModelRef("civitai", "77", "771")).startswith(red.endpoint)
+    with client.weights(ModelRef("civitai", "77", "771"), 7710) as response:
+        assert response.status_code == 200
+    # Both are the account's; the storage of either is not.
+    assert {(request.host.partition(":")[0], request.token) for request in red.requests} == {
+        ("127.0.0.1", True), ("localhost", False),
+    }  # fmt: skip
+    with pytest.raises(SpecNotFoundError, match=f"{filled.endpoint} and {red.endpoint} hold no"):
+        client.model("999")
+    digest = red.state.file(7710).digest
+    assert [found.id for found in client.versions_with([digest.lower()])] == [771]
+    client.close()
+
+
+def test_what_another_address_could_not_say_is_not_said_to_be_gone(filled, red):
+    client = CivitaiClient(endpoint=filled.endpoint, others=[red.endpoint])
+    red.inject(Fault("500", times=99))
+    with pytest.raises(HubError, match=f"holds no .*: {red.endpoint} is out of order") as caught:
+        client.model("999")
+    assert not isinstance(caught.value, SpecNotFoundError)
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("named", "others", "trusted"),
+    [
+        (None, ("https://civitai.red",), True),
+        ("https://civitai.green", (), True),
+        ("https://civitai.com", (), True),
+        ("https://mirror.example", (), False),
+    ],
+)
+def test_who_names_an_address_is_asked_there_alone(monkeypatch, named, others, trusted):
+    if named:
+        monkeypatch.setenv("CIVITAI_ENDPOINT", named)
+    client = CivitaiClient(token=TOKEN)
+    assert client.others == others
+    assert (("https", "civitai.red", 443) in client._origins) == trusted
+    assert ("https", "civitai.com.evil.example", 443) not in client._origins
+    assert ("http", "civitai.red", 80) not in client._origins
+
+
 def test_errors_of_the_server_are_asked_for_again(filled, client):
     filled.inject(Fault("500", times=2))
     assert client.model("11").id == 11
@@ -247,7 +357,10 @@ def test_offline_nothing_is_sent(filled):
         ),
         (Fault("hostile", content=b'{"id": 11, "name": "a\\u202eb", "type": "LORA"}'), "U\\+202E"),
         (Fault("hostile", content=b'{"id": 11, "name": " ", "type": "LORA"}'), "name: "),
-        (Fault("hostile", status=302, location="https://else.example/"), "another address"),
+        (
+            Fault("hostile", status=302, location="https://else.example/"),
+            "sends on to https://else",
+        ),
     ],
 )
 def test_what_no_civitai_would_say_is_one_clear_error(filled, client, fault, message):

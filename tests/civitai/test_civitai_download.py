@@ -256,7 +256,11 @@ def test_a_storage_that_stays_shut_is_one_clear_error(filled, fetch):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (Fault("hostile", content=b"<html>", content_type="text/html"), "text/html in place of a"),
+        (
+            Fault("hostile", content=b"<html>", content_type="text/html"),
+            "sends a page, not the file",
+        ),
+        (Fault("hostile", content=b"<html>", content_type="application/x"), "sends a page, not"),
         (Fault("hostile", content=b"x", content_type="application/x", status=206), "another part"),
         (Fault("hostile", content=b"", content_type="application/x", status=204), "answers 204"),
         (Fault("hostile", content=b"x" * 40_000_000, content_type="application/x"), "or more, and"),
@@ -268,6 +272,12 @@ def test_what_no_storage_would_send(filled, fetch, downloads, fault, message):
     with pytest.raises(HubError, match=message):
         fetch()
     assert list(downloads.folder.rglob("*.safetensors")) == []
+
+
+@pytest.mark.parametrize("kind", ["text/html", "application/json", "", "text/plain"])
+def test_bytes_are_told_by_their_digest_whatever_they_are_called(filled, fetch, kind):
+    filled.inject(Fault("hostile", path_regex="/storage", content=OLD, content_type=kind))
+    assert fetch()[0].read_bytes() == OLD
 
 
 def test_a_body_that_never_ends_is_cut_short(filled, fetch, downloads, monkeypatch):
@@ -354,16 +364,35 @@ def test_an_adapter_that_diffusers_cannot_load_is_refused(filled, fetch):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([File(1, b"x", name="a.ckpt", format="PickleTensor")], "can run any program"),
-        ([File(1, b"x", name="a.pt", format="SafeTensor")], "can run any program"),
+        ([File(1, b"x", name="a.ckpt", format="PickleTensor")], "pickle .*can run any program"),
+        ([File(1, b"x", name="a.pt", format="SafeTensor")], "pickle .*can run any program"),
         ([File(1, b"x", name="a.safetensors", format="PickleTensor")], "can run any program"),
-        ([File(1, b"x", type="VAE")], "gives out no weights"),
+        ([File(1, b"x", name="a", format="PickleTensor")], "pickle .*can run any program"),
+        ([File(1, b"x", name="a.ckpt", format=None)], "pickle .*can run any program"),
+        ([File(1, b"x", name="a.zip", format=None)], "only a packed archive"),
+        ([File(1, b"x", name="a.zip", format="SafeTensor")], "only a packed archive"),
+        ([File(1, b"x", name="a.zip", format="Other")], "only a packed archive"),
+        (
+            [File(1, b"x", name="a.zip", format="Diffusers")],
+            "only an archive in the layout of diff",
+        ),
+        ([File(1, b"x", type="Archive", name="a.zip", format="Other")], "only a packed archive"),
+        ([File(1, b"x", name="a-Q4.gguf", format="GGUF")], "only a GGUF file"),
+        ([File(1, b"x", name="a", format="Core ML")], "only a file for Core ML"),
+        ([File(1, b"x", name="a", format="Other")], "only a file of another kind"),
+        ([File(1, b"x", name="a", format=None)], "only a file of another kind"),
+        (
+            [File(1, b"x", name="a.pt", format=None), File(2, b"x", name="b.zip", format=None)],
+            r"only a pickle \('a.pt'\), a packed archive \('b.zip'\)$",
+        ),
+        ([File(1, b"x", type="VAE")], "gives out no weights, only: VAE"),
         ([File(1, b"x", type="Training Data", name="a.zip")], "gives out no weights"),
         ([File(1, b"x", type="Diffusion Model")], "a part of a model alone"),
-        ([], "gives out no weights"),
+        ([], "gives out no files; the model may be archived"),
         ([File(1, b"x", virus_scan="Danger")], "to be dangerous"),
         ([File(1, b"x", pickle_scan="Danger")], "to be dangerous"),
-        ([File(1, b"x", hashed=False)], "has not worked out the digest"),
+        ([File(1, b"x", hashed=False)], "names no SHA-256"),
+        ([File(1, b"x", sha256=" ")], "names no SHA-256"),
     ],
 )
 def test_versions_without_weights_to_take(filled, client, files, message):
@@ -371,6 +400,34 @@ def test_versions_without_weights_to_take(filled, client, files, message):
     with pytest.raises(HubError, match=message) as caught:
         select_file(client.version("55", of=REF), client.asked(REF))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "stated"),
+    [
+        ("style", "SafeTensor"),
+        ("style_v1.5", "SafeTensor"),
+        ("style.safetensors", None),
+        ("STYLE.SafeTensors ", "Other"),
+        ("style.safetensors", "SafeTensor"),
+    ],
+)
+def test_a_file_goes_by_its_format_where_the_name_does_not_say_otherwise(
+    filled, client, name, stated
+):
+    filled.state.models[5].versions[0].files = [File(1, b"x", name=name, format=stated)]
+    assert select_file(client.version("55", of=REF), client.asked(REF)).id == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"PK\x03\x04" + b"x" * 40, "packed archive"), (b"GGUF" + b"x" * 40, "GGUF"),
+     (b"\x80\x02" + b"x" * 40, "pickle")],
+)  # fmt: skip
+def test_what_arrives_is_called_what_it_is(filled, fetch, content, told):
+    filled.state.file(555).content = content
+    with pytest.raises(HubError, match=f"it is a.* ?{told}"):
+        fetch()
 
 
 def test_of_several_files_the_primary_one_is_taken(filled, client):

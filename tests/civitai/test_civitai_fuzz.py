@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from gmi_registry.errors import GmiError
 from gmi_registry.hubs.civitai import CivitaiClient, find_civitai
 from gmi_registry.hubs.civitai.card import card_of
-from gmi_registry.hubs.civitai.listing import list_versions
+from gmi_registry.hubs.civitai.listing import list_among
 from gmi_registry.hubs.civitai.reference import named_model
 from gmi_registry.hubs.civitai.wire import Page, WireModel
 from gmi_registry.spec.fields import unprintable
@@ -95,7 +95,7 @@ def test_a_listing_with_a_spoilt_model_still_has_the_others(civitai, path, value
     content = json.dumps({"items": [spoilt(path, value), other], "metadata": {}}).encode()
     civitai.inject(Fault("hostile", content=content))
     client = CivitaiClient(endpoint=civitai.endpoint)
-    found = list_versions(client, ["1", "2", "3"])
+    found = list_among(client, ["1", "2", "3"]).versions
     client.close()
     assert "civitai:2@21" in [str(item.ref) for item in found]
 

@@ -162,7 +162,7 @@ def test_of_an_archived_model_nothing_is_known(filled, hub, store):
     filled.state.models[1].archived = True
     list(hub.list_specs(ListingFilter(("style",))))
     assert hub.weight_digests(REF) is None
-    with pytest.raises(HubError, match="gives out no weights; the model may be archived"):
+    with pytest.raises(HubError, match="gives out no files; the model may be archived"):
         hub.fetch_model(REF)
 
 

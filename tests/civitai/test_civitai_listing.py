@@ -18,7 +18,7 @@ from gmi_registry.gathering import Gathering
 from gmi_registry.hub_index import open_index
 from gmi_registry.hubs import Filters
 from gmi_registry.hubs.civitai import CivitaiClient, CivitaiHub
-from gmi_registry.hubs.civitai.listing import list_versions
+from gmi_registry.hubs.civitai.listing import list_among
 from gmi_registry.indexing import index_hubs
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
@@ -64,24 +64,24 @@ def test_versions_that_may_pass(filled, hub, store, wanted, expected):
 
 
 def test_what_is_asked_for(filled, client):
-    list_versions(client, ["1", "3"])
+    list_among(client, ["1", "3"])
     (request,) = filled.requests
     assert request.path == "/api/v1/models?limit=100&nsfw=true&ids=1%2C3"
-    assert list_versions(client, []) == []
+    assert list_among(client, []).versions == []
     assert len(filled.requests) == 1
 
 
 def test_a_version_has_a_rating_of_its_own(filled, client):
     filled.state.models[1].versions[0].level = 8
     filled.state.models[2].versions[0].level = 0
-    found = {str(it.ref): it.mature for it in list_versions(client, ["1", "2"])}
+    found = {str(it.ref): it.mature for it in list_among(client, ["1", "2"]).versions}
     assert found == {"civitai:1@11": True, "civitai:1@12": False, "civitai:2@21": True}
 
 
 def test_a_model_that_makes_no_sense_does_not_stop_the_rest(filled, client):
     filled.state.models[2].name = "two\x00names"
     filled.state.models[1].tags = ["anime", "\u202egnp.exe"]
-    found = list_versions(client, ["1", "2", "6"])
+    found = list_among(client, ["1", "2", "6"]).versions
     assert names(found) == ["civitai:1@11", "civitai:1@12", "civitai:6@61"]
     assert found[0].tags == ("anime",)
 
@@ -91,18 +91,82 @@ def test_pages_are_read_to_the_end():
         civitai.add(*(style(number, number * 10, tags=("anime",)) for number in range(1, 131)))
         client = CivitaiClient(endpoint=civitai.endpoint)
         among = [str(number) for number in range(1, 111)]
-        found = list_versions(client, among)
+        found = list_among(client, among).versions
         client.close()
         assert [item.ref.id for item in found] == among
         assert len(civitai.requests) == 34 + 4
         assert "cursor=3%7C4" in civitai.requests[1].path
 
 
-@pytest.mark.parametrize("kind", ["endless", "loop"])
+MANY = [str(number) for number in range(1, 251)]
+
+
+@pytest.fixture
+def many(civitai):
+    """Models on three pages: 1 to 250."""
+    civitai.add(*(style(int(number), int(number) * 10, tags=("anime",)) for number in MANY))
+    return civitai
+
+
+@pytest.mark.parametrize(
+    ("fault", "requests"),
+    [
+        # A page that fails alone, even when it is asked for again: its halves do not.
+        (Fault("500", path_regex="ids=101%2C|ids=101,", times=4), 2 + 4 + 2),
+        (Fault("circle", path_regex="ids=101%2C|ids=101,", times=2), 12),
+        (Fault("loop", path_regex="ids=101%2C|ids=101,", times=2), 12),
+        (Fault("hostile", path_regex="ids=101", content=b'{"items": {}}', times=1), 5),
+        # One model of which no listing can be made: by halves, then by its own address.
+        (Fault("stumble", model=77, times=999), 3 + 4 + 2 * 7 + 1 + 2),
+    ],
+)
+def test_what_one_page_lacks_is_asked_for_in_halves(many, client, fault, requests):
+    many.inject(fault)
+    found = list_among(client, MANY)
+    assert [item.ref.id for item in found.versions] == MANY
+    assert found.failed == {}
+    assert len(many.requests) <= requests
+
+
+def test_a_model_of_which_nothing_can_be_learnt_is_named_and_keeps_its_own_tags(
+    filled, hub, store, caplog
+):
+    describe(store, filled, "civitai:1@11", "civitai:2@21", "civitai:3@31")
+    filled.state.models[2].tags = ["photo"]
+    assert names(hub.list_specs(ANIME)) == ["civitai:1@11"]
+    filled.inject(Fault("stumble", model=1, path_regex="ids=", times=999))
+    filled.inject(Fault("500", path_regex="models/1$", times=999))
+    found = list(hub.list_specs(ANIME))
+    # Nothing is known of now: what the store says goes on to the filter by manifests.
+    assert [(str(item.ref), item.tags) for item in found] == [("civitai:1@11", ("anime", "ink"))]
+    assert "which tags civitai:1 carry now" in caplog.text
+    assert "answers 500" in caplog.text
+
+
+def test_where_nothing_is_answered_the_search_ends(filled, client):
+    filled.inject(Fault("500", times=999))
+    with pytest.raises(HubError, match="answers 500"):
+        list_among(client, ["1", "2"])
+
+
+def test_what_lives_at_the_other_address_alone_is_found_there(filled, caplog):
+    with LoopbackCivitai() as red:
+        red.add(style(7, 71, tags=("anime",), nsfw=True, level=28))
+        client = CivitaiClient(endpoint=filled.endpoint, others=[red.endpoint])
+        found = list_among(client, ["1", "7"])
+        assert names(found.versions) == ["civitai:1@11", "civitai:1@12", "civitai:7@71"]
+        assert [request.path.rpartition("&ids=")[2] for request in red.requests] == ["7"]
+        red.inject(Fault("500", times=99))
+        assert len(list_among(client, ["1", "7"]).versions) == 2
+        assert f"what {red.endpoint} alone has is not known" in caplog.text
+        client.close()
+
+
+@pytest.mark.parametrize("kind", ["endless", "loop", "circle"])
 def test_pages_without_an_end_are_given_up(filled, client, kind):
     filled.inject(Fault(kind, times=10_000))
-    with pytest.raises(HubError, match="the same pages without end"):
-        list_versions(client, ["1"])
+    # What a listing does not give is asked for by itself.
+    assert names(list_among(client, ["1"]).versions) == ["civitai:1@11", "civitai:1@12"]
     assert len(filled.requests) <= 21
 
 
@@ -130,7 +194,7 @@ def test_a_rating_is_that_of_today_with_a_tag_and_without(filled, hub, store):
 
 def test_where_civitai_cannot_be_asked_specifications_tell(filled, hub, store, caplog):
     describe(store, filled, "civitai:1@11", "civitai:2@21")
-    filled.inject(Fault("500", times=10))
+    filled.inject(Fault("500", times=999))
     found = list(hub.list_specs(ANIME))
     # They may be those of another day, so that what reads them decides.
     assert names(found) == ["civitai:1@11", "civitai:2@21"]
@@ -179,7 +243,7 @@ def test_a_listing_tells_the_digests_so_that_no_version_is_asked(filled, hub, st
 
 def test_drafts_are_not_listed(filled, client):
     filled.state.models[1].versions.append(version_of(13, 1, status="Draft"))
-    assert "civitai:1@13" not in names(list_versions(client, ["1"]))
+    assert "civitai:1@13" not in names(list_among(client, ["1"]).versions)
 
 
 WORDS = st.sampled_from(

@@ -10,7 +10,7 @@ __all__ = ["Fault", "Faults"]
 
 Kind = Literal[
     "429", "500", "cut", "slow", "changed-file", "wrong-digest", "hostile", "endless", "loop",
-    "expired", "whole",
+    "expired", "whole", "circle", "left-out", "stumble", "bot-check", "login-page", "region",
 ]  # fmt: skip
 
 
@@ -32,6 +32,12 @@ class Fault:
       ``location`` where that is given.
     - ``endless``: a listing whose every page leads to another, with no model on it.
     - ``loop``: a listing whose page leads to itself.
+    - ``circle``: a listing whose pages lead to each other, in turns.
+    - ``left-out``: a listing that goes by a tag lacks ``model``, which has it.
+    - ``stumble``: a listing that would show ``model`` is an internal error; another is as ever.
+    - ``bot-check``: 403 with the page that what stands before Civitai shows to browsers.
+    - ``login-page``: 200 with the page to log in.
+    - ``region``: 451 with the words for where a model is not given out.
     - ``expired``: the storage no longer takes the address that it gave.
     - ``whole``: the storage takes no notice of Range.
     """
@@ -43,6 +49,7 @@ class Fault:
     retry_after: int | None = 1
     seconds: float = 1.0
     file: int | None = None
+    model: int | None = None
     content: bytes = b""
     content_type: str = "application/json"
     status: int = 200

@@ -21,6 +21,10 @@ from .routes import Reply, State, answer
 __all__ = ["CivitaiServer"]
 
 _PIECES = 10
+_PAGES = {
+    "bot-check": (403, b"<!DOCTYPE html><html><head><title>Just a moment...</title></head></html>"),
+    "login-page": (200, b"<!DOCTYPE html><html><head><title>Login | Civitai</title></head></html>"),
+}
 # Tests let the client's waits pass in no time; what is slow here stays slow.
 _sleep = time.sleep
 
@@ -99,6 +103,11 @@ class _Handler(BaseHTTPRequestHandler):
             return Reply.json({"error": "Internal Server Error"}, 500)
         if fault.kind == "expired":
             return Reply(403, b"<Error><Code>AccessDenied</Code></Error>")
+        if fault.kind in _PAGES:
+            status, content = _PAGES[fault.kind]
+            return Reply(status, content, {"Content-Type": "text/html; charset=UTF-8"})
+        if fault.kind == "region":
+            return Reply.json({"error": "Not available in your region"}, 451)
         if fault.kind == "hostile":
             headers = {"Content-Type": fault.content_type}
             if fault.location is not None:
@@ -137,11 +146,20 @@ def _altered(reply: Reply, fault: Fault) -> Reply:
         middle = len(reply.body) // 2
         flipped = bytes([reply.body[middle] ^ 0xFF])
         reply.body = reply.body[:middle] + flipped + reply.body[middle + 1 :]
-    elif fault.kind in ("endless", "loop"):
+    elif fault.kind in ("endless", "loop", "circle", "left-out", "stumble"):
         page = json.loads(reply.body)
-        if fault.kind == "endless":
-            page["items"] = []
-        cursor = f"{10_000 + fault.seen}|1" if fault.kind == "endless" else "0|1"
-        page["metadata"]["nextCursor"] = cursor
+        if "items" not in page:
+            return reply
+        shown = [item["id"] for item in page["items"]]
+        if fault.kind == "stumble":
+            failed = Reply.json({"error": "Internal Server Error"}, 500)
+            return failed if fault.model in shown else reply
+        if fault.kind == "left-out":
+            page["items"] = [item for item in page["items"] if item["id"] != fault.model]
+        else:
+            if fault.kind == "endless":
+                page["items"] = []
+            turn = {"endless": 10_000 + fault.seen, "loop": 0, "circle": fault.seen % 2}
+            page["metadata"]["nextCursor"] = f"{turn[fault.kind]}|1"
         reply.body = json.dumps(page).encode()
     return reply

@@ -170,7 +170,7 @@ def test_a_model_without_a_specification(call, hub):
     done = call(search_app, "--like", "new")
     assert done.exit_code == 1
     assert "error: local:new has no specification" in done.stderr
-    assert "hint: gmi-publish local:new" in done.stderr
+    assert "hint: gmi-publish local:new --hub " in done.stderr
 
 
 def test_towers_of_two_widths(call, tmp_path, monkeypatch):

@@ -56,6 +56,11 @@ gmi:
     )
 
 
+def test_a_base_model_may_be_the_address_of_its_page():
+    for named in ("hf.co/owner/name", "https://huggingface.co/owner/name/tree/main", "owner/name"):
+        assert card(f"---\nbase_model: {named}\n---\n").base_model == "owner/name"
+
+
 @pytest.mark.parametrize("text", ["", "Just words.\n", "---\n---\n", "\n## Not the title\n"])
 def test_a_bare_card_is_a_card(text, caplog):
     assert card(text) == ModelCard(title="style")

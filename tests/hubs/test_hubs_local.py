@@ -256,7 +256,7 @@ class TestFetching:
         built.add_lora("one")
         with pytest.raises(SpecNotFoundError, match="has no specification") as caught:
             built.hub.fetch_spec(ModelRef("local", "one"))
-        assert caught.value.hint == "gmi-publish local:one"
+        assert caught.value.hint == f"gmi-publish local:one --hub {built.hub.root}"
 
     def test_a_reference_to_another_hub_or_with_an_owner(self, built):
         with pytest.raises(UnsupportedOperationError):

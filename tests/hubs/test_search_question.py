@@ -11,7 +11,7 @@ import pytest
 from hub_builder import OTHER_PROMPTS, ProjectionEncoder, picture
 
 import gmi_registry
-from gmi_registry.errors import InputError, SpecNotFoundError, UnsupportedOperationError
+from gmi_registry.errors import InputError, OfflineError, SpecNotFoundError
 from gmi_registry.hubs import ListingFilter
 from gmi_registry.indexing import index_hubs
 from gmi_registry.search import search
@@ -114,14 +114,15 @@ class TestLike:
         colours.add_lora("new")
         with pytest.raises(SpecNotFoundError, match="local:new has no specification") as caught:
             look(like="new")
-        assert caught.value.hint == "gmi-publish local:new"
+        assert caught.value.hint == f"gmi-publish local:new --hub {colours.hub.root}"
         with pytest.raises(SpecNotFoundError, match="holds no model"):
             look(like="absent")
         (tmp_path / "empty").mkdir()
         with pytest.raises(SpecNotFoundError, match=r"holds no gmi/spec\.json"):
             look(like=tmp_path / "empty")
-        with pytest.raises(UnsupportedOperationError, match="not on this hub"):
-            look(like="hf:owner/name")
+        # A name of another hub is looked for there.
+        with pytest.raises(OfflineError, match="owner/name"):
+            look(like="hf:owner/name", offline=True)
 
     def test_it_is_found_out_before_the_hub_is_read(self, colours, look, monkeypatch):
         monkeypatch.setattr(colours.hub, "list_specs", None)

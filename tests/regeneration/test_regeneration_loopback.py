@@ -385,7 +385,7 @@ def test_one_of_several_files_stays_the_one_that_is_described(remote, opened, go
 
 def test_a_revision_is_refused(opened, work):
     with pytest.raises(InputError, match="names a revision"):
-        states(opened, work, repos=["alice/ink@main"])
+        states(opened, work, repos=["alice/ink@v1"])
 
 
 def test_a_model_that_is_not_there_is_an_error_where_it_is_named(opened, go):

@@ -11,7 +11,13 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 
 from gmi_registry.errors import HubError
-from gmi_registry.hubs.civitai.refusal import Asked, BusyError, stranger, unreachable
+from gmi_registry.hubs.civitai.refusal import (
+    Asked,
+    BusyError,
+    answered_instead,
+    stranger,
+    unreachable,
+)
 
 if TYPE_CHECKING:
     import httpx2
@@ -70,8 +76,12 @@ def read(response: httpx2.Response, limit: int, asked: Asked) -> bytes:
     return bytes(content)
 
 
-def decoded(content: bytes, response: httpx2.Response, asked: Asked) -> Any:
-    """A body that is JSON and says so. Raises HubError for any other."""
+def decoded(content: bytes, response: httpx2.Response, asked: Asked, token: str | None) -> Any:
+    """A body that is JSON and says so, and not why there is none. Raises an error of this package
+    for any other."""
+    error = answered_instead(content, response.url.path, asked, token)
+    if error is not None:
+        raise error
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise stranger(asked, f"it sends {kind[:60] or 'something'} in place of JSON")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from gmi_registry.errors import HubError, InputError, OfflineError
+from gmi_registry.errors import (
+    AuthError,
+    HubError,
+    InputError,
+    OfflineError,
+    RateLimitError,
+    SpecNotFoundError,
+)
 from gmi_registry.hubs.civitai.answer import (
     BODY_LIMIT,
     REFUSAL_LIMIT,
@@ -23,17 +30,30 @@ from gmi_registry.hubs.civitai.answer import (
     without_query,
 )
 from gmi_registry.hubs.civitai.patience import patiently
-from gmi_registry.hubs.civitai.refusal import Asked, BusyError, refusal, stranger, unreachable
+from gmi_registry.hubs.civitai.refusal import (
+    Asked,
+    BusyError,
+    answered_instead,
+    is_login,
+    refusal,
+    stranger,
+    unreachable,
+)
 from gmi_registry.hubs.civitai.traffic import CivitaiTraffic
 from gmi_registry.hubs.civitai.wire import Page, WireModel, WireVersion
 from gmi_registry.spec import ModelRef
+from gmi_registry.spec.address import CIVITAI_HOSTS
 
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["DEFAULT_ENDPOINT", "CivitaiClient"]
+__all__ = ["DEFAULT_ENDPOINT", "OTHER_ENDPOINT", "CivitaiClient"]
 
 DEFAULT_ENDPOINT = "https://civitai.com"
+
+OTHER_ENDPOINT = "https://civitai.red"
+"""Of the same site: what is rated above PG may be there alone. (civitai.green has no model that
+civitai.com has not.)"""
 
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]+)?|https?://\[[0-9a-f:]+\](?::[0-9]+)?")
 _HOST = re.compile(r"[A-Za-z0-9.-]+|[0-9a-f:]+")
@@ -48,10 +68,14 @@ _log = logging.getLogger("httpx2")
 class CivitaiClient:
     """Talks to ``endpoint`` (None: CIVITAI_ENDPOINT, else civitai.com).
 
-    ``token`` (None: CIVITAI_TOKEN) goes to that host alone, and never into a message. ``offline``
-    makes no request: everything then raises OfflineError. Usable by several threads at once.
-    Raises InputError for an endpoint that is no address, for a token that is none, and for one
-    that would travel unencrypted.
+    What ``endpoint`` does not have is asked of ``others``: some models live on civitai.red alone.
+    None means that address where nobody named an endpoint, and no other where somebody did.
+
+    ``token`` (None: CIVITAI_TOKEN) goes to these hosts alone and, where one of them is Civitai's,
+    to its other ones, which share their accounts; never to a storage, and never into a message.
+    ``offline`` makes no request: everything then raises OfflineError. Usable by several threads at
+    once. Raises InputError for an endpoint that is no address, for a token that is none, and for
+    one that would travel unencrypted.
     """
 
     def __init__(
@@ -61,14 +85,19 @@ class CivitaiClient:
         token: str | None = None,
         offline: bool = False,
         traffic: CivitaiTraffic | None = None,
+        others: Sequence[str] | None = None,
     ) -> None:
-        named = endpoint or os.environ.get("CIVITAI_ENDPOINT") or DEFAULT_ENDPOINT
-        self.endpoint = named.rstrip("/")
+        named = endpoint or os.environ.get("CIVITAI_ENDPOINT")
+        self.endpoint = (named or DEFAULT_ENDPOINT).rstrip("/")
+        if others is None:
+            others = () if named else (OTHER_ENDPOINT,)
+        self.others = tuple(other.rstrip("/") for other in others)
         self.offline = offline
         self.traffic = CivitaiTraffic() if traffic is None else traffic
         self._token = (token or os.environ.get("CIVITAI_TOKEN") or "").strip() or None
         self._lock = threading.Lock()
         self._http: httpx2.Client | None = None
+        self._homes: dict[str, str] = {}
         if not _ENDPOINT.fullmatch(self.endpoint):
             raise InputError(
                 f"{self.endpoint[:120]!r} is not the address of a hub",
@@ -79,6 +108,9 @@ class CivitaiClient:
                 "the Civitai token holds characters that no token has",
                 hint=f"copy it again from {self.endpoint}/user/account into CIVITAI_TOKEN",
             )
+        own = {origin(address) for address in (self.endpoint, *self.others)}
+        family = {origin(f"https://{host}") for host in CIVITAI_HOSTS}
+        self._origins = own | family if own & family else own
         parts = urlsplit(self.endpoint)
         if self._token and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
             raise InputError(
@@ -95,17 +127,20 @@ class CivitaiClient:
         _log.removeFilter(without_query)
 
     def model(self, model_id: str) -> WireModel:
-        """The model with its published versions. One request."""
+        """The model with its published versions. One request, and one to each of the others where
+        it is not there."""
         asked = self.asked(ModelRef("civitai", model_id))
-        found = parsed(WireModel, self._json(asked, f"/api/v1/models/{model_id}"), asked)
+        content = self._somewhere(asked, f"/api/v1/models/{model_id}")
+        found = parsed(WireModel, content, asked)
         if str(found.id) != model_id:
             raise stranger(asked, f"asked for model {model_id} it gives {found.id}")
         return found
 
     def version(self, version_id: str, *, of: ModelRef | None = None) -> WireVersion:
-        """The version with its files. One request. ``of`` is how the message calls it."""
+        """The version with its files. Requests as for a model. ``of`` is how the message calls
+        it."""
         asked = self.asked(of, version_id)
-        content = self._json(asked, f"/api/v1/model-versions/{version_id}")
+        content = self._somewhere(asked, f"/api/v1/model-versions/{version_id}")
         found = parsed(WireVersion, content, asked)
         if str(found.id) != version_id or found.model_id is None:
             raise stranger(asked, f"asked for version {version_id} it gives another")
@@ -114,24 +149,37 @@ class CivitaiClient:
     def versions_with(self, digests: list[str]) -> list[WireVersion]:
         """The published versions that have a file with one of these SHA-256 (hex), at most 100.
 
-        One request. Sorted by model and version, each once.
+        One request, and one to each of the others while none is found. Sorted by model and version,
+        each once.
         """
         if not 0 < len(digests) <= _MOST_DIGESTS:
             raise InputError(f"{len(digests)} digests cannot be asked for at once")
-        asked = self._asked_of_hub()
         body = [digest.upper() for digest in digests]
-        content = self._json(asked, "/api/v1/model-versions/by-hash", body=body)
-        if not isinstance(content, list) or len(content) > 10 * _MOST_DIGESTS:
-            raise stranger(asked, "it names files otherwise than in a list")
-        # A version whose files are hidden comes as null.
-        versions = [parsed(WireVersion, item, asked) for item in content if item is not None]
+        versions: list[WireVersion] = []
+        for home in (self.endpoint, *self.others):
+            asked = self._asked_of_hub(home)
+            content = self._json(asked, "/api/v1/model-versions/by-hash", body=body, home=home)
+            if not isinstance(content, list) or len(content) > 10 * _MOST_DIGESTS:
+                raise stranger(asked, "it names files otherwise than in a list")
+            # A version whose files are hidden comes as null.
+            versions = [parsed(WireVersion, item, asked) for item in content if item is not None]
+            if versions:
+                break
         by_number = {(found.model_id, found.id): found for found in versions if found.model_id}
         return [by_number[key] for key in sorted(by_number, key=lambda key: (key[0] or 0, key[1]))]
 
-    def page(self, query: Mapping[str, str | list[str]]) -> Page:
-        """One page of a listing. One request."""
-        asked = self._asked_of_hub()
-        return parsed(Page, self._json(asked, "/api/v1/models", query=query), asked)
+    def page(
+        self,
+        query: Mapping[str, str | list[str]],
+        *,
+        home: str | None = None,
+        patient: bool = True,
+    ) -> Page:
+        """One page of a listing, of ``home`` (None: of ``endpoint``). One request, and without
+        ``patient`` no other where it fails."""
+        asked = self._asked_of_hub(home)
+        content = self._json(asked, "/api/v1/models", query=query, home=home, patient=patient)
+        return parsed(Page, content, asked)
 
     @contextmanager
     def weights(self, ref: ModelRef, file_id: int, *, start: int = 0) -> Iterator[httpx2.Response]:
@@ -146,7 +194,8 @@ class CivitaiClient:
         headers = {"Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
-        url = f"{self.endpoint}/api/download/models/{ref.revision}?fileId={file_id}"
+        home = self._home_of(ref)
+        url = f"{home}/api/download/models/{ref.revision}?fileId={file_id}"
         with self._open(asked, "GET", url, headers=headers) as response:
             try:
                 yield response
@@ -161,15 +210,65 @@ class CivitaiClient:
             name, page = f"version {version_id}", f"{self.endpoint}/model-versions/{version_id}"
         else:
             name, page = str(ref), self.page_of(ref)
-        return Asked(self.endpoint, name, page, self._token is not None, download)
+        endpoint = self.endpoint if ref is None else self._home_of(ref)
+        return Asked(endpoint, name, page, self._token is not None, download)
 
     def page_of(self, ref: ModelRef) -> str:
         """Where a person looks at the version, or at the model."""
         version = "" if ref.revision is None else f"?modelVersionId={ref.revision}"
-        return f"{self.endpoint}/models/{ref.id}{version}"
+        return f"{self._home_of(ref)}/models/{ref.id}{version}"
 
-    def _asked_of_hub(self) -> Asked:
-        return Asked(self.endpoint, self.endpoint, self.endpoint, self._token is not None)
+    def require_file(self, content: bytes, response: httpx2.Response, asked: Asked) -> None:
+        """Raise what a body says that came in place of a file, where it does not look like one."""
+        at_home = origin(str(response.url)) in self._origins
+        error = answered_instead(content, response.url.path, asked, self._token, at_home=at_home)
+        if error is not None:
+            raise error
+
+    def _asked_of_hub(self, home: str | None = None) -> Asked:
+        home = home or self.endpoint
+        return Asked(home, home, home, self._token is not None)
+
+    def _home_of(self, ref: ModelRef) -> str:
+        """Where the model was found; the endpoint where nobody looked."""
+        paths = (f"/api/v1/model-versions/{ref.revision}", f"/api/v1/models/{ref.id}")
+        known = (self._homes[path] for path in paths if path in self._homes)
+        return next(known, self.endpoint)
+
+    def _somewhere(self, asked: Asked, path: str) -> Any:
+        """What ``endpoint`` has at a path, else what one of the others has."""
+        known = self._homes.get(path)
+        first, *others = [known] if known else [self.endpoint, *self.others]
+        try:
+            return self._found(asked, path, first)
+        except SpecNotFoundError as error:
+            missed = error
+        for home in others:
+            try:
+                return self._found(asked, path, home)
+            except SpecNotFoundError:
+                continue
+            except (AuthError, RateLimitError):
+                raise  # it is there, or may be
+            except HubError as error:
+                # Nobody knows, so it is not said to be gone.
+                raise HubError(
+                    f"{first} holds no {asked.name}, and another address cannot be asked: "
+                    f"{error.message}",
+                    hint=error.hint,
+                ) from error
+        if not others:
+            raise missed
+        raise SpecNotFoundError(
+            f"{' and '.join((first, *others))} hold no {asked.name}, or do not show it",
+            hint=missed.hint,
+        ) from missed
+
+    def _found(self, asked: Asked, path: str, home: str) -> Any:
+        content = self._json(replace(asked, endpoint=home), path, home=home)
+        with self._lock:
+            self._homes[path] = home
+        return content
 
     def _json(
         self,
@@ -178,15 +277,17 @@ class CivitaiClient:
         *,
         query: Mapping[str, str | list[str]] | None = None,
         body: object = None,
+        home: str | None = None,
+        patient: bool = True,
     ) -> Any:
         def call() -> Any:
             method = "GET" if body is None else "POST"
             headers = {"Accept": "application/json"}
-            url = f"{self.endpoint}{path}"
+            url = f"{home or self.endpoint}{path}"
             with self._open(asked, method, url, headers=headers, query=query, body=body) as answer:
-                return decoded(read(answer, BODY_LIMIT, asked), answer, asked)
+                return decoded(read(answer, BODY_LIMIT, asked), answer, asked, self._token)
 
-        return patiently(call, self.traffic.wait)
+        return patiently(call, self.traffic.wait) if patient else call()
 
     @contextmanager
     def _open(
@@ -199,7 +300,8 @@ class CivitaiClient:
         query: Mapping[str, str | list[str]] | None = None,
         body: object = None,
     ) -> Iterator[httpx2.Response]:
-        """The answer that is neither a refusal nor leads on; only a download may lead elsewhere."""
+        """The answer that is neither a refusal nor leads on; only a download may lead elsewhere
+        than to another of Civitai's hosts."""
         import httpx2
 
         if self.offline:
@@ -209,7 +311,7 @@ class CivitaiClient:
             )
         http = self._client()
         for _ in range(_HOPS):
-            at_home = origin(url) == origin(self.endpoint)
+            at_home = origin(url) in self._origins
             sent = dict(headers)
             if at_home and self._token:
                 sent["Authorization"] = f"Bearer {self._token}"
@@ -241,11 +343,19 @@ class CivitaiClient:
             target = httpx2.URL()
         if not _HOST.fullmatch(target.host):
             raise stranger(asked, "it sends on to no address")
-        if not asked.download:
-            raise stranger(asked, "it sends on to another address")
+        at_home = origin(str(target)) in self._origins
         # A browser would be led to the page to log in.
-        if origin(str(target)) == origin(self.endpoint) and not target.path.startswith("/api/"):
-            raise refusal(401, {}, None, asked, self._token)
+        if is_login(target.path) or (
+            at_home and asked.download and not target.path.startswith("/api/")
+        ):
+            raise refusal(401, {}, b"", asked, self._token)
+        if not asked.download and not at_home:
+            where = f"{target.scheme}://{target.netloc.decode('ascii', 'replace')}"[:120]
+            raise stranger(
+                asked,
+                f"it sends on to {where}",
+                hint=f"if Civitai is there now, set CIVITAI_ENDPOINT={where}",
+            )
         if target.scheme not in ("https", urlsplit(self.endpoint).scheme):
             raise stranger(asked, "it sends on to an address that is not encrypted")
         return str(target)
@@ -260,12 +370,11 @@ class CivitaiClient:
                 f"the storage that Civitai names for {asked.name} answers {status}",
                 hint="run the same command again; it goes on where it stopped",
             )
-        body: object = None
         try:
-            body = json.loads(read(response, REFUSAL_LIMIT, asked))
-        except (HubError, ValueError, RecursionError):
-            body = None
-        raise refusal(status, response.headers, body, asked, self._token)
+            content = read(response, REFUSAL_LIMIT, asked)
+        except HubError:
+            content = b""
+        raise refusal(status, response.headers, content, asked, self._token)
 
     def _client(self) -> httpx2.Client:
         with self._lock:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gmi_registry.errors import HubError, InputError
+from gmi_registry.hubs.civitai.answer import REFUSAL_LIMIT
 from gmi_registry.hubs.civitai.bar import OnProgress, watched
 from gmi_registry.hubs.civitai.client import CivitaiClient
 from gmi_registry.hubs.civitai.patience import patiently
-from gmi_registry.hubs.civitai.refusal import Asked, BusyError, stranger
+from gmi_registry.hubs.civitai.refusal import Asked, BusyError, is_web_page, stranger
 from gmi_registry.hubs.civitai.weights import require_loadable
 from gmi_registry.hubs.civitai.wire import WireFile
 from gmi_registry.hubs.digest import FileDigests
@@ -34,6 +36,8 @@ _SPARE = 16 * 1024 * 1024
 """Bytes by which a file may be larger than Civitai says, which rounds to kilobytes."""
 _PROGRESS = 32 * 1024 * 1024
 """Bytes after which a download that broke off several times is worth going on with."""
+_ENOUGH = 512
+"""Bytes that tell a page from tensors, which begin with the length of a header."""
 _RANGE = re.compile(r"bytes ([0-9]{1,15})-[0-9]{1,15}/(?:[0-9]{1,15}|\*)")
 _NUMBER = re.compile(r"[0-9]{1,15}")
 
@@ -97,7 +101,7 @@ class Downloads:
         for other in place.parent.glob(f"{file.id}.*.part"):
             if other != part:
                 other.unlink(missing_ok=True)
-        arrival = _Arrival(part, file, asked, told)
+        arrival = _Arrival(part, file, asked, told, self._client.require_file)
         for attempt in (1, 2):
             arrival.resume()
             self._persist(ref, file, arrival)
@@ -138,8 +142,16 @@ class Downloads:
 class _Arrival:
     """The part of a file that is here, ``part``, and its digest so far."""
 
-    def __init__(self, part: Path, file: WireFile, asked: Asked, told: OnProgress) -> None:
+    def __init__(
+        self,
+        part: Path,
+        file: WireFile,
+        asked: Asked,
+        told: OnProgress,
+        require_file: Callable[[bytes, httpx2.Response, Asked], None],
+    ) -> None:
         self._part = part
+        self._require_file = require_file
         self._file = file
         self._asked = asked
         self._told = told
@@ -180,15 +192,16 @@ class _Arrival:
             self._begin()
         else:
             raise stranger(self._asked, f"it answers {response.status_code} in place of a file")
-        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if kind in ("text/html", "application/json"):
-            raise stranger(self._asked, f"it sends {kind} in place of a file")
+        pieces = response.iter_bytes()
+        if self.size == 0:
+            # What it is called says nothing: the digest tells the file, and a page is no tensors.
+            pieces = self._without_page(pieces, response)
         total = self._total(response)
         self._require_room(total)
         with self._part.open("ab" if self.size else "wb") as stream:
             try:
                 # As it arrives: gathered into larger pieces, the last one would be lost.
-                for chunk in response.iter_bytes():
+                for chunk in pieces:
                     stream.write(chunk)
                     self._hash.update(chunk)
                     self.size += len(chunk)
@@ -202,6 +215,23 @@ class _Arrival:
                 f"{self._asked.name}: it broke off after {self.size:,} of {total:,} bytes",
                 hint="run the same command again; it goes on where it stopped",
             )
+
+    def _without_page(self, pieces: Iterator[bytes], response: httpx2.Response) -> Iterator[bytes]:
+        """The same pieces; raises what they say where they are a page or an error, not a file."""
+        head = b""
+        for piece in pieces:
+            head += piece
+            if len(head) >= _ENOUGH:
+                break
+        if is_web_page(head) or head.lstrip()[:1] == b"{":
+            body = bytearray(head)
+            for piece in pieces:
+                body += piece
+                if len(body) > REFUSAL_LIMIT:
+                    break
+            self._require_file(bytes(body[:REFUSAL_LIMIT]), response, self._asked)
+            head = bytes(body)
+        return itertools.chain((head,) if head else (), pieces)
 
     def _begin(self) -> None:
         self._hash = hashlib.sha256()

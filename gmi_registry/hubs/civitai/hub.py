@@ -6,20 +6,20 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
-from gmi_registry.errors import HubError, RateLimitError, UnsupportedOperationError
+from gmi_registry.errors import AuthError, HubError, RateLimitError, UnsupportedOperationError
 from gmi_registry.filters import Filters, Traits
 from gmi_registry.hubs.civitai.bar import OnProgress
 from gmi_registry.hubs.civitai.bases import base_named
 from gmi_registry.hubs.civitai.catalogue import Catalogue
 from gmi_registry.hubs.civitai.client import CivitaiClient
 from gmi_registry.hubs.civitai.download import Downloads
-from gmi_registry.hubs.civitai.listing import ListedVersion, list_versions
+from gmi_registry.hubs.civitai.listing import ListedVersion, list_among
 from gmi_registry.hubs.civitai.models import Models
 from gmi_registry.hubs.civitai.reference import find_civitai, named_model, newest_version
 from gmi_registry.hubs.civitai.snippet import description_snippet
@@ -35,6 +35,8 @@ __all__ = ["CivitaiHub"]
 
 _log = logging.getLogger(__name__)
 
+_SHOWN = 5
+
 _ON = frozenset({"1", "ON", "YES", "TRUE"})
 
 
@@ -47,11 +49,12 @@ class _Listed(Protocol):
 class CivitaiHub:
     """Civitai's models, called ``civitai:MODEL@VERSION``, with their specifications in ``store``.
 
-    ``endpoint`` (None: CIVITAI_ENDPOINT, else civitai.com) and ``token`` (None: CIVITAI_TOKEN) are
-    Civitai's. Downloads and listings lie in ``civitai`` in ``cache_dir`` (None: this user's cache).
-    ``offline`` (None: HF_HUB_OFFLINE, which switches the network off for all of this package)
-    makes no request. ``bases`` (None: Hugging Face) has the models that LoRAs and single files
-    stand on.
+    ``endpoint`` (None: CIVITAI_ENDPOINT, else civitai.com), ``others`` (addresses that are asked
+    for what that does not have, see :class:`.CivitaiClient`) and ``token`` (None: CIVITAI_TOKEN)
+    are Civitai's. Downloads and listings lie in ``civitai`` in ``cache_dir`` (None: this user's
+    cache). ``offline`` (None: HF_HUB_OFFLINE, which switches the network off for all of this
+    package) makes no request. ``bases`` (None: Hugging Face) has the models that LoRAs and single
+    files stand on.
 
     Versions are listed, not models. ``traffic`` counts requests, those of ``store`` included where
     it counts them; ``on_progress`` may be set to watch downloads. Raises InputError for an
@@ -65,6 +68,7 @@ class CivitaiHub:
         store: SpecStore,
         *,
         endpoint: str | None = None,
+        others: Sequence[str] | None = None,
         token: str | None = None,
         cache_dir: Path | None = None,
         offline: bool | None = None,
@@ -83,7 +87,7 @@ class CivitaiHub:
         if on_wait is not None:
             self.traffic.on_wait = on_wait
         self.client = CivitaiClient(
-            endpoint=endpoint, token=token, offline=offline, traffic=self.traffic
+            endpoint=endpoint, others=others, token=token, offline=offline, traffic=self.traffic
         )
         self._store = store
         self._folder = Path(cache_dir) / "civitai"
@@ -94,6 +98,11 @@ class CivitaiHub:
         self._lock = threading.Lock()
         self._newest: dict[str, ModelRef] = {}
         self._weights: dict[ModelRef, Mapping[str, str | None]] = {}
+
+    @property
+    def endpoint(self) -> str:
+        """Civitai's address."""
+        return self.client.endpoint
 
     def close(self) -> None:
         """Close the connections, and the store where it has any; both can still be used."""
@@ -144,7 +153,8 @@ class CivitaiHub:
         A version that is named with its model costs no request, and is not looked up. Offline a
         model means its newest version with a specification.
         """
-        named = named_model(text, self.client)
+        address = named_model(text, self.client)
+        named = None if address is None else address.model
         if named is not None and named.revision is not None:
             return named
         if named is not None and self.offline:
@@ -157,8 +167,8 @@ class CivitaiHub:
         Civitai is asked which tags and which rating each has now, one request for every hundred
         models; offline the listing before says it. They go before what the manifest says, which
         tells the rest, and alone counts for a version that Civitai does not list. Where Civitai
-        cannot be asked, that is so of all, with a warning in the log. Raises RateLimitError, and
-        what the store raises.
+        cannot be asked, or not about some models, that is so of these, and a warning in the log
+        names them. Raises RateLimitError, AuthError, and what the store raises.
         """
         listings = list(self._store.listings("civitai"))
         listed = self._listed(listings)
@@ -268,8 +278,8 @@ class CivitaiHub:
         described = {listing.ref for listing in listings if listing.ref.revision is not None}
         among = sorted({ref.id for ref in described}, key=int)
         try:
-            found = list_versions(self.client, among)
-        except RateLimitError:
+            found = list_among(self.client, among)
+        except (AuthError, RateLimitError):
             raise
         except HubError as error:
             _log.warning(
@@ -277,7 +287,9 @@ class CivitaiHub:
                 error.message,
             )
             return {}
-        mine = [item for item in found if item.ref in described]
+        if found.failed:
+            _log.warning("%s", _unlisted(found.failed))
+        mine = [item for item in found.versions if item.ref in described]
         self._catalogue.keep(mine)
         return {item.ref: item for item in mine}
 
@@ -315,3 +327,15 @@ class CivitaiHub:
                 f"{ref} is not on this hub, whose models are called civitai:MODEL@VERSION",
                 hint="name one of its models, or another --hub",
             )
+
+
+def _unlisted(failed: Mapping[str, str]) -> str:
+    """The warning about models of which Civitai said nothing."""
+    names = [f"civitai:{number}" for number in sorted(failed, key=int)]
+    shown = ", ".join(names[:_SHOWN]) + (
+        f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else ""
+    )
+    return (
+        f"Civitai does not say which tags {shown} carry now, so those of their specifications "
+        f"count: {next(iter(failed.values()))}"
+    )

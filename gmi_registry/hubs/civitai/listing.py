@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gmi_registry.errors import HubError
+from gmi_registry.errors import (
+    AuthError,
+    HubError,
+    OfflineError,
+    RateLimitError,
+    SpecNotFoundError,
+)
 from gmi_registry.filters import plain_tags
 from gmi_registry.hubs.civitai.client import CivitaiClient
+from gmi_registry.hubs.civitai.refusal import BusyError
 from gmi_registry.hubs.civitai.weights import digests_of
-from gmi_registry.hubs.civitai.wire import WireModel, is_mature
+from gmi_registry.hubs.civitai.wire import Page, WireModel, is_mature
 from gmi_registry.spec import ModelRef
 
-__all__ = ["PAGE_SIZE", "ListedVersion", "list_versions"]
+__all__ = ["PAGE_SIZE", "ListedModels", "ListedVersion", "list_among"]
 
 PAGE_SIZE = 100
 """Models a page: the most that the API gives."""
 
 _MOST_PAGES = PAGE_SIZE
 _MOST_EMPTY = 3
+_MOST_FAILURES = 24
+"""Requests that may fail: three models among thousands are found by halves."""
+_PASSED_ON = (AuthError, RateLimitError, OfflineError)
+"""What no other request would do better."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,37 +46,68 @@ class ListedVersion:
     weights: Mapping[str, str | None]
 
 
-def list_versions(client: CivitaiClient, among: Sequence[str]) -> list[ListedVersion]:
+@dataclass(frozen=True)
+class ListedModels:
+    """The versions that are listed, and why nothing is known of some models, by their numbers."""
+
+    versions: list[ListedVersion]
+    failed: Mapping[str, str]
+
+
+def list_among(client: CivitaiClient, among: Sequence[str]) -> ListedModels:
     """The published versions of the models with the numbers ``among``, sorted by model and version.
 
-    They are asked for by number, whatever they are tagged and rated, and filtered here: of tags
-    Civitai takes one, in its own spelling, and what it leaves out for it nobody learns. Costs one
-    request for every hundred models. Raises HubError where the pages never end or lead back, and
-    every other error of the hub.
+    They are asked for by number, whatever they are tagged and rated: of tags Civitai takes one, in
+    its own spelling, and what it leaves out for it nobody learns. Costs one request for every
+    hundred models, and as many of those that it does not list at each of the client's other
+    addresses, where some models live alone.
+
+    Of a request that fails the halves are asked for, so that one model that Civitai stumbles over
+    costs the others nothing; by itself it is asked for at its own address. Raises every other error
+    of the hub, and that one too where nothing was answered at all.
     """
     models: dict[int, WireModel] = {}
-    for start in range(0, len(among), PAGE_SIZE):
-        chunk = among[start : start + PAGE_SIZE]
-        # Left out, nsfw means PG only.
-        asked = {"limit": str(PAGE_SIZE), "nsfw": "true", "ids": ",".join(chunk)}
-        models.update(_numbered(_pages(client, asked)))
+
+    def missing(numbers: Sequence[str]) -> list[str]:
+        return [number for number in numbers if int(number) not in models]
+
+    # Left out, nsfw means PG only.
+    query = {"limit": str(PAGE_SIZE), "nsfw": "true"}
+    failed = _by_number(client, query, sorted(among, key=int), models)
+    for home in client.others:
+        try:
+            failed |= _by_number(client, query, missing(among), models, home)
+        except _PASSED_ON:
+            raise
+        except HubError as error:
+            _log.warning("what %s alone has is not known: %s", home, error.message)
     chosen = set(among)
     found = [
-        listed
+        version
         for model in models.values()
         if str(model.id) in chosen
-        for listed in _versions(model)
+        for version in _versions(model)
     ]
-    return sorted(found, key=lambda item: (int(item.ref.id), int(item.ref.revision or 0)))
+    return ListedModels(
+        sorted(found, key=lambda item: (int(item.ref.id), int(item.ref.revision or 0))),
+        {number: why for number, why in failed.items() if missing([number])},
+    )
 
 
-def _pages(client: CivitaiClient, query: Mapping[str, str | list[str]]) -> Iterator[WireModel]:
+def _pages(
+    client: CivitaiClient,
+    query: Mapping[str, str | list[str]],
+    *,
+    home: str | None = None,
+    patient: bool = True,
+) -> Iterator[Page]:
     cursor: str | None = None
     seen: set[str] = set()
     empty = 0
     for _ in range(_MOST_PAGES):
-        page = client.page(query if cursor is None else {**query, "cursor": cursor})
-        yield from page.items
+        asked = query if cursor is None else {**query, "cursor": cursor}
+        page = client.page(asked, home=home, patient=patient)
+        yield page
         empty = 0 if page.items else empty + 1
         cursor = page.cursor
         if cursor is None:
@@ -75,8 +121,62 @@ def _pages(client: CivitaiClient, query: Mapping[str, str | list[str]]) -> Itera
     )
 
 
-def _numbered(models: Iterator[WireModel]) -> dict[int, WireModel]:
-    return {model.id: model for model in models}
+def _by_number(
+    client: CivitaiClient,
+    query: Mapping[str, str | list[str]],
+    numbers: Sequence[str],
+    models: dict[int, WireModel],
+    home: str | None = None,
+) -> dict[str, str]:
+    """Add the models with these numbers; returns those of which nothing could be learnt, and why.
+
+    Raises the first error where nothing was answered, and where nobody is there.
+    """
+    waiting = deque(numbers[at : at + PAGE_SIZE] for at in range(0, len(numbers), PAGE_SIZE))
+    failed: dict[str, str] = {}
+    errors: list[HubError] = []
+    answered = False
+    while waiting:
+        part = waiting.popleft()
+        if len(errors) >= _MOST_FAILURES:
+            failed.update(dict.fromkeys(part, errors[-1].message))
+            continue
+        try:
+            asked = {**query, "ids": ",".join(part)}
+            # What failed once was waited for; the halves tell whether it was one of them.
+            for page in _pages(client, asked, home=home, patient=not errors):
+                models.update((model.id, model) for model in page.items)
+            answered = True
+        except _PASSED_ON:
+            raise
+        except HubError as error:
+            errors.append(error)
+            if isinstance(error, BusyError) and not error.reached:
+                raise
+            if len(part) > 1:
+                half = len(part) // 2
+                waiting.extendleft((part[half:], part[:half]))
+                continue
+            why = _alone(client, part[0], models)
+            answered = answered or why is None
+            failed.update({part[0]: why} if why is not None else {})
+    if errors and not answered:
+        raise errors[0]
+    return failed
+
+
+def _alone(client: CivitaiClient, number: str, models: dict[int, WireModel]) -> str | None:
+    """Add a model that no listing shows, by its own address; the reason where that fails too."""
+    try:
+        found = client.model(number)
+    except _PASSED_ON:
+        raise
+    except SpecNotFoundError:
+        return None
+    except HubError as error:
+        return error.message
+    models[found.id] = found
+    return None
 
 
 def _versions(model: WireModel) -> Iterator[ListedVersion]:

@@ -107,7 +107,7 @@ class Models:
             path=place if kind == "single-file" else place.parent,
             card=card_of(model, version),
             weights=(weights,),
-            url=asked.page,
+            url=self._client.page_of(ref),
             base=base,
         )
         return files, digests_of(version)

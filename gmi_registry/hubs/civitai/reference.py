@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from gmi_registry.errors import HubError, InputError, SpecNotFoundError
 from gmi_registry.hubs.civitai.client import CivitaiClient
+from gmi_registry.hubs.civitai.weights import FORMAT_TITLES, format_named
 from gmi_registry.hubs.civitai.wire import WireModel, WireVersion
 from gmi_registry.hubs.digest import FileDigests
 from gmi_registry.spec import ModelRef
+from gmi_registry.spec.address import Address, read_address
 
 __all__ = ["find_civitai", "named_model", "newest_version", "require_version"]
 
-_PLAIN = re.compile(r"(?:civitai:)?([1-9][0-9]{0,14})(?:@([1-9][0-9]{0,14}))?")
-# The number of a file and a format may follow, which say nothing of the version.
-_AIR = re.compile(
-    r"(urn:air:[a-z0-9]+:[a-z0-9_]+:civitai:[0-9]+(?:@[0-9]+)?)(?:\+[0-9]+)?(?:\.[a-z]+)?"
-)
-_AIR_TYPE = re.compile(r"^(urn:air:[a-z0-9]+:)[a-z0-9_]+:")
-_MODEL_PAGE = re.compile(r"/models/([1-9][0-9]{0,14})(?:/[^/]*)?/?")
-_VERSION_PAGE = re.compile(r"/(?:api/download/models|model-versions)/([1-9][0-9]{0,14})/?")
-_NUMBER = re.compile(r"[1-9][0-9]{0,14}")
-_HOSTS = ("civitai.com", "civitai.green", "civitai.red")
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _FORMS = (
     "write civitai:MODEL@VERSION, the address of the model's page, its AIR, or a .safetensors file"
 )
@@ -45,11 +34,10 @@ def find_civitai(
     file, which it names; and every other error of the hub.
     """
     named = named_model(text, client)
-    if named is not None:
-        return _resolved(named, client)
-    version = _named_version(text, client)
-    if version is not None:
-        found = client.version(version)
+    if named is not None and named.model is not None:
+        return _resolved(named.model, client)
+    if named is not None and named.version is not None:
+        found = client.version(named.version)
         return ModelRef("civitai", str(found.model_id), str(found.id))
     place = _file(text)
     if place is not None:
@@ -57,28 +45,16 @@ def find_civitai(
     raise InputError(f"{text[:120]!r} is neither a model on Civitai nor a file", hint=_FORMS)
 
 
-def named_model(text: str, client: CivitaiClient) -> ModelRef | None:
-    """The model, and the version where ``text`` has that, told from the text alone.
+def named_model(text: str, client: CivitaiClient) -> Address | None:
+    """What the text alone tells: a model, and its version where that is named; or a version.
 
-    None where only Civitai can tell: for the page of a version, and for a file. Raises InputError
-    for a name or an address that is not one of Civitai's.
+    None where only Civitai can tell, as for a file. Raises InputError for a name or an address that
+    is not one of Civitai's.
     """
-    plain = _PLAIN.fullmatch(text)
-    if plain:
-        return ModelRef("civitai", plain[1], plain[2])
-    air = _AIR.fullmatch(text)
-    if air:
-        return ModelRef.parse(_AIR_TYPE.sub(r"\1lora:", air[1]))
-    if text.startswith(("civitai:", "urn:")):
-        raise InputError(f"{text[:120]!r} names no model on Civitai", hint=_FORMS)
-    parts = _address(text, client)
-    page = None if parts is None else _MODEL_PAGE.fullmatch(parts.path)
-    if parts is None or page is None:
-        return None
-    versions = parse_qs(parts.query).get("modelVersionId", [])
-    if any(not _NUMBER.fullmatch(number) for number in versions) or len(set(versions)) > 1:
-        raise InputError(f"{text[:120]!r} names no version", hint=_FORMS)
-    return ModelRef("civitai", page[1], versions[0] if versions else None)
+    named = read_address(text, "civitai", [("civitai", client.endpoint)])
+    if named is not None and named.hub != "civitai":
+        raise InputError(f"{named.model} is not a model on Civitai", hint=_FORMS)
+    return named
 
 
 def newest_version(model: WireModel, client: CivitaiClient) -> WireVersion:
@@ -114,30 +90,6 @@ def _resolved(ref: ModelRef, client: CivitaiClient) -> ModelRef:
     return ref
 
 
-def _named_version(text: str, client: CivitaiClient) -> str | None:
-    parts = _address(text, client)
-    if parts is None:
-        return None
-    page = _VERSION_PAGE.fullmatch(parts.path)
-    if page is None:
-        raise InputError(f"{text[:120]!r} is not the page of a model", hint=_FORMS)
-    return page[1]
-
-
-def _address(text: str, client: CivitaiClient) -> SplitResult | None:
-    """The parts of an address of Civitai's; None for what is no address at all."""
-    if not text.startswith(("https://", "http://")):
-        return None
-    try:
-        parts = urlsplit(text)
-        host = parts.hostname or ""
-    except ValueError:
-        raise InputError(f"{text[:120]!r} is no address", hint=_FORMS) from None
-    if host != urlsplit(client.endpoint).hostname and host.removeprefix("www.") not in _HOSTS:
-        raise InputError(f"{host[:80]!r} is not Civitai's address", hint=_FORMS)
-    return parts
-
-
 def _file(text: str) -> Path | None:
     try:
         place = Path(text).expanduser()
@@ -147,9 +99,11 @@ def _file(text: str) -> Path | None:
 
 
 def _of_file(place: Path, client: CivitaiClient, digests: FileDigests | None) -> ModelRef:
-    if place.suffix.lower() in _PICKLES:
+    kind = format_named(place.name)
+    if kind not in (None, "safetensors"):
+        danger = ", which can run any program when it is opened" if kind == "pickle" else ""
         raise InputError(
-            f"{place} is a pickle, which can run any program when it is opened",
+            f"{place} is {FORMAT_TITLES[str(kind)]}{danger}",
             hint="name the model's safetensors file, or its page",
         )
     sha256 = _digest(place) if digests is None else digests.sha256(place)

@@ -9,7 +9,16 @@ from gmi_registry.hubs.civitai.refusal import Asked
 from gmi_registry.hubs.civitai.wire import WireFile, WireVersion
 from gmi_registry.model import Kind
 
-__all__ = ["AIR_TYPES", "TYPES", "digests_of", "kind_of", "require_loadable", "select_file"]
+__all__ = [
+    "AIR_TYPES",
+    "FORMAT_TITLES",
+    "TYPES",
+    "digests_of",
+    "format_named",
+    "kind_of",
+    "require_loadable",
+    "select_file",
+]
 
 TYPES: dict[Kind, tuple[str, ...]] = {
     "single-file": ("Checkpoint",),
@@ -23,11 +32,59 @@ AIR_TYPES = {"checkpoint": "checkpoint", "lora": "lora", "locon": "lycoris", "do
 _KINDS = {name.casefold(): kind for kind, names in TYPES.items() for name in names}
 _WEIGHTS = frozenset({"model", "pruned model"})
 _PARTS = frozenset({"diffusion model", "unet"})
-_SAFE = "safetensor"
-_SUFFIX = ".safetensors"
+_WHOLE = _WEIGHTS | {"archive"}
+_SAFE, _PICKLE, _OTHER = "safetensors", "pickle", "other"
+_FORMATS = {
+    "safetensor": _SAFE,
+    "safetensors": _SAFE,
+    "pickletensor": _PICKLE,
+    "gguf": "gguf",
+    "diffusers": "diffusers",
+    "coreml": "coreml",
+    "onnx": "onnx",
+    "other": _OTHER,
+}
+"""Civitai's words in ``metadata.format``, in lower case and without spaces."""
+
+_ENDINGS = {
+    ".safetensors": _SAFE,
+    **dict.fromkeys((".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"), _PICKLE),
+    **dict.fromkeys((".zip", ".7z", ".rar", ".tar", ".gz", ".tgz"), "archive"),
+    ".gguf": "gguf",
+    ".onnx": "onnx",
+    ".mlpackage": "coreml",
+    ".mlmodel": "coreml",
+}
+FORMAT_TITLES = {
+    _SAFE: "a safetensors file that cannot be used",
+    _PICKLE: "a pickle",
+    "archive": "a packed archive",
+    "gguf": "a GGUF file, whose weights are quantised",
+    "diffusers": "an archive in the layout of diffusers",
+    "coreml": "a file for Core ML",
+    "onnx": "a file for ONNX",
+    _OTHER: "a file of another kind",
+}
+"""What people call them, by the names of this module."""
+
+_MAGIC = {
+    b"PK\x03\x04": "a packed archive (zip)",
+    b"7z\xbc\xaf": "a packed archive (7z)",
+    b"Rar!": "a packed archive (rar)",
+    b"\x1f\x8b": "a packed archive (gzip)",
+    b"GGUF": "a GGUF file",
+    b"\x80\x02": "a pickle",
+    b"\x80\x04": "a pickle",
+}
+"""How files begin that are often found under the name of another kind."""
 _DANGER = "danger"
 # Adapters of the LyCORIS family that are no sum of two factors.
 _FOREIGN = (".hada_", ".lokr_", ".oft_", ".glora_", ".ia3_")
+
+
+def format_named(name: str) -> str | None:
+    """The kind of file, a key of :data:`FORMAT_TITLES`, that a name ends like; None for others."""
+    return _ENDINGS.get(Path(name.strip()).suffix.casefold())
 
 
 def kind_of(type_name: str) -> Kind | None:
@@ -38,8 +95,9 @@ def kind_of(type_name: str) -> Kind | None:
 def select_file(version: WireVersion, asked: Asked) -> WireFile:
     """The safetensors file with the weights: the primary one where it is, else the first by number.
 
-    Raises HubError where there are only pickles, which can run any program, only parts of a model,
-    or none at all; where the file was found to be dangerous, or has no digest yet.
+    Raises HubError where there are only files of other kinds, which are called what they are (a
+    pickle can run any program), only parts of a model, or none at all; where the file was found to
+    be dangerous, or has no digest.
     """
     safe = _weights(version)
     if not safe:
@@ -52,8 +110,9 @@ def select_file(version: WireVersion, asked: Asked) -> WireFile:
         )
     if file.sha256 is None:
         raise HubError(
-            f"{asked.name}: Civitai has not worked out the digest of {_named(file)} yet",
-            hint="run the same command again in an hour",
+            f"{asked.name}: Civitai names no SHA-256 of {_named(file)}, so nothing would tell what "
+            "arrives from another file",
+            hint=f"it may follow: run the same command again in an hour, or see {asked.page}",
         )
     return file
 
@@ -76,7 +135,7 @@ def require_loadable(place: Path, kind: Kind, asked: Asked) -> None:
         with safe_open(place, framework="numpy") as tensors:
             names = list(tensors.keys())
     except (SafetensorError, OSError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = _beginning(place) or " ".join(str(error).split())[:120]
         raise HubError(
             f"{asked.name}: its file is no safetensors file, whatever it is called: {reason}",
             hint=f"its author must upload it again as safetensors: {asked.page}",
@@ -89,6 +148,16 @@ def require_loadable(place: Path, kind: Kind, asked: Asked) -> None:
         )
 
 
+def _beginning(place: Path) -> str | None:
+    """What a file is by its first bytes, where they tell."""
+    try:
+        with place.open("rb") as stream:
+            head = stream.read(8)
+    except OSError:
+        return None
+    return next((f"it is {what}" for magic, what in _MAGIC.items() if head.startswith(magic)), None)
+
+
 def _weights(version: WireVersion) -> list[WireFile]:
     return sorted(
         (file for file in version.files if file.type.casefold() in _WEIGHTS and _is_safe(file)),
@@ -97,9 +166,21 @@ def _weights(version: WireVersion) -> list[WireFile]:
 
 
 def _is_safe(file: WireFile) -> bool:
-    stated = None if file.metadata is None else file.metadata.format
-    named = file.name.casefold().endswith(_SUFFIX)
-    return named if stated is None else named and stated.casefold() == _SAFE
+    return _format_of(file) == _SAFE
+
+
+def _format_of(file: WireFile) -> str:
+    """What kind of file it is: what Civitai says, unless the name plainly says otherwise.
+
+    Names are their authors', and many have no ending, or what looks like one and is a version
+    (``style_v1.5``); a name that ends like an archive is one though it is called a safetensors.
+    """
+    stated = "" if file.metadata is None else (file.metadata.format or "")
+    named = format_named(file.name)
+    said = _FORMATS.get(stated.casefold().replace(" ", ""), "")
+    if said in ("", _OTHER) or (said == _SAFE and named not in (None, _SAFE)):
+        return named or said or _OTHER
+    return said
 
 
 def _named(file: WireFile) -> str:
@@ -107,19 +188,29 @@ def _named(file: WireFile) -> str:
 
 
 def _none(version: WireVersion, asked: Asked) -> HubError:
-    pickled = [file for file in version.files if file.type.casefold() in _WEIGHTS]
+    whole = [file for file in version.files if file.type.casefold() in _WHOLE]
     parts = [file for file in version.files if file.type.casefold() in _PARTS and _is_safe(file)]
-    if pickled:
+    hint = f"its author must add a safetensors file: {asked.page}"
+    if whole:
+        kinds: dict[str, WireFile] = {}
+        for file in sorted(whole, key=lambda file: file.id):
+            kinds.setdefault(_format_of(file), file)
+        shown = ", ".join(f"{FORMAT_TITLES[kind]} ({_named(file)})" for kind, file in kinds.items())
+        danger = ", which can run any program when it is loaded" if set(kinds) == {_PICKLE} else ""
         return HubError(
-            f"{asked.name} holds weights only as a pickle, {_named(pickled[0])}, which can run any "
-            "program when it is loaded",
-            hint=f"its author must add a safetensors file: {asked.page}",
+            f"{asked.name} has no safetensors file with its weights, only {shown}{danger}",
+            hint=hint,
         )
     if parts:
         return HubError(
             f"{asked.name} holds a part of a model alone, {_named(parts[0])} without text encoders",
             hint=f"choose a version that is a whole checkpoint: {asked.page}",
         )
+    if version.files:
+        others = ", ".join(sorted({file.type[:40] for file in version.files})[:5])
+        return HubError(
+            f"{asked.name} gives out no weights, only: {others}", hint=f"see {asked.page}"
+        )
     return HubError(
-        f"{asked.name} gives out no weights; the model may be archived", hint=f"see {asked.page}"
+        f"{asked.name} gives out no files; the model may be archived", hint=f"see {asked.page}"
     )

@@ -28,7 +28,7 @@ _MOST_VERSIONS = 1_000
 _MOST_MODELS = 1_000
 _MOST_KB = 500 * 10**6
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-_AIR = re.compile(r"urn:air:[a-z0-9]+:[a-z0-9_]+:civitai:[0-9]+@[0-9]+")
+_AIR = re.compile(r"urn:air:[a-z0-9_-]{1,60}:[a-z0-9_-]{1,60}:civitai:[0-9]+@[0-9]+")
 _EVERYBODY = 1
 """The bit of PG in a level, which has one bit for each rating."""
 

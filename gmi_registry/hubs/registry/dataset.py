@@ -25,6 +25,7 @@ from gmi_registry.hubs.huggingface.errors import Asked, explained, offline_error
 from gmi_registry.hubs.huggingface.patience import patiently
 from gmi_registry.hubs.huggingface.preflight import StoredFile
 from gmi_registry.spec import ModelRef
+from gmi_registry.spec.address import dataset_name
 
 __all__ = ["DEFAULT_REGISTRY", "REPO_TYPE", "AskedDataset", "Dataset"]
 
@@ -93,7 +94,7 @@ class Dataset:
                 hint="set HF_ENDPOINT to one that begins with https://",
             )
         has_token = bool(token) if token is not None else get_token() is not None
-        asked = AskedDataset(address, has_token, _checked_id(repo_id))
+        asked = AskedDataset(address, has_token, _checked_id(repo_id, address))
         cache = Path(constants.HF_HUB_CACHE) if home is None else home / "hub"
         return cls(
             HfApi(address, token=token, library_name=_LIBRARY), asked, cache, offline=offline
@@ -228,8 +229,9 @@ class Dataset:
             yield info
 
 
-def _checked_id(text: str | None) -> str:
+def _checked_id(text: str | None, address: str) -> str:
     name = text or os.environ.get("GMI_REGISTRY") or DEFAULT_REGISTRY
+    name = dataset_name(name, [("hf", address)])
     try:
         usable = "/" in ModelRef("hf", name).id
     except InputError:

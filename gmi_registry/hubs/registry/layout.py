@@ -14,7 +14,6 @@ weights, 64 hex digits in the place of a revision. No commit looks like that, wh
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Mapping
 
 from gmi_registry.errors import (
@@ -68,14 +67,11 @@ VERIFIED_NAME = "verified.json"
 """At the root, and the maintainers' alone."""
 
 _HUBS: tuple[HubName, ...] = ("civitai", "hf")
-_WEIGHTS = re.compile(r"[0-9a-f]{64}")
 
 
 def is_entry(ref: ModelRef) -> bool:
     """Whether ``ref`` is pinned as the registry pins: to a version, or to the digest of weights."""
-    return ref.revision is not None and (
-        ref.hub == "civitai" or (ref.hub == "hf" and _WEIGHTS.fullmatch(ref.revision) is not None)
-    )
+    return ref.is_entry
 
 
 def entry_of(model: DescribedModel) -> ModelRef:

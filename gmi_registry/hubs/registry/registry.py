@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from huggingface_hub import is_offline_mode
 from huggingface_hub.errors import RevisionNotFoundError
 
 from gmi_registry.errors import (
     HubError,
+    InputError,
     OfflineError,
     SpecNotFoundError,
 )
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from gmi_registry.hubs.registry.aggregate import AggregateFiles
 
 __all__ = ["DEFAULT_REGISTRY", "Registry"]
+
+_MOST_OTHERS = 8
 
 _log = logging.getLogger(__name__)
 
@@ -83,6 +87,12 @@ class Registry:
             repo_id, endpoint=endpoint, token=token, home=home, offline=self.offline
         )
         self._shelf = Shelf(self.dataset.assets(home), self.dataset.id)
+        self._settings: dict[str, Any] = {
+            "endpoint": endpoint,
+            "token": token,
+            "cache_dir": cache_dir,
+            "offline": offline,
+        }
         self._listed: dict[HubName, Listed] = {}
         self._head = Head(self.dataset)
 
@@ -192,6 +202,22 @@ class Registry:
         self._require_network()
         return submit(self.dataset, ref, folder, create_pr=create_pr)
 
+    def others(self) -> Iterator[Registry]:
+        """Other registries of this hub that were listed on this machine, the latest first.
+
+        A reference to an entry does not say in which registry it is, so where this one has none,
+        one of those may. No request. At most eight; what is no registry any more is for their
+        readers to find out.
+        """
+        for name in self._usual_shelf().others()[:_MOST_OTHERS]:
+            if name != self.dataset.id:
+                with contextlib.suppress(InputError):
+                    yield Registry(name, **self._settings)
+
+    def _usual_shelf(self) -> Shelf:
+        """Where listings are kept that no ``cache_dir`` keeps apart."""
+        return Shelf(self.dataset.assets(None), self.dataset.id)
+
     def head(self) -> str:
         """The commit that the registry stands at now: one request."""
         self._require_network()
@@ -221,6 +247,9 @@ class Registry:
         if known is None or known.commit != commit:
             entries = entries_of(self.dataset.tree(commit, hub_folder(hub)), commit)
             known = self._shelf.keep(hub, Listed(commit, tuple(entries), self._trusted(commit)))
+            # The name alone: a later command, which knows nothing of cache_dir, may be given one
+            # of the references that this one printed.
+            self._usual_shelf().remember()
         self._listed[hub] = known
         return known
 

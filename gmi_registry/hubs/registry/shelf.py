@@ -7,8 +7,10 @@ files, once downloaded, are found without a request.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -111,6 +113,31 @@ class Shelf:
 
     def __init__(self, directory: Path, repo_id: str) -> None:
         self._directory = directory / repo_id.replace("/", "--")
+
+    def remember(self) -> None:
+        """Let :meth:`others` know of the dataset, where nothing is kept about it otherwise."""
+        with contextlib.suppress(OSError):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            os.utime(self._directory)
+
+    def others(self) -> list[str]:
+        """The other datasets of which something was kept beside this one's, the latest first."""
+
+        def when(folder: Path) -> float:
+            try:
+                return folder.stat().st_mtime
+            except OSError:
+                return 0.0
+
+        try:
+            folders = [item for item in self._directory.parent.iterdir() if item.is_dir()]
+        except OSError:
+            return []
+        names = [
+            folder.name.replace("--", "/") for folder in sorted(folders, key=when, reverse=True)
+        ]
+        own = self._directory.name.replace("--", "/")
+        return [name for name in names if name != own and name.count("/") == 1]
 
     def listed(self, hub: HubName) -> Listed | None:
         """The last listing of a hub, None where there was none."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gmi_registry.errors import GmiError
+from gmi_registry.errors import GmiError, HubError
 from gmi_registry.filters import Filters
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.huggingface.traffic import Traffic
@@ -19,6 +19,7 @@ from gmi_registry.hubs.registry.layout import is_entry
 from gmi_registry.hubs.registry.registry import Registry
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef, read_manifest
+from gmi_registry.spec.canonical import canonical_digest
 
 __all__ = ["SupplementedHub"]
 
@@ -114,7 +115,7 @@ class SupplementedHub:
             return None
         entries = [item for item in self._listed() if item.ref.repository == ref.repository]
         if entries:
-            return self._current(entries).ref
+            return replace(self._current(entries).ref, file=ref.file)
         try:
             own = self.hub.weight_digests(ref)
             return self.registry.find_weights(own) if own else None
@@ -133,8 +134,20 @@ class SupplementedHub:
         return place.fetch_signature(ref)
 
     def fetch_model(self, ref: ModelRef) -> ModelFiles:
-        """As :meth:`.HuggingFaceHub.fetch_model`."""
-        return self.hub.fetch_model(ref)
+        """As :meth:`.HuggingFaceHub.fetch_model`; of an entry the model as it is now.
+
+        Raises HubError where the weights that an entry names are no longer the model's.
+        """
+        if not self._is_entry(ref):
+            return self.hub.fetch_model(ref)
+        model = self.hub.fetch_model(ref.without_revision)
+        weights = sorted((weight.path, weight.sha256) for weight in model.weights)
+        if canonical_digest([list(weight) for weight in weights]) != ref.revision:
+            raise HubError(
+                f"{ref.without_revision} has other weights now than those of {ref}",
+                hint=f"name the model as it is: {ref.without_revision}",
+            )
+        return model
 
     def fetch_encoder(self, name: str, pretrained: str) -> Path | None:
         """As :meth:`.HuggingFaceHub.fetch_encoder`."""
@@ -142,7 +155,7 @@ class SupplementedHub:
 
     def weight_digests(self, ref: ModelRef) -> Mapping[str, str | None] | None:
         """As :meth:`.HuggingFaceHub.weight_digests`; of an entry's model as it is now."""
-        return self.hub.weight_digests(ref.without_revision if self._is_entry(ref) else ref)
+        return self.hub.weight_digests(self._model(ref))
 
     def weights_beside(self, ref: ModelRef, folder: Path) -> Mapping[str, str | None] | None:
         """As :meth:`.HuggingFaceHub.weights_beside`; of an entry's model as it is now."""
@@ -164,11 +177,11 @@ class SupplementedHub:
 
     def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> None:
         """As :meth:`.HuggingFaceHub.check_writable`."""
-        self.hub.check_writable(ref, create_pr=create_pr)
+        self.hub.check_writable(self._model(ref), create_pr=create_pr)
 
     def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = False) -> str:
         """Beside the model, as :meth:`.HuggingFaceHub.push_spec`."""
-        return self.hub.push_spec(ref, folder, create_pr=create_pr)
+        return self.hub.push_spec(self._model(ref), folder, create_pr=create_pr)
 
     def _listed(self) -> list[Listing]:
         try:
@@ -181,6 +194,9 @@ class SupplementedHub:
     def _is_entry(self, ref: ModelRef) -> bool:
         # Listed or not: no commit has 64 digits.
         return ref.hub == self.name and is_entry(ref)
+
+    def _model(self, ref: ModelRef) -> ModelRef:
+        return ref.without_revision if self._is_entry(ref) else ref
 
     def _current(self, listings: list[Listing]) -> Listing:
         if len(listings) == 1:

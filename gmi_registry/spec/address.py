@@ -275,8 +275,8 @@ def _site(
         return None
     host = host.removeprefix("www.")
     hosts: Mapping[str, HubName] = {
-        **dict.fromkeys(HF_HOSTS, cast("HubName", "hf")),
-        **dict.fromkeys(CIVITAI_HOSTS, cast("HubName", "civitai")),
+        **dict.fromkeys(HF_HOSTS, "hf"),
+        **dict.fromkeys(CIVITAI_HOSTS, "civitai"),
     }
     return (hosts[host], path, parts) if host in hosts else None
 

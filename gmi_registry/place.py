@@ -205,7 +205,7 @@ def find_model(text: str, hub: Hub, revision: str | None = None) -> ModelRef:
     named = _read(text, cast("HubName", hub.name), endpoints(hub))
     if named is not None and named.hub != hub.name:
         raise InputError(
-            f"{text.strip()[:120] if named.model is None else named.model} is a model of "
+            f"{named.model or f'version {named.version}'} is a model of "
             f"{_TITLES[named.hub]}, and the hub that was named is {_title(hub)}",
             hint=f"name its hub, --hub {_HUB_OPTIONS[named.hub]}, or a model of this one",
         )
@@ -216,7 +216,7 @@ def find_model(text: str, hub: Hub, revision: str | None = None) -> ModelRef:
         return ref
     if ref.revision is not None and ref.revision != revision:
         raise InputError(
-            f"{text} names revision {ref.revision}, and --revision names {revision}",
+            f"{ref} names revision {ref.revision}, and --revision names {revision}",
             hint=f"name one of them: {ref.without_revision} --revision {revision}",
         )
     return ModelRef(ref.hub, ref.id, revision, ref.file)

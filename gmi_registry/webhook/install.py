@@ -217,9 +217,15 @@ def _name(text: str) -> str:
     named = read_address(text, "hf", endpoints())
     ref = None if named is None else named.model
     if ref is None or ref.hub != "hf" or "/" not in ref.id:
+        shown = text.partition("?")[0][:120]
         raise InputError(
-            f"{text[:120]!r} cannot be watched: webhooks are for models of Hugging Face",
+            f"{shown!r} cannot be watched: webhooks are for models of Hugging Face",
             hint="write owner/name",
+        )
+    if ref.revision is not None and not ref.is_pinned:
+        raise InputError(
+            f"{ref} cannot be watched: webhooks tell of every change of {ref.id}",
+            hint=f"write {ref.id}",
         )
     if ref != ref.repository:
         _log.warning("%s: webhooks tell of every change of %s, not of that alone", ref, ref.id)

@@ -129,13 +129,8 @@ def _named(ref: ModelRef, hub: Hub) -> Listing:
     if ref.hub == "hf" and ref.is_entry:
         return Listing(ref, (), trust="self-published")
     if ref.identity == ref:
-<<<<<<< HEAD
         return Listing(_by_present_name(ref, hub), ())
-    if not _PRINTED.fullmatch(ref.revision or ""):
-=======
-        return Listing(ref, ())
     if not ref.is_pinned:
->>>>>>> names
         raise InputError(
             f"{ref} names a revision, and a specification follows what the hub serves now",
             hint=f"gmi regenerate --repo {ref.identity}, or gmi-publish {ref}",

@@ -278,13 +278,8 @@ def _site(
         return None
     host = host.removeprefix("www.")
     hosts: Mapping[str, HubName] = {
-<<<<<<< HEAD
-        **{name: "hf" for name in HF_HOSTS},
-        **{name: "civitai" for name in CIVITAI_HOSTS},
-=======
         **dict.fromkeys(HF_HOSTS, "hf"),
         **dict.fromkeys(CIVITAI_HOSTS, "civitai"),
->>>>>>> names
     }
     return (hosts[host], path, parts) if host in hosts else None
 

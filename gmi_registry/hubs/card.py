@@ -7,6 +7,7 @@ from typing import Any
 
 from gmi_registry.errors import HubError
 from gmi_registry.model import ModelCard
+from gmi_registry.sanitize import one_line
 from gmi_registry.spec.fields import unprintable
 
 __all__ = ["CARD_LIMIT", "CARD_NAME", "parse_card"]
@@ -74,7 +75,7 @@ def _front_matter(text: str, where: Path) -> tuple[dict[str, Any], str]:
         raise _broken(where, "the front matter is nested too deeply") from None
     # The library lets YAML's errors through, and trips over odd types in several ways.
     except Exception as error:
-        reason = " ".join(str(error).split())[:_LONGEST]
+        reason = one_line(str(error), _LONGEST)
         raise _broken(where, f"the front matter cannot be read: {reason}") from None
     return fields, card.text
 

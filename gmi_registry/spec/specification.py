@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from gmi_registry import __version__
 from gmi_registry.errors import DigestMismatchError, SpecFormatError
+from gmi_registry.sanitize import first_fault
 from gmi_registry.spec.described import DescribedModel
 from gmi_registry.spec.manifest import (
     ROWS_LIMIT,
@@ -148,7 +149,7 @@ def build_spec(
             tool=tool,
         )
     except ValidationError as error:
-        reason = " ".join(error.errors()[0]["msg"].split())
+        reason = first_fault(error)
         raise SpecFormatError(f"the parts make no specification: {reason}") from error
     spec = Spec(manifest, arrays.image_embeddings, arrays.prompt_embeddings, arrays.image_prompt)
     spec.check()

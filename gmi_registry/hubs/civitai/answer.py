@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from gmi_registry.errors import HubError
 from gmi_registry.hubs.civitai.refusal import Asked, BusyError, stranger, unreachable
+from gmi_registry.sanitize import first_fault, one_line
 
 if TYPE_CHECKING:
     import httpx2
@@ -43,10 +44,8 @@ def parsed(kind: type[Document], content: object, asked: Asked) -> Document:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"]))[:80]
         raise HubError(
-            f"{asked.name}: what Civitai says of it cannot be used: {place}: {first['msg'][:120]}",
+            f"{asked.name}: what Civitai says of it cannot be used: {first_fault(error, 120)}",
             hint=f"see {asked.page}",
         ) from None
 
@@ -74,7 +73,7 @@ def decoded(content: bytes, response: httpx2.Response, asked: Asked) -> Any:
     """A body that is JSON and says so. Raises HubError for any other."""
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise stranger(asked, f"it sends {kind[:60] or 'something'} in place of JSON")
+        raise stranger(asked, f"it sends {one_line(kind, 60) or 'something'} in place of JSON")
     try:
         return json.loads(content)
     except (ValueError, RecursionError):

@@ -26,6 +26,7 @@ from gmi_registry.hubs.civitai.patience import patiently
 from gmi_registry.hubs.civitai.refusal import Asked, BusyError, refusal, stranger, unreachable
 from gmi_registry.hubs.civitai.traffic import CivitaiTraffic
 from gmi_registry.hubs.civitai.wire import Page, WireModel, WireVersion
+from gmi_registry.sanitize import add_secret
 from gmi_registry.spec import ModelRef
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class CivitaiClient:
                 f"{self.endpoint[:120]!r} is not the address of a hub",
                 hint="set CIVITAI_ENDPOINT to one that begins with https://",
             )
+        add_secret(self._token)
         if self._token is not None and not _TOKEN.fullmatch(self._token):
             raise InputError(
                 "the Civitai token holds characters that no token has",

@@ -20,6 +20,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -34,10 +35,12 @@ __all__ = [
     "first_fault",
     "guarded_output",
     "holds_secret",
+    "on_page",
     "one_line",
     "redacted",
     "shown",
     "traceback_text",
+    "without_secrets",
 ]
 
 MASK = "…"
@@ -69,6 +72,7 @@ _ACTING = (
 _ACTS = re.compile(f"[{_ACTING}]")
 # Colours, and the movements of progress bars; a terminal does nothing else by these.
 _BAR = re.compile(f"(\x1b\\[[0-9;]*[mAK]|\x1b\\[\\?25[hl]|\r)|[{_ACTING}]")
+_HIDES = re.compile(f"(?!(?<=[^\x00-\x7f])[\u200c\u200d][^\x00-\x7f])[{_ACTING}]")
 _GAP = f"[{_ACTING}\t\n]{{0,8}}"
 
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -147,12 +151,28 @@ def _letter(character: str) -> str:
     percent = "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in content)
     python = rf"\\{{1,4}}(?:u{number:04x}|x{number:02x})"
     html = f"&#(?:x0{{0,6}}{number:x}|0{{0,6}}{number});"
-    return f"(?:{plain}|{percent}|{python}|{html})"
+    named = "" if character.isalnum() else f"|{re.escape(escape(character))}"
+    return f"(?:{plain}|{percent}|{python}|{html}{named})"
 
 
 def holds_secret(text: str) -> bool:
     """Whether a known secret stands in the text, in any of the spellings that are looked for."""
-    return _known is not None and _known.search(text) is not None
+    return without_secrets(text) != text
+
+
+def without_secrets(text: str) -> str:
+    """``text`` without known secrets; other text stays as it is, and may be megabytes."""
+    if _known is None:
+        return text
+    lower = text.lower()
+    encoded = any(mark in text for mark in ("%", "\\", "&")) or not _is_plain(text)
+    if encoded or any(spelling in lower for spelling in _plainly):
+        return _known.sub(MASK, text)
+    return text
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.replace("\n", " ").replace("\t", " ").isprintable()
 
 
 def redacted(text: str) -> str:
@@ -184,6 +204,13 @@ def _escape(character: str) -> str:
 def shown(text: str) -> str:
     """One line for a person: without secrets, with escapes, of at most 4,000 characters."""
     return _cut(escaped(redacted(_cut(text, 4 * _LONGEST_MESSAGE))), _LONGEST_MESSAGE)
+
+
+def on_page(text: str) -> str:
+    """``text`` for a page, where a browser breaks the lines: without secrets, and with escapes for
+    what would turn or hide the text around it. Joiners stay where letters and emoji need them."""
+    text = without_secrets(text)
+    return text if _is_plain(text) else _HIDES.sub(lambda found: _escape(found.group()), text)
 
 
 def one_line(text: str, longest: int = 200) -> str:
@@ -234,7 +261,8 @@ def guarded_output() -> Iterator[None]:
     streams cannot encode is escaped. Colours, and what moves a progress bar, pass on a terminal.
     """
     for secret in _of_environment():
-        if len(secret) >= _SHORTEST_GUESSED:
+        # A lone word under such a name may be anything, and text holds it by chance.
+        if len(secret) >= _SHORTEST_GUESSED and not secret.isalpha():
             add_secret(secret)
     before = sys.stdout, sys.stderr, logging.getLogRecordFactory()
     sys.stdout, sys.stderr = _guard(sys.stdout), _guard(sys.stderr)
@@ -303,15 +331,8 @@ class _Guarded(io.TextIOWrapper):
 
 
 def _passing(text: str, is_terminal: bool) -> str:
-    words = text.replace("\n", " ").replace("\t", " ")
-    is_plain = words.isascii() and words.isprintable()
-    if _known is not None:
-        # Most of what is written is plain, and may be megabytes.
-        lower = words.lower()
-        encoded = not is_plain or any(mark in words for mark in ("%", "\\", "&#"))
-        if encoded or any(spelling in lower for spelling in _plainly):
-            text = _known.sub(MASK, text)
-    if is_plain or not _ACTS.search(text):
+    text = without_secrets(text)
+    if _is_plain(text) or not _ACTS.search(text):
         return text
     if is_terminal:
         return _BAR.sub(lambda found: found.group(1) or _escape(found.group()), text)

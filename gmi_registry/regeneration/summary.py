@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from gmi_registry.indexing import Indexing
 from gmi_registry.regeneration.executor import Result
 from gmi_registry.regeneration.plan import PlannedModel
+from gmi_registry.sanitize import escaped
 
 __all__ = ["Left", "Summary"]
 
@@ -190,5 +192,8 @@ def _row(cells: Sequence[str]) -> str:
 
 def _text(text: str) -> str:
     """As words of a page: reasons come from hubs, and must not become links, pictures or rows."""
-    line = "".join(letter if letter.isprintable() else " " for letter in text)
-    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|!#&~" else letter for letter in line)
+    line = "".join(letter if escaped(letter) == letter else " " for letter in text)
+    line = "".join(f"\\{letter}" if letter in "\\`*_[]<>|!#&~" else letter for letter in line)
+    # Forges make links of bare addresses, and call people by their names.
+    line = line.replace("://", "&#58;//").replace("www.", "www&#46;")
+    return re.sub(r"(?<![\w.])@", "&#64;", line)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gmi_registry.errors import AuthError, GmiError, InputError
+from gmi_registry.sanitize import guarded_output
 from gmi_registry.spec.reference import ModelRef
 from gmi_registry.webhook.look import Look, Looked, look_with
 from gmi_registry.webhook.payload import Ignored, decide
@@ -98,4 +99,5 @@ def _looked(look: Look, repo: str) -> Looked:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with guarded_output():
+        sys.exit(main())

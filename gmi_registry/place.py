@@ -15,6 +15,7 @@ from gmi_registry.errors import InputError
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
     from gmi_registry.spec import ModelRef
+    from gmi_registry.spec.files import Links
 
 __all__ = [
     "DEFAULT_HUB",
@@ -57,7 +58,7 @@ class SpecPlace:
 
     folder: Path
     expected: ModelRef | None = None
-    follow_links: bool = False
+    follow_links: Links = False
 
 
 def open_hub(
@@ -182,9 +183,13 @@ def find_spec(
         return SpecPlace(parent, expected=ref, follow_links=makes_links(opened))
 
 
-def makes_links(hub: Hub) -> bool:
-    """Whether what the hub gives are links that its own client made, within its download cache.
+def makes_links(hub: Hub) -> Links:
+    """Which links of what the hub gives are followed, as for :func:`.read_spec`.
 
-    A folder of models is filled by anybody, and its links may lead anywhere.
+    Those within a download cache its own client made. A folder of models is filled by anybody, and
+    its links may lead anywhere: only what lies in it is read.
     """
-    return hub.name != "local"
+    if hub.name != "local":
+        return True
+    root: object = getattr(hub, "root", False)
+    return root if isinstance(root, Path) else False

@@ -201,6 +201,7 @@ def test_a_file_that_changes_while_it_is_read(
         def __init__(self, real: os.stat_result) -> None:
             self.st_mode = real.st_mode
             self.st_size = real.st_size + 1
+            self.st_nlink = real.st_nlink
 
     monkeypatch.setattr(files_module.os, "fstat", lambda number: Longer(fstat(number)))
     with pytest.raises(SpecFormatError, match="changed while"):

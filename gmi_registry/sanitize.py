@@ -72,7 +72,8 @@ _ACTING = (
 _ACTS = re.compile(f"[{_ACTING}]")
 # Colours, and the movements of progress bars; a terminal does nothing else by these.
 _BAR = re.compile(f"(\x1b\\[[0-9;]*[mAK]|\x1b\\[\\?25[hl]|\r)|[{_ACTING}]")
-_HIDES = re.compile(f"(?!(?<=[^\x00-\x7f])[\u200c\u200d][^\x00-\x7f])[{_ACTING}]")
+_JOINS = f"[^\x00-\x7f{_ACTING}]"
+_HIDES = re.compile(f"(?!(?<={_JOINS})[\u200c\u200d]{_JOINS})[{_ACTING}]")
 _GAP = f"[{_ACTING}\t\n]{{0,8}}"
 
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (

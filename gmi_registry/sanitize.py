@@ -53,8 +53,8 @@ _MOST_PARTS = 12
 # Shorter ones are words that honest text holds: masking them would tell what they are.
 _SHORTEST_SECRET = 6
 _SHORTEST_GUESSED = 8
-# So many first characters of a longer secret are taken for it: an answer may have been cut.
-_TELLING = 12
+# The first half of a secret, or so many characters of it, are taken for it: an answer may be cut.
+_FEWEST_TELLING, _TELLING = 8, 12
 _MOST_SECRETS = 64
 
 # Invisible although Python calls them printable: fillers, joiners, selectors of variants but for
@@ -74,18 +74,19 @@ _ACTS = re.compile(f"[{_ACTING}]")
 _BAR = re.compile(f"(\x1b\\[[0-9;]*[mAK]|\x1b\\[\\?25[hl]|\r)|[{_ACTING}]")
 _JOINS = f"[^\x00-\x7f{_ACTING}]"
 _HIDES = re.compile(f"(?!(?<={_JOINS})[\u200c\u200d]{_JOINS})[{_ACTING}]")
-_GAP = f"[{_ACTING}\t\n]{{0,8}}"
+_GAP = f"[{_ACTING}\t\n ?\ufffd]{{0,8}}"
 
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\bhf_[A-Za-z0-9]{6,}"), f"hf_{MASK}"),
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"), MASK),
-    (re.compile(r"(?i)\b(bearer\s+)(?=\S*[0-9_.-])[^\s'\",;<>]{8,}"), rf"\1{MASK}"),
     (
         re.compile(
-            r"(?i)\b((?:proxy-)?authorization['\"]?\s*[:=]\s*['\"]?(?:basic\s+)?)[^\s'\",;]+"
+            r"(?i)\b((?:proxy-)?authorization['\"]?\s{0,9}[:=]\s{0,9}['\"]?"
+            r"(?:(?:basic|bearer|digest|token)\s+)?)[^\s'\",;]+"
         ),
         rf"\1{MASK}",
     ),
+    (re.compile(r"(?i)\b(bearer\s+)(?=\S*[0-9_.-])[^\s'\",;<>]{8,}"), rf"\1{MASK}"),
     (re.compile(r"(://)[^\s/?#@'\"<>]{1,500}@"), rf"\1{MASK}@"),
     (
         re.compile(
@@ -96,10 +97,49 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
 )
 
-_lock = threading.Lock()
-_secrets: dict[str, None] = {}
-_known: re.Pattern[str] | None = None
-_plainly: frozenset[str] = frozenset()  # the spellings that a text can be searched for at once
+
+class _Secrets:
+    """What may not be shown, and the patterns of it, which are made once they are asked for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._texts: tuple[str, ...] = ()
+        self._pattern: re.Pattern[str] | None = None
+        self._plainly: tuple[str, ...] = ()
+
+    def add(self, text: str) -> None:
+        with self._lock:
+            if text not in self._texts:
+                latest = (*self._texts, text)[-_MOST_SECRETS:]
+                self._texts, self._pattern = latest, None
+
+    def out_of(self, text: str) -> str:
+        """``text`` without them."""
+        return text if not self._texts else self._patterns()[0].sub(MASK, text)
+
+    def may_be_in(self, text: str) -> bool:
+        """Whether to look for them in ``text``: soon known, for that may be megabytes."""
+        if not self._texts:
+            return False
+        if any(mark in text for mark in ("%", "\\", "&")) or not _is_plain(text):
+            return True
+        lower = text.lower()
+        return any(spelling in lower for spelling in self._patterns()[1])
+
+    def _patterns(self) -> tuple[re.Pattern[str], tuple[str, ...]]:
+        with self._lock:
+            if self._pattern is None:
+                longest_first = sorted(self._texts, key=len, reverse=True)
+                encoded = [spelling for it in longest_first for spelling in _encodings(it)]
+                begun = [it[: _telling(it)] for it in longest_first]
+                self._plainly = tuple(it.lower() for it in (*begun, *encoded))
+                patterns = [pattern for it in longest_first for pattern in _spellings(it)]
+                every = "|".join((*patterns, *map(re.escape, encoded)))
+                self._pattern = re.compile(every, re.IGNORECASE)
+            return self._pattern, self._plainly
+
+
+_secrets = _Secrets()
 
 
 def add_secret(text: str | None) -> None:
@@ -107,20 +147,8 @@ def add_secret(text: str | None) -> None:
 
     None, and texts of fewer than 6 characters, which honest text holds by chance, are left out.
     """
-    global _known, _plainly
-    if not text or len(text) < _SHORTEST_SECRET or text in _secrets:
-        return
-    with _lock:
-        _secrets[text] = None
-        while len(_secrets) > _MOST_SECRETS:
-            del _secrets[next(iter(_secrets))]
-        longest_first = sorted(_secrets, key=len, reverse=True)
-        plainly = [spelling for it in longest_first for spelling in _encodings(it)]
-        _plainly = frozenset(it.lower() for it in (*longest_first, *plainly)) | {
-            it[:_TELLING].lower() for it in longest_first if len(it) >= 2 * _TELLING
-        }
-        patterns = [pattern for it in longest_first for pattern in _spellings(it)]
-        _known = re.compile("|".join((*patterns, *map(re.escape, plainly))), re.IGNORECASE)
+    if text and len(text) >= _SHORTEST_SECRET:
+        _secrets.add(text)
 
 
 def _spellings(secret: str) -> Iterator[str]:
@@ -128,8 +156,11 @@ def _spellings(secret: str) -> Iterator[str]:
     HTML, with invisible characters between, and cut short."""
     letters = [_letter(character) for character in secret]
     yield _GAP.join(letters)
-    if len(secret) >= 2 * _TELLING:
-        yield _GAP.join(letters[:_TELLING]) + r"[\w.~+/=-]*"
+    yield _GAP.join(letters[: _telling(secret)]) + r"[^\s'\"<>,]{0,500}"
+
+
+def _telling(secret: str) -> int:
+    return min(len(secret), max(_FEWEST_TELLING, min(_TELLING, len(secret) // 2)))
 
 
 def _encodings(secret: str) -> Iterator[str]:
@@ -149,6 +180,8 @@ def _encodings(secret: str) -> Iterator[str]:
 def _letter(character: str) -> str:
     number = ord(character)
     plain, content = re.escape(character), character.encode("utf-8", "surrogatepass")
+    if not character.isalnum():
+        plain = rf"\\{{0,3}}{plain}"
     percent = "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in content)
     python = rf"\\{{1,4}}(?:u{number:04x}|x{number:02x})"
     html = f"&#(?:x0{{0,6}}{number:x}|0{{0,6}}{number});"
@@ -163,13 +196,7 @@ def holds_secret(text: str) -> bool:
 
 def without_secrets(text: str) -> str:
     """``text`` without known secrets; other text stays as it is, and may be megabytes."""
-    if _known is None:
-        return text
-    lower = text.lower()
-    encoded = any(mark in text for mark in ("%", "\\", "&")) or not _is_plain(text)
-    if encoded or any(spelling in lower for spelling in _plainly):
-        return _known.sub(MASK, text)
-    return text
+    return _secrets.out_of(text) if _secrets.may_be_in(text) else text
 
 
 def _is_plain(text: str) -> bool:
@@ -179,8 +206,7 @@ def _is_plain(text: str) -> bool:
 def redacted(text: str) -> str:
     """``text`` without known secrets, and without what looks like one: tokens of hubs, the header
     Authorization, user names and passwords in addresses, tokens in their queries."""
-    if _known is not None:
-        text = _known.sub(MASK, text)
+    text = _secrets.out_of(text)
     for pattern, instead in _PATTERNS:
         text = pattern.sub(instead, text)
     return text

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import http.server
 import json
 import re
+import secrets
 import sys
+import threading
+import urllib.parse
 
 import pytest
 from cli_specs import make_spec
@@ -158,3 +163,66 @@ def test_a_fault_of_the_program_shows_no_raw_text_either(run, monkeypatch):
     assert "ZeroDivisionError" in err
     assert not RAW.search(out + err)
     assert "a1b2c3d4e5" not in err
+
+
+class EchoingHub(http.server.BaseHTTPRequestHandler):
+    """Refuses everything, and says in every way which token it was sent."""
+
+    def do_GET(self):
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        said = " | ".join(
+            (
+                token,
+                token.swapcase(),
+                urllib.parse.quote(token, safe=""),
+                base64.b64encode(token.encode()).decode(),
+                token.encode().hex(),
+                token[: len(token) * 3 // 4],
+            )
+        )
+        body = json.dumps({"error": said, "message": said}).encode()
+        self.server.tokens.add(token)
+        self.send_response(403)
+        for name, value in (
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("X-Error-Message", said),
+            ("X-Request-Id", token),
+        ):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_HEAD = do_POST = do_GET  # noqa: N815, the names are http.server's
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("model", ["hf:owner/name", "civitai:12@34"])
+def test_a_hub_that_echoes_the_token(start, tmp_path, model):
+    token = "p@ss/w:rd+%41=~" + secrets.token_hex(8)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), EchoingHub) as server:
+        server.tokens = set()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        done = start(
+            "main",
+            *("publish", model, "--dry-run", "--verbose"),
+            HF_ENDPOINT=endpoint,
+            CIVITAI_ENDPOINT=endpoint,
+            HF_HOME=str(tmp_path),
+            HF_TOKEN=token,
+            CIVITAI_TOKEN=token,
+            HF_DEBUG="1",
+        )
+        server.shutdown()
+    assert token in server.tokens
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    said = done.stdout + done.stderr
+    said = (said + urllib.parse.unquote(said)).casefold()
+    encoded = base64.b64encode(token.encode()).decode(), token.encode().hex()
+    for text in (token, *encoded):
+        parts = {text[i : i + 10].casefold() for i in range(len(text) - 13)}
+        assert not any(part in said for part in parts)

@@ -35,6 +35,7 @@ __all__ = [
     "first_fault",
     "guarded_output",
     "holds_secret",
+    "in_markdown",
     "on_page",
     "one_line",
     "redacted",
@@ -238,6 +239,15 @@ def on_page(text: str) -> str:
     what would turn or hide the text around it. Joiners stay where letters and emoji need them."""
     text = without_secrets(text)
     return text if _is_plain(text) else _HIDES.sub(lambda found: _escape(found.group()), text)
+
+
+def in_markdown(text: str) -> str:
+    """``text`` as words of a page in Markdown: no link, picture, row, mention or HTML."""
+    line = "".join(letter if escaped(letter) == letter else " " for letter in redacted(text))
+    line = "".join(f"\\{letter}" if letter in "\\`*_[]<>|!#&~" else letter for letter in line)
+    # Forges make links of bare addresses, and call people by their names.
+    line = line.replace("://", "&#58;//").replace("www.", "www&#46;")
+    return re.sub(r"(?<![\w.])@", "&#64;", line)
 
 
 def one_line(text: str, longest: int = 200) -> str:

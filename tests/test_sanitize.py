@@ -201,3 +201,19 @@ def test_no_text_takes_long(unit):
     sanitize.one_line(text)
     sanitize.shown(text)
     assert time.process_time() - start < 5
+
+
+def test_words_of_strangers_are_words_in_markdown():
+    import markdown_it
+
+    hostile = (
+        "[a](https://evil.example) ![p](//t) <b onclick=x> `c` | d\n# e @maintainers "
+        "www.evil.example https://evil.example <!-- gmi-spec:end --> &lt; *f* hf_abcdefgh\u202e\x1b"
+    )
+    written = sanitize.in_markdown(hostile)
+    tokens = markdown_it.MarkdownIt("gfm-like", {"linkify": False}).parse(written)
+    assert [token.type for token in tokens] == ["paragraph_open", "inline", "paragraph_close"]
+    assert {it.type for it in tokens[1].children} <= {"text", "text_special"}
+    for part in ("@maintainers", "https://", "www.evil", "hf_abcdefgh", "\u202e", "\x1b"):
+        assert part not in written
+    assert sanitize.in_markdown("Ink 2.0, by a.b@c.example") == "Ink 2.0, by a.b@c.example"

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gmi_registry.errors import HubError
-from gmi_registry.spec.files import SPEC_DIR, Links, UnusableFileError, held_folder
+from gmi_registry.spec.files import Links, UnusableFileError, held_folder
 
-__all__ = ["opened_plain", "read_gmi", "read_plain", "require_inside"]
+__all__ = ["opened_plain", "read_plain", "require_inside"]
 
 
 def require_inside(path: Path, root: Path) -> None:
@@ -58,12 +58,6 @@ def opened_plain(
         except OSError as error:
             raise HubError(f"{path} cannot be read: {error.strerror or error}") from error
         yield stream
-
-
-def read_gmi(directory: Path, name: str, limit: int, inside: Path) -> bytes:
-    """The file ``name`` of the specification in ``directory``, which lies in ``inside``."""
-    path = directory / SPEC_DIR / name
-    return read_plain(path, limit, inside, within=(SPEC_DIR,))
 
 
 def read_plain(

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmi_registry.errors import HubError
-from gmi_registry.hubs.confinement import read_gmi
-from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR
+from gmi_registry.hubs.confinement import read_plain
+from gmi_registry.spec import MANIFEST_NAME
 from gmi_registry.spec.canonical import canonical_digest
 from gmi_registry.spec.manifest import MANIFEST_LIMIT
 
@@ -33,15 +33,15 @@ class Excerpt:
     weights_digest: str
 
 
-def read_excerpt(directory: Path, inside: Path) -> Excerpt:
-    """Read from ``directory``/gmi/spec.json, of a folder in the hub ``inside``.
+def read_excerpt(folder: Path, inside: Path | None = None) -> Excerpt:
+    """Read from ``folder``/spec.json, where ``folder`` is a ``gmi`` in the hub ``inside``.
 
     A full check costs ten times as much, and comes with loading. Raises HubError where the file is
     missing, a link or too large, lies outside of the hub, or is plainly no manifest.
     """
-    path = directory / SPEC_DIR / MANIFEST_NAME
+    path = folder / MANIFEST_NAME
     try:
-        content = read_gmi(directory, MANIFEST_NAME, MANIFEST_LIMIT, inside)
+        content = read_plain(path, MANIFEST_LIMIT, inside or False, within=(folder.name,))
     except FileNotFoundError:
         raise HubError(f"{path} is missing") from None
     try:

@@ -96,7 +96,7 @@ class LocalHub:
                 require_inside(folder, self.root)
                 if not os.path.lexists(gmi):
                     continue
-                excerpt = read_excerpt(folder, self.root)
+                excerpt = read_excerpt(gmi, self.root)
             except HubError:
                 yield Listing(ref, ())
                 continue
@@ -111,8 +111,7 @@ class LocalHub:
         Raises SpecNotFoundError where the model, its specification or its pinned revision is not
         there, HubError where the folder is a link.
         """
-        model = self._model_folder(ref)
-        gmi = model / SPEC_DIR
+        gmi = self._model_folder(ref) / SPEC_DIR
         if gmi.is_symlink():
             raise HubError(f"{gmi} is a symbolic link", hint="put the folder itself there")
         if not gmi.is_dir():
@@ -121,7 +120,7 @@ class LocalHub:
             )
         if ref.revision is not None:
             try:
-                described = read_excerpt(model, self.root).weights_digest
+                described = read_excerpt(gmi, self.root).weights_digest
             except HubError:
                 return gmi  # the reader finds the same fault, and says more about it
             _require_revision(ref, described, "its specification describes")

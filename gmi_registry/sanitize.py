@@ -352,7 +352,6 @@ class _Guarded(io.TextIOWrapper):
             line_buffering=stream.line_buffering,
             write_through=getattr(stream, "write_through", False),
         )
-        self.mode = getattr(stream, "mode", "w")
         self._is_terminal = stream.isatty()
 
     def write(self, text: str, /) -> int:

@@ -89,6 +89,7 @@ def front_events(block: str, *, expanded: bool = False) -> tuple[yaml.Event, ...
     found: list[yaml.Event] = []
     open_sizes: list[tuple[str | None, int]] = [(None, 0)]
     sizes: dict[str | None, int] = {}
+    event: Any  # libyaml's marks are a class of their own
     for event in yaml.parse(block, Loader=loader):
         found.append(event)
         anchor = getattr(event, "anchor", None)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gmi_registry.hubs.registry import Registry
     from gmi_registry.spec import ModelRef, OwnWeights, Spec
     from gmi_registry.spec.address import Address
+    from gmi_registry.spec.files import Links
     from gmi_registry.spec.reference import HubName
 
 __all__ = [
@@ -85,7 +86,7 @@ class SpecPlace:
 
     folder: Path
     expected: ModelRef | None = None
-    follow_links: bool = False
+    follow_links: Links = False
     weights: Mapping[str, str | None] | None = None
     called: ModelRef | None = None
     registry: str | None = None
@@ -394,9 +395,13 @@ def _title(hub: Hub) -> str:
     return _TITLES.get(cast("HubName", hub.name), repr(hub.name))
 
 
-def makes_links(hub: Hub) -> bool:
-    """Whether what the hub gives are links that its own client made, within its download cache.
+def makes_links(hub: Hub) -> Links:
+    """Which links of what the hub gives are followed, as for :func:`.read_spec`.
 
-    A folder of models is filled by anybody, and its links may lead anywhere.
+    Those within a download cache its own client made. A folder of models is filled by anybody, and
+    its links may lead anywhere: only what lies in it is read.
     """
-    return hub.name != "local"
+    if hub.name != "local":
+        return True
+    root: object = getattr(hub, "root", False)
+    return root if isinstance(root, Path) else False

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from gmi_registry.errors import AuthError, HubError, InputError
+from gmi_registry.sanitize import add_secret
 from gmi_registry.webhook.address import receiver_address
 from gmi_registry.webhook.order import JobOrder, is_ours, schedule_job, source_job
 from gmi_registry.webhook.secret import SECRET_VARIABLE, Secret
@@ -55,6 +56,7 @@ def account_api(token: str | None = None) -> HfApi:
     from huggingface_hub import HfApi, constants, get_token
 
     found = token or get_token()
+    add_secret(found)
     if not found:
         raise AuthError(
             f"{constants.ENDPOINT}: webhooks belong to an account, and there is no token",

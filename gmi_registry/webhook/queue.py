@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from gmi_registry.errors import InputError
+from gmi_registry.sanitize import one_line
 
 __all__ = ["Counts", "Noted", "RepoQueue", "Taken"]
 
@@ -254,6 +255,6 @@ class RepoQueue:
             yield
         except (sqlite3.Error, OSError) as error:
             raise InputError(
-                f"{self._path} cannot be used: {' '.join(str(error).split())[:200]}",
+                f"{self._path} cannot be used: {one_line(str(error))}",
                 hint="choose another --queue, or move that file away and start again",
             ) from error

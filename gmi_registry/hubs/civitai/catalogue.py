@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gmi_registry.errors import InputError
 from gmi_registry.hubs.civitai.listing import ListedVersion
+from gmi_registry.sanitize import holds_secret
 from gmi_registry.spec import ModelRef
 
 __all__ = ["Catalogue"]
@@ -110,6 +111,8 @@ class Catalogue:
             return None
 
     def _write(self, text: str) -> None:
+        if holds_secret(text):
+            return  # which the hub has echoed
         scratch = self.place.with_name(f".{self.place.name}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
             self.place.parent.mkdir(parents=True, exist_ok=True)

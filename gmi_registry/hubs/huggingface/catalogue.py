@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gmi_registry.hubs.huggingface.download import COMMIT
+from gmi_registry.sanitize import holds_secret
 
 __all__ = ["Catalogue", "Entry", "read_note", "write_note"]
 
@@ -146,10 +147,13 @@ def read_note(path: Path) -> dict[str, Any]:
 
 def write_note(path: Path, document: object) -> None:
     """Put a document into a file, whole or not at all; where that fails nothing is remembered."""
+    text = json.dumps(document, ensure_ascii=False)
+    if holds_secret(text):
+        return  # which the hub has echoed
     scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)
     except OSError as error:
         _log.debug("%s cannot be written: %s", path, error)

@@ -23,6 +23,7 @@ from typing import Any
 from gmi_registry.hubs.huggingface.download import COMMIT
 from gmi_registry.hubs.huggingface.preflight import StoredFile
 from gmi_registry.hubs.registry.layout import ENTRY_FILES, entry_path, parse_entry, parse_file
+from gmi_registry.sanitize import holds_secret
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.reference import HubName
 
@@ -225,10 +226,13 @@ def _read(path: Path) -> Any:
 
 
 def _write(path: Path, document: object) -> None:
+    text = json.dumps(document)
+    if holds_secret(text):
+        return  # which the hub has echoed
     scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(json.dumps(document), encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)
     except OSError as error:
         _log.debug("%s cannot be written: %s", path, error)

@@ -24,6 +24,8 @@ that mends it. The command line prints ``error: message`` and ``hint: ...`` and 
 
 from __future__ import annotations
 
+from gmi_registry.sanitize import shown
+
 __all__ = [
     "AuthError",
     "DigestMismatchError",
@@ -44,12 +46,16 @@ __all__ = [
 
 
 class GmiError(Exception):
-    """Root of the tree. ``message`` is one line; ``hint`` is the next thing to do, or None."""
+    """Root of the tree. ``message`` is one line; ``hint`` is the next thing to do, or None.
+
+    Both may hold names and words of strangers: control characters become escapes, and tokens and
+    passwords are left out.
+    """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = shown(message)
+        self.hint = None if hint is None else shown(hint)
+        super().__init__(self.message)
 
 
 class InputError(GmiError):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gmi_registry.hubs.registry import Registry
     from gmi_registry.spec import ModelRef, OwnWeights, Spec
     from gmi_registry.spec.address import Address
+    from gmi_registry.spec.files import Links
     from gmi_registry.spec.reference import HubName
 
 __all__ = [
@@ -85,7 +86,7 @@ class SpecPlace:
 
     folder: Path
     expected: ModelRef | None = None
-    follow_links: bool = False
+    follow_links: Links = False
     weights: Mapping[str, str | None] | None = None
     called: ModelRef | None = None
     registry: str | None = None
@@ -205,7 +206,7 @@ def find_model(text: str, hub: Hub, revision: str | None = None) -> ModelRef:
     named = _read(text, cast("HubName", hub.name), endpoints(hub))
     if named is not None and named.hub != hub.name:
         raise InputError(
-            f"{text.strip()[:120] if named.model is None else named.model} is a model of "
+            f"{named.model or f'version {named.version}'} is a model of "
             f"{_TITLES[named.hub]}, and the hub that was named is {_title(hub)}",
             hint=f"name its hub, --hub {_HUB_OPTIONS[named.hub]}, or a model of this one",
         )
@@ -216,7 +217,7 @@ def find_model(text: str, hub: Hub, revision: str | None = None) -> ModelRef:
         return ref
     if ref.revision is not None and ref.revision != revision:
         raise InputError(
-            f"{text} names revision {ref.revision}, and --revision names {revision}",
+            f"{ref} names revision {ref.revision}, and --revision names {revision}",
             hint=f"name one of them: {ref.without_revision} --revision {revision}",
         )
     return ModelRef(ref.hub, ref.id, revision, ref.file)
@@ -394,9 +395,13 @@ def _title(hub: Hub) -> str:
     return _TITLES.get(cast("HubName", hub.name), repr(hub.name))
 
 
-def makes_links(hub: Hub) -> bool:
-    """Whether what the hub gives are links that its own client made, within its download cache.
+def makes_links(hub: Hub) -> Links:
+    """Which links of what the hub gives are followed, as for :func:`.read_spec`.
 
-    A folder of models is filled by anybody, and its links may lead anywhere.
+    Those within a download cache its own client made. A folder of models is filled by anybody, and
+    its links may lead anywhere: only what lies in it is read.
     """
-    return hub.name != "local"
+    if hub.name != "local":
+        return True
+    root: object = getattr(hub, "root", False)
+    return root if isinstance(root, Path) else False

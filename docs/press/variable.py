@@ -20,8 +20,9 @@ _OURS = {
     "GMI_CACHE_DIR": "Where is kept what was read or worked out once, as `--cache-dir`.",
     "GMI_INDEX": "What to compare with, as `--index`.",
     "GMI_REGISTRY": "The dataset with specifications that are not beside their models.",
+    "HF_ENDPOINT": "The address of another hub that speaks Hugging Face's protocol.",
     "CIVITAI_TOKEN": "The access token for Civitai, where `--civitai-token` gives none.",
-    "CIVITAI_ENDPOINT": "The address of another hub that speaks Civitai's protocol.",
+    "CIVITAI_ENDPOINT": "The one address of Civitai, or of another hub that speaks its protocol.",
     "QDRANT_API_KEY": "The key of a Qdrant server that serves an index.",
     "HF_HUB_OFFLINE": "`1` makes no request, as `--offline`.",
     "HF_DEBUG": "`1` shows the traceback of an error, too.",
@@ -29,7 +30,6 @@ _OURS = {
 }
 _CLIENTS = {
     "HF_TOKEN": "The access token, where `--token` gives none; else that of `hf auth login`.",
-    "HF_ENDPOINT": "The address of another hub that speaks Hugging Face's protocol.",
     "HF_HOME": "Where the client keeps its token, its downloads and its assets.",
     "HF_HUB_CACHE": "Where downloads lie, where that is not in `HF_HOME`.",
     "HF_ASSETS_CACHE": "Where the listings of earlier searches lie, likewise.",

@@ -15,6 +15,7 @@ from gmi_registry.bench.protocol import OWN_PROMPTS
 from gmi_registry.bench.rule import check_rules, fits
 from gmi_registry.errors import InputError
 from gmi_registry.generation import prompt_set_named
+from gmi_registry.sanitize import first_fault
 from gmi_registry.scoring import PAPER_GAMMA
 from gmi_registry.spec.canonical import canonical_digest
 from gmi_registry.spec.fields import Count, Name, Prompt, Text
@@ -188,9 +189,7 @@ def load_benchmark(path: str | Path) -> Benchmark:
     try:
         benchmark = Benchmark.model_validate({**content, "folder": path.parent})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{path}: {place}: {first['msg']}", hint=_HINT) from None
+        raise InputError(f"{path}: {first_fault(error)}", hint=_HINT) from None
     try:
         check_rules(benchmark)
     except InputError as error:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gmi_registry.bench.tasks import TaskFile, read_labels, read_tasks
 from gmi_registry.errors import InputError
+from gmi_registry.sanitize import first_fault
 from gmi_registry.scoring import PAPER_GAMMA
 from gmi_registry.spec.fields import RelativePath
 
@@ -80,10 +81,8 @@ def read_run(folder: Path) -> Run:
             f"{folder} holds no finished benchmark: bench.json: {error.strerror}", hint=hint
         ) from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
         raise InputError(
-            f"{path} is not what this version reads: {place}: {first['msg']}", hint=hint
+            f"{path} is not what this version reads: {first_fault(error)}", hint=hint
         ) from None
 
 

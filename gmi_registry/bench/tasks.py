@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gmi_registry.bench.cache import document_bytes
 from gmi_registry.errors import InputError
+from gmi_registry.sanitize import first_fault
 from gmi_registry.spec.fields import RelativePath
 
 __all__ = [
@@ -107,7 +108,7 @@ def _read(path: Path, kind: type[_File]) -> _File:
             f"{path}: cannot be read: {error.strerror}", hint="gmi bench run, with the same --out"
         ) from None
     except ValidationError as error:
-        reason = error.errors(include_url=False)[0]["msg"]
         raise InputError(
-            f"{path} is damaged: {reason}", hint="delete the file and run the same command again"
+            f"{path} is damaged: {first_fault(error)}",
+            hint="delete the file and run the same command again",
         ) from None

@@ -116,7 +116,7 @@ def _preview(place: SpecPlace, hub: str | None, access: dict[str, Any]) -> Path 
     from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR
 
     beside = place.folder / SPEC_DIR / PREVIEW_NAME
-    if beside.is_file() and (place.follow_links or not beside.is_symlink()):
+    if beside.is_file() and (place.follow_links is True or not beside.is_symlink()):
         return beside
     if place.expected is None:
         return None

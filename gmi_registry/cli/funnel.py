@@ -10,7 +10,6 @@ import functools
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from typing import ParamSpec
 
@@ -18,6 +17,7 @@ import typer
 
 from gmi_registry.cli.screen import is_wanted, remark
 from gmi_registry.errors import GmiError
+from gmi_registry.sanitize import traceback_text
 
 __all__ = ["funnel"]
 
@@ -45,7 +45,7 @@ def funnel(*, interrupted: str = "interrupted") -> Callable[[Callable[P, None]],
                 sys.stdout.flush()
             except GmiError as error:
                 if is_wanted("HF_DEBUG"):
-                    traceback.print_exc()
+                    sys.stderr.write(traceback_text(error))
                 remark(f"error: {error.message}")
                 if error.hint:
                     remark(f"hint: {error.hint}")

@@ -12,6 +12,7 @@ from gmi_registry.cli.option import new_app
 from gmi_registry.cli.publish import publish
 from gmi_registry.cli.regenerate import regenerate
 from gmi_registry.cli.search import search
+from gmi_registry.sanitize import guarded_output, traceback_text
 
 __all__ = ["app", "main", "publish_main", "search_main"]
 
@@ -73,9 +74,10 @@ def publish_main() -> None:
 
 
 def _run(program: typer.Typer) -> None:
-    # A title may hold letters that the terminal's encoding lacks: better an escape than a fault.
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="backslashreplace")
-    program()
+    with guarded_output():
+        try:
+            program()
+        except Exception as error:
+            # A fault of this program: Python's own traceback would show what strangers wrote.
+            sys.stderr.write(traceback_text(error))
+            sys.exit(1)

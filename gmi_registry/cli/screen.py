@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from gmi_registry.sanitize import escaped as plain
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -69,21 +71,6 @@ def write_pairs(pairs: Sequence[tuple[str, str]]) -> None:
 def remark(text: str) -> None:
     """One line for the person at the terminal."""
     sys.stderr.write(plain(text) + "\n")
-
-
-def plain(text: str) -> str:
-    """``text`` with escapes for what a terminal would act on rather than show.
-
-    Names of files and messages of libraries come from outside, and may hold anything.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        character
-        if character.isprintable()
-        else character.encode("unicode_escape", "backslashreplace").decode("ascii")
-        for character in text
-    )
 
 
 def is_wanted(variable: str) -> bool:

@@ -22,6 +22,7 @@ from gmi_registry.cli.option import (
     say_more,
 )
 from gmi_registry.cli.screen import remark, write_json, write_rows
+from gmi_registry.sanitize import add_secret
 
 if TYPE_CHECKING:
     from huggingface_hub import WebhookInfo
@@ -265,6 +266,7 @@ def _job_token(variable: str | None, own: str) -> str:
     found = os.environ.get(variable)
     if not found:
         raise InputError(f"{variable} holds no token", hint=f"export {variable}=hf_...")
+    add_secret(found)
     return found
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from gmi_registry.errors import InputError
 from gmi_registry.generation.encoding import Towers
 from gmi_registry.model import ModelFiles
+from gmi_registry.sanitize import first_fault
 from gmi_registry.spec import (
     DescribedModel,
     EncoderRef,
@@ -136,12 +137,11 @@ def describe(model: ModelFiles) -> DescribedModel:
             downloads=card.downloads,
         )
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "model"
-        of_files = first["loc"][:1] in (("weights",), ("base_weights",))
+        fault = first_fault(error)
+        of_files = fault.startswith(("weights", "base_weights"))
         raise InputError(
             f"{model.ref}: its {'weight files' if of_files else 'model card'} cannot be described: "
-            f"{place}: {first['msg']}",
+            f"{fault}",
             hint="name 1 to 200 weight files, each once" if of_files else "mend the model card",
         ) from error
 

@@ -14,6 +14,7 @@ from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation.advice import advised
 from gmi_registry.generation.pipelines import DtypeName, Pipeline
 from gmi_registry.model import ModelFiles
+from gmi_registry.sanitize import fault_place, first_fault
 from gmi_registry.spec import GenerationRecipe, Sampler
 
 __all__ = ["RecipeOverrides", "default_recipe"]
@@ -92,9 +93,9 @@ def default_recipe(
     try:
         return GenerationRecipe.model_validate(wanted | chosen)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else "recipe"
-        raise InputError(f"{name.replace('_', ' ')}: {first['msg']}") from error
+        place = fault_place(error).partition(".")[0] or "recipe"
+        message = first_fault(error).removeprefix(f"{fault_place(error)}: ")
+        raise InputError(f"{place.replace('_', ' ')}: {message}") from error
 
 
 def _sampler(pipeline: Pipeline) -> Sampler:

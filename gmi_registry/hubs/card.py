@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import datetime
+import re
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gmi_registry.errors import HubError
 from gmi_registry.model import ModelCard
+from gmi_registry.sanitize import one_line
 from gmi_registry.spec.address import repository_name
 from gmi_registry.spec.fields import unprintable
 
-__all__ = ["CARD_LIMIT", "CARD_NAME", "parse_card"]
+if TYPE_CHECKING:
+    import yaml
+
+__all__ = ["CARD_LIMIT", "CARD_NAME", "front_events", "parse_card"]
 
 CARD_NAME = "README.md"
 
 CARD_LIMIT = 1024 * 1024
-"""Bytes of a model card. Parsing YAML takes long, and a card is no place for more."""
+"""Bytes of a model card: it is no place for more."""
 
 _NSFW_TAG = "not-for-all-audiences"
 _LONGEST = 200
+
+# What the Hub takes for front matter.
+_FRONT = re.compile(r"^(\s*---(?:\r\n|\r|\n))([\S\s]*?)((?:\r\n|\r|\n)---[ \t]*(\r\n|\n|$))")
+# Reading YAML in Python takes 20 microseconds a byte of what is made for that, in C a hundredth of
+# it. The two differ in rare spellings, so that what is short is read as it always was.
+_SHORT = 16_384
+_DEEPEST, _MOST_UNCLOSED = 64, 1000
+_MOST_PARTS = 20_000
+_MOST_EXPANDED = 100_000
+_LONGEST_NUMBER = 100
 
 
 def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
@@ -65,24 +82,113 @@ def _base(text: str) -> str:
     return text if text.startswith(("hf:", "local:")) else repository_name(text)
 
 
-def _front_matter(text: str, where: Path) -> tuple[dict[str, Any], str]:
-    # Half a second to import, which listing can do without. Its ModelCard, made for this very file,
-    # would take a lone tag that is not in a list for a list of letters; its base class does not.
-    from huggingface_hub.repocard import REGEX_YAML_BLOCK, RepoCard
+def front_events(block: str, *, expanded: bool = False) -> tuple[yaml.Event, ...]:
+    """The front matter ``block`` as YAML's events, in a time that its length bounds.
 
-    # Without front matter the library logs a warning, though such a card is quite in order.
-    if not REGEX_YAML_BLOCK.search(text):
+    Raises YAMLError for what is no YAML, and for what no card needs: lists in lists 64 deep, more
+    than 20,000 keys and values, or with ``expanded`` 100,000 once aliases are replaced by what they
+    stand for.
+    """
+    import yaml
+
+    loader = _loader(block)
+    found: list[yaml.Event] = []
+    open_sizes: list[tuple[str | None, int]] = [(None, 0)]
+    sizes: dict[str | None, int] = {}
+    event: Any  # libyaml's marks are a class of their own
+    for event in yaml.parse(block, Loader=loader):
+        found.append(event)
+        anchor = getattr(event, "anchor", None)
+        size = 0
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_sizes.append((anchor, 1))
+            sizes.pop(anchor, None)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_sizes.pop()
+            sizes[anchor] = size
+        elif isinstance(event, yaml.ScalarEvent):
+            size = sizes[anchor] = 1
+        elif isinstance(event, yaml.AliasEvent):
+            # One that stands within what it stands for would never end.
+            within = any(anchor == name for name, _ in open_sizes)
+            size = _MOST_EXPANDED + 1 if within else sizes.get(anchor, 1)
+        above, so_far = open_sizes[-1]
+        open_sizes[-1] = (above, so_far + size)
+        if len(open_sizes) > _DEEPEST + 1:
+            raise yaml.MarkedYAMLError(None, None, "nested too deeply", event.start_mark)
+        if len(found) > _MOST_PARTS or (expanded and so_far + size > _MOST_EXPANDED):
+            raise yaml.MarkedYAMLError(
+                None, None, "more keys and values than a card needs", event.start_mark
+            )
+    return tuple(found)
+
+
+def _loader(block: str) -> type[yaml.SafeLoader]:
+    """The loader that reads ``block`` in a short time."""
+    in_python, in_c = _loaders()
+    if in_c is None:
+        if len(block) > _SHORT:
+            import yaml
+
+            raise yaml.YAMLError(f"over {_SHORT:,} characters, and PyYAML is here without libyaml")
+        return in_python
+    # Python's takes the square of the depth.
+    return in_python if len(block) <= _SHORT and _unclosed(block) <= _DEEPEST else in_c
+
+
+def _unclosed(block: str) -> int:
+    """The most brackets that are open at a time, those within texts included."""
+    depth = deepest = 0
+    for letter in re.findall(r"[\[{}\]]", block):
+        depth += 1 if letter in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+@lru_cache(maxsize=1)
+def _loaders() -> tuple[type[yaml.SafeLoader], type[yaml.SafeLoader] | None]:
+    import yaml
+
+    class Bounded:
+        """Long digits are a text: numbers in base 60 take a time that grows with their square."""
+
+        def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
+            if kind is yaml.ScalarNode and len(value) > _LONGEST_NUMBER:
+                return "tag:yaml.org,2002:str"
+            return super().resolve(kind, value, implicit)  # type: ignore[misc]
+
+        def construct_scalar(self, node: Any) -> Any:
+            if len(node.value) > _LONGEST_NUMBER and node.tag.endswith((":int", ":float")):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a number is too long", node.start_mark
+                )
+            return super().construct_scalar(node)  # type: ignore[misc]
+
+    in_python = type("_Loader", (Bounded, yaml.SafeLoader), {})
+    if not yaml.__with_libyaml__:
+        return in_python, None
+    return in_python, type("_CLoader", (Bounded, yaml.CSafeLoader), {})
+
+
+def _front_matter(text: str, where: Path) -> tuple[dict[str, Any], str]:
+    match = _FRONT.search(text)
+    if match is None:
         return {}, text
+    import yaml
+
+    block = match.group(2)
     try:
-        card = RepoCard(text)
-        fields = dict(vars(card.data))
-    except RecursionError:  # pragma: no cover, where it is tried nothing can measure
-        raise _broken(where, "the front matter is nested too deeply") from None
-    # The library lets YAML's errors through, and trips over odd types in several ways.
+        front_events(block, expanded=True)
+        fields = yaml.load(block, Loader=_loader(block))
+        if not isinstance(fields, dict | None):
+            raise ValueError("it is not a mapping")
+    # Dates and numbers that cannot be are errors of several kinds.
     except Exception as error:
-        reason = " ".join(str(error).split())[:_LONGEST]
+        if _unclosed(block) > _MOST_UNCLOSED or "nested too deeply" in str(error):
+            raise _broken(where, "the front matter is nested too deeply") from None
+        reason = one_line(str(error), _LONGEST)
         raise _broken(where, f"the front matter cannot be read: {reason}") from None
-    return fields, card.text
+    return fields or {}, text[match.end() :]
 
 
 def _heading(body: str) -> str | None:
@@ -109,7 +215,7 @@ def _text(fields: dict[str, Any], key: str, where: Path) -> str | None:
 
 def _line(value: object, key: str, where: Path) -> str:
     # An unquoted 3 or 2024-01-01 is no text to YAML, but plainly was one to its author.
-    if isinstance(value, dict | list | bytes):
+    if not isinstance(value, str | int | float | datetime.date):
         raise _broken(where, f"the field {key} holds a {type(value).__name__}, not a text")
     line = " ".join(str(value).split())
     character = unprintable(line)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import stat
+import contextlib
+import io
+from collections.abc import Iterator
 from pathlib import Path
 
 from gmi_registry.errors import HubError
+from gmi_registry.spec.files import Links, UnusableFileError, held_folder
 
-__all__ = ["read_plain", "require_inside"]
+__all__ = ["opened_plain", "read_plain", "require_inside"]
 
 
 def require_inside(path: Path, root: Path) -> None:
@@ -24,31 +26,51 @@ def require_inside(path: Path, root: Path) -> None:
         )
 
 
-def read_plain(path: Path, limit: int) -> bytes:
-    """The content of a regular file of at most ``limit`` bytes. Links are not followed.
+@contextlib.contextmanager
+def opened_plain(
+    path: Path,
+    links: Links = False,
+    *,
+    within: tuple[str, ...] = (),
+    second_names: bool = False,
+) -> Iterator[io.FileIO]:
+    """The regular file ``path``, open for reading; ``links`` are as for :func:`.read_spec`.
 
-    Raises FileNotFoundError as such, and HubError for everything else that is wrong.
+    Its folder is held open while the file is looked at, so that both are what they were. ``within``
+    names the last folders above the file, none of which may be a link; ``second_names`` lets files
+    of others pass that have several. Raises FileNotFoundError as such, and HubError for everything
+    else that is wrong.
     """
-    if path.is_symlink():
-        raise HubError(f"{path} is a symbolic link", hint="put the file itself there")
-    # Without O_NONBLOCK a named pipe would keep the reader waiting for ever.
-    flags = os.O_RDONLY
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):
-        flags |= getattr(os, name, 0)
-    try:
-        handle = os.open(path, flags)
+    start = path.parents[len(within)]
+    with contextlib.ExitStack() as stack:
         try:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                raise HubError(f"{path} is not a regular file")
-            with os.fdopen(handle, "rb", closefd=False) as stream:
-                content = stream.read(limit + 1)
-        finally:
-            os.close(handle)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise HubError(f"{path} cannot be read: {error.strerror or error}") from error
+            folder = stack.enter_context(held_folder(start, links))
+            for name in within:
+                folder = stack.enter_context(folder.folder(name))
+            stream = stack.enter_context(folder.file(path.name, second_names=second_names))
+        except UnusableFileError as error:
+            hint = "put the file itself there" if "link" in str(error) else None
+            raise HubError(f"{path} {error}", hint=hint) from None
+        except FileNotFoundError:
+            raise
+        except IsADirectoryError:
+            raise HubError(f"{path} is not a regular file") from None
+        except OSError as error:
+            raise HubError(f"{path} cannot be read: {error.strerror or error}") from error
+        yield stream
+
+
+def read_plain(
+    path: Path, limit: int, links: Links = False, *, within: tuple[str, ...] = ()
+) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes; else as :func:`opened_plain`."""
+    with opened_plain(path, links, within=within) as stream:
+        try:
+            content = bytearray()
+            while len(content) <= limit and (piece := stream.read(limit + 1 - len(content))):
+                content += piece
+        except OSError as error:
+            raise HubError(f"{path} cannot be read: {error.strerror or error}") from error
     if len(content) > limit:
         raise HubError(f"{path} has more than {limit:,} bytes")
-    return content
+    return bytes(content)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from gmi_registry.errors import HubError
+from gmi_registry.hubs.confinement import opened_plain
 from gmi_registry.sealed import read_sealed, write_sealed
 
 __all__ = ["FileDigests"]
@@ -35,10 +36,15 @@ class FileDigests:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def sha256(self, path: Path) -> str:
-        """Digest (hex) of a regular file. Raises HubError where it cannot be read."""
+    def sha256(self, path: Path, *, inside: Path | None = None) -> str:
+        """Digest (hex) of a regular file, which lies in ``inside`` once links are followed.
+
+        Raises HubError where it cannot be read.
+        """
+        place, links = (path, True) if inside is None else (path.resolve(), inside)
         try:
-            with path.open("rb") as stream:
+            # Large files are shared between users by giving them several names.
+            with opened_plain(place, links, second_names=True) as stream:
                 before = os.fstat(stream.fileno())
                 note = self.directory / _key(path, before)
                 known = _noted(note)

@@ -33,16 +33,15 @@ class Excerpt:
     weights_digest: str
 
 
-def read_excerpt(folder: Path) -> Excerpt:
-    """Read from ``folder``/spec.json. A full check costs ten times as much, and comes with loading.
+def read_excerpt(folder: Path, inside: Path | None = None) -> Excerpt:
+    """Read from ``folder``/spec.json, where ``folder`` is a ``gmi`` in the hub ``inside``.
 
-    Raises HubError where the file is missing, a link, too large, or plainly no manifest.
+    A full check costs ten times as much, and comes with loading. Raises HubError where the file is
+    missing, a link or too large, lies outside of the hub, or is plainly no manifest.
     """
     path = folder / MANIFEST_NAME
-    if folder.is_symlink():
-        raise HubError(f"{folder} is a symbolic link")
     try:
-        content = read_plain(path, MANIFEST_LIMIT)
+        content = read_plain(path, MANIFEST_LIMIT, inside or False, within=(folder.name,))
     except FileNotFoundError:
         raise HubError(f"{path} is missing") from None
     try:

@@ -98,7 +98,7 @@ class LocalHub:
                 require_inside(folder, self.root)
                 if not os.path.lexists(gmi):
                     continue
-                excerpt = read_excerpt(gmi)
+                excerpt = read_excerpt(gmi, self.root)
             except HubError:
                 yield Listing(ref, ())
                 continue
@@ -114,7 +114,8 @@ class LocalHub:
                 yield Listing(pinned, (), spec_digest=excerpt.digest, traits=traits)
 
     def fetch_spec(self, ref: ModelRef) -> Path:
-        """The model's ``gmi`` folder itself. What is in it is for the reader to check.
+        """The model's ``gmi`` folder itself. What is in it is for the reader to check, with
+        :attr:`root` as its ``follow_links``: another folder may have its place by then.
 
         Raises SpecNotFoundError where the model, its specification or its pinned revision is not
         there, HubError where the folder is a link.
@@ -126,7 +127,7 @@ class LocalHub:
             raise SpecNotFoundError(f"{ref} has no specification", hint=self._publishing(ref))
         if ref.revision is not None:
             try:
-                described = read_excerpt(gmi).weights_digest
+                described = read_excerpt(gmi, self.root).weights_digest
             except HubError:
                 return gmi  # the reader finds the same fault, and says more about it
             _require_revision(ref, described, "its specification describes")
@@ -192,7 +193,7 @@ class LocalHub:
                 f"{ref.without_revision} now has {actual[:12]}",
                 hint=f"the model changed meanwhile: {self._publishing(ref)}",
             )
-        return str(replace_spec_folder(model, contents))
+        return str(replace_spec_folder(model, contents, inside=self.root))
 
     def _publishing(self, ref: ModelRef) -> str:
         """The command; a name alone does not say in which folder the model is."""
@@ -267,14 +268,18 @@ class LocalHub:
     def _card(self, folder: Path) -> ModelCard:
         path = folder / CARD_NAME
         try:
-            content = read_plain(path, CARD_LIMIT)
+            content = read_plain(path, CARD_LIMIT, self.root)
         except FileNotFoundError:
             content = b""
         return parse_card(content, folder.name, path)
 
     def _hashed(self, found: FoundWeights) -> tuple[WeightFile, ...]:
         return tuple(
-            WeightFile(path=name, size=path.stat().st_size, sha256=self._digests.sha256(path))
+            WeightFile(
+                path=name,
+                size=path.stat().st_size,
+                sha256=self._digests.sha256(path, inside=self.root),
+            )
             for name, path in zip(found.names, found.files, strict=True)
         )
 

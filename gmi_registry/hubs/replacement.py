@@ -13,7 +13,13 @@ from pathlib import Path
 from gmi_registry.errors import AuthError, HubError
 from gmi_registry.hubs.exchange import exchange
 from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR
-from gmi_registry.spec.files import replaced_names
+from gmi_registry.spec.files import (
+    HeldFolder,
+    UnusableFileError,
+    copy_others,
+    held_folder,
+    replaced_names,
+)
 
 __all__ = ["probe", "replace_spec_folder"]
 
@@ -21,13 +27,17 @@ _SCRATCH = ".gmi-"
 _OLD = "old"
 
 
-def replace_spec_folder(model: Path, contents: Mapping[str, bytes]) -> Path:
+def replace_spec_folder(
+    model: Path, contents: Mapping[str, bytes], *, inside: Path | None = None
+) -> Path:
     """Put ``contents`` (name to bytes) into ``model``/gmi, and return that folder.
 
     The new folder is filled beside the old one and flushed to the disk; then the two change places.
     So a reader, or a crash at any point, finds either the old files or the new ones. The files of a
     specification go together: an old preview or signature does not outlive its specification. Files
-    in ``gmi`` under other names stay. What an earlier, killed call left behind is removed.
+    in ``gmi`` under other names stay. What an earlier, killed call left behind is removed. The
+    folder ``model``, which lies in ``inside``, is held open: nothing is written to, or copied from,
+    a folder that takes its name meanwhile.
 
     Raises AuthError or HubError; everything is then as it was.
     """
@@ -38,16 +48,18 @@ def replace_spec_folder(model: Path, contents: Mapping[str, bytes]) -> Path:
             hint="remove it, then try again",
         )
     try:
-        with _alone(model) as alone:
+        with held_folder(model, inside or False) as held, _alone(held.place) as alone:
             if alone:
-                _sweep(model)
-            scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=model))
+                _sweep(held.place)
+            scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=held.place))
             try:
-                _swap_in(_filled(scratch, target, contents), target, scratch)
+                _swap_in(_filled(scratch, held, contents), held.place / SPEC_DIR, scratch)
                 with contextlib.suppress(OSError):  # it is in place, and a failure would be a lie
-                    _flush(model)
+                    _flush(held.place)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
+    except UnusableFileError as error:
+        raise HubError(f"{model} {error}; nothing was changed") from None
     except OSError as error:
         size = sum(map(len, contents.values()))
         raise _cannot_write(target, error, f"free {size:,} bytes, then try again") from error
@@ -65,11 +77,10 @@ def probe(model: Path) -> None:
         raise _cannot_write(model, error, "free some space, then try again") from error
 
 
-def _filled(scratch: Path, target: Path, contents: Mapping[str, bytes]) -> Path:
-    fresh = scratch / SPEC_DIR
+def _filled(scratch: Path, held: HeldFolder, contents: Mapping[str, bytes]) -> Path:
+    fresh, target = scratch / SPEC_DIR, held.place / SPEC_DIR
     if target.exists():
-        replaced = {PREVIEW_NAME} | replaced_names(target, contents)
-        shutil.copytree(target, fresh, symlinks=True, ignore=lambda _, names: replaced & set(names))
+        copy_others(held, SPEC_DIR, fresh, {PREVIEW_NAME} | replaced_names(target, contents))
     else:
         fresh.mkdir()
     for name, content in contents.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 from gmi_registry.errors import HubError
 from gmi_registry.hubs.confinement import require_inside
 from gmi_registry.model import Kind
+from gmi_registry.sanitize import one_line
 from gmi_registry.spec import SPEC_DIR
 
 __all__ = ["FoundWeights", "find_weights", "kind_of_file"]
@@ -101,7 +102,7 @@ def _is_lora(path: Path) -> bool:
         with safe_open(path, framework="numpy") as tensors:
             return any(mark in name for name in tensors.keys() for mark in _LORA_MARKS)  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error))
         raise HubError(
             f"{path} is no safetensors file: {reason}", hint="download or copy it again"
         ) from None

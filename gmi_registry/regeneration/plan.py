@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,9 +22,6 @@ from gmi_registry.spec import ModelRef
 __all__ = ["PlannedModel", "Progress", "RegenerationPlan", "make_plan"]
 
 _log = logging.getLogger(__name__)
-
-_PRINTED = re.compile(r"[0-9a-f]{8,64}")
-"""Revisions that searches print after a name, for whoever pastes it: commits, and digests."""
 
 Progress = Callable[[int, int], None]
 """Told (done, all) models that were looked at."""
@@ -137,7 +133,7 @@ def _named(ref: ModelRef, hub: Hub) -> Listing:
         return Listing(ref, (), trust="self-published")
     if ref.identity == ref:
         return Listing(_by_present_name(ref, hub), ())
-    if not _PRINTED.fullmatch(ref.revision or ""):
+    if not ref.is_pinned:
         raise InputError(
             f"{ref} names a revision, and a specification follows what the hub serves now",
             hint=f"gmi regenerate --repo {ref.identity}, or gmi-publish {ref}",

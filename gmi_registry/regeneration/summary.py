@@ -9,6 +9,7 @@ from typing import Any
 from gmi_registry.indexing import Indexing
 from gmi_registry.regeneration.executor import Result
 from gmi_registry.regeneration.plan import PlannedModel
+from gmi_registry.sanitize import in_markdown
 
 __all__ = ["Left", "Summary"]
 
@@ -103,7 +104,7 @@ class Summary:
         return "\n".join(self._lines()) + "\n"
 
     def _lines(self) -> Iterator[str]:
-        yield f"# Regeneration of {_text(self.hub)}"
+        yield f"# Regeneration of {in_markdown(self.hub)}"
         yield ""
         yield (
             f"{len(self.done)} described anew, {len(self.failed)} failed, {len(self.set_aside)} "
@@ -181,14 +182,8 @@ def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> It
     yield _row(head)
     yield _row(["---"] * len(head))
     for row in found:
-        yield _row([_text(cell) for cell in row])
+        yield _row([in_markdown(cell) for cell in row])
 
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _text(text: str) -> str:
-    """As words of a page: reasons come from hubs, and must not become links, pictures or rows."""
-    line = "".join(letter if letter.isprintable() else " " for letter in text)
-    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|!#&~" else letter for letter in line)

@@ -21,6 +21,7 @@ from gmi_registry.place import makes_links, read_former
 from gmi_registry.regeneration.today import Survey, Today
 from gmi_registry.spec import SPEC_DIR, Manifest, ModelRef, PromptSet, Spec, WeightFile, read_spec
 from gmi_registry.spec.canonical import canonical_digest
+from gmi_registry.spec.files import Links
 from gmi_registry.spec.manifest import FORMAT_VERSION
 
 __all__ = ["DUE", "State", "Verdict", "judge"]
@@ -95,7 +96,7 @@ _MISSING: tuple[State, str, Spec | None] = "missing", "it has no specification",
 
 
 def _read(
-    hub: Hub | SpecStore, place: ModelRef, ref: ModelRef, *, follow_links: bool
+    hub: Hub | SpecStore, place: ModelRef, ref: ModelRef, *, follow_links: Links
 ) -> tuple[State, str, Spec | None]:
     folder = Path()
     try:

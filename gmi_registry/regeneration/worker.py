@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +24,11 @@ from gmi_registry.regeneration.executor import Outcome, Result, Work
 from gmi_registry.regeneration.lock import model_lock
 from gmi_registry.regeneration.today import Survey
 from gmi_registry.regeneration.verdict import DUE, Verdict, judge
+from gmi_registry.sanitize import one_line
 from gmi_registry.spec import Manifest, ModelRef, PromptSet
 
 __all__ = ["perform"]
 
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{6,}")
 _LONGEST = 300
 
 _log = logging.getLogger(__name__)
@@ -257,8 +256,7 @@ def _is_passing(error: BaseException) -> bool:
 
 def _clean(text: str) -> str:
     """One short line, without what may be a token."""
-    line = _TOKEN.sub("hf_…", " ".join(text.split()))
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+    return one_line(text, _LONGEST)
 
 
 def _timed(result: Result, seconds: float) -> Result:

@@ -11,6 +11,7 @@ from PIL import Image
 from gmi_registry.errors import InputError
 from gmi_registry.images import load_image
 from gmi_registry.report.page import Picture
+from gmi_registry.spec.files import UnusableFileError, held_folder
 
 __all__ = ["embed", "embed_preview"]
 
@@ -31,8 +32,11 @@ def embed_preview(path: Path) -> Picture:
     which also drops metadata and whatever else the file carries. Raises InputError.
     """
     try:
-        with path.open("rb") as stream:
+        # Links are those of a download cache; a pipe in a file's place would not end.
+        with held_folder(path.parent, True) as folder, folder.file(path.name) as stream:
             data = stream.read(PREVIEW_BYTES + 1)
+    except UnusableFileError as error:
+        raise InputError(f"{path} {error}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     if len(data) > PREVIEW_BYTES:

@@ -12,8 +12,14 @@ from markupsafe import Markup
 
 from gmi_registry.report.number import number, percent
 from gmi_registry.report.strip import strip
+from gmi_registry.sanitize import on_page
 
 __all__ = ["fill"]
+
+
+def _finished(value: object) -> object:
+    """A text of strangers, before it is escaped; what is marked as HTML is the template's own."""
+    return on_page(value) if type(value) is str else value
 
 
 def fill(package: str, template: str, sheets: Sequence[tuple[str, str]], **values: object) -> str:
@@ -36,6 +42,7 @@ def fill(package: str, template: str, sheets: Sequence[tuple[str, str]], **value
         loader=PackageLoader(package, package_path=""),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_finished,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gmi_registry.errors import InputError
+from gmi_registry.sanitize import add_secret
 from gmi_registry.signature.extra import signing_library
 from gmi_registry.spec.fields import unprintable
 
@@ -52,6 +53,9 @@ class SigstoreAccount:
 
     token: str | None = field(default=None, repr=False)
     trust: Path | None = None
+
+    def __post_init__(self) -> None:
+        add_secret(self.token)
 
 
 def certified(certificate: bytes) -> Identity | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gmi_registry.errors import InputError
+from gmi_registry.sanitize import add_secret
 from gmi_registry.signature.extra import signing_library
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class PrivateKey:
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+        add_secret(passphrase)
         path = Path(path)
         content = _content(path)
         if passphrase is None and is_encrypted(content):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gmi_registry.errors import GmiError, HubError, InputError
+from gmi_registry.sanitize import one_line
 from gmi_registry.signature.extra import signing_library
 from gmi_registry.signature.identity import Identity, SigstoreAccount
 from gmi_registry.signature.key import PrivateKey, PublicKey
@@ -157,5 +158,5 @@ def _said(error: Exception) -> str:
     """One line of a library's; where it says nothing, what it was called."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    said = " ".join(str(error).split()) or " ".join(str(error.__cause__ or "").split())
-    return said[:160] or type(error).__name__
+    said = one_line(str(error), 160) or one_line(str(error.__cause__ or ""), 160)
+    return said or type(error).__name__

@@ -24,7 +24,7 @@ from gmi_registry.spec import (
     encode_spec,
     read_spec,
 )
-from gmi_registry.spec.files import SIGNATURE_LIMIT
+from gmi_registry.spec.files import SIGNATURE_LIMIT, Links
 
 __all__ = ["SIGNATURE_LIMIT", "SIGNATURE_NAME", "prove", "signed_files", "verify_signature"]
 
@@ -38,7 +38,7 @@ def verify_signature(
     signature: str | Path | None = None,
     expected: ModelRef | None = None,
     own_weights: OwnWeights | None = None,
-    follow_links: bool = False,
+    follow_links: Links = False,
 ) -> str:
     """Check that ``by`` signed the specification in ``directory``/gmi; returns its digest (hex).
 
@@ -57,7 +57,7 @@ def verify_signature(
     )
     own = Path(directory) / SPEC_DIR / SIGNATURE_NAME
     place = own if signature is None else Path(signature)
-    content = _read(place, follow_links or signature is not None)
+    content = _read(place, follow_links if signature is None else True)
     prove(signed_files(spec), content, by, place)
     return spec.digest
 
@@ -115,9 +115,11 @@ def _require_signer(statement: Statement, by: PublicKey | Identity, place: Path)
     )
 
 
-def _read(place: Path, follow_links: bool) -> bytes:
+def _read(place: Path, follow_links: Links) -> bytes:
     try:
-        return read_plain(place.resolve() if follow_links else place, SIGNATURE_LIMIT)
+        if follow_links is True:
+            return read_plain(place.resolve(), SIGNATURE_LIMIT)
+        return read_plain(place, SIGNATURE_LIMIT, follow_links, within=(SPEC_DIR,))
     except FileNotFoundError:
         raise SpecError(
             f"{place} is missing, so nobody has signed the specification",

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gmi_registry.errors import SpecFormatError
+from gmi_registry.sanitize import first_fault, one_line
 from gmi_registry.signature.identity import Identity, certified
 from gmi_registry.spec.fields import Sha256
 
@@ -153,13 +154,11 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def _reason(error: Exception) -> str:
     """One line; nothing of what the file holds, but for names of fields."""
     if isinstance(error, ValidationError):
-        first = error.errors(include_input=False, include_url=False)[0]
-        path = ".".join(str(step)[:40] for step in first["loc"][:6])
-        return f"{path or 'it'}: {' '.join(first['msg'].split())[:120]}"
+        return first_fault(error, 120)
     if isinstance(error, json.JSONDecodeError):
         return f"no JSON, at character {error.pos}"
     if isinstance(error, UnicodeDecodeError):
         return "no UTF-8"
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    return " ".join(str(error).split())[:160]
+    return one_line(str(error), 160)

@@ -265,18 +265,21 @@ def _site(
         return None
     path = parts.path.strip("/")
     for hub, endpoint in endpoints:
-        own = urlsplit(endpoint)
+        try:
+            own = urlsplit(endpoint)
+            own_port = own.port
+        except ValueError:
+            continue  # whoever opens that hub says what is wrong with it
         root = own.path.strip("/")
-        usual = (None, 80, 443)
-        same_port = port in usual if own.port is None else port == own.port
+        same_port = port in (None, 80, 443) if own_port is None else port == own_port
         if own.hostname == host and same_port and (not root or f"{path}/".startswith(f"{root}/")):
             return hub, path[len(root) :].strip("/"), parts
     if port not in (None, 80, 443):
         return None
     host = host.removeprefix("www.")
     hosts: Mapping[str, HubName] = {
-        **{name: "hf" for name in HF_HOSTS},
-        **{name: "civitai" for name in CIVITAI_HOSTS},
+        **dict.fromkeys(HF_HOSTS, "hf"),
+        **dict.fromkeys(CIVITAI_HOSTS, "civitai"),
     }
     return (hosts[host], path, parts) if host in hosts else None
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from gmi_registry.errors import DigestMismatchError, InputError, SpecFormatError, SpecNotFoundError
 from gmi_registry.spec.described import OwnWeights
@@ -26,6 +28,11 @@ __all__ = [
     "SIGNATURE_NAME",
     "SPEC_DIR",
     "TENSORS_NAME",
+    "HeldFolder",
+    "Links",
+    "UnusableFileError",
+    "copy_others",
+    "held_folder",
     "read_manifest",
     "read_spec",
     "replaced_names",
@@ -45,30 +52,41 @@ SIGNATURE_LIMIT = 64 * 1024
 """Bytes of ``spec.sig``."""
 
 
+Links: TypeAlias = bool | Path
+"""Which links are followed: none in ``gmi`` (False), all (True), or, with a folder, none in ``gmi``
+and on the way to it only those that stay in that folder."""
+
+_DIR_FD = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW") and hasattr(os, "O_DIRECTORY")
+
+
+class UnusableFileError(Exception):
+    """What has the place of a file, or of a folder, is none that may be read; says what it is."""
+
+
 def read_spec(
     directory: str | Path,
     *,
     expected: ModelRef | None = None,
     own_weights: OwnWeights | None = None,
-    follow_links: bool = False,
+    follow_links: Links = False,
 ) -> Spec:
     """Read and check the specification in ``directory``/gmi.
 
     ``expected`` is the model that should be described. One of a model with another id is refused,
     unless ``own_weights`` says that ``expected`` has the weights that are described: then it was
-    renamed since. Links are refused, since they could name
-    any file of this machine; ``follow_links`` is for folders whose links a trusted program made,
-    such as a download cache. Raises SpecNotFoundError where there is no ``gmi/spec.json``,
+    renamed since. Links are refused, since they could name any file of this machine;
+    ``follow_links`` is True for folders whose links a trusted program made, such as a download
+    cache, and a folder that strangers write to for what lies in it. Both files are those of the one
+    folder that ``gmi`` was at first. Raises SpecNotFoundError where there is no ``gmi/spec.json``,
     otherwise UnsupportedVersionError, DigestMismatchError or SpecFormatError.
     """
-    folder = _spec_folder(Path(directory), follow_links)
-    manifest_bytes = _read(folder / MANIFEST_NAME, MANIFEST_LIMIT, follow_links)
-    # The manifest first: a file that it does not describe is not worth reading.
-    manifest = Manifest.from_bytes(manifest_bytes)
-    require_model(manifest, expected, own_weights)
-    tensors_bytes = _read(
-        folder / TENSORS_NAME, TENSORS_LIMIT, follow_links, size=manifest.tensors.size
-    )
+    with _spec_folder(Path(directory), follow_links) as folder:
+        manifest_bytes = _read(folder, MANIFEST_NAME, MANIFEST_LIMIT)
+        # The manifest first: a file that it does not describe is not worth reading.
+        manifest = Manifest.from_bytes(manifest_bytes)
+        require_model(manifest, expected, own_weights)
+        size = manifest.tensors.size
+        tensors_bytes = _read(folder, TENSORS_NAME, TENSORS_LIMIT, size=size)
     return checked_spec(manifest, manifest_bytes, tensors_bytes)
 
 
@@ -77,14 +95,14 @@ def read_manifest(
     *,
     expected: ModelRef | None = None,
     own_weights: OwnWeights | None = None,
-    follow_links: bool = False,
+    follow_links: Links = False,
 ) -> Manifest:
     """Like :func:`read_spec`, for the manifest alone; the tensor file is not looked at.
 
     Raises SpecNotFoundError, UnsupportedVersionError or SpecFormatError.
     """
-    folder = _spec_folder(Path(directory), follow_links)
-    manifest = Manifest.from_bytes(_read(folder / MANIFEST_NAME, MANIFEST_LIMIT, follow_links))
+    with _spec_folder(Path(directory), follow_links) as folder:
+        manifest = Manifest.from_bytes(_read(folder, MANIFEST_NAME, MANIFEST_LIMIT))
     require_model(manifest, expected, own_weights)
     return manifest
 
@@ -126,45 +144,184 @@ def replaced_names(target: Path, contents: Mapping[str, bytes]) -> set[str]:
     a signature does not outlive its specification.
     """
     try:
-        same = _read(target / MANIFEST_NAME, MANIFEST_LIMIT, False) == contents[MANIFEST_NAME]
-    except SpecFormatError:
+        with held_folder(target.parent) as parent, parent.folder(target.name) as folder:
+            same = _read(folder, MANIFEST_NAME, MANIFEST_LIMIT) == contents[MANIFEST_NAME]
+    except (SpecFormatError, UnusableFileError, OSError):
         same = False
     return {*contents, *(() if same else (SIGNATURE_NAME,))}
 
 
-def _spec_folder(directory: Path, follow_links: bool) -> Path:
-    folder = directory / SPEC_DIR
-    if not follow_links and folder.is_symlink():
-        raise _is_a_link(folder)
-    if not (folder / MANIFEST_NAME).is_symlink() and not (folder / MANIFEST_NAME).exists():
-        raise SpecNotFoundError(
-            f"{directory} holds no {SPEC_DIR}/{MANIFEST_NAME}",
-            hint="name the folder that contains gmi/, or make the specification with gmi-publish",
-        )
-    return folder
+class HeldFolder:
+    """A folder that is held open: its files are read even where another takes its place meanwhile.
+
+    Where the system cannot do that, as on Windows, the place is looked at before each file.
+    """
+
+    def __init__(self, path: Path, descriptor: int | None, *, follow_links: bool) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._follow = follow_links
+
+    @property
+    def place(self) -> Path:
+        """A path by which other functions reach this very folder, where the system has one."""
+        held = Path(f"/proc/self/fd/{self._descriptor}")
+        return held if self._descriptor is not None and held.is_dir() else self.path
+
+    @contextlib.contextmanager
+    def folder(self, name: str) -> Iterator[HeldFolder]:
+        """A folder in this one. Raises OSError, and UnusableFileError for a link."""
+        path = self.path / name
+        if self._descriptor is None:
+            if not self._follow and path.is_symlink():
+                raise UnusableFileError("is a symbolic link")
+            if not path.is_dir():
+                raise (NotADirectoryError if path.exists() else FileNotFoundError)(str(path))
+            yield HeldFolder(path, None, follow_links=self._follow)
+            return
+        flags = os.O_RDONLY | os.O_DIRECTORY | (0 if self._follow else os.O_NOFOLLOW)
+        try:
+            descriptor = os.open(name, flags, dir_fd=self._descriptor)
+        except OSError:
+            if not self._follow and self._is_link(name):
+                raise UnusableFileError("is a symbolic link") from None
+            raise
+        try:
+            yield HeldFolder(path, descriptor, follow_links=self._follow)
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def file(self, name: str, *, second_names: bool = False) -> Iterator[io.FileIO]:
+        """A regular file in this folder, open for reading.
+
+        Raises OSError, and UnusableFileError for a link, for what is no regular file, and, unless
+        ``second_names`` may be, for a second name of a file of somebody else's.
+        """
+        at = self.path / name if self._descriptor is None else name
+        # O_NONBLOCK keeps a pipe from blocking the reader; what a device does when it is opened is
+        # its own affair, so that it is looked at before.
+        before = os.stat(at, dir_fd=self._descriptor, follow_symlinks=self._follow)
+        _require_regular(before)
+        flags = os.O_RDONLY
+        for flag in ("O_NONBLOCK", "O_BINARY", *(() if self._follow else ("O_NOFOLLOW",))):
+            flags |= getattr(os, flag, 0)
+        try:
+            stream = io.FileIO(
+                os.fspath(at),
+                "rb",
+                opener=lambda path, _: os.open(path, flags, dir_fd=self._descriptor),
+            )
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise UnusableFileError("is a symbolic link") from None
+            raise
+        with stream:
+            status = os.fstat(stream.fileno())
+            _require_regular(status)
+            if not (second_names or self._follow or self._descriptor is None):
+                self._require_same_owner(status)
+            yield stream
+
+    def _require_same_owner(self, status: os.stat_result) -> None:
+        # Whoever may write here may give somebody's file a second name here, and have it read.
+        assert self._descriptor is not None
+        if status.st_nlink > 1 and status.st_uid != os.fstat(self._descriptor).st_uid:
+            raise UnusableFileError("is another name of somebody else's file")
+
+    def _is_link(self, name: str) -> bool:
+        try:
+            status = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return stat.S_ISLNK(status.st_mode)
 
 
-def _is_a_link(path: Path) -> SpecFormatError:
-    return SpecFormatError(
-        f"{path} is a symbolic link", hint="put the file itself there; links are not followed"
+@contextlib.contextmanager
+def held_folder(path: Path, follow_links: Links = False) -> Iterator[HeldFolder]:
+    """The folder ``path``, held open. With a folder as ``follow_links`` it must lie in that one.
+
+    Raises OSError where it is no folder, UnusableFileError where it lies outside.
+    """
+    follow = follow_links is True
+    inside = follow_links if isinstance(follow_links, Path) else None
+    if not _DIR_FD:
+        if inside is not None and not path.resolve().is_relative_to(inside.resolve()):
+            raise UnusableFileError("is a link that leads out of the hub")
+        yield HeldFolder(path, None, follow_links=follow)
+        return
+    descriptor = _open_folder(path, inside)
+    try:
+        yield HeldFolder(path, descriptor, follow_links=follow)
+    finally:
+        os.close(descriptor)
+
+
+def _open_folder(path: Path, inside: Path | None) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY
+    if inside is None:
+        return os.open(path, flags)
+    try:
+        root, real = inside.resolve(strict=True), path.resolve(strict=True)
+    except RuntimeError:  # links that go round in a circle
+        raise UnusableFileError("is a link that leads out of the hub") from None
+    if not real.is_relative_to(root):
+        raise UnusableFileError("is a link that leads out of the hub")
+    descriptor = os.open(root, flags)
+    # Step by step: what has become a link since it was resolved is not followed.
+    for part in real.relative_to(root).parts:
+        try:
+            below = os.open(part, flags | os.O_NOFOLLOW, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        descriptor = below
+    return descriptor
+
+
+def _require_regular(status: os.stat_result) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise UnusableFileError("is a symbolic link")
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise UnusableFileError("is not a regular file")
+
+
+@contextlib.contextmanager
+def _spec_folder(directory: Path, follow_links: Links) -> Iterator[HeldFolder]:
+    path = directory / SPEC_DIR
+    with contextlib.ExitStack() as stack:
+        try:
+            parent = stack.enter_context(held_folder(directory, follow_links))
+            folder = stack.enter_context(parent.folder(SPEC_DIR))
+        except UnusableFileError as error:
+            raise _unusable(path, error) from None
+        except PermissionError as error:
+            raise SpecFormatError(f"{path} cannot be read: {error.strerror}") from error
+        except OSError:
+            raise _not_found(directory) from None
+        yield folder
+
+
+def _not_found(directory: Path) -> SpecNotFoundError:
+    return SpecNotFoundError(
+        f"{directory} holds no {SPEC_DIR}/{MANIFEST_NAME}",
+        hint="name the folder that contains gmi/, or make the specification with gmi-publish",
     )
 
 
-def _read(path: Path, limit: int, follow_links: bool, *, size: int | None = None) -> bytes:
+def _unusable(path: Path, error: UnusableFileError) -> SpecFormatError:
+    is_link = "link" in str(error)
+    hint = "put the file itself there; links are not followed" if is_link else None
+    return SpecFormatError(f"{path} {error}", hint=hint)
+
+
+def _read(folder: HeldFolder, name: str, limit: int, *, size: int | None = None) -> bytes:
     """A regular file of at most ``limit`` bytes, and of exactly ``size`` where that is known."""
-    if not follow_links and path.is_symlink():
-        raise _is_a_link(path)
-    # O_NOFOLLOW closes the gap between the look and the opening, O_NONBLOCK keeps a pipe from
-    # blocking the reader; neither exists on Windows, where the look has to do.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    if not follow_links:
-        flags |= getattr(os, "O_NOFOLLOW", 0)
+    path = folder.path / name
     try:
-        # With an opener the descriptor is closed also where the path turns out to be a folder.
-        with io.FileIO(path, "rb", opener=lambda name, _: os.open(name, flags)) as stream:
+        with folder.file(name) as stream:
             status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise SpecFormatError(f"{path} is not a regular file")
             if status.st_size > limit:
                 raise SpecFormatError(f"{path} has {status.st_size:,} bytes, more than {limit:,}")
             if size is not None and status.st_size != size:
@@ -173,7 +330,11 @@ def _read(path: Path, limit: int, follow_links: bool, *, size: int | None = None
                     hint="download both files again, from the same revision",
                 )
             data = stream.read(status.st_size + 1)
+    except UnusableFileError as error:
+        raise _unusable(path, error) from None
     except FileNotFoundError:
+        if name == MANIFEST_NAME:
+            raise _not_found(folder.path.parent) from None
         raise SpecFormatError(
             f"{path} is missing", hint="download both files again, from the same revision"
         ) from None
@@ -186,29 +347,43 @@ def _read(path: Path, limit: int, follow_links: bool, *, size: int | None = None
 
 def _replace_folder(target: Path, contents: dict[str, bytes]) -> None:
     """Fill a folder beside ``target``, then let the two change places."""
-    with tempfile.TemporaryDirectory(prefix=".gmi-", dir=target.parent) as scratch:
-        fresh = Path(scratch) / "new"
-        if target.exists():
-            replaced = replaced_names(target, contents)
+    with held_folder(target.parent) as held:
+        # All below is by way of the folder that is held, whatever takes its name meanwhile.
+        target = held.place / target.name
+        with tempfile.TemporaryDirectory(prefix=".gmi-", dir=held.place) as scratch:
+            fresh = Path(scratch) / "new"
+            if target.exists():
+                copy_others(held, target.name, fresh, replaced_names(target, contents))
+            else:
+                fresh.mkdir()
+            for name, content in contents.items():
+                _write(fresh / name, content)
+            if not target.exists():
+                fresh.rename(target)
+                return
+            # No portable call exchanges two folders. Between these two renames a reader finds no
+            # specification, never half of one.
+            old = Path(scratch) / "old"
+            target.rename(old)
+            try:
+                fresh.rename(target)
+            except BaseException:
+                old.rename(target)
+                raise
+
+
+def copy_others(held: HeldFolder, name: str, fresh: Path, replaced: set[str]) -> None:
+    """Copy the folder ``name`` in ``held`` to ``fresh``, without the files that are ``replaced``.
+
+    Links stay links. Raises OSError, also where a link has taken the folder's place.
+    """
+    try:
+        with held.folder(name) as folder:
             shutil.copytree(
-                target, fresh, symlinks=True, ignore=lambda _, names: replaced & set(names)
+                folder.place, fresh, symlinks=True, ignore=lambda _, names: replaced & set(names)
             )
-        else:
-            fresh.mkdir()
-        for name, content in contents.items():
-            _write(fresh / name, content)
-        if not target.exists():
-            fresh.rename(target)
-            return
-        # No portable call exchanges two folders. Between these two renames a reader finds no
-        # specification, never half of one.
-        old = Path(scratch) / "old"
-        target.rename(old)
-        try:
-            fresh.rename(target)
-        except BaseException:
-            old.rename(target)
-            raise
+    except UnusableFileError as error:
+        raise OSError(errno.ELOOP, f"{name} {error}") from None
 
 
 def _write(path: Path, content: bytes) -> None:

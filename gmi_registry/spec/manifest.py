@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from gmi_registry.errors import InputError, SpecFormatError, UnsupportedVersionError
+from gmi_registry.sanitize import first_fault, one_line
 from gmi_registry.spec.canonical import canonical_json, parse_json
 from gmi_registry.spec.described import DescribedModel, WeightFile
 from gmi_registry.spec.fields import Count, Name, Part, Prompt, Sha256
@@ -199,7 +200,7 @@ class Manifest(Part):
             _require_known_major(parse_json(data))
             manifest = cls.model_validate_json(data, strict=True)
         except ValidationError as error:
-            raise SpecFormatError(f"spec.json: {_first_line(error)}", hint=_NOT_OURS) from None
+            raise SpecFormatError(f"spec.json: {first_fault(error)}", hint=_NOT_OURS) from None
         except ValueError as error:
             raise SpecFormatError(f"spec.json: {error}", hint=_NOT_OURS) from None
         # One content has one spelling, so that its digest names the content.
@@ -226,7 +227,7 @@ def _require_known_major(document: object) -> None:
 def _unknown_fields(value: object, path: str) -> Iterator[str]:
     if isinstance(value, Part):
         prefix = f"{path}." if path else ""
-        yield from (f"{prefix}{name[:80]}" for name in value.model_extra or ())
+        yield from (f"{prefix}{one_line(name, 80)}" for name in value.model_extra or ())
         for name in type(value).model_fields:
             yield from _unknown_fields(getattr(value, name), prefix + name)
     elif isinstance(value, Mapping):
@@ -235,11 +236,3 @@ def _unknown_fields(value: object, path: str) -> Iterator[str]:
     elif isinstance(value, tuple):
         for position, item in enumerate(value):
             yield from _unknown_fields(item, f"{path}[{position}]")
-
-
-def _first_line(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part)[:80] for part in first["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    message = " ".join(first["msg"].split())[:300]
-    return f"{place + ': ' if place else ''}{message}{more}"

@@ -112,6 +112,14 @@ class ModelRef:
         return self.hub == "civitai" or _SHA256.fullmatch(self.revision) is not None
 
     @property
+    def is_pinned(self) -> bool:
+        """Whether one state of the model is meant that cannot change, as searches print it: a
+        commit or a digest, and not a branch or a tag."""
+        return self.revision is not None and (
+            self.hub == "civitai" or _DIGEST.fullmatch(self.revision) is not None
+        )
+
+    @property
     def without_revision(self) -> ModelRef:
         """The same model, whatever the hub serves now."""
         return ModelRef(self.hub, self.id, None, self.file)

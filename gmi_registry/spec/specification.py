@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from gmi_registry import __version__
 from gmi_registry.errors import DigestMismatchError, SpecFormatError
+from gmi_registry.sanitize import first_fault, holds_secret
 from gmi_registry.spec.described import DescribedModel, OwnWeights, are_among
 from gmi_registry.spec.manifest import (
     ROWS_LIMIT,
@@ -150,7 +151,7 @@ def build_spec(
             tool=tool,
         )
     except ValidationError as error:
-        reason = " ".join(error.errors()[0]["msg"].split())
+        reason = first_fault(error)
         raise SpecFormatError(f"the parts make no specification: {reason}") from error
     spec = Spec(manifest, arrays.image_embeddings, arrays.prompt_embeddings, arrays.image_prompt)
     spec.check()
@@ -160,10 +161,18 @@ def build_spec(
 def encode_spec(spec: Spec) -> tuple[bytes, bytes]:
     """The contents of ``spec.json`` and ``spec.tensors``; the same Spec gives the same bytes.
 
-    Raises SpecFormatError for a Spec whose parts disagree.
+    Raises SpecFormatError for a Spec whose parts disagree, and for one that would hold a secret
+    that this process knows.
     """
     spec.check()
-    return spec.manifest.to_bytes(), encode_tensors(spec.arrays)
+    manifest = spec.manifest.to_bytes()
+    if holds_secret(manifest.decode("utf-8")):
+        raise SpecFormatError(
+            "the specification would hold a token or password of yours, which a hub has put into "
+            "the model's title, tags or files",
+            hint="do not publish it; report the hub, and make a new token",
+        )
+    return manifest, encode_tensors(spec.arrays)
 
 
 def decode_spec(

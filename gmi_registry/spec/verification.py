@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,9 @@ from gmi_registry.spec.files import (
     PREVIEW_LIMIT,
     PREVIEW_NAME,
     SPEC_DIR,
+    Links,
+    UnusableFileError,
+    held_folder,
     read_manifest,
     read_spec,
 )
@@ -39,7 +43,7 @@ def verify(
     *,
     expected: ModelRef | None = None,
     own_weights: OwnWeights | None = None,
-    follow_links: bool = False,
+    follow_links: Links = False,
     weights: bool = True,
 ) -> list[Finding]:
     """Check ``directory``/gmi, and the weight files beside it where they are there.
@@ -76,7 +80,7 @@ def verify(
     ]
 
 
-def _tensors(directory: Path, follow_links: bool) -> Finding:
+def _tensors(directory: Path, follow_links: Links) -> Finding:
     try:
         spec = read_spec(directory, follow_links=follow_links)
     except GmiError as error:
@@ -85,41 +89,54 @@ def _tensors(directory: Path, follow_links: bool) -> Finding:
     return Finding("tensors", "ok", f"{images} images, {width} numbers each; digest agrees")
 
 
-def _preview(directory: Path, follow_links: bool) -> Finding:
+def _preview(directory: Path, follow_links: Links) -> Finding:
     path = directory / SPEC_DIR / PREVIEW_NAME
-    if path.is_symlink() and not follow_links:
-        return Finding("preview", "failed", f"{path} is a symbolic link")
-    if not path.is_file():
+    try:
+        with (
+            held_folder(directory, follow_links) as parent,
+            parent.folder(SPEC_DIR) as folder,
+            folder.file(PREVIEW_NAME) as stream,
+        ):
+            size = os.fstat(stream.fileno()).st_size
+            start = stream.read(12)
+    except UnusableFileError as error:
+        if "link" not in str(error):
+            return Finding("preview", "skipped", f"there is no {SPEC_DIR}/{PREVIEW_NAME}")
+        return Finding("preview", "failed", f"{path} {error}")
+    except OSError:
         return Finding("preview", "skipped", f"there is no {SPEC_DIR}/{PREVIEW_NAME}")
-    size = path.stat().st_size
     if size > PREVIEW_LIMIT:
         return Finding("preview", "failed", f"{path} has {size:,} bytes, over {PREVIEW_LIMIT:,}")
-    with path.open("rb") as stream:
-        start = stream.read(12)
     if start[:4] != b"RIFF" or start[8:] != b"WEBP":
         return Finding("preview", "failed", f"{path} is not a WebP picture")
     return Finding("preview", "ok", f"{size:,} bytes")
 
 
 def _weights(
-    directory: Path, manifest: Manifest, follow_links: bool, wanted: bool
+    directory: Path, manifest: Manifest, follow_links: Links, wanted: bool
 ) -> list[Finding]:
     if not wanted:
         return [Finding("weights", "skipped", "not asked for")]
     return [_weight(directory, weight, follow_links) for weight in manifest.model.weights]
 
 
-def _weight(directory: Path, weight: WeightFile, follow_links: bool) -> Finding:
+def _weight(directory: Path, weight: WeightFile, follow_links: Links) -> Finding:
     path = directory / weight.path  # a RelativePath: no "..", no root, no drive
     try:
-        if not follow_links and not path.resolve().is_relative_to(directory.resolve()):
-            return Finding("weights", "failed", f"{weight.path} leads out of {directory}")
+        # A hub's models may share a file; what somebody hands over holds its own.
+        inside = directory if follow_links is False else follow_links
+        place = path if inside is True else path.resolve()
         if not path.is_file():
             return Finding("weights", "skipped", f"{weight.path} is not here")
         digest = hashlib.sha256()
-        with path.open("rb") as stream:
+        with (
+            held_folder(place.parent, inside) as folder,
+            folder.file(place.name, second_names=True) as stream,
+        ):
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
+    except UnusableFileError:
+        return Finding("weights", "failed", f"{weight.path} leads out of {directory}")
     except OSError as error:
         return Finding("weights", "failed", f"{weight.path} cannot be read: {error.strerror}")
     if digest.hexdigest() != weight.sha256:

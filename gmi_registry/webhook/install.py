@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from gmi_registry.errors import AuthError, HubError, InputError
+from gmi_registry.sanitize import add_secret
 from gmi_registry.webhook.address import receiver_address
 from gmi_registry.webhook.order import JobOrder, is_ours, schedule_job, source_job
 from gmi_registry.webhook.secret import SECRET_VARIABLE, Secret
@@ -55,6 +56,7 @@ def account_api(token: str | None = None) -> HfApi:
     from huggingface_hub import HfApi, constants, get_token
 
     found = token or get_token()
+    add_secret(found)
     if not found:
         raise AuthError(
             f"{constants.ENDPOINT}: webhooks belong to an account, and there is no token",
@@ -217,9 +219,15 @@ def _name(text: str) -> str:
     named = read_address(text, "hf", endpoints())
     ref = None if named is None else named.model
     if ref is None or ref.hub != "hf" or "/" not in ref.id:
+        shown = text.partition("?")[0][:120]
         raise InputError(
-            f"{text[:120]!r} cannot be watched: webhooks are for models of Hugging Face",
+            f"{shown!r} cannot be watched: webhooks are for models of Hugging Face",
             hint="write owner/name",
+        )
+    if ref.revision is not None and not ref.is_pinned:
+        raise InputError(
+            f"{ref} cannot be watched: webhooks tell of every change of {ref.id}",
+            hint=f"write {ref.id}",
         )
     if ref != ref.repository:
         _log.warning("%s: webhooks tell of every change of %s, not of that alone", ref, ref.id)

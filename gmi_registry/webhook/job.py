@@ -15,6 +15,7 @@ from pathlib import Path
 
 from gmi_registry.errors import AuthError, GmiError, InputError
 from gmi_registry.place import endpoints
+from gmi_registry.sanitize import guarded_output
 from gmi_registry.spec.address import read_address
 from gmi_registry.webhook.look import Look, Looked, look_with
 from gmi_registry.webhook.payload import Ignored, decide
@@ -101,4 +102,5 @@ def _looked(look: Look, repo: str) -> Looked:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with guarded_output():
+        sys.exit(main())

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from gmi_registry.errors import InputError
+from gmi_registry.sanitize import fault_place
 from gmi_registry.spec.reference import ModelRef
 
 __all__ = ["PAYLOAD_LIMIT", "Change", "Ignored", "decide"]
@@ -120,8 +121,7 @@ def _where(error: Exception) -> str:
     """The place of the first fault. Its value is the sender's, and goes into no log."""
     if not isinstance(error, ValidationError):
         return "it is no text"
-    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    place = ".".join(str(part) for part in first["loc"][:4])
+    place = fault_place(error)
     return f"{place} is missing or wrong" if place else "it is no JSON object"
 
 

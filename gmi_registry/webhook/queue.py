@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from gmi_registry.errors import InputError
+from gmi_registry.sanitize import one_line
 
 __all__ = ["Counts", "Noted", "RepoQueue", "Taken"]
 
@@ -296,7 +297,7 @@ class RepoQueue:
             yield
         except _DAMAGE as error:
             raise InputError(
-                f"{self._path} cannot be used: {' '.join(str(error).split())[:200]}",
+                f"{self._path} cannot be used: {one_line(str(error))}",
                 hint="choose another --queue, or move that file away and start again",
             ) from error
 

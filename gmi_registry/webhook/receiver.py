@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from gmi_registry.errors import GmiError, InputError, MissingExtraError
 from gmi_registry.webhook.payload import PAYLOAD_LIMIT, Ignored, decide
@@ -22,7 +23,10 @@ PATH = "/webhook"
 _HEADER = "x-webhook-secret"
 _BODY_SECONDS = 10.0
 _FULL_SECONDS = 60
+_MOST_LOOKS = 32
 _CLOSE = {"Connection": "close"}
+
+T = TypeVar("T")
 
 
 def create_app(
@@ -44,7 +48,6 @@ def create_app(
     """
     try:
         from starlette.applications import Starlette
-        from starlette.concurrency import run_in_threadpool
         from starlette.requests import ClientDisconnect
         from starlette.responses import JSONResponse, Response
         from starlette.routing import Route
@@ -75,7 +78,7 @@ def create_app(
         if isinstance(decision, Ignored):
             return JSONResponse({"ignored": decision.reason})
         try:
-            noted = await run_in_threadpool(queue.put, decision.repo, decision.sha)
+            noted = await turns.take(partial(queue.put, decision.repo, decision.sha))
         except GmiError:
             return _later("the queue cannot be written")
         if noted == "full":
@@ -85,10 +88,12 @@ def create_app(
         return JSONResponse({noted: decision.repo}, 202)
 
     async def health(request: Request) -> Response:
+        if looks.waiting >= _MOST_LOOKS:
+            return _later("too many ask", _CLOSE)
         try:
-            counts = await run_in_threadpool(queue.counts)
+            counts = await looks.take(queue.counts)
         except GmiError:
-            return _later("the queue cannot be read")
+            return _later("the queue cannot be read", _CLOSE)
         found: dict[str, int | bool] = {
             "waiting": counts.waiting,
             "working": counts.taken,
@@ -97,18 +102,63 @@ def create_app(
         }
         if worker_alive is not None:
             found["worker"] = worker_alive()
-        return JSONResponse(found)
+        return JSONResponse(found, headers=_CLOSE)
 
     def _refused(status: int, reason: str) -> Response:
         # What is still on its way is not waited for.
         return JSONResponse({"error": reason}, status, _CLOSE)
 
-    def _later(reason: str) -> Response:
-        return JSONResponse({"error": reason}, 503, {"Retry-After": str(_FULL_SECONDS)})
+    def _later(reason: str, more: dict[str, str] | None = None) -> Response:
+        headers = {"Retry-After": str(_FULL_SECONDS), **(more or {})}
+        return JSONResponse({"error": reason}, 503, headers)
 
+    # Nobody needs a secret to ask how many wait: those who do keep no delivery from its turn.
+    turns, looks = _Turns(), _Turns()
     return Starlette(
-        routes=[Route(PATH, deliver, methods=["POST"]), Route("/health", health, methods=["GET"])]
+        routes=[Route(PATH, deliver, methods=["POST"]), Route("/health", health, methods=["GET"])],
+        exception_handlers={404: _nothing, 405: _nothing},
     )
+
+
+class _Turns:
+    """Calls of a thread one after the other, in the order in which they were asked for.
+
+    They wait here rather than for the file, which patience for many at once would not do for. Where
+    one fails, those that wait fail with it: each would wait as long for the same fault.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._failure: tuple[int, GmiError] | None = None
+        self._asked = self.waiting = 0
+
+    async def take(self, call: Callable[[], T]) -> T:
+        from starlette.concurrency import run_in_threadpool
+
+        self._asked += 1
+        self.waiting += 1
+        number = self._asked
+        try:
+            async with self._lock:
+                if self._failure is not None and number <= self._failure[0]:
+                    raise self._failure[1]
+                try:
+                    return await run_in_threadpool(call)
+                except GmiError as error:
+                    self._failure = self._asked, error
+                    raise
+        finally:
+            self.waiting -= 1
+
+
+async def _nothing(request: Request, error: Exception) -> Response:
+    """For who has the wrong address: nothing, and no second request on the same connection."""
+    from starlette.exceptions import HTTPException
+    from starlette.responses import PlainTextResponse
+
+    assert isinstance(error, HTTPException)
+    headers = {**(error.headers or {}), **_CLOSE}
+    return PlainTextResponse(error.detail, status_code=error.status_code, headers=headers)
 
 
 async def _body(request: Request) -> bytes | None:

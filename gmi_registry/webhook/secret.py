@@ -7,6 +7,7 @@ import hmac
 import os
 
 from gmi_registry.errors import InputError
+from gmi_registry.sanitize import add_secret
 
 __all__ = ["SECRET_VARIABLE", "Secret"]
 
@@ -24,6 +25,7 @@ class Secret:
     """
 
     def __init__(self, text: str, *, name: str = SECRET_VARIABLE) -> None:
+        add_secret(text)
         if not (
             _SHORTEST <= len(text) <= _LONGEST and all("!" <= letter <= "~" for letter in text)
         ):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gmi_registry.errors import AuthError, GmiError, InputError, OfflineError, RateLimitError
+from gmi_registry.sanitize import guarded_output
 from gmi_registry.webhook.look import RIGHTS_SECONDS, Look, Looked, look_with
 from gmi_registry.webhook.queue import RepoQueue, Taken
 
@@ -152,4 +153,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with guarded_output():
+        sys.exit(main())

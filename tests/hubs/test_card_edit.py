@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -10,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gmi_registry.errors import HubError
-from gmi_registry.hubs.card import CARD_LIMIT
+from gmi_registry.hubs.card import CARD_LIMIT, parse_card
 from gmi_registry.hubs.huggingface.card_edit import (
     SECTION_END,
     SECTION_START,
+    TAG,
     check_card,
     edit_card,
 )
@@ -299,3 +304,58 @@ def test_anything_is_edited_once_or_refused(content):
         assert edited.hint
     else:
         assert edit_card(edited, MANIFEST) == edited
+
+
+LARGE = 1024 * 1024 - 200
+SLOW = {
+    "a list": "tags:\n" + "- a\n" * (LARGE // 4),
+    "a list in a line": "tags: [" + "a," * (LARGE // 2) + "]",
+    "keys": "".join(f"k{number}: v\n" for number in range(90_000)),
+    "one key again and again": "a: 1\n" * (LARGE // 5),
+    "explicit keys": "? a\n" * (LARGE // 4),
+    "brackets": "x: " + "[" * 5000 + "]" * 5000,
+    "open brackets": "x: " + "[" * LARGE,
+    "dates": "x:\n" + "- 2001-01-01\n" * (LARGE // 13),
+    "pairs": "x: !!pairs\n" + "- a: 1\n" * (LARGE // 8),
+    "a number in base 60": "x: " + "1:" * (LARGE // 2) + "1",
+    "a declared number in base 60": 'x: !!int "' + "1:" * (LARGE // 2) + '1"',
+    "anchors": "x:\n" + "".join(f"- &a{number} b\n" for number in range(70_000)),
+    "merged mappings": "a0: &a0 {x: 1}\n"
+    + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 9)),
+    "pairs of aliases": "a0: &a0 [x, x]\n"
+    + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
+    + "tags: !!pairs [a: *a39]\n",
+}
+LONG_BODIES = {
+    "marks of our section": "<!-- gmi-spec:start -->\n" * (LARGE // 24),
+    "half marks": "<!--  gmi-spec:" * (LARGE // 15),
+    "blank lines": "\n" * LARGE,
+    "headings": "# \x01\n" * (LARGE // 4),
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [*(f"---\n{front}\n---\n" for front in SLOW.values()), *LONG_BODIES.values()],
+    ids=[*SLOW, *LONG_BODIES],
+)
+def test_no_card_takes_long(text):
+    start = time.process_time()
+    for read in (check_card, lambda card: parse_card(card, "style", Path("README.md"))):
+        with contextlib.suppress(HubError):
+            read(text.encode())
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("style", ["- {}\n", "- '{}'  # a comment\n", '- "{} \U0001f600"\n'])
+def test_a_long_card_is_edited_as_a_short_one(style):
+    """The one is read by libyaml, the other in Python."""
+    items = "".join(style.format(f"tag-{number}") for number in range(2000))
+    for front in (f"license: mit\ntags:\n{items}", f"tags:\n{items}license: mit\n"):
+        card = f"---\n{front}---\n# Title\n"
+        edited = edit(card)
+        assert edited.startswith(f"---\n{front}".partition(items)[0] + items)
+        assert f"{items}- {TAG}\n" in edited
+        tags = parse_card(edited.encode(), "style", Path("README.md")).tags
+        assert len(tags) == 2001
+        assert tags[-1] == TAG

@@ -215,8 +215,11 @@ def test_what_is_published_or_watched_is_the_model_itself(world, caplog):
             assert str(find_model(text, opened)) == "civitai:123@456"
         with pytest.raises(InputError, match="is a model of Hugging Face, and the hub that was"):
             find_model("https://huggingface.co/owner/red", opened)
-    with open_hub("hf", world["cache"]) as opened, pytest.raises(InputError, match="of Civitai"):
-        find_model("https://civitai.com/models/1", opened)
+    with open_hub("hf", world["cache"]) as opened:
+        for text in ("models/1", "api/download/models/6?token=SECRET"):
+            with pytest.raises(InputError, match="is a model of Civitai") as caught:
+                find_model(f"https://civitai.com/{text}", opened)
+            assert "SECRET" not in caught.value.message
     with pytest.raises(InputError, match="webhooks are for models of Hugging Face"):
         _name("civitai:123")
 

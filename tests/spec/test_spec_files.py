@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import small_spec
+from small_spec import MakeSpec
 
+from gmi_registry import sanitize
 from gmi_registry.errors import InputError, SpecFormatError, SpecNotFoundError
 from gmi_registry.spec import (
     MANIFEST_NAME,
@@ -201,6 +203,7 @@ def test_a_file_that_changes_while_it_is_read(
         def __init__(self, real: os.stat_result) -> None:
             self.st_mode = real.st_mode
             self.st_size = real.st_size + 1
+            self.st_nlink = real.st_nlink
 
     monkeypatch.setattr(files_module.os, "fstat", lambda number: Longer(fstat(number)))
     with pytest.raises(SpecFormatError, match="changed while"):
@@ -214,3 +217,18 @@ def test_a_folder_in_place_of_a_file_leaves_no_descriptor_open(tmp_path: Path) -
     with pytest.raises(SpecFormatError, match="Is a directory"):
         read_spec(tmp_path)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_secret_of_this_process_is_never_written(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub may have put the token that it was sent into the model's title."""
+    spec = make_spec()
+    title = spec.manifest.model.title
+    monkeypatch.setattr(sanitize, "_secrets", sanitize._Secrets())
+    sanitize.add_secret(f"{title} and more")
+    write_spec(spec, tmp_path / "first")
+    sanitize.add_secret(title)
+    with pytest.raises(SpecFormatError, match="token or password of yours"):
+        write_spec(spec, tmp_path / "second")
+    assert not (tmp_path / "second").exists()

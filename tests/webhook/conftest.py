@@ -26,10 +26,10 @@ hf_hub = fixtures.hf_hub
 class Receiver:
     """``client`` speaks to it; ``stop`` ends it, and its queue stays on the disk."""
 
-    def __init__(self, folder, *, capacity=1000, body_seconds=10.0, head_seconds=10.0):
+    def __init__(self, folder, *, capacity=1000, body_seconds=10.0, **limits):
         self.queue = RepoQueue(folder, capacity=capacity)
         app = create_app(Secret(SECRET), self.queue, body_seconds=body_seconds)
-        self.server = make_server(app, head_seconds=head_seconds)
+        self.server = make_server(app, **limits)
         self.socket = listen("127.0.0.1", 0)
         self.address = self.socket.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"

@@ -215,6 +215,71 @@ def test_slow_clients_do_not_keep_others_waiting(receive):
             client.close()
 
 
+IDLE = {
+    "nothing": b"",
+    "a part of a head": HEAD.encode() + b"X-Slow: ",
+    "a body without the secret": (HEAD + "Content-Length: 60000\r\n\r\n{").encode(),
+    "a request after its answer": b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\nGET",
+    "many requests whose answers nobody reads": b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 500,
+}
+
+
+@pytest.mark.parametrize("sent", IDLE.values(), ids=IDLE)
+def test_more_idle_connections_than_there_may_be_keep_nobody_out(receive, sent):
+    receiver = receive(connections=16)
+    idle = []
+    try:
+        for _ in range(100):
+            idle.append(socket.create_connection(receiver.address, timeout=30))
+            with contextlib.suppress(ConnectionError):
+                idle[-1].sendall(sent)
+        for number in range(5):
+            start = time.monotonic()
+            assert receiver.send(body(f"ada/style-{number}")).status_code == 202
+            assert time.monotonic() - start < 2
+            with contextlib.suppress(OSError):
+                idle[-1].send(b"a")
+    finally:
+        for client in idle:
+            client.close()
+
+
+def test_the_address_with_most_idle_connections_gives_way(receive):
+    receiver = receive(connections=16)
+    try:
+        other = socket.create_connection(
+            receiver.address, timeout=30, source_address=("127.0.0.2", 0)
+        )
+    except OSError:
+        pytest.skip("this system has one loopback address")
+    idle = []
+    with other:
+        time.sleep(0.6)  # from now on it could be hung up on: it has waited longest
+        for _ in range(4):
+            idle += [socket.create_connection(receiver.address, timeout=30) for _ in range(20)]
+            time.sleep(0.2)
+        lines = f"X-Webhook-Secret: {SECRET}\r\nContent-Length: {len(body())}\r\n\r\n"
+        other.sendall((HEAD + lines).encode() + body())
+        assert other.recv(65536).startswith(b"HTTP/1.1 202 ")
+    for client in idle:
+        client.close()
+
+
+def test_a_burst_of_deliveries_waits_for_its_turn(receive):
+    receiver = receive(connections=200)
+    replies = []
+
+    def deliver(number):
+        replies.append(receiver.send(body(f"ada/style-{number}")).status_code)
+
+    threads = [threading.Thread(target=deliver, args=(number,)) for number in range(150)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert replies == [202] * 150
+
+
 def test_a_full_queue_says_when_to_come_back_and_outlives_a_restart(receive):
     first = receive(capacity=3)
     for number in range(3):

@@ -18,6 +18,7 @@ from gmi_registry.hubs.civitai.refusal import (
     stranger,
     unreachable,
 )
+from gmi_registry.sanitize import first_fault, one_line
 
 if TYPE_CHECKING:
     import httpx2
@@ -49,10 +50,8 @@ def parsed(kind: type[Document], content: object, asked: Asked) -> Document:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"]))[:80]
         raise HubError(
-            f"{asked.name}: what Civitai says of it cannot be used: {place}: {first['msg'][:120]}",
+            f"{asked.name}: what Civitai says of it cannot be used: {first_fault(error, 120)}",
             hint=f"see {asked.page}",
         ) from None
 
@@ -84,7 +83,7 @@ def decoded(content: bytes, response: httpx2.Response, asked: Asked, token: str 
         raise error
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise stranger(asked, f"it sends {kind[:60] or 'something'} in place of JSON")
+        raise stranger(asked, f"it sends {one_line(kind, 60) or 'something'} in place of JSON")
     try:
         return json.loads(content)
     except (ValueError, RecursionError):

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gmi_registry.errors import InputError
 from gmi_registry.hubs.civitai.listing import ListedVersion
+from gmi_registry.sanitize import holds_secret
 from gmi_registry.sealed import read_sealed, write_sealed
 from gmi_registry.spec import ModelRef
 
@@ -100,6 +101,8 @@ class Catalogue:
             return None
 
     def _write(self, text: str) -> None:
+        if holds_secret(text):
+            return  # which the hub has echoed
         try:
             write_sealed(self.place, text.encode("utf-8", "surrogatepass"))
         except OSError as error:

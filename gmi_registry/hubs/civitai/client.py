@@ -41,6 +41,7 @@ from gmi_registry.hubs.civitai.refusal import (
 )
 from gmi_registry.hubs.civitai.traffic import CivitaiTraffic
 from gmi_registry.hubs.civitai.wire import Page, WireModel, WireVersion
+from gmi_registry.sanitize import add_secret
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.address import CIVITAI_HOSTS
 
@@ -103,6 +104,7 @@ class CivitaiClient:
                 f"{self.endpoint[:120]!r} is not the address of a hub",
                 hint="set CIVITAI_ENDPOINT to one that begins with https://",
             )
+        add_secret(self._token)
         if self._token is not None and not _TOKEN.fullmatch(self._token):
             raise InputError(
                 "the Civitai token holds characters that no token has",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gmi_registry.errors import AuthError, GmiError, HubError, RateLimitError, SpecNotFoundError
-from gmi_registry.spec.fields import unprintable
+from gmi_registry.sanitize import add_secret, one_line
 
 __all__ = [
     "Asked",
@@ -181,11 +181,8 @@ def stranger(asked: Asked, why: str, *, hint: str | None = None) -> HubError:
 
 def clean(text: str, token: str | None = None) -> str:
     """One short line of somebody else's words, without the token and control characters."""
-    line = " ".join(text[: 20 * _LONGEST].split())
-    if token:
-        line = line.replace(token, "…")
-    line = "".join(letter for letter in line if not unprintable(letter))
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+    add_secret(token)
+    return one_line(text, _LONGEST)
 
 
 def _unauthorized(asked: Asked, said: str) -> GmiError:

@@ -8,6 +8,7 @@ from gmi_registry.errors import HubError
 from gmi_registry.hubs.civitai.refusal import Asked
 from gmi_registry.hubs.civitai.wire import WireFile, WireVersion
 from gmi_registry.model import Kind
+from gmi_registry.sanitize import one_line
 
 __all__ = [
     "AIR_TYPES",
@@ -135,7 +136,7 @@ def require_loadable(place: Path, kind: Kind, asked: Asked) -> None:
         with safe_open(place, framework="numpy") as tensors:
             names = list(tensors.keys())
     except (SafetensorError, OSError, ValueError, OverflowError) as error:
-        reason = _beginning(place) or " ".join(str(error).split())[:120]
+        reason = _beginning(place) or one_line(str(error), 120)
         raise HubError(
             f"{asked.name}: its file is no safetensors file, whatever it is called: {reason}",
             hint=f"its author must upload it again as safetensors: {asked.page}",

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from gmi_registry.sanitize import first_fault
 from gmi_registry.spec.fields import unprintable
 
 __all__ = ["Page", "WireFile", "WireModel", "WireVersion", "is_mature"]
@@ -89,10 +90,8 @@ def _usable(kind: type[Part], value: object, most: int) -> Iterator[Part]:
         try:
             yield kind.model_validate(item)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            place = ".".join(map(str, first["loc"]))[:80]
             _log.warning(
-                "a %s of Civitai is passed over: %s", kind.__name__, place or first["type"]
+                "a %s of Civitai is passed over: %s", kind.__name__, first_fault(error, 80)
             )
 
 

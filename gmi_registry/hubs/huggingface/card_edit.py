@@ -97,10 +97,10 @@ def _with_section(head: str, body: str, section: list[str], eol: str, line: int)
     if [marker.group(1) for marker in markers] == ["start", "end"]:
         first, last = markers
         return f"{head}{body[: first.end()]}{eol}{text}{eol}{body[last.start() :]}"
-    lines = [line + len(EOL.findall(body[: marker.start()])) for marker in markers]
+    lines = [line + len(EOL.findall(body[: marker.start()])) for marker in markers[:6]]
     found = ", ".join(
         f"{marker.group(1)} in line {number}"
-        for marker, number in zip(markers[:6], lines, strict=False)
+        for marker, number in zip(markers[:6], lines, strict=True)
     )
     raise HubError(
         f"{CARD_NAME} line {lines[0]}: the comments around the generated section are damaged "

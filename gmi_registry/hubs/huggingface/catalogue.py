@@ -14,6 +14,7 @@ from typing import Any
 
 from gmi_registry.filters import plain_tags
 from gmi_registry.hubs.huggingface.download import COMMIT
+from gmi_registry.sanitize import holds_secret
 from gmi_registry.sealed import read_sealed, write_sealed
 
 __all__ = ["Catalogue", "Entry", "read_note", "write_note"]
@@ -147,7 +148,10 @@ def read_note(path: Path) -> dict[str, Any]:
 
 def write_note(path: Path, document: object) -> None:
     """Put a document into a file, whole or not at all; where that fails nothing is remembered."""
+    text = json.dumps(document)
+    if holds_secret(text):
+        return  # which the hub has echoed
     try:
-        write_sealed(path, json.dumps(document).encode())
+        write_sealed(path, text.encode())
     except OSError as error:
         _log.debug("%s cannot be written: %s", path, error)

@@ -21,6 +21,7 @@ from gmi_registry.errors import GmiError, HubError
 from gmi_registry.hubs.huggingface.errors import Asked, explained, translate
 from gmi_registry.hubs.huggingface.limit import wait_after
 from gmi_registry.hubs.huggingface.patience import pause
+from gmi_registry.sanitize import one_line
 from gmi_registry.spec.fields import unprintable
 
 __all__ = ["Change", "Start", "make"]
@@ -186,7 +187,7 @@ def _explained(error: Exception, asked: Asked) -> Exception:
         )
     if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
         # The hub's own check of the card, or of an upload: the client says it in many lines.
-        said = " ".join(str(error).split())[:200]
+        said = one_line(str(error))
         return HubError(
             f"{asked.name}: the hub does not take it: {said}",
             hint="mend what it names, then run the same command again",

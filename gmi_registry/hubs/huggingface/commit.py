@@ -21,6 +21,7 @@ from gmi_registry.hubs.huggingface.preflight import (
     stored_files,
 )
 from gmi_registry.hubs.upload import read_upload
+from gmi_registry.sanitize import in_markdown
 from gmi_registry.spec import (
     MANIFEST_NAME,
     PREVIEW_NAME,
@@ -101,7 +102,8 @@ class _Beside:
         )
 
     def describe(self, propose: bool) -> str:
-        tool = f"Made by {self.manifest.tool.name} {self.manifest.tool.version}."
+        made_by = self.manifest.tool
+        tool = in_markdown(f"Made by {made_by.name} {made_by.version}.")
         if not propose:
             return tool
         return (

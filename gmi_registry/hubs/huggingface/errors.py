@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,15 +33,13 @@ from gmi_registry.errors import (
 )
 from gmi_registry.hubs.huggingface.limit import retry_after, wait_after
 from gmi_registry.hubs.huggingface.reach import NeverReached, http_library
-from gmi_registry.spec.fields import unprintable
+from gmi_registry.sanitize import one_line
 
 __all__ = ["Asked", "explained", "offline_error", "translate"]
 
 # Of httpx or httpx2, whichever this version of huggingface_hub was built on.
 _HTTP_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{6,}")
 _LOGIN = "hf auth login"
-_LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def translate(error: BaseException, asked: Asked) -> GmiError | None:
     if isinstance(error, FileMetadataError):
         return _no_hub(asked)
     if isinstance(error, HFValidationError):
-        return InputError(f"{asked.name}: {_clean(str(error))}", hint="write hf:owner/name")
+        return InputError(f"{asked.name}: {one_line(str(error))}", hint="write hf:owner/name")
     if isinstance(error, OSError | RuntimeError):  # the latter from hf_xet
         return _disk(error, asked)
     if isinstance(error, ValueError | KeyError | TypeError | AttributeError):
@@ -222,7 +219,7 @@ def _too_many(error: HfHubHTTPError, asked: Asked) -> RateLimitError:
 def _unreachable(error: BaseException, asked: Asked) -> HubError:
     instead = "gmi-search --offline uses what is on this disk"
     return HubError(
-        f"{asked.endpoint} cannot be reached: {_clean(str(error)) or type(error).__name__}",
+        f"{asked.endpoint} cannot be reached: {one_line(str(error)) or type(error).__name__}",
         hint="check the network and HF_ENDPOINT; "
         + ("then run the same command again" if asked.writing else instead),
     )
@@ -241,7 +238,7 @@ def _disk(error: OSError | RuntimeError, asked: Asked) -> HubError:
         return HubError(
             f"{asked.name}: the disk is full", hint="free some space: hf cache ls, hf cache prune"
         )
-    reason = getattr(error, "strerror", None) or _clean(str(error))
+    reason = getattr(error, "strerror", None) or one_line(str(error))
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return HubError(
             f"{asked.name}: the cache cannot be written: {reason}",
@@ -252,12 +249,5 @@ def _disk(error: OSError | RuntimeError, asked: Asked) -> HubError:
 
 
 def _said(error: HfHubHTTPError) -> str:
-    said = _clean(error.server_message or "")
+    said = one_line(error.server_message or "")
     return f" ({said})" if said else ""
-
-
-def _clean(text: str) -> str:
-    """One short line of somebody else's words, without tokens and control characters."""
-    line = _TOKEN.sub("hf_…", " ".join(text.split()))
-    line = "".join(letter for letter in line if not unprintable(letter))
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"

@@ -6,11 +6,13 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from gmi_registry.errors import HubError
-from gmi_registry.hubs.card import CARD_NAME
+from gmi_registry.hubs.card import CARD_NAME, front_events
 from gmi_registry.hubs.huggingface.listing import SPEC_TAG
+from gmi_registry.sanitize import one_line
 
 if TYPE_CHECKING:
     import yaml
@@ -84,14 +86,16 @@ def read_front(block: str, line: int) -> FrontMatter:
     from yaml.reader import ReaderError
 
     try:
-        events = tuple(yaml.parse(block, Loader=yaml.SafeLoader))
+        events = front_events(block)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        reason = " ".join(f"{error.context or ''} {error.problem or ''}".split())[:_LONGEST]
+        reason = one_line(f"{error.context or ''} {error.problem or ''}", _LONGEST)
         refuse_card(line + (mark.line if mark else 0), f"the front matter is not YAML: {reason}")
     except ReaderError as error:
         at = line + len(EOL.findall(block[: error.position]))
         refuse_card(at, "the front matter holds a character that YAML forbids")
+    except yaml.YAMLError as error:
+        refuse_card(line, f"the front matter cannot be read: {one_line(str(error), _LONGEST)}")
     inner = events[2:-2]  # without the start and the end of the stream and of the document
     anchors: set[str | None] = set()
     for event in inner:
@@ -130,15 +134,22 @@ def _essence(node: _Node) -> _Essence:
     """What a node means, without how it is spelled."""
     import yaml
 
-    resolve = yaml.SafeLoader("").resolve
+    resolve = _resolver().resolve
     found: list[tuple[str | None, ...]] = []
     for event in node:
         kind, anchor = type(event).__name__, getattr(event, "anchor", None)
         tag, value = getattr(event, "tag", None), getattr(event, "value", None)
         if isinstance(event, yaml.ScalarEvent) and tag in (None, "!"):
-            tag = resolve(yaml.ScalarNode, event.value, event.implicit)  # type: ignore[no-untyped-call]
+            tag = resolve(yaml.ScalarNode, event.value, event.implicit)
         found.append((kind, anchor, tag, value))
     return tuple(found)
+
+
+@lru_cache(maxsize=1)
+def _resolver() -> Any:
+    import yaml
+
+    return yaml.SafeLoader("")
 
 
 def _is_null(node: _Node) -> bool:
@@ -217,11 +228,10 @@ def _spellings(block: str, front: FrontMatter, eol: str) -> Iterator[str]:
         yield put(f"- {TAG}{eol}{pad}", first)
 
 
-def _mark(mark: object) -> yaml.Mark:
-    import yaml
-
-    assert isinstance(mark, yaml.Mark)  # only events that are made by hand have none
-    return mark
+def _mark(mark: Any) -> yaml.Mark:
+    assert mark is not None  # only events that are made by hand have none
+    found: yaml.Mark = mark  # or libyaml's own, which has the same fields
+    return found
 
 
 def _line_end(text: str, start: int) -> int:

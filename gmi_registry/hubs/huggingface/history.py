@@ -12,6 +12,7 @@ from gmi_registry.hubs.huggingface.download import COMMIT
 from gmi_registry.hubs.huggingface.errors import Asked, explained, offline_error
 from gmi_registry.hubs.huggingface.patience import patiently
 from gmi_registry.hubs.huggingface.shelf import MANIFEST
+from gmi_registry.sanitize import add_secret
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.manifest import MANIFEST_LIMIT
 
@@ -35,6 +36,7 @@ def earlier_commits(
             f"older commits of hf:{ref.id} have to be asked for, and the network is switched off",
             hint=error.hint,
         )
+    add_secret(token)
     api = HfApi(endpoint, token=token, library_name="gmi-registry")
     with explained(asked):
         listed = patiently(lambda: api.list_repo_commits(ref.id))

@@ -36,6 +36,7 @@ from gmi_registry.hubs.huggingface.shelf import MANIFEST, TENSORS, Shelf
 from gmi_registry.hubs.huggingface.traffic import OnWait, Traffic
 from gmi_registry.hubs.protocol import Listing, bases_in, with_base_names
 from gmi_registry.model import ModelCard, ModelFiles
+from gmi_registry.sanitize import add_secret
 from gmi_registry.spec import PREVIEW_NAME, SIGNATURE_NAME, SPEC_DIR, ModelRef
 from gmi_registry.spec.files import PREVIEW_LIMIT, SIGNATURE_LIMIT
 from gmi_registry.spec.manifest import MANIFEST_LIMIT
@@ -92,7 +93,9 @@ class HuggingFaceHub:
         home = None if cache_dir is None else Path(cache_dir).expanduser().absolute()
         hub_cache = Path(constants.HF_HUB_CACHE) if home is None else home / "hub"
         self._api = HfApi(self.endpoint, token=token, library_name=_LIBRARY)
-        has_token = bool(token) if token is not None else get_token() is not None
+        known = get_token() if token is None else token
+        add_secret(known if isinstance(known, str) else None)
+        has_token = bool(known)
         self._asked = Asked(self.endpoint, has_token)
         with explained(self._asked):
             assets = cached_assets_path(

@@ -20,6 +20,7 @@ from gmi_registry.hubs.huggingface.download import Downloads
 from gmi_registry.hubs.huggingface.errors import Asked, explained
 from gmi_registry.hubs.huggingface.models import Models
 from gmi_registry.hubs.huggingface.patience import patiently
+from gmi_registry.sanitize import add_secret
 from gmi_registry.spec import ModelRef
 
 __all__ = ["Preflight", "StoredFile", "asked_of", "check_writable", "read_file", "stored_files"]
@@ -134,7 +135,9 @@ def check_writable(api: HfApi, ref: ModelRef) -> Preflight:
 def asked_of(api: HfApi, ref: ModelRef) -> Asked:
     """For messages about a push to ``ref``."""
     token = api.token
-    has_token = bool(token) if token is not None else get_token() is not None
+    known = get_token() if token is None else token
+    add_secret(known if isinstance(known, str) else None)
+    has_token = bool(known)
     return Asked(api.endpoint, has_token, ref.id, ref.revision, writing=True)
 
 

@@ -24,6 +24,7 @@ from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
 from gmi_registry.hubs.huggingface.errors import Asked, explained, offline_error
 from gmi_registry.hubs.huggingface.patience import patiently
 from gmi_registry.hubs.huggingface.preflight import StoredFile
+from gmi_registry.sanitize import add_secret
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.address import dataset_name
 
@@ -93,7 +94,9 @@ class Dataset:
                 f"{address[:120]!r} is not the address of a hub",
                 hint="set HF_ENDPOINT to one that begins with https://",
             )
-        has_token = bool(token) if token is not None else get_token() is not None
+        known = get_token() if token is None else token
+        add_secret(known if isinstance(known, str) else None)
+        has_token = bool(known)
         asked = AskedDataset(address, has_token, _checked_id(repo_id, address))
         cache = Path(constants.HF_HUB_CACHE) if home is None else home / "hub"
         return cls(

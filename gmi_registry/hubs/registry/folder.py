@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from gmi_registry.errors import InputError
+from gmi_registry.errors import HubError, InputError
+from gmi_registry.hubs.confinement import opened_plain
 from gmi_registry.hubs.registry.layout import entry_file, entry_path
 from gmi_registry.hubs.registry.proposal import Proposal
 from gmi_registry.spec import MANIFEST_NAME, ModelRef
@@ -15,6 +15,7 @@ from gmi_registry.spec import MANIFEST_NAME, ModelRef
 __all__ = ["compare_folders"]
 
 _GIT = ".git"
+_CHUNK = 1024 * 1024
 
 
 def compare_folders(base: Path, folder: Path) -> Proposal:
@@ -60,8 +61,16 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _same(first: Path, second: Path) -> bool:
-    plain = all(path.is_file() and not path.is_symlink() for path in (first, second))
-    return plain and filecmp.cmp(first, second, shallow=False)
+    try:
+        with opened_plain(first) as before, opened_plain(second) as after:
+            while True:
+                pieces = before.read(_CHUNK), after.read(_CHUNK)
+                if pieces[0] != pieces[1]:
+                    return False
+                if not pieces[0]:
+                    return True
+    except HubError:  # a link, or no regular file
+        return False
 
 
 def _raise(error: OSError) -> None:

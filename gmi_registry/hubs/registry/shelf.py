@@ -22,6 +22,7 @@ from typing import Any
 from gmi_registry.hubs.huggingface.download import COMMIT
 from gmi_registry.hubs.huggingface.preflight import StoredFile
 from gmi_registry.hubs.registry.layout import ENTRY_FILES, entry_path, parse_entry, parse_file
+from gmi_registry.sanitize import holds_secret
 from gmi_registry.sealed import read_sealed, write_sealed
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.reference import HubName
@@ -225,7 +226,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, document: object) -> None:
+    text = json.dumps(document)
+    if holds_secret(text):
+        return  # which the hub has echoed
     try:
-        write_sealed(path, json.dumps(document).encode())
+        write_sealed(path, text.encode())
     except OSError as error:
         _log.debug("%s cannot be written: %s", path, error)

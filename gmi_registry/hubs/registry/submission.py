@@ -24,6 +24,7 @@ from gmi_registry.hubs.registry.layout import (
 )
 from gmi_registry.hubs.registry.verified import read_verified
 from gmi_registry.hubs.upload import read_upload
+from gmi_registry.sanitize import in_markdown
 from gmi_registry.spec import MANIFEST_NAME, SIGNATURE_NAME, SPEC_DIR, ModelRef
 
 __all__ = ["change_files", "mark_verified", "submit", "writer"]
@@ -50,13 +51,13 @@ def submit(dataset: Dataset, ref: ModelRef, folder: Path, *, create_pr: bool) ->
             found.pop(entry_file(entry, SIGNATURE_NAME), None)
         return found
 
-    tool = f"Made by {manifest.tool.name} {manifest.tool.version}."
+    tool = in_markdown(f"Made by {manifest.tool.name} {manifest.tool.version}.")
     replaces = "" if manifest.previous is None else f" It replaces {manifest.previous[:12]}."
     done = change_files(
         dataset,
         missing,
         title=f"Specification of {entry.repository}",
-        text=f"`{entry_path(entry)}`: {manifest.model.title}.{replaces} {tool}",
+        text=f"`{entry_path(entry)}`: {in_markdown(manifest.model.title)}.{replaces} {tool}",
         create_pr=create_pr,
     )
     if isinstance(done, Start):

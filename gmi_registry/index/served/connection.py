@@ -12,7 +12,7 @@ import stamina
 
 from gmi_registry.errors import AuthError, GmiError, HubError, RateLimitError, SpecNotFoundError
 from gmi_registry.index.served.place import KEY_VARIABLE, Place, again, checked_name
-from gmi_registry.spec.fields import unprintable
+from gmi_registry.sanitize import one_line
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -155,7 +155,4 @@ def _said(content: bytes) -> str:
         words = str(json.loads(content)["status"]["error"])
     except (ValueError, KeyError, TypeError):
         return "and no more"
-    key = os.environ.get(KEY_VARIABLE)
-    if key:
-        words = words.replace(key, "***")
-    return "".join(" " if unprintable(letter) else letter for letter in words)[:_LONGEST]
+    return one_line(words, _LONGEST)

@@ -26,6 +26,7 @@ from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.served.place import again
 from gmi_registry.index.stack import Stack
 from gmi_registry.index.stored.draft import agreed
+from gmi_registry.sanitize import first_fault
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.spec import EncoderRef
@@ -239,10 +240,9 @@ def _header(payload: object, server: str) -> _Header:
     try:
         return _Header.model_validate(payload)
     except ValidationError as error:
-        found = error.errors(include_input=False, include_url=False)[0]
-        what = f"{'.'.join(map(str, found['loc'])) or 'it'}: {found['msg']}"[:200]
         raise SpecFormatError(
-            f"{server} holds something that is no index ({what})", hint=again(server)
+            f"{server} holds something that is no index ({first_fault(error, 200)})",
+            hint=again(server),
         ) from None
 
 

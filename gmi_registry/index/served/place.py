@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 from gmi_registry.errors import InputError, MissingExtraError
+from gmi_registry.sanitize import add_secret
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -98,6 +99,7 @@ class Place:
                 "qdrant-client", extra="qdrant", purpose="an index on a Qdrant server"
             ) from None
         key = os.environ.get("QDRANT_API_KEY", "").strip() or None
+        add_secret(key)
         if key is not None and not _KEY.fullmatch(key):
             raise InputError(
                 f"{KEY_VARIABLE} holds a letter that no key has",

@@ -13,6 +13,7 @@ from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.served.facts import Facts
 from gmi_registry.index.served.place import again
 from gmi_registry.index.standing import Standing
+from gmi_registry.sanitize import first_fault
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.fields import Count, Name, Part, Sha256
 from gmi_registry.trust import Trust
@@ -85,7 +86,8 @@ class Row(Part):
             )
         except ValidationError as error:
             raise SpecFormatError(
-                f"the index says of {entry.model} what no specification may: {_first(error)}",
+                f"the index says of {entry.model} what no specification may: "
+                f"{first_fault(error, 200)}",
                 hint="build the index again: gmi index build",
             ) from None
 
@@ -96,7 +98,7 @@ class Row(Part):
             return cls.model_validate(payload)
         except ValidationError as error:
             raise SpecFormatError(
-                f"{server} says of a model what no index may: {_first(error)}",
+                f"{server} says of a model what no index may: {first_fault(error, 200)}",
                 hint=again(server),
             ) from None
 
@@ -159,8 +161,3 @@ def point_id(model: ModelRef) -> str:
 def images_id(model: ModelRef) -> str:
     """That of the point that holds its images."""
     return str(uuid.uuid5(_IMAGES, str(model.identity)))
-
-
-def _first(error: ValidationError) -> str:
-    found = error.errors(include_input=False, include_url=False)[0]
-    return f"{'.'.join(map(str, found['loc'])) or 'it'}: {found['msg']}"[:200]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
+from gmi_registry.sanitize import first_fault
 
 __all__ = ["AGAIN", "first_fault"]
 
@@ -11,12 +11,3 @@ AGAIN = (
     "gmi index build"
 )
 """The hint for an index that lies or was damaged."""
-
-
-def first_fault(error: ValidationError) -> str:
-    """The first of pydantic's complaints in one line, without the offending value."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part)[:80] for part in first["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    message = " ".join(first["msg"].split())[:300]
-    return f"{place + ': ' if place else ''}{message}{more}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gmi_registry.regeneration.executors.failure import performed
+from gmi_registry.sanitize import guarded_output
 
 __all__ = ["main"]
 
@@ -27,7 +28,8 @@ def main() -> None:
     # From the parent, which is this user's own process, over a pipe that nobody else has.
     perform, work, place = pickle.load(orders)
     threading.Thread(target=_end_with_parent, args=(orders,), daemon=True).start()
-    _write(Path(place), pickle.dumps(performed(perform, work)))
+    with guarded_output():
+        _write(Path(place), pickle.dumps(performed(perform, work)))
 
 
 def _stop(number: int, frame: object) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 
 from gmi_registry.errors import GmiError
 from gmi_registry.regeneration.executor import Result, Work
+from gmi_registry.sanitize import add_secret, one_line
 
 __all__ = ["Perform", "failed", "lost", "performed", "usual_perform"]
 
@@ -15,7 +15,6 @@ Perform = Callable[[Work], Result]
 """What is done with a work. Other processes find it by its name, so it stands in a module."""
 
 _LONGEST = 300
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{6,}")
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "CIVITAI_TOKEN", "GMI_WEBHOOK_SECRET")
 
 
@@ -54,9 +53,6 @@ def lost(work: Work, why: str, *, hint: str | None = None, where: str | None = N
 
 
 def _clean(line: str, work: Work) -> str:
-    secrets = [work.options.token, work.options.civitai_token, *map(os.environ.get, _SECRETS)]
-    for secret in secrets:
-        if secret:
-            line = line.replace(secret, "…")
-    line = "".join(letter for letter in _TOKEN.sub("hf_…", line) if letter.isprintable())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+    for secret in (work.options.token, work.options.civitai_token, *map(os.environ.get, _SECRETS)):
+        add_secret(secret)
+    return one_line(line, _LONGEST)

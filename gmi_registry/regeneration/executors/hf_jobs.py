@@ -14,6 +14,7 @@ from gmi_registry.errors import AuthError, GmiError, InputError
 from gmi_registry.regeneration.executor import Result, Work
 from gmi_registry.regeneration.executors.failure import failed, lost
 from gmi_registry.regeneration.executors.job import WORK, read_result, work_text
+from gmi_registry.sanitize import add_secret
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -121,6 +122,8 @@ class HfJobsExecutor:
 
         endpoint = (self._endpoint or constants.ENDPOINT).rstrip("/")
         token = self._token or get_token()
+        for secret in (token, self._civitai_token):
+            add_secret(secret)
         if token is None:
             raise AuthError(
                 f"{endpoint}: Jobs need a token, and there is none", hint="hf auth login"

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 from gmi_registry.errors import InputError
 from gmi_registry.regeneration.executor import Options, Outcome, Result, Work
 from gmi_registry.regeneration.executors.failure import Perform, performed, usual_perform
+from gmi_registry.sanitize import guarded_output
 
 __all__ = ["WORK", "main", "read_result", "read_work", "result_line", "work_text"]
 
@@ -113,4 +114,5 @@ def _require_types(part: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with guarded_output():
+        sys.exit(main())

@@ -181,7 +181,7 @@ def find_model(text: str, hub: Hub, revision: str | None = None) -> ModelRef:
         raise InputError(
             f"{named.model or f'version {named.version}'} is a model of "
             f"{_TITLES[named.hub]}, and the hub that was named is "
-            f"{_TITLES[cast('HubName', hub.name)]}",
+            f"{_TITLES[hub.name]}",
             hint=f"name its hub, --hub {_HUB_OPTIONS[named.hub]}, or a model of this one",
         )
     ref = hub.find(text) if isinstance(hub, Finds) else None if named is None else named.model

@@ -75,6 +75,7 @@ class Seeking:
     score: str
     interrogator: str
     top: int | None
+    repeats: bool
     progress: Progress
 
     @property
@@ -110,7 +111,7 @@ class Seeking:
             def ranked() -> Ranking:
                 chosen = replace(self._filters, fresh_only=fresh_only)
                 selections = found.index.select(chosen, leave_out)
-                return answer(found.index, selections, asking, top=self.top)
+                return answer(found.index, selections, asking, top=self.top, repeats=self.repeats)
 
             ranking = ranked()
             freshness = Freshness(self.hub, gathering.workers, may_be_old=known is not None)
@@ -146,7 +147,9 @@ class Seeking:
             question = self._question(encoder, ())
             self.clock.begin("rank")
             hub = cast("HubName", self.hub.name)
-            group = served.answer(question, self._filters, hub=hub, top=self.top)
+            group = served.answer(
+                question, self._filters, hub=hub, top=self.top, repeats=self.repeats
+            )
             groups = (group,) if group.hits else ()
             ranking = Ranking(groups, (), len(served), group.members)
             found = len(served)

@@ -72,6 +72,17 @@ class VersionPart(_Part):
     confidence: float | None
 
 
+class RepeatPart(_Part):
+    """Another model whose specification repeats that of a result: by it nobody could tell them
+    apart. ``distance`` is its own, and ``stale`` and ``trust`` are as in a result."""
+
+    model: str
+    title: str
+    distance: float
+    stale: bool | None
+    trust: str | None
+
+
 class ResultPart(_Part):
     """One model. ``margin`` is the next model's distance minus this one's, null for the last.
 
@@ -81,7 +92,10 @@ class ResultPart(_Part):
     ``digest`` is the SHA-256 of its ``spec.json``; ``stale`` says whether its weights are others
     than those that were described, null where nobody knows. ``trust`` says who stands behind the
     specification: ``owner``, ``verified`` or ``self-published``, null in a folder. ``versions`` are
-    the model's other versions where those are described apart, nearest first.
+    the model's other versions where those are described apart, nearest first. ``repeats`` are other
+    models whose specifications repeat this one, with ``--repeats`` none: the best trusted of them
+    all is the result, and of those the nearest, and the others follow in that order. Which was
+    first no file tells. ``rank``, ``margin`` and ``confidence`` are as without them.
     """
 
     rank: int
@@ -102,6 +116,7 @@ class ResultPart(_Part):
     confidence: float | None
     trust: str | None
     versions: list[VersionPart]
+    repeats: list[RepeatPart]
 
 
 class GroupPart(_Part):

@@ -22,11 +22,13 @@ def answer(
     *,
     top: int | None = 10,
     best_prompts: int = 3,
+    repeats: bool = False,
 ) -> Ranking:
     """Compare the question with every model that was selected in ``index``, nearest first.
 
     ``top`` is the most hits that each group shows, None for all; ``best_prompts`` the most prompts
-    that each hit names. Specifications of another encoder are skipped with a reason. No selection
+    that each hit names. With ``repeats`` models whose specifications repeat each other are hits of
+    their own. Specifications of another encoder are skipped with a reason. No selection
     gives a result without hits.
 
     Raises IncomparableSpecsError where models were selected and none of them can be compared with
@@ -51,6 +53,7 @@ def answer(
                 top=top,
                 best_prompts=best_prompts,
                 standing=index.standing,
+                repeats=repeats,
             )
             groups.append((-len(selection.rows), -len(stack.names), stack.key, ranking))
     matched = sum(map(len, selections))

@@ -20,6 +20,7 @@ from gmi_registry.scoring import Candidates, WithinScatter
 from gmi_registry.scoring.default import mean_images
 from gmi_registry.scoring.invariants import Invariants
 from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.repeats import whitened
 from gmi_registry.scoring.temperature import fitted_temperature
 from gmi_registry.scoring.weights import unit_rows
 from gmi_registry.spec import ModelRef
@@ -63,6 +64,9 @@ class MemoryStack:
     @cached_property
     def temperature(self) -> float:
         return fitted_temperature(self._sample(TEMPERATURE_MODELS), self.image_prompt)
+
+    def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
+        return whitened(self.means[as_rows(rows)], self.scatter, len(self.image_prompt))
 
     @cached_property
     def invariants(self) -> Invariants:

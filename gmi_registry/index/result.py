@@ -8,7 +8,15 @@ from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.spec import ModelRef
 from gmi_registry.trust import Trust
 
-__all__ = ["FoldedVersion", "GroupRanking", "PromptMatch", "Ranking", "SearchHit", "SkippedSpec"]
+__all__ = [
+    "FoldedVersion",
+    "GroupRanking",
+    "PromptMatch",
+    "Ranking",
+    "Repeat",
+    "SearchHit",
+    "SkippedSpec",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,20 @@ class FoldedVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeat:
+    """Another model, whose specification repeats that of a hit: by it the two cannot be told apart.
+
+    It says the same images, and not whose they were first. ``distance`` is its own.
+    """
+
+    ref: ModelRef
+    title: str
+    distance: float
+    stale: bool | None
+    trust: Trust | None
+
+
+@dataclass(frozen=True, slots=True)
 class SearchHit:
     """One model in a ranking.
 
@@ -50,6 +72,9 @@ class SearchHit:
     hits elsewhere. ``stale`` says that the model's weights are no longer those that were
     described, None that nobody knows; a stale model stands behind the fresh ones it ties with.
     ``trust`` says who stands behind the specification, None where only the user is concerned.
+    ``repeats`` are other models whose specifications repeat this one. Of them all the best trusted
+    is the hit, and of those the nearest; the others follow in that order. They take no part in
+    ``rank``, ``margin`` and ``confidence``, which are as without them.
     """
 
     rank: int
@@ -71,6 +96,7 @@ class SearchHit:
     confidence: float | None = None
     trust: Trust | None = None
     versions: tuple[FoldedVersion, ...] = ()
+    repeats: tuple[Repeat, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

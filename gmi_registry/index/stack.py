@@ -98,6 +98,11 @@ class Stack(Protocol):
         """How far distances among all members can be trusted, whatever a filter leaves of them."""
         ...
 
+    def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
+        """Fᵀμ of the members at ``rows`` [R], few of them: [R, D]; and tr((S + λI)⁻¹ S) / N, with
+        F Fᵀ = (S + λI)⁻¹ of the default score. Raises as :meth:`images` does."""
+        ...
+
     @property
     def estimator(self) -> Estimator | None:
         """For so many members that their means should not all be read; None for fewer."""

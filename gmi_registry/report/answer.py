@@ -119,6 +119,7 @@ def _card(hit: SearchHit, previews: Previews) -> Card:
         confidence=hit.confidence,
         described_by="" if hit.trust is None else _DESCRIBED_BY[hit.trust],
         versions=tuple(version.title for version in hit.versions),
+        repeats=tuple(f"{other.title} ({other.ref.identity})" for other in hit.repeats),
         prompts=tuple(match.prompt for match in hit.best_prompts),
         preview=preview,
         no_preview=reason,

@@ -52,6 +52,7 @@ def test_a_pipe_gets_rows(capsys):
         "stale",
         "confidence",
         "trust",
+        "repeats",
     ]
     assert rows[1] == [
         "1",
@@ -61,6 +62,7 @@ def test_a_pipe_gets_rows(capsys):
         "flat,icons",
         "zoo/base",
         "general",
+        "",
         "",
         "",
         "",
@@ -79,7 +81,7 @@ def sure_ranking():
 def test_a_pipe_gets_chances_where_the_score_speaks_of_them(capsys):
     write_ranking(sure_ranking())
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert [row[-2] for row in rows] == ["confidence", "0.971", "0.020", "0.001"]
+    assert [row[-3] for row in rows] == ["confidence", "0.971", "0.020", "0.001"]
 
 
 def test_who_stands_behind_a_specification_and_other_versions(capsys, table):
@@ -99,7 +101,7 @@ def test_who_stands_behind_a_specification_and_other_versions(capsys, table):
     result = answer(replace(RANKING, hits=hits))
     write_ranking(result)
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert [row[-1] for row in rows] == ["trust", "self-published", "verified", "owner"]
+    assert [row[-2] for row in rows] == ["trust", "self-published", "verified", "owner"]
     assert rows[1][1] == "civitai:12@34"
     shown = " ".join(table(200, result).split())
     assert "civitai:12@34 New (+1 version) (self-published)" in shown

@@ -88,13 +88,14 @@ class TestSameAnswer:
         server.seen.clear()
         hits = served.answer(images(ask()), top=3, best_prompts=0).hits
         assert [hit.best_prompts for hit in hits] == [(), (), ()]
-        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == ["query"]
+        # The nearest, and their vectors, by which they are compared with one another.
+        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == ["query", "points"]
 
     def test_few_requests(self, server, served):
         server.seen.clear()
         served.answer(images(ask(5)), Filters(tags=("icon",)))
         last = [path.rpartition("/")[2] for _, path, _ in server.seen]
-        assert last == ["count", "query", "points"]
+        assert last == ["count", "query", "points", "points"]
 
     @pytest.mark.filterwarnings("ignore:Payload indexes have no effect", "ignore:Local mode")
     def test_the_clients_embedded_mode_answers_alike(self, forty):
@@ -166,7 +167,11 @@ class TestCompeting:
         server.seen.clear()
         expected = [hit.confidence for hit in forty.rank(ask(seed=1), top=3).hits]
         assert self.confidences(served, ask(seed=1)) == pytest.approx(expected, rel=1e-4)
-        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == ["query", "query"]
+        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == [
+            "query",
+            "query",
+            "points",
+        ]
 
     def test_but_not_where_they_have_no_chance(self, server, served, forty, few):
         """Twenty images leave no doubt."""
@@ -174,7 +179,7 @@ class TestCompeting:
         server.seen.clear()
         expected = [hit.confidence for hit in forty.rank(query, top=3).hits]
         assert self.confidences(served, query) == pytest.approx(expected, abs=2e-3)
-        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == ["query"]
+        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == ["query", "points"]
 
     def test_nor_all_of_them(self, served, forty, few, monkeypatch):
         monkeypatch.setattr(catalogue, "COMPETING", 12)

@@ -23,19 +23,22 @@ from gmi_registry.spec import ModelRef
 __all__ = ["Measured", "Shortlist", "unserved"]
 
 Images = Callable[[Sequence[ModelRef]], NDArray[np.float16]]
+Styles = Callable[[Sequence[ModelRef]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
 class Shortlist:
     """A :class:`~gmi_registry.index.stack.Stack` of R models whose distances are known already.
 
-    ``fetch`` gives images [R, N, D] by reference. Means, statistics and what other scores want
+    ``fetch`` gives images [R, N, D] by reference, ``styles`` what :meth:`.Facts.styles` says of
+    their means [R, D]. Means, statistics and what other scores want
     stay on the server: asking for them raises UnsupportedOperationError.
     """
 
     facts: Facts
     entries: Sequence[IndexEntry]
     fetch: Images
+    styles: Styles
     outliers: Sequence[IndexEntry] = ()
 
     @property
@@ -69,6 +72,11 @@ class Shortlist:
     @property
     def scatter(self) -> WithinScatter:
         raise unserved("statistics")
+
+    def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
+        facts = self.facts
+        apart = self.styles([self.entries[row].model for row in rows])
+        return apart + facts.centre.astype(np.float64) @ facts.whitening, facts.excess
 
     @property
     def estimator(self) -> None:

@@ -31,6 +31,7 @@ from gmi_registry.index.stored.selection import Selection
 from gmi_registry.index.stored.statistics import Statistics
 from gmi_registry.scoring import Candidates, WithinScatter, gram
 from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.repeats import whitened
 from gmi_registry.spec import EncoderRef
 
 __all__ = ["StoredStack"]
@@ -162,6 +163,13 @@ class StoredStack:
             for part in range(len(self._parts)):
                 self._maps.pop(("means", part), None)
         return found
+
+    def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
+        places = as_rows(rows)
+        frame = self.estimator
+        # A frame holds the means of a large group, whose parts need not be opened for a few.
+        means = self.means[places] if frame is None else frame.means(rows)
+        return whitened(means, self.scatter, len(self.image_prompt))
 
     @property
     def scatter(self) -> WithinScatter:

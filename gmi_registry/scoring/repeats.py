@@ -1,0 +1,111 @@
+"""Which specifications repeat one another: nearer than two sets of images of one model would be.
+
+A specification is compared by the mean of its images, as the default score does. Where two means
+μ_a and μ_b come from N images each, drawn independently by one and the same model, then on average
+
+    (μ_a - μ_b)ᵀ(S + λI)⁻¹(μ_a - μ_b) = 2 tr((S + λI)⁻¹ S) / N,
+
+with S and λ as in :mod:`gmi_registry.scoring.default`. The *separation* of two specifications is the
+left side in units of the right one: about 1 for two draws of one model, somewhat less where both
+answered the same prompts, and much more for models that differ. Means do not depend on the order of
+rows, so that a copy whose rows changed places is one; and one mean may be multiplied by what brings
+it nearest to the other, between a half and twice, so that longer or shorter rows make no difference.
+
+What the limit was chosen from is in docs/explanation/trust.md.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmi_registry.scoring.default import SHRINKAGE
+from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.within import WithinScatter
+
+__all__ = ["REPEATED", "repeats", "separations", "whitened"]
+
+REPEATED = 0.1
+"""Below this separation two specifications repeat each other. A tenth of what two sets of images of
+one model have."""
+
+# How much longer the mean of a copy may be made.
+_LONGEST = 2.0
+# Copies of one original lie twice as far from each other as from it, and in a group that is led by
+# one of them at most twice as far, squared, as that.
+_REACH = 4.0
+# Half precision moves a mean by less than this part of its squared length.
+_ROUNDING = 1e-6
+# Each is compared with so many that follow: repeats have nearly the same distance to any query.
+_WINDOW = 512
+
+
+def whitened(
+    means: Floats, scatter: WithinScatter, images: int
+) -> tuple[NDArray[np.float64], float]:
+    """Fᵀμ of ``means`` [R, D], each of so many ``images``, with F Fᵀ = (S + λI)⁻¹: [R, D]; and
+    tr((S + λI)⁻¹ S) / N."""
+    turned = means.astype(np.float64) @ scatter.whitening(SHRINKAGE)
+    return turned, scatter.spread(SHRINKAGE) / images
+
+
+def separations(one: Floats, others: Floats, excess: float) -> NDArray[np.float64]:
+    """Of a whitened mean [D] to ``others`` [R, D]: [R], at least 0; see above.
+
+    ``excess`` is tr((S + λI)⁻¹ S) / N. Where it is 0, because models have one image each or all the
+    same, only means that are equal but for rounding have less than infinity.
+    """
+    a, b = one.astype(np.float64), others.astype(np.float64)
+    own, theirs, across = float(a @ a), np.einsum("rd,rd->r", b, b), b @ a
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ours = np.nan_to_num(across / theirs, nan=1.0, posinf=1.0, neginf=1.0)
+        turned = np.nan_to_num(across / own, nan=1.0, posinf=1.0, neginf=1.0)
+    # Both ways, and the larger: making the longer one shorter makes every difference smaller.
+    found = np.zeros(len(b))
+    for factor, fixed, scaled in ((ours, own, theirs), (turned, theirs, own)):
+        factor = np.clip(factor, 1 / _LONGEST, _LONGEST)
+        found = np.maximum(found, fixed - 2 * factor * across + factor**2 * scaled)
+    rounding = _ROUNDING * np.maximum(own, theirs)
+    found = np.where(found <= rounding, 0.0, found)
+    if not excess > 0:
+        return np.where(found > 0, np.inf, 0.0)
+    return np.asarray(found / (2 * excess))
+
+
+def repeats(whitened: Floats, excess: float) -> list[list[int]]:
+    """The rows of ``whitened`` means [R, D], in groups that repeat each other; most are alone.
+
+    Groups are in the order of their first rows, each in the order of its rows. The first row leads:
+    with it are those that repeat it, or repeat another of the group and are at most four times the
+    limit from it, so that a chain of models that each differ a little is not one group. Rows should
+    be in the order of a ranking, of which each is compared with the next few hundred.
+    """
+    rows = len(whitened)
+    near: list[list[int]] = [[] for _ in range(rows)]
+    for row in range(rows - 1):
+        following = slice(row + 1, row + 1 + _WINDOW)
+        apart = separations(whitened[row], whitened[following], excess)
+        for other in (row + 1 + np.flatnonzero(apart <= REPEATED)).tolist():
+            near[row].append(other)
+            near[other].append(row)
+    groups: list[list[int]] = []
+    taken = [False] * rows
+    for leader in range(rows):
+        if taken[leader]:
+            continue
+        taken[leader] = True
+        group, waiting = [leader], deque([leader])
+        while waiting:
+            others = [other for other in near[waiting.popleft()] if not taken[other]]
+            if not others:
+                continue
+            apart = separations(whitened[leader], whitened[others], excess)
+            for other, distance in zip(others, apart.tolist(), strict=True):
+                if distance <= _REACH * REPEATED:
+                    taken[other] = True
+                    group.append(other)
+                    waiting.append(other)
+        groups.append(sorted(group))
+    return groups

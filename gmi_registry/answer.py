@@ -152,4 +152,5 @@ def _hit_json(hit: SearchHit) -> dict[str, Any]:
         }
         for other in hit.repeats
     ]
+    plain["universal"] = None if hit.universal is None else asdict(hit.universal)
     return {"rank": hit.rank, "model": str(hit.ref)} | plain

@@ -9,6 +9,7 @@ from typing import cast
 
 from PIL.Image import Image
 
+from gmi_registry.background import known_universal
 from gmi_registry.clock import Clock, Progress
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.equipment import Equipment
@@ -24,6 +25,7 @@ from gmi_registry.index import (
     ModelQuestion,
     Question,
     Ranking,
+    SpecCache,
     TextQuestion,
     Wording,
     answer,
@@ -106,12 +108,19 @@ class Seeking:
                 prompts = dict.fromkeys(text for part in matched for text in part.first.prompts)
                 question = self._question(encoder, tuple(prompts))
             self.clock.begin("rank")
-            asking = question
+            asking, cache = question, SpecCache(gathering.cache_dir)
 
             def ranked() -> Ranking:
                 chosen = replace(self._filters, fresh_only=fresh_only)
                 selections = found.index.select(chosen, leave_out)
-                return answer(found.index, selections, asking, top=self.top, repeats=self.repeats)
+                return answer(
+                    found.index,
+                    selections,
+                    asking,
+                    top=self.top,
+                    repeats=self.repeats,
+                    universal=lambda stack: known_universal(stack, cache),
+                )
 
             ranking = ranked()
             freshness = Freshness(self.hub, gathering.workers, may_be_old=known is not None)

@@ -83,6 +83,16 @@ class RepeatPart(_Part):
     trust: str | None
 
 
+class UniversalPart(_Part):
+    """What is said of a model that is near everything: the share of other models' images that it is
+    ``first`` for where their own do not compete, the ``share`` that would fall to it by chance, and
+    that of background ``pictures``, null where nobody asked with them."""
+
+    first: float
+    share: float
+    pictures: float | None
+
+
 class ResultPart(_Part):
     """One model. ``margin`` is the next model's distance minus this one's, null for the last.
 
@@ -95,7 +105,8 @@ class ResultPart(_Part):
     the model's other versions where those are described apart, nearest first. ``repeats`` are other
     models whose specifications repeat this one, with ``--repeats`` none: the best trusted of them
     all is the result, and of those the nearest, and the others follow in that order. Which was
-    first no file tells. ``rank``, ``margin`` and ``confidence`` are as without them.
+    first no file tells. ``rank``, ``margin`` and ``confidence`` are as without them. ``universal``
+    is there for a model that is known to be near everything, and null for all others.
     """
 
     rank: int
@@ -117,6 +128,7 @@ class ResultPart(_Part):
     trust: str | None
     versions: list[VersionPart]
     repeats: list[RepeatPart]
+    universal: UniversalPart | None
 
 
 class GroupPart(_Part):

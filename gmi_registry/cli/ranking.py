@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gmi_registry.cli.screen import output, plain, write_rows
-from gmi_registry.report.number import number, percent
+from gmi_registry.report.number import near_everything, number, percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,6 +115,8 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
             cells.append(hit.base_model or "")
         # Text, not str: a title with [brackets] is a title, not markup.
         texts = [Text(plain(cell)) for cell in cells]
+        if hit.universal is not None:
+            texts[1].append(f"\n{near_everything(hit.universal)}", "dim")
         if hit.repeats:
             texts[1].append(f"\n{plain(_repeats(hit))}", "dim")
         table.add_row(*texts, style="green" if hit.rank == 1 else None)

@@ -5,6 +5,7 @@ from gmi_registry.index.catalogue import SpecIndex
 from gmi_registry.index.comparison import answer
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.filters import Filters
+from gmi_registry.index.hubness import Hub, Hubness, measured
 from gmi_registry.index.image_question import ImageQuestion, Wording
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
@@ -17,6 +18,7 @@ from gmi_registry.index.result import (
     Ranking,
     SearchHit,
     SkippedSpec,
+    Universal,
 )
 from gmi_registry.index.selection import Index, Selection
 from gmi_registry.index.source import SpecSource
@@ -29,6 +31,8 @@ __all__ = [
     "Filters",
     "FoldedVersion",
     "GroupRanking",
+    "Hub",
+    "Hubness",
     "ImageQuestion",
     "Index",
     "IndexEntry",
@@ -45,6 +49,8 @@ __all__ = [
     "SpecSource",
     "Standing",
     "TextQuestion",
+    "Universal",
     "Wording",
     "answer",
+    "measured",
 ]

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -36,6 +37,11 @@ _CHECKSUM = hashlib.sha256().digest_size
 _SPEC_SUFFIX = ".bin"
 _LIMIT = 2 * 1024**3
 _RECENT = 7 * 24 * 3600.0
+
+Beside = Literal["background", "hubness"]
+"""What else is kept: background pictures by encoder, and what was measured of sets of models."""
+
+_KINDS: tuple[Beside, ...] = ("background", "hubness")
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +78,7 @@ class SpecCache:
         self.directory = Path(directory) / _LAYOUT
         self._specs = self.directory / "specs"
         self._stamps = self.directory / "stamps"
+        self._beside = {kind: self.directory / kind for kind in _KINDS}
         self._writable = True
 
     def get(self, digest: str) -> IndexedSpec | None:
@@ -104,13 +111,22 @@ class SpecCache:
         """Whoever shows this stamp again has the specification with this digest."""
         self._write(self._stamp_path(stamp), digest.encode("ascii"))
 
+    def kept(self, kind: Beside, name: str) -> bytes | None:
+        """What :meth:`keep` was given under that name, whole; None where there is nothing."""
+        return self._read(self._beside[kind] / _hashed(name))
+
+    def keep(self, kind: Beside, name: str, body: bytes) -> None:
+        """Keep something that can be had again at a price."""
+        self._write(self._beside[kind] / _hashed(name), body)
+
     def use(self) -> CacheUse:
         """What the cache holds now."""
         return CacheUse.of(self.files())
 
     def files(self) -> list[StoredFile]:
         """Everything that this class has stored, and nothing else."""
-        return stored_files(self._specs) + stored_files(self._stamps)
+        places = (self._specs, self._stamps, *self._beside.values())
+        return [file for place in places for file in stored_files(place)]
 
     def prune(
         self, *, unused_for: float = 0.0, max_bytes: int = 0, dry_run: bool = False
@@ -130,7 +146,7 @@ class SpecCache:
         return self.prune(unused_for=_RECENT, max_bytes=_LIMIT)
 
     def _stamp_path(self, stamp: str) -> Path:
-        return self._stamps / hashlib.sha256(stamp.encode("utf-8", "surrogatepass")).hexdigest()
+        return self._stamps / _hashed(stamp)
 
     def _read(self, path: Path) -> bytes | None:
         try:
@@ -172,6 +188,10 @@ class SpecCache:
             path.unlink(missing_ok=True)
         except OSError as error:
             _log.debug("cannot delete %s: %s", path, error)
+
+
+def _hashed(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _packed(indexed: IndexedSpec) -> bytes:

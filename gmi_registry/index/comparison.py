@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from gmi_registry.errors import IncomparableSpecsError
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.question import Question
 from gmi_registry.index.ranked import ranked
-from gmi_registry.index.result import Ranking, SkippedSpec
+from gmi_registry.index.result import Ranking, SkippedSpec, Universal
 from gmi_registry.index.selection import Index, Selection
+from gmi_registry.index.stack import Stack
 from gmi_registry.spec import ModelRef
 
 __all__ = ["answer"]
@@ -23,12 +25,13 @@ def answer(
     top: int | None = 10,
     best_prompts: int = 3,
     repeats: bool = False,
+    universal: Callable[[Stack], Mapping[str, Universal]] | None = None,
 ) -> Ranking:
     """Compare the question with every model that was selected in ``index``, nearest first.
 
     ``top`` is the most hits that each group shows, None for all; ``best_prompts`` the most prompts
     that each hit names. With ``repeats`` models whose specifications repeat each other are hits of
-    their own. Specifications of another encoder are skipped with a reason. No selection
+    their own. ``universal`` knows the members of a group that are near everything, by their names. Specifications of another encoder are skipped with a reason. No selection
     gives a result without hits.
 
     Raises IncomparableSpecsError where models were selected and none of them can be compared with
@@ -55,6 +58,10 @@ def answer(
                 standing=index.standing,
                 repeats=repeats,
             )
+            if universal is not None:
+                known = universal(stack)
+                hits = (replace(hit, universal=known.get(str(hit.ref))) for hit in ranking.hits)
+                ranking = replace(ranking, hits=tuple(hits)) if known else ranking
             groups.append((-len(selection.rows), -len(stack.names), stack.key, ranking))
     matched = sum(map(len, selections))
     if refused and not groups:

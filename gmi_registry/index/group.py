@@ -24,6 +24,7 @@ from gmi_registry.scoring.repeats import whitened
 from gmi_registry.scoring.temperature import fitted_temperature
 from gmi_registry.scoring.weights import unit_rows
 from gmi_registry.spec import ModelRef
+from gmi_registry.spec.canonical import canonical_digest
 
 __all__ = ["Group", "MemoryStack"]
 
@@ -48,6 +49,10 @@ class MemoryStack:
     @cached_property
     def names(self) -> list[str]:
         return [str(entry.model) for entry in self.entries]
+
+    @cached_property
+    def digest(self) -> str:
+        return canonical_digest([[str(entry.model), entry.digest] for entry in self.entries])
 
     @property
     def image_dim(self) -> int:

@@ -16,6 +16,7 @@ __all__ = [
     "Repeat",
     "SearchHit",
     "SkippedSpec",
+    "Universal",
 ]
 
 
@@ -59,6 +60,17 @@ class Repeat:
 
 
 @dataclass(frozen=True, slots=True)
+class Universal:
+    """What is said of a model that is near everything: the share of other models' images that it is
+    ``first`` for where their own do not compete, the ``share`` that would fall to it by chance, and
+    of background pictures that no model made, None where nobody asked with them."""
+
+    first: float
+    share: float
+    pictures: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class SearchHit:
     """One model in a ranking.
 
@@ -74,7 +86,9 @@ class SearchHit:
     ``trust`` says who stands behind the specification, None where only the user is concerned.
     ``repeats`` are other models whose specifications repeat this one. Of them all the best trusted
     is the hit, and of those the nearest; the others follow in that order. They take no part in
-    ``rank``, ``margin`` and ``confidence``, which are as without them.
+    ``rank``, ``margin`` and ``confidence``, which are as without them. ``universal`` says that the
+    model is known to be near everything, so that being near the query says little; None for all
+    others, and where nobody has measured it.
     """
 
     rank: int
@@ -97,6 +111,7 @@ class SearchHit:
     trust: Trust | None = None
     versions: tuple[FoldedVersion, ...] = ()
     repeats: tuple[Repeat, ...] = ()
+    universal: Universal | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,11 @@ class Stack(Protocol):
         ...
 
     @property
+    def digest(self) -> str:
+        """Another one whenever a member joins, leaves or has another specification."""
+        ...
+
+    @property
     def outliers(self) -> Sequence[IndexEntry]:
         """Members left out, because their prompt embeddings are not those of the rest: by the key
         they should be, and weights taken from them could not be compared."""

@@ -25,11 +25,14 @@ from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.within import WithinScatter
 
-__all__ = ["REPEATED", "repeats", "separations", "whitened"]
+__all__ = ["REPEATED", "WINDOW", "repeats", "separations", "whitened"]
 
 REPEATED = 0.1
 """Below this separation two specifications repeat each other. A tenth of what two sets of images of
 one model have."""
+
+WINDOW = 512
+"""Repeats have nearly the same distance to any query, so that in a ranking they are not far apart."""
 
 # How much longer the mean of a copy may be made.
 _LONGEST = 2.0
@@ -38,8 +41,6 @@ _LONGEST = 2.0
 _REACH = 4.0
 # Half precision moves a mean by less than this part of its squared length.
 _ROUNDING = 1e-6
-# Each is compared with so many that follow: repeats have nearly the same distance to any query.
-_WINDOW = 512
 
 
 def whitened(
@@ -74,18 +75,18 @@ def separations(one: Floats, others: Floats, excess: float) -> NDArray[np.float6
     return np.asarray(found / (2 * excess))
 
 
-def repeats(whitened: Floats, excess: float) -> list[list[int]]:
+def repeats(whitened: Floats, excess: float, window: int = WINDOW) -> list[list[int]]:
     """The rows of ``whitened`` means [R, D], in groups that repeat each other; most are alone.
 
     Groups are in the order of their first rows, each in the order of its rows. The first row leads:
     with it are those that repeat it, or repeat another of the group and are at most four times the
-    limit from it, so that a chain of models that each differ a little is not one group. Rows should
-    be in the order of a ranking, of which each is compared with the next few hundred.
+    limit from it, so that a chain of models that each differ a little is not one group. Each row is
+    compared with so many that follow, which will do for the order of a ranking.
     """
     rows = len(whitened)
     near: list[list[int]] = [[] for _ in range(rows)]
     for row in range(rows - 1):
-        following = slice(row + 1, row + 1 + _WINDOW)
+        following = slice(row + 1, row + 1 + window)
         apart = separations(whitened[row], whitened[following], excess)
         for other in (row + 1 + np.flatnonzero(apart <= REPEATED)).tolist():
             near[row].append(other)

@@ -50,6 +50,10 @@ class Shortlist:
         return [str(entry.model) for entry in self.entries]
 
     @property
+    def digest(self) -> str:
+        raise unserved("what all members are")
+
+    @property
     def prompt_embeddings(self) -> NDArray[np.float16]:
         return self.facts.prompt_embeddings
 

@@ -33,6 +33,7 @@ from gmi_registry.scoring import Candidates, WithinScatter, gram
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.repeats import whitened
 from gmi_registry.spec import EncoderRef
+from gmi_registry.spec.canonical import canonical_digest
 
 __all__ = ["StoredStack"]
 
@@ -95,6 +96,11 @@ class StoredStack:
     @property
     def names(self) -> Sequence[str]:
         return self._members.names
+
+    @cached_property
+    def digest(self) -> str:
+        parts = [[part.entries.sha256, list(part.removed)] for part in self._parts]
+        return canonical_digest([self._record.folder, parts])
 
     @cached_property
     def entries(self) -> StoredEntries:

@@ -61,7 +61,7 @@ def pictures() -> list[Image.Image]:
 
 
 def embedded(encoder: Encoder, cache: SpecCache) -> NDArray[np.float32]:
-    """What ``encoder`` makes of the pictures, [64, D]; out of ``cache`` where it was done before."""
+    """What ``encoder`` makes of the pictures, [64, D]; out of ``cache`` where that is known."""
     known = _kept(encoder.ref.id, encoder.ref.image_dim, cache)
     if known is not None:
         return known
@@ -77,7 +77,7 @@ def hubness(stack: Stack, cache: SpecCache, encoder: Encoder | None = None) -> H
     The pictures take part where ``cache`` has what the encoder made of them, or ``encoder`` is
     given. Some of the members' images are read, with the errors of the stack.
     """
-    asked = embedded(encoder, cache) if encoder is not None else _kept_for(stack, cache)
+    asked = embedded(encoder, cache) if encoder is not None else background_of(stack, cache)
     known = known_hubness(stack, cache)
     if known is not None and (known.pictures or asked is None):
         return known
@@ -109,11 +109,7 @@ def known_universal(stack: Stack, cache: SpecCache) -> Mapping[str, Universal]:
 
 
 def background_of(stack: Stack, cache: SpecCache) -> NDArray[np.float32] | None:
-    """What the encoder of ``stack`` made of the pictures, where ``cache`` has it."""
-    return _kept_for(stack, cache)
-
-
-def _kept_for(stack: Stack, cache: SpecCache) -> NDArray[np.float32] | None:
+    """What the encoder of ``stack`` made of the pictures, where ``cache`` has it: [64, D]."""
     return _kept(stack.key.encoder_id, stack.image_dim, cache)
 
 

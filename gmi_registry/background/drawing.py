@@ -62,7 +62,7 @@ class _Canvas:
         inside = (self.y >= start) & (self.y <= end)
         self.pixels[inside] = (above * (1 - part) + below * part)[inside]
 
-    def paint(self, level: Colours, colour: Colours, edge: float = 0.008) -> None:
+    def paint(self, level: Colours, colour: Colours | list[float], edge: float = 0.008) -> None:
         """Where ``level`` is below 0, with an edge that is soft by as much."""
         cover = np.clip(0.5 - level / edge, 0, 1)[..., None]
         self.pixels[:] = self.pixels * (1 - cover) + np.asarray(colour) * cover
@@ -103,7 +103,8 @@ class _Canvas:
 def _landscape(it: _Canvas) -> None:
     horizon = it.random.uniform(0.35, 0.65)
     it.fade(it.colour(0.3, 0.9), it.colour(0.6, 1.0), 0, 1)
-    it.paint(it.disc(*it.random.uniform(0.15, 0.45, 2), 0.08, 0.08), it.colour(0.8, 1.0), 0.05)
+    x, y = it.random.uniform(0.15, 0.45, 2)
+    it.paint(it.disc(x, y, 0.08, 0.08), it.colour(0.8, 1.0), 0.05)
     for step in range(3):
         line = horizon + 0.13 * step + 0.12 * (it.cloud(6 * 2**step)[0] - 0.5)
         it.paint(line[None, :] - it.y, it.colour(0.1, 0.35 + 0.15 * step))
@@ -160,7 +161,7 @@ def _still_life(it: _Canvas) -> None:
         if it.random.random() < 0.6:
             it.paint(it.disc(x, y, size, size), colour)
             it.paint(
-                it.disc(x - size * 0.35, y - size * 0.4, size * 0.25, size * 0.2), [1] * 3, 0.05
+                it.disc(x - size * 0.35, y - size * 0.4, size * 0.25, size * 0.2), [1.0] * 3, 0.05
             )
         else:
             it.paint(it.box(x, y - size * 0.5, size * 0.55, size * 1.4), colour)
@@ -199,7 +200,8 @@ def _lettering(it: _Canvas) -> None:
                 it.paint(it.box(x + dx, y + dy * 0.5, size * wide, size * high), ink)
             x += pitch * (0.7 if it.random.random() < 0.8 else 1.5)
     if it.random.random() < 0.5:
-        it.paint(it.disc(*it.random.uniform(0.3, 0.7, 2), 0.2, 0.2), it.colour(), 0.01)
+        x, y = it.random.uniform(0.3, 0.7, 2)
+        it.paint(it.disc(x, y, 0.2, 0.2), it.colour(), 0.01)
 
 
 def _pattern(it: _Canvas) -> None:

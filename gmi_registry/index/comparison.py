@@ -31,8 +31,9 @@ def answer(
 
     ``top`` is the most hits that each group shows, None for all; ``best_prompts`` the most prompts
     that each hit names. With ``repeats`` models whose specifications repeat each other are hits of
-    their own. ``universal`` knows the members of a group that are near everything, by their names. Specifications of another encoder are skipped with a reason. No selection
-    gives a result without hits.
+    their own. ``universal`` knows the members of a group that are near everything, by their names.
+    Specifications of another encoder are skipped with a reason. No selection gives a result without
+    hits.
 
     Raises IncomparableSpecsError where models were selected and none of them can be compared with
     the question.

@@ -1,7 +1,7 @@
 """Which models of a group are near everything, measured on the others' images and on pictures.
 
-Who takes part is drawn by lot, with the digest of all members as the seed: a member that wants to be
-drawn has to know all others, and changes the lot for everybody by joining.
+Who takes part is drawn by lot, with the digest of all members as the seed: a member that wants to
+be drawn has to know all others, and changes the lot for everybody by joining.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from gmi_registry.index.result import Universal
 from gmi_registry.index.stack import Stack
 from gmi_registry.scoring.hubness import Drawn, counted, lower_share, nearest
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.repeats import repeats, whitened
+from gmi_registry.scoring.repeats import REPEATED, repeats, separations, whitened
 
-__all__ = ["CANDIDATE", "FEWEST", "Hub", "Hubness", "measured"]
+__all__ = ["CANDIDATE", "FEWEST", "Hub", "Hubness", "measured", "repeated_by"]
 
 CANDIDATE = "candidate"
 """The name of a specification that is measured against a group and is no member of it."""
@@ -42,13 +42,14 @@ _BREADTH = 1 / 3
 # Pictures that no model was made for are often all nearest to the plainest model; see the docs.
 _MOST_PICTURES = 0.5
 _SHOWN = 10
+_AT_ONCE = 4096
 
 
 class Hub(NamedTuple):
     """One model: the shares of images that it is ``first`` for, and among the first ten,
-    ``tenth``; ``breadth``, of how many models it is first for some image; ``pictured``, the share of
-    pictures, None where there were none. ``certain`` and ``certain_pictured`` are what is left of
-    ``first`` and ``pictured`` beyond chance."""
+    ``tenth``; ``breadth``, of how many models it is first for some image; ``pictured``, the share
+    of pictures, None where there were none. ``certain`` and ``certain_pictured`` are what is left
+    of ``first`` and ``pictured`` beyond chance."""
 
     model: str
     first: float
@@ -164,6 +165,17 @@ def measured(
     ]
     models = max(1, round(distinct * members)) + (candidate is not None)
     return Hubness(models, len(by_models), len(asked), tuple(hubs))
+
+
+def repeated_by(stack: Stack, candidate: NDArray[np.float16]) -> list[int]:
+    """Members of ``stack`` that a specification with the images ``candidate`` [N, D] repeats."""
+    own = _turned(stack, candidate).mean(axis=0)
+    found: list[int] = []
+    for start in range(0, len(stack.names), _AT_ONCE):
+        rows = range(start, min(start + _AT_ONCE, len(stack.names)))
+        means, excess = stack.whitened(rows)
+        found += (start + np.flatnonzero(separations(own, means, excess) <= REPEATED)).tolist()
+    return found
 
 
 def _share(count: int, asked: int) -> float:

@@ -1,12 +1,12 @@
 """How often a model is first for images that are not its own: hubs, and models that are like all.
 
 Asked with an image whose own model takes no part, every model should be the nearest about as often
-as any other. In spaces of many dimensions some are far more often, which are called hubs (Radovanović
-et al., JMLR 11, 2010); so is a specification that was made to be near everything, such as the mean of
-all models. Each image asked counts the same, and each model that was drawn has as many, so that what
-one member holds moves any share by no more than one over the number of these models. Models that
-repeat each other are one, on both sides: copies of one model have no more to say than it has, and
-a model that is published twelve times is counted as one.
+as any other. In spaces of many dimensions some are far more often, which are called hubs
+(Radovanović et al., JMLR 11, 2010); so is a specification that was made to be near everything, such
+as the mean of all models. Each image asked counts the same, and each model that was drawn has as
+many, so that what one member holds moves any share by no more than one over the number of these
+models. Models that repeat each other are one, on both sides: copies of one model have no more to
+say than it has, and a model that is published twelve times is counted as one.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ def nearest(
     other's, and to each of ``pictures`` [B, D], [B, 10]; -1 where there are no more.
 
     All are whitened. ``means`` gives whitened means [R, D] of the members at R rows. A model does
-    not compete for its own images, nor do those that repeat it (:mod:`gmi_registry.scoring.repeats`),
-    for which ``excess`` is wanted.
+    not compete for its own images, nor do those that repeat it, for which ``excess`` is wanted (see
+    :mod:`gmi_registry.scoring.repeats`).
     """
     asked = np.concatenate([*(it.images for it in drawn), pictures]).astype(np.float32)
     lengths = np.einsum("qd,qd->q", asked, asked)
     places = np.cumsum([0, *(len(it.images) for it in drawn)])
-    best = np.full((len(asked), TOP), np.inf, np.float32)
-    who = np.full((len(asked), TOP), -1, np.intp)
+    best: NDArray[np.float32] = np.full((len(asked), TOP), np.inf, np.float32)
+    who: NDArray[np.intp] = np.full((len(asked), TOP), -1, np.intp)
     for start in range(0, members, _BLOCK_ROWS):
         rows = range(start, min(start + _BLOCK_ROWS, members))
         block = means(rows)
@@ -85,7 +85,8 @@ def nearest(
         who = np.concatenate([who, chosen + start], axis=1)
         # Equal ones in the order of their rows, whatever the blocks.
         order = np.lexsort((who, best), axis=1)[:, :TOP]
-        best, who = (np.take_along_axis(array, order, axis=1) for array in (best, who))
+        best = np.take_along_axis(best, order, axis=1)
+        who = np.take_along_axis(who, order, axis=1)
     who[~np.isfinite(best)] = -1
     return who[: places[-1]], who[places[-1] :]
 

@@ -5,11 +5,11 @@ A specification is compared by the mean of its images, as the default score does
 
     (μ_a - μ_b)ᵀ(S + λI)⁻¹(μ_a - μ_b) = 2 tr((S + λI)⁻¹ S) / N,
 
-with S and λ as in :mod:`gmi_registry.scoring.default`. The *separation* of two specifications is the
-left side in units of the right one: about 1 for two draws of one model, somewhat less where both
+with S and λ as in :mod:`gmi_registry.scoring.default`. The *separation* of two specifications is
+the left side in units of the right one: about 1 for two draws of one model, less where both
 answered the same prompts, and much more for models that differ. Means do not depend on the order of
 rows, so that a copy whose rows changed places is one; and one mean may be multiplied by what brings
-it nearest to the other, between a half and twice, so that longer or shorter rows make no difference.
+it nearest to the other, between a half and twice, so that longer or shorter rows do not matter.
 
 What the limit was chosen from is in docs/explanation/trust.md.
 """
@@ -32,7 +32,7 @@ REPEATED = 0.1
 one model have."""
 
 WINDOW = 512
-"""Repeats have nearly the same distance to any query, so that in a ranking they are not far apart."""
+"""Repeats have nearly the same distance to any query, so that in a ranking they are near."""
 
 # How much longer the mean of a copy may be made.
 _LONGEST = 2.0

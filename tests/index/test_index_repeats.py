@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from index_specs import DIMENSIONS, index_of, names
@@ -71,7 +73,7 @@ def test_copies_take_one_place_and_change_nothing_else(honest, make_spec, ask):
         distances = [hit.distance for hit in after]
         assert distances == sorted(distances)
         assert all(not hit.repeats for hit in after[1:])
-        for hit, following in zip(after[:-1], after[1:], strict=True):
+        for hit, following in pairwise(after):
             assert hit.margin == pytest.approx(following.distance - hit.distance)
 
 

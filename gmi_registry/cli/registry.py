@@ -26,12 +26,11 @@ from gmi_registry.cli.option import (
 from gmi_registry.cli.screen import write_json, write_line
 
 if TYPE_CHECKING:
-    from gmi_registry.index import ComparabilityKey
-    from gmi_registry.index.stack import Stack
-    from gmi_registry.spec import Spec
     from gmi_registry.hubs.registry.finding import Finding
     from gmi_registry.hubs.registry.proposal import Proposal
-    from gmi_registry.spec import ModelRef
+    from gmi_registry.index import ComparabilityKey
+    from gmi_registry.index.stack import Stack
+    from gmi_registry.spec import ModelRef, Spec
 
 __all__ = ["app"]
 

@@ -61,7 +61,8 @@ def ranked(
     matches = question.best_prompts(stack, nearest, best_prompts) if told else [()] * len(nearest)
 
     def entry_at(place: int) -> IndexEntry:
-        return stack.entries[rows[order[place]]]
+        entry: IndexEntry = stack.entries[rows[int(order[place])]]
+        return entry
 
     def chance(place: int) -> float | None:
         return None if found is None else float(chances[place])

@@ -34,6 +34,7 @@ one model have."""
 WINDOW = 512
 """Repeats have nearly the same distance to any query, so that in a ranking they are near."""
 
+_BLOCK_ROWS = 256
 # How much longer the mean of a copy may be made.
 _LONGEST = 2.0
 # Copies of one original lie twice as far from each other as from it, and in a group that is led by
@@ -59,17 +60,25 @@ def separations(one: Floats, others: Floats, excess: float) -> NDArray[np.float6
     same, only means that are equal but for rounding have less than infinity.
     """
     a, b = one.astype(np.float64), others.astype(np.float64)
-    own, theirs, across = float(a @ a), np.einsum("rd,rd->r", b, b), b @ a
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ours = np.nan_to_num(across / theirs, nan=1.0, posinf=1.0, neginf=1.0)
-        turned = np.nan_to_num(across / own, nan=1.0, posinf=1.0, neginf=1.0)
+    return _separations(float(a @ a), np.einsum("rd,rd->r", b, b), b @ a, excess)
+
+
+def _separations(
+    own: NDArray[np.float64] | float,
+    theirs: NDArray[np.float64],
+    across: NDArray[np.float64],
+    excess: float,
+) -> NDArray[np.float64]:
+    """From squared lengths on both sides and the products, which broadcast."""
     # Both ways, and the larger: making the longer one shorter makes every difference smaller.
-    found = np.zeros(len(b))
-    for factor, fixed, scaled in ((ours, own, theirs), (turned, theirs, own)):
-        factor = np.clip(factor, 1 / _LONGEST, _LONGEST)
-        found = np.maximum(found, fixed - 2 * factor * across + factor**2 * scaled)
-    rounding = _ROUNDING * np.maximum(own, theirs)
-    found = np.where(found <= rounding, 0.0, found)
+    found = np.zeros_like(across)
+    for fixed, scaled in ((own, theirs), (theirs, own)):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factor = across / scaled
+        # NaN: a mean of nothing stays that, whatever its factor.
+        factor = np.clip(np.nan_to_num(factor, nan=1.0), 1 / _LONGEST, _LONGEST)
+        np.maximum(found, fixed - 2 * factor * across + factor**2 * scaled, out=found)
+    found[found <= _ROUNDING * np.maximum(own, theirs)] = 0
     if not excess > 0:
         return np.where(found > 0, np.inf, 0.0)
     return np.asarray(found / (2 * excess))
@@ -85,12 +94,16 @@ def repeats(whitened: Floats, excess: float, window: int = WINDOW) -> list[list[
     """
     rows = len(whitened)
     near: list[list[int]] = [[] for _ in range(rows)]
-    for row in range(rows - 1):
-        following = slice(row + 1, row + 1 + window)
-        apart = separations(whitened[row], whitened[following], excess)
-        for other in (row + 1 + np.flatnonzero(apart <= REPEATED)).tolist():
-            near[row].append(other)
-            near[other].append(row)
+    lengths = np.einsum("rd,rd->r", whitened, whitened, dtype=np.float64)
+    for start in range(0, rows, _BLOCK_ROWS):
+        block = slice(start, min(start + _BLOCK_ROWS, rows))
+        following = slice(start, block.stop + window)
+        across = whitened[block].astype(np.float64) @ whitened[following].astype(np.float64).T
+        apart = _separations(lengths[block, None], lengths[following], across, excess)
+        for one, other in zip(*np.nonzero(apart <= REPEATED), strict=True):
+            if 0 < other - one <= window:
+                near[start + one].append(int(start + other))
+                near[start + other].append(int(start + one))
     groups: list[list[int]] = []
     taken = [False] * rows
     for leader in range(rows):

@@ -137,6 +137,26 @@ def test_many_copies_do_not_hide_what_lies_behind_them(honest, make_spec, ask):
     assert hits[3].margin is not None
 
 
+def test_copies_do_not_share_a_suspicion(honest, make_spec, ask):
+    """What is not wanted moves a model back as far as without its copies."""
+    wanted, unwanted = (ask(honest[i].image_embeddings[:3], prompt=None) for i in (3, 3))
+    alone = index_of(*honest)
+    copied = index_of(*honest, *_copies(make_spec, honest[3]))
+    (ours,), (theirs,) = copied._groups.values(), alone._groups.values()
+    for name in ("scatter", "temperature"):
+        ours.stack.__dict__[name] = getattr(theirs.stack, name)
+
+    def moved(index):
+        found = []
+        for against in (None, unwanted):
+            hits = index.rank(wanted, unwanted=against, top=None, repeats=True).hits
+            found.append(next(hit.distance for hit in hits if hit.ref.id == "m03"))
+        return found[1] - found[0]
+
+    assert moved(alone) > 0.3
+    assert moved(copied) == pytest.approx(moved(alone), rel=0.2)
+
+
 class TestSeparation:
     def scatter(self, content=2.0):
         random = np.random.default_rng(5)

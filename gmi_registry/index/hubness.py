@@ -33,6 +33,8 @@ FEWEST = 8
 _DRAWN = 64
 # Members among which it is looked for who repeats whom.
 _LOT = 512
+# The images of a large index are gigabytes, in many files; so many are read.
+_FILES = 8
 _IMAGES = 1024
 # A model stands out that is first so many times as often as its share, and for so much of all.
 _TIMES = 3.5
@@ -187,13 +189,24 @@ def _turned(stack: Stack, images: Floats) -> Floats:
     return whitened(images.astype(np.float32), stack.scatter, len(stack.image_prompt))[0]
 
 
+def _lot(stack: Stack, lot: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The first of ``lot`` that lie in few files, as many of each."""
+    files = stack.files(lot[: 4 * _LOT].tolist())
+    firsts = np.sort(np.unique(files, return_index=True)[1])[:_FILES]
+    if len(firsts) < _FILES:
+        return lot[:_LOT]
+    files = stack.files(lot.tolist())
+    kept = [np.flatnonzero(files == files[first])[: _LOT // _FILES] for first in firsts.tolist()]
+    return np.asarray(lot[np.sort(np.concatenate(kept))])
+
+
 def _drawn(stack: Stack, excess: float) -> tuple[list[Drawn], float]:
     """Members that are drawn, in the order of the lot, and as many images of each; and how many of
     the members are distinct, as a share. Of those that repeat each other one is drawn."""
     seed = hashlib.sha256(stack.digest.encode()).digest()
     random = np.random.default_rng(list(seed))
     members, images = len(stack.names), len(stack.image_prompt)
-    lot = random.permutation(members)[:_LOT] if members else np.empty(0, np.intp)
+    lot = _lot(stack, random.permutation(members))
     means = stack.whitened(lot.tolist())[0]
     groups = repeats(means, excess, window=len(lot))
     places = [group[0] for group in groups[:_DRAWN]]

@@ -122,6 +122,11 @@ class Stack(Protocol):
         they would take more memory than there may be."""
         ...
 
+    def files(self, rows: Sequence[int]) -> NDArray[np.intp]:
+        """Numbers of what the images of the members at ``rows`` [R] are read from: [R]. To read
+        from few of these is to fetch and check few."""
+        ...
+
     def at_hand(self, rows: Sequence[int]) -> bool:
         """Whether the images of these members are on this machine, so that they may be shown for
         the asking. A ranking that needs them asks for them all the same."""

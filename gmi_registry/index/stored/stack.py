@@ -197,6 +197,9 @@ class StoredStack:
         order = np.lexsort((self._within[places], self._part[places]))
         return [order[start : start + _AT_ONCE] for start in range(0, len(order), _AT_ONCE)]
 
+    def files(self, rows: Sequence[int]) -> NDArray[np.intp]:
+        return np.asarray(self._part[as_rows(rows)])
+
     def at_hand(self, rows: Sequence[int]) -> bool:
         parts = np.unique(self._part[np.asarray(rows, np.intp)]).tolist()
         return all(self._delivery.has_images(self._parts[part]) for part in parts)

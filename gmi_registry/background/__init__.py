@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.numpy import load, save
 
 from gmi_registry.encoders.protocol import Encoder
+from gmi_registry.errors import GmiError
 from gmi_registry.index import Hubness, SpecCache, Universal, measured
 from gmi_registry.index.hubness import FEWEST
 from gmi_registry.index.stack import Stack
@@ -104,7 +105,11 @@ def known_universal(stack: Stack, cache: SpecCache) -> Mapping[str, Universal]:
         few = FEWEST <= len(stack.names) <= _FEW
         if not few or not stack.at_hand(range(len(stack.names))):
             return {}
-        known = hubness(stack, cache)
+        try:
+            known = hubness(stack, cache)
+        except GmiError as error:  # an answer does without
+            _log.debug("hubs of %s are not known: %s", stack.key, error.message)
+            return {}
     return known.universal
 
 

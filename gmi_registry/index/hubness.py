@@ -212,8 +212,10 @@ def _drawn(stack: Stack, excess: float) -> tuple[list[Drawn], float]:
     places = [group[0] for group in groups[:_DRAWN]]
     each = min(images, _IMAGES // max(len(places), 1))
     rows = lot[places].tolist()
-    drawn = [
-        Drawn(row, _turned(stack, own[np.sort(random.choice(images, each, replace=False))]), mean)
-        for row, own, mean in zip(rows, stack.images(rows), means[places], strict=True)
-    ]
+    if not rows:
+        return [], 1.0
+    chosen = np.stack([np.sort(random.choice(images, each, replace=False)) for _ in rows])
+    some = np.take_along_axis(stack.images(rows), chosen[:, :, None], axis=1)
+    turned = _turned(stack, some.reshape(-1, stack.image_dim)).reshape(*some.shape)
+    drawn = [Drawn(*it) for it in zip(rows, turned, means[places], strict=True)]
     return drawn, len(groups) / max(len(lot), 1)

@@ -37,9 +37,9 @@ WINDOW = 512
 _BLOCK_ROWS = 256
 # How much longer the mean of a copy may be made.
 _LONGEST = 2.0
-# Copies of one original lie twice as far from each other as from it, and in a group that is led by
-# one of them at most twice as far, squared, as that.
-_REACH = 4.0
+# Copies of one original lie twice as far from each other as from it. No further: whoever puts a
+# specification between two models must not make one of models that differ.
+_REACH = 2.0
 # Half precision moves a mean by less than this part of its squared length.
 _ROUNDING = 1e-6
 
@@ -87,10 +87,11 @@ def _separations(
 def repeats(whitened: Floats, excess: float, window: int = WINDOW) -> list[list[int]]:
     """The rows of ``whitened`` means [R, D], in groups that repeat each other; most are alone.
 
-    Groups are in the order of their first rows, each in the order of its rows. The first row leads:
-    with it are those that repeat it, or repeat another of the group and are at most four times the
-    limit from it, so that a chain of models that each differ a little is not one group. Each row is
-    compared with so many that follow, which will do for the order of a ranking.
+    Groups are in the order of their first rows, each in the order of its rows. Each row of a group
+    repeats another one of it, and is no further than twice the limit from any: a chain of models
+    that each differ a little is not one group, and nobody can make one of two that differ by
+    putting something between them. Each row is compared with so many that follow, which will do
+    for the order of a ranking.
     """
     rows = len(whitened)
     near: list[list[int]] = [[] for _ in range(rows)]
@@ -112,12 +113,11 @@ def repeats(whitened: Floats, excess: float, window: int = WINDOW) -> list[list[
         taken[leader] = True
         group, waiting = [leader], deque([leader])
         while waiting:
-            others = [other for other in near[waiting.popleft()] if not taken[other]]
-            if not others:
-                continue
-            apart = separations(whitened[leader], whitened[others], excess)
-            for other, distance in zip(others, apart.tolist(), strict=True):
-                if distance <= _REACH * REPEATED:
+            for other in near[waiting.popleft()]:
+                if taken[other]:
+                    continue
+                apart = separations(whitened[other], whitened[group], excess)
+                if apart.max() <= _REACH * REPEATED:
                     taken[other] = True
                     group.append(other)
                     waiting.append(other)

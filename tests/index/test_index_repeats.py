@@ -190,13 +190,22 @@ class TestSeparation:
         means = np.zeros((9, 3))
         means[:, 0], means[:, 1] = 5, step * np.arange(9)
         groups = repeats(means, 0.1)
-        assert max(map(len, groups)) < 5
+        assert max(map(len, groups)) == 2
         assert sorted(row for group in groups for row in group) == list(range(9))
+
+    def test_what_lies_between_two_models_does_not_make_them_one(self):
+        # Squared, the whole way is four times the half.
+        means = np.zeros((3, 3))
+        means[:, 0], means[:, 1] = 5, np.sqrt(2 * 0.1 * REPEATED * 0.9) * np.arange(3)
+        for order in ([0, 1, 2], [1, 0, 2], [2, 0, 1]):
+            groups = [[order[row] for row in group] for group in repeats(means[order], 0.1)]
+            assert not any({0, 2} <= set(group) for group in groups)
+            assert max(map(len, groups)) == 2
 
     def test_copies_of_one_original_need_not_be_near_each_other(self):
         random = np.random.default_rng(8)
         original = random.standard_normal(200) * 3
         noise = random.standard_normal((12, 200))
-        noise *= np.sqrt(2 * 0.1 * REPEATED * 0.9) / np.linalg.norm(noise, axis=1)[:, None]
+        noise *= np.sqrt(2 * 0.1 * REPEATED * 0.8) / np.linalg.norm(noise, axis=1)[:, None]
         rows = np.concatenate([original + noise, original[None]])
         assert repeats(rows, 0.1) == [list(range(13))]

@@ -151,6 +151,10 @@ class Frame:
             )
         return out
 
+    def means(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Those of the members at ``rows`` [R], few of them, raw: [R, D]."""
+        return np.asarray(self._means[self._places[as_rows(rows)]])
+
     def of_means(self, rows: Sequence[int], each: Callable[[Floats], Floats]) -> Floats:
         width = self._means.shape[1]
         # As they lie in the file, of which all is read where most are asked for.

@@ -143,4 +143,15 @@ def _hit_json(hit: SearchHit) -> dict[str, Any]:
         }
         for version in hit.versions
     ]
+    plain["repeats"] = [
+        {
+            "model": str(other.ref),
+            "title": other.title,
+            "distance": other.distance,
+            "stale": other.stale,
+            "trust": other.trust,
+        }
+        for other in hit.repeats
+    ]
+    plain["universal"] = None if hit.universal is None else asdict(hit.universal)
     return {"rank": hit.rank, "model": str(hit.ref)} | plain

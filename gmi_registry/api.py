@@ -54,6 +54,7 @@ def search(
     interrogator: str = "none",
     prompt: str | None = None,
     top: int | None = 10,
+    repeats: bool = False,
     index: str | Path = "auto",
     cache_dir: str | Path | None = None,
     token: str | None = None,
@@ -85,7 +86,9 @@ def search(
     of the specification where it lists none. Of Civitai's models those rated above PG are among
     them with ``nsfw`` alone. ``fresh_only`` leaves out models whose weights have changed since they
     were described. ``score`` is the name of a distance to images, smaller is
-    nearer; ``top`` the most models shown of each group (None: all). ``index`` is the folder of an
+    nearer; ``top`` the most models shown of each group (None: all). Models whose specifications
+    repeat each other make one of them, whose ``repeats`` are the others; with ``repeats`` each has
+    a place of its own. ``index`` is the folder of an
     index in place of the hub's listing, ``"auto"`` for the registry's where it has one, ``"none"``
     for specifications one by one.
 
@@ -133,6 +136,7 @@ def search(
             interrogator=interrogator,
             prompt=prompt,
             top=top,
+            repeats=repeats,
             index=index,
             cache_dir=cache,
             encoder=encoder,

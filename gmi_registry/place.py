@@ -204,10 +204,12 @@ def find_model(text: str, hub: Hub, revision: str | None = None) -> ModelRef:
     from gmi_registry.spec import ModelRef
 
     named = _read(text, cast("HubName", hub.name), endpoints(hub))
-    if named is not None and named.hub != hub.name:
+    # A hub of somebody's own may hold models of any name.
+    if named is not None and named.hub != hub.name and hub.name in _TITLES:
         raise InputError(
             f"{named.model or f'version {named.version}'} is a model of "
-            f"{_TITLES[named.hub]}, and the hub that was named is {_title(hub)}",
+            f"{_TITLES[named.hub]}, and the hub that was named is "
+            f"{_TITLES[hub.name]}",
             hint=f"name its hub, --hub {_HUB_OPTIONS[named.hub]}, or a model of this one",
         )
     ref = hub.find(text) if isinstance(hub, Finds) else None if named is None else named.model
@@ -389,10 +391,6 @@ def endpoints(hub: object = None) -> list[tuple[HubName, str]]:
     if name in ("hf", "civitai") and isinstance(own, str):
         found.insert(0, (name, own))
     return [(name, address) for name, address in found if address]
-
-
-def _title(hub: Hub) -> str:
-    return _TITLES.get(cast("HubName", hub.name), repr(hub.name))
 
 
 def makes_links(hub: Hub) -> Links:

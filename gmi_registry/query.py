@@ -96,13 +96,15 @@ class OwnPrompts:
                 hint="search with the encoder that the specifications name",
             )
         known = self._known.get(key.prompt_set_id)
+        name, shape = f"{ref.id}/{key.prompt_set_id}", (len(prompts), ref.text_dim)
         if known is None and self._cache is not None:
-            shape = len(prompts), ref.text_dim
-            known = self._cache.prompts(ref.id, key.prompt_set_id, shape)
+            body = self._cache.kept("prompts", name)
+            if body is not None and len(body) == 2 * shape[0] * shape[1]:
+                known = np.frombuffer(body, "<f2").reshape(shape).astype(np.float16)
         if known is None:
             known = self._encoder.encode_texts(list(prompts)).astype(np.float16)
             if self._cache is not None:
-                self._cache.keep_prompts(ref.id, key.prompt_set_id, known)
+                self._cache.keep("prompts", name, np.ascontiguousarray(known, "<f2").tobytes())
         self._known[key.prompt_set_id] = known
         return known
 

@@ -73,6 +73,7 @@ def search(
     interrogator: str = "none",
     prompt: str | None = None,
     top: int | None = 10,
+    repeats: bool = False,
     index: str | Path = AUTO,
     cache_dir: Path | None = None,
     encoder: Encoder | None = None,
@@ -90,6 +91,8 @@ def search(
     ``not_like``, which is not wanted, move back.
 
     Only models that pass ``wanted`` are compared, and ``top`` are shown of each group (None: all).
+    Of models whose specifications repeat each other the best trusted is shown, and of those the
+    nearest, and names the others; with ``repeats`` each is shown in a place of its own.
     A model whose weights are no longer those that were described is marked as stale, and follows
     the fresh ones that are equally near; ``fresh_only`` leaves it out.
 
@@ -133,7 +136,18 @@ def search(
     )
     place = cache_dir or _users_cache()
     seeking = Seeking(
-        request, hub, wanted, equipment, clock, encoder, score, interrogator, top, place, progress
+        request,
+        hub,
+        wanted,
+        equipment,
+        clock,
+        encoder,
+        score,
+        interrogator,
+        top,
+        repeats,
+        place,
+        progress,
     )
     clock.begin("list")
     if is_served(index):

@@ -9,6 +9,7 @@ from typing import cast
 
 from PIL.Image import Image
 
+from gmi_registry.background import known_universal
 from gmi_registry.clock import Clock, Progress
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.equipment import Equipment
@@ -76,6 +77,7 @@ class Seeking:
     score: str
     interrogator: str
     top: int | None
+    repeats: bool
     cache_dir: Path
     progress: Progress
 
@@ -101,12 +103,19 @@ class Seeking:
                 prompts = dict.fromkeys(text for part in matched for text in part.first.prompts)
                 question = self._question(encoder, tuple(prompts))
             self.clock.begin("rank")
-            asking = question
+            asking, cache = question, SpecCache(gathering.cache_dir)
 
             def ranked() -> Ranking:
                 chosen = replace(filters, fresh_only=fresh_only)
                 selections = found.index.select(chosen, leave_out)
-                return answer(found.index, selections, asking, top=self.top)
+                return answer(
+                    found.index,
+                    selections,
+                    asking,
+                    top=self.top,
+                    repeats=self.repeats,
+                    universal=lambda stack: known_universal(stack, cache),
+                )
 
             ranking = ranked()
             freshness = Freshness(self.hub, gathering.workers, may_be_old=known is not None)
@@ -148,9 +157,8 @@ class Seeking:
             question = self._question(encoder, ())
             self.clock.begin("rank")
             hub = cast("HubName", self.hub.name)
-            group = served.answer(
-                question, with_base_names(self.wanted, self.hub, tuple), hub=hub, top=self.top
-            )
+            named = with_base_names(self.wanted, self.hub, tuple)
+            group = served.answer(question, named, hub=hub, top=self.top, repeats=self.repeats)
             groups = (group,) if group.hits else ()
             ranking = Ranking(groups, (), len(served), group.members)
             found = len(served)

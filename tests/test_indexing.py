@@ -296,7 +296,14 @@ class TestCommands:
         info = json.loads(call("info", folder, "--json").stdout)
         assert (info["models"], info["hubs"]) == (4, {"hf": 4})
         assert info["bytes"] == sum(group["bytes"] for group in info["groups"])
-        assert "models: 4 (hf 4)" in call("info", folder).stdout
+        (group,) = info["groups"]
+        assert group["hubness"]["models"] <= 4
+        assert sum(hub["first"] for hub in group["hubness"]["hubs"]) == pytest.approx(1)
+        shown = call("info", folder)
+        assert "models: 4 (hf 4)" in shown.stdout
+        assert "hubs: 4 models are too few to say" in shown.stdout
+        # Its encoder is that of the tests, which nobody can load.
+        assert "background pictures are not asked with: " in shown.stderr
         pushed = call("push", folder)
         assert pushed.exit_code == 0, pushed.output
         assert pushed.stdout.startswith(author.hub.endpoint)

@@ -174,7 +174,11 @@ class _Asking:
         }
         if len(prompts) < 2:
             return
-        heat = {"temperature": self._temperature}
+        heat = self._temperature
+
+        def moved(row: Floats, unwanted: Floats) -> Floats:
+            return contrasted(row, innocence(unwanted, temperature=heat), 1, temperature=heat)
+
         for variant, models in picks.items():
             keys = [
                 (int(model), following[task.prompts[0]], task.seeds[0])
@@ -184,7 +188,7 @@ class _Asking:
                 return
             found = np.stack(
                 [
-                    contrasted(row, innocence(distances[[row_of[key]]], **heat), 1, **heat)
+                    moved(row, distances[[row_of[key]]])
                     for row, key in zip(distances, keys, strict=True)
                 ]
             )

@@ -72,6 +72,27 @@ class VersionPart(_Part):
     confidence: float | None
 
 
+class RepeatPart(_Part):
+    """Another model whose specification repeats that of a result: by it nobody could tell them
+    apart. ``distance`` is its own, and ``stale`` and ``trust`` are as in a result."""
+
+    model: str
+    title: str
+    distance: float
+    stale: bool | None
+    trust: str | None
+
+
+class UniversalPart(_Part):
+    """What is said of a model that is near everything: the share of other models' images that it is
+    ``first`` for where their own do not compete, the ``share`` that would fall to it by chance, and
+    that of background ``pictures``, null where nobody asked with them."""
+
+    first: float
+    share: float
+    pictures: float | None
+
+
 class ResultPart(_Part):
     """One model. ``margin`` is the next model's distance minus this one's, null for the last.
 
@@ -83,6 +104,11 @@ class ResultPart(_Part):
     specification: ``owner``, ``verified`` or ``self-published``, null in a folder. ``versions`` are
     the model's other versions where those are described apart, nearest first. ``described_as`` is
     the name that the specification has for the model, null where it is the present one.
+    ``repeats`` are other models whose specifications repeat this one, with ``--repeats`` none: the
+    best trusted of them all is the result, and of those the nearest, and the others follow in that
+    order. Which was first no file tells. ``rank``, ``margin`` and ``confidence`` are as without
+    them. ``universal`` is there for a model that is known to be near everything, and null for all
+    others.
     """
 
     rank: int
@@ -104,6 +130,8 @@ class ResultPart(_Part):
     trust: str | None
     versions: list[VersionPart]
     described_as: str | None = None
+    repeats: list[RepeatPart]
+    universal: UniversalPart | None
 
 
 class GroupPart(_Part):

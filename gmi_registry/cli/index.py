@@ -24,8 +24,12 @@ from gmi_registry.cli.option import (
 )
 from gmi_registry.cli.progress import StageProgress
 from gmi_registry.cli.screen import remark, write_json, write_line
+from gmi_registry.place import DEFAULT_HUB
 
 if TYPE_CHECKING:
+    from gmi_registry.encoders.protocol import Encoder
+    from gmi_registry.index import SpecCache
+    from gmi_registry.index.stored import StoredStack
     from gmi_registry.indexing import Indexing
 
 __all__ = ["app"]
@@ -114,13 +118,40 @@ def update(
 
 @app.command()
 @funnel()
-def info(folder: Folder, cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
-    """Say what an index holds, and check the files that every search needs."""
+def info(
+    folder: Folder,
+    hub: Annotated[
+        str,
+        typer.Option(
+            "--hub",
+            metavar="HUB",
+            envvar="GMI_HUB",
+            help="Where the encoder lies, if not among the libraries' own files; a folder.",
+        ),
+    ] = DEFAULT_HUB,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what an index holds, check the files that every search needs, and find the models that
+    are near everything.
+
+    Those are asked for with images of the others, and with pictures that belong to no model where
+    the encoder is on this machine. No request is made.
+    """
+    from gmi_registry.background import hubness
     from gmi_registry.cli.inventory import inventory, write_inventory
+    from gmi_registry.index import SpecCache
     from gmi_registry.index.stored import FolderFiles, StoredIndex
 
-    with StoredIndex.open(FolderFiles(folder), cache_dir=cache_folder(cache_dir)) as index:
-        found = inventory(folder, index)
+    place = cache_folder(cache_dir)
+    cache = SpecCache(place)
+    with StoredIndex.open(FolderFiles(folder), cache_dir=place) as index:
+        measured = {
+            group.key: hubness(group, cache, _encoder(group, hub, cache, cache_dir, quiet=quiet))
+            for group in index.groups
+        }
+        found = inventory(folder, index, measured)
     if as_json:
         write_json(found)
     else:
@@ -202,6 +233,28 @@ def serve_into(
     write_line(f"{done.collection}: {done.models:,} models")
     if not quiet:
         remark(f"{done.sent:,} were sent, the others were there")
+
+
+def _encoder(
+    group: StoredStack, hub: str, cache: SpecCache, cache_dir: Path | None, *, quiet: bool
+) -> Encoder | None:
+    """The encoder of a group, where the background pictures were never read with it, and it is on
+    this machine."""
+    from gmi_registry.background import background_of
+    from gmi_registry.equipment import Equipment
+    from gmi_registry.errors import GmiError
+    from gmi_registry.place import hub_at
+
+    if background_of(group, cache) is not None:
+        return None
+    equipment = Equipment(None if cache_dir is None else cache_dir / "hub", True, "cpu")
+    try:
+        with hub_at(hub, cache_dir=cache_dir, offline=True) as opened:
+            return equipment.encoder_like(group.encoder, f"group {group.key}", opened)
+    except GmiError as error:
+        if not quiet:
+            remark(f"background pictures are not asked with: {error.message}")
+        return None
 
 
 def _index(

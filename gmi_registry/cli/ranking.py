@@ -7,17 +7,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gmi_registry.cli.screen import output, plain, write_rows
-from gmi_registry.report.number import number, percent
+from gmi_registry.report.number import near_everything, number, percent
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gmi_registry.index.result import GroupRanking, Ranking, SearchHit
+    from gmi_registry.index.result import GroupRanking, Ranking, Repeat, SearchHit
 
 __all__ = ["bar", "write_ranking"]
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _BAR_CELLS = 6
+_MOST_NAMED = 20
 _STALE = {True: "yes", False: "no", None: ""}
 
 # Columns in the order in which a terminal that grows wider makes room for them.
@@ -58,6 +59,7 @@ def _rows(result: Ranking) -> Iterator[tuple[str, ...]]:
         "stale",
         "confidence",
         "trust",
+        "repeats",
     )
     for group in result.groups:
         for hit in group.hits:
@@ -72,6 +74,7 @@ def _rows(result: Ranking) -> Iterator[tuple[str, ...]]:
                 _STALE[hit.stale],
                 "" if hit.confidence is None else f"{hit.confidence:.3f}",
                 hit.trust or "",
+                ",".join(str(other.ref) for other in hit.repeats),
             )
 
 
@@ -111,24 +114,41 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
         if width >= _FOR_BASE:
             cells.append(hit.base_model or "")
         # Text, not str: a title with [brackets] is a title, not markup.
-        table.add_row(
-            *(Text(plain(cell)) for cell in cells), style="green" if hit.rank == 1 else None
-        )
+        texts = [Text(plain(cell)) for cell in cells]
+        if hit.universal is not None:
+            texts[1].append(f"\n{near_everything(hit.universal)}", "dim")
+        if hit.repeats:
+            texts[1].append(f"\n{plain(_repeats(hit))}", "dim")
+        table.add_row(*texts, style="green" if hit.rank == 1 else None)
     console.print(table)
     if not alone:
         console.print()
 
 
 def _name(hit: SearchHit) -> str:
-    name = str(hit.ref.identity)
-    if hit.ref.hub == "civitai":  # whose models have numbers for names
-        name += f" {hit.title}"
+    versions = ""
     if hit.versions:
         more = len(hit.versions)
-        name += f" (+{more} version{'s' if more > 1 else ''})"
-    if hit.trust == "self-published":
-        name += " (self-published)"
-    return name + (" (stale)" if hit.stale else "")
+        versions = f" (+{more} version{'s' if more > 1 else ''})"
+    return _named(hit) + versions + _remarks(hit)
+
+
+def _named(it: SearchHit | Repeat) -> str:
+    name = str(it.ref.identity)
+    # Its models have numbers for names.
+    return f"{name} {it.title}" if it.ref.hub == "civitai" else name
+
+
+def _remarks(it: SearchHit | Repeat) -> str:
+    told = " (self-published)" if it.trust == "self-published" else ""
+    return told + (" (stale)" if it.stale else "")
+
+
+def _repeats(hit: SearchHit) -> str:
+    """One line that names whom the hit repeats, or who repeats it: nobody can tell."""
+    named = [_named(other) + _remarks(other) for other in hit.repeats[:_MOST_NAMED]]
+    more = len(hit.repeats) - len(named)
+    return f"same images: {', '.join(named)}" + (f" and {more:,} more" if more else "")
 
 
 def _heading(group: GroupRanking, is_first: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gmi_registry.cli.audit import Hubs, audited
+from gmi_registry.cli.folder import cache_folder
 from gmi_registry.cli.funnel import FAILED, funnel
 from gmi_registry.cli.option import (
     AsJson,
@@ -28,7 +30,9 @@ from gmi_registry.place import DEFAULT_HUB, find_model, hub_named_in
 if TYPE_CHECKING:
     from gmi_registry.hubs.registry.finding import Finding
     from gmi_registry.hubs.registry.proposal import Proposal
-    from gmi_registry.spec import ModelRef
+    from gmi_registry.index import ComparabilityKey
+    from gmi_registry.index.stack import Stack
+    from gmi_registry.spec import ModelRef, Spec
 
 __all__ = ["app"]
 
@@ -82,6 +86,15 @@ def check(
         ),
     ] = 0,
     audit_seed: AuditSeed = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            "--index",
+            metavar="DIR",
+            help="Compare with the models of this index; else with the registry's, or --base.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = None,
     token: Token = None,
     civitai_token: CivitaiToken = None,
@@ -89,7 +102,8 @@ def check(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check a proposal: one entry, its place and owner, its files, the weights it describes.
+    """Check a proposal: one entry, its place and owner, its files, the weights it describes, and
+    whether it repeats other models or is near all of them.
 
     Exits with 1 where a check failed.
     """
@@ -114,6 +128,12 @@ def check(
         hubs = Hubs(stack, registry, token, civitai_token, cache_dir)
         found = inspect(proposal, hubs)
         findings = list(found.findings)
+        if found.spec is not None:
+            from gmi_registry.background.proposal import compared
+            from gmi_registry.index import SpecCache
+
+            others = _others(stack, found.spec, index, base, registry, token, cache_dir)
+            findings += compared(found.spec, others, SpecCache(cache_folder(cache_dir)))
         if audit:
             findings.append(audited(found, hubs, audit, audit_seed, device, cache_dir, quiet=quiet))
     document = _document(name, revision, proposal, found.entry, findings)
@@ -202,6 +222,58 @@ def verify_entry(
             write_line(f"verified  {spec.digest} {where}")
     if not passed:
         raise typer.Exit(FAILED)
+
+
+def _others(
+    opened: ExitStack,
+    spec: Spec,
+    index: Path | None,
+    base: Path | None,
+    registry: str | None,
+    token: str | None,
+    cache_dir: Path | None,
+) -> Stack | None:
+    """The models that the proposal may be compared with, until ``opened`` is closed.
+
+    Of the index that was named; without one, the registry's own, or all that ``base`` holds. None
+    where there are none.
+    """
+    from gmi_registry.errors import OfflineError, SpecNotFoundError
+    from gmi_registry.hubs.registry import Registry
+    from gmi_registry.index import ComparabilityKey
+    from gmi_registry.index.stored import FolderFiles, StoredIndex
+
+    key, place = ComparabilityKey.of(spec.manifest), cache_folder(cache_dir)
+    if index is None and base is not None:
+        return _entries(base, key)
+    try:
+        if index is not None:
+            known = StoredIndex.open(FolderFiles(index), cache_dir=place)
+        else:
+            asked = opened.enter_context(Registry(registry, token=token, cache_dir=cache_dir))
+            known = StoredIndex.open(asked.aggregate(), cache_dir=place)
+    except (SpecNotFoundError, OfflineError):
+        if index is not None:
+            raise
+        return None
+    opened.enter_context(known)
+    return next((group for group in known.groups if group.key == key), None)
+
+
+def _entries(base: Path, key: ComparabilityKey) -> Stack | None:
+    from gmi_registry.errors import GmiError
+    from gmi_registry.index import ComparabilityKey, Filters, SpecIndex
+    from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, read_spec
+
+    found = SpecIndex()
+    for manifest in sorted(base.rglob(f"{SPEC_DIR}/{MANIFEST_NAME}")):
+        with contextlib.suppress(GmiError):
+            spec = read_spec(manifest.parent.parent)
+            # Others are not compared, and need no memory.
+            if ComparabilityKey.of(spec.manifest) == key:
+                found.add(spec)
+    selections = found.select(Filters())
+    return selections[0].stack if selections else None
 
 
 def _document(

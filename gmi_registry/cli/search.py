@@ -148,6 +148,12 @@ def search(
         str, typer.Option("--score", metavar="NAME", help="How to measure: default, paper, ...")
     ] = "default",
     top: Annotated[int, typer.Option("--top", min=1, help="How many models to print.")] = 10,
+    repeats: Annotated[
+        bool,
+        typer.Option(
+            "--repeats", help="Models that repeat each other's images in places of their own."
+        ),
+    ] = False,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -237,6 +243,7 @@ def search(
                 interrogator=interrogator.value,
                 prompt=prompt,
                 top=top,
+                repeats=repeats,
                 index=index,
                 cache_dir=cache_dir,
                 offline=offline,

@@ -5,6 +5,7 @@ from gmi_registry.index.cache import CacheUse, SpecCache
 from gmi_registry.index.catalogue import SpecIndex
 from gmi_registry.index.comparison import answer
 from gmi_registry.index.entry import IndexEntry
+from gmi_registry.index.hubness import Hub, Hubness, measured
 from gmi_registry.index.image_question import ImageQuestion, Wording
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
@@ -15,8 +16,10 @@ from gmi_registry.index.result import (
     GroupRanking,
     PromptMatch,
     Ranking,
+    Repeat,
     SearchHit,
     SkippedSpec,
+    Universal,
 )
 from gmi_registry.index.selection import Index, Selection
 from gmi_registry.index.source import SpecSource
@@ -29,6 +32,8 @@ __all__ = [
     "Filters",
     "FoldedVersion",
     "GroupRanking",
+    "Hub",
+    "Hubness",
     "ImageQuestion",
     "Index",
     "IndexEntry",
@@ -37,6 +42,7 @@ __all__ = [
     "PromptMatch",
     "Question",
     "Ranking",
+    "Repeat",
     "SearchHit",
     "Selection",
     "SkippedSpec",
@@ -45,6 +51,8 @@ __all__ = [
     "SpecSource",
     "Standing",
     "TextQuestion",
+    "Universal",
     "Wording",
     "answer",
+    "measured",
 ]

@@ -16,9 +16,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from gmi_registry.index.entry import IndexEntry
@@ -35,6 +35,12 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SPEC_SUFFIX = ".bin"
 _LIMIT = 2 * 1024**3
 _RECENT = 7 * 24 * 3600.0
+
+Beside = Literal["background", "hubness", "prompts"]
+"""What else is kept: background pictures and prompts by encoder, and what was measured of sets of
+models."""
+
+_KINDS: tuple[Beside, ...] = ("background", "hubness", "prompts")
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +77,7 @@ class SpecCache:
         self.directory = Path(directory) / _LAYOUT
         self._specs = self.directory / "specs"
         self._stamps = self.directory / "stamps"
+        self._beside = {kind: self.directory / kind for kind in _KINDS}
         self._writable = True
 
     def get(self, digest: str) -> IndexedSpec | None:
@@ -94,22 +101,6 @@ class SpecCache:
         """Keep a specification under its digest."""
         self._write(self._specs / f"{indexed.entry.digest}{_SPEC_SUFFIX}", _packed(indexed))
 
-    def prompts(
-        self, encoder_id: str, prompt_set_id: str, shape: tuple[int, int]
-    ) -> NDArray[np.float16] | None:
-        """What ``keep_prompts`` was given for these two, of that shape [P, E]; None otherwise."""
-        body = self._read(self._prompts_path(encoder_id, prompt_set_id))
-        if body is None or len(body) != 2 * shape[0] * shape[1]:
-            return None
-        return np.frombuffer(body, "<f2").reshape(shape).astype(np.float16)
-
-    def keep_prompts(
-        self, encoder_id: str, prompt_set_id: str, embeddings: NDArray[np.float16]
-    ) -> None:
-        """Keep what this machine's encoder makes of the prompts of a set: [P, E]."""
-        data = np.ascontiguousarray(embeddings, "<f2").tobytes()
-        self._write(self._prompts_path(encoder_id, prompt_set_id), data)
-
     def digest_for(self, stamp: str) -> str | None:
         """The digest that ``remember`` was told for this stamp, or None."""
         body = self._read(self._stamp_path(stamp))
@@ -119,13 +110,21 @@ class SpecCache:
         """Whoever shows this stamp again has the specification with this digest."""
         self._write(self._stamp_path(stamp), digest.encode("ascii"))
 
+    def kept(self, kind: Beside, name: str) -> bytes | None:
+        """What :meth:`keep` was given under that name, whole; None where there is nothing."""
+        return self._read(self._beside[kind] / _hashed(name))
+
+    def keep(self, kind: Beside, name: str, body: bytes) -> None:
+        """Keep something that can be had again at a price."""
+        self._write(self._beside[kind] / _hashed(name), body)
+
     def use(self) -> CacheUse:
         """What the cache holds now."""
         return CacheUse.of(self.files())
 
     def files(self) -> list[StoredFile]:
         """Everything that this class has stored, and nothing else."""
-        places = (self._specs, self._stamps, self.directory / "prompts")
+        places = (self._specs, self._stamps, *self._beside.values())
         return [file for place in places for file in stored_files(place)]
 
     def prune(
@@ -145,12 +144,8 @@ class SpecCache:
         """
         return self.prune(unused_for=_RECENT, max_bytes=_LIMIT)
 
-    def _prompts_path(self, encoder_id: str, prompt_set_id: str) -> Path:
-        name = hashlib.sha256(f"{encoder_id}/{prompt_set_id}".encode()).hexdigest()
-        return self.directory / "prompts" / name
-
     def _stamp_path(self, stamp: str) -> Path:
-        return self._stamps / hashlib.sha256(stamp.encode("utf-8", "surrogatepass")).hexdigest()
+        return self._stamps / _hashed(stamp)
 
     def _read(self, path: Path) -> bytes | None:
         body = read_sealed(path)
@@ -172,6 +167,10 @@ class SpecCache:
             path.unlink(missing_ok=True)
         except OSError as error:
             _log.debug("cannot delete %s: %s", path, error)
+
+
+def _hashed(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _packed(indexed: IndexedSpec) -> bytes:

@@ -121,6 +121,7 @@ class SpecIndex:
         unwanted: Query | None = None,
         top: int | None = 10,
         best_prompts: int = 3,
+        repeats: bool = False,
     ) -> Ranking:
         """:meth:`answer` to the question by images, by the score of that name.
 
@@ -129,7 +130,7 @@ class SpecIndex:
         """
         score = score_named(score) if isinstance(score, str) else score
         question = ImageQuestion(query, score, unwanted)
-        return self.answer(question, filters, top=top, best_prompts=best_prompts)
+        return self.answer(question, filters, top=top, best_prompts=best_prompts, repeats=repeats)
 
     def answer(
         self,
@@ -138,13 +139,14 @@ class SpecIndex:
         *,
         top: int | None = 10,
         best_prompts: int = 3,
+        repeats: bool = False,
     ) -> Ranking:
         """:func:`~gmi_registry.index.comparison.answer` of all models that pass the filters.
 
         A model that the question is about is left out, as if it did not pass.
         """
         chosen = self.select(filters or Filters(), question.about)
-        return answer(self, chosen, question, top=top, best_prompts=best_prompts)
+        return answer(self, chosen, question, top=top, best_prompts=best_prompts, repeats=repeats)
 
     def select(self, filters: Filters, leave_out: ModelRef | None = None) -> list[Selection]:
         """The models that pass, by groups in the order in which their first models came in."""

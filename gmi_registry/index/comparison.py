@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +12,9 @@ from gmi_registry.errors import IncomparableSpecsError
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.question import Question
 from gmi_registry.index.ranked import ranked
-from gmi_registry.index.result import GroupRanking, Ranking, SkippedSpec
+from gmi_registry.index.result import GroupRanking, Ranking, SkippedSpec, Universal
 from gmi_registry.index.selection import Index, Selection, as_rows
+from gmi_registry.index.stack import Stack
 from gmi_registry.spec import ModelRef
 
 __all__ = ["answer"]
@@ -26,13 +27,16 @@ def answer(
     *,
     top: int | None = 10,
     best_prompts: int = 3,
+    repeats: bool = False,
+    universal: Callable[[Stack], Mapping[str, Universal]] | None = None,
 ) -> Ranking:
     """Compare the question with every model that was selected in ``index``, nearest first.
 
     ``top`` is the most hits that each group shows, None for all; ``best_prompts`` the most prompts
-    that each hit names. Specifications of another encoder are skipped with a reason, and so is a
-    hit whose arrays cannot be what they are said to be; the next takes its place. No selection
-    gives a result without hits.
+    that each hit names. With ``repeats`` models whose specifications repeat each other are hits of
+    their own. ``universal`` knows the members of a group that are near everything, by their names.
+    Specifications of another encoder are skipped with a reason, and so is a hit whose arrays cannot
+    be what they are said to be; the next takes its place. No selection gives a result without hits.
 
     Raises IncomparableSpecsError where models were selected and none of them can be compared with
     the question.
@@ -53,9 +57,14 @@ def answer(
                 top=top,
                 best_prompts=best_prompts,
                 standing=index.standing,
+                repeats=repeats,
             )
             unfit = _unfit(selection, question, ranking)
             if not unfit:
+                if universal is not None:
+                    known = universal(stack)
+                    hits = (replace(hit, universal=known.get(str(hit.ref))) for hit in ranking.hits)
+                    ranking = replace(ranking, hits=tuple(hits)) if known else ranking
                 groups.append((-len(selection.rows), -len(stack.names), stack.key, ranking))
                 break
             refused += unfit.values()

@@ -20,9 +20,11 @@ from gmi_registry.scoring import Candidates, WithinScatter
 from gmi_registry.scoring.default import mean_images
 from gmi_registry.scoring.invariants import Invariants
 from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.repeats import whitened
 from gmi_registry.scoring.sweep import norm_range
 from gmi_registry.scoring.temperature import fitted_temperature
 from gmi_registry.spec import ModelRef
+from gmi_registry.spec.canonical import canonical_digest
 
 __all__ = ["Group", "MemoryStack"]
 
@@ -44,6 +46,10 @@ class MemoryStack:
     @cached_property
     def names(self) -> list[str]:
         return [str(entry.model) for entry in self.entries]
+
+    @cached_property
+    def digest(self) -> str:
+        return canonical_digest([[str(entry.model), entry.digest] for entry in self.entries])
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -79,6 +85,9 @@ class MemoryStack:
     def temperature(self) -> float:
         return fitted_temperature(self._sample(TEMPERATURE_MODELS), self.image_prompt)
 
+    def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
+        return whitened(self.means[as_rows(rows)], self.scatter, len(self.image_prompt))
+
     @cached_property
     def invariants(self) -> Invariants:
         return Invariants.of(self.image_embeddings, self.grams)
@@ -96,6 +105,9 @@ class MemoryStack:
 
     def portions(self, rows: Sequence[int]) -> Sequence[NDArray[np.intp]]:
         return [np.arange(len(rows))]
+
+    def files(self, rows: Sequence[int]) -> NDArray[np.intp]:
+        return np.zeros(len(rows), np.intp)
 
     def at_hand(self, rows: Sequence[int]) -> bool:
         return True

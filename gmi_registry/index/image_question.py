@@ -28,6 +28,7 @@ from gmi_registry.scoring.kernels import Floats, working_dtype
 from gmi_registry.scoring.left_out import LeftOut
 from gmi_registry.scoring.narrowed import estimates_of, log_kernels, narrowed
 from gmi_registry.scoring.ranking import best_prompts
+from gmi_registry.scoring.repeats import repeats
 from gmi_registry.scoring.settled import CLOSE, LOOSE, settled, settles_all
 from gmi_registry.scoring.whitened import whitened_means
 from gmi_registry.scoring.wording import mean_text_distances, worded_distances
@@ -40,6 +41,9 @@ _HOPELESS = 60.0
 such."""
 _TIMES_AS_LONG = 8.0
 """What one encoder gives for images differs in length by a factor of two or three."""
+_FAINT = 7.0
+"""With e⁻⁷ of the chance of the nearest nobody is much suspected, but by many of the kind."""
+_MOST_SUSPECTS = 4096
 _MORE = 4
 """Times as many models are asked for where all that were had to be measured."""
 
@@ -96,7 +100,11 @@ class ImageQuestion:
             # All members are suspects, whatever a filter leaves, so that a filter changes nothing.
             everybody = range(len(stack.names))
             suspects = [self._of(each, stack, everybody) for each in self.unwanted.each()]
-            innocent = innocence(np.stack(suspects), temperature=stack.temperature)
+            innocent = innocence(
+                np.stack(suspects),
+                temperature=stack.temperature,
+                repeats=_repeats(stack, np.stack(suspects)),
+            )
             chosen = innocent[as_rows(rows)]
             distances = contrasted(distances, chosen, images, temperature=stack.temperature)
         if self.style is not None:
@@ -268,6 +276,17 @@ class ImageQuestion:
                 f"query {own.min():.3g} to {own.max():.3g}: no image has such"
             )
         return reasons
+
+
+def _repeats(stack: Stack, distances: Floats) -> list[list[int]]:
+    """Which of the members that may have made one of some images repeat each other; ``distances``
+    [U, M] are those of each image alone."""
+    limit = distances.min(axis=1, keepdims=True, initial=np.inf) + 2 * _FAINT * stack.temperature
+    suspects = np.flatnonzero((distances <= limit).any(axis=0))
+    nearest = distances[:, suspects].min(axis=0, initial=np.inf)
+    suspects = suspects[np.argsort(nearest, kind="stable")[:_MOST_SUSPECTS]]
+    groups = repeats(*stack.whitened(suspects.tolist()))
+    return [suspects[group].tolist() for group in groups if len(group) > 1]
 
 
 def _at(

@@ -19,7 +19,8 @@ __all__ = ["Leading"]
 
 # Fewer are put in order as a whole. More than a server ever hands over, whose names are in none.
 _MANY = 5000
-# Of each model several versions may be among the nearest, which are shown as one.
+# Of each model several versions may be among the nearest, which are shown as one, and several
+# models may repeat each other.
 _ROOM = 2
 
 
@@ -27,8 +28,9 @@ class Leading:
     """The nearest of ``rows`` [R] by ``question``.
 
     ``order`` [n] are places in ``rows``, nearest first, ``distances`` [n] theirs, and ``folded``
-    the places in ``order`` of each model's versions by the first of them: of ``most`` models, of
-    all for None. Every version of these models is in ``order``. ``rest`` stands for all others
+    the places in ``order`` of each model's versions by the first of them: of ``least`` models and
+    up to twice as many where they are known as well, of all for None. ``complete`` says that there
+    are no others. Every version of these models is in ``order``. ``rest`` stands for all others
     where chances are given out: distances, estimates, or those of groups, in which versions that
     were added to the nearest may count again. Where there are very many rows, the stack's names
     have to be in order.
@@ -39,14 +41,14 @@ class Leading:
         stack: Stack,
         rows: Sequence[int],
         question: Question,
-        most: int | None,
+        least: int | None,
         standing: Callable[[str], Standing],
     ) -> None:
         self._names = stack.names
         self._rows = rows
-        self._most = most
+        self._most = None if least is None else _ROOM * least
         self._standing = standing
-        asked = len(rows) if most is None or len(rows) < _MANY else _ROOM * most
+        asked = len(rows) if least is None or len(rows) < _MANY else _ROOM * least
         while True:
             partly = asked < len(rows)
             near = question.near(stack, rows, min(asked, len(rows)))
@@ -55,7 +57,7 @@ class Leading:
             sorting = self._sorting(order, near.distances[chosen])
             order, distances = order[sorting], near.distances[chosen][sorting]
             folded = self._folded(order)
-            if not partly or (most is not None and len(folded) >= most):
+            if not partly or (least is not None and len(folded) >= least):
                 break
             asked *= _ROOM * _ROOM
         if partly:
@@ -71,6 +73,7 @@ class Leading:
         self.order: NDArray[np.intp] = order
         self.distances: Floats = distances
         self.folded: list[list[int]] = folded
+        self.complete = not partly and sum(map(len, folded)) == len(order)
         others = np.ones(len(rows), bool)
         others[order] = False
         self.rest: Floats = np.concatenate([near.distances[others[near.places]], near.beyond])

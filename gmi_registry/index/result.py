@@ -8,7 +8,16 @@ from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.spec import ModelRef
 from gmi_registry.trust import Trust
 
-__all__ = ["FoldedVersion", "GroupRanking", "PromptMatch", "Ranking", "SearchHit", "SkippedSpec"]
+__all__ = [
+    "FoldedVersion",
+    "GroupRanking",
+    "PromptMatch",
+    "Ranking",
+    "Repeat",
+    "SearchHit",
+    "SkippedSpec",
+    "Universal",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +46,31 @@ class FoldedVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeat:
+    """Another model, whose specification repeats that of a hit: by it the two cannot be told apart.
+
+    It says the same images, and not whose they were first. ``distance`` is its own.
+    """
+
+    ref: ModelRef
+    title: str
+    distance: float
+    stale: bool | None
+    trust: Trust | None
+
+
+@dataclass(frozen=True, slots=True)
+class Universal:
+    """What is said of a model that is near everything: the share of other models' images that it is
+    ``first`` for where their own do not compete, the ``share`` that would fall to it by chance, and
+    of background pictures that no model made, None where nobody asked with them."""
+
+    first: float
+    share: float
+    pictures: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class SearchHit:
     """One model in a ranking.
 
@@ -51,7 +85,11 @@ class SearchHit:
     described, None that nobody knows; a stale model stands behind the fresh ones it ties with.
     ``trust`` says who stands behind the specification, None where only the user is concerned.
     ``described_as`` is the name that the specification has for the model, None where it is the
-    present one.
+    present one. ``repeats`` are other models whose specifications repeat this one. Of them all the
+    best trusted is the hit, and of those the nearest; the others follow in that order. They take no
+    part in ``rank``, ``margin`` and ``confidence``, which are as without them. ``universal`` says
+    that the model is known to be near everything, so that being near the query says little; None
+    for all others, and where nobody has measured it.
     """
 
     rank: int
@@ -74,6 +112,8 @@ class SearchHit:
     trust: Trust | None = None
     versions: tuple[FoldedVersion, ...] = ()
     described_as: ModelRef | None = None
+    repeats: tuple[Repeat, ...] = ()
+    universal: Universal | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,11 @@ class Stack(Protocol):
         ...
 
     @property
+    def digest(self) -> str:
+        """Another one whenever a member joins, leaves or has another specification."""
+        ...
+
+    @property
     def prompts(self) -> tuple[str, ...]:
         """The texts that all members answered, P of them."""
         ...
@@ -113,6 +118,11 @@ class Stack(Protocol):
         """How far distances among all members can be trusted, whatever a filter leaves of them."""
         ...
 
+    def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
+        """Fᵀμ of the members at ``rows`` [R], few of them: [R, D]; and tr((S + λI)⁻¹ S) / N, with
+        F Fᵀ = (S + λI)⁻¹ of the default score. Raises as :meth:`images` does."""
+        ...
+
     @property
     def estimator(self) -> Estimator | None:
         """For so many members that their means should not all be read; None for fewer."""
@@ -125,6 +135,11 @@ class Stack(Protocol):
     def portions(self, rows: Sequence[int]) -> Sequence[NDArray[np.intp]]:
         """Places in ``rows`` [R], all of them in portions that should be read at once: one unless
         they would take more memory than there may be."""
+        ...
+
+    def files(self, rows: Sequence[int]) -> NDArray[np.intp]:
+        """Numbers of what the images of the members at ``rows`` [R] are read from: [R]. To read
+        from few of these is to fetch and check few."""
         ...
 
     def at_hand(self, rows: Sequence[int]) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from gmi_registry import __version__
 from gmi_registry.errors import GmiError
 from gmi_registry.index.result import GroupRanking, Ranking, SearchHit
+from gmi_registry.report.number import near_everything
 from gmi_registry.report.page import Card, Group, Page, Picture, QueryImage, SkippedModel
 from gmi_registry.report.picture import embed_preview
 from gmi_registry.spec import ModelRef
@@ -119,6 +120,8 @@ def _card(hit: SearchHit, previews: Previews) -> Card:
         confidence=hit.confidence,
         described_by=_described_by(hit),
         versions=tuple(version.title for version in hit.versions),
+        universal="" if hit.universal is None else near_everything(hit.universal),
+        repeats=tuple(f"{other.title} ({other.ref.identity})" for other in hit.repeats),
         prompts=tuple(match.prompt for match in hit.best_prompts),
         preview=preview,
         no_preview=reason,

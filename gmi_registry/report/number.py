@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gmi_registry.index.result import Universal
 
 __all__ = ["number", "percent"]
 
@@ -17,6 +21,15 @@ def percent(chance: float | None) -> str:
     if chance < 0.01:
         return "< 1 %"
     return "> 99 %" if chance >= 0.995 else f"{100 * chance:.0f} %"
+
+
+def near_everything(universal: Universal) -> str:
+    """One line that says how often a model that is near everything is first."""
+    told = f"near everything: first for {percent(universal.first)} of other models' images"
+    told += f", where {percent(universal.share)} would be its share"
+    if universal.pictures is not None and universal.pictures > universal.first:
+        told += f", and for {percent(universal.pictures)} of background pictures"
+    return told
 
 
 def number(value: float) -> str:

@@ -36,7 +36,9 @@ class Card:
     ``margin`` is the distance to the next model minus the own; None for the last. ``stale`` says
     that its weights are known to have changed since. ``confidence`` is the chance that it made the
     query's images, None where the score speaks of none. ``described_by`` says who stands behind the
-    specification, empty where that is the user alone; ``versions`` are others of the same model.
+    specification, empty where that is the user alone; ``versions`` are others of the same model,
+    ``repeats`` other models of the same images. ``universal`` says that it is near everything,
+    empty where nobody knows of it.
     ``prompts`` are the model's prompts that speak most for it, best first. ``preview`` is its
     contact sheet; where it is None, ``no_preview`` says why.
     """
@@ -56,6 +58,8 @@ class Card:
     confidence: float | None = None
     described_by: str = ""
     versions: tuple[str, ...] = ()
+    repeats: tuple[str, ...] = ()
+    universal: str = ""
     prompts: tuple[str, ...] = ()
     preview: Picture | None = None
     no_preview: str = "this model has no contact sheet"

@@ -15,6 +15,8 @@ measured to lose more right answers than it mends (docs/research.md).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from gmi_registry.scoring.confidence import confidences
@@ -26,14 +28,25 @@ _LEAST = 1e-12
 """Of the chance that a model did not make a picture: no distance becomes infinite."""
 
 
-def innocence(unwanted: Floats, *, temperature: float) -> Floats:
+def innocence(
+    unwanted: Floats, *, temperature: float, repeats: Sequence[Sequence[int]] = ()
+) -> Floats:
     """Σ_u log(1 - p_u(m)) of all M models that may have made the unwanted pictures: [M], at most 0.
 
     ``unwanted`` [U, M] are the default score's distances of each picture alone, ``temperature`` T
     of the chances. A model alone is suspected of nothing, since nobody could be told from it.
+    ``repeats`` are groups of models that nobody can tell apart: they are suspected as one, the
+    nearest of them, or else many copies would share the suspicion, until none has enough of it.
     Raises ValueError unless T is positive.
     """
-    suspected = confidences(unwanted.astype(np.float64), 1, temperature=temperature)
+    distances = unwanted.astype(np.float64)
+    for group in repeats:
+        own = distances[:, list(group)]
+        distances[:, list(group)] = np.inf
+        distances[:, group[0]] = own.min(axis=1)
+    suspected = confidences(distances, 1, temperature=temperature)
+    for group in repeats:
+        suspected[:, list(group)] = suspected[:, [group[0]]]
     if unwanted.shape[-1] < 2:
         suspected = np.zeros_like(suspected)
     return np.asarray(np.log(np.maximum(1 - suspected, _LEAST)).sum(axis=0))

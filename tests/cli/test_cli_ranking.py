@@ -6,7 +6,7 @@ import pytest
 from cli_specs import OTHER_RANKING, RANKING, answer, group, hit
 
 from gmi_registry.cli.ranking import bar, write_ranking
-from gmi_registry.index import FoldedVersion
+from gmi_registry.index import FoldedVersion, Repeat, Universal
 from gmi_registry.spec import ModelRef
 
 
@@ -52,6 +52,7 @@ def test_a_pipe_gets_rows(capsys):
         "stale",
         "confidence",
         "trust",
+        "repeats",
     ]
     assert rows[1] == [
         "1",
@@ -61,6 +62,7 @@ def test_a_pipe_gets_rows(capsys):
         "flat,icons",
         "zoo/base",
         "general",
+        "",
         "",
         "",
         "",
@@ -79,7 +81,7 @@ def sure_ranking():
 def test_a_pipe_gets_chances_where_the_score_speaks_of_them(capsys):
     write_ranking(sure_ranking())
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert [row[-2] for row in rows] == ["confidence", "0.971", "0.020", "0.001"]
+    assert [row[-3] for row in rows] == ["confidence", "0.971", "0.020", "0.001"]
 
 
 def test_who_stands_behind_a_specification_and_other_versions(capsys, table):
@@ -99,12 +101,43 @@ def test_who_stands_behind_a_specification_and_other_versions(capsys, table):
     result = answer(replace(RANKING, hits=hits))
     write_ranking(result)
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert [row[-1] for row in rows] == ["trust", "self-published", "verified", "owner"]
+    assert [row[-2] for row in rows] == ["trust", "self-published", "verified", "owner"]
     assert rows[1][1] == "civitai:12@34"
     shown = " ".join(table(200, result).split())
     assert "civitai:12@34 New (+1 version) (self-published)" in shown
     assert f"{second.ref.without_revision} (+2 versions) " in shown
     assert f"{third.ref.without_revision} (stale)" in shown
+
+
+def test_models_that_repeat_each_other_and_that_are_near_everything(capsys, table):
+    first, second, third = RANKING.hits
+    others = tuple(
+        Repeat(
+            ModelRef("local", f"m{number:02}", "0123456789ab"), "M\x1b[2J", 0.3, number == 1, trust
+        )
+        for number, trust in enumerate(("self-published", "owner"))
+    )
+    numbered = Repeat(ModelRef("civitai", "12", "34"), "M\x1b[2J", 0.3, None, "owner")
+    hits = (
+        replace(first, repeats=(*others, numbered)),
+        replace(second, universal=Universal(0.34, 0.05, 0.12)),
+        replace(third, universal=Universal(0.1, 0.05, 0.81)),
+    )
+    result = answer(replace(RANKING, hits=hits))
+    write_ranking(result)
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    named = "local:m00@0123456789ab,local:m01@0123456789ab,civitai:12@34"
+    assert [row[-1] for row in rows] == ["repeats", named, "", ""]
+    shown = table(200, result)
+    assert (
+        "same images: local:m00 (self-published), local:m01 (stale), civitai:12@34 M\\x1b[2J"
+        in " ".join(shown.split())
+    )
+    words = " ".join(shown.split())
+    assert "near everything: first for 34 % of other models' images, where 5 % would be" in words
+    assert "where 5 % would be its share, and for 81 % of background pictures" in words
+    many = (replace(first, repeats=others[:1] * 30), second)
+    assert "and 10 more" in " ".join(table(200, answer(replace(RANKING, hits=many))).split())
 
 
 def test_a_terminal_shows_chances_beside_the_distance(table):

@@ -6,7 +6,7 @@ engine, or out of qdrant-client's embedded mode: no package registry carries the
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from gmi_registry.errors import InputError
 from gmi_registry.index import Filters, ImageQuestion
 from gmi_registry.index.served import ServedIndex, catalogue
 from gmi_registry.scoring import SCORES
+from gmi_registry.spec import build_spec
 
 NUMBERS = {"distance", "margin", "confidence"}
 
@@ -88,13 +89,14 @@ class TestSameAnswer:
         server.seen.clear()
         hits = served.answer(images(ask()), top=3, best_prompts=0).hits
         assert [hit.best_prompts for hit in hits] == [(), (), ()]
-        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == ["query"]
+        # The nearest, and their vectors, by which they are compared with one another.
+        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == ["query", "points"]
 
     def test_few_requests(self, server, served):
         server.seen.clear()
         served.answer(images(ask(5)), Filters(tags=("icon",)))
         last = [path.rpartition("/")[2] for _, path, _ in server.seen]
-        assert last == ["count", "query", "points"]
+        assert last == ["count", "query", "points", "points"]
 
     @pytest.mark.filterwarnings("ignore:Payload indexes have no effect", "ignore:Local mode")
     def test_the_clients_embedded_mode_answers_alike(self, forty):
@@ -151,6 +153,46 @@ class TestFilters:
         assert (found.hits, found.members) == ((), 0)
 
 
+class TestRepeats:
+    def test_copies_are_one_hit_as_in_memory(self, server, monkeypatch):
+        """Also where there are more of them than the server is asked for at first."""
+        monkeypatch.setattr(catalogue, "_NEAREST", 8)
+        models = [make_spec(3 * number) for number in range(20)]
+        original = models[2]
+        random = np.random.default_rng(0)
+        for number in range(25):
+            shape = original.image_embeddings.shape
+            noise = 0.01 * random.standard_normal(shape).astype(np.float32)
+            changed = {"id": f"owner/copy{number}", "title": "Copy"}
+            models.append(
+                build_spec(
+                    model=original.manifest.model.model_copy(update=changed),
+                    encoder=encoder_named(),
+                    prompt_sets=(PROMPTS,),
+                    recipe=original.manifest.generation.recipe,
+                    image_embeddings=original.image_embeddings + noise,
+                    prompt_embeddings=original.prompt_embeddings,
+                    image_prompt=original.image_prompt,
+                    gamma=0.02,
+                )
+            )
+        index = index_of(*models)
+        load(server.url(), index)
+        middle = original.image_embeddings.astype(np.float32).mean(axis=0, keepdims=True)
+        query = replace(ask(), image_embeddings=middle)
+        with ServedIndex.open(server.url()) as opened:
+            ours = opened.answer(images(query), top=5).hits
+            apart = opened.answer(images(query), top=5, repeats=True).hits
+        theirs = index.rank(query, top=5).hits
+        assert [hit.ref for hit in ours] == [hit.ref for hit in theirs]
+        assert [it.ref for it in ours[0].repeats] == [it.ref for it in theirs[0].repeats]
+        assert len(ours[0].repeats) == 25
+        assert [hit.confidence for hit in ours] == pytest.approx(
+            [hit.confidence for hit in theirs], abs=1e-3
+        )
+        assert not any(hit.repeats for hit in apart)
+
+
 class TestCompeting:
     """The server names the nearest few alone."""
 
@@ -166,7 +208,11 @@ class TestCompeting:
         server.seen.clear()
         expected = [hit.confidence for hit in forty.rank(ask(seed=1), top=3).hits]
         assert self.confidences(served, ask(seed=1)) == pytest.approx(expected, rel=1e-4)
-        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == ["query", "query"]
+        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == [
+            "query",
+            "query",
+            "points",
+        ]
 
     def test_but_not_where_they_have_no_chance(self, server, served, forty, few):
         """Twenty images leave no doubt."""
@@ -174,7 +220,7 @@ class TestCompeting:
         server.seen.clear()
         expected = [hit.confidence for hit in forty.rank(query, top=3).hits]
         assert self.confidences(served, query) == pytest.approx(expected, abs=2e-3)
-        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == ["query"]
+        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == ["query", "points"]
 
     def test_nor_all_of_them(self, served, forty, few, monkeypatch):
         monkeypatch.setattr(catalogue, "COMPETING", 12)

@@ -27,6 +27,7 @@ from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.comparison import compare
 from gmi_registry.hubs.registry.layout import entry_of
+from gmi_registry.index.stored import Row, update_index
 from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet, build_spec, read_spec, write_spec
 
@@ -229,7 +230,34 @@ class TestCheck:
             ("sizes", "ok"),
             ("manifest", "ok"),
         ]
-        assert {status for _, status in rows} == {"ok"}
+        # The registry has no index yet to compare with.
+        assert [tuple(row) for row in rows[-2:]] == [("copies", "skipped"), ("hubness", "skipped")]
+        assert {status for _, status in rows[:-2]} == {"ok"}
+
+    def test_beside_the_models_of_an_index(self, propose, models, call, tmp_path):
+        """Of which one has the same images."""
+        propose()
+        spec = unpacked(proposed(models), tmp_path / "new")
+        random = np.random.default_rng(0)
+        images = spec.image_embeddings.astype(np.float32)
+        width, length = images.shape[1], np.linalg.norm(images, axis=1).mean()
+        rows = []
+        for number in range(12):
+            away = np.zeros(width) if number == 0 else length * random.standard_normal(width)
+            row = Row.of(altered(spec, images=images + away.astype(np.float32)))
+            entry = dataclasses.replace(
+                row.indexed.entry, model=ModelRef("local", f"m{number:02}"), digest=f"{number:064x}"
+            )
+            indexed = dataclasses.replace(row.indexed, entry=entry)
+            rows.append(dataclasses.replace(row, indexed=indexed))
+        update_index(tmp_path / "index", rows)
+        shown = call("check", "--revision", "refs/pr/1", "--index", tmp_path / "index", "--json")
+        found = {it["check"]: it for it in json.loads(shown.stdout)["findings"]}
+        assert found["copies"]["status"] == "ok"
+        assert found["copies"]["detail"] == "the same images as local:m00"
+        assert found["hubness"]["status"] == "ok"
+        assert found["hubness"]["detail"].startswith("first for ")
+        assert "of 144 images of other models" in found["hubness"]["detail"]
 
     def test_the_document(self, propose, models, call):
         propose()

@@ -10,7 +10,7 @@ sys.path.append(str(Path(__file__).parents[1] / "cli"))
 
 from cli_specs import OTHER_RANKING, RANKING, SKIPPED, answer
 
-from gmi_registry.index import FoldedVersion
+from gmi_registry.index import FoldedVersion, Repeat, Universal
 from gmi_registry.report.answer import answer_page
 from gmi_registry.report.html import render
 from gmi_registry.report.page import QueryImage
@@ -126,3 +126,16 @@ def test_who_stands_behind_a_specification_and_other_versions():
     assert "which its maintainers checked" in text
     assert "<dt>other versions</dt><dd>Style &lt;b&gt; 1.0</dd>" in text
     assert "described by" not in render(page(answer(RANKING)))
+
+
+def test_models_that_repeat_each_other_and_that_are_near_everything():
+    other = Repeat(ModelRef("local", "twin"), "Twin <b>", 0.3, None, "owner")
+    first, second, third = RANKING.hits
+    hits = (replace(first, repeats=(other, other)), second)
+    hits += (replace(third, universal=Universal(0.34, 0.05, None)),)
+    text = render(page(answer(replace(RANKING, hits=hits))))
+    twin = "<bdi>Twin &lt;b&gt; (local:twin)</bdi>"
+    assert f"<dt>same images as</dt><dd>{twin}, {twin}</dd>" in text
+    warning = "near everything: first for 34 % of other models&#39; images"
+    assert f'<li class="warn">{warning}, where 5 % would be its share</li>' in text
+    assert "same images as" not in render(page(answer(RANKING)))

@@ -8,7 +8,17 @@ from typing import Literal
 __all__ = ["Check", "Finding", "Status"]
 
 Check = Literal[
-    "paths", "sizes", "manifest", "tensors", "preview", "place", "owner", "weights", "audit"
+    "paths",
+    "sizes",
+    "manifest",
+    "tensors",
+    "preview",
+    "place",
+    "owner",
+    "weights",
+    "copies",
+    "hubness",
+    "audit",
 ]
 """In the order in which they are made."""
 

@@ -53,6 +53,8 @@ _EXACT = 1_000_000
 """Up to here every model is compared, which takes a server a tenth of a second at most and finds
 the same each time; beyond it Qdrant's graph is asked, as widely as makes up for what it misses."""
 _RECORDS = 32
+_VECTORS = 1024
+_MORE = 4
 _TRIES = 3
 
 
@@ -122,6 +124,7 @@ class ServedIndex:
         hub: HubName | None = None,
         top: int | None = 10,
         best_prompts: int = 3,
+        repeats: bool = False,
     ) -> GroupRanking:
         """The models nearest to the question's images, as the index files would rank them.
 
@@ -129,7 +132,7 @@ class ServedIndex:
         all; ``best_prompts`` the most prompts that each hit names. ``confidence`` is shared out
         among the nearest :data:`COMPETING` models that pass, or more where hits reach further, and
         not among all: it is too large by the chance of those behind them. ``versions`` are looked
-        for among the nearest few hundred.
+        for among the nearest few hundred. ``repeats`` is that of :func:`.answer`.
 
         Raises UnsupportedOperationError for anything but a question by images, by the default
         score, without prompts, unwanted images or words for the style; IncomparableSpecsError for
@@ -141,7 +144,7 @@ class ServedIndex:
         passing = condition(filters or Filters(), hub)
         for attempt in range(_TRIES):
             try:
-                return self._answer(images, passing, top, best_prompts)
+                return self._answer(images, passing, top, best_prompts, repeats)
             except SpecNotFoundError:
                 # Another version has taken the place of the one that was open.
                 if attempt == _TRIES - 1:
@@ -179,12 +182,38 @@ class ServedIndex:
         return question
 
     def _answer(
-        self, question: ImageQuestion, passing: Filter | None, top: int | None, best_prompts: int
+        self,
+        question: ImageQuestion,
+        passing: Filter | None,
+        top: int | None,
+        best_prompts: int,
+        repeats: bool,
     ) -> GroupRanking:
-        facts = self._facts
         members = self._count(passing)
-        limit = members if top is None else max(_NEAREST, top + 1)
         search = self._search(question, passing)
+        limit = members if top is None else max(_NEAREST, top + 1)
+        while True:
+            found, whole = self._ranked(
+                question, search, members, limit, top, best_prompts, repeats
+            )
+            # Models that repeat each other make one hit, so that very many may leave too few.
+            enough = len(found.hits) == top and found.hits[-1].margin is not None
+            if whole or top is None or enough:
+                return found
+            limit *= _MORE
+
+    def _ranked(
+        self,
+        question: ImageQuestion,
+        search: NearestSearch,
+        members: int,
+        limit: int,
+        top: int | None,
+        best_prompts: int,
+        repeats: bool,
+    ) -> tuple[GroupRanking, bool]:
+        """Of ``limit`` of the nearest models or more; and whether those are all."""
+        facts = self._facts
         while True:
             points = search(min(limit, members))
             rows = [Row.read(point.payload, self._connection.address) for point in points]
@@ -194,9 +223,9 @@ class ServedIndex:
                 break
             limit *= 2
         if not rows:
-            return GroupRanking(facts.key, facts.prompt_set, facts.encoder_name, 0, ())
+            return GroupRanking(facts.key, facts.prompt_set, facts.encoder_name, 0, ()), True
         self._check(points, rows)
-        shortlist = Shortlist(facts, [row.entry(facts) for row in rows], self._images)
+        shortlist = Shortlist(facts, [row.entry(facts) for row in rows], self._images, self._styles)
         measured = Measured(question, search.distances(points))
         left = min(members, COMPETING) - len(rows)
         if left > 0 and measured.most_beyond(members - len(rows), facts.temperature) > _NEGLIGIBLE:
@@ -209,8 +238,10 @@ class ServedIndex:
             top=top,
             best_prompts=best_prompts,
             standing=standing.__getitem__,
+            repeats=repeats,
         )
-        return replace(ranking, members=max(members, len(rows)))
+        whole = len(rows) >= members or len(rows) < limit
+        return replace(ranking, members=max(members, len(rows))), whole
 
     def _count(self, passing: Filter | None) -> int:
         if passing is None:
@@ -232,6 +263,33 @@ class ServedIndex:
                 f"{self._connection.address} gives a model another's place",
                 hint=again(self._connection.address),
             )
+
+    def _styles(self, wanted: Sequence[ModelRef]) -> NDArray[np.float64]:
+        """The vectors by which the server compares models, by reference: [R, D]."""
+        facts, connection = self._facts, self._connection
+        ids = [point_id(model) for model in wanted]
+        found: dict[str, object] = {}
+        for start in range(0, len(ids), _VECTORS):
+            for record in connection.ask(
+                connection.client.retrieve,
+                facts.collection,
+                ids[start : start + _VECTORS],
+                with_payload=False,
+                with_vectors=["style"],
+            ):
+                vectors = record.vector
+                found[str(record.id)] = vectors.get("style") if isinstance(vectors, dict) else None
+        styles = np.full((len(ids), facts.image_dim), np.nan)
+        for place, name in enumerate(ids):
+            style = np.asarray(found.get(name), np.float64)
+            if style.shape == styles.shape[1:]:
+                styles[place] = style
+        if not np.isfinite(styles).all():
+            raise SpecFormatError(
+                f"{connection.address} holds no vector of a model that fits the others",
+                hint=again(connection.address),
+            )
+        return styles
 
     def _images(self, wanted: Sequence[ModelRef]) -> NDArray[np.float16]:
         """The images of models, by reference: [R, N, D]."""

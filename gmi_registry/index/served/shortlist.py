@@ -24,19 +24,22 @@ from gmi_registry.spec import ModelRef
 __all__ = ["Measured", "Shortlist", "unserved"]
 
 Images = Callable[[Sequence[ModelRef]], NDArray[np.float16]]
+Styles = Callable[[Sequence[ModelRef]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
 class Shortlist:
     """A :class:`~gmi_registry.index.stack.Stack` of R models whose distances are known already.
 
-    ``fetch`` gives images [R, N, D] by reference. Means, statistics and what other scores want
+    ``fetch`` gives images [R, N, D] by reference, ``styles`` what :meth:`.Facts.styles` says of
+    their means [R, D]. Means, statistics and what other scores want
     stay on the server: asking for them raises UnsupportedOperationError.
     """
 
     facts: Facts
     entries: Sequence[IndexEntry]
     fetch: Images
+    styles: Styles
 
     @property
     def key(self) -> ComparabilityKey:
@@ -45,6 +48,10 @@ class Shortlist:
     @cached_property
     def names(self) -> list[str]:
         return [str(entry.model) for entry in self.entries]
+
+    @property
+    def digest(self) -> str:
+        raise unserved("what all members are")
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -77,6 +84,11 @@ class Shortlist:
     def scatter(self) -> WithinScatter:
         raise unserved("statistics")
 
+    def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
+        facts = self.facts
+        apart = self.styles([self.entries[row].model for row in rows])
+        return apart + facts.centre.astype(np.float64) @ facts.whitening, facts.excess
+
     @property
     def estimator(self) -> None:
         # The server has measured them.
@@ -91,6 +103,9 @@ class Shortlist:
 
     def row_norms(self, rows: Sequence[int]) -> NDArray[np.float32]:
         return norm_range(self.images(rows))
+
+    def files(self, rows: Sequence[int]) -> NDArray[np.intp]:
+        return np.zeros(len(rows), np.intp)
 
     def at_hand(self, rows: Sequence[int]) -> bool:
         return True

@@ -206,6 +206,10 @@ class Frame:
             )
         return out
 
+    def means(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Those of the members at ``rows`` [R], few of them, raw: [R, D]."""
+        return np.asarray(self._means[self._places[as_rows(rows)]])
+
     def of_means(self, rows: Sequence[int], each: Callable[[Floats], Floats]) -> Floats:
         return self._undamaged(lambda: self._of_means(rows, each))
 

@@ -31,8 +31,10 @@ from gmi_registry.index.stored.record import GroupRecord
 from gmi_registry.index.stored.statistics import Statistics
 from gmi_registry.scoring import Candidates, WithinScatter, gram
 from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.repeats import whitened
 from gmi_registry.scoring.sweep import norm_range
 from gmi_registry.spec import EncoderRef
+from gmi_registry.spec.canonical import canonical_digest
 
 __all__ = ["StoredStack"]
 
@@ -90,6 +92,11 @@ class StoredStack:
     @property
     def names(self) -> Sequence[str]:
         return self._members.names
+
+    @cached_property
+    def digest(self) -> str:
+        parts = [[part.entries.sha256, list(part.removed)] for part in self._parts]
+        return canonical_digest([self._record.folder, parts])
 
     @cached_property
     def entries(self) -> StoredEntries:
@@ -163,6 +170,13 @@ class StoredStack:
                 self._maps.pop(("means", part), None)
         return found
 
+    def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
+        places = as_rows(rows)
+        frame = self.estimator
+        # A frame holds the means of a large group, whose parts need not be opened for a few.
+        means = self.means[places] if frame is None else frame.means(rows)
+        return whitened(means, self.scatter, len(self.image_prompt))
+
     @property
     def scatter(self) -> WithinScatter:
         return self._statistics.scatter
@@ -185,6 +199,9 @@ class StoredStack:
 
     def row_norms(self, rows: Sequence[int]) -> NDArray[np.float32]:
         return norm_range(self.images(rows))
+
+    def files(self, rows: Sequence[int]) -> NDArray[np.intp]:
+        return np.asarray(self._part[as_rows(rows)])
 
     def at_hand(self, rows: Sequence[int]) -> bool:
         parts = np.unique(self._part[np.asarray(rows, np.intp)]).tolist()

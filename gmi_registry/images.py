@@ -53,7 +53,7 @@ _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _ONE_BYTE = ("1", "L", "P")
 
 # Pixels that are converted together.
-_AT_ONCE = 1 << 20
+_AT_ONCE = 1 << 18
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -285,7 +285,8 @@ def _decoding(image: Image.Image, size: int, jpeg: JpegHeader | None) -> float:
         return stored + _tiff_buffers(image, stored, size)
     if image.format == "BMP":
         # Run lengths are decoded in Python, into bytes that are then copied.
-        packed = image.tile and image.tile[0][0] == "bmp_rle"
+        tiles = cast("Any", image).tile
+        packed = tiles and tiles[0][0] == "bmp_rle"
         return stored + (3 * pixels if packed else 0)
     if jpeg is not None and jpeg.whole:
         return stored + 2 * jpeg.samples * pixels

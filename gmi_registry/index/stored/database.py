@@ -18,8 +18,8 @@ _NAME = "stored-index-v2.sqlite"
 # What earlier versions of this program left.
 _EARLIER = ("stored-index-v1.sqlite",)
 DAMAGE = (sqlite3.Error, UnicodeError, OverflowError, MemoryError, ValueError, TypeError)
-"""What reading a damaged file runs into: SQLite's complaints, which may quote anything, and those of
-Python about what it read."""
+"""What reading a damaged file runs into: SQLite's complaints, which may quote anything, and those
+of Python about what it read."""
 PATIENCE = 30.0
 """Seconds to wait for another process that writes."""
 

@@ -53,7 +53,7 @@ _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _ONE_BYTE = ("1", "L", "P")
 
 # Pixels that are converted together.
-_AT_ONCE = 1 << 20
+_AT_ONCE = 1 << 18
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -285,7 +285,8 @@ def _decoding(image: Image.Image, size: int, jpeg: JpegHeader | None) -> float:
         return stored + _tiff_buffers(image, stored, size)
     if image.format == "BMP":
         # Run lengths are decoded in Python, into bytes that are then copied.
-        packed = image.tile and image.tile[0][0] == "bmp_rle"
+        tiles = cast("Any", image).tile
+        packed = tiles and tiles[0][0] == "bmp_rle"
         return stored + (3 * pixels if packed else 0)
     if jpeg is not None and jpeg.whole:
         return stored + 2 * jpeg.samples * pixels

@@ -60,7 +60,7 @@ END;
     for step in ("INSERT", f"UPDATE OF {columns}")
 )
 # What reading a damaged file runs into, besides SQLite's own complaints.
-_DAMAGE = (sqlite3.Error, OSError, UnicodeError, TypeError, OverflowError)
+_DAMAGE = (sqlite3.Error, OSError, ValueError, TypeError, OverflowError)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,15 @@ from pathlib import Path
 
 from gmi_registry.index.eviction import StoredFile
 
-__all__ = ["PATIENCE", "database_path", "discard", "is_damage", "kept_database", "opened"]
+__all__ = ["DAMAGE", "PATIENCE", "database_path", "discard", "is_damage", "kept_database", "opened"]
 
 # Part of the name: a program that stores something else stores it elsewhere.
 _NAME = "stored-index-v2.sqlite"
 # What earlier versions of this program left.
 _EARLIER = ("stored-index-v1.sqlite",)
+DAMAGE = (sqlite3.Error, UnicodeError, OverflowError, MemoryError, ValueError, TypeError)
+"""What reading a damaged file runs into: SQLite's complaints, which may quote anything, and those
+of Python about what it read."""
 PATIENCE = 30.0
 """Seconds to wait for another process that writes."""
 
@@ -59,7 +62,7 @@ def opened(directory: Path | None) -> tuple[sqlite3.Connection, os.stat_result |
             try:
                 directory.mkdir(parents=True, exist_ok=True)
                 database = _connected(path)
-            except (OSError, sqlite3.Error) as error:
+            except (OSError, *DAMAGE) as error:
                 if not is_damage(error, path):
                     _log.warning("cannot write the cache %s: %s", directory, error)
                     break
@@ -132,12 +135,10 @@ def _deleted(path: Path) -> bool:
     with contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as database:
         try:
             database.execute("begin exclusive")
-        except sqlite3.OperationalError as error:
+        except DAMAGE as error:
             if not is_damage(error, path):
                 _log.debug("%s is in use, and stays: %s", path, error)
                 return False
-            _log.debug("%s is damaged, and in nobody's use: %s", path, error)
-        except sqlite3.DatabaseError as error:
             _log.debug("%s is damaged, and in nobody's use: %s", path, error)
         discard(path.parent)
     return not path.exists()
@@ -150,7 +151,7 @@ def _connected(path: Path | str) -> sqlite3.Connection:
     )
     try:
         database.executescript(_SCHEMA)
-    except sqlite3.Error:
+    except BaseException:
         database.close()
         raise
     return database

@@ -86,7 +86,8 @@ def _row_sums(rows: NDArray[Any]) -> NDArray[np.uint64]:
     words = next(it for it in ("<u8", "<u4", "<u2", "u1") if flat.shape[1] % int(it[-1]) == 0)
     table = flat.view(words)
     factors = _odd_numbers(table.shape[1])
-    return np.einsum("ij,j->i", table.astype(np.uint64, copy=False), factors) + np.uint64(1)
+    sums = np.einsum("ij,j->i", table.astype(np.uint64, copy=False), factors)
+    return np.asarray(sums + np.uint64(1), np.uint64)
 
 
 @cache

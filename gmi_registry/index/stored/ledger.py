@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gmi_registry.index.stored.database import (
+    DAMAGE,
     PATIENCE,
     database_path,
     discard,
@@ -33,8 +34,6 @@ __all__ = ["Ledger"]
 _DAY = 24 * 3600.0
 _UNUSED = 14 * _DAY
 """Seconds after which what no index asked for goes."""
-# What reading a damaged file runs into, besides SQLite's own complaints.
-_DAMAGE = (sqlite3.Error, UnicodeError, OverflowError, MemoryError, ValueError, TypeError)
 
 _log = logging.getLogger(__name__)
 
@@ -151,7 +150,7 @@ class Ledger:
                 return self._database.execute(question, values).fetchall()
             except sqlite3.ProgrammingError:
                 return []  # closed
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 self._failed(error)
                 return []
 
@@ -186,7 +185,7 @@ class Ledger:
             step(self._database)
         except sqlite3.ProgrammingError:
             pass  # closed
-        except _DAMAGE as error:
+        except DAMAGE as error:
             self._failed(error)
 
     @property

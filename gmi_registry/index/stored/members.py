@@ -100,7 +100,15 @@ class Members:
                 for name in ("names", "stamps")
                 for text in (arrays.pop(name),)
             }
-            found = cls(**arrays, **texts)
+            found = cls(
+                names=texts["names"],
+                parts=arrays["parts"],
+                rows=arrays["rows"],
+                codes=arrays["codes"],
+                stamps=texts["stamps"],
+                tags=texts["tags"],
+                downloads=arrays["downloads"],
+            )
         except (SafetensorError, LookupError, TypeError, ValueError):
             return None
         lengths = {len(value) for value in vars(found).values()}

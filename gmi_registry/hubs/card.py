@@ -167,15 +167,17 @@ class _Fields:
     def _line(self, value: object, key: str, strict: bool) -> str | None:
         if value is None:
             return None
-        if isinstance(value, dict | list | bytes | set):
-            return self._leave_out(f"{key} holds a {type(value).__name__}, not a text", strict)
         line = " ".join(str(value).split())
         character = unprintable(line)
-        if character:
-            return self._leave_out(f"{key} holds the control character {character}", strict)
-        if len(line) > _LONGEST:
-            return self._leave_out(f"{key} has {len(line):,} characters, over {_LONGEST}", strict)
-        return line or None
+        if isinstance(value, dict | list | bytes | set):
+            self._leave_out(f"{key} holds a {type(value).__name__}, not a text", strict)
+        elif character:
+            self._leave_out(f"{key} holds the control character {character}", strict)
+        elif len(line) > _LONGEST:
+            self._leave_out(f"{key} has {len(line):,} characters, over {_LONGEST}", strict)
+        else:
+            return line or None
+        return None
 
     def _leave_out(self, reason: str, strict: bool) -> None:
         if strict:

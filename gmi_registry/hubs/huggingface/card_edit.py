@@ -38,9 +38,12 @@ def edit_card(content: bytes | None, manifest: Manifest, *, preview: bool = Fals
     return _edit(content, _section(manifest, preview))
 
 
-def check_card(content: bytes | None) -> None:
-    """Raise the HubError that :func:`edit_card` would raise for this card, whatever the model."""
-    _edit(content, [])
+def check_card(content: bytes | None) -> bytes:
+    """The card as :func:`edit_card` would make it, but for what the section says.
+
+    Raises the HubError that it would raise, whatever the model.
+    """
+    return _edit(content, [])
 
 
 def _edit(content: bytes | None, section: list[str]) -> bytes:

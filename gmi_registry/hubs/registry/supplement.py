@@ -13,7 +13,7 @@ from typing import Self
 from gmi_registry.errors import GmiError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.huggingface.traffic import Traffic
-from gmi_registry.hubs.protocol import Listing, ListingFilter
+from gmi_registry.hubs.protocol import Destination, Listing, ListingFilter, ModelOutline
 from gmi_registry.hubs.registry.registry import Registry
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef, read_manifest
@@ -112,9 +112,17 @@ class SupplementedHub:
         """As :meth:`.HuggingFaceHub.weight_digests`; of an entry's model as it is now."""
         return self.hub.weight_digests(ref.without_revision if self._is_entry(ref) else ref)
 
-    def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> None:
+    def outline(self, ref: ModelRef) -> ModelOutline:
+        """As :meth:`.HuggingFaceHub.outline`."""
+        return self.hub.outline(ref)
+
+    def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> Destination:
         """As :meth:`.HuggingFaceHub.check_writable`."""
-        self.hub.check_writable(ref, create_pr=create_pr)
+        return self.hub.check_writable(ref, create_pr=create_pr)
+
+    def open_proposals(self, ref: ModelRef) -> Iterator[tuple[str, Path]]:
+        """As :meth:`.HuggingFaceHub.open_proposals`."""
+        return self.hub.open_proposals(ref)
 
     def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = False) -> str:
         """Beside the model, as :meth:`.HuggingFaceHub.push_spec`."""

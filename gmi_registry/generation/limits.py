@@ -1,0 +1,191 @@
+"""What a loaded model can make: which sizes and steps, and whether it reads a prompt to its end.
+
+Asked before anything is generated. diffusers finds out when it generates, and some of its pipelines
+make a picture of another size, or cut a prompt, without a word.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from gmi_registry.errors import InputError
+from gmi_registry.generation.pipelines import Pipeline, one_line
+from gmi_registry.spec import GenerationRecipe, PromptSet
+
+__all__ = ["check_prompts", "check_settings"]
+
+_NO_LIMIT = 100_000
+"""Tokenizers without a limit state an astronomic one."""
+
+
+def check_prompts(
+    pipeline: Pipeline, prompt_sets: Sequence[PromptSet], recipe: GenerationRecipe
+) -> None:
+    """Raise InputError for the first prompt that the model would cut.
+
+    Counted are the tokens of the text that the model is given (trigger words included, and the
+    tokenizer's own start and end marks). A pipeline with several text encoders reads a prompt to
+    its end if one of its tokenizers does. The negative prompt is checked as well.
+    """
+    tokenizers = [
+        tokenizer
+        for name in ("tokenizer", "tokenizer_2", "tokenizer_3")
+        if (tokenizer := getattr(pipeline, name, None)) is not None
+    ]
+    texts = [
+        (f"prompt set {prompt_set.name!r}, prompt {number}", recipe.render(prompt))
+        for prompt_set in prompt_sets
+        for number, prompt in enumerate(prompt_set.prompts, start=1)
+    ]
+    texts.append(("the negative prompt", recipe.negative_prompt))
+    for place, text in texts:
+        counts = [
+            (len(tokenizer(text, verbose=False)["input_ids"]), tokenizer.model_max_length)
+            for tokenizer in tokenizers
+        ]
+        if not counts or any(count <= min(limit, _NO_LIMIT) for count, limit in counts):
+            continue
+        count, limit = max(counts, key=lambda pair: pair[1])
+        shown = text if len(text) <= 60 else f"{text[:59]}…"
+        raise InputError(
+            f"{place}: {shown!r} has {count} tokens, but the model reads {limit}",
+            hint="shorten it" + (" or the trigger words" if recipe.trigger_words else ""),
+        )
+
+
+def check_settings(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
+    """Raise InputError for a size or a number of steps that the model cannot make."""
+    _check_size(pipeline, recipe)
+    _check_steps(pipeline, recipe)
+
+
+def _check_size(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
+    multiple = _multiple(pipeline)
+    for name, pixels in (("width", recipe.width), ("height", recipe.height)):
+        if pixels % multiple:
+            below = max(multiple, pixels // multiple * multiple)
+            raise _cannot(
+                pipeline,
+                f"{name} {pixels}",
+                f"its sides are multiples of {multiple}",
+                f"--{name} {below} or {below + multiple}",
+            )
+    largest = _largest(pipeline)
+    if largest is not None and max(recipe.width, recipe.height) > largest:
+        raise _cannot(
+            pipeline,
+            f"{recipe.width} x {recipe.height}",
+            f"its sides have at most {largest} pixels",
+            "a smaller --width and --height",
+        )
+    said = _refusal(pipeline, recipe, recipe.width, recipe.height)
+    # What is said of a size that must be right is about how it was asked here.
+    usual = 8 * multiple
+    if said is not None and _refusal(pipeline, recipe, usual, usual) is None:
+        size = f"{recipe.width} x {recipe.height}"
+        raise _cannot(pipeline, size, said, "another --width and --height")
+
+
+def _check_steps(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
+    """Let a copy of the scheduler lay out its steps."""
+    scheduler = pipeline.scheduler
+    lay_out = getattr(scheduler, "set_timesteps", None)
+    if lay_out is None or not hasattr(type(scheduler), "from_config"):
+        return
+    takes = inspect.signature(lay_out).parameters
+    more = {"mu": 1.0} if "mu" in takes and scheduler.config.get("use_dynamic_shifting") else {}
+
+    def fault(steps: int) -> str | None:
+        try:
+            type(scheduler).from_config(scheduler.config).set_timesteps(steps, **more)
+        except Exception as error:  # asserts, indexes and divides as it likes
+            return one_line(error)
+        return None
+
+    said = fault(recipe.steps)
+    # A scheduler that fails at its usual number, too, wants to be asked in another way.
+    if said is not None and fault(25) is None:
+        raise _cannot(pipeline, f"{recipe.steps} steps", said, "another --steps")
+
+
+def _multiple(pipeline: Pipeline) -> int:
+    """What the sides of a picture are multiples of, as far as the parts say.
+
+    The autoencoder's factor, times the patch that a transformer reads at once. A pipeline that maps
+    every size to one of its own and back takes all that its autoencoder does.
+    """
+    factor = getattr(pipeline, "vae_scale_factor", None)
+    found = [factor]
+    processor = getattr(getattr(pipeline, "image_processor", None), "config", None)
+    if processor is not None:
+        # Pipelines that pack latents say so here, and nowhere else.
+        found.append(processor.get("vae_scale_factor"))
+    takes = inspect.signature(pipeline.__call__).parameters
+    transformer = getattr(pipeline, "transformer", None)
+    if transformer is not None and "use_resolution_binning" not in takes:
+        patch = _config(transformer, "patch_size")
+        found.append(factor * patch if _is_whole(factor) and _is_whole(patch) else None)
+    return math.lcm(*(part for part in found if _is_whole(part)))
+
+
+def _largest(pipeline: Pipeline) -> int | None:
+    """The longest side in pixels that has positions of its own, where there is such a limit."""
+    transformer = getattr(pipeline, "transformer", None)
+    embedding = getattr(transformer, "pos_embed", None)
+    # The others count patches in all, or work positions out.
+    if not hasattr(embedding, "cropped_pos_embed"):
+        return None
+    parts = (
+        getattr(embedding, "pos_embed_max_size", None),
+        getattr(embedding, "patch_size", None),
+        getattr(pipeline, "vae_scale_factor", None),
+    )
+    return math.prod(parts) if all(map(_is_whole, parts)) else None
+
+
+def _refusal(pipeline: Pipeline, recipe: GenerationRecipe, width: int, height: int) -> str | None:
+    """What the pipeline's own check says, in one line; None where it is content, or has none."""
+    check = getattr(pipeline, "check_inputs", None)
+    if check is None:
+        return None
+    usual = inspect.signature(pipeline.__call__).parameters
+    known: dict[str, Any] = {
+        "prompt": "a cat",
+        "width": width,
+        "height": height,
+        "num_inference_steps": recipe.steps,
+        "guidance_scale": recipe.guidance_scale,
+        "callback_steps": 1,
+    }
+    given: dict[str, Any] = {}
+    for name, parameter in inspect.signature(check).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        default = parameter.default
+        if name in usual and usual[name].default is not parameter.empty:
+            default = usual[name].default
+        given[name] = known.get(name, None if default is parameter.empty else default)
+    try:
+        check(**given)
+    except (ValueError, TypeError) as error:
+        return one_line(error)
+    return None
+
+
+def _cannot(pipeline: Pipeline, what: str, why: str, instead: str) -> InputError:
+    return InputError(
+        f"a {type(pipeline).__name__} like this one makes no picture with {what}: {why}",
+        hint=f"give {instead}",
+    )
+
+
+def _config(part: Any, name: str) -> object:
+    config = getattr(part, "config", None)
+    return None if config is None else config.get(name)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

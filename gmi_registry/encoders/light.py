@@ -14,6 +14,7 @@ __all__ = [
     "has_torch",
     "kept_export",
     "open_export",
+    "require_export",
     "require_exporter",
     "sole_export",
 ]
@@ -73,6 +74,18 @@ def sole_export(
         encoder = open_export(path, cache_dir, batch_size=batch_size)
         if (encoder.ref.name, encoder.ref.pretrained) == (name, pretrained):
             return encoder
+    raise _no_export(name, pretrained, cache_dir)
+
+
+def require_export(
+    name: str, pretrained: str, folder: Path | None, cache_dir: Path | None
+) -> None:
+    """Raise MissingExtraError where :func:`sole_export` would find no export. Reads none."""
+    if not exports_of(name, pretrained, folder, cache_dir):
+        raise _no_export(name, pretrained, cache_dir)
+
+
+def _no_export(name: str, pretrained: str, cache_dir: Path | None) -> MissingExtraError:
     error = MissingExtraError(
         "open_clip_torch",
         extra="torch",
@@ -83,7 +96,7 @@ def sole_export(
         f"{error.hint}; or where that is, gmi encoder export {name}/{pretrained} --output DIR, "
         f"and put DIR on this machine as {kept_export(name, pretrained, 'exported', cache_dir)}"
     )
-    raise error
+    return error
 
 
 def _home(cache_dir: Path | None) -> Path:

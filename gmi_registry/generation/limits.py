@@ -117,18 +117,13 @@ def _multiple(pipeline: Pipeline) -> int:
     The autoencoder's factor, times the patch that a transformer reads at once. A pipeline that maps
     every size to one of its own and back takes all that its autoencoder does.
     """
-    factor = getattr(pipeline, "vae_scale_factor", None)
-    found = [factor]
-    processor = getattr(getattr(pipeline, "image_processor", None), "config", None)
-    if processor is not None:
-        # Pipelines that pack latents say so here, and nowhere else.
-        found.append(processor.get("vae_scale_factor"))
-    takes = inspect.signature(pipeline.__call__).parameters
-    transformer = getattr(pipeline, "transformer", None)
-    if transformer is not None and "use_resolution_binning" not in takes:
-        patch = _config(transformer, "patch_size")
-        found.append(factor * patch if _is_whole(factor) and _is_whole(patch) else None)
-    return math.lcm(*(part for part in found if _is_whole(part)))
+    factor = _whole(getattr(pipeline, "vae_scale_factor", None))
+    # Pipelines that pack latents say so in the settings of this part, and nowhere else.
+    packed = _whole(_config(getattr(pipeline, "image_processor", None), "vae_scale_factor"))
+    patch = None
+    if "use_resolution_binning" not in inspect.signature(pipeline.__call__).parameters:
+        patch = _whole(_config(getattr(pipeline, "transformer", None), "patch_size"))
+    return math.lcm(factor or 1, packed or 1, (factor or 1) * (patch or 1))
 
 
 def _largest(pipeline: Pipeline) -> int | None:
@@ -138,12 +133,12 @@ def _largest(pipeline: Pipeline) -> int | None:
     # The others count patches in all, or work positions out.
     if not hasattr(embedding, "cropped_pos_embed"):
         return None
-    parts = (
-        getattr(embedding, "pos_embed_max_size", None),
-        getattr(embedding, "patch_size", None),
-        getattr(pipeline, "vae_scale_factor", None),
-    )
-    return math.prod(parts) if all(map(_is_whole, parts)) else None
+    positions = _whole(getattr(embedding, "pos_embed_max_size", None))
+    patch = _whole(getattr(embedding, "patch_size", None))
+    factor = _whole(getattr(pipeline, "vae_scale_factor", None))
+    if positions is None or patch is None or factor is None:
+        return None
+    return positions * patch * factor
 
 
 def _refusal(pipeline: Pipeline, recipe: GenerationRecipe, width: int, height: int) -> str | None:
@@ -187,5 +182,7 @@ def _config(part: Any, name: str) -> object:
     return None if config is None else config.get(name)
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _whole(value: object) -> int | None:
+    """``value`` where it is a whole number above 0."""
+    usable = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return value if usable and isinstance(value, int) else None

@@ -218,10 +218,10 @@ def _load_folder(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
 
 def _require_own_channels(model: ModelFiles, pipeline: Pipeline) -> None:
     """Raise GenerationError for a network that wants a picture beside the noise, to paint in."""
-    parts = (getattr(pipeline, "unet", None), getattr(pipeline, "vae", None))
-    if any(getattr(part, "config", None) is None for part in parts):
-        return
-    wanted, given = parts[0].config.get("in_channels"), parts[1].config.get("latent_channels")
+    network, coder = (
+        getattr(getattr(pipeline, name, None), "config", {}) for name in ("unet", "vae")
+    )
+    wanted, given = network.get("in_channels"), coder.get("latent_channels")
     if isinstance(wanted, int) and isinstance(given, int) and wanted > given:
         raise GenerationError(
             f"{model.ref}: its network reads {wanted} channels, and {given} are the noise's: it "

@@ -60,7 +60,7 @@ _CALLER, _PIPELINE, _PACKAGE = "as asked for", "the pipeline's own", "this packa
 def check_overrides(overrides: RecipeOverrides) -> None:
     """Raise InputError for an override that no model's recipe may hold. Loads nothing."""
     plain: dict[str, Any] = {
-        "sampler": Sampler(name="any"),
+        "sampler": Sampler(name="any", config={}),
         "steps": 1,
         "guidance_scale": 0.0,
         "width": 1,

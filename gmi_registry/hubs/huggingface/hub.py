@@ -288,8 +288,11 @@ class HuggingFaceHub:
         with explained(asked):
             user = self._api.whoami(cache=True).get("name")
         for address, revision in own_proposals(self._api, asked, "model", str(user)):
+            proposed = ModelRef("hf", ref.id, revision)
             with contextlib.suppress(SpecNotFoundError):
-                yield address, self.fetch_spec(ModelRef("hf", ref.id, revision))
+                folder = self.fetch_spec(proposed)
+                self.fetch_preview(proposed)  # which then lies beside the two files
+                yield address, folder
 
     def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = False) -> str:
         """Commit the files of ``folder`` beside the model, or propose it; returns the address."""

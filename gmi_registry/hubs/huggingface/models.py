@@ -125,7 +125,9 @@ class Models:
         """
         found = self._find(ref, ())
         self._found[found.ref] = found
-        return self._outlined(found, config_only=False)
+        outline = self._outlined(found, config_only=False)
+        self._require_free(found.ref.id, outline.missing_in_all)
+        return outline
 
     def _fetch(self, ref: ModelRef, *, config_only: bool) -> ModelFiles:
         found = self._found.get(ref)
@@ -278,7 +280,9 @@ class Models:
         return WeightFile(path=file.path, size=size, sha256=sha256)
 
     def _require_room(self, model_id: str, sha: str, chosen: Selection) -> None:
-        missing = self._missing(model_id, sha, chosen)
+        self._require_free(model_id, self._missing(model_id, sha, chosen))
+
+    def _require_free(self, model_id: str, missing: int) -> None:
         place = self._downloads.cache_dir
         while not place.exists():
             place = place.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -175,8 +176,13 @@ class Registry:
         for address, revision in own_pulls(self.dataset):
             commit = self.dataset.head(revision)
             for entry in entries_of(self.dataset.tree(commit, folder), commit):
-                if not is_entry(ref) or entry.ref == ref:
-                    yield address, self._fetch(entry.ref, commit)
+                if is_entry(ref) and entry.ref != ref:
+                    continue
+                found = self._fetch(entry.ref, commit)
+                with contextlib.suppress(SpecNotFoundError):  # it then lies beside the two files
+                    path = entry_file(entry.ref, PREVIEW_NAME)
+                    self.dataset.fetch(path, commit, limit=ENTRY_FILES[PREVIEW_NAME])
+                yield address, found
 
     def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = True) -> str:
         """Propose the files of ``folder`` as the entry of their model, or commit them.

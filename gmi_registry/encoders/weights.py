@@ -41,6 +41,8 @@ __all__ = [
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
 
+# Of httpx or httpx2, whichever this version of huggingface_hub was built on.
+_HTTP_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
 _MAX_CONFIG_BYTES = 1_000_000
 _LAYOUT_HINT = f"the folder needs {CONFIG_NAME} and {WEIGHTS_NAME}, as open_clip writes them"
 # The options that only change how text is split. Others would reach transformers
@@ -204,9 +206,19 @@ def _explained(repository: str, filename: str, offline: bool) -> Iterator[None]:
             f"{repository} asks for consent first",
             hint="accept its terms on the hub, then run: hf auth login",
         ) from None
-    except (HfHubHTTPError, OSError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise HubError(f"{where} could not be fetched: {first}", hint="try again later") from error
+    except _HTTP_ERROR as error:
+        if isinstance(error, HfHubHTTPError):
+            raise _not_fetched(where, error) from error
+        raise OfflineError(
+            f"{where} is not in the cache, and the hub cannot be reached", hint=hint
+        ) from None
+    except OSError as error:
+        raise _not_fetched(where, error) from error
+
+
+def _not_fetched(where: str, error: BaseException) -> HubError:
+    first = str(error).strip().partition("\n")[0]
+    return HubError(f"{where} could not be fetched: {first}", hint="try again later")
 
 
 def _unknown(name: str, pretrained: str) -> InputError:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tiny_models import SIDE
 from PIL import Image
 
 from gmi_registry.errors import GenerationError

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from tiny_models import model_files, save_lora
 
-from gmi_registry.errors import GenerationError, MissingExtraError
+from gmi_registry.errors import GenerationError, InputError, MissingExtraError
 from gmi_registry.generation import default_recipe, load_pipeline, pipelines
 
 

@@ -199,6 +199,11 @@ def search(
     if reason is not None:
         raise typer.BadParameter(reason)
     say_more(verbose)
+    if html is not None:
+        # Before an answer that would have nowhere to go.
+        from gmi_registry.report.file import require_place
+
+        require_place(html, "report")
     from gmi_registry.api import search as search_hub
     from gmi_registry.hubs.protocol import ListingFilter
 

@@ -63,7 +63,7 @@ def check_settings(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
 
 
 def _check_size(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
-    multiple = _multiple(pipeline)
+    multiple = _multiple(pipeline, recipe)
     for name, pixels in (("width", recipe.width), ("height", recipe.height)):
         if pixels % multiple:
             below = max(multiple, pixels // multiple * multiple)
@@ -111,11 +111,21 @@ def _check_steps(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
         raise _cannot(pipeline, f"{recipe.steps} steps", said, "another --steps")
 
 
-def _multiple(pipeline: Pipeline) -> int:
-    """What the sides of a picture are multiples of, as far as the parts say.
+def _multiple(pipeline: Pipeline, recipe: GenerationRecipe) -> int:
+    """What the sides of a picture are multiples of, as far as the parts and the pipeline say."""
+    of_parts = _multiple_of_parts(pipeline)
+    for more in (1, 2, 4, 8):
+        multiple = more * of_parts
+        # An odd multiple, which is one of nothing larger.
+        if _refusal(pipeline, recipe, 9 * multiple, 9 * multiple) is None:
+            return multiple
+    return of_parts
 
-    The autoencoder's factor, times the patch that a transformer reads at once. A pipeline that maps
-    every size to one of its own and back takes all that its autoencoder does.
+
+def _multiple_of_parts(pipeline: Pipeline) -> int:
+    """The autoencoder's factor, times the patch that a transformer reads at once.
+
+    A pipeline that maps every size to one of its own and back takes all that its autoencoder does.
     """
     factor = _whole(getattr(pipeline, "vae_scale_factor", None))
     # Pipelines that pack latents say so in the settings of this part, and nowhere else.

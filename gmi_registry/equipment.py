@@ -63,8 +63,8 @@ class Equipment:
         """The encoder of the largest group of comparable models, the hub's own copy if it has one.
 
         Raises InputError, before anything is loaded, where a ``text_alone`` is to be compared with
-        images and the encoder's towers share no space; IncomparableSpecsError where what that name loads is not what made the
-        specifications.
+        images and the encoder's towers share no space; IncomparableSpecsError where what that name
+        loads is not what made the specifications.
         """
         chosen = max(selections, key=lambda it: (len(it), str(it.stack.key)))
         first = chosen.first

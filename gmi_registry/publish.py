@@ -156,9 +156,7 @@ def publish(
     plan = ready.plan
     if plan.proposal is not None and ready.existing is not None:
         digest = ready.existing.digest
-        return Publication(
-            ref, "already proposed", digest, plan.proposal, 0, _since(start), plan
-        )
+        return Publication(ref, "already proposed", digest, plan.proposal, 0, _since(start), plan)
     if plan.up_to_date and ready.existing is not None:
         digest = ready.existing.digest
         return Publication(ref, "up to date", digest, plan.target, 0, _since(start), plan)
@@ -323,7 +321,7 @@ def _require_same_weights(model: ModelOutline, destination: Destination) -> None
     if there is None:
         return
     for path, sha256 in model.weights.items():
-        same = path in there and None in (sha256, there[path]) or there.get(path) == sha256
+        same = (path in there and None in (sha256, there[path])) or there.get(path) == sha256
         if not same:
             what = "is another file" if path in there else "is not there"
             raise HubError(

@@ -32,7 +32,17 @@ __all__ = ["DiffusionStudio"]
 _DRAWING = ("diffusers", "peft", "torch", "transformers")
 _CONFIG_LIMIT = 4_000_000
 _DESCRIPTIVE = frozenset(
-    {"title", "tags", "licence", "base_model", "nsfw", "downloads", "prompt_set", "encoder", "notes"}
+    {
+        "title",
+        "tags",
+        "licence",
+        "base_model",
+        "nsfw",
+        "downloads",
+        "prompt_set",
+        "encoder",
+        "notes",
+    }
 )
 _NO_HUB = 'add hub = "PATH" to the benchmark file, a folder with hub.json'
 

@@ -66,10 +66,7 @@ def _described(plan: Plan) -> list[tuple[str, str]]:
         ),
         *((f"  {label}", f"{value} ({origin})") for label, value, origin in _settings(plan)),
         ("encoder", f"{plan.encoder.name}/{plan.encoder.pretrained}"),
-        *(
-            ("fetched", f"{item.what} {item.name}, {item.size:,} bytes")
-            for item in plan.downloads
-        ),
+        *(("fetched", f"{item.what} {item.name}, {item.size:,} bytes") for item in plan.downloads),
         *(
             ("writes", f"{file.path}, {'' if file.exact else 'about '}{file.size:,} bytes")
             for file in plan.files
@@ -155,8 +152,7 @@ def publication_document(done: Publication) -> dict[str, Any]:
             "device": plan.device,
             "origins": dict(plan.origins),
             "downloads": [
-                {"what": item.what, "name": item.name, "size": item.size}
-                for item in plan.downloads
+                {"what": item.what, "name": item.name, "size": item.size} for item in plan.downloads
             ],
             "seconds": plan.seconds,
             "previous": plan.previous,

@@ -94,8 +94,8 @@ def publish(
         typer.Option(
             "--revision",
             metavar="REV",
-            help="The commit, branch or tag to describe; a branch gets the specification, main that "
-            "of a commit, and a tag takes none but by --create-pr, to main.",
+            help="The commit, branch or tag to describe. A branch gets the specification itself; "
+            "main gets that of a commit, and with --create-pr that of a tag.",
             show_default=False,
         ),
     ] = None,

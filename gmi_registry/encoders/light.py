@@ -77,9 +77,7 @@ def sole_export(
     raise _no_export(name, pretrained, cache_dir)
 
 
-def require_export(
-    name: str, pretrained: str, folder: Path | None, cache_dir: Path | None
-) -> None:
+def require_export(name: str, pretrained: str, folder: Path | None, cache_dir: Path | None) -> None:
     """Raise MissingExtraError where :func:`sole_export` would find no export. Reads none."""
     if not exports_of(name, pretrained, folder, cache_dir):
         raise _no_export(name, pretrained, cache_dir)

@@ -123,10 +123,10 @@ def check_encoder(
 ) -> int:
     """How many bytes :func:`load_encoder` would download; nothing is loaded.
 
-    At most one request. ``beside`` are bytes that something else is going to download. Raises what it would raise before it reads any weights: for a name that
-    open_clip does not know, a folder that is not in its layout, weights that are published as a
-    pickle only or cannot be had, where the disk has no room for them, and where open_clip is
-    missing and no export takes its place.
+    At most one request. ``beside`` are bytes that something else is going to download. Raises what
+    it would raise before it reads any weights: for a name that open_clip does not know, a folder
+    that is not in its layout, weights that are published as a pickle only or cannot be had, where
+    the disk has no room for them, and where open_clip is missing and no export takes its place.
     """
     from gmi_registry.encoders import light
 

@@ -177,9 +177,7 @@ def _draw(pipeline: Pipeline, batch: Sequence[Pair], recipe: GenerationRecipe) -
             "asked for",
             hint=f"give --width {width} --height {height}",
         )
-    return [
-        _picture(picture, prompt) for picture, (prompt, _) in zip(pixels, batch, strict=True)
-    ]
+    return [_picture(picture, prompt) for picture, (prompt, _) in zip(pixels, batch, strict=True)]
 
 
 def _picture(pixels: NDArray[np.floating[Any]], prompt: str) -> Image.Image:

@@ -56,7 +56,7 @@ def require_packages() -> None:
 
 
 def require_base(model: ModelFiles) -> None:
-    """Raise GenerationError where the base model that ``model`` needs is not at hand, or no base."""
+    """Raise GenerationError where the base model that ``model`` needs is not at hand."""
     if model.kind != "checkpoint":
         base = _base_of(model)
         if model.kind == "single-file":

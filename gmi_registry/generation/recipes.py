@@ -113,8 +113,7 @@ def _settings(
         "sampler": (_sampler(pipeline), _PIPELINE),
         "steps": _advice(model, "steps")
         or _default(asks, "num_inference_steps", DEFAULT_STEPS, most=DEFAULT_STEPS),
-        "guidance_scale": _advice(model, "guidance_scale")
-        or _default(asks, "guidance_scale", 0.0),
+        "guidance_scale": _advice(model, "guidance_scale") or _default(asks, "guidance_scale", 0.0),
         "width": (width, _PIPELINE),
         "height": (height, _PIPELINE),
         "seeds": ((0,), _PACKAGE),

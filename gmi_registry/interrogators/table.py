@@ -89,9 +89,7 @@ def require_interrogator(
 
         from gmi_registry.interrogators.caption import DEFAULT_CAPTIONER
 
-        if not isinstance(
-            try_to_load_from_cache(DEFAULT_CAPTIONER, "config.json", cache_dir), str
-        ):
+        if not isinstance(try_to_load_from_cache(DEFAULT_CAPTIONER, "config.json", cache_dir), str):
             raise OfflineError(
                 f"the captioner {DEFAULT_CAPTIONER} is not in the cache, and the network is "
                 "switched off",
@@ -101,9 +99,7 @@ def require_interrogator(
 
 
 def _unknown(mode: str) -> InputError:
-    return InputError(
-        f"no interrogator is called {mode[:80]!r}", hint=f"one of {', '.join(MODES)}"
-    )
+    return InputError(f"no interrogator is called {mode[:80]!r}", hint=f"one of {', '.join(MODES)}")
 
 
 def load_interrogator(

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tiny_models import SIDE
 from PIL import Image
+from tiny_models import SIDE
 
 from gmi_registry.errors import GenerationError
 from gmi_registry.generation import (

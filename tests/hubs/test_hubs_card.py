@@ -134,7 +134,12 @@ def test_a_broken_card_is_refused_with_its_path(front, reason):
         ("downloads: 7", "downloads", 7, ""),
         ("instance_prompt: " + "w" * 242, "trigger_words", (), "instance_prompt has 242 chara"),
         (f"instance_prompt: [{'w' * 242}, ink]", "trigger_words", ("ink",), "instance_prompt has"),
-        (f"instance_prompt: {list(range(51))}", "trigger_words", (), "instance_prompt has 51 texts"),
+        (
+            f"instance_prompt: {list(range(51))}",
+            "trigger_words",
+            (),
+            "instance_prompt has 51 texts",
+        ),
         ("base_model: [null, base]", "base_model", "base", ""),
         ("nsfw: yes", "nsfw", True, ""),
         ("nsfw: no", "nsfw", False, ""),

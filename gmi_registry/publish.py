@@ -56,6 +56,7 @@ from gmi_registry.spec import (
     read_spec,
     write_spec,
 )
+from gmi_registry.spec.manifest import ROWS_LIMIT
 
 __all__ = [
     "EncoderLoader",
@@ -205,6 +206,7 @@ def _check(
     existing = published if order.output is None else _read_folder(order.output, order.ref)
     progress("check", 2, _CHECKS)
     found = _find(order, prompts, destination)
+    _require_few(found.prompt_sets, overrides)
     size = 0 if encoder is not None else _check_encoder(order.hub, found)
     downloads = _downloads(found, size)
     progress("check", 3, _CHECKS)
@@ -265,6 +267,7 @@ def _check_machine(order: Order, overrides: RecipeOverrides) -> str:
         )
     generation.check_overrides(overrides)
     generation.require_packages()
+    generation.require_webp()
     if order.output is not None:
         require_spec_place(order.output)
     require_writable(order.work)
@@ -300,6 +303,16 @@ def _find(order: Order, prompts: PromptSet | None, destination: Destination | No
         (default,) if prompts is None else (default, prompts),
         DEFAULT_ENCODER if named is None else EncoderName.parse(named),
     )
+
+
+def _require_few(prompt_sets: Sequence[PromptSet], overrides: RecipeOverrides) -> None:
+    prompts, seeds = sum(map(len, prompt_sets)), len(overrides.seeds or (0,))
+    if prompts * seeds > ROWS_LIMIT:
+        raise InputError(
+            f"{prompts:,} prompts with {seeds:,} seeds are {prompts * seeds:,} images, and a "
+            f"specification has at most {ROWS_LIMIT:,}",
+            hint="give fewer --seeds, or a shorter file of prompts",
+        )
 
 
 def _check_outline(model: ModelOutline) -> None:

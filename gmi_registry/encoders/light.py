@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gmi_registry.encoders.layout import ENCODER_NAME, ONNX_FOLDER
 from gmi_registry.encoders.onnx import OnnxEncoder
-from gmi_registry.errors import MissingExtraError
+from gmi_registry.errors import InputError, MissingExtraError
 
 __all__ = [
     "exports_of",
@@ -16,6 +16,7 @@ __all__ = [
     "open_export",
     "require_export",
     "require_exporter",
+    "require_processor",
     "sole_export",
 ]
 
@@ -25,6 +26,18 @@ _EXPORTS, _TRIALS = "encoders", "encoders-checked-v1"
 def has_torch() -> bool:
     """Whether open_clip, and torch with it, could be imported; neither is."""
     return all(find_spec(name) is not None for name in ("torch", "open_clip"))
+
+
+def require_processor(device: str) -> None:
+    """Raise InputError for a ``device`` that an export would pass over: it runs on the processor.
+
+    Nothing is wrong where open_clip is installed, which uses the device.
+    """
+    if device.partition(":")[0] != "cpu" and not has_torch():
+        raise InputError(
+            f"without open_clip everything is encoded on the processor, and not on {device[:80]}",
+            hint="leave out --device, or install open_clip: pip install 'gmi-registry[torch]'",
+        )
 
 
 def require_exporter() -> None:

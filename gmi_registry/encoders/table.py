@@ -89,11 +89,13 @@ def load_encoder(
     Raises InputError for a name that open_clip does not know, for a folder that is not in its
     layout and for weights that are published as a pickle only; OfflineError where the network would
     be needed and is off or does not answer; HubError or AuthError where the hub says no;
-    MissingExtraError where open_clip would be needed and is not installed.
+    MissingExtraError where open_clip would be needed and is not installed. An export runs on the
+    processor, and InputError is raised for another device.
     """
     from gmi_registry.encoders import light
 
     if not light.has_torch():
+        light.require_processor(device)
         return light.sole_export(name, pretrained, folder, cache_dir, batch_size=batch_size)
     # torch and open_clip take seconds to import: only now, when an encoder is really wanted.
     from gmi_registry.encoders.open_clip import OpenClipEncoder

@@ -16,7 +16,7 @@ from gmi_registry.generation.pipelines import (
     require_packages,
     require_pipeline,
 )
-from gmi_registry.generation.preview import ContactSheet, contact_sheet
+from gmi_registry.generation.preview import ContactSheet, contact_sheet, require_webp
 from gmi_registry.generation.prompt_sets import (
     DEFAULT_PROMPT_SET,
     default_prompt_set,
@@ -59,4 +59,5 @@ __all__ = [
     "require_base",
     "require_packages",
     "require_pipeline",
+    "require_webp",
 ]

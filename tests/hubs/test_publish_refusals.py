@@ -166,6 +166,7 @@ REFUSALS = {
     "seed -1": (nothing, _other(seeds=(-1,)), InputError, "seeds -1"),
     "seed 2**60": (nothing, _other(seeds=(2**60,)), InputError, "seeds"),
     "seed twice": (nothing, _other(seeds=(1, 1)), InputError, "appears twice"),
+    "many seeds": (nothing, _other(seeds=tuple(range(400))), InputError, "22,000 images, and"),
     "batch 0": (nothing, _other(batch_size=0), InputError, "batch size 0"),
     "LoRA scale nan": (nothing, _other(lora_scale=NAN), InputError, "lora scale nan"),
     "template": (nothing, _other(prompt_template="x"), InputError, "prompt_template must hold"),
@@ -355,6 +356,20 @@ def test_a_search_is_refused_before_the_hub_is_asked(world, tmp_path, options, m
         pytest.raises(GmiError, match=message),
     ):
         search([picture], hub, cache_dir=tmp_path / "cache", **options)
+    assert world.hub.requests == []
+
+
+def test_a_card_that_the_section_makes_too_large_is_refused(world):
+    front = card("license: mit\nbase_model: ada/base\n")
+    world.hub.commit(STYLE, {"README.md": front + b"x" * (1024 * 1024 - len(front) - 600)})
+    with pytest.raises(HubError, match="with what is added"):
+        world.publish()
+
+
+def test_without_webp_no_image_is_generated(world, monkeypatch):
+    monkeypatch.setattr("PIL.features.check", lambda name: False)
+    with pytest.raises(InputError, match="built without WebP"):
+        world.publish()
     assert world.hub.requests == []
 
 

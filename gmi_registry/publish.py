@@ -318,7 +318,7 @@ def _require_few(prompt_sets: Sequence[PromptSet], overrides: RecipeOverrides) -
 def _check_outline(model: ModelOutline) -> None:
     if model.pipeline is not None:
         generation.require_pipeline(str(model.ref), model.pipeline)
-    elif model.base is None:
+    elif model.base is None and model.ref.hub == "hf":
         what = "LoRA" if model.kind == "lora" else "LoRA, or a whole model in one file,"
         raise GenerationError(
             f"{model.ref}: the model card names no base model, which a {what} needs",

@@ -197,7 +197,7 @@ def regenerate(
     from gmi_registry.regeneration import Options, Round, SequentialExecutor
     from gmi_registry.regeneration.executors import executor_named
 
-    if not plan and executor is ExecutorChoice.LOCAL:
+    if device is not None and not plan and executor is ExecutorChoice.LOCAL:
         from gmi_registry.device import require_device
 
         require_device(device)

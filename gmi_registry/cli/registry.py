@@ -93,6 +93,8 @@ def check(
     """
     if (folder is None) != (base is None) or (folder is None) == (revision is None):
         raise typer.BadParameter("give --revision REV, or FOLDER and --base FOLDER")
+    if audit:
+        _require_drawing(device)
     from gmi_registry.hubs.registry import Registry
     from gmi_registry.hubs.registry.folder import compare_folders
     from gmi_registry.hubs.registry.proposal import inspect
@@ -158,13 +160,16 @@ def verify_entry(
     from gmi_registry.hubs.registry.layout import entry_of
     from gmi_registry.hubs.registry.proposal import Inspection, weigh
     from gmi_registry.hubs.registry.submission import mark_verified
+    from gmi_registry.hubs.registry.verified import read_verified
     from gmi_registry.spec import ModelRef, read_spec
 
     ref = ModelRef.parse(model)
+    _require_drawing(device)
     where: str | None = None
     with ExitStack() as stack:
         opened = stack.enter_context(Registry(registry, token=token, cache_dir=cache_dir))
-        opened.check_writable(ref)
+        opened.check_writable(ref, create_pr=create_pr)
+        read_verified(opened.dataset, opened.head())  # what cannot be read cannot be added to
         place = opened.fetch_spec(ref).parent
         spec = read_spec(place, expected=ref, follow_links=True)
         entry = entry_of(spec.manifest.model)
@@ -195,6 +200,15 @@ def verify_entry(
             write_line(f"verified  {spec.digest} {where}")
     if not passed:
         raise typer.Exit(FAILED)
+
+
+def _require_drawing(device: str | None) -> None:
+    """Raise where this machine cannot generate: that is no fault of anybody's specification."""
+    from gmi_registry.device import require_device
+    from gmi_registry.generation import require_packages
+
+    require_packages()
+    require_device(device)
 
 
 def _document(

@@ -149,7 +149,7 @@ def _validated(values: dict[str, Any], origins: dict[str, str]) -> GenerationRec
         return GenerationRecipe.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        message = first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
         if not first["loc"]:
             raise InputError(message, hint="gmi-publish --help") from error
         name = str(first["loc"][0])

@@ -177,12 +177,13 @@ def check_writable(api: HfApi, ref: ModelRef, *, create_pr: bool = False) -> Pre
 
 def may_commit(api: HfApi, asked: Asked, repo_type: str) -> bool:
     """Whether the hub says that this account may commit there; True where it does not say."""
-    try:
-        patiently(lambda: api.auth_check(str(asked.id), repo_type=repo_type, write=True))
-    except HfHubHTTPError as error:
-        return error.response.status_code != 403
-    except TypeError:  # an older client
-        return True
+    with explained(asked):
+        try:
+            patiently(lambda: api.auth_check(str(asked.id), repo_type=repo_type, write=True))
+        except HfHubHTTPError as error:
+            return error.response.status_code != 403
+        except TypeError:  # an older client
+            return True
     return True
 
 
@@ -220,10 +221,14 @@ def _faults(api: HfApi, asked: Asked, content: bytes) -> str | None:
 
     with explained(asked):
         response = patiently(ask)
-        if response.status_code != 400:
-            return None
+    if response.status_code != 400:
+        return None
+    try:
         errors = _mapping(response.json()).get("errors")
-    found = [str(_mapping(error).get("message")) for error in errors or () if error]
+    except ValueError:
+        errors = None
+    listed = errors if isinstance(errors, list) else []
+    found = [str(_mapping(error).get("message")) for error in listed]
     return " ".join("; ".join(found).split()) or "it does not say why"
 
 

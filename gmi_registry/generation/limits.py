@@ -27,14 +27,17 @@ def check_prompts(
     """Raise InputError for the first prompt that the model would cut.
 
     Counted are the tokens of the text that the model is given (trigger words included, and the
-    tokenizer's own start and end marks). A pipeline with several text encoders reads a prompt to
-    its end if one of its tokenizers does. The negative prompt is checked as well.
+    tokenizer's own start and end marks), up to the tokenizer's limit or the pipeline's own, which
+    may be smaller. A pipeline with several text encoders reads a prompt to its end if one of its
+    tokenizers does. The negative prompt is checked as well.
     """
     tokenizers = [
-        tokenizer
-        for name in ("tokenizer", "tokenizer_2", "tokenizer_3")
+        # A processor of texts and pictures has its tokenizer inside.
+        getattr(tokenizer, "tokenizer", tokenizer)
+        for name in ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4")
         if (tokenizer := getattr(pipeline, name, None)) is not None
     ]
+    most = _longest_sequence(pipeline)
     texts = [
         (f"prompt set {prompt_set.name!r}, prompt {number}", recipe.render(prompt))
         for prompt_set in prompt_sets
@@ -43,10 +46,13 @@ def check_prompts(
     texts.append(("the negative prompt", recipe.negative_prompt))
     for place, text in texts:
         counts = [
-            (len(tokenizer(text, verbose=False)["input_ids"]), tokenizer.model_max_length)
+            (
+                len(tokenizer(text, verbose=False)["input_ids"]),
+                min(tokenizer.model_max_length, most),
+            )
             for tokenizer in tokenizers
         ]
-        if not counts or any(count <= min(limit, _NO_LIMIT) for count, limit in counts):
+        if not counts or any(count <= limit for count, limit in counts):
             continue
         count, limit = max(counts, key=lambda pair: pair[1])
         shown = text if len(text) <= 60 else f"{text[:59]}…"
@@ -54,6 +60,14 @@ def check_prompts(
             f"{place}: {shown!r} has {count} tokens, but the model reads {limit}",
             hint="shorten it" + (" or the trigger words" if recipe.trigger_words else ""),
         )
+
+
+def _longest_sequence(pipeline: Pipeline) -> int:
+    """The tokens after which the pipeline cuts a prompt, whatever its tokenizers could read."""
+    call = getattr(pipeline, "__call__", None)  # noqa: B004, its parameters are wanted
+    asks = {} if call is None else inspect.signature(call).parameters
+    usual = asks["max_sequence_length"].default if "max_sequence_length" in asks else None
+    return min(_whole(usual) or _NO_LIMIT, _NO_LIMIT)
 
 
 def check_settings(pipeline: Pipeline, recipe: GenerationRecipe) -> None:

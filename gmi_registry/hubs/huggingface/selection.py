@@ -20,7 +20,8 @@ LORA_NAME = "pytorch_lora_weights.safetensors"
 
 _SUFFIX = ".safetensors"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-_CONFIGS = (".json", ".txt", ".model")
+# A tokenizer's chat template is a file of its own.
+_CONFIGS = (".json", ".txt", ".model", ".jinja")
 # "fp16" stands before or after the number of a shard, by the library that wrote it.
 _WEIGHT = re.compile(
     r"(?P<base>[A-Za-z0-9_-]+?)"

@@ -102,6 +102,8 @@ def _check_machine(
     if name == PAIR:
         require_pair()
         return
+    if benchmark.hub is None and any(it.model.startswith("local:") for it in benchmark.models):
+        return  # which is refused at once, and the encoder may lie on the hub that is not named
     folder = None
     if benchmark.hub is not None:
         hub = open_hub(f"local:{benchmark.folder / benchmark.hub}", cache_dir, offline=offline)

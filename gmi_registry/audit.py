@@ -127,7 +127,7 @@ def _model(spec: Spec, hub: Hub) -> ModelFiles:
             raise _other_weights(spec)
         ref = outline.ref
     model = hub.fetch_model(ref)
-    generation.require_base(model)
+    generation.check_model(model)
     _require_weights(spec, model)
     return model
 

@@ -290,7 +290,7 @@ def _find(order: Order, prompts: PromptSet | None, destination: Destination | No
     model: ModelFiles | ModelOutline
     model = order.hub.fetch_model(order.ref) if outline is None else outline(order.ref)
     if isinstance(model, ModelFiles):
-        generation.require_base(model)
+        generation.check_model(model)
         _require_apart(order.output, model)
     else:
         _check_outline(model)
@@ -379,7 +379,7 @@ def _fetch(order: Order, found: _Found) -> ModelFiles:
     if isinstance(found.outline, ModelFiles):
         return found.outline
     model = order.hub.fetch_model(found.outline.ref)
-    generation.require_base(model)
+    generation.check_model(model)
     return model
 
 

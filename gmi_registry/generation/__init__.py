@@ -10,9 +10,9 @@ from gmi_registry.generation.journal import Journal
 from gmi_registry.generation.limits import check_prompts, check_settings
 from gmi_registry.generation.pipelines import (
     Pipeline,
+    check_model,
     default_device,
     load_pipeline,
-    require_base,
     require_packages,
     require_pipeline,
 )
@@ -39,6 +39,7 @@ __all__ = [
     "Pipeline",
     "RecipeOverrides",
     "build_spec",
+    "check_model",
     "check_overrides",
     "check_prompts",
     "check_settings",
@@ -56,7 +57,6 @@ __all__ = [
     "prompt_set_names",
     "recipe_origins",
     "redescribe",
-    "require_base",
     "require_packages",
     "require_pipeline",
     "require_webp",

@@ -26,10 +26,10 @@ __all__ = [
     "ADAPTER",
     "DtypeName",
     "Pipeline",
+    "check_model",
     "default_device",
     "load_pipeline",
     "one_line",
-    "require_base",
     "require_packages",
     "require_pipeline",
 ]
@@ -55,13 +55,20 @@ def require_packages() -> None:
             raise MissingExtraError(package, extra="publish", purpose="generating images")
 
 
-def require_base(model: ModelFiles) -> None:
-    """Raise GenerationError where the base model that ``model`` needs is not at hand."""
-    if model.kind != "checkpoint":
-        base = _base_of(model)
-        if model.kind == "single-file":
-            _require_configuration(model, base)
-        require_base(base)
+def check_model(model: ModelFiles) -> None:
+    """Raise GenerationError for all that can be told of a model before its weights are loaded.
+
+    That is a base model that is not at hand, pickles, several files of which one is meant, and what
+    :func:`require_pipeline` refuses.
+    """
+    if model.kind == "checkpoint":
+        _require_no_pickles(model)
+        _read_index(model)
+    elif model.kind == "lora":
+        _lora_file(model)
+        check_model(_base_of(model))
+    else:
+        _require_single_file(model)
 
 
 def require_pipeline(who: str, index: Mapping[str, Any]) -> None:
@@ -197,9 +204,7 @@ def _load_folder(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
     import diffusers
 
     index = _read_index(model)
-    names = [Path(weight.path).name for weight in model.weights]
-    if names and all(Path(name).suffix.lower() in _PICKLES for name in names):
-        raise _pickled(model, names[0])
+    names = _require_no_pickles(model)
     only_half = bool(names) and all(_HALF.search(name) for name in names)
     try:
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
@@ -258,11 +263,7 @@ def _load_lora(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
 def _load_single_file(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
     import diffusers
 
-    if model.path.suffix.lower() != ".safetensors":
-        raise _pickled(model, model.path.name)
-    base = _base_of(model)
-    _require_configuration(model, base)
-    index = _read_index(base)
+    base, index = _require_single_file(model)
     pipeline_class = getattr(diffusers, index["_class_name"])
     try:
         pipeline = pipeline_class.from_single_file(
@@ -278,13 +279,26 @@ def _load_single_file(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
     return pipeline
 
 
-def _require_configuration(model: ModelFiles, base: ModelFiles) -> None:
+def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]:
+    """The base whose configuration describes the file, and that one's ``model_index.json``."""
+    if model.path.suffix.lower() != ".safetensors":
+        raise _pickled(model, model.path.name)
+    base = _base_of(model)
     if base.kind != "checkpoint":
         raise GenerationError(
             f"{model.ref}: its base model {base.ref} is no diffusers folder, so it has no "
             "configuration to read the file by",
             hint="name a base model in the diffusers layout in the model card",
         )
+    return base, _read_index(base)
+
+
+def _require_no_pickles(model: ModelFiles) -> list[str]:
+    """The names of the weight files, not all of which are pickles."""
+    names = [Path(weight.path).name for weight in model.weights]
+    if names and all(Path(name).suffix.lower() in _PICKLES for name in names):
+        raise _pickled(model, names[0])
+    return names
 
 
 def _in(dtype: torch.dtype) -> dict[str, torch.dtype]:

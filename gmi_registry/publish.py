@@ -79,7 +79,7 @@ EncoderLoader = Callable[[EncoderName, Path | None, str], Encoder]
 class _Ready:
     """What the checks leave behind for the work.
 
-    ``existing`` lies at the target now, or in a proposal of this account's; ``preview`` is the
+    ``existing`` lies at ``place`` now, or in a proposal of this account's; ``preview`` is the
     contact sheet that is beside it there, where that is a proposal.
     """
 
@@ -88,6 +88,7 @@ class _Ready:
     encoder: Encoder
     journal: Journal
     existing: Spec | None
+    place: ModelRef
     preview: Path | None
     plan: Plan
 
@@ -129,11 +130,10 @@ def publish(
     ``prompts`` is the developer's own block, which follows the default set. With ``output`` the
     files go to ``output``/gmi and the hub is left alone; with ``create_pr`` they are proposed to
     the model's owner, who decides (None: as is usual there). With ``store`` they go there and not
-    beside the model. ``work`` keeps the pictures of an
-    interrupted call, which the same call then goes on from; they are removed once the files are
-    in place, unless ``keep_images``. ``dry_run`` makes the same checks, plans, and writes nothing.
-    ``encoder`` is by default the one that the model card names, else the package's, which ``load``
-    loads.
+    beside the model. ``work`` keeps the pictures of an interrupted call, which the same call then
+    goes on from; they are removed once the files are in place, unless ``keep_images``. ``dry_run``
+    makes the same checks, plans, and writes nothing. ``encoder`` is by default the one that the
+    model card names, else the package's, which ``load`` loads.
 
     Everything that can be refused is refused before the first image: first what this machine tells,
     then what the hub tells, then what the model's configuration, and last what the loaded model
@@ -202,7 +202,8 @@ def _check(
     device = _check_machine(order, overrides)
     progress("check", 1, _CHECKS)
     destination = _check_destination(order)
-    published = _published(order.ref, order.shelf)
+    place = _place(order, destination)
+    published = _published(place, order.shelf)
     existing = published if order.output is None else _read_folder(order.output, order.ref)
     progress("check", 2, _CHECKS)
     found = _find(order, prompts, destination)
@@ -239,8 +240,9 @@ def _check(
     left = (plan.images - plan.images_kept) / recipe.batch_size
     plan = replace(
         plan,
-        # What lies in a proposal is not at the target.
+        # What lies in a proposal is not at the target, and may be proposed anew.
         up_to_date=plan.up_to_date and proposed is None,
+        reuses_images=plan.reuses_images or (proposed is not None and address is None),
         proposal=address,
         warnings=(*plan.warnings, *notes),
         device=device,
@@ -251,11 +253,11 @@ def _check(
     )
     if not plan.up_to_date and address is None:
         require_room(order.work, plan.scratch)
-        place = order.output or _folder(destination)
-        if place is not None:
-            require_room(place, sum(file.size for file in plan.files))
+        target = order.output or _folder(destination)
+        if target is not None:
+            require_room(target, sum(file.size for file in plan.files))
     progress("check", _CHECKS, _CHECKS)
-    return _Ready(model, pipeline, encoder, journal, proposed or existing, preview, plan)
+    return _Ready(model, pipeline, encoder, journal, proposed or existing, place, preview, plan)
 
 
 def _check_machine(order: Order, overrides: RecipeOverrides) -> str:
@@ -282,6 +284,14 @@ def _check_destination(order: Order) -> Destination | None:
     if order.output is not None:
         return None
     return order.shelf.check_writable(order.ref, **order.proposal)
+
+
+def _place(order: Order, destination: Destination | None) -> ModelRef:
+    """Where the specification that would be replaced is read: of a commit or a tag not there."""
+    ref = order.ref
+    if order.store is not None or destination is None or None in (ref.revision, destination.branch):
+        return ref
+    return ModelRef(ref.hub, ref.id, destination.branch, ref.file)
 
 
 def _find(order: Order, prompts: PromptSet | None, destination: Destination | None) -> _Found:
@@ -527,7 +537,7 @@ def _old_preview(order: Order, ready: _Ready) -> bytes | None:
     """The contact sheet that stays; None for an output folder, where it lies already."""
     if ready.preview is not None:
         return ready.preview.read_bytes()
-    path = order.shelf.fetch_preview(order.ref) if order.output is None else None
+    path = order.shelf.fetch_preview(ready.place) if order.output is None else None
     return None if path is None else path.read_bytes()
 
 

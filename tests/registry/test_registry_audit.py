@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from loopback import User
 from registry_author import RED, REPO, civitai, described, entry_files, spec_of
 
 sys.path.append(str(Path(__file__).parents[1] / "generation"))
@@ -152,6 +153,24 @@ def test_what_is_proposed_already_is_not_generated_again(propose, models, place)
     kind = "dataset" if place == "the registry" else "model"
     files = models.files(REPO if kind == "dataset" else LORA.id, "refs/pr/2", repo_type=kind)
     assert any(path.endswith("gmi/preview.webp") for path in files)
+
+
+def test_of_a_commit_it_is_main_that_is_up_to_date_or_not(propose, models):
+    models.add_user(User("owner", "hf_owner"))
+    before = models.history(LORA.id)[0].oid
+    with HuggingFaceHub(token="hf_owner") as opened:
+
+        def again(revision):
+            ref = dataclasses.replace(LORA, revision=revision)
+            return propose(ref, hub=opened, store=None)
+
+        assert again(None).images == 12
+        with_one = models.history(LORA.id)[0].oid
+        assert again(before).outcome == "up to date"
+        files = {path: None for path in models.files(LORA.id) if path.startswith("gmi/")}
+        models.commit(LORA.id, files)
+        assert again(with_one).outcome == "published"
+    assert "gmi/spec.json" in models.files(LORA.id)
 
 
 @pytest.mark.parametrize("ref", [BASE, LORA])

@@ -289,7 +289,8 @@ def _check_destination(order: Order) -> Destination | None:
 def _place(order: Order, destination: Destination | None) -> ModelRef:
     """Where the specification that would be replaced is read: of a commit or a tag not there."""
     ref = order.ref
-    if order.store is not None or destination is None or None in (ref.revision, destination.branch):
+    beside = order.store is None and ref.hub == "hf" and ref.revision is not None
+    if not beside or destination is None or destination.branch is None:
         return ref
     return ModelRef(ref.hub, ref.id, destination.branch, ref.file)
 

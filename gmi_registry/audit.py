@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from gmi_registry import generation
-from gmi_registry.encoders import Encoder, load_encoder
+from gmi_registry.device import require_device, require_dtype
+from gmi_registry.encoders import Encoder, check_encoder, load_encoder
 from gmi_registry.errors import HubError, IncomparableSpecsError, InputError
 from gmi_registry.generation import Journal
-from gmi_registry.hubs.protocol import Hub
+from gmi_registry.generation.plan import require_room, require_writable
+from gmi_registry.hubs.protocol import Hub, ModelOutline
 from gmi_registry.hubs.registry.comparison import Comparison, compare
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef, PromptSet, Spec
@@ -64,12 +66,19 @@ def audit(
         )
     recipe = spec.manifest.generation.recipe
     progress("check", 0, _CHECKS)
-    model = hub.fetch_model(_model_ref(spec))
-    _require_weights(spec, model)
+    generation.require_packages()
+    require_writable(work)
+    device = require_device(device)
+    require_dtype(device, recipe.dtype)
+    if encoder is None:
+        _check_encoder(spec, hub)
+    model = _model(spec, hub)
     progress("check", 1, _CHECKS)
     encoder = _encoder(spec, hub, device) if encoder is None else encoder
     progress("check", 2, _CHECKS)
     pipeline = generation.load_pipeline(model, device=device, dtype=recipe.dtype)
+    generation.check_settings(pipeline, recipe)
+    require_room(work, len(prompts) * len(recipe.seeds) * 3 * recipe.width * recipe.height)
     progress("check", _CHECKS, _CHECKS)
     journal = Journal(work, model, recipe)
     encoding = generation.Encoding(
@@ -106,13 +115,44 @@ def _model_ref(spec: Spec) -> ModelRef:
     return ModelRef("hf", model.id, None, paths[0] if lone else None)
 
 
+def _model(spec: Spec, hub: Hub) -> ModelFiles:
+    """The model with the weights that are described, compared before they are downloaded."""
+    ref = _model_ref(spec)
+    look = getattr(hub, "outline", None)
+    if look is not None:
+        outline: ModelOutline = look(ref)
+        stated = {weight.path: weight.sha256 for weight in spec.manifest.model.weights}
+        known = {path: sha256 for path, sha256 in outline.weights.items() if sha256 is not None}
+        if stated.keys() != outline.weights.keys() or known.items() - stated.items():
+            raise _other_weights(spec)
+        ref = outline.ref
+    model = hub.fetch_model(ref)
+    generation.check_model(model)
+    _require_weights(spec, model)
+    return model
+
+
+def _check_encoder(spec: Spec, hub: Hub) -> None:
+    stated = spec.manifest.encoder
+    check_encoder(
+        stated.name,
+        stated.pretrained,
+        hub.fetch_encoder(stated.name, stated.pretrained),
+        offline=bool(getattr(hub, "offline", False)),
+    )
+
+
+def _other_weights(spec: Spec) -> HubError:
+    return HubError(
+        f"{spec.manifest.model.ref.without_revision} has other weights than those described",
+        hint="its specification must be made again",
+    )
+
+
 def _require_weights(spec: Spec, model: ModelFiles) -> None:
     stated, found = spec.manifest.model, generation.describe(model)
     if found.weights_digest != stated.weights_digest:
-        raise HubError(
-            f"{stated.ref.without_revision} has other weights than those described",
-            hint="its specification must be made again",
-        )
+        raise _other_weights(spec)
     if stated.base_weights is not None and (
         found.base_weights_digest != stated.base_weights_digest
     ):
@@ -123,12 +163,10 @@ def _require_weights(spec: Spec, model: ModelFiles) -> None:
         )
 
 
-def _encoder(spec: Spec, hub: Hub, device: str | None) -> Encoder:
+def _encoder(spec: Spec, hub: Hub, device: str) -> Encoder:
     stated = spec.manifest.encoder
     folder = hub.fetch_encoder(stated.name, stated.pretrained)
-    encoder = load_encoder(
-        stated.name, stated.pretrained, folder, device=device or generation.default_device()
-    )
+    encoder = load_encoder(stated.name, stated.pretrained, folder, device=device)
     if encoder.ref.id != stated.id:
         raise IncomparableSpecsError(
             f"the encoder {stated.name}/{stated.pretrained} that was loaded is not the one that "

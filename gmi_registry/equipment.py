@@ -19,6 +19,7 @@ from gmi_registry.hubs.protocol import Hub
 from gmi_registry.index import IndexEntry, Selection
 from gmi_registry.interrogators import Interrogator, load_interrogator
 from gmi_registry.place import makes_links
+from gmi_registry.query import require_shared_space
 from gmi_registry.spec import EncoderRef, read_manifest
 
 if TYPE_CHECKING:
@@ -56,14 +57,20 @@ class Equipment:
         )
         return _WithTorch(found, self._by_open_clip) if mode in _NEEDS_TORCH else found
 
-    def encoder_of(self, selections: Sequence[Selection], hub: Hub) -> Encoder:
+    def encoder_of(
+        self, selections: Sequence[Selection], hub: Hub, *, text_alone: bool = False
+    ) -> Encoder:
         """The encoder of the largest group of comparable models, the hub's own copy if it has one.
 
-        Raises IncomparableSpecsError where what that name loads is not what made the
-        specifications.
+        Raises InputError, before anything is loaded, where a ``text_alone`` is to be compared with
+        images and the encoder's towers share no space; IncomparableSpecsError where what that name
+        loads is not what made the specifications.
         """
         chosen = max(selections, key=lambda it: (len(it), str(it.stack.key)))
         first = chosen.first
+        if text_alone:
+            stack = chosen.stack
+            require_shared_space(first.encoder, stack.image_dim, stack.text_dim)
         who = f"{first.model} and {len(chosen) - 1} others name"
         encoder = self._loaded(first.encoder, who, hub, chosen.stack.key.encoder_id)
         if encoder.ref.id != chosen.stack.key.encoder_id:

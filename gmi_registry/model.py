@@ -20,10 +20,10 @@ class ModelCard:
     """What a model card says of its model, as far as this package uses it.
 
     ``base_model`` is the id of the model that it was made from, on the same hub, or None.
-    ``trigger_words`` go before every prompt. The last five come from the card's ``gmi`` field:
-    the default prompt set and the encoder of a model family, and the steps, the guidance and the
-    words around a prompt (``{prompt}, pixel art``) that its author advises; None leaves the
-    package's own.
+    ``trigger_words`` go before every prompt. Five come from the card's ``gmi`` field: the default
+    prompt set and the encoder of a model family, and the steps, the guidance and the words around
+    a prompt (``{prompt}, pixel art``) that its author advises; None leaves the package's own.
+    ``notes`` are one line for each field that could not be used and was left out.
     """
 
     title: str
@@ -38,6 +38,7 @@ class ModelCard:
     steps: int | None = None
     guidance_scale: float | None = None
     prompt_template: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ Progress = Callable[[Stage, int, int], None]
 Those two go on side by side.
 """
 
-Outcome = Literal["published", "up to date", "planned"]
+Outcome = Literal["published", "up to date", "already proposed", "planned"]
+"""``already proposed``: an open pull request of this account's has the same, and is ``where``."""
 
 
 @dataclass(frozen=True)

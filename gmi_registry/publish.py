@@ -8,52 +8,111 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
 from gmi_registry import generation
-from gmi_registry.encoders import DEFAULT_ENCODER, Encoder, EncoderName, load_encoder
-from gmi_registry.errors import GenerationError, InputError, SpecFormatError, SpecNotFoundError
+from gmi_registry.device import require_device, require_dtype
+from gmi_registry.encoders import (
+    DEFAULT_ENCODER,
+    Encoder,
+    EncoderName,
+    check_encoder,
+    load_encoder,
+)
+from gmi_registry.errors import (
+    GenerationError,
+    HubError,
+    InputError,
+    SpecFormatError,
+    SpecNotFoundError,
+)
 from gmi_registry.generation import Journal, RecipeOverrides
 from gmi_registry.generation.advice import advised
 from gmi_registry.generation.plan import (
     Plan,
+    PlannedDownload,
     PlannedFile,
+    has_same_images,
+    is_same,
     make_plan,
     require_room,
+    require_spec_place,
     require_writable,
 )
-from gmi_registry.hubs.protocol import Hub, SpecStore, knows_names
+from gmi_registry.hubs.protocol import Destination, Hub, ModelOutline, SpecStore, knows_names
 from gmi_registry.model import ModelFiles
 from gmi_registry.place import read_former
 from gmi_registry.publication import Order, Progress, Publication, Stage
 from gmi_registry.spec import (
+    PREVIEW_NAME,
     SPEC_DIR,
+    GenerationRecipe,
     ModelRef,
     PromptSet,
     Spec,
     read_spec,
     write_spec,
 )
+from gmi_registry.spec.manifest import ROWS_LIMIT
 
-__all__ = ["Plan", "PlannedFile", "Progress", "Publication", "Stage", "publish"]
+__all__ = [
+    "EncoderLoader",
+    "Plan",
+    "PlannedDownload",
+    "PlannedFile",
+    "Progress",
+    "Publication",
+    "Stage",
+    "publish",
+]
 
-_CHECKS = 5
+_CHECKS = 6
+
+EncoderLoader = Callable[[EncoderName, Path | None, str], Encoder]
+"""Told the encoder's name, the folder where a hub has it, and the device."""
 
 
 @dataclass(frozen=True)
 class _Ready:
-    """What the checks leave behind for the work; ``existing`` lies at the target now."""
+    """What the checks leave behind for the work.
+
+    ``existing`` lies at ``place`` now, or in a proposal of this account's; ``preview`` is the
+    contact sheet that is beside it there, where that is a proposal.
+    """
 
     model: ModelFiles
     pipeline: generation.Pipeline
     encoder: Encoder
     journal: Journal
     existing: Spec | None
+    place: ModelRef
+    preview: Path | None
     plan: Plan
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A model with what its cards say of the work: on this disk, or else as its hub outlines it."""
+
+    outline: ModelFiles | ModelOutline
+    prompt_sets: tuple[PromptSet, ...]
+    encoder: EncoderName
+
+    @property
+    def weights(self) -> Mapping[str, str | None]:
+        """The digests of the model's weight files by their paths; None where none is known."""
+        if isinstance(self.outline, ModelOutline):
+            return self.outline.weights
+        return {weight.path: weight.sha256 for weight in self.outline.weights}
+
+    @property
+    def missing(self) -> int:
+        """Bytes that are not on this disk yet."""
+        return self.outline.missing_in_all if isinstance(self.outline, ModelOutline) else 0
 
 
 def publish(
@@ -71,6 +130,7 @@ def publish(
     create_pr: bool | None = None,
     store: SpecStore | None = None,
     device: str | None = None,
+    load: EncoderLoader | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Publication:
     """Describe the model that ``hub`` holds under ``ref``, and put the description beside it.
@@ -78,14 +138,19 @@ def publish(
     ``prompts`` is the developer's own block, which follows the default set. With ``output`` the
     files go to ``output``/gmi and the hub is left alone; with ``create_pr`` they are proposed to
     the model's owner, who decides (None: as is usual there). With ``store`` they go there and not
-    beside the model. ``work`` keeps the pictures of an
-    interrupted call, which the same call then goes on from; they are removed once the files are
-    in place, unless ``keep_images``. ``dry_run`` checks and plans, and writes nothing.
-    ``encoder`` is by default the one that the model card names, else the package's.
+    beside the model. ``work`` keeps the pictures of an interrupted call, which the same call then
+    goes on from; they are removed once the files are in place, unless ``keep_images``. ``dry_run``
+    makes the same checks, plans, and writes nothing. ``encoder`` is by default the one that the
+    model card names, else the package's, which ``load`` loads.
 
-    A specification of the same weights, recipe, encoder and prompts is left as it is. Where only
-    the model card has changed since, the new description goes out with the old embeddings, and
-    nothing is drawn. ``force`` draws all the same.
+    Everything that can be refused is refused before the first image: first what this machine tells,
+    then what the hub tells, then what the model's configuration, and last what the loaded model
+    tells. No weights are downloaded before the hub's part is over.
+
+    A specification of the same weights, recipe, encoder and prompts is left as it is, and so is an
+    open proposal of this account's. Where only the model card has changed since, the new
+    description goes out with the old embeddings, and nothing is drawn. ``force`` draws all the
+    same.
 
     A card without a licence is a warning and no error: the format has the field for those who
     state one, hubs take models without, and a model that is not described cannot be found.
@@ -100,11 +165,14 @@ def publish(
     # Said only where it is wanted: a hub of somebody else's may know nothing of proposals.
     proposal = {} if create_pr is None else {"create_pr": create_pr}
     order = Order(ref, hub, work, output, device, force, proposal, progress, store)
-    ready = _check(order, encoder, prompts, overrides or RecipeOverrides())
+    ready = _check(order, encoder, load, prompts, overrides or RecipeOverrides())
     plan = ready.plan
     if asked.id != ref.id:
         told = f"{asked.repository} is called {ref.repository} now"
         plan = replace(plan, warnings=(told, *plan.warnings))
+    if plan.proposal is not None and ready.existing is not None:
+        digest = ready.existing.digest
+        return Publication(ref, "already proposed", digest, plan.proposal, 0, _since(start), plan)
     if plan.up_to_date and ready.existing is not None:
         digest = ready.existing.digest
         return Publication(ref, "up to date", digest, plan.target, 0, _since(start), plan)
@@ -113,7 +181,7 @@ def publish(
 
     if plan.reuses_images and ready.existing is not None:
         spec = generation.redescribe(ready.existing, ready.model, previous=plan.previous)
-        preview = _old_preview(order)
+        preview = _old_preview(order, ready)
     else:
         reading = _Reading(ready, progress)
         _generate(ready, reading, progress)
@@ -134,59 +202,282 @@ def publish(
 
 
 def _check(
-    order: Order, encoder: Encoder | None, prompts: PromptSet | None, overrides: RecipeOverrides
+    order: Order,
+    encoder: Encoder | None,
+    load: EncoderLoader | None,
+    prompts: PromptSet | None,
+    overrides: RecipeOverrides,
 ) -> _Ready:
-    """Everything that can fail without a picture, the quick checks first."""
-    ref, hub, progress = order.ref, order.hub, order.progress
+    """Everything that can be refused without an image, the quick checks first, downloads last.
+
+    A dry run is this and no more, so that it finds whatever a publication would.
+    """
+    progress = order.progress
     progress("check", 0, _CHECKS)
-    if order.output is None:
-        order.shelf.check_writable(ref, **order.proposal)
-    elif order.proposal.get("create_pr") or order.store is not None:
+    device = _check_machine(order, overrides)
+    progress("check", 1, _CHECKS)
+    destination = _check_destination(order)
+    place = _place(order, destination)
+    progress("check", 2, _CHECKS)
+    found = _find(order, prompts, destination)
+    published = _published(place, order.shelf, found.weights, order.hub)
+    existing = published
+    if order.output is not None:
+        existing = _read_folder(order.output, order.ref, found.weights, order.hub)
+    _require_few(found.prompt_sets, overrides)
+    size = 0 if encoder is not None else _check_encoder(order.hub, found)
+    downloads = _downloads(found, size)
+    progress("check", 3, _CHECKS)
+    model = _fetch(order, found)
+    generation.describe(model)
+    progress("check", 4, _CHECKS)
+    if encoder is None:
+        folder = order.hub.fetch_encoder(*found.encoder)
+        encoder = (load or _load)(found.encoder, folder, device)
+    progress("check", 5, _CHECKS)
+    pipeline = generation.load_pipeline(model, device=device, dtype=overrides.dtype)
+    recipe, origins, notes = _recipe(pipeline, model, overrides, found.prompt_sets)
+    previous = published.digest if published is not None else None
+    draft = generation.draft_spec(model, encoder.ref, found.prompt_sets, recipe, previous=previous)
+    journal = Journal(order.work, model, recipe)
+    existing = None if order.force else existing
+    address, proposed, preview = None, None, None
+    if existing is None or not has_same_images(existing, draft):
+        address, proposed, preview = _own_proposal(order, draft, destination)
+    plan = make_plan(
+        model,
+        draft,
+        kept=sum(
+            generation.images_kept(journal, block.prompts, recipe) for block in found.prompt_sets
+        ),
+        existing=proposed or existing,
+        target=_target(order, model),
+    )
+    pace = journal.pace()
+    left = (plan.images - plan.images_kept) / recipe.batch_size
+    plan = replace(
+        plan,
+        # What lies in a proposal is not at the target, and may be proposed anew.
+        up_to_date=plan.up_to_date and proposed is None,
+        reuses_images=plan.reuses_images or (proposed is not None and address is None),
+        proposal=address,
+        warnings=(*plan.warnings, *notes),
+        device=device,
+        origins=origins,
+        downloads=downloads,
+        destination=_goes_to(order, destination),
+        seconds=None if pace is None else pace * left,
+    )
+    if not plan.up_to_date and address is None:
+        require_room(order.work, plan.scratch)
+        target = order.output or _folder(destination)
+        if target is not None:
+            require_room(target, sum(file.size for file in plan.files))
+    progress("check", _CHECKS, _CHECKS)
+    return _Ready(model, pipeline, encoder, journal, proposed or existing, place, preview, plan)
+
+
+def _check_machine(order: Order, overrides: RecipeOverrides) -> str:
+    """What this machine and the caller's own words tell; the device in torch's words."""
+    if order.output is not None and (order.proposal.get("create_pr") or order.store is not None):
         raise InputError(
             f"{order.output} is a folder of yours, to which nothing can be proposed",
             hint="leave out --output, or --create-pr and --to",
         )
-    else:
-        require_writable(order.output)
-    require_writable(order.work)
-    progress("check", 1, _CHECKS)
-    model = hub.fetch_model(ref)
-    default = generation.default_prompt_set(model)
-    prompt_sets = (default,) if prompts is None else (default, prompts)
-    generation.describe(model)
-    progress("check", 2, _CHECKS)
-    encoder = _encoder_of(model, hub, order.device) if encoder is None else encoder
-    progress("check", 3, _CHECKS)
-    pipeline = generation.load_pipeline(model, device=order.device, dtype=overrides.dtype)
-    progress("check", 4, _CHECKS)
-    recipe = generation.default_recipe(pipeline, model, overrides)
-    generation.check_prompts(pipeline, prompt_sets, recipe)
-    published = _published(ref, order.shelf, model, hub)
-    existing = published
+    generation.check_overrides(overrides)
+    generation.require_packages()
+    generation.require_webp()
     if order.output is not None:
-        existing = _read_folder(order.output, ref, model, hub)
-    previous = published.digest if published is not None else None
-    draft = generation.draft_spec(model, encoder.ref, prompt_sets, recipe, previous=previous)
-    journal = Journal(order.work, model, recipe)
-    plan = make_plan(
-        model,
-        draft,
-        kept=sum(generation.images_kept(journal, block.prompts, recipe) for block in prompt_sets),
-        existing=None if order.force else existing,
-        target=_target(order, model),
-    )
-    if not plan.up_to_date:
-        require_room(order.work, plan.scratch)
-    progress("check", _CHECKS, _CHECKS)
-    return _Ready(model, pipeline, encoder, journal, existing, plan)
+        require_spec_place(order.output)
+    require_writable(order.work)
+    device = require_device(order.device)
+    if overrides.dtype is not None:
+        require_dtype(device, overrides.dtype)
+    return device
 
 
-def _encoder_of(model: ModelFiles, hub: Hub, device: str | None) -> Encoder:
-    """The encoder that the card names (or its base model's card), else the package's own."""
+def _check_destination(order: Order) -> Destination | None:
+    """Where the hub, or the store, would put the files; None where it does not say."""
+    if order.output is not None:
+        return None
+    return order.shelf.check_writable(order.ref, **order.proposal)
+
+
+def _place(order: Order, destination: Destination | None) -> ModelRef:
+    """Where the specification that would be replaced is read: of a commit or a tag not there."""
+    ref = order.ref
+    beside = order.store is None and ref.hub == "hf" and ref.revision is not None
+    if not beside or destination is None or destination.branch is None:
+        return ref
+    return ModelRef(ref.hub, ref.id, destination.branch, ref.file)
+
+
+def _find(order: Order, prompts: PromptSet | None, destination: Destination | None) -> _Found:
+    """The model and its base, without weights where they are far away; what the cards advise."""
+    outline = getattr(order.hub, "outline", None)
+    model: ModelFiles | ModelOutline
+    model = order.hub.fetch_model(order.ref) if outline is None else outline(order.ref)
+    if isinstance(model, ModelFiles):
+        generation.check_model(model)
+        _require_apart(order.output, model)
+    else:
+        _check_outline(model)
+        if order.store is None and destination is not None:
+            _require_same_weights(model, destination)
+    default = generation.default_prompt_set(model)
     named = advised(model, "encoder")
-    name, pretrained = DEFAULT_ENCODER if named is None else EncoderName.parse(named)
-    folder = hub.fetch_encoder(name, pretrained)
-    return load_encoder(name, pretrained, folder, device=device or generation.default_device())
+    return _Found(
+        model,
+        (default,) if prompts is None else (default, prompts),
+        DEFAULT_ENCODER if named is None else EncoderName.parse(named),
+    )
+
+
+def _require_few(prompt_sets: Sequence[PromptSet], overrides: RecipeOverrides) -> None:
+    prompts, seeds = sum(map(len, prompt_sets)), len(overrides.seeds or (0,))
+    if prompts * seeds > ROWS_LIMIT:
+        raise InputError(
+            f"{prompts:,} prompts with {seeds:,} seeds are {prompts * seeds:,} images, and a "
+            f"specification has at most {ROWS_LIMIT:,}",
+            hint="give fewer --seeds, or a shorter file of prompts",
+        )
+
+
+def _check_outline(model: ModelOutline) -> None:
+    if model.pipeline is not None:
+        generation.require_pipeline(str(model.ref), model.pipeline)
+    elif model.base is None and model.ref.hub == "hf":
+        what = "LoRA" if model.kind == "lora" else "LoRA, or a whole model in one file,"
+        raise GenerationError(
+            f"{model.ref}: the model card names no base model, which a {what} needs",
+            hint="add base_model to the model card",
+        )
+    if model.base is not None:
+        _check_outline(model.base)
+
+
+def _require_same_weights(model: ModelOutline, destination: Destination) -> None:
+    """Raise HubError where the branch that would get the specification has other weights."""
+    there = destination.weights
+    if there is None:
+        return
+    for path, sha256 in model.weights.items():
+        same = (path in there and None in (sha256, there[path])) or there.get(path) == sha256
+        if not same:
+            what = "is another file" if path in there else "is not there"
+            raise HubError(
+                f"{model.ref}: the specification would go to {destination.branch}, where {path} "
+                f"{what}",
+                hint="name a branch that has these weights: --revision BRANCH; or leave the "
+                "repository alone: --to registry, or --output DIR",
+            )
+
+
+def _require_apart(output: Path | None, model: ModelFiles) -> None:
+    folder = model.path if model.path.is_dir() else model.path.parent
+    if output is not None and output.resolve() == folder.resolve():
+        raise InputError(
+            f"{output} is the model's own folder in the hub, which --output leaves alone",
+            hint="leave out --output, or choose another folder",
+        )
+
+
+def _check_encoder(hub: Hub, found: _Found) -> int:
+    """Bytes of the encoder that are not on this disk yet."""
+    return check_encoder(
+        *found.encoder,
+        hub.fetch_encoder(*found.encoder),
+        offline=bool(getattr(hub, "offline", False)),
+        beside=found.missing,
+    )
+
+
+def _downloads(found: _Found, encoder: int) -> tuple[PlannedDownload, ...]:
+    sizes: list[PlannedDownload] = []
+    part: ModelFiles | ModelOutline | None = found.outline
+    what = "model"
+    while isinstance(part, ModelOutline):
+        sizes.append(PlannedDownload(what, str(part.ref), part.missing))
+        part, what = part.base, "base model"
+    sizes.append(PlannedDownload("encoder", str(found.encoder), encoder))
+    return tuple(item for item in sizes if item.size)
+
+
+def _fetch(order: Order, found: _Found) -> ModelFiles:
+    if isinstance(found.outline, ModelFiles):
+        return found.outline
+    model = order.hub.fetch_model(found.outline.ref)
+    generation.check_model(model)
+    return model
+
+
+def _load(name: EncoderName, folder: Path | None, device: str) -> Encoder:
+    return load_encoder(*name, folder, device=device)
+
+
+def _recipe(
+    pipeline: generation.Pipeline,
+    model: ModelFiles,
+    overrides: RecipeOverrides,
+    prompt_sets: Sequence[PromptSet],
+) -> tuple[GenerationRecipe, dict[str, str], list[str]]:
+    """The recipe, where each setting comes from, and what people should know of it.
+
+    Trigger words of a card that leave no room for the prompts are left out.
+    """
+    notes: list[str] = []
+    recipe = generation.default_recipe(pipeline, model, overrides)
+    generation.check_settings(pipeline, recipe)
+    try:
+        generation.check_prompts(pipeline, prompt_sets, recipe)
+    except InputError as error:
+        if overrides.trigger_words is not None or not recipe.trigger_words:
+            raise
+        overrides = replace(overrides, trigger_words=())
+        recipe = generation.default_recipe(pipeline, model, overrides)
+        try:
+            generation.check_prompts(pipeline, prompt_sets, recipe)
+        except InputError:
+            raise error from None
+        notes.append(
+            "the trigger words of the model card are left out, since with them the model would cut "
+            f"its prompts ({error.message}); --trigger-word WORD names shorter ones"
+        )
+    return recipe, generation.recipe_origins(pipeline, model, overrides), notes
+
+
+def _own_proposal(
+    order: Order, draft: Spec, destination: Destination | None
+) -> tuple[str | None, Spec | None, Path | None]:
+    """What this account has proposed already: its address where it is all that there is to propose,
+    the specification with the same images, and its contact sheet."""
+    look = getattr(order.shelf, "open_proposals", None)
+    if order.force or look is None or destination is None or destination.way != "pull request":
+        return None, None, None
+    for address, folder in look(order.ref):
+        described = {weight.path: weight.sha256 for weight in draft.manifest.model.weights}
+        spec = _read_folder(folder.parent, order.ref, described, order.hub)
+        if spec is None or not has_same_images(spec, draft):
+            continue
+        sheet = folder / PREVIEW_NAME
+        same = is_same(spec, draft) and spec.manifest.previous == draft.manifest.previous
+        return address if same else None, spec, sheet if sheet.is_file() else None
+    return None, None, None
+
+
+def _goes_to(order: Order, destination: Destination | None) -> str | None:
+    if order.output is not None:
+        return f"the folder {order.output / SPEC_DIR}"
+    if destination is None:
+        return None
+    if destination.way == "folder":
+        return f"the folder {destination.where}"
+    return f"a {destination.way} to {destination.branch}: {destination.where}"
+
+
+def _folder(destination: Destination | None) -> Path | None:
+    there = destination is not None and destination.way == "folder"
+    return Path(destination.where) if destination is not None and there else None
 
 
 def _target(order: Order, model: ModelFiles) -> str:
@@ -199,13 +490,13 @@ def _target(order: Order, model: ModelFiles) -> str:
 def _published(
     ref: ModelRef,
     shelf: Hub | SpecStore,
-    model: ModelFiles | None = None,
-    hub: Hub | None = None,
+    weights: Mapping[str, str | None],
+    hub: Hub,
 ) -> Spec | None:
     """The specification that ``shelf`` has now for ``ref``; a broken one counts as none.
 
-    One under a former name is the model's where it describes the weights of ``model``, or ``hub``
-    says that the name is a former one.
+    One under a former name is the model's where it describes ``weights``, or ``hub`` says that the
+    name is a former one.
 
     One of a newer format version raises UnsupportedVersionError: an old program must not replace
     what it cannot read.
@@ -214,13 +505,12 @@ def _published(
         folder = shelf.fetch_spec(ref)
     except SpecNotFoundError:
         return None
-    return _read_folder(folder.parent if folder.name == SPEC_DIR else folder, ref, model, hub)
+    return _read_folder(folder.parent if folder.name == SPEC_DIR else folder, ref, weights, hub)
 
 
 def _read_folder(
-    folder: Path, ref: ModelRef, model: ModelFiles | None, hub: Hub | None
+    folder: Path, ref: ModelRef, weights: Mapping[str, str | None], hub: Hub
 ) -> Spec | None:
-    weights = {} if model is None else {it.path: it.sha256 for it in model.weights}
     try:
         # One of another file in the same repository is what the new one replaces.
         return read_spec(
@@ -276,9 +566,11 @@ def _generate(ready: _Ready, reading: _Reading, progress: Progress) -> None:
         before += len(images)
 
 
-def _old_preview(order: Order) -> bytes | None:
+def _old_preview(order: Order, ready: _Ready) -> bytes | None:
     """The contact sheet that stays; None for an output folder, where it lies already."""
-    path = order.shelf.fetch_preview(order.ref) if order.output is None else None
+    if ready.preview is not None:
+        return ready.preview.read_bytes()
+    path = order.shelf.fetch_preview(ready.place) if order.output is None else None
     return None if path is None else path.read_bytes()
 
 

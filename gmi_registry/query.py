@@ -24,6 +24,7 @@ __all__ = [
     "checked_prompt",
     "embed_text",
     "logit_scale",
+    "require_shared_space",
 ]
 
 PROMPT_MODE = "prompt"
@@ -117,14 +118,19 @@ def embed_text(text: str, encoder: Encoder) -> NDArray[np.float32]:
     """
     text = checked_prompt(text)
     ref = encoder.ref
-    if ref.image_dim != ref.text_dim:
-        raise InputError(
-            f"a text alone cannot be compared with images: {ref.name}/{ref.pretrained} gives "
-            f"texts {ref.text_dim} values and images {ref.image_dim}",
-            hint="search with an image: gmi-search IMAGE --prompt TEXT",
-        )
+    require_shared_space(f"{ref.name}/{ref.pretrained}", ref.image_dim, ref.text_dim)
     row: NDArray[np.float32] = encoder.encode_texts([text])[0]
     return row
+
+
+def require_shared_space(encoder: str, image_dim: int, text_dim: int) -> None:
+    """Raise InputError where texts and images have embeddings of two lengths, D and E."""
+    if image_dim != text_dim:
+        raise InputError(
+            f"a text alone cannot be compared with images: {encoder} gives texts {text_dim} values "
+            f"and images {image_dim}",
+            hint="search with an image: gmi-search IMAGE --prompt TEXT",
+        )
 
 
 def logit_scale(encoder: Encoder) -> float:

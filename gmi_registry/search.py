@@ -12,12 +12,15 @@ from typing import Protocol, runtime_checkable
 
 from gmi_registry.answer import SearchResult, asked
 from gmi_registry.clock import Clock, Progress, Stage, Timings
+from gmi_registry.device import require_device
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.equipment import Equipment
+from gmi_registry.errors import InputError
 from gmi_registry.filters import Filters
 from gmi_registry.gathering import Gathering
 from gmi_registry.hub_index import AUTO
 from gmi_registry.hubs.protocol import Hub
+from gmi_registry.interrogators import require_interrogator
 from gmi_registry.request import ImageSource, Request
 from gmi_registry.scoring import score_named
 from gmi_registry.seeking import Seeking, is_served
@@ -128,12 +131,22 @@ def search(
         score=score,
     )
     remote = hub if isinstance(hub, Remote) else None
+    # All that can be told without the hub, before it is asked for anything.
+    device = require_device(device)
+    if device != "cpu" and encoder is None and request.like is None:
+        from gmi_registry.encoders.light import require_processor
+
+        require_processor(device)
+    hub_cache = None if cache_dir is None else cache_dir / "hub"
+    offline = offline or (remote is not None and remote.offline)
+    if request.pictures and prompt is None:
+        require_interrogator(interrogator, cache_dir=hub_cache, offline=offline)
+    if top is not None and top < 1:
+        raise InputError(f"the first {top} models are none", hint="give a top of at least 1")
+    if workers < 1:
+        raise InputError(f"{workers} workers read nothing", hint="give at least 1")
     before = {} if remote is None else remote.traffic.methods
-    equipment = Equipment(
-        None if cache_dir is None else cache_dir / "hub",
-        offline or (remote is not None and remote.offline),
-        device,
-    )
+    equipment = Equipment(hub_cache, offline, device)
     place = cache_dir or _users_cache()
     seeking = Seeking(
         request,

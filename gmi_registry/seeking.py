@@ -98,7 +98,9 @@ class Seeking:
                 return self._sought(none, question, compared_by, found)
             if question is None:
                 self.clock.begin("encoder")
-                encoder = self.encoder or self.equipment.encoder_of(matched, self.hub)
+                encoder = self.encoder or self.equipment.encoder_of(
+                    matched, self.hub, text_alone=self.request.text is not None
+                )
                 compared_by = encoder.ref
                 prompts = dict.fromkeys(text for part in matched for text in part.first.prompts)
                 question = self._question(encoder, tuple(prompts))

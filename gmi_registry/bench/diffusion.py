@@ -32,7 +32,17 @@ __all__ = ["DiffusionStudio"]
 _DRAWING = ("diffusers", "peft", "torch", "transformers")
 _CONFIG_LIMIT = 4_000_000
 _DESCRIPTIVE = frozenset(
-    {"title", "tags", "licence", "base_model", "nsfw", "downloads", "prompt_set", "encoder"}
+    {
+        "title",
+        "tags",
+        "licence",
+        "base_model",
+        "nsfw",
+        "downloads",
+        "prompt_set",
+        "encoder",
+        "notes",
+    }
 )
 _NO_HUB = 'add hub = "PATH" to the benchmark file, a folder with hub.json'
 
@@ -42,7 +52,8 @@ class DiffusionStudio:
 
     Opening it brings every model onto this disk, so that a missing one is found before anything is
     drawn. ``work`` keeps finished batches. Raises InputError for a name that is none or a hub that
-    is not said, HubError for a model that is not there.
+    is not said, HubError for a model that is not there, GenerationError for one that makes no
+    images here.
     """
 
     precision = np.dtype(np.float16)
@@ -72,6 +83,7 @@ class DiffusionStudio:
         for number, ref in enumerate(refs):
             progress(number, len(refs))
             files.append(self._hubs[ref.hub].fetch_model(ref))
+            generation.check_model(files[-1])
         progress(len(refs), len(refs))
         self._files: tuple[ModelFiles, ...] = tuple(files)
         self.models = tuple(str(model.ref) for model in files)
@@ -130,6 +142,7 @@ class DiffusionStudio:
         for order in orders:
             wanted = replace(overrides, seeds=order.seeds)
             recipe = generation.default_recipe(pipeline, model, wanted)
+            generation.check_settings(pipeline, recipe)
             if order.part != "guessed":
                 prompts = PromptSet(order.part, 1, order.prompts)
                 generation.check_prompts(pipeline, [prompts], recipe)

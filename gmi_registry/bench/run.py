@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from gmi_registry import generation
 from gmi_registry.bench.cache import SUMMARY, StageCache, document_bytes, put
 from gmi_registry.bench.draw import draw_stage, forget_drawn
 from gmi_registry.bench.embed import embed_stage
@@ -16,9 +17,14 @@ from gmi_registry.bench.file import SPLITS, Benchmark
 from gmi_registry.bench.generate import generate_stage
 from gmi_registry.bench.interrogate import interrogate_stage
 from gmi_registry.bench.library import versions
+from gmi_registry.bench.pair import PAIR, require_pair
 from gmi_registry.bench.score import score_stage
 from gmi_registry.bench.studio import Studio
+from gmi_registry.device import require_device, require_dtype
+from gmi_registry.encoders import EncoderName, check_encoder
 from gmi_registry.errors import InputError
+from gmi_registry.hubs import open_hub
+from gmi_registry.interrogators import require_interrogator
 
 __all__ = ["STAGES", "Outcome", "Progress", "Stage", "run_benchmark"]
 
@@ -63,6 +69,8 @@ def run_benchmark(
     for a folder that holds something else or another version of the benchmark, before anything in
     it is touched; and what the stages raise.
     """
+    if benchmark.generator != "example-2.1":
+        _check_machine(benchmark, last, device, cache_dir, offline=bool(offline))
     _claim(benchmark, folder)
     studio = _open(benchmark, folder / "work", device, cache_dir, token, offline, progress)
     _forget_other(benchmark, folder)
@@ -76,6 +84,31 @@ def run_benchmark(
 
             made[stage] = _do(stage, benchmark, studio, cache, told)
     return Outcome(folder, made, {stage: cache.seconds(stage) for stage in made})
+
+
+def _check_machine(
+    benchmark: Benchmark, last: Stage, device: str | None, cache_dir: Path | None, *, offline: bool
+) -> None:
+    """What can be refused before a model is fetched or an image generated, hours before its use."""
+    found = require_device(device)
+    if benchmark.generator == "diffusion":
+        generation.require_packages()
+        require_dtype(found, benchmark.recipe.dtype or "float32")
+    if last == "generate":
+        return
+    cache = None if cache_dir is None else cache_dir / "hub"
+    require_interrogator(benchmark.interrogator, cache_dir=cache, offline=offline)
+    name = EncoderName.parse(benchmark.encoder)
+    if name == PAIR:
+        require_pair()
+        return
+    if benchmark.hub is None and any(it.model.startswith("local:") for it in benchmark.models):
+        return  # which is refused at once, and the encoder may lie on the hub that is not named
+    folder = None
+    if benchmark.hub is not None:
+        hub = open_hub(f"local:{benchmark.folder / benchmark.hub}", cache_dir, offline=offline)
+        folder = hub.fetch_encoder(*name)
+    check_encoder(*name, folder, cache_dir=cache, offline=offline)
 
 
 def _do(

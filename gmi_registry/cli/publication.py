@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gmi_registry.cli.screen import remark, write_line, write_pairs
@@ -12,14 +13,25 @@ if TYPE_CHECKING:
 __all__ = ["publication_document", "write_publication"]
 
 
-def write_publication(done: Publication) -> None:
-    """Say what was done: on stdout where it is, on stderr what it took."""
-    if done.outcome == "planned":
+def write_publication(done: Publication, *, dry_run: bool = False) -> None:
+    """Say what was done: on stdout where it is, on stderr what it took.
+
+    Of a dry run the whole plan, also where there is nothing to do.
+    """
+    if dry_run:
         write_pairs(_described(done.plan))
-        remark("nothing was written; leave out --dry-run to publish")
+        if done.outcome == "up to date":
+            remark("up to date: there is nothing to do; --force publishes anyway")
+        elif done.outcome == "already proposed":
+            remark(f"proposed already, so there is nothing to do: {done.where}")
+        else:
+            remark("nothing was written; leave out --dry-run to publish")
     elif done.outcome == "up to date":
         write_line(f"{done.ref} is up to date: {done.where}")
         remark("the same weights, prompts, settings and encoder; --force publishes anyway")
+    elif done.outcome == "already proposed":
+        write_line(f"{done.ref} is proposed already: {done.where}")
+        remark("your open pull request has the same; --force makes it again")
     else:
         # Hugging Face calls the page of a pull request that.
         proposed = "/discussions/" in done.where
@@ -40,31 +52,70 @@ def _described(plan: Plan) -> list[tuple[str, str]]:
         ("model", str(plan.ref)),
         ("title", plan.title),
         ("kind", plan.kind),
+        *(() if plan.base is None else [("base model", str(plan.base))]),
         *(
             ("prompts" if position == 0 else "own prompts", f"{block.name}: {len(block)} prompts")
             for position, block in enumerate(plan.prompt_sets)
         ),
         ("images", _images(plan)),
+        ("time", _time(plan)),
         (
             "drawn with",
             f"{recipe.sampler.name}, {recipe.steps} steps, guidance {recipe.guidance_scale:g}, "
-            f"{recipe.width} x {recipe.height}, {len(recipe.seeds)} seeds",
+            f"{recipe.width} x {recipe.height}, {len(recipe.seeds)} seeds, on {plan.device}",
         ),
+        *((f"  {label}", f"{value} ({origin})") for label, value, origin in _settings(plan)),
         ("encoder", f"{plan.encoder.name}/{plan.encoder.pretrained}"),
+        *(("fetched", f"{item.what} {item.name}, {item.size:,} bytes") for item in plan.downloads),
         *(
             ("writes", f"{file.path}, {'' if file.exact else 'about '}{file.size:,} bytes")
             for file in plan.files
         ),
-        ("to", plan.target),
+        ("to", plan.destination or plan.target),
         ("replaces", plan.previous or "nothing"),
         ("work space", f"{plan.scratch:,} bytes"),
     ]
 
 
+_SETTINGS = (
+    ("steps", "steps"),
+    ("guidance", "guidance_scale"),
+    ("width", "width"),
+    ("height", "height"),
+    ("seeds", "seeds"),
+    ("negative prompt", "negative_prompt"),
+    ("trigger words", "trigger_words"),
+    ("template", "prompt_template"),
+    ("LoRA scale", "lora_scale"),
+    ("batch size", "batch_size"),
+    ("dtype", "dtype"),
+)
+
+
+def _settings(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """Label, value and origin of each setting that has a value."""
+    for label, name in _SETTINGS:
+        value, origin = getattr(plan.recipe, name), plan.origins.get(name)
+        if origin is None or value in (None, "", ()):
+            continue
+        text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        yield label, text, origin
+
+
 def _images(plan: Plan) -> str:
+    if plan.up_to_date or plan.proposal is not None:
+        return f"{plan.images}, described already"
     if plan.reuses_images:
         return f"{plan.images}, described already; only the model card has changed"
     return f"{plan.images}, of which {plan.images_kept} are done already"
+
+
+def _time(plan: Plan) -> str:
+    if plan.images_kept == plan.images:
+        return "none: nothing is left to generate"
+    if plan.seconds is None:
+        return "not known before some images are done"
+    return f"about {plan.seconds:,.0f} s, by the images that are done"
 
 
 def publication_document(done: Publication) -> dict[str, Any]:
@@ -94,6 +145,16 @@ def publication_document(done: Publication) -> dict[str, Any]:
             ],
             "scratch": plan.scratch,
             "target": plan.target,
+            "destination": plan.destination,
+            "proposal": plan.proposal,
+            "up_to_date": plan.up_to_date,
+            "base_model": None if plan.base is None else str(plan.base),
+            "device": plan.device,
+            "origins": dict(plan.origins),
+            "downloads": [
+                {"what": item.what, "name": item.name, "size": item.size} for item in plan.downloads
+            ],
+            "seconds": plan.seconds,
             "previous": plan.previous,
             "warnings": list(plan.warnings),
         },

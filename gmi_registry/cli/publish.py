@@ -94,7 +94,8 @@ def publish(
         typer.Option(
             "--revision",
             metavar="REV",
-            help="The commit, branch or tag to describe.",
+            help="The commit, branch or tag to describe. A branch gets the specification itself; "
+            "main gets that of a commit, and with --create-pr that of a tag.",
             show_default=False,
         ),
     ] = None,
@@ -279,7 +280,7 @@ def publish(
     elif quiet:
         write_line(str(publication.ref))
     else:
-        write_publication(publication)
+        write_publication(publication, dry_run=dry_run)
         if snippet is not None:
             remark("for the model's description, so that people know what was described:")
             for line in snippet.splitlines():
@@ -290,6 +291,7 @@ def _snippet(hub: object, done: Publication) -> str | None:
     """What to put into the description of a model whose hub keeps no files of ours."""
     from gmi_registry.hubs.protocol import Describes
 
-    if not isinstance(hub, Describes) or done.outcome == "planned" or done.spec_digest is None:
+    undone = done.outcome in ("planned", "already proposed")
+    if not isinstance(hub, Describes) or undone or done.spec_digest is None:
         return None
     return hub.snippet(done.ref, done.spec_digest, done.where)

@@ -33,7 +33,7 @@ from gmi_registry.cli.regeneration import (
 from gmi_registry.cli.silence import without_future_warnings
 from gmi_registry.cli.traffic import announce_waits
 from gmi_registry.errors import GmiError, InputError
-from gmi_registry.report.file import write_whole
+from gmi_registry.report.file import require_place, write_whole
 
 __all__ = ["regenerate"]
 
@@ -184,6 +184,10 @@ def regenerate(
     """
     moment = _moment(since)
     say_more(verbose)
+    if summary is not None:
+        require_place(summary, "summary", hint="name another file: --summary FILE.md")
+    if index is not None and index.exists() and not index.is_dir():
+        raise InputError(f"{index} is no folder", hint="name one: gmi regenerate --index DIR")
     if install_webhook:
         from gmi_registry.cli.webhook import install
 
@@ -193,6 +197,10 @@ def regenerate(
     from gmi_registry.regeneration import Options, Round, SequentialExecutor
     from gmi_registry.regeneration.executors import executor_named
 
+    if device is not None and not plan and executor is ExecutorChoice.LOCAL:
+        from gmi_registry.device import require_device
+
+        require_device(device)
     options = Options(
         work=str(work_folder(work, cache_folder(cache_dir)).absolute()),
         cache_dir=None if cache_dir is None else str(cache_dir.absolute()),

@@ -109,6 +109,8 @@ def check(
     """
     if (folder is None) != (base is None) or (folder is None) == (revision is None):
         raise typer.BadParameter("give --revision REV, or FOLDER and --base FOLDER")
+    if audit:
+        _require_drawing(device)
     from gmi_registry.hubs.registry import Registry
     from gmi_registry.hubs.registry.folder import compare_folders
     from gmi_registry.hubs.registry.proposal import inspect
@@ -180,8 +182,10 @@ def verify_entry(
     from gmi_registry.hubs.registry.layout import entry_of
     from gmi_registry.hubs.registry.proposal import Inspection, weigh
     from gmi_registry.hubs.registry.submission import mark_verified
+    from gmi_registry.hubs.registry.verified import read_verified
     from gmi_registry.spec import read_spec
 
+    _require_drawing(device)
     where: str | None = None
     with ExitStack() as stack:
         hubs = Hubs(stack, registry, token, civitai_token, cache_dir)
@@ -192,7 +196,8 @@ def verify_entry(
                 hint=f"gmi registry verify-entry {ref.without_revision}",
             )
         opened = stack.enter_context(Registry(registry, token=token, cache_dir=cache_dir))
-        opened.check_writable(ref)
+        opened.check_writable(ref, create_pr=create_pr)
+        read_verified(opened.dataset, opened.head())  # what cannot be read cannot be added to
         place = opened.fetch_spec(ref).parent
         spec = read_spec(place, expected=ref, follow_links=True)
         entry = entry_of(spec.manifest.model)
@@ -274,6 +279,15 @@ def _entries(base: Path, key: ComparabilityKey) -> Stack | None:
                 found.add(spec)
     selections = found.select(Filters())
     return selections[0].stack if selections else None
+
+
+def _require_drawing(device: str | None) -> None:
+    """Raise where this machine cannot generate: that is no fault of anybody's specification."""
+    from gmi_registry.device import require_device
+    from gmi_registry.generation import require_packages
+
+    require_packages()
+    require_device(device)
 
 
 def _document(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -29,6 +29,9 @@ from gmi_registry.cli.screen import remark, write_json, write_line
 from gmi_registry.cli.traffic import announce_waits, comment
 from gmi_registry.combination import fault
 from gmi_registry.place import DEFAULT_HUB, hub_at
+
+if TYPE_CHECKING:
+    from gmi_registry.model import Kind
 
 __all__ = ["InterrogatorChoice", "KindChoice", "search"]
 
@@ -205,10 +208,15 @@ def search(
     if reason is not None:
         raise typer.BadParameter(reason)
     say_more(verbose)
+    if html is not None:
+        # Before an answer that would have nowhere to go.
+        from gmi_registry.report.file import require_place
+
+        require_place(html, "report")
     from gmi_registry.api import search as search_hub
     from gmi_registry.filters import Filters
 
-    chosen_kind = None if kind is None else kind.value
+    chosen_kind = cast("Kind | None", None if kind is None else kind.value)
     wanted = Filters(
         tags=tuple(tag or ()),
         not_tags=tuple(not_tag or ()),

@@ -240,6 +240,10 @@ def serve(
 
     say_more(verbose)
     cache = cache_folder(cache_dir)
+    if worker and device is not None:
+        from gmi_registry.device import require_device
+
+        require_device(device)
     labour = Labour(work_folder(work, cache), cache_dir, device, create_pr) if worker else None
 
     def ready(address: str) -> None:

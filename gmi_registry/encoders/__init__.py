@@ -6,6 +6,7 @@ from gmi_registry.encoders.table import (
     KNOWN_ENCODERS,
     EncoderName,
     KnownEncoder,
+    check_encoder,
     load_encoder,
 )
 
@@ -15,5 +16,6 @@ __all__ = [
     "Encoder",
     "EncoderName",
     "KnownEncoder",
+    "check_encoder",
     "load_encoder",
 ]

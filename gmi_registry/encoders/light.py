@@ -7,14 +7,16 @@ from pathlib import Path
 
 from gmi_registry.encoders.layout import ENCODER_NAME, ONNX_FOLDER
 from gmi_registry.encoders.onnx import OnnxEncoder
-from gmi_registry.errors import MissingExtraError
+from gmi_registry.errors import InputError, MissingExtraError
 
 __all__ = [
     "exports_of",
     "has_torch",
     "kept_export",
     "open_export",
+    "require_export",
     "require_exporter",
+    "require_processor",
     "sole_export",
 ]
 
@@ -24,6 +26,18 @@ _EXPORTS, _TRIALS = "encoders", "encoders-checked-v1"
 def has_torch() -> bool:
     """Whether open_clip, and torch with it, could be imported; neither is."""
     return all(find_spec(name) is not None for name in ("torch", "open_clip"))
+
+
+def require_processor(device: str) -> None:
+    """Raise InputError for a ``device`` that an export would pass over: it runs on the processor.
+
+    Nothing is wrong where open_clip is installed, which uses the device.
+    """
+    if device.partition(":")[0] != "cpu" and not has_torch():
+        raise InputError(
+            f"without open_clip everything is encoded on the processor, and not on {device[:80]}",
+            hint="leave out --device, or install open_clip: pip install 'gmi-registry[torch]'",
+        )
 
 
 def require_exporter() -> None:
@@ -73,6 +87,16 @@ def sole_export(
         encoder = open_export(path, cache_dir, batch_size=batch_size)
         if (encoder.ref.name, encoder.ref.pretrained) == (name, pretrained):
             return encoder
+    raise _no_export(name, pretrained, cache_dir)
+
+
+def require_export(name: str, pretrained: str, folder: Path | None, cache_dir: Path | None) -> None:
+    """Raise MissingExtraError where :func:`sole_export` would find no export. Reads none."""
+    if not exports_of(name, pretrained, folder, cache_dir):
+        raise _no_export(name, pretrained, cache_dir)
+
+
+def _no_export(name: str, pretrained: str, cache_dir: Path | None) -> MissingExtraError:
     error = MissingExtraError(
         "open_clip_torch",
         extra="torch",
@@ -83,7 +107,7 @@ def sole_export(
         f"{error.hint}; or where that is, gmi encoder export {name}/{pretrained} --output DIR, "
         f"and put DIR on this machine as {kept_export(name, pretrained, 'exported', cache_dir)}"
     )
-    raise error
+    return error
 
 
 def _home(cache_dir: Path | None) -> Path:

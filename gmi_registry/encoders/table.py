@@ -10,7 +10,14 @@ from typing import NamedTuple
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.errors import InputError
 
-__all__ = ["DEFAULT_ENCODER", "KNOWN_ENCODERS", "EncoderName", "KnownEncoder", "load_encoder"]
+__all__ = [
+    "DEFAULT_ENCODER",
+    "KNOWN_ENCODERS",
+    "EncoderName",
+    "KnownEncoder",
+    "check_encoder",
+    "load_encoder",
+]
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
@@ -82,11 +89,13 @@ def load_encoder(
     Raises InputError for a name that open_clip does not know, for a folder that is not in its
     layout and for weights that are published as a pickle only; OfflineError where the network would
     be needed and is off or does not answer; HubError or AuthError where the hub says no;
-    MissingExtraError where open_clip would be needed and is not installed.
+    MissingExtraError where open_clip would be needed and is not installed. An export runs on the
+    processor, and InputError is raised for another device.
     """
     from gmi_registry.encoders import light
 
     if not light.has_torch():
+        light.require_processor(device)
         return light.sole_export(name, pretrained, folder, cache_dir, batch_size=batch_size)
     # torch and open_clip take seconds to import: only now, when an encoder is really wanted.
     from gmi_registry.encoders.open_clip import OpenClipEncoder
@@ -103,3 +112,32 @@ def load_encoder(
         device=device,
         batch_size=batch_size,
     )
+
+
+def check_encoder(
+    name: str,
+    pretrained: str,
+    folder: Path | None = None,
+    *,
+    cache_dir: Path | None = None,
+    offline: bool = False,
+    beside: int = 0,
+) -> int:
+    """How many bytes :func:`load_encoder` would download; nothing is loaded.
+
+    At most one request. ``beside`` are bytes that something else is going to download. Raises what
+    it would raise before it reads any weights: for a name that open_clip does not know, a folder
+    that is not in its layout, weights that are published as a pickle only or cannot be had, where
+    the disk has no room for them, and where open_clip is missing and no export takes its place.
+    """
+    from gmi_registry.encoders import light
+
+    if not light.has_torch():
+        light.require_export(name, pretrained, folder, cache_dir)
+        return 0
+    from gmi_registry.encoders.weights import missing_bytes, read_layout
+
+    if folder is not None:
+        read_layout(folder)
+        return 0
+    return missing_bytes(name, pretrained, cache_dir, offline=offline, beside=beside)

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import open_clip
-from huggingface_hub import hf_hub_download
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    is_offline_mode,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -19,11 +29,20 @@ from huggingface_hub.errors import (
 
 from gmi_registry.errors import AuthError, HubError, InputError, OfflineError
 
-__all__ = ["CONFIG_NAME", "WEIGHTS_NAME", "fetch_weights", "read_layout", "sha256_of"]
+__all__ = [
+    "CONFIG_NAME",
+    "WEIGHTS_NAME",
+    "fetch_weights",
+    "missing_bytes",
+    "read_layout",
+    "sha256_of",
+]
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
 
+# Of httpx or httpx2, whichever this version of huggingface_hub was built on.
+_HTTP_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
 _MAX_CONFIG_BYTES = 1_000_000
 _LAYOUT_HINT = f"the folder needs {CONFIG_NAME} and {WEIGHTS_NAME}, as open_clip writes them"
 # The options that only change how text is split. Others would reach transformers
@@ -105,6 +124,40 @@ def fetch_weights(
     The Hugging Face cache is asked first: a file that is there needs no network, and which weights
     it holds is for the digest to say. Raises as :func:`gmi_registry.encoders.load_encoder`.
     """
+    entry, repository, filename = _published(name, pretrained)
+    return entry, _fetch(repository, filename, cache_dir, offline)
+
+
+def missing_bytes(
+    name: str, pretrained: str, cache_dir: Path | None, *, offline: bool, beside: int = 0
+) -> int:
+    """Bytes that :func:`fetch_weights` would download; at most one request, and no content.
+
+    Raises all that it raises but for a download that fails, and HubError where the disk has no room
+    for that many and ``beside``.
+    """
+    _, repository, filename = _published(name, pretrained)
+    if isinstance(try_to_load_from_cache(repository, filename, cache_dir), str):
+        return 0
+    with _explained(repository, filename, offline):
+        if offline:
+            raise OfflineModeIsEnabled
+        size = get_hf_file_metadata(hf_hub_url(repository, filename)).size or 0
+    place = Path(constants.HF_HUB_CACHE) if cache_dir is None else cache_dir
+    while not place.exists():
+        place = place.absolute().parent
+    free = shutil.disk_usage(place).free
+    if size + beside > free:
+        raise HubError(
+            f"{name}/{pretrained} and what else is downloaded need {size + beside:,} bytes in "
+            f"{place}, and {free:,} are free",
+            hint="free some space: hf cache ls, hf cache rm; or set HF_HOME to another disk",
+        )
+    return size
+
+
+def _published(name: str, pretrained: str) -> tuple[dict[str, Any], str, str]:
+    """open_clip's entry for a tag, and the repository and name of its safetensors file."""
     entry: dict[str, Any] = open_clip.get_pretrained_cfg(name, pretrained)
     if not entry:
         raise _unknown(name, pretrained)
@@ -116,27 +169,33 @@ def fetch_weights(
             "which can run code when it is loaded",
             hint="use another encoder, or convert its weights and name the folder",
         )
-    return entry, _fetch(owner_and_name, filename or WEIGHTS_NAME, cache_dir, offline)
+    return entry, owner_and_name, filename or WEIGHTS_NAME
 
 
 def _fetch(repository: str, filename: str, cache_dir: Path | None, offline: bool) -> Path:
+    with _explained(repository, filename, offline):
+        try:
+            place = hf_hub_download(
+                repository, filename, cache_dir=cache_dir, local_files_only=True
+            )
+        except LocalEntryNotFoundError:
+            if offline:
+                raise
+            place = hf_hub_download(repository, filename, cache_dir=cache_dir)
+        return Path(place)
+
+
+@contextmanager
+def _explained(repository: str, filename: str, offline: bool) -> Iterator[None]:
+    """Errors of the client as those of this package."""
     where = f"{filename} of {repository}"
     hint = f"with a network, run once: hf download {repository} {filename}"
     try:
-        return Path(
-            hf_hub_download(repository, filename, cache_dir=cache_dir, local_files_only=True)
-        )
-    except LocalEntryNotFoundError:
-        if offline:
-            raise OfflineError(
-                f"{where} is not in the cache, and the network is switched off", hint=hint
-            ) from None
-    try:
-        return Path(hf_hub_download(repository, filename, cache_dir=cache_dir))
+        yield
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        raise OfflineError(
-            f"{where} is not in the cache, and the hub cannot be reached", hint=hint
-        ) from None
+        off = offline or is_offline_mode()
+        why = "the network is switched off" if off else "the hub cannot be reached"
+        raise OfflineError(f"{where} is not in the cache, and {why}", hint=hint) from None
     except EntryNotFoundError:
         raise HubError(
             f"{repository} holds no {filename}; a pickle is not loaded",
@@ -147,9 +206,19 @@ def _fetch(repository: str, filename: str, cache_dir: Path | None, offline: bool
             f"{repository} asks for consent first",
             hint="accept its terms on the hub, then run: hf auth login",
         ) from None
-    except (HfHubHTTPError, OSError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise HubError(f"{where} could not be fetched: {first}", hint="try again later") from error
+    except _HTTP_ERROR as error:
+        if isinstance(error, HfHubHTTPError):
+            raise _not_fetched(where, error) from error
+        raise OfflineError(
+            f"{where} is not in the cache, and the hub cannot be reached", hint=hint
+        ) from None
+    except OSError as error:
+        raise _not_fetched(where, error) from error
+
+
+def _not_fetched(where: str, error: BaseException) -> HubError:
+    first = str(error).strip().partition("\n")[0]
+    return HubError(f"{where} could not be fetched: {first}", hint="try again later")
 
 
 def _unknown(name: str, pretrained: str) -> InputError:

@@ -7,16 +7,28 @@ from gmi_registry.generation.builder import build_spec, describe, draft_spec, re
 from gmi_registry.generation.encoding import Encoding
 from gmi_registry.generation.images import GeneratedImages, generate, images_kept, noise_seed
 from gmi_registry.generation.journal import Journal
-from gmi_registry.generation.pipelines import Pipeline, default_device, load_pipeline
-from gmi_registry.generation.preview import ContactSheet, contact_sheet
-from gmi_registry.generation.prompt_limits import check_prompts
+from gmi_registry.generation.limits import check_prompts, check_settings
+from gmi_registry.generation.pipelines import (
+    Pipeline,
+    check_model,
+    default_device,
+    load_pipeline,
+    require_packages,
+    require_pipeline,
+)
+from gmi_registry.generation.preview import ContactSheet, contact_sheet, require_webp
 from gmi_registry.generation.prompt_sets import (
     DEFAULT_PROMPT_SET,
     default_prompt_set,
     prompt_set_named,
     prompt_set_names,
 )
-from gmi_registry.generation.recipes import RecipeOverrides, default_recipe
+from gmi_registry.generation.recipes import (
+    RecipeOverrides,
+    check_overrides,
+    default_recipe,
+    recipe_origins,
+)
 
 __all__ = [
     "DEFAULT_PROMPT_SET",
@@ -27,7 +39,10 @@ __all__ = [
     "Pipeline",
     "RecipeOverrides",
     "build_spec",
+    "check_model",
+    "check_overrides",
     "check_prompts",
+    "check_settings",
     "contact_sheet",
     "default_device",
     "default_prompt_set",
@@ -40,5 +55,9 @@ __all__ = [
     "noise_seed",
     "prompt_set_named",
     "prompt_set_names",
+    "recipe_origins",
     "redescribe",
+    "require_packages",
+    "require_pipeline",
+    "require_webp",
 ]

@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Literal, Protocol, overload
 
-from gmi_registry.model import ModelFiles
+from gmi_registry.model import ModelCard
+from gmi_registry.spec import ModelRef
 
-__all__ = ["advised"]
+__all__ = ["Carded", "advised", "adviser"]
+
+
+class Carded(Protocol):
+    """A model with its card and perhaps a base, on this disk or still on its hub."""
+
+    @property
+    def ref(self) -> ModelRef: ...
+    @property
+    def card(self) -> ModelCard: ...
+    @property
+    def base(self) -> Carded | None: ...
 
 
 @overload
 def advised(
-    model: ModelFiles, field: Literal["prompt_set", "encoder", "prompt_template"]
+    model: Carded, field: Literal["prompt_set", "encoder", "prompt_template"]
 ) -> str | None: ...
 @overload
-def advised(model: ModelFiles, field: Literal["steps"]) -> int | None: ...
+def advised(model: Carded, field: Literal["steps"]) -> int | None: ...
 @overload
-def advised(model: ModelFiles, field: Literal["guidance_scale"]) -> float | None: ...
-def advised(model: ModelFiles, field: str) -> object:
+def advised(model: Carded, field: Literal["guidance_scale"]) -> float | None: ...
+def advised(model: Carded, field: str) -> object:
     """A field of the card's ``gmi`` section: the model's own, else its base's, else None.
 
     A family shares one base, so that what is said there holds for adapters that say nothing.
     """
-    described: ModelFiles | None = model
+    found = adviser(model, field)
+    return None if found is None else getattr(found.card, field)
+
+
+def adviser(model: Carded, field: str) -> Carded | None:
+    """Whose card it is that :func:`advised` reads; None where none says anything."""
+    described: Carded | None = model
     while described is not None:
-        value: object = getattr(described.card, field)
-        if value is not None:
-            return value
+        if getattr(described.card, field) is not None:
+            return described
         described = described.base
     return None

@@ -161,14 +161,23 @@ def _draw(pipeline: Pipeline, batch: Sequence[Pair], recipe: GenerationRecipe) -
         with torch.inference_mode():
             drawn = pipeline(**settings, generator=generators, output_type="np").images
     except Exception as error:
+        memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
         raise GenerationError(
             f"the model failed to draw {batch[0][0]!r}: {one_line(error)}",
-            hint="where memory ran out, give a smaller batch size or picture",
+            hint="memory ran out: give a smaller --batch-size, or --width and --height"
+            if memory
+            else "give other settings, or update diffusers: pip install --upgrade diffusers",
         ) from error
-    return [
-        _picture(pixels, prompt)
-        for pixels, (prompt, _) in zip(np.asarray(drawn), batch, strict=True)
-    ]
+    pixels = np.asarray(drawn)
+    if pixels.shape[1:3] != (recipe.height, recipe.width):
+        # What is recorded was used: some pipelines map a size to one of their own.
+        height, width = pixels.shape[1:3]
+        raise GenerationError(
+            f"the model drew {width} x {height} pixels where {recipe.width} x {recipe.height} were "
+            "asked for",
+            hint=f"give --width {width} --height {height}",
+        )
+    return [_picture(picture, prompt) for picture, (prompt, _) in zip(pixels, batch, strict=True)]
 
 
 def _picture(pixels: NDArray[np.floating[Any]], prompt: str) -> Image.Image:

@@ -7,7 +7,9 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Sequence
+from operator import sub
 from pathlib import Path
+from statistics import median
 
 from PIL import Image
 
@@ -77,6 +79,21 @@ class Journal:
             if scratch is not None:
                 shutil.rmtree(scratch, ignore_errors=True)
         return paths
+
+    def pace(self) -> float | None:
+        """Seconds a batch, by when those that are here were kept; None where fewer than two are.
+
+        The median, so that a pause between two runs does not count.
+        """
+        try:
+            kept = sorted(
+                path.stat().st_mtime
+                for path in self.folder.iterdir()
+                if not path.name.startswith(_UNFINISHED)
+            )
+        except OSError:
+            return None
+        return median(map(sub, kept[1:], kept)) if len(kept) > 1 else None
 
     def discard(self) -> None:
         """Remove all batches of this run, and what a killed run left unfinished."""

@@ -9,25 +9,33 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from gmi_registry.device import DtypeName, default_device, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
 from gmi_registry.model import ModelFiles
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ADAPTER", "DtypeName", "Pipeline", "default_device", "load_pipeline", "one_line"]
+__all__ = [
+    "ADAPTER",
+    "DtypeName",
+    "Pipeline",
+    "check_model",
+    "default_device",
+    "load_pipeline",
+    "one_line",
+    "require_packages",
+    "require_pipeline",
+]
 
 Pipeline = Any
 """A diffusers ``DiffusionPipeline``; diffusers ships no types."""
-
-DtypeName = Literal["float32", "float16", "bfloat16"]
-"""An element type, as torch and the recipe name it."""
 
 ADAPTER = "gmi"
 """The name under which a LoRA is loaded, so that its scale can be set."""
@@ -40,13 +48,88 @@ _INDEX = "model_index.json"
 _LIBRARIES = frozenset({"diffusers", "transformers"})
 
 
-def default_device() -> str:
-    """``cuda`` where there is one, else ``cpu``; so, too, where nothing can draw."""
-    if find_spec("torch") is None:
-        return "cpu"
-    import torch
+def require_packages() -> None:
+    """Raise MissingExtraError where a package is missing that generating needs. Loads none."""
+    for package in ("torch", "diffusers", "transformers", "peft"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, extra="publish", purpose="generating images")
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+
+def check_model(model: ModelFiles) -> None:
+    """Raise GenerationError for all that can be told of a model before its weights are loaded.
+
+    That is a base model that is not at hand, pickles, several files of which one is meant, and what
+    :func:`require_pipeline` refuses.
+    """
+    if model.kind == "checkpoint":
+        _require_no_pickles(model)
+        _read_index(model)
+    elif model.kind == "lora":
+        _lora_file(model)
+        check_model(_base_of(model))
+    else:
+        _require_single_file(model)
+
+
+def require_pipeline(who: str, index: Mapping[str, Any]) -> None:
+    """Raise GenerationError where ``who``, with this ``model_index.json``, makes no pictures here.
+
+    That is a pipeline with code of its own, one that diffusers lacks, or one that does not draw
+    from a text alone.
+    """
+    import diffusers
+
+    try:
+        wanted = index["_class_name"]
+        components = {
+            name: value
+            for name, value in index.items()
+            if isinstance(value, list) and not name.startswith("_")
+        }
+        libraries = {name: value[0] for name, value in components.items() if value[0] is not None}
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise GenerationError(
+            f"{who}: {_INDEX} does not describe a diffusers pipeline",
+            hint="publish a folder that save_pretrained wrote",
+        ) from error
+    if not isinstance(wanted, str):
+        raise _needs_code(who, str(wanted[0] if wanted else wanted))
+    for name, library in libraries.items():
+        if library not in _LIBRARIES and not hasattr(diffusers.pipelines, str(library)):
+            raise _needs_code(who, f"{library} (component {name})")
+    pipeline = getattr(diffusers, wanted, None)
+    if pipeline is None:
+        raise GenerationError(
+            f"{who}: diffusers {diffusers.__version__} has no {wanted[:80]}",
+            hint="pip install --upgrade diffusers",
+        )
+    reason = _why_no_text_to_image(pipeline)
+    if reason is not None:
+        raise GenerationError(
+            f"{who}: a {wanted[:80]} {reason}", hint="publish a pipeline that draws from a text"
+        )
+
+
+def _why_no_text_to_image(pipeline: Any) -> str | None:
+    from diffusers.pipelines import auto_pipeline
+
+    takes = inspect.signature(pipeline.__call__).parameters
+    if "prompt" not in takes:
+        return "takes no prompt"
+
+    def listed(task: str) -> set[str]:
+        table = getattr(auto_pipeline, f"AUTO_{task}_PIPELINES_MAPPING", {})
+        return {getattr(known, "__name__", str(known)) for known in table.values()}
+
+    name = pipeline.__name__
+    if "image" in takes:
+        required = takes["image"].default is inspect.Parameter.empty
+        other = name in listed("IMAGE2IMAGE") | listed("INPAINT")
+        if required or (other and name not in listed("TEXT2IMAGE")):
+            return "needs a picture to begin with"
+    if name in listed("TEXT2VIDEO") and name not in listed("TEXT2IMAGE"):
+        return "makes videos"
+    return None
 
 
 def load_pipeline(
@@ -56,16 +139,18 @@ def load_pipeline(
 
     A safety checker would put black pictures into a specification; ``nsfw`` in the model card
     serves instead. ``device`` is torch's name of one, by default :func:`default_device`;
-    ``dtype`` is by default float32 on a CPU and float16 elsewhere. Raises GenerationError for a
-    model that is incomplete, holds pickles or code in place of safetensors, or that diffusers
+    ``dtype`` is by default float32 on a CPU and float16 elsewhere. Raises InputError for a device
+    that is not there or cannot compute so; GenerationError for a model that is incomplete, holds
+    pickles or code in place of safetensors, does not draw from a text alone, or that diffusers
     refuses; MissingExtraError without diffusers.
     """
-    _require_packages()
+    require_packages()
     import torch
 
-    device = default_device() if device is None else device
+    device = require_device(device)
     if dtype is None:
         dtype = "float32" if device.startswith("cpu") else "float16"
+    require_dtype(device, dtype)
     with _quiet():
         pipeline = _load(model, getattr(torch, dtype))
         try:
@@ -80,12 +165,6 @@ def one_line(error: BaseException) -> str:
     """What an error of another library says, on one line of at most 300 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:299]}…"
-
-
-def _require_packages() -> None:
-    for package in ("torch", "diffusers", "transformers", "peft"):
-        if find_spec(package) is None:
-            raise MissingExtraError(package, extra="publish", purpose="generating images")
 
 
 @contextmanager
@@ -125,12 +204,10 @@ def _load_folder(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
     import diffusers
 
     index = _read_index(model)
-    names = [Path(weight.path).name for weight in model.weights]
-    if names and all(Path(name).suffix.lower() in _PICKLES for name in names):
-        raise _pickled(model, names[0])
+    names = _require_no_pickles(model)
     only_half = bool(names) and all(_HALF.search(name) for name in names)
     try:
-        return diffusers.DiffusionPipeline.from_pretrained(
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(
             str(model.path),
             **_in(dtype),
             use_safetensors=True,
@@ -140,6 +217,22 @@ def _load_folder(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
         )
     except Exception as error:
         raise _refused(model, "cannot be loaded by diffusers", error) from error
+    _require_own_channels(model, pipeline)
+    return pipeline
+
+
+def _require_own_channels(model: ModelFiles, pipeline: Pipeline) -> None:
+    """Raise GenerationError for a network that wants a picture beside the noise, to paint in."""
+    network, coder = (
+        getattr(getattr(pipeline, name, None), "config", {}) for name in ("unet", "vae")
+    )
+    wanted, given = network.get("in_channels"), coder.get("latent_channels")
+    if isinstance(wanted, int) and isinstance(given, int) and wanted > given:
+        raise GenerationError(
+            f"{model.ref}: its network reads {wanted} channels, and {given} are the noise's: it "
+            "needs a picture to begin with",
+            hint="publish a model that draws from a text",
+        )
 
 
 def _load_lora(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
@@ -170,6 +263,24 @@ def _load_lora(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
 def _load_single_file(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
     import diffusers
 
+    base, index = _require_single_file(model)
+    pipeline_class = getattr(diffusers, index["_class_name"])
+    try:
+        pipeline = pipeline_class.from_single_file(
+            str(model.path),
+            config=str(base.path),
+            **_in(dtype),
+            local_files_only=True,
+            **_no_safety_checker(index),
+        )
+    except Exception as error:
+        raise _refused(model, "cannot be loaded by diffusers", error) from error
+    _require_own_channels(model, pipeline)
+    return pipeline
+
+
+def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]:
+    """The base whose configuration describes the file, and that one's ``model_index.json``."""
     if model.path.suffix.lower() != ".safetensors":
         raise _pickled(model, model.path.name)
     base = _base_of(model)
@@ -179,18 +290,15 @@ def _load_single_file(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
             "configuration to read the file by",
             hint="name a base model in the diffusers layout in the model card",
         )
-    index = _read_index(base)
-    pipeline_class = getattr(diffusers, index["_class_name"])
-    try:
-        return pipeline_class.from_single_file(
-            str(model.path),
-            config=str(base.path),
-            **_in(dtype),
-            local_files_only=True,
-            **_no_safety_checker(index),
-        )
-    except Exception as error:
-        raise _refused(model, "cannot be loaded by diffusers", error) from error
+    return base, _read_index(base)
+
+
+def _require_no_pickles(model: ModelFiles) -> list[str]:
+    """The names of the weight files, not all of which are pickles."""
+    names = [Path(weight.path).name for weight in model.weights]
+    if names and all(Path(name).suffix.lower() in _PICKLES for name in names):
+        raise _pickled(model, names[0])
+    return names
 
 
 def _in(dtype: torch.dtype) -> dict[str, torch.dtype]:
@@ -235,33 +343,15 @@ def _lora_file(model: ModelFiles) -> str:
 
 def _read_index(model: ModelFiles) -> dict[str, Any]:
     """``model_index.json``, once nothing in it asks for code from outside the known libraries."""
-    import diffusers
-
     path = model.path / _INDEX
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-        wanted = index["_class_name"]
-        components = {
-            name: value
-            for name, value in index.items()
-            if isinstance(value, list) and not name.startswith("_")
-        }
-        libraries = {name: value[0] for name, value in components.items() if value[0] is not None}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError) as error:
         raise GenerationError(
             f"{model.ref}: {path} cannot be read as a diffusers pipeline",
             hint="publish a folder that save_pretrained wrote",
         ) from error
-    if not isinstance(wanted, str):
-        raise _needs_code(model, str(wanted[0] if wanted else wanted))
-    for name, library in libraries.items():
-        if library not in _LIBRARIES and not hasattr(diffusers.pipelines, str(library)):
-            raise _needs_code(model, f"{library} (component {name})")
-    if not hasattr(diffusers, wanted):
-        raise GenerationError(
-            f"{model.ref}: diffusers {diffusers.__version__} has no {wanted[:80]}",
-            hint="pip install --upgrade diffusers",
-        )
+    require_pipeline(str(model.ref), index)
     return dict(index)
 
 
@@ -273,9 +363,9 @@ def _no_safety_checker(index: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in off.items() if name in takes}
 
 
-def _needs_code(model: ModelFiles, what: str) -> GenerationError:
+def _needs_code(who: str, what: str) -> GenerationError:
     return GenerationError(
-        f"{model.ref}: needs the code of {what[:80]}, and code that comes with a model is not run",
+        f"{who}: needs the code of {what[:80]}, and code that comes with a model is not run",
         hint="publish a pipeline whose parts diffusers and transformers ship",
     )
 

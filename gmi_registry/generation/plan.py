@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gmi_registry.errors import InputError
@@ -24,7 +24,17 @@ from gmi_registry.spec import (
     encode_spec,
 )
 
-__all__ = ["Plan", "PlannedFile", "make_plan", "require_room", "require_writable"]
+__all__ = [
+    "Plan",
+    "PlannedDownload",
+    "PlannedFile",
+    "has_same_images",
+    "is_same",
+    "make_plan",
+    "require_room",
+    "require_spec_place",
+    "require_writable",
+]
 
 _CELL_BYTES = 6_000
 """What one picture takes on a contact sheet: an estimate, on the large side."""
@@ -42,6 +52,15 @@ class PlannedFile:
 
 
 @dataclass(frozen=True)
+class PlannedDownload:
+    """What is fetched: ``size`` is in bytes, of a model whose kind is not known yet at least."""
+
+    what: str
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What publishing would do.
 
@@ -52,6 +71,12 @@ class Plan:
     that nothing is. ``scratch`` is the space in bytes that the work folder needs, ``target``
     where the files go, ``previous`` the digest of the specification that is replaced.
     ``warnings`` are one line each and stop nothing.
+
+    ``base`` is the base model, ``origins`` says of each field of the recipe where its value comes
+    from, ``downloads`` what had to be fetched to know all of this. ``destination`` is where exactly
+    the files go, and how. ``proposal`` is the address of this account's open pull request that has
+    the same specification. ``seconds`` is how long the images that are left take, by those that are
+    done; None where there is nothing to tell it by.
     """
 
     ref: ModelRef
@@ -69,6 +94,13 @@ class Plan:
     up_to_date: bool
     reuses_images: bool
     warnings: tuple[str, ...]
+    base: ModelRef | None = None
+    device: str = "cpu"
+    origins: Mapping[str, str] = field(default_factory=dict)
+    downloads: tuple[PlannedDownload, ...] = ()
+    destination: str | None = None
+    proposal: str | None = None
+    seconds: float | None = None
 
 
 def make_plan(
@@ -83,8 +115,8 @@ def make_plan(
     recipe = draft.manifest.generation.recipe
     prompt_sets = tuple(block.prompt_set for block in draft.manifest.prompt_sets)
     images = len(draft.image_prompt)
-    same_images = existing is not None and _inputs(existing) == _inputs(draft)
-    same = same_images and existing is not None and _say_the_same(existing, draft)
+    same_images = existing is not None and has_same_images(existing, draft)
+    same = same_images and existing is not None and is_same(existing, draft)
     kept = images if same_images else kept
     preview = _CELL_BYTES * sum(map(len, prompt_sets))
     files = (
@@ -109,7 +141,18 @@ def make_plan(
         up_to_date=same,
         reuses_images=same_images and not same,
         warnings=tuple(_warnings(model)),
+        base=None if model.base is None else model.base.ref,
     )
+
+
+def has_same_images(one: Spec, other: Spec) -> bool:
+    """Whether two specifications have the same images: by weights, recipe, encoder and prompts."""
+    return _inputs(one) == _inputs(other)
+
+
+def is_same(one: Spec, other: Spec) -> bool:
+    """Whether they describe the model in the same words, too."""
+    return has_same_images(one, other) and _say_the_same(one, other)
 
 
 def require_writable(folder: Path) -> None:
@@ -119,6 +162,14 @@ def require_writable(folder: Path) -> None:
         raise InputError(f"{place} is not a folder", hint="choose another place")
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"{place} cannot be written", hint="choose a place that you may write to")
+
+
+def require_spec_place(folder: Path) -> None:
+    """Raise InputError unless a specification can be put into ``folder``, as ``folder``/gmi."""
+    require_writable(folder)
+    target = folder / SPEC_DIR
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise InputError(f"{target} is not a folder", hint="remove it, or choose another place")
 
 
 def require_room(folder: Path, needed: int) -> None:
@@ -167,7 +218,7 @@ def _say_the_same(existing: Spec, draft: Spec) -> bool:
 
 
 def _warnings(model: ModelFiles) -> list[str]:
-    found = [*_base_warnings(model)]
+    found = [*model.card.notes, *_base_warnings(model)]
     if model.card.licence is None:
         found.append("the model card states no licence: people will not know what they may do")
     if not model.card.tags:

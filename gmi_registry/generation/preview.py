@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from io import BytesIO
 from itertools import chain, repeat
 
-from PIL import Image
+from PIL import Image, features
 
 from gmi_registry.errors import InputError
 
-__all__ = ["ContactSheet", "contact_sheet"]
+__all__ = ["ContactSheet", "contact_sheet", "require_webp"]
 
 _CELL = 128
 _GAP = 8
@@ -74,6 +74,15 @@ class ContactSheet:
                 yield _MARGIN + column * step, top + row * step
             yield from repeat(None, count - shown)
             top += math.ceil(shown / columns) * step - _GAP + _BETWEEN
+
+
+def require_webp() -> None:
+    """Raise InputError where Pillow was built without WebP, in which a sheet is kept."""
+    if not features.check("webp"):
+        raise InputError(
+            "Pillow was built without WebP here, and the contact sheet is kept in it",
+            hint="pip install --force-reinstall pillow",
+        )
 
 
 def contact_sheet(blocks: Sequence[Sequence[Image.Image]]) -> bytes:

@@ -7,8 +7,7 @@ from functools import cache
 from importlib.resources import as_file, files
 
 from gmi_registry.errors import InputError
-from gmi_registry.generation.advice import advised
-from gmi_registry.model import ModelFiles
+from gmi_registry.generation.advice import Carded, advised
 from gmi_registry.spec import PromptSet
 
 __all__ = ["DEFAULT_PROMPT_SET", "default_prompt_set", "prompt_set_named", "prompt_set_names"]
@@ -44,7 +43,7 @@ def prompt_set_named(name: str) -> PromptSet:
         return PromptSet.from_file(path, name=match["name"], version=int(match["version"]))
 
 
-def default_prompt_set(model: ModelFiles) -> PromptSet:
+def default_prompt_set(model: Carded) -> PromptSet:
     """The set that the model's card names, else its base model's card, else ``general-v1``.
 
     Raises InputError where a card names a set that this package does not carry: another set in

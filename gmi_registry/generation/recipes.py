@@ -10,14 +10,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gmi_registry.device import DtypeName
 from gmi_registry.errors import GenerationError, InputError
-from gmi_registry.generation.advice import advised
-from gmi_registry.generation.pipelines import DtypeName, Pipeline
+from gmi_registry.generation.advice import Carded, adviser
+from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.model import ModelFiles
-from gmi_registry.sanitize import fault_place, first_fault
+from gmi_registry.sanitize import one_line
 from gmi_registry.spec import GenerationRecipe, Sampler
 
-__all__ = ["RecipeOverrides", "default_recipe"]
+__all__ = ["RecipeOverrides", "check_overrides", "default_recipe", "recipe_origins"]
 
 DEFAULT_STEPS = 25
 """At most this many: pipelines default to 50, and the second half hardly changes a picture."""
@@ -50,6 +51,24 @@ class RecipeOverrides:
 
 
 _NO_OVERRIDES = RecipeOverrides()
+_OPTIONS = {
+    "guidance_scale": "--guidance",
+    "trigger_words": "--trigger-word",
+}
+_CALLER, _PIPELINE, _PACKAGE = "as asked for", "the pipeline's own", "this package's default"
+
+
+def check_overrides(overrides: RecipeOverrides) -> None:
+    """Raise InputError for an override that no model's recipe may hold. Loads nothing."""
+    plain: dict[str, Any] = {
+        "sampler": Sampler(name="any", config={}),
+        "steps": 1,
+        "guidance_scale": 0.0,
+        "width": 1,
+        "height": 1,
+        "seeds": (0,),
+    }
+    _validated(plain | _given(overrides), dict.fromkeys(vars(overrides), _CALLER))
 
 
 def default_recipe(
@@ -61,41 +80,95 @@ def default_recipe(
     at most 25); the size in pixels is the network's sample size times the autoencoder's factor;
     trigger words and the prompt's template come from the card. The batch size follows from the
     picture size alone, so that a recipe does not depend on the machine (but ``dtype`` does).
-    Raises InputError for an override out of range, GenerationError where the size is unknown.
+    Raises InputError for an override, or a card's advice, out of range, GenerationError where the
+    size is unknown.
     """
+    values, origins = _settings(pipeline, model, overrides)
+    return _validated(values, origins)
+
+
+def recipe_origins(
+    pipeline: Pipeline, model: ModelFiles, overrides: RecipeOverrides = _NO_OVERRIDES
+) -> dict[str, str]:
+    """Where each setting of :func:`default_recipe` comes from, in words for people."""
+    return _settings(pipeline, model, overrides)[1]
+
+
+def _settings(
+    pipeline: Pipeline, model: ModelFiles, overrides: RecipeOverrides
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The recipe's fields and their origins."""
+    check_overrides(overrides)
     asks = inspect.signature(pipeline.__call__).parameters
     if overrides.lora_scale is not None and model.kind != "lora":
-        raise InputError(f"{model.ref} is no LoRA, so it has no LoRA scale")
+        raise InputError(
+            f"{model.ref} is no LoRA, so it has no LoRA scale", hint="leave out --lora-scale"
+        )
     if overrides.negative_prompt and "negative_prompt" not in asks:
-        raise InputError(f"a {type(pipeline).__name__} takes no negative prompt")
+        raise InputError(
+            f"a {type(pipeline).__name__} takes no negative prompt",
+            hint="leave out --negative-prompt",
+        )
     width, height = _size(pipeline, model, overrides)
-    wanted: dict[str, Any] = {
-        "sampler": _sampler(pipeline),
-        "steps": _first(
-            advised(model, "steps"),
-            min(_default(asks, "num_inference_steps", DEFAULT_STEPS), DEFAULT_STEPS),
+    found: dict[str, tuple[Any, str]] = {
+        "sampler": (_sampler(pipeline), _PIPELINE),
+        "steps": _advice(model, "steps")
+        or _default(asks, "num_inference_steps", DEFAULT_STEPS, most=DEFAULT_STEPS),
+        "guidance_scale": _advice(model, "guidance_scale") or _default(asks, "guidance_scale", 0.0),
+        "width": (width, _PIPELINE),
+        "height": (height, _PIPELINE),
+        "seeds": ((0,), _PACKAGE),
+        "dtype": (str(pipeline.dtype).removeprefix("torch."), "the device's usual one"),
+        "lora_scale": (1.0 if model.kind == "lora" else None, _PACKAGE),
+        "trigger_words": (
+            model.card.trigger_words,
+            _card_of(model) if model.card.trigger_words else _PACKAGE,
         ),
-        "guidance_scale": _first(
-            advised(model, "guidance_scale"), _default(asks, "guidance_scale", 0.0)
+        "prompt_template": _advice(model, "prompt_template") or ("{prompt}", _PACKAGE),
+        "negative_prompt": ("", _PACKAGE),
+        "batch_size": (
+            max(1, min(_LARGEST_BATCH, _BATCH_PIXELS // max(1, width * height))),
+            "follows from the size",
         ),
-        "width": width,
-        "height": height,
-        "seeds": (0,),
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
-        "lora_scale": 1.0 if model.kind == "lora" else None,
-        "trigger_words": model.card.trigger_words,
-        "prompt_template": advised(model, "prompt_template") or "{prompt}",
-        "batch_size": max(1, min(_LARGEST_BATCH, _BATCH_PIXELS // max(1, width * height))),
-        "libraries": _library_versions(),
+        "libraries": (_library_versions(), "installed here"),
     }
+    given = _given(overrides)
+    values = {name: value for name, (value, _) in found.items()} | given
+    origins = {name: origin for name, (_, origin) in found.items()}
+    asked_for = given.keys() | ({"dtype"} if overrides.dtype is not None else set())
+    return values, origins | dict.fromkeys(asked_for, _CALLER)
+
+
+def _given(overrides: RecipeOverrides) -> dict[str, Any]:
     chosen = {name: value for name, value in vars(overrides).items() if value is not None}
     chosen.pop("dtype", None)  # that of the pipeline is the truth
+    return chosen
+
+
+def _validated(values: dict[str, Any], origins: dict[str, str]) -> GenerationRecipe:
     try:
-        return GenerationRecipe.model_validate(wanted | chosen)
+        return GenerationRecipe.model_validate(values)
     except ValidationError as error:
-        place = fault_place(error).partition(".")[0] or "recipe"
-        message = first_fault(error).removeprefix(f"{fault_place(error)}: ")
-        raise InputError(f"{place.replace('_', ' ')}: {message}") from error
+        first = error.errors(include_url=False)[0]
+        message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+        if not first["loc"]:
+            raise InputError(message, hint="gmi-publish --help") from error
+        name = str(first["loc"][0])
+        option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
+        origin = origins.get(name, _CALLER)
+        raise InputError(
+            f"{name.replace('_', ' ')} {one_line(str(first['input']), 60)} ({origin}): {message}",
+            hint=f"give another {option}",
+        ) from error
+
+
+def _advice(model: ModelFiles, field: str) -> tuple[Any, str] | None:
+    found = adviser(model, field)
+    return None if found is None else (getattr(found.card, field), _card_of(found))
+
+
+def _card_of(model: Carded) -> str:
+    return f"the model card of {model.ref.without_revision}"
 
 
 def _sampler(pipeline: Pipeline) -> Sampler:
@@ -135,13 +208,13 @@ def _size(pipeline: Pipeline, model: ModelFiles, overrides: RecipeOverrides) -> 
     return width, height
 
 
-def _first(advice: float | None, otherwise: Any) -> Any:
-    return otherwise if advice is None else advice
-
-
-def _default(parameters: Any, name: str, otherwise: Any) -> Any:
+def _default(
+    parameters: Any, name: str, otherwise: Any, *, most: float = math.inf
+) -> tuple[Any, str]:
     value = parameters[name].default if name in parameters else None
-    return otherwise if value in (None, inspect.Parameter.empty) else value
+    if value in (None, inspect.Parameter.empty):
+        return otherwise, _PACKAGE
+    return (value, _PIPELINE) if value <= most else (most, f"{_PIPELINE} {value}, at most {most}")
 
 
 def _library_versions() -> dict[str, str]:

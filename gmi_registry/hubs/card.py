@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
+import math
 import re
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,12 @@ CARD_LIMIT = 1024 * 1024
 
 _NSFW_TAG = "not-for-all-audiences"
 _LONGEST = 200
-
-# What the Hub takes for front matter.
+_MOST_TRIGGER_WORDS = 50
+_NULL = "tag:yaml.org,2002:null"
+_WHOLE = re.compile(r"[0-9]{1,16}")
+_TRUE = frozenset({"true", "yes", "on", "1"})
+# What the Hub takes for front matter (huggingface_hub's REGEX_YAML_BLOCK), which takes half a
+# second to import.
 _FRONT = re.compile(r"^(\s*---(?:\r\n|\r|\n))([\S\s]*?)((?:\r\n|\r|\n)---[ \t]*(\r\n|\n|$))")
 # Reading YAML in Python takes 20 microseconds a byte of what is made for that, in C a hundredth of
 # it. The two differ in rare spellings, so that what is short is read as it always was.
@@ -42,38 +46,43 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
     """Read a model card; ``where`` is its path, for messages.
 
     Fields, as Hugging Face writes them: ``tags``, ``license`` (``license_name`` where that is
-    ``other``), ``base_model`` (the first of several; of a page's address the name),
-    ``instance_prompt`` (a text or a list: the trigger words); beside them ``title`` (else the first
-    heading, else ``name``), ``downloads``, ``nsfw``, and ``gmi`` with ``prompt_set``, ``encoder``,
-    ``steps``, ``guidance_scale`` and ``prompt_template``. Raises HubError for a card that is not
-    UTF-8, whose front matter is not a YAML mapping, or whose fields hold something else.
+    ``other``, several joined by commas), ``base_model`` (the first of several; of a page's address
+    the name), ``instance_prompt`` (a text or a list: the trigger words); beside them ``title``
+    (else the first heading, else ``name``), ``downloads``, ``nsfw``, and ``gmi`` with
+    ``prompt_set``, ``encoder``, ``steps``, ``guidance_scale`` and ``prompt_template``. A plain
+    value is the text that its author typed: the tag ``no`` is not false, and ``16:9`` no number.
+
+    What only describes the model is left out where it cannot be used, and ``notes`` say so. Raises
+    HubError for a card that is not UTF-8, whose front matter is not a YAML mapping, or whose
+    ``base_model`` or ``gmi`` holds something else: a guess there would draw other images.
     """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _broken(where, f"is not UTF-8 at byte {error.start}") from None
-    fields, body = _front_matter(text, where)
-    tags = _texts(fields, "tags", where)
-    own = fields.get("gmi")
+    found, body = _front_matter(text, where)
+    fields = _Fields(found, where)
+    own = found.get("gmi")
     if own is not None and not isinstance(own, dict):
         raise _broken(where, "the field gmi is not a mapping")
-    own = own or {}
-    licence = _text(fields, "license", where)
-    if licence == "other":
-        licence = _text(fields, "license_name", where) or licence
+    advice = _Fields(own or {}, where)
+    tags = fields.texts("tags")
+    bases = fields.texts("base_model", strict=True)
     return ModelCard(
-        title=_text(fields, "title", where) or _heading(body) or name,
+        title=fields.text("title") or _heading(body) or name,
         tags=tags,
-        licence=licence,
-        base_model=next(map(_base, _texts(fields, "base_model", where)), None),
-        nsfw=fields.get("nsfw") is True or _NSFW_TAG in (tag.casefold() for tag in tags),
-        downloads=_count(fields, "downloads", where),
-        trigger_words=_texts(fields, "instance_prompt", where),
-        prompt_set=_text(own, "prompt_set", where),
-        encoder=_text(own, "encoder", where),
-        steps=_count(own, "steps", where),
-        guidance_scale=_number(own, "guidance_scale", where),
-        prompt_template=_text(own, "prompt_template", where),
+        licence=_licence(fields),
+        base_model=next(map(_base, bases), None),
+        nsfw=str(found.get("nsfw")).casefold() in _TRUE
+        or _NSFW_TAG in (tag.casefold() for tag in tags),
+        downloads=fields.count("downloads"),
+        trigger_words=fields.texts("instance_prompt", most=_MOST_TRIGGER_WORDS),
+        prompt_set=advice.text("prompt_set", strict=True),
+        encoder=advice.text("encoder", strict=True),
+        steps=advice.count("steps", strict=True),
+        guidance_scale=advice.number("guidance_scale"),
+        prompt_template=advice.text("prompt_template", strict=True),
+        notes=tuple(fields.notes),
     )
 
 
@@ -145,17 +154,23 @@ def _unclosed(block: str) -> int:
     return deepest
 
 
-@lru_cache(maxsize=1)
+@cache
 def _loaders() -> tuple[type[yaml.SafeLoader], type[yaml.SafeLoader] | None]:
+    """YAML with texts for all plain values but null, in Python and, where it was built, in C.
+
+    YAML 1.1 takes ``no`` for false, ``16:9`` for 969 and ``1.10`` for 1.1, which no author means.
+    """
     import yaml
 
-    class Bounded:
-        """Long digits are a text: numbers in base 60 take a time that grows with their square."""
+    nulls = {
+        first: [(tag, form) for tag, form in resolvers if tag == _NULL]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
-        def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
-            if kind is yaml.ScalarNode and len(value) > _LONGEST_NUMBER:
-                return "tag:yaml.org,2002:str"
-            return super().resolve(kind, value, implicit)  # type: ignore[misc]
+    class Bounded:
+        """Numbers, which a tag may ask for, take a time that grows with their square."""
+
+        yaml_implicit_resolvers = nulls
 
         def construct_scalar(self, node: Any) -> Any:
             if len(node.value) > _LONGEST_NUMBER and node.tag.endswith((":int", ":float")):
@@ -170,7 +185,7 @@ def _loaders() -> tuple[type[yaml.SafeLoader], type[yaml.SafeLoader] | None]:
     return in_python, type("_CLoader", (Bounded, yaml.CSafeLoader), {})
 
 
-def _front_matter(text: str, where: Path) -> tuple[dict[str, Any], str]:
+def _front_matter(text: str, where: Path) -> tuple[dict[Any, Any], str]:
     match = _FRONT.search(text)
     if match is None:
         return {}, text
@@ -182,13 +197,104 @@ def _front_matter(text: str, where: Path) -> tuple[dict[str, Any], str]:
         fields = yaml.load(block, Loader=_loader(block))
         if not isinstance(fields, dict | None):
             raise ValueError("it is not a mapping")
-    # Dates and numbers that cannot be are errors of several kinds.
+    # Numbers and dates that a tag asks for, and that cannot be, are errors of several kinds.
     except Exception as error:
         if _unclosed(block) > _MOST_UNCLOSED or "nested too deeply" in str(error):
             raise _broken(where, "the front matter is nested too deeply") from None
         reason = one_line(str(error), _LONGEST)
         raise _broken(where, f"the front matter cannot be read: {reason}") from None
+    if fields and "<<" in fields:
+        raise _broken(where, "the front matter merges mappings (<<), which is not understood here")
     return fields or {}, text[match.end() :]
+
+
+class _Fields:
+    """Fields of a card; ``notes`` are what was left out of them, and why.
+
+    Where a reading is ``strict`` it raises HubError instead.
+    """
+
+    def __init__(self, fields: dict[Any, Any], where: Path) -> None:
+        self.notes: list[str] = []
+        self._fields = fields
+        self._where = where
+
+    def texts(self, key: str, *, strict: bool = False, most: int | None = None) -> tuple[str, ...]:
+        """The field's texts in their order, each once; a lone value counts as a list of one."""
+        value = self._fields.get(key)
+        values = value if isinstance(value, list) else [value]
+        found = [self._line(item, key, strict) for item in values]
+        texts = tuple(dict.fromkeys(text for text in found if text))
+        if most is not None and len(texts) > most:
+            self._leave_out(f"{key} has {len(texts):,} texts, over {most}", False)
+            return ()
+        return texts
+
+    def text(self, key: str, *, strict: bool = False) -> str | None:
+        """One line of text; None where there is none."""
+        return self._line(self._fields.get(key), key, strict)
+
+    def count(self, key: str, *, strict: bool = False) -> int | None:
+        """A whole number of at least 0."""
+        value = self._fields.get(key)
+        if value is None:
+            return None
+        if _WHOLE.fullmatch(str(value)) and int(str(value)) < 2**53:
+            return int(str(value))
+        self._leave_out(f"{key} is not a whole number of at least 0", strict)
+        return None
+
+    def number(self, key: str) -> float | None:
+        """A number of at least 0. Raises HubError for anything else."""
+        value = self._fields.get(key)
+        if value is None:
+            return None
+        try:
+            number = float(value) if isinstance(value, str | int | float) else math.nan
+        except ValueError:
+            number = math.nan
+        if isinstance(value, bool) or not 0 <= number < 2**53:
+            self._leave_out(f"{key} is not a number of at least 0", True)
+        return number
+
+    def _line(self, value: object, key: str, strict: bool) -> str | None:
+        if value is None:
+            return None
+        line = " ".join(str(value).split())
+        character = unprintable(line)
+        if isinstance(value, dict | list | bytes | set):
+            self._leave_out(f"{key} holds a {type(value).__name__}, not a text", strict)
+        elif character:
+            self._leave_out(f"{key} holds the control character {character}", strict)
+        elif len(line) > _LONGEST:
+            self._leave_out(f"{key} has {len(line):,} characters, over {_LONGEST}", strict)
+        else:
+            return line or None
+        return None
+
+    def _leave_out(self, reason: str, strict: bool) -> None:
+        if strict:
+            raise _broken(self._where, f"the field {reason}")
+        note = f"in the model card the field {reason}: it is left out"
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def _licence(fields: _Fields) -> str | None:
+    """One licence, or several with commas between."""
+    found = list(fields.texts("license"))
+    if "other" in found:
+        named = fields.text("license_name")
+        if named is not None:
+            found[found.index("other")] = named
+    licence = ", ".join(found)
+    if len(licence) > _LONGEST:
+        fields.notes.append(
+            f"in the model card the field license has {len(licence):,} characters in all, over "
+            f"{_LONGEST}: it is left out"
+        )
+        return None
+    return licence or None
 
 
 def _heading(body: str) -> str | None:
@@ -198,51 +304,6 @@ def _heading(body: str) -> str | None:
             usable = 0 < len(heading) <= _LONGEST and not unprintable(heading)
             return heading if usable else None
     return None
-
-
-def _texts(fields: dict[str, Any], key: str, where: Path) -> tuple[str, ...]:
-    """The field's texts in their order, each once; a lone value counts as a list of one."""
-    value = fields.get(key)
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    found = [_line(item, key, where) for item in values]
-    return tuple(dict.fromkeys(item for item in found if item))
-
-
-def _text(fields: dict[str, Any], key: str, where: Path) -> str | None:
-    value = fields.get(key)
-    return None if value is None else _line(value, key, where) or None
-
-
-def _line(value: object, key: str, where: Path) -> str:
-    # An unquoted 3 or 2024-01-01 is no text to YAML, but plainly was one to its author.
-    if not isinstance(value, str | int | float | datetime.date):
-        raise _broken(where, f"the field {key} holds a {type(value).__name__}, not a text")
-    line = " ".join(str(value).split())
-    character = unprintable(line)
-    if character:
-        raise _broken(where, f"the field {key} holds the control character {character}")
-    if len(line) > _LONGEST:
-        raise _broken(where, f"the field {key} has {len(line):,} characters, over {_LONGEST}")
-    return line
-
-
-def _count(fields: dict[str, Any], key: str, where: Path) -> int | None:
-    value = fields.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
-        raise _broken(where, f"the field {key} is not a whole number of at least 0")
-    return value
-
-
-def _number(fields: dict[str, Any], key: str, where: Path) -> float | None:
-    value = fields.get(key)
-    if value is None:
-        return None
-    usable = isinstance(value, int | float) and not isinstance(value, bool)
-    if not usable or not 0 <= value < 2**53:
-        raise _broken(where, f"the field {key} is not a number of at least 0")
-    return float(value)
 
 
 def _broken(where: Path, reason: str) -> HubError:

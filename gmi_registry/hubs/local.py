@@ -29,7 +29,7 @@ from gmi_registry.hubs.confinement import read_plain, require_inside
 from gmi_registry.hubs.digest import FileDigests
 from gmi_registry.hubs.excerpt import read_excerpt
 from gmi_registry.hubs.mark import check_mark, write_mark
-from gmi_registry.hubs.protocol import Listing
+from gmi_registry.hubs.protocol import Destination, Listing
 from gmi_registry.hubs.replacement import probe, replace_spec_folder
 from gmi_registry.hubs.upload import read_upload
 from gmi_registry.hubs.weights import FoundWeights, find_weights
@@ -166,10 +166,12 @@ class LocalHub:
         require_inside(folder, self.root)
         return folder
 
-    def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> None:
+    def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> Destination:
         """Tries it out with an empty folder beside the model, removed at once."""
         _require_no_proposal(create_pr)
-        probe(self._model_folder(ref))
+        model = self._model_folder(ref)
+        probe(model)
+        return Destination(str(model / SPEC_DIR), "folder")
 
     def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = False) -> str:
         """Make the files of ``folder`` the model's specification; returns the path they have.

@@ -6,23 +6,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 from gmi_registry.filters import UNKNOWN_TRAITS, Filters, Traits, listed_bases
-from gmi_registry.model import ModelFiles
+from gmi_registry.model import Kind, ModelCard, ModelFiles
 from gmi_registry.spec import ModelRef, OwnWeights, WeightFile
 from gmi_registry.spec.reference import HubName
 from gmi_registry.trust import Trust
 
 __all__ = [
     "Describes",
+    "Destination",
     "Hub",
     "KnowsNames",
     "KnowsWeights",
     "Listing",
     "ListingFilter",
+    "ModelOutline",
+    "Outlines",
     "ShowsWeights",
     "SpecStore",
+    "TakesProposals",
     "bases_in",
     "is_stale",
     "knows_names",
@@ -87,6 +91,47 @@ def is_stale(
     return None if None in found else False
 
 
+@dataclass(frozen=True)
+class ModelOutline:
+    """A model that is not on this disk yet, as its hub describes it.
+
+    ``ref`` is pinned to the present revision. ``kind`` is None where only the weights tell;
+    ``pipeline`` is the content of ``model_index.json``, None where there is none. ``weights`` maps
+    the paths of the files that would be fetched to their SHA-256 (hex; None where the hub does not
+    say), and ``missing`` is how many bytes of the model are not on this disk, without its base's;
+    where ``kind`` is None those of the base are a lower bound.
+    """
+
+    ref: ModelRef
+    kind: Kind | None
+    card: ModelCard
+    pipeline: Mapping[str, object] | None
+    weights: Mapping[str, str | None]
+    missing: int
+    url: str | None = None
+    base: ModelOutline | None = None
+
+    @property
+    def missing_in_all(self) -> int:
+        """The same with the base model's."""
+        return self.missing + (0 if self.base is None else self.base.missing_in_all)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a specification would go, found out beforehand.
+
+    ``where`` is an address or a folder. ``way`` is how it gets there, and ``branch`` the branch of
+    a repository. ``weights`` maps the paths of the weight files there now to their SHA-256 (hex;
+    None where the hub does not say), and is None where they are the model's own anyway.
+    """
+
+    where: str
+    way: Literal["commit", "pull request", "folder"]
+    branch: str | None = None
+    weights: Mapping[str, str | None] | None = None
+
+
 class Hub(Protocol):
     """Where models are. Every method raises a HubError (or OfflineError) with its fix."""
 
@@ -119,9 +164,10 @@ class Hub(Protocol):
         """A folder in open_clip's layout for an encoder that the hub carries, or None."""
         ...
 
-    def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> None:
-        """Raises AuthError or HubError where ``push_spec`` would fail for want of rights.
+    def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> Destination | None:
+        """Where ``push_spec`` would put a specification; None where there is nothing to say.
 
+        Raises AuthError or HubError where it would fail for want of rights, or for what is there;
         UnsupportedOperationError for ``create_pr`` where nobody decides on proposals.
         """
         ...
@@ -226,12 +272,30 @@ class SpecStore(Protocol):
         """The ``spec.sig`` beside the two files, as it lies there, or None where it has none."""
         ...
 
-    def check_writable(self, ref: ModelRef, *, create_pr: bool = True) -> None:
-        """Raises AuthError or HubError where ``push_spec`` would fail for want of rights."""
+    def check_writable(self, ref: ModelRef, *, create_pr: bool = True) -> Destination | None:
+        """As :meth:`Hub.check_writable`."""
         ...
 
     def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = True) -> str:
         """Put the files of ``folder`` there, all or none, or propose them; returns where."""
+        ...
+
+
+@runtime_checkable
+class Outlines(Protocol):
+    """A hub whose models are far away, and that tells what they are before they are fetched."""
+
+    def outline(self, ref: ModelRef) -> ModelOutline:
+        """What ``fetch_model`` would give, without weights. Raises all that it raises before."""
+        ...
+
+
+@runtime_checkable
+class TakesProposals(Protocol):
+    """A hub or a store to which changes can be proposed."""
+
+    def open_proposals(self, ref: ModelRef) -> Iterator[tuple[str, Path]]:
+        """Addresses and folders ``gmi`` of this account's open proposals for the model."""
         ...
 
 

@@ -41,12 +41,7 @@ def replace_spec_folder(
 
     Raises AuthError or HubError; everything is then as it was.
     """
-    target = model / SPEC_DIR
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise HubError(
-            f"{target} is not a folder, so no specification can be put there",
-            hint="remove it, then try again",
-        )
+    target = _target(model)
     try:
         with held_folder(model, inside or False) as held, _alone(held.place) as alone:
             if alone:
@@ -69,12 +64,24 @@ def replace_spec_folder(
 def probe(model: Path) -> None:
     """Make and remove a folder in ``model``, which permission bits alone cannot tell to work.
 
-    Raises AuthError for want of rights, else HubError.
+    Raises AuthError for want of rights, else HubError, also for what stands in the place of its
+    ``gmi``.
     """
+    _target(model)
     try:
         Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=model)).rmdir()
     except OSError as error:
         raise _cannot_write(model, error, "free some space, then try again") from error
+
+
+def _target(model: Path) -> Path:
+    target = model / SPEC_DIR
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise HubError(
+            f"{target} is not a folder, so no specification can be put there",
+            hint="remove it, then try again",
+        )
+    return target
 
 
 def _filled(scratch: Path, held: HeldFolder, contents: Mapping[str, bytes]) -> Path:

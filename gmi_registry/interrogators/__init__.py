@@ -1,6 +1,17 @@
 """Interrogators: from an image to its pseudo-prompt. Importing this never imports torch."""
 
 from gmi_registry.interrogators.protocol import Interrogator
-from gmi_registry.interrogators.table import INTERROGATORS, MODES, load_interrogator
+from gmi_registry.interrogators.table import (
+    INTERROGATORS,
+    MODES,
+    load_interrogator,
+    require_interrogator,
+)
 
-__all__ = ["INTERROGATORS", "MODES", "Interrogator", "load_interrogator"]
+__all__ = [
+    "INTERROGATORS",
+    "MODES",
+    "Interrogator",
+    "load_interrogator",
+    "require_interrogator",
+]

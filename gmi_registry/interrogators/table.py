@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from gmi_registry.errors import InputError
+from gmi_registry.errors import InputError, MissingExtraError, OfflineError
 from gmi_registry.interrogators.protocol import Interrogator
 from gmi_registry.interrogators.silence import Silence
 
-__all__ = ["INTERROGATORS", "MODES", "Settings", "load_interrogator"]
+__all__ = ["INTERROGATORS", "MODES", "Settings", "load_interrogator", "require_interrogator"]
+
+_PACKAGES = {
+    "caption": {"transformers": "captioning an image", "torch": "captioning an image"},
+    "clip_interrogator": {
+        "clip_interrogator": "the clip_interrogator mode",
+        "transformers": "the clip_interrogator mode",
+        "torch": "the clip_interrogator mode",
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,38 @@ INTERROGATORS: dict[str, Callable[[Settings], Interrogator]] = {
 MODES: tuple[str, ...] = tuple(INTERROGATORS)
 
 
+def require_interrogator(
+    mode: str, *, cache_dir: Path | None = None, offline: bool = False
+) -> None:
+    """Raise what :func:`load_interrogator` would raise, as far as that can be told at no cost.
+
+    InputError for an unknown mode, MissingExtraError where a package is missing, OfflineError where
+    the network is off and there is no captioner on this disk. Loads nothing.
+    """
+    if mode not in INTERROGATORS:
+        raise _unknown(mode)
+    for package, purpose in _PACKAGES.get(mode, {}).items():
+        if find_spec(package) is None:
+            name = package.replace("_", "-")
+            raise MissingExtraError(name, extra="interrogate", purpose=purpose)
+    if mode in _PACKAGES and offline:
+        from huggingface_hub import try_to_load_from_cache
+
+        from gmi_registry.interrogators.caption import DEFAULT_CAPTIONER
+
+        if not isinstance(try_to_load_from_cache(DEFAULT_CAPTIONER, "config.json", cache_dir), str):
+            raise OfflineError(
+                f"the captioner {DEFAULT_CAPTIONER} is not in the cache, and the network is "
+                "switched off",
+                hint=f"with a network, run once: hf download {DEFAULT_CAPTIONER}; or use "
+                "--interrogator phrases",
+            )
+
+
+def _unknown(mode: str) -> InputError:
+    return InputError(f"no interrogator is called {mode[:80]!r}", hint=f"one of {', '.join(MODES)}")
+
+
 def load_interrogator(
     mode: str,
     *,
@@ -75,7 +117,5 @@ def load_interrogator(
     """
     factory = INTERROGATORS.get(mode)
     if factory is None:
-        raise InputError(
-            f"no interrogator is called {mode[:80]!r}", hint=f"one of {', '.join(MODES)}"
-        )
+        raise _unknown(mode)
     return factory(Settings(tuple(phrases), cache_dir, offline, device))

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from gmi_registry.encoders import Encoder, EncoderName, load_encoder
 from gmi_registry.errors import GenerationError, GmiError, HubError, OfflineError, RateLimitError
-from gmi_registry.generation import RecipeOverrides, default_device
+from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs.protocol import Hub, SpecStore
 from gmi_registry.place import hub_at
 from gmi_registry.publication import Progress
@@ -129,7 +129,7 @@ def _published(
         ref,
         cast("Hub", shelf) if store is None else hub,
         work=room,
-        encoder=None if now.encoder is None else _encoder(now.encoder, hub, options.device),
+        load=_encoder,
         prompts=_own_prompts(ref, now.manifest),
         overrides=_kept(now.manifest),
         # Something is there that reads as true and is not.
@@ -144,6 +144,9 @@ def _published(
         return Result(
             work.model, "fresh", reason, digest=shelf.overtaken.digest, images=done.images
         )
+    if done.outcome == "already proposed":
+        reason = "proposed before, and the owner has not decided"
+        return Result(work.model, "proposed", reason, digest=done.spec_digest, where=done.where)
     if done.outcome == "up to date":
         return Result(work.model, "fresh", "up to date", digest=done.spec_digest, where=done.where)
     # Hugging Face calls the page of a pull request that.
@@ -203,10 +206,9 @@ def _kept(manifest: Manifest | None) -> RecipeOverrides:
     )
 
 
-def _encoder(name: EncoderName, hub: Hub, device: str | None) -> Encoder:
-    folder = hub.fetch_encoder(*name)
+def _encoder(name: EncoderName, folder: Path | None, device: str) -> Encoder:
     files = () if folder is None else tuple(_stamps(folder))
-    return _loaded(name, folder, files, device or default_device())
+    return _loaded(name, folder, files, device)
 
 
 @lru_cache(maxsize=1)

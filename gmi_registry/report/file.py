@@ -9,9 +9,23 @@ from pathlib import Path
 
 from gmi_registry.errors import InputError
 
-__all__ = ["write_whole"]
+__all__ = ["require_place", "write_whole"]
 
 _HINT = "name a file in a folder that exists and that you may write to"
+
+
+def require_place(path: Path, what: str, *, hint: str = _HINT) -> None:
+    """Raise InputError where :func:`write_whole` could not write ``path``; nothing is written."""
+    folder = path.absolute().parent
+    reason = None
+    if path.is_dir():
+        reason = "it is a folder"
+    elif not folder.is_dir():
+        reason = f"{folder} is no folder"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        reason = f"you may not write to {folder}"
+    if reason is not None:
+        raise InputError(f"{path}: the {what} cannot be written: {reason}", hint=hint)
 
 
 def write_whole(path: Path, text: str, what: str, *, hint: str = _HINT) -> Path:

@@ -54,6 +54,11 @@ def test_publish_then_up_to_date(call, hub):
 
     again = call(app, "publish", "ink", "--hub", hub, "--seeds", "3", *QUICK)
     assert again.stdout.startswith("local:ink is up to date: ")
+    planned = call(app, "publish", "ink", "--hub", hub, "--seeds", "3", "--dry-run", *QUICK)
+    assert "images: 55, described already\n" in planned.stdout
+    assert "  seeds: 3 (as asked for)\n" in planned.stdout
+    assert f"to: the folder {hub / 'models' / 'ink' / 'gmi'}\n" in planned.stdout
+    assert "up to date: there is nothing to do" in planned.stderr
 
     write_card(hub / "models" / "ink", "Ink", "tiny, wet", "base_model: base")
     renamed = ("ink", "--hub", hub, "--seeds", "3", *QUICK)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_models import SIDE
 
 from gmi_registry.errors import GenerationError
 from gmi_registry.generation import (
@@ -182,10 +183,19 @@ def test_a_model_that_fails_is_one_clear_line(base, recipe, tmp_path):
 
 def test_pixels_that_are_no_numbers_are_refused(base, recipe, tmp_path):
     def black(prompt, generator, output_type):
-        return SimpleNamespace(images=np.full((len(prompt), 4, 4, 3), np.nan))
+        return SimpleNamespace(images=np.full((len(prompt), SIDE, SIDE, 3), np.nan))
 
     with pytest.raises(GenerationError, match="no numbers for 'a cat'"):
         generate(_Called(black), PROMPTS, recipe, journal=Journal(tmp_path, base, recipe))
+
+
+def test_a_picture_of_another_size_than_is_recorded_is_refused(base, recipe, tmp_path):
+    def mapped(prompt, generator, output_type):
+        return SimpleNamespace(images=np.zeros((len(prompt), 2 * SIDE, SIDE, 3)))
+
+    with pytest.raises(GenerationError, match="drew 16 x 32 pixels where 16 x 16") as caught:
+        generate(_Called(mapped), PROMPTS, recipe, journal=Journal(tmp_path, base, recipe))
+    assert caught.value.hint == "give --width 16 --height 32"
 
 
 class _Called:

@@ -139,6 +139,19 @@ def test_one_tokenizer_that_reads_to_the_end_is_enough(pipeline, base):
     check_prompts(two, [words], default_recipe(pipeline, base))
 
 
+def test_the_limit_of_the_pipeline_counts_where_it_is_smaller(pipeline, base):
+    class Short:
+        tokenizer = SimpleNamespace(tokenizer=_Counting(512))  # as a processor has it
+
+        def __call__(self, prompt, max_sequence_length=5):
+            raise AssertionError("nothing is drawn")
+
+    recipe = default_recipe(pipeline, base)
+    check_prompts(Short(), [PromptSet("own", 1, ("one two three four five",))], recipe)
+    with pytest.raises(InputError, match="has 6 tokens, but the model reads 5"):
+        check_prompts(Short(), [PromptSet("own", 1, ("one two three four five six",))], recipe)
+
+
 class _Counting:
     def __init__(self, limit):
         self.model_max_length = limit

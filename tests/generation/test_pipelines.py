@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from tiny_models import model_files, save_lora
 
-from gmi_registry.errors import GenerationError, MissingExtraError
+from gmi_registry.errors import GenerationError, InputError, MissingExtraError
 from gmi_registry.generation import default_recipe, load_pipeline, pipelines
 
 
@@ -218,7 +218,7 @@ def test_two_adapters_in_one_folder_are_ambiguous(tiny, base, tmp_path):
 
 
 def test_a_device_that_is_not_there_is_one_clear_line(base):
-    with pytest.raises(GenerationError, match="cannot be moved to xpu"):
+    with pytest.raises(InputError, match="there is no device xpu here"):
         load_pipeline(base, device="xpu")
 
 

@@ -3,6 +3,7 @@
 import errno
 import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -284,6 +285,9 @@ def test_checks_come_before_any_picture(run, hub, tmp_path, monkeypatch, few):
         "is not a folder": {"output": tmp_path / "file"},
         "tokens": {"prompts": long},
         "steps": {"overrides": RecipeOverrides(steps=0)},
+        "1000 steps|1,?001": {"overrides": RecipeOverrides(steps=1001)},
+        "width 18: its sides are multiples of 8": {"overrides": RecipeOverrides(width=18)},
+        "height 63": {"overrides": RecipeOverrides(height=63)},
         "no model": {"ref": ModelRef("local", "nobody")},
     }
     for message, options in cases.items():
@@ -292,6 +296,43 @@ def test_checks_come_before_any_picture(run, hub, tmp_path, monkeypatch, few):
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))
     with pytest.raises(InputError, match="bytes free"):
         run()
+
+
+def test_long_trigger_words_of_a_card_are_left_out_with_a_warning(run, hub, few):
+    words = "instance_prompt: " + "flat icons of " * 8 + "\n"
+    (hub.root / "models" / "base" / "README.md").write_text(CARD.format(more=words))
+    plan = run(dry_run=True).plan
+    assert plan.recipe.trigger_words == ()
+    assert any("trigger words of the model card are left out" in it for it in plan.warnings)
+    with pytest.raises(InputError, match="tokens"):
+        run(dry_run=True, overrides=RecipeOverrides(trigger_words=("flat icons of " * 8,)))
+
+
+def test_a_dry_run_says_where_every_setting_comes_from(run, hub, tmp_path, few):
+    card = hub.root / "models" / "base" / "README.md"
+    card.write_text(CARD.format(more="gmi: {guidance_scale: 2}\n"))
+    plan = run(LORA, dry_run=True).plan
+    assert plan.origins["steps"] == plan.origins["batch_size"] == "as asked for"
+    assert plan.origins["guidance_scale"] == "the model card of local:base"
+    assert plan.origins["width"] == "the pipeline's own"
+    assert (plan.base.id, plan.device, plan.seconds) == ("base", "cpu", None)
+    assert plan.destination == f"the folder {gmi_of(hub, LORA)}"
+
+
+def test_the_time_that_is_left_is_told_by_what_is_done(run, tmp_path, few):
+    def interrupt(stage, done, total):
+        if stage == "generate" and done >= 4:
+            raise KeyboardInterrupt
+
+    small = RecipeOverrides(steps=1, batch_size=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=interrupt, overrides=small)
+    (journal,) = (tmp_path / "work").iterdir()
+    for number, batch in enumerate(sorted(journal.iterdir())):
+        os.utime(batch, (0, 10 * number + (500 if number > 2 else 0)))  # a pause after the third
+    planned = run(dry_run=True, overrides=small).plan
+    assert planned.images_kept == 4
+    assert planned.seconds == pytest.approx(10 * 2)
 
 
 def test_a_place_without_rights_is_refused(run, tmp_path, monkeypatch, few):
@@ -334,6 +375,7 @@ def test_the_card_names_the_encoder(run, hub, monkeypatch, few):
         return GreyEncoder()
 
     monkeypatch.setattr(publish_module, "load_encoder", load)
+    monkeypatch.setattr(publish_module, "check_encoder", lambda *asked, **settings: 0)
     run(encoder=None, dry_run=True)
     card = hub.root / "models" / "base" / "README.md"
     card.write_text(CARD.format(more="gmi: {encoder: grey/none}\n"))

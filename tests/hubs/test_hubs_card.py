@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,14 +102,9 @@ def test_several_trigger_words_windows_lines_and_a_byte_order_mark():
         ("tags: [", "front matter cannot be read"),
         ("- a\n- b", "front matter cannot be read"),
         ("!!python/object/apply:os.system [ls]", "front matter cannot be read"),
-        ("tags: [[a]]", "tags holds a list"),
-        ("title: {a: b}", "title holds a dict"),
-        ("license: !!binary aGk=", "license holds a bytes"),
-        ('title: "\\e[31m"', r"title holds the control character U\+001B"),
-        ("title: " + "x" * 201, "title has 201 characters"),
-        ("downloads: many", "downloads is not a whole number"),
-        ("downloads: true", "downloads is not a whole number"),
-        ("downloads: -1", "downloads is not a whole number"),
+        ("base_model: {a: b}", "base_model holds a dict"),
+        ("base_model: [" + "x" * 201 + "]", "base_model has 201 characters"),
+        ("x: &a {b: c}\n<<: *a", "merges mappings"),
         ("gmi: small", "gmi is not a mapping"),
         ("gmi: {encoder: [a]}", "encoder holds a list"),
         ("gmi: {steps: some}", "steps is not a whole number"),
@@ -121,6 +117,46 @@ def test_a_broken_card_is_refused_with_its_path(front, reason):
         card(f"---\n{front}\n---\n")
     assert str(WHERE) in caught.value.message
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("front", "field", "value", "note"),
+    [
+        ("tags: [a, null, [b], {c: d}, ~]", "tags", ("a",), "tags holds a list, not a text"),
+        ("tags: [a, '', b]", "tags", ("a", "b"), ""),
+        ("tags: [no, en, 16:9, 1.10, 2024-01-01, 1_0]", "tags", None, ""),
+        ('tags: [a, "\\e[31m"]', "tags", ("a",), r"tags holds the control character U\+001B"),
+        ("license: [mit, apache-2.0]", "licence", "mit, apache-2.0", ""),
+        ("license: [mit, other]\nlicense_name: own", "licence", "mit, own", ""),
+        ("license: no", "licence", "no", ""),
+        ("license: {a: b}", "licence", None, "license holds a dict"),
+        ("license: !!binary aGk=", "licence", None, "license holds a bytes"),
+        (f"license: [{'a' * 150}, {'b' * 150}]", "licence", None, "license has 302 characters in"),
+        ("title: {a: b}", "title", "style", "title holds a dict"),
+        ("title: " + "x" * 201, "title", "style", "title has 201 characters"),
+        ("downloads: many", "downloads", None, "downloads is not a whole number"),
+        ("downloads: -1", "downloads", None, "downloads is not a whole number"),
+        ("downloads: 7", "downloads", 7, ""),
+        ("instance_prompt: " + "w" * 242, "trigger_words", (), "instance_prompt has 242 chara"),
+        (f"instance_prompt: [{'w' * 242}, ink]", "trigger_words", ("ink",), "instance_prompt has"),
+        (
+            f"instance_prompt: {list(range(51))}",
+            "trigger_words",
+            (),
+            "instance_prompt has 51 texts",
+        ),
+        ("base_model: [null, base]", "base_model", "base", ""),
+        ("nsfw: yes", "nsfw", True, ""),
+        ("nsfw: no", "nsfw", False, ""),
+    ],
+)
+def test_what_is_odd_and_harmless_stops_nobody(front, field, value, note):
+    found = card(f"---\n{front}\n---\n")
+    if value is None and field == "tags":  # each as its author typed it
+        value = tuple(front[len("tags: [") : -1].split(", "))
+    assert getattr(found, field) == value
+    assert len(found.notes) >= 1 if note else found.notes == ()
+    assert not note or re.search(note, found.notes[0])
 
 
 def test_a_card_nested_beyond_reason_is_refused():

@@ -43,6 +43,7 @@ CONFIG = {
     "model_index.json": json.dumps(INDEX).encode(),
     "unet/config.json": b"{}",
     "text_encoder/config.json": b"{}",
+    "text_encoder/chat_template.jinja": b"{{ messages }}",
     "scheduler/scheduler_config.json": b"{}",
 }
 FULL = {

@@ -248,7 +248,7 @@ def test_offline_lists_what_is_here_without_a_request(hf_hub, opened):
     assert away.weight_digests(found[0].ref) is None
     assert away.fetch_preview(found[0].ref) is None
     for call in (away.fetch_spec, away.fetch_model, away.check_writable):
-        with pytest.raises(OfflineError, match="not on this disk, and the network is switched off"):
+        with pytest.raises(OfflineError, match=r"the network.* is switched off"):
             call(ref("ada/c"))
     assert hf_hub.requests == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import sys
 
@@ -228,6 +229,8 @@ class TestListing:
             return colours.encoder
 
         monkeypatch.setattr(gmi_registry.encoders, "load_encoder", load)
+        search_module = importlib.import_module("gmi_registry.search")
+        monkeypatch.setattr(search_module, "require_device", lambda name: name)
         result = look(picture(COLOURS["red"]), encoder=None, offline=True, device="cuda:1")
         assert asked == [{"cache_dir": colours.cache / "hub", "offline": True, "device": "cuda:1"}]
         assert (result.offline, result.requests, result.catalogue_age) == (True, None, None)

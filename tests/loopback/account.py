@@ -123,6 +123,12 @@ def _named(user: User, fields: dict[str, Any]) -> tuple[str, str]:
 
 
 def _problem(front: re.Match[str]) -> str | None:
+    keys = re.findall(r"^([\w-]+)[ \t]*:", front[1], re.M)
+    twice = next((place for place, key in enumerate(keys) if key in keys[:place]), None)
+    if twice is not None:  # as js-yaml, and unlike PyYAML
+        line = front[1][: list(re.finditer(r"^[\w-]+[ \t]*:", front[1], re.M))[twice].start()]
+        above = front.string[: front.start(1)].count("\n")
+        return f"duplicated mapping key ({line.count(chr(10)) + above + 1}:1)"
     try:
         fields = yaml.safe_load(front[1])
     except yaml.MarkedYAMLError as error:

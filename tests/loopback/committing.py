@@ -54,6 +54,8 @@ def commit(call: Call, repo: Repo, revision: str = "main") -> Reply:
     title, message = header["summary"], header.get("description", "")
     if call.flag("create_pr"):
         author = state.writer(call.user)
+        if repo.discussions_disabled:
+            raise Refusal(403, "Discussions are disabled for this repo")
         base = repo.find(parent or revision)
         made = _built(call, repo, base, lines, author.name, title, message)
         pull = open_pull_request(state, repo, base, author.name, title, message)

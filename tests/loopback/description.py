@@ -124,7 +124,7 @@ _FIELDS = {
     "cardData": lambda repo, commit: commit.card,
     "config": _config,
     "createdAt": lambda repo, commit: timestamp(repo.created),
-    "disabled": lambda repo, commit: False,
+    "disabled": lambda repo, commit: repo.disabled,
     "downloads": lambda repo, commit: repo.downloads,
     "gated": lambda repo, commit: repo.gated,
     "lastModified": lambda repo, commit: timestamp(commit.date),

@@ -95,7 +95,10 @@ class Discussion:
 
 @dataclass
 class Repo:
-    """``objects`` are large files that were uploaded, by SHA-256; ``granted`` may read if gated."""
+    """``objects`` are large files that were uploaded, by SHA-256; ``granted`` may read if gated.
+
+    ``discussions_disabled`` is the owner's setting, which switches pull requests off as well.
+    """
 
     id: str
     type: str
@@ -105,6 +108,8 @@ class Repo:
     downloads: int = 0
     likes: int = 0
     granted: set[str] = field(default_factory=set)
+    discussions_disabled: bool = False
+    disabled: bool = False
     commits: dict[str, Commit] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     objects: dict[str, Blob] = field(default_factory=dict)

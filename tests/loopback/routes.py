@@ -118,6 +118,8 @@ def _api(call: Call, method: str, segments: list[str]) -> Reply:
 
 
 def _discussed(call: Call, method: str, repo: Any, rest: list[str]) -> Reply:
+    if repo.discussions_disabled:
+        raise Refusal(403, "Discussions are disabled for this repo")
     if not rest:
         return discussion.create(call, repo) if method == "POST" else discussion.listing(call, repo)
     handler = _DISCUSSED.get((method, rest[1] if len(rest) > 1 else ""))

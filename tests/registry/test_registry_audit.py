@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from loopback import User
 from registry_author import RED, REPO, civitai, described, entry_files, spec_of
 
 sys.path.append(str(Path(__file__).parents[1] / "generation"))
@@ -60,6 +62,7 @@ def models(hub, tiny, monkeypatch):
         hub.add_repo(ref.id, files)
     monkeypatch.setattr(generation, "default_prompt_set", lambda model: FEW)
     monkeypatch.setattr(audit_module, "load_encoder", lambda *_, **__: GreyEncoder())
+    monkeypatch.setattr(audit_module, "check_encoder", lambda *_, **__: 0)
     return hub
 
 
@@ -67,17 +70,17 @@ def models(hub, tiny, monkeypatch):
 def propose(models, tmp_path):
     """What ``gmi-publish --to registry`` does for ada."""
 
-    def published(ref=BASE, **more):
-        with HuggingFaceHub() as opened:
+    def published(ref=BASE, hub=None, **more):
+        wanted = {"store": Registry(token="hf_ada")} | more
+        with contextlib.nullcontext(hub) if hub else HuggingFaceHub() as opened:
             return publish(
                 ref,
                 opened,
-                store=Registry(token="hf_ada"),
                 encoder=GreyEncoder(),
                 overrides=RecipeOverrides(steps=2, batch_size=4, seeds=(0, 7)),
                 work=tmp_path / "work",
                 device="cpu",
-                **more,
+                **wanted,
             )
 
     return published
@@ -126,6 +129,49 @@ def altered(spec, *, images=None, texts=None):
         prompt_embeddings=spec.prompt_embeddings if texts is None else texts,
         image_prompt=spec.image_prompt,
     )
+
+
+@pytest.mark.parametrize("place", ["the registry", "the model"])
+def test_what_is_proposed_already_is_not_generated_again(propose, models, place):
+    def again(**more):
+        if place == "the registry":
+            return propose(LORA, **more)
+        with HuggingFaceHub(token="hf_ada") as opened:
+            return propose(LORA, hub=opened, store=None, **more)
+
+    first = again()
+    assert (first.outcome, first.images) == ("published", 12)
+    for dry_run in (True, False):
+        second = again(dry_run=dry_run)
+        assert (second.outcome, second.images, second.where) == ("already proposed", 0, first.where)
+        assert second.spec_digest == first.spec_digest
+        assert second.plan.proposal == first.where
+    card = CARD.format(more="base_model: owner/base\n").replace("[tiny]", "[tiny, flat]")
+    models.commit(LORA.id, {"README.md": card.encode()})
+    third = again()
+    assert (third.outcome, third.images, third.plan.reuses_images) == ("published", 0, True)
+    assert third.where != first.where
+    kind = "dataset" if place == "the registry" else "model"
+    files = models.files(REPO if kind == "dataset" else LORA.id, "refs/pr/2", repo_type=kind)
+    assert any(path.endswith("gmi/preview.webp") for path in files)
+
+
+def test_of_a_commit_it_is_main_that_is_up_to_date_or_not(propose, models):
+    models.add_user(User("owner", "hf_owner"))
+    before = models.history(LORA.id)[0].oid
+    with HuggingFaceHub(token="hf_owner") as opened:
+
+        def again(revision):
+            ref = dataclasses.replace(LORA, revision=revision)
+            return propose(ref, hub=opened, store=None)
+
+        assert again(None).images == 12
+        with_one = models.history(LORA.id)[0].oid
+        assert again(before).outcome == "up to date"
+        files = {path: None for path in models.files(LORA.id) if path.startswith("gmi/")}
+        models.commit(LORA.id, files)
+        assert again(with_one).outcome == "published"
+    assert "gmi/spec.json" in models.files(LORA.id)
 
 
 @pytest.mark.parametrize("ref", [BASE, LORA])

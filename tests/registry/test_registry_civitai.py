@@ -53,6 +53,7 @@ def civitai(hub, tiny, monkeypatch):
     monkeypatch.setenv("GMI_REGISTRY", REPO)
     monkeypatch.setattr(generation, "default_prompt_set", lambda model: FEW)
     monkeypatch.setattr(audit_module, "load_encoder", lambda *_, **__: GreyEncoder())
+    monkeypatch.setattr(audit_module, "check_encoder", lambda *_, **__: 0)
     stamina.set_testing(True, attempts=3, cap=True)
     weights = (tiny / "lora" / "pytorch_lora_weights.safetensors").read_bytes()
     with LoopbackCivitai() as shop:

@@ -330,14 +330,19 @@ class TestOffline:
         for call in (
             lambda: list(offline.listings("hf")),
             lambda: offline.fetch_spec(ModelRef("civitai", "9")),
-            lambda: offline.check_writable(ModelRef("civitai", "9", "1")),
-            lambda: offline.push_spec(ModelRef("civitai", "9", "1"), tmp_path),
         ):
             with pytest.raises(
                 OfflineError, match="the registry gmi-registry/specs is not on"
             ) as caught:
                 call()
             assert "--offline" in caught.value.hint
+        for call in (
+            lambda: offline.check_writable(ModelRef("civitai", "9", "1")),
+            lambda: offline.push_spec(ModelRef("civitai", "9", "1"), tmp_path),
+        ):
+            with pytest.raises(OfflineError, match="publishing needs the network") as caught:
+                call()
+            assert "HF_HUB_OFFLINE" in caught.value.hint
         assert not filled.requests
 
     @pytest.mark.parametrize(

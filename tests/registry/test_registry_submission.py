@@ -222,7 +222,7 @@ class TestRights:
 
     def test_who_may_propose_may_go_on(self, hub):
         Registry(token="hf_ada").check_writable(REF)
-        assert [request.method for request in hub.requests] == ["GET", "GET"]
+        assert [request.method for request in hub.requests] == ["GET"] * 3
         with pytest.raises(UnsupportedOperationError):
             Registry(token="hf_ada").check_writable(ModelRef("local", "style"))
 

@@ -79,6 +79,11 @@ class Downloads:
             size = place.stat().st_size
         return place, WeightFile(path=file.path, size=size, sha256=str(file.sha256))
 
+    def missing(self, ref: ModelRef, file: WireFile) -> int:
+        """Bytes of the file that are not on this disk yet, as near as Civitai says."""
+        place = self.folder / "models" / ref.id / str(ref.revision) / file.path
+        return 0 if place.is_file() else file.size
+
     def _is_here(self, place: Path, file: WireFile) -> bool:
         if place.is_symlink() or not place.is_file():
             return False

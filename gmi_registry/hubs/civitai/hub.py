@@ -26,7 +26,15 @@ from gmi_registry.hubs.civitai.snippet import description_snippet
 from gmi_registry.hubs.civitai.traffic import CivitaiTraffic, HasTraffic, OnWait
 from gmi_registry.hubs.civitai.weights import AIR_TYPES
 from gmi_registry.hubs.digest import FileDigests
-from gmi_registry.hubs.protocol import Hub, Listing, SpecStore, is_stale
+from gmi_registry.hubs.protocol import (
+    Destination,
+    Hub,
+    Listing,
+    ModelOutline,
+    SpecStore,
+    TakesProposals,
+    is_stale,
+)
 from gmi_registry.hubs.upload import read_upload
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef
@@ -243,9 +251,23 @@ class CivitaiHub:
                     self._weights[ref] = known
         return known
 
-    def check_writable(self, ref: ModelRef, *, create_pr: bool = True) -> None:
+    def outline(self, ref: ModelRef) -> ModelOutline:
+        """The version and its base model as they would be fetched, before a weight is read.
+
+        Two requests, and those of the base. Raises all that :meth:`fetch_model` raises but for
+        early access, want of room, and other bytes.
+        """
+        return self._models.outline(self._pinned(ref))
+
+    def check_writable(self, ref: ModelRef, *, create_pr: bool = True) -> Destination | None:
         """Raises AuthError or HubError where the store would not take a specification of it."""
-        self._store.check_writable(self._pinned(ref), create_pr=create_pr)
+        return self._store.check_writable(self._pinned(ref), create_pr=create_pr)
+
+    def open_proposals(self, ref: ModelRef) -> Iterator[tuple[str, Path]]:
+        """Those of the store, where it takes any."""
+        if not isinstance(self._store, TakesProposals):
+            return iter(())
+        return self._store.open_proposals(self._pinned(ref))
 
     def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = True) -> str:
         """Put the files of ``folder`` into the store, or propose them to it; returns where.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -13,8 +15,8 @@ from gmi_registry.hubs.civitai.client import CivitaiClient
 from gmi_registry.hubs.civitai.download import Downloads
 from gmi_registry.hubs.civitai.reference import require_version
 from gmi_registry.hubs.civitai.weights import TYPES, digests_of, kind_of, select_file
-from gmi_registry.hubs.civitai.wire import WireModel, WireVersion
-from gmi_registry.hubs.protocol import Hub
+from gmi_registry.hubs.civitai.wire import WireFile, WireModel, WireVersion
+from gmi_registry.hubs.protocol import Hub, ModelOutline, Outlines
 from gmi_registry.model import Kind, ModelFiles
 from gmi_registry.spec import ModelRef
 
@@ -28,6 +30,17 @@ class GivesConfigurations(Protocol):
     def fetch_configuration(self, ref: ModelRef) -> ModelFiles:
         """Like ``fetch_model``, without weights."""
         ...
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A version, the file of it that is meant, and its base model on Hugging Face."""
+
+    model: WireModel
+    version: WireVersion
+    kind: Kind
+    file: WireFile
+    base: ModelRef
 
 
 class Models:
@@ -48,6 +61,7 @@ class Models:
         self._bases = bases
         self._cache_dir = cache_dir
         self._opened = False
+        self._outlined: dict[ModelRef, _Chosen] = {}
 
     def close(self) -> None:
         """Close the hub of the bases where it was opened here."""
@@ -78,6 +92,50 @@ class Models:
 
     def fetch(self, ref: ModelRef) -> tuple[ModelFiles, Mapping[str, str | None]]:
         """The version as :meth:`.CivitaiHub.fetch_model` says, and the digests of all its files."""
+        chosen = self._outlined.pop(ref, None) or self._choose(ref)
+        # Either may be refused, so the small one comes first: a LoRA, or a configuration.
+        if chosen.kind == "lora":
+            place, weights = self._downloads.fetch(ref, chosen.file, chosen.kind)
+            base = self._base(ref, chosen)
+        else:
+            base = self._base(ref, chosen)
+            place, weights = self._downloads.fetch(ref, chosen.file, chosen.kind)
+        files = ModelFiles(
+            ref=ref,
+            kind=chosen.kind,
+            path=place if chosen.kind == "single-file" else place.parent,
+            card=card_of(chosen.model, chosen.version),
+            weights=(weights,),
+            url=self._client.page_of(ref),
+            base=base,
+        )
+        return files, digests_of(chosen.version)
+
+    def outline(self, ref: ModelRef) -> ModelOutline:
+        """The version and its base as :meth:`.CivitaiHub.outline` says.
+
+        A :meth:`fetch` that follows asks for neither again.
+        """
+        chosen = self._choose(ref)
+        base, bases = None, self._base_hub()
+        if isinstance(bases, Outlines):
+            with _explained(ref, chosen.version.base_model):
+                base = bases.outline(chosen.base)
+            chosen = replace(chosen, base=base.ref)
+        self._outlined[ref] = chosen
+        return ModelOutline(
+            ref=ref,
+            kind=chosen.kind,
+            card=card_of(chosen.model, chosen.version),
+            pipeline=None,
+            weights={chosen.file.path: chosen.file.sha256},
+            missing=self._downloads.missing(ref, chosen.file),
+            url=self._client.page_of(ref),
+            base=base,
+        )
+
+    def _choose(self, ref: ModelRef) -> _Chosen:
+        """What is meant, as Civitai describes it now. Raises for all that cannot be described."""
         asked = self._client.asked(ref)
         model, version = self.documents(ref)
         kind = kind_of(model.type)
@@ -93,43 +151,16 @@ class Models:
                 hint=f"see {asked.page}",
             )
         file = select_file(version, asked)
-        base_named(version.base_model, str(ref))
-        # Either may be refused, so the small one comes first: a LoRA, or a configuration.
-        if kind == "lora":
-            place, weights = self._downloads.fetch(ref, file, kind)
-            base = self._base(ref, version.base_model, kind)
-        else:
-            base = self._base(ref, version.base_model, kind)
-            place, weights = self._downloads.fetch(ref, file, kind)
-        files = ModelFiles(
-            ref=ref,
-            kind=kind,
-            path=place if kind == "single-file" else place.parent,
-            card=card_of(model, version),
-            weights=(weights,),
-            url=self._client.page_of(ref),
-            base=base,
-        )
-        return files, digests_of(version)
+        named = base_named(version.base_model, str(ref))
+        base = ModelRef("hf", named.layout if kind == "single-file" else named.repository)
+        return _Chosen(model, version, kind, file, base)
 
-    def _base(self, ref: ModelRef, named: str, kind: Kind) -> ModelFiles:
-        base = base_named(named, str(ref))
-        whole = kind != "single-file"
-        wanted = ModelRef("hf", base.repository if whole else base.layout)
+    def _base(self, ref: ModelRef, chosen: _Chosen) -> ModelFiles:
         bases = self._base_hub()
-        try:
-            if not whole and isinstance(bases, GivesConfigurations):
-                return bases.fetch_configuration(wanted)
-            return bases.fetch_model(wanted)
-        except AuthError as error:
-            raise AuthError(
-                f"the base model of {ref}, {named}, is not open: {error.message}", hint=error.hint
-            ) from error
-        except SpecNotFoundError as error:
-            raise HubError(
-                f"the base model of {ref}, {named}, is not at hand: {error.message}",
-                hint=error.hint,
-            ) from error
+        with _explained(ref, chosen.version.base_model):
+            if chosen.kind == "single-file" and isinstance(bases, GivesConfigurations):
+                return bases.fetch_configuration(chosen.base)
+            return bases.fetch_model(chosen.base)
 
     def _base_hub(self) -> Hub:
         if self._bases is None:
@@ -139,3 +170,19 @@ class Models:
             self._bases = HuggingFaceHub(cache_dir=self._cache_dir, offline=self._client.offline)
             self._opened = True
         return self._bases
+
+
+@contextmanager
+def _explained(ref: ModelRef, named: str) -> Iterator[None]:
+    """Errors about a base model in words that say whose base it is."""
+    try:
+        yield
+    except AuthError as error:
+        raise AuthError(
+            f"the base model of {ref}, {named}, is not open: {error.message}", hint=error.hint
+        ) from error
+    except SpecNotFoundError as error:
+        raise HubError(
+            f"the base model of {ref}, {named}, is not at hand: {error.message}",
+            hint=error.hint,
+        ) from error

@@ -14,6 +14,7 @@ __all__ = ["SECTION_END", "SECTION_START", "TAG", "check_card", "edit_card"]
 SECTION_START = "<!-- gmi-spec:start -->"
 SECTION_END = "<!-- gmi-spec:end -->"
 
+_LONGEST_SECTION = 1_200
 _BOM = b"\xef\xbb\xbf"
 # What the Hub takes for front matter; two lines of dashes with nothing between them it does not,
 # though their author plainly meant it.
@@ -38,9 +39,13 @@ def edit_card(content: bytes | None, manifest: Manifest, *, preview: bool = Fals
     return _edit(content, _section(manifest, preview))
 
 
-def check_card(content: bytes | None) -> None:
-    """Raise the HubError that :func:`edit_card` would raise for this card, whatever the model."""
-    _edit(content, [])
+def check_card(content: bytes | None) -> bytes:
+    """The card as :func:`edit_card` would make it, but for what the section says.
+
+    Raises the HubError that it would raise, whatever the model: the section is taken to be as long
+    as it can be.
+    """
+    return _edit(content, ["x" * _LONGEST_SECTION])
 
 
 def _edit(content: bytes | None, section: list[str]) -> bytes:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, Discussion, HfApi
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -20,11 +20,13 @@ from huggingface_hub.errors import (
 from gmi_registry.errors import GmiError, HubError
 from gmi_registry.hubs.huggingface.errors import Asked, explained, translate
 from gmi_registry.hubs.huggingface.limit import wait_after
-from gmi_registry.hubs.huggingface.patience import pause
+from gmi_registry.hubs.huggingface.patience import patiently, pause
 from gmi_registry.sanitize import one_line
 from gmi_registry.spec.fields import unprintable
 
-__all__ = ["Change", "Start", "make"]
+__all__ = ["Change", "RepoType", "Start", "make", "own_proposals"]
+
+RepoType = Literal["model", "dataset"]
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)
 _PROPOSALS = 20
@@ -60,7 +62,7 @@ class Change:
     """
 
     asked: Asked
-    repo_type: Literal["model", "dataset"]
+    repo_type: RepoType
     look: Callable[[], Start]
     is_made: Callable[[str], bool]
     describe: Callable[[bool], str]
@@ -99,23 +101,49 @@ def make(api: HfApi, change: Change, *, propose: bool) -> str | Start:
     raise AssertionError("unreachable")  # pragma: no cover
 
 
-def _proposed(api: HfApi, change: Change, start: Start) -> str | None:
-    """The address of an open pull request of this account's that has all of the change."""
-    with explained(change.asked):
+def own_proposals(
+    api: HfApi, asked: Asked, repo_type: RepoType, user: str
+) -> Iterator[tuple[str, str]]:
+    """Address and revision (``refs/pr/3``) of the newest open pull requests of ``user``.
+
+    One request. Raises HubError where pull requests are switched off.
+    """
+
+    def ask() -> list[Discussion]:
         found = api.get_repo_discussions(
-            str(change.asked.id),
-            author=start.user,
+            str(asked.id),
+            author=user,
             discussion_type="pull_request",
             discussion_status="open",
-            repo_type=change.repo_type,
+            repo_type=repo_type,
         )
-        # The hub is asked to filter, and its answer is checked.
-        for pull in itertools.islice(found, _PROPOSALS):
-            mine = pull.is_pull_request and pull.author == start.user
-            if not mine or pull.status not in ("open", "draft"):
-                continue
-            if change.is_made(f"refs/pr/{int(pull.num)}"):
-                return f"{change.asked.url}/discussions/{int(pull.num)}"
+        return list(itertools.islice(found, _PROPOSALS))
+
+    with explained(asked):
+        try:
+            found = patiently(ask)
+        except HfHubHTTPError as error:
+            said = error.server_message or ""
+            if error.response.status_code == 403 and not isinstance(error, GatedRepoError):
+                why = f" ({' '.join(said.split())[:200]})" if said else ""
+                raise HubError(
+                    f"{asked.name} takes no pull requests: they are switched off{why}",
+                    hint="ask its owner to switch them on, or write to --output DIR",
+                ) from error
+            raise
+    # The hub is asked to filter, and its answer is checked.
+    for pull in found:
+        if pull.is_pull_request and pull.author == user and pull.status in ("open", "draft"):
+            number = int(pull.num)
+            yield f"{asked.url}/discussions/{number}", f"refs/pr/{number}"
+
+
+def _proposed(api: HfApi, change: Change, start: Start) -> str | None:
+    """The address of an open pull request of this account's that has all of the change."""
+    for address, revision in own_proposals(api, change.asked, change.repo_type, start.user):
+        with explained(change.asked):
+            if change.is_made(revision):
+                return address
     return None
 
 

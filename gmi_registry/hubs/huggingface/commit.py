@@ -60,7 +60,7 @@ def push_spec(api: HfApi, ref: ModelRef, folder: Path, *, create_pr: bool = Fals
     manifest, contents = read_upload(folder, ref)
     names = (MANIFEST_NAME, TENSORS_NAME, PREVIEW_NAME, SIGNATURE_NAME)
     ours = {f"{SPEC_DIR}/{name}": contents.get(name) for name in names}
-    beside = _Beside(api, ref, manifest, ours)
+    beside = _Beside(api, ref, manifest, ours, create_pr)
     change = Change(asked_of(api, ref), "model", beside.look, beside.is_made, beside.describe)
     done = make(api, change, propose=create_pr)
     if isinstance(done, Start):
@@ -76,9 +76,10 @@ class _Beside:
     ref: ModelRef
     manifest: Manifest
     ours: Mapping[str, bytes | None]
+    create_pr: bool
 
     def look(self) -> Start:
-        now = check_writable(self.api, self.ref)
+        now = check_writable(self.api, self.ref, create_pr=self.create_pr)
         self._require_same_weights(now)
         preview = self.ours[f"{SPEC_DIR}/{PREVIEW_NAME}"] is not None
         wanted = {**self.ours, CARD_NAME: edit_card(now.card, self.manifest, preview=preview)}

@@ -117,6 +117,11 @@ def translate(error: BaseException, asked: Asked) -> GmiError | None:
 
 def offline_error(asked: Asked) -> OfflineError:
     """What was asked for is not on this disk, and the network is switched off."""
+    if asked.writing:
+        return OfflineError(
+            f"{asked.name}: publishing needs the network, which is switched off",
+            hint="unset HF_HUB_OFFLINE and run the same command again, or write to --output DIR",
+        )
     what = asked.name if asked.path is None else f"{asked.path} of {asked.name}"
     return OfflineError(
         f"{what} is not on this disk, and the network is switched off",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import time
@@ -34,7 +35,13 @@ from gmi_registry.hubs.huggingface.models import Models, is_unknown, weight_file
 from gmi_registry.hubs.huggingface.names import Names, base_reference, kept_elsewhere
 from gmi_registry.hubs.huggingface.shelf import MANIFEST, TENSORS, Shelf
 from gmi_registry.hubs.huggingface.traffic import OnWait, Traffic
-from gmi_registry.hubs.protocol import Listing, bases_in, with_base_names
+from gmi_registry.hubs.protocol import (
+    Destination,
+    Listing,
+    ModelOutline,
+    bases_in,
+    with_base_names,
+)
 from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.sanitize import add_secret
 from gmi_registry.spec import PREVIEW_NAME, SIGNATURE_NAME, SPEC_DIR, ModelRef
@@ -387,16 +394,45 @@ class HuggingFaceHub:
             weights = self.weight_digests(ref)
         return self.name_now(ref), weights
 
-    def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> None:
-        """Raises AuthError or HubError where :meth:`push_spec` could not even propose a change.
+    def outline(self, ref: ModelRef) -> ModelOutline:
+        """What :meth:`fetch_model` would give, with the base model's, before a weight is read.
 
-        What may be proposed may be tried, so ``create_pr`` asks for nothing more. OfflineError
-        without a network.
+        Raises all that it raises but for want of room or for other bytes. Costs one request for
+        each model, and one for each of its small files; what is fetched afterwards at the commit
+        that it states is not asked for again.
         """
-        from gmi_registry.hubs.huggingface.preflight import check_writable
+        self._begin(ref)
+        return self._models.outline(ref)
+
+    def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> Destination:
+        """Where :meth:`push_spec` would put a specification, and how.
+
+        Raises AuthError or HubError where it could not even propose one, or the hub would refuse
+        the card; OfflineError without a network.
+        """
+        from gmi_registry.hubs.huggingface.preflight import check_push
 
         self._require_network(ref)
-        check_writable(self._api, self.name_now(ref))
+        return check_push(self._api, self.name_now(ref), create_pr=create_pr)
+
+    def open_proposals(self, ref: ModelRef) -> Iterator[tuple[str, Path]]:
+        """The specifications in this account's open pull requests to the model, newest first.
+
+        Addresses and folders as of :meth:`fetch_spec`, which costs as much for each.
+        """
+        from gmi_registry.hubs.huggingface.change import own_proposals
+
+        self._require_network(ref)
+        ref = self.name_now(ref)
+        asked = self._writing(ref)
+        with explained(asked):
+            user = self._api.whoami(cache=True).get("name")
+        for address, revision in own_proposals(self._api, asked, "model", str(user)):
+            proposed = ModelRef("hf", ref.id, revision)
+            with contextlib.suppress(SpecNotFoundError):
+                folder = self.fetch_spec(proposed)
+                self.fetch_preview(proposed)  # which then lies beside the two files
+                yield address, folder
 
     def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = False) -> str:
         """Commit the files of ``folder`` beside the model, or propose it; returns the address."""

@@ -24,11 +24,13 @@ from gmi_registry.hubs.huggingface.names import Names, base_reference, kept_else
 from gmi_registry.hubs.huggingface.patience import patiently
 from gmi_registry.hubs.huggingface.selection import (
     INDEX_NAME,
+    LORA_NAME,
     RepoFile,
     Selection,
     select_pipeline,
     select_root,
 )
+from gmi_registry.hubs.protocol import ModelOutline
 from gmi_registry.hubs.weights import kind_of_file
 from gmi_registry.model import Kind, ModelCard, ModelFiles
 from gmi_registry.spec import ModelRef, WeightFile
@@ -45,6 +47,29 @@ _WEIGHT_LIMIT = 500 * 10**9
 _LONGEST_CHAIN = 8
 _PICTURES = frozenset({"text-to-image", "image-to-image", "unconditional-image-generation"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A model as the hub describes it: ``info`` is the client's, ``ref`` has its full commit.
+
+    ``asked`` is the revision that was asked for; ``index`` the content of ``model_index.json``, or
+    None where a file at the root is meant.
+    """
+
+    info: Any
+    ref: ModelRef
+    asked: str | None
+    card: ModelCard
+    index: Mapping[str, object] | None
+    base: _Found | None = None
+
+    def choose(self, *, config_only: bool) -> Selection:
+        """The files that are fetched. Raises HubError where there are no usable weights."""
+        name, files = f"hf:{self.ref.id}", _files(self.info)
+        if self.index is not None:
+            return select_pipeline(name, files, self.index, weights=not config_only)
+        return select_root(name, files, file=self.ref.file, revision=self.asked)
 
 
 class Models:
@@ -67,14 +92,15 @@ class Models:
         self._digests = digests
         self._workers = workers
         self._names = names
+        self._found: dict[ModelRef, _Found] = {}
 
     def fetch(self, ref: ModelRef) -> ModelFiles:
         """The model at its revision, with its base, as :meth:`.HuggingFaceHub.fetch_model` says."""
-        return self._fetch(ref, (), config_only=False)
+        return self._fetch(ref, config_only=False)
 
     def configuration(self, ref: ModelRef) -> ModelFiles:
         """The same without weights: what reads a single file that brings its own."""
-        return self._fetch(ref, (), config_only=True)
+        return self._fetch(ref, config_only=True)
 
     def info(self, model_id: str, revision: str | None) -> Any:
         """huggingface_hub's ``ModelInfo`` with the size and digest of every file: one request.
@@ -102,55 +128,68 @@ class Models:
             self._names.learn(model_id, actual.id)
         return info
 
-    def _fetch(self, ref: ModelRef, above: tuple[str, ...], *, config_only: bool) -> ModelFiles:
+    def outline(self, ref: ModelRef) -> ModelOutline:
+        """The model and its base as they would be fetched: no weights are read.
+
+        :meth:`fetch` of the reference in it costs no further request but downloads.
+        """
+        found = self._find(ref, ())
+        self._found[found.ref] = found
+        outline = self._outlined(found, config_only=False)
+        self._require_free(found.ref.id, outline.missing_in_all)
+        return outline
+
+    def _fetch(self, ref: ModelRef, *, config_only: bool) -> ModelFiles:
+        found = self._found.get(ref)
+        if found is None:
+            found = self._find(ref, ())
+        return self._deliver(found, config_only=config_only)
+
+    def _find(self, ref: ModelRef, above: tuple[str, ...]) -> _Found:
+        """The model under its present name, and all that it is made from: every refusal that needs
+        no weights."""
         info = self.info(ref.id, ref.revision)
-        asked, ref = ref, dataclasses.replace(ref, id=info.id)
+        named, ref = ref, dataclasses.replace(ref, id=info.id)
         if ref.id in above or len(above) >= _LONGEST_CHAIN:
             chain = " -> ".join((*above, ref.id))
             raise HubError(
                 f"the base models go round in a circle, or on for too long: {chain}",
-                hint=f"mend base_model in the model card of {asked.repository}",
+                hint=f"mend base_model in the model card of {named.repository}",
             )
-        files = _files(info)
-        paths = {file.path for file in files}
-        card = self._card(info, CARD_NAME in paths)
+        asked = self._downloads.asked(info.id, revision=ref.revision)
+        if getattr(info, "disabled", False):
+            raise HubError(f"{asked.name} was disabled by the hub", hint=f"see {asked.url}")
+        paths = {file.path for file in _files(info)}
         pipeline = INDEX_NAME in paths and ref.file is None
-        if pipeline:
-            index = self._index(ref.id, info.sha)
-            chosen = select_pipeline(f"hf:{ref.id}", files, index, weights=not config_only)
-        else:
-            _require_pictures(ref.id, info)
-            chosen = select_root(f"hf:{ref.id}", files, file=ref.file, revision=ref.revision)
-        folder, weights = self._download(ref.id, info.sha, chosen)
-        kind, path = _kind(folder, chosen, pipeline)
-        base = None
-        if kind != "checkpoint" and card.base_model is not None:
-            base = self._base(
-                ref.id, card.base_model, (*above, ref.id), config_only=kind == "single-file"
-            )
-        return ModelFiles(
-            ref=ModelRef("hf", ref.id, info.sha, ref.file),
-            kind=kind,
-            path=path,
-            card=card,
-            weights=weights,
-            url=self._downloads.asked(ref.id).url,
-            base=base,
-        )
+        if info.gated and not pipeline and CARD_NAME not in paths:
+            # Else the first small file tells.
+            with explained(asked):
+                patiently(lambda: self._api.auth_check(info.id))
+        card = self._card(info, CARD_NAME in paths)
+        index = self._index(info.id, info.sha) if pipeline else None
+        if not pipeline:
+            _require_pictures(info.id, info)
+        found = _Found(info, ModelRef("hf", info.id, info.sha, ref.file), ref.revision, card, index)
+        if not pipeline:
+            chosen = found.choose(config_only=False)
+            if card.base_model is not None:
+                base = self._base(info.id, card.base_model, (*above, info.id))
+                found = dataclasses.replace(found, base=base)
+                # Of a file that may be a whole model, too, the configuration alone may be wanted.
+                base.choose(config_only=chosen.weights[0].path != LORA_NAME)
+        return found
 
-    def _base(
-        self, model_id: str, name: str, above: tuple[str, ...], *, config_only: bool
-    ) -> ModelFiles:
+    def _base(self, model_id: str, name: str, above: tuple[str, ...]) -> _Found:
         what = f"the base model of hf:{model_id}, {name[:100]}"
         try:
             ref = base_reference(name, self._downloads.asked(model_id).endpoint)
             elsewhere = kept_elsewhere(ref.id)
             try:
-                return self._fetch(ref, above, config_only=config_only)
+                return self._find(ref, above)
             except (SpecNotFoundError, AuthError) as error:
                 if elsewhere is None or not is_unknown(error):
                     raise
-            return self._fetch(ModelRef("hf", elsewhere), above, config_only=config_only)
+            return self._find(ModelRef("hf", elsewhere), above)
         except InputError:
             raise HubError(
                 f"{what}, is not the name of a model on Hugging Face",
@@ -163,6 +202,45 @@ class Models:
             ) from error
         except AuthError as error:
             raise AuthError(f"{what}, is not open: {error.message}", hint=error.hint) from error
+
+    def _deliver(self, found: _Found, *, config_only: bool) -> ModelFiles:
+        chosen = found.choose(config_only=config_only)
+        model_id, sha = found.ref.id, found.info.sha
+        folder, weights = self._download(model_id, sha, chosen)
+        kind, path = _kind(folder, chosen, found.index is not None)
+        base = None
+        if found.base is not None:
+            base = self._deliver(found.base, config_only=kind == "single-file")
+        return ModelFiles(
+            ref=found.ref,
+            kind=kind,
+            path=path,
+            card=found.card,
+            weights=weights,
+            url=self._downloads.asked(model_id).url,
+            base=base,
+        )
+
+    def _outlined(self, found: _Found, *, config_only: bool) -> ModelOutline:
+        chosen = found.choose(config_only=config_only)
+        model_id, sha = found.ref.id, found.info.sha
+        kind: Kind | None = "checkpoint"
+        if found.index is None:
+            # Of another file only its tensors tell.
+            kind = "lora" if chosen.weights[0].path == LORA_NAME else None
+        base = None
+        if found.base is not None:
+            base = self._outlined(found.base, config_only=kind is None)
+        return ModelOutline(
+            ref=found.ref,
+            kind=kind,
+            card=found.card,
+            pipeline=found.index,
+            weights={file.path: file.sha256 for file in chosen.weights},
+            missing=self._missing(model_id, sha, chosen),
+            url=self._downloads.asked(model_id).url,
+            base=base,
+        )
 
     def _card(self, info: Any, there: bool) -> ModelCard:
         content = b""
@@ -221,11 +299,9 @@ class Models:
         return WeightFile(path=file.path, size=size, sha256=sha256)
 
     def _require_room(self, model_id: str, sha: str, chosen: Selection) -> None:
-        missing = sum(
-            file.size or 0
-            for file in (*chosen.weights, *chosen.others)
-            if self._downloads.cached(model_id, file.path, sha) is None
-        )
+        self._require_free(model_id, self._missing(model_id, sha, chosen))
+
+    def _require_free(self, model_id: str, missing: int) -> None:
         place = self._downloads.cache_dir
         while not place.exists():
             place = place.parent
@@ -236,6 +312,14 @@ class Models:
                 f"{free:,} are free",
                 hint="free some space: hf cache ls, hf cache rm; or set HF_HOME to another disk",
             )
+
+    def _missing(self, model_id: str, sha: str, chosen: Selection) -> int:
+        """Bytes that are not on this disk yet."""
+        return sum(
+            file.size or 0
+            for file in (*chosen.weights, *chosen.others)
+            if self._downloads.cached(model_id, file.path, sha) is None
+        )
 
     def _at_once(self, work: Callable[[RepoFile], T], files: tuple[RepoFile, ...]) -> list[T]:
         with ThreadPoolExecutor(self._workers) as pool:

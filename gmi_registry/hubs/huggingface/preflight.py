@@ -7,27 +7,45 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub import HfApi, constants, get_session, get_token
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import hf_raise_for_status
 
-from gmi_registry.errors import AuthError, HubError, UnsupportedOperationError
+from gmi_registry.errors import AuthError, HubError, SpecNotFoundError, UnsupportedOperationError
 from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
 from gmi_registry.hubs.digest import FileDigests
 from gmi_registry.hubs.huggingface.card_edit import check_card
-from gmi_registry.hubs.huggingface.download import Downloads
+from gmi_registry.hubs.huggingface.change import own_proposals
+from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
 from gmi_registry.hubs.huggingface.errors import Asked, explained
 from gmi_registry.hubs.huggingface.models import Models
 from gmi_registry.hubs.huggingface.patience import patiently
+from gmi_registry.hubs.protocol import Destination
 from gmi_registry.sanitize import add_secret
-from gmi_registry.spec import ModelRef
+from gmi_registry.spec import SPEC_DIR, ModelRef
 
-__all__ = ["Preflight", "StoredFile", "asked_of", "check_writable", "read_file", "stored_files"]
+__all__ = [
+    "Preflight",
+    "StoredFile",
+    "asked_of",
+    "check_push",
+    "check_writable",
+    "may_commit",
+    "read_file",
+    "stored_files",
+]
 
 _COMMIT_LIKE = re.compile(r"[0-9a-f]{7,40}")
 _WRITERS = frozenset({"admin", "write"})
 _PUSH, _PROPOSE = "repo.write", "discussion.write"
+_HEADS, _TAGS, _PULLS = "refs/heads/", "refs/tags/", "refs/pr/"
+_AT_LINE = re.compile(r"\((\d+):\d+\)")
+_ELSEWHERE = "leave this repository alone: --to registry, or --output DIR"
 
 
 @dataclass(frozen=True)
@@ -77,16 +95,42 @@ class Preflight:
         return stored is None if content is None else stored is not None and stored.holds(content)
 
 
-def check_writable(api: HfApi, ref: ModelRef) -> Preflight:
+def check_push(api: HfApi, ref: ModelRef, *, create_pr: bool = False) -> Destination:
+    """Everything that a push to ``ref`` can be refused for, and where it would go.
+
+    Beside what :func:`check_writable` asks: whether the hub lets this account commit there, whether
+    it takes the card with what would be added, and where a change would be proposed, whether pull
+    requests are open. At most three requests more; nothing is changed. Raises as that does, and
+    HubError for a card or a pull request that the hub would not take.
+    """
+    now = check_writable(api, ref, create_pr=create_pr)
+    asked = asked_of(api, ref)
+    propose = create_pr or not now.can_write or not may_commit(api, asked, "model")
+    validate_card(api, asked, now.card, check_card(now.card))
+    if propose:
+        list(own_proposals(api, asked, "model", now.user))
+    return Destination(
+        where=f"{asked.url}/tree/{now.branch}/{SPEC_DIR}",
+        way="pull request" if propose else "commit",
+        branch=now.branch,
+        weights={
+            path: file.sha256 for path, file in now.files.items() if path.endswith(".safetensors")
+        },
+    )
+
+
+def check_writable(api: HfApi, ref: ModelRef, *, create_pr: bool = False) -> Preflight:
     """Look at the account, its token, the model and its card; nothing is changed.
 
     A push goes to ``main``, or to the branch that ``ref`` names; a commit in its place says only
-    which weights are meant. A model of another owner is no error: a change can be proposed there.
+    which weights are meant, and so does a tag where the change is proposed. A model of another
+    owner is no error: a change can be proposed there.
 
-    Costs whoami (asked once a process), one request for the model and two for its card. Raises
-    AuthError without a token, with one that is wrong, only reads or is made for other
-    repositories, and for a model that it may not read; SpecNotFoundError where there is no such
-    model; HubError for a card that cannot be edited, or a hub that does not answer.
+    Costs whoami (asked once a process), one request for the model and two for its card, and where
+    ``ref`` names a revision one for the repository's branches. Raises AuthError without a token,
+    with one that is wrong, only reads or is made for other repositories, and for a model that it
+    may not read; SpecNotFoundError where there is no such model or revision; HubError for a tag, a
+    name that means two things, a card that cannot be edited, or a hub that does not answer.
     """
     if ref.hub != "hf":
         raise UnsupportedOperationError(f"{ref} is not on this hub", hint="write hf:owner/name")
@@ -104,10 +148,10 @@ def check_writable(api: HfApi, ref: ModelRef) -> Preflight:
             f"{asked.endpoint} does not say whose token this is", hint="check HF_ENDPOINT"
         )
     can_write = _may_push(account, asked)
-    branch = constants.DEFAULT_REVISION
-    if ref.revision is not None and not _COMMIT_LIKE.fullmatch(ref.revision):
-        branch = ref.revision
-    info = _info(api, ref.id, branch)
+    branch = _branch(api, ref, asked, propose=create_pr or not can_write)
+    info = _model(api, asked, branch)
+    if getattr(info, "disabled", False):
+        raise HubError(f"{asked.name} was disabled by the hub", hint=f"see {asked.url}")
     files = dict(_files(info))
     card = None
     if CARD_NAME in files:
@@ -130,6 +174,131 @@ def check_writable(api: HfApi, ref: ModelRef) -> Preflight:
         card=card,
         files=files,
     )
+
+
+def may_commit(api: HfApi, asked: Asked, repo_type: str) -> bool:
+    """Whether the hub says that this account may commit there; True where it does not say."""
+    with explained(asked):
+        try:
+            patiently(lambda: api.auth_check(str(asked.id), repo_type=repo_type, write=True))
+        except HfHubHTTPError as error:
+            return error.response.status_code != 403
+        except TypeError:  # an older client
+            return True
+    return True
+
+
+def validate_card(api: HfApi, asked: Asked, before: bytes | None, after: bytes) -> None:
+    """Raise HubError for a card that the hub's own check refuses, as it would in a commit.
+
+    ``after`` is the card as it would be, ``before`` as it lies there now, whose lines its author
+    knows. A hub without such a check refuses nothing.
+    """
+    said = _faults(api, asked, after)
+    if said is None:
+        return
+    own = None if before is None else _faults(api, asked, before)
+    told = own or said
+    line = _AT_LINE.search(told)
+    where = CARD_NAME if line is None else f"{CARD_NAME} line {line[1]}"
+    raise HubError(
+        f"{asked.name}: the hub would not take its model card: {where}: {told[:200]}",
+        hint=f"mend the model card: {asked.url}/blob/main/{CARD_NAME}; or {_ELSEWHERE}",
+    )
+
+
+def _faults(api: HfApi, asked: Asked, content: bytes) -> str | None:
+    """What the hub finds wrong with a card, on one line, or None."""
+
+    def ask() -> Any:
+        response = get_session().post(
+            f"{api.endpoint}/api/validate-yaml",
+            json={"content": content.decode("utf-8-sig"), "repoType": "model"},
+            headers=build_hf_headers(token=api.token, library_name=api.library_name),
+        )
+        if response.status_code not in (400, 404, 405):
+            hf_raise_for_status(response)
+        return response
+
+    with explained(asked):
+        response = patiently(ask)
+    if response.status_code != 400:
+        return None
+    try:
+        errors = _mapping(response.json()).get("errors")
+    except ValueError:
+        errors = None
+    listed = errors if isinstance(errors, list) else []
+    found = [str(_mapping(error).get("message")) for error in listed]
+    return " ".join("; ".join(found).split()) or "it does not say why"
+
+
+def _branch(api: HfApi, ref: ModelRef, asked: Asked, *, propose: bool) -> str:
+    """The branch that a push goes to. Raises where ``ref`` names none, and no commit either."""
+    revision = ref.revision
+    if revision is None:
+        return constants.DEFAULT_REVISION
+    with explained(asked):
+        try:
+            refs = patiently(lambda: api.list_repo_refs(ref.id))
+        except RepositoryNotFoundError as error:
+            raise _not_a_model(api, asked) or error from error
+        heads = {item.name for item in refs.branches} | {item.name for item in refs.converts}
+        tags = {item.name for item in refs.tags}
+    name = revision.removeprefix(_HEADS).removeprefix(_TAGS)
+    is_branch = name in heads and not revision.startswith(_TAGS)
+    is_tag = name in tags and not revision.startswith(_HEADS)
+    if (is_branch or is_tag) and COMMIT.fullmatch(name):
+        raise HubError(
+            f"{asked.name}: {name} is the name of a {'branch' if is_branch else 'tag'}, and reads "
+            "as a commit, so which weights are meant is unclear",
+            hint="name the commit that it stands at, or give it another name",
+        )
+    if is_branch and is_tag:
+        raise HubError(
+            f"{asked.name}: {name} is a branch and a tag",
+            hint=f"say which is meant: --revision {_HEADS}{name} or --revision {_TAGS}{name}",
+        )
+    if is_branch:
+        return name
+    if is_tag:
+        if propose:
+            return constants.DEFAULT_REVISION
+        raise HubError(
+            f"{asked.name}: {name} is a tag, and nothing can be committed to a tag",
+            hint="name a branch: --revision BRANCH; or propose it to main: --create-pr; or "
+            + _ELSEWHERE,
+        )
+    if revision.startswith(_PULLS):
+        return revision
+    if _COMMIT_LIKE.fullmatch(revision):
+        return constants.DEFAULT_REVISION
+    raise SpecNotFoundError(
+        f"{asked.name} has no branch, tag or commit {revision}",
+        hint=f"see what it has: {asked.url}/tree/main",
+    )
+
+
+def _model(api: HfApi, asked: Asked, branch: str) -> Any:
+    try:
+        return _info(api, str(asked.id), branch)
+    except SpecNotFoundError as error:
+        if not isinstance(error.__cause__, RepositoryNotFoundError):
+            raise
+        raise _not_a_model(api, asked) or error from error
+
+
+def _not_a_model(api: HfApi, asked: Asked) -> HubError | None:
+    """The error for a repository of another kind under the same name, or None."""
+    for kind in ("dataset", "space"):
+        with explained(asked):
+            there = patiently(partial(api.repo_exists, str(asked.id), repo_type=kind))
+        if there:
+            return HubError(
+                f"{asked.id} is a {kind}, and no model",
+                hint=f"name a model: {asked.endpoint}/models",
+            )
+    return None
 
 
 def asked_of(api: HfApi, ref: ModelRef) -> Asked:

@@ -12,14 +12,16 @@ from pathlib import PurePosixPath
 from gmi_registry.errors import HubError, InputError
 from gmi_registry.spec import ModelRef
 
-__all__ = ["INDEX_NAME", "RepoFile", "Selection", "select_pipeline", "select_root"]
+__all__ = ["INDEX_NAME", "LORA_NAME", "RepoFile", "Selection", "select_pipeline", "select_root"]
 
 INDEX_NAME = "model_index.json"
+LORA_NAME = "pytorch_lora_weights.safetensors"
+"""What diffusers calls a LoRA's file."""
 
 _SUFFIX = ".safetensors"
-_LORA_NAME = "pytorch_lora_weights.safetensors"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-_CONFIGS = (".json", ".txt", ".model")
+# A tokenizer's chat template is a file of its own.
+_CONFIGS = (".json", ".txt", ".model", ".jinja")
 # "fp16" stands before or after the number of a shard, by the library that wrote it.
 _WEIGHT = re.compile(
     r"(?P<base>[A-Za-z0-9_-]+?)"
@@ -120,7 +122,7 @@ def select_root(
         if any(other.path.endswith(_PICKLES) for other in here):
             raise _pickled(name)
         raise _none(name)
-    wanted = _LORA_NAME if file is None else file
+    wanted = LORA_NAME if file is None else file
     picked = [other for other in safe if other.path == wanted]
     if file is None and not picked:
         picked = list(safe)
@@ -219,5 +221,5 @@ def _pickled(what: str) -> HubError:
 def _none(name: str) -> HubError:
     return HubError(
         f"{name} holds no weights",
-        hint=f"name a diffusers model, a LoRA ({_LORA_NAME}) or a single .safetensors file",
+        hint=f"name a diffusers model, a LoRA ({LORA_NAME}) or a single .safetensors file",
     )

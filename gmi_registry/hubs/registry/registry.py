@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -20,7 +21,7 @@ from gmi_registry.errors import (
 )
 from gmi_registry.hubs.huggingface.errors import offline_error
 from gmi_registry.hubs.huggingface.traffic import OnWait, Traffic
-from gmi_registry.hubs.protocol import Listing
+from gmi_registry.hubs.protocol import Destination, Listing
 from gmi_registry.hubs.registry.dataset import DEFAULT_REGISTRY, Dataset
 from gmi_registry.hubs.registry.head import Head
 from gmi_registry.hubs.registry.layout import (
@@ -176,17 +177,39 @@ class Registry:
         after a listing; nothing in it is checked."""
         return self._fetch_other(ref, SIGNATURE_NAME)
 
-    def check_writable(self, ref: ModelRef, *, create_pr: bool = True) -> None:
-        """Raises AuthError or HubError where :meth:`push_spec` could not even propose.
+    def check_writable(self, ref: ModelRef, *, create_pr: bool = True) -> Destination:
+        """Where :meth:`push_spec` would put a specification, and how.
 
-        One or two requests; OfflineError without a network.
+        Two to four requests. Raises AuthError or HubError where it could not even propose one;
+        OfflineError without a network.
         """
-        from gmi_registry.hubs.registry.submission import writer
+        from gmi_registry.hubs.registry.submission import may_submit
 
-        model_folder(ref)
-        self._require_network()
-        writer(self.dataset)
-        self.head()
+        folder = model_folder(ref)
+        self._require_network(writing=True)
+        way = may_submit(self.dataset, create_pr=create_pr)
+        return Destination(f"{self.dataset.url}/tree/main/{folder}", way, "main")
+
+    def open_proposals(self, ref: ModelRef) -> Iterator[tuple[str, Path]]:
+        """The specifications of the model in this account's open pull requests, newest first.
+
+        Addresses of the pull requests, and folders as of :meth:`fetch_spec`. One request for all,
+        and for each two and those of the files.
+        """
+        from gmi_registry.hubs.registry.submission import own_pulls
+
+        folder = model_folder(ref)
+        self._require_network(writing=True)
+        for address, revision in own_pulls(self.dataset):
+            commit = self.dataset.head(revision)
+            for entry in entries_of(self.dataset.tree(commit, folder), commit):
+                if is_entry(ref) and entry.ref != ref:
+                    continue
+                found = self._fetch(entry.ref, commit)
+                with contextlib.suppress(SpecNotFoundError):  # it then lies beside the two files
+                    path = entry_file(entry.ref, PREVIEW_NAME)
+                    self.dataset.fetch(path, commit, limit=ENTRY_FILES[PREVIEW_NAME])
+                yield address, found
 
     def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = True) -> str:
         """Propose the files of ``folder`` as the entry of their model, or commit them.
@@ -199,7 +222,7 @@ class Registry:
         """
         from gmi_registry.hubs.registry.submission import submit
 
-        self._require_network()
+        self._require_network(writing=True)
         return submit(self.dataset, ref, folder, create_pr=create_pr)
 
     def others(self) -> Iterator[Registry]:
@@ -346,7 +369,7 @@ class Registry:
             hint=f"gmi-publish {ref.without_revision if ref.hub == 'hf' else ref}",
         )
 
-    def _require_network(self) -> None:
+    def _require_network(self, *, writing: bool = False) -> None:
         if self.offline:
-            raise offline_error(self.dataset.asked)
+            raise offline_error(replace(self.dataset.asked, writing=writing))
         self.traffic.open()

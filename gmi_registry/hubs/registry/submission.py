@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gmi_registry.errors import AuthError, HubError, InputError
-from gmi_registry.hubs.huggingface.change import Change, Start, make
+from gmi_registry.hubs.huggingface.change import Change, Start, make, own_proposals
 from gmi_registry.hubs.huggingface.download import COMMIT
 from gmi_registry.hubs.huggingface.errors import Asked, explained
 from gmi_registry.hubs.huggingface.patience import patiently
-from gmi_registry.hubs.huggingface.preflight import StoredFile
+from gmi_registry.hubs.huggingface.preflight import StoredFile, may_commit
 from gmi_registry.hubs.registry.dataset import REPO_TYPE, Dataset
 from gmi_registry.hubs.registry.layout import (
     ENTRY_FILES,
@@ -27,7 +27,7 @@ from gmi_registry.hubs.upload import read_upload
 from gmi_registry.sanitize import in_markdown
 from gmi_registry.spec import MANIFEST_NAME, SIGNATURE_NAME, SPEC_DIR, ModelRef
 
-__all__ = ["change_files", "mark_verified", "submit", "writer"]
+__all__ = ["change_files", "mark_verified", "may_submit", "own_pulls", "submit", "writer"]
 
 _WRITES = frozenset({"repo.write", "discussion.write"})
 
@@ -127,6 +127,27 @@ def change_files(
         describe=lambda _: text,
     )
     return make(dataset.api, change, propose=create_pr)
+
+
+def may_submit(dataset: Dataset, *, create_pr: bool) -> Literal["commit", "pull request"]:
+    """How :func:`change_files` would change the registry.
+
+    Raises what :func:`writer` and :meth:`.Dataset.head` raise, and HubError where a change can only
+    be proposed and pull requests are switched off.
+    """
+    user = writer(dataset)
+    dataset.head()
+    asked = replace(dataset.asked, writing=True)
+    if not create_pr and may_commit(dataset.api, asked, REPO_TYPE):
+        return "commit"
+    list(own_proposals(dataset.api, asked, REPO_TYPE, user))
+    return "pull request"
+
+
+def own_pulls(dataset: Dataset) -> Iterator[tuple[str, str]]:
+    """Address and revision of each open pull request of this account's, newest first."""
+    asked = replace(dataset.asked, writing=True)
+    return own_proposals(dataset.api, asked, REPO_TYPE, writer(dataset))
 
 
 def writer(dataset: Dataset) -> str:

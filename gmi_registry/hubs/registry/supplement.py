@@ -14,7 +14,13 @@ from gmi_registry.errors import GmiError, HubError
 from gmi_registry.filters import Filters
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.huggingface.traffic import Traffic
-from gmi_registry.hubs.protocol import Listing, bases_in, with_base_names
+from gmi_registry.hubs.protocol import (
+    Destination,
+    Listing,
+    ModelOutline,
+    bases_in,
+    with_base_names,
+)
 from gmi_registry.hubs.registry.layout import is_entry
 from gmi_registry.hubs.registry.registry import Registry
 from gmi_registry.model import ModelFiles
@@ -175,9 +181,17 @@ class SupplementedHub:
         """As :meth:`.HuggingFaceHub.current`."""
         return self.hub.current(ref)
 
-    def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> None:
+    def outline(self, ref: ModelRef) -> ModelOutline:
+        """As :meth:`.HuggingFaceHub.outline`."""
+        return self.hub.outline(ref)
+
+    def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> Destination:
         """As :meth:`.HuggingFaceHub.check_writable`."""
-        self.hub.check_writable(self._model(ref), create_pr=create_pr)
+        return self.hub.check_writable(self._model(ref), create_pr=create_pr)
+
+    def open_proposals(self, ref: ModelRef) -> Iterator[tuple[str, Path]]:
+        """As :meth:`.HuggingFaceHub.open_proposals`."""
+        return self.hub.open_proposals(self._model(ref))
 
     def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = False) -> str:
         """Beside the model, as :meth:`.HuggingFaceHub.push_spec`."""

@@ -1,0 +1,212 @@
+"""What a loaded model can make: which sizes and steps, and whether it reads a prompt to its end.
+
+Asked before anything is generated. diffusers finds out when it generates, and some of its pipelines
+make a picture of another size, or cut a prompt, without a word.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from gmi_registry.errors import InputError
+from gmi_registry.generation.pipelines import Pipeline, one_line
+from gmi_registry.spec import GenerationRecipe, PromptSet
+
+__all__ = ["check_prompts", "check_settings"]
+
+_NO_LIMIT = 100_000
+"""Tokenizers without a limit state an astronomic one."""
+
+
+def check_prompts(
+    pipeline: Pipeline, prompt_sets: Sequence[PromptSet], recipe: GenerationRecipe
+) -> None:
+    """Raise InputError for the first prompt that the model would cut.
+
+    Counted are the tokens of the text that the model is given (trigger words included, and the
+    tokenizer's own start and end marks), up to the tokenizer's limit or the pipeline's own, which
+    may be smaller. A pipeline with several text encoders reads a prompt to its end if one of its
+    tokenizers does. The negative prompt is checked as well.
+    """
+    tokenizers = [
+        # A processor of texts and pictures has its tokenizer inside.
+        getattr(tokenizer, "tokenizer", tokenizer)
+        for name in ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4")
+        if (tokenizer := getattr(pipeline, name, None)) is not None
+    ]
+    most = _longest_sequence(pipeline)
+    texts = [
+        (f"prompt set {prompt_set.name!r}, prompt {number}", recipe.render(prompt))
+        for prompt_set in prompt_sets
+        for number, prompt in enumerate(prompt_set.prompts, start=1)
+    ]
+    texts.append(("the negative prompt", recipe.negative_prompt))
+    for place, text in texts:
+        counts = [
+            (
+                len(tokenizer(text, verbose=False)["input_ids"]),
+                min(tokenizer.model_max_length, most),
+            )
+            for tokenizer in tokenizers
+        ]
+        if not counts or any(count <= limit for count, limit in counts):
+            continue
+        count, limit = max(counts, key=lambda pair: pair[1])
+        shown = text if len(text) <= 60 else f"{text[:59]}…"
+        raise InputError(
+            f"{place}: {shown!r} has {count} tokens, but the model reads {limit}",
+            hint="shorten it" + (" or the trigger words" if recipe.trigger_words else ""),
+        )
+
+
+def _longest_sequence(pipeline: Pipeline) -> int:
+    """The tokens after which the pipeline cuts a prompt, whatever its tokenizers could read."""
+    call = getattr(pipeline, "__call__", None)  # noqa: B004, its parameters are wanted
+    asks = {} if call is None else inspect.signature(call).parameters
+    usual = asks["max_sequence_length"].default if "max_sequence_length" in asks else None
+    return min(_whole(usual) or _NO_LIMIT, _NO_LIMIT)
+
+
+def check_settings(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
+    """Raise InputError for a size or a number of steps that the model cannot make."""
+    _check_size(pipeline, recipe)
+    _check_steps(pipeline, recipe)
+
+
+def _check_size(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
+    multiple = _multiple(pipeline, recipe)
+    for name, pixels in (("width", recipe.width), ("height", recipe.height)):
+        if pixels % multiple:
+            below = max(multiple, pixels // multiple * multiple)
+            raise _cannot(
+                pipeline,
+                f"{name} {pixels}",
+                f"its sides are multiples of {multiple}",
+                f"--{name} {below} or {below + multiple}",
+            )
+    largest = _largest(pipeline)
+    if largest is not None and max(recipe.width, recipe.height) > largest:
+        raise _cannot(
+            pipeline,
+            f"{recipe.width} x {recipe.height}",
+            f"its sides have at most {largest} pixels",
+            "a smaller --width and --height",
+        )
+    said = _refusal(pipeline, recipe, recipe.width, recipe.height)
+    # What is said of a size that must be right is about how it was asked here.
+    usual = 8 * multiple
+    if said is not None and _refusal(pipeline, recipe, usual, usual) is None:
+        size = f"{recipe.width} x {recipe.height}"
+        raise _cannot(pipeline, size, said, "another --width and --height")
+
+
+def _check_steps(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
+    """Let a copy of the scheduler lay out its steps."""
+    scheduler = pipeline.scheduler
+    lay_out = getattr(scheduler, "set_timesteps", None)
+    if lay_out is None or not hasattr(type(scheduler), "from_config"):
+        return
+    takes = inspect.signature(lay_out).parameters
+    more = {"mu": 1.0} if "mu" in takes and scheduler.config.get("use_dynamic_shifting") else {}
+
+    def fault(steps: int) -> str | None:
+        try:
+            type(scheduler).from_config(scheduler.config).set_timesteps(steps, **more)
+        except Exception as error:  # asserts, indexes and divides as it likes
+            return one_line(error)
+        return None
+
+    said = fault(recipe.steps)
+    # A scheduler that fails at its usual number, too, wants to be asked in another way.
+    if said is not None and fault(25) is None:
+        raise _cannot(pipeline, f"{recipe.steps} steps", said, "another --steps")
+
+
+def _multiple(pipeline: Pipeline, recipe: GenerationRecipe) -> int:
+    """What the sides of a picture are multiples of, as far as the parts and the pipeline say."""
+    of_parts = _multiple_of_parts(pipeline)
+    for more in (1, 2, 4, 8):
+        multiple = more * of_parts
+        # An odd multiple, which is one of nothing larger.
+        if _refusal(pipeline, recipe, 9 * multiple, 9 * multiple) is None:
+            return multiple
+    return of_parts
+
+
+def _multiple_of_parts(pipeline: Pipeline) -> int:
+    """The autoencoder's factor, times the patch that a transformer reads at once.
+
+    A pipeline that maps every size to one of its own and back takes all that its autoencoder does.
+    """
+    factor = _whole(getattr(pipeline, "vae_scale_factor", None))
+    # Pipelines that pack latents say so in the settings of this part, and nowhere else.
+    packed = _whole(_config(getattr(pipeline, "image_processor", None), "vae_scale_factor"))
+    patch = None
+    if "use_resolution_binning" not in inspect.signature(pipeline.__call__).parameters:
+        patch = _whole(_config(getattr(pipeline, "transformer", None), "patch_size"))
+    return math.lcm(factor or 1, packed or 1, (factor or 1) * (patch or 1))
+
+
+def _largest(pipeline: Pipeline) -> int | None:
+    """The longest side in pixels that has positions of its own, where there is such a limit."""
+    transformer = getattr(pipeline, "transformer", None)
+    embedding = getattr(transformer, "pos_embed", None)
+    # The others count patches in all, or work positions out.
+    if not hasattr(embedding, "cropped_pos_embed"):
+        return None
+    positions = _whole(getattr(embedding, "pos_embed_max_size", None))
+    patch = _whole(getattr(embedding, "patch_size", None))
+    factor = _whole(getattr(pipeline, "vae_scale_factor", None))
+    if positions is None or patch is None or factor is None:
+        return None
+    return positions * patch * factor
+
+
+def _refusal(pipeline: Pipeline, recipe: GenerationRecipe, width: int, height: int) -> str | None:
+    """What the pipeline's own check says, in one line; None where it is content, or has none."""
+    check = getattr(pipeline, "check_inputs", None)
+    if check is None:
+        return None
+    usual = inspect.signature(pipeline.__call__).parameters
+    known: dict[str, Any] = {
+        "prompt": "a cat",
+        "width": width,
+        "height": height,
+        "num_inference_steps": recipe.steps,
+        "guidance_scale": recipe.guidance_scale,
+        "callback_steps": 1,
+    }
+    given: dict[str, Any] = {}
+    for name, parameter in inspect.signature(check).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        default = parameter.default
+        if name in usual and usual[name].default is not parameter.empty:
+            default = usual[name].default
+        given[name] = known.get(name, None if default is parameter.empty else default)
+    try:
+        check(**given)
+    except (ValueError, TypeError) as error:
+        return one_line(error)
+    return None
+
+
+def _cannot(pipeline: Pipeline, what: str, why: str, instead: str) -> InputError:
+    return InputError(
+        f"a {type(pipeline).__name__} like this one makes no picture with {what}: {why}",
+        hint=f"give {instead}",
+    )
+
+
+def _config(part: Any, name: str) -> object:
+    config = getattr(part, "config", None)
+    return None if config is None else config.get(name)
+
+
+def _whole(value: object) -> int | None:
+    """``value`` where it is a whole number above 0."""
+    usable = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return value if usable and isinstance(value, int) else None

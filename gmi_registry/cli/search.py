@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -216,7 +216,7 @@ def search(
     from gmi_registry.api import search as search_hub
     from gmi_registry.filters import Filters
 
-    chosen_kind = cast("Kind | None", None if kind is None else kind.value)
+    chosen_kind: Kind | None = None if kind is None else kind.value
     wanted = Filters(
         tags=tuple(tag or ()),
         not_tags=tuple(not_tag or ()),

@@ -26,6 +26,7 @@ from pydantic import Field, ValidationError, model_validator
 from gmi_registry.encoders.graph import LARGEST_FILE
 from gmi_registry.encoders.wording import Cleaning
 from gmi_registry.errors import DigestMismatchError, InputError, UnsupportedVersionError
+from gmi_registry.sanitize import first_fault
 from gmi_registry.spec import EncoderRef
 from gmi_registry.spec.canonical import canonical_json, parse_json
 from gmi_registry.spec.fields import Name, Part, Sha256
@@ -212,9 +213,7 @@ def _parsed(data: bytes, path: Path) -> Description:
             )
         return Description.model_validate_json(data, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part)[:80] for part in first["loc"])
-        raise _malformed(path, f"{place}: {first['msg']}") from None
+        raise _malformed(path, first_fault(error)) from None
     except ValueError as error:
         raise _malformed(path, str(error)) from None
 

@@ -10,7 +10,7 @@ from gmi_registry.errors import GmiError, InputError, UnsupportedOperationError
 from gmi_registry.hubs.protocol import KnowsWeights
 from gmi_registry.hubs.registry.finding import Finding
 from gmi_registry.hubs.registry.layout import ENTRY_FILES, entry_of, entry_path, parse_file
-from gmi_registry.sanitize import one_line
+from gmi_registry.sanitize import escaped
 from gmi_registry.spec import MANIFEST_NAME, TENSORS_NAME, ModelRef, Spec, read_spec, verify
 
 __all__ = ["Inspection", "Proposal", "inspect", "weigh"]
@@ -198,4 +198,5 @@ def _without(detail: str, folder: Path) -> str:
 
 
 def _shown(path: str) -> str:
-    return one_line(path)
+    is_plain = escaped(path) == path and len(path) <= 200
+    return path if is_plain else f"'{escaped(path[:200])}'"

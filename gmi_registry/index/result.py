@@ -84,11 +84,11 @@ class SearchHit:
     hits elsewhere. ``stale`` says that the model's weights are no longer those that were
     described, None that nobody knows; a stale model stands behind the fresh ones it ties with.
     ``trust`` says who stands behind the specification, None where only the user is concerned.
-    ``repeats`` are other models whose specifications repeat this one. Of them all the best trusted
-    is the hit, and of those the nearest; the others follow in that order. They take no part in
-    ``rank``, ``margin`` and ``confidence``, which are as without them. ``universal`` says that the
-    model is known to be near everything, so that being near the query says little; None for all
-    others, and where nobody has measured it.
+    ``repeats`` are other models whose specifications repeat this one, the best trusted first, and
+    of those the nearest. The first of them all is a hit, the others are where no model that differs
+    wants the room. ``confidence`` is as without them. ``universal`` says that the model is known to
+    be near everything, so that being near the query says little; None for all others, and where
+    nobody has measured it.
     """
 
     rank: int

@@ -86,9 +86,9 @@ def search(
     of the specification where it lists none. Of Civitai's models those rated above PG are among
     them with ``nsfw`` alone. ``fresh_only`` leaves out models whose weights have changed since they
     were described. ``score`` is the name of a distance to images, smaller is
-    nearer; ``top`` the most models shown of each group (None: all). Models whose specifications
-    repeat each other make one of them, whose ``repeats`` are the others; with ``repeats`` each has
-    a place of its own. ``index`` is the folder of an
+    nearer; ``top`` the most models shown of each group (None: all). Of models whose
+    specifications repeat each other, as their ``repeats`` say, one takes room from other models,
+    with ``repeats`` each of them. ``index`` is the folder of an
     index in place of the hub's listing, ``"auto"`` for the registry's where it has one, ``"none"``
     for specifications one by one.
 

@@ -94,8 +94,8 @@ def search(
     ``not_like``, which is not wanted, move back.
 
     Only models that pass ``wanted`` are compared, and ``top`` are shown of each group (None: all).
-    Of models whose specifications repeat each other the best trusted is shown, and of those the
-    nearest, and names the others; with ``repeats`` each is shown in a place of its own.
+    Models whose specifications repeat each other name each other, and only the best trusted of
+    them, and of those the nearest, takes room from others; with ``repeats`` each of them does.
     A model whose weights are no longer those that were described is marked as stale, and follows
     the fresh ones that are equally near; ``fresh_only`` leaves it out.
 

@@ -40,7 +40,6 @@ def search(author, tmp_path):
             "hf",
             tags=["anime"],
             top=top,
-            repeats=True,  # of one colour, they generate alike
             cache_dir=tmp_path / "cache",
             encoder=author.encoder,
         )

@@ -104,11 +104,10 @@ class ResultPart(_Part):
     specification: ``owner``, ``verified`` or ``self-published``, null in a folder. ``versions`` are
     the model's other versions where those are described apart, nearest first. ``described_as`` is
     the name that the specification has for the model, null where it is the present one.
-    ``repeats`` are other models whose specifications repeat this one, with ``--repeats`` none: the
-    best trusted of them all is the result, and of those the nearest, and the others follow in that
-    order. Which was first no file tells. ``rank``, ``margin`` and ``confidence`` are as without
-    them. ``universal`` is there for a model that is known to be near everything, and null for all
-    others.
+    ``repeats`` are other models whose specifications repeat this one, the best trusted first, and of
+    those the nearest; none with ``--repeats``. The first of them all is a result, the others are
+    where there is room left. Which was first no file tells. ``confidence`` is as without them.
+    ``universal`` is there for a model that is known to be near everything, and null for all others.
     """
 
     rank: int

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gmi_registry.index.result import GroupRanking, Ranking, Repeat, SearchHit
+    from gmi_registry.spec import ModelRef
 
 __all__ = ["bar", "write_ranking"]
 
@@ -100,6 +101,7 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
         table.add_column("closest on", max_width=48, no_wrap=True, overflow="ellipsis")
     if width >= _FOR_BASE:
         table.add_column("base", max_width=28, overflow="fold")
+    named: set[ModelRef] = set()
     spread = group.hits[-1].distance - group.hits[0].distance if group.hits else 0.0
     for hit in group.hits:
         cells = [str(hit.rank), _name(hit), number(hit.distance)]
@@ -117,7 +119,9 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
         texts = [Text(plain(cell)) for cell in cells]
         if hit.universal is not None:
             texts[1].append(f"\n{near_everything(hit.universal)}", "dim")
-        if hit.repeats:
+        # The first that is shown names all others.
+        if hit.repeats and hit.ref not in named:
+            named.update(other.ref for other in hit.repeats)
             texts[1].append(f"\n{plain(_repeats(hit))}", "dim")
         table.add_row(*texts, style="green" if hit.rank == 1 else None)
     console.print(table)

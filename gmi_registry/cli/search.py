@@ -153,9 +153,7 @@ def search(
     top: Annotated[int, typer.Option("--top", min=1, help="How many models to print.")] = 10,
     repeats: Annotated[
         bool,
-        typer.Option(
-            "--repeats", help="Models that repeat each other's images in places of their own."
-        ),
+        typer.Option("--repeats", help="Let models of the same images take room from others."),
     ] = False,
     html: Annotated[
         Path | None,

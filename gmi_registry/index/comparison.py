@@ -33,8 +33,8 @@ def answer(
     """Compare the question with every model that was selected in ``index``, nearest first.
 
     ``top`` is the most hits that each group shows, None for all; ``best_prompts`` the most prompts
-    that each hit names. With ``repeats`` models whose specifications repeat each other are hits of
-    their own. ``universal`` knows the members of a group that are near everything, by their names.
+    that each hit names. With ``repeats`` models whose specifications repeat each other take room
+    from others. ``universal`` knows the members of a group that are near everything, by name.
     Specifications of another encoder are skipped with a reason, and so is a hit whose arrays cannot
     be what they are said to be; the next takes its place. No selection gives a result without hits.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.leading import Leading
@@ -20,6 +21,7 @@ from gmi_registry.index.selection import Selection
 from gmi_registry.index.stack import Stack
 from gmi_registry.index.standing import Standing
 from gmi_registry.scoring import margins
+from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.repeats import repeats as repeated
 from gmi_registry.trust import trust_order
 
@@ -37,25 +39,21 @@ def ranked(
 ) -> GroupRanking:
     """Rank the rows of ``selection``, of which there is one at least.
 
-    Models whose specifications repeat each other make one hit, unless ``repeats`` gives each a
-    place of its own. ``standing`` knows models by the names of their identities. Raises
-    IncomparableSpecsError where the question's embeddings are of another length.
+    Of models whose specifications repeat each other one is shown, the others where there is room
+    left; with ``repeats`` all compete for room alike. ``standing`` knows models by the names of
+    their identities. Raises IncomparableSpecsError where the question's embeddings are of another
+    length.
     """
     stack, rows = selection.stack, selection.rows
     leading, groups = _leading(stack, rows, question, top, standing, repeats)
     order, folded, ordered = leading.order, leading.folded, leading.distances
-    hidden = [folded[number][0] for group in groups for number in group[1:]]
-    # What repeats a hit has no chance of its own: copies would take it from the others.
-    counted = np.ones(len(ordered), bool)
-    counted[hidden] = False
-    chances = np.zeros(len(ordered))
-    found = question.confidences(stack, np.concatenate([ordered[counted], leading.rest]))
-    if found is not None:
-        chances[counted] = found[: np.count_nonzero(counted)]
-    shown = groups[:top]
-    firsts = [folded[group[0]][0] for group in groups]
-    gaps = margins(ordered[firsts])
-    nearest = [rows[order[place]] for place in firsts[: len(shown)]]
+    shown, following = _shown(groups, top)
+    group_of = {number: group for group in groups for number in group}
+    chance = _Chances(stack, question, leading, groups)
+    firsts = [folded[number][0] for number in shown]
+    ends = firsts if following is None else [*firsts, folded[following][0]]
+    gaps = margins(ordered[ends])
+    nearest = [rows[order[place]] for place in firsts]
     # Prompts are told along the way; nobody waits for the images of half a hub because of them.
     told = best_prompts and stack.at_hand(nearest)
     matches = question.best_prompts(stack, nearest, best_prompts) if told else [()] * len(nearest)
@@ -64,32 +62,31 @@ def ranked(
         entry: IndexEntry = stack.entries[rows[int(order[place])]]
         return entry
 
-    def chance(place: int) -> float | None:
-        return None if found is None else float(chances[place])
-
     hits = []
-    for rank, (group, best) in enumerate(zip(shown, matches, strict=True), start=1):
-        first, *versions = folded[group[0]]
+    for rank, (number, best) in enumerate(zip(shown, matches, strict=True), start=1):
+        first, *versions = folded[number]
         entry = entry_at(first)
         hits.append(
             _hit(
                 entry,
                 rank=rank,
                 distance=float(ordered[first]),
-                margin=float(gaps[rank - 1]) if rank < len(groups) else None,
-                confidence=chance(first),
+                margin=float(gaps[rank - 1]) if rank < len(ends) else None,
+                confidence=chance.of(first, folded[group_of[number][0]][0]),
                 best_prompts=tuple(
                     PromptMatch(index, entry.prompts[index], value) for index, value in best
                 ),
                 standing=standing(str(entry.model.identity)),
                 versions=tuple(
-                    FoldedVersion(other.model, other.title, float(ordered[place]), chance(place))
+                    FoldedVersion(
+                        other.model, other.title, float(ordered[place]), chance.of(place, place)
+                    )
                     for place in versions
                     for other in (entry_at(place),)
                 ),
                 repeats=tuple(
                     _repeat(entry_at(place), float(ordered[place]), standing)
-                    for place in (folded[number][0] for number in group[1:])
+                    for place in (folded[it][0] for it in group_of[number] if it != number)
                 ),
             )
         )
@@ -97,6 +94,51 @@ def ranked(
     return GroupRanking(
         stack.key, first_entry.prompt_set, first_entry.encoder, len(rows), tuple(hits)
     )
+
+
+def _shown(groups: list[list[int]], top: int | None) -> tuple[list[int], int | None]:
+    """The models that are shown, in order, and the one that follows, if any: the first of each
+    group, and others only where there is room for more than there are groups."""
+    firsts = [group[0] for group in groups]
+    if top is not None and len(groups) > top:
+        return firsts[:top], firsts[top]
+    others = sorted(number for group in groups for number in group[1:])
+    room = None if top is None else top - len(groups)
+    shown = sorted(firsts + others[:room])
+    later = [] if room is None else [it for it in others[room:] if it > shown[-1]]
+    return shown, later[0] if later else None
+
+
+class _Chances:
+    """The chances of models, of which those that repeat each other have the chance of one: copies
+    would take it from the others, and share it among themselves."""
+
+    def __init__(
+        self, stack: Stack, question: Question, leading: Leading, groups: list[list[int]]
+    ) -> None:
+        self._stack, self._question, self._leading = stack, question, leading
+        self._counted = np.ones(len(leading.distances), bool)
+        self._counted[[leading.folded[it][0] for group in groups for it in group[1:]]] = False
+        self._known = self._shared(self._counted)
+
+    def of(self, place: int, instead: int) -> float | None:
+        """Of the model at ``place``, who competes in the place of the one at ``instead``."""
+        known = self._known
+        if place != instead:
+            counted = self._counted.copy()
+            counted[instead], counted[place] = False, True
+            known = self._shared(counted)
+        return None if known is None else float(known[place])
+
+    def _shared(self, counted: NDArray[np.bool_]) -> Floats | None:
+        leading = self._leading
+        competing = np.concatenate([leading.distances[counted], leading.rest])
+        found = self._question.confidences(self._stack, competing)
+        if found is None:
+            return None
+        chances = np.zeros(len(counted), found.dtype)
+        chances[counted] = found[: np.count_nonzero(counted)]
+        return chances
 
 
 def _leading(
@@ -107,8 +149,8 @@ def _leading(
     standing: Callable[[str], Standing],
     apart: bool,
 ) -> tuple[Leading, list[list[int]]]:
-    """The nearest models, and which of them make one hit: places in ``folded``, the one that is
-    shown first, in the order of those. They are more than ``top``, or all.
+    """The nearest models, and which of them repeat each other: places in ``folded``, the best
+    trusted first, in the order of those. They are more than ``top``, or all.
 
     Only the nearest are compared: those that are shown, and as many below them.
     """

@@ -85,11 +85,11 @@ class SearchHit:
     described, None that nobody knows; a stale model stands behind the fresh ones it ties with.
     ``trust`` says who stands behind the specification, None where only the user is concerned.
     ``described_as`` is the name that the specification has for the model, None where it is the
-    present one. ``repeats`` are other models whose specifications repeat this one. Of them all the
-    best trusted is the hit, and of those the nearest; the others follow in that order. They take no
-    part in ``rank``, ``margin`` and ``confidence``, which are as without them. ``universal`` says
-    that the model is known to be near everything, so that being near the query says little; None
-    for all others, and where nobody has measured it.
+    present one. ``repeats`` are other models whose specifications repeat this one, the best trusted
+    first, and of those the nearest. The first of them all is a hit, the others are where no model
+    that differs wants the room. ``confidence`` is as without them. ``universal`` says that the
+    model is known to be near everything, so that being near the query says little; None for all
+    others, and where nobody has measured it.
     """
 
     rank: int

@@ -106,15 +106,9 @@ def test_a_stale_model_is_marked_and_can_be_left_out(call, author, hf_hub, image
 
 def test_of_two_that_are_equally_near_the_fresh_one_comes_first(call, author, hf_hub, image):
     author.publish("crimson", COLOURS["red"])
-    assert ids(call(search_app, image, "-q", "--repeats"))[:2] == [
-        "hf:owner/crimson",
-        "hf:owner/red",
-    ]
+    assert ids(call(search_app, image, "-q"))[:2] == ["hf:owner/crimson", "hf:owner/red"]
     hf_hub.commit("owner/crimson", {WEIGHTS: b"trained some more"})
-    assert ids(call(search_app, image, "-q", "--repeats"))[:2] == [
-        "hf:owner/red",
-        "hf:owner/crimson",
-    ]
+    assert ids(call(search_app, image, "-q"))[:2] == ["hf:owner/red", "hf:owner/crimson"]
 
 
 def test_a_page_marks_what_is_stale(call, author, hf_hub, image, tmp_path):
@@ -163,8 +157,8 @@ def test_neither_threads_nor_delays_change_the_answer(author, hf_hub, tmp_path, 
 def test_a_private_model_needs_the_token(call, author, hf_hub, image):
     token = hf_hub.add_user(User("owner", "hf_abcdefghijkl")).token
     author.publish("scarlet", COLOURS["red"], private=True)
-    assert "hf:owner/scarlet" not in ids(call(search_app, image, "-q", "--repeats"))
-    done = call(search_app, image, "-q", "--repeats", "--token", token)
+    assert "hf:owner/scarlet" not in ids(call(search_app, image, "-q"))
+    done = call(search_app, image, "-q", "--token", token)
     assert "hf:owner/scarlet" in ids(done)
     wrong = call(search_app, image, "-v", "--token", "hf_wrongwrongwrong")
     assert wrong.exit_code == 1

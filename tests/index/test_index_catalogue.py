@@ -101,7 +101,7 @@ def test_the_order_in_which_models_came_leaves_no_trace(make_spec, ask):
 
 def test_equal_models_are_ordered_by_their_names(make_spec, ask):
     twins = [make_spec(name, seed=1) for name in ("zeta", "alpha", "mu")]
-    hits = index_of(*twins).rank(ask(), "paper", repeats=True).hits
+    hits = index_of(*twins).rank(ask(), "paper").hits
     assert names(hits) == ["alpha", "mu", "zeta"]
     assert hits[0].margin == 0
 
@@ -301,7 +301,7 @@ def test_a_stale_model_follows_those_that_are_equally_near(make_spec, ask):
     index = index_of(*(make_spec(name, seed=1) for name in ("alpha", "mu", "zeta")))
     index.mark(ModelRef("local", "alpha"), stale=True)
     index.mark(ModelRef("local", "mu"), stale=False)
-    hits = index.rank(ask(), "paper", repeats=True).hits
+    hits = index.rank(ask(), "paper").hits
     assert names(hits) == ["mu", "zeta", "alpha"]
     assert [hit.stale for hit in hits] == [False, None, True]
 

@@ -86,20 +86,43 @@ def test_chances_are_as_without_the_copies(honest, make_spec, ask):
     for name in ("scatter", "temperature"):
         ours.stack.__dict__[name] = getattr(theirs.stack, name)
     before = {hit.ref.id: hit.confidence for hit in alone.rank(query, top=None).hits}
-    after = copied.rank(query, top=None).hits
+    after = copied.rank(query, top=15).hits
     (entry,) = (hit for hit in after if hit.repeats)
     assert entry.confidence == pytest.approx(before["m03"], rel=0.2)
     for hit in after:
         if hit is not entry:
             assert hit.confidence == pytest.approx(before[hit.ref.id], rel=0.2)
     assert sum(hit.confidence for hit in after) == pytest.approx(1)
+    # Where there is room for all, each has the chance that it has without the others.
+    everybody = copied.rank(query, top=None).hits
+    assert len(everybody) == 27
+    assert [hit.distance for hit in everybody] == sorted(hit.distance for hit in everybody)
+    alike = [hit.confidence for hit in everybody if hit.repeats]
+    assert len(alike) == 13
+    assert alike == pytest.approx([before["m03"]] * 13, rel=0.2)
 
 
-def test_each_may_have_a_place_of_its_own(honest, make_spec, ask):
+@pytest.mark.parametrize("top", [14, 15, 16, 20, 26, 27, 28, None])
+def test_copies_are_shown_where_there_is_room_left(honest, make_spec, ask, top):
+    copied = index_of(*honest, *_copies(make_spec, honest[3]))
+    query = ask(honest[7].image_embeddings.mean(axis=0), prompt=None)
+    hits = copied.rank(query, top=top).hits
+    assert len(hits) == min(top or 27, 27)
+    assert len({hit.ref for hit in hits if not hit.repeats}) >= min(top or 27, 15) - 1
+    distances = [hit.distance for hit in hits]
+    assert distances == sorted(distances)
+    everybody = {hit.ref: hit for hit in copied.rank(query, top=None, repeats=True).hits}
+    assert distances == [everybody[hit.ref].distance for hit in hits]
+    for hit in hits:
+        assert len(hit.repeats) in (0, 12)
+        assert hit.ref not in {other.ref for other in hit.repeats}
+
+
+def test_each_may_take_room_from_others(honest, make_spec, ask):
     copied = index_of(*honest, *_copies(make_spec, honest[3]))
     query = ask(honest[3].image_embeddings.mean(axis=0), prompt=None)
-    hits = copied.rank(query, top=None, repeats=True).hits
-    assert len(hits) == 27
+    hits = copied.rank(query, top=10, repeats=True).hits
+    assert {hit.ref.id for hit in hits} <= {"m03", *(f"copy{i:02}" for i in range(12))}
     assert not any(hit.repeats for hit in hits)
 
 

@@ -196,9 +196,11 @@ class ServedIndex:
             found, whole = self._ranked(
                 question, search, members, limit, top, best_prompts, repeats
             )
-            # Models that repeat each other make one hit, so that very many may leave too few.
+            # Where models that repeat each other are shown, others may be behind them.
+            shown = {hit.ref for hit in found.hits}
+            crowded = any(other.ref in shown for hit in found.hits for other in hit.repeats)
             enough = len(found.hits) == top and found.hits[-1].margin is not None
-            if whole or top is None or enough:
+            if whole or top is None or (enough and not crowded):
                 return found
             limit *= _MORE
 

@@ -111,9 +111,10 @@ class OnnxEncoder:
             threads=threads,
         )
         if outlines is None:
+            stamp = None if trials is None else trials.before(folder)
             outlines = encoder._check()
             if trials is not None:
-                trials.remember(folder, outlines)
+                trials.remember(folder, outlines, stamp)
         return encoder
 
     @property

@@ -34,6 +34,8 @@ Embeddings = dict[str, NDArray[np.float32]]
 Outlines = dict[str, str]
 """SHA-256 (hex) of the bytes that are run, by the file that they were written from."""
 
+Stamp = dict[str, list[int]]
+
 # Clocks of file systems tick as coarsely as 2 s: within one tick a file may change unseen.
 _TICK_NS = 2_000_000_000
 # What the numbers depend on beside the files.
@@ -79,12 +81,19 @@ class Trials:
         folder.trust(stamp)
         return outlines
 
-    def remember(self, folder: OnnxFolder, outlines: Outlines) -> None:
-        """Note that the files which lie there now were found right, run as ``outlines``."""
+    def before(self, folder: OnnxFolder) -> Stamp | None:
+        """The stamp of the files that are about to be tried; None where a later change could hide."""
         stamp = folder.stamp()
-        if stamp is None:
-            return
-        if time.time_ns() - max(times[1] for times in stamp.values()) < _TICK_NS:
+        if stamp is None or time.time_ns() - max(it[1] for it in stamp.values()) < _TICK_NS:
+            return None
+        return stamp
+
+    def remember(self, folder: OnnxFolder, outlines: Outlines, stamp: Stamp | None) -> None:
+        """Note that files of that ``stamp`` were found right, run as ``outlines``.
+
+        Nothing is noted of files that changed while they were tried.
+        """
+        if stamp is None or stamp != folder.stamp():
             return
         note = self._note(folder, stamp)
         scratch = note.with_name(f".{note.name}.{secrets.token_hex(4)}")
@@ -97,7 +106,7 @@ class Trials:
             with contextlib.suppress(OSError):
                 scratch.unlink()
 
-    def _note(self, folder: OnnxFolder, stamp: dict[str, list[int]]) -> Path:
+    def _note(self, folder: OnnxFolder, stamp: Stamp) -> Path:
         libraries = [version(name) for name in _LIBRARIES]
         parts = [os.fspath(folder.path.absolute()), folder.digest, libraries, stamp, CHECKER]
         return self.directory / hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -516,6 +516,23 @@ def test_files_of_this_moment_are_not_remembered(
     assert not (tmp_path / "memory").exists()
 
 
+def test_files_that_change_while_they_are_tried_are_not_remembered(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    age(copy)
+    real = OnnxEncoder._check
+
+    def check(encoder: OnnxEncoder) -> Any:
+        found = real(encoder)
+        (copy / "text.onnx").write_bytes((copy / "text.onnx").read_bytes()[::-1])
+        age(copy)
+        return found
+
+    monkeypatch.setattr(OnnxEncoder, "_check", check)
+    OnnxEncoder.from_folder(copy, memory=tmp_path / "memory")
+    assert not (tmp_path / "memory").exists()
+
+
 def test_another_runtime_is_another_trial(
     copy: Path, tmp_path: Path, checks: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

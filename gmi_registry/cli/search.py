@@ -207,8 +207,9 @@ def search(
     say_more(verbose)
     from gmi_registry.api import search as search_hub
     from gmi_registry.filters import Filters
+    from gmi_registry.model import Kind
 
-    chosen_kind = None if kind is None else kind.value
+    chosen_kind: Kind | None = None if kind is None else kind.value
     wanted = Filters(
         tags=tuple(tag or ()),
         not_tags=tuple(not_tag or ()),

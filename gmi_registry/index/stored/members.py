@@ -106,7 +106,6 @@ class Members:
                 rows=arrays["rows"],
                 codes=arrays["codes"],
                 stamps=texts["stamps"],
-                tags=texts["tags"],
                 downloads=arrays["downloads"],
             )
         except (SafetensorError, LookupError, TypeError, ValueError):

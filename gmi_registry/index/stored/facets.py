@@ -151,8 +151,10 @@ class Facets:
             kinds = [_KINDS.index(word) for word in clause.words if word in _KINDS]
             return np.isin(self._head["kind"], kinds)
         if clause.field == "mark":
-            marks = np.stack([self._head[word].astype(bool) for word in clause.words])
-            return np.asarray(marks.any(axis=0))
+            marked = np.zeros(self._count, bool)
+            for word in clause.words:
+                marked |= self._head[word].astype(bool)
+            return marked
         of_word = self._tagged if clause.field == "tag" else self._bases.of_word
         return self._marked(np.concatenate([of_word(word) for word in clause.words]))
 

@@ -103,7 +103,7 @@ def is_damage(error: BaseException, path: Path | None) -> bool:
 
 
 def is_replaced(error: BaseException) -> bool:
-    """Whether an error of SQLite says that another process made the file anew meanwhile."""
+    """Whether an error of SQLite says that another process deleted the file, or made it anew."""
     return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_DBMOVED
 
 

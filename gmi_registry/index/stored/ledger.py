@@ -196,7 +196,9 @@ class Ledger:
     def _failed(self, error: BaseException) -> None:
         """Begin a damaged database anew; of a full or busy disk say so once."""
         if is_replaced(error):
-            self._begin_anew()
+            # One that was deleted stays so until an index is opened again.
+            if self._path is not None and self._path.exists():
+                self._begin_anew()
             return
         if not is_damage(error, self._path):
             if not self._warned and not self._quiet:

@@ -396,18 +396,18 @@ def _orientation(image: Image.Image) -> int:
 
 def _from_sixteen_bit(image: Image.Image) -> Image.Image:
     """As 8-bit grey, its clear value white."""
+    shades = ((np.arange(0x10000) * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8)
+    if image.info.get(_NEGATIVE):
+        shades = shades[::-1].copy()
     clear = image.info.get("transparency")
+    if isinstance(clear, int) and 0 <= clear <= 0xFFFF:
+        shades[clear] = 255
     grey = Image.new("L", image.size)
     for box in _strips(image.size):
-        values = np.asarray(image.crop(box), dtype=np.int64)
+        values = np.asarray(image.crop(box))
         if values.size and (values.min() < 0 or values.max() > 0xFFFF):
             raise InputError("pixels of more than 16 bits", hint="save the picture as a PNG")
-        if image.info.get(_NEGATIVE):
-            values = 0xFFFF - values
-        strip = ((values * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8)
-        if isinstance(clear, int):
-            strip[values == clear] = 255
-        grey.paste(Image.fromarray(strip), box)
+        grey.paste(Image.fromarray(shades[values]), box)
     return grey
 
 

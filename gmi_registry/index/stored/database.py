@@ -11,7 +11,16 @@ from pathlib import Path
 
 from gmi_registry.index.eviction import StoredFile
 
-__all__ = ["DAMAGE", "PATIENCE", "database_path", "discard", "is_damage", "kept_database", "opened"]
+__all__ = [
+    "DAMAGE",
+    "PATIENCE",
+    "database_path",
+    "discard",
+    "is_damage",
+    "is_replaced",
+    "kept_database",
+    "opened",
+]
 
 # Part of the name: a program that stores something else stores it elsewhere.
 _NAME = "stored-index-v2.sqlite"
@@ -20,6 +29,7 @@ _EARLIER = ("stored-index-v1.sqlite",)
 DAMAGE = (sqlite3.Error, UnicodeError, OverflowError, MemoryError, ValueError, TypeError)
 """What reading a damaged file runs into: SQLite's complaints, which may quote anything, and those
 of Python about what it read."""
+_TRIES = 4
 PATIENCE = 30.0
 """Seconds to wait for another process that writes."""
 
@@ -58,11 +68,13 @@ def opened(directory: Path | None) -> tuple[sqlite3.Connection, os.stat_result |
     """
     if directory is not None:
         path = directory / _NAME
-        for _ in range(2):
+        for _ in range(_TRIES):
             try:
                 directory.mkdir(parents=True, exist_ok=True)
                 database = _connected(path)
             except (OSError, *DAMAGE) as error:
+                if is_replaced(error):
+                    continue
                 if not is_damage(error, path):
                     _log.warning("cannot write the cache %s: %s", directory, error)
                     break
@@ -88,6 +100,11 @@ def is_damage(error: BaseException, path: Path | None) -> bool:
         # Its header may say so, where the system does not.
         return path is not None and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     return code is None or (code & 0xFF) not in _PASSING
+
+
+def is_replaced(error: BaseException) -> bool:
+    """Whether an error of SQLite says that another process deleted the file, or made it anew."""
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_DBMOVED
 
 
 def discard(directory: Path, file: os.stat_result | None = None) -> None:

@@ -26,6 +26,7 @@ from gmi_registry.index.stored.database import (
     database_path,
     discard,
     is_damage,
+    is_replaced,
     opened,
 )
 
@@ -194,16 +195,24 @@ class Ledger:
 
     def _failed(self, error: BaseException) -> None:
         """Begin a damaged database anew; of a full or busy disk say so once."""
+        if is_replaced(error):
+            # One that was deleted stays so until an index is opened again.
+            if self._path is not None and self._path.exists():
+                self._begin_anew()
+            return
         if not is_damage(error, self._path):
             if not self._warned and not self._quiet:
                 _log.warning("cannot use the cache %s: %s", self._directory, error)
                 self._warned = True
             return
         _log.debug("the cache %s is damaged and will be made again: %s", self._directory, error)
-        with contextlib.suppress(sqlite3.Error):
-            self._database.close()
         if self._directory is not None:
             discard(self._directory, self._file)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._database.close()
         self._database, self._file = opened(self._directory)
 
 

@@ -104,8 +104,8 @@ class ResultPart(_Part):
     specification: ``owner``, ``verified`` or ``self-published``, null in a folder. ``versions`` are
     the model's other versions where those are described apart, nearest first. ``described_as`` is
     the name that the specification has for the model, null where it is the present one.
-    ``repeats`` are other models whose specifications repeat this one, the best trusted first, and of
-    those the nearest; none with ``--repeats``. The first of them all is a result, the others are
+    ``repeats`` are other models whose specifications repeat this one, the best trusted first, and
+    of those the nearest; none with ``--repeats``. The first of them all is a result, the others are
     where there is room left. Which was first no file tells. ``confidence`` is as without them.
     ``universal`` is there for a model that is known to be near everything, and null for all others.
     """

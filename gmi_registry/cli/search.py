@@ -213,7 +213,6 @@ def search(
         require_place(html, "report")
     from gmi_registry.api import search as search_hub
     from gmi_registry.filters import Filters
-    from gmi_registry.model import Kind
 
     chosen_kind: Kind | None = None if kind is None else kind.value
     wanted = Filters(

@@ -90,8 +90,16 @@ def listed_bases(hub: str, tags: Iterable[str]) -> frozenset[str]:
     same with the relation before the name. None of another ``hub``."""
     if hub != "hf":
         return frozenset()
-    names = (tag.rpartition(":")[2].strip() for tag in tags if fold(tag).startswith(_BASE))
+    names = (_listed_base(tag) for tag in tags if fold(tag).startswith(_BASE))
     return frozenset(name for name in names if name)
+
+
+def _listed_base(tag: str) -> str:
+    name = tag.partition(":")[2].strip()
+    relation, mark, rest = name.partition(":")
+    if mark and not rest.startswith("//"):  # else it is the address of a page
+        name = rest.strip()
+    return name.removeprefix("hf:")
 
 
 @dataclass(frozen=True)

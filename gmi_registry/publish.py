@@ -24,6 +24,7 @@ from gmi_registry.encoders import (
     load_encoder,
 )
 from gmi_registry.errors import (
+    AuthError,
     GenerationError,
     HubError,
     InputError,
@@ -158,14 +159,16 @@ def publish(
     Raises a GmiError; everything is then as it was, the journal apart.
     """
     start = time.perf_counter()
-    asked, names = ref, knows_names(hub)
-    if names is not None:
-        # A model that was renamed is described, and pushed to, under its present name.
-        ref = names.current(ref)
+    overrides = overrides or RecipeOverrides()
     # Said only where it is wanted: a hub of somebody else's may know nothing of proposals.
     proposal = {} if create_pr is None else {"create_pr": create_pr}
     order = Order(ref, hub, work, output, device, force, proposal, progress, store)
-    ready = _check(order, encoder, load, prompts, overrides or RecipeOverrides())
+    progress("check", 0, _CHECKS)
+    there = _check_machine(order, overrides)
+    # A model that was renamed is described, and pushed to, under its present name.
+    asked, ref = ref, _name_now(ref, hub)
+    order = replace(order, ref=ref)
+    ready = _check(order, there, encoder, load, prompts, overrides)
     plan = ready.plan
     if asked.id != ref.id:
         told = f"{asked.repository} is called {ref.repository} now"
@@ -203,18 +206,18 @@ def publish(
 
 def _check(
     order: Order,
+    device: str,
     encoder: Encoder | None,
     load: EncoderLoader | None,
     prompts: PromptSet | None,
     overrides: RecipeOverrides,
 ) -> _Ready:
-    """Everything that can be refused without an image, the quick checks first, downloads last.
+    """Everything that can be refused without an image and that this machine alone cannot tell, the
+    quick checks first, downloads last; ``device`` is there.
 
     A dry run is this and no more, so that it finds whatever a publication would.
     """
     progress = order.progress
-    progress("check", 0, _CHECKS)
-    device = _check_machine(order, overrides)
     progress("check", 1, _CHECKS)
     destination = _check_destination(order)
     place = _place(order, destination)
@@ -275,6 +278,17 @@ def _check(
             require_room(target, sum(file.size for file in plan.files))
     progress("check", _CHECKS, _CHECKS)
     return _Ready(model, pipeline, encoder, journal, proposed or existing, place, preview, plan)
+
+
+def _name_now(ref: ModelRef, hub: Hub) -> ModelRef:
+    names = knows_names(hub)
+    if names is None:
+        return ref
+    try:
+        return names.current(ref)
+    except (AuthError, SpecNotFoundError):
+        # The checks that follow say what it is, if it is no model that may be described.
+        return ref
 
 
 def _check_machine(order: Order, overrides: RecipeOverrides) -> str:

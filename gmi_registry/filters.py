@@ -96,7 +96,7 @@ def listed_bases(hub: str, tags: Iterable[str]) -> frozenset[str]:
 
 def _listed_base(tag: str) -> str:
     name = tag.partition(":")[2].strip()
-    relation, mark, rest = name.partition(":")
+    _, mark, rest = name.partition(":")
     if mark and not rest.startswith("//"):  # else it is the address of a page
         name = rest.strip()
     return name.removeprefix("hf:")

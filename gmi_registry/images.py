@@ -8,6 +8,7 @@ would take more is refused from its header.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import stat
 import warnings
@@ -43,6 +44,9 @@ need gigabytes for a longer strip, whatever its number of pixels."""
 _BUDGET = 350 * 1024**2
 """Bytes that one picture may take while it is read: 400 MB less Python, numpy and Pillow."""
 
+# Pillow's own log would be lines of their own beside the one error, where nobody set up a log.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 # Formats whose decoders are in Pillow itself: none that starts another program (EPS) or exists for
 # something other than pictures.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
@@ -74,7 +78,8 @@ def load_image(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> I
     for programs without animations. The size is read from the header and checked before any pixel
     is decoded. Colour profiles are ignored, as CLIP's training ignored them; so are texts and other
     things that a PNG carries along. A JPEG that lacks its last bytes is read like any other, if no
-    more than its lowest rows can be missing.
+    more than its lowest rows can be missing; one scan's data that end too soon, before a mark of
+    the end, are found as well.
 
     Raises InputError, naming the file, for a file that is missing, no regular file (at once:
     nothing is waited for), unreadable, empty, cut short or of a format that is not read, which is
@@ -192,6 +197,8 @@ def _decoded(stream: BinaryIO, head: bytes, max_pixels: int) -> Image.Image:
             if mended is None:
                 raise
             image = mended
+        else:
+            _require_all_rows(stream, jpeg, image.height)
     else:
         _load(image)
     owned = [image]
@@ -253,11 +260,11 @@ def _check_memory(image: Image.Image, needed: float) -> None:
         return
     pixels = image.width * image.height
     most = int(pixels * _BUDGET / needed) // 1_000_000
+    smaller = f"scale the picture down to at most {most} million pixels, or " if most else ""
     raise InputError(
         f"{image.width:,} x {image.height:,} pixels of this kind ({image.format} {image.mode}) "
         f"take {needed / 1024**2:,.0f} MB to read, more than {_BUDGET // 1024**2}",
-        hint=f"scale the picture down to at most {most} million pixels, or save it as a plain "
-        "JPEG or RGB PNG",
+        hint=f"{smaller}save it as a plain JPEG or RGB PNG",
     )
 
 
@@ -440,8 +447,10 @@ def _load(image: Any) -> None:
     image.load()
 
 
-# Of a JPEG: bytes that decode to something, whatever the tables, and the mark of its end.
+# Of a JPEG: bytes that decode to something, whatever the tables, and the mark of its end. Where
+# rows begin with a mark to restart from, nothing is decoded until one comes.
 _PADDING = bytes((37 * number * number + 11 * number + 101) % 251 for number in range(96))
+_PADDING += b"".join(bytes((0xFF, 0xD0 + number % 8)) + _PADDING for number in range(16))
 _JPEG_END = b"\xff\xd9"
 _MAY_MISS = 50
 """One in so many rows of a picture may be missing below, or the last row of blocks."""
@@ -469,15 +478,53 @@ def _with_its_end(stream: BinaryIO, size: int, jpeg: JpegHeader, pixels: int) ->
         image.load()
         found.append(image)
     whole, other = found
-    height = whole.height
-    blocks = -(-height // jpeg.block_rows) - 1
-    # Rows of colour are interpolated from the blocks below.
-    needed = min(blocks * jpeg.block_rows - 2, height - height // _MAY_MISS)
+    needed = _needed_rows(jpeg, whole.height)
     for box in _strips(whole.size):
         box = (*box[:3], min(box[3], needed))
         if box[1] < box[3] and ImageChops.difference(whole.crop(box), other.crop(box)).getbbox():
             return None
     return whole
+
+
+def _needed_rows(jpeg: JpegHeader, height: int) -> int:
+    blocks = -(-height // jpeg.block_rows) - 1
+    # Rows of colour are interpolated from the blocks below.
+    return min(blocks * jpeg.block_rows - 2, height - height // _MAY_MISS)
+
+
+def _require_all_rows(stream: BinaryIO, jpeg: JpegHeader, height: int) -> None:
+    """Raises OSError where the one scan of a JPEG ends before its rows do.
+
+    The decoder says nothing then, if a mark of the end follows, and fills the rest with grey. So
+    whether other data before that mark make a difference, on an eighth of the scale, which costs
+    little memory. Of pictures in several scans what is missing is detail, and is not looked for.
+    """
+    end = -1 if jpeg.whole else _first_end(stream, jpeg.scan)
+    if end < 0:
+        return
+    found = []
+    for more in ([_JPEG_END], [_PADDING, _JPEG_END]):
+        image = Image.open(_joined(stream, [(0, end), *more]), formats=("JPEG", "MPO"))
+        image.draft(None, (1, 1))
+        image.load()
+        found.append(image)
+    scale = -(-height // found[0].height)
+    box = (0, 0, found[0].width, max(0, _needed_rows(jpeg, height)) // scale)
+    if box[3] and ImageChops.difference(found[0].crop(box), found[1].crop(box)).getbbox():
+        raise OSError("its data end before the picture does")
+
+
+def _first_end(stream: BinaryIO, scan: int) -> int:
+    """Where the first mark of an end stands behind the start of a scan, which holds none; or -1."""
+    stream.seek(scan)
+    at, before = scan, b""
+    while data := stream.read(1 << 16):
+        place = (before + data).find(_JPEG_END)
+        if place >= 0:
+            return at - len(before) + place
+        at += len(data)
+        before = data[-1:]
+    return -1
 
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"

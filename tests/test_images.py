@@ -481,6 +481,44 @@ def test_a_jpeg_of_which_more_is_missing(options: dict[str, object], share: floa
         load_image(data[: int(len(data) * share)])
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"restart_marker_rows": 1}])
+def test_a_jpeg_whose_data_end_before_it_does(options: dict[str, object], mode: str) -> None:
+    """The decoder fills such with grey, and says nothing where a mark of the end follows."""
+    picture = Image.effect_mandelbrot((161, 163), (-2, -1.5, 1, 1.5), 100).convert(mode)
+    data = encoded(picture, "JPEG", quality=90, **options)
+    # At the end of what belongs to a row of blocks, if there are such.
+    row = data.find(b"\xff\xd3") if options else len(data) // 2
+    third = len(data) // 3
+    frame = data.index(b"\xff\xc0") + 5
+    for spoiled in (
+        data[: 2 * third] + b"\xff\xd9",
+        data[:row] + b"\xff\xd9",
+        data[:row],
+        # Behind a mark to restart from, what is left lies where it belongs.
+        data[: 2 * third] + (b"\xff\xd9" if options else data[-third // 2 :]),
+        data[:frame] + struct.pack(">HH", 9000, 161) + data[frame + 4 :],
+    ):
+        with pytest.raises(InputError, match="damaged or cut short"):
+            load_image(spoiled)
+    for more in (b"", b"after it \xff\xd9"):
+        assert load_image(data + more).tobytes() == load_image(data).tobytes()
+
+
+def test_an_error_of_a_picture_is_one_line(tmp_path: Path) -> None:
+    """The log of the decoder is not written beside it."""
+    entries = [(256, 64), (257, 64), (258, 8), (259, 1), (262, 1), (273, 200), (277, 65000)]
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    picture = tmp_path / "picture.tif"
+    picture.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(9000))
+    program = "import sys; from gmi_registry.images import load_image; load_image(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", program, picture], capture_output=True, text=True, check=False
+    )
+    assert "More samples" not in done.stderr
+    assert "InputError" in done.stderr.splitlines()[-1]
+
+
 # what is no picture, by its name
 
 

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from gmi_registry.encoders.graph import CHECKER
 from gmi_registry.encoders.layout import OnnxFolder
 from gmi_registry.errors import GmiError, InputError
+from gmi_registry.sealed import read_sealed, write_sealed
 
 __all__ = ["Outlines", "Trials", "answer_trial", "try_encoder"]
 
@@ -41,6 +41,7 @@ _TICK_NS = 2_000_000_000
 # What the numbers depend on beside the files.
 _LIBRARIES = ("ftfy", "numpy", "onnxruntime", "pillow", "regex")
 
+_LONGEST_NOTE = 4096
 _MAIN = "from gmi_registry.encoders.onnx import run_trial; run_trial()"
 _REFUSED = 3
 # Weights are a measure of the work: of ViT-L-14 (1.7 GB) the trial takes some 15 s on two cores.
@@ -56,8 +57,9 @@ class Trials:
     """Notes in ``directory``, a small file each; deleting them at any time is safe.
 
     A note stands for files of certain sizes, times and inodes, under certain versions of the
-    libraries that compute and of our own check. It holds the digests of the bytes that were run.
-    Where none can be written, every load checks again.
+    libraries that compute and of our own check. It holds the digests of the bytes that were run. A
+    damaged one counts as none (:mod:`gmi_registry.sealed`): by wrong digests, right files would be
+    refused for ever. Where none can be written, every load checks again.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -72,8 +74,8 @@ class Trials:
         if stamp is None:
             return None
         try:
-            found = json.loads(self._note(folder, stamp).read_bytes())
-        except (OSError, ValueError):
+            found = json.loads(read_sealed(self._note(folder, stamp), limit=_LONGEST_NOTE) or b"0")
+        except ValueError:
             return None
         outlines = found.get("outlines") if isinstance(found, dict) else None
         if not isinstance(outlines, dict) or found.get("checker") != CHECKER:
@@ -95,16 +97,11 @@ class Trials:
         """
         if stamp is None or stamp != folder.stamp():
             return
-        note = self._note(folder, stamp)
-        scratch = note.with_name(f".{note.name}.{secrets.token_hex(4)}")
+        text = json.dumps({"checker": CHECKER, "outlines": outlines})
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            scratch.write_text(json.dumps({"checker": CHECKER, "outlines": outlines}), "ascii")
-            scratch.replace(note)
+            write_sealed(self._note(folder, stamp), text.encode())
         except OSError as error:
             _log.debug("cannot remember that an encoder was checked: %s", error)
-            with contextlib.suppress(OSError):
-                scratch.unlink()
 
     def _note(self, folder: OnnxFolder, stamp: Stamp) -> Path:
         libraries = [version(name) for name in _LIBRARIES]

@@ -8,7 +8,9 @@ likely is the one that will do for a query, whose prompt no specification has ei
 
 How much one model may cost is bounded: far beyond what knowing nothing would cost, its images say
 that they are no question to learn from. Without that, one model whose rows point
-anywhere would have every temperature as high as it goes, and all chances alike.
+anywhere would have every temperature as high as it goes, and all chances alike. And a model that
+counts for less in the scatter (:mod:`gmi_registry.scoring.within`), because its rows are spread as
+no other's, counts for as much less here: of three models one has a third of the say otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from gmi_registry.scoring.confidence import TEMPERATURE, confidences
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.within import WithinScatter
+from gmi_registry.scoring.within import WithinScatter, model_weights
 
 __all__ = ["fitted_temperature"]
 
@@ -51,11 +53,13 @@ def fitted_temperature(image_embeddings: Floats, image_prompt: NDArray[np.intege
     truth = np.concatenate([np.repeat(np.arange(len(kept)), len(it) // len(kept)) for it in asked])
     rows, counts = np.arange(len(truth)), np.bincount(truth)
     most = _MOST_COST * np.log(len(kept))
+    weights, _ = model_weights(image_embeddings[kept])
     losses = []
     for temperature in _TRIED:
         chances = confidences(distances, 1, temperature=float(temperature))[rows, truth]
         nats = -np.log(np.maximum(chances, np.finfo(np.float64).tiny))
-        losses.append(np.minimum(np.bincount(truth, nats) / counts, most).mean())
+        costs = np.minimum(np.bincount(truth, nats) / counts, most)
+        losses.append((weights * costs).sum() / weights.sum())
     return float(_TRIED[int(np.argmin(losses))])
 
 

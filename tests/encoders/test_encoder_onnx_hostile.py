@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from gmi_registry.errors import (
     InputError,
     UnsupportedVersionError,
 )
+from gmi_registry.sealed import read_sealed
 
 GOLDEN = ("image_embeddings", "text_embeddings")
 
@@ -483,12 +485,29 @@ def test_an_encoder_is_checked_once(copy: Path, tmp_path: Path, checks: list[Pat
     assert checks == [copy]
     assert again.encode_texts(["a"]).tobytes() == first.encode_texts(["a"]).tobytes()
     (note,) = memory.iterdir()
-    remembered = json.loads(note.read_bytes())
+    remembered = json.loads(read_sealed(note) or b"")
     assert remembered["checker"] == CHECKER
     for name, digest in remembered["outlines"].items():
         run = outline((copy / name).read_bytes(), name)
         assert hashlib.sha256(run).hexdigest() == digest
     shutil.rmtree(memory)
+    OnnxEncoder.from_folder(copy, memory=memory)
+    assert checks == [copy, copy]
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda it: it[:-6] + bytes([it[-6] ^ 1]) + it[-5:], lambda it: b"[" * len(it) * 999]
+)
+def test_a_damaged_note_of_a_check_is_none(
+    copy: Path, tmp_path: Path, checks: list[Path], spoil: Callable[[bytes], bytes]
+) -> None:
+    """A bit of a digest in it had the encoder refused at every start."""
+    age(copy)
+    memory = tmp_path / "memory"
+    OnnxEncoder.from_folder(copy, memory=memory)
+    (note,) = memory.iterdir()
+    note.write_bytes(spoil(note.read_bytes()))
+    OnnxEncoder.from_folder(copy, memory=memory).encode_texts(["a"])
     OnnxEncoder.from_folder(copy, memory=memory)
     assert checks == [copy, copy]
 

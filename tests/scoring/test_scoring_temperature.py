@@ -97,3 +97,14 @@ def test_one_model_moves_the_temperature_little(seed, kind):
     before = fitted_temperature(images, PROMPTS)
     after = fitted_temperature(np.concatenate([images, rows[kind][None]]), PROMPTS)
     assert before / 1.5 < after < before * 1.5
+
+
+@pytest.mark.parametrize("models", [2, 3])
+@pytest.mark.parametrize("size", [5, 900])
+def test_of_few_models_those_that_are_spread_as_no_other_have_no_say(models, size):
+    """By their number alone they would have it: all chances were alike for one such of three."""
+    images = hub(5, models=models, dimensions=100)[0].astype(np.float32)
+    others = size * np.random.default_rng(5).standard_normal((models - 1, *images.shape[1:]))
+    before = fitted_temperature(images, PROMPTS)
+    after = fitted_temperature(np.concatenate([images, others.astype(np.float32)]), PROMPTS)
+    assert before / 1.5 < after < before * 1.5

@@ -229,6 +229,17 @@ class TestIndex:
             like = world.search(like=f"hf:{name}", index=str(world.room / "index"))
             assert ids(like) == ["ada/sea"], name
 
+    def test_it_leaves_with_the_weights_that_proved_it(self, renamed):
+        self.build(renamed)
+        renamed.hub.commit(NEW, {LORA: weights("another")})
+        done = self.build(renamed)
+        assert [(it.model.id, "whose weights are not" in it.reason) for it in done.skipped] == [
+            (NEW, True)
+        ]
+        assert (done.change.rows, done.change.removed) == (1, 1)
+        renamed.hub.commit(NEW, {LORA: weights(OLD)})
+        assert self.build(renamed).change.rows == 2
+
     def test_an_index_of_before_is_shown_by_what_is_known_now(self, world):
         self.build(world)
         world.hub.rename(OLD, NEW)
@@ -337,6 +348,9 @@ class TestFolder:
         index_hubs(built.root / "index", [built.hub], cache_dir=built.cache)
         assert ids(found(index=str(built.root / "index"))) == ["oil", "sea"]
         assert find_spec(str(first.hits[0].ref), built.hub).read().digest == first.hits[0].digest
+        built.add_lora("oil", seed=7)
+        index_hubs(built.root / "index", [built.hub], cache_dir=built.cache)
+        assert ids(found(index=str(built.root / "index"))) == ids(found()) == ["sea"]
 
     def test_beside_other_weights_it_is_refused(self, built, encoder):
         built.publish("ink", RED)

@@ -158,14 +158,17 @@ def publish(
     Raises a GmiError; everything is then as it was, the journal apart.
     """
     start = time.perf_counter()
-    asked, names = ref, knows_names(hub)
-    if names is not None:
-        # A model that was renamed is described, and pushed to, under its present name.
-        ref = names.current(ref)
+    overrides = overrides or RecipeOverrides()
     # Said only where it is wanted: a hub of somebody else's may know nothing of proposals.
     proposal = {} if create_pr is None else {"create_pr": create_pr}
     order = Order(ref, hub, work, output, device, force, proposal, progress, store)
-    ready = _check(order, encoder, load, prompts, overrides or RecipeOverrides())
+    progress("check", 0, _CHECKS)
+    present = _check_machine(order, overrides)
+    progress("check", 1, _CHECKS)
+    # A model that was renamed is described, and pushed to, under its present name.
+    asked, ref = ref, _named_now(ref, hub)
+    order = replace(order, ref=ref)
+    ready = _check(order, present, encoder, load, prompts, overrides)
     plan = ready.plan
     if asked.id != ref.id:
         told = f"{asked.repository} is called {ref.repository} now"
@@ -201,25 +204,34 @@ def publish(
     return Publication(ref, "published", spec.digest, where, drawn, _since(start), plan)
 
 
+def _named_now(ref: ModelRef, hub: Hub) -> ModelRef:
+    """What the hub calls the model now; of one that is not there the checks say more."""
+    names = knows_names(hub)
+    try:
+        return ref if names is None else names.current(ref)
+    except SpecNotFoundError:
+        return ref
+
+
 def _check(
     order: Order,
+    device: str,
     encoder: Encoder | None,
     load: EncoderLoader | None,
     prompts: PromptSet | None,
     overrides: RecipeOverrides,
 ) -> _Ready:
-    """Everything that can be refused without an image, the quick checks first, downloads last.
+    """Everything else that can be refused without an image, the quick checks first, downloads last.
 
-    A dry run is this and no more, so that it finds whatever a publication would.
+    A dry run is this and no more, so that it finds whatever a publication would. ``device`` is what
+    :func:`_check_machine` returned.
     """
     progress = order.progress
-    progress("check", 0, _CHECKS)
-    device = _check_machine(order, overrides)
-    progress("check", 1, _CHECKS)
     destination = _check_destination(order)
     place = _place(order, destination)
     progress("check", 2, _CHECKS)
     found = _find(order, prompts, destination)
+    generation.check_advice(found.outline, found.outline.kind, overrides)
     published = _published(place, order.shelf, found.weights, order.hub)
     existing = published
     if order.output is not None:

@@ -25,6 +25,7 @@ from gmi_registry.generation.prompt_sets import (
 )
 from gmi_registry.generation.recipes import (
     RecipeOverrides,
+    check_advice,
     check_overrides,
     default_recipe,
     recipe_origins,
@@ -40,6 +41,7 @@ __all__ = [
     "RecipeOverrides",
     "build_spec",
     "check_model",
+    "check_advice",
     "check_overrides",
     "check_prompts",
     "check_settings",

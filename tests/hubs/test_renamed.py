@@ -535,7 +535,19 @@ class TestBases:
         # Where a card says something else than what was used, somebody is told.
         told = list(_base_warnings(model))
         assert bool(told) == (named.rstrip("/").removesuffix("/tree/main")[-len(used) :] != used)
-        assert all(used in line and named in line for line in told)
+        assert all(used in line and model.card.base_model in line for line in told)
+
+    @pytest.mark.parametrize("place", ["https://huggingface.co", "hf.co"])
+    def test_an_address_of_one_revision_means_that_revision(self, bases, tmp_path, place):
+        hub, add = bases
+        add("org/tuned", b"first")
+        first = hub.repo("org/tuned").refs["refs/heads/main"]
+        hub.commit("org/tuned", {self.UNET: b"second"})
+        card = f"---\nlicense: mit\nbase_model: {place}/org/tuned/tree/{first}\n---\n".encode()
+        hub.add_repo("ada/style", {"README.md": card, LORA: weights("style")})
+        with HuggingFaceHub(token=False, cache_dir=tmp_path) as opened:
+            model = opened.fetch_model(ModelRef("hf", "ada/style"))
+        assert [it.sha256 for it in model.base.weights] == [hashlib.sha256(b"first").hexdigest()]
 
     def test_what_is_there_is_not_replaced(self, bases, tmp_path):
         hub, add = bases

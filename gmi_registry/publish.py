@@ -24,6 +24,7 @@ from gmi_registry.encoders import (
     load_encoder,
 )
 from gmi_registry.errors import (
+    AuthError,
     GenerationError,
     HubError,
     InputError,
@@ -163,12 +164,11 @@ def publish(
     proposal = {} if create_pr is None else {"create_pr": create_pr}
     order = Order(ref, hub, work, output, device, force, proposal, progress, store)
     progress("check", 0, _CHECKS)
-    present = _check_machine(order, overrides)
-    progress("check", 1, _CHECKS)
+    there = _check_machine(order, overrides)
     # A model that was renamed is described, and pushed to, under its present name.
-    asked, ref = ref, _named_now(ref, hub)
+    asked, ref = ref, _name_now(ref, hub)
     order = replace(order, ref=ref)
-    ready = _check(order, present, encoder, load, prompts, overrides)
+    ready = _check(order, there, encoder, load, prompts, overrides)
     plan = ready.plan
     if asked.id != ref.id:
         told = f"{asked.repository} is called {ref.repository} now"
@@ -204,15 +204,6 @@ def publish(
     return Publication(ref, "published", spec.digest, where, drawn, _since(start), plan)
 
 
-def _named_now(ref: ModelRef, hub: Hub) -> ModelRef:
-    """What the hub calls the model now; of one that is not there the checks say more."""
-    names = knows_names(hub)
-    try:
-        return ref if names is None else names.current(ref)
-    except SpecNotFoundError:
-        return ref
-
-
 def _check(
     order: Order,
     device: str,
@@ -221,12 +212,13 @@ def _check(
     prompts: PromptSet | None,
     overrides: RecipeOverrides,
 ) -> _Ready:
-    """Everything else that can be refused without an image, the quick checks first, downloads last.
+    """Everything that can be refused without an image and that this machine alone cannot tell, the
+    quick checks first, downloads last; ``device`` is there.
 
-    A dry run is this and no more, so that it finds whatever a publication would. ``device`` is what
-    :func:`_check_machine` returned.
+    A dry run is this and no more, so that it finds whatever a publication would.
     """
     progress = order.progress
+    progress("check", 1, _CHECKS)
     destination = _check_destination(order)
     place = _place(order, destination)
     progress("check", 2, _CHECKS)
@@ -287,6 +279,17 @@ def _check(
             require_room(target, sum(file.size for file in plan.files))
     progress("check", _CHECKS, _CHECKS)
     return _Ready(model, pipeline, encoder, journal, proposed or existing, place, preview, plan)
+
+
+def _name_now(ref: ModelRef, hub: Hub) -> ModelRef:
+    names = knows_names(hub)
+    if names is None:
+        return ref
+    try:
+        return names.current(ref)
+    except (AuthError, SpecNotFoundError):
+        # The checks that follow say what it is, if it is no model that may be described.
+        return ref
 
 
 def _check_machine(order: Order, overrides: RecipeOverrides) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -71,12 +70,8 @@ def test_a_digest_of_weights_is_never_another_one(tmp_path: Path) -> None:
 def test_a_damaged_listing_is_an_empty_one(tmp_path: Path) -> None:
     entry = hugging_face.Entry("o/m", ("a" * 40,), ("icon",), None, False, 3, None, 1.0)
 
-    def everyone(known: hugging_face.Entry) -> bool:
-        return True
-
-    covers: Callable[[hugging_face.Entry], bool] = everyone
     catalogue = hugging_face.Catalogue(tmp_path)
-    catalogue.merge([entry], covers)
+    catalogue.keep([entry])
     catalogue.keep_weights("o/m", "a" * 40, {"w": "b" * 64})
     listing, note = tmp_path / "catalogue.json", tmp_path / "weights" / "o--m.json"
     assert catalogue.entries() == [entry]

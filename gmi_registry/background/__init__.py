@@ -28,6 +28,7 @@ __all__ = [
     "background_of",
     "embedded",
     "hubness",
+    "kept_pictures",
     "known_hubness",
     "known_universal",
     "pictures",
@@ -63,7 +64,7 @@ def pictures() -> list[Image.Image]:
 
 def embedded(encoder: Encoder, cache: SpecCache) -> NDArray[np.float32]:
     """What ``encoder`` makes of the pictures, [64, D]; out of ``cache`` where that is known."""
-    known = _kept(encoder.ref.id, encoder.ref.image_dim, cache)
+    known = kept_pictures(encoder.ref.id, encoder.ref.image_dim, cache)
     if known is not None:
         return known
     _log.info("reading 64 background pictures, once for this encoder")
@@ -115,10 +116,11 @@ def known_universal(stack: Stack, cache: SpecCache) -> Mapping[str, Universal]:
 
 def background_of(stack: Stack, cache: SpecCache) -> NDArray[np.float32] | None:
     """What the encoder of ``stack`` made of the pictures, where ``cache`` has it: [64, D]."""
-    return _kept(stack.key.encoder_id, stack.image_dim, cache)
+    return kept_pictures(stack.key.encoder_id, stack.image_dim, cache)
 
 
-def _kept(encoder_id: str, width: int, cache: SpecCache) -> NDArray[np.float32] | None:
+def kept_pictures(encoder_id: str, width: int, cache: SpecCache) -> NDArray[np.float32] | None:
+    """What an encoder of so many values made of the pictures, where ``cache`` has it: [64, D]."""
     data = cache.kept("background", _name(encoder_id))
     if data is None:
         return None

@@ -4,33 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gmi_registry.background import background_of
+import numpy as np
+from numpy.typing import NDArray
+
+from gmi_registry.background import kept_pictures
 from gmi_registry.hubs.registry.finding import Finding
 from gmi_registry.index import Hubness, IndexedSpec, SpecCache, measured
-from gmi_registry.index.hubness import CANDIDATE, FEWEST, repeated_by
+from gmi_registry.index.hubness import CANDIDATE, FEWEST, repeated_by, usual_norms
 from gmi_registry.index.name import identity_of
 from gmi_registry.index.stack import Stack
+from gmi_registry.scoring.sweep import norm_range
 from gmi_registry.spec import Spec
 
 __all__ = ["compared"]
 
 _NAMED = 3
+_HINT = "gmi index build DIR --hub HUB, and --index DIR"
+# What one encoder gives for images differs in length by a factor of two or three in all.
+_TIMES_AS_LONG = 3.0
 
 
 def compared(spec: Spec, stack: Stack | None, cache: SpecCache) -> list[Finding]:
-    """Whether a proposed specification repeats a model of ``stack``, or is near all of them.
+    """Whether a proposed specification holds what its encoder gives for images, repeats a model of
+    ``stack``, or is near all of them.
 
     ``stack`` is the group of what it may be compared with, None where nothing is known of one. An
     earlier specification of the same model is no other model. Background pictures take part where
     ``cache`` has what the encoder made of them. Raises what the stack raises.
     """
+    images = IndexedSpec.of(spec).image_embeddings
+    encoder = spec.manifest.encoder
+    pictures = kept_pictures(encoder.id, encoder.image_dim, cache)
+    norms = _norms(images, stack, pictures)
     if stack is None:
         why = "no index of models that this one can be compared with"
-        hint = "gmi index build DIR --hub HUB, and --index DIR"
-        return [Finding("copies", "skipped", why, hint), Finding("hubness", "skipped", why, hint)]
-    images = IndexedSpec.of(spec).image_embeddings
-    found = measured(stack, background_of(stack, cache), images)
-    return [_copies(spec, stack, repeated_by(stack, images)), _near_all(found)]
+        return [norms, Finding("copies", "skipped", why, _HINT), Finding("hubness", "skipped", why)]
+    found = measured(stack, pictures, images)
+    return [norms, _copies(spec, stack, repeated_by(stack, images)), _near_all(found)]
+
+
+def _norms(
+    images: NDArray[np.float16], stack: Stack | None, pictures: NDArray[np.float32] | None
+) -> Finding:
+    """By the pictures, which are the reader's own; where these were never read, by what most of the
+    other models hold."""
+    if pictures is not None:
+        lengths = np.linalg.norm(pictures, axis=1)
+        usual, whose = (float(lengths.min()), float(lengths.max())), "the background pictures have"
+    elif stack is not None and (known := usual_norms(stack)) is not None:
+        usual, whose = known, "most models have"
+    else:
+        why = "nothing to compare norms with: no eight models, and no background pictures"
+        return Finding("norms", "skipped", why, _HINT)
+    least, most = (float(norm) for norm in norm_range(images[None])[0])
+    detail = f"norms of {least:.3g} to {most:.3g}, where {whose} {usual[0]:.3g} to {usual[1]:.3g}"
+    inside = least >= usual[0] / _TIMES_AS_LONG and most <= usual[1] * _TIMES_AS_LONG
+    if inside:
+        return Finding("norms", "ok", detail)
+    hint = "its author publishes it anew with the encoder that it names"
+    return Finding("norms", "failed", f"not what its encoder gives for images: {detail}", hint)
 
 
 def _copies(spec: Spec, stack: Stack, rows: Sequence[int]) -> Finding:

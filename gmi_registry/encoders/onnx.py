@@ -193,8 +193,9 @@ class OnnxEncoder:
         golden = self._golden()
         self._tokens  # noqa: B018  read and compared with its digest
         outlines: Outlines = {name: _sha256(self._graph(name)) for name in _TOWERS}
-        for name, rows in try_encoder(self._folder, outlines, threads=self._threads).items():
-            away = deviation(rows, golden[name])
+        tried = try_encoder(self._folder, outlines, threads=self._threads)
+        for name, expected in golden.items():  # images first, whatever order they came back in
+            away = deviation(tried[name], expected)
             if not away <= TOLERANCE:
                 raise InputError(
                     f"{self._folder.path}: the encoder gives other {name.replace('_', ' ')} here "

@@ -82,7 +82,7 @@ class Trials:
         return outlines
 
     def before(self, folder: OnnxFolder) -> Stamp | None:
-        """The stamp of the files to be tried; None where a later change could hide."""
+        """The stamp of files that are about to be tried; None where a later change could hide."""
         stamp = folder.stamp()
         if stamp is None or time.time_ns() - max(it[1] for it in stamp.values()) < _TICK_NS:
             return None

@@ -21,7 +21,7 @@ from gmi_registry.scoring.hubness import Drawn, counted, lower_share, nearest
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.repeats import REPEATED, repeats, separations, whitened
 
-__all__ = ["CANDIDATE", "FEWEST", "Hub", "Hubness", "measured", "repeated_by"]
+__all__ = ["CANDIDATE", "FEWEST", "Hub", "Hubness", "measured", "repeated_by", "usual_norms"]
 
 CANDIDATE = "candidate"
 """The name of a specification that is measured against a group and is no member of it."""
@@ -178,6 +178,18 @@ def repeated_by(stack: Stack, candidate: NDArray[np.float16]) -> list[int]:
         means, excess = stack.whitened(rows)
         found += (start + np.flatnonzero(separations(own, means, excess) <= REPEATED)).tolist()
     return found
+
+
+def usual_norms(stack: Stack) -> tuple[float, float] | None:
+    """The least and the greatest norm of the images of most members, drawn by lot: the medians of
+    each member's own. None where there are too few members to say what is usual."""
+    if len(stack.names) < FEWEST:
+        return None
+    seed = hashlib.sha256(stack.digest.encode()).digest()
+    random = np.random.default_rng(list(seed))
+    rows = _lot(stack, random.permutation(len(stack.names)))[:_DRAWN]
+    least, most = np.median(stack.row_norms(rows.tolist()), axis=0)
+    return float(least), float(most)
 
 
 def _share(count: int, asked: int) -> float:

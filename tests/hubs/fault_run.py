@@ -85,7 +85,7 @@ def _publish(world: World, plan: Plan, hub: HuggingFaceHub, made: list[dict[str,
     """The steps of publishing around the drawing of pictures, which needs no hub."""
     hub.check_writable(REF)
     model = hub.fetch_model(REF)
-    _published(REF, hub)
+    _published(REF, hub, {}, hub)
     folder = world.folder(model.weights, preview=plan.sheets[1])
     made.append({f"gmi/{path.name}": path.read_bytes() for path in folder.iterdir()})
     return hub.push_spec(REF, folder, create_pr=plan.create_pr)

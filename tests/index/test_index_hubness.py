@@ -186,5 +186,10 @@ def test_a_proposal_is_compared_with_what_there_is(honest, make_spec, tmp_path):
     status, detail = told(spec_of(make_spec, "cheat", mean_of(honest)))["hubness"]
     assert status == "failed"
     assert detail.startswith("near everything: first for ")
+    for factor in (600, 1 / 50):
+        odd = told(spec_of(make_spec, "odd", honest[2].image_embeddings.astype(float) * factor))
+        assert odd["norms"][0] == "failed"
+        assert "most models have" in odd["norms"][1]
+    assert new["norms"][0] == copy["norms"][0] == "ok"
     assert {status for status, _ in told(honest[0], None).values()} == {"skipped"}
     assert told(honest[0], stack_of(*honest[1:4]))["hubness"][0] == "skipped"

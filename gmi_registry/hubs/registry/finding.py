@@ -16,6 +16,7 @@ Check = Literal[
     "place",
     "owner",
     "weights",
+    "norms",
     "copies",
     "hubness",
     "audit",

@@ -15,12 +15,14 @@ specification, and a rating the hub's where it says one.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
+from gmi_registry.spec.address import repository_name
 from gmi_registry.spec.fields import unprintable
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "Field",
     "Filters",
     "Traits",
+    "bases",
     "fold",
     "listed_bases",
     "plain_tags",
@@ -43,7 +46,8 @@ _MOST_TAGS = 500
 # Of all tags of one model together: they travel in every index.
 _MOST_BYTES = 64 * 1024
 
-_BASE = "base_model:"
+# The relation is a word; what is before two slashes is the scheme of an address.
+_BASE_TAG = re.compile(r"\s*base_model:(?:\s*\w+:(?!//))?(.*)", re.IGNORECASE | re.DOTALL)
 # No field of a specification holds it, so that no word of a model is equal to one that does.
 _NO_CHARACTER = "\x1a"
 
@@ -87,19 +91,27 @@ def plain_tags(tags: object) -> tuple[str, ...]:
 
 def listed_bases(hub: str, tags: Iterable[str]) -> frozenset[str]:
     """What the ``tags`` that Hugging Face lists call the base models: ``base_model:NAME``, and the
-    same with the relation before the name. None of another ``hub``."""
+    same with the relation before the name. None of another ``hub``.
+
+    Cards name bases by the address of their page as well, and the tag repeats that: it means the
+    model of that name.
+    """
     if hub != "hf":
         return frozenset()
-    names = (_listed_base(tag) for tag in tags if fold(tag).startswith(_BASE))
-    return frozenset(name for name in names if name)
+    found = (_BASE_TAG.fullmatch(tag) for tag in tags)
+    names = (match[1].strip() for match in found if match is not None)
+    return frozenset(_base_name(name) for name in names if name)
 
 
-def _listed_base(tag: str) -> str:
-    name = tag.partition(":")[2].strip()
-    _, mark, rest = name.partition(":")
-    if mark and not rest.startswith("//"):  # else it is the address of a page
-        name = rest.strip()
-    return name.removeprefix("hf:")
+def bases(hub: str, hub_tags: Iterable[str], named: str | None) -> frozenset[str]:
+    """What the base models are called: as ``hub`` lists them now, else as the manifest has it."""
+    told = frozenset() if named is None else frozenset({_base_name(named)})
+    return listed_bases(hub, hub_tags) or told
+
+
+@lru_cache(maxsize=1 << 14)  # many models have one base
+def _base_name(text: str) -> str:
+    return repository_name(text)
 
 
 @dataclass(frozen=True)
@@ -136,10 +148,9 @@ class Traits:
     ) -> Traits:
         """A model of ``hub`` whose specification says so, and whose hub lists ``hub_tags`` now."""
         words = frozenset(map(fold, hub_tags))
-        named = frozenset() if base_model is None else frozenset({fold(base_model)})
         return cls(
             tags=words or frozenset(map(fold, tags)),
-            base_models=frozenset(map(fold, listed_bases(hub, hub_tags))) or named,
+            base_models=frozenset(map(fold, bases(hub, hub_tags, base_model))),
             kinds=frozenset({fold(kind)}),
             marks=_marks(hub, nsfw=nsfw, stale=bool(stale)),
         )

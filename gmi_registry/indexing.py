@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from gmi_registry.errors import GmiError, InputError, RateLimitError
+from gmi_registry.errors import GmiError, InputError, RateLimitError, SpecFormatError
 from gmi_registry.filters import Filters
 from gmi_registry.gathering import without_spec
 from gmi_registry.hubs.protocol import Hub, Listing, bases_in, with_base_names
@@ -35,7 +35,8 @@ Progress = Callable[[int, int], None]
 class Indexing:
     """What indexing did. ``listed`` models have a specification, of which ``read`` were read and
     the rest were in the index as they are. ``skipped`` could not be used, with the reason; a model
-    that was in the index before stays in it as it was."""
+    that was in the index before stays in it as it was, unless its specification names another model
+    and its weights are no longer those that prove it to be the same."""
 
     change: IndexChange
     listed: int
@@ -80,7 +81,7 @@ def index_hubs(
         for listing in listings:
             work.sort(hub, listing, known.get(listing.ref.identity), named[hub.name])
     gone = [ref for ref in known if ref.hub in names and ref not in work.present]
-    reading = _Reading(named, workers, progress)
+    reading = _Reading(named, workers, progress, work.renamed)
     change = update_index(folder, reading.rows(work.fresh), gone, work.described)
     if reading.refusal is not None:
         raise reading.refusal
@@ -103,9 +104,11 @@ def _known(folder: Path, cache_dir: Path) -> dict[ModelRef, tuple[IndexEntry, St
 @dataclass
 class _Work:
     """Listings, sorted by what is to be done: ``fresh`` ones are read, and ``described`` anew are
-    those whose specification the index has."""
+    those whose specification the index has. ``renamed`` are fresh ones that the index has by a
+    specification with another name."""
 
     present: set[ModelRef] = field(default_factory=set)
+    renamed: set[ModelRef] = field(default_factory=set)
     fresh: list[tuple[Hub, Listing]] = field(default_factory=list)
     described: list[Description] = field(default_factory=list)
     skipped: list[SkippedSpec] = field(default_factory=list)
@@ -124,6 +127,8 @@ class _Work:
         if known is None or not _is_read(listing, *known):
             self.present.add(listing.ref.identity)
             self.fresh.append((hub, listing))
+            if known is not None and known[0].described_as is not None:
+                self.renamed.add(listing.ref.identity)
             return
         entry, standing = known
         now, told = _today(listing, entry), _standing(listing)
@@ -136,6 +141,12 @@ class _Work:
 
 def _is_read(listing: Listing, entry: IndexEntry, standing: Standing) -> bool:
     """Whether the index has the specification that a hub lists, told without reading it."""
+    if entry.described_as is not None and not (
+        listing.ref.hub == "hf" and listing.ref == entry.model
+    ):
+        # It names another model, and is this one's only as long as the weights are those that it
+        # describes. A commit holds them fast; nothing else that is listed does.
+        return False
     if listing.spec_digest is not None:
         return listing.spec_digest == entry.digest
     if listing.stamp is not None:
@@ -163,23 +174,35 @@ def _today(listing: Listing, entry: IndexEntry) -> IndexEntry:
 
 class _Reading:
     """Specifications one after the other; ``refusal`` is a hub's, which ended it. ``kept_out`` are
-    so many that do not pass, which was not to be known before."""
+    so many that do not pass, which was not to be known before. Of ``renamed`` ones nothing may stay
+    in the index that they cannot be shown to be."""
 
-    def __init__(self, wanted: Mapping[str, Filters], workers: int, progress: Progress) -> None:
+    def __init__(
+        self,
+        wanted: Mapping[str, Filters],
+        workers: int,
+        progress: Progress,
+        renamed: Set[ModelRef] = frozenset(),
+    ) -> None:
         self.skipped: list[SkippedSpec] = []
         self.refusal: RateLimitError | None = None
         self.kept_out = 0
         self._wanted = wanted
         self._workers = workers
         self._progress = progress
+        self._renamed = renamed
+        self._refuted: set[ModelRef] = set()
 
     def rows(self, listings: Sequence[tuple[Hub, Listing]]) -> Iterator[Row | ModelRef]:
-        """Those that can be used, in order; of one that does not pass its reference: it leaves."""
+        """Those that can be used, in order; of one that does not pass, or is not the model that it
+        was taken for, its reference: it leaves."""
         self._progress(0, len(listings))
         outcomes = in_order(self._read, listings, self._workers)
         for done, outcome in enumerate(outcomes, 1):
             if isinstance(outcome, SkippedSpec):
                 self.skipped.append(outcome)
+                if outcome.model.identity in self._refuted:
+                    yield outcome.model
             elif self._passes(outcome):
                 yield outcome
             else:
@@ -201,6 +224,8 @@ class _Reading:
             self.refusal = self.refusal or error
             return SkippedSpec(listing.ref, error.message)
         except GmiError as error:
+            if isinstance(error, SpecFormatError) and listing.ref.identity in self._renamed:
+                self._refuted.add(listing.ref.identity)
             return SkippedSpec(listing.ref, error.message)
         row = Row.of(spec, _standing(listing))
         entry = _today(listing, row.indexed.entry)

@@ -223,6 +223,7 @@ def _check(
     place = _place(order, destination)
     progress("check", 2, _CHECKS)
     found = _find(order, prompts, destination)
+    generation.check_advice(found.outline, found.outline.kind, overrides)
     published = _published(place, order.shelf, found.weights, order.hub)
     existing = published
     if order.output is not None:

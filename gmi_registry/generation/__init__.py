@@ -25,6 +25,7 @@ from gmi_registry.generation.prompt_sets import (
 )
 from gmi_registry.generation.recipes import (
     RecipeOverrides,
+    check_advice,
     check_overrides,
     default_recipe,
     recipe_origins,
@@ -39,6 +40,7 @@ __all__ = [
     "Pipeline",
     "RecipeOverrides",
     "build_spec",
+    "check_advice",
     "check_model",
     "check_overrides",
     "check_prompts",

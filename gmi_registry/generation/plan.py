@@ -11,6 +11,7 @@ from pathlib import Path
 from gmi_registry.errors import InputError
 from gmi_registry.generation.builder import base_name
 from gmi_registry.model import Kind, ModelFiles
+from gmi_registry.sanitize import one_line
 from gmi_registry.spec import (
     MANIFEST_NAME,
     PREVIEW_NAME,
@@ -23,6 +24,7 @@ from gmi_registry.spec import (
     Spec,
     encode_spec,
 )
+from gmi_registry.spec.files import first_uncopied
 
 __all__ = [
     "Plan",
@@ -157,7 +159,14 @@ def is_same(one: Spec, other: Spec) -> bool:
 
 def require_writable(folder: Path) -> None:
     """Raise InputError unless files can be put into ``folder``, which may not exist yet."""
-    place = _existing(folder)
+    try:
+        place = _existing(folder)
+    except (OSError, ValueError) as error:  # too long for the disk, or with a character it lacks
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{one_line(str(folder), 100)} cannot be a folder: {reason}",
+            hint="choose another place",
+        ) from None
     if not place.is_dir():
         raise InputError(f"{place} is not a folder", hint="choose another place")
     if not os.access(place, os.W_OK | os.X_OK):
@@ -170,6 +179,15 @@ def require_spec_place(folder: Path) -> None:
     target = folder / SPEC_DIR
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise InputError(f"{target} is not a folder", hint="remove it, or choose another place")
+    if not target.exists():
+        return
+    require_writable(target)
+    other = first_uncopied(target)
+    if other is not None:
+        raise InputError(
+            f"{other} cannot be kept beside the specification: it is no file that can be read",
+            hint="remove it, or choose another place",
+        )
 
 
 def require_room(folder: Path, needed: int) -> None:
@@ -247,6 +265,8 @@ def _spells(named: str, used: str) -> bool:
 def _existing(folder: Path) -> Path:
     """``folder``, or the nearest folder above it that is there."""
     folder = folder.absolute()
+    if "\0" in str(folder):  # pathlib calls it a folder that is not there yet
+        raise ValueError("it holds the character U+0000")
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder

@@ -6,7 +6,7 @@ import inspect
 import math
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -14,11 +14,11 @@ from gmi_registry.device import DtypeName
 from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation.advice import Carded, adviser
 from gmi_registry.generation.pipelines import Pipeline
-from gmi_registry.model import ModelFiles
+from gmi_registry.model import Kind, ModelFiles
 from gmi_registry.sanitize import one_line
 from gmi_registry.spec import GenerationRecipe, Sampler
 
-__all__ = ["RecipeOverrides", "check_overrides", "default_recipe", "recipe_origins"]
+__all__ = ["RecipeOverrides", "check_advice", "check_overrides", "default_recipe", "recipe_origins"]
 
 DEFAULT_STEPS = 25
 """At most this many: pipelines default to 50, and the second half hardly changes a picture."""
@@ -58,17 +58,42 @@ _OPTIONS = {
 _CALLER, _PIPELINE, _PACKAGE = "as asked for", "the pipeline's own", "this package's default"
 
 
+_PLAIN: dict[str, Any] = {
+    "sampler": Sampler(name="any", config={}),
+    "steps": 1,
+    "guidance_scale": 0.0,
+    "width": 1,
+    "height": 1,
+    "seeds": (0,),
+}
+"""A recipe for any model, in whose place single settings are checked."""
+
+
 def check_overrides(overrides: RecipeOverrides) -> None:
     """Raise InputError for an override that no model's recipe may hold. Loads nothing."""
-    plain: dict[str, Any] = {
-        "sampler": Sampler(name="any", config={}),
-        "steps": 1,
-        "guidance_scale": 0.0,
-        "width": 1,
-        "height": 1,
-        "seeds": (0,),
+    _validated(_PLAIN | _given(overrides), dict.fromkeys(vars(overrides), _CALLER))
+    if overrides.dtype not in (None, *get_args(DtypeName)):
+        raise InputError(
+            f"dtype {one_line(str(overrides.dtype), 60)} ({_CALLER}) is none that is known",
+            hint=f"give one of {', '.join(get_args(DtypeName))}",
+        )
+
+
+def check_advice(model: Carded, kind: Kind | None, overrides: RecipeOverrides) -> None:
+    """Raise InputError for what ``model``'s cards advise and no recipe may hold, as far as
+    ``overrides`` leave it; and for an override that no model of its ``kind`` takes (None: which it
+    is only its weights tell). Loads nothing."""
+    if overrides.lora_scale is not None and kind not in (None, "lora"):
+        raise InputError(
+            f"{model.ref} is no LoRA, so it has no LoRA scale", hint="leave out --lora-scale"
+        )
+    found = {
+        field: advice
+        for field in ("steps", "guidance_scale", "prompt_template")
+        if (advice := _advice(model, field)) is not None and getattr(overrides, field) is None
     }
-    _validated(plain | _given(overrides), dict.fromkeys(vars(overrides), _CALLER))
+    values = {field: value for field, (value, _) in found.items()}
+    _validated(_PLAIN | values, {field: origin for field, (_, origin) in found.items()})
 
 
 def default_recipe(
@@ -99,11 +124,8 @@ def _settings(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The recipe's fields and their origins."""
     check_overrides(overrides)
+    check_advice(model, model.kind, overrides)
     asks = inspect.signature(pipeline.__call__).parameters
-    if overrides.lora_scale is not None and model.kind != "lora":
-        raise InputError(
-            f"{model.ref} is no LoRA, so it has no LoRA scale", hint="leave out --lora-scale"
-        )
     if overrides.negative_prompt and "negative_prompt" not in asks:
         raise InputError(
             f"a {type(pipeline).__name__} takes no negative prompt",
@@ -162,7 +184,7 @@ def _validated(values: dict[str, Any], origins: dict[str, str]) -> GenerationRec
         ) from error
 
 
-def _advice(model: ModelFiles, field: str) -> tuple[Any, str] | None:
+def _advice(model: Carded, field: str) -> tuple[Any, str] | None:
     found = adviser(model, field)
     return None if found is None else (getattr(found.card, field), _card_of(found))
 

@@ -28,6 +28,7 @@ _NSFW_TAG = "not-for-all-audiences"
 _LONGEST = 200
 _MOST_TRIGGER_WORDS = 50
 _NULL = "tag:yaml.org,2002:null"
+_OF_MAIN = re.compile(r"/tree/main/*(?:[?#].*)?$")
 _WHOLE = re.compile(r"[0-9]{1,16}")
 _TRUE = frozenset({"true", "yes", "on", "1"})
 # What the Hub takes for front matter (huggingface_hub's REGEX_YAML_BLOCK), which takes half a
@@ -87,8 +88,13 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
 
 
 def _base(text: str) -> str:
-    """A name as it stands, with its hub where it says one; of a page's address the name."""
-    return text if text.startswith(("hf:", "local:")) else repository_name(text)
+    """A name as it stands, with its hub where it says one; of a page's address the name.
+
+    The address of one revision stays whole: the hub reads it, and takes that revision.
+    """
+    name = text if text.startswith(("hf:", "local:")) else repository_name(text)
+    revision = name != text and "/tree/" in text and not _OF_MAIN.search(text)
+    return text if revision else name
 
 
 def front_events(block: str, *, expanded: bool = False) -> tuple[yaml.Event, ...]:

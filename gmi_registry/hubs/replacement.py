@@ -17,6 +17,7 @@ from gmi_registry.spec.files import (
     HeldFolder,
     UnusableFileError,
     copy_others,
+    first_uncopied,
     held_folder,
     replaced_names,
 )
@@ -65,9 +66,14 @@ def probe(model: Path) -> None:
     """Make and remove a folder in ``model``, which permission bits alone cannot tell to work.
 
     Raises AuthError for want of rights, else HubError, also for what stands in the place of its
-    ``gmi``.
+    ``gmi``, and for what lies in there and could not be kept.
     """
-    _target(model)
+    other = first_uncopied(_target(model))
+    if other is not None:
+        raise HubError(
+            f"{other} cannot be kept beside the specification: it is no file that can be read",
+            hint="remove it, then try again",
+        )
     try:
         Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=model)).rmdir()
     except OSError as error:

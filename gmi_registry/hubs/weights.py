@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,13 @@ def _none(folder: Path) -> HubError:
         return HubError(
             f"{folder} holds weights only as pickles, which can run any program when loaded",
             hint="save the model as safetensors: pipeline.save_pretrained(folder)",
+        )
+    below = next(iter(sorted(folder.glob(f"*/*{_SUFFIX}"))), None)
+    if below is not None:
+        return HubError(
+            f"{folder} holds no weights but in folders below",
+            hint=f"put the file that is meant beside them: cp {shlex.quote(str(below))} "
+            f"{shlex.quote(str(folder))}",
         )
     return HubError(
         f"{folder} holds no weights",

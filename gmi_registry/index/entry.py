@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from gmi_registry.filters import Traits, listed_bases
+from gmi_registry.filters import Traits, bases
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.standing import UNKNOWN, Standing
 from gmi_registry.spec import ModelRef, Spec
@@ -77,8 +77,7 @@ class IndexEntry:
     @property
     def base_models(self) -> frozenset[str]:
         """What the base models are called: as the hub lists them now, else as the manifest says."""
-        named = frozenset() if self.base_model is None else frozenset({self.base_model})
-        return listed_bases(self.model.hub, self.hub_tags) or named
+        return bases(self.model.hub, self.hub_tags, self.base_model)
 
     def traits(self, standing: Standing = UNKNOWN) -> Traits:
         """What filters look at, of the model of which a hub says ``standing``."""

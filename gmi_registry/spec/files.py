@@ -32,6 +32,7 @@ __all__ = [
     "Links",
     "UnusableFileError",
     "copy_others",
+    "first_uncopied",
     "held_folder",
     "read_manifest",
     "read_spec",
@@ -384,6 +385,25 @@ def copy_others(held: HeldFolder, name: str, fresh: Path, replaced: set[str]) ->
             )
     except UnusableFileError as error:
         raise OSError(errno.ELOOP, f"{name} {error}") from None
+
+
+def first_uncopied(folder: Path) -> Path | None:
+    """The first thing in ``folder`` that :func:`copy_others` would stumble over: what is neither a
+    file, a folder nor a link, or cannot be read. Whoever draws for hours asks before."""
+
+    def stumbles(place: Path) -> bool:
+        if place.is_symlink():
+            return False
+        needed = os.R_OK | (os.X_OK if place.is_dir() else 0)
+        return not (place.is_file() or place.is_dir()) or not os.access(place, needed)
+
+    own = {folder / name for name in (MANIFEST_NAME, TENSORS_NAME, PREVIEW_NAME)}
+    for base, folders, names in os.walk(folder):
+        for name in sorted((*folders, *names)):
+            place = Path(base, name)
+            if place not in own and stumbles(place):
+                return place
+    return None
 
 
 def _write(path: Path, content: bytes) -> None:

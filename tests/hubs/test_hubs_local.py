@@ -400,6 +400,12 @@ class TestModels:
         built.folder("none").mkdir()
         with pytest.raises(HubError, match="holds no weights"):
             built.hub.fetch_model(ModelRef("local", "none"))
+        (built.folder("none") / "step-5").mkdir()
+        (built.folder("none") / "step-5/x.safetensors").touch()
+        with pytest.raises(HubError, match="but in folders below") as caught:
+            built.hub.fetch_model(ModelRef("local", "none"))
+        assert "/step-5/x.safetensors" in (caught.value.hint or "")
+        (built.folder("none") / "step-5/x.safetensors").unlink()
         (built.folder("none") / "model_index.json").touch()
         with pytest.raises(HubError, match="holds no weights"):
             built.hub.fetch_model(ModelRef("local", "none"))

@@ -214,6 +214,7 @@ def test_a_base_that_is_none_is_an_error(hf_hub, hub, base, says):
     ("files", "says"),
     [
         ({"README.md": b"# Nothing\n"}, "hf:ada/model holds no weights"),
+        ({f"step-5/{LORA_NAME}": LORA}, f"no weights but in folders, such as step-5/{LORA_NAME}"),
         ({"model.ckpt": b"p"}, "holds weights only as pickles"),
         (
             CONFIG | {"unet/diffusion_pytorch_model.bin": b"p"},

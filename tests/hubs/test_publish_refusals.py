@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +23,7 @@ from gmi_registry.errors import AuthError, GmiError, HubError, InputError, Offli
 from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.local import LocalHub
+from gmi_registry.hubs.mark import write_mark
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.publish import publish
 from gmi_registry.search import search
@@ -134,6 +136,11 @@ def _blocked(world):
     world.room.joinpath("out/gmi").write_text("in the way")
 
 
+def _pipe(world):
+    world.room.joinpath("out/gmi/notes").mkdir(parents=True)
+    os.mkfifo(world.room / "out/gmi/notes/pipe")
+
+
 def _dataset(world):
     world.hub.add_repo("ada/data", {"README.md": b"# Data\n"}, repo_type="dataset")
 
@@ -169,6 +176,7 @@ REFUSALS = {
     "many seeds": (nothing, _other(seeds=tuple(range(400))), InputError, "22,000 images, and"),
     "batch 0": (nothing, _other(batch_size=0), InputError, "batch size 0"),
     "LoRA scale nan": (nothing, _other(lora_scale=NAN), InputError, "lora scale nan"),
+    "dtype": (nothing, _other(dtype="float8"), InputError, "dtype float8"),
     "template": (nothing, _other(prompt_template="x"), InputError, "prompt_template must hold"),
     "cuda": (nothing, {"device": "cuda:99"}, InputError, "no device cuda:99 here"),
     "mps": (nothing, {"device": "mps"}, InputError, "no device mps here"),
@@ -177,6 +185,9 @@ REFUSALS = {
     "no device": (nothing, {"device": "nonsense"}, InputError, "not the name of a device"),
     "output": (_blocked, {"output": "file"}, InputError, "is not a folder"),
     "output/gmi": (_blocked, {"output": "out"}, InputError, "gmi is not a folder"),
+    "output/gmi/pipe": (_pipe, {"output": "out"}, InputError, "pipe cannot be kept beside"),
+    "output's name": (nothing, {"output": "x" * 300}, InputError, "cannot be a folder: File name"),
+    "NUL": (nothing, {"output": "a\0b"}, InputError, "cannot be a folder: "),
     "work": (_blocked, {"work": "file"}, InputError, "is not a folder"),
     # what the hub tells of the account and of the place
     "offline": (nothing, {"offline": True}, OfflineError, "publishing needs the network"),
@@ -227,6 +238,24 @@ REFUSALS = {
         GmiError,
         "takes no prompt",
     ),
+    "the card's steps": (
+        _card("base_model: ada/base\ngmi: {steps: 5000}\n"),
+        {},
+        InputError,
+        "steps 5000 .the model card of hf:ada/style",
+    ),
+    "the card's template": (
+        _card("base_model: ada/base\ngmi: {prompt_template: ink}\n"),
+        {},
+        InputError,
+        "prompt_template must hold",
+    ),
+    "LoRA scale of a base": (
+        nothing,
+        {"model": "ada/base", **_other(lora_scale=0.5)},
+        InputError,
+        "is no LoRA",
+    ),
     "pickles": (
         _base(
             **{
@@ -276,6 +305,18 @@ def test_it_is_refused_before_an_image_and_before_any_weights(world, name):
         assert caught.value.hint
         assert "\n" not in caught.value.message
     assert world.weights_asked_for == []
+
+
+def test_what_could_not_be_kept_in_a_folder_is_found_beforehand(tmp_path):
+    folder = tmp_path / "models/ink"
+    (folder / "gmi").mkdir(parents=True)
+    write_mark(tmp_path)
+    hub = LocalHub(tmp_path, cache_dir=tmp_path / "cache")
+    (folder / "gmi/link").symlink_to("nowhere")
+    hub.check_writable(ModelRef("local", "ink"))
+    os.mkfifo(folder / "gmi/pipe")
+    with pytest.raises(HubError, match="pipe cannot be kept beside the specification"):
+        hub.check_writable(ModelRef("local", "ink"))
 
 
 def test_a_tag_can_be_proposed_to_main_where_the_weights_are_the_same(world):

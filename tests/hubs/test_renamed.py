@@ -229,6 +229,17 @@ class TestIndex:
             like = world.search(like=f"hf:{name}", index=str(world.room / "index"))
             assert ids(like) == ["ada/sea"], name
 
+    def test_it_leaves_with_the_weights_that_proved_it(self, renamed):
+        self.build(renamed)
+        renamed.hub.commit(NEW, {LORA: weights("another")})
+        done = self.build(renamed)
+        assert [(it.model.id, "whose weights are not" in it.reason) for it in done.skipped] == [
+            (NEW, True)
+        ]
+        assert (done.change.rows, done.change.removed) == (1, 1)
+        renamed.hub.commit(NEW, {LORA: weights(OLD)})
+        assert self.build(renamed).change.rows == 2
+
     def test_an_index_of_before_is_shown_by_what_is_known_now(self, world):
         self.build(world)
         world.hub.rename(OLD, NEW)
@@ -337,6 +348,9 @@ class TestFolder:
         index_hubs(built.root / "index", [built.hub], cache_dir=built.cache)
         assert ids(found(index=str(built.root / "index"))) == ["oil", "sea"]
         assert find_spec(str(first.hits[0].ref), built.hub).read().digest == first.hits[0].digest
+        built.add_lora("oil", seed=7)
+        index_hubs(built.root / "index", [built.hub], cache_dir=built.cache)
+        assert ids(found(index=str(built.root / "index"))) == ids(found()) == ["sea"]
 
     def test_beside_other_weights_it_is_refused(self, built, encoder):
         built.publish("ink", RED)
@@ -523,6 +537,18 @@ class TestBases:
         assert bool(told) == (named.rstrip("/").removesuffix("/tree/main")[-len(used) :] != used)
         page = named.removesuffix("/").removesuffix("/tree/main")
         assert all(used in line and "/".join(page.split("/")[-2:]) in line for line in told)
+
+    @pytest.mark.parametrize("place", ["https://huggingface.co", "hf.co"])
+    def test_an_address_of_one_revision_means_that_revision(self, bases, tmp_path, place):
+        hub, add = bases
+        add("org/tuned", b"first")
+        first = hub.repo("org/tuned").refs["refs/heads/main"]
+        hub.commit("org/tuned", {self.UNET: b"second"})
+        card = f"---\nlicense: mit\nbase_model: {place}/org/tuned/tree/{first}\n---\n".encode()
+        hub.add_repo("ada/style", {"README.md": card, LORA: weights("style")})
+        with HuggingFaceHub(token=False, cache_dir=tmp_path) as opened:
+            model = opened.fetch_model(ModelRef("hf", "ada/style"))
+        assert [it.sha256 for it in model.base.weights] == [hashlib.sha256(b"first").hexdigest()]
 
     def test_what_is_there_is_not_replaced(self, bases, tmp_path):
         hub, add = bases

@@ -35,7 +35,9 @@ _REGION = re.compile(r"\b(?:region|country|jurisdiction)\b", re.IGNORECASE)
 _EARLY = re.compile(r"early[ -]?access", re.IGNORECASE)
 _LOGIN_PATH = re.compile(r"(?:^|/)(?:log-?in|sign-?in)(?:/|$)", re.IGNORECASE)
 _PAGE = re.compile(
-    rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|script)", re.IGNORECASE
+    rb"\s*(?:\xef\xbb\xbf)?\s*(?:<!--(?:(?!-->).){0,2000}-->\s*|<\?xml[^>]{0,200}>\s*){0,4}"
+    rb"<(?:!doctype\s+html|html|head|body|script)",
+    re.IGNORECASE | re.DOTALL,
 )
 _LOGIN_TITLE = re.compile(rb"log ?in|sign ?in", re.IGNORECASE)
 _TITLE = re.compile(rb"<title[^>]*>([^<]{0,200})", re.IGNORECASE)

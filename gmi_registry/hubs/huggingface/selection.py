@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from gmi_registry.errors import HubError, InputError
+from gmi_registry.sanitize import one_line
 from gmi_registry.spec import ModelRef
 
 __all__ = ["INDEX_NAME", "LORA_NAME", "RepoFile", "Selection", "select_pipeline", "select_root"]
@@ -116,12 +117,13 @@ def select_root(
     ``name`` (``hf:owner/name``) and ``revision`` are for the commands in the hints. Raises HubError
     where there is none, only pickles, or several and nothing says which.
     """
+    files = list(files)
     here = _by_folder(files).get("", [])
     safe = _sorted(other for other in here if other.path.endswith(_SUFFIX))
     if not safe:
         if any(other.path.endswith(_PICKLES) for other in here):
             raise _pickled(name)
-        raise _none(name)
+        raise _none(name, _sorted(other for other in files if other.path.endswith(_SUFFIX)))
     wanted = LORA_NAME if file is None else file
     picked = [other for other in safe if other.path == wanted]
     if file is None and not picked:
@@ -218,7 +220,13 @@ def _pickled(what: str) -> HubError:
     )
 
 
-def _none(name: str) -> HubError:
+def _none(name: str, below: Sequence[RepoFile] = ()) -> HubError:
+    if below:
+        return HubError(
+            f"{name} holds no weights but in folders, such as {one_line(below[0].path)}",
+            hint="a LoRA or a model in one file is read at the root of a repository: it has to be "
+            "copied there",
+        )
     return HubError(
         f"{name} holds no weights",
         hint=f"name a diffusers model, a LoRA ({LORA_NAME}) or a single .safetensors file",

@@ -22,7 +22,7 @@ from gmi_registry.hubs.protocol import (
     with_base_names,
 )
 from gmi_registry.hubs.registry.layout import is_entry
-from gmi_registry.hubs.registry.registry import Registry
+from gmi_registry.hubs.registry.registry import DEFAULT_REGISTRY, Registry
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef, read_manifest
 from gmi_registry.spec.canonical import canonical_digest
@@ -45,6 +45,7 @@ class SupplementedHub:
     def __init__(self, hub: HuggingFaceHub, registry: Registry) -> None:
         self.hub = hub
         self.registry = registry
+        self._missed: set[str] = set()
         # They share a client, whose requests are counted once.
         registry.traffic = hub.traffic
 
@@ -201,7 +202,12 @@ class SupplementedHub:
         try:
             found = list(self.registry.listings("hf"))
         except GmiError as error:
-            _log.info("searching without the registry: %s", error.message)
+            name = self.registry.dataset.id
+            # Who names one expects what lies in it; the usual one need not be there.
+            level = logging.INFO if name == DEFAULT_REGISTRY else logging.WARNING
+            if name not in self._missed:
+                _log.log(level, "searching without the registry %s: %s", name, error.message)
+                self._missed.add(name)
             found = []
         return found
 

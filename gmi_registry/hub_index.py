@@ -120,7 +120,7 @@ def open_index(
     with an index that nobody asked for is logged, and the search goes on without it.
 
     ``progress`` is that of :meth:`.StoredIndex.open`. Raises for a folder: InputError where there
-    is none, SpecFormatError and UnsupportedVersionError for an index that cannot be used; for
+    is none, or its models are all of other hubs, SpecFormatError and UnsupportedVersionError for an index that cannot be used; for
     ``auto`` RateLimitError.
     """
     if place == NONE:
@@ -132,7 +132,16 @@ def open_index(
                 f"{place} is no folder with an index", hint="gmi index build DIR --hub HUB"
             )
         stored = StoredIndex.open(FolderFiles(folder), cache_dir=cache_dir, progress=progress)
-        return HubIndex(stored, hub.name, str(folder))
+        index = HubIndex(stored, hub.name, str(folder))
+        if not len(index) and len(stored):
+            found = sorted({name.partition(":")[0] for it in stored.groups for name in it.names})
+            stored.close()
+            wanted = "FOLDER" if found[0] == "local" else found[0]
+            raise InputError(
+                f"the index {place} holds models of {' and '.join(found)}, and none of {hub.name}",
+                hint=f"name the hub that they are on: --hub {wanted}",
+            )
+        return index
     if not isinstance(hub, HasRegistry) or not isinstance(hub.registry, HasIndex):
         return None
     try:

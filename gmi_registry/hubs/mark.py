@@ -37,7 +37,10 @@ def check_mark(root: Path) -> None:
     code = f"from gmi_registry.hubs import LocalHub; LocalHub.create({str(root)!r})"
     make = f"python -c {shlex.quote(code)}"
     if not root.exists():
-        raise InputError(f"{root}: there is no such folder", hint=f"make a hub there: {make}")
+        raise InputError(
+            f"{root}: there is no such folder",
+            hint=f"a hub is hf, civitai, or a folder that is one; to make a new one: {make}",
+        )
     if not root.is_dir():
         raise InputError(f"{root} is a file, and a hub is a folder", hint="name a folder")
     mark = root / _NAME

@@ -13,6 +13,7 @@ from hub_builder import OTHER_PROMPTS, ProjectionEncoder, picture
 import gmi_registry
 from gmi_registry.errors import InputError, OfflineError, SpecNotFoundError
 from gmi_registry.hubs import ListingFilter
+from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.indexing import index_hubs
 from gmi_registry.search import search
 from gmi_registry.spec import ModelRef, build_spec, write_spec
@@ -306,6 +307,17 @@ def test_parts_that_do_not_go_together(colours, look, monkeypatch, options, mess
         look(*images, **given)
     assert message in caught.value.message
     assert caught.value.hint == "gmi-search --help"
+
+
+def test_an_index_of_other_hubs_is_no_empty_answer(colours, look, tmp_path):
+    index_hubs(tmp_path / "index", [colours.hub], cache_dir=colours.cache)
+    places = {"index": tmp_path / "index", "cache_dir": tmp_path / "c"}
+    with (
+        HuggingFaceHub("http://127.0.0.1:1", cache_dir=tmp_path / "hf") as other,
+        pytest.raises(InputError, match="holds models of local, and none of hf") as caught,
+    ):
+        search([picture((1, 2, 3))], other, **places)
+    assert caught.value.hint == "name the hub that they are on: --hub FOLDER"
 
 
 class TestForgedPrompts:

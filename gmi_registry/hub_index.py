@@ -120,8 +120,8 @@ def open_index(
     with an index that nobody asked for is logged, and the search goes on without it.
 
     ``progress`` is that of :meth:`.StoredIndex.open`. Raises for a folder: InputError where there
-    is none, or its models are all of other hubs, SpecFormatError and UnsupportedVersionError for an index that cannot be used; for
-    ``auto`` RateLimitError.
+    is none, or its models are all of other hubs, SpecFormatError and UnsupportedVersionError for an
+    index that cannot be used; for ``auto`` RateLimitError.
     """
     if place == NONE:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,6 +13,8 @@ from gmi_registry.interrogators.protocol import Interrogator
 from gmi_registry.interrogators.silence import Silence
 
 __all__ = ["INTERROGATORS", "MODES", "Settings", "load_interrogator", "require_interrogator"]
+
+_PATIENCE = 3.0  # seconds
 
 _PACKAGES = {
     "caption": {"transformers": "captioning an image", "torch": "captioning an image"},
@@ -76,7 +79,8 @@ def require_interrogator(
     """Raise what :func:`load_interrogator` would raise, as far as that can be told at no cost.
 
     InputError for an unknown mode, MissingExtraError where a package is missing, OfflineError where
-    the network is off and there is no captioner on this disk. Loads nothing.
+    there is no captioner on this disk and the network is off, or nobody answers at the hub within
+    three seconds: the libraries would try for minutes. Loads nothing.
     """
     if mode not in INTERROGATORS:
         raise _unknown(mode)
@@ -84,18 +88,38 @@ def require_interrogator(
         if find_spec(package) is None:
             name = package.replace("_", "-")
             raise MissingExtraError(name, extra="interrogate", purpose=purpose)
-    if mode in _PACKAGES and offline:
+    if mode in _PACKAGES:
         from huggingface_hub import try_to_load_from_cache
 
         from gmi_registry.interrogators.caption import DEFAULT_CAPTIONER
 
-        if not isinstance(try_to_load_from_cache(DEFAULT_CAPTIONER, "config.json", cache_dir), str):
+        if isinstance(try_to_load_from_cache(DEFAULT_CAPTIONER, "config.json", cache_dir), str):
+            return
+        reason = "the network is switched off" if offline else _unreachable()
+        if reason is not None:
             raise OfflineError(
-                f"the captioner {DEFAULT_CAPTIONER} is not in the cache, and the network is "
-                "switched off",
+                f"the captioner {DEFAULT_CAPTIONER} is not in the cache, and {reason}",
                 hint=f"with a network, run once: hf download {DEFAULT_CAPTIONER}; or use "
                 "--interrogator phrases",
             )
+
+
+def _unreachable() -> str | None:
+    """Why the hub cannot be reached, None where it can or a proxy stands before it."""
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    from huggingface_hub import constants
+
+    address = urlsplit(constants.ENDPOINT)
+    if address.scheme in getproxies() or not address.hostname:
+        return None
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname, port), timeout=_PATIENCE).close()
+    except OSError as error:
+        return f"{constants.ENDPOINT} cannot be reached: {error.strerror or error}"
+    return None
 
 
 def _unknown(mode: str) -> InputError:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from PIL import Image
 
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.errors import InputError, MissingExtraError, OfflineError
-from gmi_registry.interrogators import INTERROGATORS, MODES, load_interrogator
+from gmi_registry.interrogators import (
+    INTERROGATORS,
+    MODES,
+    load_interrogator,
+    require_interrogator,
+)
 
 
 def test_the_modes_and_their_order() -> None:
@@ -65,3 +72,21 @@ def test_cached_weights_need_no_network(tmp_path: Path, blip: Path, mode: str) -
     (repository / "refs" / "main").write_text("0" * 40, encoding="utf-8")
     shutil.copytree(blip, repository / "snapshots" / ("0" * 40))
     assert load_interrogator(mode, cache_dir=tmp_path, offline=True).mode == mode
+
+
+@pytest.mark.parametrize("mode", ["caption", "clip_interrogator"])
+def test_a_hub_that_is_not_there_is_told_at_once(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The libraries would try again for minutes, and say so line by line."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+    with pytest.raises(OfflineError, match="cannot be reached") as caught:
+        require_interrogator(mode, cache_dir=tmp_path)
+    assert "hf download" in str(caught.value.hint)
+    with socket.create_server(("127.0.0.1", 0)) as open_port:
+        address = f"http://127.0.0.1:{open_port.getsockname()[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        require_interrogator(mode, cache_dir=tmp_path)

@@ -134,11 +134,11 @@ def open_index(
         stored = StoredIndex.open(FolderFiles(folder), cache_dir=cache_dir, progress=progress)
         index = HubIndex(stored, hub.name, str(folder))
         if not len(index) and len(stored):
-            found = sorted({name.partition(":")[0] for it in stored.groups for name in it.names})
+            hubs = sorted({name.partition(":")[0] for it in stored.groups for name in it.names})
             stored.close()
-            wanted = "FOLDER" if found[0] == "local" else found[0]
+            wanted = "FOLDER" if hubs[0] == "local" else hubs[0]
             raise InputError(
-                f"the index {place} holds models of {' and '.join(found)}, and none of {hub.name}",
+                f"the index {place} holds models of {' and '.join(hubs)}, and none of {hub.name}",
                 hint=f"name the hub that they are on: --hub {wanted}",
             )
         return index

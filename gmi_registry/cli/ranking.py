@@ -24,6 +24,9 @@ _STALE = {True: "yes", False: "no", None: ""}
 
 # Columns in the order in which a terminal that grows wider makes room for them.
 _FOR_MARGIN, _FOR_TAGS, _FOR_PROMPTS, _FOR_BASE = 52, 76, 104, 132
+_FEWEST_OF_TAGS, _MOST_OF_TAGS = 12, 28
+# Rank, distance, chance and margin, with the gaps between columns.
+_BESIDE_TAGS = 44
 
 
 def write_ranking(result: Ranking) -> None:
@@ -95,8 +98,14 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
         table.add_column("chance", justify="right", no_wrap=True)
     if width >= _FOR_MARGIN:
         table.add_column("ahead of next", no_wrap=True)
-    if width >= _FOR_TAGS:
-        table.add_column("tags", max_width=28, no_wrap=True, overflow="ellipsis")
+    # Names are there to be copied, so tags give way to them.
+    for_tags = (
+        width - max(len(_name(hit)) for hit in group.hits) - _BESIDE_TAGS if group.hits else 0
+    )
+    tagged = width >= _FOR_TAGS and for_tags >= _FEWEST_OF_TAGS
+    if tagged:
+        most = min(_MOST_OF_TAGS, for_tags)
+        table.add_column("tags", max_width=most, no_wrap=True, overflow="ellipsis")
     if width >= _FOR_PROMPTS:
         table.add_column("closest on", max_width=48, no_wrap=True, overflow="ellipsis")
     if width >= _FOR_BASE:
@@ -109,7 +118,7 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
             cells.append(percent(hit.confidence))
         if width >= _FOR_MARGIN:
             cells.append(_margin(hit, spread, console))
-        if width >= _FOR_TAGS:
+        if tagged:
             cells.append(", ".join(hit.tags))
         if width >= _FOR_PROMPTS:
             cells.append("; ".join(match.prompt for match in hit.best_prompts[:2]))

@@ -170,6 +170,12 @@ def test_every_width_keeps_model_and_distance(table, width):
     assert re.search(".*?".join("local:a-model-with-a-rather-long-name"), letters)
 
 
+@pytest.mark.parametrize("width", [76, 80, 90])
+def test_tags_give_way_to_names(table, width):
+    long = hit(1, "icon-a-pixel-art-style", 0.25, None, tags=("text-to-image", "x" * 60))
+    assert "local:icon-a-pixel-art-style " in table(width, answer(group(long)))
+
+
 def test_groups_stand_apart(table):
     text = table(80, answer(RANKING, OTHER_RANKING))
     assert "Default prompts general, 5 models" in text

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 
 from gmi_registry.index import SpecIndex
-from gmi_registry.spec import EncoderRef, Preprocess, PromptSet
+from gmi_registry.spec import EncoderRef, Preprocess, PromptSet, build_spec
 
 DIMENSIONS, TEXT_DIMENSIONS = 8, 5
 GENERAL = PromptSet("general", 1, ("a cat", "a tree", "a red car", "a castle"))
@@ -41,3 +41,18 @@ def index_of(*specs):
 def names(hits):
     """What the models of some hits are called."""
     return [hit.ref.id for hit in hits]
+
+
+def spec_of_images(make_spec, name, prompts, images):
+    """A specification of ``local:NAME`` with these ``images``, one for each of the ``prompts``."""
+    made = make_spec(name, prompt_sets=(prompts,))
+    return build_spec(
+        model=made.manifest.model,
+        encoder=made.manifest.encoder,
+        prompt_sets=(prompts,),
+        recipe=made.manifest.generation.recipe,
+        image_embeddings=images,
+        prompt_embeddings=made.prompt_embeddings,
+        image_prompt=made.image_prompt,
+        gamma=0.02,
+    )

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from index_specs import DIMENSIONS, encoder_named, index_of
+from index_specs import DIMENSIONS, encoder_named, index_of, spec_of_images
 from PIL import Image
 
 from gmi_registry import background
@@ -15,23 +15,13 @@ from gmi_registry.background.proposal import compared
 from gmi_registry.index import Filters, Hubness, SpecCache, measured
 from gmi_registry.index.hubness import CANDIDATE
 from gmi_registry.scoring.hubness import lower_share
-from gmi_registry.spec import PromptSet, build_spec
+from gmi_registry.spec import PromptSet
 
 PROMPTS = PromptSet("many", 1, tuple(f"thing {i}" for i in range(30)))
 
 
 def spec_of(make_spec, name, images):
-    made = make_spec(name, prompt_sets=(PROMPTS,))
-    return build_spec(
-        model=made.manifest.model,
-        encoder=made.manifest.encoder,
-        prompt_sets=(PROMPTS,),
-        recipe=made.manifest.generation.recipe,
-        image_embeddings=images,
-        prompt_embeddings=made.prompt_embeddings,
-        image_prompt=made.image_prompt,
-        gamma=0.02,
-    )
+    return spec_of_images(make_spec, name, PROMPTS, images)
 
 
 def style(seed):

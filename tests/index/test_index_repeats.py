@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from index_specs import DIMENSIONS, index_of, names
+from index_specs import DIMENSIONS, index_of, names, spec_of_images
 
 from gmi_registry.index import SpecIndex, SpecSource, Standing
 from gmi_registry.scoring import WithinScatter
 from gmi_registry.scoring.default import mean_images
 from gmi_registry.scoring.repeats import REPEATED, repeats, separations, whitened
-from gmi_registry.spec import PromptSet, build_spec
+from gmi_registry.spec import PromptSet
 
 PROMPTS = PromptSet("many", 1, tuple(f"thing {i}" for i in range(40)))
 
@@ -32,17 +32,7 @@ def _images(seed):
 
 
 def _spec(make_spec, name, images):
-    made = make_spec(name, prompt_sets=(PROMPTS,))
-    return build_spec(
-        model=made.manifest.model,
-        encoder=made.manifest.encoder,
-        prompt_sets=(PROMPTS,),
-        recipe=made.manifest.generation.recipe,
-        image_embeddings=images,
-        prompt_embeddings=made.prompt_embeddings,
-        image_prompt=made.image_prompt,
-        gamma=0.02,
-    )
+    return spec_of_images(make_spec, name, PROMPTS, images)
 
 
 def _copies(make_spec, spec, count=12, name="copy"):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.indexed import IndexedSpec
 from gmi_registry.index.key import ComparabilityKey
-from gmi_registry.index.sample import SCATTER_MODELS, TEMPERATURE_MODELS, sampled
+from gmi_registry.index.sample import SCATTER_MODELS, TEMPERATURE_MODELS, drawn_by_lot, sampled
 from gmi_registry.index.selection import as_rows
 from gmi_registry.index.stack import Held
 from gmi_registry.scoring import Candidates, WithinScatter
@@ -83,7 +83,9 @@ class MemoryStack:
 
     @cached_property
     def temperature(self) -> float:
-        return fitted_temperature(self._sample(TEMPERATURE_MODELS), self.image_prompt)
+        digests = [entry.digest for entry in self.entries]
+        drawn = self.images(drawn_by_lot(digests, TEMPERATURE_MODELS).tolist())
+        return fitted_temperature(drawn, self.image_prompt)
 
     def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
         return whitened(self.means[as_rows(rows)], self.scatter, len(self.image_prompt))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,7 @@ __all__ = [
     "CONTENT_MODELS",
     "SCATTER_MODELS",
     "TEMPERATURE_MODELS",
+    "drawn_by_lot",
     "sampled",
     "sampled_by_name",
 ]
@@ -42,6 +44,22 @@ def sampled(digests: Sequence[str], most: int) -> NDArray[np.intp]:
         return np.arange(len(digests))
     first = heapq.nsmallest(most, range(len(digests)), key=lambda row: (digests[row], row))
     return np.array(sorted(first), np.intp)
+
+
+def drawn_by_lot(digests: Sequence[str], most: int) -> NDArray[np.intp]:
+    """The rows, ascending, of ``most`` members drawn by lot; all where there are no more.
+
+    The digests of all members together are the seed, so that nobody can choose to be drawn: each
+    specification that is tried draws everybody anew. The same members give the same draw.
+    """
+    if len(digests) <= most:
+        return np.arange(len(digests))
+    together = hashlib.sha256("".join(sorted(digests)).encode()).digest()
+
+    def lot(row: int) -> tuple[bytes, int]:
+        return hashlib.blake2b(digests[row].encode(), key=together, digest_size=16).digest(), row
+
+    return np.array(sorted(heapq.nsmallest(most, range(len(digests)), key=lot)), np.intp)
 
 
 def sampled_by_name(names: Sequence[str], most: int, but: Callable[[str], bool]) -> list[int]:

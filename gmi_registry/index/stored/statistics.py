@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmi_registry.index.sample import SCATTER_MODELS, TEMPERATURE_MODELS, sampled
+from gmi_registry.index.sample import SCATTER_MODELS, TEMPERATURE_MODELS, drawn_by_lot, sampled
 from gmi_registry.index.stored.layout import ArrayLayout
 from gmi_registry.scoring import WithinScatter
 from gmi_registry.scoring.temperature import fitted_temperature
@@ -27,10 +27,8 @@ __all__ = ["Statistics", "sample_of", "statistics_fault"]
 
 def sample_of(digests: Sequence[str]) -> str:
     """A digest that changes whenever the statistics of these members, in order, may."""
-    chosen = [
-        [digests[row] for row in sampled(digests, most)]
-        for most in (SCATTER_MODELS, TEMPERATURE_MODELS)
-    ]
+    rows = sampled(digests, SCATTER_MODELS), drawn_by_lot(digests, TEMPERATURE_MODELS)
+    chosen = [[digests[row] for row in some] for some in rows]
     return canonical_digest(chosen)
 
 
@@ -66,7 +64,7 @@ class Statistics:
         [R, N, D] for at most 256 of these rows."""
         sample = images(sampled(digests, SCATTER_MODELS).tolist())
         scatter = WithinScatter.of(sample)
-        fitted = images(sampled(digests, TEMPERATURE_MODELS).tolist())
+        fitted = images(drawn_by_lot(digests, TEMPERATURE_MODELS).tolist())
         dimensions = sample.shape[-1]
         values, vectors = np.zeros(dimensions), np.eye(dimensions)
         if scatter.freedom > 0:

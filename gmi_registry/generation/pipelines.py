@@ -18,15 +18,20 @@ from typing import TYPE_CHECKING, Any
 from gmi_registry.device import DtypeName, default_device, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
 from gmi_registry.generation.adapters import apply_lora, lora_file
-from gmi_registry.generation.folder import chosen_folder
+from gmi_registry.generation.folder import is_network_folder
+from gmi_registry.generation.prediction import check_lora_prediction, settle_prediction
+from gmi_registry.generation.quantisation import check_components
 from gmi_registry.generation.refusals import needs_code, pickled, refused
 from gmi_registry.generation.single_file import (
-    dtype_argument,
+    check_single_file,
+    load_pipeline_with,
     load_single_file,
-    no_safety_checker,
+    model_components,
 )
+from gmi_registry.generation.tensors import component_classes, require_finite
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import LoraPartial
+from gmi_registry.weights import read_header
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +52,7 @@ Pipeline = Any
 """A diffusers ``DiffusionPipeline``; diffusers ships no types."""
 
 _PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
+_READ = frozenset({".safetensors", ".gguf"})
 _INDEX = "model_index.json"
 _LIBRARIES = frozenset({"diffusers", "transformers"})
 
@@ -66,7 +72,7 @@ def check_model(model: ModelFiles) -> None:
     """
     if model.kind == "checkpoint":
         _require_no_pickles(model)
-        _read_index(model)
+        check_components(model, model_components(_read_index(model)))
     elif model.kind == "lora":
         lora_file(model)
         check_model(_base_of(model))
@@ -169,6 +175,7 @@ def load_model(
     require_dtype(device, dtype)
     with _quiet():
         loaded = _load(model, getattr(torch, dtype))
+        require_finite(model, loaded.pipeline)
         try:
             loaded.pipeline.to(device)
         except Exception as error:
@@ -214,37 +221,21 @@ def _load(model: ModelFiles, dtype: torch.dtype) -> LoadedModel:
         lora_file(model)
         below = _load(_base_of(model), dtype)
         partial, notes = apply_lora(below.pipeline, model)
-        return LoadedModel(below.pipeline, (*below.notes, *notes), partial)
+        said = check_lora_prediction(
+            below.pipeline, model, read_header(model.path / lora_file(model))
+        )
+        return LoadedModel(below.pipeline, (*below.notes, *notes, *said), partial)
     if model.kind == "single-file":
         base, index = _require_single_file(model)
         pipeline, notes = load_single_file(model, base, index, dtype)
         _require_own_channels(model, pipeline)
         return LoadedModel(pipeline, tuple(notes))
-    return LoadedModel(_load_folder(model, dtype))
-
-
-def _load_folder(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
-    import diffusers
-
     index = _read_index(model)
     _require_no_pickles(model)
-    components = [
-        name for name, value in index.items() if isinstance(value, list) and value[0] is not None
-    ]
-    off = no_safety_checker(index)
-    with chosen_folder(model, [name for name in components if name not in off]) as folder:
-        try:
-            pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                str(folder),
-                **dtype_argument(dtype),
-                use_safetensors=True,
-                local_files_only=True,
-                **off,
-            )
-        except Exception as error:
-            raise refused(model, "cannot be loaded by diffusers", error, shown=folder) from error
+    check_components(model, component_classes(index))
+    pipeline = load_pipeline_with(model, index, dtype, {}, model)
     _require_own_channels(model, pipeline)
-    return pipeline
+    return LoadedModel(pipeline, tuple(settle_prediction(pipeline, model, None)))
 
 
 def _require_own_channels(model: ModelFiles, pipeline: Pipeline) -> None:
@@ -263,8 +254,10 @@ def _require_own_channels(model: ModelFiles, pipeline: Pipeline) -> None:
 
 def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]:
     """The base whose configuration describes the file, and that one's ``model_index.json``."""
-    if model.path.suffix.lower() != ".safetensors":
-        raise pickled(model, model.path.name)
+    if not is_network_folder(model):
+        if model.path.suffix.lower() not in _READ:
+            raise pickled(model, model.path.name)
+        check_single_file(model)
     base = _base_of(model)
     if base.kind != "checkpoint":
         raise GenerationError(

@@ -156,6 +156,11 @@ def _lcm(_: Path) -> Any:
     return diffusers.LatentConsistencyModelPipeline(**parts)
 
 
+def _wide_clip() -> Any:
+    """OpenCLIP's of SDXL and SD 3: wider than its neighbour, by which single files are read."""
+    return clip_encoder(projected=True, width=2 * WIDTH, projection=2 * WIDTH)
+
+
 def sdxl_parts(scheduler: Any = None, **network: Any) -> Parts:
     settings: Parts = {
         "attention_head_dim": (2, 4),
@@ -163,14 +168,14 @@ def sdxl_parts(scheduler: Any = None, **network: Any) -> Parts:
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 8,
         "transformer_layers_per_block": (1, 2),
-        "cross_attention_dim": 2 * WIDTH,
-        "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
+        "cross_attention_dim": 3 * WIDTH,
+        "projection_class_embeddings_input_dim": 6 * 8 + 2 * WIDTH,
     }
     return {
         "vae": vae(force_upcast=True),
         "text_encoder": clip_encoder(),
         "tokenizer": clip_tokenizer(),
-        "text_encoder_2": clip_encoder(projected=True),
+        "text_encoder_2": _wide_clip(),
         "tokenizer_2": clip_tokenizer(pad="!"),
         "unet": sd_unet(**settings | network),
         "scheduler": scheduler
@@ -183,63 +188,42 @@ def _sdxl(_: Path) -> Any:
     return diffusers.StableDiffusionXLPipeline(**sdxl_parts())
 
 
-@_architecture("sd3")
-def _sd3(_: Path) -> Any:
-    network = diffusers.SD3Transformer2DModel(
-        sample_size=16,
-        patch_size=2,
-        in_channels=4,
-        out_channels=4,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        caption_projection_dim=16,
-        joint_attention_dim=2 * WIDTH,
-        pooled_projection_dim=2 * WIDTH,
-        pos_embed_max_size=32,
-    )
+def _sd3_pipeline(**network: Any) -> Any:
+    settings: Parts = {
+        "sample_size": 16,
+        "patch_size": 2,
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_layers": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "caption_projection_dim": 16,
+        "joint_attention_dim": 3 * WIDTH,
+        "pooled_projection_dim": 3 * WIDTH,
+        "pos_embed_max_size": 32,
+    }
     return diffusers.StableDiffusion3Pipeline(
-        transformer=randomise(network),
+        transformer=randomise(diffusers.SD3Transformer2DModel(**settings | network)),
         scheduler=_flow(shift=3.0),
         vae=_flow_vae(),
         text_encoder=clip_encoder(projected=True),
         tokenizer=clip_tokenizer(),
-        text_encoder_2=clip_encoder(projected=True),
+        text_encoder_2=_wide_clip(),
         tokenizer_2=clip_tokenizer(pad="!"),
-        text_encoder_3=t5_encoder(2 * WIDTH),
+        text_encoder_3=t5_encoder(3 * WIDTH),
         tokenizer_3=t5_tokenizer(),
     )
+
+
+@_architecture("sd3")
+def _sd3(_: Path) -> Any:
+    return _sd3_pipeline()
 
 
 @_architecture("sd3.5")
 def _sd35(_: Path) -> Any:
     """SD 3.5 Medium: normalised queries and keys, and two attentions in the first blocks."""
-    network = diffusers.SD3Transformer2DModel(
-        sample_size=16,
-        patch_size=2,
-        in_channels=4,
-        out_channels=4,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        caption_projection_dim=16,
-        joint_attention_dim=2 * WIDTH,
-        pooled_projection_dim=2 * WIDTH,
-        pos_embed_max_size=32,
-        qk_norm="rms_norm",
-        dual_attention_layers=(0,),
-    )
-    return diffusers.StableDiffusion3Pipeline(
-        transformer=randomise(network),
-        scheduler=_flow(shift=3.0),
-        vae=_flow_vae(),
-        text_encoder=clip_encoder(projected=True),
-        tokenizer=clip_tokenizer(),
-        text_encoder_2=clip_encoder(projected=True),
-        tokenizer_2=clip_tokenizer(pad="!"),
-        text_encoder_3=t5_encoder(2 * WIDTH),
-        tokenizer_3=t5_tokenizer(),
-    )
+    return _sd3_pipeline(qk_norm="rms_norm", dual_attention_layers=(0,))
 
 
 # ---- Black Forest Labs, and what is made from their models

@@ -48,7 +48,7 @@ class ModelStore:
         try:
             build(work / "model")
             try:
-                os.replace(work / "model", target)
+                (work / "model").replace(target)
             except OSError:
                 if not target.exists():  # another process has built it meanwhile
                     raise

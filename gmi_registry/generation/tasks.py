@@ -139,7 +139,7 @@ def _required(takes: Mapping[str, inspect.Parameter]) -> list[str]:
 
 
 def _listed(name: str, task: str) -> bool:
-    """Whether diffusers' table for a task (TEXT2IMAGE), or one of those for a kind (2VIDEO), has it."""
+    """Whether one of diffusers' tables for tasks that end in ``task`` has it."""
     from diffusers.pipelines import auto_pipeline
 
     return any(

@@ -18,7 +18,11 @@ from gmi_registry.device import DtypeName, default_device, require_device, requi
 from gmi_registry.errors import GenerationError, MissingExtraError
 from gmi_registry.generation.adapters import apply_lora, lora_file
 from gmi_registry.generation.folder import is_network_folder
-from gmi_registry.generation.prediction import check_lora_prediction, settle_prediction
+from gmi_registry.generation.prediction import (
+    check_lora_prediction,
+    check_scheduler,
+    settle_prediction,
+)
 from gmi_registry.generation.quantisation import check_components
 from gmi_registry.generation.refusals import needs_code, one_line, pickled, refused
 from gmi_registry.generation.single_file import (
@@ -119,6 +123,7 @@ def require_pipeline(who: str, index: Mapping[str, Any]) -> None:
                     hint="try an older version of diffusers",
                 )
             raise needs_code(who, f"{library} (component {name})")
+        _require_class(who, name, components[name])
     reason = why_not_text_to_image(pipeline, index)
     if reason is not None:
         raise GenerationError(
@@ -155,6 +160,23 @@ def _pipeline_class(who: str, name: str) -> type[Any]:
             hint="publish a folder that save_pretrained wrote",
         )
     return found
+
+
+def _require_class(who: str, component: str, value: list[Any]) -> None:
+    """Raise GenerationError for a class that this version of diffusers or transformers lacks."""
+    import diffusers
+    import transformers
+
+    library = {"diffusers": diffusers, "transformers": transformers}.get(value[0])
+    name = value[1] if len(value) > 1 else None
+    # What a lazy module would import on being asked stands in its directory.
+    if library is None or (isinstance(name, str) and name in dir(library)):
+        return
+    raise GenerationError(
+        f"{who}: {library.__name__} {library.__version__} has no {one_line(str(name), 80)} "
+        f"(component {component})",
+        hint=f"pip install --upgrade {library.__name__}",
+    )
 
 
 def _was_of_diffusers(library: object) -> bool:
@@ -259,7 +281,8 @@ def _load(model: ModelFiles, dtype: torch.dtype) -> LoadedModel:
     check_components(model, component_classes(index))
     pipeline = load_pipeline_with(model, index, dtype, {}, model)
     _require_own_channels(model, pipeline)
-    return LoadedModel(pipeline, tuple(settle_prediction(pipeline, model, None)))
+    notes = (*check_scheduler(model, index), *settle_prediction(pipeline, model, None))
+    return LoadedModel(pipeline, notes)
 
 
 def _require_own_channels(model: ModelFiles, pipeline: Pipeline) -> None:
@@ -346,4 +369,5 @@ def _read_index(model: ModelFiles) -> dict[str, Any]:
             hint="publish a folder that save_pretrained wrote",
         ) from error
     require_pipeline(str(model.ref), index)
+    check_scheduler(model, index)
     return dict(index)

@@ -1,8 +1,8 @@
-"""What a network predicts, the noise (epsilon) or the velocity (v), and whether its scheduler agrees.
+"""What a network predicts, noise (epsilon) or velocity (v), and whether its scheduler agrees.
 
 A network that was trained for v-prediction and is sampled as if it predicted noise makes images of
-nothing, without an error. Who says what a network predicts: its own file (a tensor called ``v_pred``,
-the metadata ``modelspec.prediction_type`` and ``ss_v_parameterization``), the ``gmi`` section of its
+nothing, without an error. Who says what a network predicts: its own file (a tensor ``v_pred``, the
+metadata ``modelspec.prediction_type`` and ``ss_v_parameterization``), the ``gmi`` section of its
 card, the scheduler of its folder or of its base, and, as a guess, its name.
 
 Source of zero terminal SNR: https://arxiv.org/abs/2305.08891, whose section 3.3 asks for steps that
@@ -12,6 +12,7 @@ begin at the last one (``timestep_spacing`` ``trailing``).
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from gmi_registry.model import ModelFiles
 from gmi_registry.sanitize import one_line
 from gmi_registry.weights import Header, WeightsFile, identify
 
-__all__ = ["check_lora_prediction", "settle_prediction"]
+__all__ = ["check_lora_prediction", "check_scheduler", "settle_prediction"]
 
 V, EPSILON = "v_prediction", "epsilon"
 
@@ -37,7 +38,8 @@ _SD2_SPREAD = 0.09
 """Of that layer's values, above which ComfyUI takes a Stable Diffusion 2 for v-prediction."""
 
 _EDM = re.compile(r"edm_(?:mean|std)|edm_vpred\.sigma_(?:max|min)")
-_YES, _NO = ("true", "1", "yes"), ("false", "0", "no")
+_NO = ("false", "0", "no")
+_CONFIG_LIMIT = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ def settle_prediction(pipeline: Any, model: ModelFiles, header: Header | None) -
     if present is None:
         if guess is not None and guess.kind == V:
             notes.append(
-                f"{guess.source} suggests v-prediction, which a {type(pipeline.scheduler).__name__} "
-                "does not do: left as it is"
+                f"{guess.source} suggests v-prediction, which a "
+                f"{type(pipeline.scheduler).__name__} does not do: left as it is"
             )
         return notes
     if guess is not None and guess.kind != present:
@@ -98,15 +100,12 @@ def settle_prediction(pipeline: Any, model: ModelFiles, header: Header | None) -
             return notes
         return notes + _change(pipeline, model, header, found, guess, sure=False)
     if found is not None and found.architecture == "sd2" and guess is None:
-        of_weights = _Statement(
-            V if _looks_like_sd2_v(pipeline) else EPSILON,
-            "the spread of one of its layers, by which ComfyUI tells it,",
-        )
-        if of_weights.kind != present:
-            return notes + _change(pipeline, model, header, found, of_weights, sure=False)
+        if present == EPSILON and _looks_like_sd2_v(pipeline):
+            layers = _Statement(V, "the spread of one of its layers, by which ComfyUI tells it,")
+            return notes + _change(pipeline, model, header, found, layers, sure=False)
         notes.append(
             f"nothing says what this Stable Diffusion 2 predicts: {present} is taken, as its base "
-            f"does and its layers suggest (a guess; {_CARD_HINT})"
+            f"does (a guess; {_CARD_HINT})"
         )
     return notes
 
@@ -130,8 +129,8 @@ def check_lora_prediction(pipeline: Any, model: ModelFiles, header: Header) -> l
         return []
     if of_file.kind == V:
         raise GenerationError(
-            f"{model.ref} is {found.title} trained for v-prediction ({of_file.source} says so), and "
-            f"its base {_base(model)} predicts {present or 'something else'}",
+            f"{model.ref} is {found.title} trained for v-prediction ({of_file.source} says so), "
+            f"and its base {_base(model)} predicts {present or 'something else'}",
             hint=f"name a base for v-prediction: --base REPO; or {_CARD_HINT}",
         )
     if present is None:
@@ -140,6 +139,47 @@ def check_lora_prediction(pipeline: Any, model: ModelFiles, header: Header) -> l
         f"{of_file.source} says {of_file.kind}, and its base {_base(model)} is sampled for "
         f"{present}, which is left as it is"
     ]
+
+
+def check_scheduler(model: ModelFiles, index: Mapping[str, Any]) -> list[str]:
+    """Notes on the configuration of a folder's schedulers, which is read without its class's name.
+
+    diffusers takes the class that ``model_index.json`` names, and says in a warning where the
+    configuration was written for another. Raises GenerationError for a configuration that cannot be
+    read, or that is of a class which diffusers lacks.
+    """
+    import diffusers
+
+    notes: list[str] = []
+    for component, value in index.items():
+        if component.startswith("_") or not isinstance(value, list) or value[0] != "diffusers":
+            continue
+        kind = getattr(diffusers, str(value[1]), None)
+        if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+            continue
+        path = model.path / component / "scheduler_config.json"
+        try:
+            with path.open("rb") as stream:
+                config = json.loads(stream.read(_CONFIG_LIMIT))
+            name = config["_class_name"] if "_class_name" in config else value[1]
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise GenerationError(
+                f"{model.ref}: the scheduler's {component}/scheduler_config.json cannot be read: "
+                f"{one_line(str(error), 120)}",
+                hint="publish a folder that save_pretrained wrote",
+            ) from error
+        if not isinstance(name, str) or name not in dir(diffusers):
+            raise GenerationError(
+                f"{model.ref}: its {component}/scheduler_config.json is of a "
+                f"{one_line(str(name), 80)}, which diffusers {diffusers.__version__} lacks",
+                hint="pip install --upgrade diffusers",
+            )
+        if name != value[1]:
+            notes.append(
+                f"its {component}/scheduler_config.json was written for a {name}; a {value[1]} is "
+                "taken, as model_index.json says"
+            )
+    return notes
 
 
 def _base(model: ModelFiles) -> str:

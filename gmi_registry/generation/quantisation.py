@@ -106,7 +106,9 @@ def _packed(tensors: Mapping[str, Tensor]) -> bool:
 
 def _all_float8(tensors: Mapping[str, Tensor]) -> bool:
     return not _packed(tensors) and not any(
-        re.search(r"\.(?:weight_scale_2|weight_scale_inv|absmax|quant_map|SCB|qweight|qzeros)$", name)
+        re.search(
+            r"\.(?:weight_scale_2|weight_scale_inv|absmax|quant_map|SCB|qweight|qzeros)$", name
+        )
         for name in tensors
     )
 

@@ -109,9 +109,7 @@ def _require_readable(model: ModelFiles) -> tuple[Header, WeightsFile]:
     return header, found
 
 
-def _component_of_network(
-    model: ModelFiles, base: ModelFiles, index: Mapping[str, Any]
-) -> str:
+def _component_of_network(model: ModelFiles, base: ModelFiles, index: Mapping[str, Any]) -> str:
     """Which component of the base's pipeline a network in a folder of its own takes the place of."""
     name = network_class(model)
     for component, kind in component_classes(index).items():
@@ -169,7 +167,9 @@ def _load_part(
     except GmiError:
         raise
     except Exception as error:
-        raise refused(model, f"its {part.component} cannot be loaded by diffusers", error) from error
+        raise refused(
+            model, f"its {part.component} cannot be loaded by diffusers", error
+        ) from error
 
 
 def _from_single_file(
@@ -283,9 +283,7 @@ def load_pipeline_with(
         except GmiError:
             raise
         except Exception as error:
-            raise refused(
-                who, "cannot be loaded by diffusers", error, shown=folder
-            ) from error
+            raise refused(who, "cannot be loaded by diffusers", error, shown=folder) from error
 
 
 def _complete_encoder(

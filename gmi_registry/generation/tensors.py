@@ -421,9 +421,7 @@ class _Matching:
     def _fit(self, component: str, names: Mapping[str, str], convert: Convert) -> _Fit:
         skeleton = self._skeleton(component)
         tensors = self._header.tensors
-        state = {
-            ours: self._traced.of(name, tensors[name].shape) for ours, name in names.items()
-        }
+        state = {ours: self._traced.of(name, tensors[name].shape) for ours, name in names.items()}
         try:
             made = convert(state)
         except Exception as error:  # converters take for granted that all is there
@@ -497,9 +495,7 @@ class _Matching:
                 f"({_listed(found.missing)})"
             )
         if found.reshaped:
-            faults.append(
-                f"{len(found.reshaped):,} have another shape ({_listed(found.reshaped)})"
-            )
+            faults.append(f"{len(found.reshaped):,} have another shape ({_listed(found.reshaped)})")
         if found.unread:
             faults.append(
                 f"{len(found.unread):,} belong to no layer of it ({_listed(found.unread)})"
@@ -512,7 +508,9 @@ class _Matching:
         )
 
 
-_BASE_HINT = "correct base_model in the model card, or name the base that it was made for: --base REPO"
+_BASE_HINT = (
+    "correct base_model in the model card, or name the base that it was made for: --base REPO"
+)
 
 
 def _skeleton(model: ModelFiles, base: ModelFiles, component: str, kind: Any) -> _Skeleton:
@@ -533,21 +531,19 @@ def _skeleton(model: ModelFiles, base: ModelFiles, component: str, kind: Any) ->
                         str(base.path), subfolder=component, local_files_only=True
                     )
                 )
-                module.tie_weights()
     except Exception as error:
         raise GenerationError(
             f"{model.ref}: the configuration of {component} of its base {base.ref} cannot be read: "
             f"{one_line(str(error), 200)}",
             hint="name another base model: --base REPO",
         ) from error
-    state = module.state_dict()
-    owners: dict[int, str] = {}
-    shared: dict[str, str] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        owner = owners.setdefault(id(parameter), name)
-        if owner != name:
-            shared[name], shared[owner] = owner, name
-    return _Skeleton(module, {name: tuple(value.shape) for name, value in state.items()}, shared)
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    # Without memory no two names share a parameter yet; a file holds one of them, or both.
+    tied = getattr(module, "_tied_weights_keys", None)
+    # Before transformers 5, a list of those that have the others' values: of T5, as it is, one.
+    pairs = tied.items() if isinstance(tied, dict) else [(it, "shared.weight") for it in tied or ()]
+    shared = {one: other for pair in pairs for one, other in (pair, pair[::-1])}
+    return _Skeleton(module, shapes, shared)
 
 
 def _same(state: State) -> Mapping[str, Any]:

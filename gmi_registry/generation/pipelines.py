@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gmi_registry import sanitize
 from gmi_registry.device import DtypeName, default_device, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
 from gmi_registry.generation.adapters import apply_lora, lora_file
@@ -173,7 +174,7 @@ def _require_class(who: str, component: str, value: list[Any]) -> None:
     if library is None or (isinstance(name, str) and name in dir(library)):
         return
     raise GenerationError(
-        f"{who}: {library.__name__} {library.__version__} has no {one_line(str(name), 80)} "
+        f"{who}: {library.__name__} {library.__version__} has no {sanitize.one_line(str(name), 80)} "
         f"(component {component})",
         hint=f"pip install --upgrade {library.__name__}",
     )
@@ -281,8 +282,8 @@ def _load(model: ModelFiles, dtype: torch.dtype) -> LoadedModel:
     check_components(model, component_classes(index))
     pipeline = load_pipeline_with(model, index, dtype, {}, model)
     _require_own_channels(model, pipeline)
-    notes = (*check_scheduler(model, index), *settle_prediction(pipeline, model, None))
-    return LoadedModel(pipeline, notes)
+    said = (*check_scheduler(model, index), *settle_prediction(pipeline, model, None))
+    return LoadedModel(pipeline, said)
 
 
 def _require_own_channels(model: ModelFiles, pipeline: Pipeline) -> None:

@@ -161,7 +161,7 @@ def check_scheduler(model: ModelFiles, index: Mapping[str, Any]) -> list[str]:
         try:
             with path.open("rb") as stream:
                 config = json.loads(stream.read(_CONFIG_LIMIT))
-            name = config["_class_name"] if "_class_name" in config else value[1]
+            name = dict(config).get("_class_name", value[1])
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise GenerationError(
                 f"{model.ref}: the scheduler's {component}/scheduler_config.json cannot be read: "

@@ -1,9 +1,9 @@
 """Weights in fewer bits than they are computed in: which are read, and how; the others by name.
 
 Weights in float8 are read with their scales: a tensor ``layer.weight`` has its true values only
-times ``layer.scale_weight`` (ComfyUI's first layout) or ``layer.weight_scale`` (its present one, and
-that of compressed-tensors). GGUF is left to diffusers. Everything else needs a library of its own,
-and is refused by its name: loaded as it lies there, it would make images of noise.
+times ``layer.scale_weight`` (ComfyUI's first layout) or ``layer.weight_scale`` (its present one,
+and that of compressed-tensors). GGUF is left to diffusers. Everything else needs a library of its
+own, and is refused by its name: loaded as it lies there, it would make images of noise.
 """
 
 from __future__ import annotations
@@ -38,12 +38,16 @@ _INPUT_SCALES = (".scale_input", ".input_scale")
 SCALE_MARKS = re.compile(r"(?:^|\.)(?:scaled_fp8|comfy_quant)$")
 """Tensors that say of a file or a layer that it has scales."""
 
+_OTHER_SCALES = re.compile(
+    r"\.(?:weight_scale_(?:2|inv)|scale_weight_2|absmax|quant_map|SCB|qweight|qzeros|wscales)$"
+)
+_PACKED = frozenset({"I8", "U8", "I32", "F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"})
 _CONFIG_LIMIT = 4 * 1024 * 1024
 
 
 class Scales(NamedTuple):
-    """``of_weights`` are names of scales by the weight they belong to, ``beside`` what else there is
-    of a file's quantisation and is not read."""
+    """``of_weights`` are names of scales by the weight that they belong to, ``beside`` what else
+    there is of a file's quantisation and is not read."""
 
     of_weights: Mapping[str, str]
     beside: frozenset[str]
@@ -75,10 +79,8 @@ def scales_of(who: str, header: Header) -> Scales:
             raise _refused(who, header, f"{one_line(name, 80)} {fault}")
         of_weights[weight] = name
     kind = identify(header).quantisation
-    read = kind in (None, "fp8") or (bool(of_weights) and _all_float8(tensors))
-    # A marked file whose weights were all left in float8 without a scale, or in 16 bits.
-    bare = kind in ("fp8 with scales", "with scales") and not _packed(tensors)
-    if not read and not bare:
+    scaled = kind is not None and ("fp8" in kind or kind == "with scales")
+    if kind is not None and (not scaled or _is_packed(tensors)):
         raise _refused(who, header, None)
     return Scales(of_weights, frozenset(beside))
 
@@ -95,21 +97,12 @@ def _scale_fault(weight: Tensor, scale: Tensor) -> str | None:
     return f"has the shape {list(scale.shape)}, and its weight {list(weight.shape)}"
 
 
-def _packed(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether some weights are whole numbers, or several in a byte."""
+def _is_packed(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether some weights are whole numbers, several in a byte, or have scales of another kind."""
     return any(
-        tensor.dtype in ("I8", "U8", "F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "I32")
-        and name.endswith("weight")
+        _OTHER_SCALES.search(name) is not None
+        or (tensor.dtype in _PACKED and name.endswith("weight"))
         for name, tensor in tensors.items()
-    )
-
-
-def _all_float8(tensors: Mapping[str, Tensor]) -> bool:
-    return not _packed(tensors) and not any(
-        re.search(
-            r"\.(?:weight_scale_2|weight_scale_inv|absmax|quant_map|SCB|qweight|qzeros)$", name
-        )
-        for name in tensors
     )
 
 

@@ -110,7 +110,7 @@ def _require_readable(model: ModelFiles) -> tuple[Header, WeightsFile]:
 
 
 def _component_of_network(model: ModelFiles, base: ModelFiles, index: Mapping[str, Any]) -> str:
-    """Which component of the base's pipeline a network in a folder of its own takes the place of."""
+    """Which component of the base's pipeline a network in a folder of its own replaces."""
     name = network_class(model)
     for component, kind in component_classes(index).items():
         if kind.__name__ == name and component == network_component((component,)):

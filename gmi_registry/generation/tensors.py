@@ -1,7 +1,7 @@
 """The tensors of a single file: which part of a pipeline each of them belongs to.
 
-Every tensor of the file is accounted for before any is read, and every parameter of a part must come
-from the file: diffusers' own loaders leave out what they do not know and say so in a warning. The
+Every tensor of the file is accounted for before any is read, and every parameter of a part must
+come from the file: diffusers' own loaders leave out what they do not know, with a warning. The
 names are turned by diffusers' converters, which run on tensors without values first.
 """
 
@@ -350,8 +350,8 @@ class _Matching:
         what = f"text encoder {one_line(title, 40)}"
         if best is None:
             raise GenerationError(
-                f"{self._who()} with {what}, of which the pipeline of its base {self._base.ref} has "
-                "none",
+                f"{self._who()} with {what}, of which the pipeline of its base {self._base.ref} "
+                "has none",
                 hint=_BASE_HINT,
             )
         return self._required(best[0], what, best[1])
@@ -560,7 +560,7 @@ def _renamed(
     shapes: Mapping[str, tuple[int, ...]],
     then: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Mapping[str, Any]:
-    """``state`` under the names of this version of transformers, which differ in their beginning."""
+    """``state`` under the names of this version of transformers, whose beginnings differ."""
 
     def turned(old: str, new: str) -> dict[str, Any]:
         return {
@@ -604,7 +604,7 @@ _GGUF_SCALES = {
 
 
 def require_finite(model: ModelFiles, pipeline: Any) -> None:
-    """Raise GenerationError for a parameter of ``pipeline`` that is no finite number, or is not there.
+    """Raise GenerationError for a parameter of ``pipeline`` that is no number, or is not there.
 
     One such number makes every image black, or noise.
     """

@@ -174,8 +174,8 @@ def _require_class(who: str, component: str, value: list[Any]) -> None:
     if library is None or (isinstance(name, str) and name in dir(library)):
         return
     raise GenerationError(
-        f"{who}: {library.__name__} {library.__version__} has no {sanitize.one_line(str(name), 80)} "
-        f"(component {component})",
+        f"{who}: {library.__name__} {library.__version__} has no "
+        f"{sanitize.one_line(str(name), 80)} (component {component})",
         hint=f"pip install --upgrade {library.__name__}",
     )
 

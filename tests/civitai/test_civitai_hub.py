@@ -22,7 +22,7 @@ from gmi_registry.errors import (
 )
 from gmi_registry.hubs import Hub, KnowsWeights, ListingFilter, is_stale
 from gmi_registry.hubs.civitai import CivitaiHub
-from gmi_registry.hubs.civitai.bases import base_named, known_bases
+from gmi_registry.bases import base_named, known_bases
 from gmi_registry.hubs.civitai.card import card_of, licence_of
 from gmi_registry.hubs.civitai.models import GivesConfigurations
 from gmi_registry.hubs.civitai.wire import WireModel

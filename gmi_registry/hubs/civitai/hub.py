@@ -15,7 +15,7 @@ from typing import Protocol, Self, runtime_checkable
 from gmi_registry.errors import AuthError, HubError, RateLimitError, UnsupportedOperationError
 from gmi_registry.filters import Filters, Traits
 from gmi_registry.hubs.civitai.bar import OnProgress
-from gmi_registry.hubs.civitai.bases import base_named
+from gmi_registry.bases import base_named
 from gmi_registry.hubs.civitai.catalogue import Catalogue
 from gmi_registry.hubs.civitai.client import CivitaiClient
 from gmi_registry.hubs.civitai.download import Downloads

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from gmi_registry.errors import AuthError, HubError, SpecNotFoundError
-from gmi_registry.hubs.civitai.bases import base_named
+from gmi_registry.bases import base_named
 from gmi_registry.hubs.civitai.card import card_of
 from gmi_registry.hubs.civitai.client import CivitaiClient
 from gmi_registry.hubs.civitai.download import Downloads

@@ -11,8 +11,9 @@ from gmi_registry.spec.manifest import WeightFile
 
 __all__ = ["Kind", "ModelCard", "ModelFiles"]
 
-Kind = Literal["checkpoint", "lora", "single-file"]
-"""A diffusers folder, an adapter on a base model, or one file that holds a whole model."""
+Kind = Literal["checkpoint", "lora", "single-file", "textual-inversion"]
+"""A diffusers folder, an adapter on a base model, one file with a whole model or its network alone,
+or words that a base model was taught."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,12 @@ class ModelCard:
     """What a model card says of its model, as far as this package uses it.
 
     ``base_model`` is the id of the model that it was made from, on the same hub, or None.
-    ``trigger_words`` go before every prompt. Five come from the card's ``gmi`` field: the default
-    prompt set and the encoder of a model family, and the steps, the guidance and the words around
-    a prompt (``{prompt}, pixel art``) that its author advises; None leaves the package's own.
-    ``notes`` are one line for each field that could not be used and was left out.
+    ``trigger_words`` go before every prompt. The next come from the card's ``gmi`` section: the
+    default prompt set and the encoder of a model family, and the settings that its author advises:
+    steps, guidance, the words around a prompt (``{prompt}, pixel art``), the scheduler (a name, as
+    ``--scheduler`` takes it), CLIP skip, the negative prompt, the size in pixels, and what the
+    network predicts (``epsilon``, ``v_prediction``). None leaves the package's own. ``notes`` are
+    one line for each field that could not be used and was left out.
     """
 
     title: str
@@ -38,6 +41,13 @@ class ModelCard:
     steps: int | None = None
     guidance_scale: float | None = None
     prompt_template: str | None = None
+    scheduler: str | None = None
+    true_cfg_scale: float | None = None
+    clip_skip: int | None = None
+    negative_prompt: str | None = None
+    width: int | None = None
+    height: int | None = None
+    prediction_type: str | None = None
     notes: tuple[str, ...] = ()
 
 

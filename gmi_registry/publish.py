@@ -239,8 +239,9 @@ def _check(
         folder = order.hub.fetch_encoder(*found.encoder)
         encoder = (load or _load)(found.encoder, folder, device)
     progress("check", 5, _CHECKS)
-    pipeline = generation.load_pipeline(model, device=device, dtype=overrides.dtype)
-    recipe, origins, notes = _recipe(pipeline, model, overrides, found.prompt_sets)
+    loaded = generation.load_model(model, device=device, dtype=overrides.dtype)
+    pipeline = loaded.pipeline
+    recipe, origins, notes = _recipe(loaded, model, overrides, found.prompt_sets)
     previous = published.digest if published is not None else None
     draft = generation.draft_spec(model, encoder.ref, found.prompt_sets, recipe, previous=previous)
     journal = Journal(order.work, model, recipe)
@@ -265,7 +266,7 @@ def _check(
         up_to_date=plan.up_to_date and proposed is None,
         reuses_images=plan.reuses_images or (proposed is not None and address is None),
         proposal=address,
-        warnings=(*plan.warnings, *notes),
+        warnings=(*plan.warnings, *loaded.notes, *notes),
         device=device,
         origins=origins,
         downloads=downloads,
@@ -431,7 +432,7 @@ def _load(name: EncoderName, folder: Path | None, device: str) -> Encoder:
 
 
 def _recipe(
-    pipeline: generation.Pipeline,
+    loaded: generation.LoadedModel,
     model: ModelFiles,
     overrides: RecipeOverrides,
     prompt_sets: Sequence[PromptSet],
@@ -441,7 +442,8 @@ def _recipe(
     Trigger words of a card that leave no room for the prompts are left out.
     """
     notes: list[str] = []
-    recipe = generation.default_recipe(pipeline, model, overrides)
+    pipeline, partial = loaded.pipeline, loaded.lora_partial
+    recipe = generation.default_recipe(pipeline, model, overrides, lora_partial=partial)
     generation.check_settings(pipeline, recipe)
     try:
         generation.check_prompts(pipeline, prompt_sets, recipe)
@@ -449,7 +451,7 @@ def _recipe(
         if overrides.trigger_words is not None or not recipe.trigger_words:
             raise
         overrides = replace(overrides, trigger_words=())
-        recipe = generation.default_recipe(pipeline, model, overrides)
+        recipe = generation.default_recipe(pipeline, model, overrides, lora_partial=partial)
         try:
             generation.check_prompts(pipeline, prompt_sets, recipe)
         except InputError:

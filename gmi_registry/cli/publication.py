@@ -9,8 +9,9 @@ from gmi_registry.cli.screen import remark, write_line, write_pairs
 
 if TYPE_CHECKING:
     from gmi_registry.publish import Plan, Publication
+    from gmi_registry.spec import GenerationRecipe
 
-__all__ = ["publication_document", "write_publication"]
+__all__ = ["guidance_words", "publication_document", "write_publication"]
 
 
 def write_publication(done: Publication, *, dry_run: bool = False) -> None:
@@ -61,7 +62,7 @@ def _described(plan: Plan) -> list[tuple[str, str]]:
         ("time", _time(plan)),
         (
             "drawn with",
-            f"{recipe.sampler.name}, {recipe.steps} steps, guidance {recipe.guidance_scale:g}, "
+            f"{recipe.sampler.name}, {recipe.steps} steps, {guidance_words(recipe)}, "
             f"{recipe.width} x {recipe.height}, {len(recipe.seeds)} seeds, on {plan.device}",
         ),
         *((f"  {label}", f"{value} ({origin})") for label, value, origin in _settings(plan)),
@@ -80,6 +81,8 @@ def _described(plan: Plan) -> list[tuple[str, str]]:
 _SETTINGS = (
     ("steps", "steps"),
     ("guidance", "guidance_scale"),
+    ("true CFG", "true_cfg_scale"),
+    ("CLIP skip", "clip_skip"),
     ("width", "width"),
     ("height", "height"),
     ("seeds", "seeds"),
@@ -87,8 +90,11 @@ _SETTINGS = (
     ("trigger words", "trigger_words"),
     ("template", "prompt_template"),
     ("LoRA scale", "lora_scale"),
+    ("LoRA tensors", "lora_partial"),
     ("batch size", "batch_size"),
     ("dtype", "dtype"),
+    ("VAE dtype", "vae_dtype"),
+    ("scheduler", "sampler"),
 )
 
 
@@ -98,8 +104,30 @@ def _settings(plan: Plan) -> Iterator[tuple[str, str, str]]:
         value, origin = getattr(plan.recipe, name), plan.origins.get(name)
         if origin is None or value in (None, "", ()):
             continue
-        text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        yield label, text, origin
+        yield label, _setting(value), origin
+
+
+def _setting(value: object) -> str:
+    from gmi_registry.spec import LoraPartial, Sampler
+
+    if isinstance(value, Sampler):
+        return value.name
+    if isinstance(value, LoraPartial):
+        return f"{value.applied} of {value.tensors}"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def guidance_words(recipe: GenerationRecipe) -> str:
+    """The scales of guidance that a recipe has, for people."""
+    scales = [
+        f"{name} {scale:g}"
+        for name, scale in (
+            ("guidance", recipe.guidance_scale),
+            ("true CFG", recipe.true_cfg_scale),
+        )
+        if scale is not None
+    ]
+    return ", ".join(scales) or "no guidance"
 
 
 def _images(plan: Plan) -> str:

@@ -50,6 +50,7 @@ class KindChoice(StrEnum):
     CHECKPOINT = "checkpoint"
     LORA = "lora"
     SINGLE_FILE = "single-file"
+    TEXTUAL_INVERSION = "textual-inversion"
 
 
 class InterrogatorChoice(StrEnum):

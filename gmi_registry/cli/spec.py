@@ -17,6 +17,7 @@ from gmi_registry.cli.option import (
     Token,
     new_app,
 )
+from gmi_registry.cli.publication import guidance_words
 from gmi_registry.cli.screen import remark, write_json, write_line, write_pairs
 from gmi_registry.cli.signature import (
     IdentityName,
@@ -207,8 +208,8 @@ def _described(spec: Spec) -> list[tuple[str, str]]:
         ("images", f"{images}, {width} numbers each, seeds {_listed(recipe.seeds)}"),
         (
             "drawn with",
-            f"{recipe.sampler.name}, {recipe.steps} steps, guidance "
-            f"{recipe.guidance_scale:g}, {recipe.width} x {recipe.height}",
+            f"{recipe.sampler.name}, {recipe.steps} steps, {guidance_words(recipe)}, "
+            f"{recipe.width} x {recipe.height}",
         ),
         ("kernel", f"{manifest.kernel.name}, gamma {manifest.kernel.gamma:g}"),
         ("size", f"{manifest.tensors.size + len(manifest.to_bytes()):,} bytes"),

@@ -9,9 +9,11 @@ from gmi_registry.generation.images import GeneratedImages, generate, images_kep
 from gmi_registry.generation.journal import Journal
 from gmi_registry.generation.limits import check_prompts, check_settings
 from gmi_registry.generation.pipelines import (
+    LoadedModel,
     Pipeline,
     check_model,
     default_device,
+    load_model,
     load_pipeline,
     require_packages,
     require_pipeline,
@@ -37,6 +39,7 @@ __all__ = [
     "Encoding",
     "GeneratedImages",
     "Journal",
+    "LoadedModel",
     "Pipeline",
     "RecipeOverrides",
     "build_spec",
@@ -53,6 +56,7 @@ __all__ = [
     "draft_spec",
     "generate",
     "images_kept",
+    "load_model",
     "load_pipeline",
     "noise_seed",
     "prompt_set_named",

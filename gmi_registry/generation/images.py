@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gmi_registry.errors import GenerationError
+from gmi_registry.generation.adapters import ADAPTER
 from gmi_registry.generation.backlog import Backlog
 from gmi_registry.generation.journal import Journal
-from gmi_registry.generation.pipelines import ADAPTER, Pipeline, one_line
+from gmi_registry.generation.pipelines import Pipeline
+from gmi_registry.generation.refusals import one_line
 from gmi_registry.spec import GenerationRecipe
 
 __all__ = ["Follower", "GeneratedImages", "generate", "images_kept", "noise_seed"]

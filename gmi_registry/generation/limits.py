@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from gmi_registry.errors import InputError
-from gmi_registry.generation.pipelines import Pipeline, one_line
+from gmi_registry.generation.pipelines import Pipeline
+from gmi_registry.generation.refusals import one_line
 from gmi_registry.spec import GenerationRecipe, PromptSet
 
 __all__ = ["check_prompts", "check_settings"]

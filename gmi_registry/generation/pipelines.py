@@ -11,25 +11,34 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gmi_registry.device import DtypeName, default_device, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
+from gmi_registry.generation.adapters import apply_lora, lora_file
+from gmi_registry.generation.refusals import needs_code, pickled, refused
+from gmi_registry.generation.single_file import (
+    dtype_argument,
+    load_single_file,
+    no_safety_checker,
+)
 from gmi_registry.model import ModelFiles
+from gmi_registry.spec import LoraPartial
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "ADAPTER",
     "DtypeName",
+    "LoadedModel",
     "Pipeline",
     "check_model",
     "default_device",
+    "load_model",
     "load_pipeline",
-    "one_line",
     "require_packages",
     "require_pipeline",
 ]
@@ -37,13 +46,9 @@ __all__ = [
 Pipeline = Any
 """A diffusers ``DiffusionPipeline``; diffusers ships no types."""
 
-ADAPTER = "gmi"
-"""The name under which a LoRA is loaded, so that its scale can be set."""
-
 _PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 # In a shard's name a dash follows, in a lone file's a dot.
 _HALF = re.compile(r"\.fp16[.-]")
-_LORA_FILE = "pytorch_lora_weights.safetensors"
 _INDEX = "model_index.json"
 _LIBRARIES = frozenset({"diffusers", "transformers"})
 
@@ -65,7 +70,7 @@ def check_model(model: ModelFiles) -> None:
         _require_no_pickles(model)
         _read_index(model)
     elif model.kind == "lora":
-        _lora_file(model)
+        lora_file(model)
         check_model(_base_of(model))
     else:
         _require_single_file(model)
@@ -93,10 +98,10 @@ def require_pipeline(who: str, index: Mapping[str, Any]) -> None:
             hint="publish a folder that save_pretrained wrote",
         ) from error
     if not isinstance(wanted, str):
-        raise _needs_code(who, str(wanted[0] if wanted else wanted))
+        raise needs_code(who, str(wanted[0] if wanted else wanted))
     for name, library in libraries.items():
         if library not in _LIBRARIES and not hasattr(diffusers.pipelines, str(library)):
-            raise _needs_code(who, f"{library} (component {name})")
+            raise needs_code(who, f"{library} (component {name})")
     pipeline = getattr(diffusers, wanted, None)
     if pipeline is None:
         raise GenerationError(
@@ -132,16 +137,29 @@ def _why_no_text_to_image(pipeline: Any) -> str | None:
     return None
 
 
-def load_pipeline(
-    model: ModelFiles, *, device: str | None = None, dtype: DtypeName | None = None
-) -> Pipeline:
-    """The model, ready to draw, without a safety checker.
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to generate images.
 
-    A safety checker would put black pictures into a specification; ``nsfw`` in the model card
+    ``notes`` are lines for people about what was guessed or left out while it was loaded;
+    ``lora_partial`` is the share of a LoRA's tensors that was applied, None for all of them.
+    """
+
+    pipeline: Pipeline
+    notes: tuple[str, ...] = ()
+    lora_partial: LoraPartial | None = None
+
+
+def load_model(
+    model: ModelFiles, *, device: str | None = None, dtype: DtypeName | None = None
+) -> LoadedModel:
+    """The model, ready to generate images, without a safety checker.
+
+    A safety checker would put black images into a specification; ``nsfw`` in the model card
     serves instead. ``device`` is torch's name of one, by default :func:`default_device`;
     ``dtype`` is by default float32 on a CPU and float16 elsewhere. Raises InputError for a device
     that is not there or cannot compute so; GenerationError for a model that is incomplete, holds
-    pickles or code in place of safetensors, does not draw from a text alone, or that diffusers
+    pickles or code in place of safetensors, does not generate from a text alone, or that diffusers
     refuses; MissingExtraError without diffusers.
     """
     require_packages()
@@ -152,19 +170,20 @@ def load_pipeline(
         dtype = "float32" if device.startswith("cpu") else "float16"
     require_dtype(device, dtype)
     with _quiet():
-        pipeline = _load(model, getattr(torch, dtype))
+        loaded = _load(model, getattr(torch, dtype))
         try:
-            pipeline.to(device)
+            loaded.pipeline.to(device)
         except Exception as error:
-            raise _refused(model, f"cannot be moved to {device}", error) from error
-        pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+            raise refused(model, f"cannot be moved to {device}", error) from error
+        loaded.pipeline.set_progress_bar_config(disable=True)
+    return loaded
 
 
-def one_line(error: BaseException) -> str:
-    """What an error of another library says, on one line of at most 300 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:299]}…"
+def load_pipeline(
+    model: ModelFiles, *, device: str | None = None, dtype: DtypeName | None = None
+) -> Pipeline:
+    """The pipeline of :func:`load_model` alone."""
+    return load_model(model, device=device, dtype=dtype).pipeline
 
 
 @contextmanager
@@ -192,12 +211,18 @@ def _quiet() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
-def _load(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
+def _load(model: ModelFiles, dtype: torch.dtype) -> LoadedModel:
     if model.kind == "lora":
-        return _load_lora(model, dtype)
+        lora_file(model)
+        below = _load(_base_of(model), dtype)
+        partial, notes = apply_lora(below.pipeline, model)
+        return LoadedModel(below.pipeline, (*below.notes, *notes), partial)
     if model.kind == "single-file":
-        return _load_single_file(model, dtype)
-    return _load_folder(model, dtype)
+        base, index = _require_single_file(model)
+        pipeline, notes = load_single_file(model, base, index, dtype)
+        _require_own_channels(model, pipeline)
+        return LoadedModel(pipeline, tuple(notes))
+    return LoadedModel(_load_folder(model, dtype))
 
 
 def _load_folder(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
@@ -209,14 +234,14 @@ def _load_folder(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
     try:
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
             str(model.path),
-            **_in(dtype),
+            **dtype_argument(dtype),
             use_safetensors=True,
             local_files_only=True,
             variant="fp16" if only_half else None,
-            **_no_safety_checker(index),
+            **no_safety_checker(index),
         )
     except Exception as error:
-        raise _refused(model, "cannot be loaded by diffusers", error) from error
+        raise refused(model, "cannot be loaded by diffusers", error) from error
     _require_own_channels(model, pipeline)
     return pipeline
 
@@ -235,54 +260,10 @@ def _require_own_channels(model: ModelFiles, pipeline: Pipeline) -> None:
         )
 
 
-def _load_lora(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
-    weight = _lora_file(model)
-    pipeline = _load(_base_of(model), dtype)
-    if not hasattr(pipeline, "load_lora_weights"):
-        raise GenerationError(f"{model.ref}: a {type(pipeline).__name__} takes no LoRA")
-    try:
-        # The exact name: left to guess, diffusers takes the first file that looks like weights.
-        pipeline.load_lora_weights(
-            str(model.path),
-            weight_name=weight,
-            adapter_name=ADAPTER,
-            use_safetensors=True,
-            local_files_only=True,
-        )
-        loaded = {name for names in pipeline.get_list_adapters().values() for name in names}
-    except Exception as error:
-        raise _refused(model, f"{weight} does not fit its base model", error) from error
-    if ADAPTER not in loaded:  # diffusers says so in a warning, and draws with the bare base
-        raise GenerationError(
-            f"{model.ref}: {weight} holds no layer that its base model has",
-            hint="check base_model in the model card",
-        )
-    return pipeline
-
-
-def _load_single_file(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
-    import diffusers
-
-    base, index = _require_single_file(model)
-    pipeline_class = getattr(diffusers, index["_class_name"])
-    try:
-        pipeline = pipeline_class.from_single_file(
-            str(model.path),
-            config=str(base.path),
-            **_in(dtype),
-            local_files_only=True,
-            **_no_safety_checker(index),
-        )
-    except Exception as error:
-        raise _refused(model, "cannot be loaded by diffusers", error) from error
-    _require_own_channels(model, pipeline)
-    return pipeline
-
-
 def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]:
     """The base whose configuration describes the file, and that one's ``model_index.json``."""
     if model.path.suffix.lower() != ".safetensors":
-        raise _pickled(model, model.path.name)
+        raise pickled(model, model.path.name)
     base = _base_of(model)
     if base.kind != "checkpoint":
         raise GenerationError(
@@ -297,16 +278,8 @@ def _require_no_pickles(model: ModelFiles) -> list[str]:
     """The names of the weight files, not all of which are pickles."""
     names = [Path(weight.path).name for weight in model.weights]
     if names and all(Path(name).suffix.lower() in _PICKLES for name in names):
-        raise _pickled(model, names[0])
+        raise pickled(model, names[0])
     return names
-
-
-def _in(dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """The loaders' argument for the element type, which diffusers 0.42 renamed."""
-    import diffusers
-
-    major, minor = (int(number) for number in diffusers.__version__.split(".")[:2])
-    return {"dtype" if (major, minor) >= (0, 42) else "torch_dtype": dtype}
 
 
 def _base_of(model: ModelFiles) -> ModelFiles:
@@ -325,22 +298,6 @@ def _base_of(model: ModelFiles) -> ModelFiles:
     )
 
 
-def _lora_file(model: ModelFiles) -> str:
-    """The path of the adapter's weights inside its folder."""
-    paths = [weight.path for weight in model.weights]
-    safe = [path for path in paths if path.lower().endswith(".safetensors")]
-    if not safe and paths:
-        raise _pickled(model, paths[0])
-    preferred = [path for path in safe if Path(path).name == _LORA_FILE] or safe
-    if len(preferred) != 1:
-        found = ", ".join(preferred[:5]) or "none"
-        raise GenerationError(
-            f"{model.ref}: a LoRA has one weight file, found: {found}",
-            hint=f"name the file to use {_LORA_FILE}, or publish one LoRA a repository",
-        )
-    return preferred[0]
-
-
 def _read_index(model: ModelFiles) -> dict[str, Any]:
     """``model_index.json``, once nothing in it asks for code from outside the known libraries."""
     path = model.path / _INDEX
@@ -353,32 +310,3 @@ def _read_index(model: ModelFiles) -> dict[str, Any]:
         ) from error
     require_pipeline(str(model.ref), index)
     return dict(index)
-
-
-def _no_safety_checker(index: dict[str, Any]) -> dict[str, Any]:
-    import diffusers
-
-    takes = inspect.signature(getattr(diffusers, index["_class_name"]).__init__).parameters
-    off: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
-    return {name: value for name, value in off.items() if name in takes}
-
-
-def _needs_code(who: str, what: str) -> GenerationError:
-    return GenerationError(
-        f"{who}: needs the code of {what[:80]}, and code that comes with a model is not run",
-        hint="publish a pipeline whose parts diffusers and transformers ship",
-    )
-
-
-def _pickled(model: ModelFiles, name: str) -> GenerationError:
-    return GenerationError(
-        f"{model.ref}: {name} is a pickle, which can run any program when it is opened",
-        hint="convert the weights to .safetensors, then publish those",
-    )
-
-
-def _refused(model: ModelFiles, what: str, error: Exception) -> GenerationError:
-    return GenerationError(
-        f"{model.ref}: {what}: {one_line(error)}",
-        hint="check that the download is complete and the model card is right",
-    )

@@ -16,7 +16,7 @@ from gmi_registry.generation.advice import Carded, adviser
 from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.model import Kind, ModelFiles
 from gmi_registry.sanitize import one_line
-from gmi_registry.spec import GenerationRecipe, Sampler
+from gmi_registry.spec import GenerationRecipe, LoraPartial, Sampler
 
 __all__ = ["RecipeOverrides", "check_advice", "check_overrides", "default_recipe", "recipe_origins"]
 
@@ -38,7 +38,10 @@ class RecipeOverrides:
     """
 
     steps: int | None = None
+    scheduler: str | None = None
     guidance_scale: float | None = None
+    true_cfg_scale: float | None = None
+    clip_skip: int | None = None
     seeds: tuple[int, ...] | None = None
     width: int | None = None
     height: int | None = None
@@ -97,7 +100,11 @@ def check_advice(model: Carded, kind: Kind | None, overrides: RecipeOverrides) -
 
 
 def default_recipe(
-    pipeline: Pipeline, model: ModelFiles, overrides: RecipeOverrides = _NO_OVERRIDES
+    pipeline: Pipeline,
+    model: ModelFiles,
+    overrides: RecipeOverrides = _NO_OVERRIDES,
+    *,
+    lora_partial: LoraPartial | None = None,
 ) -> GenerationRecipe:
     """The recipe of one publication: the model's own scheduler and size, seed 0.
 
@@ -109,7 +116,7 @@ def default_recipe(
     size is unknown.
     """
     values, origins = _settings(pipeline, model, overrides)
-    return _validated(values, origins)
+    return _validated(values | {"lora_partial": lora_partial}, origins)
 
 
 def recipe_origins(

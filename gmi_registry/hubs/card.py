@@ -24,8 +24,25 @@ CARD_NAME = "README.md"
 CARD_LIMIT = 1024 * 1024
 """Bytes of a model card: it is no place for more."""
 
+# What a network predicts, in diffusers' words.
+_PREDICTIONS = ("epsilon", "v_prediction")
+_ADVICE = (
+    "clip_skip",
+    "encoder",
+    "guidance_scale",
+    "height",
+    "negative_prompt",
+    "prediction_type",
+    "prompt_set",
+    "prompt_template",
+    "scheduler",
+    "steps",
+    "true_cfg_scale",
+    "width",
+)
 _NSFW_TAG = "not-for-all-audiences"
 _LONGEST = 200
+_LONGEST_NEGATIVE = 2000
 _MOST_TRIGGER_WORDS = 50
 _NULL = "tag:yaml.org,2002:null"
 _OF_MAIN = re.compile(r"/tree/main/*(?:[?#].*)?$")
@@ -50,12 +67,15 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
     ``other``, several joined by commas), ``base_model`` (the first of several; of a page's address
     the name), ``instance_prompt`` (a text or a list: the trigger words); beside them ``title``
     (else the first heading, else ``name``), ``downloads``, ``nsfw``, and ``gmi`` with
-    ``prompt_set``, ``encoder``, ``steps``, ``guidance_scale`` and ``prompt_template``. A plain
-    value is the text that its author typed: the tag ``no`` is not false, and ``16:9`` no number.
+    ``prompt_set``, ``encoder``, ``steps``, ``guidance_scale``, ``true_cfg_scale``, ``scheduler``,
+    ``clip_skip``, ``negative_prompt``, ``width``, ``height``, ``prediction_type`` and
+    ``prompt_template``. A plain value is the text that its author typed: the tag ``no`` is not
+    false, and ``16:9`` no number.
 
     What only describes the model is left out where it cannot be used, and ``notes`` say so. Raises
     HubError for a card that is not UTF-8, whose front matter is not a YAML mapping, or whose
-    ``base_model`` or ``gmi`` holds something else: a guess there would draw other images.
+    ``base_model`` or ``gmi`` holds something else, or a field that is not known: a guess there
+    would draw other images.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -66,6 +86,7 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
     own = found.get("gmi")
     if own is not None and not isinstance(own, dict):
         raise _broken(where, "the field gmi is not a mapping")
+    _require_known(own or {}, where)
     advice = _Fields(own or {}, where)
     tags = fields.texts("tags")
     bases = fields.texts("base_model", strict=True)
@@ -83,8 +104,37 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
         steps=advice.count("steps", strict=True),
         guidance_scale=advice.number("guidance_scale"),
         prompt_template=advice.text("prompt_template", strict=True),
+        scheduler=advice.text("scheduler", strict=True),
+        true_cfg_scale=advice.number("true_cfg_scale"),
+        clip_skip=advice.count("clip_skip", strict=True),
+        negative_prompt=advice.text("negative_prompt", strict=True, longest=_LONGEST_NEGATIVE),
+        width=advice.count("width", strict=True),
+        height=advice.count("height", strict=True),
+        prediction_type=_prediction(advice.text("prediction_type", strict=True), where),
         notes=tuple(fields.notes),
     )
+
+
+def _require_known(own: dict[Any, Any], where: Path) -> None:
+    unknown = [str(name) for name in own if name not in _ADVICE]
+    if unknown:
+        from difflib import get_close_matches
+
+        near = get_close_matches(unknown[0], _ADVICE, n=1)
+        raise _broken(
+            where,
+            f"its gmi section has the unknown field {one_line(unknown[0], 60)!r}"
+            + (f", perhaps {near[0]} is meant" if near else f"; known are {', '.join(_ADVICE)}"),
+        )
+
+
+def _prediction(text: str | None, where: Path) -> str | None:
+    if text is not None and text not in _PREDICTIONS:
+        raise _broken(
+            where,
+            f"the field prediction_type is {one_line(text, 60)!r}, not {' or '.join(_PREDICTIONS)}",
+        )
+    return text
 
 
 def _base(text: str) -> str:
@@ -236,9 +286,9 @@ class _Fields:
             return ()
         return texts
 
-    def text(self, key: str, *, strict: bool = False) -> str | None:
+    def text(self, key: str, *, strict: bool = False, longest: int = _LONGEST) -> str | None:
         """One line of text; None where there is none."""
-        return self._line(self._fields.get(key), key, strict)
+        return self._line(self._fields.get(key), key, strict, longest)
 
     def count(self, key: str, *, strict: bool = False) -> int | None:
         """A whole number of at least 0."""
@@ -263,7 +313,7 @@ class _Fields:
             self._leave_out(f"{key} is not a number of at least 0", True)
         return number
 
-    def _line(self, value: object, key: str, strict: bool) -> str | None:
+    def _line(self, value: object, key: str, strict: bool, longest: int = _LONGEST) -> str | None:
         if value is None:
             return None
         line = " ".join(str(value).split())
@@ -272,8 +322,8 @@ class _Fields:
             self._leave_out(f"{key} holds a {type(value).__name__}, not a text", strict)
         elif character:
             self._leave_out(f"{key} holds the control character {character}", strict)
-        elif len(line) > _LONGEST:
-            self._leave_out(f"{key} has {len(line):,} characters, over {_LONGEST}", strict)
+        elif len(line) > longest:
+            self._leave_out(f"{key} has {len(line):,} characters, over {longest:,}", strict)
         else:
             return line or None
         return None

@@ -17,7 +17,7 @@ from gmi_registry.spec.files import (
 )
 from gmi_registry.spec.manifest import Manifest, PromptBlock, Tool
 from gmi_registry.spec.prompts import PromptSet
-from gmi_registry.spec.recipe import GenerationRecipe, Sampler
+from gmi_registry.spec.recipe import GenerationRecipe, LoraPartial, Sampler
 from gmi_registry.spec.reference import EncoderRef, ModelRef, Preprocess
 from gmi_registry.spec.specification import Spec, build_spec, decode_spec, encode_spec
 from gmi_registry.spec.verification import Finding, verify
@@ -32,6 +32,7 @@ __all__ = [
     "EncoderRef",
     "Finding",
     "GenerationRecipe",
+    "LoraPartial",
     "Manifest",
     "ModelRef",
     "OwnWeights",

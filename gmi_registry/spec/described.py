@@ -56,7 +56,7 @@ class DescribedModel(Part):
     url: Annotated[str, StringConstraints(pattern=r"^https?://[!-~]+$", max_length=2000)] | None = (
         None
     )
-    kind: Literal["checkpoint", "lora", "single-file"]
+    kind: Literal["checkpoint", "lora", "single-file", "textual-inversion"]
     base_model: Name | None = None
     weights: _WeightFiles
     base_weights: _WeightFiles | None = None

@@ -239,6 +239,11 @@ def check_manifest(manifest: dict[str, Any]) -> None:
     seeds = recipe["seeds"]
     need(len(set(seeds)) == len(seeds), "seeds")
     need(recipe["prompt_template"].count("{prompt}") == 1, "template")
+    need(recipe.get("vae_dtype") != recipe["dtype"], "vae_dtype")
+    partial = recipe.get("lora_partial")
+    if partial is not None:
+        need(partial["applied"] < partial["tensors"], "applied")
+        need("lora_scale" in recipe, "lora_partial without a scale")
     hashed = {name: value for name, value in recipe.items() if name != "libraries"}
     need(identifier(hashed) == manifest["generation"]["id"], "recipe id")
     start = prompts = 0

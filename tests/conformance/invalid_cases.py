@@ -231,6 +231,12 @@ CASES = [
     # recipe
     _case("wrong-recipe-id", "an id that is not the recipe's digest",
           put("generation.id", "0" * 64), "digest of the recipe"),
+    _case("vae-dtype-same", "a type of the autoencoder that is the model's",
+          _recipe(vae_dtype="float32"), "vae_dtype"),
+    _case("partial-whole", "a LoRA in part of which all was applied",
+          _recipe(lora_scale=1, lora_partial={"applied": 4, "tensors": 4}), "lora_partial"),
+    _case("partial-without-scale", "a LoRA in part without its scale",
+          _recipe(lora_partial={"applied": 3, "tensors": 4}), "lora_partial"),
     _case("seed-twice", "one seed twice", _recipe(seeds=[1, 1]), "seed"),
     _case("template-without-prompt", "a template that never shows the prompt",
           _recipe(prompt_template="a fox"), "prompt_template"),

@@ -20,7 +20,7 @@ from vector_base import (
     weight,
 )
 
-from gmi_registry.spec import PromptSet, Sampler
+from gmi_registry.spec import LoraPartial, PromptSet, Sampler
 
 
 def _case(
@@ -79,7 +79,11 @@ CASES = [
                 recipe=recipe(
                     negative_prompt="blurry",
                     dtype="bfloat16",
+                    true_cfg_scale=4.0,
+                    clip_skip=2,
+                    vae_dtype="float32",
                     lora_scale=0.8,
+                    lora_partial=LoraPartial(applied=190, tensors=192),
                     trigger_words=("exmpl style", "flat"),
                     prompt_template="a picture of {prompt}, detailed",
                     batch_size=4,
@@ -89,6 +93,20 @@ CASES = [
             )
         ),
         expected="hf:example/model@0123abc",
+    ),
+    _case(
+        "without-guidance",
+        "a pipeline that reads no scale of guidance; words that a base model was taught",
+        files_of(
+            base_spec(
+                model=described(
+                    kind="textual-inversion",
+                    base_model="example/base",
+                    base_weights=(weight("unet/model.safetensors"),),
+                ),
+                recipe=recipe(guidance_scale=None),
+            )
+        ),
     ),
     _case(
         "checkpoint",

@@ -23,6 +23,9 @@ def test_id_covers_all_fields_but_libraries(spec: Spec) -> None:
         "sampler": {"name": "DDIMScheduler", "config": {"beta_start": 0.00086}},
         "steps": 6,
         "guidance_scale": 2.5,
+        "true_cfg_scale": 4.0,
+        "clip_skip": 1,
+        "vae_dtype": "bfloat16",
         "width": 65,
         "height": 65,
         "seeds": (1, 0),
@@ -33,9 +36,11 @@ def test_id_covers_all_fields_but_libraries(spec: Spec) -> None:
         "prompt_template": "{prompt}!",
         "batch_size": 2,
     }
-    assert set(others) == set(GenerationRecipe.model_fields) - {"libraries"}
+    # A share of a LoRA needs its scale.
+    partial = {"lora_scale": 1.0, "lora_partial": {"applied": 1, "tensors": 2}}
+    assert {*others, *partial} == set(GenerationRecipe.model_fields) - {"libraries"}
     ids = {changed(recipe, **{name: value}).id for name, value in others.items()}
-    assert len(ids | {recipe.id}) == len(others) + 1
+    assert len(ids | {recipe.id, changed(recipe, **partial).id}) == len(others) + 2
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class EntryLine(Part):
     model: Annotated[str, StringConstraints(min_length=1, max_length=600)]
     digest: Sha256
     title: Name
-    kind: Literal["checkpoint", "lora", "single-file"]
+    kind: Literal["checkpoint", "lora", "single-file", "textual-inversion"]
     tags: Annotated[tuple[Name, ...], Field(max_length=200)] = ()
     base_model: Name | None = None
     url: Annotated[str, StringConstraints(pattern=r"^https?://[!-~]+$", max_length=2000)] | None = (

@@ -124,6 +124,7 @@ def publish(
     encoder: Encoder | None = None,
     prompts: PromptSet | None = None,
     overrides: RecipeOverrides | None = None,
+    base: ModelRef | None = None,
     output: Path | None = None,
     dry_run: bool = False,
     force: bool = False,
@@ -136,7 +137,8 @@ def publish(
 ) -> Publication:
     """Describe the model that ``hub`` holds under ``ref``, and put the description beside it.
 
-    ``prompts`` is the developer's own block, which follows the default set. With ``output`` the
+    ``prompts`` is the developer's own block, which follows the default set. ``base`` is the model
+    that this one was made from, whatever the model card says; it is recorded. With ``output`` the
     files go to ``output``/gmi and the hub is left alone; with ``create_pr`` they are proposed to
     the model's owner, who decides (None: as is usual there). With ``store`` they go there and not
     beside the model. ``work`` keeps the pictures of an interrupted call, which the same call then
@@ -162,7 +164,7 @@ def publish(
     overrides = overrides or RecipeOverrides()
     # Said only where it is wanted: a hub of somebody else's may know nothing of proposals.
     proposal = {} if create_pr is None else {"create_pr": create_pr}
-    order = Order(ref, hub, work, output, device, force, proposal, progress, store)
+    order = Order(ref, hub, work, output, device, force, proposal, progress, store, base)
     progress("check", 0, _CHECKS)
     there = _check_machine(order, overrides)
     # A model that was renamed is described, and pushed to, under its present name.
@@ -332,7 +334,8 @@ def _find(order: Order, prompts: PromptSet | None, destination: Destination | No
     """The model and its base, without weights where they are far away; what the cards advise."""
     outline = getattr(order.hub, "outline", None)
     model: ModelFiles | ModelOutline
-    model = order.hub.fetch_model(order.ref) if outline is None else outline(order.ref)
+    look = order.hub.fetch_model if outline is None else outline
+    model = look(order.ref, **order.options_of_base)
     if isinstance(model, ModelFiles):
         generation.check_model(model)
         _require_apart(order.output, model)
@@ -365,8 +368,8 @@ def _check_outline(model: ModelOutline) -> None:
     elif model.base is None and model.ref.hub == "hf":
         what = "LoRA" if model.kind == "lora" else "LoRA, or a whole model in one file,"
         raise GenerationError(
-            f"{model.ref}: the model card names no base model, which a {what} needs",
-            hint="add base_model to the model card",
+            f"{model.ref}: nothing names its base model, which a {what} needs",
+            hint="name it: --base REPO, or add base_model to the model card",
         )
     if model.base is not None:
         _check_outline(model.base)
@@ -422,7 +425,7 @@ def _downloads(found: _Found, encoder: int) -> tuple[PlannedDownload, ...]:
 def _fetch(order: Order, found: _Found) -> ModelFiles:
     if isinstance(found.outline, ModelFiles):
         return found.outline
-    model = order.hub.fetch_model(found.outline.ref)
+    model = order.hub.fetch_model(found.outline.ref, **order.options_of_base)
     generation.check_model(model)
     return model
 

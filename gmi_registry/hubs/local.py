@@ -138,7 +138,9 @@ class LocalHub:
         that can be told. They are read, unless they are the same files as last time."""
         try:
             files = all_weights(folder.parent, self.root)
-            digests = {name: self._digests.sha256(path, inside=self.root) for name, path in files.items()}
+            digests = {
+                name: self._digests.sha256(path, inside=self.root) for name, path in files.items()
+            }
         except HubError:
             return None
         return digests or None

@@ -212,9 +212,7 @@ def select_weights(ref: ModelRef, files: Iterable[RepoFile], *, options: str = "
         picked, what = _matching(candidates, file)
     if len(picked) != 1:
         shown = picked or candidates
-        raise HubError(
-            f"{name} holds {what}", hint=f"name one: {_commands(ref, shown, options)}"
-        )
+        raise HubError(f"{name} holds {what}", hint=f"name one: {_commands(ref, shown, options)}")
     found = picked[0]
     _require_complete(name, found.weights)
     if found.weights.sharded and found.network is None:

@@ -7,7 +7,7 @@ import json
 import logging
 
 import pytest
-from hub_builder import INDEX, save_lora, save_whole
+from hub_builder import INDEX, save_whole
 from hypothesis import given
 from hypothesis import strategies as st
 

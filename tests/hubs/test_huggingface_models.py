@@ -275,7 +275,9 @@ def test_a_component_is_a_plain_folder(name):
 
 def test_the_usual_name_of_a_lora_decides():
     files = [RepoFile("other.safetensors"), RepoFile(LORA_NAME), RepoFile("deep/x.safetensors")]
-    assert [file.path for file in select_weights(ModelRef("hf", "a/b"), files).weights] == [LORA_NAME]
+    assert [file.path for file in select_weights(ModelRef("hf", "a/b"), files).weights] == [
+        LORA_NAME
+    ]
 
 
 def test_xet_storage_delivers_the_same_bytes_within_the_same_limits(tmp_path, monkeypatch):

@@ -7,24 +7,34 @@ has one answer: a repository on Hugging Face, or a refusal that says why there i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from gmi_registry.errors import HubError
+from gmi_registry.errors import HubError, InputError
 from gmi_registry.sanitize import one_line
+
+if TYPE_CHECKING:
+    from gmi_registry.model import BaseOrigin
+    from gmi_registry.weights import WeightsFile
 
 __all__ = [
     "BASE_HINT",
+    "QUANTIZED",
     "BaseFamily",
     "StatedBase",
     "base_named",
+    "base_of_file",
     "claimed_family",
     "families",
+    "family_named",
     "family_of_architecture",
     "family_titled",
     "known_bases",
     "pipeline_architectures",
+    "quantised_note",
+    "refuse_base",
+    "require_made_for",
     "require_repository",
     "spelling",
     "stated_base",
@@ -32,6 +42,10 @@ __all__ = [
 
 BASE_HINT = "name the repository that it was made for: --base REPO"
 """The way out wherever no base model is known."""
+
+
+QUANTIZED = "quantized"
+"""What ``base_model_relation`` of a card says of a copy with fewer bits a weight."""
 
 
 @dataclass(frozen=True)
@@ -427,12 +441,19 @@ _BY_CLAIM = {claim: family for family in _FAMILIES for claim in family.claims}
 _BY_HASH = {digest: family for family in _FAMILIES for digest in family.hashes}
 _SEPARATORS = re.compile(r"[\s._@:-]+")
 
-# The family that a network of this kind is taken for where nothing names one. Left out are kinds
-# whose networks do not tell what decides the images: the size, the prediction, or a distillation.
-_USUAL = {
+# The family that a network of this kind is taken for where nothing names one, by its architecture
+# and, where layers tell a member apart, the variant. Left out are kinds whose networks do not tell
+# what decides the images: the size, the prediction, or a distillation.
+_USUAL: dict[str | tuple[str, str], str] = {
     "sd1": "SD 1.5",
     "sdxl": "SDXL 1.0",
+    ("sd3", "3-medium"): "SD 3",
+    ("sd3", "3.5-medium"): "SD 3.5 Medium",
+    ("sd3", "3.5-large"): "SD 3.5 Large",
     "flux1": "Flux.1 D",
+    ("flux1", "schnell"): "Flux.1 S",
+    ("pixart", "alpha"): "PixArt a",
+    ("pixart", "sigma"): "PixArt E",
     "chroma": "Chroma",
     "qwen-image": "Qwen",
     "lumina2": "Lumina",
@@ -474,6 +495,7 @@ _PIPELINES: dict[str, frozenset[str]] = {
     "HunyuanDiTPipeline": frozenset({"hunyuandit"}),
     # Its network is that of SDXL, and LoRAs for it look the same.
     "KolorsPipeline": frozenset({"kolors", "sdxl"}),
+    "CogView3PlusPipeline": frozenset({"cogview3"}),
     "CogView4Pipeline": frozenset({"cogview4"}),
     "Kandinsky3Pipeline": frozenset({"kandinsky3"}),
 }
@@ -500,13 +522,18 @@ def family_titled(title: str) -> BaseFamily:
     return _BY_TITLE[title]
 
 
+def family_named(name: str) -> BaseFamily | None:
+    """The family that Civitai calls ``name``, which may be one that is refused; None for others."""
+    return _BY_NAME.get(name.casefold())
+
+
 def base_named(name: str, what: str) -> BaseFamily:
     """The base that Civitai calls ``name``; letter case does not count. It has a repository.
 
     ``what`` is the model that stands on it, for the message. Raises HubError for a family that is
     refused, and for a name that is not in the table.
     """
-    family = _BY_NAME.get(name.casefold())
+    family = family_named(name)
     if family is None:
         raise HubError(
             f"{what} is made for {one_line(name, 80)}, a base model that is not known here",
@@ -564,18 +591,22 @@ def family_of_architecture(architecture: str, what: str) -> BaseFamily:
     return refused
 
 
-@dataclass(frozen=True)
-class StatedBase:
-    """What a file says of its base: a family, or the very repository.
+class StatedBase(NamedTuple):
+    """The base that a file was made for, as the file tells it.
 
-    ``words`` say where it says so, for a note to people; they hold strangers' text, escaped.
-    ``guess`` says that the base may well be another of the family.
+    ``repository`` is the one that its metadata name; else ``family`` has the answer. ``words`` say
+    where it stands in the file, for people, and hold strangers' text, escaped.
     """
 
     family: BaseFamily | None
     repository: str | None
     words: str
-    guess: bool = True
+    origin: BaseOrigin = "metadata"
+
+    @property
+    def title(self) -> str:
+        """What people call the base."""
+        return self.repository or (self.family.title if self.family is not None else "")
 
 
 def stated_base(
@@ -586,7 +617,7 @@ def stated_base(
     That is the repository, the hash of the base's file, or its name (``ss_sd_model_name``,
     ``ss_sd_model_hash``, ``ss_new_sd_model_hash``), then ``ss_base_model_version`` and
     ``modelspec.architecture``. ``prediction_type`` is what the file says of that. None where they
-    say nothing that is known here.
+    say nothing that is known here. The family may be one that is refused.
     """
     claims = [
         (key, metadata[key], family)
@@ -596,14 +627,11 @@ def stated_base(
     claimed = claims[0][2] if claims else None
     name = metadata.get("ss_sd_model_name", "").strip()
     if _REPOSITORY.fullmatch(name) and not name.casefold().endswith(_FILES):
-        return StatedBase(claimed, name, f"ss_sd_model_name in its metadata is {name}", guess=False)
+        return StatedBase(claimed, name, f"ss_sd_model_name in its metadata is {name}")
     for key in ("ss_new_sd_model_hash", "ss_sd_model_hash"):
-        digest = metadata.get(key, "").strip().casefold()
-        family = _BY_HASH.get(digest)
+        family = _BY_HASH.get(metadata.get(key, "").strip().casefold())
         if family is not None:
-            return StatedBase(
-                family, None, f"{key} in its metadata is that of {family.title}", guess=False
-            )
+            return StatedBase(family, None, f"{key} in its metadata is that of {family.title}")
     named = _family_of_file(name)
     if named is not None and (claimed is None or claimed.architecture == named.architecture):
         return StatedBase(
@@ -616,8 +644,95 @@ def stated_base(
     key, value, family = claims[0]
     words = f"{key} in its metadata is {one_line(value, 80)}"
     if name:
-        words += f" (and the file it was trained on {one_line(name, 80)})"
+        words += f" (and the file that it was trained on {one_line(name, 80)})"
     return StatedBase(family.with_prediction(prediction_type), None, words)
+
+
+def base_of_file(what: str, file: WeightsFile, metadata: Mapping[str, str]) -> StatedBase:
+    """The base of the model ``what``, whose weights are ``file``, as the file alone tells it.
+
+    Its metadata count first, then the layers of its network, by which the usual base of such
+    networks is taken. Raises HubError where neither tells, where they contradict each other, and
+    for a base that is refused; ``--base REPO`` is the way out.
+    """
+    stated = stated_base(metadata, file.prediction_type)
+    if stated is not None:
+        claimed = None if stated.family is None else stated.family.architecture
+        if claimed is not None and not _alike(claimed, file.architecture):
+            raise HubError(
+                f"{what} says that it was made for {stated.title} ({stated.words}), and its layers "
+                f"are those of {_kind_title(file.architecture)}",
+                hint=BASE_HINT,
+            )
+        if stated.repository is not None or stated.family is None:
+            return stated
+        if stated.family.repository is not None:
+            return stated
+        # Layers may tell what the name leaves open, such as the size.
+        told = _told_by_layers(file)
+        if told is None or stated.family.refusal in (_VIDEO, _HOSTED):
+            require_repository(stated.family, what)
+        elif told.architecture == stated.family.architecture:
+            return StatedBase(
+                told, None, f"{stated.words}, and its layers are those of {told.title}"
+            )
+        require_repository(stated.family, what)
+    if file.architecture is None:
+        raise HubError(
+            f"{what} is {file.title}, and nothing says which base model it was made for",
+            hint=f"{BASE_HINT}; or add base_model to the model card",
+        )
+    family = _told_by_layers(file) or family_of_architecture(file.architecture, what)
+    return StatedBase(
+        family, None, f"its layers are those of {family.title}", origin="architecture"
+    )
+
+
+def require_made_for(
+    what: str,
+    file: WeightsFile,
+    metadata: Mapping[str, str],
+    base: str,
+    architectures: Iterable[str],
+) -> None:
+    """Raise HubError where the model ``what`` was made for another kind of network than its base.
+
+    ``base`` says in words which that is and who named it, ``architectures`` are those that it may
+    be; nothing is refused where they are not known. Layers count, and metadata where those do not
+    tell.
+    """
+    wanted = frozenset(architectures)
+    if not wanted:
+        return
+    made, words = file.architecture, ""
+    if made is None:
+        stated = stated_base(metadata, file.prediction_type)
+        if stated is not None and stated.family is not None:
+            made = stated.family.architecture  # type: ignore[assignment]
+            words = f" ({stated.words})"
+    if made is None or any(_alike(one, made) for one in wanted):
+        return
+    kinds = " or ".join(_kind_title(one) for one in sorted(wanted))
+    raise HubError(
+        f"{what} was made for {_kind_title(made)}{words}, while {base} is {kinds}",
+        hint=f"{BASE_HINT}; or correct base_model in the model card",
+    )
+
+
+def quantised_note(what: str, base: str, original: str) -> str:
+    """What people are told where the original is taken for a base with fewer bits a weight."""
+    return (
+        f"{what}: its base model {base} is a quantised copy of {original}, which is used; "
+        f"--base {base} uses the copy"
+    )
+
+
+def refuse_base(what: str, base: object) -> InputError:
+    """The error for a base that was named of a model that stands on none."""
+    return InputError(
+        f"{what} is a whole diffusers model, which stands on no base model such as {base}",
+        hint="leave out --base",
+    )
 
 
 def pipeline_architectures(
@@ -654,3 +769,33 @@ def _family_of_file(name: str) -> BaseFamily | None:
 
 def _plain(text: str) -> str:
     return _SEPARATORS.sub("-", text.strip().casefold()).strip("-")
+
+
+def _told_by_layers(file: WeightsFile) -> BaseFamily | None:
+    """The family that a network's own layers tell, or the usual one of such networks."""
+    architecture = file.architecture
+    if architecture is None:
+        return None
+    if architecture == "sd2" and file.prediction_type is not None:
+        return _BY_TITLE["SD 2.1"].with_prediction(file.prediction_type)
+    title = _USUAL.get((architecture, str(file.variant))) or _USUAL.get(architecture)
+    return None if title is None else _BY_TITLE[title].with_prediction(file.prediction_type)
+
+
+# Adapters of these have layers of the same names and, in part, sizes.
+_LOOK_ALIKE = (
+    frozenset({"flux1", "chroma", "qwen-image"}),
+    frozenset({"z-image", "lumina2"}),
+    frozenset({"sdxl", "kolors"}),
+)
+
+
+def _alike(one: str, other: str | None) -> bool:
+    """Whether a file of one architecture may be told to be one of the other."""
+    return other is None or one == other or any({one, other} <= group for group in _LOOK_ALIKE)
+
+
+def _kind_title(architecture: str | None) -> str:
+    from gmi_registry.weights import architecture_title
+
+    return "an unknown kind" if architecture is None else architecture_title(architecture)

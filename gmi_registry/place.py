@@ -234,9 +234,9 @@ def find_base(text: str, hub: Hub) -> ModelRef:
     ref = None if named is None else named.model
     if ref is None or ref.hub != home:
         what = "a model of that folder" if home == "local" else "a repository on Hugging Face"
+        on = _TITLES.get(cast("HubName", hub.name), hub.name)
         raise InputError(
-            f"{text[:120]!r} is no base model of a model on {_TITLES.get(cast("HubName", hub.name), hub.name)}, "
-            f"which is {what}",
+            f"{text[:120]!r} is no base model of a model on {on}, which is {what}",
             hint="write --base local:NAME" if home == "local" else "write --base owner/name",
         )
     return ref

@@ -46,7 +46,7 @@ from gmi_registry.generation.plan import (
 )
 from gmi_registry.hubs.protocol import Destination, Hub, ModelOutline, SpecStore, knows_names
 from gmi_registry.model import ModelFiles
-from gmi_registry.place import read_former
+from gmi_registry.place import find_base, read_former
 from gmi_registry.publication import Order, Progress, Publication, Stage
 from gmi_registry.spec import (
     PREVIEW_NAME,
@@ -124,7 +124,7 @@ def publish(
     encoder: Encoder | None = None,
     prompts: PromptSet | None = None,
     overrides: RecipeOverrides | None = None,
-    base: ModelRef | None = None,
+    base: str | ModelRef | None = None,
     output: Path | None = None,
     dry_run: bool = False,
     force: bool = False,
@@ -164,7 +164,8 @@ def publish(
     overrides = overrides or RecipeOverrides()
     # Said only where it is wanted: a hub of somebody else's may know nothing of proposals.
     proposal = {} if create_pr is None else {"create_pr": create_pr}
-    order = Order(ref, hub, work, output, device, force, proposal, progress, store, base)
+    named = None if base is None else find_base(str(base), hub)
+    order = Order(ref, hub, work, output, device, force, proposal, progress, store, named)
     progress("check", 0, _CHECKS)
     there = _check_machine(order, overrides)
     # A model that was renamed is described, and pushed to, under its present name.

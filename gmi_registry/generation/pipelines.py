@@ -270,8 +270,8 @@ def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]
         raise GenerationError(
             f"{model.ref}: its base model {base.ref} is no diffusers folder, so it has no "
             "configuration to read the file by",
-            hint="name a base model in the diffusers layout: --base REPO, or base_model in the model "
-            "card",
+            hint="name a base model in the diffusers layout: --base REPO, or base_model in the "
+            "model card",
         )
     return base, _read_index(base)
 

@@ -74,9 +74,10 @@ class Plan:
     where the files go, ``previous`` the digest of the specification that is replaced.
     ``warnings`` are one line each and stop nothing.
 
-    ``base`` is the base model, ``base_origin`` who named it, ``origins`` says of each field of the recipe where its value comes
-    from, ``downloads`` what had to be fetched to know all of this. ``destination`` is where exactly
-    the files go, and how. ``proposal`` is the address of this account's open pull request that has
+    ``base`` is the base model, ``base_origin`` who named it. ``origins`` says of each field of the
+    recipe where its value comes from, ``downloads`` what had to be fetched to know all of this.
+    ``destination`` is where exactly the files go, and how. ``proposal`` is the address of this
+    account's open pull request that has
     the same specification. ``seconds`` is how long the images that are left take, by those that are
     done; None where there is nothing to tell it by.
     """

@@ -65,8 +65,9 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
 
     Fields, as Hugging Face writes them: ``tags``, ``license`` (``license_name`` where that is
     ``other``, several joined by commas), ``base_model`` (a text or a list; of a page's address the
-    name) and ``base_model_relation``, ``instance_prompt`` (a text or a list: the trigger words); beside them ``title``
-    (else the first heading, else ``name``), ``downloads``, ``nsfw``, and ``gmi`` with
+    name) and ``base_model_relation``, ``instance_prompt`` (a text or a list: the trigger words);
+    beside them ``title`` (else the first heading, else ``name``), ``downloads``, ``nsfw``, and
+    ``gmi`` with
     ``prompt_set``, ``encoder``, ``steps``, ``guidance_scale``, ``true_cfg_scale``, ``scheduler``,
     ``clip_skip``, ``negative_prompt``, ``width``, ``height``, ``prediction_type`` and
     ``prompt_template``. A plain value is the text that its author typed: the tag ``no`` is not

@@ -8,8 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from gmi_registry.errors import AuthError, HubError, SpecNotFoundError
-from gmi_registry.bases import base_named
+from gmi_registry.bases import (
+    BaseFamily,
+    base_named,
+    require_made_for,
+    require_repository,
+)
+from gmi_registry.errors import AuthError, HubError, InputError, SpecNotFoundError
 from gmi_registry.hubs.civitai.card import card_of
 from gmi_registry.hubs.civitai.client import CivitaiClient
 from gmi_registry.hubs.civitai.download import Downloads
@@ -17,7 +22,7 @@ from gmi_registry.hubs.civitai.reference import require_version
 from gmi_registry.hubs.civitai.weights import TYPES, digests_of, kind_of, select_file
 from gmi_registry.hubs.civitai.wire import WireFile, WireModel, WireVersion
 from gmi_registry.hubs.protocol import Hub, ModelOutline, Outlines
-from gmi_registry.model import Kind, ModelFiles
+from gmi_registry.model import BaseOrigin, Kind, ModelFiles
 from gmi_registry.spec import ModelRef
 
 __all__ = ["GivesConfigurations", "Models"]
@@ -34,13 +39,22 @@ class GivesConfigurations(Protocol):
 
 @dataclass(frozen=True)
 class _Chosen:
-    """A version, the file of it that is meant, and its base model on Hugging Face."""
+    """A version, the file of it that is meant, and its base model on Hugging Face.
+
+    ``family`` is what Civitai's name for the base stands for; None where ``base`` was named by
+    whoever publishes.
+    """
 
     model: WireModel
     version: WireVersion
     kind: Kind
     file: WireFile
     base: ModelRef
+    family: BaseFamily | None
+
+    @property
+    def origin(self) -> BaseOrigin:
+        return "option" if self.family is None else "card"
 
 
 class Models:
@@ -61,7 +75,7 @@ class Models:
         self._bases = bases
         self._cache_dir = cache_dir
         self._opened = False
-        self._outlined: dict[ModelRef, _Chosen] = {}
+        self._outlined: dict[tuple[ModelRef, ModelRef | None], _Chosen] = {}
 
     def close(self) -> None:
         """Close the hub of the bases where it was opened here."""
@@ -90,16 +104,23 @@ class Models:
             return {}
         return digests_of(version) if version.files else None
 
-    def fetch(self, ref: ModelRef) -> tuple[ModelFiles, Mapping[str, str | None]]:
+    def fetch(
+        self, ref: ModelRef, named: ModelRef | None = None
+    ) -> tuple[ModelFiles, Mapping[str, str | None]]:
         """The version as :meth:`.CivitaiHub.fetch_model` says, and the digests of all its files."""
-        chosen = self._outlined.pop(ref, None) or self._choose(ref)
+        chosen = self._outlined.pop((ref, named), None) or self._choose(ref, named)
         # Either may be refused, so the small one comes first: a LoRA, or a configuration.
         if chosen.kind == "lora":
             place, weights = self._downloads.fetch(ref, chosen.file, chosen.kind)
-            base = self._base(ref, chosen)
+            chosen, notes = _told_by_file(ref, chosen, place)
+            base = self._base(ref, chosen, config_only=False)
         else:
-            base = self._base(ref, chosen)
+            base = self._base(ref, chosen, config_only=True)
             place, weights = self._downloads.fetch(ref, chosen.file, chosen.kind)
+            told, notes = _told_by_file(ref, chosen, place)
+            if told.base != chosen.base or not _is_whole(place):
+                base = self._base(ref, told, config_only=_is_whole(place))
+            chosen = told
         files = ModelFiles(
             ref=ref,
             kind=chosen.kind,
@@ -108,21 +129,24 @@ class Models:
             weights=(weights,),
             url=self._client.page_of(ref),
             base=base,
+            base_origin=chosen.origin,
+            base_revision=None if named is None else named.revision,
+            notes=notes,
         )
         return files, digests_of(chosen.version)
 
-    def outline(self, ref: ModelRef) -> ModelOutline:
+    def outline(self, ref: ModelRef, named: ModelRef | None = None) -> ModelOutline:
         """The version and its base as :meth:`.CivitaiHub.outline` says.
 
         A :meth:`fetch` that follows asks for neither again.
         """
-        chosen = self._choose(ref)
+        chosen = self._choose(ref, named)
         base, bases = None, self._base_hub()
         if isinstance(bases, Outlines):
-            with _explained(ref, chosen.version.base_model):
+            with _explained(ref, chosen):
                 base = bases.outline(chosen.base)
             chosen = replace(chosen, base=base.ref)
-        self._outlined[ref] = chosen
+        self._outlined[ref, named] = chosen
         return ModelOutline(
             ref=ref,
             kind=chosen.kind,
@@ -132,9 +156,10 @@ class Models:
             missing=self._downloads.missing(ref, chosen.file),
             url=self._client.page_of(ref),
             base=base,
+            base_origin=chosen.origin,
         )
 
-    def _choose(self, ref: ModelRef) -> _Chosen:
+    def _choose(self, ref: ModelRef, base: ModelRef | None) -> _Chosen:
         """What is meant, as Civitai describes it now. Raises for all that cannot be described."""
         asked = self._client.asked(ref)
         model, version = self.documents(ref)
@@ -151,14 +176,21 @@ class Models:
                 hint=f"see {asked.page}",
             )
         file = select_file(version, asked)
-        named = base_named(version.base_model, str(ref))
-        base = ModelRef("hf", named.layout if kind == "single-file" else named.repository)
-        return _Chosen(model, version, kind, file, base)
+        family = None
+        if base is None:
+            family = base_named(version.base_model, str(ref))
+            base = _repository(family, kind == "single-file", str(ref))
+        elif base.hub != "hf":
+            raise InputError(
+                f"{base} is no base model of a model on Civitai, which is one on Hugging Face",
+                hint="write --base owner/name",
+            )
+        return _Chosen(model, version, kind, file, base, family)
 
-    def _base(self, ref: ModelRef, chosen: _Chosen) -> ModelFiles:
+    def _base(self, ref: ModelRef, chosen: _Chosen, *, config_only: bool) -> ModelFiles:
         bases = self._base_hub()
-        with _explained(ref, chosen.version.base_model):
-            if chosen.kind == "single-file" and isinstance(bases, GivesConfigurations):
+        with _explained(ref, chosen):
+            if config_only and isinstance(bases, GivesConfigurations):
                 return bases.fetch_configuration(chosen.base)
             return bases.fetch_model(chosen.base)
 
@@ -172,9 +204,53 @@ class Models:
         return self._bases
 
 
+def _repository(family: BaseFamily, whole: bool, what: str) -> ModelRef:
+    repository = require_repository(family, what)
+    return ModelRef("hf", family.layout or repository if whole else repository)
+
+
+def _is_whole(place: Path) -> bool:
+    """Whether a file brings a whole model, so that of its base the configuration is enough."""
+    from gmi_registry.weights import identify_file
+
+    return identify_file(place).kind != "network"
+
+
+def _told_by_file(ref: ModelRef, chosen: _Chosen, place: Path) -> tuple[_Chosen, tuple[str, ...]]:
+    """``chosen`` with the base that the file itself leaves of Civitai's name, and notes on it.
+
+    Raises HubError where the file was made for another one.
+    """
+    family = chosen.family
+    if family is None:
+        return chosen, ()
+    from gmi_registry.weights import identify, read_header
+
+    header = read_header(place)
+    file = identify(header)
+    named = f"Civitai files it under {chosen.version.base_model}, which"
+    kinds = () if family.architecture is None else (family.architecture,)
+    require_made_for(str(ref), file, header.metadata, named, kinds)
+    sister = family.with_prediction(file.prediction_type)
+    if sister is family and file.kind != "network":
+        caution = family.caution if file.prediction_type is None else None
+        return chosen, () if caution is None else (caution,)
+    base = _repository(sister, file.kind == "checkpoint", str(ref))
+    if base.id == chosen.base.without_revision.id:
+        return replace(chosen, family=sister), ()
+    notes = ()
+    if sister is not family:
+        notes = (
+            f"{ref}: its file says v-prediction, so its base is {sister.title}, {base.id}, of what "
+            f"Civitai calls {chosen.version.base_model}",
+        )
+    return replace(chosen, base=base, family=sister), notes
+
+
 @contextmanager
-def _explained(ref: ModelRef, named: str) -> Iterator[None]:
+def _explained(ref: ModelRef, chosen: _Chosen) -> Iterator[None]:
     """Errors about a base model in words that say whose base it is."""
+    named = chosen.version.base_model if chosen.family is not None else chosen.base.id
     try:
         yield
     except AuthError as error:

@@ -82,7 +82,8 @@ class _Ready:
     """What the checks leave behind for the work.
 
     ``existing`` lies at ``place`` now, or in a proposal of this account's; ``preview`` is the
-    contact sheet that is beside it there, where that is a proposal.
+    contact sheet that is beside it there, where that is a proposal. ``order`` names the model's
+    file in full where a pattern was given.
     """
 
     model: ModelFiles
@@ -93,6 +94,7 @@ class _Ready:
     place: ModelRef
     preview: Path | None
     plan: Plan
+    order: Order
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def publish(
     asked, ref = ref, _name_now(ref, hub)
     order = replace(order, ref=ref)
     ready = _check(order, there, encoder, load, prompts, overrides)
-    plan = ready.plan
+    plan, order, ref = ready.plan, ready.order, ready.order.ref
     if asked.id != ref.id:
         told = f"{asked.repository} is called {ref.repository} now"
         plan = replace(plan, warnings=(told, *plan.warnings))
@@ -226,6 +228,9 @@ def _check(
     place = _place(order, destination)
     progress("check", 2, _CHECKS)
     found = _find(order, prompts, destination)
+    if order.ref.is_pattern:
+        order = replace(order, ref=replace(order.ref, file=found.outline.ref.file))
+        place = _place(order, destination)
     generation.check_advice(found.outline, found.outline.kind, overrides)
     published = _published(place, order.shelf, found.weights, order.hub)
     existing = published
@@ -282,7 +287,9 @@ def _check(
         if target is not None:
             require_room(target, sum(file.size for file in plan.files))
     progress("check", _CHECKS, _CHECKS)
-    return _Ready(model, pipeline, encoder, journal, proposed or existing, place, preview, plan)
+    return _Ready(
+        model, pipeline, encoder, journal, proposed or existing, place, preview, plan, order
+    )
 
 
 def _name_now(ref: ModelRef, hub: Hub) -> ModelRef:

@@ -34,6 +34,7 @@ __all__ = [
     "pipeline_architectures",
     "quantised_note",
     "refuse_base",
+    "repository_of",
     "require_made_for",
     "require_repository",
     "spelling",
@@ -53,8 +54,8 @@ class BaseFamily:
     """One base model, or several names that have the same answer.
 
     ``repository`` on Hugging Face is a diffusers folder with the weights that a LoRA goes on;
-    ``layout`` is one whose configuration describes a whole model in one file, the same where a
-    family changed nothing of its parent's. Both are None for a family that is refused, and
+    ``configuration`` is one whose configuration describes a whole model in one file, where that is
+    another: a family that changed nothing of its parent's has the parent's. Both are None for a family that is refused, and
     ``refusal`` says why, after the words "is made for". ``names`` are Civitai's for ``baseModel``.
     ``claims`` are what metadata in files say (``ss_base_model_version``,
     ``modelspec.architecture``), in the spelling of :func:`claimed_family`; ``files`` are the
@@ -70,7 +71,7 @@ class BaseFamily:
     names: tuple[str, ...] = ()
     architecture: str | None = None
     repository: str | None = None
-    layout: str | None = None
+    configuration: str | None = None
     refusal: str | None = None
     ecosystem: str = "other"
     claims: tuple[str, ...] = ()
@@ -79,6 +80,11 @@ class BaseFamily:
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
     v_prediction: str | None = None
     caution: str | None = None
+
+    @property
+    def layout(self) -> str | None:
+        """Where the configuration of a whole model in one file is."""
+        return self.configuration or self.repository
 
     def with_prediction(self, prediction_type: str | None) -> BaseFamily:
         """The sister that was trained for v-prediction where the file says that it was, too."""
@@ -679,7 +685,8 @@ def base_of_file(what: str, file: WeightsFile, metadata: Mapping[str, str]) -> S
         require_repository(stated.family, what)
     if file.architecture is None:
         raise HubError(
-            f"{what} is {file.title}, and nothing says which base model it was made for",
+            f"{what} is {file.title}, and neither its card nor the file says which base model it was "
+            "made for",
             hint=f"{BASE_HINT}; or add base_model to the model card",
         )
     family = _told_by_layers(file) or family_of_architecture(file.architecture, what)
@@ -725,6 +732,15 @@ def quantised_note(what: str, base: str, original: str) -> str:
         f"{what}: its base model {base} is a quantised copy of {original}, which is used; "
         f"--base {base} uses the copy"
     )
+
+
+def repository_of(stated: StatedBase, what: str, *, whole: bool) -> str:
+    """The repository of a base: for a whole model in one file the one whose configuration describes
+    it. Raises HubError for a family that is refused."""
+    if stated.family is None:
+        return str(stated.repository)
+    repository = stated.repository or require_repository(stated.family, what)
+    return stated.family.layout or repository if whole else repository
 
 
 def refuse_base(what: str, base: object) -> InputError:

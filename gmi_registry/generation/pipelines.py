@@ -287,6 +287,8 @@ def _base_of(model: ModelFiles) -> ModelFiles:
         return model.base
     named = model.card.base_model
     what = "LoRA" if model.kind == "lora" else "single-file checkpoint"
+    if named is None and model.base_refusal is not None:
+        raise model.base_refusal
     if named is None:
         raise GenerationError(
             f"{model.ref}: nothing names its base model, which a {what} needs",

@@ -22,8 +22,10 @@ from gmi_registry.hubs.civitai.reference import require_version
 from gmi_registry.hubs.civitai.weights import TYPES, digests_of, kind_of, select_file
 from gmi_registry.hubs.civitai.wire import WireFile, WireModel, WireVersion
 from gmi_registry.hubs.protocol import Hub, ModelOutline, Outlines
+from gmi_registry.hubs.weights import needs_base_weights
 from gmi_registry.model import BaseOrigin, Kind, ModelFiles
 from gmi_registry.spec import ModelRef
+from gmi_registry.weights import WeightsFile, identify, identify_file, read_header
 
 __all__ = ["GivesConfigurations", "Models"]
 
@@ -118,8 +120,9 @@ class Models:
             base = self._base(ref, chosen, config_only=True)
             place, weights = self._downloads.fetch(ref, chosen.file, chosen.kind)
             told, notes = _told_by_file(ref, chosen, place)
-            if told.base != chosen.base or not _is_whole(place):
-                base = self._base(ref, told, config_only=_is_whole(place))
+            incomplete = _is_incomplete(identify_file(place))
+            if told.base != chosen.base or incomplete:
+                base = self._base(ref, told, config_only=not incomplete)
             chosen = told
         files = ModelFiles(
             ref=ref,
@@ -209,11 +212,9 @@ def _repository(family: BaseFamily, whole: bool, what: str) -> ModelRef:
     return ModelRef("hf", family.layout or repository if whole else repository)
 
 
-def _is_whole(place: Path) -> bool:
-    """Whether a file brings a whole model, so that of its base the configuration is enough."""
-    from gmi_registry.weights import identify_file
-
-    return identify_file(place).kind != "network"
+def _is_incomplete(file: WeightsFile) -> bool:
+    """Whether a whole model lacks parts, so that of its base the weights are needed, too."""
+    return file.kind in ("checkpoint", "network") and needs_base_weights(file)
 
 
 def _told_by_file(ref: ModelRef, chosen: _Chosen, place: Path) -> tuple[_Chosen, tuple[str, ...]]:
@@ -224,21 +225,17 @@ def _told_by_file(ref: ModelRef, chosen: _Chosen, place: Path) -> tuple[_Chosen,
     family = chosen.family
     if family is None:
         return chosen, ()
-    from gmi_registry.weights import identify, read_header
-
     header = read_header(place)
     file = identify(header)
     named = f"Civitai files it under {chosen.version.base_model}, which"
     kinds = () if family.architecture is None else (family.architecture,)
     require_made_for(str(ref), file, header.metadata, named, kinds)
     sister = family.with_prediction(file.prediction_type)
-    if sister is family and file.kind != "network":
-        caution = family.caution if file.prediction_type is None else None
-        return chosen, () if caution is None else (caution,)
-    base = _repository(sister, file.kind == "checkpoint", str(ref))
-    if base.id == chosen.base.without_revision.id:
-        return replace(chosen, family=sister), ()
-    notes = ()
+    whole = chosen.kind == "single-file" and not _is_incomplete(file)
+    base = _repository(sister, whole, str(ref))
+    if base.id == chosen.base.id:
+        base = chosen.base
+    notes = () if family.caution is None or file.prediction_type is not None else (family.caution,)
     if sister is not family:
         notes = (
             f"{ref}: its file says v-prediction, so its base is {sister.title}, {base.id}, of what "

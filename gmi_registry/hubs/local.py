@@ -17,7 +17,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from gmi_registry.bases import QUANTIZED, base_of_file, quantised_note, refuse_base
+from gmi_registry.bases import QUANTIZED, quantised_note, refuse_base
 from gmi_registry.errors import (
     HubError,
     InputError,
@@ -37,6 +37,7 @@ from gmi_registry.hubs.weights import FoundWeights, all_weights, find_weights
 from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR, ModelRef, WeightFile
 from gmi_registry.spec.canonical import canonical_digest
+from gmi_registry.stated_base import base_of_file
 from gmi_registry.weights import identify, read_header
 
 __all__ = ["LocalHub"]
@@ -256,7 +257,9 @@ class LocalHub:
         weights = self._hashed(found)
         actual = _digest(weights)
         _require_revision(ref, actual, "it now has")
-        base, notes, refusal = None, [], None
+        base: ModelFiles | None = None
+        notes: list[str] = []
+        refusal: HubError | None = None
         if named is not None:
             if found.kind == "checkpoint":
                 raise refuse_base(str(ref.without_revision), named)

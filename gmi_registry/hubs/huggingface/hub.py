@@ -244,7 +244,8 @@ class HuggingFaceHub:
         root, or several of which ``ref`` names one: a LoRA or a whole model. Its base is ``base``
         where one is given, else ``base_model`` of the card (of several the first that is a
         diffusers folder, and for a quantised copy its original), else what the file's metadata say,
-        else the usual one of such networks; of a whole model's base only the configuration is fetched.
+        else the usual one of such networks. Of a whole model's base only the configuration is
+        fetched.
         Pickles, other variants and ``gmi`` are not.
 
         ``ref`` of the result has the full commit. Weights are hashed, and have the sizes and

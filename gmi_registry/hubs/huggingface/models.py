@@ -19,12 +19,9 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from gmi_registry.bases import (
     BASE_HINT,
     QUANTIZED,
-    base_of_file,
     pipeline_architectures,
     quantised_note,
     refuse_base,
-    repository_of,
-    require_made_for,
 )
 from gmi_registry.errors import (
     AuthError,
@@ -61,6 +58,7 @@ from gmi_registry.hubs.weights import (
 from gmi_registry.model import BaseOrigin, Kind, ModelCard, ModelFiles
 from gmi_registry.sanitize import one_line
 from gmi_registry.spec import ModelRef, WeightFile
+from gmi_registry.stated_base import base_of_file, repository_of, require_made_for
 from gmi_registry.weights import (
     Header,
     WeightsFile,
@@ -119,7 +117,8 @@ class _Found:
         if self.index is not None:
             return pipeline_architectures(self.index)
         if self.file is not None and self.file.kind in ("checkpoint", "network"):
-            return frozenset() if self.file.architecture is None else {self.file.architecture}
+            known = () if self.file.architecture is None else (self.file.architecture,)
+            return frozenset(known)
         return frozenset() if self.base is None else self.base.architectures
 
     @property

@@ -329,12 +329,12 @@ def _base_of(model: ModelFiles) -> ModelFiles:
         raise model.base_refusal
     if named is None:
         raise GenerationError(
-            f"{model.ref}: nothing names its base model, which a {what} needs",
+            f"{model.ref}: the model card names no base model, which a {what} needs",
             hint="name it: --base REPO, or add base_model to the model card",
         )
     raise GenerationError(
         f"{model.ref}: its base model {named} is not at hand",
-        hint="name one that is on the same hub: --base REPO; or put that one there, or correct "
+        hint=f"put {named} on the same hub, name one that is there (--base REPO), or correct "
         "base_model in the model card",
     )
 

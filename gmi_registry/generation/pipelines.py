@@ -82,8 +82,10 @@ def check_model(model: ModelFiles) -> None:
 def _require_made_for(model: ModelFiles) -> None:
     """Raise HubError where the base is another kind of network than the model was made for."""
     base = _base_of(model)
-    folder = model.path if model.path.is_dir() else model.path.parent
-    header = read_header(folder / Path(model.weights[0].path).name)
+    place = model.path / lora_file(model) if model.kind == "lora" else model.path
+    if place.is_dir():  # a network that diffusers saved by itself
+        place = place / Path(model.weights[0].path).name
+    header = read_header(place)
     told = {"option": "--base names it", "card": "its model card names it"}
     words = told.get(str(model.base_origin))
     require_made_for(

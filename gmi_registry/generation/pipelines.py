@@ -270,7 +270,8 @@ def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]
         raise GenerationError(
             f"{model.ref}: its base model {base.ref} is no diffusers folder, so it has no "
             "configuration to read the file by",
-            hint="name a base model in the diffusers layout in the model card",
+            hint="name a base model in the diffusers layout: --base REPO, or base_model in the "
+            "model card",
         )
     return base, _read_index(base)
 
@@ -288,12 +289,13 @@ def _base_of(model: ModelFiles) -> ModelFiles:
     what = "LoRA" if model.kind == "lora" else "single-file checkpoint"
     if named is None:
         raise GenerationError(
-            f"{model.ref}: the model card names no base model, which a {what} needs",
-            hint="add base_model to the model card",
+            f"{model.ref}: nothing names its base model, which a {what} needs",
+            hint="name it: --base REPO, or add base_model to the model card",
         )
     raise GenerationError(
         f"{model.ref}: its base model {named} is not at hand",
-        hint=f"put {named} on the same hub, or correct base_model in the model card",
+        hint="name one that is on the same hub: --base REPO; or put that one there, or correct "
+        "base_model in the model card",
     )
 
 

@@ -17,6 +17,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from gmi_registry.bases import QUANTIZED, quantised_note, refuse_base
 from gmi_registry.errors import (
     HubError,
     InputError,
@@ -150,14 +151,16 @@ class LocalHub:
         preview = self.fetch_spec(ref) / PREVIEW_NAME
         return preview if preview.is_file() and not preview.is_symlink() else None
 
-    def fetch_model(self, ref: ModelRef) -> ModelFiles:
-        """The model where it lies, with its base where the card names one of this hub.
+    def fetch_model(self, ref: ModelRef, base: ModelRef | None = None) -> ModelFiles:
+        """The model where it lies, with its base: ``base``, else the one of this hub that the card
+        names. Of several that a card names it is the first that is a whole model here.
 
-        Weights are hashed, unless they are the same files as last time. A base model that the hub
-        does not hold is left out. Raises SpecNotFoundError for an unknown model or revision,
+        Weights are hashed, unless they are the same files as last time. A base model that the card
+        names and the hub does not hold is left out. Raises InputError for a ``base`` of another
+        hub, or of a model that is whole. Raises SpecNotFoundError for an unknown model or revision,
         HubError for a broken card, weights of no known layout, or a circle of base models.
         """
-        return self._fetch(ref, ())
+        return self._fetch(ref, (), base)
 
     def fetch_encoder(self, name: str, pretrained: str) -> Path | None:
         """The encoder's folder; None where there is none, as for a name that cannot be one."""
@@ -237,7 +240,9 @@ class LocalHub:
         require_inside(folder, self.root)
         return folder
 
-    def _fetch(self, ref: ModelRef, above: tuple[str, ...]) -> ModelFiles:
+    def _fetch(
+        self, ref: ModelRef, above: tuple[str, ...], named: ModelRef | None = None
+    ) -> ModelFiles:
         if ref.id in above or len(above) >= _LONGEST_CHAIN:
             chain = " -> ".join((*above, ref.id))
             raise HubError(
@@ -250,9 +255,13 @@ class LocalHub:
         weights = self._hashed(found)
         actual = _digest(weights)
         _require_revision(ref, actual, "it now has")
-        base = None
-        if found.kind != "checkpoint" and card.base_model is not None:
-            base = self._base(card.base_model, (*above, ref.id))
+        base, notes = None, []
+        if named is not None:
+            if found.kind == "checkpoint":
+                raise refuse_base(str(ref.without_revision), named)
+            base = self._named_base(named, (*above, ref.id))
+        elif found.kind != "checkpoint":
+            base, notes = self._base(ref, card, (*above, ref.id))
         return ModelFiles(
             ref=ModelRef("local", ref.id, actual[:_REVISION_DIGITS], _file_of(ref, found)),
             kind=found.kind,
@@ -260,9 +269,43 @@ class LocalHub:
             card=card,
             weights=weights,
             base=base,
+            base_origin=None if base is None else "card" if named is None else "option",
+            base_revision=None if named is None else named.revision,
+            notes=tuple(notes),
         )
 
-    def _base(self, name: str, above: tuple[str, ...]) -> ModelFiles | None:
+    def _named_base(self, named: ModelRef, above: tuple[str, ...]) -> ModelFiles:
+        if named.hub != self.name:
+            raise InputError(
+                f"{named} is no base model here: on a hub in a folder it is one of the same folder",
+                hint="put it there and write --base local:NAME",
+            )
+        return self._fetch(named, above)
+
+    def _base(
+        self, ref: ModelRef, card: ModelCard, above: tuple[str, ...]
+    ) -> tuple[ModelFiles | None, list[str]]:
+        """The base that the card names, as far as this hub has it, and notes on what was chosen."""
+        names = [] if card.base_model is None else [card.base_model, *card.other_bases]
+        here = [found for name in names if (found := self._named_here(name, above)) is not None]
+        if not here:
+            return None, []
+        base = next((it for it in here if it.kind == "checkpoint"), here[0])
+        notes = []
+        if len(names) > 1:
+            notes.append(
+                f"{ref.without_revision}: its card names {len(names)} base models, of which "
+                f"{base.ref.id} is taken; --base names another"
+            )
+        original = base.base if base.kind != "checkpoint" else None
+        if base.card.base_model_relation == QUANTIZED and base.kind == "checkpoint":
+            original, _ = self._base(base.ref, base.card, (*above, base.ref.id))
+        if base.card.base_model_relation == QUANTIZED and original is not None:
+            notes.append(quantised_note(str(ref.without_revision), base.ref.id, original.ref.id))
+            base = original
+        return base, notes
+
+    def _named_here(self, name: str, above: tuple[str, ...]) -> ModelFiles | None:
         try:
             ref = ModelRef("local", name.removeprefix("local:"))
             self._model_folder(ref)

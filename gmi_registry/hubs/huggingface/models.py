@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import re
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-from gmi_registry.errors import AuthError, GmiError, HubError, InputError, SpecNotFoundError
+from gmi_registry.errors import (
+    AuthError,
+    GmiError,
+    HubError,
+    InputError,
+    OfflineError,
+    RateLimitError,
+    SpecNotFoundError,
+)
 from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
 from gmi_registry.hubs.digest import FileDigests
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads, has_stated_digest
@@ -32,9 +42,22 @@ from gmi_registry.hubs.selection import (
     select_pipeline,
     select_weights,
 )
-from gmi_registry.hubs.weights import kind_of_file
+from gmi_registry.hubs.weights import (
+    described_kind,
+    header_from_ranges,
+    needs_base_weights,
+    require_shards,
+)
 from gmi_registry.model import Kind, ModelCard, ModelFiles
+from gmi_registry.sanitize import one_line
 from gmi_registry.spec import ModelRef, WeightFile
+from gmi_registry.weights import (
+    Header,
+    WeightsFile,
+    WeightsFormatError,
+    identify,
+    identify_file,
+)
 
 __all__ = ["Models", "is_unknown", "weight_files"]
 
@@ -49,13 +72,16 @@ _LONGEST_CHAIN = 8
 _PICTURES = frozenset({"text-to-image", "image-to-image", "unconditional-image-generation"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
+_log = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
     """A model as the hub describes it: ``info`` is the client's, ``ref`` has its full commit.
 
     ``asked`` is the revision that was asked for; ``index`` the content of ``model_index.json``, or
-    None where a file at the root is meant.
+    None where one file is meant. ``header`` is that file's, None where the hub does not give it out
+    before the whole file.
     """
 
     info: Any
@@ -64,6 +90,19 @@ class _Found:
     card: ModelCard
     index: Mapping[str, object] | None
     base: _Found | None = None
+    header: Header | None = None
+
+    @cached_property
+    def file(self) -> WeightsFile | None:
+        """What the file is, where its header is known."""
+        return None if self.header is None else identify(self.header)
+
+    @property
+    def takes_base_weights(self) -> bool:
+        """Whether the base's weights are needed, as far as that is known: else more may be."""
+        if self.file is not None:
+            return needs_base_weights(self.file)
+        return self.choose(config_only=False).weights[0].path == LORA_NAME
 
     def choose(self, *, config_only: bool) -> Selection:
         """The files that are fetched. Raises HubError where there are no usable weights."""
@@ -129,14 +168,14 @@ class Models:
             self._names.learn(model_id, actual.id)
         return info
 
-    def outline(self, ref: ModelRef) -> ModelOutline:
+    def outline(self, ref: ModelRef, *, config_only: bool = False) -> ModelOutline:
         """The model and its base as they would be fetched: no weights are read.
 
         :meth:`fetch` of the reference in it costs no further request but downloads.
         """
         found = self._find(ref, ())
         self._found[found.ref] = found
-        outline = self._outlined(found, config_only=False)
+        outline = self._outlined(found, config_only=config_only)
         self._require_free(found.ref.id, outline.missing_in_all)
         return outline
 
@@ -173,11 +212,14 @@ class Models:
         found = _Found(info, ModelRef("hf", info.id, info.sha, ref.file), ref.revision, card, index)
         if not pipeline:
             chosen = found.choose(config_only=False)
+            header = self._header(info.id, info.sha, chosen.weights[0])
+            found = dataclasses.replace(found, ref=_named(found.ref, chosen), header=header)
+            if found.file is not None:
+                described_kind(found.file, f"hf:{info.id}/{one_line(chosen.weights[0].path)}")
             if card.base_model is not None:
                 base = self._base(info.id, card.base_model, (*above, info.id))
                 found = dataclasses.replace(found, base=base)
-                # Of a file that may be a whole model, too, the configuration alone may be wanted.
-                base.choose(config_only=chosen.weights[0].path != LORA_NAME)
+                base.choose(config_only=not found.takes_base_weights)
         return found
 
     def _base(self, model_id: str, name: str, above: tuple[str, ...]) -> _Found:
@@ -208,10 +250,20 @@ class Models:
         chosen = found.choose(config_only=config_only)
         model_id, sha = found.ref.id, found.info.sha
         folder, weights = self._download(model_id, sha, chosen)
-        kind, path = _kind(folder, chosen, found.index is not None)
+        kind: Kind = "checkpoint"
+        path = folder
         base = None
-        if found.base is not None:
-            base = self._deliver(found.base, config_only=kind == "single-file")
+        if found.index is None:
+            # Other files of the repository may lie in the same folder, brought there before.
+            place = folder / chosen.weights[0].path
+            file = identify_file(place)
+            kind = described_kind(file, f"hf:{model_id}/{one_line(chosen.weights[0].path)}")
+            if chosen.network is not None:
+                path = folder / chosen.network
+            elif kind == "single-file":
+                path = place
+            if found.base is not None:
+                base = self._deliver(found.base, config_only=not needs_base_weights(file))
         return ModelFiles(
             ref=found.ref,
             kind=kind,
@@ -226,12 +278,13 @@ class Models:
         chosen = found.choose(config_only=config_only)
         model_id, sha = found.ref.id, found.info.sha
         kind: Kind | None = "checkpoint"
-        if found.index is None:
-            # Of another file only its tensors tell.
-            kind = "lora" if chosen.weights[0].path == LORA_NAME else None
         base = None
+        if found.index is None:
+            kind = None if found.file is None else described_kind(found.file, str(found.ref))
+            if kind is None and chosen.weights[0].path == LORA_NAME:
+                kind = "lora"
         if found.base is not None:
-            base = self._outlined(found.base, config_only=kind is None)
+            base = self._outlined(found.base, config_only=not found.takes_base_weights)
         return ModelOutline(
             ref=found.ref,
             kind=kind,
@@ -242,6 +295,25 @@ class Models:
             url=self._downloads.asked(model_id).url,
             base=base,
         )
+
+    def _header(self, model_id: str, sha: str, file: RepoFile) -> Header | None:
+        """The header of a weight file, by a request for its beginning; None where that fails.
+
+        Then the whole file tells, once it is here. Raises WeightsFormatError for a file that is
+        none of weights, and what the hub says where it gives out nothing at all.
+        """
+        name = f"hf:{model_id}/{one_line(file.path)}"
+
+        def read(length: int) -> bytes:
+            return self._downloads.beginning(model_id, file.path, sha, length=length)
+
+        try:
+            return header_from_ranges(read, file.size, name)
+        except (WeightsFormatError, AuthError, OfflineError, RateLimitError):
+            raise
+        except HubError as error:
+            _log.info("%s: its header cannot be read before the file: %s", name, error.message)
+            return None
 
     def _card(self, info: Any, there: bool) -> ModelCard:
         content = b""
@@ -284,10 +356,14 @@ class Models:
             return self._checked(model_id, file, fetch(file))
 
         places = self._at_once(fetch, chosen.others)
-        weights = self._at_once(fetch_weights, chosen.weights)
         inside = (*chosen.others, *chosen.weights)[0].path
+        up = len(PurePosixPath(inside).parts) - 1
+        if places:
+            # A shard that nobody uploaded is missed before the others arrive.
+            require_shards(f"hf:{model_id}", places[0].parents[up], chosen, None)
+        weights = self._at_once(fetch_weights, chosen.weights)
         place = places[0] if places else fetch(chosen.weights[0])
-        return place.parents[len(PurePosixPath(inside).parts) - 1], tuple(weights)
+        return place.parents[up], tuple(weights)
 
     def _checked(self, model_id: str, file: RepoFile, place: Path) -> WeightFile:
         """The file's identity, from the bytes on this disk; they are what the hub says they are."""
@@ -343,13 +419,9 @@ def weight_files(info: Any) -> dict[str, str | None]:
     return {file.path: file.sha256 for file in _files(info) if file.path.endswith(WEIGHT_SUFFIXES)}
 
 
-def _kind(folder: Path, chosen: Selection, pipeline: bool) -> tuple[Kind, Path]:
-    if pipeline:
-        return "checkpoint", folder
-    # Other files of the repository may lie in the same folder, brought there for something else.
-    place = folder / chosen.weights[0].path
-    kind = kind_of_file(place)
-    return kind, place if kind == "single-file" else folder
+def _named(ref: ModelRef, chosen: Selection) -> ModelRef:
+    """The model under its file's own name, where a pattern was given."""
+    return dataclasses.replace(ref, file=chosen.weights[0].path) if ref.is_pattern else ref
 
 
 def _files(info: Any) -> list[RepoFile]:

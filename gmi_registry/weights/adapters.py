@@ -259,7 +259,8 @@ def _sides(tensors: Mapping[str, Tensor]) -> _Sides:
     """What a layer takes and gives, from the factors of its change."""
     inputs = outputs = None
     lokr: dict[str, tuple[int, ...]] = {}
-    for end, (_, shape) in tensors.items():
+    for end, tensor in tensors.items():
+        shape = tensor.shape
         if "lokr_" in end:
             lokr[re.sub(r"^\.lokr_(\w+).*", r"\1", end)] = shape
         if len(shape) < 2:

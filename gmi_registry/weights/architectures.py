@@ -18,6 +18,7 @@ __all__ = [
     "Network",
     "architecture_title",
     "network_of",
+    "unknown_network_of",
 ]
 
 Architecture = Literal[
@@ -245,6 +246,12 @@ def _variant(architecture: Architecture, keys: Keys) -> str | None:
     if architecture == "pixart":
         return "alpha" if keys.has_any(r"^csize_embedder\.", r"resolution_embedder\.") else "sigma"
     return None
+
+
+def unknown_network_of(keys: Keys) -> Network | None:
+    """A newer network of diffusers, or a shard of one: attention has these names there."""
+    layers = r"(?:blocks|layers|refiner)\.#\.(?:\w+\.)*(?:attn\d?|\w*attention)\.to_[qkv]\.weight$"
+    return Network(None, diffusers=True) if keys.has(layers) else None
 
 
 def _pixart(keys: Keys) -> Network | None:

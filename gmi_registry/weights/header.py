@@ -69,14 +69,15 @@ class WeightsFormatError(HubError):
         self.damage = damage
 
 
-class Tensor(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tensor:
     """``shape`` is in torch's order in both formats; of GGUF, ``dtype`` is ggml's name (Q4_K)."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
-    def numel(self) -> int:
+    def count(self) -> int:
         """The number of elements."""
         return math.prod(self.shape)
 
@@ -92,7 +93,7 @@ class Header:
     @property
     def parameters(self) -> int:
         """The number of elements of all tensors."""
-        return sum(tensor.numel for tensor in self.tensors.values())
+        return sum(tensor.count for tensor in self.tensors.values())
 
 
 def read_header(path: Path) -> Header:
@@ -201,7 +202,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> Any:
         raise ValueError("a tensor has impossible offsets")
     entry = _Entry(Tensor(dtype, tuple(shape)), *offsets)
     bits = _BITS.get(dtype)
-    if bits is not None and entry.tensor.numel * bits != 8 * (entry.stop - entry.start):
+    if bits is not None and entry.tensor.count * bits != 8 * (entry.stop - entry.start):
         raise ValueError("a tensor's bytes do not make up its shape")
     return entry
 

@@ -29,6 +29,7 @@ from gmi_registry.weights.architectures import (
     Network,
     architecture_title,
     network_of,
+    unknown_network_of,
 )
 from gmi_registry.weights.formats import format_of
 from gmi_registry.weights.header import Header, Tensor, WeightsFormatError, read_header
@@ -209,6 +210,9 @@ def _kind(keys: Keys) -> WeightsFile:
         return _other(part, keys)
     if adapter is not None:
         return _adapter(adapter)
+    network = unknown_network_of(keys)
+    if network is not None:
+        return _with_network(keys, network)
     first = ", ".join(one_line(name, 60) for name in list(keys.tensors)[:3])
     title = f"a weight file of a kind that is not known here (its first tensors: {first})"
     return WeightsFile("unknown", title, HINTS["unknown"])
@@ -245,8 +249,10 @@ def _whole(keys: Keys) -> WeightsFile | None:
     """A checkpoint, or a network alone."""
     inside = keys.below(_NETWORK)
     network = (network_of(inside) or Network(None)) if inside.tensors else _network_alone(keys)
-    if network is None:
-        return None
+    return None if network is None else _with_network(keys, network)
+
+
+def _with_network(keys: Keys, network: Network) -> WeightsFile:
     encoders = _text_encoders(keys)
     parts: list[NetworkPart] = ["network"]
     if keys.has(r"^model_ema\."):
@@ -255,16 +261,15 @@ def _whole(keys: Keys) -> WeightsFile | None:
         parts.append("vae")
     if encoders:
         parts.append("text-encoder")
-    named = f" of {architecture_title(network.architecture)}" if network.architecture else ""
-    if encoders:
-        kind: FileKind = "checkpoint"
-        title = f"a checkpoint{named}"
-    else:
-        kind = "network"
+    named = "an architecture that is not known here"
+    if network.architecture is not None:
+        named = architecture_title(network.architecture)
+    title = f"a checkpoint of {named}"
+    if not encoders:
         lacks = "without text encoders" if "vae" in parts else "without text encoders and VAE"
-        title = f"a diffusion network{named} {lacks}"
+        title = f"a diffusion network of {named} {lacks}"
     return WeightsFile(
-        kind,
+        "checkpoint" if encoders else "network",
         title,
         architecture=network.architecture,
         variant=network.variant,
@@ -379,7 +384,7 @@ def _inversion(keys: Keys) -> WeightsFile | None:
 
 
 def _is_embedding(tensor: Tensor) -> bool:
-    return len(tensor.shape) in (1, 2) and tensor.numel > 0
+    return len(tensor.shape) in (1, 2) and tensor.count > 0
 
 
 def _is_token(name: str) -> bool:
@@ -451,5 +456,5 @@ def _training(said: Mapping[str, str]) -> str:
 def _dtype(tensors: object) -> str | None:
     counts: Counter[str] = Counter()
     for tensor in tensors:  # type: ignore[attr-defined]
-        counts[tensor.dtype] += tensor.numel
+        counts[tensor.dtype] += tensor.count
     return counts.most_common(1)[0][0] if counts else None

@@ -21,7 +21,7 @@ def quantisation_of(keys: Keys, file_format: Literal["safetensors", "gguf"]) -> 
     """
     dtypes: Counter[str] = Counter()
     for tensor in keys.tensors.values():
-        dtypes[tensor.dtype] += tensor.numel
+        dtypes[tensor.dtype] += tensor.count
     if file_format == "gguf":
         packed = [dtype for dtype, _ in dtypes.most_common() if dtype not in _PLAIN]
         return f"GGUF {packed[0] if packed else dtypes.most_common(1)[0][0]}"

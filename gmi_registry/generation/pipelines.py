@@ -20,7 +20,12 @@ from gmi_registry.device import DtypeName, default_device, require_device, requi
 from gmi_registry.errors import GenerationError, MissingExtraError
 from gmi_registry.generation.adapters import apply_lora, lora_file
 from gmi_registry.generation.folder import chosen_folder
-from gmi_registry.generation.refusals import needs_code, pickled, refused
+from gmi_registry.generation.refusals import (
+    needs_code,
+    pickled,
+    refused,
+    require_described_weights,
+)
 from gmi_registry.generation.single_file import (
     dtype_argument,
     load_single_file,
@@ -64,8 +69,9 @@ def require_packages() -> None:
 def check_model(model: ModelFiles) -> None:
     """Raise GenerationError for all that can be told of a model before its weights are loaded.
 
-    That is a base model that is not at hand, pickles, several files of which one is meant, and what
-    :func:`require_pipeline` refuses.
+    That is a base model that is not at hand, pickles, several files of which one is meant, files
+    that are damaged or of another kind (a VAE, a ControlNet), and what :func:`require_pipeline`
+    refuses.
     """
     if model.kind == "checkpoint":
         _require_no_pickles(model)
@@ -76,6 +82,7 @@ def check_model(model: ModelFiles) -> None:
         _require_made_for(model)
     else:
         _require_single_file(model)
+        require_described_weights(model)
         _require_made_for(model)
 
 

@@ -169,11 +169,12 @@ def header_from_ranges(read: Callable[[int], bytes], size: int | None, name: str
         beginning = read(length)
         exact = header_length(beginning)
         try:
-            if exact is None or exact <= len(beginning) or length >= most:
+            if exact is None or exact <= len(beginning) or len(beginning) < length:
                 return header_from_bytes(beginning, size=size, name=name)
         except WeightsFormatError as error:
             # The header of a GGUF file does not say how long it is.
-            if error.damage != "cut-short" or length >= most or not beginning.startswith(b"GGUF"):
+            whole = length >= most or len(beginning) < length
+            if error.damage != "cut-short" or whole or not beginning.startswith(b"GGUF"):
                 if error.damage == "malformed":
                     return None
                 raise

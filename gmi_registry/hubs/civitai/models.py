@@ -18,16 +18,22 @@ from gmi_registry.hubs.civitai.card import card_of
 from gmi_registry.hubs.civitai.client import CivitaiClient
 from gmi_registry.hubs.civitai.download import Downloads
 from gmi_registry.hubs.civitai.reference import require_version
-from gmi_registry.hubs.civitai.weights import TYPES, digests_of, kind_of, select_file
+from gmi_registry.hubs.civitai.weights import (
+    digests_of,
+    is_part,
+    kind_of,
+    not_described,
+    select_file,
+)
 from gmi_registry.hubs.civitai.wire import WireFile, WireModel, WireVersion
 from gmi_registry.hubs.protocol import Hub, ModelOutline, Outlines
-from gmi_registry.hubs.weights import needs_base_weights
+from gmi_registry.hubs.weights import described_kind, needs_base_weights
 from gmi_registry.model import BaseOrigin, Kind, ModelFiles
 from gmi_registry.spec import ModelRef
 from gmi_registry.stated_base import require_made_for
-from gmi_registry.weights import WeightsFile, identify, identify_file, read_header
+from gmi_registry.weights import Header, identify, read_header
 
-__all__ = ["GivesConfigurations", "Models"]
+__all__ = ["GivesConfigurations", "Models", "OutlinesConfigurations"]
 
 
 @runtime_checkable
@@ -39,12 +45,22 @@ class GivesConfigurations(Protocol):
         ...
 
 
+@runtime_checkable
+class OutlinesConfigurations(Protocol):
+    """A hub of base models that tells what :class:`GivesConfigurations` would fetch."""
+
+    def outline_configuration(self, ref: ModelRef) -> ModelOutline:
+        """Like ``outline``, without weights."""
+        ...
+
+
 @dataclass(frozen=True)
 class _Chosen:
     """A version, the file of it that is meant, and its base model on Hugging Face.
 
     ``family`` is what Civitai's name for the base stands for; None where ``base`` was named by
-    whoever publishes.
+    whoever publishes. ``header`` is the file's, None where the storage does not give it out before
+    the whole file; ``notes`` are on what it says of the base.
     """
 
     model: WireModel
@@ -53,10 +69,19 @@ class _Chosen:
     file: WireFile
     base: ModelRef
     family: BaseFamily | None
+    header: Header | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def origin(self) -> BaseOrigin:
         return "option" if self.family is None else "card"
+
+    @property
+    def config_only(self) -> bool:
+        """Whether the file brings a whole model, so that the base's configuration is enough."""
+        if self.header is None:
+            return self.kind == "single-file" and not is_part(self.file)
+        return not needs_base_weights(identify(self.header))
 
 
 class Models:
@@ -111,18 +136,17 @@ class Models:
     ) -> tuple[ModelFiles, Mapping[str, str | None]]:
         """The version as :meth:`.CivitaiHub.fetch_model` says, and the digests of all its files."""
         chosen = self._outlined.pop((ref, named), None) or self._choose(ref, named)
-        # Either may be refused, so the small one comes first: a LoRA, or a configuration.
-        if chosen.kind == "lora":
+        # Either may be refused, so the small one comes first: an adapter, or a configuration.
+        if not chosen.config_only:
             place, weights = self._downloads.fetch(ref, chosen.file, chosen.kind)
-            chosen, notes = _told_by_file(ref, chosen, place)
-            base = self._base(ref, chosen, config_only=False)
+            chosen = self._told_by_file(ref, chosen, place)
+            base = self._base(ref, chosen)
         else:
-            base = self._base(ref, chosen, config_only=True)
+            base = self._base(ref, chosen)
             place, weights = self._downloads.fetch(ref, chosen.file, chosen.kind)
-            told, notes = _told_by_file(ref, chosen, place)
-            incomplete = _is_incomplete(identify_file(place))
-            if told.base != chosen.base or incomplete:
-                base = self._base(ref, told, config_only=not incomplete)
+            told = self._told_by_file(ref, chosen, place)
+            if (told.base, told.config_only) != (chosen.base, chosen.config_only):
+                base = self._base(ref, told)
             chosen = told
         files = ModelFiles(
             ref=ref,
@@ -134,7 +158,7 @@ class Models:
             base=base,
             base_origin=chosen.origin,
             base_revision=None if named is None else named.revision,
-            notes=notes,
+            notes=chosen.notes,
         )
         return files, digests_of(chosen.version)
 
@@ -147,7 +171,10 @@ class Models:
         base, bases = None, self._base_hub()
         if isinstance(bases, Outlines):
             with _explained(ref, chosen):
-                base = bases.outline(chosen.base)
+                if chosen.config_only and isinstance(bases, OutlinesConfigurations):
+                    base = bases.outline_configuration(chosen.base)
+                else:
+                    base = bases.outline(chosen.base)
             chosen = replace(chosen, base=base.ref)
         self._outlined[ref, named] = chosen
         return ModelOutline(
@@ -168,17 +195,13 @@ class Models:
         model, version = self.documents(ref)
         kind = kind_of(model.type)
         if kind is None:
-            known = ", ".join(name for names in TYPES.values() for name in names)
-            raise HubError(
-                f"{ref} is a {model.type}, and only {known} are described",
-                hint=f"name a model that draws pictures from texts: {self._client.endpoint}/models",
-            )
+            raise not_described(model.type, str(ref))
         if version.usage_control not in (None, "Download"):
             raise HubError(
                 f"{ref}: its author lets nobody download it, and only Civitai itself may use it",
                 hint=f"see {asked.page}",
             )
-        file = select_file(version, asked)
+        file = select_file(version, asked, kind)
         family = None
         if base is None:
             family = base_named(version.base_model, str(ref))
@@ -188,12 +211,18 @@ class Models:
                 f"{base} is no base model of a model on Civitai, which is one on Hugging Face",
                 hint="write --base owner/name",
             )
-        return _Chosen(model, version, kind, file, base, family)
+        chosen = _Chosen(model, version, kind, file, base, family)
+        header = self._downloads.header(ref, file)
+        return chosen if header is None else _told(ref, chosen, header)
 
-    def _base(self, ref: ModelRef, chosen: _Chosen, *, config_only: bool) -> ModelFiles:
+    def _told_by_file(self, ref: ModelRef, chosen: _Chosen, place: Path) -> _Chosen:
+        """``chosen`` as its whole file has it, where that was not known before."""
+        return chosen if chosen.header is not None else _told(ref, chosen, read_header(place))
+
+    def _base(self, ref: ModelRef, chosen: _Chosen) -> ModelFiles:
         bases = self._base_hub()
         with _explained(ref, chosen):
-            if config_only and isinstance(bases, GivesConfigurations):
+            if chosen.config_only and isinstance(bases, GivesConfigurations):
                 return bases.fetch_configuration(chosen.base)
             return bases.fetch_model(chosen.base)
 
@@ -212,36 +241,31 @@ def _repository(family: BaseFamily, whole: bool, what: str) -> ModelRef:
     return ModelRef("hf", family.layout or repository if whole else repository)
 
 
-def _is_incomplete(file: WeightsFile) -> bool:
-    """Whether a whole model lacks parts, so that of its base the weights are needed, too."""
-    return file.kind in ("checkpoint", "network") and needs_base_weights(file)
+def _told(ref: ModelRef, chosen: _Chosen, header: Header) -> _Chosen:
+    """``chosen`` with what its file is, and the base that the file leaves of Civitai's name.
 
-
-def _told_by_file(ref: ModelRef, chosen: _Chosen, place: Path) -> tuple[_Chosen, tuple[str, ...]]:
-    """``chosen`` with the base that the file itself leaves of Civitai's name, and notes on it.
-
-    Raises HubError where the file was made for another one.
+    Raises HubError where no specification can be made of the file, or where it was made for another
+    base.
     """
+    file = identify(header)
+    chosen = replace(chosen, kind=described_kind(file, str(ref)), header=header)
     family = chosen.family
     if family is None:
-        return chosen, ()
-    header = read_header(place)
-    file = identify(header)
+        return chosen
     named = f"Civitai files it under {chosen.version.base_model}, which"
     kinds = () if family.architecture is None else (family.architecture,)
     require_made_for(str(ref), file, header.metadata, named, kinds)
     sister = family.with_prediction(file.prediction_type)
-    whole = chosen.kind == "single-file" and not _is_incomplete(file)
-    base = _repository(sister, whole, str(ref))
-    if base.id == chosen.base.id:
-        base = chosen.base
-    notes = () if family.caution is None or file.prediction_type is not None else (family.caution,)
-    if sister is not family:
+    base = _repository(sister, chosen.config_only, str(ref))
+    notes: tuple[str, ...] = ()
+    if sister is not family and base != _repository(family, chosen.config_only, str(ref)):
         notes = (
             f"{ref}: its file says v-prediction, so its base is {sister.title}, {base.id}, of what "
             f"Civitai calls {chosen.version.base_model}",
         )
-    return replace(chosen, base=base, family=sister), notes
+    elif family.caution is not None and file.prediction_type is None:
+        notes = (family.caution,)
+    return replace(chosen, base=base, family=sister, notes=notes)
 
 
 @contextmanager

@@ -408,6 +408,11 @@ class HuggingFaceHub:
         self._begin(ref)
         return self._models.outline(ref, base)
 
+    def outline_configuration(self, ref: ModelRef) -> ModelOutline:
+        """What :meth:`fetch_configuration` would give, in the same way."""
+        self._begin(ref)
+        return self._models.outline(ref, config_only=True)
+
     def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> Destination:
         """Where :meth:`push_spec` would put a specification, and how.
 

@@ -192,14 +192,16 @@ class Models:
             self._names.learn(model_id, actual.id)
         return info
 
-    def outline(self, ref: ModelRef, base: ModelRef | None = None) -> ModelOutline:
+    def outline(
+        self, ref: ModelRef, base: ModelRef | None = None, *, config_only: bool = False
+    ) -> ModelOutline:
         """The model and its base as they would be fetched: no weights are read.
 
         :meth:`fetch` of the reference in it costs no further request but downloads.
         """
         found = self._find(ref, (), base)
         self._found[found.ref, base] = found
-        outline = self._outlined(found, config_only=False)
+        outline = self._outlined(found, config_only=config_only)
         self._require_free(found.ref.id, outline.missing_in_all)
         return outline
 

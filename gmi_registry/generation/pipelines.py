@@ -118,7 +118,7 @@ def require_pipeline(who: str, index: Mapping[str, Any]) -> None:
     reason = why_not_text_to_image(pipeline, index)
     if reason is not None:
         raise GenerationError(
-            f"{who}: a {wanted[:80]} {reason}",
+            f"{who}: {wanted[:80]} {reason}",
             hint="publish a model that generates images from a text alone",
         )
 
@@ -142,12 +142,13 @@ def _pipeline_class(who: str, name: str) -> type[Any]:
     missing = missing_packages(found)
     if missing:
         raise GenerationError(
-            f"{who}: a {name[:80]} needs {' and '.join(missing)}, which is not installed",
+            f"{who}: {name[:80]} needs {' and '.join(missing)}, which is not installed",
             hint=f"pip install {' '.join(missing)}",
         )
     if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
+        modular = "a modular pipeline, which is not loaded here"
         raise GenerationError(
-            f"{who}: {name[:80]} is no pipeline of diffusers",
+            f"{who}: {name[:80]} is {modular if 'Modular' in name else 'no pipeline of diffusers'}",
             hint="publish a folder that save_pretrained wrote",
         )
     return found

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gmi_registry import sanitize
+from gmi_registry.bases import pipeline_architectures
 from gmi_registry.device import DtypeName, default_device, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
 from gmi_registry.generation.adapters import apply_lora, lora_file
@@ -25,7 +26,13 @@ from gmi_registry.generation.prediction import (
     settle_prediction,
 )
 from gmi_registry.generation.quantisation import check_components
-from gmi_registry.generation.refusals import needs_code, one_line, pickled, refused
+from gmi_registry.generation.refusals import (
+    needs_code,
+    one_line,
+    pickled,
+    refused,
+    require_described_weights,
+)
 from gmi_registry.generation.single_file import (
     check_single_file,
     load_pipeline_with,
@@ -40,7 +47,8 @@ from gmi_registry.generation.tasks import (
 from gmi_registry.generation.tensors import component_classes, require_finite
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import LoraPartial
-from gmi_registry.weights import read_header
+from gmi_registry.stated_base import require_made_for
+from gmi_registry.weights import identify, identify_file, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -77,8 +85,9 @@ def require_packages() -> None:
 def check_model(model: ModelFiles) -> None:
     """Raise GenerationError for all that can be told of a model before its weights are loaded.
 
-    That is a base model that is not at hand, pickles, several files of which one is meant, and what
-    :func:`require_pipeline` refuses.
+    That is a base model that is not at hand, pickles, several files of which one is meant, files
+    that are damaged or of another kind (a VAE, a ControlNet), and what :func:`require_pipeline`
+    refuses.
     """
     if model.kind == "checkpoint":
         _require_no_pickles(model)
@@ -87,8 +96,46 @@ def check_model(model: ModelFiles) -> None:
     elif model.kind == "lora":
         lora_file(model)
         check_model(_base_of(model))
+        _require_made_for(model)
     else:
         _require_single_file(model)
+        require_described_weights(model)
+        _require_made_for(model)
+
+
+def _require_made_for(model: ModelFiles) -> None:
+    """Raise HubError where the base is another kind of network than the model was made for."""
+    base = _base_of(model)
+    place = model.path / lora_file(model) if model.kind == "lora" else model.path
+    if place.is_dir():  # a network that diffusers saved by itself
+        place = place / Path(model.weights[0].path).name
+    header = read_header(place)
+    told = {"option": "--base names it", "card": "its model card names it"}
+    words = told.get(str(model.base_origin))
+    require_made_for(
+        str(model.ref.without_revision),
+        identify(header),
+        header.metadata,
+        f"its base model {base.ref.without_revision}{f' ({words})' if words else ''}",
+        _architectures(base),
+    )
+
+
+def _architectures(base: ModelFiles) -> frozenset[str]:
+    """What the network of a base may be; empty where nothing is known."""
+    if base.kind == "checkpoint":
+        index = _read_index(base)
+        for part in ("unet", "transformer"):
+            try:
+                network = json.loads((base.path / part / "config.json").read_bytes())
+            except (OSError, ValueError):
+                continue
+            return pipeline_architectures(index, network if isinstance(network, dict) else None)
+        return pipeline_architectures(index)
+    if base.kind == "single-file" and base.path.is_file():
+        architecture = identify_file(base.path).architecture
+        return frozenset() if architecture is None else frozenset({architecture})
+    return frozenset() if base.base is None else _architectures(base.base)
 
 
 def require_pipeline(who: str, index: Mapping[str, Any]) -> None:
@@ -128,7 +175,7 @@ def require_pipeline(who: str, index: Mapping[str, Any]) -> None:
     reason = why_not_text_to_image(pipeline, index)
     if reason is not None:
         raise GenerationError(
-            f"{who}: a {wanted[:80]} {reason}",
+            f"{who}: {wanted[:80]} {reason}",
             hint="publish a model that generates images from a text alone",
         )
 
@@ -152,12 +199,13 @@ def _pipeline_class(who: str, name: str) -> type[Any]:
     missing = missing_packages(found)
     if missing:
         raise GenerationError(
-            f"{who}: a {name[:80]} needs {' and '.join(missing)}, which is not installed",
+            f"{who}: {name[:80]} needs {' and '.join(missing)}, which is not installed",
             hint=f"pip install {' '.join(missing)}",
         )
     if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
+        modular = "a modular pipeline, which is not loaded here"
         raise GenerationError(
-            f"{who}: {name[:80]} is no pipeline of diffusers",
+            f"{who}: {name[:80]} is {modular if 'Modular' in name else 'no pipeline of diffusers'}",
             hint="publish a folder that save_pretrained wrote",
         )
     return found
@@ -332,7 +380,8 @@ def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]
         raise GenerationError(
             f"{model.ref}: its base model {base.ref} is no diffusers folder, so it has no "
             "configuration to read the file by",
-            hint="name a base model in the diffusers layout in the model card",
+            hint="name a base model in the diffusers layout: --base REPO, or base_model in the "
+            "model card",
         )
     return base, _read_index(base)
 
@@ -348,14 +397,17 @@ def _base_of(model: ModelFiles) -> ModelFiles:
         return model.base
     named = model.card.base_model
     what = "LoRA" if model.kind == "lora" else "single-file checkpoint"
+    if named is None and model.base_refusal is not None:
+        raise model.base_refusal
     if named is None:
         raise GenerationError(
             f"{model.ref}: the model card names no base model, which a {what} needs",
-            hint="add base_model to the model card",
+            hint="name it: --base REPO, or add base_model to the model card",
         )
     raise GenerationError(
         f"{model.ref}: its base model {named} is not at hand",
-        hint=f"put {named} on the same hub, or correct base_model in the model card",
+        hint=f"put {named} on the same hub, name one that is there (--base REPO), or correct "
+        "base_model in the model card",
     )
 
 

@@ -19,7 +19,7 @@ from gmi_registry.generation.folder import (
 )
 from gmi_registry.generation.prediction import settle_prediction
 from gmi_registry.generation.quantisation import scales_of
-from gmi_registry.generation.refusals import refused
+from gmi_registry.generation.refusals import refused, require_described_weights
 from gmi_registry.generation.tensors import (
     Part,
     component_classes,
@@ -28,15 +28,7 @@ from gmi_registry.generation.tensors import (
     read_part,
 )
 from gmi_registry.model import ModelFiles
-from gmi_registry.weights import (
-    Header,
-    WeightsFile,
-    WeightsFormatError,
-    identify,
-    identify_file,
-    read_header,
-    require_described,
-)
+from gmi_registry.weights import Header, WeightsFile, identify, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -88,23 +80,14 @@ def load_single_file(
 
 
 def _require_readable(model: ModelFiles) -> tuple[Header, WeightsFile]:
-    try:
-        header = read_header(model.path)
-    except WeightsFormatError as error:
-        found = identify_file(model.path)
-        title = found.title if found.kind != "malformed" else "a damaged weight file"
-        raise GenerationError(
-            f"{model.ref} is {title}: {error.message.removeprefix(str(model.path)).strip()}",
-            hint=error.hint,
-        ) from error
+    require_described_weights(model)
+    header = read_header(model.path)
     found = identify(header)
-    if found.kind in ("lora", "lycoris", "textual-inversion"):
+    if found.kind not in ("checkpoint", "network"):
         raise GenerationError(
             f"{model.ref} is {found.title}, and no whole model or network",
             hint="keep it in a repository of its own, under the name that its kind has there",
         )
-    if found.kind != "unknown":
-        require_described(found, str(model.ref))
     scales_of(str(model.ref), header)
     return header, found
 

@@ -39,7 +39,7 @@ _MASKED = re.compile(r"Fill|Inpaint")
 def why_not_text_to_image(pipeline: type[Any], index: Mapping[str, Any]) -> str | None:
     """Why a pipeline class makes no images from a text alone; None where it does, or may.
 
-    ``index`` is its ``model_index.json``. The answer completes "a FluxFillPipeline ...": "paints
+    ``index`` is its ``model_index.json``. The answer completes "FluxFillPipeline ...": "paints
     into an image, which it needs beside a prompt".
     """
     takes = inspect.signature(pipeline.__call__).parameters
@@ -75,8 +75,6 @@ def _other_kind(name: str, takes: Collection[str], has: Collection[str]) -> str 
         return "makes images with a depth map each"
     if "Onnx" in name:
         return "is made of ONNX files, which are not loaded here"
-    if "Modular" in name:
-        return "is a modular pipeline, which is not loaded here"
     return None
 
 
@@ -101,7 +99,7 @@ def _needs_image(
     if controls:
         return "needs an image to follow (of edges, depth or a pose) beside a prompt"
     if index.get("requires_aesthetics_score") is True:
-        return "like this one refines images (SDXL's refiner), and needs one to begin with"
+        return "is SDXL's refiner, which needs an image to begin with"
     if not _IMAGES & set(takes) and "source_embeds" not in takes:
         return None
     if _EDITING.search(name):

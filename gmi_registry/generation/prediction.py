@@ -82,6 +82,11 @@ def settle_prediction(pipeline: Any, model: ModelFiles, header: Header | None) -
                 "which is taken"
             )
         if present is None and stated.kind == EPSILON:
+            if stated is of_card:
+                notes.append(
+                    f"{stated.source} says {EPSILON}, which a {type(pipeline.scheduler).__name__} "
+                    "does not read: left as it is"
+                )
             return notes  # some trainers write it for networks of flow matching as well
         return notes + _change(pipeline, model, header, found, stated, sure=True)
     if present is None:
@@ -120,9 +125,9 @@ def check_lora_prediction(pipeline: Any, model: ModelFiles, header: Header) -> l
     present = _predicts(pipeline)
     of_card = model.card.prediction_type
     if of_card is not None:
-        if present is None and of_card == EPSILON:
-            return []
         card = _Statement(of_card, "the gmi section of its card")
+        if present is None and of_card == EPSILON:
+            return [f"{card.source} says {EPSILON}, which its base does not read: left as it is"]
         return _change(pipeline, model, header, found, card, sure=True)
     of_file = _of_file(header, found)
     if of_file is None or of_file.kind == present:
@@ -187,10 +192,13 @@ def _base(model: ModelFiles) -> str:
 
 
 def _predicts(pipeline: Any) -> str | None:
-    """What the scheduler takes the network's output for; None where it has no such setting."""
+    """What the scheduler takes the network's output for: noise or velocity.
+
+    None where it has no such setting, and for what is neither, as in flow matching.
+    """
     config = getattr(getattr(pipeline, "scheduler", None), "config", None)
     kind = None if config is None else config.get("prediction_type")
-    return kind if isinstance(kind, str) else None
+    return kind if kind in (EPSILON, V) else None
 
 
 def _of_file(header: Header, found: WeightsFile) -> _Statement | None:
@@ -312,8 +320,6 @@ def _change(
             )
         if present == EPSILON:
             return notes
-        if "prediction_type" not in _settings(pipeline):
-            return notes
         changes: dict[str, Any] = {"prediction_type": EPSILON}
         if rescaled:
             changes["rescale_betas_zero_snr"] = False
@@ -362,7 +368,8 @@ def _set_v(pipeline: Any, model: ModelFiles, *, zero_snr: bool) -> list[str]:
 
     scheduler = pipeline.scheduler
     kind = type(scheduler)
-    if "prediction_type" not in _settings(pipeline) or not _knows_v(kind):
+    able = "prediction_type" in _settings(pipeline) and _knows_v(kind)
+    if not able or _predicts(pipeline) is None:
         raise GenerationError(
             f"{model.ref}: its network predicts v, and a {kind.__name__} cannot sample that",
             hint="name a base model with a scheduler for v-prediction: --base REPO",

@@ -23,6 +23,7 @@ from gmi_registry.generation.refusals import refused, require_described_weights
 from gmi_registry.generation.tensors import (
     Part,
     component_classes,
+    loads_single_files,
     match_parts,
     network_component,
     read_part,
@@ -142,7 +143,7 @@ def _load_part(
     try:
         state = read_part(model.path, header, part, scales_of(str(model.ref), header), dtype)
         kind: Any = part.module
-        if hasattr(kind, "from_single_file") and issubclass(kind, diffusers.ModelMixin):
+        if loads_single_files(kind):
             return _from_single_file(kind, base, header, part, state, dtype)
         if issubclass(kind, diffusers.ModelMixin):
             return _from_state(kind, base, part, state, dtype)
@@ -185,11 +186,6 @@ def _from_state(
     """For networks of which diffusers loads no single files, under their own names all the same."""
     from accelerate import init_empty_weights
 
-    if any(hasattr(value, "quant_type") for value in state.values()):
-        raise GenerationError(
-            f"diffusers loads no GGUF file of a {kind.__name__}",
-            hint="publish its weights as safetensors",
-        )
     config = kind.load_config(str(base.path), subfolder=part.component, local_files_only=True)
     with init_empty_weights():
         module = kind.from_config(config)
@@ -201,11 +197,6 @@ def _text_encoder(
     model: ModelFiles, base: ModelFiles, part: Part, state: dict[str, Any], dtype: torch.dtype
 ) -> Any:
     kind: Any = part.module
-    if any(hasattr(value, "quant_type") for value in state.values()):
-        raise GenerationError(
-            f"{model.ref}: its {part.component} is packed as GGUF, which is read for networks only",
-            hint="publish the network alone",
-        )
     config = kind.config_class.from_pretrained(
         str(base.path), subfolder=part.component, local_files_only=True
     )

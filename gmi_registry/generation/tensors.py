@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Part",
     "component_classes",
+    "loads_single_files",
     "match_parts",
     "network_component",
     "read_part",
@@ -68,18 +69,15 @@ Convert = Callable[[State], Mapping[str, Any]]
 @dataclass(frozen=True)
 class Part:
     """One component of a pipeline that a file holds: ``names`` are its tensors' names in the file
-    by those that ``convert`` reads, ``expected`` the names that the ``module`` has for its own."""
+    by those that ``convert`` reads, ``expected`` the names that the ``module`` has for its own, and
+    ``linear`` those of them that are matrices of linear layers."""
 
     component: str
     module: type
     names: Mapping[str, str]
     convert: Convert
     expected: frozenset[str]
-    shapes: Mapping[str, tuple[int, ...]]
-
-    @property
-    def is_network(self) -> bool:
-        return self.component in _NETWORKS
+    linear: frozenset[str]
 
 
 class _Skeleton(NamedTuple):
@@ -182,7 +180,11 @@ def read_part(
     if state is None:
         state = _from_safetensors(path, part, scales, dtype)
     converted = part.convert(state)
-    return {name: converted[name] for name in part.expected if name in converted}
+    return {
+        name: _unpacked(converted[name], packed=name in part.linear)
+        for name in part.expected
+        if name in converted
+    }
 
 
 def _from_safetensors(path: Path, part: Part, scales: Scales, dtype: torch.dtype) -> State:
@@ -208,6 +210,15 @@ def _from_safetensors(path: Path, part: Part, scales: Scales, dtype: torch.dtype
     return state
 
 
+def _unpacked(value: Any, *, packed: bool) -> Any:
+    """A tensor of GGUF as numbers, unless it is multiplied ``packed``, as linear layers do it."""
+    if packed or not hasattr(value, "quant_type"):
+        return value
+    from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
+
+    return dequantize_gguf_tensor(value)
+
+
 def _from_gguf(path: Path, header: Header, part: Part) -> State:
     try:
         import gguf
@@ -222,7 +233,7 @@ def _from_gguf(path: Path, header: Header, part: Part) -> State:
         value = loaded.pop(name)
         shape = header.tensors[name].shape
         kind = getattr(value, "quant_type", None)
-        # Only weights of linear layers are multiplied in their packed form.
+        # Biases in 16 bits would be taken for packed ones, and convolutions cannot be packed.
         if kind is not None and (len(shape) != 2 or kind == gguf.GGMLQuantizationType.BF16):
             value = dequantize_gguf_tensor(value)
             kind = None
@@ -390,17 +401,12 @@ class _Matching:
 
     def _converter(self, component: str) -> Convert | None:
         """diffusers' own from the names of the first releases; None where it has none."""
-        import diffusers
-        from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
-
-        kind = self._classes[component]
-        for name, functions in SINGLE_FILE_LOADABLE_CLASSES.items():
-            known = getattr(diffusers, name, None)
-            if isinstance(known, type) and issubclass(kind, known):
-                config = dict(self._skeleton(component).module.config)
-                convert = functions["checkpoint_mapping_fn"]
-                return lambda state: convert(checkpoint=state, config=config)
-        return None
+        functions = _single_file_functions(self._classes[component])
+        if functions is None:
+            return None
+        config = dict(self._skeleton(component).module.config)
+        convert = functions["checkpoint_mapping_fn"]
+        return lambda state: convert(checkpoint=state, config=config)
 
     def _best(
         self,
@@ -455,7 +461,7 @@ class _Matching:
                 {ours: name for ours, name in names.items() if name in read},
                 convert,
                 frozenset(expected),
-                skeleton.shapes,
+                _matrices(skeleton.module),
             )
         return _Fit(
             part, tuple(missing), tuple(reshaped), tuple(unread), expected=len(skeleton.shapes)
@@ -544,6 +550,36 @@ def _skeleton(model: ModelFiles, base: ModelFiles, component: str, kind: Any) ->
     pairs = tied.items() if isinstance(tied, dict) else [(it, "shared.weight") for it in tied or ()]
     shared = {one: other for pair in pairs for one, other in (pair, pair[::-1])}
     return _Skeleton(module, shapes, shared)
+
+
+def loads_single_files(kind: type) -> bool:
+    """Whether diffusers loads a class from a single file; others are loaded by their own names."""
+    return _single_file_functions(kind) is not None
+
+
+def _single_file_functions(kind: type) -> Mapping[str, Any] | None:
+    import diffusers
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+
+    for name, functions in SINGLE_FILE_LOADABLE_CLASSES.items():
+        known = getattr(diffusers, name, None)
+        if isinstance(known, type) and issubclass(kind, known):
+            return dict(functions)
+    return None
+
+
+def _matrices(module: Any) -> frozenset[str]:
+    """The weights of linear layers, which diffusers multiplies as GGUF packs them; none of a class
+    that it does not load from such files."""
+    import torch
+
+    if not loads_single_files(type(module)):
+        return frozenset()
+    return frozenset(
+        f"{name}.weight"
+        for name, layer in module.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    )
 
 
 def _same(state: State) -> Mapping[str, Any]:

@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -218,14 +220,19 @@ def _require_class(who: str, component: str, value: list[Any]) -> None:
 
     library = {"diffusers": diffusers, "transformers": transformers}.get(value[0])
     name = value[1] if len(value) > 1 else None
-    # What a lazy module would import on being asked stands in its directory.
-    if library is None or (isinstance(name, str) and name in dir(library)):
+    if library is None or (isinstance(name, str) and name in _names_in(value[0])):
         return
     raise GenerationError(
         f"{who}: {library.__name__} {library.__version__} has no "
         f"{sanitize.one_line(str(name), 80)} (component {component})",
         hint=f"pip install --upgrade {library.__name__}",
     )
+
+
+@cache
+def _names_in(library: str) -> frozenset[str]:
+    """What a library has, also what it would import only on being asked for it."""
+    return frozenset(dir(import_module(library)))
 
 
 def _was_of_diffusers(library: object) -> bool:
@@ -330,7 +337,7 @@ def _load(model: ModelFiles, dtype: torch.dtype) -> LoadedModel:
     check_components(model, component_classes(index))
     pipeline = load_pipeline_with(model, index, dtype, {}, model)
     _require_own_channels(model, pipeline)
-    remarks = [*check_scheduler(model, index), *settle_prediction(pipeline, model, None)]
+    remarks = [*check_scheduler(model, index), *settle_prediction(pipeline, model)]
     return LoadedModel(pipeline, tuple(remarks))
 
 

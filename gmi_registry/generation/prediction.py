@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gmi_registry.errors import GenerationError
@@ -50,14 +51,18 @@ class _Statement:
     source: str
 
 
-def settle_prediction(pipeline: Any, model: ModelFiles, header: Header | None) -> list[str]:
+def settle_prediction(
+    pipeline: Any,
+    model: ModelFiles,
+    header: Header | None = None,
+    found: WeightsFile | None = None,
+) -> list[str]:
     """Make the scheduler of ``pipeline`` read what the network of ``model`` predicts; notes.
 
-    ``header`` is that of a single file, None for a folder, whose own scheduler counts as a word of
-    it. Raises GenerationError where two sources contradict each other, or for a scheduler that
-    cannot do it.
+    ``header`` is that of a single file, and ``found`` what it is; None for a folder, whose own
+    scheduler counts as a word of it. Raises GenerationError where two sources contradict each
+    other, or for a scheduler that cannot do it.
     """
-    found = None if header is None else identify(header)
     _require_known(pipeline, model, header)
     present = _predicts(pipeline)
     of_file = None
@@ -394,6 +399,6 @@ def _set_v(pipeline: Any, model: ModelFiles, *, zero_snr: bool) -> list[str]:
 def _knows_v(scheduler: type) -> bool:
     """Whether its code speaks of v-prediction: some take the setting and then refuse it."""
     try:
-        return f'"{V}"' in inspect.getsource(scheduler)
+        return f'"{V}"' in Path(inspect.getfile(scheduler)).read_text(encoding="utf-8")
     except (OSError, TypeError):
         return False

@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gmi_registry.errors import GenerationError
 from gmi_registry.model import ModelFiles
 from gmi_registry.sanitize import one_line
-from gmi_registry.weights import Header, Tensor, WeightsFormatError, identify, read_header
+from gmi_registry.weights import (
+    Header,
+    Tensor,
+    WeightsFile,
+    WeightsFormatError,
+    identify,
+    read_header,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -53,11 +60,11 @@ class Scales(NamedTuple):
     beside: frozenset[str]
 
 
-def scales_of(who: str, header: Header) -> Scales:
+def scales_of(who: str, header: Header, found: WeightsFile) -> Scales:
     """The scales in a file, every one of which is applied or refused.
 
-    Raises GenerationError for a file that is quantised in a way that is not read here. ``who`` is
-    the model in messages.
+    ``found`` is what the file is. Raises GenerationError for one that is quantised in a way that is
+    not read here. ``who`` is the model in messages.
     """
     tensors = header.tensors
     if header.format == "gguf":
@@ -73,15 +80,15 @@ def scales_of(who: str, header: Header) -> Scales:
             continue
         weight = f"{name.removesuffix(end)}.weight"
         if weight not in tensors or weight in of_weights:
-            raise _refused(who, header, f"{one_line(name, 80)} is the scale of no weight in it")
+            raise _refused(who, found, f"{one_line(name, 80)} is the scale of no weight in it")
         fault = _scale_fault(tensors[weight], tensors[name])
         if fault is not None:
-            raise _refused(who, header, f"{one_line(name, 80)} {fault}")
+            raise _refused(who, found, f"{one_line(name, 80)} {fault}")
         of_weights[weight] = name
-    kind = identify(header).quantisation
+    kind = found.quantisation
     scaled = kind is not None and ("fp8" in kind or kind == "with scales")
     if kind is not None and (not scaled or _is_packed(tensors)):
-        raise _refused(who, header, None)
+        raise _refused(who, found, None)
     return Scales(of_weights, frozenset(beside))
 
 
@@ -106,8 +113,7 @@ def _is_packed(tensors: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _refused(who: str, header: Header, fault: str | None) -> GenerationError:
-    found = identify(header)
+def _refused(who: str, found: WeightsFile, fault: str | None) -> GenerationError:
     kind = found.quantisation or "scales that are not known here"
     return GenerationError(
         f"{who}: {found.title}, quantised ({kind}){f': {fault}' if fault else ''}: read as plain "

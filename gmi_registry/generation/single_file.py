@@ -18,7 +18,7 @@ from gmi_registry.generation.folder import (
     network_class,
 )
 from gmi_registry.generation.prediction import settle_prediction
-from gmi_registry.generation.quantisation import scales_of
+from gmi_registry.generation.quantisation import Scales, scales_of
 from gmi_registry.generation.refusals import refused, require_described_weights
 from gmi_registry.generation.tensors import (
     Part,
@@ -65,9 +65,8 @@ def load_single_file(
         _require_rest(model, base, index, {component}, None)
         network = load_network(model, dtype_argument(dtype))
         pipeline = load_pipeline_with(base, index, dtype, {component: network}, model)
-        return pipeline, settle_prediction(pipeline, model, None)
-    header, found = _require_readable(model)
-    scales = scales_of(str(model.ref), header)
+        return pipeline, settle_prediction(pipeline, model)
+    header, found, scales = _require_readable(model)
     parts, notes = match_parts(model, header, scales, base, index)
     present = {part.component for part in parts}
     rest = _require_rest(model, base, index, present, found)
@@ -75,12 +74,12 @@ def load_single_file(
         notes.append(f"the file has no {_words(rest)}: taken from its base model {base.ref}")
     modules = {}
     for part in parts:
-        modules[part.component] = _load_part(model, base, header, part, dtype)
+        modules[part.component] = _load_part(model, base, header, part, scales, dtype)
     pipeline = load_pipeline_with(base, index, dtype, modules, model)
-    return pipeline, notes + settle_prediction(pipeline, model, header)
+    return pipeline, notes + settle_prediction(pipeline, model, header, found)
 
 
-def _require_readable(model: ModelFiles) -> tuple[Header, WeightsFile]:
+def _require_readable(model: ModelFiles) -> tuple[Header, WeightsFile, Scales]:
     require_described_weights(model)
     header = read_header(model.path)
     found = identify(header)
@@ -89,8 +88,7 @@ def _require_readable(model: ModelFiles) -> tuple[Header, WeightsFile]:
             f"{model.ref} is {found.title}, and no whole model or network",
             hint="keep it in a repository of its own, under the name that its kind has there",
         )
-    scales_of(str(model.ref), header)
-    return header, found
+    return header, found, scales_of(str(model.ref), header, found)
 
 
 def _component_of_network(model: ModelFiles, base: ModelFiles, index: Mapping[str, Any]) -> str:
@@ -136,12 +134,17 @@ def _words(names: list[str]) -> str:
 
 
 def _load_part(
-    model: ModelFiles, base: ModelFiles, header: Header, part: Part, dtype: torch.dtype
+    model: ModelFiles,
+    base: ModelFiles,
+    header: Header,
+    part: Part,
+    scales: Scales,
+    dtype: torch.dtype,
 ) -> Any:
     import diffusers
 
     try:
-        state = read_part(model.path, header, part, scales_of(str(model.ref), header), dtype)
+        state = read_part(model.path, header, part, scales, dtype)
         kind: Any = part.module
         if loads_single_files(kind):
             return _from_single_file(kind, base, header, part, state, dtype)

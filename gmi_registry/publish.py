@@ -374,6 +374,8 @@ def _check_outline(model: ModelOutline) -> None:
     if model.pipeline is not None:
         generation.require_pipeline(str(model.ref), model.pipeline)
     elif model.base is None and model.ref.hub == "hf":
+        if model.base_refusal is not None:
+            raise model.base_refusal
         what = "LoRA" if model.kind == "lora" else "LoRA, or a whole model in one file,"
         raise GenerationError(
             f"{model.ref}: nothing names its base model, which a {what} needs",

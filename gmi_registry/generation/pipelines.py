@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gmi_registry.bases import pipeline_architectures
 from gmi_registry.device import DtypeName, default_device, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
 from gmi_registry.generation.adapters import apply_lora, lora_file
@@ -32,6 +33,8 @@ from gmi_registry.generation.single_file import (
 )
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import LoraPartial
+from gmi_registry.stated_base import require_made_for
+from gmi_registry.weights import identify, identify_file, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -76,8 +79,43 @@ def check_model(model: ModelFiles) -> None:
     elif model.kind == "lora":
         lora_file(model)
         check_model(_base_of(model))
+        _require_made_for(model)
     else:
         _require_single_file(model)
+        _require_made_for(model)
+
+
+def _require_made_for(model: ModelFiles) -> None:
+    """Raise HubError where the base is another kind of network than the model was made for."""
+    base = _base_of(model)
+    folder = model.path if model.path.is_dir() else model.path.parent
+    header = read_header(folder / Path(model.weights[0].path).name)
+    told = {"option": "--base names it", "card": "its model card names it"}
+    words = told.get(str(model.base_origin))
+    require_made_for(
+        str(model.ref.without_revision),
+        identify(header),
+        header.metadata,
+        f"its base model {base.ref.without_revision}{f' ({words})' if words else ''}",
+        _architectures(base),
+    )
+
+
+def _architectures(base: ModelFiles) -> frozenset[str]:
+    """What the network of a base may be; empty where nothing is known."""
+    if base.kind == "checkpoint":
+        index = _read_index(base)
+        for part in ("unet", "transformer"):
+            try:
+                network = json.loads((base.path / part / "config.json").read_bytes())
+            except (OSError, ValueError):
+                continue
+            return pipeline_architectures(index, network if isinstance(network, dict) else None)
+        return pipeline_architectures(index)
+    if base.kind == "single-file" and base.path.is_file():
+        architecture = identify_file(base.path).architecture
+        return frozenset() if architecture is None else frozenset({architecture})
+    return frozenset() if base.base is None else _architectures(base.base)
 
 
 def require_pipeline(who: str, index: Mapping[str, Any]) -> None:
@@ -303,6 +341,8 @@ def _base_of(model: ModelFiles) -> ModelFiles:
         return model.base
     named = model.card.base_model
     what = "LoRA" if model.kind == "lora" else "single-file checkpoint"
+    if named is None and model.base_refusal is not None:
+        raise model.base_refusal
     if named is None:
         raise GenerationError(
             f"{model.ref}: nothing names its base model, which a {what} needs",

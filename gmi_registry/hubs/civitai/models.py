@@ -11,7 +11,6 @@ from typing import Protocol, runtime_checkable
 from gmi_registry.bases import (
     BaseFamily,
     base_named,
-    require_made_for,
     require_repository,
 )
 from gmi_registry.errors import AuthError, HubError, InputError, SpecNotFoundError
@@ -31,6 +30,7 @@ from gmi_registry.hubs.protocol import Hub, ModelOutline, Outlines
 from gmi_registry.hubs.weights import described_kind, needs_base_weights
 from gmi_registry.model import BaseOrigin, Kind, ModelFiles
 from gmi_registry.spec import ModelRef
+from gmi_registry.stated_base import require_made_for
 from gmi_registry.weights import Header, identify, read_header
 
 __all__ = ["GivesConfigurations", "Models", "OutlinesConfigurations"]
@@ -257,14 +257,14 @@ def _told(ref: ModelRef, chosen: _Chosen, header: Header) -> _Chosen:
     require_made_for(str(ref), file, header.metadata, named, kinds)
     sister = family.with_prediction(file.prediction_type)
     base = _repository(sister, chosen.config_only, str(ref))
-    notes: tuple[str, ...] = ()
-    if sister is not family and base != _repository(family, chosen.config_only, str(ref)):
+    if base.id == chosen.base.id:
+        base = chosen.base
+    notes = () if family.caution is None or file.prediction_type is not None else (family.caution,)
+    if sister is not family:
         notes = (
             f"{ref}: its file says v-prediction, so its base is {sister.title}, {base.id}, of what "
             f"Civitai calls {chosen.version.base_model}",
         )
-    elif family.caution is not None and file.prediction_type is None:
-        notes = (family.caution,)
     return replace(chosen, base=base, family=sister, notes=notes)
 
 

@@ -50,13 +50,13 @@ class BaseFamily:
     another: a family that changed nothing of its parent's has the parent's. Both are None for a
     family that is refused, and ``refusal`` says why, after the words "is made for". ``names`` are
     Civitai's for ``baseModel``. ``claims`` are what metadata in files say
-    (``ss_base_model_version``, ``modelspec.architecture``), in the spelling of :func:`claimed_family`; ``files`` are the
-    beginnings of file names under which the base is shared, and ``hashes`` SHA-256 (hex) of such a
-    file, or the eight digits of the older hash that ``ss_sd_model_hash`` holds.
-    ``architecture`` is the key of :mod:`gmi_registry.weights`; ``ecosystem`` the family's word in
-    an AIR. ``prediction_type`` is given where the name says it, and ``v_prediction`` is the title
-    of the sister that was trained for v-prediction. ``caution`` is what people should know whose
-    model was given this base by its name alone.
+    (``ss_base_model_version``, ``modelspec.architecture``), in the spelling of
+    :func:`claimed_family`; ``files`` are the beginnings of file names under which the base is
+    shared, and ``hashes`` SHA-256 (hex) of such a file, or the eight digits of the older hash that
+    ``ss_sd_model_hash`` holds. ``architecture`` is the key of :mod:`gmi_registry.weights`;
+    ``ecosystem`` the family's word in an AIR. ``prediction_type`` is given where the name says it,
+    and ``v_prediction`` is the title of the sister that was trained for v-prediction. ``caution``
+    is what people should know whose model was given this base by its name alone.
     """
 
     title: str

@@ -378,7 +378,7 @@ def _check_outline(model: ModelOutline) -> None:
             raise model.base_refusal
         what = "LoRA" if model.kind == "lora" else "LoRA, or a whole model in one file,"
         raise GenerationError(
-            f"{model.ref}: nothing names its base model, which a {what} needs",
+            f"{model.ref}: the model card names no base model, which a {what} needs",
             hint="name it: --base REPO, or add base_model to the model card",
         )
     if model.base is not None:

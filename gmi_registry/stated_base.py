@@ -122,8 +122,8 @@ def base_of_file(what: str, file: WeightsFile, metadata: Mapping[str, str]) -> S
         require_repository(stated.family, what)
     if file.architecture is None:
         raise HubError(
-            f"{what} is {file.title}, and neither its card nor the file says which base model it "
-            "was made for",
+            f"{what} is {file.title}; its card names no base model, and the file does not say "
+            "which it was made for",
             hint=f"{BASE_HINT}; or add base_model to the model card",
         )
     family = family_of_layers(file.architecture, file.variant, file.prediction_type, what)

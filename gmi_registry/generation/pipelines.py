@@ -25,7 +25,12 @@ from gmi_registry.generation.folder import (
     load_network,
     network_component,
 )
-from gmi_registry.generation.refusals import needs_code, pickled, refused
+from gmi_registry.generation.refusals import (
+    needs_code,
+    pickled,
+    refused,
+    require_described_weights,
+)
 from gmi_registry.generation.single_file import (
     dtype_argument,
     load_single_file,
@@ -70,8 +75,9 @@ def require_packages() -> None:
 def check_model(model: ModelFiles) -> None:
     """Raise GenerationError for all that can be told of a model before its weights are loaded.
 
-    That is a base model that is not at hand, pickles, several files of which one is meant, and what
-    :func:`require_pipeline` refuses.
+    That is a base model that is not at hand, pickles, several files of which one is meant, files
+    that are damaged or of another kind (a VAE, a ControlNet), and what :func:`require_pipeline`
+    refuses.
     """
     if model.kind == "checkpoint":
         _require_no_pickles(model)
@@ -82,14 +88,17 @@ def check_model(model: ModelFiles) -> None:
         _require_made_for(model)
     else:
         _require_single_file(model)
+        require_described_weights(model)
         _require_made_for(model)
 
 
 def _require_made_for(model: ModelFiles) -> None:
     """Raise HubError where the base is another kind of network than the model was made for."""
     base = _base_of(model)
-    folder = model.path if model.path.is_dir() else model.path.parent
-    header = read_header(folder / Path(model.weights[0].path).name)
+    place = model.path / lora_file(model) if model.kind == "lora" else model.path
+    if place.is_dir():  # a network that diffusers saved by itself
+        place = place / Path(model.weights[0].path).name
+    header = read_header(place)
     told = {"option": "--base names it", "card": "its model card names it"}
     words = told.get(str(model.base_origin))
     require_made_for(
@@ -345,12 +354,12 @@ def _base_of(model: ModelFiles) -> ModelFiles:
         raise model.base_refusal
     if named is None:
         raise GenerationError(
-            f"{model.ref}: nothing names its base model, which a {what} needs",
+            f"{model.ref}: the model card names no base model, which a {what} needs",
             hint="name it: --base REPO, or add base_model to the model card",
         )
     raise GenerationError(
         f"{model.ref}: its base model {named} is not at hand",
-        hint="name one that is on the same hub: --base REPO; or put that one there, or correct "
+        hint=f"put {named} on the same hub, name one that is there (--base REPO), or correct "
         "base_model in the model card",
     )
 

@@ -221,12 +221,7 @@ REFUSALS = {
     "card, no YAML": (_card("tags: [a\n"), {}, HubError, "README.md line"),
     # what the configuration of the model tells
     "no base": (_card("base_model: ada/gone\n"), {}, HubError, "ada/gone, is not at hand"),
-    "no base named": (
-        _card("license: mit\n"),
-        {},
-        GmiError,
-        "neither its card nor the file says which base",
-    ),
+    "no base named": (_card("license: mit\n"), {}, GmiError, "names no base model"),
     "code": (
         _base(**{"model_index.json": index(unet=["own_code", "Net"])}),
         {},

@@ -259,12 +259,14 @@ def _told(ref: ModelRef, chosen: _Chosen, header: Header) -> _Chosen:
     base = _repository(sister, chosen.config_only, str(ref))
     if base.id == chosen.base.id:
         base = chosen.base
-    notes = () if family.caution is None or file.prediction_type is not None else (family.caution,)
-    if sister is not family:
+    notes: tuple[str, ...] = ()
+    if sister is not family and base != _repository(family, chosen.config_only, str(ref)):
         notes = (
             f"{ref}: its file says v-prediction, so its base is {sister.title}, {base.id}, of what "
             f"Civitai calls {chosen.version.base_model}",
         )
+    elif family.caution is not None and file.prediction_type is None:
+        notes = (family.caution,)
     return replace(chosen, base=base, family=sister, notes=notes)
 
 

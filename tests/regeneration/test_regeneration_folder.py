@@ -7,7 +7,7 @@ import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from regeneration_world import WEIGHTS, card, fill_folder, other_weights, round_over
+from regeneration_world import UNFIT, WEIGHTS, card, fill_folder, other_weights, round_over
 
 from gmi_registry.errors import InputError
 from gmi_registry.publish import publish
@@ -138,7 +138,7 @@ def test_tags_and_dates_choose(many, go, work):
 
 
 def test_a_model_that_fails_three_times_is_set_aside_and_others_go_on(many, go, models, work):
-    (place(many, "ink") / WEIGHTS).write_bytes(b"no weights at all")
+    (place(many, "ink") / WEIGHTS).write_bytes(UNFIT)
     for times in (1, 2, 3):
         done = go(many, repos=NAMES)
         (failed,) = done.failed
@@ -237,7 +237,7 @@ def test_where_a_hub_refuses_no_further_model_is_begun(many, go):
 
 def test_two_hubs_of_the_same_names_share_a_work_folder(published, models, tmp_path, work, go):
     other = fill_folder(models, tmp_path / "there" / "hub")
-    (place(other) / WEIGHTS).write_bytes(b"no weights at all")
+    (place(other) / WEIGHTS).write_bytes(UNFIT)
     for _ in range(3):
         go(other, repos=["ink"])
     change(published, models)

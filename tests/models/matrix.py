@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["MATRIX", "Row"]
+__all__ = ["MATRIX", "REFUSALS", "Refusal", "Row"]
 
 SingleFile = Literal["whole", "network"]
 
@@ -34,8 +34,6 @@ class Row:
     scheduler: bool = True
     note: str = ""
 
-
-_FLOW = "sampled with flow matching"
 
 MATRIX: dict[str, Row] = {
     "sd15": Row("Stable Diffusion 1.5", 77, clip_skip=True, single_file="whole"),
@@ -71,4 +69,68 @@ MATRIX: dict[str, Row] = {
     "kandinsky3": Row("Kandinsky 3", 128, lora=False),
     "kandinsky2.2": Row("Kandinsky 2.2 (prior and decoder)", 77, lora=False),
     "deepfloyd-if": Row("DeepFloyd IF (first stage)", 77),
+}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A kind of model that generates no image from a text alone, and words of its refusal."""
+
+    title: str
+    words: str
+
+
+REFUSALS: dict[str, Refusal] = {
+    "unconditional": Refusal("DDPM and other models without a text", "takes no prompt"),
+    "class-labels": Refusal(
+        "DiT, which makes one of a thousand classes", "takes no prompt, but the number of a class"
+    ),
+    "image-to-image": Refusal("image to image", "needs an image to begin with"),
+    "inpainting": Refusal("inpainting", "paints into an image"),
+    "nine-channels": Refusal(
+        "an inpainting network under the name of a text-to-image pipeline",
+        "reads 9 channels, and 4 are the noise's: it needs an image and a mask",
+    ),
+    "eight-channels": Refusal(
+        "InstructPix2Pix under the name of a text-to-image pipeline",
+        "reads 8 channels, and 4 are the noise's: it needs an image to edit",
+    ),
+    "five-channels": Refusal(
+        "depth to image under the name of a text-to-image pipeline",
+        "reads 5 channels, and 4 are the noise's: it needs a depth map",
+    ),
+    "instruct-pix2pix": Refusal("InstructPix2Pix", "edits images"),
+    "controlnet": Refusal("ControlNet", "needs an image to follow"),
+    "t2i-adapter": Refusal("T2I-Adapter", "needs an image to follow"),
+    "sdxl-refiner": Refusal("the refiner of SDXL", "is SDXL's refiner"),
+    "flux-fill": Refusal("FLUX.1 Fill", "paints into an image"),
+    "flux-fill-channels": Refusal(
+        "FLUX.1 Fill under the name of a text-to-image pipeline",
+        "reads 96 channels, and 16 are the noise's",
+    ),
+    "flux-depth": Refusal("FLUX.1 Depth and Canny", "needs an image to follow"),
+    "flux-kontext": Refusal("FLUX.1 Kontext", "edits images"),
+    "flux-redux": Refusal("FLUX.1 Redux", "needs an image to begin with"),
+    "qwen-image-edit": Refusal("Qwen-Image-Edit", "edits images"),
+    "upscaler": Refusal("upscalers", "enlarges or refines images"),
+    "wan": Refusal("Wan", "makes videos"),
+    "ltx": Refusal("LTX-Video", "makes videos"),
+    "cogvideox": Refusal("CogVideoX", "makes videos"),
+    "animatediff": Refusal("AnimateDiff", "makes videos"),
+    "hunyuan-video": Refusal("HunyuanVideo", "makes videos"),
+    "stable-video": Refusal("Stable Video Diffusion", "makes videos"),
+    "stable-audio": Refusal("Stable Audio", "makes sounds"),
+    "shap-e": Refusal("Shap-E", "makes 3D objects"),
+    "llada": Refusal("language models (LLaDA2)", "makes texts"),
+    "prior": Refusal(
+        "priors (Kandinsky 2.2, Stable Cascade)", "makes embeddings for another pipeline"
+    ),
+    "decoder": Refusal("decoders without their prior", "needs the embeddings of another pipeline"),
+    "stable-cascade": Refusal(
+        "Stable Cascade, parts of which diffusers 0.42 no longer loads",
+        "no longer loads parts of wuerstchen",
+    ),
+    "onnx": Refusal("ONNX", "ONNX files, which are not loaded here"),
+    "modular": Refusal("modular pipelines", "is a modular pipeline"),
+    "no-pipeline": Refusal("a class that is no pipeline", "is no pipeline of diffusers"),
 }

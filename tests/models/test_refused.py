@@ -13,17 +13,22 @@ from gmi_registry import generation
 from gmi_registry.errors import GenerationError
 from models.architectures import ARCHITECTURES
 from models.files import architecture_folder, model_files
-from models.refused import REFUSED, refused_folder
+from models.matrix import REFUSALS
+from models.refused import BUILDERS, refused_folder
 
 
-@pytest.mark.parametrize("name", REFUSED)
+def test_every_refusal_has_a_model():
+    assert set(REFUSALS) == set(BUILDERS)
+
+
+@pytest.mark.parametrize("name", REFUSALS)
 def test_a_model_for_another_task_is_refused_in_its_words(model_store, name):
     model = model_files(refused_folder(model_store, name), name)
     start = time.monotonic()
     with pytest.raises(GenerationError) as caught:
         generation.check_model(model)
     assert time.monotonic() - start < 5
-    assert REFUSED[name].words in caught.value.message
+    assert REFUSALS[name].words in caught.value.message
     assert "\n" not in caught.value.message
     assert caught.value.hint
 

@@ -325,7 +325,7 @@ def _candidates(by_folder: Mapping[str, Sequence[RepoFile]]) -> Iterator[_Candid
                 yield _Candidate(
                     found.files[0].path,
                     found,
-                    f"{folder}/{base}{PurePosixPath(found.files[0].path).suffix}",
+                    f"{folder}/{base}",
                     variant,
                     tuple(others),
                     network,
@@ -440,7 +440,7 @@ def _parsed(name: str) -> tuple[str, str | None, int | None]:
     match = _WEIGHT.fullmatch(name)
     stem = name.rpartition(".")[0]
     if match is None:
-        return stem, None, None
+        return (name if name.endswith(_GGUF) else stem), None, None
     variant = match["before"] or match["after"]
     total = int(match["total"]) if match["total"] else None
     usual = match["base"] in (_DIFFUSERS_BASE, _TRANSFORMERS_BASE)
@@ -448,8 +448,8 @@ def _parsed(name: str) -> tuple[str, str | None, int | None]:
         word in _PRECISIONS + _AVERAGES for word in variant.split(".")
     )
     if name.endswith(_GGUF):
-        # Quants are named in many ways, and none of them stands for another.
-        return (stem, None, None) if total is None else (match["base"], variant, total)
+        # Quants are named in many ways, and none of them stands for another, nor for safetensors.
+        return (name, None, None) if total is None else (f"{match['base']}{_GGUF}", variant, total)
     if variant is None or usual or known:
         return match["base"], variant, total
     return (stem, None, None) if total is None else (f"{match['base']}.{variant}", None, total)
@@ -474,17 +474,13 @@ def _sharded(inside: Sequence[RepoFile], total: int) -> _WeightSet:
 def _usual(
     sets: Mapping[str, dict[str | None, _WeightSet]], library: str
 ) -> dict[str | None, _WeightSet]:
-    """Those under the name that the component's library loads; only safetensors."""
+    """Those under the name that the component's library loads."""
     bases = [_DIFFUSERS_BASE, _TRANSFORMERS_BASE]
     if library == "transformers":
         bases.reverse()
     for base in bases:
         if base in sets:
-            return {
-                variant: found
-                for variant, found in sets[base].items()
-                if found.files[0].path.endswith(_SAFE)
-            }
+            return sets[base]
     return {}
 
 

@@ -276,3 +276,23 @@ def test_the_index_is_brought_up_to_date(many, work, go, tmp_path, models):
     assert (change_made.replaced, change_made.removed, change_made.rows) == (1, 1, 2)
     assert done.to_json()["index"]["models"] == 2
     assert "The index has 2 models" in done.to_markdown()
+
+
+def test_one_of_several_files_stays_the_one_that_is_described(folder, go, work, models):
+    named = "local:run/checkpoint-2/style.safetensors"
+    run = place(folder, "run")
+    for number, shift in ((1, 0.25), (2, 0.5)):
+        (run / f"checkpoint-{number}").mkdir(parents=True)
+        weights = other_weights(models, shift)
+        (run / f"checkpoint-{number}" / "style.safetensors").write_bytes(weights)
+    (run / "README.md").write_text(card("base"))
+    assert outcomes(go(folder, repos=[named])) == {named: "published"}
+    fresh = ("fresh", "the same weights, format, encoder and prompts")
+    assert plan(folder, work, repos=["run"]) == {named: fresh}
+    (run / "checkpoint-1" / "style.safetensors").write_bytes(other_weights(models, 0.125))
+    assert plan(folder, work, repos=["run"]) == {named: fresh}
+    (run / "checkpoint-2" / "style.safetensors").write_bytes(other_weights(models, 0.0625))
+    assert outcomes(go(folder, repos=["run"])) == {named: "published"}
+    # Once it is gone, the other is what the model is.
+    (run / "checkpoint-2" / "style.safetensors").unlink()
+    assert outcomes(go(folder, repos=["run"])) == {"local:run": "published"}

@@ -7,37 +7,30 @@ has one answer: a repository on Hugging Face, or a refusal that says why there i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal
 
 from gmi_registry.errors import HubError, InputError
 from gmi_registry.sanitize import one_line
-
-if TYPE_CHECKING:
-    from gmi_registry.model import BaseOrigin
-    from gmi_registry.weights import WeightsFile
 
 __all__ = [
     "BASE_HINT",
     "QUANTIZED",
     "BaseFamily",
-    "StatedBase",
     "base_named",
-    "base_of_file",
     "claimed_family",
     "families",
     "family_named",
-    "family_of_architecture",
-    "family_titled",
+    "family_of_file",
+    "family_of_hash",
+    "family_of_layers",
+    "family_of_variant",
     "known_bases",
     "pipeline_architectures",
     "quantised_note",
     "refuse_base",
-    "require_made_for",
     "require_repository",
-    "spelling",
-    "stated_base",
 ]
 
 BASE_HINT = "name the repository that it was made for: --base REPO"
@@ -53,24 +46,24 @@ class BaseFamily:
     """One base model, or several names that have the same answer.
 
     ``repository`` on Hugging Face is a diffusers folder with the weights that a LoRA goes on;
-    ``layout`` is one whose configuration describes a whole model in one file, the same where a
-    family changed nothing of its parent's. Both are None for a family that is refused, and
-    ``refusal`` says why, after the words "is made for". ``names`` are Civitai's for ``baseModel``.
-    ``claims`` are what metadata in files say (``ss_base_model_version``,
-    ``modelspec.architecture``), in the spelling of :func:`claimed_family`; ``files`` are the
-    beginnings of file names under which the base is shared, and ``hashes`` SHA-256 (hex) of such a
-    file, or the eight digits of the older hash that ``ss_sd_model_hash`` holds.
-    ``architecture`` is the key of :mod:`gmi_registry.weights`; ``ecosystem`` the family's word in
-    an AIR. ``prediction_type`` is given where the name says it, and ``v_prediction`` is the title
-    of the sister that was trained for v-prediction. ``caution`` is what people should know whose
-    model was given this base by its name alone.
+    ``configuration`` is one whose configuration describes a whole model in one file, where that is
+    another: a family that changed nothing of its parent's has the parent's. Both are None for a
+    family that is refused, and ``refusal`` says why, after the words "is made for". ``names`` are
+    Civitai's for ``baseModel``. ``claims`` are what metadata in files say
+    (``ss_base_model_version``, ``modelspec.architecture``), in the spelling of
+    :func:`claimed_family`; ``files`` are the beginnings of file names under which the base is
+    shared, and ``hashes`` SHA-256 (hex) of such a file, or the eight digits of the older hash that
+    ``ss_sd_model_hash`` holds. ``architecture`` is the key of :mod:`gmi_registry.weights`;
+    ``ecosystem`` the family's word in an AIR. ``prediction_type`` is given where the name says it,
+    and ``v_prediction`` is the title of the sister that was trained for v-prediction. ``caution``
+    is what people should know whose model was given this base by its name alone.
     """
 
     title: str
     names: tuple[str, ...] = ()
     architecture: str | None = None
     repository: str | None = None
-    layout: str | None = None
+    configuration: str | None = None
     refusal: str | None = None
     ecosystem: str = "other"
     claims: tuple[str, ...] = ()
@@ -79,6 +72,16 @@ class BaseFamily:
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
     v_prediction: str | None = None
     caution: str | None = None
+
+    @property
+    def layout(self) -> str | None:
+        """Where the configuration of a whole model in one file is."""
+        return self.configuration or self.repository
+
+    @property
+    def makes_images(self) -> bool:
+        """Whether there is any way to describe a model of the family."""
+        return self.refusal not in (_VIDEO, _HOSTED, _SOUND, _UPSCALER)
 
     def with_prediction(self, prediction_type: str | None) -> BaseFamily:
         """The sister that was trained for v-prediction where the file says that it was, too."""
@@ -92,6 +95,9 @@ _SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 
 _VIDEO = "which makes videos"
 _HOSTED = "which its owner runs as a service and gives out no weights of"
+
+_SOUND = "which makes sound"
+_UPSCALER = "which enlarges images and takes no prompt"
 
 
 def _video(
@@ -409,8 +415,8 @@ _FAMILIES = (
     BaseFamily("OmniGen 2", (), claims=("omnigen2",), refusal="which is not known here yet"),
     BaseFamily("Other", ("Other",), refusal="which says nothing about the model"),
     BaseFamily("ODOR", ("ODOR",), refusal="of which diffusers has no pipeline"),
-    BaseFamily("Upscaler", ("Upscaler",), refusal="which enlarges images and takes no prompt"),
-    BaseFamily("ACE Audio", ("ACE Audio",), refusal="which makes sound"),
+    BaseFamily("Upscaler", ("Upscaler",), refusal=_UPSCALER),
+    BaseFamily("ACE Audio", ("ACE Audio",), refusal=_SOUND),
     _video("CogVideoX", architecture="cogvideox", claims=("cogvideox",)),
     _video("Hunyuan Video", architecture="hunyuan-video",
            claims=("hunyuan-video", "hunyuan-video-1-5", "framepack")),
@@ -512,16 +518,6 @@ def known_bases() -> tuple[str, ...]:
     return tuple(sorted(known))
 
 
-def spelling(name: str) -> str | None:
-    """A base model of Civitai as it is spelt there, or None for a name that is not known."""
-    return _SPELLINGS.get(name.casefold())
-
-
-def family_titled(title: str) -> BaseFamily:
-    """The family with this title. Raises KeyError."""
-    return _BY_TITLE[title]
-
-
 def family_named(name: str) -> BaseFamily | None:
     """The family that Civitai calls ``name``, which may be one that is refused; None for others."""
     return _BY_NAME.get(name.casefold())
@@ -549,7 +545,7 @@ def require_repository(family: BaseFamily, what: str, *, called: str | None = No
     if family.repository is not None:
         return family.repository
     hint = BASE_HINT
-    if family.refusal in (_VIDEO, _HOSTED) or family.title in ("ACE Audio", "Upscaler"):
+    if not family.makes_images:
         hint = (
             "only models that generate images from a text are described; where this is one, "
             f"{BASE_HINT}"
@@ -568,15 +564,26 @@ def claimed_family(claim: str) -> BaseFamily | None:
     return _BY_CLAIM.get(plain) or _BY_NAME.get(claim[:200].strip().casefold())
 
 
-def family_of_architecture(architecture: str, what: str) -> BaseFamily:
-    """The family that a network of this kind most often belongs to: a guess.
+def family_of_variant(architecture: str | None, variant: str | None) -> BaseFamily | None:
+    """The family that a network's layers tell from others of its kind; None where they do not."""
+    title = _USUAL.get((str(architecture), str(variant)))
+    return None if title is None else _BY_TITLE[title]
 
-    Raises HubError, about the model ``what``, where the kind alone does not tell what decides the
-    images, or makes none.
+
+def family_of_layers(
+    architecture: str, variant: str | None, prediction_type: str | None, what: str
+) -> BaseFamily:
+    """The family that a network of this kind most often belongs to: a guess. It has a repository.
+
+    ``variant`` is the member of the kind that its layers tell (of
+    :class:`gmi_registry.weights.WeightsFile`). Raises HubError, about the model ``what``, where the
+    layers do not tell what decides the images, or for a kind that makes none.
     """
-    usual = _USUAL.get(architecture)
-    if usual is not None:
-        return _BY_TITLE[usual]
+    title = _USUAL.get((architecture, str(variant))) or _USUAL.get(architecture)
+    if architecture == "sd2" and prediction_type is not None:
+        title = "SD 2.1"
+    if title is not None:
+        return _BY_TITLE[title].with_prediction(prediction_type)
     untold = _UNTOLD.get(architecture)
     if untold is not None:
         raise HubError(f"{what} is made for {untold}", hint=BASE_HINT)
@@ -589,150 +596,6 @@ def family_of_architecture(architecture: str, what: str) -> BaseFamily:
         )
     require_repository(refused, what)
     return refused
-
-
-class StatedBase(NamedTuple):
-    """The base that a file was made for, as the file tells it.
-
-    ``repository`` is the one that its metadata name; else ``family`` has the answer. ``words`` say
-    where it stands in the file, for people, and hold strangers' text, escaped.
-    """
-
-    family: BaseFamily | None
-    repository: str | None
-    words: str
-    origin: BaseOrigin = "metadata"
-
-    @property
-    def title(self) -> str:
-        """What people call the base."""
-        return self.repository or (self.family.title if self.family is not None else "")
-
-
-def stated_base(
-    metadata: Mapping[str, str], prediction_type: str | None = None
-) -> StatedBase | None:
-    """What the metadata of a safetensors file say of the base, the surest word first.
-
-    That is the repository, the hash of the base's file, or its name (``ss_sd_model_name``,
-    ``ss_sd_model_hash``, ``ss_new_sd_model_hash``), then ``ss_base_model_version`` and
-    ``modelspec.architecture``. ``prediction_type`` is what the file says of that. None where they
-    say nothing that is known here. The family may be one that is refused.
-    """
-    claims = [
-        (key, metadata[key], family)
-        for key in ("ss_base_model_version", "modelspec.architecture")
-        if key in metadata and (family := claimed_family(metadata[key])) is not None
-    ]
-    claimed = claims[0][2] if claims else None
-    name = metadata.get("ss_sd_model_name", "").strip()
-    if _REPOSITORY.fullmatch(name) and not name.casefold().endswith(_FILES):
-        return StatedBase(claimed, name, f"ss_sd_model_name in its metadata is {name}")
-    for key in ("ss_new_sd_model_hash", "ss_sd_model_hash"):
-        family = _BY_HASH.get(metadata.get(key, "").strip().casefold())
-        if family is not None:
-            return StatedBase(family, None, f"{key} in its metadata is that of {family.title}")
-    named = _family_of_file(name)
-    if named is not None and (claimed is None or claimed.architecture == named.architecture):
-        return StatedBase(
-            named.with_prediction(prediction_type),
-            None,
-            f"ss_sd_model_name in its metadata is {one_line(name, 80)}",
-        )
-    if claimed is None:
-        return None
-    key, value, family = claims[0]
-    words = f"{key} in its metadata is {one_line(value, 80)}"
-    if name:
-        words += f" (and the file that it was trained on {one_line(name, 80)})"
-    return StatedBase(family.with_prediction(prediction_type), None, words)
-
-
-def base_of_file(what: str, file: WeightsFile, metadata: Mapping[str, str]) -> StatedBase:
-    """The base of the model ``what``, whose weights are ``file``, as the file alone tells it.
-
-    Its metadata count first, then the layers of its network, by which the usual base of such
-    networks is taken. Raises HubError where neither tells, where they contradict each other, and
-    for a base that is refused; ``--base REPO`` is the way out.
-    """
-    stated = stated_base(metadata, file.prediction_type)
-    if stated is not None:
-        claimed = None if stated.family is None else stated.family.architecture
-        if claimed is not None and not _alike(claimed, file.architecture):
-            raise HubError(
-                f"{what} says that it was made for {stated.title} ({stated.words}), and its layers "
-                f"are those of {_kind_title(file.architecture)}",
-                hint=BASE_HINT,
-            )
-        if stated.repository is not None or stated.family is None:
-            return stated
-        if stated.family.repository is not None:
-            return stated
-        # Layers may tell what the name leaves open, such as the size.
-        told = _told_by_layers(file)
-        if told is None or stated.family.refusal in (_VIDEO, _HOSTED):
-            require_repository(stated.family, what)
-        elif told.architecture == stated.family.architecture:
-            return StatedBase(
-                told, None, f"{stated.words}, and its layers are those of {told.title}"
-            )
-        require_repository(stated.family, what)
-    if file.architecture is None:
-        raise HubError(
-            f"{what} is {file.title}, and nothing says which base model it was made for",
-            hint=f"{BASE_HINT}; or add base_model to the model card",
-        )
-    family = _told_by_layers(file) or family_of_architecture(file.architecture, what)
-    return StatedBase(
-        family, None, f"its layers are those of {family.title}", origin="architecture"
-    )
-
-
-def require_made_for(
-    what: str,
-    file: WeightsFile,
-    metadata: Mapping[str, str],
-    base: str,
-    architectures: Iterable[str],
-) -> None:
-    """Raise HubError where the model ``what`` was made for another kind of network than its base.
-
-    ``base`` says in words which that is and who named it, ``architectures`` are those that it may
-    be; nothing is refused where they are not known. Layers count, and metadata where those do not
-    tell.
-    """
-    wanted = frozenset(architectures)
-    if not wanted:
-        return
-    made, words = file.architecture, ""
-    if made is None:
-        stated = stated_base(metadata, file.prediction_type)
-        if stated is not None and stated.family is not None:
-            made = stated.family.architecture  # type: ignore[assignment]
-            words = f" ({stated.words})"
-    if made is None or any(_alike(one, made) for one in wanted):
-        return
-    kinds = " or ".join(_kind_title(one) for one in sorted(wanted))
-    raise HubError(
-        f"{what} was made for {_kind_title(made)}{words}, while {base} is {kinds}",
-        hint=f"{BASE_HINT}; or correct base_model in the model card",
-    )
-
-
-def quantised_note(what: str, base: str, original: str) -> str:
-    """What people are told where the original is taken for a base with fewer bits a weight."""
-    return (
-        f"{what}: its base model {base} is a quantised copy of {original}, which is used; "
-        f"--base {base} uses the copy"
-    )
-
-
-def refuse_base(what: str, base: object) -> InputError:
-    """The error for a base that was named of a model that stands on none."""
-    return InputError(
-        f"{what} is a whole diffusers model, which stands on no base model such as {base}",
-        hint="leave out --base",
-    )
 
 
 def pipeline_architectures(
@@ -751,11 +614,12 @@ def pipeline_architectures(
     return found
 
 
-_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-_FILES = (".safetensors", ".ckpt", ".pt", ".bin", ".gguf")
+def family_of_hash(digest: str) -> BaseFamily | None:
+    """The family one of whose files has this digest; None for one that is not known."""
+    return _BY_HASH.get(digest.strip().casefold())
 
 
-def _family_of_file(name: str) -> BaseFamily | None:
+def family_of_file(name: str) -> BaseFamily | None:
     """The family whose file is shared under a name that begins like this one."""
     stem = _plain(re.split(r"[/\\]", name)[-1])
     found = [
@@ -771,31 +635,17 @@ def _plain(text: str) -> str:
     return _SEPARATORS.sub("-", text.strip().casefold()).strip("-")
 
 
-def _told_by_layers(file: WeightsFile) -> BaseFamily | None:
-    """The family that a network's own layers tell, or the usual one of such networks."""
-    architecture = file.architecture
-    if architecture is None:
-        return None
-    if architecture == "sd2" and file.prediction_type is not None:
-        return _BY_TITLE["SD 2.1"].with_prediction(file.prediction_type)
-    title = _USUAL.get((architecture, str(file.variant))) or _USUAL.get(architecture)
-    return None if title is None else _BY_TITLE[title].with_prediction(file.prediction_type)
+def quantised_note(what: str, base: str, original: str) -> str:
+    """What people are told where the original is taken for a base with fewer bits a weight."""
+    return (
+        f"{what}: its base model {base} is a quantised copy of {original}, which is used; "
+        f"--base {base} uses the copy"
+    )
 
 
-# Adapters of these have layers of the same names and, in part, sizes.
-_LOOK_ALIKE = (
-    frozenset({"flux1", "chroma", "qwen-image"}),
-    frozenset({"z-image", "lumina2"}),
-    frozenset({"sdxl", "kolors"}),
-)
-
-
-def _alike(one: str, other: str | None) -> bool:
-    """Whether a file of one architecture may be told to be one of the other."""
-    return other is None or one == other or any({one, other} <= group for group in _LOOK_ALIKE)
-
-
-def _kind_title(architecture: str | None) -> str:
-    from gmi_registry.weights import architecture_title
-
-    return "an unknown kind" if architecture is None else architecture_title(architecture)
+def refuse_base(what: str, base: object) -> InputError:
+    """The error for a base that was named of a model that stands on none."""
+    return InputError(
+        f"{what} is a whole diffusers model, which stands on no base model such as {base}",
+        hint="leave out --base",
+    )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from gmi_registry.errors import GmiError
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.manifest import WeightFile
 
@@ -69,7 +70,8 @@ class ModelFiles:
     base's configuration describes; None for a checkpoint, or where the base is not at hand.
     ``revision`` (in ``ref``) is the hub's own name for this state of the model. ``base_origin``
     says who named the base, None where there is none, and ``base_revision`` is the one that was
-    named with it. ``notes`` are lines for people about how the base was found.
+    named with it; ``base_refusal`` is why its file tells none, where nobody named one. ``notes``
+    are lines for people about how the base was found.
     """
 
     ref: ModelRef
@@ -80,5 +82,6 @@ class ModelFiles:
     url: str | None = None
     base: ModelFiles | None = None
     base_origin: BaseOrigin | None = None
+    base_refusal: GmiError | None = field(default=None, compare=False)
     base_revision: str | None = None
     notes: tuple[str, ...] = ()

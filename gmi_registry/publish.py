@@ -374,9 +374,11 @@ def _check_outline(model: ModelOutline) -> None:
     if model.pipeline is not None:
         generation.require_pipeline(str(model.ref), model.pipeline)
     elif model.base is None and model.ref.hub == "hf":
+        if model.base_refusal is not None:
+            raise model.base_refusal
         what = "LoRA" if model.kind == "lora" else "LoRA, or a whole model in one file,"
         raise GenerationError(
-            f"{model.ref}: nothing names its base model, which a {what} needs",
+            f"{model.ref}: the model card names no base model, which a {what} needs",
             hint="name it: --base REPO, or add base_model to the model card",
         )
     if model.base is not None:
@@ -471,6 +473,7 @@ def _recipe(
             "the trigger words of the model card are left out, since with them the model would cut "
             f"its prompts ({error.message}); --trigger-word WORD names shorter ones"
         )
+    notes.extend(generation.recipe_notes(pipeline, model, overrides))
     return recipe, generation.recipe_origins(pipeline, model, overrides), notes
 
 

@@ -37,6 +37,8 @@ from gmi_registry.hubs.weights import FoundWeights, all_weights, find_weights
 from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR, ModelRef, WeightFile
 from gmi_registry.spec.canonical import canonical_digest
+from gmi_registry.stated_base import base_of_file
+from gmi_registry.weights import identify, read_header
 
 __all__ = ["LocalHub"]
 
@@ -255,13 +257,17 @@ class LocalHub:
         weights = self._hashed(found)
         actual = _digest(weights)
         _require_revision(ref, actual, "it now has")
-        base, notes = None, []
+        base: ModelFiles | None = None
+        notes: list[str] = []
+        refusal: HubError | None = None
         if named is not None:
             if found.kind == "checkpoint":
                 raise refuse_base(str(ref.without_revision), named)
             base = self._named_base(named, (*above, ref.id))
         elif found.kind != "checkpoint":
             base, notes = self._base(ref, card, (*above, ref.id))
+            if card.base_model is None:
+                refusal = _base_refusal(str(ref.without_revision), found)
         return ModelFiles(
             ref=ModelRef("local", ref.id, actual[:_REVISION_DIGITS], _file_of(ref, found)),
             kind=found.kind,
@@ -271,6 +277,7 @@ class LocalHub:
             base=base,
             base_origin=None if base is None else "card" if named is None else "option",
             base_revision=None if named is None else named.revision,
+            base_refusal=refusal,
             notes=tuple(notes),
         )
 
@@ -338,6 +345,20 @@ def _is_plain(name: str) -> bool:
         0 < len(name) <= 200
         and not name.startswith(".")
         and not any(bad in name for bad in ("/", "\\", ":", "\0"))
+    )
+
+
+def _base_refusal(what: str, found: FoundWeights) -> HubError | None:
+    """What the file tells of the base that nobody names, and that this hub cannot know."""
+    header = read_header(found.files[0])
+    try:
+        stated = base_of_file(what, identify(header), header.metadata)
+    except HubError as error:
+        return error
+    return HubError(
+        f"{what}: its model card names no base model, and {stated.words}: it was made for "
+        f"{stated.title}",
+        hint="name the model of this hub that is one: --base local:NAME, or base_model in the card",
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol, cast, runtime_checkable
 
+from gmi_registry.errors import GmiError
 from gmi_registry.filters import UNKNOWN_TRAITS, Filters, Traits, listed_bases
 from gmi_registry.model import BaseOrigin, Kind, ModelCard, ModelFiles
 from gmi_registry.spec import ModelRef, OwnWeights, WeightFile
@@ -99,8 +100,8 @@ class ModelOutline:
     ``pipeline`` is the content of ``model_index.json``, None where there is none. ``weights`` maps
     the paths of the files that would be fetched to their SHA-256 (hex; None where the hub does not
     say), and ``missing`` is how many bytes of the model are not on this disk, without its base's;
-    where ``kind`` is None those of the base are a lower bound. ``base_origin`` and ``notes`` are as
-    in :class:`.ModelFiles`.
+    where ``kind`` is None those of the base are a lower bound. ``base_origin``, ``base_refusal``
+    and ``notes`` are as in :class:`.ModelFiles`.
     """
 
     ref: ModelRef
@@ -112,6 +113,7 @@ class ModelOutline:
     url: str | None = None
     base: ModelOutline | None = None
     base_origin: BaseOrigin | None = None
+    base_refusal: GmiError | None = field(default=None, compare=False)
     notes: tuple[str, ...] = ()
 
     @property

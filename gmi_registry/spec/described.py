@@ -94,6 +94,20 @@ class DescribedModel(Part):
         return ModelRef(self.hub, self.id, self.revision)
 
     @property
+    def named_base(self) -> ModelRef | None:
+        """The base that whoever published named, as its hub is asked for it; None for any other."""
+        if self.base_origin != "option" or self.base_model is None:
+            return None
+        files = [weight.path for weight in self.base_weights or ()]
+        alone = files[0] if len(files) == 1 and "/" not in files[0] else None
+        hub: HubName = "local" if self.hub == "local" else "hf"
+        try:
+            file = alone if hub == "hf" else None
+            return ModelRef(hub, self.base_model, self.base_revision, file)
+        except InputError:
+            return None
+
+    @property
     def weights_digest(self) -> str:
         """SHA-256 (hex) of the canonical JSON list of [path, sha256] of the model's own files.
 

@@ -11,7 +11,6 @@ from typing import Protocol, runtime_checkable
 from gmi_registry.bases import (
     BaseFamily,
     base_named,
-    require_made_for,
     require_repository,
 )
 from gmi_registry.errors import AuthError, HubError, InputError, SpecNotFoundError
@@ -31,6 +30,7 @@ from gmi_registry.hubs.protocol import Hub, ModelOutline, Outlines
 from gmi_registry.hubs.weights import described_kind, needs_base_weights
 from gmi_registry.model import BaseOrigin, Kind, ModelFiles
 from gmi_registry.spec import ModelRef
+from gmi_registry.stated_base import require_made_for
 from gmi_registry.weights import Header, identify, read_header
 
 __all__ = ["GivesConfigurations", "Models", "OutlinesConfigurations"]

@@ -41,6 +41,8 @@ DEFAULT_STEPS = 25
 
 _BATCH_PIXELS = 4 * 512 * 512
 _LARGEST_BATCH = 16
+_ALONE = frozenset({"CogView4Pipeline", "Kandinsky3Pipeline"})
+"""Pipelines that cut or pad prompts to the longest in the batch, and let that show."""
 _LIBRARIES = ("diffusers", "peft", "torch", "transformers")
 
 
@@ -266,6 +268,8 @@ def _settings(pipeline: Pipeline, model: ModelFiles, overrides: RecipeOverrides)
     pixels = max(1, chosen.values["width"] * chosen.values["height"])
     if overrides.batch_size is not None:
         chosen.put("batch_size", overrides.batch_size, _CALLER)
+    elif type(pipeline).__name__ in _ALONE:
+        chosen.put("batch_size", 1, "images would depend on their neighbours' prompts")
     else:
         fitting = max(1, min(_LARGEST_BATCH, _BATCH_PIXELS // pixels))
         chosen.put("batch_size", fitting, "follows from the size")
@@ -532,6 +536,10 @@ def _network_size(pipeline: Pipeline, side: str) -> int | None:
     if sample is None and network is not None:
         sample = network.config.get("sample_size")
     factor = getattr(pipeline, "vae_scale_factor", None)
+    if (
+        factor is None and not hasattr(pipeline, "vae") and hasattr(pipeline, "unet")
+    ):  # the network makes the pixels themselves
+        factor = 1
     if type(pipeline).__name__.startswith("PRX"):  # its setting is in pixels already
         sample, factor = pipeline.config.get("default_sample_size", sample), 1
     if sample is None or factor is None:

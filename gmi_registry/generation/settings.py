@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 from gmi_registry.errors import InputError
@@ -25,12 +28,16 @@ __all__ = [
     "call_settings",
     "call_source",
     "check_effects",
+    "skipping_layers",
     "stated_size",
     "why_no_skip",
 ]
 
 _IGNORING = frozenset({"DreamLiteMobilePipeline"})
 """Pipelines whose call takes guidance and negative prompt for company's sake, and says so."""
+
+_ONE_SEED = frozenset({"KandinskyCombinedPipeline", "KandinskyV22CombinedPipeline"})
+"""Pipelines that append negative prompts to the prompts, for which there are no generators."""
 
 _SCALES = ("guidance_scale", "distilled_guidance_scale", "prior_guidance_scale")
 """What pipelines call the first scale of their guidance."""
@@ -66,7 +73,7 @@ class CallSettings:
     def guided(self, guidance_scale: float | None, true_cfg_scale: float | None) -> bool:
         """Whether the network is asked without the prompt, too, and what it says is moved away
         from: a negative prompt has an effect then, and only then."""
-        if self.name in _IGNORING or not self.negative:
+        if not self.negative:
             return False
         if self.true_cfg:
             return true_cfg_scale is not None and true_cfg_scale > 1
@@ -79,7 +86,9 @@ class CallSettings:
 
     def why_not_negative(self, guidance_scale: float | None) -> tuple[str, str]:
         """Why a negative prompt has no effect, and what would help (empty: nothing)."""
-        if not self.negative or self.name in _IGNORING:
+        if self.name in _ONE_SEED:
+            return f"a {self.name} takes no negative prompts for images with seeds of their own", ""
+        if not self.negative:
             return f"a {self.name} takes no negative prompt", ""
         if self.true_cfg:
             return (
@@ -121,7 +130,7 @@ def call_settings(pipeline: Pipeline) -> CallSettings:
         true_cfg=true_cfg,
         guides_by_true_cfg=true_cfg and bool(why) and (argument is None or (default_true or 0) > 1),
         default_true_cfg=default_true,
-        negative="negative_prompt" in takes,
+        negative="negative_prompt" in takes and name not in _IGNORING | _ONE_SEED,
         most_skip=_most_skip(pipeline) if "clip_skip" in takes else 0,
         _pipeline=pipeline,
     )
@@ -191,6 +200,24 @@ def why_no_skip(pipeline: Pipeline, reads: CallSettings) -> str:
     if reads.most_skip == 0:
         return f"this {reads.name} has no CLIP text encoder with layers to leave out"
     return f"its CLIP text encoders have {reads.most_skip} layers that can be left out"
+
+
+@contextmanager
+def skipping_layers(pipeline: Pipeline, recipe: GenerationRecipe) -> Iterator[None]:
+    """Let ``clip_skip`` work with transformers 5, where a CLIPTextModel has no ``text_model``.
+
+    The Stable Diffusion pipelines of diffusers 0.42 look there for the norm after the last layer.
+    """
+    encoder = getattr(pipeline, "text_encoder", None)
+    norm = getattr(encoder, "final_layer_norm", None)
+    if recipe.clip_skip is None or norm is None or hasattr(encoder, "text_model"):
+        yield
+        return
+    vars(encoder)["text_model"] = SimpleNamespace(final_layer_norm=norm)
+    try:
+        yield
+    finally:
+        del vars(encoder)["text_model"]
 
 
 @lru_cache(maxsize=64)

@@ -115,6 +115,17 @@ def publish(
             show_default=False,
         ),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="REPO",
+            help="The base model that a LoRA or a single file was made for, such as owner/name or "
+            "owner/name@REV on Hugging Face, or a model's name on a hub in a folder; instead of "
+            "what its card and its file say.",
+            show_default=False,
+        ),
+    ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -296,6 +307,7 @@ def publish(
                 opened,
                 work=work_folder(work, cache_folder(cache_dir)),
                 prompts=own_prompts,
+                base=base,
                 overrides=overrides,
                 output=output,
                 dry_run=dry_run,

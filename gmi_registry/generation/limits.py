@@ -1,14 +1,13 @@
-"""What a loaded model can make: which sizes and steps, and whether it reads a prompt to its end.
+"""What a loaded model can make: which sizes and steps.
 
 Asked before anything is generated. diffusers finds out when it generates, and some of its pipelines
-make a picture of another size, or cut a prompt, without a word.
+make a picture of another size without a word.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from gmi_registry.errors import InputError
@@ -16,61 +15,9 @@ from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.generation.refusals import one_line
 from gmi_registry.generation.schedulers import recorded_scheduler
 from gmi_registry.generation.settings import check_effects
-from gmi_registry.spec import GenerationRecipe, PromptSet
+from gmi_registry.spec import GenerationRecipe
 
-__all__ = ["check_prompts", "check_settings"]
-
-_NO_LIMIT = 100_000
-"""Tokenizers without a limit state an astronomic one."""
-
-
-def check_prompts(
-    pipeline: Pipeline, prompt_sets: Sequence[PromptSet], recipe: GenerationRecipe
-) -> None:
-    """Raise InputError for the first prompt that the model would cut.
-
-    Counted are the tokens of the text that the model is given (trigger words included, and the
-    tokenizer's own start and end marks), up to the tokenizer's limit or the pipeline's own, which
-    may be smaller. A pipeline with several text encoders reads a prompt to its end if one of its
-    tokenizers does. The negative prompt is checked as well.
-    """
-    tokenizers = [
-        # A processor of texts and pictures has its tokenizer inside.
-        getattr(tokenizer, "tokenizer", tokenizer)
-        for name in ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4")
-        if (tokenizer := getattr(pipeline, name, None)) is not None
-    ]
-    most = _longest_sequence(pipeline)
-    texts = [
-        (f"prompt set {prompt_set.name!r}, prompt {number}", recipe.render(prompt))
-        for prompt_set in prompt_sets
-        for number, prompt in enumerate(prompt_set.prompts, start=1)
-    ]
-    texts.append(("the negative prompt", recipe.negative_prompt))
-    for place, text in texts:
-        counts = [
-            (
-                len(tokenizer(text, verbose=False)["input_ids"]),
-                min(tokenizer.model_max_length, most),
-            )
-            for tokenizer in tokenizers
-        ]
-        if not counts or any(count <= limit for count, limit in counts):
-            continue
-        count, limit = max(counts, key=lambda pair: pair[1])
-        shown = text if len(text) <= 60 else f"{text[:59]}…"
-        raise InputError(
-            f"{place}: {shown!r} has {count} tokens, but the model reads {limit}",
-            hint="shorten it" + (" or the trigger words" if recipe.trigger_words else ""),
-        )
-
-
-def _longest_sequence(pipeline: Pipeline) -> int:
-    """The tokens after which the pipeline cuts a prompt, whatever its tokenizers could read."""
-    call = getattr(pipeline, "__call__", None)  # noqa: B004, its parameters are wanted
-    asks = {} if call is None else inspect.signature(call).parameters
-    usual = asks["max_sequence_length"].default if "max_sequence_length" in asks else None
-    return min(_whole(usual) or _NO_LIMIT, _NO_LIMIT)
+__all__ = ["check_settings"]
 
 
 def check_settings(pipeline: Pipeline, recipe: GenerationRecipe) -> None:

@@ -349,8 +349,11 @@ def _kind(class_name: str, config: Any) -> str:
 def _require_kind(name: str, origin: str, pipeline: Pipeline, new_class: Any, kind: str) -> None:
     new = "flow" if kind == "flow" and "use_flow_sigmas" in _takes(new_class) else None
     new = new or _kind(new_class.__name__, {})
-    if new == kind:
+    consistent = type(pipeline).__name__.startswith("LatentConsistency")
+    if new == kind and not (consistent and new_class.__name__ != "LCMScheduler"):
         return
+    if new == kind:
+        raise _refused(name, origin, "this pipeline drives an LCMScheduler alone", pipeline)
     words = {
         "flow": "the model was trained for flow matching",
         "edm": "the model was trained with the noise of EDM",

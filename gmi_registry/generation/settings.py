@@ -167,6 +167,8 @@ def call_arguments(
     given = {
         name: value for name, value in arguments.items() if name in takes and value is not None
     }
+    if "intermediate_timesteps" in takes and recipe.steps != 2:
+        given["intermediate_timesteps"] = None  # SANA-Sprint's is for two steps, its usual number
     if "guidance_schedule" in takes and recipe.guidance_scale is not None:
         given["guidance_schedule"] = None  # one value a step, of which a recipe has one for all
     return given

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +22,8 @@ from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.spec import GenerationRecipe
 
 __all__ = [
+    "BATCH_OF_ONE",
+    "WHY_ONE",
     "CallSettings",
     "call_arguments",
     "call_settings",
@@ -36,8 +37,19 @@ __all__ = [
 _IGNORING = frozenset({"DreamLiteMobilePipeline"})
 """Pipelines whose call takes guidance and negative prompt for company's sake, and says so."""
 
-_ONE_SEED = frozenset({"KandinskyCombinedPipeline", "KandinskyV22CombinedPipeline"})
-"""Pipelines that append negative prompts to the prompts, for which there are no generators."""
+BATCH_OF_ONE = frozenset(
+    {
+        # They append negative prompts to the prompts, for which there are no generators.
+        "KandinskyCombinedPipeline",
+        "KandinskyV22CombinedPipeline",
+        # They cut or pad prompts to the longest in the batch, and let that show in the images.
+        "CogView4Pipeline",
+        "Kandinsky3Pipeline",
+    }
+)
+"""Pipelines whose images depend on their neighbours in a batch, or that fail with several."""
+
+WHY_ONE = "images of this pipeline would depend on their neighbours in a batch"
 
 _SCALES = ("guidance_scale", "distilled_guidance_scale", "prior_guidance_scale")
 """What pipelines call the first scale of their guidance."""
@@ -81,13 +93,13 @@ class CallSettings:
             return True
         if self.guidance == "distilled_guidance_scale":
             return False
+        if self.name in ("KandinskyCombinedPipeline", "KandinskyV22CombinedPipeline"):
+            return True  # in its prior, whose scale is another
         own = _own_rule(self._pipeline, guidance_scale)
         return own if own is not None else guidance_scale is not None and guidance_scale > 1
 
     def why_not_negative(self, guidance_scale: float | None) -> tuple[str, str]:
         """Why a negative prompt has no effect, and what would help (empty: nothing)."""
-        if self.name in _ONE_SEED:
-            return f"a {self.name} takes no negative prompts for images with seeds of their own", ""
         if not self.negative:
             return f"a {self.name} takes no negative prompt", ""
         if self.true_cfg:
@@ -130,7 +142,7 @@ def call_settings(pipeline: Pipeline) -> CallSettings:
         true_cfg=true_cfg,
         guides_by_true_cfg=true_cfg and bool(why) and (argument is None or (default_true or 0) > 1),
         default_true_cfg=default_true,
-        negative="negative_prompt" in takes and name not in _IGNORING | _ONE_SEED,
+        negative="negative_prompt" in takes and name not in _IGNORING,
         most_skip=_most_skip(pipeline) if "clip_skip" in takes else 0,
         _pipeline=pipeline,
     )
@@ -187,11 +199,16 @@ def check_effects(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
         fault = f"true CFG scale {recipe.true_cfg_scale:g}: a {reads.name} takes none"
     elif recipe.clip_skip is not None and recipe.clip_skip > reads.most_skip:
         fault = f"CLIP skip {recipe.clip_skip}: {why_no_skip(pipeline, reads)}"
+    elif recipe.batch_size > 1 and reads.name in BATCH_OF_ONE:
+        fault = f"a batch size of {recipe.batch_size}: {WHY_ONE}"
     elif recipe.negative_prompt and not reads.guided(recipe.guidance_scale, recipe.true_cfg_scale):
         fault = f"a negative prompt: {reads.why_not_negative(recipe.guidance_scale)[0]}"
     if fault is not None:
         raise InputError(
-            f"the recipe has {fault}", hint="generate with the recipe of default_recipe"
+            f"the recipe has {fault}",
+            hint="give --batch-size 1"
+            if recipe.batch_size > 1 and WHY_ONE in fault
+            else "generate with the recipe of default_recipe",
         )
 
 
@@ -222,8 +239,7 @@ def skipping_layers(pipeline: Pipeline, recipe: GenerationRecipe) -> Iterator[No
         del vars(encoder)["text_model"]
 
 
-@lru_cache(maxsize=64)
-def call_source(pipeline_class: type) -> str:
+def call_source(pipeline_class: Any) -> str:
     """The source of a pipeline class's call, which says what no signature does; empty without."""
     try:
         return inspect.getsource(pipeline_class.__call__)
@@ -309,9 +325,10 @@ def _most_skip(pipeline: Pipeline) -> int:
         and "CLIP" in type(encoder).__name__
     ]
     layers = [_setting(encoder, "num_hidden_layers") for encoder in encoders]
-    if not layers or not all(isinstance(count, int) for count in layers):
+    counts = [count for count in layers if isinstance(count, int)]
+    if not counts or len(counts) < len(layers):
         return 0
-    return max(0, min(layers) - hasattr(pipeline, "text_encoder_2"))
+    return max(0, min(counts) - int(hasattr(pipeline, "text_encoder_2")))
 
 
 def _setting(part: Any, name: str) -> Any:
@@ -324,7 +341,7 @@ def _setting(part: Any, name: str) -> Any:
 def _number(takes: Any, name: str) -> float | None:
     value = takes[name].default if name in takes else None
     usable = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if usable else None
+    return float(value) if usable and value is not None else None
 
 
 def _default_scale(takes: Any, argument: str) -> float | None:

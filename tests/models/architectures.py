@@ -202,11 +202,14 @@ def _sd3_pipeline(**network: Any) -> Any:
         "pooled_projection_dim": 3 * WIDTH,
         "pos_embed_max_size": 32,
     }
+    encoder = clip_encoder(projected=True)
+    with torch.no_grad():  # as single files have it, which leave it out
+        encoder.text_projection.weight.copy_(torch.eye(WIDTH))
     return diffusers.StableDiffusion3Pipeline(
         transformer=randomise(diffusers.SD3Transformer2DModel(**settings | network)),
         scheduler=_flow(shift=3.0),
         vae=_flow_vae(),
-        text_encoder=clip_encoder(projected=True),
+        text_encoder=encoder,
         tokenizer=clip_tokenizer(),
         text_encoder_2=_wide_clip(),
         tokenizer_2=clip_tokenizer(pad="!"),
@@ -514,7 +517,7 @@ def _lumina2(_: Path) -> Any:
 @_architecture("hidream")
 def _hidream(_: Path) -> Any:
     network = diffusers.HiDreamImageTransformer2DModel(
-        patch_size=2,
+        patch_size=8,  # real: 2, of which 4,096 would make an image
         in_channels=4,
         out_channels=4,
         num_layers=1,

@@ -31,6 +31,7 @@ from gmi_registry.generation.recipes import (
     check_advice,
     check_overrides,
     default_recipe,
+    recipe_notes,
     recipe_origins,
 )
 
@@ -62,6 +63,7 @@ __all__ = [
     "noise_seed",
     "prompt_set_named",
     "prompt_set_names",
+    "recipe_notes",
     "recipe_origins",
     "redescribe",
     "require_packages",

@@ -13,13 +13,20 @@ from typing import Any
 from gmi_registry.errors import InputError
 from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.generation.refusals import one_line
+from gmi_registry.generation.schedulers import recorded_scheduler
+from gmi_registry.generation.settings import check_effects
 from gmi_registry.spec import GenerationRecipe
 
 __all__ = ["check_settings"]
 
 
 def check_settings(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
-    """Raise InputError for a size or a number of steps that the model cannot make."""
+    """Raise InputError for a recipe that the model cannot follow.
+
+    That is a size or a number of steps that it cannot make, a scheduler that does not fit, or a
+    setting that has no effect on it.
+    """
+    check_effects(pipeline, recipe)
     _check_size(pipeline, recipe)
     _check_steps(pipeline, recipe)
 
@@ -43,6 +50,14 @@ def _check_size(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
             f"its sides have at most {largest} pixels",
             "a smaller --width and --height",
         )
+    other = _generated_size(pipeline, recipe.width, recipe.height)
+    if other != (recipe.width, recipe.height):
+        raise _cannot(
+            pipeline,
+            f"{recipe.width} x {recipe.height}",
+            f"it generates {other[0]} x {other[1]} for that",
+            f"--width {other[0]} --height {other[1]}",
+        )
     said = _refusal(pipeline, recipe, recipe.width, recipe.height)
     # What is said of a size that must be right is about how it was asked here.
     usual = 8 * multiple
@@ -52,8 +67,8 @@ def _check_size(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
 
 
 def _check_steps(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
-    """Let a copy of the scheduler lay out its steps."""
-    scheduler = pipeline.scheduler
+    """Let a copy of the recorded scheduler lay out its steps."""
+    scheduler = recorded_scheduler(pipeline, recipe.sampler)
     lay_out = getattr(scheduler, "set_timesteps", None)
     if lay_out is None or not hasattr(type(scheduler), "from_config"):
         return
@@ -85,16 +100,11 @@ def _multiple(pipeline: Pipeline, recipe: GenerationRecipe) -> int:
 
 
 def _multiple_of_parts(pipeline: Pipeline) -> int:
-    """The autoencoder's factor, times the patch that a transformer reads at once.
-
-    A pipeline that maps every size to one of its own and back takes all that its autoencoder does.
-    """
+    """The autoencoder's factor, times the patch that a transformer reads at once."""
     factor = _whole(getattr(pipeline, "vae_scale_factor", None))
     # Pipelines that pack latents say so in the settings of this part, and nowhere else.
     packed = _whole(_config(getattr(pipeline, "image_processor", None), "vae_scale_factor"))
-    patch = None
-    if "use_resolution_binning" not in inspect.signature(pipeline.__call__).parameters:
-        patch = _whole(_config(getattr(pipeline, "transformer", None), "patch_size"))
+    patch = _whole(_config(getattr(pipeline, "transformer", None), "patch_size"))
     return math.lcm(factor or 1, packed or 1, (factor or 1) * (patch or 1))
 
 
@@ -113,6 +123,24 @@ def _largest(pipeline: Pipeline) -> int | None:
     return positions * patch * factor
 
 
+def _generated_size(pipeline: Pipeline, width: int, height: int) -> tuple[int, int]:
+    """What the pipeline makes of a size where it maps sizes to its own and cannot be told not to.
+
+    As HiDreamImagePipeline and Kandinsky5T2IPipeline of diffusers 0.42 do in their calls.
+    """
+    name = type(pipeline).__name__
+    listed = getattr(pipeline, "resolutions", None)
+    if name.startswith("Kandinsky5") and listed and (width, height) not in listed:
+        near = min(listed, key=lambda size: abs(size[0] / size[1] - width / height))
+        return int(near[0]), int(near[1])
+    if name.startswith("HiDreamImage"):
+        factor = int(pipeline.vae_scale_factor)
+        step, side = 2 * factor, pipeline.default_sample_size * factor
+        scale = math.sqrt(side**2 / (width * height))
+        return int(width * scale // step * step), int(height * scale // step * step)
+    return width, height
+
+
 def _refusal(pipeline: Pipeline, recipe: GenerationRecipe, width: int, height: int) -> str | None:
     """What the pipeline's own check says, in one line; None where it is content, or has none."""
     check = getattr(pipeline, "check_inputs", None)
@@ -124,9 +152,10 @@ def _refusal(pipeline: Pipeline, recipe: GenerationRecipe, width: int, height: i
         "width": width,
         "height": height,
         "num_inference_steps": recipe.steps,
-        "guidance_scale": recipe.guidance_scale,
         "callback_steps": 1,
     }
+    if recipe.guidance_scale is not None:
+        known["guidance_scale"] = recipe.guidance_scale
     given: dict[str, Any] = {}
     for name, parameter in inspect.signature(check).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

@@ -6,7 +6,6 @@ No code that comes with a model is ever run, and no pickle is ever opened.
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,10 +14,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gmi_registry.bases import pipeline_architectures
 from gmi_registry.device import DtypeName, default_device, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
 from gmi_registry.generation.adapters import apply_lora, lora_file
-from gmi_registry.generation.refusals import needs_code, one_line, pickled, refused
+from gmi_registry.generation.folder import chosen_folder
+from gmi_registry.generation.refusals import (
+    needs_code,
+    one_line,
+    pickled,
+    refused,
+    require_described_weights,
+)
 from gmi_registry.generation.single_file import (
     dtype_argument,
     load_single_file,
@@ -31,6 +38,8 @@ from gmi_registry.generation.tasks import (
 )
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import LoraPartial
+from gmi_registry.stated_base import require_made_for
+from gmi_registry.weights import identify, identify_file, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -51,8 +60,6 @@ Pipeline = Any
 """A diffusers ``DiffusionPipeline``; diffusers ships no types."""
 
 _PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
-# In a shard's name a dash follows, in a lone file's a dot.
-_HALF = re.compile(r"\.fp16[.-]")
 _INDEX = "model_index.json"
 _LIBRARIES = frozenset({"diffusers", "transformers"})
 _NETWORKS = ("unet", "transformer")
@@ -68,8 +75,9 @@ def require_packages() -> None:
 def check_model(model: ModelFiles) -> None:
     """Raise GenerationError for all that can be told of a model before its weights are loaded.
 
-    That is a base model that is not at hand, pickles, several files of which one is meant, and what
-    :func:`require_pipeline` refuses.
+    That is a base model that is not at hand, pickles, several files of which one is meant, files
+    that are damaged or of another kind (a VAE, a ControlNet), and what :func:`require_pipeline`
+    refuses.
     """
     if model.kind == "checkpoint":
         _require_no_pickles(model)
@@ -78,8 +86,46 @@ def check_model(model: ModelFiles) -> None:
     elif model.kind == "lora":
         lora_file(model)
         check_model(_base_of(model))
+        _require_made_for(model)
     else:
         _require_single_file(model)
+        require_described_weights(model)
+        _require_made_for(model)
+
+
+def _require_made_for(model: ModelFiles) -> None:
+    """Raise HubError where the base is another kind of network than the model was made for."""
+    base = _base_of(model)
+    place = model.path / lora_file(model) if model.kind == "lora" else model.path
+    if place.is_dir():  # a network that diffusers saved by itself
+        place = place / Path(model.weights[0].path).name
+    header = read_header(place)
+    told = {"option": "--base names it", "card": "its model card names it"}
+    words = told.get(str(model.base_origin))
+    require_made_for(
+        str(model.ref.without_revision),
+        identify(header),
+        header.metadata,
+        f"its base model {base.ref.without_revision}{f' ({words})' if words else ''}",
+        _architectures(base),
+    )
+
+
+def _architectures(base: ModelFiles) -> frozenset[str]:
+    """What the network of a base may be; empty where nothing is known."""
+    if base.kind == "checkpoint":
+        index = _read_index(base)
+        for part in ("unet", "transformer"):
+            try:
+                network = json.loads((base.path / part / "config.json").read_bytes())
+            except (OSError, ValueError):
+                continue
+            return pipeline_architectures(index, network if isinstance(network, dict) else None)
+        return pipeline_architectures(index)
+    if base.kind == "single-file" and base.path.is_file():
+        architecture = identify_file(base.path).architecture
+        return frozenset() if architecture is None else frozenset({architecture})
+    return frozenset() if base.base is None else _architectures(base.base)
 
 
 def require_pipeline(who: str, index: Mapping[str, Any]) -> None:
@@ -254,19 +300,22 @@ def _load_folder(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
     import diffusers
 
     index = _read_index(model)
-    names = _require_no_pickles(model)
-    only_half = bool(names) and all(_HALF.search(name) for name in names)
-    try:
-        pipeline = diffusers.DiffusionPipeline.from_pretrained(
-            str(model.path),
-            **dtype_argument(dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            variant="fp16" if only_half else None,
-            **no_safety_checker(index),
-        )
-    except Exception as error:
-        raise refused(model, "cannot be loaded by diffusers", error) from error
+    _require_no_pickles(model)
+    components = [
+        name for name, value in index.items() if isinstance(value, list) and value[0] is not None
+    ]
+    off = no_safety_checker(index)
+    with chosen_folder(model, [name for name in components if name not in off]) as folder:
+        try:
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(
+                str(folder),
+                **dtype_argument(dtype),
+                use_safetensors=True,
+                local_files_only=True,
+                **off,
+            )
+        except Exception as error:
+            raise refused(model, "cannot be loaded by diffusers", error, shown=folder) from error
     _require_own_channels(model, pipeline)
     return pipeline
 
@@ -315,17 +364,16 @@ def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]
         raise GenerationError(
             f"{model.ref}: its base model {base.ref} is no diffusers folder, so it has no "
             "configuration to read the file by",
-            hint="name a base model in the diffusers layout in the model card",
+            hint="name a base model in the diffusers layout: --base REPO, or base_model in the "
+            "model card",
         )
     return base, _read_index(base)
 
 
-def _require_no_pickles(model: ModelFiles) -> list[str]:
-    """The names of the weight files, not all of which are pickles."""
+def _require_no_pickles(model: ModelFiles) -> None:
     names = [Path(weight.path).name for weight in model.weights]
     if names and all(Path(name).suffix.lower() in _PICKLES for name in names):
         raise pickled(model, names[0])
-    return names
 
 
 def _base_of(model: ModelFiles) -> ModelFiles:
@@ -333,14 +381,17 @@ def _base_of(model: ModelFiles) -> ModelFiles:
         return model.base
     named = model.card.base_model
     what = "LoRA" if model.kind == "lora" else "single-file checkpoint"
+    if named is None and model.base_refusal is not None:
+        raise model.base_refusal
     if named is None:
         raise GenerationError(
             f"{model.ref}: the model card names no base model, which a {what} needs",
-            hint="add base_model to the model card",
+            hint="name it: --base REPO, or add base_model to the model card",
         )
     raise GenerationError(
         f"{model.ref}: its base model {named} is not at hand",
-        hint=f"put {named} on the same hub, or correct base_model in the model card",
+        hint=f"put {named} on the same hub, name one that is there (--base REPO), or correct "
+        "base_model in the model card",
     )
 
 

@@ -2,28 +2,65 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from gmi_registry.errors import HubError
-from gmi_registry.hubs.confinement import require_inside
+from gmi_registry.hubs.confinement import read_plain, require_inside
+from gmi_registry.hubs.selection import (
+    INDEX_NAME,
+    WEIGHT_SUFFIXES,
+    RepoFile,
+    Selection,
+    check_shard_index,
+    is_shard_index,
+    select_pipeline,
+    select_weights,
+)
 from gmi_registry.model import Kind
-from gmi_registry.sanitize import one_line
-from gmi_registry.spec import SPEC_DIR
+from gmi_registry.spec import SPEC_DIR, ModelRef
+from gmi_registry.weights import (
+    HEADER_LIMIT,
+    FileKind,
+    Header,
+    WeightsFile,
+    WeightsFormatError,
+    header_from_bytes,
+    header_length,
+    identify_file,
+    require_described,
+)
 
-__all__ = ["FoundWeights", "find_weights", "kind_of_file"]
+__all__ = [
+    "FoundWeights",
+    "all_weights",
+    "described_kind",
+    "find_weights",
+    "header_from_ranges",
+    "kind_of_file",
+    "needs_base_weights",
+    "require_shards",
+]
 
-_PIPELINE_NAME = "model_index.json"
-_LORA_NAME = "pytorch_lora_weights.safetensors"
-_SUFFIX = ".safetensors"
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-# Of diffusers and peft, of kohya's scripts, and of the LyCORIS family.
-_LORA_MARKS = (".lora_A.", ".lora_B.", "lora_up.", "lora_down.", ".lora.", ".hada_w", ".lokr_w")
-# diffusers keeps weights one folder below the pipeline; nobody nests them deeper than this.
-_DEPTH = 4
+_INDEX_LIMIT = 1024 * 1024
+_SHARD_INDEX_LIMIT = 64 * 1024 * 1024
+# A training run puts a whole pipeline into a folder of its own; nobody nests deeper than this.
+_DEPTH = 6
+_MOST_FILES = 50_000
+_FIRST_RANGE = 256 * 1024
+_KINDS: Mapping[FileKind, Kind] = {
+    "checkpoint": "single-file",
+    "network": "single-file",
+    "lora": "lora",
+    "lycoris": "lora",
+    "textual-inversion": "textual-inversion",
+}
+_OWN_PARTS = {"network", "vae", "text-encoder"}
+_SD3_TEXT_ENCODERS = 3
 
 
 @dataclass(frozen=True)
@@ -39,90 +76,144 @@ class FoundWeights:
     files: tuple[Path, ...]
 
 
-def find_weights(folder: Path, root: Path) -> FoundWeights:
-    """The weights in ``folder``; every file must lie in ``root`` once links are followed.
+def find_weights(folder: Path, root: Path, ref: ModelRef) -> FoundWeights:
+    """The weights in ``folder``, which holds the model ``ref`` of the hub in ``root``.
 
-    A folder with ``model_index.json`` is a checkpoint. Otherwise it holds one safetensors file,
-    a LoRA by its usual name or by the names of its tensors, or else a whole model. Raises HubError
-    where it holds none, several, only pickles, or a file that is no safetensors file.
+    A folder with ``model_index.json`` is a checkpoint, unless ``ref`` names a file. Otherwise the
+    weights that :func:`.select_weights` chooses are a LoRA, by its usual name or by the names of
+    its tensors, or else a whole model or a network. Every file that is used must lie in ``root``
+    once links are followed. Raises HubError where there are none, several, only pickles, a file
+    that is no safetensors file, or a link that leads out.
     """
-    if (folder / _PIPELINE_NAME).is_file():
-        files = sorted(_below(folder, root, _DEPTH), key=lambda path: _name(path, folder))
-        if not files:
-            raise _none(folder)
-        return FoundWeights(
-            "checkpoint", folder, tuple(_name(path, folder) for path in files), tuple(files)
-        )
-    files = sorted(_below(folder, root, 0))
-    adapter = [path for path in files if path.name == _LORA_NAME]
-    if adapter:
-        return FoundWeights("lora", folder, (_LORA_NAME,), tuple(adapter))
-    if not files:
-        raise _none(folder)
-    if len(files) > 1:
-        names = ", ".join(path.name for path in files[:4])
-        raise HubError(
-            f"{folder} holds {len(files)} weight files ({names}), and which is meant is unclear",
-            hint=f"keep one, name a LoRA {_LORA_NAME}, or add {_PIPELINE_NAME} for a pipeline",
-        )
-    kind = kind_of_file(files[0])
-    path = folder if kind == "lora" else files[0]
-    return FoundWeights(kind, path, (files[0].name,), (files[0],))
+    files = list(_below(folder, root, _DEPTH))
+    if ref.file is None and (folder / INDEX_NAME).is_file():
+        selection = select_pipeline(str(folder), files, _index(folder, root))
+        kind: Kind = "checkpoint"
+        path = folder
+    else:
+        options = f" --hub {shlex.quote(str(root))}"
+        selection = select_weights(ref, files, options=options)
+        place = folder / selection.weights[0].path
+        kind = kind_of_file(place)
+        path = place if kind == "single-file" else folder
+        if selection.network is not None:
+            path = folder / selection.network
+    for file in (*selection.weights, *selection.others):
+        require_inside(folder / file.path, root)
+    require_shards(str(folder), folder, selection, root)
+    names = tuple(file.path for file in selection.weights)
+    return FoundWeights(kind, path, names, tuple(folder / name for name in names))
 
 
-def kind_of_file(path: Path) -> Kind:
-    """``lora`` or ``single-file``, by the file's usual name or the names of its tensors.
+def all_weights(folder: Path, root: Path) -> Mapping[str, Path]:
+    """Every weight file of a folder by its path in it, whichever of them is meant."""
+    return {
+        file.path: folder / file.path
+        for file in _below(folder, root, _DEPTH)
+        if file.path.endswith(WEIGHT_SUFFIXES)
+    }
 
-    Raises HubError where it is no safetensors file.
+
+def require_shards(name: str, folder: Path, selection: Selection, root: Path | None) -> None:
+    """Raise HubError where an index among the files of a model names a shard that is not there.
+
+    Links are followed inside ``root``, and anywhere where that is None.
     """
-    return "lora" if path.name == _LORA_NAME or _is_lora(path) else "single-file"
+    for file in selection.others:
+        if is_shard_index(file.path):
+            content = read_plain(folder / file.path, _SHARD_INDEX_LIMIT, root or True)
+            inside = file.path.rpartition("/")[0]
+            beside = (weight.path.rpartition("/") for weight in selection.weights)
+            check_shard_index(
+                f"{name}: {inside}" if inside else name,
+                content,
+                [own for place, _, own in beside if place == inside],
+            )
 
 
-def _below(folder: Path, root: Path, depth: int) -> Iterator[Path]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = Path(entry.path)
-            if entry.name.startswith(".") or entry.name == SPEC_DIR:
-                continue
-            if entry.name.endswith(_SUFFIX) and entry.is_file():
-                require_inside(path, root)
-                yield path
-            elif depth and entry.is_dir():
-                require_inside(path, root)
-                yield from _below(path, root, depth - 1)
+def kind_of_file(path: Path, name: str | None = None) -> Kind:
+    """What kind of model a file makes, by the names of its tensors; people call it ``name``.
+
+    Raises HubError where no specification can be made of it, or where it is no weight file.
+    """
+    return described_kind(identify_file(path), name or str(path))
 
 
-def _name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()
+def described_kind(file: WeightsFile, name: str) -> Kind:
+    """The kind of model that a file makes. Raises HubError where no specification is made of it."""
+    require_described(file, name)
+    return _KINDS[file.kind]
 
 
-def _is_lora(path: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
+def needs_base_weights(file: WeightsFile) -> bool:
+    """Whether a file is completed from the weights of its base, and not by its configuration alone.
 
+    That is a network without text encoders or VAE, and whatever is put on a base.
+    """
+    if file.kind != "checkpoint" or not _OWN_PARTS.issubset(file.parts):
+        return True
+    # Some are shared without the largest of three text encoders.
+    return file.architecture == "sd3" and len(file.text_encoders) < _SD3_TEXT_ENCODERS
+
+
+def header_from_ranges(read: Callable[[int], bytes], size: int | None, name: str) -> Header | None:
+    """The header of a file that is far away; ``read(n)`` gives its first ``n`` bytes.
+
+    ``size`` is the file's (None: not known), ``name`` is for messages. None where it is malformed:
+    what arrived may be spoilt, and only the whole file has a digest. Raises WeightsFormatError for
+    a file of another format, and for one that is shorter than its header says.
+    """
+    most = HEADER_LIMIT if size is None else min(size, HEADER_LIMIT)
+    length = min(most, _FIRST_RANGE)
+    while True:
+        beginning = read(length)
+        exact = header_length(beginning)
+        try:
+            if exact is None or exact <= len(beginning) or len(beginning) < length:
+                return header_from_bytes(beginning, size=size, name=name)
+        except WeightsFormatError as error:
+            # The header of a GGUF file does not say how long it is.
+            whole = length >= most or len(beginning) < length
+            if error.damage != "cut-short" or whole or not beginning.startswith(b"GGUF"):
+                if error.damage == "malformed":
+                    return None
+                raise
+        length = min(most, 4 * length if exact is None else exact)
+
+
+def _index(folder: Path, root: Path) -> Mapping[str, object]:
     try:
-        with safe_open(path, framework="numpy") as tensors:
-            return any(mark in name for name in tensors.keys() for mark in _LORA_MARKS)  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, OverflowError) as error:
-        reason = one_line(str(error))
+        index = json.loads(read_plain(folder / INDEX_NAME, _INDEX_LIMIT, root))
+    except (ValueError, RecursionError):
+        index = None
+    if not isinstance(index, dict):
         raise HubError(
-            f"{path} is no safetensors file: {reason}", hint="download or copy it again"
-        ) from None
+            f"{folder / INDEX_NAME} is not a JSON object",
+            hint="save the pipeline again: pipeline.save_pretrained(folder)",
+        )
+    return index
 
 
-def _none(folder: Path) -> HubError:
-    if any(path.suffix in _PICKLES for path in folder.rglob("*")):
-        return HubError(
-            f"{folder} holds weights only as pickles, which can run any program when loaded",
-            hint="save the model as safetensors: pipeline.save_pretrained(folder)",
-        )
-    below = next(iter(sorted(folder.glob(f"*/*{_SUFFIX}"))), None)
-    if below is not None:
-        return HubError(
-            f"{folder} holds no weights but in folders below",
-            hint=f"put the file that is meant beside them: cp {shlex.quote(str(below))} "
-            f"{shlex.quote(str(folder))}",
-        )
-    return HubError(
-        f"{folder} holds no weights",
-        hint=f"put a diffusers folder, a LoRA ({_LORA_NAME}) or one .safetensors file there",
-    )
+def _below(folder: Path, root: Path, depth: int) -> Iterator[RepoFile]:
+    """All files of a model but its specification and hidden ones, with sizes in bytes."""
+    pending, count = [(folder, "", depth)], 0
+    while pending:
+        here, prefix, left = pending.pop()
+        with os.scandir(here) as entries:
+            for entry in entries:
+                count += 1
+                if count > _MOST_FILES:
+                    raise HubError(
+                        f"{folder} holds more than {_MOST_FILES:,} files",
+                        hint="keep only the model's files there",
+                    )
+                if entry.name.startswith(".") or (not prefix and entry.name == SPEC_DIR):
+                    continue
+                path = f"{prefix}{entry.name}"
+                if entry.is_file():
+                    if entry.name.endswith(WEIGHT_SUFFIXES):
+                        require_inside(Path(entry.path), root)
+                    yield RepoFile(path, entry.stat().st_size)
+                elif left and entry.is_dir():
+                    require_inside(Path(entry.path), root)
+                    pending.append((Path(entry.path), f"{path}/", left - 1))

@@ -48,8 +48,7 @@ def _architecture(name: str) -> Callable[..., Any]:
 
 
 SIZES: dict[str, tuple[int, int]] = {
-    "hidream": (256, 256),  # every size becomes one of the area of the default size
-    "hunyuandit": (768, 1024),  # sizes are those of a list
+    "hidream": (128, 128),  # every size becomes one of the area of the default size
 }
 """Width and height in pixels where 64 is none: as small as the architecture lets them be."""
 
@@ -78,8 +77,8 @@ def vae(kind: Any = None, *, quantised: bool = True, levels: int = 2, **more: An
     )
 
 
-def _flow_vae(levels: int = 2) -> Any:
-    return vae(levels=levels, quantised=False, shift_factor=0.1, scaling_factor=0.4)
+def _flow_vae(levels: int = 2, **more: Any) -> Any:
+    return vae(levels=levels, quantised=False, shift_factor=0.1, scaling_factor=0.4, **more)
 
 
 def _flow(**more: Any) -> Any:
@@ -536,7 +535,7 @@ def _hidream(_: Path) -> Any:
     config = transformers.LlamaConfig(**decoder_config(len(words)))
     return diffusers.HiDreamImagePipeline(
         scheduler=_flow(shift=3.0),
-        vae=_flow_vae(),
+        vae=_flow_vae(levels=1, mid_block_add_attention=False),  # of 16,384 latents
         text_encoder=clip_encoder(projected=True, length=248),
         tokenizer=clip_tokenizer(),
         text_encoder_2=clip_encoder(projected=True, length=218),

@@ -232,7 +232,7 @@ REFUSALS = {
         _base(**{"model_index.json": index("StableDiffusionImg2ImgPipeline")}),
         {},
         GmiError,
-        "needs a picture to begin with",
+        "needs an image to begin with",
     ),
     "no prompt": (
         _base(**{"model_index.json": index("DDPMPipeline")}),

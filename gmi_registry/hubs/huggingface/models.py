@@ -388,7 +388,8 @@ class Models:
                 hint=f"{mend}; or use a token that may read it",
             ) from error
         except AuthError as error:
-            hint = f"{error.hint}; or {mend}" if error.hint else mend
+            # A name that is wrong looks like one that may not be seen.
+            hint = f"{error.hint}; or {mend}" if is_unknown(error) else error.hint
             raise AuthError(f"{what}, is not open: {error.message}", hint=hint) from error
 
     def _deliver(self, found: _Found, *, config_only: bool) -> ModelFiles:

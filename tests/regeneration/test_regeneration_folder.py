@@ -276,3 +276,20 @@ def test_the_index_is_brought_up_to_date(many, work, go, tmp_path, models):
     assert (change_made.replaced, change_made.removed, change_made.rows) == (1, 1, 2)
     assert done.to_json()["index"]["models"] == 2
     assert "The index has 2 models" in done.to_markdown()
+
+
+def test_a_base_that_was_named_is_kept(published, go, models, work):
+    hub = published
+    other = shutil.copytree(place(hub, "base"), place(hub, "other"))
+    shutil.rmtree(other / "gmi", ignore_errors=True)
+    done = publish(ModelRef("local", "ink"), hub, work=work, base="other", device="cpu")
+    assert (done.outcome, done.plan.base_origin) == ("published", "option")
+    described = read_spec(place(hub)).manifest.model
+    assert (described.base_model, described.base_origin) == ("other", "option")
+    assert plan(hub, work)["local:ink"][0] == "fresh"
+
+    change(hub, models)
+    assert outcomes(go(hub)) == {"local:ink": "published"}
+    described = read_spec(place(hub)).manifest.model
+    assert (described.base_model, described.base_origin) == ("other", "option")
+    assert outcomes(go(hub)) == {}

@@ -265,6 +265,8 @@ def _told(ref: ModelRef, chosen: _Chosen, header: Header) -> _Chosen:
             f"{ref}: its file says v-prediction, so its base is {sister.title}, {base.id}, of what "
             f"Civitai calls {chosen.version.base_model}",
         )
+    elif family.caution is not None and file.prediction_type is None:
+        notes = (family.caution,)
     return replace(chosen, base=base, family=sister, notes=notes)
 
 

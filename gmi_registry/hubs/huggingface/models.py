@@ -298,7 +298,7 @@ class Models:
                     hint="write --base owner/name",
                 )
             origin = "option"
-            base = self._base(found.ref.id, str(named), above, origin)
+            base = self._base(found.ref.id, named, above, origin)
         elif card.base_model is not None:
             base, notes = self._base_of_card(found, above)
         else:
@@ -355,8 +355,11 @@ class Models:
             "is taken; --base names another",
         )
 
-    def _base(self, model_id: str, name: str, above: tuple[str, ...], origin: BaseOrigin) -> _Found:
-        what = f"the base model of hf:{model_id}, {one_line(name, 100)}"
+    def _base(
+        self, model_id: str, name: str | ModelRef, above: tuple[str, ...], origin: BaseOrigin
+    ) -> _Found:
+        called = name if isinstance(name, str) else str(name).removeprefix("hf:")
+        what = f"the base model of hf:{model_id}, {one_line(called, 100)}"
         resolve = origin != "option"
         mend = "correct --base"
         if origin == "card":
@@ -364,7 +367,10 @@ class Models:
         elif origin != "option":
             mend = BASE_HINT
         try:
-            ref = base_reference(name, self._downloads.asked(model_id).endpoint)
+            if isinstance(name, ModelRef):
+                ref = name
+            else:
+                ref = base_reference(name, self._downloads.asked(model_id).endpoint)
             elsewhere = kept_elsewhere(ref.id)
             try:
                 return self._find(ref, above, resolve=resolve)
@@ -382,7 +388,9 @@ class Models:
                 hint=f"{mend}; or use a token that may read it",
             ) from error
         except AuthError as error:
-            raise AuthError(f"{what}, is not open: {error.message}", hint=error.hint) from error
+            # A name that is wrong looks like one that may not be seen.
+            hint = f"{error.hint}; or {mend}" if is_unknown(error) else error.hint
+            raise AuthError(f"{what}, is not open: {error.message}", hint=hint) from error
 
     def _deliver(self, found: _Found, *, config_only: bool) -> ModelFiles:
         chosen = found.choose(config_only=config_only)

@@ -21,7 +21,7 @@ from gmi_registry.bases import pipeline_architectures
 from gmi_registry.device import DtypeName, default_device, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
 from gmi_registry.generation.adapters import apply_lora, lora_file
-from gmi_registry.generation.folder import is_network_folder
+from gmi_registry.generation.folder import is_network_folder, network_component
 from gmi_registry.generation.prediction import (
     check_lora_prediction,
     check_scheduler,
@@ -71,7 +71,7 @@ Pipeline = Any
 """A diffusers ``DiffusionPipeline``; diffusers ships no types."""
 
 _PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
-_READ = frozenset({".safetensors", ".gguf"})
+_SINGLE_FILES = frozenset({".safetensors", ".gguf"})
 _INDEX = "model_index.json"
 _LIBRARIES = frozenset({"diffusers", "transformers"})
 _NETWORKS = ("unet", "transformer")
@@ -98,10 +98,10 @@ def check_model(model: ModelFiles) -> None:
     elif model.kind == "lora":
         lora_file(model)
         check_model(_base_of(model))
-        _require_made_for(model)
     else:
         _require_single_file(model)
-        require_described_weights(model)
+    require_described_weights(model)
+    if model.kind != "checkpoint":
         _require_made_for(model)
 
 
@@ -379,7 +379,7 @@ def _config_of(model: ModelFiles, part: str) -> dict[str, Any]:
 def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]:
     """The base whose configuration describes the file, and that one's ``model_index.json``."""
     if not is_network_folder(model):
-        if model.path.suffix.lower() not in _READ:
+        if model.path.suffix.lower() not in _SINGLE_FILES:
             raise pickled(model, model.path.name)
         check_single_file(model)
     base = _base_of(model)
@@ -390,7 +390,10 @@ def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]
             hint="name a base model in the diffusers layout: --base REPO, or base_model in the "
             "model card",
         )
-    return base, _read_index(base)
+    index = _read_index(base)
+    if is_network_folder(model):
+        network_component(model, base, index)
+    return base, index
 
 
 def _require_no_pickles(model: ModelFiles) -> None:

@@ -15,8 +15,8 @@ from gmi_registry.generation.folder import (
     chosen_folder,
     is_network_folder,
     load_network,
-    network_class,
 )
+from gmi_registry.generation.folder import network_component as folder_component
 from gmi_registry.generation.prediction import settle_prediction
 from gmi_registry.generation.quantisation import Scales, scales_of
 from gmi_registry.generation.refusals import refused, require_described_weights
@@ -61,7 +61,7 @@ def load_single_file(
     """
     classes = component_classes(index)
     if is_network_folder(model):
-        component = _component_of_network(model, base, index)
+        component = folder_component(model, base, index)
         _require_rest(model, base, index, {component}, None)
         network = load_network(model, dtype_argument(dtype))
         pipeline = load_pipeline_with(base, index, dtype, {component: network}, model)
@@ -83,25 +83,7 @@ def _require_readable(model: ModelFiles) -> tuple[Header, WeightsFile, Scales]:
     require_described_weights(model)
     header = read_header(model.path)
     found = identify(header)
-    if found.kind not in ("checkpoint", "network"):
-        raise GenerationError(
-            f"{model.ref} is {found.title}, and no whole model or network",
-            hint="keep it in a repository of its own, under the name that its kind has there",
-        )
     return header, found, scales_of(str(model.ref), header, found)
-
-
-def _component_of_network(model: ModelFiles, base: ModelFiles, index: Mapping[str, Any]) -> str:
-    """Which component of the base's pipeline a network in a folder of its own replaces."""
-    name = network_class(model)
-    for component, kind in component_classes(index).items():
-        if kind.__name__ == name and component == network_component((component,)):
-            return component
-    raise GenerationError(
-        f"{model.ref} is a {name}, and the pipeline of its base {base.ref} has none",
-        hint="correct base_model in the model card, or name the base that it was made for: "
-        "--base REPO",
-    )
 
 
 def _require_rest(

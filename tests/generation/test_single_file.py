@@ -137,7 +137,7 @@ def test_a_network_in_a_folder_of_its_own_takes_the_place_of_its_bases(bases, tm
     for key, value in state(base, "transformer").items():
         torch.testing.assert_close(state(loaded, "transformer")[key], value + 1)
     other = replace(model, base=bases("sd15"))
-    assert "is a SD3Transformer2DModel, and the pipeline of its base" in refusal(other).message
+    assert "is a SD3Transformer2DModel, and the network of its base" in refusal(other).message
 
 
 def test_the_real_flux_is_matched_by_its_header_alone(tmp_path):

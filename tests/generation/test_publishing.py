@@ -314,7 +314,7 @@ def test_a_dry_run_says_where_every_setting_comes_from(run, hub, tmp_path, few):
     plan = run(LORA, dry_run=True).plan
     assert plan.origins["steps"] == plan.origins["batch_size"] == "as asked for"
     assert plan.origins["guidance_scale"] == "the model card of local:base"
-    assert plan.origins["width"] == "the pipeline's own"
+    assert plan.origins["width"] == "the network's own"
     assert (plan.base.id, plan.device, plan.seconds) == ("base", "cpu", None)
     assert plan.destination == f"the folder {gmi_of(hub, LORA)}"
 

@@ -216,6 +216,20 @@ def test_a_configuration_tells_some(pipeline, title, certain):
     assert family_advice(replace(_model(kind="lora"), base=_model()), pipeline) is None
 
 
+def test_the_metadata_of_a_file_are_read(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    file = tmp_path / "x.safetensors"
+    save_file({"a": torch.zeros(1)}, file, metadata={"modelspec.title": "SDXL Lightning 8step"})
+    model = replace(_model(kind="lora", weights=("x.safetensors",)), path=tmp_path)
+    found = family_advice(model, XL)
+    assert (found.family.title, found.steps, found.certain) == ("SDXL Lightning", 8, False)
+    assert found.why == "its metadata (modelspec.title)"
+    file.write_bytes(b"no header")
+    assert family_advice(model, XL) is None
+
+
 def test_cards_and_options_win():
     guessed = _model("me/x-sdxl-lightning-4step")
     said = replace(guessed, card=replace(guessed.card, steps=6, guidance_scale=1.5))
@@ -259,9 +273,11 @@ def test_the_scheduler_of_a_family_and_its_settings():
     recipe = default_recipe(QWEN, lora)
     assert (recipe.steps, recipe.true_cfg_scale, recipe.guidance_scale) == (8, 1.0, None)
     assert recipe.sampler.config["base_shift"] == pytest.approx(1.0986, abs=1e-4)
-    # A whole model that its family is known of brings its own.
+    # A whole model of a family that is certain brings its own, a LoRA's base does so too.
     kept = default_recipe(XL, _model("stabilityai/sdxl-turbo", hub="hf"))
     assert kept.sampler.config.get("timestep_spacing") != "trailing"
+    base = _model("stabilityai/sdxl-turbo", hub="hf")
+    assert default_recipe(XL, replace(_model(kind="lora"), base=base)).sampler == kept.sampler
     file = _civitai("SDXL Lightning")
     assert default_recipe(XL, file).sampler.config["timestep_spacing"] == "trailing"
 

@@ -354,7 +354,8 @@ def _texts(model: Carded, *, tags: bool = False) -> Iterator[tuple[str, str]]:
         named.append(("its name", model.ref.id.rpartition("/")[2]))
     named.append(("its title", model.card.title))
     if model.ref.hub != "civitai" or tags:
-        named += [("a tag", tag) for tag in model.card.tags[:50]]
+        # Those with a colon are the hub's own: of the base, which is asked about itself.
+        named += [("a tag", tag) for tag in model.card.tags[:50] if ":" not in tag]
     keys: dict[str, int] = {}
     for what, text in named:
         plain = _plain(text)

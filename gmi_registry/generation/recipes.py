@@ -521,7 +521,9 @@ def _validated(values: dict[str, Any], origins: dict[str, str]) -> GenerationRec
         origin = origins.get(name, _CALLER)
         raise InputError(
             f"{name.replace('_', ' ')} {one_line(str(first['input']), 60)} ({origin}): {message}",
-            hint=f"give another {option}",
+            hint=f"give another {option}"
+            if origin == _CALLER
+            else f"mend the model card, or give {option}",
         ) from error
 
 

@@ -316,12 +316,13 @@ def _parsed(name: str, origin: str) -> tuple[bool, str, dict[str, Any]]:
     if found is not None:
         class_name, own = _NAMES[found]
         return True, class_name, own | changes
-    near = get_close_matches(name, [*_NAMES, *_CLASSES], n=2, cutoff=0.5)
+    karras = (f"{known} Karras" for known in _NAMES)
+    near = get_close_matches(name, [*_NAMES, *karras, *_CLASSES], n=2, cutoff=0.5)
     raise InputError(
         f"scheduler {shown(name, 60)!r} ({origin}) is none that is known"
         + (f"; perhaps {' or '.join(near)} is meant" if near else ""),
-        hint=f"give one of {', '.join(_NAMES)}, perhaps with Karras, Exponential, Beta or Trailing "
-        "after it, or a class of diffusers",
+        hint=f"give as --scheduler one of {', '.join(_NAMES)}, perhaps with Karras, Exponential, "
+        "Beta or Trailing after it, or a class of diffusers",
     )
 
 

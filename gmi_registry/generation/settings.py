@@ -208,7 +208,7 @@ def check_effects(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
             f"the recipe has {fault}",
             hint="give --batch-size 1"
             if recipe.batch_size > 1 and WHY_ONE in fault
-            else "generate with the recipe of default_recipe",
+            else "publish the model anew, with settings that it reads",
         )
 
 

@@ -65,7 +65,12 @@ def test_what_another_class_reads_is_not_recorded(pipeline):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("Eular a", "perhaps Euler a"), ("frob", "none that is known"), ("DDIM Frob", "is meant")],
+    [
+        ("Eular a", "perhaps Euler a"),
+        ("DPM++ 2M Karas", "DPM\\+\\+ 2M Karras"),
+        ("frob", "none that is known"),
+        ("DDIM Frob", "is meant"),
+    ],
 )
 def test_an_unknown_name_is_refused_with_what_is_near(name, said):
     with pytest.raises(InputError, match=said) as caught:

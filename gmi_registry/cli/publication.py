@@ -125,7 +125,12 @@ def _setting(value: object) -> str:
     from gmi_registry.spec import LoraPartial, Sampler
 
     if isinstance(value, Sampler):
-        return value.name
+        config = value.config
+        marks = [name for name, on in config.items() if name.startswith("use_") and on is True]
+        marks += ["trailing"] if config.get("timestep_spacing") == "trailing" else []
+        predicts = config.get("prediction_type")
+        marks += [str(predicts)] if predicts not in (None, "epsilon") else []
+        return value.name + (f" ({', '.join(marks)})" if marks else "")
     if isinstance(value, LoraPartial):
         return f"{value.applied} of {value.tensors}"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

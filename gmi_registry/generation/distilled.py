@@ -14,8 +14,10 @@ from math import log
 from pathlib import Path
 from typing import Any
 
+from gmi_registry.errors import HubError
 from gmi_registry.generation.advice import Carded
 from gmi_registry.generation.pipelines import Pipeline
+from gmi_registry.weights import read_header
 
 __all__ = ["Family", "FamilyAdvice", "family_advice", "looks_distilled"]
 
@@ -347,11 +349,13 @@ def _texts(model: Carded, *, tags: bool = False) -> Iterator[tuple[str, str]]:
         weights = getattr(model, "weights", ())
         paths = list(weights) if isinstance(weights, Mapping) else [item.path for item in weights]
         named += [("its file name", Path(path).stem) for path in paths[:4]]
+        named += [(f"its metadata ({key})", text) for key, text in _stated(model)]
     if model.ref.hub != "civitai":
         named.append(("its name", model.ref.id.rpartition("/")[2]))
     named.append(("its title", model.card.title))
     if model.ref.hub != "civitai" or tags:
-        named += [("a tag", tag) for tag in model.card.tags[:50]]
+        # Those with a colon are the hub's own: of the base, which is asked about itself.
+        named += [("a tag", tag) for tag in model.card.tags[:50] if ":" not in tag]
     keys: dict[str, int] = {}
     for what, text in named:
         plain = _plain(text)
@@ -359,6 +363,22 @@ def _texts(model: Carded, *, tags: bool = False) -> Iterator[tuple[str, str]]:
             seen.add(plain)
             keys[what] = keys.get(what, 0) + 1
             yield (what if keys[what] == 1 else f"{what} ({keys[what]})"), plain
+
+
+def _stated(model: Carded) -> Iterator[tuple[str, str]]:
+    """What the file of a LoRA or a whole model in one file says of itself, where it is here."""
+    path = getattr(model, "path", None)
+    weights = getattr(model, "weights", ())
+    if not isinstance(path, Path) or not weights or isinstance(weights, Mapping):
+        return
+    file = path if path.is_file() else path / weights[0].path
+    try:
+        metadata = read_header(file).metadata
+    except (HubError, OSError):  # what loads the file says what is wrong with it
+        return
+    for key in ("modelspec.title", "modelspec.architecture", "ss_output_name"):
+        if metadata.get(key):
+            yield key, metadata[key]
 
 
 def _plain(text: str) -> str:

@@ -157,7 +157,7 @@ def _draw(pipeline: Pipeline, batch: Sequence[Pair], recipe: GenerationRecipe) -
     try:
         with (
             torch.inference_mode(),
-            stepping(pipeline.scheduler, generators),
+            stepping(getattr(pipeline, "scheduler", None), generators),
             skipping_layers(pipeline, recipe),
         ):
             drawn = pipeline(**arguments, generator=generators, output_type="np").images

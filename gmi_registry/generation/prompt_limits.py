@@ -18,7 +18,7 @@ from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.generation.refusals import one_line
 from gmi_registry.generation.schedulers import use_sampler
-from gmi_registry.generation.settings import call_arguments
+from gmi_registry.generation.settings import call_arguments, skipping_layers
 from gmi_registry.spec import GenerationRecipe, PromptSet
 
 __all__ = ["check_prompts"]
@@ -231,6 +231,7 @@ def _calls(pipeline: Pipeline, recipe: GenerationRecipe, tokenizers: Sequence[An
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(use_sampler(pipeline, recipe.sampler))
+        stack.enter_context(skipping_layers(pipeline, recipe))
         for tokenizer in tokenizers:
             stack.enter_context(_recorded(tokenizer, calls))
         for part in pipeline.components.values():

@@ -200,6 +200,11 @@ class _Advice:
         self.used: dict[str, FamilyAdvice] = {}
         """The families whose advice was taken, by field."""
 
+    def brought_by(self, family: FamilyAdvice) -> bool:
+        """Whether the pipeline's scheduler comes from the model that ``family`` was known of."""
+        part, of_last = self._chain[-1]
+        return family is of_last and getattr(part, "kind", None) == "checkpoint"
+
     @property
     def own_family(self) -> FamilyAdvice | None:
         """The model's own, whatever its base is."""
@@ -309,12 +314,12 @@ def _choose_sampler(
     if family is None:
         chosen.put("sampler", sampler_of(build_scheduler(pipeline, name, origin)), origin)
         return
-    # A whole model brings the scheduler that its author saved with it. One that knows few steps is
-    # right; another may be what was left of the model that it was made from.
+    # A whole model brings the scheduler that its author saved with it. Where the family is certain
+    # that is the right one; else it may be what was left of the model that it was made from.
     few = type(own).__name__ in ("LCMScheduler", "TCDScheduler") or (
         own.config.get("timestep_spacing") == "trailing"
     )
-    if advice.model.kind == "checkpoint" and (family.certain or few):
+    if advice.brought_by(family) and (family.certain or few):
         return
     try:
         built = build_scheduler(pipeline, name, origin, family.family.settings)
@@ -516,7 +521,9 @@ def _validated(values: dict[str, Any], origins: dict[str, str]) -> GenerationRec
         origin = origins.get(name, _CALLER)
         raise InputError(
             f"{name.replace('_', ' ')} {one_line(str(first['input']), 60)} ({origin}): {message}",
-            hint=f"give another {option}",
+            hint=f"give another {option}"
+            if origin == _CALLER
+            else f"mend the model card, or give {option}",
         ) from error
 
 

@@ -255,9 +255,9 @@ def recorded_scheduler(pipeline: Pipeline, sampler: Sampler) -> Any:
 @contextmanager
 def use_sampler(pipeline: Pipeline, sampler: Sampler) -> Iterator[None]:
     """Let ``pipeline``, which others may share, generate with the recorded scheduler meanwhile."""
-    own = pipeline.scheduler
-    recorded = recorded_scheduler(pipeline, sampler)
-    if recorded is own:
+    own = getattr(pipeline, "scheduler", None)
+    recorded = None if own is None else recorded_scheduler(pipeline, sampler)
+    if recorded is own:  # as where there is none, or no pipeline, since all images are kept
         yield
         return
     pipeline.scheduler = recorded
@@ -316,12 +316,13 @@ def _parsed(name: str, origin: str) -> tuple[bool, str, dict[str, Any]]:
     if found is not None:
         class_name, own = _NAMES[found]
         return True, class_name, own | changes
-    near = get_close_matches(name, [*_NAMES, *_CLASSES], n=2, cutoff=0.5)
+    karras = (f"{known} Karras" for known in _NAMES)
+    near = get_close_matches(name, [*_NAMES, *karras, *_CLASSES], n=2, cutoff=0.5)
     raise InputError(
         f"scheduler {shown(name, 60)!r} ({origin}) is none that is known"
         + (f"; perhaps {' or '.join(near)} is meant" if near else ""),
-        hint=f"give one of {', '.join(_NAMES)}, perhaps with Karras, Exponential, Beta or Trailing "
-        "after it, or a class of diffusers",
+        hint=f"give as --scheduler one of {', '.join(_NAMES)}, perhaps with Karras, Exponential, "
+        "Beta or Trailing after it, or a class of diffusers",
     )
 
 
@@ -388,15 +389,15 @@ def _try_steps(pipeline: Pipeline, scheduler: Any) -> None:
         raise ValueError("the pipeline hands it the generators of the images, which it cannot take")
     copy = type(scheduler).from_config(scheduler.config)
     steps = 8
+    dynamic = bool(copy.config.get("use_dynamic_shifting"))
     if lay_out is None:
-        copy.set_timesteps(steps)
+        copy.set_timesteps(steps, **({"mu": 1.0} if dynamic else {}))
         return
     more: dict[str, Any] = {}
     if re.search(r"\blinspace\(|get_default_\w*sigmas\(", source):
         more["sigmas"] = [1 - step / steps for step in range(steps)]
     if "original_inference_steps=" in source:
         more["original_inference_steps"] = None
-    dynamic = bool(copy.config.get("use_dynamic_shifting"))
     if dynamic or "mu=mu" in source or '"mu": mu' in source:
         more["mu"] = 1.0
     lay_out(copy, steps, "cpu", **more)

@@ -56,6 +56,9 @@ _SCALES = ("guidance_scale", "distilled_guidance_scale", "prior_guidance_scale")
 
 _HIGH = 1000.0
 
+_SOURCES: dict[Any, str] = {}
+"""Of the classes that were asked about: reading one takes longer than a batch of a tiny model."""
+
 
 @dataclass(frozen=True)
 class CallSettings:
@@ -208,7 +211,7 @@ def check_effects(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
             f"the recipe has {fault}",
             hint="give --batch-size 1"
             if recipe.batch_size > 1 and WHY_ONE in fault
-            else "generate with the recipe of default_recipe",
+            else "publish the model anew, with settings that it reads",
         )
 
 
@@ -241,10 +244,12 @@ def skipping_layers(pipeline: Pipeline, recipe: GenerationRecipe) -> Iterator[No
 
 def call_source(pipeline_class: Any) -> str:
     """The source of a pipeline class's call, which says what no signature does; empty without."""
-    try:
-        return inspect.getsource(pipeline_class.__call__)
-    except (OSError, TypeError):
-        return ""
+    if pipeline_class not in _SOURCES:
+        try:
+            _SOURCES[pipeline_class] = inspect.getsource(pipeline_class.__call__)
+        except (OSError, TypeError):
+            _SOURCES[pipeline_class] = ""
+    return _SOURCES[pipeline_class]
 
 
 def stated_size(pipeline: Pipeline, side: str) -> int | None:
@@ -270,6 +275,9 @@ def _own_rule(pipeline: Pipeline, scale: float | None) -> bool | None:
     The pipelines differ: above 1, above 0, never where the network embeds the scale or where a
     setting of theirs says that it was distilled. So theirs is asked, on a stand-in with that scale.
     """
+    if re.search(r"do_classifier_free_guidance = guidance_scale > 1", call_source(type(pipeline))):
+        # Of its own in the call, as in StableDiffusionPanoramaPipeline, whose property says never.
+        return scale is not None and scale > 1
     rule = getattr(type(pipeline), "do_classifier_free_guidance", None)
     if not isinstance(rule, property) or rule.fget is None:
         return None

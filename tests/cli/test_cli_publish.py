@@ -42,6 +42,25 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(call, hub):
     assert contents(hub) == before
 
 
+def test_scheduler_and_clip_skip_are_options_and_what_has_no_effect_is_refused(call, hub):
+    ink = ("ink", "--hub", hub, "--dry-run", *QUICK)
+    done = call(publish_app, *ink, "--scheduler", "DPM++ 2M Karras", "--clip-skip", "1")
+    assert done.exit_code == 0, done.stderr
+    named = "scheduler: DPMSolverMultistepScheduler (use_karras_sigmas) (as asked for)"
+    assert named in done.stdout
+    assert "CLIP skip: 1 (as asked for)" in done.stdout
+    for options, said in (
+        (("--true-cfg-scale", "3"), "takes no true CFG scale"),
+        (("--negative-prompt", "blur", "--guidance", "1"), "has no effect"),
+        (("--scheduler", "Eular a"), "perhaps Euler a"),
+        (("--clip-skip", "50"), "layers that can be left out"),
+    ):
+        done = call(publish_app, *ink, *options)
+        assert done.exit_code != 0
+        assert said in done.stderr
+        assert "hint: " in done.stderr
+
+
 def test_publish_then_up_to_date(call, hub):
     done = call(publish_app, "local:ink", "--hub", hub, "--seeds", "3", *QUICK)
     assert done.exit_code == 0, done.stderr

@@ -315,9 +315,18 @@ def test_a_dry_run_says_where_every_setting_comes_from(run, hub, tmp_path, few):
     plan = run(LORA, dry_run=True).plan
     assert plan.origins["steps"] == plan.origins["batch_size"] == "as asked for"
     assert plan.origins["guidance_scale"] == "the model card of local:base"
-    assert plan.origins["width"] == "the pipeline's own"
+    assert plan.origins["width"] == "the network's own"
     assert (plan.base.id, plan.device, plan.seconds) == ("base", "cpu", None)
     assert plan.destination == f"the folder {gmi_of(hub, LORA)}"
+
+
+def test_a_guess_of_a_distilled_model_is_a_warning_of_the_plan(run, hub, few):
+    card = hub.root / "models" / "base" / "README.md"
+    card.write_text(CARD.format(more="title: Tiny LCM 6 steps\n"))
+    plan = run(dry_run=True, overrides=RecipeOverrides()).plan
+    assert (plan.recipe.steps, plan.recipe.guidance_scale) == (6, 1.0)
+    assert plan.recipe.sampler.name == "LCMScheduler"
+    assert any("taken for LCM" in warning for warning in plan.warnings)
 
 
 def test_the_time_that_is_left_is_told_by_what_is_done(run, tmp_path, few):

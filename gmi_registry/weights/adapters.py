@@ -235,9 +235,31 @@ class _NetworkLayers:
             if self._names.has(*rule.needs):
                 width = self._width(rule.wide) if rule.wide else None
                 known = rule.widths.get(width or 0, rule.architecture)
+                if known == "flux1" and self._has_wide_gates():
+                    return "flux2"
                 blocks = self._names.layers(r"^transformer_blocks_(\d+)_")
                 return "qwen-image" if known == "flux1" and blocks > _FLUX_BLOCKS else known
         return None
+
+    def _has_wide_gates(self) -> bool:
+        """Whether the feed-forward layers are gated and three times as wide, as in FLUX.2.
+
+        The widths of the other layers are FLUX.1's in one of its sizes.
+        """
+        sides = {
+            name: self._names.tensor(pattern)
+            for name, pattern in (
+                ("one", r"^single_blocks_#_linear1$"),
+                ("two", r"^single_blocks_#_linear2$"),
+                ("mlp", r"^double_blocks_#_(?:img|txt)_mlp_0$"),
+            )
+        }
+        ratios = {"one": (9, 1), "two": (1, 4), "mlp": (6, 1)}
+        for name, tensor in sides.items():
+            outputs, inputs = (0, 0) if tensor is None else tensor.shape
+            if inputs and outputs and outputs * ratios[name][1] == inputs * ratios[name][0]:
+                return True
+        return False
 
     def _width(self, pattern: str) -> int | None:
         return self._names.size(pattern, 1) or None

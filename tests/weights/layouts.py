@@ -565,6 +565,14 @@ ADAPTERS = {
     "FLUX.2": Layout(
         lora(prefixed("diffusion_model.", FLUX_FIRST.replace("3072", "6144"))), "lora", "FLUX.2",
         {"architecture": "flux2"}),
+    "FLUX.2 klein, whose width is FLUX.1's": Layout(
+        lora("""
+            diffusion_model.double_blocks.0.img_attn.qkv 9216 3072
+            diffusion_model.single_blocks.0.linear1 27648 3072"""),
+        "lora", "FLUX.2", {"architecture": "flux2"}),
+    "FLUX.2 klein, its feed-forward layers": Layout(
+        kohya("lora_unet_double_blocks_0_img_mlp_0 18432 3072"), "lora", "FLUX.2",
+        {"architecture": "flux2"}),
     "Chroma": Layout(
         lora(prefixed("diffusion_model.", FLUX_FIRST + "distilled_guidance_layer.in_proj 5120 64")),
         "lora", "Chroma", {"architecture": "chroma"}),

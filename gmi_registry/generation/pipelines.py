@@ -82,9 +82,11 @@ def check_model(model: ModelFiles) -> None:
     if model.kind == "checkpoint":
         _require_no_pickles(model)
         _read_index(model)
+        require_described_weights(model)
         _check_folder(model)
     elif model.kind == "lora":
         lora_file(model)
+        require_described_weights(model)
         check_model(_base_of(model))
         _require_made_for(model)
     else:

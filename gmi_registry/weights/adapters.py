@@ -153,7 +153,7 @@ class _Rule(NamedTuple):
 _FLUX_BLOCKS = 19
 _FLUX_WIDTH = 3072
 # The first rule that fits counts. Names are in the form of Keys, with "_" for dots.
-_DOUBLE = r"^double_blocks_#_img_(?:attn_qkv|mlp_(?:0|fc1))$|^transformer_blocks_#_attn_to_[qkv]$"
+_DOUBLE = r"^double_blocks_#_img_(?:attn_qkv|mlp_fc1)$|^transformer_blocks_#_attn_to_[qkv]$"
 _ATTENTION = r"^(?:layers|noise_refiner|context_refiner)_#_"
 _LAYERS: tuple[_Rule, ...] = (
     _Rule("chroma", (r"^distilled_guidance_layer_",)),
@@ -205,6 +205,14 @@ _LAYERS: tuple[_Rule, ...] = (
 _UNET = r"^(?:down_blocks|up_blocks|mid_block|input_blocks|middle_block|output_blocks)_"
 
 
+# What FLUX.2's layers give and take, in widths of its network; FLUX.1's give 7, take 5, give 4.
+_GATED = {
+    r"^single_blocks_\d+_linear1$": (9, 1),
+    r"^single_blocks_\d+_linear2$": (1, 4),
+    r"^double_blocks_\d+_(?:img|txt)_mlp_0$": (6, 1),
+}
+
+
 class _NetworkLayers:
     """The layers of a network that an adapter changes."""
 
@@ -246,19 +254,11 @@ class _NetworkLayers:
 
         The widths of the other layers are FLUX.1's in one of its sizes.
         """
-        sides = {
-            name: self._names.tensor(pattern)
-            for name, pattern in (
-                ("one", r"^single_blocks_#_linear1$"),
-                ("two", r"^single_blocks_#_linear2$"),
-                ("mlp", r"^double_blocks_#_(?:img|txt)_mlp_0$"),
-            )
-        }
-        ratios = {"one": (9, 1), "two": (1, 4), "mlp": (6, 1)}
-        for name, tensor in sides.items():
-            outputs, inputs = (0, 0) if tensor is None else tensor.shape
-            if inputs and outputs and outputs * ratios[name][1] == inputs * ratios[name][0]:
-                return True
+        for name, tensor in self._names.tensors.items():
+            outputs, inputs = tensor.shape
+            for layer, (gives, takes) in _GATED.items():
+                if inputs and re.search(layer, name) and outputs * takes == inputs * gives:
+                    return outputs > 0
         return False
 
     def _width(self, pattern: str) -> int | None:

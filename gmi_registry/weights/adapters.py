@@ -30,6 +30,7 @@ PLAIN_ALGORITHMS: frozenset[str] = frozenset({"lora", "dora", "full", "norm"})
 """Those of which diffusers loads files, where a LoRA is among them; the others are LyCORIS'."""
 
 _FACTOR = r"(?:\.[\w-]{1,40})?(?:\.weight)?"  # PEFT may name the adapter: lora_A.default.weight
+# Patterns are compiled when a file is asked about: a search imports this module, and asks of none.
 # What the name of a tensor ends with, after the layer that it changes.
 _ENDS: dict[str, str] = {
     "lora": rf"\.lora_[AB]{_FACTOR}|\.lora_[AB]{_FACTOR}\.bias|\.lora_B\.bias"
@@ -48,20 +49,20 @@ _ENDS: dict[str, str] = {
 }  # fmt: skip
 # Beside the tensors above, these say nothing of their own.
 _EXTRAS = r"\.(?:alpha|rescale|scalar|lora_alpha|network_alpha)"
-_END = re.compile(
+_END = (
     "(?:"
     + "|".join(f"(?P<{name}>{end})" for name, end in _ENDS.items())
     + f"|(?P<extra>{_EXTRAS}))$"
 )
-_PREFIX = re.compile(
+_PREFIX = (
     r"^(?:base_model\.model\.|model\.diffusion_model\.|diffusion_model\.|lora_unet_|unet\.|lycoris_"
     r"|lora_transformer_|transformer\.|lora_prior_|lora_diffusion_model_|oft_unet_)+_?"
 )
-_TEXT = re.compile(
+_TEXT = (
     r"^(?:base_model\.model\.)?(?:lora_te\d?_|lora_text_encoder|lora_clip_|lycoris_text_model|oft_te\d?_"
     r"|text_encoders?(?:_\d)?[._]|text_model[._]encoder|te\d?[._]|cond_stage_model[._])"
 )
-_EMBEDDING = re.compile(r"^bundle_emb\.([^.\n]{1,200})\.")
+_EMBEDDING = r"^bundle_emb\.([^.\n]{1,200})\."
 
 
 class Adapter(NamedTuple):
@@ -88,9 +89,10 @@ def adapter_of(keys: Keys) -> Adapter | None:
     layers: dict[str, dict[str, Tensor]] = {}
     tokens: dict[str, None] = {}
     own = 0
+    embedding, end, text = map(compiled, (_EMBEDDING, _END, _TEXT))
     for name, tensor in keys.tensors.items():
-        bundled = _EMBEDDING.match(name)
-        found = _END.search(name)
+        bundled = embedding.match(name)
+        found = end.search(name)
         if bundled is not None:
             tokens[bundled[1]] = None
         elif found is None:
@@ -102,7 +104,7 @@ def adapter_of(keys: Keys) -> Adapter | None:
         own += 1
     if not counts:
         return None
-    inside = {name: tensors for name, tensors in layers.items() if not _TEXT.match(name)}
+    inside = {name: tensors for name, tensors in layers.items() if not text.match(name)}
     network = _NetworkLayers(inside)
     return Adapter(
         algorithms=tuple(sorted(counts, key=lambda kind: (-counts[kind], kind))),
@@ -218,7 +220,8 @@ class _NetworkLayers:
 
     def __init__(self, layers: Mapping[str, Mapping[str, Tensor]]) -> None:
         self._layers = {
-            _PREFIX.sub("", name).replace(".", "_"): tensors for name, tensors in layers.items()
+            compiled(_PREFIX).sub("", name).replace(".", "_"): tensors
+            for name, tensors in layers.items()
         }
 
     @cached_property

@@ -71,7 +71,8 @@ class Adapter(NamedTuple):
     ``layers`` counts the layers that are changed, ``tensors`` all that belong to the adapter.
     ``text_encoders`` says whether some of the layers are a text encoder's; ``tokens`` are the words
     of textual inversions that came along; ``language_model`` says that a language model is changed,
-    and no image model.
+    and no image model. ``channels`` are those that the first layer reads, and how many are the
+    noise's, where it reads more: it was made to be shown an image.
     """
 
     algorithms: tuple[str, ...]
@@ -81,6 +82,7 @@ class Adapter(NamedTuple):
     text_encoders: bool
     tokens: tuple[str, ...]
     language_model: bool
+    channels: tuple[int, int] | None = None
 
 
 def adapter_of(keys: Keys) -> Adapter | None:
@@ -114,6 +116,7 @@ def adapter_of(keys: Keys) -> Adapter | None:
         text_encoders=len(inside) < len(layers),
         tokens=tuple(tokens),
         language_model=network.is_language_model(),
+        channels=network.image_channels(),
     )
 
 
@@ -207,6 +210,9 @@ _LAYERS: tuple[_Rule, ...] = (
 _UNET = r"^(?:down_blocks|up_blocks|mid_block|input_blocks|middle_block|output_blocks)_"
 
 
+# Of the UNets, which read a picture and a mask beside the noise, and of FLUX.1, whose control LoRAs
+# read a picture.
+_FIRST_LAYERS = ((r"^(?:conv_in|input_blocks_#_#)$", 4), (r"^(?:img_in|x_embedder)$", 64))
 # What FLUX.2's layers give and take, in widths of its network; FLUX.1's give 7, take 5, give 4.
 _GATED = {
     r"^single_blocks_\d+_linear1$": (9, 1),
@@ -237,6 +243,14 @@ class _NetworkLayers:
         return self._names.has(
             r"^(?:model_)+(?:language_model_)?layers_#_(?:self_attn|mlp)_"
         ) and not self._names.has_any(r"blocks_#_", r"_refiner_#_")
+
+    def image_channels(self) -> tuple[int, int] | None:
+        """Channels of the first layer and of the noise, where the first are more; else None."""
+        for first, noise in _FIRST_LAYERS:
+            channels = self._width(first)
+            if channels is not None and channels in (2 * noise, 2 * noise + 1, 6 * noise):
+                return channels, noise
+        return None
 
     def architecture(self) -> Architecture | None:
         """The architecture that has such layers; None where several do, or none is known."""

@@ -557,6 +557,19 @@ ADAPTERS = {
     "BFL, FLUX.1": Layout(
         lora(FLUX_FIRST) + "\ndouble_blocks.0.img_attn.norm.query_norm.scale 128", "lora", "FLUX.1",
         {"architecture": "flux1"}),
+    "control LoRA of FLUX.1": Layout(
+        lora(FLUX_FIRST + "img_in 3072 128"), "lora", "FLUX.1",
+        {"needs_image": True, "is_described": False}),
+    "every layer of FLUX.1": Layout(
+        lora(FLUX_FIRST + "img_in 3072 64"), "lora", "FLUX.1", {"is_described": True}),
+    "LoRA of an inpainting SDXL": Layout(
+        kohya(spelt("lora_unet_", XL_LAYERS)) + """
+            lora_unet_conv_in.lora_down.weight 16 9 3 3
+            lora_unet_conv_in.lora_up.weight 320 16 1 1""",
+        "lora", "SDXL", {"input_channels": 9, "is_described": False}),
+    "every layer of FLUX.2": Layout(
+        lora(prefixed("diffusion_model.", FLUX_FIRST.replace("3072", "6144") + "img_in 6144 128")),
+        "lora", "FLUX.2", {"is_described": True}),
     "XLabs, FLUX.1": Layout(
         lora("""
             double_blocks.0.processor.proj_lora1 3072 3072

@@ -23,18 +23,13 @@ from gmi_registry.bases import (
 from gmi_registry.errors import HubError
 from gmi_registry.model import BaseOrigin
 from gmi_registry.sanitize import one_line
-from gmi_registry.weights import WeightsFile, architecture_title
+from gmi_registry.weights import WeightsFile, architecture_title, may_be
 
 __all__ = ["StatedBase", "base_of_file", "repository_of", "require_made_for", "stated_base"]
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _FILES = (".safetensors", ".ckpt", ".pt", ".bin", ".gguf")
 # Adapters of these have layers of the same names and, in part, sizes.
-_LOOK_ALIKE = (
-    frozenset({"flux1", "chroma", "qwen-image"}),
-    frozenset({"z-image", "lumina2"}),
-    frozenset({"sdxl", "kolors"}),
-)
 
 
 class StatedBase(NamedTuple):
@@ -104,7 +99,7 @@ def base_of_file(what: str, file: WeightsFile, metadata: Mapping[str, str]) -> S
     stated = stated_base(metadata, file.prediction_type)
     if stated is not None:
         claimed = None if stated.family is None else stated.family.architecture
-        if claimed is not None and not _alike(claimed, file.architecture):
+        if claimed is not None and not may_be(claimed, file.architecture):
             raise HubError(
                 f"{what} says that it was made for {stated.title} ({stated.words}), and its layers "
                 f"are those of {_kind_title(file.architecture)}",
@@ -154,7 +149,7 @@ def require_made_for(
         if stated is not None and stated.family is not None:
             made = stated.family.architecture  # type: ignore[assignment]
             words = f" ({stated.words})"
-    if made is None or any(_alike(one, made) for one in wanted):
+    if made is None or any(may_be(one, made) for one in wanted):
         return
     kinds = " or ".join(_kind_title(one) for one in sorted(wanted))
     raise HubError(
@@ -170,11 +165,6 @@ def repository_of(stated: StatedBase, what: str, *, whole: bool) -> str:
         return str(stated.repository)
     repository = stated.repository or require_repository(stated.family, what)
     return stated.family.layout or repository if whole else repository
-
-
-def _alike(one: str, other: str | None) -> bool:
-    """Whether a file of one architecture may be told to be one of the other."""
-    return other is None or one == other or any({one, other} <= group for group in _LOOK_ALIKE)
 
 
 def _kind_title(architecture: str | None) -> str:

@@ -94,9 +94,11 @@ def check_model(model: ModelFiles) -> None:
     if model.kind == "checkpoint":
         _require_no_pickles(model)
         check_components(model, model_components(_read_index(model)))
+        require_described_weights(model)
         _check_folder(model)
     elif model.kind == "lora":
         lora_file(model)
+        require_described_weights(model)
         check_model(_base_of(model))
     else:
         _require_single_file(model)

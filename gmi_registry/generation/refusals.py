@@ -14,6 +14,7 @@ from gmi_registry.weights import (
     WeightsFormatError,
     architecture_title,
     identify_file,
+    may_be,
     read_header,
     require_described,
 )
@@ -82,7 +83,7 @@ def refused(
         title, hint = file.title, _way_out(file)
         if model.base is not None and file.architecture is not None:
             base = _network_of(model.base)
-            if base is not None and base != file.architecture:
+            if base is not None and not may_be(file.architecture, base):
                 what = f"its base model {model.base.ref} is {architecture_title(base)}; {what}"
     if isinstance(error, ImportError):
         hint = "install the package that it names, or publish a model that needs none"

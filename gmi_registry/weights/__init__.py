@@ -1,6 +1,11 @@
 """What a file of weights is, told from its header alone; no tensor is read, no code is run."""
 
-from gmi_registry.weights.architectures import VIDEO, Architecture, architecture_title
+from gmi_registry.weights.architectures import (
+    VIDEO,
+    Architecture,
+    architecture_title,
+    may_be,
+)
 from gmi_registry.weights.header import (
     HEADER_LIMIT,
     Header,
@@ -33,6 +38,7 @@ __all__ = [
     "header_length",
     "identify",
     "identify_file",
+    "may_be",
     "read_header",
     "require_described",
 ]

@@ -30,6 +30,7 @@ PLAIN_ALGORITHMS: frozenset[str] = frozenset({"lora", "dora", "full", "norm"})
 """Those of which diffusers loads files, where a LoRA is among them; the others are LyCORIS'."""
 
 _FACTOR = r"(?:\.[\w-]{1,40})?(?:\.weight)?"  # PEFT may name the adapter: lora_A.default.weight
+# Patterns are compiled when a file is asked about: a search imports this module, and asks of none.
 # What the name of a tensor ends with, after the layer that it changes.
 _ENDS: dict[str, str] = {
     "lora": rf"\.lora_[AB]{_FACTOR}|\.lora_[AB]{_FACTOR}\.bias|\.lora_B\.bias"
@@ -48,20 +49,20 @@ _ENDS: dict[str, str] = {
 }  # fmt: skip
 # Beside the tensors above, these say nothing of their own.
 _EXTRAS = r"\.(?:alpha|rescale|scalar|lora_alpha|network_alpha)"
-_END = re.compile(
+_END = (
     "(?:"
     + "|".join(f"(?P<{name}>{end})" for name, end in _ENDS.items())
     + f"|(?P<extra>{_EXTRAS}))$"
 )
-_PREFIX = re.compile(
+_PREFIX = (
     r"^(?:base_model\.model\.|model\.diffusion_model\.|diffusion_model\.|lora_unet_|unet\.|lycoris_"
     r"|lora_transformer_|transformer\.|lora_prior_|lora_diffusion_model_|oft_unet_)+_?"
 )
-_TEXT = re.compile(
+_TEXT = (
     r"^(?:base_model\.model\.)?(?:lora_te\d?_|lora_text_encoder|lora_clip_|lycoris_text_model|oft_te\d?_"
     r"|text_encoders?(?:_\d)?[._]|text_model[._]encoder|te\d?[._]|cond_stage_model[._])"
 )
-_EMBEDDING = re.compile(r"^bundle_emb\.([^.\n]{1,200})\.")
+_EMBEDDING = r"^bundle_emb\.([^.\n]{1,200})\."
 
 
 class Adapter(NamedTuple):
@@ -70,7 +71,8 @@ class Adapter(NamedTuple):
     ``layers`` counts the layers that are changed, ``tensors`` all that belong to the adapter.
     ``text_encoders`` says whether some of the layers are a text encoder's; ``tokens`` are the words
     of textual inversions that came along; ``language_model`` says that a language model is changed,
-    and no image model.
+    and no image model. ``channels`` are those that the first layer reads, and how many are the
+    noise's, where it reads more: it was made to be shown an image.
     """
 
     algorithms: tuple[str, ...]
@@ -80,6 +82,7 @@ class Adapter(NamedTuple):
     text_encoders: bool
     tokens: tuple[str, ...]
     language_model: bool
+    channels: tuple[int, int] | None = None
 
 
 def adapter_of(keys: Keys) -> Adapter | None:
@@ -88,9 +91,10 @@ def adapter_of(keys: Keys) -> Adapter | None:
     layers: dict[str, dict[str, Tensor]] = {}
     tokens: dict[str, None] = {}
     own = 0
+    embedding, end, text = map(compiled, (_EMBEDDING, _END, _TEXT))
     for name, tensor in keys.tensors.items():
-        bundled = _EMBEDDING.match(name)
-        found = _END.search(name)
+        bundled = embedding.match(name)
+        found = end.search(name)
         if bundled is not None:
             tokens[bundled[1]] = None
         elif found is None:
@@ -102,7 +106,7 @@ def adapter_of(keys: Keys) -> Adapter | None:
         own += 1
     if not counts:
         return None
-    inside = {name: tensors for name, tensors in layers.items() if not _TEXT.match(name)}
+    inside = {name: tensors for name, tensors in layers.items() if not text.match(name)}
     network = _NetworkLayers(inside)
     return Adapter(
         algorithms=tuple(sorted(counts, key=lambda kind: (-counts[kind], kind))),
@@ -112,6 +116,7 @@ def adapter_of(keys: Keys) -> Adapter | None:
         text_encoders=len(inside) < len(layers),
         tokens=tuple(tokens),
         language_model=network.is_language_model(),
+        channels=network.image_channels(),
     )
 
 
@@ -153,7 +158,7 @@ class _Rule(NamedTuple):
 _FLUX_BLOCKS = 19
 _FLUX_WIDTH = 3072
 # The first rule that fits counts. Names are in the form of Keys, with "_" for dots.
-_DOUBLE = r"^double_blocks_#_img_(?:attn_qkv|mlp_(?:0|fc1))$|^transformer_blocks_#_attn_to_[qkv]$"
+_DOUBLE = r"^double_blocks_#_img_(?:attn_qkv|mlp_fc1)$|^transformer_blocks_#_attn_to_[qkv]$"
 _ATTENTION = r"^(?:layers|noise_refiner|context_refiner)_#_"
 _LAYERS: tuple[_Rule, ...] = (
     _Rule("chroma", (r"^distilled_guidance_layer_",)),
@@ -205,12 +210,24 @@ _LAYERS: tuple[_Rule, ...] = (
 _UNET = r"^(?:down_blocks|up_blocks|mid_block|input_blocks|middle_block|output_blocks)_"
 
 
+# Of the UNets, which read a picture and a mask beside the noise, and of FLUX.1, whose control LoRAs
+# read a picture.
+_FIRST_LAYERS = ((r"^(?:conv_in|input_blocks_#_#)$", 4), (r"^(?:img_in|x_embedder)$", 64))
+# What FLUX.2's layers give and take, in widths of its network; FLUX.1's give 7, take 5, give 4.
+_GATED = {
+    r"^single_blocks_\d+_linear1$": (9, 1),
+    r"^single_blocks_\d+_linear2$": (1, 4),
+    r"^double_blocks_\d+_(?:img|txt)_mlp_0$": (6, 1),
+}
+
+
 class _NetworkLayers:
     """The layers of a network that an adapter changes."""
 
     def __init__(self, layers: Mapping[str, Mapping[str, Tensor]]) -> None:
         self._layers = {
-            _PREFIX.sub("", name).replace(".", "_"): tensors for name, tensors in layers.items()
+            compiled(_PREFIX).sub("", name).replace(".", "_"): tensors
+            for name, tensors in layers.items()
         }
 
     @cached_property
@@ -227,6 +244,14 @@ class _NetworkLayers:
             r"^(?:model_)+(?:language_model_)?layers_#_(?:self_attn|mlp)_"
         ) and not self._names.has_any(r"blocks_#_", r"_refiner_#_")
 
+    def image_channels(self) -> tuple[int, int] | None:
+        """Channels of the first layer and of the noise, where the first are more; else None."""
+        for first, noise in _FIRST_LAYERS:
+            channels = self._width(first)
+            if channels is not None and channels in (2 * noise, 2 * noise + 1, 6 * noise):
+                return channels, noise
+        return None
+
     def architecture(self) -> Architecture | None:
         """The architecture that has such layers; None where several do, or none is known."""
         if self._names.has(_UNET):
@@ -235,9 +260,23 @@ class _NetworkLayers:
             if self._names.has(*rule.needs):
                 width = self._width(rule.wide) if rule.wide else None
                 known = rule.widths.get(width or 0, rule.architecture)
+                if known == "flux1" and self._has_wide_gates():
+                    return "flux2"
                 blocks = self._names.layers(r"^transformer_blocks_(\d+)_")
                 return "qwen-image" if known == "flux1" and blocks > _FLUX_BLOCKS else known
         return None
+
+    def _has_wide_gates(self) -> bool:
+        """Whether the feed-forward layers are gated and three times as wide, as in FLUX.2.
+
+        The widths of the other layers are FLUX.1's in one of its sizes.
+        """
+        for name, tensor in self._names.tensors.items():
+            outputs, inputs = tensor.shape
+            for layer, (gives, takes) in _GATED.items():
+                if inputs and re.search(layer, name) and outputs * takes == inputs * gives:
+                    return outputs > 0
+        return False
 
     def _width(self, pattern: str) -> int | None:
         return self._names.size(pattern, 1) or None

@@ -17,6 +17,7 @@ __all__ = [
     "Architecture",
     "Network",
     "architecture_title",
+    "may_be",
     "network_of",
     "unknown_network_of",
 ]
@@ -62,6 +63,37 @@ VIDEO: frozenset[str] = frozenset(
     }
 )  # fmt: skip
 """The architectures that make videos. Of Cosmos and Kandinsky 5 some members make images."""
+
+
+# Whose layers have the same names, and in some sizes the same widths.
+_ALIKE: tuple[frozenset[str], ...] = (
+    frozenset(
+        {
+            "flux1", "chroma", "qwen-image", "bria", "ovis-image", "longcat-image",
+            "hunyuan-image", "hunyuan-video",
+        }
+    ),
+    frozenset({"z-image", "lumina2", "bria", "ideogram4"}),
+    frozenset({"sdxl", "kolors"}),
+    frozenset({"sd2", "svd"}),
+    frozenset({"cogview3", "cogview4", "glm-image", "cogvideox"}),
+    frozenset({"pixart", "sana", "sana-video", "dit"}),
+    frozenset({"ltx", "ltx2"}),
+    frozenset({"anima", "cosmos"}),
+)  # fmt: skip
+
+
+def may_be(told: str | None, other: str | None) -> bool:
+    """Whether a file that was told to be of one architecture may as well be of the other.
+
+    An adapter of a few layers says no more; None is an architecture that is not known.
+    """
+    return (
+        told is None
+        or other is None
+        or told == other
+        or any({told, other} <= group for group in _ALIKE)
+    )
 
 
 def architecture_title(name: str) -> str:

@@ -313,6 +313,10 @@ def _text_encoders(keys: Keys) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+# Architectures of which there are networks, and so adapters, that read an image beside the noise.
+_IMAGE_READERS = frozenset({"sd1", "sd2", "sdxl", "flux1"})
+
+
 def _adapter(adapter: Adapter) -> WeightsFile:
     names = [ALGORITHM_TITLES[name] for name in adapter.algorithms]
     plain = "lora" in adapter.algorithms and PLAIN_ALGORITHMS.issuperset(adapter.algorithms)
@@ -324,11 +328,15 @@ def _adapter(adapter: Adapter) -> WeightsFile:
         title = f"{_article(names[0])} {' and '.join(names)} adapter (LyCORIS){suffix}"
     if adapter.language_model:
         kind, title = "language-model", "a LoRA for a language model"
+    channels = adapter.channels if adapter.architecture in _IMAGE_READERS else None
+    inputs, outputs = channels or (None, None)
     return WeightsFile(
         kind,
         title,
         HINTS.get(kind, ""),
         adapter.architecture,
+        input_channels=inputs,
+        output_channels=outputs,
         algorithms=adapter.algorithms,
         layers=adapter.layers,
         tokens=tuple(one_line(token, 80) for token in adapter.tokens),

@@ -557,6 +557,19 @@ ADAPTERS = {
     "BFL, FLUX.1": Layout(
         lora(FLUX_FIRST) + "\ndouble_blocks.0.img_attn.norm.query_norm.scale 128", "lora", "FLUX.1",
         {"architecture": "flux1"}),
+    "control LoRA of FLUX.1": Layout(
+        lora(FLUX_FIRST + "img_in 3072 128"), "lora", "FLUX.1",
+        {"needs_image": True, "is_described": False}),
+    "every layer of FLUX.1": Layout(
+        lora(FLUX_FIRST + "img_in 3072 64"), "lora", "FLUX.1", {"is_described": True}),
+    "LoRA of an inpainting SDXL": Layout(
+        kohya(spelt("lora_unet_", XL_LAYERS)) + """
+            lora_unet_conv_in.lora_down.weight 16 9 3 3
+            lora_unet_conv_in.lora_up.weight 320 16 1 1""",
+        "lora", "SDXL", {"input_channels": 9, "is_described": False}),
+    "every layer of FLUX.2": Layout(
+        lora(prefixed("diffusion_model.", FLUX_FIRST.replace("3072", "6144") + "img_in 6144 128")),
+        "lora", "FLUX.2", {"is_described": True}),
     "XLabs, FLUX.1": Layout(
         lora("""
             double_blocks.0.processor.proj_lora1 3072 3072
@@ -564,6 +577,14 @@ ADAPTERS = {
         "lora", "FLUX.1", {"architecture": "flux1", "layers": 2}),
     "FLUX.2": Layout(
         lora(prefixed("diffusion_model.", FLUX_FIRST.replace("3072", "6144"))), "lora", "FLUX.2",
+        {"architecture": "flux2"}),
+    "FLUX.2 klein, whose width is FLUX.1's": Layout(
+        lora("""
+            diffusion_model.double_blocks.0.img_attn.qkv 9216 3072
+            diffusion_model.single_blocks.0.linear1 27648 3072"""),
+        "lora", "FLUX.2", {"architecture": "flux2"}),
+    "FLUX.2 klein, its feed-forward layers": Layout(
+        kohya("lora_unet_double_blocks_0_img_mlp_0 18432 3072"), "lora", "FLUX.2",
         {"architecture": "flux2"}),
     "Chroma": Layout(
         lora(prefixed("diffusion_model.", FLUX_FIRST + "distilled_guidance_layer.in_proj 5120 64")),

@@ -16,6 +16,7 @@ from gmi_registry.weights import (
     Tensor,
     architecture_title,
     identify,
+    may_be,
     require_described,
 )
 from gmi_registry.weights.architectures import ARCHITECTURES
@@ -46,6 +47,15 @@ def test_a_hint_is_about_its_kind(kind: str) -> None:
     assert kind not in DESCRIBED
     assert 20 < len(HINTS[kind]) < 160
     assert kind in {layout.kind for layout in LAYOUTS.values()} | {"audio"}
+
+
+def test_families_whose_layers_are_alike_may_be_each_other() -> None:
+    assert may_be("flux1", "chroma")
+    assert may_be("kolors", "sdxl")
+    assert may_be(None, "sd1")
+    assert may_be("sd1", None)
+    assert not may_be("sdxl", "sd1")
+    assert not may_be("flux1", "flux2")
 
 
 def test_every_architecture_has_a_title() -> None:

@@ -68,7 +68,8 @@ class Survey:
         """
         if isinstance(self.hub, LocalHub):
             named = None if described is None else described.named_base
-            return _here(self.hub.fetch_model(ref.without_revision, named))
+            options = {} if named is None else {"base": named}
+            return _here(self.hub.fetch_model(ref.without_revision, **options))
         weights = self.hub.weight_digests(ref) if isinstance(self.hub, KnowsWeights) else None
         if self.hub.name != "hf" or described is None:
             return Today(weights, None, False, None)

@@ -96,10 +96,10 @@ def check_model(model: ModelFiles) -> None:
     elif model.kind == "lora":
         lora_file(model)
         check_model(_base_of(model))
-        _require_made_for(model)
     else:
         _require_single_file(model)
-        require_described_weights(model)
+    require_described_weights(model)
+    if model.kind != "checkpoint":
         _require_made_for(model)
 
 

@@ -67,9 +67,10 @@ def refused(
     title, hint = "a diffusers folder", _SAVE_AGAIN
     if file is not None:
         title, hint = file.title, _way_out(file)
-        base = None if model.base is None else _network_of(model.base)
-        if base is not None and file.architecture not in (None, base):
-            what = f"its base model {model.base.ref} is {architecture_title(base)}; {what}"
+        if model.base is not None and file.architecture is not None:
+            base = _network_of(model.base)
+            if base is not None and base != file.architecture:
+                what = f"its base model {model.base.ref} is {architecture_title(base)}; {what}"
     if isinstance(error, ImportError):
         hint = "install the package that it names, or publish a model that needs none"
     return GenerationError(f"{model.ref} is {title}, and {what}: {words}", hint=hint)

@@ -250,7 +250,7 @@ def _variant(architecture: Architecture, keys: Keys) -> str | None:
 
 def unknown_network_of(keys: Keys) -> Network | None:
     """A newer network of diffusers, or a shard of one: attention has these names there."""
-    layers = r"(?:blocks|layers|refiner)\.#\.(?:\w+\.)*(?:attn\d?|\w*attention)\.to_[qkv]\.weight$"
+    layers = r"(?:blocks|layers|refiner)\.#\.(?:\w+\.)*\w*(?:attn\d?|attention)\.to_[qkv]\.weight$"
     return Network(None, diffusers=True) if keys.has(layers) else None
 
 

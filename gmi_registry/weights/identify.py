@@ -391,7 +391,7 @@ def _is_token(name: str) -> bool:
     """Whether a tensor's name may be a token: no part of a network is called so."""
     if name.startswith("<") and name.endswith(">"):
         return True
-    return "." not in name and not re.search(r"(?i)(?:weight|bias|lora|norm|proj|embed)", name)
+    return "." not in name and not re.search(r"(?i)(?:weight|bias|lora|norm|proj|embed|aesthetic)", name)
 
 
 # ---- what a file says of itself

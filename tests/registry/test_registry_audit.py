@@ -248,6 +248,22 @@ def test_what_cannot_be_compared(tmp_path):
         audit(spec, HuggingFaceHub(), [], work=tmp_path)
 
 
+def test_a_base_that_was_named_is_the_one_that_is_audited(propose, models, tmp_path):
+    content = {path: data for path, data in models.files(BASE.id).items() if path != "README.md"}
+    models.add_repo("owner/other", content)
+    propose(LORA, base="owner/other")
+    spec = unpacked(proposed(models), tmp_path / "spec")
+    assert (spec.manifest.model.base_model, spec.manifest.model.base_origin) == (
+        "owner/other",
+        "option",
+    )
+    name = "vae/diffusion_pytorch_model.safetensors"
+    models.commit(BASE.id, {name: content["unet/diffusion_pytorch_model.safetensors"]})
+    with HuggingFaceHub() as hub:
+        found = audit(spec, hub, FEW.prompts[:1], work=tmp_path / "w", device="cpu")
+    assert found.agrees
+
+
 def test_other_weights_of_the_model_or_its_base_stop_it(propose, models, tmp_path):
     propose(LORA)
     spec = unpacked(proposed(models), tmp_path / "spec")

@@ -260,7 +260,7 @@ def _told(ref: ModelRef, chosen: _Chosen, header: Header) -> _Chosen:
     if base.id == chosen.base.id:
         base = chosen.base
     notes: tuple[str, ...] = ()
-    if sister is not family and base != _repository(family, chosen.config_only, str(ref)):
+    if sister is not family and base.id != _repository(family, chosen.config_only, str(ref)).id:
         notes = (
             f"{ref}: its file says v-prediction, so its base is {sister.title}, {base.id}, of what "
             f"Civitai calls {chosen.version.base_model}",

@@ -19,9 +19,11 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from gmi_registry.bases import (
     BASE_HINT,
     QUANTIZED,
+    claimed_family,
     pipeline_architectures,
     quantised_note,
     refuse_base,
+    require_repository,
 )
 from gmi_registry.errors import (
     AuthError,
@@ -298,7 +300,7 @@ class Models:
                     hint="write --base owner/name",
                 )
             origin = "option"
-            base = self._base(found.ref.id, str(named), above, origin)
+            base = self._base(found.ref.id, named, above, origin)
         elif card.base_model is not None:
             base, notes = self._base_of_card(found, above)
         else:
@@ -332,31 +334,41 @@ class Models:
         self, found: _Found, above: tuple[str, ...]
     ) -> tuple[_Found, tuple[str, ...]]:
         """Of the base models that a card names the first that is a whole diffusers model, else the
-        first; a note where there are several."""
+        first; a note where there are several, or where what it says is no repository's name."""
         names = [str(found.card.base_model), *found.card.other_bases]
-        first: _Found | None = None
+        first: tuple[str, _Found] | None = None
         errors: list[GmiError] = []
         for name in names[:_MOST_BASES]:
             try:
-                base = self._base(found.ref.id, name, above, "card")
+                base = self._base(found.ref.id, _repository_called(name, found), above, "card")
             except GmiError as error:
                 errors.append(error)
                 continue
-            first = first or base
+            first = first or (name, base)
             if base.index is not None:
-                first = base
+                first = name, base
                 break
         if first is None:
             raise errors[0]
-        if len(names) == 1:
-            return first, ()
-        return first, (
-            f"hf:{found.ref.id}: its card names {len(names)} base models, of which {first.ref.id} "
-            "is taken; --base names another",
-        )
+        name, base = first
+        notes = []
+        if len(names) > 1:
+            notes.append(
+                f"hf:{found.ref.id}: its card names {len(names)} base models, of which "
+                f"{base.ref.id} is taken; --base names another"
+            )
+        if "/" not in name:
+            notes.append(
+                f"hf:{found.ref.id}: its card calls its base model {one_line(name, 80)}, for which "
+                f"{base.ref.id} is taken; --base REPO names another"
+            )
+        return base, tuple(notes)
 
-    def _base(self, model_id: str, name: str, above: tuple[str, ...], origin: BaseOrigin) -> _Found:
-        what = f"the base model of hf:{model_id}, {one_line(name, 100)}"
+    def _base(
+        self, model_id: str, name: str | ModelRef, above: tuple[str, ...], origin: BaseOrigin
+    ) -> _Found:
+        called = name if isinstance(name, str) else str(name).removeprefix("hf:")
+        what = f"the base model of hf:{model_id}, {one_line(called, 100)}"
         resolve = origin != "option"
         mend = "correct --base"
         if origin == "card":
@@ -364,7 +376,10 @@ class Models:
         elif origin != "option":
             mend = BASE_HINT
         try:
-            ref = base_reference(name, self._downloads.asked(model_id).endpoint)
+            if isinstance(name, ModelRef):
+                ref = name
+            else:
+                ref = base_reference(name, self._downloads.asked(model_id).endpoint)
             elsewhere = kept_elsewhere(ref.id)
             try:
                 return self._find(ref, above, resolve=resolve)
@@ -382,7 +397,9 @@ class Models:
                 hint=f"{mend}; or use a token that may read it",
             ) from error
         except AuthError as error:
-            raise AuthError(f"{what}, is not open: {error.message}", hint=error.hint) from error
+            # A name that is wrong looks like one that may not be seen.
+            hint = f"{error.hint}; or {mend}" if is_unknown(error) else error.hint
+            raise AuthError(f"{what}, is not open: {error.message}", hint=hint) from error
 
     def _deliver(self, found: _Found, *, config_only: bool) -> ModelFiles:
         chosen = found.choose(config_only=config_only)
@@ -583,6 +600,16 @@ def _files(info: Any) -> list[RepoFile]:
             )
         )
     return found
+
+
+def _repository_called(name: str, found: _Found) -> str:
+    """A base as a card calls it: where that is the name of a family, its repository."""
+    family = None if "/" in name else claimed_family(name)
+    if family is None:
+        return name
+    whole = found.file is not None and not needs_base_weights(found.file)
+    repository = require_repository(family, f"hf:{found.ref.id}")
+    return family.layout or repository if whole else repository
 
 
 def _is_quantised(info: Any, card: ModelCard) -> bool:

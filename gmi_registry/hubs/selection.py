@@ -240,7 +240,8 @@ def is_plain_path(path: str) -> bool:
         len(path) <= _LONGEST_PATH
         and len(parts) <= _DEEPEST
         and not any(not part or part.startswith(".") for part in parts)
-        and not any(bad in path for bad in ("\\", ":", "\0"))
+        and not any(bad in path for bad in ("\\", ":"))
+        and unprintable(path) is None
     )
 
 
@@ -427,7 +428,7 @@ def _configuration(
             continue
         for file in inside:
             name = PurePosixPath(file.path).name
-            if is_shard_index(name) or unprintable(name):
+            if is_shard_index(name):
                 continue
             suffix = PurePosixPath(name).suffix.lower()
             if suffix in _KNOWN_CONFIGURATION or (
@@ -525,7 +526,7 @@ def _require_weightless(
     if not inside or NETWORK_CONFIG in here:
         what = "lacks the folder" if not inside else "holds no weights in"
         raise HubError(
-            f"{name} {what} {component} ({class_name[:80]}), which its {INDEX_NAME} names",
+            f"{name} {what} {component} ({one_line(class_name, 80)}), which its {INDEX_NAME} names",
             hint="publish the pipeline with all of its parts: pipeline.save_pretrained(folder)",
         )
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import pickle
+import re
 import struct
 import sys
 from pathlib import Path
@@ -372,6 +373,15 @@ def test_a_hub_that_gives_no_beginning_gives_the_file(hf_hub, hub, monkeypatch, 
     assert (outline.kind, dict(outline.base.weights)) == (None, {})
     with pytest.raises(HubError, match="is a VAE"):
         hub.fetch_model(outline.ref)
+
+
+def test_a_storage_without_ranges_tells_no_less(hf_hub, hub, monkeypatch):
+    monkeypatch.setattr("loopback.content._RANGE", re.compile("never"))
+    hf_hub.add_repo("ada/style", {"a.safetensors": VAE})
+    with pytest.raises(HubError, match="is a VAE"):
+        hub.outline(ref("ada/style"))
+    hf_hub.commit("ada/style", {"a.safetensors": LORA})
+    assert hub.outline(ref("ada/style")).kind == "lora"
 
 
 def test_a_network_that_reads_an_image_is_refused_with_its_pipeline(hf_hub, hub):

@@ -168,7 +168,8 @@ def test_the_command_of_a_hub_in_a_folder_names_the_folder():
 @pytest.mark.parametrize(
     "path",
     ["../a.safetensors", "a/../../b.safetensors", "a\\..\\b.safetensors", "c:/a.safetensors",
-     "a//b.safetensors", "/a.safetensors", "a/.hidden/b.safetensors", "a\x1b[2J.safetensors", "a/b\n.safetensors", "1/2/3/4/5/6/7/8/9.gguf"],
+     "a//b.safetensors", "/a.safetensors", "a/.hidden/b.safetensors", "a\x1b[2J.safetensors",
+     "a/b\n.safetensors", "1/2/3/4/5/6/7/8/9.gguf"],
 )  # fmt: skip
 def test_a_path_that_leads_elsewhere_is_never_taken(path):
     with pytest.raises(HubError, match="holds no weights"):

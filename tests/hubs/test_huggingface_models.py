@@ -340,7 +340,7 @@ def test_the_header_says_what_a_file_is_and_what_of_its_base_is_needed(
         ("style.safetensors", NETWORK[:-50], "bytes"),
         ("style.safetensors", b"<!DOCTYPE html><html></html>", "a web page"),
         ("model-Q8_0.gguf", GGUF[:100], "GGUF"),
-        ("model-Q8_0.gguf", NETWORK[:7], ""),
+        ("model-Q8_0.gguf", NETWORK[:7], "safetensors|GGUF|short|bytes"),
     ],
 )
 def test_a_wrong_file_is_refused_while_its_weights_are_far_away(hf_hub, hub, name, content, says):

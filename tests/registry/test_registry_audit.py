@@ -281,6 +281,23 @@ def test_other_weights_of_the_model_or_its_base_stop_it(propose, models, tmp_pat
             audit(spec, hub, FEW.prompts[:1], work=tmp_path / "w", device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("model", "path", "asked"),
+    [
+        (described(), "a.safetensors", "hf:owner/style/a.safetensors"),
+        (described(), "v2/a.safetensors", "hf:owner/style/v2/a.safetensors"),
+        (described(revision="a" * 40), "a.gguf", "hf:owner/style/a.gguf"),
+        (described(name="style"), "a.safetensors", "hf:style"),
+        (described("local", "run"), "v2/a.safetensors", "local:run/v2/a.safetensors"),
+        (civitai(), "110.safetensors", "civitai:123@456"),
+    ],
+)
+def test_the_file_that_is_described_is_the_one_that_is_asked_for(model, path, asked):
+    weights = (model.weights[0].model_copy(update={"path": path}),)
+    spec = spec_of(model.model_copy(update={"weights": weights}))
+    assert str(audit_module._model_ref(spec)) == asked
+
+
 class TestCheck:
     def test_a_sound_proposal(self, propose, models, call):
         done = propose()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -106,13 +108,13 @@ def _prompts(spec: Spec) -> chain[str]:
 
 
 def _model_ref(spec: Spec) -> ModelRef:
-    """The model as its hub is asked for it: on Hugging Face what is there now, and which file."""
+    """The model as its hub is asked for it, and which file: on Hugging Face what is there now."""
     model = spec.manifest.model
-    if model.hub != "hf":
-        return model.ref
-    paths = [weight.path for weight in model.weights]
-    lone = len(paths) == 1 and "/" not in paths[0] and model.kind != "checkpoint"
-    return ModelRef("hf", model.id, None, paths[0] if lone else None)
+    ref = ModelRef("hf", model.id) if model.hub == "hf" else model.ref
+    if model.kind != "checkpoint" and len(model.weights) == 1:
+        with contextlib.suppress(InputError):  # where a file cannot be named, there is one alone
+            return replace(ref, file=model.weights[0].path)
+    return ref
 
 
 def _model(spec: Spec, hub: Hub) -> ModelFiles:

@@ -392,10 +392,7 @@ def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]
             hint="name a base model in the diffusers layout: --base REPO, or base_model in the "
             "model card",
         )
-    index = _read_index(base)
-    if is_network_folder(model):
-        network_component(model, base, index)
-    return base, index
+    return base, _read_index(base)
 
 
 def _require_no_pickles(model: ModelFiles) -> None:

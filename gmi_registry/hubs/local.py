@@ -16,8 +16,8 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gmi_registry.bases import QUANTIZED, quantised_note, refuse_base
 from gmi_registry.errors import (
     HubError,
     InputError,
@@ -33,12 +33,12 @@ from gmi_registry.hubs.mark import check_mark, write_mark
 from gmi_registry.hubs.protocol import Destination, Listing
 from gmi_registry.hubs.replacement import probe, replace_spec_folder
 from gmi_registry.hubs.upload import read_upload
-from gmi_registry.hubs.weights import FoundWeights, all_weights, find_weights
 from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR, ModelRef, WeightFile
 from gmi_registry.spec.canonical import canonical_digest
-from gmi_registry.stated_base import base_of_file
-from gmi_registry.weights import identify, read_header
+
+if TYPE_CHECKING:
+    from gmi_registry.hubs.weights import FoundWeights
 
 __all__ = ["LocalHub"]
 
@@ -139,6 +139,8 @@ class LocalHub:
     def weights_beside(self, ref: ModelRef, folder: Path) -> Mapping[str, str | None] | None:
         """Path to SHA-256 of the weight files beside a specification; None where there are none
         that can be told. They are read, unless they are the same files as last time."""
+        from gmi_registry.hubs.weights import all_weights
+
         try:
             files = all_weights(folder.parent, self.root)
             digests = {
@@ -192,6 +194,8 @@ class LocalHub:
         specification of it, AuthError or HubError where they cannot be written, and
         UnsupportedOperationError for ``create_pr``; in each case everything is as before.
         """
+        from gmi_registry.hubs.weights import find_weights
+
         _require_no_proposal(create_pr)
         model = self._model_folder(ref)
         manifest, contents = read_upload(folder, ref)
@@ -245,6 +249,10 @@ class LocalHub:
     def _fetch(
         self, ref: ModelRef, above: tuple[str, ...], named: ModelRef | None = None
     ) -> ModelFiles:
+        # The tables of what a file is are not for searches, which begin in a fraction of a second.
+        from gmi_registry.bases import refuse_base
+        from gmi_registry.hubs.weights import find_weights
+
         if ref.id in above or len(above) >= _LONGEST_CHAIN:
             chain = " -> ".join((*above, ref.id))
             raise HubError(
@@ -293,6 +301,8 @@ class LocalHub:
         self, ref: ModelRef, card: ModelCard, above: tuple[str, ...]
     ) -> tuple[ModelFiles | None, list[str]]:
         """The base that the card names, as far as this hub has it, and notes on what was chosen."""
+        from gmi_registry.bases import QUANTIZED, quantised_note
+
         names = [] if card.base_model is None else [card.base_model, *card.other_bases]
         here = [found for name in names if (found := self._named_here(name, above)) is not None]
         if not here:
@@ -350,6 +360,9 @@ def _is_plain(name: str) -> bool:
 
 def _base_refusal(what: str, found: FoundWeights) -> HubError | None:
     """What the file tells of the base that nobody names, and that this hub cannot know."""
+    from gmi_registry.stated_base import base_of_file
+    from gmi_registry.weights import identify, read_header
+
     header = read_header(found.files[0])
     try:
         stated = base_of_file(what, identify(header), header.metadata)

@@ -82,6 +82,9 @@ _WEIGHTLESS = re.compile(r"Tokenizer|Scheduler|(?:Processor|Extractor)(?:Fast)?$
 _TRAINING_STATE = ("optimizer", "scheduler", "random_states", "rng_state")
 _CHECKPOINT = "checkpoint"
 _NETWORK_FOLDERS = frozenset({"", "unet", "transformer", "prior"})
+_PARTS = frozenset(
+    {"unet", "transformer", "prior", "vae", "movq", "text_encoder", "text_encoder_2"}
+)
 _MOST_WEIGHTS = 200
 _MOST_COMMANDS = 6
 _DEEPEST = 8
@@ -211,6 +214,7 @@ def select_weights(ref: ModelRef, files: Iterable[RepoFile], *, options: str = "
             raise _pickled(name)
         raise _none(name)
     if file is None:
+        _require_no_parts(name, by_folder)
         picked = _meant(_best_variants(candidates))
         what = f"{len(picked)} weight files ({_names(picked)}), and which is meant is unclear"
     else:
@@ -236,7 +240,8 @@ def is_plain_path(path: str) -> bool:
         len(path) <= _LONGEST_PATH
         and len(parts) <= _DEEPEST
         and not any(not part or part.startswith(".") for part in parts)
-        and not any(bad in path for bad in ("\\", ":", "\0"))
+        and not any(bad in path for bad in ("\\", ":"))
+        and unprintable(path) is None
     )
 
 
@@ -260,6 +265,33 @@ def check_shard_index(name: str, content: bytes, weights: Iterable[str]) -> None
         raise HubError(
             f"{name} lacks {one_line(str(missing[0]), 120)}, which the index of its shards names",
             hint="download or upload the missing file, then try again",
+        )
+
+
+def _require_no_parts(name: str, by_folder: Mapping[str, Sequence[RepoFile]]) -> None:
+    """Raise HubError where a pipeline is in another folder than the root, or lacks its index.
+
+    Else its parts would be several files of which none is a model.
+    """
+    if any(file.path.endswith(WEIGHT_SUFFIXES) for file in by_folder.get("", ())):
+        return
+    inside = sorted(
+        folder
+        for folder, files in by_folder.items()
+        if folder and any(file.path == f"{folder}/{INDEX_NAME}" for file in files)
+    )
+    if inside:
+        shown = ", ".join(one_line(folder) for folder in inside[:4])
+        raise HubError(
+            f"{name} holds a pipeline in a folder ({shown}), and one is read at the root alone",
+            hint="publish each pipeline in a repository of its own, with its index at the root",
+        )
+    parts = sorted(_PARTS & set(by_folder))
+    if len(parts) > 1:
+        raise HubError(
+            f"{name} holds parts of a pipeline ({', '.join(parts)}) without its {INDEX_NAME}",
+            hint="publish the pipeline as a whole: pipeline.save_pretrained(folder); or name one "
+            "weight file",
         )
 
 
@@ -396,7 +428,7 @@ def _configuration(
             continue
         for file in inside:
             name = PurePosixPath(file.path).name
-            if is_shard_index(name) or unprintable(name):
+            if is_shard_index(name):
                 continue
             suffix = PurePosixPath(name).suffix.lower()
             if suffix in _KNOWN_CONFIGURATION or (
@@ -494,7 +526,7 @@ def _require_weightless(
     if not inside or NETWORK_CONFIG in here:
         what = "lacks the folder" if not inside else "holds no weights in"
         raise HubError(
-            f"{name} {what} {component} ({class_name[:80]}), which its {INDEX_NAME} names",
+            f"{name} {what} {component} ({one_line(class_name, 80)}), which its {INDEX_NAME} names",
             hint="publish the pipeline with all of its parts: pipeline.save_pretrained(folder)",
         )
 

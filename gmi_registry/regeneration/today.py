@@ -89,19 +89,20 @@ class Survey:
     def _local(self, hub: LocalHub, ref: ModelRef, described: DescribedModel | None) -> ModelFiles:
         """The model, and the file of it that is described where several could be meant."""
         named = None if described is None else described.named_base
+        options = {} if named is None else {"base": named}
         file = None
         if described is not None and described.kind != "checkpoint" and ref.file is None:
             file = _own_file(ref, described)
         try:
-            model = hub.fetch_model(ref, named)
+            model = hub.fetch_model(ref, **options)
             if file is None or [weight.path for weight in model.weights] == [file.file]:
                 return model
         except HubError:
             if file is None:
                 raise
-            return hub.fetch_model(file, named)
+            return hub.fetch_model(file, **options)
         try:
-            return hub.fetch_model(file, named)
+            return hub.fetch_model(file, **options)
         except HubError:
             return model  # the file is gone, and another took its place
 

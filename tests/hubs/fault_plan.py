@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hostile_specs import hostile_cases, hostile_files
+from hub_builder import lora_of
 from loopback import Fault
 
 __all__ = ["KINDS", "Plan", "draw"]
@@ -108,12 +109,14 @@ def _fault(rng: random.Random, stage: str, kind: str, case: str, hasty: bool, xe
                 case "preview":
                     files = {"gmi/preview.webp": None}
                 case "weights":
-                    files = {"pytorch_lora_weights.safetensors": b"\0others"}
+                    files = {"pytorch_lora_weights.safetensors": lora_of(-1.0)}
                 case "specification":
                     files = dict(hostile_files(case))
             return Fault("stale-parent", files=files, times=rng.choice([1, 1, 9]))
         case "changed-file":
             content = rng.choice(_CARDS) if place == "README" else None
+            if place == "safetensors":
+                content = lora_of(-2.0)
             return Fault("changed-file", path_regex=place, content=content, times=min(times, 3))
         case "wrong-digest":
             return Fault("wrong-digest", path_regex=place, times=times)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fault_plan import Plan
 from hostile_specs import hostile_files
-from hub_builder import ProjectionEncoder, picture, style_spec
+from hub_builder import ProjectionEncoder, lora_of, picture, style_spec
 from huggingface_hub import constants
 from loopback import LoopbackHub, User, fixtures
 
@@ -31,7 +31,7 @@ SECRET, _STRANGERS = "hf_thisMustNeverBeSeen", "hf_norMustThisOneBeSeen"
 COLOURS = {"red": (240, 20, 10), "green": (30, 200, 40), "blue": (20, 30, 230)}
 BAD = "mallory/bad"
 _FOUND = b"---\ntags: [gmi-spec, anime]\n---\n"
-_WEIGHTS = b"\0weights of the style"
+_WEIGHTS = lora_of(1.0)
 _SHEET = b"a preview"
 _HASTE = 0.25
 _real_sleep = time.sleep
@@ -118,7 +118,7 @@ class World:
 
     def model_files(self, name: str) -> dict[str, bytes]:
         """All that belongs into the repository of a colour."""
-        weights = name.encode() + b"\0"
+        weights = lora_of(2.0 + sorted(COLOURS).index(name))
         spec = self._spec(f"alice/{name}", COLOURS[name], weight_files(weights))
         return {"README.md": _FOUND, WEIGHTS_NAME: weights, **_files(spec)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from gmi_registry.hubs import LocalHub
 from gmi_registry.spec import (
@@ -81,6 +81,11 @@ def picture(colour, seed=0):
 def save_lora(path, seed=0):
     weights = np.random.default_rng(seed).standard_normal((2, 4)).astype(np.float32)
     save_file({"unet.attn.to_q.lora_A.weight": weights}, path)
+
+
+def lora_of(value):
+    """A LoRA's file all of whose numbers are ``value``."""
+    return save({"unet.attn.to_q.lora_A.weight": np.full((2, 4), value, np.float32)})
 
 
 def save_whole(path, seed=0):

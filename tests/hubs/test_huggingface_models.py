@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import pickle
+import re
 import struct
 import sys
 from pathlib import Path
@@ -212,7 +213,8 @@ def test_a_base_that_may_not_be_read_is_named(hf_hub, hub):
     ("base", "says"),
     [
         ("ada/nowhere", "ada/nowhere, is not open"),
-        ("SDXL 1.0", "SDXL 1.0, is not the name of a model"),
+        ("SDXL 1.0", "stabilityai/stable-diffusion-xl-base-1.0, is not open"),
+        ("No family 9", "No family 9, is not the name of a model"),
         ("ada/style", "go round in a circle"),
     ],
 )
@@ -338,7 +340,7 @@ def test_the_header_says_what_a_file_is_and_what_of_its_base_is_needed(
         ("style.safetensors", NETWORK[:-50], "bytes"),
         ("style.safetensors", b"<!DOCTYPE html><html></html>", "a web page"),
         ("model-Q8_0.gguf", GGUF[:100], "GGUF"),
-        ("model-Q8_0.gguf", NETWORK[:7], ""),
+        ("model-Q8_0.gguf", NETWORK[:7], "safetensors|GGUF|short|bytes"),
     ],
 )
 def test_a_wrong_file_is_refused_while_its_weights_are_far_away(hf_hub, hub, name, content, says):
@@ -371,6 +373,15 @@ def test_a_hub_that_gives_no_beginning_gives_the_file(hf_hub, hub, monkeypatch, 
     assert (outline.kind, dict(outline.base.weights)) == (None, {})
     with pytest.raises(HubError, match="is a VAE"):
         hub.fetch_model(outline.ref)
+
+
+def test_a_storage_without_ranges_tells_no_less(hf_hub, hub, monkeypatch):
+    monkeypatch.setattr("loopback.content._RANGE", re.compile("never"))
+    hf_hub.add_repo("ada/style", {"a.safetensors": VAE})
+    with pytest.raises(HubError, match="is a VAE"):
+        hub.outline(ref("ada/style"))
+    hf_hub.commit("ada/style", {"a.safetensors": LORA})
+    assert hub.outline(ref("ada/style")).kind == "lora"
 
 
 def test_a_network_that_reads_an_image_is_refused_with_its_pipeline(hf_hub, hub):

@@ -168,7 +168,8 @@ def test_the_command_of_a_hub_in_a_folder_names_the_folder():
 @pytest.mark.parametrize(
     "path",
     ["../a.safetensors", "a/../../b.safetensors", "a\\..\\b.safetensors", "c:/a.safetensors",
-     "a//b.safetensors", "/a.safetensors", "a/.hidden/b.safetensors", "1/2/3/4/5/6/7/8/9.gguf"],
+     "a//b.safetensors", "/a.safetensors", "a/.hidden/b.safetensors", "a\x1b[2J.safetensors",
+     "a/b\n.safetensors", "1/2/3/4/5/6/7/8/9.gguf"],
 )  # fmt: skip
 def test_a_path_that_leads_elsewhere_is_never_taken(path):
     with pytest.raises(HubError, match="holds no weights"):
@@ -210,6 +211,10 @@ def test_a_network_that_was_saved_by_itself(there, weights, network):
         (("config.json", *numbered("diffusion_pytorch_model", 9, 1)),
          "lacks the shard diffusion_pytorch_model-00002-of-00009.safetensors and 7 more"),
         (numbered("model", 2), "is one of 2 shards"),
+        (("run/model_index.json", "run/unet/diffusion_pytorch_model.safetensors"),
+         r"holds a pipeline in a folder \(run\)"),
+        (("unet/config.json", f"{UNET}.safetensors", "vae/diffusion_pytorch_model.safetensors"),
+         r"holds parts of a pipeline \(unet, vae\) without its model_index.json"),
         (("a.ckpt", "b/c.bin"), "only as pickles"),
         (("a.onnx", "README.md"), "holds no weights"),
     ],

@@ -248,6 +248,22 @@ def test_what_cannot_be_compared(tmp_path):
         audit(spec, HuggingFaceHub(), [], work=tmp_path)
 
 
+def test_a_base_that_was_named_is_the_one_that_is_audited(propose, models, tmp_path):
+    content = {path: data for path, data in models.files(BASE.id).items() if path != "README.md"}
+    models.add_repo("owner/other", content)
+    propose(LORA, base="owner/other")
+    spec = unpacked(proposed(models), tmp_path / "spec")
+    assert (spec.manifest.model.base_model, spec.manifest.model.base_origin) == (
+        "owner/other",
+        "option",
+    )
+    name = "vae/diffusion_pytorch_model.safetensors"
+    models.commit(BASE.id, {name: content["unet/diffusion_pytorch_model.safetensors"]})
+    with HuggingFaceHub() as hub:
+        found = audit(spec, hub, FEW.prompts[:1], work=tmp_path / "w", device="cpu")
+    assert found.agrees
+
+
 def test_other_weights_of_the_model_or_its_base_stop_it(propose, models, tmp_path):
     propose(LORA)
     spec = unpacked(proposed(models), tmp_path / "spec")
@@ -263,6 +279,23 @@ def test_other_weights_of_the_model_or_its_base_stop_it(propose, models, tmp_pat
         models.commit(LORA.id, {path: save(tensors), "README.md": files["README.md"]})
         with pytest.raises(HubError, match="hf:owner/lora has other weights than those described"):
             audit(spec, hub, FEW.prompts[:1], work=tmp_path / "w", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "asked"),
+    [
+        (described(), "a.safetensors", "hf:owner/style/a.safetensors"),
+        (described(), "v2/a.safetensors", "hf:owner/style/v2/a.safetensors"),
+        (described(revision="a" * 40), "a.gguf", "hf:owner/style/a.gguf"),
+        (described(name="style"), "a.safetensors", "hf:style"),
+        (described("local", "run"), "v2/a.safetensors", "local:run/v2/a.safetensors"),
+        (civitai(), "110.safetensors", "civitai:123@456"),
+    ],
+)
+def test_the_file_that_is_described_is_the_one_that_is_asked_for(model, path, asked):
+    weights = (model.weights[0].model_copy(update={"path": path}),)
+    spec = spec_of(model.model_copy(update={"weights": weights}))
+    assert str(audit_module._model_ref(spec)) == asked
 
 
 class TestCheck:

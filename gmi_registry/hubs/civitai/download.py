@@ -23,13 +23,13 @@ from gmi_registry.hubs.civitai.refusal import Asked, BusyError, is_web_page, str
 from gmi_registry.hubs.civitai.weights import require_loadable
 from gmi_registry.hubs.civitai.wire import WireFile
 from gmi_registry.hubs.digest import FileDigests
-from gmi_registry.hubs.weights import header_from_ranges
 from gmi_registry.model import Kind
 from gmi_registry.spec import ModelRef, WeightFile
-from gmi_registry.weights import Header, WeightsFormatError
 
 if TYPE_CHECKING:
     import httpx2
+
+    from gmi_registry.weights import Header
 
 __all__ = ["Downloads"]
 
@@ -88,6 +88,9 @@ class Downloads:
         WeightsFormatError for a file that is none of weights, and what Civitai says where it gives
         out nothing at all.
         """
+        from gmi_registry.hubs.weights import header_from_ranges
+        from gmi_registry.weights import WeightsFormatError
+
         place = self.folder / "models" / ref.id / str(ref.revision) / file.path
         name = f"the file of {ref}"
 

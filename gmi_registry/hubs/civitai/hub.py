@@ -257,8 +257,8 @@ class CivitaiHub:
     def outline(self, ref: ModelRef, base: ModelRef | None = None) -> ModelOutline:
         """The version and its base model as they would be fetched, before a weight is read.
 
-        Two requests, and those of the base. Raises all that :meth:`fetch_model` raises but for
-        early access, want of room, and other bytes.
+        Two requests, those for the beginning of the file, and those of the base. Raises all that
+        :meth:`fetch_model` raises but for want of room, and other bytes.
         """
         return self._models.outline(self._pinned(ref), base)
 

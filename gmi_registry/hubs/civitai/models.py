@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from gmi_registry.bases import (
     BaseFamily,
@@ -27,11 +27,11 @@ from gmi_registry.hubs.civitai.weights import (
 )
 from gmi_registry.hubs.civitai.wire import WireFile, WireModel, WireVersion
 from gmi_registry.hubs.protocol import Hub, ModelOutline, Outlines
-from gmi_registry.hubs.weights import described_kind, needs_base_weights
 from gmi_registry.model import BaseOrigin, Kind, ModelFiles
 from gmi_registry.spec import ModelRef
-from gmi_registry.stated_base import require_made_for
-from gmi_registry.weights import Header, identify, read_header
+
+if TYPE_CHECKING:
+    from gmi_registry.weights import Header
 
 __all__ = ["GivesConfigurations", "Models", "OutlinesConfigurations"]
 
@@ -81,6 +81,9 @@ class _Chosen:
         """Whether the file brings a whole model, so that the base's configuration is enough."""
         if self.header is None:
             return self.kind == "single-file" and not is_part(self.file)
+        from gmi_registry.hubs.weights import needs_base_weights
+        from gmi_registry.weights import identify
+
         return not needs_base_weights(identify(self.header))
 
 
@@ -217,6 +220,8 @@ class Models:
 
     def _told_by_file(self, ref: ModelRef, chosen: _Chosen, place: Path) -> _Chosen:
         """``chosen`` as its whole file has it, where that was not known before."""
+        from gmi_registry.weights import read_header
+
         return chosen if chosen.header is not None else _told(ref, chosen, read_header(place))
 
     def _base(self, ref: ModelRef, chosen: _Chosen) -> ModelFiles:
@@ -247,6 +252,10 @@ def _told(ref: ModelRef, chosen: _Chosen, header: Header) -> _Chosen:
     Raises HubError where no specification can be made of the file, or where it was made for another
     base.
     """
+    from gmi_registry.hubs.weights import described_kind
+    from gmi_registry.stated_base import require_made_for
+    from gmi_registry.weights import identify
+
     file = identify(header)
     chosen = replace(chosen, kind=described_kind(file, str(ref)), header=header)
     family = chosen.family

@@ -9,8 +9,6 @@ from gmi_registry.hubs.civitai.refusal import Asked
 from gmi_registry.hubs.civitai.wire import WireFile, WireVersion
 from gmi_registry.model import Kind
 from gmi_registry.sanitize import one_line
-from gmi_registry.weights import identify_file, require_described
-from gmi_registry.weights.kinds import HINTS
 
 __all__ = [
     "AIR_TYPES",
@@ -33,18 +31,19 @@ TYPES: dict[Kind, tuple[str, ...]] = {
 """Civitai's types of models that are described, by the kind that they are here."""
 
 _NOT_DESCRIBED: dict[str, tuple[str, str]] = {
-    "controlnet": ("a ControlNet", HINTS["controlnet"]),
-    "upscaler": ("an upscaler", HINTS["upscaler"]),
-    "vae": ("a VAE", HINTS["vae"]),
-    "motionmodule": ("a motion module", HINTS["motion-module"]),
-    "hypernetwork": ("a hypernetwork", HINTS["hypernetwork"]),
-    "aestheticgradient": ("an aesthetic gradient", HINTS["aesthetic-gradient"]),
-    "detection": ("a detector", HINTS["detector"]),
-    "poses": ("a set of poses", "it steers other models: name one that generates images"),
-    "wildcards": ("a list of words for prompts", "name a model that generates images"),
-    "workflows": ("a workflow for another program", "name the model that it runs"),
+    "controlnet": ("a ControlNet", "controlnet"),
+    "upscaler": ("an upscaler", "upscaler"),
+    "vae": ("a VAE", "vae"),
+    "motionmodule": ("a motion module", "motion-module"),
+    "hypernetwork": ("a hypernetwork", "hypernetwork"),
+    "aestheticgradient": ("an aesthetic gradient", "aesthetic-gradient"),
+    "detection": ("a detector", "detector"),
+    "poses": ("a set of poses", ""),
+    "wildcards": ("a list of words for prompts", ""),
+    "workflows": ("a workflow for another program", ""),
 }
-"""What Civitai's other types are, and the way out; by the type in lower case."""
+"""What Civitai's other types are, and the kind of file whose hint is the way out, where there is
+one; by the type in lower case."""
 
 AIR_TYPES = {
     "checkpoint": "checkpoint",
@@ -111,14 +110,17 @@ def kind_of(type_name: str) -> Kind | None:
 
 def not_described(type_name: str, what: str) -> HubError:
     """Why no specification is made of ``what``, which is of a type that :func:`kind_of` lacks."""
-    title, hint = _NOT_DESCRIBED.get(type_name.casefold(), (None, None))
-    if title is None:
-        known = ", ".join(name for names in TYPES.values() for name in names)
-        return HubError(
-            f"{what} is of the type {one_line(type_name, 40)}, and only {known} are described",
-            hint="name a model that generates images from texts",
-        )
-    return HubError(f"{what} is {title}", hint=hint)
+    from gmi_registry.weights.kinds import HINTS
+
+    title, kind = _NOT_DESCRIBED.get(type_name.casefold(), (None, ""))
+    way_out = HINTS.get(kind, "name a model that generates images from texts")
+    if title is not None:
+        return HubError(f"{what} is {title}", hint=way_out)
+    known = ", ".join(name for names in TYPES.values() for name in names)
+    return HubError(
+        f"{what} is of the type {one_line(type_name, 40)}, and only {known} are described",
+        hint=way_out,
+    )
 
 
 def is_part(file: WireFile) -> bool:
@@ -170,6 +172,8 @@ def require_loadable(place: Path, asked: Asked) -> None:
 
     It is called what it is, whatever its name or Civitai say. Only its header is read.
     """
+    from gmi_registry.weights import identify_file, require_described
+
     require_described(identify_file(place), asked.name)
 
 

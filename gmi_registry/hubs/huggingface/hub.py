@@ -402,8 +402,8 @@ class HuggingFaceHub:
         """What :meth:`fetch_model` would give, with the base model's, before a weight is read.
 
         Raises all that it raises but for want of room or for other bytes. Costs one request for
-        each model, and one for each of its small files; what is fetched afterwards at the commit
-        that it states is not asked for again.
+        each model, one for each of its small files, and one or two for the beginning of a weight
+        file; what is fetched afterwards at the commit that it states is not asked for again.
         """
         self._begin(ref)
         return self._models.outline(ref, base)

@@ -19,9 +19,11 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from gmi_registry.bases import (
     BASE_HINT,
     QUANTIZED,
+    claimed_family,
     pipeline_architectures,
     quantised_note,
     refuse_base,
+    require_repository,
 )
 from gmi_registry.errors import (
     AuthError,
@@ -332,28 +334,35 @@ class Models:
         self, found: _Found, above: tuple[str, ...]
     ) -> tuple[_Found, tuple[str, ...]]:
         """Of the base models that a card names the first that is a whole diffusers model, else the
-        first; a note where there are several."""
+        first; a note where there are several, or where what it says is no repository's name."""
         names = [str(found.card.base_model), *found.card.other_bases]
-        first: _Found | None = None
+        first: tuple[str, _Found] | None = None
         errors: list[GmiError] = []
         for name in names[:_MOST_BASES]:
             try:
-                base = self._base(found.ref.id, name, above, "card")
+                base = self._base(found.ref.id, _repository_called(name, found), above, "card")
             except GmiError as error:
                 errors.append(error)
                 continue
-            first = first or base
+            first = first or (name, base)
             if base.index is not None:
-                first = base
+                first = name, base
                 break
         if first is None:
             raise errors[0]
-        if len(names) == 1:
-            return first, ()
-        return first, (
-            f"hf:{found.ref.id}: its card names {len(names)} base models, of which {first.ref.id} "
-            "is taken; --base names another",
-        )
+        name, base = first
+        notes = []
+        if len(names) > 1:
+            notes.append(
+                f"hf:{found.ref.id}: its card names {len(names)} base models, of which "
+                f"{base.ref.id} is taken; --base names another"
+            )
+        if "/" not in name:
+            notes.append(
+                f"hf:{found.ref.id}: its card calls its base model {one_line(name, 80)}, for which "
+                f"{base.ref.id} is taken; --base REPO names another"
+            )
+        return base, tuple(notes)
 
     def _base(
         self, model_id: str, name: str | ModelRef, above: tuple[str, ...], origin: BaseOrigin
@@ -591,6 +600,16 @@ def _files(info: Any) -> list[RepoFile]:
             )
         )
     return found
+
+
+def _repository_called(name: str, found: _Found) -> str:
+    """A base as a card calls it: where that is the name of a family, its repository."""
+    family = None if "/" in name else claimed_family(name)
+    if family is None:
+        return name
+    whole = found.file is not None and not needs_base_weights(found.file)
+    repository = require_repository(family, f"hf:{found.ref.id}")
+    return family.layout or repository if whole else repository
 
 
 def _is_quantised(info: Any, card: ModelCard) -> bool:

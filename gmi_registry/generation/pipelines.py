@@ -14,16 +14,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gmi_registry import sanitize
 from gmi_registry.bases import pipeline_architectures
 from gmi_registry.device import DtypeName, default_device, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
 from gmi_registry.generation.adapters import apply_lora, lora_file
-from gmi_registry.generation.folder import (
-    chosen_folder,
-    is_network_folder,
-    load_network,
-    network_component,
+from gmi_registry.generation.folder import is_network_folder
+from gmi_registry.generation.prediction import (
+    check_lora_prediction,
+    check_scheduler,
+    settle_prediction,
 )
+from gmi_registry.generation.quantisation import check_components
 from gmi_registry.generation.refusals import (
     needs_code,
     one_line,
@@ -32,15 +34,17 @@ from gmi_registry.generation.refusals import (
     require_described_weights,
 )
 from gmi_registry.generation.single_file import (
-    dtype_argument,
+    check_single_file,
+    load_pipeline_with,
     load_single_file,
-    no_safety_checker,
+    model_components,
 )
 from gmi_registry.generation.tasks import (
     missing_packages,
     why_not_text_to_image,
     why_other_channels,
 )
+from gmi_registry.generation.tensors import component_classes, require_finite
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import LoraPartial
 from gmi_registry.stated_base import require_made_for
@@ -65,7 +69,7 @@ Pipeline = Any
 """A diffusers ``DiffusionPipeline``; diffusers ships no types."""
 
 _PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
-_SINGLE_FILES = frozenset({".safetensors", ".gguf"})
+_READ = frozenset({".safetensors", ".gguf"})
 _INDEX = "model_index.json"
 _LIBRARIES = frozenset({"diffusers", "transformers"})
 _NETWORKS = ("unet", "transformer")
@@ -87,7 +91,7 @@ def check_model(model: ModelFiles) -> None:
     """
     if model.kind == "checkpoint":
         _require_no_pickles(model)
-        _read_index(model)
+        check_components(model, model_components(_read_index(model)))
         _check_folder(model)
     elif model.kind == "lora":
         lora_file(model)
@@ -167,6 +171,7 @@ def require_pipeline(who: str, index: Mapping[str, Any]) -> None:
                     hint="try an older version of diffusers",
                 )
             raise needs_code(who, f"{library} (component {name})")
+        _require_class(who, name, components[name])
     reason = why_not_text_to_image(pipeline, index)
     if reason is not None:
         raise GenerationError(
@@ -204,6 +209,23 @@ def _pipeline_class(who: str, name: str) -> type[Any]:
             hint="publish a folder that save_pretrained wrote",
         )
     return found
+
+
+def _require_class(who: str, component: str, value: list[Any]) -> None:
+    """Raise GenerationError for a class that this version of diffusers or transformers lacks."""
+    import diffusers
+    import transformers
+
+    library = {"diffusers": diffusers, "transformers": transformers}.get(value[0])
+    name = value[1] if len(value) > 1 else None
+    # What a lazy module would import on being asked stands in its directory.
+    if library is None or (isinstance(name, str) and name in dir(library)):
+        return
+    raise GenerationError(
+        f"{who}: {library.__name__} {library.__version__} has no "
+        f"{sanitize.one_line(str(name), 80)} (component {component})",
+        hint=f"pip install --upgrade {library.__name__}",
+    )
 
 
 def _was_of_diffusers(library: object) -> bool:
@@ -248,6 +270,7 @@ def load_model(
     require_dtype(device, dtype)
     with _quiet():
         loaded = _load(model, getattr(torch, dtype))
+        require_finite(model, loaded.pipeline)
         try:
             loaded.pipeline.to(device)
         except Exception as error:
@@ -293,44 +316,22 @@ def _load(model: ModelFiles, dtype: torch.dtype) -> LoadedModel:
         lora_file(model)
         below = _load(_base_of(model), dtype)
         partial, notes = apply_lora(below.pipeline, model)
-        return LoadedModel(below.pipeline, (*below.notes, *notes), partial)
+        said = check_lora_prediction(
+            below.pipeline, model, read_header(model.path / lora_file(model))
+        )
+        return LoadedModel(below.pipeline, (*below.notes, *notes, *said), partial)
     if model.kind == "single-file":
         base, index = _require_single_file(model)
-        if is_network_folder(model):
-            network = load_network(model, dtype_argument(dtype))
-            given = {network_component(model, base, index): network}
-            return LoadedModel(_load_folder(base, dtype, given=given))
         pipeline, notes = load_single_file(model, base, index, dtype)
         _require_own_channels(model, pipeline)
         return LoadedModel(pipeline, tuple(notes))
-    return LoadedModel(_load_folder(model, dtype))
-
-
-def _load_folder(
-    model: ModelFiles, dtype: torch.dtype, *, given: Mapping[str, Any] | None = None
-) -> Pipeline:
-    """The pipeline in a folder, with the parts in ``given`` in the place of its own."""
-    import diffusers
-
     index = _read_index(model)
     _require_no_pickles(model)
-    components = [
-        name for name, value in index.items() if isinstance(value, list) and value[0] is not None
-    ]
-    off = no_safety_checker(index) | dict(given or {})
-    with chosen_folder(model, [name for name in components if name not in off]) as folder:
-        try:
-            pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                str(folder),
-                **dtype_argument(dtype),
-                use_safetensors=True,
-                local_files_only=True,
-                **off,
-            )
-        except Exception as error:
-            raise refused(model, "cannot be loaded by diffusers", error, shown=folder) from error
+    check_components(model, component_classes(index))
+    pipeline = load_pipeline_with(model, index, dtype, {}, model)
     _require_own_channels(model, pipeline)
-    return pipeline
+    said = (*check_scheduler(model, index), *settle_prediction(pipeline, model, None))
+    return LoadedModel(pipeline, said)
 
 
 def _require_own_channels(model: ModelFiles, pipeline: Pipeline) -> None:
@@ -370,8 +371,10 @@ def _config_of(model: ModelFiles, part: str) -> dict[str, Any]:
 
 def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]:
     """The base whose configuration describes the file, and that one's ``model_index.json``."""
-    if not is_network_folder(model) and model.path.suffix.lower() not in _SINGLE_FILES:
-        raise pickled(model, model.path.name)
+    if not is_network_folder(model):
+        if model.path.suffix.lower() not in _READ:
+            raise pickled(model, model.path.name)
+        check_single_file(model)
     base = _base_of(model)
     if base.kind != "checkpoint":
         raise GenerationError(
@@ -380,10 +383,7 @@ def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]
             hint="name a base model in the diffusers layout: --base REPO, or base_model in the "
             "model card",
         )
-    index = _read_index(base)
-    if is_network_folder(model):
-        network_component(model, base, index)
-    return base, index
+    return base, _read_index(base)
 
 
 def _require_no_pickles(model: ModelFiles) -> None:
@@ -422,4 +422,5 @@ def _read_index(model: ModelFiles) -> dict[str, Any]:
             hint="publish a folder that save_pretrained wrote",
         ) from error
     require_pipeline(str(model.ref), index)
+    check_scheduler(model, index)
     return dict(index)

@@ -270,7 +270,7 @@ def _recorded(tokenizer: Any, calls: list[_Call]) -> Iterator[None]:
 @contextmanager
 def _replaced(pipeline: Pipeline, name: str, value: Any) -> Iterator[None]:
     """With an attribute of the instance in place of its class's."""
-    own = vars(pipeline)
+    own: dict[str, Any] = pipeline.__dict__
     before = own.get(name, own)
     own[name] = value
     try:
@@ -290,7 +290,7 @@ def _without_products() -> Iterator[None]:
 
     aten = torch.ops.aten
 
-    class Zeros(TorchDispatchMode):
+    class Zeros(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
@@ -303,7 +303,7 @@ def _without_products() -> Iterator[None]:
                 return args[1].new_zeros((*args[1].shape[:-1], args[2].shape[-1]))
             return func(*args, **(kwargs or {}))
 
-    with Zeros():
+    with Zeros():  # type: ignore[no-untyped-call]
         yield
 
 

@@ -82,6 +82,9 @@ _WEIGHTLESS = re.compile(r"Tokenizer|Scheduler|(?:Processor|Extractor)(?:Fast)?$
 _TRAINING_STATE = ("optimizer", "scheduler", "random_states", "rng_state")
 _CHECKPOINT = "checkpoint"
 _NETWORK_FOLDERS = frozenset({"", "unet", "transformer", "prior"})
+_PARTS = frozenset(
+    {"unet", "transformer", "prior", "vae", "movq", "text_encoder", "text_encoder_2"}
+)
 _MOST_WEIGHTS = 200
 _MOST_COMMANDS = 6
 _DEEPEST = 8
@@ -211,6 +214,7 @@ def select_weights(ref: ModelRef, files: Iterable[RepoFile], *, options: str = "
             raise _pickled(name)
         raise _none(name)
     if file is None:
+        _require_no_parts(name, by_folder)
         picked = _meant(_best_variants(candidates))
         what = f"{len(picked)} weight files ({_names(picked)}), and which is meant is unclear"
     else:
@@ -260,6 +264,33 @@ def check_shard_index(name: str, content: bytes, weights: Iterable[str]) -> None
         raise HubError(
             f"{name} lacks {one_line(str(missing[0]), 120)}, which the index of its shards names",
             hint="download or upload the missing file, then try again",
+        )
+
+
+def _require_no_parts(name: str, by_folder: Mapping[str, Sequence[RepoFile]]) -> None:
+    """Raise HubError where a pipeline is in another folder than the root, or lacks its index.
+
+    Else its parts would be several files of which none is a model.
+    """
+    if any(file.path.endswith(WEIGHT_SUFFIXES) for file in by_folder.get("", ())):
+        return
+    inside = sorted(
+        folder
+        for folder, files in by_folder.items()
+        if folder and any(file.path == f"{folder}/{INDEX_NAME}" for file in files)
+    )
+    if inside:
+        shown = ", ".join(one_line(folder) for folder in inside[:4])
+        raise HubError(
+            f"{name} holds a pipeline in a folder ({shown}), and one is read at the root alone",
+            hint="publish each pipeline in a repository of its own, with its index at the root",
+        )
+    parts = sorted(_PARTS & set(by_folder))
+    if len(parts) > 1:
+        raise HubError(
+            f"{name} holds parts of a pipeline ({', '.join(parts)}) without its {INDEX_NAME}",
+            hint="publish the pipeline as a whole: pipeline.save_pretrained(folder); or name one "
+            "weight file",
         )
 
 
@@ -325,7 +356,7 @@ def _candidates(by_folder: Mapping[str, Sequence[RepoFile]]) -> Iterator[_Candid
                 yield _Candidate(
                     found.files[0].path,
                     found,
-                    f"{folder}/{base}{PurePosixPath(found.files[0].path).suffix}",
+                    f"{folder}/{base}",
                     variant,
                     tuple(others),
                     network,
@@ -440,7 +471,7 @@ def _parsed(name: str) -> tuple[str, str | None, int | None]:
     match = _WEIGHT.fullmatch(name)
     stem = name.rpartition(".")[0]
     if match is None:
-        return stem, None, None
+        return (name if name.endswith(_GGUF) else stem), None, None
     variant = match["before"] or match["after"]
     total = int(match["total"]) if match["total"] else None
     usual = match["base"] in (_DIFFUSERS_BASE, _TRANSFORMERS_BASE)
@@ -448,8 +479,8 @@ def _parsed(name: str) -> tuple[str, str | None, int | None]:
         word in _PRECISIONS + _AVERAGES for word in variant.split(".")
     )
     if name.endswith(_GGUF):
-        # Quants are named in many ways, and none of them stands for another.
-        return (stem, None, None) if total is None else (match["base"], variant, total)
+        # Quants are named in many ways, and none of them stands for another, nor for safetensors.
+        return (name, None, None) if total is None else (f"{match['base']}{_GGUF}", variant, total)
     if variant is None or usual or known:
         return match["base"], variant, total
     return (stem, None, None) if total is None else (f"{match['base']}.{variant}", None, total)
@@ -474,17 +505,13 @@ def _sharded(inside: Sequence[RepoFile], total: int) -> _WeightSet:
 def _usual(
     sets: Mapping[str, dict[str | None, _WeightSet]], library: str
 ) -> dict[str | None, _WeightSet]:
-    """Those under the name that the component's library loads; only safetensors."""
+    """Those under the name that the component's library loads."""
     bases = [_DIFFUSERS_BASE, _TRANSFORMERS_BASE]
     if library == "transformers":
         bases.reverse()
     for base in bases:
         if base in sets:
-            return {
-                variant: found
-                for variant, found in sets[base].items()
-                if found.files[0].path.endswith(_SAFE)
-            }
+            return sets[base]
     return {}
 
 

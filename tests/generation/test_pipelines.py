@@ -172,7 +172,7 @@ def test_pickled_weights_are_refused(tmp_path, base, copied):
 def test_a_missing_base_is_named(tiny, kind):
     path = tiny / "lora"
     if kind == "single-file":
-        path = path / "pytorch_lora_weights.safetensors"
+        path = tiny / "base" / "unet" / "diffusion_pytorch_model.safetensors"
     with pytest.raises(GenerationError, match="its base model far/away is not at hand") as caught:
         load_pipeline(model_files(path, "x", kind, base_model="far/away"), device="cpu")
     assert "far/away" in caught.value.hint
@@ -181,14 +181,14 @@ def test_a_missing_base_is_named(tiny, kind):
 
 
 def test_a_single_file_on_a_base_without_configuration_is_refused(tiny, lora):
-    path = tiny / "lora" / "pytorch_lora_weights.safetensors"
+    path = tiny / "base" / "unet" / "diffusion_pytorch_model.safetensors"
     with pytest.raises(GenerationError, match="no diffusers folder"):
         load_pipeline(model_files(path, "x", "single-file", base=lora), device="cpu")
 
 
 def test_a_single_file_that_holds_something_else_is_refused(tiny, base):
     path = tiny / "lora" / "pytorch_lora_weights.safetensors"
-    with pytest.raises(GenerationError, match="cannot be loaded by diffusers"):
+    with pytest.raises(GenerationError, match=r"is a LoRA.*no whole model"):
         load_pipeline(model_files(path, "x", "single-file", base=base), device="cpu")
 
 

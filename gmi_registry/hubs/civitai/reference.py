@@ -100,11 +100,11 @@ def _file(text: str) -> Path | None:
 
 def _of_file(place: Path, client: CivitaiClient, digests: FileDigests | None) -> ModelRef:
     kind = format_named(place.name)
-    if kind not in (None, "safetensors"):
+    if kind not in (None, "safetensors", "gguf"):
         danger = ", which can run any program when it is opened" if kind == "pickle" else ""
         raise InputError(
             f"{place} is {FORMAT_TITLES[str(kind)]}{danger}",
-            hint="name the model's safetensors file, or its page",
+            hint="name the model's safetensors or GGUF file, or its page",
         )
     sha256 = _digest(place) if digests is None else digests.sha256(place)
     found = client.versions_with([sha256])

@@ -17,6 +17,8 @@ from typing import Any
 from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.generation.refusals import one_line
+from gmi_registry.generation.schedulers import use_sampler
+from gmi_registry.generation.settings import call_arguments
 from gmi_registry.spec import GenerationRecipe, PromptSet
 
 __all__ = ["check_prompts"]
@@ -223,18 +225,12 @@ def _calls(pipeline: Pipeline, recipe: GenerationRecipe, tokenizers: Sequence[An
     def stop(*_: Any, **__: Any) -> None:
         raise _FirstStep
 
-    takes = inspect.signature(pipeline.__call__).parameters
-    settings: dict[str, Any] = {
-        "prompt": [_PROBE],
-        "num_inference_steps": recipe.steps,
-        "width": recipe.width,
-        "height": recipe.height,
-        "generator": torch.Generator("cpu").manual_seed(0),
-        "output_type": "np",
-    }
+    arguments = call_arguments(pipeline, recipe, [_PROBE])
+    generators = [torch.Generator("cpu").manual_seed(0)]
     calls: list[_Call] = []
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
+        stack.enter_context(use_sampler(pipeline, recipe.sampler))
         for tokenizer in tokenizers:
             stack.enter_context(_recorded(tokenizer, calls))
         for part in pipeline.components.values():
@@ -243,7 +239,7 @@ def _calls(pipeline: Pipeline, recipe: GenerationRecipe, tokenizers: Sequence[An
         # The bar is shown from the first step on, however the network is called.
         stack.enter_context(_replaced(pipeline, "progress_bar", stop))
         with suppress(_FirstStep):
-            pipeline(**{name: value for name, value in settings.items() if name in takes})
+            pipeline(**arguments, generator=generators, output_type="np")
     return calls
 
 

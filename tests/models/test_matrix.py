@@ -8,10 +8,11 @@ import pytest
 from gmi_registry import generation
 from gmi_registry.errors import GmiError, InputError
 from gmi_registry.spec import PromptSet
-from models.adapters import takes_lora
+from models.adapters import lora_folder, takes_lora
 from models.architectures import ARCHITECTURES
+from models.files import model_files
 from models.matrix import MATRIX
-from models.originals import SINGLE_FILES
+from models.originals import SINGLE_FILES, single_file
 
 
 def _differ(one: np.ndarray, other: np.ndarray) -> bool:
@@ -21,9 +22,12 @@ def _differ(one: np.ndarray, other: np.ndarray) -> bool:
 def test_the_matrix_has_every_architecture(model_store):
     assert set(MATRIX) == set(ARCHITECTURES)
     assert {name for name, row in MATRIX.items() if row.single_file} == set(SINGLE_FILES)
-    for name, row in MATRIX.items():
-        if name != "kolors":
-            assert takes_lora(model_store, name) == row.lora, name
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_what_takes_a_lora_is_marked(tiny, model_store, name):
+    tiny(name)
+    assert takes_lora(model_store, name) == MATRIX[name].lora
 
 
 @pytest.mark.parametrize("name", MATRIX)
@@ -53,14 +57,13 @@ def test_a_lora_changes_the_image_as_far_as_its_scale(tiny, name):
     model = tiny(name, "lora")
     full = model.image()
     assert _differ(full, model.image(lora_scale=0.5))
-    assert not _differ(model.image(lora_scale=0.0), tiny(name).image())
+    bare = model.recipe(lora_scale=0.0)
+    without = tiny(name).image_by(bare.model_copy(update={"lora_scale": None}))
+    assert not _differ(model.image_by(bare), without)
 
 
 @pytest.mark.parametrize("name", [name for name, row in MATRIX.items() if not row.lora])
 def test_a_lora_on_what_takes_none_is_refused(tiny, name, model_store):
-    from models.adapters import lora_folder
-    from models.files import model_files
-
     base = tiny(name).model
     lora = model_files(lora_folder(model_store, "sd15"), "style", "lora", base=base)
     with pytest.raises(GmiError) as caught:
@@ -73,6 +76,48 @@ def test_a_single_file_gives_the_image_of_its_folder(tiny, name):
     one, other = tiny(name, "single-file").image(), tiny(name).image()
     # The last bits of an image may differ: sums in another order.
     assert np.abs(one.astype(int) - other).mean() < 0.1
+
+
+def _next(name: str, names: list[str]) -> str:
+    """Another architecture's, of which no version is like this one's."""
+    family = name.partition("-")[0].rstrip(".5")
+    others = names[names.index(name) :] + names
+    return next(other for other in others if other.partition("-")[0].rstrip(".5") != family)
+
+
+@pytest.mark.parametrize("name", [name for name, row in MATRIX.items() if row.lora])
+def test_a_lora_for_another_architecture_is_refused(tiny, name, model_store):
+    """Or used for less than all of it, which is not what it says it is."""
+    other = _next(name, [name for name, row in MATRIX.items() if row.lora and name != "kolors"])
+    base = tiny(name).model
+    lora = model_files(lora_folder(model_store, other), "style", "lora", base=base)
+    with pytest.raises(GmiError) as caught:
+        generation.load_pipeline(lora, device="cpu")
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", SINGLE_FILES)
+def test_a_single_file_of_another_architecture_is_refused(tiny, name, model_store):
+    other = _next(name, list(SINGLE_FILES))
+    file = single_file(model_store, other)
+    with pytest.raises(GmiError) as caught:
+        generation.load_pipeline(
+            model_files(file, "file", "single-file", base=tiny(name).model), device="cpu"
+        )
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", SINGLE_FILES)
+def test_a_single_file_cut_short_is_refused(tiny, name, model_store, tmp_path):
+    whole = single_file(model_store, name).read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    cut = model_files(tmp_path / "cut.safetensors", "cut", "single-file", base=tiny(name).model)
+    with pytest.raises(GmiError) as caught:
+        generation.load_pipeline(cut, device="cpu")
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("name", MATRIX)

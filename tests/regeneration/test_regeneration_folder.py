@@ -278,23 +278,6 @@ def test_the_index_is_brought_up_to_date(many, work, go, tmp_path, models):
     assert "The index has 2 models" in done.to_markdown()
 
 
-def test_a_base_that_was_named_is_kept(published, go, models, work):
-    hub = published
-    other = shutil.copytree(place(hub, "base"), place(hub, "other"))
-    shutil.rmtree(other / "gmi", ignore_errors=True)
-    done = publish(ModelRef("local", "ink"), hub, work=work, base="other", device="cpu")
-    assert (done.outcome, done.plan.base_origin) == ("published", "option")
-    described = read_spec(place(hub)).manifest.model
-    assert (described.base_model, described.base_origin) == ("other", "option")
-    assert plan(hub, work)["local:ink"][0] == "fresh"
-
-    change(hub, models)
-    assert outcomes(go(hub)) == {"local:ink": "published"}
-    described = read_spec(place(hub)).manifest.model
-    assert (described.base_model, described.base_origin) == ("other", "option")
-    assert outcomes(go(hub)) == {}
-
-
 def test_one_of_several_files_stays_the_one_that_is_described(folder, go, work, models):
     named = "local:run/checkpoint-2/style.safetensors"
     run = place(folder, "run")
@@ -313,3 +296,20 @@ def test_one_of_several_files_stays_the_one_that_is_described(folder, go, work, 
     # Once it is gone, the other is what the model is.
     (run / "checkpoint-2" / "style.safetensors").unlink()
     assert outcomes(go(folder, repos=["run"])) == {"local:run": "published"}
+
+
+def test_a_base_that_was_named_is_kept(published, go, models, work):
+    hub = published
+    other = shutil.copytree(place(hub, "base"), place(hub, "other"))
+    shutil.rmtree(other / "gmi", ignore_errors=True)
+    done = publish(ModelRef("local", "ink"), hub, work=work, base="other", device="cpu")
+    assert (done.outcome, done.plan.base_origin) == ("published", "option")
+    described = read_spec(place(hub)).manifest.model
+    assert (described.base_model, described.base_origin) == ("other", "option")
+    assert plan(hub, work)["local:ink"][0] == "fresh"
+
+    change(hub, models)
+    assert outcomes(go(hub)) == {"local:ink": "published"}
+    described = read_spec(place(hub)).manifest.model
+    assert (described.base_model, described.base_origin) == ("other", "option")
+    assert outcomes(go(hub)) == {}

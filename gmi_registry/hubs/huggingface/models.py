@@ -323,7 +323,9 @@ class Models:
         if found.file is not None and found.header is not None:
             told = {"option": "--base names it", "card": "its model card names it"}.get(origin)
             words = f"its base model hf:{base.ref.id}{f' ({told})' if told else ''}"
-            require_made_for(what, found.file, found.header.metadata, words, base.architectures)
+            # Whoever names a base may know that the metadata are wrong; the layers are not.
+            said = {} if origin == "option" else found.header.metadata
+            require_made_for(what, found.file, said, words, base.architectures)
         revision = None if named is None else named.revision
         return dataclasses.replace(
             found, base=base, base_origin=origin, base_revision=revision, notes=notes
@@ -337,11 +339,19 @@ class Models:
         names = [str(found.card.base_model), *found.card.other_bases]
         first: _Found | None = None
         errors: list[GmiError] = []
+        gone: list[str] = []
         for name in names[:_MOST_BASES]:
             try:
                 base = self._base(found.ref.id, name, above, "card")
-            except GmiError as error:
+            except (OfflineError, RateLimitError):
+                raise
+            except HubError as error:
+                cause = error.__cause__
+                closed = isinstance(error, AuthError) and isinstance(cause, GmiError)
+                if closed and not is_unknown(cause):
+                    raise  # it is there, and only this account may not read it
                 errors.append(error)
+                gone.append(one_line(name, 80))
                 continue
             first = first or base
             if base.index is not None:
@@ -351,9 +361,10 @@ class Models:
             raise errors[0]
         if len(names) == 1:
             return first, ()
+        why = f" ({', '.join(gone)} cannot be used)" if gone else ""
         return first, (
             f"hf:{found.ref.id}: its card names {len(names)} base models, of which {first.ref.id} "
-            "is taken; --base names another",
+            f"is taken{why}; --base names another",
         )
 
     def _base(

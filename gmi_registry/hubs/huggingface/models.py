@@ -347,8 +347,8 @@ class Models:
                 raise
             except HubError as error:
                 cause = error.__cause__
-                closed = isinstance(error, AuthError) and isinstance(cause, GmiError)
-                if closed and not is_unknown(cause):
+                known = isinstance(cause, GmiError) and not is_unknown(cause)
+                if isinstance(error, AuthError) and known:
                     raise  # it is there, and only this account may not read it
                 errors.append(error)
                 gone.append(one_line(name, 80))

@@ -320,8 +320,8 @@ _FAMILIES = (
         "Tencent-Hunyuan/HunyuanDiT-v1.1-Diffusers and Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers",
     ),
     BaseFamily(
-        "HunyuanImage 2.1", (), None, "hunyuanvideo-community/HunyuanImage-2.1-Diffusers",
-        claims=("hunyuan-image-2-1",),
+        "HunyuanImage 2.1", (), "hunyuan-image",
+        "hunyuanvideo-community/HunyuanImage-2.1-Diffusers", claims=("hunyuan-image-2-1",),
     ),
     BaseFamily(
         "Kolors", ("Kolors",), "kolors", "Kwai-Kolors/Kolors-diffusers", ecosystem="kolors",
@@ -351,7 +351,8 @@ _FAMILIES = (
         refusal="which edits images and needs one to begin with",
     ),
     BaseFamily(
-        "Qwen 2", ("Qwen 2",), ecosystem="qwen2", claims=("qwen-image-2", "qwen-image-2-1"),
+        "Qwen 2", ("Qwen 2",), "qwen-image-2.1", ecosystem="qwen2",
+        claims=("qwen-image-2", "qwen-image-2-1"),
         refusal="of which there are several, such as Qwen/Qwen-Image-2.1",
     ),
     BaseFamily(
@@ -390,29 +391,32 @@ _FAMILIES = (
         "Efficient-Large-Model/Sana_1600M_1024px_diffusers",
     ),
     BaseFamily(
-        "Anima", ("Anima",), ecosystem="anima",
+        "Anima", ("Anima",), "anima", ecosystem="anima",
         claims=("anima", "anima-base", "anima-base-v1-0"), files=("anima",),
         refusal="which diffusers runs as a modular pipeline alone",
     ),
     BaseFamily(
-        "Krea 2", ("Krea 2",), ecosystem="krea2", claims=("krea2", "krea-2"),
+        "Krea 2", ("Krea 2",), "krea2", ecosystem="krea2", claims=("krea2", "krea-2"),
         refusal="which is krea/Krea-2-Raw or a distilled one, and the name does not say which",
     ),
     BaseFamily(
-        "Ernie", ("Ernie",), ecosystem="ernie", claims=("ernie", "ernie-image"),
+        "Ernie", ("Ernie",), "ernie-image", ecosystem="ernie", claims=("ernie", "ernie-image"),
         refusal="which is not known here yet",
     ),
     BaseFamily(
-        "Ideogram 4.0", ("Ideogram 4.0",), ecosystem="ideogram", claims=("ideogram-4",),
+        "Ideogram 4.0", ("Ideogram 4.0",), "ideogram4", ecosystem="ideogram",
+        claims=("ideogram-4",),
         refusal="which is not known here yet",
     ),
     BaseFamily("Lens", ("Lens",), refusal="which is not known here yet", claims=("lens",)),
     BaseFamily(
-        "Stable Cascade", ("Stable Cascade",), ecosystem="scascade",
+        "Stable Cascade", ("Stable Cascade",), "stable-cascade", ecosystem="scascade",
         claims=("stable-cascade", "stable-cascade-v1-prior"),
         refusal="which is two models, one after the other",
     ),
-    BaseFamily("OmniGen 2", (), claims=("omnigen2",), refusal="which is not known here yet"),
+    BaseFamily(
+        "OmniGen 2", (), "omnigen2", claims=("omnigen2",), refusal="which is not known here yet",
+    ),
     BaseFamily("Other", ("Other",), refusal="which says nothing about the model"),
     BaseFamily("ODOR", ("ODOR",), refusal="of which diffusers has no pipeline"),
     BaseFamily("Upscaler", ("Upscaler",), refusal=_UPSCALER),
@@ -464,6 +468,7 @@ _USUAL: dict[str | tuple[str, str], str] = {
     "qwen-image": "Qwen",
     "lumina2": "Lumina",
     "auraflow": "AuraFlow",
+    "hunyuan-image": "HunyuanImage 2.1",
     "kolors": "Kolors",
     "cogview4": "CogView4",
     "kandinsky3": "Kandinsky 3",

@@ -181,19 +181,15 @@ class TestHuggingFace:
         found = hub.outline(ref)
         assert found.base.ref.id == "ada/base"
         assert found.notes == (
-            "hf:ada/style: its card names 4 base models, of which ada/base is taken; --base names "
-            "another",
+            "hf:ada/style: its card names 4 base models, of which ada/base is taken (ada/gone "
+            "cannot be used); --base names another",
         )
 
-    def test_a_card_may_name_the_family(self, hf_hub, hub):
+    def test_a_card_that_names_a_family_is_told_its_repository(self, hf_hub, hub):
         ref = style(hf_hub, lora(), card(base_model="SDXL 1.0"))
-        found = hub.outline(ref)
-        assert (found.base.ref.id, found.base_origin) == (SDXL, "card")
-        assert "calls its base model SDXL 1.0" in found.notes[0]
-        with HuggingFaceHub(token=False) as again:
-            hf_hub.commit("ada/style", {"README.md": card(base_model="Wan Video")})
-            with pytest.raises(HubError, match="made for Wan Video, which makes videos"):
-                again.outline(ref)
+        with pytest.raises(HubError, match=r"SDXL 1\.0, is not the name of a model") as caught:
+            hub.outline(ref)
+        assert f"--base {SDXL}" in caught.value.hint
 
     @pytest.mark.parametrize("said", ["card", "hub"])
     def test_a_quantised_copy_stands_for_its_original(self, hf_hub, hub, said):
@@ -233,6 +229,16 @@ class TestHuggingFace:
         model = hub.fetch_model(ModelRef("hf", "ada/merged"))
         assert (model.kind, model.base.ref.id, model.base.weights) == ("single-file", SDXL, ())
         assert model.base_origin == "metadata"
+
+    def test_of_several_one_that_is_closed_is_not_passed_over(self, hf_hub, hub):
+        hf_hub.repo("ada/base").gated = "manual"
+        ref = style(hf_hub, lora(), card(base_model=["ada/base", SDXL]))
+        with pytest.raises(AuthError, match="ada/base, is not open"):
+            hub.outline(ref)
+
+    def test_a_named_base_goes_before_metadata_and_not_before_layers(self, hf_hub, hub):
+        ref = style(hf_hub, untold(ss_base_model_version="sdxl_base_v1-0"))
+        assert hub.outline(ref, ModelRef("hf", SD1)).base.ref.id == SD1
 
     def test_a_whole_model_takes_no_base(self, hf_hub, hub):
         with pytest.raises(InputError, match="stands on no base model") as caught:

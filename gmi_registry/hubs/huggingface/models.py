@@ -23,7 +23,6 @@ from gmi_registry.bases import (
     pipeline_architectures,
     quantised_note,
     refuse_base,
-    require_repository,
 )
 from gmi_registry.errors import (
     AuthError,
@@ -324,7 +323,9 @@ class Models:
         if found.file is not None and found.header is not None:
             told = {"option": "--base names it", "card": "its model card names it"}.get(origin)
             words = f"its base model hf:{base.ref.id}{f' ({told})' if told else ''}"
-            require_made_for(what, found.file, found.header.metadata, words, base.architectures)
+            # Whoever names a base may know that the metadata are wrong; the layers are not.
+            said = {} if origin == "option" else found.header.metadata
+            require_made_for(what, found.file, said, words, base.architectures)
         revision = None if named is None else named.revision
         return dataclasses.replace(
             found, base=base, base_origin=origin, base_revision=revision, notes=notes
@@ -334,35 +335,37 @@ class Models:
         self, found: _Found, above: tuple[str, ...]
     ) -> tuple[_Found, tuple[str, ...]]:
         """Of the base models that a card names the first that is a whole diffusers model, else the
-        first; a note where there are several, or where what it says is no repository's name."""
+        first; a note where there are several."""
         names = [str(found.card.base_model), *found.card.other_bases]
-        first: tuple[str, _Found] | None = None
+        first: _Found | None = None
         errors: list[GmiError] = []
+        gone: list[str] = []
         for name in names[:_MOST_BASES]:
             try:
-                base = self._base(found.ref.id, _repository_called(name, found), above, "card")
-            except GmiError as error:
+                base = self._base(found.ref.id, name, above, "card")
+            except (OfflineError, RateLimitError):
+                raise
+            except HubError as error:
+                cause = error.__cause__
+                known = isinstance(cause, GmiError) and not is_unknown(cause)
+                if isinstance(error, AuthError) and known:
+                    raise  # it is there, and only this account may not read it
                 errors.append(error)
+                gone.append(one_line(name, 80))
                 continue
-            first = first or (name, base)
+            first = first or base
             if base.index is not None:
-                first = name, base
+                first = base
                 break
         if first is None:
             raise errors[0]
-        name, base = first
-        notes = []
-        if len(names) > 1:
-            notes.append(
-                f"hf:{found.ref.id}: its card names {len(names)} base models, of which "
-                f"{base.ref.id} is taken; --base names another"
-            )
-        if "/" not in name:
-            notes.append(
-                f"hf:{found.ref.id}: its card calls its base model {one_line(name, 80)}, for which "
-                f"{base.ref.id} is taken; --base REPO names another"
-            )
-        return base, tuple(notes)
+        if len(names) == 1:
+            return first, ()
+        why = f" ({', '.join(gone)} cannot be used)" if gone else ""
+        return first, (
+            f"hf:{found.ref.id}: its card names {len(names)} base models, of which {first.ref.id} "
+            f"is taken{why}; --base names another",
+        )
 
     def _base(
         self, model_id: str, name: str | ModelRef, above: tuple[str, ...], origin: BaseOrigin
@@ -388,6 +391,9 @@ class Models:
                     raise
             return self._find(ModelRef("hf", elsewhere), above, resolve=resolve)
         except InputError:
+            family = claimed_family(called)
+            if family is not None and family.repository is not None:
+                mend = f"write --base {family.repository}, or correct base_model in the model card"
             raise HubError(
                 f"{what}, is not the name of a model on Hugging Face", hint=mend
             ) from None
@@ -600,16 +606,6 @@ def _files(info: Any) -> list[RepoFile]:
             )
         )
     return found
-
-
-def _repository_called(name: str, found: _Found) -> str:
-    """A base as a card calls it: where that is the name of a family, its repository."""
-    family = None if "/" in name else claimed_family(name)
-    if family is None:
-        return name
-    whole = found.file is not None and not needs_base_weights(found.file)
-    repository = require_repository(family, f"hf:{found.ref.id}")
-    return family.layout or repository if whole else repository
 
 
 def _is_quantised(info: Any, card: ModelCard) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from gmi_registry.generation.memory import Offload
 from gmi_registry.generation.plan import Plan
 from gmi_registry.hubs.protocol import Hub, SpecStore
 from gmi_registry.spec import ModelRef
@@ -54,6 +55,7 @@ class Order:
     proposal: dict[str, bool]
     progress: Progress
     store: SpecStore | None
+    offload: Offload | None = None
 
     @property
     def shelf(self) -> Hub | SpecStore:

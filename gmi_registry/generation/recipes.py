@@ -14,6 +14,7 @@ from gmi_registry.device import DtypeName
 from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation.advice import Carded, adviser
 from gmi_registry.generation.pipelines import Pipeline
+from gmi_registry.generation.precision import computing_dtypes
 from gmi_registry.model import Kind, ModelFiles
 from gmi_registry.sanitize import one_line
 from gmi_registry.spec import GenerationRecipe, LoraPartial, Sampler
@@ -139,6 +140,7 @@ def _settings(
             hint="leave out --negative-prompt",
         )
     width, height = _size(pipeline, model, overrides)
+    dtype, vae_dtype = computing_dtypes(pipeline)
     found: dict[str, tuple[Any, str]] = {
         "sampler": (_sampler(pipeline), _PIPELINE),
         "steps": _advice(model, "steps")
@@ -147,7 +149,8 @@ def _settings(
         "width": (width, _PIPELINE),
         "height": (height, _PIPELINE),
         "seeds": ((0,), _PACKAGE),
-        "dtype": (str(pipeline.dtype).removeprefix("torch."), "the device's usual one"),
+        "dtype": (dtype, "the device's and the architecture's usual one"),
+        "vae_dtype": (vae_dtype, "the autoencoder's own"),
         "lora_scale": (1.0 if model.kind == "lora" else None, _PACKAGE),
         "trigger_words": (
             model.card.trigger_words,

@@ -84,10 +84,12 @@ class ImageChecks:
     pixels for different prompts, or for different seeds of a prompt, that are not of one colour.
 
     ``dtype`` is the one that the pipeline computes in, for the hint. What is kept between two
-    batches is one image and a digest of each.
+    batches is one image and a digest of each. ``none_good`` says whether every prompt so far has a
+    faulty image; it may be read while another thread is in :meth:`take`.
     """
 
     def __init__(self, dtype: str) -> None:
+        self.none_good = True
         self._dtype = dtype
         self._prompts: set[str] = set()
         self._flat: dict[str, str] = {}
@@ -101,15 +103,12 @@ class ImageChecks:
         """Whether nothing was judged yet."""
         return not self._prompts
 
-    @property
-    def none_good(self) -> bool:
-        """Whether every prompt so far has a faulty image."""
-        return not self._prompts - self._flat.keys() - self._noise.keys() - self._faint.keys()
-
     def take(self, batch: Sequence[Pair], images: Sequence[Image.Image]) -> None:
         """Judge the next RGB images and all before them. Raises FaultyImagesError."""
         for pair, image in zip(batch, images, strict=True):
             self._look(pair, np.asarray(image))
+        good = self._prompts - self._flat.keys() - self._noise.keys() - self._faint.keys()
+        self.none_good = not good
         for faulty, what in self._kinds():
             count = len(faulty)
             early = count >= _FEW and 2 * count > len(self._prompts)

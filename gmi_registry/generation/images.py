@@ -129,7 +129,9 @@ def generate(
             if paths is not None:
                 backlog.put(partial(_hand_on, paths, batch, own, follower))
             else:
-                first = own.is_new and position == 0
+                if position and found[position - 1] is not None:
+                    backlog.wait()  # what was kept is judged before more is generated
+                first = own.is_new and done == 0
                 images = _draw(pipeline, batch, recipe, first=first, none_good=own.none_good)
                 if first:
                     # Before anything else is drawn or kept: another dtype may be tried.

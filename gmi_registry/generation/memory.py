@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 from typing import Any, Literal
 
 from gmi_registry.errors import GenerationError, InputError
@@ -12,8 +14,10 @@ __all__ = [
     "OutOfMemoryError",
     "free_memory",
     "is_out_of_memory",
+    "memory_of",
     "place_pipeline",
     "release_pipeline",
+    "require_memory",
     "require_offload",
 ]
 
@@ -61,6 +65,57 @@ def is_out_of_memory(error: BaseException) -> bool:
             return True
         part = part.__cause__ or part.__context__
     return False
+
+
+def require_memory(
+    who: str, needed: int, device: str, offload: Offload | None, dtype: str
+) -> list[str]:
+    """Raise OutOfMemoryError where ``needed`` bytes of weights cannot fit, whatever else runs.
+
+    Else a note for people, where they do not fit beside what is there now: loading them may fail,
+    and the system may end the process without a word.
+    """
+    place = "cpu" if offload is not None else device
+    total, free = memory_of(place)
+    where = "this machine" if place == "cpu" else place
+    takes = f"{who}: its weights take {_gb(needed)} in {dtype}"
+    hint = "give --dtype bfloat16, or use a machine with more memory"
+    if place != "cpu":
+        hint = "give --offload model, or sequential; or use a device with more memory"
+    if total is not None and needed > total:
+        raise OutOfMemoryError(f"{takes}, more than all memory of {where}, {_gb(total)}", hint=hint)
+    if free is not None and needed > free:
+        return [f"{takes}, and {_gb(free)} of memory are free on {where}: {hint}"]
+    return []
+
+
+def memory_of(device: str) -> tuple[int | None, int | None]:
+    """Bytes of memory of a device, swap space included, and those that are free now.
+
+    None for what the system does not tell.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        free, total = torch.cuda.mem_get_info(device)
+        return int(total), int(free)
+    if device != "cpu":
+        return None, None
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+        total = sizes["MemTotal"] + sizes["SwapTotal"]
+        free = sizes["MemAvailable"] + sizes["SwapFree"]
+    except (OSError, ValueError, KeyError, IndexError):
+        try:
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
+        except (ValueError, OSError, AttributeError):
+            return None, None
+    return total, free
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB"
 
 
 def require_offload(device: str, offload: Offload | None) -> None:

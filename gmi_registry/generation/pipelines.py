@@ -19,8 +19,13 @@ from gmi_registry.device import DtypeName, default_device, require_device, requi
 from gmi_registry.errors import GenerationError, MissingExtraError
 from gmi_registry.generation.adapters import apply_lora, lora_file
 from gmi_registry.generation.folder import chosen_folder
-from gmi_registry.generation.memory import Offload, place_pipeline, require_offload
-from gmi_registry.generation.precision import choose_dtype, keep_decoder_sane
+from gmi_registry.generation.memory import (
+    Offload,
+    place_pipeline,
+    require_memory,
+    require_offload,
+)
+from gmi_registry.generation.precision import bytes_in, choose_dtype, keep_decoder_sane
 from gmi_registry.generation.refusals import needs_code, pickled, refused
 from gmi_registry.generation.single_file import (
     dtype_argument,
@@ -178,6 +183,7 @@ def load_model(
     if dtype is None:
         dtype, notes = choose_dtype(model, device)
     require_dtype(device, dtype)
+    notes += require_memory(str(model.ref), bytes_in(model, dtype), device, offload, dtype)
     with _quiet():
         loaded = _load(model, getattr(torch, dtype))
         # A watermark is added where another package happens to be installed: no model's own.

@@ -20,6 +20,7 @@ from gmi_registry.model import ModelFiles
 from gmi_registry.weights import read_header
 
 __all__ = [
+    "bytes_in",
     "choose_dtype",
     "computing_dtypes",
     "dtypes_to_try",
@@ -90,25 +91,23 @@ def stored_dtype(model: ModelFiles) -> DtypeName | None:
 
     Of a LoRA's base. None where that is another type (quantised, fp8), or no header can be read.
     """
-    part: ModelFiles | None = model
-    while part is not None and part.kind in ("lora", "textual-inversion"):
-        part = part.base
-    if part is None:
-        return None
-    folder = part.path if part.path.is_dir() else part.path.parent
-    paths = [Path(weight.path) for weight in part.weights]
-    if part.kind == "checkpoint":
-        paths = [path for path in paths if path.parts[0] in _NETWORKS]
+    part = _whole(model)
     counts: Counter[str] = Counter()
-    for path in paths:
-        file = folder / path
-        try:
-            header = read_header(file if file.is_file() else folder / path.name)
-        except GmiError:
-            continue
-        for tensor in header.tensors.values():
-            counts[tensor.dtype] += tensor.count
+    for path, found in _counts(part).items():
+        if part.kind != "checkpoint" or path.parts[0] in _NETWORKS:
+            counts += found
     return _STORED.get(counts.most_common(1)[0][0]) if counts else None
+
+
+def bytes_in(model: ModelFiles, dtype: DtypeName) -> int:
+    """Bytes of memory that the weights of ``model`` take in ``dtype``, at least; of a LoRA's base.
+
+    By the headers of their files: numbers of other types than the three count as a byte each, those
+    in files whose header cannot be read not at all.
+    """
+    size = 4 if dtype == "float32" else 2
+    counts: Counter[str] = sum(_counts(_whole(model)).values(), Counter())
+    return sum(count * (size if stored in _STORED else 1) for stored, count in counts.items())
 
 
 def keep_decoder_sane(pipeline: Any) -> None:
@@ -147,6 +146,33 @@ def computing_dtypes(pipeline: Any) -> tuple[str, str | None]:
         vae_dtype = "float32"
     known = vae_dtype in get_args(DtypeName) and vae_dtype != dtype
     return dtype, vae_dtype if known else None
+
+
+def _whole(model: ModelFiles) -> ModelFiles:
+    """The model that a LoRA is for, or else ``model`` itself."""
+    while model.kind in ("lora", "textual-inversion") and model.base is not None:
+        model = model.base
+    return model
+
+
+def _counts(model: ModelFiles) -> dict[Path, Counter[str]]:
+    """How many numbers of each type are in each weight file, by its path in the model.
+
+    Not those of a moving average beside the weights, which is left out when they are loaded.
+    """
+    folder = model.path if model.path.is_dir() else model.path.parent
+    counts: dict[Path, Counter[str]] = {}
+    for path in (Path(weight.path) for weight in model.weights):
+        file = folder / path
+        try:
+            header = read_header(file if file.is_file() else folder / path.name)
+        except GmiError:
+            continue
+        counts[path] = Counter()
+        for name, tensor in header.tensors.items():
+            if not name.startswith("model_ema."):
+                counts[path][tensor.dtype] += tensor.count
+    return counts
 
 
 def _states_force_upcast(config: Any) -> bool:

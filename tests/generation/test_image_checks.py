@@ -358,7 +358,7 @@ def test_an_image_that_a_safety_checker_blackened_is_named(base, recipe, tmp_pat
     def checked(count):
         return SimpleNamespace(**{"images": some(count), name: [False, True]})
 
-    with pytest.raises(GenerationError, match="safety checker blackened .*'thing number 1'"):
+    with pytest.raises(GenerationError, match=r"safety checker blackened .*'thing number 1'"):
         generated(base, recipe, tmp_path, checked)
 
 
@@ -367,7 +367,7 @@ def test_a_pipeline_that_takes_no_seed_is_refused(base, recipe, tmp_path):
         def __call__(self, prompt, output_type="np"):
             return SimpleNamespace(images=some(len(prompt)))
 
-    with pytest.raises(GenerationError, match="an? Unseeded takes no generator"):
+    with pytest.raises(GenerationError, match=r"an? Unseeded takes no generator"):
         generate(Unseeded(), PROMPTS, recipe, journal=Journal(tmp_path, base, recipe))
 
 
@@ -517,5 +517,5 @@ def test_where_halving_does_not_help_memory_is_named(
 
 
 def test_offloading_without_a_gpu_is_one_clear_line(run):
-    with pytest.raises(InputError, match="--offload .* without a GPU"):
+    with pytest.raises(InputError, match=r"--offload .* without a GPU"):
         run(offload="model")

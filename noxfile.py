@@ -65,6 +65,12 @@ def offline(session: nox.Session) -> None:
 
 
 @nox.session
+def slow(session: nox.Session) -> None:
+    """The tests that take minutes: the whole matrix of tiny models."""
+    run(session, "pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """5,000 runs with faults, or as many as you say; goes on where it was stopped."""
     run(session, "python", "tests/hubs/soak.py", *session.posargs)

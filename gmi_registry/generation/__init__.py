@@ -8,7 +8,7 @@ from gmi_registry.generation.encoding import Encoding
 from gmi_registry.generation.image_checks import FaultyImagesError, ImageChecks
 from gmi_registry.generation.images import GeneratedImages, generate, images_kept, noise_seed
 from gmi_registry.generation.journal import Journal
-from gmi_registry.generation.limits import check_prompts, check_settings
+from gmi_registry.generation.limits import check_settings
 from gmi_registry.generation.memory import (
     OutOfMemoryError,
     free_memory,
@@ -27,6 +27,7 @@ from gmi_registry.generation.pipelines import (
 )
 from gmi_registry.generation.precision import dtypes_to_try
 from gmi_registry.generation.preview import ContactSheet, contact_sheet, require_webp
+from gmi_registry.generation.prompt_limits import check_prompts
 from gmi_registry.generation.prompt_sets import (
     DEFAULT_PROMPT_SET,
     default_prompt_set,
@@ -38,6 +39,7 @@ from gmi_registry.generation.recipes import (
     check_advice,
     check_overrides,
     default_recipe,
+    recipe_notes,
     recipe_origins,
 )
 
@@ -74,6 +76,7 @@ __all__ = [
     "noise_seed",
     "prompt_set_named",
     "prompt_set_names",
+    "recipe_notes",
     "recipe_origins",
     "redescribe",
     "release_pipeline",

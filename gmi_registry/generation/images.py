@@ -29,6 +29,8 @@ from gmi_registry.generation.journal import Journal
 from gmi_registry.generation.memory import OutOfMemoryError, is_out_of_memory
 from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.generation.refusals import one_line
+from gmi_registry.generation.schedulers import stepping, use_sampler
+from gmi_registry.generation.settings import call_arguments
 from gmi_registry.spec import GenerationRecipe
 
 __all__ = ["Follower", "GeneratedImages", "generate", "images_kept", "noise_seed"]
@@ -109,10 +111,13 @@ def generate(
     together, and is finished by the caller; without it those of this call are judged, kept ones
     too.
 
+    ``pipeline`` is given the recorded scheduler meanwhile, and the recorded settings alone.
+
     Raises FaultyImagesError for images that show nothing of a model, OutOfMemoryError where a batch
     does not fit (``nothing_kept`` says whether a smaller one would lose nothing), GenerationError
-    for a model that fails and for a journal that cannot be written; whatever ``follower`` raises.
-    Batches drawn before are kept, but for a first one that is refused.
+    for a model that fails and for a journal that cannot be written; InputError for a scheduler that
+    cannot be made; whatever ``follower`` raises. Batches drawn before are kept, but for a first one
+    that is refused.
     """
     own = ImageChecks(_decoding_dtype(recipe)) if checks is None else checks
     batches = _batches(prompts, recipe)
@@ -123,7 +128,7 @@ def generate(
     if recipe.lora_scale is not None:
         pipeline.set_adapters([ADAPTER], [recipe.lora_scale])
     follower = _Nobody() if follower is None else follower
-    with Backlog() as backlog:
+    with use_sampler(pipeline, recipe.sampler), Backlog() as backlog:
         for position, batch in enumerate(batches):
             paths = found[position]
             if paths is not None:
@@ -200,20 +205,17 @@ def _draw(
     seeds = [noise_seed(prompt, seed) for prompt, seed in batch]
     # On the CPU, whatever draws: a GPU's generator gives other noise, on each kind its own.
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    settings: dict[str, Any] = {
-        "prompt": [recipe.render(prompt) for prompt, _ in batch],
-        "negative_prompt": [recipe.negative_prompt] * len(batch),
-        "num_inference_steps": recipe.steps,
-        "guidance_scale": recipe.guidance_scale,
-        "width": recipe.width,
-        "height": recipe.height,
-    }
-    settings = {name: value for name, value in settings.items() if name in takes}
+    arguments = call_arguments(pipeline, recipe, [recipe.render(prompt) for prompt, _ in batch])
     if "output_type" in takes:
-        settings["output_type"] = "np"
+        arguments["output_type"] = "np"
     try:
-        with torch.inference_mode(), _global_noise(seeds), watch_decoder(pipeline) as watch:
-            output = pipeline(**settings, generator=generators)
+        with (
+            torch.inference_mode(),
+            stepping(getattr(pipeline, "scheduler", None), generators),
+            _global_noise(seeds),
+            watch_decoder(pipeline) as watch,
+        ):
+            output = pipeline(**arguments, generator=generators)
         drawn = output.images
         fault = watch.fault()
     except Exception as error:
@@ -247,8 +249,8 @@ def _draw(
 def _global_noise(seeds: Sequence[int]) -> Iterator[None]:
     """Within the block, the noise that takes no generator is decided by ``seeds``, too.
 
-    Pipelines of flow matching, FLUX.1 among them, give their scheduler no generator, and some
-    schedulers (stochastic sampling, LCM, SDE) draw noise at every step.
+    Some schedulers (DPM-Solver SDE) and pipelines make noise that is of no generator's: it would
+    come from the state of the whole program, and be another one each time.
     """
     import torch
 

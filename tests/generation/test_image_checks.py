@@ -480,6 +480,8 @@ def small_memory(monkeypatch):
 
         @functools.wraps(real)
         def call(self, prompt=None, **settings):
+            if not settings.get("generator"):  # how long a prompt may be is looked up like this
+                return real(self, prompt=prompt, **settings)
             calls.append(len(prompt))
             if len(calls) > after and len(prompt) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

@@ -1,0 +1,1 @@
+"""Tiny models of every architecture that people publish, with random weights, in real layouts."""

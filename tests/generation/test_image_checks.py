@@ -480,7 +480,9 @@ def small_memory(monkeypatch):
 
         @functools.wraps(real)
         def call(self, prompt=None, **settings):
-            if not settings.get("generator"):  # how long a prompt may be is looked up like this
+            if not isinstance(
+                settings.get("generator"), list
+            ):  # how long a prompt may be is found so
                 return real(self, prompt=prompt, **settings)
             calls.append(len(prompt))
             if len(calls) > after and len(prompt) > most:

@@ -191,8 +191,8 @@ def publish(
     same.
 
     Images that show nothing of a model are refused. On a GPU, where nobody chose a dtype, the next
-    one is tried first; a batch that does not fit is halved. The plan's warnings say so, and the
-    recipe has what was used.
+    one is tried first; a batch that does not fit is halved, and one image decoded in tiles. The
+    plan's warnings say so, and the recipe has what was used.
 
     A card without a licence is a warning and no error: the format has the field for those who
     state one, hubs take models without, and a model that is not described cannot be found.
@@ -313,11 +313,17 @@ def _check(
 
 
 def _planned(
-    checked: _Checked, loaded: generation.LoadedModel, overrides: RecipeOverrides
+    checked: _Checked,
+    loaded: generation.LoadedModel,
+    overrides: RecipeOverrides,
+    *,
+    vae_tiling: bool = False,
 ) -> _Ready:
     """The plan for a loaded model, once there is room for what it would write."""
     order, model, found = checked.order, checked.model, checked.found
     recipe, origins, notes = _recipe(loaded, model, overrides, found.prompt_sets)
+    if vae_tiling:
+        recipe = recipe.model_copy(update={"vae_tiling": True})
     previous = None if checked.published is None else checked.published.digest
     draft = generation.draft_spec(
         model, checked.encoder.ref, found.prompt_sets, recipe, previous=previous
@@ -361,11 +367,12 @@ def _planned(
 
 @dataclass(frozen=True)
 class _Remedy:
-    """What is tried where a first batch failed: another dtype, or fewer images at a time."""
+    """What is tried where a first batch failed: another dtype, fewer images at a time, or tiles."""
 
     note: str
     dtype: DtypeName | None = None
     batch_size: int | None = None
+    vae_tiling: bool = False
 
 
 def _remedy(ready: _Ready, error: GenerationError) -> _Remedy | None:
@@ -373,8 +380,15 @@ def _remedy(ready: _Ready, error: GenerationError) -> _Remedy | None:
     recipe = ready.plan.recipe
     if isinstance(error, generation.OutOfMemoryError):
         size = recipe.batch_size
-        if not error.nothing_kept or size == 1:
+        if not error.nothing_kept:
             return None
+        if size == 1:
+            if not generation.tiling_helps(ready.loaded.pipeline, recipe):
+                return None
+            return _Remedy(
+                "memory ran out for one image: it is decoded in tiles, which changes it slightly",
+                vae_tiling=True,
+            )
         return _Remedy(
             f"memory ran out for {size} images at a time: {size // 2} are generated at a time",
             batch_size=size // 2,
@@ -406,8 +420,9 @@ def _mended(ready: _Ready, remedy: _Remedy) -> _Ready:
     if remedy.batch_size is not None:
         generation.free_memory(checked.device)
         overrides = replace(overrides, batch_size=remedy.batch_size)
-    again = _planned(checked, loaded, overrides)
-    changed = "batch_size" if remedy.dtype is None else "dtype"
+    again = _planned(checked, loaded, overrides, vae_tiling=remedy.vae_tiling)
+    changed = "vae_tiling" if remedy.vae_tiling else "batch_size"
+    changed = changed if remedy.dtype is None else "dtype"
     origins = {**again.plan.origins, changed: "what was tried first failed"}
     return replace(again, plan=replace(again.plan, origins=origins))
 

@@ -14,6 +14,7 @@ from gmi_registry.generation.memory import (
     free_memory,
     release_pipeline,
     require_offload,
+    tiling_helps,
 )
 from gmi_registry.generation.pipelines import (
     LoadedModel,
@@ -84,4 +85,5 @@ __all__ = [
     "require_packages",
     "require_pipeline",
     "require_webp",
+    "tiling_helps",
 ]

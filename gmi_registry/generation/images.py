@@ -26,11 +26,11 @@ from gmi_registry.generation.image_checks import (
     watch_decoder,
 )
 from gmi_registry.generation.journal import Journal
-from gmi_registry.generation.memory import OutOfMemoryError, is_out_of_memory
+from gmi_registry.generation.memory import OutOfMemoryError, is_out_of_memory, tiling
 from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.generation.refusals import one_line
 from gmi_registry.generation.schedulers import stepping, use_sampler
-from gmi_registry.generation.settings import call_arguments
+from gmi_registry.generation.settings import call_arguments, skipping_layers
 from gmi_registry.spec import GenerationRecipe
 
 __all__ = ["Follower", "GeneratedImages", "generate", "images_kept", "noise_seed"]
@@ -128,7 +128,7 @@ def generate(
     if recipe.lora_scale is not None:
         pipeline.set_adapters([ADAPTER], [recipe.lora_scale])
     follower = _Nobody() if follower is None else follower
-    with use_sampler(pipeline, recipe.sampler), Backlog() as backlog:
+    with use_sampler(pipeline, recipe.sampler), tiling(pipeline, recipe), Backlog() as backlog:
         for position, batch in enumerate(batches):
             paths = found[position]
             if paths is not None:
@@ -212,6 +212,7 @@ def _draw(
         with (
             torch.inference_mode(),
             stepping(getattr(pipeline, "scheduler", None), generators),
+            skipping_layers(pipeline, recipe),
             _global_noise(seeds),
             watch_decoder(pipeline) as watch,
         ):

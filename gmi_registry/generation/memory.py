@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from gmi_registry.errors import GenerationError, InputError
+from gmi_registry.spec import GenerationRecipe
 
 __all__ = [
     "Offload",
@@ -19,6 +22,8 @@ __all__ = [
     "release_pipeline",
     "require_memory",
     "require_offload",
+    "tiling",
+    "tiling_helps",
 ]
 
 Offload = Literal["model", "sequential"]
@@ -131,8 +136,8 @@ def require_offload(device: str, offload: Offload | None) -> None:
 def place_pipeline(pipeline: Any, device: str, offload: Offload | None) -> None:
     """Put a pipeline of diffusers on ``device``, or let its parts take turns there.
 
-    Offloading and decoding one by one change no image but for the rounding of a batch; tiling,
-    which does, is not used. Raises what diffusers raises.
+    Offloading and decoding one by one change no image but for the rounding of a batch. Raises what
+    diffusers raises.
     """
     if offload is None:
         pipeline.to(device)
@@ -144,6 +149,41 @@ def place_pipeline(pipeline: Any, device: str, offload: Offload | None) -> None:
     coder: Any = getattr(pipeline, "vae", None)
     if hasattr(coder, "enable_slicing"):
         coder.enable_slicing()
+
+
+def tiling_helps(pipeline: Any, recipe: GenerationRecipe) -> bool:
+    """Whether the autoencoder can decode images of this size in tiles, and does not yet."""
+    coder: Any = getattr(pipeline, "vae", None)
+    if recipe.vae_tiling or not hasattr(coder, "enable_tiling"):
+        return False
+    tile = getattr(coder, "tile_sample_min_size", None)
+    height = getattr(coder, "tile_sample_min_height", tile)
+    width = getattr(coder, "tile_sample_min_width", tile)
+    if not isinstance(height, int) or not isinstance(width, int):
+        return False
+    return recipe.height > height or recipe.width > width
+
+
+@contextmanager
+def tiling(pipeline: Any, recipe: GenerationRecipe) -> Iterator[None]:
+    """Within the block, images are decoded in tiles where ``recipe`` says so, and else whole.
+
+    Raises GenerationError for an autoencoder that knows no tiles.
+    """
+    coder: Any = getattr(pipeline, "vae", None)
+    if not recipe.vae_tiling:
+        yield
+        return
+    if not hasattr(coder, "enable_tiling"):
+        raise GenerationError(
+            f"the autoencoder of this {type(pipeline).__name__} decodes no images in tiles",
+            hint="update diffusers: pip install --upgrade diffusers",
+        )
+    coder.enable_tiling()
+    try:
+        yield
+    finally:
+        coder.disable_tiling()
 
 
 def release_pipeline(pipeline: Any, device: str) -> None:

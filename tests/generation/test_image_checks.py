@@ -469,6 +469,10 @@ def test_a_dtype_that_was_asked_for_is_no_guess(run, monkeypatch):
         run(overrides=RecipeOverrides(steps=1, batch_size=2, dtype="float32"))
 
 
+TILED = 0
+"""As much as one image needs that is decoded in tiles."""
+
+
 @pytest.fixture
 def small_memory(monkeypatch):
     """A pipeline for which more than so many images at a time are too many, after some calls."""
@@ -485,7 +489,8 @@ def small_memory(monkeypatch):
             ):  # how long a prompt may be is found so
                 return real(self, prompt=prompt, **settings)
             calls.append(len(prompt))
-            if len(calls) > after and len(prompt) > most:
+            tiled = self.vae.use_tiling and most == TILED
+            if len(calls) > after and len(prompt) > most and not tiled:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             return real(self, prompt=prompt, **settings)
 
@@ -506,6 +511,34 @@ def test_a_batch_that_does_not_fit_is_halved_and_recorded(run, hub, small_memory
         "2 are generated at a time",
         "1 are generated at a time",
     ]
+
+
+def test_one_image_that_does_not_fit_is_decoded_in_tiles_and_that_is_recorded(
+    run, hub, small_memory
+):
+    calls = small_memory(most=TILED)
+    wide = RecipeOverrides(steps=1, batch_size=2, width=2 * SIDE, height=2 * SIDE)
+    done = run(overrides=wide)
+    assert calls == [2, 1] + [1] * 6
+    recipe = read_spec(hub.root / "models" / "base").manifest.generation.recipe
+    assert (recipe.batch_size, recipe.vae_tiling) == (1, True)
+    assert done.plan.origins["vae_tiling"] == "what was tried first failed"
+    assert any("decoded in tiles" in note for note in done.plan.warnings)
+
+
+def test_tiles_change_an_image_and_are_used_where_they_are_recorded(base, tmp_path):
+    pipeline = load_pipeline(base, device="cpu")
+    plain_one = default_recipe(
+        pipeline, base, RecipeOverrides(steps=1, width=2 * SIDE, height=2 * SIDE)
+    )
+    tiled = plain_one.model_copy(update={"vae_tiling": True})
+    assert plain_one.id != tiled.id
+    made = []
+    for recipe in (plain_one, tiled, tiled, plain_one):
+        journal = Journal(tmp_path / str(len(made)), base, recipe)
+        (image,) = generate(pipeline, PROMPTS[:1], recipe, journal=journal)
+        made.append(image.tobytes())
+    assert made[0] == made[3] != made[1] == made[2]
 
 
 @pytest.mark.parametrize(("most", "after", "kept"), [(0, 0, 0), (0, 1, 2)])

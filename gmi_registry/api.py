@@ -32,6 +32,7 @@ from gmi_registry.spec import ModelRef, PromptSet, Spec
 
 if TYPE_CHECKING:
     from gmi_registry.generation import RecipeOverrides
+    from gmi_registry.generation.memory import Offload
     from gmi_registry.publish import Progress as PublishProgress
     from gmi_registry.publish import Publication
 
@@ -174,6 +175,7 @@ def publish(
     civitai_token: str | None = None,
     encoder: Encoder | None = None,
     device: str | None = None,
+    offload: Offload | None = None,
     progress: PublishProgress = lambda stage, done, total: None,
 ) -> Publication:
     """Describe ``model`` of ``hub`` by what it draws, and put the description beside it.
@@ -233,6 +235,7 @@ def publish(
             create_pr=create_pr,
             store=store,
             device=device,
+            offload=offload,
             progress=progress,
         )
 

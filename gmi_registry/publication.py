@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from gmi_registry.generation.memory import Offload
 from gmi_registry.generation.plan import Plan
 from gmi_registry.hubs.protocol import Hub, SpecStore
 from gmi_registry.spec import ModelRef
@@ -55,6 +56,7 @@ class Order:
     progress: Progress
     store: SpecStore | None
     base: ModelRef | None = None
+    offload: Offload | None = None
 
     @property
     def options_of_base(self) -> dict[str, ModelRef]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from gmi_registry import generation
-from gmi_registry.device import require_device, require_dtype
+from gmi_registry.device import DtypeName, require_device, require_dtype
 from gmi_registry.encoders import (
     DEFAULT_ENCODER,
     Encoder,
@@ -33,6 +33,7 @@ from gmi_registry.errors import (
 )
 from gmi_registry.generation import Journal, RecipeOverrides
 from gmi_registry.generation.advice import advised
+from gmi_registry.generation.memory import Offload
 from gmi_registry.generation.plan import (
     Plan,
     PlannedDownload,
@@ -81,20 +82,50 @@ EncoderLoader = Callable[[EncoderName, Path | None, str], Encoder]
 class _Ready:
     """What the checks leave behind for the work.
 
-    ``existing`` lies at ``place`` now, or in a proposal of this account's; ``preview`` is the
-    contact sheet that is beside it there, where that is a proposal. ``order`` names the model's
-    file in full where a pattern was given.
+    ``existing`` lies at the place now, or in a proposal of this account's; ``preview`` is the
+    contact sheet that is beside it there, where that is a proposal. ``overrides`` are those by
+    which the recipe was made, and ``order`` names the model's file in full where a pattern was
+    given.
     """
 
-    model: ModelFiles
-    pipeline: generation.Pipeline
-    encoder: Encoder
+    checked: _Checked
+    loaded: generation.LoadedModel
+    overrides: RecipeOverrides
     journal: Journal
     existing: Spec | None
-    place: ModelRef
     preview: Path | None
     plan: Plan
+
+    @property
+    def order(self) -> Order:
+        return self.checked.order
+
+    @property
+    def model(self) -> ModelFiles:
+        return self.checked.model
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.checked.encoder
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What is known before the model is loaded, and holds for whatever recipe it gets.
+
+    ``published`` is the specification at ``place``, which the new one names as its ``previous``.
+    """
+
     order: Order
+    device: str
+    found: _Found
+    model: ModelFiles
+    encoder: Encoder
+    destination: Destination | None
+    place: ModelRef
+    published: Spec | None
+    existing: Spec | None
+    downloads: tuple[PlannedDownload, ...]
 
 
 @dataclass(frozen=True)
@@ -134,6 +165,7 @@ def publish(
     create_pr: bool | None = None,
     store: SpecStore | None = None,
     device: str | None = None,
+    offload: Offload | None = None,
     load: EncoderLoader | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Publication:
@@ -146,7 +178,8 @@ def publish(
     beside the model. ``work`` keeps the pictures of an interrupted call, which the same call then
     goes on from; they are removed once the files are in place, unless ``keep_images``. ``dry_run``
     makes the same checks, plans, and writes nothing. ``encoder`` is by default the one that the
-    model card names, else the package's, which ``load`` loads.
+    model card names, else the package's, which ``load`` loads. ``offload`` keeps weights off a GPU
+    that is too small for them, as in :func:`~gmi_registry.generation.load_model`.
 
     Everything that can be refused is refused before the first image: first what this machine tells,
     then what the hub tells, then what the model's configuration, and last what the loaded model
@@ -156,6 +189,10 @@ def publish(
     open proposal of this account's. Where only the model card has changed since, the new
     description goes out with the old embeddings, and nothing is drawn. ``force`` draws all the
     same.
+
+    Images that show nothing of a model are refused. On a GPU, where nobody chose a dtype, the next
+    one is tried first; a batch that does not fit is halved, and one image decoded in tiles. The
+    plan's warnings say so, and the recipe has what was used.
 
     A card without a licence is a warning and no error: the format has the field for those who
     state one, hubs take models without, and a model that is not described cannot be found.
@@ -167,46 +204,63 @@ def publish(
     # Said only where it is wanted: a hub of somebody else's may know nothing of proposals.
     proposal = {} if create_pr is None else {"create_pr": create_pr}
     named = None if base is None else find_base(str(base), hub)
-    order = Order(ref, hub, work, output, device, force, proposal, progress, store, named)
+    order = Order(ref, hub, work, output, device, force, proposal, progress, store, named, offload)
     progress("check", 0, _CHECKS)
     there = _check_machine(order, overrides)
     # A model that was renamed is described, and pushed to, under its present name.
     asked, ref = ref, _name_now(ref, hub)
     order = replace(order, ref=ref)
     ready = _check(order, there, encoder, load, prompts, overrides)
-    plan, order, ref = ready.plan, ready.order, ready.order.ref
+    order, ref = ready.order, ready.order.ref
+    notes: list[str] = []
     if asked.id != ref.id:
-        told = f"{asked.repository} is called {ref.repository} now"
-        plan = replace(plan, warnings=(told, *plan.warnings))
-    if plan.proposal is not None and ready.existing is not None:
-        digest = ready.existing.digest
-        return Publication(ref, "already proposed", digest, plan.proposal, 0, _since(start), plan)
-    if plan.up_to_date and ready.existing is not None:
-        digest = ready.existing.digest
-        return Publication(ref, "up to date", digest, plan.target, 0, _since(start), plan)
-    if dry_run:
-        return Publication(ref, "planned", None, plan.target, 0, _since(start), plan)
-
-    if plan.reuses_images and ready.existing is not None:
-        spec = generation.redescribe(ready.existing, ready.model, previous=plan.previous)
-        preview = _old_preview(order, ready)
-    else:
-        reading = _Reading(ready, progress)
-        _generate(ready, reading, progress)
-        spec = generation.build_spec(
-            ready.model,
-            reading.encoding.rows(),
-            ready.encoder,
-            plan.prompt_sets,
-            plan.recipe,
-            previous=plan.previous,
-        )
-        preview = reading.sheet.to_bytes()
+        notes.append(f"{asked.repository} is called {ref.repository} now")
+    while True:
+        plan = replace(ready.plan, warnings=(*notes, *ready.plan.warnings))
+        if plan.proposal is not None and ready.existing is not None:
+            digest, where = ready.existing.digest, plan.proposal
+            return Publication(ref, "already proposed", digest, where, 0, _since(start), plan)
+        if plan.up_to_date and ready.existing is not None:
+            digest, where = ready.existing.digest, plan.target
+            return Publication(ref, "up to date", digest, where, 0, _since(start), plan)
+        if dry_run:
+            return Publication(ref, "planned", None, plan.target, 0, _since(start), plan)
+        if plan.reuses_images and ready.existing is not None:
+            spec = generation.redescribe(ready.existing, ready.model, previous=plan.previous)
+            preview = _old_preview(order, ready)
+            break
+        try:
+            spec, preview, seen = _described(ready, progress)
+            plan = replace(plan, warnings=(*plan.warnings, *seen))
+            break
+        except GenerationError as error:
+            remedy = _remedy(ready, error)
+            if remedy is None:
+                raise
+        # Not before the error is gone, which holds on to the memory of what failed.
+        notes.append(remedy.note)
+        ready = _mended(ready, remedy)
     where = _put(order, spec, preview)
     if not keep_images:
         ready.journal.discard()
     drawn = plan.images - plan.images_kept
     return Publication(ref, "published", spec.digest, where, drawn, _since(start), plan)
+
+
+def _described(ready: _Ready, progress: Progress) -> tuple[Spec, bytes, list[str]]:
+    """The specification and contact sheet of images generated now, and what was seen on them."""
+    plan = ready.plan
+    reading = _Reading(ready, progress)
+    seen = _generate(ready, reading, progress)
+    spec = generation.build_spec(
+        ready.model,
+        reading.encoding.rows(),
+        ready.encoder,
+        plan.prompt_sets,
+        plan.recipe,
+        previous=plan.previous,
+    )
+    return spec, reading.sheet.to_bytes(), seen
 
 
 def _check(
@@ -247,16 +301,38 @@ def _check(
         folder = order.hub.fetch_encoder(*found.encoder)
         encoder = (load or _load)(found.encoder, folder, device)
     progress("check", 5, _CHECKS)
-    loaded = generation.load_model(model, device=device, dtype=overrides.dtype)
-    pipeline = loaded.pipeline
+    checked = _Checked(
+        order, device, found, model, encoder, destination, place, published, existing, downloads
+    )
+    loaded = generation.load_model(
+        model, device=device, dtype=overrides.dtype, offload=order.offload
+    )
+    ready = _planned(checked, loaded, overrides)
+    progress("check", _CHECKS, _CHECKS)
+    return ready
+
+
+def _planned(
+    checked: _Checked,
+    loaded: generation.LoadedModel,
+    overrides: RecipeOverrides,
+    *,
+    vae_tiling: bool = False,
+) -> _Ready:
+    """The plan for a loaded model, once there is room for what it would write."""
+    order, model, found = checked.order, checked.model, checked.found
     recipe, origins, notes = _recipe(loaded, model, overrides, found.prompt_sets)
-    previous = published.digest if published is not None else None
-    draft = generation.draft_spec(model, encoder.ref, found.prompt_sets, recipe, previous=previous)
+    if vae_tiling:
+        recipe = recipe.model_copy(update={"vae_tiling": True})
+    previous = None if checked.published is None else checked.published.digest
+    draft = generation.draft_spec(
+        model, checked.encoder.ref, found.prompt_sets, recipe, previous=previous
+    )
     journal = Journal(order.work, model, recipe)
-    existing = None if order.force else existing
+    existing = None if order.force else checked.existing
     address, proposed, preview = None, None, None
     if existing is None or not has_same_images(existing, draft):
-        address, proposed, preview = _own_proposal(order, draft, destination)
+        address, proposed, preview = _own_proposal(order, draft, checked.destination)
     plan = make_plan(
         model,
         draft,
@@ -275,21 +351,80 @@ def _check(
         reuses_images=plan.reuses_images or (proposed is not None and address is None),
         proposal=address,
         warnings=(*plan.warnings, *loaded.notes, *notes),
-        device=device,
+        device=checked.device,
         origins=origins,
-        downloads=downloads,
-        destination=_goes_to(order, destination),
+        downloads=checked.downloads,
+        destination=_goes_to(order, checked.destination),
         seconds=None if pace is None else pace * left,
     )
     if not plan.up_to_date and address is None:
         require_room(order.work, plan.scratch)
-        target = order.output or _folder(destination)
+        target = order.output or _folder(checked.destination)
         if target is not None:
             require_room(target, sum(file.size for file in plan.files))
-    progress("check", _CHECKS, _CHECKS)
-    return _Ready(
-        model, pipeline, encoder, journal, proposed or existing, place, preview, plan, order
-    )
+    return _Ready(checked, loaded, overrides, journal, proposed or existing, preview, plan)
+
+
+@dataclass(frozen=True)
+class _Remedy:
+    """What is tried where a first batch failed: another dtype, fewer images at a time, or tiles."""
+
+    note: str
+    dtype: DtypeName | None = None
+    batch_size: int | None = None
+    vae_tiling: bool = False
+
+
+def _remedy(ready: _Ready, error: GenerationError) -> _Remedy | None:
+    """What may mend ``error`` without the loss of an image; None where nothing may."""
+    recipe = ready.plan.recipe
+    if isinstance(error, generation.OutOfMemoryError):
+        size = recipe.batch_size
+        if not error.nothing_kept:
+            return None
+        if size == 1:
+            if not generation.tiling_helps(ready.loaded.pipeline, recipe):
+                return None
+            return _Remedy(
+                "memory ran out for one image: it is decoded in tiles, which changes it slightly",
+                vae_tiling=True,
+            )
+        return _Remedy(
+            f"memory ran out for {size} images at a time: {size // 2} are generated at a time",
+            batch_size=size // 2,
+        )
+    if isinstance(error, generation.FaultyImagesError):
+        others = generation.dtypes_to_try(recipe.dtype, ready.plan.device)
+        if not error.none_good or ready.overrides.dtype is not None or not others:
+            return None
+        return _Remedy(
+            f"in {recipe.dtype} {error.message}; {others[0]} is used",
+            dtype=others[0],
+        )
+    return None
+
+
+def _mended(ready: _Ready, remedy: _Remedy) -> _Ready:
+    """The plan anew, by ``remedy``; of ``ready`` the first images are gone, and for another dtype
+    the pipeline, beside which a second one might not fit."""
+    checked, loaded, overrides = ready.checked, ready.loaded, ready.overrides
+    ready.journal.discard()
+    if remedy.dtype is not None:
+        generation.release_pipeline(loaded.pipeline, checked.device)
+        loaded = generation.load_model(
+            checked.model,
+            device=checked.device,
+            dtype=remedy.dtype,
+            offload=checked.order.offload,
+        )
+    if remedy.batch_size is not None:
+        generation.free_memory(checked.device)
+        overrides = replace(overrides, batch_size=remedy.batch_size)
+    again = _planned(checked, loaded, overrides, vae_tiling=remedy.vae_tiling)
+    changed = "vae_tiling" if remedy.vae_tiling else "batch_size"
+    changed = changed if remedy.dtype is None else "dtype"
+    origins = {**again.plan.origins, changed: "what was tried first failed"}
+    return replace(again, plan=replace(again.plan, origins=origins))
 
 
 def _name_now(ref: ModelRef, hub: Hub) -> ModelRef:
@@ -319,6 +454,7 @@ def _check_machine(order: Order, overrides: RecipeOverrides) -> str:
     device = require_device(order.device)
     if overrides.dtype is not None:
         require_dtype(device, overrides.dtype)
+    generation.require_offload(device, order.offload)
     return device
 
 
@@ -578,30 +714,36 @@ class _Reading:
         self.encoding.advance()
 
 
-def _generate(ready: _Ready, reading: _Reading, progress: Progress) -> None:
-    """One block a prompt set, so that a developer's own prompts leave the default batches alone."""
+def _generate(ready: _Ready, reading: _Reading, progress: Progress) -> list[str]:
+    """One block a prompt set, so that a developer's own prompts leave the default batches alone.
+
+    The images of all blocks are judged together; returns notes on those that were let pass.
+    """
     plan, before = ready.plan, 0
+    checks = generation.ImageChecks(plan.recipe.vae_dtype or plan.recipe.dtype)
     for prompt_set in plan.prompt_sets:
 
         def told(done: int, _: int, before: int = before) -> None:
             progress("generate", before + done, plan.images)
 
         images = generation.generate(
-            ready.pipeline,
+            ready.loaded.pipeline,
             prompt_set.prompts,
             plan.recipe,
             journal=ready.journal,
             follower=reading,
+            checks=checks,
             progress=told,
         )
         before += len(images)
+    return checks.finish()
 
 
 def _old_preview(order: Order, ready: _Ready) -> bytes | None:
     """The contact sheet that stays; None for an output folder, where it lies already."""
     if ready.preview is not None:
         return ready.preview.read_bytes()
-    path = order.shelf.fetch_preview(ready.place) if order.output is None else None
+    path = order.shelf.fetch_preview(ready.checked.place) if order.output is None else None
     return None if path is None else path.read_bytes()
 
 

@@ -108,6 +108,7 @@ _SETTINGS = (
     ("batch size", "batch_size"),
     ("dtype", "dtype"),
     ("VAE dtype", "vae_dtype"),
+    ("VAE tiling", "vae_tiling"),
     ("scheduler", "sampler"),
 )
 

@@ -57,6 +57,13 @@ class DtypeChoice(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class OffloadChoice(StrEnum):
+    """What of a pipeline lies on the GPU at a time: a network, or a layer."""
+
+    MODEL = "model"
+    SEQUENTIAL = "sequential"
+
+
 def _seeds(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
@@ -240,6 +247,15 @@ def publish(
         typer.Option("--dtype", help="Precision of the computation.", show_default=False),
     ] = None,
     device: Device = None,
+    offload: Annotated[
+        OffloadChoice | None,
+        typer.Option(
+            "--offload",
+            help="For a GPU with little memory: keep the weights off it, but for the network "
+            "(model) or the layer (sequential) that computes.",
+            show_default=False,
+        ),
+    ] = None,
     work: Annotated[
         Path | None,
         typer.Option(
@@ -319,6 +335,7 @@ def publish(
                 cache_dir=cache_dir,
                 keep_images=keep_images,
                 device=device,
+                offload=None if offload is None else offload.value,
                 progress=progress,
             )
         snippet = _snippet(opened, publication)

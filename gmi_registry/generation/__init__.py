@@ -5,9 +5,17 @@ Importing this package loads neither torch nor diffusers; loading a model does.
 
 from gmi_registry.generation.builder import build_spec, describe, draft_spec, redescribe
 from gmi_registry.generation.encoding import Encoding
+from gmi_registry.generation.image_checks import FaultyImagesError, ImageChecks
 from gmi_registry.generation.images import GeneratedImages, generate, images_kept, noise_seed
 from gmi_registry.generation.journal import Journal
 from gmi_registry.generation.limits import check_settings
+from gmi_registry.generation.memory import (
+    OutOfMemoryError,
+    free_memory,
+    release_pipeline,
+    require_offload,
+    tiling_helps,
+)
 from gmi_registry.generation.pipelines import (
     LoadedModel,
     Pipeline,
@@ -18,6 +26,7 @@ from gmi_registry.generation.pipelines import (
     require_packages,
     require_pipeline,
 )
+from gmi_registry.generation.precision import dtypes_to_try
 from gmi_registry.generation.preview import ContactSheet, contact_sheet, require_webp
 from gmi_registry.generation.prompt_limits import check_prompts
 from gmi_registry.generation.prompt_sets import (
@@ -39,9 +48,12 @@ __all__ = [
     "DEFAULT_PROMPT_SET",
     "ContactSheet",
     "Encoding",
+    "FaultyImagesError",
     "GeneratedImages",
+    "ImageChecks",
     "Journal",
     "LoadedModel",
+    "OutOfMemoryError",
     "Pipeline",
     "RecipeOverrides",
     "build_spec",
@@ -56,6 +68,8 @@ __all__ = [
     "default_recipe",
     "describe",
     "draft_spec",
+    "dtypes_to_try",
+    "free_memory",
     "generate",
     "images_kept",
     "load_model",
@@ -66,7 +80,10 @@ __all__ = [
     "recipe_notes",
     "recipe_origins",
     "redescribe",
+    "release_pipeline",
+    "require_offload",
     "require_packages",
     "require_pipeline",
     "require_webp",
+    "tiling_helps",
 ]

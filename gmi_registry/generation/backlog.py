@@ -27,7 +27,7 @@ class Backlog:
 
     def put(self, work: Callable[[], None]) -> None:
         """Wait until the piece before is done, and start this one. Raises what that one raised."""
-        self._wait()
+        self.wait()
         self._last = self._thread.submit(work)
 
     def __exit__(
@@ -38,9 +38,10 @@ class Backlog:
     ) -> None:
         self._thread.shutdown(wait=True)
         if error is None:
-            self._wait()
+            self.wait()
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until all is done that was put. Raises what it raised."""
         last, self._last = self._last, None
         if last is not None:
             last.result()

@@ -9,7 +9,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,7 +21,14 @@ from gmi_registry.bases import pipeline_architectures
 from gmi_registry.device import DtypeName, default_device, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
 from gmi_registry.generation.adapters import apply_lora, lora_file
-from gmi_registry.generation.folder import is_network_folder, network_component
+from gmi_registry.generation.folder import is_network_folder
+from gmi_registry.generation.memory import (
+    Offload,
+    place_pipeline,
+    require_memory,
+    require_offload,
+)
+from gmi_registry.generation.precision import bytes_in, choose_dtype, keep_decoder_sane
 from gmi_registry.generation.prediction import (
     check_lora_prediction,
     check_scheduler,
@@ -260,14 +267,21 @@ class LoadedModel:
 
 
 def load_model(
-    model: ModelFiles, *, device: str | None = None, dtype: DtypeName | None = None
+    model: ModelFiles,
+    *,
+    device: str | None = None,
+    dtype: DtypeName | None = None,
+    offload: Offload | None = None,
 ) -> LoadedModel:
     """The model, ready to generate images, without a safety checker.
 
     A safety checker would put black images into a specification; ``nsfw`` in the model card
     serves instead. ``device`` is torch's name of one, by default :func:`default_device`;
-    ``dtype`` is by default float32 on a CPU and float16 elsewhere. Raises InputError for a device
-    that is not there or cannot compute so; GenerationError for a model that is incomplete, holds
+    ``dtype`` is by default that of :func:`~gmi_registry.generation.precision.choose_dtype`, float32
+    on a CPU. ``offload`` keeps the weights in this machine's memory, and puts on the device what
+    computes just then: a whole network (``model``) or a layer (``sequential``); images are then
+    decoded one by one. Raises InputError for a device that is not there or cannot compute so;
+    OutOfMemoryError where memory ran out; GenerationError for a model that is incomplete, holds
     pickles or code in place of safetensors, does not generate from a text alone, or that diffusers
     refuses; MissingExtraError without diffusers.
     """
@@ -275,18 +289,25 @@ def load_model(
     import torch
 
     device = require_device(device)
+    require_offload(device, offload)
+    notes: list[str] = []
     if dtype is None:
-        dtype = "float32" if device.startswith("cpu") else "float16"
+        dtype, notes = choose_dtype(model, device)
     require_dtype(device, dtype)
+    notes += require_memory(str(model.ref), bytes_in(model, dtype), device, offload, dtype)
     with _quiet():
         loaded = _load(model, getattr(torch, dtype))
         require_finite(model, loaded.pipeline)
+        # A watermark is added where another package happens to be installed: no model's own.
+        if getattr(loaded.pipeline, "watermark", None) is not None:
+            loaded.pipeline.watermark = None
+        keep_decoder_sane(loaded.pipeline)
         try:
-            loaded.pipeline.to(device)
+            place_pipeline(loaded.pipeline, device, offload)
         except Exception as error:
             raise refused(model, f"cannot be moved to {device}", error) from error
         loaded.pipeline.set_progress_bar_config(disable=True)
-    return loaded
+    return replace(loaded, notes=(*notes, *loaded.notes))
 
 
 def load_pipeline(

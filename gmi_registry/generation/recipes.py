@@ -16,6 +16,7 @@ from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation.advice import Carded, adviser
 from gmi_registry.generation.distilled import FamilyAdvice, family_advice, looks_distilled
 from gmi_registry.generation.pipelines import Pipeline
+from gmi_registry.generation.precision import computing_dtypes
 from gmi_registry.generation.schedulers import build_scheduler, check_scheduler_name, sampler_of
 from gmi_registry.generation.settings import (
     BATCH_OF_ONE,
@@ -256,11 +257,10 @@ def _settings(pipeline: Pipeline, model: ModelFiles, overrides: RecipeOverrides)
             _choose_own_side(chosen, side, pipeline, model)
     chosen.put("seeds", overrides.seeds or (0,), _CALLER if overrides.seeds else _PACKAGE)
     asked_type = overrides.dtype is not None  # that of the pipeline is the truth
-    chosen.put(
-        "dtype",
-        str(pipeline.dtype).removeprefix("torch."),
-        _CALLER if asked_type else "the device's usual one",
-    )
+    dtype, vae_dtype = computing_dtypes(pipeline)
+    usual = "the usual one of the device and the architecture"
+    chosen.put("dtype", dtype, _CALLER if asked_type else usual)
+    chosen.put("vae_dtype", vae_dtype, "the autoencoder's own")
     _choose_lora_scale(chosen, model, overrides, advice)
     words = overrides.trigger_words
     if words is not None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from gmi_registry.errors import GenerationError, HubError
+from gmi_registry.generation.memory import OutOfMemoryError, is_out_of_memory
 from gmi_registry.model import Kind, ModelFiles
 from gmi_registry.weights import (
     Architecture,
@@ -68,11 +69,18 @@ def refused(
 ) -> GenerationError:
     """``what`` went wrong with a model, in the words of another library's ``error``.
 
-    ``shown`` is the folder that stood for the model's own, as the other library calls it.
+    ``shown`` is the folder that stood for the model's own, as the other library calls it. Want of
+    memory is an OutOfMemoryError: nothing is wrong with the model then.
     """
     words = one_line(error)
     if shown is not None:
         words = words.replace(str(shown), str(model.path))
+    if is_out_of_memory(error):
+        return OutOfMemoryError(
+            f"{model.ref}: memory ran out while it was loaded: {words}",
+            hint="close other programs, or use a machine with more memory; on a GPU give --offload "
+            "model (or sequential), or --dtype bfloat16",
+        )
     try:
         require_described_weights(model)
     except GenerationError as own:

@@ -43,7 +43,9 @@ class GenerationRecipe(Part):
     recorded that had no effect: ``guidance_scale``, ``true_cfg_scale`` (the scale of guidance
     without a classifier where ``guidance_scale`` is something else, as in FLUX.1) and
     ``clip_skip`` (layers of a CLIP text encoder that are left out at its end). ``vae_dtype`` is set
-    where the autoencoder computed in another type than ``dtype``; ``lora_scale`` where a LoRA was
+    where the autoencoder computed in another type than ``dtype``, ``vae_tiling`` where it
+    decoded an image in overlapping tiles, which for want of memory can be needed and changes it;
+    ``lora_scale`` where a LoRA was
     applied, ``lora_partial`` where only some of its tensors were.
     """
 
@@ -58,6 +60,7 @@ class GenerationRecipe(Part):
     negative_prompt: Text = ""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     vae_dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    vae_tiling: Literal[True] | None = None
     lora_scale: Annotated[float, Field(ge=-100, le=100)] | None = None
     lora_partial: LoraPartial | None = None
     trigger_words: Annotated[tuple[Name, ...], Field(max_length=50)] = ()

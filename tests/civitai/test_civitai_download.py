@@ -423,11 +423,7 @@ def test_a_file_goes_by_its_format_where_the_name_does_not_say_otherwise(
 
 @pytest.mark.parametrize(
     ("content", "told"),
-<<<<<<< HEAD
     [(b"PK\x03\x04" + b"x" * 40, r"a packed archive \(zip"), (b"GGUF" + b"x" * 40, "no GGUF file"),
-=======
-    [(b"PK\x03\x04" + b"x" * 40, "a packed archive"), (b"GGUF" + b"x" * 40, "no GGUF file"),
->>>>>>> files
      (pickle.dumps({"a": 1}), "a pickle"), (b"x" * 40, "no safetensors file")],
 )  # fmt: skip
 def test_what_arrives_is_called_what_it_is(filled, fetch, content, told):

@@ -240,6 +240,7 @@ def check_manifest(manifest: dict[str, Any]) -> None:
     need(len(set(seeds)) == len(seeds), "seeds")
     need(recipe["prompt_template"].count("{prompt}") == 1, "template")
     need(recipe.get("vae_dtype") != recipe["dtype"], "vae_dtype")
+    need(recipe.get("vae_tiling", True) is True, "vae_tiling")
     partial = recipe.get("lora_partial")
     if partial is not None:
         need(partial["applied"] < partial["tensors"], "applied")

@@ -233,6 +233,8 @@ CASES = [
           put("generation.id", "0" * 64), "digest of the recipe"),
     _case("vae-dtype-same", "a type of the autoencoder that is the model's",
           _recipe(vae_dtype="float32"), "vae_dtype"),
+    _case("vae-tiling-false", "tiles that were not used are named",
+          _recipe(vae_tiling=False), "vae_tiling"),
     _case("partial-whole", "a LoRA in part of which all was applied",
           _recipe(lora_scale=1, lora_partial={"applied": 4, "tensors": 4}), "lora_partial"),
     _case("partial-without-scale", "a LoRA in part without its scale",

@@ -84,6 +84,7 @@ CASES = [
                     true_cfg_scale=4.0,
                     clip_skip=2,
                     vae_dtype="float32",
+                    vae_tiling=True,
                     lora_scale=0.8,
                     lora_partial=LoraPartial(applied=190, tensors=192),
                     trigger_words=("exmpl style", "flat"),

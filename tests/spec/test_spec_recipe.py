@@ -26,6 +26,7 @@ def test_id_covers_all_fields_but_libraries(spec: Spec) -> None:
         "true_cfg_scale": 4.0,
         "clip_skip": 1,
         "vae_dtype": "bfloat16",
+        "vae_tiling": True,
         "width": 65,
         "height": 65,
         "seeds": (1, 0),

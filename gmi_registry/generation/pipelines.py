@@ -21,7 +21,7 @@ from gmi_registry.bases import pipeline_architectures
 from gmi_registry.device import DtypeName, default_device, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
 from gmi_registry.generation.adapters import apply_lora, lora_file
-from gmi_registry.generation.folder import is_network_folder
+from gmi_registry.generation.folder import is_network_folder, network_component
 from gmi_registry.generation.memory import (
     Offload,
     place_pipeline,
@@ -414,7 +414,10 @@ def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]
             hint="name a base model in the diffusers layout: --base REPO, or base_model in the "
             "model card",
         )
-    return base, _read_index(base)
+    index = _read_index(base)
+    if is_network_folder(model):
+        network_component(model, base, index)
+    return base, index
 
 
 def _require_no_pickles(model: ModelFiles) -> None:

@@ -258,8 +258,8 @@ def _settings(pipeline: Pipeline, model: ModelFiles, overrides: RecipeOverrides)
     chosen.put("seeds", overrides.seeds or (0,), _CALLER if overrides.seeds else _PACKAGE)
     asked_type = overrides.dtype is not None  # that of the pipeline is the truth
     dtype, vae_dtype = computing_dtypes(pipeline)
-    usual = "the usual one of the device and the architecture"
-    chosen.put("dtype", dtype, _CALLER if asked_type else usual)
+    by_rule = "the usual one of the device and the architecture"
+    chosen.put("dtype", dtype, _CALLER if asked_type else by_rule)
     chosen.put("vae_dtype", vae_dtype, "the autoencoder's own")
     _choose_lora_scale(chosen, model, overrides, advice)
     words = overrides.trigger_words

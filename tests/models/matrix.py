@@ -67,7 +67,7 @@ MATRIX: dict[str, Row] = {
     "qwen-image": Row("Qwen-Image", 512, guidance=False, true_cfg=True, single_file="network"),
     "z-image": Row("Z-Image, Z-Image-Turbo", 512, single_file="network"),
     "kandinsky3": Row("Kandinsky 3", 128, lora=False),
-    "kandinsky2.2": Row("Kandinsky 2.2 (prior and decoder)", 77, negative=False, lora=False),
+    "kandinsky2.2": Row("Kandinsky 2.2 (prior and decoder)", 77, lora=False),
     "deepfloyd-if": Row("DeepFloyd IF (first stage)", 77),
 }
 

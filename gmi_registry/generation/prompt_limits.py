@@ -229,7 +229,7 @@ def _calls(pipeline: Pipeline, recipe: GenerationRecipe, tokenizers: Sequence[An
     generators = [torch.Generator("cpu").manual_seed(0)]
     calls: list[_Call] = []
     with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.inference_mode())
         stack.enter_context(use_sampler(pipeline, recipe.sampler))
         stack.enter_context(skipping_layers(pipeline, recipe))
         for tokenizer in tokenizers:
@@ -281,11 +281,15 @@ def _replaced(pipeline: Pipeline, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def _without_products() -> Iterator[None]:
-    """Products of matrices give zeros of their shape: nothing else in a text encoder costs much."""
+    """Products of matrices give zeros of their shape: nothing else in a text encoder costs much.
+
+    In inference mode linear layers and attention are seen as such.
+    """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
     aten = torch.ops.aten
+    products = (aten.mm, aten.bmm, aten.matmul)
 
     class Zeros(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(
@@ -294,10 +298,15 @@ def _without_products() -> Iterator[None]:
             kind = func.overloadpacket
             if kind is aten.linear:
                 return args[0].new_zeros((*args[0].shape[:-1], args[1].shape[0]))
-            if kind in (aten.mm, aten.bmm):
-                return args[0].new_zeros((*args[0].shape[:-1], args[1].shape[-1]))
+            if kind is aten.scaled_dot_product_attention:
+                return args[0].new_zeros((*args[0].shape[:-1], args[2].shape[-1]))
+            if kind in products and min(args[0].ndim, args[1].ndim) > 1:
+                batch = torch.broadcast_shapes(args[0].shape[:-2], args[1].shape[:-2])
+                return args[0].new_zeros((*batch, args[0].shape[-2], args[1].shape[-1]))
             if kind in (aten.addmm, aten.baddbmm):
                 return args[1].new_zeros((*args[1].shape[:-1], args[2].shape[-1]))
+            if kind is aten.contiguous and args[0].is_floating_point():  # T5's bias of positions
+                return args[0].new_zeros(args[0].shape)
             return func(*args, **(kwargs or {}))
 
     with Zeros():  # type: ignore[no-untyped-call]

@@ -18,7 +18,9 @@ class Row:
     negative prompt can have one, ``clip_skip`` whether layers of the text encoder can be left out.
     ``reads`` is how many tokens of a prompt are read, ``words_around`` what of them the pipeline's
     own words take with the tiny tokenizers. ``single_file`` is what such a file holds where people
-    share one: the whole model, or the network alone. ``steps`` are the fewest that show something.
+    share one: the whole model, or the network alone. ``steps`` are the fewest that show something,
+    ``more_steps`` others. A ``twin`` has the pipeline of its neighbour above: what that one shows
+    of settings is tried on the twin in the slow session alone.
     """
 
     title: str
@@ -31,30 +33,33 @@ class Row:
     single_file: SingleFile | None = None
     steps: int = 2
     more_steps: int | None = 3
-    scheduler: bool = True
-    note: str = ""
+    twin: bool = False
 
 
 MATRIX: dict[str, Row] = {
     "sd15": Row("Stable Diffusion 1.5", 77, clip_skip=True, single_file="whole"),
-    "sd2": Row("Stable Diffusion 2 (epsilon)", 77, clip_skip=True, single_file="whole"),
-    "sd2-v": Row("Stable Diffusion 2 (v-prediction)", 77, clip_skip=True, single_file="whole"),
+    "sd2": Row("Stable Diffusion 2 (epsilon)", 77, clip_skip=True, single_file="whole", twin=True),
+    "sd2-v": Row(
+        "Stable Diffusion 2 (v-prediction)", 77, clip_skip=True, single_file="whole", twin=True
+    ),
     "lcm": Row("Latent Consistency Models", 77, negative=False, clip_skip=True),
     "sdxl": Row("Stable Diffusion XL", 77, clip_skip=True, single_file="whole"),
     "sd3": Row("Stable Diffusion 3", 256, clip_skip=True, single_file="whole"),
-    "sd3.5": Row("Stable Diffusion 3.5", 256, clip_skip=True, single_file="whole"),
+    "sd3.5": Row("Stable Diffusion 3.5", 256, clip_skip=True, single_file="whole", twin=True),
     "flux1-dev": Row("FLUX.1 dev, Krea", 512, true_cfg=True, single_file="network"),
     "flux1-schnell": Row(
-        "FLUX.1 schnell", 512, guidance=False, true_cfg=True, single_file="network"
+        "FLUX.1 schnell", 512, guidance=False, true_cfg=True, single_file="network", twin=True
     ),
     "flux2-dev": Row("FLUX.2 dev", 512, negative=False, single_file="network"),
     "flux2-klein": Row(
         "FLUX.2 klein (distilled)", 512, guidance=False, negative=False, single_file="network"
     ),
-    "flux2-klein-base": Row("FLUX.2 klein base", 512, negative=False, single_file="network"),
+    "flux2-klein-base": Row(
+        "FLUX.2 klein base", 512, negative=False, single_file="network", twin=True
+    ),
     "chroma": Row("Chroma", 512, single_file="network"),
     "pixart-alpha": Row("PixArt-alpha", 120, lora=False),
-    "pixart-sigma": Row("PixArt-Sigma", 300, lora=False),
+    "pixart-sigma": Row("PixArt-Sigma", 300, lora=False, twin=True),
     "sana": Row("Sana", 300, single_file="network"),
     "sana-sprint": Row("Sana Sprint", 300, negative=False, more_steps=None),
     "auraflow": Row("AuraFlow", 256, single_file="network"),

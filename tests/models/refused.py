@@ -1,7 +1,7 @@
 """Models that generate no image from a text alone.
 
 Where the class of the pipeline tells, ``model_index.json`` is all that is read of a model: those
-have the index that ``save_pretrained`` writes, and one small file of weights. Where only the
+have an index with one component, and one small file of weights. Where only the
 network tells, the whole model is there.
 """
 
@@ -28,20 +28,21 @@ def refused_folder(store: ModelStore, name: str) -> Path:
     return store.folder_of(f"refused-{name}", BUILDERS[name])
 
 
+_NETWORKS = ("unet", "transformer", "prior", "decoder", "model")
+
+
 def _indexed(class_name: str, **settings: object) -> Callable[[Path], None]:
     """A folder with the index of a pipeline, and one file of weights."""
 
     def build(folder: Path) -> None:
         takes = inspect.signature(getattr(diffusers, class_name).__init__).parameters
-        parts = {
-            name: ["diffusers", "ModelMixin"]
-            for name, parameter in takes.items()
-            if name != "self" and parameter.default is inspect.Parameter.empty
-        }
+        network = next((name for name in _NETWORKS if name in takes), "unet")
+        parts = {network: ["diffusers", "ModelMixin"]}
         index = {"_class_name": class_name, "_diffusers_version": "0.35.0"} | parts | settings
-        (folder / "unet").mkdir(parents=True)
+        (folder / network).mkdir(parents=True)
         (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
-        save_file({"weight": torch.zeros(1)}, folder / "unet/diffusion_pytorch_model.safetensors")
+        weights = folder / network / "diffusion_pytorch_model.safetensors"
+        save_file({"weight": torch.zeros(1)}, weights)
 
     return build
 

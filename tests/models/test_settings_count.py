@@ -28,8 +28,13 @@ COMMON: dict[str, tuple[Any, Any]] = {
 """Settings that every pipeline reads, with two values of each."""
 
 
+ALL = [
+    pytest.param(name, marks=pytest.mark.slow) if row.twin else name for name, row in MATRIX.items()
+]
+
+
 @pytest.mark.parametrize("setting", COMMON)
-@pytest.mark.parametrize("name", MATRIX)
+@pytest.mark.parametrize("name", ALL)
 def test_what_every_pipeline_reads(tiny, name, setting):
     one, other = COMMON[setting]
     assert _compare(tiny(name), {setting: one}, {setting: other})
@@ -40,7 +45,7 @@ def test_steps(tiny, name):
     assert _compare(tiny(name), {}, {"steps": MATRIX[name].more_steps})
 
 
-@pytest.mark.parametrize("name", MATRIX)
+@pytest.mark.parametrize("name", ALL)
 def test_size(tiny, name):
     """One side, which is recorded and is the image's; a pipeline may know no such size."""
     model = tiny(name)
@@ -65,12 +70,12 @@ def test_guidance(tiny, name):
     _effect_or_refused(tiny(name), "guidance_scale", 1.5, 6.0, row.guidance)
 
 
-@pytest.mark.parametrize("name", MATRIX)
+@pytest.mark.parametrize("name", ALL)
 def test_true_cfg(tiny, name):
     _effect_or_refused(tiny(name), "true_cfg_scale", 2.0, 6.0, MATRIX[name].true_cfg)
 
 
-@pytest.mark.parametrize("name", MATRIX)
+@pytest.mark.parametrize("name", ALL)
 def test_clip_skip(tiny, name):
     _effect_or_refused(tiny(name), "clip_skip", None, 1, MATRIX[name].clip_skip)
 
@@ -93,7 +98,7 @@ def test_a_negative_prompt_without_the_scale_that_reads_it_is_refused(tiny, name
         model.image(negative_prompt="ugly", true_cfg_scale=1.0)
 
 
-@pytest.mark.parametrize("name", MATRIX)
+@pytest.mark.parametrize("name", ALL)
 def test_scheduler(tiny, name):
     """Another scheduler that fits: another image; one that does not: refused in one line."""
     model = tiny(name)
@@ -108,7 +113,7 @@ def test_scheduler(tiny, name):
     assert _differ(model.image(scheduler=other), model.image(scheduler=own))
 
 
-@pytest.mark.parametrize("name", MATRIX)
+@pytest.mark.parametrize("name", ALL)
 def test_the_type_of_the_numbers(tiny, name):
     """bfloat16 is loaded, recorded and rounds: an image, and another one."""
     model = tiny(name)

@@ -455,7 +455,9 @@ class _Matching:
         reshaped += [
             f"{name} in {tensors[name].dtype}"
             for name in names.values()
-            if name in read and tensors[name].dtype in _NO_FLOATS
+            if name in read
+            and tensors[name].dtype in _NO_FLOATS
+            and not name.endswith("num_batches_tracked")
         ]
         unread = [
             name

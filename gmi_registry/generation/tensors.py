@@ -59,6 +59,10 @@ _BESIDE = re.compile(
 _LEFT_OUT = re.compile(
     r"norm_final\.weight|pos_embed|y_embedder\.y_embedding|rope\.\w+|repa_projectors\..+"
 )
+# Weights are floating-point numbers, or packed as GGUF packs them.
+_NO_FLOATS = frozenset(
+    {"BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "C64", "F4", "F8_E8M0"}
+)
 _LAYER = re.compile(r"(?:resblocks|encoder\.layers|layers|encoder\.block)\.(\d+)\.")
 _SHOWN = 3
 
@@ -448,6 +452,13 @@ class _Matching:
             read.update(getattr(value, "sources", ()))
             if tuple(value.shape) != shape:
                 reshaped.append(f"{name} {list(value.shape)} for {list(shape)}")
+        reshaped += [
+            f"{name} in {tensors[name].dtype}"
+            for name in names.values()
+            if name in read
+            and tensors[name].dtype in _NO_FLOATS
+            and not name.endswith("num_batches_tracked")
+        ]
         unread = [
             name
             for ours, name in names.items()
@@ -501,7 +512,9 @@ class _Matching:
                 f"({_listed(found.missing)})"
             )
         if found.reshaped:
-            faults.append(f"{len(found.reshaped):,} have another shape ({_listed(found.reshaped)})")
+            faults.append(
+                f"{len(found.reshaped):,} have another shape or type ({_listed(found.reshaped)})"
+            )
         if found.unread:
             faults.append(
                 f"{len(found.unread):,} belong to no layer of it ({_listed(found.unread)})"

@@ -243,11 +243,15 @@ def test_other_tensors_are_counted_in_a_note(tensors_of, saved):
     ("change", "words"),
     [
         (lambda it: it.pop(LINEAR), "1 of 208 tensors are missing (down_blocks.1"),
-        (lambda it: it.update({LINEAR: torch.ones(3, 3)}), "1 have another shape (down_blocks.1"),
+        (
+            lambda it: it.update({LINEAR: torch.ones(3, 3)}),
+            "1 have another shape or type (down_blocks.1",
+        ),
         (
             lambda it: it.update({f"{UNET}input_blocks.9.0.in_layers.2.weight": torch.ones(1)}),
             f"1 belong to no layer of it ({UNET}input_blocks.9.0",
         ),
+        (lambda it: it.update({LINEAR: it[LINEAR].long()}), f"type ({LINEAR} in I64"),
         (lambda it: it.update({f"{UNET}label_emb.0.0.weight": torch.ones(1)}), "label_emb.0.0"),
         (lambda it: it.pop(f"{VAE}decoder.conv_in.bias"), "decoder.conv_in.bias"),
         (

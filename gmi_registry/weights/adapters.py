@@ -29,6 +29,7 @@ ALGORITHM_TITLES: dict[str, str] = {
 PLAIN_ALGORITHMS: frozenset[str] = frozenset({"lora", "dora", "full", "norm"})
 """Those of which diffusers loads files, where a LoRA is among them; the others are LyCORIS'."""
 
+_LONGEST_END = 100
 _FACTOR = r"(?:\.[\w-]{1,40})?(?:\.weight)?"  # PEFT may name the adapter: lora_A.default.weight
 # Patterns are compiled when a file is asked about: a search imports this module, and asks of none.
 # What the name of a tensor ends with, after the layer that it changes.
@@ -94,7 +95,7 @@ def adapter_of(keys: Keys) -> Adapter | None:
     embedding, end, text = map(compiled, (_EMBEDDING, _END, _TEXT))
     for name, tensor in keys.tensors.items():
         bundled = embedding.match(name)
-        found = end.search(name)
+        found = end.search(name, max(0, len(name) - _LONGEST_END))
         if bundled is not None:
             tokens[bundled[1]] = None
         elif found is None:

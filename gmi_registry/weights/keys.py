@@ -12,7 +12,10 @@ __all__ = ["Keys", "compiled"]
 
 # Numbers of layers, which would make a thousand names of one; not those within a word (attn2).
 _NUMBER = re.compile(r"(?<=[._])\d+(?=[._]|$)", re.MULTILINE)
-_LONGEST_TEXT = 1_000_000
+# Of real files all names together are two megabytes at most, and their forms a few kilobytes. What
+# is cut off can only make a hostile file unknown.
+_LONGEST_NAMES = 4_000_000
+_LONGEST_TEXT = 300_000
 _FIRST_NUMBER = re.compile(r"^\d+(?=\.)", re.MULTILINE)
 
 
@@ -34,7 +37,12 @@ class Keys:
     @cached_property
     def forms(self) -> dict[str, str]:
         """The different names with ``#``, each with the first true name that is spelt so."""
-        names = list(self.tensors)
+        names, length = [], 0
+        for name in self.tensors:
+            length += len(name)
+            if length > _LONGEST_NAMES:
+                break
+            names.append(name)
         # A line end in a name would make two of it: no real name holds one.
         text = "\n".join(name.replace("\n", " ") for name in names)
         shapes = _FIRST_NUMBER.sub("#", _NUMBER.sub("#", text)).split("\n") if names else []
@@ -45,7 +53,6 @@ class Keys:
 
     @cached_property
     def _text(self) -> str:
-        # Of real files a few kilobytes. What is cut off can only make a hostile file unknown.
         text = "\n".join(self.forms)
         return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT].rpartition("\n")[0]
 

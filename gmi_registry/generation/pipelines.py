@@ -330,8 +330,8 @@ def _load(model: ModelFiles, dtype: torch.dtype) -> LoadedModel:
     check_components(model, component_classes(index))
     pipeline = load_pipeline_with(model, index, dtype, {}, model)
     _require_own_channels(model, pipeline)
-    said = (*check_scheduler(model, index), *settle_prediction(pipeline, model, None))
-    return LoadedModel(pipeline, said)
+    scheduled = check_scheduler(model, index)
+    return LoadedModel(pipeline, (*scheduled, *settle_prediction(pipeline, model, None)))
 
 
 def _require_own_channels(model: ModelFiles, pipeline: Pipeline) -> None:

@@ -380,12 +380,13 @@ def _best_variants(candidates: Iterable[_Candidate]) -> list[_Candidate]:
 def _results(candidates: Sequence[_Candidate]) -> list[_Candidate]:
     """Those that a training run does not need to go on, and not the words that it taught beside a
     LoRA, unless that is all there is."""
-    for states in (
-        lambda it: any(word in it.path.lower() for word in _TRAINING_STATE),
-        lambda it: _names_embedding(it.path),
-    ):
-        candidates = [it for it in candidates if not states(it)] or candidates
-    return list(candidates)
+    states = {it.path for it in candidates if _names_training_state(it.path)}
+    found = [it for it in candidates if it.path not in states] or list(candidates)
+    return [it for it in found if not _names_embedding(it.path)] or found
+
+
+def _names_training_state(path: str) -> bool:
+    return any(word in path.lower() for word in _TRAINING_STATE)
 
 
 def _candidates(by_folder: Mapping[str, Sequence[RepoFile]]) -> Iterator[_Candidate]:

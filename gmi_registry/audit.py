@@ -18,6 +18,7 @@ from gmi_registry.generation import Journal
 from gmi_registry.generation.plan import require_room, require_writable
 from gmi_registry.hubs.protocol import Hub, ModelOutline
 from gmi_registry.hubs.registry.comparison import Comparison, compare
+from gmi_registry.hubs.selection import main_file
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef, PromptSet, Spec
 
@@ -111,9 +112,10 @@ def _model_ref(spec: Spec) -> ModelRef:
     """The model as its hub is asked for it, and which file: on Hugging Face what is there now."""
     model = spec.manifest.model
     ref = ModelRef("hf", model.id) if model.hub == "hf" else model.ref
-    if model.kind != "checkpoint" and len(model.weights) == 1:
+    main = main_file([weight.path for weight in model.weights])
+    if model.kind != "checkpoint" and main is not None:
         with contextlib.suppress(InputError):  # where a file cannot be named, there is one alone
-            return replace(ref, file=model.weights[0].path)
+            return replace(ref, file=main)
     return ref
 
 

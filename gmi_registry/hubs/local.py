@@ -363,7 +363,7 @@ def _base_refusal(what: str, found: FoundWeights) -> HubError | None:
     from gmi_registry.stated_base import base_of_file
     from gmi_registry.weights import identify, read_header
 
-    header = read_header(found.files[0])
+    header = read_header(found.files[found.names.index(found.main)])
     try:
         stated = base_of_file(what, identify(header), header.metadata)
     except HubError as error:
@@ -377,7 +377,7 @@ def _base_refusal(what: str, found: FoundWeights) -> HubError | None:
 
 def _file_of(ref: ModelRef, found: FoundWeights) -> str | None:
     """The file that was named, in full where that was a pattern."""
-    return None if ref.file is None else found.names[0]
+    return None if ref.file is None else found.main
 
 
 def _require_no_proposal(create_pr: bool) -> None:

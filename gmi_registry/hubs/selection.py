@@ -29,6 +29,7 @@ __all__ = [
     "check_shard_index",
     "is_plain_path",
     "is_shard_index",
+    "main_file",
     "select_pipeline",
     "select_weights",
 ]
@@ -81,6 +82,8 @@ _WEIGHTLESS = re.compile(r"Tokenizer|Scheduler|(?:Processor|Extractor)(?:Fast)?$
 # What a training run leaves beside its result. diffusers passes over these words, too.
 _TRAINING_STATE = ("optimizer", "scheduler", "random_states", "rng_state")
 _CHECKPOINT = "checkpoint"
+# What pivotal tuning writes beside a LoRA: the embeddings of the words that it taught.
+_EMBEDDING = re.compile(r"(?:.*[_.-])?emb(?:s|edding|eddings)?\.safetensors", re.IGNORECASE)
 _NETWORK_FOLDERS = frozenset({"", "unet", "transformer", "prior"})
 _PARTS = frozenset(
     {"unet", "transformer", "prior", "vae", "movq", "text_encoder", "text_encoder_2"}
@@ -110,12 +113,25 @@ class Selection:
     """``weights`` and ``others`` are sorted by path, and nothing else is downloaded.
 
     ``network`` is the folder (``""``: the root) of a network that diffusers saved by itself, with
-    its configuration; None for everything else.
+    its configuration; None for everything else. ``main`` is the weight file that says what the
+    model is, None in a pipeline; ``beside`` are those in its folder that hold, by their names, the
+    words that were taught together with a LoRA: whether they do, their headers say.
     """
 
     weights: tuple[RepoFile, ...]
     others: tuple[RepoFile, ...]
     network: str | None = None
+    main: RepoFile | None = None
+    beside: tuple[RepoFile, ...] = ()
+
+    @property
+    def first(self) -> RepoFile:
+        """The file that says what the model is; of a pipeline any."""
+        return self.weights[0] if self.main is None else self.main
+
+    def joined(self, more: Iterable[RepoFile]) -> Selection:
+        """With more weight files, which belong to the main one."""
+        return replace(self, weights=_sorted((*self.weights, *more)))
 
 
 @dataclass(frozen=True)
@@ -230,7 +246,28 @@ def select_weights(ref: ModelRef, files: Iterable[RepoFile], *, options: str = "
             "are read only where a config.json of diffusers lies beside them",
             hint="name a model in one file, or a whole pipeline with model_index.json",
         )
-    return Selection(_sorted(found.weights.files), _sorted(found.others), found.network)
+    files_there = found.weights.files
+    beside = [
+        other
+        for other in by_folder[found.folder]
+        if other not in files_there and _names_embedding(other.path) and found.network is None
+    ]
+    return Selection(
+        _sorted(files_there),
+        _sorted(found.others),
+        found.network,
+        files_there[0],
+        () if _names_embedding(found.path) else _sorted(beside),
+    )
+
+
+def main_file(paths: Sequence[str]) -> str | None:
+    """Of the weight files of a LoRA, or of another model in one file, the one that people name.
+
+    None for a model that has several.
+    """
+    found = [path for path in paths if not _names_embedding(path)] or list(paths)
+    return found[0] if len(found) == 1 else None
 
 
 def is_plain_path(path: str) -> bool:
@@ -307,7 +344,7 @@ def _matching(candidates: Sequence[_Candidate], file: str) -> tuple[list[_Candid
         for it in candidates
         if any(fnmatchcase(weight.path, file) for weight in it.weights.files)
     ]
-    picked = _without_training_states(_best_variants(fitting))
+    picked = _results(_best_variants(fitting))
     if not picked:
         return [], f"no weight file like {one_line(file)}"
     return picked, f"{len(picked)} weight files like {one_line(file)} ({_names(picked)})"
@@ -318,12 +355,16 @@ def _meant(candidates: Sequence[_Candidate]) -> list[_Candidate]:
     usual = [it for it in candidates if it.path == LORA_NAME]
     if usual:
         return usual
-    candidates = _without_training_states(candidates)
+    candidates = _results(candidates)
     root = [it for it in candidates if not it.folder]
     checkpoints = [it for it in candidates if _CHECKPOINT in it.folder.lower()]
     result = [it for it in candidates if it not in checkpoints]
     tier = root or result or checkpoints
     return [it for it in tier if it.path.endswith(_SAFE)] or tier
+
+
+def _names_embedding(path: str) -> bool:
+    return _EMBEDDING.fullmatch(PurePosixPath(path).name) is not None
 
 
 def _best_variants(candidates: Iterable[_Candidate]) -> list[_Candidate]:
@@ -336,12 +377,16 @@ def _best_variants(candidates: Iterable[_Candidate]) -> list[_Candidate]:
     return list(best.values())
 
 
-def _without_training_states(candidates: Sequence[_Candidate]) -> list[_Candidate]:
-    """Those that a training run does not need to go on, unless that is all there is."""
-    results = [
-        it for it in candidates if not any(word in it.path.lower() for word in _TRAINING_STATE)
-    ]
-    return results or list(candidates)
+def _results(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """Those that a training run does not need to go on, and not the words that it taught beside a
+    LoRA, unless that is all there is."""
+    states = {it.path for it in candidates if _names_training_state(it.path)}
+    found = [it for it in candidates if it.path not in states] or list(candidates)
+    return [it for it in found if not _names_embedding(it.path)] or found
+
+
+def _names_training_state(path: str) -> bool:
+    return any(word in path.lower() for word in _TRAINING_STATE)
 
 
 def _candidates(by_folder: Mapping[str, Sequence[RepoFile]]) -> Iterator[_Candidate]:

@@ -41,6 +41,7 @@ __all__ = [
     "described_kind",
     "find_weights",
     "header_from_ranges",
+    "is_embedding",
     "kind_of_file",
     "needs_base_weights",
     "require_shards",
@@ -67,13 +68,15 @@ _SD3_TEXT_ENCODERS = 3
 class FoundWeights:
     """``path`` is a folder or, for a single file, that file; ``files`` are sorted by ``names``.
 
-    ``names`` are the files' paths relative to the model's folder, with ``/``.
+    ``names`` are the files' paths relative to the model's folder, with ``/``; ``main`` is the file
+    that says what the model is, of a pipeline any.
     """
 
     kind: Kind
     path: Path
     names: tuple[str, ...]
     files: tuple[Path, ...]
+    main: str
 
 
 def find_weights(folder: Path, root: Path, ref: ModelRef) -> FoundWeights:
@@ -93,8 +96,12 @@ def find_weights(folder: Path, root: Path, ref: ModelRef) -> FoundWeights:
     else:
         options = f" --hub {shlex.quote(str(root))}"
         selection = select_weights(ref, files, options=options)
-        place = folder / selection.weights[0].path
+        place = folder / selection.first.path
         kind = kind_of_file(place)
+        if kind == "lora":
+            selection = selection.joined(
+                file for file in selection.beside if is_embedding(folder / file.path)
+            )
         path = place if kind == "single-file" else folder
         if selection.network is not None:
             path = folder / selection.network
@@ -102,7 +109,8 @@ def find_weights(folder: Path, root: Path, ref: ModelRef) -> FoundWeights:
         require_inside(folder / file.path, root)
     require_shards(str(folder), folder, selection, root)
     names = tuple(file.path for file in selection.weights)
-    return FoundWeights(kind, path, names, tuple(folder / name for name in names))
+    files_there = tuple(folder / name for name in names)
+    return FoundWeights(kind, path, names, files_there, selection.first.path)
 
 
 def all_weights(folder: Path, root: Path) -> Mapping[str, Path]:
@@ -137,6 +145,11 @@ def kind_of_file(path: Path, name: str | None = None) -> Kind:
     Raises HubError where no specification can be made of it, or where it is no weight file.
     """
     return described_kind(identify_file(path), name or str(path))
+
+
+def is_embedding(path: Path) -> bool:
+    """Whether a file holds the words that a text encoder was taught."""
+    return identify_file(path).kind == "textual-inversion"
 
 
 def described_kind(file: WeightsFile, name: str) -> Kind:

@@ -19,6 +19,7 @@ from gmi_registry.errors import (
 )
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.hubs.protocol import Hub, KnowsWeights, Listing
+from gmi_registry.hubs.selection import main_file
 from gmi_registry.model import Kind, ModelCard, ModelFiles
 from gmi_registry.spec import DescribedModel, ModelRef
 
@@ -95,7 +96,7 @@ class Survey:
             file = _own_file(ref, described)
         try:
             model = hub.fetch_model(ref, **options)
-            if file is None or [weight.path for weight in model.weights] == [file.file]:
+            if file is None or file.file in [weight.path for weight in model.weights]:
                 return model
         except HubError:
             if file is None:
@@ -171,10 +172,9 @@ class Survey:
 
 
 def _own_file(ref: ModelRef, described: DescribedModel) -> ModelRef | None:
-    if len(described.weights) != 1:
-        return None
+    main = main_file([weight.path for weight in described.weights])
     try:
-        return replace(ref, file=described.weights[0].path)
+        return None if main is None else replace(ref, file=main)
     except InputError:
         return None
 

@@ -17,6 +17,7 @@ from gmi_registry.errors import (
 )
 from gmi_registry.generation.advice import advised
 from gmi_registry.hubs.protocol import Hub, SpecStore, is_stale, own_weights
+from gmi_registry.hubs.selection import main_file
 from gmi_registry.place import makes_links, read_former
 from gmi_registry.regeneration.today import Survey, Today
 from gmi_registry.spec import SPEC_DIR, Manifest, ModelRef, PromptSet, Spec, WeightFile, read_spec
@@ -146,11 +147,11 @@ def _file(manifest: Manifest, ref: ModelRef, today: Today) -> str | None:
     if ref.hub == "local":
         return None if today.model is None else today.model.ref.file
     there = today.weights or {}
-    whole = manifest.model.kind == "checkpoint" or len(described) != 1
-    if ref.hub != "hf" or whole or len(there) < 2 or described[0] not in there:
+    main = None if manifest.model.kind == "checkpoint" else main_file(described)
+    if ref.hub != "hf" or main is None or len(there) < 2 or main not in there:
         return None
     try:
-        return replace(ref, file=described[0]).file
+        return replace(ref, file=main).file
     except InputError:
         return None
 
@@ -166,7 +167,7 @@ def _differences(
     if version.partition(".")[0] != FORMAT_VERSION.partition(".")[0]:
         yield f"it has format version {version}, and {FORMAT_VERSION} is written now"
     model = manifest.model
-    if ref.file is not None and [weight.path for weight in model.weights] != [ref.file]:
+    if ref.file is not None and ref.file not in [weight.path for weight in model.weights]:
         yield f"it describes another file than {ref.file}"
     else:
         yield from _changed("its weights", model.weights, today.weights, exact=today.exact)

@@ -224,7 +224,7 @@ def require_model(
     if found != expected.repository:
         _require_same_weights(manifest, expected, own_weights)
     files = [weight.path for weight in manifest.model.weights]
-    if expected.file is not None and files != [expected.file]:
+    if expected.file is not None and expected.file not in files:
         raise SpecFormatError(
             f"the specification in {found} describes {', '.join(files[:3])}, "
             f"and not {expected.file}",

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from dataclasses import replace
 
+import numpy as np
 import pytest
-from hub_builder import INDEX, save_whole
+from hub_builder import INDEX, save_lora, save_whole
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from gmi_registry.errors import (
     HubError,
@@ -350,6 +353,22 @@ class TestModels:
         model = built.hub.fetch_model(ref)
         assert (model.kind, model.path) == ("lora", built.folder("style"))
         assert model.weights[0].path == "anything.safetensors"
+
+    def test_the_words_that_were_taught_with_a_lora_lie_beside_it(self, built):
+        ref = built.add_lora("style", file="zebra.safetensors")
+        save_file(
+            {"emb_params": np.ones((2, 768), np.float32)},
+            built.folder("style") / "a_emb.safetensors",
+        )
+        save_lora(built.folder("style") / "b_emb.safetensors")
+        model = built.hub.fetch_model(ref)
+        paths = [weight.path for weight in model.weights]
+        assert (model.kind, paths) == ("lora", ["a_emb.safetensors", "zebra.safetensors"])
+        named = ModelRef("local", "style", None, "zebra.safetensors")
+        assert built.hub.fetch_model(named).weights == model.weights
+        assert built.hub.fetch_model(replace(named, file="z*")).ref.file == "zebra.safetensors"
+        spec = built.publish("style")
+        assert read_spec(built.folder("style"), expected=named) == spec
 
     def test_the_usual_name_wins_over_other_files(self, built):
         ref = built.add_lora("style")

@@ -416,6 +416,25 @@ def test_a_file_in_a_folder_is_named_and_a_pattern_becomes_its_name(hf_hub, hub)
         assert identities(model) == expected({"v2/ink.safetensors": files["v2/ink.safetensors"]})
 
 
+@pytest.mark.parametrize("named", [None, "ink.safetensors", "*ink.*"])
+def test_the_words_that_were_taught_with_a_lora_come_with_it(hf_hub, hub, named):
+    files = {"ink.safetensors": LORA, "a_emb.safetensors": EMBEDDING, "b_emb.safetensors": VAE}
+    hf_hub.add_repo("ada/base", CONFIG | FULL)
+    hf_hub.add_repo("ada/style", files | {"README.md": card(base_model="ada/base")})
+    outline = hub.outline(ModelRef("hf", "ada/style", None, named))
+    assert (outline.kind, sorted(outline.weights)) == (
+        "lora", ["a_emb.safetensors", "ink.safetensors"]
+    )  # fmt: skip
+    assert outline.ref.file == (None if named is None else "ink.safetensors")
+    model = hub.fetch_model(outline.ref)
+    assert (model.kind, identities(model)) == (
+        "lora", expected({name: files[name] for name in list(files)[:2]})
+    )  # fmt: skip
+    # Named by itself it is a model of its own.
+    alone = hub.fetch_model(ModelRef("hf", "ada/style", None, "a_emb.safetensors"))
+    assert (alone.kind, len(alone.weights)) == ("textual-inversion", 1)
+
+
 def test_a_network_saved_by_itself_comes_with_its_configuration(hf_hub, hub):
     hf_hub.add_repo("ada/base", CONFIG | FULL)
     network = {"config.json": b"{}", "diffusion_pytorch_model.safetensors": NETWORK}

@@ -13,6 +13,7 @@ from gmi_registry.errors import HubError
 from gmi_registry.hubs.selection import (
     RepoFile,
     check_shard_index,
+    main_file,
     select_pipeline,
     select_weights,
 )
@@ -83,6 +84,29 @@ def numbered(base, total, *numbers, variant=""):
 )
 def test_the_file_that_is_meant_where_none_is_named(there, taken):
     assert paths(select_weights(REF, files(*there)).weights) == [taken]
+
+
+@pytest.mark.parametrize(
+    ("there", "main", "beside"),
+    [
+        # Pivotal tuning writes the words that it taught beside the LoRA.
+        ((LORA, "ink_emb.safetensors"), LORA, ["ink_emb.safetensors"]),
+        (("ink.safetensors", "ink_emb.safetensors"), "ink.safetensors", ["ink_emb.safetensors"]),
+        (("ink.safetensors", "embeddings.safetensors"), "ink.safetensors",
+         ["embeddings.safetensors"]),
+        ((f"run/{LORA}", "run/run-emb.safetensors", "other_emb.safetensors.txt"), f"run/{LORA}",
+         ["run/run-emb.safetensors"]),
+        # Alone it is the model itself, and another's is not this one's.
+        (("ink_emb.safetensors",), "ink_emb.safetensors", []),
+        ((LORA, "other/ink_emb.safetensors", "december.safetensors"), LORA, []),
+    ],
+)  # fmt: skip
+def test_the_words_that_were_taught_with_a_lora_lie_beside_it(there, main, beside):
+    chosen = select_weights(REF, files(*there))
+    assert chosen.main == chosen.first == RepoFile(main)
+    assert paths(chosen.weights) == [main]
+    assert paths(chosen.beside) == beside
+    assert main_file(sorted([main, *beside])) == main
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ from gmi_registry.hubs.selection import (
 from gmi_registry.hubs.weights import (
     described_kind,
     header_from_ranges,
+    is_embedding,
     needs_base_weights,
     require_shards,
 )
@@ -94,7 +95,7 @@ class _Found:
 
     ``asked`` is the revision that was asked for; ``index`` the content of ``model_index.json``, or
     None where one file is meant. ``header`` is that file's, None where the hub does not give it out
-    before the whole file.
+    before the whole file. ``beside`` are the files of the words that were taught with a LoRA.
     """
 
     info: Any
@@ -108,6 +109,7 @@ class _Found:
     base_revision: str | None = None
     base_refusal: GmiError | None = None
     notes: tuple[str, ...] = ()
+    beside: tuple[RepoFile, ...] = ()
 
     @cached_property
     def file(self) -> WeightsFile | None:
@@ -129,14 +131,15 @@ class _Found:
         """Whether the base's weights are needed, as far as that is known: else more may be."""
         if self.file is not None:
             return needs_base_weights(self.file)
-        return self.choose(config_only=False).weights[0].path == LORA_NAME
+        return self.choose(config_only=False).first.path == LORA_NAME
 
     def choose(self, *, config_only: bool) -> Selection:
         """The files that are fetched. Raises HubError where there are no usable weights."""
         name, files = f"hf:{self.ref.id}", _files(self.info)
         if self.index is not None:
             return select_pipeline(name, files, self.index, weights=not config_only)
-        return select_weights(dataclasses.replace(self.ref, revision=self.asked), files)
+        chosen = select_weights(dataclasses.replace(self.ref, revision=self.asked), files)
+        return chosen.joined(self.beside)
 
 
 class Models:
@@ -257,10 +260,12 @@ class Models:
         found = _Found(info, ModelRef("hf", info.id, info.sha, ref.file), ref.revision, card, index)
         if not pipeline:
             chosen = found.choose(config_only=False)
-            header = self._header(info.id, info.sha, chosen.weights[0])
+            header = self._header(info.id, info.sha, chosen.first)
             found = dataclasses.replace(found, ref=_named(found.ref, chosen), header=header)
             if found.file is not None:
-                described_kind(found.file, f"hf:{info.id}/{one_line(chosen.weights[0].path)}")
+                kind = described_kind(found.file, f"hf:{info.id}/{one_line(chosen.first.path)}")
+                if kind == "lora" and chosen.beside:
+                    found = dataclasses.replace(found, beside=self._embeddings(found, chosen))
             found = self._with_base(found, (*above, info.id), base)
             if found.base is not None:
                 found.base.choose(config_only=not found.takes_base_weights)
@@ -269,6 +274,19 @@ class Models:
         else:
             self._require_no_image(found)
         return found
+
+    def _embeddings(self, found: _Found, chosen: Selection) -> tuple[RepoFile, ...]:
+        """The files beside a LoRA that hold the words which were taught with it.
+
+        One whose header the hub does not give out counts by its name: left out it would change what
+        is generated, without a word.
+        """
+        headers = ((it, self._header(found.ref.id, found.info.sha, it)) for it in chosen.beside)
+        return tuple(
+            file
+            for file, header in headers
+            if header is None or identify(header).kind == "textual-inversion"
+        )
 
     def _require_no_image(self, found: _Found) -> None:
         """Raise HubError for a pipeline whose network reads an image beside the noise.
@@ -416,9 +434,13 @@ class Models:
         base = None
         if found.index is None:
             # Other files of the repository may lie in the same folder, brought there before.
-            place = folder / chosen.weights[0].path
+            place = folder / chosen.first.path
             file = identify_file(place)
-            kind = described_kind(file, f"hf:{model_id}/{one_line(chosen.weights[0].path)}")
+            kind = described_kind(file, f"hf:{model_id}/{one_line(chosen.first.path)}")
+            if kind == "lora" and found.header is None and chosen.beside:
+                _, more = self._download(model_id, sha, Selection(chosen.beside, ()))
+                taught = (it for it in more if is_embedding(folder / it.path))
+                weights = tuple(sorted((*weights, *taught), key=lambda it: it.path))
             if chosen.network is not None:
                 path = folder / chosen.network
             elif kind == "single-file":
@@ -446,7 +468,7 @@ class Models:
         base = None
         if found.index is None:
             kind = None if found.file is None else described_kind(found.file, str(found.ref))
-            if kind is None and chosen.weights[0].path == LORA_NAME:
+            if kind is None and chosen.first.path == LORA_NAME:
                 kind = "lora"
         if found.base is not None:
             base = self._outlined(found.base, config_only=not found.takes_base_weights)
@@ -530,7 +552,7 @@ class Models:
             # A shard that nobody uploaded is missed before the others arrive.
             require_shards(f"hf:{model_id}", places[0].parents[up], chosen, None)
         weights = self._at_once(fetch_weights, chosen.weights)
-        place = places[0] if places else fetch(chosen.weights[0])
+        place = places[0] if places else fetch(chosen.first)
         return place.parents[up], tuple(weights)
 
     def _checked(self, model_id: str, file: RepoFile, place: Path) -> WeightFile:
@@ -589,7 +611,7 @@ def weight_files(info: Any) -> dict[str, str | None]:
 
 def _named(ref: ModelRef, chosen: Selection) -> ModelRef:
     """The model under its file's own name, where a pattern was given."""
-    return dataclasses.replace(ref, file=chosen.weights[0].path) if ref.is_pattern else ref
+    return dataclasses.replace(ref, file=chosen.first.path) if ref.is_pattern else ref
 
 
 def _files(info: Any) -> list[RepoFile]:

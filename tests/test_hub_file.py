@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from gmi_registry.errors import HubError, InputError, SpecFormatError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
-from gmi_registry.hubs.huggingface.selection import RepoFile, select_root
+from gmi_registry.hubs.selection import RepoFile, select_weights
 from gmi_registry.place import find_model
 from gmi_registry.spec import (
     DescribedModel,
@@ -106,7 +106,12 @@ def test_a_file_is_read_as_it_is_printed(name, revision):
     "text",
     [
         "hf:ada/styles/ink.ckpt",
-        "hf:ada/styles/sub/ink.safetensors",
+        "hf:ada/styles/sub//ink.safetensors",
+        "hf:ada/styles/../ink.safetensors",
+        "hf:ada/styles/sub/../ink.safetensors",
+        "hf:ada/styles/sub/.safetensors",
+        "hf:ada/styles/gmi/ink.safetensors",
+        "hf:ada/styles/1/2/3/4/5/6/7/8/ink.safetensors",
         "hf:ada/styles/.safetensors",
         "hf:ada/styles/.ink.safetensors",
         "hf:ada/styles/a\\b.safetensors",
@@ -115,7 +120,9 @@ def test_a_file_is_read_as_it_is_printed(name, revision):
         "hf:ada/styles/ ink.safetensors",
         "hf:ada/styles/a\x1b[2J.safetensors",
         f"hf:ada/styles/{'a' * 200}.safetensors",
-        "local:ada/styles/ink.safetensors",
+        "local:../ink.safetensors",
+        "local:/ink.safetensors",
+        "local:styles/../ink.safetensors",
         "civitai:1/ink.safetensors",
     ],
 )
@@ -157,7 +164,7 @@ def test_several_are_refused_with_what_to_run(hub, hf_hub):
 def test_a_name_cannot_smuggle_a_command_into_a_hint():
     names = ["$(reboot).safetensors", "a;reboot.safetensors", "b\n.safetensors", "c@d.safetensors"]
     with pytest.raises(HubError) as caught:
-        select_root("hf:a/b", map(RepoFile, names))
+        select_weights(ModelRef("hf", "a/b"), map(RepoFile, names))
     commands = caught.value.hint.removeprefix("name one: ").split(" or ")
     assert [shlex.split(command) for command in commands] == [
         ["gmi-publish", "hf:a/b/$(reboot).safetensors"],
@@ -182,7 +189,7 @@ def test_only_the_named_file_is_fetched(hub, hf_hub, name, kind):
 
 
 def test_a_file_that_is_not_there(hub):
-    with pytest.raises(HubError, match=r"holds no inc\.safetensors at its root") as caught:
+    with pytest.raises(HubError, match=r"holds no inc\.safetensors") as caught:
         hub.fetch_model(ModelRef("hf", "ada/styles", None, "inc.safetensors"))
     assert "gmi-publish hf:ada/styles/ink.safetensors" in caught.value.hint
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gmi_registry.device import DtypeName, default_device, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
 from gmi_registry.generation.adapters import apply_lora, lora_file
+from gmi_registry.generation.folder import chosen_folder
 from gmi_registry.generation.refusals import needs_code, pickled, refused
 from gmi_registry.generation.single_file import (
     dtype_argument,
@@ -47,8 +47,6 @@ Pipeline = Any
 """A diffusers ``DiffusionPipeline``; diffusers ships no types."""
 
 _PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
-# In a shard's name a dash follows, in a lone file's a dot.
-_HALF = re.compile(r"\.fp16[.-]")
 _INDEX = "model_index.json"
 _LIBRARIES = frozenset({"diffusers", "transformers"})
 
@@ -229,19 +227,22 @@ def _load_folder(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
     import diffusers
 
     index = _read_index(model)
-    names = _require_no_pickles(model)
-    only_half = bool(names) and all(_HALF.search(name) for name in names)
-    try:
-        pipeline = diffusers.DiffusionPipeline.from_pretrained(
-            str(model.path),
-            **dtype_argument(dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            variant="fp16" if only_half else None,
-            **no_safety_checker(index),
-        )
-    except Exception as error:
-        raise refused(model, "cannot be loaded by diffusers", error) from error
+    _require_no_pickles(model)
+    components = [
+        name for name, value in index.items() if isinstance(value, list) and value[0] is not None
+    ]
+    off = no_safety_checker(index)
+    with chosen_folder(model, [name for name in components if name not in off]) as folder:
+        try:
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(
+                str(folder),
+                **dtype_argument(dtype),
+                use_safetensors=True,
+                local_files_only=True,
+                **off,
+            )
+        except Exception as error:
+            raise refused(model, "cannot be loaded by diffusers", error, shown=folder) from error
     _require_own_channels(model, pipeline)
     return pipeline
 
@@ -274,12 +275,10 @@ def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]
     return base, _read_index(base)
 
 
-def _require_no_pickles(model: ModelFiles) -> list[str]:
-    """The names of the weight files, not all of which are pickles."""
+def _require_no_pickles(model: ModelFiles) -> None:
     names = [Path(weight.path).name for weight in model.weights]
     if names and all(Path(name).suffix.lower() in _PICKLES for name in names):
         raise pickled(model, names[0])
-    return names
 
 
 def _base_of(model: ModelFiles) -> ModelFiles:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gmi_registry.errors import GenerationError
 from gmi_registry.model import ModelFiles
 
@@ -30,9 +32,17 @@ def pickled(model: ModelFiles, name: str) -> GenerationError:
     )
 
 
-def refused(model: ModelFiles, what: str, error: Exception) -> GenerationError:
-    """``what`` went wrong with a model, in the words of another library's ``error``."""
+def refused(
+    model: ModelFiles, what: str, error: Exception, *, shown: Path | None = None
+) -> GenerationError:
+    """``what`` went wrong with a model, in the words of another library's ``error``.
+
+    ``shown`` is the folder that stood for the model's own, as the other library calls it.
+    """
+    words = one_line(error)
+    if shown is not None:
+        words = words.replace(str(shown), str(model.path))
     return GenerationError(
-        f"{model.ref}: {what}: {one_line(error)}",
+        f"{model.ref}: {what}: {words}",
         hint="check that the download is complete and the model card is right",
     )

@@ -4,7 +4,7 @@
 
     hub.json                            {"format": {"name": "gmi-local-hub", "version": 1}}
     models/NAME/README.md               the model card
-    models/NAME/...                     a diffusers folder, a LoRA, or one .safetensors file
+    models/NAME/...                     a diffusers folder, a LoRA, a .safetensors or .gguf file
     models/NAME/gmi/                    its specification
     encoders/ARCHITECTURE/PRETRAINED/   an encoder in open_clip's layout
 """
@@ -32,7 +32,7 @@ from gmi_registry.hubs.mark import check_mark, write_mark
 from gmi_registry.hubs.protocol import Destination, Listing
 from gmi_registry.hubs.replacement import probe, replace_spec_folder
 from gmi_registry.hubs.upload import read_upload
-from gmi_registry.hubs.weights import FoundWeights, find_weights
+from gmi_registry.hubs.weights import FoundWeights, all_weights, find_weights
 from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR, ModelRef, WeightFile
 from gmi_registry.spec.canonical import canonical_digest
@@ -137,10 +137,13 @@ class LocalHub:
         """Path to SHA-256 of the weight files beside a specification; None where there are none
         that can be told. They are read, unless they are the same files as last time."""
         try:
-            found = find_weights(folder.parent, self.root)
-            return {weight.path: weight.sha256 for weight in self._hashed(found)}
+            files = all_weights(folder.parent, self.root)
+            digests = {
+                name: self._digests.sha256(path, inside=self.root) for name, path in files.items()
+            }
         except HubError:
             return None
+        return digests or None
 
     def fetch_preview(self, ref: ModelRef) -> Path | None:
         """The contact sheet; None also where something else than a plain file has its place."""
@@ -187,7 +190,7 @@ class LocalHub:
         _require_no_proposal(create_pr)
         model = self._model_folder(ref)
         manifest, contents = read_upload(folder, ref)
-        actual = _digest(self._hashed(find_weights(model, self.root)))
+        actual = _digest(self._hashed(find_weights(model, self.root, ref)))
         _require_revision(ref, actual, "it now has")
         if manifest.model.weights_digest != actual:
             raise HubError(
@@ -243,7 +246,7 @@ class LocalHub:
             )
         folder = self._model_folder(ref)
         card = self._card(folder)
-        found = find_weights(folder, self.root)
+        found = find_weights(folder, self.root, ref)
         weights = self._hashed(found)
         actual = _digest(weights)
         _require_revision(ref, actual, "it now has")
@@ -251,7 +254,7 @@ class LocalHub:
         if found.kind != "checkpoint" and card.base_model is not None:
             base = self._base(card.base_model, (*above, ref.id))
         return ModelFiles(
-            ref=ModelRef("local", ref.id, actual[:_REVISION_DIGITS]),
+            ref=ModelRef("local", ref.id, actual[:_REVISION_DIGITS], _file_of(ref, found)),
             kind=found.kind,
             path=found.path,
             card=card,
@@ -293,6 +296,11 @@ def _is_plain(name: str) -> bool:
         and not name.startswith(".")
         and not any(bad in name for bad in ("/", "\\", ":", "\0"))
     )
+
+
+def _file_of(ref: ModelRef, found: FoundWeights) -> str | None:
+    """The file that was named, in full where that was a pattern."""
+    return None if ref.file is None else found.names[0]
 
 
 def _require_no_proposal(create_pr: bool) -> None:

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from gmi_registry.errors import HubError
-from gmi_registry.hubs.confinement import require_inside
+from gmi_registry.hubs.confinement import read_plain, require_inside
+from gmi_registry.hubs.selection import (
+    INDEX_NAME,
+    LORA_NAME,
+    WEIGHT_SUFFIXES,
+    RepoFile,
+    Selection,
+    check_shard_index,
+    is_shard_index,
+    select_pipeline,
+    select_weights,
+)
 from gmi_registry.model import Kind
 from gmi_registry.sanitize import one_line
-from gmi_registry.spec import SPEC_DIR
+from gmi_registry.spec import SPEC_DIR, ModelRef
 
-__all__ = ["FoundWeights", "find_weights", "kind_of_file"]
+__all__ = ["FoundWeights", "all_weights", "find_weights", "kind_of_file", "require_shards"]
 
-_PIPELINE_NAME = "model_index.json"
-_LORA_NAME = "pytorch_lora_weights.safetensors"
-_SUFFIX = ".safetensors"
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+_INDEX_LIMIT = 1024 * 1024
+_SHARD_INDEX_LIMIT = 64 * 1024 * 1024
 # Of diffusers and peft, of kohya's scripts, and of the LyCORIS family.
 _LORA_MARKS = (".lora_A.", ".lora_B.", "lora_up.", "lora_down.", ".lora.", ".hada_w", ".lokr_w")
-# diffusers keeps weights one folder below the pipeline; nobody nests them deeper than this.
-_DEPTH = 4
+# A training run puts a whole pipeline into a folder of its own; nobody nests deeper than this.
+_DEPTH = 6
+_MOST_FILES = 50_000
 
 
 @dataclass(frozen=True)
@@ -39,35 +50,56 @@ class FoundWeights:
     files: tuple[Path, ...]
 
 
-def find_weights(folder: Path, root: Path) -> FoundWeights:
-    """The weights in ``folder``; every file must lie in ``root`` once links are followed.
+def find_weights(folder: Path, root: Path, ref: ModelRef) -> FoundWeights:
+    """The weights in ``folder``, which holds the model ``ref`` of the hub in ``root``.
 
-    A folder with ``model_index.json`` is a checkpoint. Otherwise it holds one safetensors file,
-    a LoRA by its usual name or by the names of its tensors, or else a whole model. Raises HubError
-    where it holds none, several, only pickles, or a file that is no safetensors file.
+    A folder with ``model_index.json`` is a checkpoint, unless ``ref`` names a file. Otherwise the
+    weights that :func:`.select_weights` chooses are a LoRA, by its usual name or by the names of
+    its tensors, or else a whole model or a network. Every file that is used must lie in ``root``
+    once links are followed. Raises HubError where there are none, several, only pickles, a file
+    that is no safetensors file, or a link that leads out.
     """
-    if (folder / _PIPELINE_NAME).is_file():
-        files = sorted(_below(folder, root, _DEPTH), key=lambda path: _name(path, folder))
-        if not files:
-            raise _none(folder)
-        return FoundWeights(
-            "checkpoint", folder, tuple(_name(path, folder) for path in files), tuple(files)
-        )
-    files = sorted(_below(folder, root, 0))
-    adapter = [path for path in files if path.name == _LORA_NAME]
-    if adapter:
-        return FoundWeights("lora", folder, (_LORA_NAME,), tuple(adapter))
-    if not files:
-        raise _none(folder)
-    if len(files) > 1:
-        names = ", ".join(path.name for path in files[:4])
-        raise HubError(
-            f"{folder} holds {len(files)} weight files ({names}), and which is meant is unclear",
-            hint=f"keep one, name a LoRA {_LORA_NAME}, or add {_PIPELINE_NAME} for a pipeline",
-        )
-    kind = kind_of_file(files[0])
-    path = folder if kind == "lora" else files[0]
-    return FoundWeights(kind, path, (files[0].name,), (files[0],))
+    files = list(_below(folder, root, _DEPTH))
+    if ref.file is None and (folder / INDEX_NAME).is_file():
+        selection = select_pipeline(str(folder), files, _index(folder, root))
+        kind: Kind = "checkpoint"
+        path = folder
+    else:
+        options = f" --hub {shlex.quote(str(root))}"
+        selection = select_weights(ref, files, options=options)
+        place = folder / selection.weights[0].path
+        kind = "single-file" if selection.network is not None else kind_of_file(place)
+        path = folder if kind == "lora" else place
+        if selection.network is not None:
+            path = folder / selection.network
+    for file in (*selection.weights, *selection.others):
+        require_inside(folder / file.path, root)
+    require_shards(str(folder), folder, selection, root)
+    names = tuple(file.path for file in selection.weights)
+    return FoundWeights(kind, path, names, tuple(folder / name for name in names))
+
+
+def all_weights(folder: Path, root: Path) -> Mapping[str, Path]:
+    """Every weight file of a folder by its path in it, whichever of them is meant."""
+    return {
+        file.path: folder / file.path
+        for file in _below(folder, root, _DEPTH)
+        if file.path.endswith(WEIGHT_SUFFIXES)
+    }
+
+
+def require_shards(name: str, folder: Path, selection: Selection, root: Path) -> None:
+    """Raise HubError where an index among the files of a model names a shard that is not there."""
+    for file in selection.others:
+        if is_shard_index(file.path):
+            content = read_plain(folder / file.path, _SHARD_INDEX_LIMIT, root)
+            inside = file.path.rpartition("/")[0]
+            beside = (weight.path.rpartition("/") for weight in selection.weights)
+            check_shard_index(
+                f"{name}: {inside}" if inside else name,
+                content,
+                [own for place, _, own in beside if place == inside],
+            )
 
 
 def kind_of_file(path: Path) -> Kind:
@@ -75,30 +107,52 @@ def kind_of_file(path: Path) -> Kind:
 
     Raises HubError where it is no safetensors file.
     """
-    return "lora" if path.name == _LORA_NAME or _is_lora(path) else "single-file"
+    return "lora" if path.name == LORA_NAME or _is_lora(path) else "single-file"
 
 
-def _below(folder: Path, root: Path, depth: int) -> Iterator[Path]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = Path(entry.path)
-            if entry.name.startswith(".") or entry.name == SPEC_DIR:
-                continue
-            if entry.name.endswith(_SUFFIX) and entry.is_file():
-                require_inside(path, root)
-                yield path
-            elif depth and entry.is_dir():
-                require_inside(path, root)
-                yield from _below(path, root, depth - 1)
+def _index(folder: Path, root: Path) -> Mapping[str, object]:
+    try:
+        index = json.loads(read_plain(folder / INDEX_NAME, _INDEX_LIMIT, root))
+    except (ValueError, RecursionError):
+        index = None
+    if not isinstance(index, dict):
+        raise HubError(
+            f"{folder / INDEX_NAME} is not a JSON object",
+            hint="save the pipeline again: pipeline.save_pretrained(folder)",
+        )
+    return index
 
 
-def _name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()
+def _below(folder: Path, root: Path, depth: int) -> Iterator[RepoFile]:
+    """All files of a model but its specification and hidden ones, with sizes in bytes."""
+    pending, count = [(folder, "", depth)], 0
+    while pending:
+        here, prefix, left = pending.pop()
+        with os.scandir(here) as entries:
+            for entry in entries:
+                count += 1
+                if count > _MOST_FILES:
+                    raise HubError(
+                        f"{folder} holds more than {_MOST_FILES:,} files",
+                        hint="keep only the model's files there",
+                    )
+                if entry.name.startswith(".") or (not prefix and entry.name == SPEC_DIR):
+                    continue
+                path = f"{prefix}{entry.name}"
+                if entry.is_file():
+                    if entry.name.endswith(WEIGHT_SUFFIXES):
+                        require_inside(Path(entry.path), root)
+                    yield RepoFile(path, entry.stat().st_size)
+                elif left and entry.is_dir():
+                    require_inside(Path(entry.path), root)
+                    pending.append((Path(entry.path), f"{path}/", left - 1))
 
 
 def _is_lora(path: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
+    if path.suffix == ".gguf":
+        return False
     try:
         with safe_open(path, framework="numpy") as tensors:
             return any(mark in name for name in tensors.keys() for mark in _LORA_MARKS)  # noqa: SIM118
@@ -107,22 +161,3 @@ def _is_lora(path: Path) -> bool:
         raise HubError(
             f"{path} is no safetensors file: {reason}", hint="download or copy it again"
         ) from None
-
-
-def _none(folder: Path) -> HubError:
-    if any(path.suffix in _PICKLES for path in folder.rglob("*")):
-        return HubError(
-            f"{folder} holds weights only as pickles, which can run any program when loaded",
-            hint="save the model as safetensors: pipeline.save_pretrained(folder)",
-        )
-    below = next(iter(sorted(folder.glob(f"*/*{_SUFFIX}"))), None)
-    if below is not None:
-        return HubError(
-            f"{folder} holds no weights but in folders below",
-            hint=f"put the file that is meant beside them: cp {shlex.quote(str(below))} "
-            f"{shlex.quote(str(folder))}",
-        )
-    return HubError(
-        f"{folder} holds no weights",
-        hint=f"put a diffusers folder, a LoRA ({_LORA_NAME}) or one .safetensors file there",
-    )

@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from gmi_registry.errors import InputError
 from gmi_registry.spec.fields import unprintable
-from gmi_registry.spec.reference import HubName, ModelRef
+from gmi_registry.spec.reference import HubName, ModelRef, split_file
 
 __all__ = [
     "CIVITAI_HOSTS",
@@ -64,8 +64,8 @@ _OTHER_PAGES = frozenset({
     "terms-of-service",
 })
 # fmt: on
-_WEIGHTS = ".safetensors"
-_OTHER_WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pkl", ".pt", ".pth")
+_WEIGHTS = (".safetensors", ".gguf")
+_OTHER_WEIGHTS = (".bin", ".ckpt", ".h5", ".msgpack", ".onnx", ".pkl", ".pt", ".pth")
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[A-Za-z]{2,4})?")
 _MODEL_PAGE = re.compile(r"(?:api/v1/)?models/([1-9][0-9]{0,14})(?:/[^/]*)?")
@@ -100,7 +100,8 @@ def read_address(
     Hugging Face's and Civitai's pages and downloads with or without a scheme; ``hf://``; the
     address that git clones. On Hugging Face the branch ``main``, which every page there names,
     means whatever the hub serves now, ``/discussions/3`` is the pull request ``refs/pr/3``, and a
-    file at the root with the ending ``.safetensors`` is one of several models.
+    file with the ending ``.safetensors`` or ``.gguf`` is one of several models; in a name it may be
+    a pattern, such as ``owner/name/*v2*``.
 
     Raises InputError, with what to write instead, for what names something else than a model, and
     for an address of neither hub: look-alikes are refused, and nothing is asked of them. No message
@@ -174,7 +175,8 @@ def _named(hub: HubName, rest: str, text: str) -> Address:
         _NUMBER.fullmatch(identifier) and (not at or _NUMBER.fullmatch(revision))
     ):
         raise InputError(f"{_shown(text)} names no model on Civitai", hint=_CIVITAI_FORMS)
-    return Address(hub, ModelRef(hub, identifier, revision if at else None))
+    identifier, file = split_file(hub, identifier)
+    return Address(hub, ModelRef(hub, identifier, revision if at else None, file))
 
 
 def _hf_name(rest: str, text: str) -> Address:
@@ -183,11 +185,10 @@ def _hf_name(rest: str, text: str) -> Address:
     if parts[0].lower() in _OTHER_KINDS and len(parts) > 2:
         _refuse_kind(parts[0], text)
     identifier, colon, suffix = identifier.partition(":")
-    file = None
     if colon:
-        file = _suffix(identifier, suffix, text)
-    elif len(parts) == 3 and identifier.endswith(_WEIGHTS):
-        identifier, _, file = identifier.rpartition("/")
+        file: str | None = _suffix(identifier, suffix, text)
+    else:
+        identifier, file = split_file("hf", identifier)
     return Address("hf", ModelRef("hf", identifier, revision if at else None, file))
 
 
@@ -198,8 +199,8 @@ def _suffix(identifier: str, suffix: str, text: str) -> str:
     raise InputError(
         f"{_shown(text)} names {suffix[:60]!r} of {identifier[:120]}, which is how other programs "
         "choose among GGUF files or variants",
-        hint=f"write hf:{identifier[:120]}, or hf:{identifier[:120]}/FILE.safetensors for one of "
-        "several files",
+        hint=f"write hf:{identifier[:120]}, or for one of several files hf:{identifier[:120]}/FILE"
+        f" or 'hf:{identifier[:120]}/*{re.sub(r'[^A-Za-z0-9_.-]', '', suffix)[:40]}*'",
     )
 
 
@@ -325,7 +326,8 @@ def _hugging_face(segments: list[str], text: str) -> Address:
     elif segments[0] in _OTHER_PAGES or not segments[0]:
         raise InputError(f"{_shown(text)} is not the page of a model", hint=_FORMS)
     whole = "/".join(segments)
-    if any(mark in whole for mark in "@:") or (whole.endswith(_WEIGHTS) and len(segments) == 3):
+    typed = len(segments) >= 3 and segments[2] not in _VIEWS and segments[1] not in _VIEWS
+    if any(mark in whole for mark in "@:") or (typed and split_file("hf", whole)[1] is not None):
         return _hf_name(whole, text)  # as it is printed and typed, after the host
     # Old models have no owner: gpt2/tree/main is a view of gpt2, owner/tree/tree/main is not.
     alone = len(segments) == 1 or (
@@ -362,13 +364,13 @@ def _of_path(model: ModelRef, path: str, text: str, *, folder: bool) -> ModelRef
     """The model, or the one of its files that ``path`` is."""
     if not path or path == "gmi" or path.startswith("gmi/"):
         return model
-    if "/" not in path and path.endswith(_WEIGHTS):
+    if path.endswith(_WEIGHTS):
         return replace(model, file=path)
     if "/" not in path and not path.endswith(_OTHER_WEIGHTS) and not folder:
         return model  # a page about the whole, such as README.md
     raise InputError(
         f"{_shown(text)} names {path[:120]!r}, and a model is a whole repository or a .safetensors "
-        "file at its root",
+        "or .gguf file in it",
         hint=f"write {model}",
     )
 

@@ -12,7 +12,7 @@ from gmi_registry.errors import InputError
 from gmi_registry.spec.canonical import canonical_digest
 from gmi_registry.spec.fields import Name, Part, Sha256, unprintable
 
-__all__ = ["EncoderRef", "HubName", "ModelRef", "Preprocess"]
+__all__ = ["EncoderRef", "HubName", "ModelRef", "Preprocess", "split_file"]
 
 HubName = Literal["hf", "civitai", "local"]
 
@@ -35,8 +35,11 @@ _AIR_NUMBERS = re.compile(
     re.IGNORECASE,
 )
 _FORMS = "write hf:owner/name, civitai:123@456 or local:name, with @revision where you have one"
-_WEIGHTS = ".safetensors"
+_WEIGHTS = (".safetensors", ".gguf")
+_PATTERN_MARKS = "*?"
 _MOST_LETTERS = 200
+_DEEPEST = 8
+_SPEC_DIR = "gmi"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,9 +48,10 @@ class ModelRef:
 
     ``revision`` is a git revision on hf, the version's number on civitai, 8 to 64 hex digits on
     local; None means whatever the hub serves now. ``file`` says which of several models in one
-    repository on hf is meant, as in ``hf:owner/name/style.safetensors@sha``: a safetensors file at
-    its root; None leaves that to the repository. Raises InputError when a part breaks its hub's
-    rules.
+    repository on hf or folder on local is meant, as in ``hf:owner/name/style.safetensors@sha``: the
+    path of a safetensors or GGUF file in it, or a pattern (``*v2*``) that the hub's names are
+    compared with; None leaves that to the repository. Raises InputError when a part breaks its
+    hub's rules.
     """
 
     hub: HubName
@@ -69,7 +73,8 @@ class ModelRef:
         if self.file is not None and not _file_is_valid(self.hub, self.id, self.file):
             raise InputError(
                 f"{self.file[:120]!r} is not the name of a model's file in {self.hub}:{self.id}",
-                hint=f"write hf:owner/name/FILE{_WEIGHTS}, with @revision where you have one",
+                hint=f"write {'local:name' if self.hub == 'local' else 'hf:owner/name'}/FILE"
+                f"{_WEIGHTS[0]}, with @revision where you have one",
             )
 
     @classmethod
@@ -90,10 +95,13 @@ class ModelRef:
         if not colon or hub not in get_args(HubName):
             raise InputError(f"{text[:120]!r} does not begin with a hub", hint=_FORMS)
         identifier, at, revision = rest.partition("@")
-        file = None
-        if hub == "hf" and identifier.count("/") == 2 and identifier.endswith(_WEIGHTS):
-            identifier, _, file = identifier.rpartition("/")
+        identifier, file = split_file(cast("HubName", hub), identifier)
         return cls(cast("HubName", hub), identifier, revision if at else None, file)
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether ``file`` may stand for a file of another name."""
+        return self.file is not None and any(mark in self.file for mark in _PATTERN_MARKS)
 
     def __str__(self) -> str:
         return (
@@ -148,9 +156,24 @@ class ModelRef:
         return f"urn:air:{ecosystem}:{type}:civitai:{self.id}@{self.revision}"
 
 
+def split_file(hub: HubName, text: str) -> tuple[str, str | None]:
+    """A model's id, and the file in it that a name without revision goes on with, or None."""
+    parts = text.split("/")
+    own = {"hf": 2, "local": 1}.get(hub)
+    if own is None or len(parts) <= own or not _names_file(text):
+        return text, None
+    return "/".join(parts[:own]), "/".join(parts[own:])
+
+
+def _names_file(text: str) -> bool:
+    return text.endswith(_WEIGHTS) or any(mark in text for mark in _PATTERN_MARKS)
+
+
 def _id_is_valid(hub: HubName, identifier: str) -> bool:
     if hub == "civitai":
         return _NUMBER.fullmatch(identifier) is not None
+    if hub == "local" and "/" in identifier and _names_file(identifier):
+        return False  # it would read like a model and its file
     if len(identifier) > 96 or "--" in identifier or ".." in identifier:
         return False
     return _REPO_ID.fullmatch(identifier) is not None
@@ -168,13 +191,18 @@ def _revision_is_valid(hub: HubName, revision: str) -> bool:
 
 def _file_is_valid(hub: HubName, identifier: str, file: str) -> bool:
     # An id without an owner and a file would read like an owner and a name.
+    parts = file.split("/")
+    ending = next((end for end in _WEIGHTS if file.endswith(end)), "")
     return (
-        hub == "hf"
-        and "/" in identifier
-        and file.endswith(_WEIGHTS)
-        and len(_WEIGHTS) < len(file) <= _MOST_LETTERS
-        and not file.startswith(".")
-        and not any(bad in file for bad in ("/", "\\", ":", "@"))
+        (hub, "/" in identifier) in (("hf", True), ("local", False))
+        and _names_file(file)
+        and len(parts) <= _DEEPEST
+        and all(parts)
+        and len(ending) < len(parts[-1])
+        and len(file) <= _MOST_LETTERS
+        and not any(part.startswith(".") for part in parts)
+        and parts[0] != _SPEC_DIR
+        and not any(bad in file for bad in ("\\", ":", "@"))
         and unprintable(file) is None
         and file == file.strip()
     )

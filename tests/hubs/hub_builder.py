@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,11 @@ OTHER_PROMPTS = PromptSet("houses", 1, ("a hut", "a castle"))
 RECIPE = GenerationRecipe(
     sampler=Sampler(name="DDIM"), steps=5, guidance_scale=3.0, width=16, height=16, seeds=(0,)
 )
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
 SIDE = 8
 
 
@@ -119,7 +125,7 @@ class HubBuilder:
         for part in ("unet", "vae"):
             (folder / part).mkdir(parents=True)
             save_whole(folder / part / "diffusion_pytorch_model.safetensors", seed=len(part))
-        (folder / "model_index.json").write_text("{}")
+        (folder / "model_index.json").write_text(json.dumps(INDEX))
         if card is not None:
             (folder / "README.md").write_text(card, encoding="utf-8")
         return ModelRef("local", name)

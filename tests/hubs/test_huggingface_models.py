@@ -18,7 +18,7 @@ from loopback import Fault, LoopbackHub, User, fixtures
 
 from gmi_registry.errors import AuthError, HubError, SpecNotFoundError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
-from gmi_registry.hubs.huggingface.selection import RepoFile, select_pipeline, select_root
+from gmi_registry.hubs.selection import RepoFile, select_pipeline, select_weights
 from gmi_registry.spec import ModelRef
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
@@ -214,7 +214,6 @@ def test_a_base_that_is_none_is_an_error(hf_hub, hub, base, says):
     ("files", "says"),
     [
         ({"README.md": b"# Nothing\n"}, "hf:ada/model holds no weights"),
-        ({f"step-5/{LORA_NAME}": LORA}, f"no weights but in folders, such as step-5/{LORA_NAME}"),
         ({"model.ckpt": b"p"}, "holds weights only as pickles"),
         (
             CONFIG | {"unet/diffusion_pytorch_model.bin": b"p"},
@@ -254,18 +253,16 @@ def test_a_cut_download_goes_on(hf_hub, hub):
     assert identities(hub.fetch_model(ref("ada/style"))) == expected({LORA_NAME: LORA})
 
 
-def test_a_mix_of_precisions_is_refused_and_whole_files_go_before_shards():
+def test_whole_files_go_before_shards():
     files = [RepoFile(path) for path in CONFIG]
-    mixed = [RepoFile("unet/model.fp16.safetensors"), RepoFile("text_encoder/model.safetensors")]
-    with pytest.raises(HubError, match="unet has no full precision"):
-        select_pipeline("hf:a/b", [*files, *mixed], INDEX)
+    text = RepoFile("text_encoder/model.safetensors")
     both = [
         RepoFile("unet/model.safetensors"),
         RepoFile("unet/model-00001-of-00001.safetensors"),
         RepoFile("unet/model.safetensors.index.json"),
     ]
-    chosen = select_pipeline("hf:a/b", [*files, *both], INDEX)
-    assert [file.path for file in chosen.weights] == ["unet/model.safetensors"]
+    chosen = select_pipeline("hf:a/b", [*files, *both, text], INDEX)
+    assert [file.path for file in chosen.weights] == [text.path, "unet/model.safetensors"]
     assert [file.path for file in chosen.others] == sorted(CONFIG)
 
 
@@ -278,7 +275,9 @@ def test_a_component_is_a_plain_folder(name):
 
 def test_the_usual_name_of_a_lora_decides():
     files = [RepoFile("other.safetensors"), RepoFile(LORA_NAME), RepoFile("deep/x.safetensors")]
-    assert [file.path for file in select_root("hf:a/b", files).weights] == [LORA_NAME]
+    assert [file.path for file in select_weights(ModelRef("hf", "a/b"), files).weights] == [
+        LORA_NAME
+    ]
 
 
 def test_xet_storage_delivers_the_same_bytes_within_the_same_limits(tmp_path, monkeypatch):

@@ -29,7 +29,10 @@ owner = word.filter(
     lambda text: "." not in text and text.lower() not in {*_OTHER_KINDS, *_OTHER_PAGES}
 )
 number = st.integers(1, 10**9).map(str)
-file = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9 _.é+-]{0,20}\.safetensors", fullmatch=True)
+file = st.from_regex(
+    r"([a-z][a-z0-9 _-]{0,8}/){0,3}[A-Za-z0-9][A-Za-z0-9 _.é+-]{0,20}\.(safetensors|gguf)",
+    fullmatch=True,
+).filter(lambda text: not text.startswith("gmi/"))
 revision = st.none() | st.from_regex(
     r"[0-9a-f]{40}|[0-9a-f]{64}|refs/pr/[1-9][0-9]{0,3}|v[1-9]\.[0-9]|[b-l][a-z]{3,8}",
     fullmatch=True,
@@ -40,7 +43,11 @@ HF = st.builds(
 )  # fmt: skip
 CIVITAI = st.builds(ModelRef, st.just("civitai"), number, st.none() | number)
 LOCAL = st.builds(
-    ModelRef, st.just("local"), word, st.none() | st.from_regex(r"[0-9a-f]{8,64}", fullmatch=True)
+    ModelRef,
+    st.just("local"),
+    word,
+    st.none() | st.from_regex(r"[0-9a-f]{8,64}", fullmatch=True),
+    st.none() | file,
 )
 
 
@@ -145,13 +152,21 @@ def test_any_text_is_a_model_that_can_be_printed_or_an_input_error(hub, text):
         ("hf://models/owner/name/style.safetensors", "hf:owner/name/style.safetensors"),
         ("https://huggingface.co/owner/name/discussions/new", "hf:owner/name"),
         ("https://huggingface.co/owner/name/blob/v1/LICENSE", "hf:owner/name@v1"),
+        (
+            "https://huggingface.co/owner/name/blob/main/checkpoint-500/x.safetensors",
+            "hf:owner/name/checkpoint-500/x.safetensors",
+        ),
+        ("owner/name/*v2*.safetensors", "hf:owner/name/*v2*.safetensors"),
+        ("owner/name/*Q4_K_M*", "hf:owner/name/*Q4_K_M*"),
+        ("hf.co/owner/name/quants/x-Q4_0.gguf", "hf:owner/name/quants/x-Q4_0.gguf"),
+        ("local:run/checkpoint-500/x.safetensors", "local:run/checkpoint-500/x.safetensors"),
         ("https://civitai.com./models/5", "civitai:5"),
         ("civitai.com/pt-BR/models/5/x?modelVersionId=6&token=SECRET", "civitai:5@6"),
         ("https://civitai.com/models/5?modelVersionId=", "civitai:5"),
     ],
 )
 def test_odd_ones(text, model):
-    assert str(read_address(text).model) == model
+    assert str(read_address(text, "hf").model) == model
 
 
 @pytest.mark.parametrize("path", ["model-versions/6", "api/v1/model-versions/6"])
@@ -185,7 +200,8 @@ def test_the_page_of_a_registrys_entry_names_its_model_and_the_registry(entry, b
         ("https://huggingface.co", "not the address of a model"),
         ("https://huggingface.co//owner//name", "not the address of a model"),
         ("https://huggingface.co/owner/name/tree/main/unet", "names 'unet'"),
-        ("https://huggingface.co/owner/name/blob/main/a/b.safetensors", "names 'a/b.safetensors'"),
+        ("https://huggingface.co/owner/name/blob/main/a/b.bin", "names 'a/b.bin'"),
+        ("https://huggingface.co/owner/name/blob/main/a/../b.safetensors", "not the name of a"),
         ("https://huggingface.co/owner/name/blob/main/old.ckpt", "names 'old.ckpt'"),
         ("https://huggingface.co/owner/%2e%2e", "not the name of a model"),
         ("https://huggingface.co/owner/name%00", "not the address of a model"),

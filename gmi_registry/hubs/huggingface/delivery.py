@@ -26,6 +26,7 @@ from gmi_registry.hubs.huggingface.errors import Asked
 __all__ = [
     "Delivery",
     "WrongBytesError",
+    "beginning",
     "deliver",
     "git_digest",
     "remember_missing",
@@ -99,6 +100,33 @@ def deliver(api: HfApi, url: str, asked: Asked, *, limit: int) -> Delivery | Non
     if _digest_like(digest, content) != digest:
         raise WrongBytesError
     return Delivery(commit, digest, content)
+
+
+def beginning(api: HfApi, url: str, *, length: int) -> bytes:
+    """The first ``length`` bytes of the file at ``url``, or all of a shorter one.
+
+    One GET with a range, and one more for each place that the hub sends it on to. From a hub that
+    knows no ranges no more is read than that either. Raises the client's errors.
+    """
+    headers = build_hf_headers(
+        token=api.token,
+        library_name=api.library_name,
+        headers={"Accept-Encoding": "identity", "Range": f"bytes=0-{length - 1}"},
+    )
+    with get_session().stream(
+        "GET",
+        url,
+        headers=headers,
+        timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        follow_redirects=True,
+    ) as response:
+        hf_raise_for_status(response)
+        content = bytearray()
+        for chunk in response.iter_bytes():
+            content += chunk
+            if len(content) >= length:
+                break
+    return bytes(content[:length])
 
 
 def remember_missing(repository: Path, sha: str, path: str) -> None:

@@ -18,6 +18,7 @@ from gmi_registry.errors import HubError, SpecNotFoundError
 from gmi_registry.hubs.confinement import require_inside
 from gmi_registry.hubs.huggingface.delivery import (
     WrongBytesError,
+    beginning,
     deliver,
     git_digest,
     remember_missing,
@@ -154,6 +155,26 @@ class Downloads:
             if arrived is None or arrived.commit != sha:
                 return None
             return arrived.put(repository, path)
+
+    def beginning(self, model_id: str, path: str, sha: str, *, length: int) -> bytes:
+        """The first ``length`` bytes of a file at a full commit sha, or all of a shorter one.
+
+        From this disk where it is here, else by one request, which keeps nothing. Raises
+        OfflineError, and every other error of the hub.
+        """
+        asked = self.asked(model_id, path, sha)
+        place = self.cached(model_id, path, sha)
+        if place is not None:
+            require_inside(place, self.cache_dir)
+            with place.open("rb") as stream:
+                return stream.read(length)
+        if self.offline:
+            raise offline_error(asked)
+        url = hf_hub_url(
+            model_id, path, revision=sha, endpoint=asked.endpoint, repo_type=self._repo_type
+        )
+        with explained(asked):
+            return patiently(lambda: beginning(self._api, url, length=length))
 
     def cached(self, model_id: str, path: str, sha: str) -> Path | None:
         """The file at a full commit sha where it is on this disk, without a request."""

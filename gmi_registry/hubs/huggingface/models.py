@@ -22,15 +22,16 @@ from gmi_registry.hubs.huggingface.errors import explained, offline_error
 from gmi_registry.hubs.huggingface.listing import SPEC_TAG
 from gmi_registry.hubs.huggingface.names import Names, base_reference, kept_elsewhere
 from gmi_registry.hubs.huggingface.patience import patiently
-from gmi_registry.hubs.huggingface.selection import (
+from gmi_registry.hubs.protocol import ModelOutline
+from gmi_registry.hubs.selection import (
     INDEX_NAME,
     LORA_NAME,
+    WEIGHT_SUFFIXES,
     RepoFile,
     Selection,
     select_pipeline,
-    select_root,
+    select_weights,
 )
-from gmi_registry.hubs.protocol import ModelOutline
 from gmi_registry.hubs.weights import kind_of_file
 from gmi_registry.model import Kind, ModelCard, ModelFiles
 from gmi_registry.spec import ModelRef, WeightFile
@@ -69,7 +70,7 @@ class _Found:
         name, files = f"hf:{self.ref.id}", _files(self.info)
         if self.index is not None:
             return select_pipeline(name, files, self.index, weights=not config_only)
-        return select_root(name, files, file=self.ref.file, revision=self.asked)
+        return select_weights(dataclasses.replace(self.ref, revision=self.asked), files)
 
 
 class Models:
@@ -339,7 +340,7 @@ def is_unknown(error: GmiError) -> bool:
 
 def weight_files(info: Any) -> dict[str, str | None]:
     """Path to SHA-256 (None where the hub does not say) of every safetensors file of a model."""
-    return {file.path: file.sha256 for file in _files(info) if file.path.endswith(".safetensors")}
+    return {file.path: file.sha256 for file in _files(info) if file.path.endswith(WEIGHT_SUFFIXES)}
 
 
 def _kind(folder: Path, chosen: Selection, pipeline: bool) -> tuple[Kind, Path]:

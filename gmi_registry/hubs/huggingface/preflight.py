@@ -26,6 +26,7 @@ from gmi_registry.hubs.huggingface.errors import Asked, explained
 from gmi_registry.hubs.huggingface.models import Models
 from gmi_registry.hubs.huggingface.patience import patiently
 from gmi_registry.hubs.protocol import Destination
+from gmi_registry.hubs.selection import WEIGHT_SUFFIXES
 from gmi_registry.sanitize import add_secret
 from gmi_registry.spec import SPEC_DIR, ModelRef
 
@@ -114,7 +115,7 @@ def check_push(api: HfApi, ref: ModelRef, *, create_pr: bool = False) -> Destina
         way="pull request" if propose else "commit",
         branch=now.branch,
         weights={
-            path: file.sha256 for path, file in now.files.items() if path.endswith(".safetensors")
+            path: file.sha256 for path, file in now.files.items() if path.endswith(WEIGHT_SUFFIXES)
         },
     )
 

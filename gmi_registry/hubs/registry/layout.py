@@ -23,7 +23,7 @@ from gmi_registry.errors import (
     SpecFormatError,
     UnsupportedOperationError,
 )
-from gmi_registry.hubs.huggingface.selection import RepoFile, select_pipeline
+from gmi_registry.hubs.selection import RepoFile, select_pipeline
 from gmi_registry.spec import (
     MANIFEST_NAME,
     PREVIEW_NAME,

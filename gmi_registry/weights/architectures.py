@@ -1,0 +1,306 @@
+"""Which architecture a diffusion network has, told from its layers' names and shapes.
+
+Sources: ``diffusers.loaders.single_file_utils`` for the names of the first releases, and the
+modules of ``diffusers.models`` for its own names.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+from gmi_registry.weights.keys import Keys
+
+__all__ = [
+    "ARCHITECTURES",
+    "VIDEO",
+    "Architecture",
+    "Network",
+    "architecture_title",
+    "network_of",
+]
+
+Architecture = Literal[
+    "sd1", "sd2", "sdxl", "sdxl-refiner", "kolors", "sd3", "flux1", "flux2", "flux3", "chroma",
+    "qwen-image", "qwen-image-2.1", "z-image", "lumina2", "lumina", "auraflow", "pixart", "sana",
+    "hidream", "hunyuandit", "hunyuan-image", "cogview3", "cogview4", "glm-image", "kandinsky2",
+    "kandinsky3", "stable-cascade", "omnigen", "omnigen2", "anima", "bria", "ovis-image",
+    "longcat-image", "ernie-image", "krea2", "ideogram4", "nucleus-image", "prx", "joyimage", "dit",
+    "deepfloyd-if", "pixel-unet", "wan", "ltx", "ltx2", "hunyuan-video", "cogvideox", "mochi",
+    "cosmos", "svd", "allegro", "kandinsky5", "sana-video", "animatediff", "stable-audio",
+    "ace-step",
+]  # fmt: skip
+
+_TITLES: dict[str, str] = {
+    "sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL",
+    "sdxl-refiner": "the SDXL refiner", "kolors": "Kolors", "sd3": "Stable Diffusion 3",
+    "flux1": "FLUX.1", "flux2": "FLUX.2", "flux3": "FLUX.3", "chroma": "Chroma",
+    "qwen-image": "Qwen-Image", "qwen-image-2.1": "Qwen-Image 2.1", "z-image": "Z-Image",
+    "lumina2": "Lumina 2", "lumina": "Lumina-Next", "auraflow": "AuraFlow", "pixart": "PixArt",
+    "sana": "Sana", "hidream": "HiDream", "hunyuandit": "HunyuanDiT",
+    "hunyuan-image": "HunyuanImage", "cogview3": "CogView3", "cogview4": "CogView4",
+    "glm-image": "GLM-Image", "kandinsky2": "Kandinsky 2", "kandinsky3": "Kandinsky 3",
+    "stable-cascade": "Stable Cascade", "omnigen": "OmniGen", "omnigen2": "OmniGen2",
+    "anima": "Anima", "bria": "Bria", "ovis-image": "Ovis-Image",
+    "longcat-image": "LongCat-Image", "ernie-image": "ERNIE-Image", "krea2": "Krea 2",
+    "ideogram4": "Ideogram 4", "nucleus-image": "Nucleus-Image", "prx": "PRX",
+    "joyimage": "JoyImage", "dit": "DiT", "deepfloyd-if": "DeepFloyd IF",
+    "pixel-unet": "a diffusion network without prompts", "wan": "Wan", "ltx": "LTX-Video",
+    "ltx2": "LTX-2", "hunyuan-video": "HunyuanVideo", "cogvideox": "CogVideoX",
+    "mochi": "Mochi", "cosmos": "Cosmos", "svd": "Stable Video Diffusion", "allegro": "Allegro",
+    "kandinsky5": "Kandinsky 5", "sana-video": "SANA-Video", "animatediff": "AnimateDiff",
+    "stable-audio": "Stable Audio", "ace-step": "ACE-Step",
+}  # fmt: skip
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
+
+VIDEO: frozenset[str] = frozenset(
+    {
+        "wan", "ltx", "ltx2", "hunyuan-video", "cogvideox", "mochi", "cosmos", "svd", "allegro",
+        "kandinsky5", "sana-video", "animatediff",
+    }
+)  # fmt: skip
+"""The architectures that make videos."""
+
+
+def architecture_title(name: str) -> str:
+    """What people call an architecture."""
+    return _TITLES[name]
+
+
+class Network(NamedTuple):
+    """A diffusion network. ``input_channels`` and ``output_channels`` are those of the noise.
+
+    More in than out are a picture's, or a mask's; None where the layout does not say.
+    ``variant`` names a member of a family that its layers tell apart (FLUX.1's ``schnell``).
+    ``diffusers`` says whether the layers have the names that diffusers gives them.
+    """
+
+    architecture: Architecture | None
+    input_channels: int | None = None
+    output_channels: int | None = None
+    variant: str | None = None
+    diffusers: bool = False
+
+
+class _Rule(NamedTuple):
+    """All of ``needs`` are in the names, and none of ``lacks``."""
+
+    architecture: Architecture
+    needs: tuple[str, ...]
+    lacks: tuple[str, ...] = ()
+    first: str | None = None
+    """The layer whose second side is the number of channels that come in,"""
+    last: str | None = None
+    """and the one whose first side is those that go out."""
+    diffusers: bool = False
+
+
+def _original(
+    architecture: Architecture, *needs: str, lacks: tuple[str, ...] = (), first: str | None = None,
+    last: str | None = None,
+) -> _Rule:  # fmt: skip
+    return _Rule(architecture, needs, lacks, first, last)
+
+
+def _diffusers(
+    architecture: Architecture, *needs: str, lacks: tuple[str, ...] = (), first: str | None = None,
+    last: str | None = None,
+) -> _Rule:  # fmt: skip
+    return _Rule(architecture, needs, lacks, first, last, True)
+
+
+_BLOCK = r"^transformer_blocks\.#\."
+_FLUX_IN, _FLUX_OUT = r"^img_in\.weight", r"^final_layer\.linear\.weight"
+_X_IN, _X_OUT = r"^x_embedder\.weight", r"^proj_out\.weight"
+_SINGLE = r"^single_transformer_blocks\.#\."
+# The first rule that fits counts: families that took over another's layers come before it.
+_RULES: tuple[_Rule, ...] = (
+    # Names of the first releases, which diffusers' loaders for single files know.
+    _original("flux3", r"^early_stream_modulations\.", r"^x_embedder|^img_in|^patch|^context",),
+    _original("flux2", r"^double_stream_modulation_img\.lin\.", first=_FLUX_IN, last=_FLUX_OUT),
+    _original("chroma", r"^distilled_guidance_layer\.", r"^double_blocks\.#\.", first=_FLUX_IN,
+              last=_FLUX_OUT),
+    _original("hunyuan-image", r"^txt_in\.individual_token_refiner\.", r"^byt5_in\.|^time_r_in\.",
+              r"^double_blocks\.", lacks=(r"^vision_in\.",)),
+    _original("hunyuan-video", r"^txt_in\.individual_token_refiner\."),
+    _original("flux1", r"^double_blocks\.#\.img_attn\.", r"^single_blocks\.#\.", first=_FLUX_IN,
+              last=_FLUX_OUT),
+    _original("sd3", r"^joint_blocks\.#\.context_block\.", first=r"^x_embedder\.proj\.weight"),
+    _original("auraflow", r"^double_layers\.#\.attn\.w1q|^single_layers\.#\.attn\.w1q",
+              r"^cond_seq_linear\."),
+    _original("stable-cascade", r"^clip_txt_pooled_mapper\.|^clip_txt_mapper\.|^effnet_mapper\.",
+              r"\.channelwise\.#"),
+    _original("stable-cascade", r"^clip_txt_pooled_mapper\.|^clip_txt_mapper\.|^effnet_mapper\.",
+              r"\.depthwise\."),
+    _original("omnigen2", r"^ref_image_refiner\.#\.|^ref_image_patch_embedder\."),
+    _original("z-image", r"^cap_pad_token$|^x_pad_token$", r"^layers\.#\.attention\.qkv\."),
+    _original("lumina2", r"^cap_embedder\.#\.", r"^layers\.#\.attention\.qkv\."),
+    _original("lumina", r"^cap_embedder\.#\.", r"^layers\.#\.attention\.wk_y\."),
+    _original("anima", r"^llm_adapter\.", r"^blocks\.#\."),
+    _original("cosmos", r"^x_embedder\.proj\.#\.", r"^blocks\."),
+    _original("mochi", r"^blocks\.#\.attn\.qkv_x\."),
+    _original("sana-video", r"^blocks\.#\.cross_attn\.kv_linear\.", r"^blocks\.#\.mlp\.t_conv\."),
+    _original("sana", r"^blocks\.#\.cross_attn\.kv_linear\.",
+              r"^blocks\.#\.mlp\.inverted_conv\.|^attention_y_norm\."),
+    _original("pixart", r"^blocks\.#\.cross_attn\.kv_linear\.", first=r"^x_embedder\.proj\.weight"),
+    _original("hunyuandit", r"^blocks\.#\.attn1\.Wqkv\.|^mlp_t5\.#"),
+    _original("wan", r"^blocks\.#\.self_attn\.q\.", r"^blocks\.#\.cross_attn\.k\."),
+    _original("ltx2", r"^audio_patchify_proj\.|^av_ca_"),
+    _original("ltx", r"^patchify_proj\."),
+    _original("krea2", r"^txtfusion\."),
+    _original("qwen-image-2.1", r"^txt_in\.text_norm\."),
+    _original("hidream", r"^double_stream_blocks\.#\.block\."),
+    _original("ace-step", r"^lyric_encoder\.|^genre_embedder\."),
+    _original("stable-audio", r"^transformer\.layers\.#\.cross_attn\.to_kv\.",
+              r"^to_cond_embed\.|^to_timestep_embed\."),
+    # The names of diffusers.
+    _diffusers("flux3", r"^early_stream_modulations\.\w+\.linear\."),
+    _diffusers("flux2", r"^double_stream_modulation_img\.linear\.", first=_X_IN, last=_X_OUT),
+    _diffusers("hunyuan-image", r"^context_embedder\.token_refiner\.", r"^time_guidance_embed\."),
+    _diffusers("hunyuan-video", r"^context_embedder\.token_refiner\."),
+    _diffusers("chroma", r"^distilled_guidance_layer\.", _SINGLE, first=_X_IN, last=_X_OUT),
+    _diffusers("ovis-image", r"^context_embedder_norm\.", _SINGLE),
+    _diffusers("bria", r"^caption_projection\.#\.linear\.", _SINGLE),
+    _diffusers("longcat-image", r"^time_embed\.timestep_embedder\.", _SINGLE,
+               r"^context_embedder\."),
+    _diffusers("auraflow", r"^joint_transformer_blocks\.#\."),
+    _diffusers("flux1", rf"{_SINGLE}proj_mlp\.", rf"{_BLOCK}attn\.add_k_proj\.",
+               r"^time_text_embed\.", first=_X_IN, last=_X_OUT),
+    _diffusers("nucleus-image", rf"{_BLOCK}img_mlp\.experts\."),
+    _diffusers("krea2", r"^text_fusion\."),
+    _diffusers("qwen-image", rf"{_BLOCK}img_mlp\.", rf"{_BLOCK}txt_mlp\.",
+               first=r"^img_in\.weight", last=_X_OUT),
+    _diffusers("sd3", rf"{_BLOCK}norm1_context\.", r"^pos_embed\.proj\.", r"^time_text_embed\.",
+               first=r"^pos_embed\.proj\.weight"),
+    _diffusers("mochi", r"^pos_frequencies$"),
+    _diffusers("z-image", r"^all_x_embedder\."),
+    _diffusers("lumina2", r"^time_caption_embed\.caption_embedder\.#\.", r"^noise_refiner\.#\."),
+    _diffusers("lumina", r"^time_caption_embed\.", r"^layers\.#\.", r"^patch_embedder\."),
+    _diffusers("ideogram4", r"^llm_cond_proj\."),
+    _diffusers("ernie-image", r"^layers\.#\.self_attention\.", r"^text_proj\."),
+    _diffusers("glm-image", r"^glyph_projector\."),
+    _diffusers("sana-video", r"\.ff\.conv_temp\."),
+    _diffusers("sana", rf"{_BLOCK}ff\.conv_inverted\."),
+    _diffusers("cogvideox", r"^patch_embed\.text_proj\.", r"^time_embedding\."),
+    _diffusers("cogview3", r"^patch_embed\.text_proj\.", r"^time_condition_embed\.",
+               r"^patch_embed\.pos_embed$"),
+    _diffusers("cogview4", r"^patch_embed\.text_proj\.", r"^time_condition_embed\."),
+    _diffusers("ltx2", r"^audio_proj_in\."),
+    _diffusers("ltx", r"^proj_in\.", r"^caption_projection\.", rf"{_BLOCK}scale_shift_table"),
+    _diffusers("cosmos", r"^patch_embed\.proj\.", r"^time_embed\.t_embedder\."),
+    _diffusers("hunyuandit", r"^text_embedding_padding$"),
+    _diffusers("wan", r"^condition_embedder\.time_proj\.", r"^patch_embedding\."),
+    _diffusers("joyimage", r"^double_blocks\.#\.attn\.img_attn_qkv\.", r"^condition_embedder\."),
+    _diffusers("prx", r"^blocks\.#\.attention\.img_qkv_proj\."),
+    _diffusers("kandinsky5", r"^visual_transformer_blocks\.#\."),
+    _diffusers("omnigen", r"^patch_embedding\.output_image_proj\.|^time_token\.linear_"),
+    _diffusers("kandinsky3", r"^add_time_condition\.", r"^encoder_hid_proj\."),
+    _diffusers("dit", rf"{_BLOCK}norm1\.emb\.class_embedder\."),
+)  # fmt: skip
+
+
+def network_of(keys: Keys) -> Network | None:
+    """What diffusion network these layers make, without a prefix before their names; else None."""
+    for rule in _RULES:
+        if keys.has(*rule.needs) and not keys.has_any(*rule.lacks):
+            return Network(
+                _refined(rule.architecture, keys),
+                keys.size(rule.first, 1) if rule.first else None,
+                keys.size(rule.last, 0) if rule.last else None,
+                _variant(rule.architecture, keys),
+                rule.diffusers,
+            )
+    return _unet(keys) or _pixart(keys)
+
+
+def _refined(architecture: Architecture, keys: Keys) -> Architecture:
+    if architecture == "hunyuan-video":
+        # An image has no third side that is patched.
+        sides = keys.tensor(r"^img_in\.proj\.weight|^x_embedder\.proj\.weight")
+        if sides is not None and len(sides.shape) == 4:
+            return "hunyuan-image"
+    if architecture == "lumina2" and keys.has(r"^layers\.#\.adaLN_modulation\.#\."):
+        # The two families differ in where the layer stands behind its activation.
+        if "layers.0.adaLN_modulation.0.weight" in keys.tensors:
+            return "z-image"
+    return architecture
+
+
+def _variant(architecture: Architecture, keys: Keys) -> str | None:
+    if architecture == "flux1":
+        guided = keys.has_any(r"^guidance_in\.", r"guidance_embedder\.")
+        return "dev" if guided else "schnell"
+    if architecture == "sd3":
+        layers = max(
+            keys.layers(r"^joint_blocks\.(\d+)\."), keys.layers(r"^transformer_blocks\.(\d+)\.")
+        )
+        if layers == 38:
+            return "3.5-large"
+        return (
+            "3.5-medium" if keys.has_any(r"\.x_block\.attn2\.", r"\.attn2\.to_q\.") else "3-medium"
+        )
+    if architecture == "pixart":
+        return "alpha" if keys.has_any(r"^csize_embedder\.", r"resolution_embedder\.") else "sigma"
+    return None
+
+
+def _pixart(keys: Keys) -> Network | None:
+    """PixArt, and Allegro which has its layers, for videos."""
+    if not keys.has(r"^adaln_single\.", r"^pos_embed\.proj\.", rf"{_BLOCK}attn2\."):
+        return None
+    inside = keys.size(r"^pos_embed\.proj\.weight", 0)
+    found: Architecture = "allegro" if inside == 2304 else "pixart"
+    channels = keys.size(r"^pos_embed\.proj\.weight", 1)
+    return Network(found, channels, None, _variant(found, keys), True)
+
+
+_CONTEXTS: dict[int | None, Architecture] = {
+    768: "sd1",
+    1024: "sd2",
+    2048: "sdxl",
+    1280: "sdxl-refiner",
+}
+
+
+def _unet(keys: Keys) -> Network | None:
+    original = keys.has(r"^input_blocks\.#\.#\.", r"^output_blocks\.#\.")
+    ours = keys.has(r"^down_blocks\.#\.", r"^up_blocks\.#\.", r"^conv_in\.", r"^time_embedding\.")
+    if not original and not ours:
+        return None
+    first, last = (
+        (r"^input_blocks\.#\.#\.weight", r"^out\.#\.weight")
+        if original
+        else (r"^conv_in\.weight", r"^conv_out\.weight")
+    )
+    if original:
+        tensor = keys.tensors.get("input_blocks.0.0.weight")
+        channels = tensor.shape[1] if tensor and len(tensor.shape) > 1 else keys.size(first, 1)
+        tensor = keys.tensors.get("out.2.weight")
+        out = tensor.shape[0] if tensor and tensor.shape else keys.size(last, 0)
+    else:
+        channels, out = keys.size(first, 1), keys.size(last, 0)
+    return Network(_unet_kind(keys), channels, out, None, ours)
+
+
+def _unet_kind(keys: Keys) -> Architecture | None:
+    if keys.has_any(r"\.time_stack\.", r"\.temporal_transformer_blocks\.", r"\.time_mixer\."):
+        return "svd"
+    if keys.has_any(r"\.motion_modules\."):
+        return "animatediff"
+    if keys.has_any(r"\.temp_attentions\.", r"^transformer_in\."):
+        return "svd"
+    if keys.has(r"^encoder_hid_proj\.", r"^add_embedding\."):
+        return "kolors"
+    if keys.has_any(r"^add_embedding\.(norm|pool|text|image)", r"^encoder_hid_proj\."):
+        deep = keys.has_any(r"^add_embedding\.(norm1|pool)", r"\.add_k_proj\.")
+        return "kandinsky2" if keys.has(r"^add_embedding\.image") or not deep else "deepfloyd-if"
+    context = keys.size(r"\.attn2\.to_k\.weight", -1)
+    known = _CONTEXTS.get(context)
+    if known is not None:
+        return known
+    if keys.has_any(r"^add_embedding\.linear_", r"^label_emb\.#\.#\.weight"):
+        return "sdxl"
+    if context is None:
+        return None if keys.has_any(r"\.attn2\.") else "pixel-unet"
+    # Networks of another size than those of the releases: the projections of SD 1 are convolutions.
+    sides = keys.tensor(r"\.proj_in\.weight")
+    return None if sides is None else "sd1" if len(sides.shape) == 4 else "sd2"

@@ -54,6 +54,7 @@ class Order:
     proposal: dict[str, bool]
     progress: Progress
     store: SpecStore | None
+    allow_partial: bool = False
 
     @property
     def shelf(self) -> Hub | SpecStore:

@@ -127,6 +127,7 @@ def publish(
     output: Path | None = None,
     dry_run: bool = False,
     force: bool = False,
+    allow_partial: bool = False,
     keep_images: bool = False,
     create_pr: bool | None = None,
     store: SpecStore | None = None,
@@ -153,6 +154,9 @@ def publish(
     description goes out with the old embeddings, and nothing is drawn. ``force`` draws all the
     same.
 
+    A LoRA of which some tensors have no place in its base is refused; with ``allow_partial`` it is
+    described as far as it goes, and the recipe holds the share.
+
     A card without a licence is a warning and no error: the format has the field for those who
     state one, hubs take models without, and a model that is not described cannot be found.
 
@@ -162,7 +166,7 @@ def publish(
     overrides = overrides or RecipeOverrides()
     # Said only where it is wanted: a hub of somebody else's may know nothing of proposals.
     proposal = {} if create_pr is None else {"create_pr": create_pr}
-    order = Order(ref, hub, work, output, device, force, proposal, progress, store)
+    order = Order(ref, hub, work, output, device, force, proposal, progress, store, allow_partial)
     progress("check", 0, _CHECKS)
     there = _check_machine(order, overrides)
     # A model that was renamed is described, and pushed to, under its present name.
@@ -224,6 +228,11 @@ def _check(
     progress("check", 2, _CHECKS)
     found = _find(order, prompts, destination)
     generation.check_advice(found.outline, found.outline.kind, overrides)
+    if order.allow_partial and found.outline.kind not in (None, "lora"):
+        raise InputError(
+            f"{order.ref} is no LoRA, of which a part could be left out",
+            hint="leave out --allow-partial",
+        )
     published = _published(place, order.shelf, found.weights, order.hub)
     existing = published
     if order.output is not None:
@@ -239,7 +248,13 @@ def _check(
         folder = order.hub.fetch_encoder(*found.encoder)
         encoder = (load or _load)(found.encoder, folder, device)
     progress("check", 5, _CHECKS)
-    loaded = generation.load_model(model, device=device, dtype=overrides.dtype)
+    loaded = generation.load_model(
+        model,
+        device=device,
+        dtype=overrides.dtype,
+        allow_partial=order.allow_partial,
+        lora_scale=overrides.lora_scale,
+    )
     pipeline = loaded.pipeline
     recipe, origins, notes = _recipe(loaded, model, overrides, found.prompt_sets)
     previous = published.digest if published is not None else None

@@ -1,50 +1,328 @@
-"""LoRAs: which file of a model holds one, and how it is put on its base."""
+"""Adapters: which file of a model holds one, and how a LoRA, or a textual inversion, is put on its
+base.
+
+A LoRA is refused unless all of its tensors reach the base: libraries leave out what they do not
+know, and a specification of a part of a LoRA would be one of another model.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from gmi_registry.errors import GenerationError
-from gmi_registry.generation.refusals import pickled, refused
+from gmi_registry.generation.accounting import unapplied
+from gmi_registry.generation.lora_file import LoraFile, read_lora_file
+from gmi_registry.generation.lycoris import (
+    MergedAdapter,
+    is_merged,
+    merge_adapter,
+    require_lycoris,
+)
+from gmi_registry.generation.refusals import one_line, pickled, refused
+from gmi_registry.generation.textual_inversion import (
+    embeddings_of,
+    learned_words,
+    load_embeddings,
+)
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import LoraPartial
+from gmi_registry.weights import architecture_title, identify_file
 
-__all__ = ["ADAPTER", "apply_lora", "lora_file"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "ADAPTER",
+    "apply_lora",
+    "apply_textual_inversion",
+    "check_adapter",
+    "learned_words",
+    "lora_file",
+    "set_lora_scale",
+]
 
 ADAPTER = "gmi"
 """The name under which a LoRA is loaded, so that its scale can be set."""
 
 _LORA_FILE = "pytorch_lora_weights.safetensors"
+_MERGED = "_gmi_merged_adapter"
+_METADATA = "lora_adapter_metadata"
 
 
-def apply_lora(pipeline: Any, model: ModelFiles) -> tuple[LoraPartial | None, list[str]]:
-    """Load the LoRA ``model`` into the ``pipeline`` of its base, under the name :data:`ADAPTER`.
+def apply_lora(
+    pipeline: Any, model: ModelFiles, *, allow_partial: bool = False, scale: float = 1.0
+) -> tuple[LoraPartial | None, list[str]]:
+    """Put the LoRA ``model`` on the ``pipeline`` of its base, at a ``scale`` that
+    :func:`set_lora_scale` can change.
 
-    Returns the share of its tensors that was applied (None: all), and notes for people. Raises
-    GenerationError for a LoRA that does not fit.
+    What diffusers loads goes by the name :data:`ADAPTER`; other kinds become part of the weights.
+    Textual inversions that come along are loaded with their words. Returns the share of its tensors
+    that was applied (None: all), and notes for people.
+
+    Raises GenerationError for a LoRA that is damaged, has no effect or does not fit, and for one of
+    which some tensors have no place in the base, unless ``allow_partial``; MissingExtraError
+    without lycoris-lora where that is needed.
     """
     weight = lora_file(model)
-    if not hasattr(pipeline, "load_lora_weights"):
-        raise GenerationError(f"{model.ref}: a {type(pipeline).__name__} takes no LoRA")
+    file = read_lora_file(_path(model, weight), f"{model.ref}: {weight}")
+    notes, taught = _load_words(pipeline, model, weight, file)
+    networks = {
+        key: value for key, value in file.tensors.items() if key not in set(file.embeddings)
+    }
+    if not networks:
+        return None, notes
+    missing: list[str] | None = None
+    if is_merged(file):
+        missing = _merge(pipeline, model, file, scale)
+    if missing is None:
+        missing = _load(pipeline, model, weight, file, networks)
+    missing = [key for key in missing if key not in taught]
+    return _share(model, file, missing, allow_partial, notes), notes
+
+
+def _path(model: ModelFiles, weight: str) -> Path:
+    return model.path / weight if model.path.is_dir() else model.path
+
+
+def _merge(pipeline: Any, model: ModelFiles, file: LoraFile, scale: float) -> list[str] | None:
+    """Names of the tensors without a place; None where diffusers knows the layers' names better."""
     try:
-        # The exact name: left to guess, diffusers takes the first file that looks like weights.
-        pipeline.load_lora_weights(
-            str(model.path),
-            weight_name=weight,
-            adapter_name=ADAPTER,
-            use_safetensors=True,
-            local_files_only=True,
-        )
-        loaded = {name for names in pipeline.get_list_adapters().values() for name in names}
-    except Exception as error:
-        raise refused(model, f"{weight} does not fit its base model", error) from error
-    if ADAPTER not in loaded:  # diffusers says so in a warning, and draws with the bare base
+        adapter, missing = merge_adapter(pipeline, file, scale)
+    except GenerationError:
+        raise
+    if len(missing) == len(file.tensors) - len(file.embeddings):
+        return None
+    setattr(pipeline, _MERGED, adapter)
+    return missing
+
+
+def _load(
+    pipeline: Any,
+    model: ModelFiles,
+    weight: str,
+    file: LoraFile,
+    networks: dict[str, torch.Tensor],
+) -> list[str]:
+    """Load a LoRA by diffusers; the names of the tensors that did not get there."""
+    if not hasattr(pipeline, "load_lora_weights"):
         raise GenerationError(
-            f"{model.ref}: {weight} holds no layer that its base model has",
-            hint="check base_model in the model card",
+            f"{model.ref}: a {type(pipeline).__name__} takes no LoRA",
+            hint="publish it with the base model that it was made for",
         )
-    return None, []
+    first: Exception | None = None
+    for tensors in _attempts(file, networks):
+        try:
+            with _folder(model, weight, file, tensors) as (folder, name):
+                # The exact name: left to guess, diffusers takes the first file like weights.
+                pipeline.load_lora_weights(
+                    str(folder),
+                    weight_name=name,
+                    adapter_name=ADAPTER,
+                    use_safetensors=True,
+                    local_files_only=True,
+                )
+            loaded = {name for names in pipeline.get_list_adapters().values() for name in names}
+        except Exception as error:
+            first = first or error
+            _unload(pipeline)
+            continue
+        if ADAPTER in loaded:  # else diffusers warns, and generates with the bare base
+            return unapplied(file, pipeline, ADAPTER)
+    if first is None:
+        raise GenerationError(
+            f"{model.ref}: {weight} holds no layer that its base model has "
+            f"({', '.join(_layers(file, networks)[:2])}, ...)",
+            hint=_other_base(model),
+        )
+    kind = file.algorithms[0] if file.algorithms else "LoRA"
+    error = refused(model, f"{weight}, a {kind} adapter, does not fit its base model", first)
+    raise GenerationError(error.message, hint=_other_base(model)) from first
+
+
+def _attempts(
+    file: LoraFile, networks: dict[str, torch.Tensor]
+) -> Iterator[dict[str, torch.Tensor] | None]:
+    """What is handed to diffusers: the file as it is (None), then without what it stumbles over.
+
+    It refuses a file for a single key that it does not know; what is left out here is counted as
+    not applied. Some of its readers know no alphas, whose effect can be had without them.
+    """
+    yield None if len(networks) == len(file.tensors) else networks
+    layers = [layer for layer in file.layers.values() if layer.algorithm in ("LoRA", "DoRA")]
+    plain = {key: networks[key] for layer in layers for key in layer.keys.values()}
+    if plain and len(plain) < len(networks):
+        yield plain
+    folded = dict(plain)
+    for layer in layers:
+        alpha = file.alpha(layer)
+        if alpha is None:
+            continue
+        for role in ("alpha", "network_alpha"):
+            folded.pop(layer.keys.get(role, ""), None)
+        up = plain[layer.keys["up"]]
+        scale = alpha / up.shape[1]
+        folded[layer.keys["up"]] = (up.float() * scale).to(up.dtype)
+    if len(folded) < len(plain):
+        yield folded
+
+
+@contextmanager
+def _folder(
+    model: ModelFiles, weight: str, file: LoraFile, tensors: dict[str, torch.Tensor] | None
+) -> Iterator[tuple[Path, str]]:
+    """A folder and the name of the file in it that holds ``tensors`` (None: the model's own)."""
+    if tensors is None:
+        path = _path(model, weight)
+        yield path.parent, path.name
+        return
+    from safetensors.torch import save_file
+
+    with TemporaryDirectory(prefix="gmi-lora-") as folder:
+        copies = {key: value.contiguous() for key, value in tensors.items()}
+        said = {key: text for key, text in file.metadata.items() if key in ("format", _METADATA)}
+        save_file(copies, Path(folder) / _LORA_FILE, metadata=said or None)
+        yield Path(folder), _LORA_FILE
+
+
+def _unload(pipeline: Any) -> None:
+    """Remove what a failed attempt has left in some of the parts."""
+    try:
+        pipeline.unload_lora_weights()
+    except Exception:
+        return
+
+
+def _layers(file: LoraFile, keys: Iterable[str]) -> list[str]:
+    """The layers that tensors belong to, or their own names where they belong to none."""
+    owners = {key: layer.name for layer in file.layers.values() for key in layer.keys.values()}
+    return [f"{name[:120]}" for name in dict.fromkeys(owners.get(key, key) for key in keys)]
+
+
+def _share(
+    model: ModelFiles,
+    file: LoraFile,
+    missing: list[str],
+    allow_partial: bool,
+    notes: list[str],
+) -> LoraPartial | None:
+    """What was applied, where that is not all. Raises GenerationError unless that is allowed."""
+    if not missing:
+        return None
+    lost, layers = _layers(file, missing), _layers(file, file.tensors)
+    counts = f"{len(missing):,} of {len(file.tensors):,} tensors"
+    names = ", ".join(lost[:3])
+    told = (
+        f"its base has no place for {len(lost):,} of {len(layers):,} layers ({counts}), such as "
+        f"{names}"
+    )
+    applied = len(file.tensors) - len(missing)
+    if applied == 0:
+        raise GenerationError(
+            f"{model.ref}: {told}: nothing of it can be applied", hint=_other_base(model)
+        )
+    if not allow_partial:
+        raise GenerationError(
+            f"{model.ref}: {told}",
+            hint=f"{_other_base(model)}; or publish what fits, which the specification then says: "
+            "--allow-partial",
+        )
+    notes.append(f"{told}; the images are made without them, and the recipe says so")
+    return LoraPartial(applied=applied, tensors=len(file.tensors))
+
+
+def _other_base(model: ModelFiles) -> str:
+    base = "" if model.base is None else f", which is {model.base.ref.without_revision} now"
+    return f"check base_model in the model card{base}, or name another one: --base REPO"
+
+
+def set_lora_scale(pipeline: Any, scale: float) -> None:
+    """Multiply what a LoRA adds to its base by ``scale``, however it was put there."""
+    merged: MergedAdapter | None = getattr(pipeline, _MERGED, None)
+    if merged is not None:
+        merged.set_scale(scale)
+    adapters = getattr(pipeline, "get_list_adapters", dict)()
+    if any(ADAPTER in names for names in adapters.values()):
+        pipeline.set_adapters([ADAPTER], [scale])
+
+
+def apply_textual_inversion(pipeline: Any, model: ModelFiles) -> list[str]:
+    """Teach the text encoders of ``pipeline`` the words of the textual inversion ``model``.
+
+    Returns notes for people. Raises GenerationError for a base that cannot be taught words, and for
+    vectors of another width than its text encoders'.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    notes: list[str] = []
+    names = [weight.path for weight in model.weights]
+    safe = [name for name in names if name.lower().endswith(".safetensors")]
+    if not safe:
+        raise pickled(model, names[0] if names else model.path.name)
+    for name in safe:
+        try:
+            tensors = load_file(_path(model, name))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise refused(model, f"{name} cannot be read", error) from error
+        _require_finite(f"{model.ref}: {name}", tensors)
+        found = embeddings_of(tensors, name, words=model.card.trigger_words)
+        notes += load_embeddings(pipeline, str(model.ref), found, name=name)
+    return notes
+
+
+def _load_words(
+    pipeline: Any, model: ModelFiles, weight: str, file: LoraFile
+) -> tuple[list[str], set[str]]:
+    """Load the textual inversions in the LoRA's file and beside it; notes, and what was loaded."""
+    from safetensors.torch import load_file
+
+    notes: list[str] = []
+    words = model.card.trigger_words
+    if file.embeddings:
+        inside = {key: file.tensors[key] for key in file.embeddings}
+        found = embeddings_of(inside, weight, words=words, beside_lora="clip_l" in inside)
+        notes += load_embeddings(pipeline, str(model.ref), found)
+    for name in _embedding_files(model, weight):
+        tensors = load_file(_path(model, name))
+        _require_finite(f"{model.ref}: {name}", tensors)
+        found = embeddings_of(tensors, name, words=words, beside_lora=True)
+        notes += load_embeddings(pipeline, str(model.ref), found)
+        notes.append(f"{name} is loaded, too: {', '.join(found)}")
+    return notes, set(file.embeddings)
+
+
+def _embedding_files(model: ModelFiles, weight: str) -> list[str]:
+    """Files with textual inversions beside a LoRA, as pivotal tuning writes them."""
+    if not model.path.is_dir():
+        return []
+    folder = PurePosixPath(weight).parent
+    paths = (entry.path for entry in model.weights)
+    return [
+        path
+        for path in paths
+        if path != weight and PurePosixPath(path).parent == folder and _is_embedding(model, path)
+    ]
+
+
+def _is_embedding(model: ModelFiles, path: str) -> bool:
+    if not path.lower().endswith(".safetensors"):
+        return False
+    return identify_file(model.path / path).kind == "textual-inversion"
+
+
+def _require_finite(who: str, tensors: dict[str, torch.Tensor]) -> None:
+    import torch
+
+    for key, value in tensors.items():
+        if value.dtype.is_floating_point and not bool(torch.isfinite(value.float()).all()):
+            raise GenerationError(
+                f"{who}: the tensor {key[:200]} holds numbers that are not finite",
+                hint="the training failed, or the file is damaged: publish an earlier step",
+            )
 
 
 def lora_file(model: ModelFiles) -> str:
@@ -54,6 +332,8 @@ def lora_file(model: ModelFiles) -> str:
     if not safe and paths:
         raise pickled(model, paths[0])
     preferred = [path for path in safe if Path(path).name == _LORA_FILE] or safe
+    if len(preferred) > 1 and model.path.is_dir():
+        preferred = [path for path in preferred if not _is_embedding(model, path)]
     if len(preferred) != 1:
         found = ", ".join(preferred[:5]) or "none"
         raise GenerationError(
@@ -61,3 +341,53 @@ def lora_file(model: ModelFiles) -> str:
             hint=f"name the file to use {_LORA_FILE}, or publish one LoRA a repository",
         )
     return preferred[0]
+
+
+def check_adapter(model: ModelFiles) -> None:
+    """Raise GenerationError for what an adapter's file tells before anything is loaded.
+
+    That is a pickle, several files of which one is meant, and another architecture than its base's,
+    where both are known.
+    """
+    if model.kind == "lora":
+        path = _path(model, lora_file(model))
+    else:
+        safe = [name.path for name in model.weights if name.path.endswith(".safetensors")]
+        if not safe:
+            raise pickled(model, model.weights[0].path if model.weights else model.path.name)
+        path = _path(model, safe[0])
+    if not path.is_file():
+        return
+    file, base = identify_file(path), model.base
+    there = None if base is None else _architecture(base)
+    if base is None or None in (file.architecture, there) or file.architecture == there:
+        return
+    if {file.architecture, there} in _RELATED:
+        return
+    raise GenerationError(
+        f"{model.ref}: {path.name} is {file.title}, and its base model {base.ref} is "
+        f"{architecture_title(str(there))}",
+        hint=_other_base(model),
+    )
+
+
+# Networks that have many layers in common, so that adapters of one may fit the other.
+_RELATED: tuple[set[str | None], ...] = (
+    {"sdxl", "kolors"},
+    {"flux1", "chroma"},
+    {"sd1", "animatediff"},
+    {"qwen-image", "qwen-image-2.1"},
+)
+
+
+def _architecture(model: ModelFiles) -> str | None:
+    """That of the network of a model, told by the names and shapes in its files."""
+    if model.kind in ("lora", "textual-inversion"):
+        return None if model.base is None else _architecture(model.base)
+    if model.path.is_file():
+        return identify_file(model.path).architecture
+    for weight in model.weights:
+        path = model.path / weight.path
+        if weight.path.split("/")[0] in ("unet", "transformer") and path.is_file():
+            return identify_file(path).architecture
+    return None

@@ -10,14 +10,14 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gmi_registry.device import DtypeName, default_device, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
-from gmi_registry.generation.adapters import apply_lora, lora_file
+from gmi_registry.generation.adapters import apply_lora, apply_textual_inversion, check_adapter
 from gmi_registry.generation.folder import chosen_folder
 from gmi_registry.generation.refusals import needs_code, pickled, refused
 from gmi_registry.generation.single_file import (
@@ -67,8 +67,8 @@ def check_model(model: ModelFiles) -> None:
     if model.kind == "checkpoint":
         _require_no_pickles(model)
         _read_index(model)
-    elif model.kind == "lora":
-        lora_file(model)
+    elif model.kind in ("lora", "textual-inversion"):
+        check_adapter(model)
         check_model(_base_of(model))
     else:
         _require_single_file(model)
@@ -149,13 +149,21 @@ class LoadedModel:
 
 
 def load_model(
-    model: ModelFiles, *, device: str | None = None, dtype: DtypeName | None = None
+    model: ModelFiles,
+    *,
+    device: str | None = None,
+    dtype: DtypeName | None = None,
+    allow_partial: bool = False,
+    lora_scale: float | None = None,
 ) -> LoadedModel:
     """The model, ready to generate images, without a safety checker.
 
     A safety checker would put black images into a specification; ``nsfw`` in the model card
     serves instead. ``device`` is torch's name of one, by default :func:`default_device`;
-    ``dtype`` is by default float32 on a CPU and float16 elsewhere. Raises InputError for a device
+    ``dtype`` is by default float32 on a CPU and float16 elsewhere. With ``allow_partial`` a LoRA is
+    taken of which some tensors have no place in its base. ``lora_scale`` is the scale at which a
+    LoRA is put on its base (by default 1); generating sets that of its recipe, which is slower
+    where a LoRA is a part of the weights. Raises InputError for a device
     that is not there or cannot compute so; GenerationError for a model that is incomplete, holds
     pickles or code in place of safetensors, does not generate from a text alone, or that diffusers
     refuses; MissingExtraError without diffusers.
@@ -168,7 +176,9 @@ def load_model(
         dtype = "float32" if device.startswith("cpu") else "float16"
     require_dtype(device, dtype)
     with _quiet():
-        loaded = _load(model, getattr(torch, dtype))
+        loaded = _load(
+            model, getattr(torch, dtype), allow_partial=allow_partial, lora_scale=lora_scale or 1.0
+        )
         try:
             loaded.pipeline.to(device)
         except Exception as error:
@@ -209,11 +219,18 @@ def _quiet() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
-def _load(model: ModelFiles, dtype: torch.dtype) -> LoadedModel:
-    if model.kind == "lora":
-        lora_file(model)
+def _load(
+    model: ModelFiles, dtype: torch.dtype, *, allow_partial: bool = False, lora_scale: float = 1.0
+) -> LoadedModel:
+    if model.kind in ("lora", "textual-inversion"):
+        check_adapter(model)
         below = _load(_base_of(model), dtype)
-        partial, notes = apply_lora(below.pipeline, model)
+        if model.kind == "textual-inversion":
+            notes = apply_textual_inversion(below.pipeline, model)
+            return replace(below, notes=(*below.notes, *notes))
+        partial, notes = apply_lora(
+            below.pipeline, model, allow_partial=allow_partial, scale=lora_scale
+        )
         return LoadedModel(below.pipeline, (*below.notes, *notes), partial)
     if model.kind == "single-file":
         base, index = _require_single_file(model)
@@ -285,7 +302,9 @@ def _base_of(model: ModelFiles) -> ModelFiles:
     if model.base is not None:
         return model.base
     named = model.card.base_model
-    what = "LoRA" if model.kind == "lora" else "single-file checkpoint"
+    what = {"lora": "LoRA", "textual-inversion": "textual inversion"}.get(
+        model.kind, "single-file checkpoint"
+    )
     if named is None:
         raise GenerationError(
             f"{model.ref}: the model card names no base model, which a {what} needs",

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from gmi_registry.device import DtypeName
 from gmi_registry.errors import GenerationError, InputError
+from gmi_registry.generation.adapters import learned_words
 from gmi_registry.generation.advice import Carded, adviser
 from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.model import Kind, ModelFiles
@@ -75,6 +76,11 @@ _PLAIN: dict[str, Any] = {
 def check_overrides(overrides: RecipeOverrides) -> None:
     """Raise InputError for an override that no model's recipe may hold. Loads nothing."""
     _validated(_PLAIN | _given(overrides), dict.fromkeys(vars(overrides), _CALLER))
+    if overrides.lora_scale == 0:
+        raise InputError(
+            "a LoRA of scale 0 has no effect, and its specification would be the base model's",
+            hint="give another --lora-scale, or publish the base model",
+        )
     if overrides.dtype not in (None, *get_args(DtypeName)):
         raise InputError(
             f"dtype {one_line(str(overrides.dtype), 60)} ({_CALLER}) is none that is known",
@@ -149,12 +155,9 @@ def _settings(
         "seeds": ((0,), _PACKAGE),
         "dtype": (str(pipeline.dtype).removeprefix("torch."), "the device's usual one"),
         "lora_scale": (1.0 if model.kind == "lora" else None, _PACKAGE),
-        "trigger_words": (
-            model.card.trigger_words,
-            _card_of(model) if model.card.trigger_words else _PACKAGE,
-        ),
+        "trigger_words": _trigger_words(pipeline, model),
         "prompt_template": _advice(model, "prompt_template") or ("{prompt}", _PACKAGE),
-        "negative_prompt": ("", _PACKAGE),
+        "negative_prompt": _negative_words(pipeline),
         "batch_size": (
             max(1, min(_LARGEST_BATCH, _BATCH_PIXELS // max(1, width * height))),
             "follows from the size",
@@ -166,6 +169,23 @@ def _settings(
     origins = {name: origin for name, (_, origin) in found.items()}
     asked_for = given.keys() | ({"dtype"} if overrides.dtype is not None else set())
     return values, origins | dict.fromkeys(asked_for, _CALLER)
+
+
+def _trigger_words(pipeline: Pipeline, model: ModelFiles) -> tuple[tuple[str, ...], str]:
+    """Those of the card, and the words of textual inversions that these do not hold."""
+    words = model.card.trigger_words
+    learned = learned_words(pipeline)
+    # What the card calls a word that goes by another spelling here, or is for negative prompts.
+    words = tuple(word for word in words if word not in learned.replaced)
+    missing = tuple(word for word in learned.words if not any(word in text for text in words))
+    if missing:
+        return (*missing, *words), "the words that its file teaches"
+    return words, _card_of(model) if words else _PACKAGE
+
+
+def _negative_words(pipeline: Pipeline) -> tuple[str, str]:
+    negative = learned_words(pipeline).negative
+    return (", ".join(negative), "the words that its file teaches") if negative else ("", _PACKAGE)
 
 
 def _given(overrides: RecipeOverrides) -> dict[str, Any]:

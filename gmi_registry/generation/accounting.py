@@ -64,7 +64,7 @@ class _Loaded:
         self._vectors: list[torch.Tensor] = []
         for part in _parts(pipeline):
             for name, value in part.named_parameters():
-                if "norm" in name and value.dim() == 1:
+                if "norm" in name and value.dim() == 1 and not value.is_meta:
                     self._vectors.append(value.detach())
             for layer in part.modules():
                 found = _rows(layer, adapter)

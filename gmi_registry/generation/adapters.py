@@ -19,10 +19,10 @@ from gmi_registry.generation.lora_file import LoraFile, read_lora_file
 from gmi_registry.generation.lycoris import (
     MergedAdapter,
     is_merged,
+    layer_place,
     merge_adapter,
-    require_lycoris,
 )
-from gmi_registry.generation.refusals import one_line, pickled, refused
+from gmi_registry.generation.refusals import pickled, refused
 from gmi_registry.generation.textual_inversion import (
     embeddings_of,
     learned_words,
@@ -75,12 +75,13 @@ def apply_lora(
     }
     if not networks:
         return None, notes
-    missing: list[str] | None = None
-    if is_merged(file):
-        missing = _merge(pipeline, model, file, scale)
-    if missing is None:
+    missing = list(networks)
+    if not is_merged(file):
         missing = _load(pipeline, model, weight, file, networks)
-    missing = [key for key in missing if key not in taught]
+    if missing:
+        missing = _merge(pipeline, file, missing, scale)
+    if len(missing) == len(networks) and not taught:
+        raise _fits_nowhere(pipeline, model, weight, file, networks)
     return _share(model, file, missing, allow_partial, notes), notes
 
 
@@ -88,14 +89,17 @@ def _path(model: ModelFiles, weight: str) -> Path:
     return model.path / weight if model.path.is_dir() else model.path
 
 
-def _merge(pipeline: Any, model: ModelFiles, file: LoraFile, scale: float) -> list[str] | None:
-    """Names of the tensors without a place; None where diffusers knows the layers' names better."""
-    try:
-        adapter, missing = merge_adapter(pipeline, file, scale)
-    except GenerationError:
-        raise
-    if len(missing) == len(file.tensors) - len(file.embeddings):
-        return None
+def _merge(pipeline: Any, file: LoraFile, keys: list[str], scale: float) -> list[str]:
+    """Make the layers that ``keys`` belong to part of the weights of the base, by their names.
+
+    The names of the tensors that have no place even so.
+    """
+    chosen = set(keys)
+    for layer in file.layers.values():  # whole layers
+        if chosen.intersection(layer.keys.values()):
+            chosen.update(layer.keys.values())
+    rest = {key: value for key, value in file.tensors.items() if key in chosen}
+    adapter, missing = merge_adapter(pipeline, LoraFile(file.name, rest, file.metadata), scale)
     setattr(pipeline, _MERGED, adapter)
     return missing
 
@@ -113,61 +117,134 @@ def _load(
             f"{model.ref}: a {type(pipeline).__name__} takes no LoRA",
             hint="publish it with the base model that it was made for",
         )
-    first: Exception | None = None
-    for tensors in _attempts(file, networks):
-        try:
-            with _folder(model, weight, file, tensors) as (folder, name):
-                # The exact name: left to guess, diffusers takes the first file like weights.
-                pipeline.load_lora_weights(
-                    str(folder),
-                    weight_name=name,
-                    adapter_name=ADAPTER,
-                    use_safetensors=True,
-                    local_files_only=True,
-                )
-            loaded = {name for names in pipeline.get_list_adapters().values() for name in names}
-        except Exception as error:
-            first = first or error
-            _unload(pipeline)
-            continue
-        if ADAPTER in loaded:  # else diffusers warns, and generates with the bare base
-            return unapplied(file, pipeline, ADAPTER)
-    if first is None:
-        raise GenerationError(
-            f"{model.ref}: {weight} holds no layer that its base model has "
-            f"({', '.join(_layers(file, networks)[:2])}, ...)",
-            hint=_other_base(model),
+    best: tuple[list[str], dict[str, torch.Tensor] | None] = (list(networks), None)
+    for tensors in _attempts(pipeline, file, networks):
+        missing = _attempt(pipeline, model, weight, file, tensors)
+        if not missing:
+            return []
+        _unload(pipeline)
+        if len(missing) < len(best[0]):
+            best = (missing, tensors)
+    if len(best[0]) < len(networks):
+        _attempt(pipeline, model, weight, file, best[1])
+    return best[0]
+
+
+def _attempt(
+    pipeline: Any,
+    model: ModelFiles,
+    weight: str,
+    file: LoraFile,
+    tensors: dict[str, torch.Tensor] | None,
+) -> list[str]:
+    """Load ``tensors`` (None: the file as it is); the names of what did not get there."""
+    nothing = [key for key in file.tensors if key not in file.embeddings]
+    try:
+        _by_diffusers(pipeline, model, weight, file, tensors)
+        if any(value.is_meta for value in _adapter_weights(pipeline)):
+            return nothing  # a layer that was made for the file and got none of its tensors
+        loaded = {name for names in pipeline.get_list_adapters().values() for name in names}
+        # Where none is loaded, diffusers says so in a warning, and generates with the bare base.
+        return unapplied(file, pipeline, ADAPTER) if ADAPTER in loaded else nothing
+    except Exception:
+        return nothing
+
+
+def _by_diffusers(
+    pipeline: Any,
+    model: ModelFiles,
+    weight: str,
+    file: LoraFile,
+    tensors: dict[str, torch.Tensor] | None,
+) -> None:
+    with _folder(model, weight, file, tensors) as (folder, name):
+        # The exact name: left to guess, diffusers takes the first file that looks like weights.
+        pipeline.load_lora_weights(
+            str(folder),
+            weight_name=name,
+            adapter_name=ADAPTER,
+            use_safetensors=True,
+            local_files_only=True,
         )
+
+
+def _adapter_weights(pipeline: Any) -> Iterator[torch.Tensor]:
+    import torch
+
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            for name, value in part.named_parameters():
+                if f".{ADAPTER}." in name or name.endswith(f".{ADAPTER}"):
+                    yield value
+
+
+def _fits_nowhere(
+    pipeline: Any,
+    model: ModelFiles,
+    weight: str,
+    file: LoraFile,
+    networks: dict[str, torch.Tensor],
+) -> GenerationError:
+    """What to say of a LoRA of which nothing could be applied: diffusers' own words, if any."""
     kind = file.algorithms[0] if file.algorithms else "LoRA"
-    error = refused(model, f"{weight}, a {kind} adapter, does not fit its base model", first)
-    raise GenerationError(error.message, hint=_other_base(model)) from first
+    if not is_merged(file):
+        try:
+            _by_diffusers(pipeline, model, weight, file, None)
+        except Exception as error:
+            said = refused(model, f"{weight}, a {kind} adapter, does not fit its base model", error)
+            return GenerationError(said.message, hint=_other_base(model))
+    return GenerationError(
+        f"{model.ref}: {weight}, a {kind} adapter, holds no layer that its base model has: "
+        f"{', '.join(_layers(file, networks)[:2])}, ...",
+        hint=_other_base(model),
+    )
 
 
 def _attempts(
-    file: LoraFile, networks: dict[str, torch.Tensor]
+    pipeline: Any, file: LoraFile, networks: dict[str, torch.Tensor]
 ) -> Iterator[dict[str, torch.Tensor] | None]:
-    """What is handed to diffusers: the file as it is (None), then without what it stumbles over.
+    """What is handed to diffusers: the file as it is (None), then in other spellings.
 
-    It refuses a file for a single key that it does not know; what is left out here is counted as
-    not applied. Some of its readers know no alphas, whose effect can be had without them.
+    It refuses a file for a single key that it does not know, knows some layouts in one spelling
+    alone, and leaves out some alphas, whose effect can be had without them.
     """
     yield None if len(networks) == len(file.tensors) else networks
-    layers = [layer for layer in file.layers.values() if layer.algorithm in ("LoRA", "DoRA")]
-    plain = {key: networks[key] for layer in layers for key in layer.keys.values()}
-    if plain and len(plain) < len(networks):
-        yield plain
-    folded = dict(plain)
+    layers = [layer for layer in file.layers.values() if layer.algorithm == "LoRA"]
+    if not layers:
+        return
+    named: dict[str, torch.Tensor] = {}
+    kohya: dict[str, torch.Tensor] = {}
+    folded: dict[str, torch.Tensor] = {}
     for layer in layers:
+        down, up = (file.tensors[layer.keys[role]] for role in ("down", "up"))
         alpha = file.alpha(layer)
-        if alpha is None:
-            continue
-        for role in ("alpha", "network_alpha"):
-            folded.pop(layer.keys.get(role, ""), None)
-        up = plain[layer.keys["up"]]
-        scale = alpha / up.shape[1]
-        folded[layer.keys["up"]] = (up.float() * scale).to(up.dtype)
-    if len(folded) < len(plain):
-        yield folded
+        kohya[f"{layer.name}.lora_down.weight"] = down
+        kohya[f"{layer.name}.lora_up.weight"] = up
+        if alpha is not None:
+            kohya[f"{layer.name}.alpha"] = file.tensors[layer.keys["alpha"]].reshape(())
+            down, up = _scaled(down, up, alpha / down.shape[0])
+        place = layer_place(pipeline, layer.name)
+        bias = layer.keys.get("up_bias")
+        for name, target in ((place, named), (layer.name, folded)):
+            if name is None:
+                continue
+            target[f"{name}.lora_A.weight"] = down
+            target[f"{name}.lora_B.weight"] = up
+            if bias is not None:
+                target[f"{name}.lora_B.bias"] = file.tensors[bias]
+    if named:
+        yield named
+    yield kohya
+    yield folded
+
+
+def _scaled(
+    down: torch.Tensor, up: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The factors with ``scale`` in the one that has the larger numbers, which rounds the least."""
+    if down.float().abs().max() > up.float().abs().max():
+        return (down.float() * scale).to(down.dtype), up
+    return down, (up.float() * scale).to(up.dtype)
 
 
 @contextmanager
@@ -219,11 +296,6 @@ def _share(
         f"its base has no place for {len(lost):,} of {len(layers):,} layers ({counts}), such as "
         f"{names}"
     )
-    applied = len(file.tensors) - len(missing)
-    if applied == 0:
-        raise GenerationError(
-            f"{model.ref}: {told}: nothing of it can be applied", hint=_other_base(model)
-        )
     if not allow_partial:
         raise GenerationError(
             f"{model.ref}: {told}",
@@ -231,7 +303,7 @@ def _share(
             "--allow-partial",
         )
     notes.append(f"{told}; the images are made without them, and the recipe says so")
-    return LoraPartial(applied=applied, tensors=len(file.tensors))
+    return LoraPartial(applied=len(file.tensors) - len(missing), tensors=len(file.tensors))
 
 
 def _other_base(model: ModelFiles) -> str:

@@ -16,7 +16,7 @@ from gmi_registry.generation.lora_file import LoraFile, LoraLayer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MergedAdapter", "is_merged", "merge_adapter", "require_lycoris"]
+__all__ = ["MergedAdapter", "is_merged", "layer_place", "merge_adapter"]
 
 _READERS = {
     "LoRA": "LoConModule",
@@ -87,7 +87,7 @@ def is_merged(file: LoraFile) -> bool:
     )
 
 
-def require_lycoris(file: LoraFile) -> None:
+def _require_lycoris(file: LoraFile) -> None:
     """Raise MissingExtraError where lycoris-lora is missing that the layers of ``file`` need."""
     if find_spec("lycoris") is not None:
         return
@@ -162,19 +162,13 @@ def merge_adapter(pipeline: Any, file: LoraFile, scale: float) -> tuple[MergedAd
 
     Raises GenerationError for tensors that lycoris-lora refuses; MissingExtraError without it.
     """
-    require_lycoris(file)
-    modules = dict(_modules(pipeline))
-    parts = {part for part, _ in modules}
+    _require_lycoris(file)
+    modules = {place: module for place, _, module in _modules(pipeline)}
     places: list[_Place] = []
     missing: set[str] = set(file.others)
     for layer in file.layers.values():
         module = next(
-            (
-                modules[place]
-                for place in _places(layer.name, pipeline, parts)
-                if place in modules
-            ),
-            None,
+            (modules[place] for place in _places(layer.name, pipeline) if place in modules), None
         )
         known = layer.algorithm in _READERS or layer.algorithm in _SUMS
         if module is None or not known:
@@ -197,8 +191,15 @@ def merge_adapter(pipeline: Any, file: LoraFile, scale: float) -> tuple[MergedAd
     return adapter, [key for key in file.tensors if key in missing]
 
 
-def _modules(pipeline: Any) -> Iterator[tuple[tuple[str, str], Any]]:
-    """The layers with a weight, by the part's name and theirs with underscores for dots."""
+def layer_place(pipeline: Any, name: str) -> str | None:
+    """Part and name of the layer of ``pipeline`` that a file calls ``name``, joined by a dot."""
+    names = {place: f"{place[0]}.{name}" for place, name, _ in _modules(pipeline)}
+    return next((names[place] for place in _places(name, pipeline) if place in names), None)
+
+
+def _modules(pipeline: Any) -> Iterator[tuple[tuple[str, str], str, Any]]:
+    """The layers with a weight: the part's name and theirs with underscores for dots, theirs as it
+    is, and the layer."""
     import torch
 
     for part, whole in pipeline.components.items():
@@ -206,25 +207,31 @@ def _modules(pipeline: Any) -> Iterator[tuple[tuple[str, str], Any]]:
             continue
         for name, module in whole.named_modules():
             if isinstance(getattr(module, "weight", None), torch.nn.Parameter):
-                yield (part, name.replace(".", "_")), module
+                yield (part, name.replace(".", "_")), name, module
 
 
-def _places(name: str, pipeline: Any, parts: set[str]) -> Iterator[tuple[str, str]]:
-    """Where the layer ``name`` of a file may be, as :func:`_modules` calls layers."""
+def _places(name: str, pipeline: Any) -> Iterator[tuple[str, str]]:
+    """Where the layer ``name`` of a file may be, as :func:`_modules` calls layers.
+
+    Without a prefix it is the network's.
+    """
     flat = name.replace(".", "_")
-    for prefix, owners in _PARTS:
+    for prefix, owners in (*_PARTS, ("", ("unet", "transformer"))):
         if not flat.startswith(prefix):
             continue
         inner = flat.removeprefix(prefix)
-        for part in owners:
-            if part not in parts:
-                continue
-            yield part, inner
-            # transformers 5 has no such level in a CLIP, whose files have it.
+        part = next((part for part in owners if pipeline.components.get(part) is not None), None)
+        if part is None:
+            continue
+        yield part, inner
+        if part.startswith("text_encoder"):
+            # Some of transformers' releases have this level in a CLIP, and some have it not.
             yield part, inner.removeprefix("text_model_")
-            if part == "unet":
-                yield part, _diffusers_name(inner, pipeline.unet.config.layers_per_block)
-            break
+            yield part, f"text_model_{inner}"
+        if part == "unet":
+            yield part, _diffusers_name(inner, pipeline.unet.config.layers_per_block)
+        # The names of attention processors, of the first LoRAs in diffusers.
+        yield part, inner.replace("_processor_", "_").replace("_to_out", "_to_out_0")
 
 
 def _diffusers_name(name: str, layers_per_block: int) -> str:

@@ -37,9 +37,12 @@ def unapplied(file: LoraFile, pipeline: Any, adapter: str) -> list[str]:
         beside = {role: key for role, key in layer.keys.items() if role in _BESIDE}
         held = effect is not None and loaded.has(effect)
         if held or not file.has_effect(layer):
-            missing.update(
-                key for key in beside.values() if not loaded.has_values(file.tensors[key])
-            )
+            absent = {
+                role for role, key in beside.items() if not loaded.has_values(file.tensors[key])
+            }
+            # Without its magnitudes, a DoRA's change is another one.
+            whole = bool(absent & _MAGNITUDES)
+            missing.update(layer.keys.values() if whole else (beside[role] for role in absent))
         else:
             missing.update(layer.keys.values())
     missing.update(key for key in file.others if not loaded.has_values(file.tensors[key]))
@@ -49,6 +52,7 @@ def unapplied(file: LoraFile, pipeline: Any, adapter: str) -> list[str]:
 # Tensors of a LoRA's layer that its change to the weight does not show.
 _BESIDE = frozenset({"up_bias", "down_bias", "diff_b", "dora_scale", "lora_magnitude_vector"})
 _BESIDE |= {"diff", "mid"}
+_MAGNITUDES = frozenset({"dora_scale", "lora_magnitude_vector"})
 
 
 class _Loaded:

@@ -19,6 +19,7 @@ from gmi_registry.generation.lora_file import LoraFile, read_lora_file
 from gmi_registry.generation.lycoris import (
     MergedAdapter,
     is_merged,
+    kohya_name,
     layer_place,
     merge_adapter,
 )
@@ -76,10 +77,17 @@ def apply_lora(
     if not networks:
         return None, notes
     missing = list(networks)
-    if not is_merged(file):
-        missing = _load(pipeline, model, weight, file, networks)
-    if missing:
+    if is_merged(file):
         missing = _merge(pipeline, file, missing, scale)
+        # Layers that are several of the base's in one have no place by their names.
+        rest = file.part({key: networks[key] for key in _for_diffusers(file, missing)})
+        if rest.tensors:
+            left = set(_load(pipeline, model, weight, rest, rest.tensors))
+            missing = [key for key in missing if key in left or key not in rest.tensors]
+    else:
+        missing = _load(pipeline, model, weight, file, networks)
+        if missing:
+            missing = _merge(pipeline, file, missing, scale)
     if len(missing) == len(networks) and not taught:
         raise _fits_nowhere(pipeline, model, weight, file, networks)
     return _share(model, file, missing, allow_partial, notes), notes
@@ -99,9 +107,21 @@ def _merge(pipeline: Any, file: LoraFile, keys: list[str], scale: float) -> list
         if chosen.intersection(layer.keys.values()):
             chosen.update(layer.keys.values())
     rest = {key: value for key, value in file.tensors.items() if key in chosen}
-    adapter, missing = merge_adapter(pipeline, LoraFile(file.name, rest, file.metadata), scale)
+    adapter, missing = merge_adapter(pipeline, file.part(rest), scale)
     setattr(pipeline, _MERGED, adapter)
     return missing
+
+
+def _for_diffusers(file: LoraFile, keys: list[str]) -> list[str]:
+    """Those of ``keys`` that belong to layers that diffusers may know: LoRA, and LoKr for some."""
+    chosen = set(keys)
+    return [
+        key
+        for layer in file.layers.values()
+        if layer.algorithm in ("LoRA", "LoKr") and not {"dora_scale", "mid"} & set(layer.keys)
+        for role, key in layer.keys.items()
+        if key in chosen and role not in ("diff", "diff_b")
+    ]
 
 
 def _load(
@@ -208,20 +228,25 @@ def _attempts(
     It refuses a file for a single key that it does not know, knows some layouts in one spelling
     alone, and leaves out some alphas, whose effect can be had without them.
     """
+    import torch
+
     yield None if len(networks) == len(file.tensors) else networks
     layers = [layer for layer in file.layers.values() if layer.algorithm == "LoRA"]
     if not layers:
         return
     named: dict[str, torch.Tensor] = {}
     kohya: dict[str, torch.Tensor] = {}
+    prefixed: dict[str, torch.Tensor] = {}
     folded: dict[str, torch.Tensor] = {}
     for layer in layers:
         down, up = (file.tensors[layer.keys[role]] for role in ("down", "up"))
         alpha = file.alpha(layer)
-        kohya[f"{layer.name}.lora_down.weight"] = down
-        kohya[f"{layer.name}.lora_up.weight"] = up
+        for name, spelled in ((layer.name, kohya), (kohya_name(layer.name), prefixed)):
+            spelled[f"{name}.lora_down.weight"] = down
+            spelled[f"{name}.lora_up.weight"] = up
+            if alpha is not None:
+                spelled[f"{name}.alpha"] = down.new_tensor(alpha, dtype=torch.float32)
         if alpha is not None:
-            kohya[f"{layer.name}.alpha"] = file.tensors[layer.keys["alpha"]].reshape(())
             down, up = _scaled(down, up, alpha / down.shape[0])
         place = layer_place(pipeline, layer.name)
         bias = layer.keys.get("up_bias")
@@ -235,6 +260,7 @@ def _attempts(
     if named:
         yield named
     yield kohya
+    yield prefixed
     yield folded
 
 
@@ -251,7 +277,11 @@ def _scaled(
 def _folder(
     model: ModelFiles, weight: str, file: LoraFile, tensors: dict[str, torch.Tensor] | None
 ) -> Iterator[tuple[Path, str]]:
-    """A folder and the name of the file in it that holds ``tensors`` (None: the model's own)."""
+    """A folder and the name of the file in it that holds ``tensors`` (None: the model's own).
+
+    What diffusers wrote into a file's header of its scales goes along with the file's own names
+    alone: under others, they are part of the tensors.
+    """
     if tensors is None:
         path = _path(model, weight)
         yield path.parent, path.name
@@ -260,7 +290,8 @@ def _folder(
 
     with TemporaryDirectory(prefix="gmi-lora-") as folder:
         copies = {key: value.contiguous() for key, value in tensors.items()}
-        said = {key: text for key, text in file.metadata.items() if key in ("format", _METADATA)}
+        own = all(key in file.tensors for key in tensors)
+        said = {key: text for key, text in file.metadata.items() if own and key == _METADATA}
         save_file(copies, Path(folder) / _LORA_FILE, metadata=said or None)
         yield Path(folder), _LORA_FILE
 

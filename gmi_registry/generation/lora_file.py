@@ -6,11 +6,13 @@ only the names that the tensors of one layer have among themselves.
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gmi_registry.errors import GenerationError
 
@@ -22,6 +24,8 @@ __all__ = ["LoraFile", "LoraLayer", "projection", "read_lora_file"]
 PROJECTIONS = 6
 """Random directions in which the effect of a layer is compared."""
 
+_METADATA = "lora_adapter_metadata"
+_CONFIG_LIMIT = 2**20
 _ROWS = 16
 """Rows of a layer that are compared: a fused layer is split into seven parts at most."""
 
@@ -103,9 +107,15 @@ class LoraFile:
     """The tensors of one LoRA file, all finite, by their names and by the layers they belong to."""
 
     def __init__(
-        self, name: str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+        self,
+        name: str,
+        tensors: Mapping[str, torch.Tensor],
+        metadata: Mapping[str, str],
+        config: Mapping[str, Any] | None = None,
     ) -> None:
+        """``config`` is the ``adapter_config.json`` of PEFT beside the file, if there is one."""
         self.name = name
+        self._config = _stated_config(metadata) if config is None else {"": config}
         self.tensors = dict(tensors)
         self.metadata = dict(metadata)
         self.layers: dict[str, LoraLayer] = {}
@@ -130,6 +140,12 @@ class LoraFile:
     def _is_new(self, layer: str, role: str) -> bool:
         return layer not in self.layers or role not in self.layers[layer].keys
 
+    def part(self, tensors: Mapping[str, torch.Tensor]) -> LoraFile:
+        """The same file with ``tensors`` of its own alone."""
+        file = LoraFile(self.name, tensors, self.metadata)
+        file._config = self._config
+        return file
+
     @property
     def algorithms(self) -> list[str]:
         """Those of its layers, the most frequent one first."""
@@ -145,11 +161,20 @@ class LoraFile:
         return None if key is None else self.tensors[key].float()
 
     def alpha(self, layer: LoraLayer) -> float | None:
-        """The numerator of the layer's scale, or None where the file says none."""
+        """The numerator of the layer's scale, whose denominator is the rank.
+
+        From the file's tensors, else from what PEFT or diffusers wrote of them; None where nothing
+        says it.
+        """
         for role in ("alpha", "network_alpha"):
             value = self.tensor(layer, role)
             if value is not None and value.numel() == 1:
                 return float(value)
+        for part in (layer.name.split(".")[0], ""):
+            config = self._config.get(part)
+            down = self.tensors.get(layer.keys.get("down", ""))
+            if config is not None and down is not None:
+                return _stated_alpha(config, layer.name, down.shape[0])
         return None
 
     def has_effect(self, layer: LoraLayer) -> bool:
@@ -275,8 +300,36 @@ _BIASES = ("up_bias", "diff_b")
 _DAMAGED = "the file is damaged: convert or download it again"
 
 
+def _stated_config(metadata: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
+    """What diffusers wrote into the header of a file of how it was made, by parts of a pipeline."""
+    try:
+        stated = json.loads(metadata.get(_METADATA, "{}"))
+    except ValueError:
+        return {}
+    parts: dict[str, dict[str, Any]] = {}
+    for key, value in (stated if isinstance(stated, dict) else {}).items():
+        part, _, name = key.partition(".")
+        parts.setdefault(part, {})[name] = value
+    return {part: config for part, config in parts.items() if "lora_alpha" in config}
+
+
+def _stated_alpha(config: Mapping[str, Any], name: str, rank: int) -> float | None:
+    """The alpha of a layer by PEFT's rules; that of a rank-stabilised LoRA is put in terms of the
+    usual scale."""
+    alpha = config.get("lora_alpha")
+    patterns = config.get("alpha_pattern")
+    for pattern, value in (patterns if isinstance(patterns, dict) else {}).items():
+        if name == pattern or name.endswith(f".{pattern.removeprefix('^')}"):
+            alpha = value
+    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        return None
+    return alpha * math.sqrt(rank) if config.get("use_rslora") is True else float(alpha)
+
+
 def read_lora_file(path: Path, name: str) -> LoraFile:
     """The file at ``path``, once nothing in it is damaged; ``name`` is for messages.
+
+    An ``adapter_config.json`` of PEFT beside it says the scale, which the file does not.
 
     Raises GenerationError for a file that safetensors refuses, a tensor that is not finite, factors
     that do not belong together, and a LoRA that changes nothing.
@@ -301,9 +354,19 @@ def read_lora_file(path: Path, name: str) -> LoraFile:
                     f"{name}: the tensor {key[:200]} holds numbers that are not finite",
                     hint="the training failed, or the file is damaged: publish an earlier step",
                 )
-    file = LoraFile(name, tensors, metadata)
+    file = LoraFile(name, tensors, metadata, _peft_config(path.parent / "adapter_config.json"))
     file.check()
     return file
+
+
+def _peft_config(path: Path) -> Mapping[str, Any] | None:
+    try:
+        if path.stat().st_size > _CONFIG_LIMIT:
+            return None
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) and "lora_alpha" in config else None
 
 
 def projection(inputs: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ from gmi_registry.generation.lora_file import LoraFile, LoraLayer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MergedAdapter", "is_merged", "layer_place", "merge_adapter"]
+__all__ = ["MergedAdapter", "is_merged", "kohya_name", "layer_place", "merge_adapter"]
 
 _READERS = {
     "LoRA": "LoConModule",
@@ -189,6 +189,15 @@ def merge_adapter(pipeline: Any, file: LoraFile, scale: float) -> tuple[MergedAd
     adapter = MergedAdapter(file, places)
     adapter.set_scale(scale)
     return adapter, [key for key in file.tensors if key in missing]
+
+
+def kohya_name(name: str) -> str:
+    """What kohya's trainers call the layer ``name`` of another layout."""
+    flat = name.replace(".", "_")
+    for prefix, owners in _PARTS:
+        if flat.startswith(prefix) and not owners[0].startswith("text_encoder"):
+            return f"lora_unet_{flat.removeprefix(prefix)}"
+    return flat if flat.startswith("lora_te") else f"lora_unet_{flat}"
 
 
 def layer_place(pipeline: Any, name: str) -> str | None:

@@ -8,7 +8,7 @@ must be found among what the loaded layers do, scale included.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gmi_registry.generation.lora_file import PROJECTIONS, Effect, LoraFile, projection
@@ -24,19 +24,22 @@ _ROUNDING = {"torch.float32": 1e-4, "torch.float16": 2**-8, "torch.bfloat16": 2*
 loaded layers: both factors are rounded, some layouts scale them before, and a direction takes out a part only."""
 
 
-def unapplied(file: LoraFile, pipeline: Any, adapter: str) -> list[str]:
+def unapplied(
+    file: LoraFile, pipeline: Any, adapter: str, known: Callable[[str], bool] = lambda name: True
+) -> list[str]:
     """Names of the tensors of ``file`` that the layers of ``adapter`` do not hold, in file order.
 
     A layer's tensors count together, its alpha included: applied where the change that they make
-    is found, or where they change nothing. Embeddings are left to who loads them.
+    is found, or where they change nothing. What a loaded layer does counts for one layer of the
+    file; where several of the file do the same, those whose names are ``known`` come first.
+    Embeddings are left to who loads them.
     """
     loaded = _Loaded(pipeline, adapter, {str(value.dtype) for value in file.tensors.values()})
     missing: set[str] = set()
-    for layer in file.layers.values():
+    for layer in sorted(file.layers.values(), key=lambda layer: not known(layer.name)):
         effect = file.effect(layer)
         beside = {role: key for role, key in layer.keys.items() if role in _BESIDE}
-        held = effect is not None and loaded.has(effect)
-        if held or not file.has_effect(layer):
+        if not file.has_effect(layer) or (effect is not None and loaded.claim(effect)):
             absent = {
                 role for role, key in beside.items() if not loaded.has_values(file.tensors[key])
             }
@@ -63,8 +66,8 @@ class _Loaded:
         import numpy as np
         import torch
 
-        plain: list[np.ndarray] = []
-        scales: list[np.ndarray] = []
+        plain: list[np.ndarray] = [np.zeros((0, PROJECTIONS), np.float32)]
+        scales: list[float] = []
         self._vectors: list[torch.Tensor] = []
         for part in _parts(pipeline):
             for name, value in part.named_parameters():
@@ -77,20 +80,35 @@ class _Loaded:
                 rows, scale, dtype = found
                 dtypes = dtypes | {dtype}
                 plain.append(rows.numpy())
-                scales.append(np.full(len(rows), scale, np.float32))
+                scales.append(scale)
                 self._vectors.extend(_vectors(layer, adapter))
-        rows = np.concatenate(plain) if plain else np.zeros((0, PROJECTIONS), np.float32)
-        scale = np.concatenate(scales) if scales else np.zeros(0, np.float32)
-        self._rounding = max(_ROUNDING.get(name, 2**-5) for name in dtypes if "int" not in name)
-        self._plain = _Table(rows)
-        self._scaled = _Table(rows * scale[:, None])
+        self._rounding = max(
+            (_ROUNDING.get(name, 2**-5) for name in dtypes if "int" not in name), default=2**-5
+        )
+        rows = np.concatenate(plain)
+        owners = np.repeat(np.arange(len(scales)), [len(part) for part in plain[1:]])
+        scale = np.array(scales, np.float32)[owners]
+        # Rows of each layer that are not counted for a layer of the file yet.
+        self._left = np.bincount(owners[rows.any(axis=1)], minlength=len(scales)).astype(float)
+        self._plain = _Table(rows, owners)
+        self._scaled = _Table(rows * scale[:, None], owners)
 
-    def has(self, effect: Effect) -> bool:
-        """Whether all rows of ``effect`` are among the rows of the layers."""
-        if effect.scale is None:
-            return self._plain.has(effect.rows.numpy(), self._rounding * effect.sizes.numpy())
-        rows, sizes = effect.rows * effect.scale, effect.sizes * abs(effect.scale)
-        return self._scaled.has(rows.numpy(), self._rounding * sizes.numpy())
+    def claim(self, effect: Effect) -> bool:
+        """Whether all rows of ``effect`` are among the rows of the layers; these are then its."""
+        rows, sizes = effect.rows, effect.sizes
+        table = self._plain
+        if effect.scale is not None:
+            rows, sizes, table = rows * effect.scale, sizes * abs(effect.scale), self._scaled
+        share = effect.count / max(len(rows), 1)
+        left = self._left.copy()
+        for owners in table.near(rows.numpy(), self._rounding * sizes.numpy()):
+            # A sampled row stands for several: the last one of a layer may overlap its end.
+            free = [owner for owner in owners if left[owner] > share * 1e-6]
+            if not free:
+                return False
+            left[max(free, key=lambda owner: float(left[owner]))] -= share
+        self._left = left
+        return True
 
     def has_values(self, value: torch.Tensor) -> bool:
         """Whether ``value`` is 0 throughout, or one of the layers' vectors, or several joined."""
@@ -112,21 +130,22 @@ class _Loaded:
 
 
 class _Table:
-    """Rows sorted by their first number, in which near ones are looked up."""
+    """Rows, each of a layer (its owner), sorted by their first number to be looked up."""
 
-    def __init__(self, rows: np.ndarray) -> None:
-        self._rows = rows[rows[:, 0].argsort(kind="stable")]
+    def __init__(self, rows: np.ndarray, owners: np.ndarray) -> None:
+        order = rows[:, 0].argsort(kind="stable")
+        self._rows, self._owners = rows[order], owners[order]
         self._first = self._rows[:, 0].copy()
 
-    def has(self, rows: np.ndarray, differences: np.ndarray) -> bool:
-        """Whether each of ``rows`` has a neighbour at most its difference away in each number."""
+    def near(self, rows: np.ndarray, differences: np.ndarray) -> Iterator[list[int]]:
+        """For each of ``rows`` the owners of those at most its difference away in each number."""
+        import numpy as np
+
         first = self._first.searchsorted(rows[:, 0] - differences, "left")
         last = self._first.searchsorted(rows[:, 0] + differences, "right")
         for row, difference, start, end in zip(rows, differences, first, last, strict=True):
-            near = abs(self._rows[start:end] - row) <= difference
-            if not near.all(axis=1).any():
-                return False
-        return True
+            near = (abs(self._rows[start:end] - row) <= difference).all(axis=1)
+            yield np.unique(self._owners[start:end][near]).tolist()
 
 
 def _parts(pipeline: Any) -> Iterator[torch.nn.Module]:

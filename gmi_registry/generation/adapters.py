@@ -20,7 +20,7 @@ from gmi_registry.generation.lycoris import (
     MergedAdapter,
     is_merged,
     kohya_name,
-    layer_place,
+    layer_places,
     merge_adapter,
 )
 from gmi_registry.generation.refusals import pickled, refused
@@ -164,8 +164,11 @@ def _attempt(
         if any(value.is_meta for value in _adapter_weights(pipeline)):
             return nothing  # a layer that was made for the file and got none of its tensors
         loaded = {name for names in pipeline.get_list_adapters().values() for name in names}
-        # Where none is loaded, diffusers says so in a warning, and generates with the bare base.
-        return unapplied(file, pipeline, ADAPTER) if ADAPTER in loaded else nothing
+        # Where it knows no layer, diffusers says so in a warning, and generates with the bare base.
+        if ADAPTER not in loaded:
+            return nothing
+        places = layer_places(pipeline, file)
+        return unapplied(file, pipeline, ADAPTER, places.__contains__)
     except Exception:
         return nothing
 
@@ -238,6 +241,7 @@ def _attempts(
     kohya: dict[str, torch.Tensor] = {}
     prefixed: dict[str, torch.Tensor] = {}
     folded: dict[str, torch.Tensor] = {}
+    places = layer_places(pipeline, file)
     for layer in layers:
         down, up = (file.tensors[layer.keys[role]] for role in ("down", "up"))
         alpha = file.alpha(layer)
@@ -248,7 +252,7 @@ def _attempts(
                 spelled[f"{name}.alpha"] = down.new_tensor(alpha, dtype=torch.float32)
         if alpha is not None:
             down, up = _scaled(down, up, alpha / down.shape[0])
-        place = layer_place(pipeline, layer.name)
+        place = places.get(layer.name)
         bias = layer.keys.get("up_bias")
         for name, target in ((place, named), (layer.name, folded)):
             if name is None:

@@ -94,12 +94,13 @@ class Effect:
     """What a LoRA's layer adds to its base, seen in :data:`PROJECTIONS` directions.
 
     ``rows`` is [n, :data:`PROJECTIONS`], of n rows of the change, each divided by the layer's
-    scale; ``sizes`` [n] is what rounding is measured against. ``scale`` is None where the file says
-    none.
+    scale; ``sizes`` [n] is what rounding is measured against. ``count`` is how many rows there are
+    that are not 0, for which these n stand. ``scale`` is None where the file says none.
     """
 
     rows: torch.Tensor
     sizes: torch.Tensor
+    count: int
     scale: float | None
 
 
@@ -219,11 +220,13 @@ class LoraFile:
         assert down is not None
         assert up is not None
         down, up = down.flatten(1), up.flatten(1)
-        up = up[_spread(up.any(dim=1))]
+        filled = up.any(dim=1)
+        up = up[_spread(filled)]
         sizes = (up.square() @ down.square().sum(dim=1)).sqrt()
         alpha = self.alpha(layer)
         scale = None if alpha is None else alpha / down.shape[0]
-        return Effect(up @ (down @ projection(down.shape[1])), sizes, scale)
+        rows = up @ (down @ projection(down.shape[1]))
+        return Effect(rows, sizes, int(filled.sum()), scale)
 
     def _kronecker_effect(self, layer: LoraLayer) -> Effect | None:
         import torch
@@ -246,9 +249,10 @@ class LoraFile:
         filled = torch.kron(one.any(dim=1, keepdim=True), two.any(dim=1, keepdim=True)).flatten()
         chosen = [divmod(int(row), len(two)) for row in _spread(filled)]
         if not chosen:
-            return Effect(torch.zeros(0, PROJECTIONS), torch.zeros(0), scale)
+            return Effect(torch.zeros(0, PROJECTIONS), torch.zeros(0), 0, scale)
         rows = torch.stack([torch.kron(one[i], two[j]) for i, j in chosen])
-        return Effect(rows @ projection(rows.shape[1]), rows.norm(dim=1), scale)
+        directions = rows @ projection(rows.shape[1])
+        return Effect(directions, rows.norm(dim=1), int(filled.sum()), scale)
 
     def check(self) -> None:
         """Raise GenerationError for tensors that cannot be those of one layer, and for a file that

@@ -16,7 +16,7 @@ from gmi_registry.generation.lora_file import LoraFile, LoraLayer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MergedAdapter", "is_merged", "kohya_name", "layer_place", "merge_adapter"]
+__all__ = ["MergedAdapter", "is_merged", "kohya_name", "layer_places", "merge_adapter"]
 
 _READERS = {
     "LoRA": "LoConModule",
@@ -200,10 +200,21 @@ def kohya_name(name: str) -> str:
     return flat if flat.startswith("lora_te") else f"lora_unet_{flat}"
 
 
-def layer_place(pipeline: Any, name: str) -> str | None:
-    """Part and name of the layer of ``pipeline`` that a file calls ``name``, joined by a dot."""
-    names = {place: f"{place[0]}.{name}" for place, name, _ in _modules(pipeline)}
-    return next((names[place] for place in _places(name, pipeline) if place in names), None)
+def layer_places(pipeline: Any, file: LoraFile) -> dict[str, str]:
+    """Part and name, joined by a dot, of the layers of ``pipeline`` that the file's names mean."""
+    # What PEFT has put around a layer keeps the name that the layer had.
+    names = {
+        place: f"{place[0]}.{name}".removesuffix(".base_layer")
+        for place, name, _ in _modules(pipeline)
+    }
+    for part, flat in tuple(names):
+        names.setdefault((part, flat.removesuffix("_base_layer")), names[part, flat])
+    found: dict[str, str] = {}
+    for name in file.layers:
+        place = next((place for place in _places(name, pipeline) if place in names), None)
+        if place is not None:
+            found[name] = names[place]
+    return found
 
 
 def _modules(pipeline: Any) -> Iterator[tuple[tuple[str, str], str, Any]]:

@@ -8,7 +8,8 @@ must be found among what the loaded layers do, scale included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gmi_registry.generation.lora_file import PROJECTIONS, Effect, LoraFile, projection
@@ -100,14 +101,18 @@ class _Loaded:
         if effect.scale is not None:
             rows, sizes, table = rows * effect.scale, sizes * abs(effect.scale), self._scaled
         share = effect.count / max(len(rows), 1)
-        left = self._left.copy()
-        for owners in table.near(rows.numpy(), self._rounding * sizes.numpy()):
-            # A sampled row stands for several: the last one of a layer may overlap its end.
-            free = [owner for owner in owners if left[owner] > share * 1e-6]
-            if not free:
-                return False
-            left[max(free, key=lambda owner: float(left[owner]))] -= share
-        self._left = left
+        near = list(table.near(rows.numpy(), self._rounding * sizes.numpy()))
+        # A sampled row stands for several: the last one of a layer may overlap its end.
+        room = {
+            owner: math.ceil(self._left[owner] / share - 1e-6)
+            for owners in near
+            for owner in owners
+        }
+        chosen = _assigned(near, room)
+        if chosen is None:
+            return False
+        for owner in chosen:
+            self._left[owner] -= share
         return True
 
     def has_values(self, value: torch.Tensor) -> bool:
@@ -138,14 +143,42 @@ class _Table:
         self._first = self._rows[:, 0].copy()
 
     def near(self, rows: np.ndarray, differences: np.ndarray) -> Iterator[list[int]]:
-        """For each of ``rows`` the owners of those at most its difference away in each number."""
-        import numpy as np
-
+        """For each of ``rows`` the owners of those at most its difference away in each number, the
+        nearest first."""
         first = self._first.searchsorted(rows[:, 0] - differences, "left")
         last = self._first.searchsorted(rows[:, 0] + differences, "right")
         for row, difference, start, end in zip(rows, differences, first, last, strict=True):
-            near = (abs(self._rows[start:end] - row) <= difference).all(axis=1)
-            yield np.unique(self._owners[start:end][near]).tolist()
+            away = abs(self._rows[start:end] - row).max(axis=1)
+            order = away.argsort(kind="stable")
+            owners = self._owners[start:end][order[away[order] <= difference]]
+            yield list(dict.fromkeys(owners.tolist()))
+
+
+def _assigned(near: Sequence[Sequence[int]], room: Mapping[int, int]) -> list[int] | None:
+    """One of ``near`` for each place, each owner at most ``room`` times; None where there is none.
+
+    Augmenting paths (Kuhn's algorithm): a place whose first choices are full makes another move on.
+    """
+    holders: dict[int, list[int]] = {owner: [] for owner in room}
+
+    def settle(place: int, tried: set[int]) -> bool:
+        for owner in near[place]:
+            if owner in tried:
+                continue
+            tried.add(owner)
+            held = holders[owner]
+            if len(held) < room[owner]:
+                held.append(place)
+                return True
+            for number, other in enumerate(held):
+                if settle(other, tried):
+                    held[number] = place
+                    return True
+        return False
+
+    if not all(settle(place, set()) for place in range(len(near))):
+        return None
+    return [owner for owner, places in holders.items() for _ in places]
 
 
 def _parts(pipeline: Any) -> Iterator[torch.nn.Module]:

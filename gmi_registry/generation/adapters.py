@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gmi_registry.errors import GenerationError
 from gmi_registry.generation.accounting import unapplied
 from gmi_registry.generation.lora_file import LoraFile, read_lora_file
-from gmi_registry.generation.lycoris import (
+from gmi_registry.generation.merging import (
     MergedAdapter,
     is_merged,
     kohya_name,
@@ -65,8 +65,7 @@ def apply_lora(
     that was applied (None: all), and notes for people.
 
     Raises GenerationError for a LoRA that is damaged, has no effect or does not fit, and for one of
-    which some tensors have no place in the base, unless ``allow_partial``; MissingExtraError
-    without lycoris-lora where that is needed.
+    which some tensors have no place in the base, unless ``allow_partial``.
     """
     weight = lora_file(model)
     file = read_lora_file(_path(model, weight), f"{model.ref}: {weight}")

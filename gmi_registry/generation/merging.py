@@ -1,35 +1,25 @@
-"""Adapters that diffusers does not load (LoHa, LoKr, OFT, full differences, ...), merged into the
-weights of their base by the library lycoris-lora."""
+"""Adapters that diffusers does not load (LoHa, LoKr, OFT, DoRA of kohya's trainers, full differences,
+...), merged into the weights of their base.
+
+The formulas are those of LyCORIS (arXiv 2309.14859) and of the papers it names; how the tensors are
+called and laid out is LyCORIS' own (lycoris-lora 4.1). A strength multiplies the whole change, as
+in the programs that people generate with: weight + strength * (changed weight - weight).
+"""
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from gmi_registry.errors import GenerationError, MissingExtraError
+from gmi_registry.errors import GenerationError
 from gmi_registry.generation.lora_file import LoraFile, LoraLayer
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["MergedAdapter", "is_merged", "kohya_name", "layer_places", "merge_adapter"]
-
-_READERS = {
-    "LoRA": "LoConModule",
-    "DoRA": "LoConModule",
-    "LoHa": "LohaModule",
-    "LoKr": "LokrModule",
-    "GLoRA": "GLoRAModule",
-    "IA3": "IA3Module",
-    "OFT": "DiagOFTModule",
-}
-"""The classes of lycoris-lora that compute a layer; sums need none."""
-
-_SUMS = frozenset({"full", "norm"})
 
 # Trainers' prefixes of the parts of a pipeline; the first that a pipeline has is meant. FLUX.1's
 # second text encoder goes by the name of a third.
@@ -80,29 +70,11 @@ def is_merged(file: LoraFile) -> bool:
     A magnitude of a DoRA in PEFT's spelling is for diffusers; in kohya's it leaves it out.
     """
     return any(
-        layer.algorithm in {*_READERS, *_SUMS} - {"LoRA", "DoRA"}
+        layer.algorithm in _CHANGES.keys() - {"LoRA", "DoRA"}
         or {"mid", "dora_scale", "diff_b"} & set(layer.keys)
         for layer in file.layers.values()
         if file.has_effect(layer)
     )
-
-
-def _require_lycoris(file: LoraFile) -> None:
-    """Raise MissingExtraError where lycoris-lora is missing that the layers of ``file`` need."""
-    if find_spec("lycoris") is not None:
-        return
-    for layer in file.layers.values():
-        if _is_plain(layer) or layer.algorithm not in _READERS:
-            continue
-        what = layer.algorithm if layer.algorithm != "LoRA" else "LoCon with a middle factor"
-        raise MissingExtraError(
-            "lycoris-lora", extra="lycoris", purpose=f"loading {file.name}, a {what} adapter"
-        )
-
-
-def _is_plain(layer: LoraLayer) -> bool:
-    """Whether the change is a sum or a product, for which no library is needed."""
-    return layer.algorithm in _SUMS or (layer.algorithm == "LoRA" and "mid" not in layer.keys)
 
 
 @dataclass(frozen=True)
@@ -160,9 +132,8 @@ class MergedAdapter:
 def merge_adapter(pipeline: Any, file: LoraFile, scale: float) -> tuple[MergedAdapter, list[str]]:
     """Merge the layers of ``file`` into ``pipeline``; the names of tensors that have no place.
 
-    Raises GenerationError for tensors that lycoris-lora refuses; MissingExtraError without it.
+    Raises GenerationError for tensors that do not fit the layer that they are for.
     """
-    _require_lycoris(file)
     modules = {place: module for place, _, module in _modules(pipeline)}
     places: list[_Place] = []
     missing: set[str] = set(file.others)
@@ -170,7 +141,7 @@ def merge_adapter(pipeline: Any, file: LoraFile, scale: float) -> tuple[MergedAd
         module = next(
             (modules[place] for place in _places(layer.name, pipeline) if place in modules), None
         )
-        known = layer.algorithm in _READERS or layer.algorithm in _SUMS
+        known = layer.algorithm in _CHANGES
         if module is None or not known:
             if not known or file.has_effect(layer):
                 missing.update(layer.keys.values())
@@ -281,28 +252,12 @@ def _diffusers_name(name: str, layers_per_block: int) -> str:
     return name
 
 
-# The names that lycoris-lora has for roles of ours.
-_SPELLINGS = {"lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid"}
 _BIASES = ("diff_b", "b_norm", "up_bias")
-
-
-def _roles(layer: LoraLayer) -> list[str]:
-    """The roles that lycoris-lora reads of a layer, in the order in which it takes them."""
-    from lycoris import modules
-
-    reader = getattr(modules, _READERS[layer.algorithm or ""])
-    return [_SPELLINGS.get(name, name) for name in reader.weight_list]
 
 
 def _unread(layer: LoraLayer) -> list[str]:
     """Names of the tensors of a layer that :func:`_merged` takes no notice of."""
-    read = {"alpha", "network_alpha", *_BIASES}
-    if layer.algorithm in _SUMS:
-        read |= {"diff", "w_norm"}
-    elif _is_plain(layer):
-        read |= {"down", "up"}
-    else:
-        read |= set(_roles(layer))
+    read = {"alpha", "network_alpha", "dora_scale", *_BIASES, *_CHANGES[str(layer.algorithm)][1]}
     return [key for role, key in layer.keys.items() if role not in read]
 
 
@@ -312,94 +267,210 @@ def _merged(
     """Weight and bias (None: as it is) of a layer of the base with the adapter, in float32."""
     layer, weight = place.layer, place.weight.float()
     try:
-        if layer.algorithm in _SUMS:
-            changed = weight + scale * _difference(file, layer, ("diff", "w_norm"), weight)
-        elif _is_plain(layer):
-            down, up = file.tensor(layer, "down"), file.tensor(layer, "up")
-            assert down is not None
-            assert up is not None
-            alpha = file.alpha(layer)
-            strength = scale if alpha is None else scale * alpha / down.shape[0]
-            changed = weight + strength * (up.flatten(1) @ down.flatten(1)).view(weight.shape)
-        else:
-            changed = _computed(file, place, scale)
-        if changed.shape != weight.shape:
-            raise ValueError(f"its shape is {list(changed.shape)}, not {list(weight.shape)}")
+        change = _CHANGES[str(layer.algorithm)][0](_Tensors(file, layer), weight)
+        if change.numel() != weight.numel():
+            raise ValueError(f"its change is of shape {list(change.shape)}")
+        change = change.reshape(weight.shape)
+        magnitude = file.tensor(layer, "dora_scale")
+        if magnitude is not None:
+            change = _decomposed(weight + change, magnitude) - weight
         bias = None
-        if any(role in layer.keys for role in _BIASES):
-            before = weight.new_zeros(len(weight)) if place.bias is None else place.bias.float()
-            bias = before + scale * _difference(file, layer, _BIASES, before)
+        for role in _BIASES:
+            difference = file.tensor(layer, role)
+            if difference is not None:
+                before = weight.new_zeros(len(weight)) if place.bias is None else place.bias.float()
+                bias = before + scale * _like(difference, before)
     except Exception as error:
         raise GenerationError(
-            f"{file.name}: {layer.name} does not fit its base model: "
+            f"{file.name}: {layer.name}, whose weight in the base is of shape "
+            f"{list(weight.shape)}, does not fit its base model: "
             f"{' '.join(str(error).split())[:200]}",
-            hint="check base_model in the model card, or give --base REPO",
+            hint="check base_model in the model card, or name another one: --base REPO",
         ) from error
-    return changed, bias
+    return weight + scale * change, bias
 
 
-def _difference(
-    file: LoraFile, layer: LoraLayer, roles: tuple[str, ...], like: torch.Tensor
-) -> torch.Tensor:
-    for role in roles:
-        value = file.tensor(layer, role)
-        if value is not None:
-            if value.numel() != like.numel():
-                raise ValueError(f"its shape is {list(value.shape)}, not {list(like.shape)}")
-            return value.view(like.shape)
-    return like.new_zeros(())
+class _Tensors:
+    """The tensors of a layer by their roles."""
+
+    def __init__(self, file: LoraFile, layer: LoraLayer) -> None:
+        self._file, self._layer = file, layer
+
+    def __contains__(self, role: str) -> bool:
+        return role in self._layer.keys
+
+    def __getitem__(self, role: str) -> torch.Tensor:
+        value = self._file.tensor(self._layer, role)
+        if value is None:
+            raise ValueError(f"it has no {role}")
+        return value
+
+    def scale(self, rank: int) -> float:
+        """The layer's own, 1 where the file says none."""
+        alpha = self._file.alpha(self._layer)
+        return 1.0 if alpha is None else alpha / rank
+
+    def constraint(self) -> float:
+        """The alpha of an OFT, which bounds how far it turns; 0 is no bound."""
+        return self._file.alpha(self._layer) or 0.0
 
 
-def _computed(file: LoraFile, place: _Place, scale: float) -> torch.Tensor:
-    """The weight of a layer with the adapter, by lycoris-lora."""
-    from lycoris import modules
-
-    layer = place.layer
-    reader = getattr(modules, _READERS[layer.algorithm or ""])
-    tensors = {role: file.tensor(layer, role) for role in _roles(layer)}
-    if layer.algorithm == "OFT" and (blocks := tensors["oft_blocks"]) is not None:
-        reader = modules.ButterflyOFTModule if blocks.dim() == 4 else reader
-    if "alpha" in tensors and tensors["alpha"] is None:
-        tensors["alpha"] = place.weight.new_tensor(_rank(layer, tensors)).float()
-    # Its own class takes a magnitude for one of the outputs; there are files with one of the inputs
-    # (older ones, and OneTrainer's), which the shape tells.
-    magnitude = tensors.get("dora_scale")
-    if "dora_scale" in tensors:
-        tensors["dora_scale"] = None
-    given = [value for value in tensors.values() if value is not None]
-    on_input = tensors.pop("on_input", None)
-    stand_in = copy.deepcopy(place.module).cpu().float()
-    stand_in.weight.data = place.weight.float()
-    made = reader.make_module_from_state_dict(layer.name, stand_in, *tensors.values())
-    if on_input is not None:
-        if bool(on_input):  # its class makes those of the outputs only
-            made = reader(layer.name, stand_in, 1, train_on_input=True)
-            made.weight.data.copy_(tensors["weight"])
-    held = sorted(value.numel() for value in made.parameters())
-    there = sorted(value.numel() for value in given if value.dim() > 0 and value.numel() > 1)
-    if [size for size in held if size > 1] != there:  # a tensor that was stretched to fit
-        raise ValueError(f"its tensors have {there} numbers, and {held} are due")
-    if magnitude is not None:
-        shape = list(stand_in.weight.shape)
-        sides = [[size, *(1 for _ in shape[1:])] for size in shape[:1]]
-        sides.append([1, shape[1], *(1 for _ in shape[2:])])
-        if list(magnitude.shape) not in sides and magnitude.dim() > 1:
-            raise ValueError(f"its magnitudes are of shape {list(magnitude.shape)}")
-        made.wd = True
-        made.wd_on_out = magnitude.shape[0] == shape[0]
-        made.dora_norm_dims = len(shape) - 1
-        made.dora_scale = type(stand_in.weight)(magnitude)
-    changed, _ = made.get_merged_weight(scale, stand_in.weight.shape, stand_in.weight.device)
-    return changed.detach().float()
+def _like(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    if value.numel() != like.numel():
+        raise ValueError(f"a difference of shape {list(value.shape)} for {list(like.shape)}")
+    return value.reshape(like.shape)
 
 
-def _rank(layer: LoraLayer, tensors: dict[str, torch.Tensor | None]) -> float:
-    """What stands for an alpha that a file leaves out: the rank, which makes a scale of 1."""
-    if layer.algorithm == "OFT":  # there it is a constraint, and 0 is none
-        return 0.0
-    for role, axis in (("down", 0), ("hada_w1_b", 0), ("a2.weight", 0), ("lokr_w2_b", 0)):
-        value = tensors.get(role)
-        if value is not None:
-            return float(value.shape[axis])
-    value = tensors.get("lokr_w1_b")
-    return 1.0 if value is None else float(value.shape[0])
+def _lora(tensors: _Tensors, weight: torch.Tensor) -> torch.Tensor:
+    down, up = tensors["down"], tensors["up"]
+    scale = tensors.scale(down.shape[0])
+    if "mid" in tensors:
+        return scale * _rebuilt(tensors["mid"], up.flatten(1).T, down.flatten(1))
+    return scale * (up.flatten(1) @ down.flatten(1))
+
+
+def _rebuilt(core: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """A convolution from its Tucker decomposition: core [p, q, ...], left [p, outputs], right
+    [q, inputs]."""
+    import torch
+
+    return torch.einsum("pq...,po,qi->oi...", core, left, right)
+
+
+def _loha(tensors: _Tensors, weight: torch.Tensor) -> torch.Tensor:
+    factors = []
+    for number in "12":
+        left, right = tensors[f"hada_w{number}_a"], tensors[f"hada_w{number}_b"]
+        if f"hada_t{number}" in tensors:
+            factors.append(_rebuilt(tensors[f"hada_t{number}"], left, right))
+        else:
+            factors.append(left @ right)
+    if factors[0].shape != factors[1].shape:
+        raise ValueError(f"factors of shapes {[list(factor.shape) for factor in factors]}")
+    return tensors.scale(tensors["hada_w1_b"].shape[0]) * factors[0] * factors[1]
+
+
+def _lokr(tensors: _Tensors, weight: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    rank: int | None = None
+    factors = []
+    for number in "12":
+        if f"lokr_w{number}" in tensors:
+            factors.append(tensors[f"lokr_w{number}"])
+            continue
+        left, right = tensors[f"lokr_w{number}_a"], tensors[f"lokr_w{number}_b"]
+        rank = right.shape[0]
+        if f"lokr_t{number}" in tensors:
+            factors.append(_rebuilt(tensors[f"lokr_t{number}"], left, right))
+        else:
+            factors.append(left @ right)
+    one, two = factors
+    one = one.reshape(*one.shape, *(1 for _ in range(two.dim() - one.dim())))
+    # Where neither is decomposed, alpha says nothing.
+    return (1.0 if rank is None else tensors.scale(rank)) * torch.kron(one, two)
+
+
+def _glora(tensors: _Tensors, weight: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    a1, a2, b1, b2 = (tensors[f"{name}.weight"] for name in ("a1", "a2", "b1", "b2"))
+    inner = torch.einsum("oi...,ij->oj...", weight, a1.flatten(1) @ a2.flatten(1))
+    if "bm.weight" in tensors:
+        outer = _rebuilt(tensors["bm.weight"], b1.flatten(1).T, b2.flatten(1))
+    else:
+        outer = b1.flatten(1) @ b2.flatten(1)
+    if outer.numel() != weight.numel() or inner.shape != weight.shape:
+        raise ValueError(f"changes of shapes {list(inner.shape)} and {list(outer.shape)}")
+    return tensors.scale(a2.shape[0]) * (inner + outer.reshape(weight.shape))
+
+
+def _oft(tensors: _Tensors, weight: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    blocks = tensors["oft_blocks"]
+    skew = blocks - blocks.transpose(-1, -2)
+    bound = tensors.constraint() * len(weight)
+    norm = float(skew.norm()) + 1e-8
+    if 0 < bound < norm:
+        skew = skew * (bound / norm)
+    one = torch.eye(blocks.shape[-1])
+    turns = (one + skew) @ torch.linalg.inv(one - skew)
+    if blocks.dim() == 3:
+        parts = weight.reshape(len(turns), turns.shape[-1], -1)
+        turned = torch.einsum("knm,kn...->km...", turns, parts).reshape(weight.shape)
+    else:
+        turned = _butterfly(turns, weight)
+    if "rescale" in tensors:
+        rescale = tensors["rescale"].reshape(-1, *(1 for _ in weight.shape[1:]))
+        if len(rescale) != len(weight):
+            raise ValueError(f"{len(rescale)} factors to rescale {len(weight)} rows by")
+        turned = turned * rescale
+    return turned - weight
+
+
+def _butterfly(turns: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """BOFT: stages of block turns [stages, blocks, size, size], whose blocks lie further and further
+    apart."""
+    import torch
+
+    _, blocks, size, _ = turns.shape
+    half, turned = size // 2, weight
+    for stage, turn in enumerate(turns):
+        step = 2**stage * half
+        groups = len(weight) // (step * 2)
+        # Rows (group, one of two, step) are those of group and step together.
+        rows = turned.reshape(groups, 2, step, -1).transpose(1, 2).reshape(blocks, size, -1)
+        rows = torch.einsum("bij,bjk->bik", turn, rows)
+        rows = rows.reshape(groups, step, 2, -1).transpose(1, 2)
+        turned = rows.reshape(weight.shape)
+    return turned
+
+
+def _ia3(tensors: _Tensors, weight: torch.Tensor) -> torch.Tensor:
+    vector = tensors["weight"].flatten()
+    on_input = bool(tensors["on_input"])
+    if len(vector) != weight.shape[1 if on_input else 0]:
+        raise ValueError(f"a vector of {len(vector)} numbers")
+    if on_input:
+        return weight * vector.reshape(1, -1, *(1 for _ in weight.shape[2:]))
+    return weight * vector.reshape(-1, *(1 for _ in weight.shape[1:]))
+
+
+def _difference(tensors: _Tensors, weight: torch.Tensor) -> torch.Tensor:
+    for role in ("diff", "w_norm"):
+        if role in tensors:
+            return tensors[role]
+    return weight.new_zeros(weight.shape)  # a bias alone
+
+
+def _decomposed(weight: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
+    """The weight with the magnitudes of a DoRA: of its outputs, or in other files of its inputs,
+    which their shape tells."""
+    import torch
+
+    axis = 0 if magnitude.shape[0] == len(weight) and magnitude.numel() == len(weight) else 1
+    if magnitude.numel() != weight.shape[axis]:
+        raise ValueError(f"magnitudes of shape {list(magnitude.shape)}")
+    norm = weight.transpose(0, axis).flatten(1).norm(dim=1) + torch.finfo(weight.dtype).eps
+    shape = [1] * weight.dim()
+    shape[axis] = -1
+    return weight * (magnitude.flatten() / norm).reshape(shape)
+
+
+_HADAMARD = ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")
+_KRONECKER = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t1", "t2")
+_CHANGES: dict[
+    str, tuple[Callable[[_Tensors, torch.Tensor], torch.Tensor], frozenset[str]]
+] = {
+    "LoRA": (_lora, frozenset({"down", "up", "mid"})),
+    "DoRA": (_lora, frozenset({"down", "up", "mid"})),
+    "LoHa": (_loha, frozenset(f"hada_{name}" for name in _HADAMARD)),
+    "LoKr": (_lokr, frozenset(f"lokr_{name}" for name in _KRONECKER)),
+    "GLoRA": (_glora, frozenset(f"{name}.weight" for name in ("a1", "a2", "b1", "b2", "bm"))),
+    "OFT": (_oft, frozenset({"oft_blocks", "rescale"})),
+    "IA3": (_ia3, frozenset({"weight", "on_input"})),
+    "full": (_difference, frozenset({"diff"})),
+    "norm": (_difference, frozenset({"w_norm"})),
+}
+"""How each kind of layer changes a weight, and the roles of the tensors that say it."""

@@ -19,7 +19,13 @@ from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.filters import Filters
 from gmi_registry.hubs.protocol import Hub
 from gmi_registry.model import Kind
-from gmi_registry.place import base_model_named, find_model, find_spec, hub_at, hub_named_in
+from gmi_registry.place import (
+    base_model_named,
+    find_model,
+    find_spec,
+    hub_at,
+    hub_named_in,
+)
 from gmi_registry.search import WORKERS, ImageSource
 from gmi_registry.search import search as search_hub
 from gmi_registry.spec import ModelRef, PromptSet, Spec
@@ -153,6 +159,7 @@ def publish(
     *,
     revision: str | None = None,
     prompts: PromptSet | str | Path | None = None,
+    base: str | ModelRef | None = None,
     overrides: RecipeOverrides | None = None,
     output: str | Path | None = None,
     work: str | Path | None = None,
@@ -176,7 +183,10 @@ def publish(
     its page, or a ModelRef; on
     Hugging Face ``owner/name/FILE.safetensors`` is one of several files. ``revision`` pins it.
     ``prompts`` are the developer's own besides the default ones, a PromptSet or a file with one a
-    line. ``overrides`` change the recipe, whose widths and heights are in pixels. With ``output``
+    line. ``base`` names the model that a LoRA or a single file was made for: a repository on
+    Hugging Face, at a revision where one follows the name, or a model of the same folder; without
+    it the card, the file's metadata or its layers tell. ``overrides`` change the recipe, whose
+    widths and heights are in pixels. With ``output``
     the files go to ``output``/gmi and the hub is left alone; ``create_pr`` proposes the change in
     place of making it (None: as is usual there, which for the registry is a proposal); with
     ``allow_partial`` a LoRA is described of which some tensors have no place in its base; with
@@ -216,6 +226,7 @@ def publish(
             work=_work_folder(work, cache),
             encoder=encoder,
             prompts=prompts,
+            base=base,
             overrides=overrides,
             output=None if output is None else Path(output),
             dry_run=dry_run,

@@ -118,15 +118,17 @@ def _model_ref(spec: Spec) -> ModelRef:
 def _model(spec: Spec, hub: Hub) -> ModelFiles:
     """The model with the weights that are described, compared before they are downloaded."""
     ref = _model_ref(spec)
+    named = spec.manifest.model.named_base
+    options = {} if named is None else {"base": named}
     look = getattr(hub, "outline", None)
     if look is not None:
-        outline: ModelOutline = look(ref)
+        outline: ModelOutline = look(ref, **options)
         stated = {weight.path: weight.sha256 for weight in spec.manifest.model.weights}
         known = {path: sha256 for path, sha256 in outline.weights.items() if sha256 is not None}
         if stated.keys() != outline.weights.keys() or known.items() - stated.items():
             raise _other_weights(spec)
         ref = outline.ref
-    model = hub.fetch_model(ref)
+    model = hub.fetch_model(ref, **options)
     generation.check_model(model)
     _require_weights(spec, model)
     return model

@@ -25,6 +25,7 @@ __all__ = [
     "SpecPlace",
     "base_model_named",
     "endpoints",
+    "find_base",
     "find_model",
     "find_spec",
     "hub_at",
@@ -223,6 +224,22 @@ def find_model(text: str, hub: Hub, revision: str | None = None) -> ModelRef:
             hint=f"name one of them: {ref.without_revision} --revision {revision}",
         )
     return ModelRef(ref.hub, ref.id, revision, ref.file)
+
+
+def find_base(text: str, hub: Hub) -> ModelRef:
+    """The base model that ``--base`` calls ``text``, of a model on ``hub``: one of the same hub
+    where that is a folder, else one on Hugging Face. Raises InputError for anything else."""
+    home: HubName = "local" if hub.name == "local" else "hf"
+    named = _read(text, home, endpoints(hub))
+    ref = None if named is None else named.model
+    if ref is None or ref.hub != home:
+        what = "a model of that folder" if home == "local" else "a repository on Hugging Face"
+        on = _TITLES.get(cast("HubName", hub.name), hub.name)
+        raise InputError(
+            f"{text[:120]!r} is no base model of a model on {on}, which is {what}",
+            hint="write --base local:NAME" if home == "local" else "write --base owner/name",
+        )
+    return ref
 
 
 def find_spec(

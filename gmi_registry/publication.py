@@ -54,7 +54,14 @@ class Order:
     proposal: dict[str, bool]
     progress: Progress
     store: SpecStore | None
+    base: ModelRef | None = None
     allow_partial: bool = False
+
+    @property
+    def options_of_base(self) -> dict[str, ModelRef]:
+        """What the hub is told of the base: nothing where none was named, as a hub of somebody
+        else's may know nothing of it."""
+        return {} if self.base is None else {"base": self.base}
 
     @property
     def shelf(self) -> Hub | SpecStore:

@@ -46,7 +46,7 @@ from gmi_registry.generation.plan import (
 )
 from gmi_registry.hubs.protocol import Destination, Hub, ModelOutline, SpecStore, knows_names
 from gmi_registry.model import ModelFiles
-from gmi_registry.place import read_former
+from gmi_registry.place import find_base, read_former
 from gmi_registry.publication import Order, Progress, Publication, Stage
 from gmi_registry.spec import (
     PREVIEW_NAME,
@@ -82,7 +82,8 @@ class _Ready:
     """What the checks leave behind for the work.
 
     ``existing`` lies at ``place`` now, or in a proposal of this account's; ``preview`` is the
-    contact sheet that is beside it there, where that is a proposal.
+    contact sheet that is beside it there, where that is a proposal. ``order`` names the model's
+    file in full where a pattern was given.
     """
 
     model: ModelFiles
@@ -93,6 +94,7 @@ class _Ready:
     place: ModelRef
     preview: Path | None
     plan: Plan
+    order: Order
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def publish(
     encoder: Encoder | None = None,
     prompts: PromptSet | None = None,
     overrides: RecipeOverrides | None = None,
+    base: str | ModelRef | None = None,
     output: Path | None = None,
     dry_run: bool = False,
     force: bool = False,
@@ -137,7 +140,8 @@ def publish(
 ) -> Publication:
     """Describe the model that ``hub`` holds under ``ref``, and put the description beside it.
 
-    ``prompts`` is the developer's own block, which follows the default set. With ``output`` the
+    ``prompts`` is the developer's own block, which follows the default set. ``base`` is the model
+    that this one was made from, whatever the model card says; it is recorded. With ``output`` the
     files go to ``output``/gmi and the hub is left alone; with ``create_pr`` they are proposed to
     the model's owner, who decides (None: as is usual there). With ``store`` they go there and not
     beside the model. ``work`` keeps the pictures of an interrupted call, which the same call then
@@ -166,14 +170,17 @@ def publish(
     overrides = overrides or RecipeOverrides()
     # Said only where it is wanted: a hub of somebody else's may know nothing of proposals.
     proposal = {} if create_pr is None else {"create_pr": create_pr}
-    order = Order(ref, hub, work, output, device, force, proposal, progress, store, allow_partial)
+    named = None if base is None else find_base(str(base), hub)
+    order = Order(
+        ref, hub, work, output, device, force, proposal, progress, store, named, allow_partial
+    )
     progress("check", 0, _CHECKS)
     there = _check_machine(order, overrides)
     # A model that was renamed is described, and pushed to, under its present name.
     asked, ref = ref, _name_now(ref, hub)
     order = replace(order, ref=ref)
     ready = _check(order, there, encoder, load, prompts, overrides)
-    plan = ready.plan
+    plan, order, ref = ready.plan, ready.order, ready.order.ref
     if asked.id != ref.id:
         told = f"{asked.repository} is called {ref.repository} now"
         plan = replace(plan, warnings=(told, *plan.warnings))
@@ -227,6 +234,9 @@ def _check(
     place = _place(order, destination)
     progress("check", 2, _CHECKS)
     found = _find(order, prompts, destination)
+    if order.ref.is_pattern:
+        order = replace(order, ref=replace(order.ref, file=found.outline.ref.file))
+        place = _place(order, destination)
     generation.check_advice(found.outline, found.outline.kind, overrides)
     if order.allow_partial and found.outline.kind not in (None, "lora"):
         raise InputError(
@@ -294,7 +304,9 @@ def _check(
         if target is not None:
             require_room(target, sum(file.size for file in plan.files))
     progress("check", _CHECKS, _CHECKS)
-    return _Ready(model, pipeline, encoder, journal, proposed or existing, place, preview, plan)
+    return _Ready(
+        model, pipeline, encoder, journal, proposed or existing, place, preview, plan, order
+    )
 
 
 def _name_now(ref: ModelRef, hub: Hub) -> ModelRef:
@@ -347,7 +359,8 @@ def _find(order: Order, prompts: PromptSet | None, destination: Destination | No
     """The model and its base, without weights where they are far away; what the cards advise."""
     outline = getattr(order.hub, "outline", None)
     model: ModelFiles | ModelOutline
-    model = order.hub.fetch_model(order.ref) if outline is None else outline(order.ref)
+    look = order.hub.fetch_model if outline is None else outline
+    model = look(order.ref, **order.options_of_base)
     if isinstance(model, ModelFiles):
         generation.check_model(model)
         _require_apart(order.output, model)
@@ -378,10 +391,12 @@ def _check_outline(model: ModelOutline) -> None:
     if model.pipeline is not None:
         generation.require_pipeline(str(model.ref), model.pipeline)
     elif model.base is None and model.ref.hub == "hf":
+        if model.base_refusal is not None:
+            raise model.base_refusal
         what = "LoRA" if model.kind == "lora" else "LoRA, or a whole model in one file,"
         raise GenerationError(
             f"{model.ref}: the model card names no base model, which a {what} needs",
-            hint="add base_model to the model card",
+            hint="name it: --base REPO, or add base_model to the model card",
         )
     if model.base is not None:
         _check_outline(model.base)
@@ -437,7 +452,7 @@ def _downloads(found: _Found, encoder: int) -> tuple[PlannedDownload, ...]:
 def _fetch(order: Order, found: _Found) -> ModelFiles:
     if isinstance(found.outline, ModelFiles):
         return found.outline
-    model = order.hub.fetch_model(found.outline.ref)
+    model = order.hub.fetch_model(found.outline.ref, **order.options_of_base)
     generation.check_model(model)
     return model
 
@@ -475,6 +490,7 @@ def _recipe(
             "the trigger words of the model card are left out, since with them the model would cut "
             f"its prompts ({error.message}); --trigger-word WORD names shorter ones"
         )
+    notes.extend(generation.recipe_notes(pipeline, model, overrides))
     return recipe, generation.recipe_origins(pipeline, model, overrides), notes
 
 

@@ -53,7 +53,7 @@ def _described(plan: Plan) -> list[tuple[str, str]]:
         ("model", str(plan.ref)),
         ("title", plan.title),
         ("kind", plan.kind),
-        *(() if plan.base is None else [("base model", str(plan.base))]),
+        *(() if plan.base is None else [("base model", _base(plan))]),
         *(
             ("prompts" if position == 0 else "own prompts", f"{block.name}: {len(block)} prompts")
             for position, block in enumerate(plan.prompt_sets)
@@ -76,6 +76,19 @@ def _described(plan: Plan) -> list[tuple[str, str]]:
         ("replaces", plan.previous or "nothing"),
         ("work space", f"{plan.scratch:,} bytes"),
     ]
+
+
+_ORIGINS = {
+    "option": "named by --base",
+    "card": "named by its author",
+    "metadata": "by the metadata in its file",
+    "architecture": "a guess: the usual one of such networks",
+}
+
+
+def _base(plan: Plan) -> str:
+    origin = None if plan.base_origin is None else _ORIGINS[plan.base_origin]
+    return str(plan.base) if origin is None else f"{plan.base} ({origin})"
 
 
 _SETTINGS = (
@@ -177,6 +190,7 @@ def publication_document(done: Publication) -> dict[str, Any]:
             "proposal": plan.proposal,
             "up_to_date": plan.up_to_date,
             "base_model": None if plan.base is None else str(plan.base),
+            "base_origin": plan.base_origin,
             "device": plan.device,
             "origins": dict(plan.origins),
             "downloads": [

@@ -115,6 +115,17 @@ def publish(
             show_default=False,
         ),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="REPO",
+            help="The base model that a LoRA or a single file was made for, such as owner/name or "
+            "owner/name@REV on Hugging Face, or a model's name on a hub in a folder; instead of "
+            "what its card and its file say.",
+            show_default=False,
+        ),
+    ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -142,8 +153,42 @@ def publish(
     steps: Annotated[
         int | None, typer.Option("--steps", help="Denoising steps.", show_default=False)
     ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="NAME",
+            help='Instead of the model\'s own: "Euler a", "DPM++ 2M Karras", "LCM" and so on, or a '
+            "class of diffusers.",
+            show_default=False,
+        ),
+    ] = None,
     guidance: Annotated[
-        float | None, typer.Option("--guidance", help="Guidance scale.", show_default=False)
+        float | None,
+        typer.Option(
+            "--guidance",
+            help="Guidance scale, of the kind that the pipeline reads.",
+            show_default=False,
+        ),
+    ] = None,
+    true_cfg_scale: Annotated[
+        float | None,
+        typer.Option(
+            "--true-cfg-scale",
+            help="Guidance away from the negative prompt, where --guidance is something else "
+            "(FLUX.1); above 1 it takes twice the time.",
+            show_default=False,
+        ),
+    ] = None,
+    clip_skip: Annotated[
+        int | None,
+        typer.Option(
+            "--clip-skip",
+            metavar="LAYERS",
+            help="Layers left out at the end of the CLIP text encoders: 1 for what other tools "
+            "call CLIP skip 2.",
+            show_default=False,
+        ),
     ] = None,
     seeds: Annotated[
         str | None,
@@ -250,7 +295,10 @@ def publish(
 
         overrides = RecipeOverrides(
             steps=steps,
+            scheduler=scheduler,
             guidance_scale=guidance,
+            true_cfg_scale=true_cfg_scale,
+            clip_skip=clip_skip,
             seeds=chosen_seeds,
             width=width,
             height=height,
@@ -267,6 +315,7 @@ def publish(
                 opened,
                 work=work_folder(work, cache_folder(cache_dir)),
                 prompts=own_prompts,
+                base=base,
                 overrides=overrides,
                 output=output,
                 dry_run=dry_run,

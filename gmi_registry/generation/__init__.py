@@ -7,7 +7,7 @@ from gmi_registry.generation.builder import build_spec, describe, draft_spec, re
 from gmi_registry.generation.encoding import Encoding
 from gmi_registry.generation.images import GeneratedImages, generate, images_kept, noise_seed
 from gmi_registry.generation.journal import Journal
-from gmi_registry.generation.limits import check_prompts, check_settings
+from gmi_registry.generation.limits import check_settings
 from gmi_registry.generation.pipelines import (
     LoadedModel,
     Pipeline,
@@ -19,6 +19,7 @@ from gmi_registry.generation.pipelines import (
     require_pipeline,
 )
 from gmi_registry.generation.preview import ContactSheet, contact_sheet, require_webp
+from gmi_registry.generation.prompt_limits import check_prompts
 from gmi_registry.generation.prompt_sets import (
     DEFAULT_PROMPT_SET,
     default_prompt_set,
@@ -30,6 +31,7 @@ from gmi_registry.generation.recipes import (
     check_advice,
     check_overrides,
     default_recipe,
+    recipe_notes,
     recipe_origins,
 )
 
@@ -61,6 +63,7 @@ __all__ = [
     "noise_seed",
     "prompt_set_named",
     "prompt_set_names",
+    "recipe_notes",
     "recipe_origins",
     "redescribe",
     "require_packages",

@@ -31,16 +31,16 @@ from gmi_registry.generation.textual_inversion import (
 )
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import LoraPartial
-from gmi_registry.weights import architecture_title, identify_file
+from gmi_registry.weights import identify_file
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
     "ADAPTER",
+    "adapter_file",
     "apply_lora",
     "apply_textual_inversion",
-    "check_adapter",
     "learned_words",
     "lora_file",
     "set_lora_scale",
@@ -365,11 +365,7 @@ def apply_textual_inversion(pipeline: Any, model: ModelFiles) -> list[str]:
     from safetensors.torch import load_file
 
     notes: list[str] = []
-    names = [weight.path for weight in model.weights]
-    safe = [name for name in names if name.lower().endswith(".safetensors")]
-    if not safe:
-        raise pickled(model, names[0] if names else model.path.name)
-    for name in safe:
+    for name in _inversion_files(model):
         try:
             tensors = load_file(_path(model, name))
         except (SafetensorError, OSError, ValueError) as error:
@@ -449,51 +445,19 @@ def lora_file(model: ModelFiles) -> str:
     return preferred[0]
 
 
-def check_adapter(model: ModelFiles) -> None:
-    """Raise GenerationError for what an adapter's file tells before anything is loaded.
+def adapter_file(model: ModelFiles) -> str:
+    """The path of a LoRA's weights inside its folder, or of a textual inversion's.
 
-    That is a pickle, several files of which one is meant, and another architecture than its base's,
-    where both are known.
+    Raises GenerationError for a pickle, and for several LoRAs of which one is meant.
     """
     if model.kind == "lora":
-        path = _path(model, lora_file(model))
-    else:
-        safe = [name.path for name in model.weights if name.path.endswith(".safetensors")]
-        if not safe:
-            raise pickled(model, model.weights[0].path if model.weights else model.path.name)
-        path = _path(model, safe[0])
-    if not path.is_file():
-        return
-    file, base = identify_file(path), model.base
-    there = None if base is None else _architecture(base)
-    if base is None or None in (file.architecture, there) or file.architecture == there:
-        return
-    if {file.architecture, there} in _RELATED:
-        return
-    raise GenerationError(
-        f"{model.ref}: {path.name} is {file.title}, and its base model {base.ref} is "
-        f"{architecture_title(str(there))}",
-        hint=_other_base(model),
-    )
+        return lora_file(model)
+    return _inversion_files(model)[0]
 
 
-# Networks that have many layers in common, so that adapters of one may fit the other.
-_RELATED: tuple[set[str | None], ...] = (
-    {"sdxl", "kolors"},
-    {"flux1", "chroma"},
-    {"sd1", "animatediff"},
-    {"qwen-image", "qwen-image-2.1"},
-)
-
-
-def _architecture(model: ModelFiles) -> str | None:
-    """That of the network of a model, told by the names and shapes in its files."""
-    if model.kind in ("lora", "textual-inversion"):
-        return None if model.base is None else _architecture(model.base)
-    if model.path.is_file():
-        return identify_file(model.path).architecture
-    for weight in model.weights:
-        path = model.path / weight.path
-        if weight.path.split("/")[0] in ("unet", "transformer") and path.is_file():
-            return identify_file(path).architecture
-    return None
+def _inversion_files(model: ModelFiles) -> list[str]:
+    names = [weight.path for weight in model.weights]
+    safe = [name for name in names if name.lower().endswith(".safetensors")]
+    if not safe:
+        raise pickled(model, names[0] if names else model.path.name)
+    return safe

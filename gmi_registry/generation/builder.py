@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import chain
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,6 +130,8 @@ def describe(model: ModelFiles) -> DescribedModel:
             url=model.url if model.url is not None and _WEB.fullmatch(model.url) else None,
             kind=model.kind,
             base_model=base_name(model),
+            base_origin=_base_origin(model),
+            base_revision=model.base_revision if _base_origin(model) == "option" else None,
             weights=_by_path(model.weights),
             base_weights=_base_weights(model),
             tags=tuple(tags)[:_MAX_TAGS],
@@ -150,8 +153,20 @@ def base_name(model: ModelFiles) -> str | None:
     """What the base is called that was used; what the card says where none was, or where it is of
     another hub than the model, whose words for bases are its own."""
     base = model.base
-    used = base is not None and base.ref.hub == model.ref.hub and model.kind != "checkpoint"
-    return base.ref.id if used and base is not None else model.card.base_model
+    if base is None or model.kind == "checkpoint":
+        return model.card.base_model
+    named = base.ref.hub == model.ref.hub or model.base_origin == "option"
+    return base.ref.id if named else model.card.base_model
+
+
+def _base_origin(model: ModelFiles) -> Literal["option", "metadata", "architecture"] | None:
+    """Who named the base, for the manifest: absent where the card or the hub did."""
+    if model.base is None or model.kind == "checkpoint" or model.base_origin == "card":
+        return None
+    # Of another hub's base the hub's own word is recorded, which stays the same.
+    if model.base_origin != "option" and model.base.ref.hub != model.ref.hub:
+        return None
+    return model.base_origin
 
 
 def _base_weights(model: ModelFiles) -> tuple[WeightFile, ...] | None:

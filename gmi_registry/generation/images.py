@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
@@ -20,6 +19,8 @@ from gmi_registry.generation.backlog import Backlog
 from gmi_registry.generation.journal import Journal
 from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.generation.refusals import one_line
+from gmi_registry.generation.schedulers import stepping, use_sampler
+from gmi_registry.generation.settings import call_arguments
 from gmi_registry.spec import GenerationRecipe
 
 __all__ = ["Follower", "GeneratedImages", "generate", "images_kept", "noise_seed"]
@@ -94,8 +95,11 @@ def generate(
     are those of two batches, however many there are. ``progress`` is told (pictures done, pictures
     in all) at the start and as each batch is drawn.
 
+    ``pipeline`` is given the recorded scheduler meanwhile, and the recorded settings alone.
+
     Raises GenerationError for a model that fails or gives no finite pixels, and for a journal that
-    cannot be written; whatever ``follower`` raises. Batches drawn before are kept.
+    cannot be written; InputError for a scheduler that cannot be made; whatever ``follower`` raises.
+    Batches drawn before are kept.
     """
     batches = _batches(prompts, recipe)
     found = [journal.find(batch) for batch in batches]
@@ -105,7 +109,7 @@ def generate(
     if recipe.lora_scale is not None:
         set_lora_scale(pipeline, recipe.lora_scale)
     follower = _Nobody() if follower is None else follower
-    with Backlog() as backlog:
+    with use_sampler(pipeline, recipe.sampler), Backlog() as backlog:
         for position, batch in enumerate(batches):
             paths = found[position]
             if paths is not None:
@@ -149,19 +153,10 @@ def _draw(pipeline: Pipeline, batch: Sequence[Pair], recipe: GenerationRecipe) -
     generators = [
         torch.Generator("cpu").manual_seed(noise_seed(prompt, seed)) for prompt, seed in batch
     ]
-    settings: dict[str, Any] = {
-        "prompt": [recipe.render(prompt) for prompt, _ in batch],
-        "negative_prompt": [recipe.negative_prompt] * len(batch),
-        "num_inference_steps": recipe.steps,
-        "guidance_scale": recipe.guidance_scale,
-        "width": recipe.width,
-        "height": recipe.height,
-    }
-    takes = inspect.signature(pipeline.__call__).parameters
-    settings = {name: value for name, value in settings.items() if name in takes}
+    arguments = call_arguments(pipeline, recipe, [recipe.render(prompt) for prompt, _ in batch])
     try:
-        with torch.inference_mode():
-            drawn = pipeline(**settings, generator=generators, output_type="np").images
+        with torch.inference_mode(), stepping(pipeline.scheduler, generators):
+            drawn = pipeline(**arguments, generator=generators, output_type="np").images
     except Exception as error:
         memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
         raise GenerationError(

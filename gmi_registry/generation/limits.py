@@ -1,78 +1,32 @@
-"""What a loaded model can make: which sizes and steps, and whether it reads a prompt to its end.
+"""What a loaded model can make: which sizes and steps.
 
 Asked before anything is generated. diffusers finds out when it generates, and some of its pipelines
-make a picture of another size, or cut a prompt, without a word.
+make a picture of another size without a word.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from gmi_registry.errors import InputError
 from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.generation.refusals import one_line
-from gmi_registry.spec import GenerationRecipe, PromptSet
+from gmi_registry.generation.schedulers import recorded_scheduler
+from gmi_registry.generation.settings import check_effects
+from gmi_registry.spec import GenerationRecipe
 
-__all__ = ["check_prompts", "check_settings"]
-
-_NO_LIMIT = 100_000
-"""Tokenizers without a limit state an astronomic one."""
-
-
-def check_prompts(
-    pipeline: Pipeline, prompt_sets: Sequence[PromptSet], recipe: GenerationRecipe
-) -> None:
-    """Raise InputError for the first prompt that the model would cut.
-
-    Counted are the tokens of the text that the model is given (trigger words included, and the
-    tokenizer's own start and end marks), up to the tokenizer's limit or the pipeline's own, which
-    may be smaller. A pipeline with several text encoders reads a prompt to its end if one of its
-    tokenizers does. The negative prompt is checked as well.
-    """
-    tokenizers = [
-        # A processor of texts and pictures has its tokenizer inside.
-        getattr(tokenizer, "tokenizer", tokenizer)
-        for name in ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4")
-        if (tokenizer := getattr(pipeline, name, None)) is not None
-    ]
-    most = _longest_sequence(pipeline)
-    texts = [
-        (f"prompt set {prompt_set.name!r}, prompt {number}", recipe.render(prompt))
-        for prompt_set in prompt_sets
-        for number, prompt in enumerate(prompt_set.prompts, start=1)
-    ]
-    texts.append(("the negative prompt", recipe.negative_prompt))
-    for place, text in texts:
-        counts = [
-            (
-                len(tokenizer(text, verbose=False)["input_ids"]),
-                min(tokenizer.model_max_length, most),
-            )
-            for tokenizer in tokenizers
-        ]
-        if not counts or any(count <= limit for count, limit in counts):
-            continue
-        count, limit = max(counts, key=lambda pair: pair[1])
-        shown = text if len(text) <= 60 else f"{text[:59]}…"
-        raise InputError(
-            f"{place}: {shown!r} has {count} tokens, but the model reads {limit}",
-            hint="shorten it" + (" or the trigger words" if recipe.trigger_words else ""),
-        )
-
-
-def _longest_sequence(pipeline: Pipeline) -> int:
-    """The tokens after which the pipeline cuts a prompt, whatever its tokenizers could read."""
-    call = getattr(pipeline, "__call__", None)  # noqa: B004, its parameters are wanted
-    asks = {} if call is None else inspect.signature(call).parameters
-    usual = asks["max_sequence_length"].default if "max_sequence_length" in asks else None
-    return min(_whole(usual) or _NO_LIMIT, _NO_LIMIT)
+__all__ = ["check_settings"]
 
 
 def check_settings(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
-    """Raise InputError for a size or a number of steps that the model cannot make."""
+    """Raise InputError for a recipe that the model cannot follow.
+
+    That is a size or a number of steps that it cannot make, a scheduler that does not fit, or a
+    setting that has no effect on it.
+    """
+    check_effects(pipeline, recipe)
     _check_size(pipeline, recipe)
     _check_steps(pipeline, recipe)
 
@@ -96,6 +50,14 @@ def _check_size(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
             f"its sides have at most {largest} pixels",
             "a smaller --width and --height",
         )
+    other = _generated_size(pipeline, recipe.width, recipe.height)
+    if other != (recipe.width, recipe.height):
+        raise _cannot(
+            pipeline,
+            f"{recipe.width} x {recipe.height}",
+            f"it generates {other[0]} x {other[1]} for that",
+            f"--width {other[0]} --height {other[1]}",
+        )
     said = _refusal(pipeline, recipe, recipe.width, recipe.height)
     # What is said of a size that must be right is about how it was asked here.
     usual = 8 * multiple
@@ -105,8 +67,8 @@ def _check_size(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
 
 
 def _check_steps(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
-    """Let a copy of the scheduler lay out its steps."""
-    scheduler = pipeline.scheduler
+    """Let a copy of the recorded scheduler lay out its steps."""
+    scheduler = recorded_scheduler(pipeline, recipe.sampler)
     lay_out = getattr(scheduler, "set_timesteps", None)
     if lay_out is None or not hasattr(type(scheduler), "from_config"):
         return
@@ -138,16 +100,11 @@ def _multiple(pipeline: Pipeline, recipe: GenerationRecipe) -> int:
 
 
 def _multiple_of_parts(pipeline: Pipeline) -> int:
-    """The autoencoder's factor, times the patch that a transformer reads at once.
-
-    A pipeline that maps every size to one of its own and back takes all that its autoencoder does.
-    """
+    """The autoencoder's factor, times the patch that a transformer reads at once."""
     factor = _whole(getattr(pipeline, "vae_scale_factor", None))
     # Pipelines that pack latents say so in the settings of this part, and nowhere else.
     packed = _whole(_config(getattr(pipeline, "image_processor", None), "vae_scale_factor"))
-    patch = None
-    if "use_resolution_binning" not in inspect.signature(pipeline.__call__).parameters:
-        patch = _whole(_config(getattr(pipeline, "transformer", None), "patch_size"))
+    patch = _whole(_config(getattr(pipeline, "transformer", None), "patch_size"))
     return math.lcm(factor or 1, packed or 1, (factor or 1) * (patch or 1))
 
 
@@ -166,6 +123,24 @@ def _largest(pipeline: Pipeline) -> int | None:
     return positions * patch * factor
 
 
+def _generated_size(pipeline: Pipeline, width: int, height: int) -> tuple[int, int]:
+    """What the pipeline makes of a size where it maps sizes to its own and cannot be told not to.
+
+    As HiDreamImagePipeline and Kandinsky5T2IPipeline of diffusers 0.42 do in their calls.
+    """
+    name = type(pipeline).__name__
+    listed = getattr(pipeline, "resolutions", None)
+    if name.startswith("Kandinsky5") and listed and (width, height) not in listed:
+        near = min(listed, key=lambda size: abs(size[0] / size[1] - width / height))
+        return int(near[0]), int(near[1])
+    if name.startswith("HiDreamImage"):
+        factor = int(pipeline.vae_scale_factor)
+        step, side = 2 * factor, pipeline.default_sample_size * factor
+        scale = math.sqrt(side**2 / (width * height))
+        return int(width * scale // step * step), int(height * scale // step * step)
+    return width, height
+
+
 def _refusal(pipeline: Pipeline, recipe: GenerationRecipe, width: int, height: int) -> str | None:
     """What the pipeline's own check says, in one line; None where it is content, or has none."""
     check = getattr(pipeline, "check_inputs", None)
@@ -177,9 +152,10 @@ def _refusal(pipeline: Pipeline, recipe: GenerationRecipe, width: int, height: i
         "width": width,
         "height": height,
         "num_inference_steps": recipe.steps,
-        "guidance_scale": recipe.guidance_scale,
         "callback_steps": 1,
     }
+    if recipe.guidance_scale is not None:
+        known["guidance_scale"] = recipe.guidance_scale
     given: dict[str, Any] = {}
     for name, parameter in inspect.signature(check).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

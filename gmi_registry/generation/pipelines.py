@@ -5,7 +5,6 @@ No code that comes with a model is ever run, and no pickle is ever opened.
 
 from __future__ import annotations
 
-import inspect
 import json
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,18 +14,32 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gmi_registry.bases import pipeline_architectures
 from gmi_registry.device import DtypeName, default_device, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
-from gmi_registry.generation.adapters import apply_lora, apply_textual_inversion, check_adapter
+from gmi_registry.generation.adapters import adapter_file, apply_lora, apply_textual_inversion
 from gmi_registry.generation.folder import chosen_folder
-from gmi_registry.generation.refusals import needs_code, pickled, refused
+from gmi_registry.generation.refusals import (
+    needs_code,
+    one_line,
+    pickled,
+    refused,
+    require_described_weights,
+)
 from gmi_registry.generation.single_file import (
     dtype_argument,
     load_single_file,
     no_safety_checker,
 )
+from gmi_registry.generation.tasks import (
+    missing_packages,
+    why_not_text_to_image,
+    why_other_channels,
+)
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import LoraPartial
+from gmi_registry.stated_base import require_made_for
+from gmi_registry.weights import identify, identify_file, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +62,7 @@ Pipeline = Any
 _PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 _INDEX = "model_index.json"
 _LIBRARIES = frozenset({"diffusers", "transformers"})
+_NETWORKS = ("unet", "transformer")
 
 
 def require_packages() -> None:
@@ -61,24 +75,66 @@ def require_packages() -> None:
 def check_model(model: ModelFiles) -> None:
     """Raise GenerationError for all that can be told of a model before its weights are loaded.
 
-    That is a base model that is not at hand, pickles, several files of which one is meant, and what
-    :func:`require_pipeline` refuses.
+    That is a base model that is not at hand, pickles, several files of which one is meant, files
+    that are damaged or of another kind (a VAE, a ControlNet), and what :func:`require_pipeline`
+    refuses.
     """
     if model.kind == "checkpoint":
         _require_no_pickles(model)
         _read_index(model)
+        _check_folder(model)
     elif model.kind in ("lora", "textual-inversion"):
-        check_adapter(model)
+        adapter_file(model)
         check_model(_base_of(model))
+        _require_made_for(model)
     else:
         _require_single_file(model)
+        require_described_weights(model)
+        _require_made_for(model)
+
+
+def _require_made_for(model: ModelFiles) -> None:
+    """Raise HubError where the base is another kind of network than the model was made for."""
+    base = _base_of(model)
+    place = model.path
+    if model.kind in ("lora", "textual-inversion") and place.is_dir():
+        place = place / adapter_file(model)
+    if place.is_dir():  # a network that diffusers saved by itself
+        place = place / Path(model.weights[0].path).name
+    header = read_header(place)
+    told = {"option": "--base names it", "card": "its model card names it"}
+    words = told.get(str(model.base_origin))
+    require_made_for(
+        str(model.ref.without_revision),
+        identify(header),
+        header.metadata,
+        f"its base model {base.ref.without_revision}{f' ({words})' if words else ''}",
+        _architectures(base),
+    )
+
+
+def _architectures(base: ModelFiles) -> frozenset[str]:
+    """What the network of a base may be; empty where nothing is known."""
+    if base.kind == "checkpoint":
+        index = _read_index(base)
+        for part in ("unet", "transformer"):
+            try:
+                network = json.loads((base.path / part / "config.json").read_bytes())
+            except (OSError, ValueError):
+                continue
+            return pipeline_architectures(index, network if isinstance(network, dict) else None)
+        return pipeline_architectures(index)
+    if base.kind == "single-file" and base.path.is_file():
+        architecture = identify_file(base.path).architecture
+        return frozenset() if architecture is None else frozenset({architecture})
+    return frozenset() if base.base is None else _architectures(base.base)
 
 
 def require_pipeline(who: str, index: Mapping[str, Any]) -> None:
-    """Raise GenerationError where ``who``, with this ``model_index.json``, makes no pictures here.
+    """Raise GenerationError where ``who``, with this ``model_index.json``, makes no images here.
 
-    That is a pipeline with code of its own, one that diffusers lacks, or one that does not draw
-    from a text alone.
+    That is a pipeline with code of its own, one that diffusers lacks, one that needs a package
+    which is not installed, or one that does not generate images from a text alone.
     """
     import diffusers
 
@@ -97,42 +153,61 @@ def require_pipeline(who: str, index: Mapping[str, Any]) -> None:
         ) from error
     if not isinstance(wanted, str):
         raise needs_code(who, str(wanted[0] if wanted else wanted))
+    pipeline = _pipeline_class(who, wanted)
     for name, library in libraries.items():
         if library not in _LIBRARIES and not hasattr(diffusers.pipelines, str(library)):
+            if _was_of_diffusers(library):
+                raise GenerationError(
+                    f"{who}: diffusers {diffusers.__version__} no longer loads parts of "
+                    f"{library} (component {name})",
+                    hint="try an older version of diffusers",
+                )
             raise needs_code(who, f"{library} (component {name})")
-    pipeline = getattr(diffusers, wanted, None)
-    if pipeline is None:
-        raise GenerationError(
-            f"{who}: diffusers {diffusers.__version__} has no {wanted[:80]}",
-            hint="pip install --upgrade diffusers",
-        )
-    reason = _why_no_text_to_image(pipeline)
+    reason = why_not_text_to_image(pipeline, index)
     if reason is not None:
         raise GenerationError(
-            f"{who}: a {wanted[:80]} {reason}", hint="publish a pipeline that draws from a text"
+            f"{who}: {wanted[:80]} {reason}",
+            hint="publish a model that generates images from a text alone",
         )
 
 
-def _why_no_text_to_image(pipeline: Any) -> str | None:
-    from diffusers.pipelines import auto_pipeline
+def _pipeline_class(who: str, name: str) -> type[Any]:
+    """The class ``name`` of diffusers. Raises GenerationError where there is none to use."""
+    import diffusers
 
-    takes = inspect.signature(pipeline.__call__).parameters
-    if "prompt" not in takes:
-        return "takes no prompt"
+    try:
+        found = getattr(diffusers, name, None)
+    except Exception as error:  # a module that is imported now, and cannot be
+        raise GenerationError(
+            f"{who}: diffusers cannot load its {name[:80]}: {one_line(error)}",
+            hint="pip install --upgrade diffusers transformers",
+        ) from error
+    if found is None:
+        raise GenerationError(
+            f"{who}: diffusers {diffusers.__version__} has no {name[:80]}",
+            hint="pip install --upgrade diffusers",
+        )
+    missing = missing_packages(found)
+    if missing:
+        raise GenerationError(
+            f"{who}: {name[:80]} needs {' and '.join(missing)}, which is not installed",
+            hint=f"pip install {' '.join(missing)}",
+        )
+    if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
+        modular = "a modular pipeline, which is not loaded here"
+        raise GenerationError(
+            f"{who}: {name[:80]} is {modular if 'Modular' in name else 'no pipeline of diffusers'}",
+            hint="publish a folder that save_pretrained wrote",
+        )
+    return found
 
-    def listed(task: str) -> set[str]:
-        table = getattr(auto_pipeline, f"AUTO_{task}_PIPELINES_MAPPING", {})
-        return {getattr(known, "__name__", str(known)) for known in table.values()}
 
-    name = pipeline.__name__
-    if "image" in takes:
-        required = takes["image"].default is inspect.Parameter.empty
-        other = name in listed("IMAGE2IMAGE") | listed("INPAINT")
-        if required or (other and name not in listed("TEXT2IMAGE")):
-            return "needs a picture to begin with"
-    if name in listed("TEXT2VIDEO") and name not in listed("TEXT2IMAGE"):
-        return "makes videos"
-    return None
+def _was_of_diffusers(library: object) -> bool:
+    """Whether diffusers keeps a package among those that it no longer looks into."""
+    import diffusers
+
+    folder = Path(diffusers.__file__).parent / "pipelines" / "deprecated"
+    return isinstance(library, str) and library.isidentifier() and (folder / library).is_dir()
 
 
 @dataclass(frozen=True)
@@ -223,7 +298,7 @@ def _load(
     model: ModelFiles, dtype: torch.dtype, *, allow_partial: bool = False, lora_scale: float = 1.0
 ) -> LoadedModel:
     if model.kind in ("lora", "textual-inversion"):
-        check_adapter(model)
+        adapter_file(model)
         below = _load(_base_of(model), dtype)
         if model.kind == "textual-inversion":
             notes = apply_textual_inversion(below.pipeline, model)
@@ -265,17 +340,38 @@ def _load_folder(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
 
 
 def _require_own_channels(model: ModelFiles, pipeline: Pipeline) -> None:
-    """Raise GenerationError for a network that wants a picture beside the noise, to paint in."""
-    network, coder = (
-        getattr(getattr(pipeline, name, None), "config", {}) for name in ("unet", "vae")
-    )
-    wanted, given = network.get("in_channels"), coder.get("latent_channels")
-    if isinstance(wanted, int) and isinstance(given, int) and wanted > given:
+    """Raise GenerationError for a network that wants an image beside the noise."""
+    coder = getattr(getattr(pipeline, "vae", None), "config", {})
+    for part in _NETWORKS:
+        network = getattr(getattr(pipeline, part, None), "config", None)
+        _check_channels(model, network or {}, coder)
+
+
+def _check_channels(
+    model: ModelFiles, network: Mapping[str, Any], coder: Mapping[str, Any]
+) -> None:
+    reason = why_other_channels(network, coder)
+    if reason is not None:
         raise GenerationError(
-            f"{model.ref}: its network reads {wanted} channels, and {given} are the noise's: it "
-            "needs a picture to begin with",
-            hint="publish a model that draws from a text",
+            f"{model.ref}: its network {reason}",
+            hint="publish a model that generates images from a text alone",
         )
+
+
+def _check_folder(model: ModelFiles) -> None:
+    """The same by a folder's configuration files, before its weights are loaded."""
+    coder = _config_of(model, "vae")
+    for part in _NETWORKS:
+        _check_channels(model, _config_of(model, part), coder)
+
+
+def _config_of(model: ModelFiles, part: str) -> dict[str, Any]:
+    """What a component's ``config.json`` says; nothing where it says nothing that can be read."""
+    try:
+        config = json.loads((model.path / part / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]:
@@ -287,7 +383,8 @@ def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]
         raise GenerationError(
             f"{model.ref}: its base model {base.ref} is no diffusers folder, so it has no "
             "configuration to read the file by",
-            hint="name a base model in the diffusers layout in the model card",
+            hint="name a base model in the diffusers layout: --base REPO, or base_model in the "
+            "model card",
         )
     return base, _read_index(base)
 
@@ -305,14 +402,17 @@ def _base_of(model: ModelFiles) -> ModelFiles:
     what = {"lora": "LoRA", "textual-inversion": "textual inversion"}.get(
         model.kind, "single-file checkpoint"
     )
+    if named is None and model.base_refusal is not None:
+        raise model.base_refusal
     if named is None:
         raise GenerationError(
             f"{model.ref}: the model card names no base model, which a {what} needs",
-            hint="add base_model to the model card",
+            hint="name it: --base REPO, or add base_model to the model card",
         )
     raise GenerationError(
         f"{model.ref}: its base model {named} is not at hand",
-        hint=f"put {named} on the same hub, or correct base_model in the model card",
+        hint=f"put {named} on the same hub, name one that is there (--base REPO), or correct "
+        "base_model in the model card",
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gmi_registry.errors import InputError
 from gmi_registry.generation.builder import base_name
-from gmi_registry.model import Kind, ModelFiles
+from gmi_registry.model import BaseOrigin, Kind, ModelFiles
 from gmi_registry.sanitize import one_line
 from gmi_registry.spec import (
     MANIFEST_NAME,
@@ -74,9 +74,10 @@ class Plan:
     where the files go, ``previous`` the digest of the specification that is replaced.
     ``warnings`` are one line each and stop nothing.
 
-    ``base`` is the base model, ``origins`` says of each field of the recipe where its value comes
-    from, ``downloads`` what had to be fetched to know all of this. ``destination`` is where exactly
-    the files go, and how. ``proposal`` is the address of this account's open pull request that has
+    ``base`` is the base model, ``base_origin`` who named it. ``origins`` says of each field of the
+    recipe where its value comes from, ``downloads`` what had to be fetched to know all of this.
+    ``destination`` is where exactly the files go, and how. ``proposal`` is the address of this
+    account's open pull request that has
     the same specification. ``seconds`` is how long the images that are left take, by those that are
     done; None where there is nothing to tell it by.
     """
@@ -97,6 +98,7 @@ class Plan:
     reuses_images: bool
     warnings: tuple[str, ...]
     base: ModelRef | None = None
+    base_origin: BaseOrigin | None = None
     device: str = "cpu"
     origins: Mapping[str, str] = field(default_factory=dict)
     downloads: tuple[PlannedDownload, ...] = ()
@@ -144,6 +146,7 @@ def make_plan(
         reuses_images=same_images and not same,
         warnings=tuple(_warnings(model)),
         base=None if model.base is None else model.base.ref,
+        base_origin=None if model.base is None else model.base_origin,
     )
 
 
@@ -236,7 +239,7 @@ def _say_the_same(existing: Spec, draft: Spec) -> bool:
 
 
 def _warnings(model: ModelFiles) -> list[str]:
-    found = [*model.card.notes, *_base_warnings(model)]
+    found = [*model.card.notes, *_base_notes(model)]
     if model.card.licence is None:
         found.append("the model card states no licence: people will not know what they may do")
     if not model.card.tags:
@@ -244,11 +247,22 @@ def _warnings(model: ModelFiles) -> list[str]:
     return found
 
 
+def _base_notes(model: ModelFiles) -> Iterator[str]:
+    """How the base was found, and its own base, where that is not plain."""
+    part: ModelFiles | None = model
+    while part is not None:
+        yield from part.notes
+        part = part.base
+    yield from _base_warnings(model)
+
+
 def _base_warnings(model: ModelFiles) -> Iterator[str]:
     """What was taken for the base, where a card says something else; of its base as well."""
     while model.base is not None and model.kind != "checkpoint":
         named, used = model.card.base_model, base_name(model)
-        if named is not None and used is not None and named != used and not _spells(named, used):
+        said = model.base_origin == "option" or bool(model.notes)
+        differs = named is not None and used is not None and named != used
+        if differs and not said and not _spells(str(named), str(used)):
             yield (
                 f"{model.ref.repository}: its base model {named} is not there under that name; "
                 f"{used} is used, and named in the specification"

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
-from gmi_registry.errors import GenerationError
+from gmi_registry.errors import GenerationError, HubError
 from gmi_registry.model import ModelFiles
+from gmi_registry.weights import (
+    Architecture,
+    WeightsFile,
+    WeightsFormatError,
+    architecture_title,
+    identify_file,
+    read_header,
+    require_described,
+)
 
-__all__ = ["needs_code", "one_line", "pickled", "refused"]
+__all__ = ["needs_code", "one_line", "pickled", "refused", "require_described_weights"]
+
+_HEADERS = (".safetensors", ".gguf")
+_NETWORK_FOLDERS = ("unet", "transformer")
+_SAVE_AGAIN = (
+    "see whether DiffusionPipeline.from_pretrained loads the folder; if not, save the pipeline "
+    "again: pipeline.save_pretrained(folder)"
+)
 
 
 def one_line(error: BaseException) -> str:
@@ -42,7 +59,77 @@ def refused(
     words = one_line(error)
     if shown is not None:
         words = words.replace(str(shown), str(model.path))
-    return GenerationError(
-        f"{model.ref}: {what}: {words}",
-        hint="check that the download is complete and the model card is right",
-    )
+    try:
+        require_described_weights(model)
+    except GenerationError as own:
+        return GenerationError(f"{own.message} ({words})", hint=own.hint)
+    file = _described_file(model)
+    title, hint = "a diffusers folder", _SAVE_AGAIN
+    if file is not None:
+        title, hint = file.title, _way_out(file)
+        base = None if model.base is None else _network_of(model.base)
+        if base is not None and file.architecture not in (None, base):
+            what = f"its base model {model.base.ref} is {architecture_title(base)}; {what}"
+    if isinstance(error, ImportError):
+        hint = "install the package that it names, or publish a model that needs none"
+    return GenerationError(f"{model.ref} is {title}, and {what}: {words}", hint=hint)
+
+
+def require_described_weights(model: ModelFiles) -> None:
+    """Raise GenerationError where a weight file of ``model`` is not what it is taken for.
+
+    That is a damaged file, or one of a kind of which no specification is made: a VAE, a ControlNet.
+    The message says what the file is. Only headers are read; a file that is not there is left to
+    those who load it.
+    """
+    if model.kind == "checkpoint":
+        for name, path in _weight_files(model):
+            try:
+                read_header(path)
+            except WeightsFormatError as error:
+                words = error.message.replace(str(path), name)
+                raise GenerationError(f"{model.ref}: {words}", hint=error.hint) from None
+        return
+    file = _described_file(model)
+    if file is not None:
+        try:
+            require_described(file, str(model.ref))
+        except HubError as error:
+            raise GenerationError(error.message, hint=error.hint) from None
+
+
+def _weight_files(model: ModelFiles) -> Iterator[tuple[str, Path]]:
+    """The files with headers that are here, by their paths in the model's folder."""
+    for weight in model.weights:
+        path = model.path / weight.path
+        if model.kind == "single-file":
+            # A network that was saved with its configuration is a folder of its own.
+            name = PurePosixPath(weight.path).name
+            path = model.path / name if model.path.is_dir() else model.path
+        if path.suffix.lower() in _HEADERS and path.is_file():
+            yield weight.path, path
+
+
+def _described_file(model: ModelFiles) -> WeightsFile | None:
+    """What the one file of an adapter or a single-file model is; None for models of several."""
+    files = [] if model.kind == "checkpoint" else [path for _, path in _weight_files(model)]
+    return identify_file(files[0]) if len(files) == 1 else None
+
+
+def _network_of(base: ModelFiles) -> Architecture | None:
+    """The architecture of a base model's network, told by its weights; None where they do not."""
+    for name, path in _weight_files(base):
+        if base.kind != "checkpoint" or name.partition("/")[0] in _NETWORK_FOLDERS:
+            found = identify_file(path).architecture
+            if found is not None:
+                return found
+    return None
+
+
+def _way_out(file: WeightsFile) -> str:
+    """What to do about a file of a good kind that did not load with its base."""
+    kind = "the kind that it was made for"
+    if file.architecture is not None:
+        kind = architecture_title(file.architecture)
+    claim = "" if file.base_claim is None else f" (its metadata name {file.base_claim})"
+    return f"check that base_model in the model card, or --base, is a model of {kind}{claim}"

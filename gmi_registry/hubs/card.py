@@ -64,9 +64,10 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
     """Read a model card; ``where`` is its path, for messages.
 
     Fields, as Hugging Face writes them: ``tags``, ``license`` (``license_name`` where that is
-    ``other``, several joined by commas), ``base_model`` (the first of several; of a page's address
-    the name), ``instance_prompt`` (a text or a list: the trigger words); beside them ``title``
-    (else the first heading, else ``name``), ``downloads``, ``nsfw``, and ``gmi`` with
+    ``other``, several joined by commas), ``base_model`` (a text or a list; of a page's address the
+    name) and ``base_model_relation``, ``instance_prompt`` (a text or a list: the trigger words);
+    beside them ``title`` (else the first heading, else ``name``), ``downloads``, ``nsfw``, and
+    ``gmi`` with
     ``prompt_set``, ``encoder``, ``steps``, ``guidance_scale``, ``true_cfg_scale``, ``scheduler``,
     ``clip_skip``, ``negative_prompt``, ``width``, ``height``, ``prediction_type`` and
     ``prompt_template``. A plain value is the text that its author typed: the tag ``no`` is not
@@ -89,12 +90,14 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
     _require_known(own or {}, where)
     advice = _Fields(own or {}, where)
     tags = fields.texts("tags")
-    bases = fields.texts("base_model", strict=True)
+    bases = tuple(dict.fromkeys(map(_base, fields.texts("base_model", strict=True))))
     return ModelCard(
         title=fields.text("title") or _heading(body) or name,
         tags=tags,
         licence=_licence(fields),
-        base_model=next(map(_base, bases), None),
+        base_model=bases[0] if bases else None,
+        other_bases=bases[1:],
+        base_model_relation=fields.text("base_model_relation"),
         nsfw=str(found.get("nsfw")).casefold() in _TRUE
         or _NSFW_TAG in (tag.casefold() for tag in tags),
         downloads=fields.count("downloads"),

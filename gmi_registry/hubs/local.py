@@ -17,6 +17,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from gmi_registry.bases import QUANTIZED, quantised_note, refuse_base
 from gmi_registry.errors import (
     HubError,
     InputError,
@@ -36,6 +37,8 @@ from gmi_registry.hubs.weights import FoundWeights, all_weights, find_weights
 from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR, ModelRef, WeightFile
 from gmi_registry.spec.canonical import canonical_digest
+from gmi_registry.stated_base import base_of_file
+from gmi_registry.weights import identify, read_header
 
 __all__ = ["LocalHub"]
 
@@ -150,14 +153,16 @@ class LocalHub:
         preview = self.fetch_spec(ref) / PREVIEW_NAME
         return preview if preview.is_file() and not preview.is_symlink() else None
 
-    def fetch_model(self, ref: ModelRef) -> ModelFiles:
-        """The model where it lies, with its base where the card names one of this hub.
+    def fetch_model(self, ref: ModelRef, base: ModelRef | None = None) -> ModelFiles:
+        """The model where it lies, with its base: ``base``, else the one of this hub that the card
+        names. Of several that a card names it is the first that is a whole model here.
 
-        Weights are hashed, unless they are the same files as last time. A base model that the hub
-        does not hold is left out. Raises SpecNotFoundError for an unknown model or revision,
+        Weights are hashed, unless they are the same files as last time. A base model that the card
+        names and the hub does not hold is left out. Raises InputError for a ``base`` of another
+        hub, or of a model that is whole. Raises SpecNotFoundError for an unknown model or revision,
         HubError for a broken card, weights of no known layout, or a circle of base models.
         """
-        return self._fetch(ref, ())
+        return self._fetch(ref, (), base)
 
     def fetch_encoder(self, name: str, pretrained: str) -> Path | None:
         """The encoder's folder; None where there is none, as for a name that cannot be one."""
@@ -237,7 +242,9 @@ class LocalHub:
         require_inside(folder, self.root)
         return folder
 
-    def _fetch(self, ref: ModelRef, above: tuple[str, ...]) -> ModelFiles:
+    def _fetch(
+        self, ref: ModelRef, above: tuple[str, ...], named: ModelRef | None = None
+    ) -> ModelFiles:
         if ref.id in above or len(above) >= _LONGEST_CHAIN:
             chain = " -> ".join((*above, ref.id))
             raise HubError(
@@ -250,9 +257,17 @@ class LocalHub:
         weights = self._hashed(found)
         actual = _digest(weights)
         _require_revision(ref, actual, "it now has")
-        base = None
-        if found.kind != "checkpoint" and card.base_model is not None:
-            base = self._base(card.base_model, (*above, ref.id))
+        base: ModelFiles | None = None
+        notes: list[str] = []
+        refusal: HubError | None = None
+        if named is not None:
+            if found.kind == "checkpoint":
+                raise refuse_base(str(ref.without_revision), named)
+            base = self._named_base(named, (*above, ref.id))
+        elif found.kind != "checkpoint":
+            base, notes = self._base(ref, card, (*above, ref.id))
+            if card.base_model is None:
+                refusal = _base_refusal(str(ref.without_revision), found)
         return ModelFiles(
             ref=ModelRef("local", ref.id, actual[:_REVISION_DIGITS], _file_of(ref, found)),
             kind=found.kind,
@@ -260,9 +275,44 @@ class LocalHub:
             card=card,
             weights=weights,
             base=base,
+            base_origin=None if base is None else "card" if named is None else "option",
+            base_revision=None if named is None else named.revision,
+            base_refusal=refusal,
+            notes=tuple(notes),
         )
 
-    def _base(self, name: str, above: tuple[str, ...]) -> ModelFiles | None:
+    def _named_base(self, named: ModelRef, above: tuple[str, ...]) -> ModelFiles:
+        if named.hub != self.name:
+            raise InputError(
+                f"{named} is no base model here: on a hub in a folder it is one of the same folder",
+                hint="put it there and write --base local:NAME",
+            )
+        return self._fetch(named, above)
+
+    def _base(
+        self, ref: ModelRef, card: ModelCard, above: tuple[str, ...]
+    ) -> tuple[ModelFiles | None, list[str]]:
+        """The base that the card names, as far as this hub has it, and notes on what was chosen."""
+        names = [] if card.base_model is None else [card.base_model, *card.other_bases]
+        here = [found for name in names if (found := self._named_here(name, above)) is not None]
+        if not here:
+            return None, []
+        base = next((it for it in here if it.kind == "checkpoint"), here[0])
+        notes = []
+        if len(names) > 1:
+            notes.append(
+                f"{ref.without_revision}: its card names {len(names)} base models, of which "
+                f"{base.ref.id} is taken; --base names another"
+            )
+        original = base.base if base.kind != "checkpoint" else None
+        if base.card.base_model_relation == QUANTIZED and base.kind == "checkpoint":
+            original, _ = self._base(base.ref, base.card, (*above, base.ref.id))
+        if base.card.base_model_relation == QUANTIZED and original is not None:
+            notes.append(quantised_note(str(ref.without_revision), base.ref.id, original.ref.id))
+            base = original
+        return base, notes
+
+    def _named_here(self, name: str, above: tuple[str, ...]) -> ModelFiles | None:
         try:
             ref = ModelRef("local", name.removeprefix("local:"))
             self._model_folder(ref)
@@ -295,6 +345,20 @@ def _is_plain(name: str) -> bool:
         0 < len(name) <= 200
         and not name.startswith(".")
         and not any(bad in name for bad in ("/", "\\", ":", "\0"))
+    )
+
+
+def _base_refusal(what: str, found: FoundWeights) -> HubError | None:
+    """What the file tells of the base that nobody names, and that this hub cannot know."""
+    header = read_header(found.files[0])
+    try:
+        stated = base_of_file(what, identify(header), header.metadata)
+    except HubError as error:
+        return error
+    return HubError(
+        f"{what}: its model card names no base model, and {stated.words}: it was made for "
+        f"{stated.title}",
+        hint="name the model of this hub that is one: --base local:NAME, or base_model in the card",
     )
 
 

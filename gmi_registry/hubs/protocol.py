@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol, cast, runtime_checkable
 
+from gmi_registry.errors import GmiError
 from gmi_registry.filters import UNKNOWN_TRAITS, Filters, Traits, listed_bases
-from gmi_registry.model import Kind, ModelCard, ModelFiles
+from gmi_registry.model import BaseOrigin, Kind, ModelCard, ModelFiles
 from gmi_registry.spec import ModelRef, OwnWeights, WeightFile
 from gmi_registry.spec.reference import HubName
 from gmi_registry.trust import Trust
@@ -99,7 +100,8 @@ class ModelOutline:
     ``pipeline`` is the content of ``model_index.json``, None where there is none. ``weights`` maps
     the paths of the files that would be fetched to their SHA-256 (hex; None where the hub does not
     say), and ``missing`` is how many bytes of the model are not on this disk, without its base's;
-    where ``kind`` is None those of the base are a lower bound.
+    where ``kind`` is None those of the base are a lower bound. ``base_origin``, ``base_refusal``
+    and ``notes`` are as in :class:`.ModelFiles`.
     """
 
     ref: ModelRef
@@ -110,6 +112,9 @@ class ModelOutline:
     missing: int
     url: str | None = None
     base: ModelOutline | None = None
+    base_origin: BaseOrigin | None = None
+    base_refusal: GmiError | None = field(default=None, compare=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def missing_in_all(self) -> int:
@@ -156,8 +161,12 @@ class Hub(Protocol):
         """The model's contact sheet on this disk, or None where it has none."""
         ...
 
-    def fetch_model(self, ref: ModelRef) -> ModelFiles:
-        """The model's files on this disk, with its base model's where it needs one."""
+    def fetch_model(self, ref: ModelRef, base: ModelRef | None = None) -> ModelFiles:
+        """The model's files on this disk, with its base model's where it needs one.
+
+        That is ``base`` where one is given, whatever card and file say. Raises InputError where
+        that is no model that this hub takes for a base, or the model needs none.
+        """
         ...
 
     def fetch_encoder(self, name: str, pretrained: str) -> Path | None:
@@ -285,7 +294,7 @@ class SpecStore(Protocol):
 class Outlines(Protocol):
     """A hub whose models are far away, and that tells what they are before they are fetched."""
 
-    def outline(self, ref: ModelRef) -> ModelOutline:
+    def outline(self, ref: ModelRef, base: ModelRef | None = None) -> ModelOutline:
         """What ``fetch_model`` would give, without weights. Raises all that it raises before."""
         ...
 

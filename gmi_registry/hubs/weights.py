@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from gmi_registry.errors import HubError
 from gmi_registry.hubs.confinement import read_plain, require_inside
 from gmi_registry.hubs.selection import (
     INDEX_NAME,
-    LORA_NAME,
     WEIGHT_SUFFIXES,
     RepoFile,
     Selection,
@@ -23,18 +22,45 @@ from gmi_registry.hubs.selection import (
     select_weights,
 )
 from gmi_registry.model import Kind
-from gmi_registry.sanitize import one_line
 from gmi_registry.spec import SPEC_DIR, ModelRef
+from gmi_registry.weights import (
+    HEADER_LIMIT,
+    FileKind,
+    Header,
+    WeightsFile,
+    WeightsFormatError,
+    header_from_bytes,
+    header_length,
+    identify_file,
+    require_described,
+)
 
-__all__ = ["FoundWeights", "all_weights", "find_weights", "kind_of_file", "require_shards"]
+__all__ = [
+    "FoundWeights",
+    "all_weights",
+    "described_kind",
+    "find_weights",
+    "header_from_ranges",
+    "kind_of_file",
+    "needs_base_weights",
+    "require_shards",
+]
 
 _INDEX_LIMIT = 1024 * 1024
 _SHARD_INDEX_LIMIT = 64 * 1024 * 1024
-# Of diffusers and peft, of kohya's scripts, and of the LyCORIS family.
-_LORA_MARKS = (".lora_A.", ".lora_B.", "lora_up.", "lora_down.", ".lora.", ".hada_w", ".lokr_w")
 # A training run puts a whole pipeline into a folder of its own; nobody nests deeper than this.
 _DEPTH = 6
 _MOST_FILES = 50_000
+_FIRST_RANGE = 256 * 1024
+_KINDS: Mapping[FileKind, Kind] = {
+    "checkpoint": "single-file",
+    "network": "single-file",
+    "lora": "lora",
+    "lycoris": "lora",
+    "textual-inversion": "textual-inversion",
+}
+_OWN_PARTS = {"network", "vae", "text-encoder"}
+_SD3_TEXT_ENCODERS = 3
 
 
 @dataclass(frozen=True)
@@ -68,8 +94,8 @@ def find_weights(folder: Path, root: Path, ref: ModelRef) -> FoundWeights:
         options = f" --hub {shlex.quote(str(root))}"
         selection = select_weights(ref, files, options=options)
         place = folder / selection.weights[0].path
-        kind = "single-file" if selection.network is not None else kind_of_file(place)
-        path = folder if kind == "lora" else place
+        kind = kind_of_file(place)
+        path = place if kind == "single-file" else folder
         if selection.network is not None:
             path = folder / selection.network
     for file in (*selection.weights, *selection.others):
@@ -88,11 +114,14 @@ def all_weights(folder: Path, root: Path) -> Mapping[str, Path]:
     }
 
 
-def require_shards(name: str, folder: Path, selection: Selection, root: Path) -> None:
-    """Raise HubError where an index among the files of a model names a shard that is not there."""
+def require_shards(name: str, folder: Path, selection: Selection, root: Path | None) -> None:
+    """Raise HubError where an index among the files of a model names a shard that is not there.
+
+    Links are followed inside ``root``, and anywhere where that is None.
+    """
     for file in selection.others:
         if is_shard_index(file.path):
-            content = read_plain(folder / file.path, _SHARD_INDEX_LIMIT, root)
+            content = read_plain(folder / file.path, _SHARD_INDEX_LIMIT, root or True)
             inside = file.path.rpartition("/")[0]
             beside = (weight.path.rpartition("/") for weight in selection.weights)
             check_shard_index(
@@ -102,12 +131,54 @@ def require_shards(name: str, folder: Path, selection: Selection, root: Path) ->
             )
 
 
-def kind_of_file(path: Path) -> Kind:
-    """``lora`` or ``single-file``, by the file's usual name or the names of its tensors.
+def kind_of_file(path: Path, name: str | None = None) -> Kind:
+    """What kind of model a file makes, by the names of its tensors; people call it ``name``.
 
-    Raises HubError where it is no safetensors file.
+    Raises HubError where no specification can be made of it, or where it is no weight file.
     """
-    return "lora" if path.name == LORA_NAME or _is_lora(path) else "single-file"
+    return described_kind(identify_file(path), name or str(path))
+
+
+def described_kind(file: WeightsFile, name: str) -> Kind:
+    """The kind of model that a file makes. Raises HubError where no specification is made of it."""
+    require_described(file, name)
+    return _KINDS[file.kind]
+
+
+def needs_base_weights(file: WeightsFile) -> bool:
+    """Whether a file is completed from the weights of its base, and not by its configuration alone.
+
+    That is a network without text encoders or VAE, and whatever is put on a base.
+    """
+    if file.kind != "checkpoint" or not _OWN_PARTS.issubset(file.parts):
+        return True
+    # Some are shared without the largest of three text encoders.
+    return file.architecture == "sd3" and len(file.text_encoders) < _SD3_TEXT_ENCODERS
+
+
+def header_from_ranges(read: Callable[[int], bytes], size: int | None, name: str) -> Header | None:
+    """The header of a file that is far away; ``read(n)`` gives its first ``n`` bytes.
+
+    ``size`` is the file's (None: not known), ``name`` is for messages. None where it is malformed:
+    what arrived may be spoilt, and only the whole file has a digest. Raises WeightsFormatError for
+    a file of another format, and for one that is shorter than its header says.
+    """
+    most = HEADER_LIMIT if size is None else min(size, HEADER_LIMIT)
+    length = min(most, _FIRST_RANGE)
+    while True:
+        beginning = read(length)
+        exact = header_length(beginning)
+        try:
+            if exact is None or exact <= len(beginning) or len(beginning) < length:
+                return header_from_bytes(beginning, size=size, name=name)
+        except WeightsFormatError as error:
+            # The header of a GGUF file does not say how long it is.
+            whole = length >= most or len(beginning) < length
+            if error.damage != "cut-short" or whole or not beginning.startswith(b"GGUF"):
+                if error.damage == "malformed":
+                    return None
+                raise
+        length = min(most, 4 * length if exact is None else exact)
 
 
 def _index(folder: Path, root: Path) -> Mapping[str, object]:
@@ -146,18 +217,3 @@ def _below(folder: Path, root: Path, depth: int) -> Iterator[RepoFile]:
                 elif left and entry.is_dir():
                     require_inside(Path(entry.path), root)
                     pending.append((Path(entry.path), f"{path}/", left - 1))
-
-
-def _is_lora(path: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
-    if path.suffix == ".gguf":
-        return False
-    try:
-        with safe_open(path, framework="numpy") as tensors:
-            return any(mark in name for name in tensors.keys() for mark in _LORA_MARKS)  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, OverflowError) as error:
-        reason = one_line(str(error))
-        raise HubError(
-            f"{path} is no safetensors file: {reason}", hint="download or copy it again"
-        ) from None

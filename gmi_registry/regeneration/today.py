@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from gmi_registry.bases import QUANTIZED
 from gmi_registry.errors import (
     AuthError,
     HubError,
@@ -19,7 +20,7 @@ from gmi_registry.errors import (
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.hubs.protocol import Hub, KnowsWeights, Listing
 from gmi_registry.model import Kind, ModelCard, ModelFiles
-from gmi_registry.spec import ModelRef
+from gmi_registry.spec import DescribedModel, ModelRef
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.huggingface import HuggingFaceHub
@@ -57,22 +58,31 @@ class Survey:
         # One at a time, so that nobody asks for what another is about to learn.
         self._asking = threading.RLock()
 
-    def today(self, ref: ModelRef, kind: Kind | None) -> Today:
+    def today(self, ref: ModelRef, described: DescribedModel | None) -> Today:
         """The model at the revision of ``ref``, or as it is now where that has none.
 
-        ``kind`` is what its specification says; with None, that of a hub whose models are not at
-        hand, its base model is left out. Raises what the hub raises; SpecNotFoundError for a model
-        that is not there, and HubError for a broken card.
+        ``described`` is what its specification says; with None, that of a hub whose models are not
+        at hand, its base model is left out. A base that whoever published named counts, and one
+        that was taken for want of a name as long as the card has none. Raises what the hub raises;
+        SpecNotFoundError for a model that is not there, and HubError for a broken card.
         """
         if isinstance(self.hub, LocalHub):
-            return _here(self.hub.fetch_model(ref.without_revision))
+            named = None if described is None else described.named_base
+            return _here(self.hub.fetch_model(ref.without_revision, named))
         weights = self.hub.weight_digests(ref) if isinstance(self.hub, KnowsWeights) else None
-        if self.hub.name != "hf" or kind is None:
+        if self.hub.name != "hf" or described is None:
             return Today(weights, None, False, None)
         card = self._remote.fetch_card(ref)
-        if kind == "checkpoint" or card.base_model is None:
+        kind, name = described.kind, card.base_model
+        if described.base_model in card.other_bases:  # of several, the one that was taken
+            name = described.base_model
+        if described.base_origin is not None and (
+            name is None or described.base_origin == "option"
+        ):
+            name = described.base_model
+        if kind == "checkpoint" or name is None or described.base_revision is not None:
             return Today(weights, None, False, _described(ref, kind, card))
-        base = self._base(card.base_model, (ref.id,))
+        base = self._base(name, (ref.id,))
         if base is None:
             return Today(weights, None, False, None)
         return Today(weights, base[1], False, _described(ref, kind, card, base[0]))
@@ -132,6 +142,9 @@ class Survey:
             return None
         # The parts of a checkpoint lie in folders, and what it was made from does not count.
         whole = any("/" in path for path in weights or ())
+        copied = card.base_model if card.base_model_relation == QUANTIZED else None
+        if copied is not None:  # the original is what a publication takes
+            return self._base(copied, (*above, ref.id))
         if whole or card.base_model is None:
             return _described(ref, "checkpoint", card), weights
         further = self._base(card.base_model, (*above, ref.id))

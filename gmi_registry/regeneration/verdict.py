@@ -73,7 +73,7 @@ def judge(
     if listed:
         state, reason, spec = _read(hub, place or ref, ref, follow_links=makes_links(survey.hub))
     manifest = None if spec is None else spec.manifest
-    today = survey.today(ref, None if manifest is None else manifest.model.kind)
+    today = survey.today(ref, None if manifest is None else manifest.model)
     try:
         encoder, prompts = _advice(today)
     except InputError as error:

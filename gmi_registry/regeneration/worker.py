@@ -42,9 +42,9 @@ def perform(work: Work, *, hub: Hub | None = None, progress: Progress | None = N
     the hub holds is looked at once more before anything is sent, and the hub refuses a commit
     whose parent is no longer its newest.
 
-    The author's own prompts, seeds, negative prompt and LoRA scale are kept; the rest is what the
-    card advises, as in a first publication. Raises nothing but KeyboardInterrupt and its like:
-    errors are results.
+    The author's own prompts, seeds, negative prompt and LoRA scale are kept, and so is the base
+    model that was named; the rest is what the card advises, as in a first publication. Raises
+    nothing but KeyboardInterrupt and its like: errors are results.
     """
     start = time.perf_counter()
     try:
@@ -131,9 +131,12 @@ def _published(
         work=room,
         load=_encoder,
         prompts=_own_prompts(ref, now.manifest),
+        base=None if now.manifest is None else now.manifest.model.named_base,
         overrides=_kept(now.manifest),
         # Something is there that reads as true and is not.
         force=now.state == "broken",
+        # Its maker allowed it when the specification was made.
+        allow_partial=_was_partial(now.manifest),
         create_pr=options.create_pr,
         store=None if store is None else cast("SpecStore", shelf),
         device=options.device,
@@ -204,6 +207,10 @@ def _kept(manifest: Manifest | None) -> RecipeOverrides:
         negative_prompt=recipe.negative_prompt or None,
         lora_scale=recipe.lora_scale if manifest.model.kind == "lora" else None,
     )
+
+
+def _was_partial(manifest: Manifest | None) -> bool:
+    return manifest is not None and manifest.generation.recipe.lora_partial is not None
 
 
 def _encoder(name: EncoderName, folder: Path | None, device: str) -> Encoder:

@@ -45,6 +45,8 @@ class DescribedModel(Part):
     The specification is bound to ``weights``, the model's own files, and to ``base_weights``, the
     files of the base model that a LoRA or a single file was loaded on; both are sorted by path,
     1 to 200 files. ``base_weights`` is None for a checkpoint, and where the base is not known.
+    ``base_origin`` says who named the base where that was neither the model card nor the hub, and
+    ``base_revision`` is the one that was named.
     ``revision`` is a record only, since committing a specification beside a model changes the
     repository's revision. Raises pydantic's ValidationError for values that break these rules.
     """
@@ -58,6 +60,8 @@ class DescribedModel(Part):
     )
     kind: Literal["checkpoint", "lora", "single-file", "textual-inversion"]
     base_model: Name | None = None
+    base_origin: Literal["option", "metadata", "architecture"] | None = None
+    base_revision: Name | None = None
     weights: _WeightFiles
     base_weights: _WeightFiles | None = None
     tags: Annotated[tuple[Name, ...], Field(max_length=200)] = ()
@@ -73,6 +77,13 @@ class DescribedModel(Part):
             raise ValueError(error.message) from None
         if self.kind == "checkpoint" and self.base_weights is not None:
             raise ValueError("a checkpoint is whole, so it has no base_weights")
+        for name in ("base_origin", "base_revision"):
+            if getattr(self, name) is None:
+                continue
+            if self.kind == "checkpoint":
+                raise ValueError(f"a checkpoint is whole, so it has no {name}")
+            if self.base_model is None:
+                raise ValueError(f"{name} says something of base_model, which is absent")
         if len(set(self.tags)) != len(self.tags):
             raise ValueError("a tag appears twice")
         return self
@@ -81,6 +92,20 @@ class DescribedModel(Part):
     def ref(self) -> ModelRef:
         """The model's name, with the revision it had."""
         return ModelRef(self.hub, self.id, self.revision)
+
+    @property
+    def named_base(self) -> ModelRef | None:
+        """The base that whoever published named, as its hub is asked for it; None for any other."""
+        if self.base_origin != "option" or self.base_model is None:
+            return None
+        files = [weight.path for weight in self.base_weights or ()]
+        alone = files[0] if len(files) == 1 and "/" not in files[0] else None
+        hub: HubName = "local" if self.hub == "local" else "hf"
+        try:
+            file = alone if hub == "hf" else None
+            return ModelRef(hub, self.base_model, self.base_revision, file)
+        except InputError:
+            return None
 
     @property
     def weights_digest(self) -> str:

@@ -12,11 +12,13 @@ from gmi_registry.weights.keys import Keys
 
 __all__ = [
     "ARCHITECTURES",
+    "CONTEXTS",
     "VIDEO",
     "Architecture",
     "Network",
     "architecture_title",
     "network_of",
+    "unknown_network_of",
 ]
 
 Architecture = Literal[
@@ -26,8 +28,8 @@ Architecture = Literal[
     "kandinsky3", "stable-cascade", "omnigen", "omnigen2", "anima", "bria", "ovis-image",
     "longcat-image", "ernie-image", "krea2", "ideogram4", "nucleus-image", "prx", "joyimage", "dit",
     "deepfloyd-if", "pixel-unet", "wan", "ltx", "ltx2", "hunyuan-video", "cogvideox", "mochi",
-    "cosmos", "svd", "allegro", "kandinsky5", "sana-video", "animatediff", "stable-audio",
-    "ace-step",
+    "cosmos", "svd", "modelscope", "allegro", "kandinsky5", "sana-video", "animatediff",
+    "stable-audio", "ace-step",
 ]  # fmt: skip
 
 _TITLES: dict[str, str] = {
@@ -44,9 +46,10 @@ _TITLES: dict[str, str] = {
     "longcat-image": "LongCat-Image", "ernie-image": "ERNIE-Image", "krea2": "Krea 2",
     "ideogram4": "Ideogram 4", "nucleus-image": "Nucleus-Image", "prx": "PRX",
     "joyimage": "JoyImage", "dit": "DiT", "deepfloyd-if": "DeepFloyd IF",
-    "pixel-unet": "a diffusion network without prompts", "wan": "Wan", "ltx": "LTX-Video",
+    "pixel-unet": "a kind that takes no prompts", "wan": "Wan", "ltx": "LTX-Video",
     "ltx2": "LTX-2", "hunyuan-video": "HunyuanVideo", "cogvideox": "CogVideoX",
-    "mochi": "Mochi", "cosmos": "Cosmos", "svd": "Stable Video Diffusion", "allegro": "Allegro",
+    "mochi": "Mochi", "cosmos": "Cosmos", "svd": "Stable Video Diffusion",
+    "modelscope": "ModelScope's video model", "allegro": "Allegro",
     "kandinsky5": "Kandinsky 5", "sana-video": "SANA-Video", "animatediff": "AnimateDiff",
     "stable-audio": "Stable Audio", "ace-step": "ACE-Step",
 }  # fmt: skip
@@ -54,11 +57,11 @@ ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 
 VIDEO: frozenset[str] = frozenset(
     {
-        "wan", "ltx", "ltx2", "hunyuan-video", "cogvideox", "mochi", "cosmos", "svd", "allegro",
-        "kandinsky5", "sana-video", "animatediff",
+        "wan", "ltx", "ltx2", "hunyuan-video", "cogvideox", "mochi", "svd", "modelscope", "allegro",
+        "sana-video", "animatediff",
     }
 )  # fmt: skip
-"""The architectures that make videos."""
+"""The architectures that make videos. Of Cosmos and Kandinsky 5 some members make images."""
 
 
 def architecture_title(name: str) -> str:
@@ -124,6 +127,8 @@ _RULES: tuple[_Rule, ...] = (
     _original("hunyuan-video", r"^txt_in\.individual_token_refiner\."),
     _original("flux1", r"^double_blocks\.#\.img_attn\.", r"^single_blocks\.#\.", first=_FLUX_IN,
               last=_FLUX_OUT),
+    # As nunchaku packs its layers, without those that would tell it from FLUX.1's relatives.
+    _diffusers("flux1", r"^single_transformer_blocks\.#\.qkv_proj\.", first=_X_IN, last=_X_OUT),
     _original("sd3", r"^joint_blocks\.#\.context_block\.", first=r"^x_embedder\.proj\.weight"),
     _original("auraflow", r"^double_layers\.#\.attn\.w1q|^single_layers\.#\.attn\.w1q",
               r"^cond_seq_linear\."),
@@ -160,11 +165,10 @@ _RULES: tuple[_Rule, ...] = (
     _diffusers("chroma", r"^distilled_guidance_layer\.", _SINGLE, first=_X_IN, last=_X_OUT),
     _diffusers("ovis-image", r"^context_embedder_norm\.", _SINGLE),
     _diffusers("bria", r"^caption_projection\.#\.linear\.", _SINGLE),
-    _diffusers("longcat-image", r"^time_embed\.timestep_embedder\.", _SINGLE,
-               r"^context_embedder\."),
+    _diffusers("bria", r"^time_embed\.timestep_embedder\.", _SINGLE, r"^context_embedder\."),
     _diffusers("auraflow", r"^joint_transformer_blocks\.#\."),
     _diffusers("flux1", rf"{_SINGLE}proj_mlp\.", rf"{_BLOCK}attn\.add_k_proj\.",
-               r"^time_text_embed\.", first=_X_IN, last=_X_OUT),
+               _X_IN, first=_X_IN, last=_X_OUT),
     _diffusers("nucleus-image", rf"{_BLOCK}img_mlp\.experts\."),
     _diffusers("krea2", r"^text_fusion\."),
     _diffusers("qwen-image", rf"{_BLOCK}img_mlp\.", rf"{_BLOCK}txt_mlp\.",
@@ -181,10 +185,8 @@ _RULES: tuple[_Rule, ...] = (
     _diffusers("sana-video", r"\.ff\.conv_temp\."),
     _diffusers("sana", rf"{_BLOCK}ff\.conv_inverted\."),
     _diffusers("cogvideox", r"^patch_embed\.text_proj\.", r"^time_embedding\."),
-    _diffusers("cogview3", r"^patch_embed\.text_proj\.", r"^time_condition_embed\.",
-               r"^patch_embed\.pos_embed$"),
     _diffusers("cogview4", r"^patch_embed\.text_proj\.", r"^time_condition_embed\."),
-    _diffusers("ltx2", r"^audio_proj_in\."),
+    _diffusers("ltx2", r"^audio_proj_in\.", r"^av_cross_attn_"),
     _diffusers("ltx", r"^proj_in\.", r"^caption_projection\.", rf"{_BLOCK}scale_shift_table"),
     _diffusers("cosmos", r"^patch_embed\.proj\.", r"^time_embed\.t_embedder\."),
     _diffusers("hunyuandit", r"^text_embedding_padding$"),
@@ -218,10 +220,13 @@ def _refined(architecture: Architecture, keys: Keys) -> Architecture:
         sides = keys.tensor(r"^img_in\.proj\.weight|^x_embedder\.proj\.weight")
         if sides is not None and len(sides.shape) == 4:
             return "hunyuan-image"
-    if architecture == "lumina2" and keys.has(r"^layers\.#\.adaLN_modulation\.#\."):
-        # The two families differ in where the layer stands behind its activation.
-        if "layers.0.adaLN_modulation.0.weight" in keys.tensors:
-            return "z-image"
+    if architecture == "bria" and keys.size(r"^context_embedder\.weight", 1) == 3584:
+        return "longcat-image"  # which reads Qwen's prompts, where Bria reads T5's
+    if architecture == "cogview4" and keys.size(r"^patch_embed\.proj\.weight", 0) == 2560:
+        return "cogview3"
+    if architecture == "lumina2" and "layers.0.adaLN_modulation.0.weight" in keys.tensors:
+        # The two families differ in whether an activation comes before that layer.
+        return "z-image"
     return architecture
 
 
@@ -243,6 +248,12 @@ def _variant(architecture: Architecture, keys: Keys) -> str | None:
     return None
 
 
+def unknown_network_of(keys: Keys) -> Network | None:
+    """A newer network of diffusers, or a shard of one: attention has these names there."""
+    layers = r"(?:blocks|layers|refiner)\.#\.(?:\w+\.)*(?:attn\d?|\w*attention)\.to_[qkv]\.weight$"
+    return Network(None, diffusers=True) if keys.has(layers) else None
+
+
 def _pixart(keys: Keys) -> Network | None:
     """PixArt, and Allegro which has its layers, for videos."""
     if not keys.has(r"^adaln_single\.", r"^pos_embed\.proj\.", rf"{_BLOCK}attn2\."):
@@ -253,12 +264,13 @@ def _pixart(keys: Keys) -> Network | None:
     return Network(found, channels, None, _variant(found, keys), True)
 
 
-_CONTEXTS: dict[int | None, Architecture] = {
+CONTEXTS: dict[int, Architecture] = {
     768: "sd1",
     1024: "sd2",
     2048: "sdxl",
     1280: "sdxl-refiner",
 }
+"""The width of the prompt that a UNet's second attention reads, by its architecture."""
 
 
 def _unet(keys: Keys) -> Network | None:
@@ -287,17 +299,19 @@ def _unet_kind(keys: Keys) -> Architecture | None:
     if keys.has_any(r"\.motion_modules\."):
         return "animatediff"
     if keys.has_any(r"\.temp_attentions\.", r"^transformer_in\."):
-        return "svd"
-    if keys.has(r"^encoder_hid_proj\.", r"^add_embedding\."):
+        return "modelscope"
+    if keys.has_any(r"^add_embedding\.image_", r"^encoder_hid_proj\.image_embeds"):
+        return "kandinsky2"
+    if keys.has_any(r"^add_embedding\.(?:norm1|pool)\."):
+        return "deepfloyd-if"
+    if keys.has(r"^encoder_hid_proj\.", r"^add_embedding\.linear_"):
         return "kolors"
-    if keys.has_any(r"^add_embedding\.(norm|pool|text|image)", r"^encoder_hid_proj\."):
-        deep = keys.has_any(r"^add_embedding\.(norm1|pool)", r"\.add_k_proj\.")
-        return "kandinsky2" if keys.has(r"^add_embedding\.image") or not deep else "deepfloyd-if"
     context = keys.size(r"\.attn2\.to_k\.weight", -1)
-    known = _CONTEXTS.get(context)
-    if known is not None:
+    sized = keys.has_any(r"^add_embedding\.linear_", r"^label_emb\.#\.#\.weight")
+    known = CONTEXTS.get(context or 0)
+    if known is not None and (sized or known != "sdxl-refiner"):
         return known
-    if keys.has_any(r"^add_embedding\.linear_", r"^label_emb\.#\.#\.weight"):
+    if sized:
         return "sdxl"
     if context is None:
         return None if keys.has_any(r"\.attn2\.") else "pixel-unet"

@@ -26,14 +26,15 @@ class FileFormat(NamedTuple):
 
 _PICKLE = FileFormat("pickle", "a pickle, which can run any program when it is opened", PICKLE_HINT)
 _ZIP = FileFormat(
-    "archive", "a zip archive (a packed model, or PyTorch's format, which holds a pickle)",
-    f"{PICKLE_HINT}; or unpack it where it is only packed",
+    "archive", "a packed archive (zip)", _UNPACK,
 )  # fmt: skip
 _FORMATS: tuple[tuple[re.Pattern[bytes], FileFormat], ...] = tuple(
     (re.compile(pattern, re.DOTALL | re.IGNORECASE), found)
     for pattern, found in (
         (rb"version https://git-lfs", FileFormat(
-            "lfs-pointer", "a Git LFS pointer, not the file itself", "fetch the file: git lfs pull")),
+            "lfs-pointer", "a Git LFS pointer, not the file", "fetch the file: git lfs pull")),
+        # PyTorch's own format is a zip, too, with a pickle as its first member.
+        (rb"PK\x03\x04.{26}[^/\n]{0,200}/(?:data\.pkl|byteorder|version)", _PICKLE),
         (rb"PK\x03\x04|PK\x05\x06", _ZIP),
         (rb"7z\xbc\xaf\x27\x1c", FileFormat("archive", "a packed archive (7z)", _UNPACK)),
         (rb"Rar!", FileFormat("archive", "a packed archive (rar)", _UNPACK)),

@@ -34,9 +34,11 @@ __all__ = [
 HEADER_LIMIT = 25_000_000
 """Bytes of a header: what the Hub's own page of a file reads at most."""
 
-_MOST_TENSORS = 200_000
+_MOST_TENSORS = 100_000
 _MOST_METADATA = 20_000
 _MOST_DIMENSIONS = 8
+# Longer than any layer is called; what searches names may rely on it.
+_LONGEST_TENSOR_NAME = 1000
 _LARGEST_DIMENSION = 2**48
 # A list or an object of Python takes 56 bytes and more, two characters in JSON: without this
 # a header of brackets would take 30 times its size.
@@ -47,7 +49,7 @@ _BITS = {
     "F8_E5M2FNUZ": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32,
     "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
-"""Bits of an element of safetensors, by dtype; sizes of dtypes that are not here are not checked."""
+"""Bits of an element of safetensors, by dtype; sizes of other dtypes are not checked."""
 
 _CUT_SHORT = "download it again: a part of it is missing"
 _ANEW = "download or copy it again; if that does not help, its author must save it anew"
@@ -67,7 +69,8 @@ class WeightsFormatError(HubError):
         self.damage = damage
 
 
-class Tensor(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tensor:
     """``shape`` is in torch's order in both formats; of GGUF, ``dtype`` is ggml's name (Q4_K)."""
 
     dtype: str
@@ -228,6 +231,8 @@ def _parse(content: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, str]
     if len(header) > _MOST_TENSORS:
         raise _fault(name, f"it has {len(header):,} tensors, more than {_MOST_TENSORS:,}")
     for key, entry in header.items():
+        if len(key) > _LONGEST_TENSOR_NAME:
+            raise _fault(name, f"a tensor's name has {len(key):,} characters")
         if not isinstance(entry, _Entry):
             raise _fault(name, f"its entry {one_line(key, 80)!r} describes no tensor")
     end = 0
@@ -305,6 +310,8 @@ class _Gguf:
 
     def _tensor(self, metadata: Mapping[str, str]) -> tuple[str, Tensor, int]:
         key = self._text()
+        if len(key) > _LONGEST_TENSOR_NAME:
+            raise self._fault(f"a tensor's name has {len(key):,} characters")
         dimensions = self._number("<I")
         if dimensions > _MOST_DIMENSIONS:
             raise self._fault("a tensor has an impossible shape")

@@ -10,30 +10,37 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from gmi_registry.errors import HubError
 from gmi_registry.sanitize import one_line
-from gmi_registry.weights.adapters import ALGORITHM_TITLES, Adapter, adapter_of
+from gmi_registry.weights.adapters import (
+    ALGORITHM_TITLES,
+    PLAIN_ALGORITHMS,
+    Adapter,
+    adapter_of,
+)
 from gmi_registry.weights.architectures import (
+    CONTEXTS,
     VIDEO,
     Architecture,
     Network,
     architecture_title,
     network_of,
+    unknown_network_of,
 )
 from gmi_registry.weights.formats import format_of
 from gmi_registry.weights.header import Header, Tensor, WeightsFormatError, read_header
 from gmi_registry.weights.keys import Keys
-from gmi_registry.weights.kinds import DESCRIBED, HINTS, FileKind, part_of
+from gmi_registry.weights.kinds import DESCRIBED, HINTS, FileKind, Part, part_of
 from gmi_registry.weights.quantisation import quantisation_of
 
 __all__ = ["WeightsFile", "identify", "identify_file", "require_described"]
 
 Prediction = Literal["epsilon", "v_prediction"]
-Part = Literal["network", "ema", "vae", "text-encoder"]
+NetworkPart = Literal["network", "ema", "vae", "text-encoder"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class WeightsFile:
     hint: str = ""
     architecture: Architecture | None = None
     variant: str | None = None
-    parts: tuple[Part, ...] = ()
+    parts: tuple[NetworkPart, ...] = ()
     text_encoders: tuple[str, ...] = ()
     diffusers_names: bool = False
     input_channels: int | None = None
@@ -141,24 +148,21 @@ def identify(header: Header) -> WeightsFile:
     """What the file with this header is; unknown where no row of the tables fits."""
     keys = Keys(header.tensors)
     said = header.metadata
-    first = tuple(one_line(name, 80) for name in list(header.tensors)[:3])
     if not header.tensors:
         return WeightsFile("empty", "a weight file without tensors", HINTS["unknown"])
-    found = _kind(keys, said)
-    extra = dict(
+    found = _kind(keys)
+    prediction, zero = _prediction(keys, said) if found.kind in DESCRIBED else (None, False)
+    return replace(
+        found,
+        prediction_type=prediction,
+        zero_terminal_snr=zero,
         quantisation=quantisation_of(keys, header.format),
         dtype=_dtype(header.tensors.values()),
         base_claim=_claim(said),
         base_name=_text(said, "ss_sd_model_name"),
-        base_hash=_text(said, "ss_new_sd_model_hash", "ss_sd_model_hash", "modelspec.hash_sha256"),
-        first_names=first,
+        base_hash=_text(said, "ss_new_sd_model_hash", "ss_sd_model_hash"),
+        first_names=tuple(one_line(name, 80) for name in list(header.tensors)[:3]),
     )
-    if found.kind in DESCRIBED:
-        prediction, zero = _prediction(keys, said)
-        extra |= dict(prediction_type=prediction, zero_terminal_snr=zero)
-    from dataclasses import replace
-
-    return replace(found, **extra)  # type: ignore[arg-type]
 
 
 def _broken(path: Path, error: WeightsFormatError) -> WeightsFile:
@@ -181,121 +185,110 @@ def _broken(path: Path, error: WeightsFormatError) -> WeightsFile:
 _NETWORK = "model.diffusion_model."
 # What stands before the layers of a network that is shared alone.
 _ALONE = ("diffusion_model.", "model.", "unet.", "transformer.", "net.", "module.", "dit.")
-_VAE = ("first_stage_model.", "vae.")
+_VAE = r"^(?:first_stage_model|vae)\."
 _TEXT = re.compile(
     r"^(?:cond_stage_model\.|conditioner\.embedders\.(?P<number>\d)\.|text_encoders?\.(?P<name>\w+?)\.)"
 )
 
 
-def _kind(keys: Keys, said: Mapping[str, str]) -> WeightsFile:
+def _kind(keys: Keys) -> WeightsFile:
     part = part_of(keys, first=True)
-    if part is not None and not keys.has(r"^model\.diffusion_model\.", r"^first_stage_model\."):
-        return _other(part.kind, part.title, keys)
+    if part is not None:
+        return _other(part, keys)
     inversion = _inversion(keys)
     if inversion is not None:
         return inversion
     adapter = adapter_of(keys)
-    whole = _whole(keys)
-    if whole is not None and (
-        adapter is None or (len(adapter.algorithms) == 1 and _is_glora_like(adapter))
-    ):
-        return whole
-    if adapter is not None:
+    # Networks that nunchaku packed bring two small factors for every layer.
+    if adapter is not None and 2 * adapter.tensors >= len(keys.tensors):
         return _adapter(adapter)
+    whole = _whole(keys)
+    if whole is not None:
+        return whole
     part = part_of(keys, first=False)
     if part is not None:
-        return _other(part.kind, part.title, keys)
+        return _other(part, keys)
+    if adapter is not None:
+        return _adapter(adapter)
+    network = unknown_network_of(keys)
+    if network is not None:
+        return _with_network(keys, network)
     first = ", ".join(one_line(name, 60) for name in list(keys.tensors)[:3])
-    return WeightsFile(
-        "unknown", f"a weight file of a kind that is not known here (its first tensors: {first})",
-        HINTS["unknown"],
-    )  # fmt: skip
+    title = f"a weight file of a kind that is not known here (its first tensors: {first})"
+    return WeightsFile("unknown", title, HINTS["unknown"])
 
 
-def _is_glora_like(adapter: Adapter) -> bool:
-    """Whether the names that speak for an adapter may as well be a network's own."""
-    return adapter.algorithms[0] in ("glora", "full", "norm")
+def _other(part: Part, keys: Keys) -> WeightsFile:
+    host = _host_of(keys) if part.kind in _GUESTS else None
+    suffix = f" for {architecture_title(host)}" if host else ""
+    return WeightsFile(part.kind, part.title + suffix, HINTS[part.kind], host)
 
 
-def _other(kind: FileKind, title: str, keys: Keys) -> WeightsFile:
-    architecture = None
-    if kind in ("controlnet", "ip-adapter", "motion-module", "vae"):
-        architecture = _guest_of(keys)
-    suffix = f" for {architecture_title(architecture)}" if architecture else ""
-    if kind == "vae":
-        suffix = ""
-    return WeightsFile(kind, title + suffix, HINTS[kind], architecture)
+# What is put beside a network of one architecture.
+_GUESTS = frozenset({"controlnet", "ip-adapter", "motion-module"})
 
 
-def _guest_of(keys: Keys) -> Architecture | None:
+def _host_of(keys: Keys) -> Architecture | None:
     """The architecture that a ControlNet or an IP-Adapter is made for."""
     inner = keys.below("control_model.", "module.control_model.")
     if inner.tensors:
         keys = inner
+    if keys.has(r"(?:^|_)transformer_blocks\.#\.img_mlp\."):
+        return "qwen-image"
     if keys.has_any(r"^double_blocks\.|^controlnet_x_embedder|^single_transformer_blocks\."):
         return "flux1"
     if keys.has_any(r"^joint_blocks\.", r"norm1_context\."):
         return "sd3"
-    if keys.has_any(r"img_mlp\."):
-        return "qwen-image"
     if keys.has_any(r"^control_(?:all_x_embedder|layers|noise_refiner)"):
         return "z-image"
-    for pattern in (r"attn2\.to_k\.(?:weight|down)", r"to_k_ip\.weight"):
-        size = keys.size(pattern, -1)
-        known: dict[int | None, Architecture] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-        if size in known:
-            return known[size]
-    return None
+    context = keys.size(r"(?:down|input)_blocks.*attn2\.to_k\.(?:weight|down)|to_k_ip\.weight", -1)
+    return CONTEXTS.get(context or 0)
 
 
 def _whole(keys: Keys) -> WeightsFile | None:
     """A checkpoint, or a network alone."""
-    ldm = keys.below(_NETWORK)
-    if ldm.tensors:
-        network = network_of(ldm) or Network(None)
-    else:
-        network, parts = _network_alone(keys)
-        if network is None:
-            return None
+    inside = keys.below(_NETWORK)
+    network = (network_of(inside) or Network(None)) if inside.tensors else _network_alone(keys)
+    return None if network is None else _with_network(keys, network)
+
+
+def _with_network(keys: Keys, network: Network) -> WeightsFile:
     encoders = _text_encoders(keys)
-    parts = ["network"]
-    if keys.has_any(r"^model_ema\.", r"^(?:model\.)?ema\."):
+    parts: list[NetworkPart] = ["network"]
+    if keys.has(r"^model_ema\."):
         parts.append("ema")
-    if any(keys.has_any("^" + re.escape(prefix)) for prefix in _VAE):
+    if keys.has(_VAE):
         parts.append("vae")
     if encoders:
         parts.append("text-encoder")
-    architecture = network.architecture
-    named = f" of {architecture_title(architecture)}" if architecture else ""
-    if encoders:
-        kind: FileKind = "checkpoint"
-        title = f"a checkpoint{named}"
-    else:
-        kind = "network"
+    named = "an architecture that is not known here"
+    if network.architecture is not None:
+        named = architecture_title(network.architecture)
+    title = f"a checkpoint of {named}"
+    if not encoders:
         lacks = "without text encoders" if "vae" in parts else "without text encoders and VAE"
-        title = f"a diffusion network{named} {lacks}"
+        title = f"a diffusion network of {named} {lacks}"
     return WeightsFile(
-        kind,
+        "checkpoint" if encoders else "network",
         title,
-        "",
-        architecture,
-        network.variant,
-        tuple(parts),  # type: ignore[arg-type]
-        encoders,
-        network.diffusers,
-        network.input_channels,
-        network.output_channels,
+        architecture=network.architecture,
+        variant=network.variant,
+        parts=tuple(parts),
+        text_encoders=encoders,
+        diffusers_names=network.diffusers,
+        input_channels=network.input_channels,
+        output_channels=network.output_channels,
     )
 
 
-def _network_alone(keys: Keys) -> tuple[Network | None, list[Part]]:
+def _network_alone(keys: Keys) -> Network | None:
+    """The network of a file without the prefix that checkpoints have."""
     for prefix in ("", *_ALONE):
-        inner = keys if not prefix else keys.below(prefix)
-        if inner.tensors:
-            network = network_of(inner)
-            if network is not None:
-                return network, ["network"]
-    return None, []
+        inside = keys.below(prefix) if prefix else keys
+        network = network_of(inside) if inside.tensors else None
+        if network is not None:
+            return network
+    return None
 
 
 def _text_encoders(keys: Keys) -> tuple[str, ...]:
@@ -317,22 +310,19 @@ def _text_encoders(keys: Keys) -> tuple[str, ...]:
 
 def _adapter(adapter: Adapter) -> WeightsFile:
     names = [ALGORITHM_TITLES[name] for name in adapter.algorithms]
-    foreign = [it for it in adapter.algorithms if it not in ("lora", "dora", "full", "norm")]
-    only_full = "lora" not in adapter.algorithms
+    plain = "lora" in adapter.algorithms and PLAIN_ALGORITHMS.issuperset(adapter.algorithms)
     suffix = f" for {architecture_title(adapter.architecture)}" if adapter.architecture else ""
-    kind: FileKind = "lycoris" if foreign or only_full else "lora"
-    if kind == "lora":
+    kind: FileKind = "lora" if plain else "lycoris"
+    if plain:
         title = f"a {'DoRA' if 'dora' in adapter.algorithms else 'LoRA'}{suffix}"
     else:
         title = f"{_article(names[0])} {' and '.join(names)} adapter (LyCORIS){suffix}"
-    hint = ""
     if adapter.language_model:
         kind, title = "language-model", "a LoRA for a language model"
-        hint = HINTS["language-model"]
     return WeightsFile(
         kind,
         title,
-        hint,
+        HINTS.get(kind, ""),
         adapter.architecture,
         algorithms=adapter.algorithms,
         layers=adapter.layers,

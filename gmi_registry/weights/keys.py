@@ -12,6 +12,7 @@ __all__ = ["Keys", "compiled"]
 
 # Numbers of layers, which would make a thousand names of one; not those within a word (attn2).
 _NUMBER = re.compile(r"(?<=[._])\d+(?=[._]|$)", re.MULTILINE)
+_LONGEST_TEXT = 1_000_000
 _FIRST_NUMBER = re.compile(r"^\d+(?=\.)", re.MULTILINE)
 
 
@@ -44,7 +45,9 @@ class Keys:
 
     @cached_property
     def _text(self) -> str:
-        return "\n".join(self.forms)
+        # Of real files a few kilobytes. What is cut off can only make a hostile file unknown.
+        text = "\n".join(self.forms)
+        return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT].rpartition("\n")[0]
 
     def has(self, *patterns: str) -> bool:
         """Whether each pattern is found in some name."""

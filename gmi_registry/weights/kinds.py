@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from gmi_registry.weights.keys import Keys
 
-__all__ = ["DESCRIBED", "HINTS", "FileKind", "PartKind", "part_of"]
+__all__ = ["DESCRIBED", "HINTS", "FileKind", "Part", "part_of"]
 
 FileKind = Literal[
     "checkpoint", "network", "lora", "lycoris", "textual-inversion", "vae", "text-encoder",
@@ -60,8 +60,6 @@ HINTS: dict[str, str] = {
 }
 """The way out, by the kind of a file that no specification can be made of."""
 
-PartKind = FileKind
-
 
 class Part(NamedTuple):
     """``title`` has its article: "a VAE"."""
@@ -81,111 +79,109 @@ def _row(kind: FileKind, title: str, *needs: str, lacks: str | None = None) -> _
     return _Row(kind, title, needs, (lacks,) if lacks else ())
 
 
-_NO_NETWORK = r"^(?:model\.)?diffusion_model\.|^input_blocks\.|^(?:unet|transformer)\."
-# Rows that are told before whole models and networks are looked for, and before LoRAs: these hold
-# layers of them.
+# Rows that come before networks and adapters, for they have layers of both.
 _FIRST: tuple[_Row, ...] = (
-    _row("optimizer", "the state of an optimizer", r"(?:^|\.)exp_avg(?:_sq)?$|\.exp_avg\b"),
+    _row("optimizer", "the state of an optimizer", r"(?:^|[._])exp_avg(?:_sq)?(?:[._]|$)"),
     _row("controlnet", "a control-LoRA (a ControlNet as a LoRA)", r"^lora_controlnet$"),
     _row("controlnet", "a ControlNet-LLLite", r"^lllite_"),
-    _row("controlnet", "a ControlNet union for several kinds of control",
-         r"^(?:control_model\.)?(?:task_embedding|control_add_embedding|controlnet_mode_embedder)",
-         ),
-    _row("controlnet", "a ControlNet", r"^(?:control_model\.|module\.control_model\.)"),
+    _row("controlnet", "a ControlNet union (for several kinds of control)",
+         r"(?:^|\.)(?:task_embedding$|control_add_embedding\.|controlnet_mode_embedder\.)"),
+    _row("controlnet", "a ControlNet", r"^(?:module\.)?control_model\."),
     _row("controlnet", "a ControlNet",
-         r"controlnet_cond_embedding\.|^controlnet_(?:down_blocks|mid_block|blocks|single_blocks"
-         r"|x_embedder)|^(?:control|controlnet)_(?:all_x_embedder|layers|noise_refiner)"
-         r"|^input_hint_block\.|^zero_convs\.#|^zero_conv"),
-    _row("controlnet", "a ControlNet", r"^(?:model\.)?vace_blocks\.#|^ctrl_to_base|^control_blocks\."),
+         r"(?:^|\.)(?:controlnet_cond_embedding|controlnet_(?:down_blocks|mid_block|blocks"
+         r"|single_blocks|x_embedder|cond_embedder)|control_(?:all_x_embedder|layers|blocks"
+         r"|noise_refiner)|input_hint_block|zero_convs)\."),
     _row("controlnet", "a T2I-Adapter",
          r"^(?:adapter\.)?body\.#\.(?:block1|in_conv|resnets\.#\.block1)\."),
-    _row("controlnet", "a T2I style adapter", r"^transformer_layes\."),
-    _row("ip-adapter", "a PhotoMaker adapter", r"^id_encoder\.|^lora_weights\."),
-    _row("ip-adapter", "a PuLID adapter", r"^(?:pulid_ca|id_adapter)"),
+    _row("controlnet", "a T2I-Adapter for styles", r"^transformer_layes\.#\."),
+    _row("ip-adapter", "a PhotoMaker adapter", r"^id_encoder\."),
+    _row("ip-adapter", "a PuLID adapter", r"^(?:pulid_ca|id_adapter|pulid_encoder)"),
     _row("ip-adapter", "an IP-Adapter",
-         r"(?:^|\.)(?:to_[kv]_ip)\.|ip_adapter\.#|ip_adapter_(?:double|single)_stream|^image_proj\."
-         r"|^ip_adapter_proj_model|\.processor\.ip_adapter|^image_proj_model\."),
-    _row("style-model", "a FLUX.1 Redux model, which makes prompts of images", r"^redux_(?:up|down)\."),
-    _row("motion-module", "a motion LoRA for AnimateDiff", r"motion_modules\..*lora"),
+         r"(?:^|[._])to_[kv]_ip\.|^ip_adapter\.|ip_adapter_(?:double|single)_stream"
+         r"|^image_proj(?:_model)?\.|^ip_adapter_proj_model\."),
+    _row("style-model", "a FLUX.1 Redux model (which makes prompts of images)",
+         r"^redux_(?:up|down)\."),
+    _row("motion-module", "a motion LoRA for AnimateDiff", r"motion_modules\..*[._]lora[._]"),
     _row("motion-module", "a motion module for AnimateDiff", r"(?:^|\.)motion_modules\.#\.",
-         lacks=r"^(?:model\.diffusion_model\.)?input_blocks\.#\.#\.|^conv_in\."),
+         lacks=r"(?:^|\.)(?:conv_in|input_blocks\.#\.#)\."),
     _row("safety-checker", "a safety checker", r"^(?:concept|special_care)_embeds$"),
-    _row("prior", "a prior (unCLIP)", r"^(?:prior\.)?prd_embedding|^clip_mean$"),
+    _row("prior", "a prior (unCLIP)", r"^(?:prior\.)?(?:prd_embedding|clip_mean)$"),
 )  # fmt: skip
+_TINY_VAE = "a TAESD (a tiny VAE for previews)"
+_CLIP = "a CLIP model (its image and its text encoder)"
+_LANGUAGE = "a language model (a text encoder such as Qwen, Gemma or Llama)"
 _REST: tuple[_Row, ...] = (
-    # Decoders of latents.
-    _row("vae", "a TAESD (a tiny VAE for previews)", r"^taesd_(?:encoder|decoder)\.#"),
-    _row("vae", "a TAESD (a tiny VAE for previews)", r"^(?:encoder|decoder)\.(?:layers\.)?#\.conv\.#\.",
-         lacks=r"\.up_blocks\.|self_attn"),
-    _row("vae", "a TAESD (a tiny VAE for previews)", r"^#\.conv\.#\.(?:weight|bias)$",
-         lacks=r"attn|rdb|RDB"),
+    # What repairs faces has the layers of a VAE.
     _row("face-restoration", "a face restoration model (CodeFormer)",
-         r"^(?:fuse_convs_dict|ft_layers)\."),
-    _row("face-restoration", "a face restoration model (GFPGAN)", r"^stylegan_decoder\."),
+         r"(?:^|\.)(?:fuse_convs_dict|ft_layers)\."),
+    _row("face-restoration", "a face restoration model (GFPGAN)", r"(?:^|\.)stylegan_decoder"),
     _row("face-restoration", "a face restoration model (RestoreFormer)",
-         r"^(?:vqvae\.)?encoder\.down\.#\.attn", r"cross_attn|^decoder\.up\.#\.attn\.#\.q\.",
-         r"^quantize\.embedding"),
+         r"(?:^|\.)quantize\.embedding\.", r"(?:^|\.)decoder\.up\.#\.attn\.#\.norm2\."),
+    # Decoders of latents.
+    _row("vae", _TINY_VAE, r"^taesd_(?:encoder|decoder)\.#"),
+    _row("vae", _TINY_VAE, r"^(?:encoder|decoder)\.(?:layers\.)?#\.conv\.#\."),
+    _row("vae", _TINY_VAE, r"^#\.conv\.#\.(?:weight|bias)$"),
     _row("vae", "a VAE (VQ)", r"(?:^|\.)quantize\.embedding\.", r"(?:^|\.)(?:encoder|decoder)\."),
     _row("vae", "a VAE",
          r"(?:^|\.)decoder\.(?:up\.#\.block|up_blocks\.#\.|middle\.#\.residual|upsamples\.#\."
-         r"|stages\.#\.|mid_block\.|mid\.block_)"),
+         r"|stages\.#\.|mid_block\.|mid\.block_#|mid\.block_\d)"),
     _row("vae", "the encoder of a VAE",
-         r"(?:^|\.)encoder\.(?:down\.#\.block|down_blocks\.#\.|downsamples\.#\.|stages\.#\.op_list)"),
-    _row("audio", "a VAE for sound", r"^(?:encoder|decoder)\.(?:layers|block)\.#\..*weight_[gv]$"),
+         r"(?:^|\.)encoder\.(?:down\.#\.block|down_blocks\.#\.|downsamples\.#\.|stages\.#\.)"),
+    _row("audio", "a VAE for sound", r"^(?:encoder|decoder)\..*\.weight_[gv]$"),
     # Text and image encoders.
-    _row("clip-vision", "a CLIP model (its image and its text encoder)",
-         r"^(?:model\.)?vision_model\.", r"^(?:model\.)?text_model\.",),
-    _row("clip-vision", "a CLIP model (its image and its text encoder)",
-         r"^visual\.(?:transformer\.resblocks|conv1|trunk)",
-         r"^(?:text\.)?(?:transformer\.resblocks|token_embedding)"),
+    _row("clip-vision", _CLIP, r"(?:^|\.)vision_model\.", r"(?:^|\.)text_model\."),
+    _row("clip-vision", _CLIP, r"^visual\.(?:transformer|conv1|trunk|class_embedding|positional)",
+         r"^(?:text\.)?(?:transformer\.resblocks\.#|token_embedding)"),
     _row("clip-vision", "a CLIP image encoder",
-         r"^(?:\w+\.)?vision_model\.(?:encoder|embeddings)\.|^visual\.transformer\.resblocks\.#"),
+         r"(?:^|\.)vision_model\.(?:encoder|embeddings)\.|^visual\.transformer\.resblocks\.#"),
     _row("clip-vision", "an image encoder (DINOv2)",
-         r"^(?:dinov2\.)?encoder\.layer\.#\.layer_scale1|^blocks\.#\.ls1\.gamma"),
+         r"(?:^|\.)encoder\.layer\.#\.layer_scale1|^blocks\.#\.ls1\.gamma"),
     _row("text-encoder", "a T5 text encoder",
          r"(?:^|\.)encoder\.block\.#\.layer\.#\.SelfAttention\.|^enc\.blk\.#\.attn_q"),
     _row("text-encoder", "a CLIP text encoder",
          r"(?:^|\.)text_model\.(?:encoder\.layers\.#|embeddings)\."),
     _row("text-encoder", "a CLIP text encoder (OpenCLIP)",
-         r"(?:^|\.)transformer\.resblocks\.#\.", r"(?:^|\.)(?:token_embedding|text_projection|positional_embedding)"),
+         r"(?:^|\.)transformer\.resblocks\.#\.",
+         r"(?:^|\.)(?:token_embedding|text_projection|positional_embedding)"),
     _row("text-encoder", "a CLIP text encoder",
-         r"^encoder\.layers\.#\.self_attn\.", r"^embeddings\.(?:token|position)_embedding"),
-    _row("text-encoder", "a text encoder (ChatGLM)", r"encoder\.layers\.#\.self_attention\.query_key_value"),
-    _row("text-encoder", "a text encoder (BERT)",
-         r"encoder\.layer\.#\.attention\.self\.query\.", r"embeddings\.word_embeddings"),
-    _row("language-model", "a vision language model, such as the text encoder of Qwen-Image",
-         r"^(?:model\.)?visual\.blocks\.#\.", r"layers\.#\.self_attn\."),
-    _row("language-model", "a language model (a text encoder such as Qwen, Gemma or Llama)",
-         r"(?:^|\.)layers\.#\.self_attn\.(?:q_proj|qkv_proj)\."),
-    _row("language-model", "a language model (a text encoder such as Qwen, Gemma or Llama)",
-         r"^blk\.#\.attn_(?:q|qkv|norm)\.", r"^token_embd\."),
-    _row("language-model", "a language model", r"^transformer\.h\.#\.(?:attn|ln_1|self_attention)"),
+         r"^encoder\.layers\.#\.self_attn\.", r"^embeddings\.(?:token|position)_embedding\."),
+    _row("text-encoder", "a text encoder (ChatGLM)",
+         r"(?:^|\.)encoder\.layers\.#\.self_attention\.query_key_value\."),
+    _row("text-encoder", "a text encoder (BERT)", r"(?:^|\.)embeddings\.word_embeddings\.",
+         r"(?:^|\.)encoder\.layer\.#\.attention\.self\.query\."),
+    _row("language-model", "a vision language model (such as the text encoder of Qwen-Image)",
+         r"(?:^|\.)(?:visual\.blocks|vision_tower\.\w+)", r"(?:^|\.)layers\.#\.self_attn\."),
+    _row("language-model", _LANGUAGE, r"(?:^|\.)layers\.#\.self_attn\.(?:q|qkv)_proj\.",
+         r"(?:^|\.)layers\.#\.mlp\.|(?:^|\.)embed_tokens\."),
+    _row("language-model", _LANGUAGE, r"^blk\.#\.", r"^token_embd\."),
+    _row("language-model", "a language model", r"^(?:transformer\.)?h\.#\.(?:attn|ln_1|mlp)\."),
     # Detectors and the like.
-    _row("detector", "a SAM model (segmentation by points and boxes)",
-         r"mask_decoder\.", r"image_encoder\.|vision_encoder\.|prompt_encoder|shared_image_embedding"),
-    _row("detector", "a detector (Grounding DINO)", r"transformer\.encoder\.fusion_layers\.#|^model\.encoder\.layers\.#\.fusion_layer"),
-    _row("detector", "a detector (YOLO)",
-         r"^(?:model\.)+#\.(?:cv\d|m\.#\.cv\d|conv)\.|\.dfl\.conv\."),
-    _row("detector", "a face analysis model", r"^(?:body|output_layer)\.#.*(?:prelu|res_layer)|^ssh\d?\.|^bbox_head"),
+    _row("segmentation", "a SAM model (which cuts out what is pointed at)",
+         r"(?:^|\.)(?:sam_)?mask_decoder\.", r"(?:^|\.)(?:sam_)?prompt_encoder\."),
+    _row("detector", "a detector (Grounding DINO)",
+         r"encoder\.fusion_layers\.#|encoder\.layers\.#\.fusion_layer\."),
+    _row("detector", "a detector (YOLO)", r"(?:^|\.)#\.(?:cv\d|dfl|m\.#\.cv\d|detect)\."),
     _row("depth", "a depth estimator",
-         r"^(?:depth_head|pretrained\.(?:model|blocks)|core\.core)\.|^head\.projects?\.#|^neck\.(?:reassemble|fusion)_stage"),
+         r"^(?:depth_head|pretrained\.(?:model|blocks)|core\.core)\."
+         r"|^neck\.(?:reassemble|fusion)_stage\.|^scratch\."),
     _row("segmentation", "a background remover",
-         r"^(?:bb\.layers|squeeze_module|stage\dd?\.(?:rebnconv|conv))|^(?:module\.)?stage1\.rebnconvin"),
-    _row("segmentation", "a segmentation model", r"^(?:decode_head|segformer|backbone)\."),
-    _row("scorer", "a tagger or a classifier of images",
-         r"^(?:head\.(?:weight|fc)|classifier\.(?:weight|#)|fc\.weight)"),
-    _row("scorer", "an aesthetic scorer", r"^layers\.#\.weight", lacks=r"attn|norm|block|conv"),
+         r"^(?:module\.)?(?:bb\.layers|squeeze_module|stage\d\.rebnconv)"),
+    _row("segmentation", "a segmentation model", r"^(?:decode_head|segformer)\."),
+    _row("scorer", "a classifier of images",
+         r"^(?:head\.(?:weight|fc)|classifier\.(?:weight|bias|#)|fc\.(?:weight|bias))"),
+    _row("scorer", "an aesthetic scorer", r"^layers\.#\.weight$"),
     # What enlarges images.
-    _row("upscaler", "an upscaler (ESRGAN)",
-         r"(?:\.rdb\d\.|\.RDB\d\.|RRDB_trunk|\.sub\.#\.)"),
+    _row("upscaler", "an upscaler (ESRGAN)", r"\.rdb\d\.|\.RDB\d\.|RRDB_trunk|\.sub\.#\."),
     _row("upscaler", "an upscaler (SwinIR, HAT, DAT or the like)",
-         r"^(?:params(?:_ema)?\.)?(?:layers\.#\.(?:residual_group|blocks|body|conv)|conv_before_upsample|conv_after_body)"),
+         r"^(?:params(?:_ema)?\.)?(?:layers\.#\.(?:residual_group|blocks)\.|conv_after_body\."
+         r"|conv_before_upsample\.)"),
     _row("upscaler", "an upscaler (compact)", r"^(?:params(?:_ema)?\.)?body\.#\.(?:weight|bias)$"),
-    _row("upscaler", "an upscaler", r"(?:^|\.)(?:upsampler|conv_up\d|upconv\d|upscale|to_img|block_\d\.c\d_r|feats\.#)"),
-    _row("upscaler", "an upscaler", r"(?:^|\.)conv_(?:first|last)\."),
-    _row("hypernetwork", "a hypernetwork", r"^#\.#\.linear\.|^(?:#|320|640|768|1024|1280)\.(?:#|0|1)\.linear"),
+    _row("upscaler", "an upscaler",
+         r"(?:^|\.)(?:conv_(?:first|last|up\d)|upconv\d|upsampler|to_img|block_\d\.c\d_r|feats\.#"
+         r"|initial_conv)\."),
+    _row("hypernetwork", "a hypernetwork", r"^(?:#|\d+)(?:\.(?:#|[01]))?\.linear"),
     _row("aesthetic-gradient", "an aesthetic gradient", r"(?i)aesthetic"),
-    _row("audio", "a model for sound", r"(?i)vocoder|mel_|wav2vec|hubert|^(?:dec|enc_p|flow)\."),
+    _row("audio", "a model for sound", r"(?i)vocoder|wav2vec|hubert|^(?:enc_p|enc_q|flow\.flows)"),
 )  # fmt: skip
 
 

@@ -46,6 +46,34 @@ def lora_bytes(seed=0):
     return save({"lora_unet_x.lora_down.weight": rng.standard_normal((64, 64)).astype(np.float32)})
 
 
+def checkpoint_bytes():
+    """A whole model in one file, by the names of its parts."""
+    kernel, table = np.ones((4, 4, 3, 3), np.float32), np.ones((8, 4), np.float32)
+    text = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
+    parts = ("model.diffusion_model.input_blocks.0.0", "first_stage_model.decoder.conv_in")
+    return save({**{f"{part}.weight": kernel for part in parts}, text: table})
+
+
+def network_bytes():
+    """A network alone, without text encoders and VAE."""
+    kernel = np.ones((4, 4, 3, 3), np.float32)
+    return save({"model.diffusion_model.input_blocks.0.0.weight": kernel})
+
+
+def embedding_bytes():
+    """A textual inversion of SDXL: two tokens."""
+    return save(
+        {"clip_l": np.ones((2, 768), np.float32), "clip_g": np.ones((2, 1280), np.float32)}
+    )
+
+
+def vae_bytes():
+    kernel = np.ones((4, 4, 3, 3), np.float32)
+    names = ("encoder.conv_in", "encoder.conv_out", "decoder.conv_in", "decoder.conv_out")
+    blocks = ("decoder.up.0.block.0.conv1", "encoder.down.0.block.0.conv1", "quant_conv")
+    return save({f"{name}.weight": kernel for name in (*names, *blocks, "post_quant_conv")})
+
+
 def version_of(number, model_id, *, seed=None, **changes):
     """A version with one safetensors file, whose number is ten times the version's."""
     content = lora_bytes(number if seed is None else seed)

@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 from civitai_loopback import Fault, File, Model, Version
+from civitai_specs import vae_bytes
 from safetensors.numpy import save
 
 from gmi_registry.errors import AuthError, HubError, InputError, OfflineError
@@ -349,16 +350,17 @@ def test_a_token_opens_what_is_for_accounts(filled, client, tmp_path):
 
 def test_a_pickle_under_another_name_is_refused(filled, fetch, downloads):
     filled.state.file(555).content = pickle.dumps({"weights": [1.0] * 1000})
-    with pytest.raises(HubError, match="no safetensors file, whatever it is called"):
+    with pytest.raises(HubError, match="civitai:5@55 is a pickle"):
         fetch()
     assert [path for path in downloads.folder.rglob("*555*") if path.is_file()] == []
 
 
-def test_an_adapter_that_diffusers_cannot_load_is_refused(filled, fetch):
-    filled.state.file(555).content = content_of(name="lora_unet_x.hada_w1_a")
-    with pytest.raises(HubError, match="LyCORIS adapter"):
+def test_what_cannot_be_described_is_called_what_it_is_and_not_kept(filled, fetch, downloads):
+    filled.state.file(555).content = vae_bytes()
+    with pytest.raises(HubError, match="civitai:5@55 is a VAE") as caught:
         fetch()
-    assert fetch("single-file")[1].path == "555.safetensors"
+    assert "publish the checkpoint that it belongs to" in caught.value.hint
+    assert [path for path in downloads.folder.rglob("*555*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(
@@ -377,7 +379,6 @@ def test_an_adapter_that_diffusers_cannot_load_is_refused(filled, fetch):
             "only an archive in the layout of diff",
         ),
         ([File(1, b"x", type="Archive", name="a.zip", format="Other")], "only a packed archive"),
-        ([File(1, b"x", name="a-Q4.gguf", format="GGUF")], "only a GGUF file"),
         ([File(1, b"x", name="a", format="Core ML")], "only a file for Core ML"),
         ([File(1, b"x", name="a", format="Other")], "only a file of another kind"),
         ([File(1, b"x", name="a", format=None)], "only a file of another kind"),
@@ -387,7 +388,8 @@ def test_an_adapter_that_diffusers_cannot_load_is_refused(filled, fetch):
         ),
         ([File(1, b"x", type="VAE")], "gives out no weights, only: VAE"),
         ([File(1, b"x", type="Training Data", name="a.zip")], "gives out no weights"),
-        ([File(1, b"x", type="Diffusion Model")], "a part of a model alone"),
+        ([File(1, b"x", type="UNet", name="a.ckpt", format="PickleTensor")], "only a pickle"),
+        ([File(1, b"x", type="Config", name="a.yaml", format="Other")], "no weights, only: Config"),
         ([], "gives out no files; the model may be archived"),
         ([File(1, b"x", virus_scan="Danger")], "to be dangerous"),
         ([File(1, b"x", pickle_scan="Danger")], "to be dangerous"),
@@ -421,12 +423,12 @@ def test_a_file_goes_by_its_format_where_the_name_does_not_say_otherwise(
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(b"PK\x03\x04" + b"x" * 40, "packed archive"), (b"GGUF" + b"x" * 40, "GGUF"),
-     (b"\x80\x02" + b"x" * 40, "pickle")],
+    [(b"PK\x03\x04" + b"x" * 40, "a zip archive"), (b"GGUF" + b"x" * 40, "no GGUF file"),
+     (pickle.dumps({"a": 1}), "a pickle"), (b"x" * 40, "no safetensors file")],
 )  # fmt: skip
 def test_what_arrives_is_called_what_it_is(filled, fetch, content, told):
     filled.state.file(555).content = content
-    with pytest.raises(HubError, match=f"it is a.* ?{told}"):
+    with pytest.raises(HubError, match=f"civitai:5@55 is {told}"):
         fetch()
 
 
@@ -442,3 +444,36 @@ def test_of_several_files_the_primary_one_is_taken(filled, client):
     version.files[1].primary = True
     assert select_file(client.version("55", of=REF), asked).id == 8
     assert list(digests_of(client.version("55"))) == ["7.safetensors", "8.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("files", "number"),
+    [
+        ([("Model", "a.safetensors", "fp16"), ("Model", "b.safetensors", "fp32")], 2),
+        ([("Model", "a.safetensors", "nf4"), ("Pruned Model", "b.safetensors", "fp16")], 2),
+        ([("Model", "a.safetensors", "fp8"), ("Model", "b.safetensors", "bf16")], 2),
+        ([("UNet", "a.safetensors", None), ("Model", "b.safetensors", None)], 2),
+        ([("Model", "a-Q8_0.gguf", None), ("UNet", "b.safetensors", None)], 2),
+        ([("VAE", "a.safetensors", None), ("Diffusion Model", "b.safetensors", None)], 2),
+        ([("Training Data", "a.zip", None), ("Model", "b-Q8_0.gguf", None)], 2),
+    ],
+)
+def test_of_several_files_the_fullest_is_taken(filled, client, files, number):
+    filled.state.models[5].versions[0].files = [
+        File(n, b"x", name=name, type=type_name, format=None, fp=precision, primary=False)
+        for n, (type_name, name, precision) in enumerate(files, start=1)
+    ]
+    version = client.version("55", of=REF)
+    chosen = select_file(version, client.asked(REF))
+    assert chosen.id == number
+    assert chosen.path == f"{number}{'.gguf' if 'gguf' in files[1][1] else '.safetensors'}"
+    assert chosen.path in digests_of(version)
+
+
+@pytest.mark.parametrize("kind", ["lora", "textual-inversion"])
+def test_an_adapter_is_no_part_of_a_model_and_no_gguf_file(filled, client, kind):
+    filled.state.models[5].versions[0].files = [
+        File(1, b"x", name="a.gguf", format="GGUF"), File(2, b"x", type="UNet")
+    ]  # fmt: skip
+    with pytest.raises(HubError, match="has no safetensors file"):
+        select_file(client.version("55", of=REF), client.asked(REF), kind)

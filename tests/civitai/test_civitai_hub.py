@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from civitai_loopback import Fault, File, Model, Version
-from civitai_specs import describe, lora_bytes, spec_of, style, version_of
+from civitai_specs import (
+    checkpoint_bytes,
+    describe,
+    embedding_bytes,
+    lora_bytes,
+    network_bytes,
+    spec_of,
+    style,
+    vae_bytes,
+    version_of,
+)
 
+from gmi_registry.bases import base_named, known_bases
 from gmi_registry.errors import (
     AuthError,
     HubError,
@@ -22,11 +34,10 @@ from gmi_registry.errors import (
 )
 from gmi_registry.hubs import Hub, KnowsWeights, ListingFilter, is_stale
 from gmi_registry.hubs.civitai import CivitaiHub
-from gmi_registry.hubs.civitai.bases import base_named, known_bases
 from gmi_registry.hubs.civitai.card import card_of, licence_of
 from gmi_registry.hubs.civitai.models import GivesConfigurations
 from gmi_registry.hubs.civitai.wire import WireModel
-from gmi_registry.hubs.protocol import Describes
+from gmi_registry.hubs.protocol import Describes, ModelOutline
 from gmi_registry.model import ModelFiles
 from gmi_registry.place import Finds
 from gmi_registry.search import Remote
@@ -232,8 +243,18 @@ def test_requests_of_the_registry_are_counted_as_well(filled, store, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"type": "TextualInversion"}, "is a TextualInversion, and only Checkpoint, LORA"),
-        ({"base_model": "Wan Video"}, r"is made from Wan Video.*known are AuraFlow, Flux.1 D"),
+        ({"type": "Controlnet"}, "civitai:1@11 is a ControlNet$"),
+        ({"type": "Upscaler"}, "is an upscaler$"),
+        ({"type": "VAE"}, "is a VAE$"),
+        ({"type": "MotionModule"}, "is a motion module$"),
+        ({"type": "Hypernetwork"}, "is a hypernetwork$"),
+        ({"type": "AestheticGradient"}, "is an aesthetic gradient$"),
+        ({"type": "Detection"}, "is a detector$"),
+        ({"type": "Poses"}, "is a set of poses$"),
+        ({"type": "Wildcards"}, "is a list of words for prompts$"),
+        ({"type": "Workflows"}, "is a workflow for another program$"),
+        ({"type": "Other"}, "is of the type Other, and only Checkpoint, LORA, LoCon, DoRA, LyC"),
+        ({"base_model": "Wan Video"}, r"is made for Wan Video, which makes videos"),
         ({"usage": "InternalGeneration"}, "only Civitai itself may use it"),
     ],
 )
@@ -291,6 +312,8 @@ def test_the_base_that_a_version_stands_on(
 ):
     filled.state.models[1].type = model_type
     filled.state.models[1].versions[1].base_model = base
+    if model_type == "Checkpoint":
+        filled.state.file(110).content = checkpoint_bytes()
     hub = CivitaiHub(store, endpoint=filled.endpoint, cache_dir=tmp_path / "c", bases=bases)
     assert isinstance(bases, GivesConfigurations) is (type(bases) is Configured)
     files = hub.fetch_model(REF)
@@ -301,10 +324,88 @@ def test_the_base_that_a_version_stands_on(
     hub.close()
 
 
+class Outlining(Configured):
+    """One that also tells beforehand what it would fetch."""
+
+    def outline(self, ref, base=None):
+        self.asked.append(("outline", ref))
+        return ModelOutline(ref, "checkpoint", None, None, {}, 1000)
+
+    def outline_configuration(self, ref):
+        self.asked.append(("outline of the configuration", ref))
+        return ModelOutline(ref, "checkpoint", None, None, {}, 10)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "file", "content", "kind", "what", "repository"),
+    [
+        ("Checkpoint", {}, checkpoint_bytes(), "single-file", "configuration", SDXL),
+        ("Checkpoint", {}, network_bytes(), "single-file", "model", PONY),
+        ("Checkpoint", {"type": "UNet"}, network_bytes(), "single-file", "model", PONY),
+        ("Checkpoint", {"type": "Diffusion Model"}, network_bytes(), "single-file", "model", PONY),
+        # What the file is counts more than what it is filed under.
+        ("Checkpoint", {}, lora_bytes(), "lora", "model", PONY),
+        ("LyCORIS", {}, lora_bytes(), "lora", "model", PONY),
+        ("LORA", {}, checkpoint_bytes(), "single-file", "configuration", SDXL),
+        ("TextualInversion", {}, embedding_bytes(), "textual-inversion", "model", PONY),
+    ],
+)
+def test_what_a_file_is_says_what_of_its_base_is_needed(
+    filled, store, tmp_path, model_type, file, content, kind, what, repository
+):
+    model = filled.state.models[1]
+    model.type, model.versions[1].base_model = model_type, "Pony"
+    model.versions[1].files = [File(110, content, **file)]
+    bases = Outlining()
+    with CivitaiHub(store, endpoint=filled.endpoint, cache_dir=tmp_path / "c", bases=bases) as hub:
+        outline = hub.outline(REF)
+        assert outline.kind == kind
+        assert outline.base.missing == (10 if what == "configuration" else 1000)
+        assert {it.status for it in filled.requests if "/storage" in it.path} == {206}
+        assert hub.fetch_model(REF).kind == kind
+    word = "outline of the configuration" if what == "configuration" else "outline"
+    assert bases.asked == [(word, ModelRef("hf", repository)), (what, ModelRef("hf", repository))]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (vae_bytes(), "is a VAE"),
+        (pickle.dumps({"a": 1}), "is a pickle"),
+        (checkpoint_bytes()[:-100], "ends too early|cut short|is shorter|is missing"),
+        (b"\x80" * 8, "is no safetensors file"),
+    ],
+)
+def test_a_wrong_file_is_refused_before_it_and_its_base_arrive(
+    filled, store, tmp_path, content, told
+):
+    filled.state.models[1].type = "Checkpoint"
+    filled.state.file(110).content = content
+    bases = Bases()
+    with CivitaiHub(
+        store, endpoint=filled.endpoint, cache_dir=tmp_path / "c", bases=bases
+    ) as hub, pytest.raises(HubError, match=told) as caught:  # fmt: skip
+        hub.fetch_model(REF)
+    assert "civitai:1@11" in caught.value.message
+    assert caught.value.hint
+    assert "\n" not in caught.value.message
+
+
+def test_a_storage_without_ranges_tells_no_less(filled, store, tmp_path):
+    filled.state.models[1].type = "Checkpoint"
+    filled.state.file(110).content = vae_bytes()
+    filled.inject(Fault("whole", path_regex="/storage"))
+    with CivitaiHub(
+        store, endpoint=filled.endpoint, cache_dir=tmp_path / "c", bases=Bases()
+    ) as hub, pytest.raises(HubError, match="is a VAE"):  # fmt: skip
+        hub.outline(REF)
+
+
 def test_a_base_that_is_closed_or_missing_is_said_before_a_large_file_arrives(
     filled, store, tmp_path
 ):
     filled.state.models[1].type = "Checkpoint"
+    filled.state.file(110).content = checkpoint_bytes()
     for error, kind in (
         (AuthError("hf:o/n is gated", hint="ask for it"), AuthError),
         (SpecNotFoundError("hf:o/n is not there", hint="check it"), HubError),
@@ -318,7 +419,8 @@ def test_a_base_that_is_closed_or_missing_is_said_before_a_large_file_arrives(
             hub.fetch_model(REF)
         assert caught.value.hint == error.hint
         hub.close()
-    assert "storage" not in "".join(filled.paths)
+    # Of the file no more than its beginning was asked for.
+    assert {it.status for it in filled.requests if "/storage" in it.path} == {206}
 
 
 def test_a_small_file_that_is_refused_is_said_before_a_large_base_arrives(filled, store, tmp_path):

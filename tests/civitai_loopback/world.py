@@ -26,6 +26,7 @@ class File:
     sha256: str | None = None
     size_kb: float | None = None
     hashed: bool = True
+    fp: str | None = None
 
     @property
     def digest(self) -> str:
@@ -42,7 +43,7 @@ class File:
             "virusScanResult": self.virus_scan,
             "virusScanMessage": None,
             "scannedAt": "2025-01-02T00:00:00.000Z",
-            "metadata": {"format": self.format, "size": None, "fp": None},
+            "metadata": {"format": self.format, "size": None, "fp": self.fp},
             "hashes": {"AutoV2": self.digest[:10], "SHA256": self.digest} if self.hashed else {},
             "downloadUrl": f"{endpoint}/api/download/models/{version}",
         }

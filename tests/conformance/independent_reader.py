@@ -285,6 +285,10 @@ def check_model(model: dict[str, Any]) -> None:
     if revision is not None:
         need(re.fullmatch(revisions[hub], revision, re.ASCII) is not None, "revision")
     need(model["kind"] != "checkpoint" or "base_weights" not in model, "base of a checkpoint")
+    for name in ("base_origin", "base_revision"):
+        if name in model:
+            need(model["kind"] != "checkpoint", "base of a checkpoint")
+            need("base_model" in model, f"{name} of no base")
     for files in (model["weights"], model.get("base_weights", [])):
         paths = [weight["path"] for weight in files]
         need(paths == sorted(set(paths)), "order of weights")

@@ -70,6 +70,8 @@ CASES = [
                     revision="refs/pr/3",
                     url="https://example.org/example/model?a=b#c",
                     base_model="example/base",
+                    base_origin="option",
+                    base_revision="v1.0",
                     base_weights=(weight("unet/model.safetensors"),),
                     tags=("anime", "flat colour"),
                     licence="apache-2.0",

@@ -20,9 +20,9 @@ from lora_layouts import (
     write,
 )
 
-from gmi_registry.errors import GenerationError, InputError
-from gmi_registry.generation import RecipeOverrides, default_recipe, load_model
-from gmi_registry.generation.adapters import apply_lora, check_adapter, set_lora_scale
+from gmi_registry.errors import GenerationError, GmiError, InputError
+from gmi_registry.generation import RecipeOverrides, check_model, default_recipe, load_model
+from gmi_registry.generation.adapters import apply_lora, set_lora_scale
 
 CONVOLUTIONS = (*ATTENTION, "conv1", "conv_shortcut", "time_emb_proj", "proj_in")
 
@@ -441,21 +441,6 @@ def test_a_lora_for_another_architecture_is_refused_before_its_base_is_loaded(ba
         f"{key}.lora_down.weight": torch.ones(2, 2048),
         f"{key}.lora_up.weight": torch.ones(640, 2),
     }
-    layers = {
-        "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (320, 768),
-        "conv_in.weight": (320, 4, 3, 3),
-        "conv_out.weight": (4, 320, 3, 3),
-        "time_embedding.linear_1.weight": (8, 8),
-        "up_blocks.0.resnets.0.conv1.weight": (8, 8, 3, 3),
-    }
-    (tmp_path / "base" / "unet").mkdir(parents=True)
-    base = write(
-        tmp_path / "base",
-        {name: torch.zeros(shape, dtype=torch.half) for name, shape in layers.items()},
-        None,
-        file="unet/diffusion_pytorch_model.safetensors",
-        kind="checkpoint",
-    )
-    with pytest.raises(GenerationError, match=r"a LoRA for SDXL, and its base model") as caught:
-        check_adapter(write(tmp_path / "lora", tensors, base))
-    assert "--base REPO" in caught.value.hint
+    with pytest.raises(GmiError, match="SDXL") as caught:
+        check_model(write(tmp_path / "lora", tensors, bases.files("sd15")))
+    assert "--base" in caught.value.hint

@@ -94,7 +94,7 @@ def test_a_transformer_of_an_uneven_size_and_few_steps(base):
     network = SimpleNamespace(config={"sample_size": (4, 6)})
     recipe = default_recipe(_Odd(transformer=network, vae_scale_factor=8), base)
     assert (recipe.width, recipe.height, recipe.steps) == (48, 32, 4)
-    assert recipe.guidance_scale == 0
+    assert recipe.guidance_scale is None
     assert recipe.sampler.config == {"shift": 3.0}
 
 

@@ -54,6 +54,7 @@ gmi:
         steps=20,
         guidance_scale=2.0,
         prompt_template="{prompt}, flat",
+        other_bases=("other",),
     )
 
 

@@ -184,8 +184,13 @@ class CivitaiClient:
         return parsed(Page, content, asked)
 
     @contextmanager
-    def weights(self, ref: ModelRef, file_id: int, *, start: int = 0) -> Iterator[httpx2.Response]:
+    def weights(
+        self, ref: ModelRef, file_id: int, *, start: int = 0, stop: int | None = None
+    ) -> Iterator[httpx2.Response]:
         """The answer of the storage that has a version's file, from byte ``start`` on, unread.
+
+        ``stop`` is the number of the first byte that is not wanted; a storage may send it all the
+        same.
 
         Its status is 200, 206 or 416. One request to Civitai and one to each host that it sends
         on to, which gets no token. Raises BusyError where a connection breaks, in the block too.
@@ -194,8 +199,8 @@ class CivitaiClient:
 
         asked = self.asked(ref, download=True)
         headers = {"Accept-Encoding": "identity"}
-        if start:
-            headers["Range"] = f"bytes={start}-"
+        if start or stop is not None:
+            headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         home = self._home_of(ref)
         url = f"{home}/api/download/models/{ref.revision}?fileId={file_id}"
         with self._open(asked, "GET", url, headers=headers) as response:

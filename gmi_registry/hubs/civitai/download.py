@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gmi_registry.errors import HubError, InputError
+from gmi_registry.errors import AuthError, HubError, InputError, OfflineError, RateLimitError
 from gmi_registry.hubs.civitai.answer import REFUSAL_LIMIT
 from gmi_registry.hubs.civitai.bar import OnProgress, watched
 from gmi_registry.hubs.civitai.client import CivitaiClient
@@ -23,8 +23,10 @@ from gmi_registry.hubs.civitai.refusal import Asked, BusyError, is_web_page, str
 from gmi_registry.hubs.civitai.weights import require_loadable
 from gmi_registry.hubs.civitai.wire import WireFile
 from gmi_registry.hubs.digest import FileDigests
+from gmi_registry.hubs.weights import header_from_ranges
 from gmi_registry.model import Kind
 from gmi_registry.spec import ModelRef, WeightFile
+from gmi_registry.weights import Header, WeightsFormatError
 
 if TYPE_CHECKING:
     import httpx2
@@ -79,6 +81,48 @@ class Downloads:
             size = place.stat().st_size
         return place, WeightFile(path=file.path, size=size, sha256=str(file.sha256))
 
+    def header(self, ref: ModelRef, file: WireFile) -> Header | None:
+        """The header of a file: of this disk where it is here, else by a request for its beginning.
+
+        None where the storage does not give it out; then the whole file tells. Raises
+        WeightsFormatError for a file that is none of weights, and what Civitai says where it gives
+        out nothing at all.
+        """
+        place = self.folder / "models" / ref.id / str(ref.revision) / file.path
+        name = f"the file of {ref}"
+
+        def read(length: int) -> bytes:
+            return patiently(lambda: self._beginning(ref, file, length), self._client.traffic.wait)
+
+        def read_here(length: int) -> bytes:
+            with place.open("rb") as stream:
+                return stream.read(length)
+
+        if place.is_file() and not place.is_symlink():
+            return header_from_ranges(read_here, place.stat().st_size, name)
+        try:
+            # Civitai rounds sizes to kilobytes, so what it says is no limit of the header.
+            return header_from_ranges(read, None, name)
+        except (WeightsFormatError, AuthError, OfflineError, RateLimitError):
+            raise
+        except HubError as error:
+            _log.info("%s: its header cannot be read before the file: %s", name, error.message)
+            return None
+
+    def _beginning(self, ref: ModelRef, file: WireFile, length: int) -> bytes:
+        asked = self._client.asked(ref, download=True)
+        content = bytearray()
+        with self._client.weights(ref, file.id, stop=length) as response:
+            if response.status_code not in (200, 206):
+                raise stranger(asked, f"it answers {response.status_code} in place of a file")
+            for chunk in response.iter_raw():
+                if not content:
+                    self._client.require_file(chunk, response, asked)
+                content += chunk
+                if len(content) >= length:
+                    break
+        return bytes(content[:length])
+
     def missing(self, ref: ModelRef, file: WireFile) -> int:
         """Bytes of the file that are not on this disk yet, as near as Civitai says."""
         place = self.folder / "models" / ref.id / str(ref.revision) / file.path
@@ -122,7 +166,7 @@ class Downloads:
                     hint="run the same command again; what was wrong is no longer on this disk",
                 )
         try:
-            require_loadable(part, kind, asked)
+            require_loadable(part, asked)
         except HubError:
             part.unlink(missing_ok=True)
             raise

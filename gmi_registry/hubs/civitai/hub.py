@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
+from gmi_registry.bases import family_named
 from gmi_registry.errors import AuthError, HubError, RateLimitError, UnsupportedOperationError
 from gmi_registry.filters import Filters, Traits
 from gmi_registry.hubs.civitai.bar import OnProgress
-from gmi_registry.hubs.civitai.bases import base_named
 from gmi_registry.hubs.civitai.catalogue import Catalogue
 from gmi_registry.hubs.civitai.client import CivitaiClient
 from gmi_registry.hubs.civitai.download import Downloads
@@ -213,21 +213,24 @@ class CivitaiHub:
         """None: Civitai carries no encoders."""
         return None
 
-    def fetch_model(self, ref: ModelRef) -> ModelFiles:
+    def fetch_model(self, ref: ModelRef, base: ModelRef | None = None) -> ModelFiles:
         """The version's safetensors weights, and the base model that they stand on.
 
         A ``Checkpoint`` is a single file, whose base gives the configuration; a ``LORA``, ``LoCon``
-        or ``DoRA`` is a LoRA. The base is found by Civitai's name for it in a table. Two requests,
+        or ``DoRA`` is a LoRA. The base is ``base``, a model on Hugging Face, where one is given,
+        and else found by Civitai's name for it in a table; where the file says that it was made for
+        v-prediction, it is the sister of that base that was, too. Two requests,
         and those of the download and the base. ``ref`` of the result names the version, and the
         path of its weights is the number of the file, which stays when the file is renamed.
 
-        Raises HubError for another type of model, a base that is not known, only pickles, what its
+        Raises HubError for another type of model, a base that is not known or not the one that the
+        file was made for, only pickles, what its
         author lets nobody download, and for other bytes than Civitai says there are;
         SpecNotFoundError for a version that is not there or another model's; AuthError for early
         access and for what needs a token.
         """
         ref = self._pinned(ref)
-        model, weights = self._models.fetch(ref)
+        model, weights = self._models.fetch(ref, base)
         with self._lock:
             self._weights[ref] = weights
         return model
@@ -251,13 +254,13 @@ class CivitaiHub:
                     self._weights[ref] = known
         return known
 
-    def outline(self, ref: ModelRef) -> ModelOutline:
+    def outline(self, ref: ModelRef, base: ModelRef | None = None) -> ModelOutline:
         """The version and its base model as they would be fetched, before a weight is read.
 
         Two requests, and those of the base. Raises all that :meth:`fetch_model` raises but for
         early access, want of room, and other bytes.
         """
-        return self._models.outline(self._pinned(ref))
+        return self._models.outline(self._pinned(ref), base)
 
     def check_writable(self, ref: ModelRef, *, create_pr: bool = True) -> Destination | None:
         """Raises AuthError or HubError where the store would not take a specification of it."""
@@ -290,7 +293,8 @@ class CivitaiHub:
         model, version = self._models.documents(ref)
         air = version.air
         if air is None or not air.endswith(f":civitai:{ref.id}@{ref.revision}"):
-            ecosystem = base_named(version.base_model, str(ref)).ecosystem
+            family = family_named(version.base_model)
+            ecosystem = "other" if family is None else family.ecosystem
             air = ref.air(ecosystem, AIR_TYPES.get(model.type.casefold(), "other"))
         return description_snippet(ref, spec_digest, where, air=air)
 

@@ -8,19 +8,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from gmi_registry.errors import AuthError, HubError, SpecNotFoundError
-from gmi_registry.hubs.civitai.bases import base_named
+from gmi_registry.bases import (
+    BaseFamily,
+    base_named,
+    require_repository,
+)
+from gmi_registry.errors import AuthError, HubError, InputError, SpecNotFoundError
 from gmi_registry.hubs.civitai.card import card_of
 from gmi_registry.hubs.civitai.client import CivitaiClient
 from gmi_registry.hubs.civitai.download import Downloads
 from gmi_registry.hubs.civitai.reference import require_version
-from gmi_registry.hubs.civitai.weights import TYPES, digests_of, kind_of, select_file
+from gmi_registry.hubs.civitai.weights import (
+    digests_of,
+    is_part,
+    kind_of,
+    not_described,
+    select_file,
+)
 from gmi_registry.hubs.civitai.wire import WireFile, WireModel, WireVersion
 from gmi_registry.hubs.protocol import Hub, ModelOutline, Outlines
-from gmi_registry.model import Kind, ModelFiles
+from gmi_registry.hubs.weights import described_kind, needs_base_weights
+from gmi_registry.model import BaseOrigin, Kind, ModelFiles
 from gmi_registry.spec import ModelRef
+from gmi_registry.stated_base import require_made_for
+from gmi_registry.weights import Header, identify, read_header
 
-__all__ = ["GivesConfigurations", "Models"]
+__all__ = ["GivesConfigurations", "Models", "OutlinesConfigurations"]
 
 
 @runtime_checkable
@@ -32,15 +45,43 @@ class GivesConfigurations(Protocol):
         ...
 
 
+@runtime_checkable
+class OutlinesConfigurations(Protocol):
+    """A hub of base models that tells what :class:`GivesConfigurations` would fetch."""
+
+    def outline_configuration(self, ref: ModelRef) -> ModelOutline:
+        """Like ``outline``, without weights."""
+        ...
+
+
 @dataclass(frozen=True)
 class _Chosen:
-    """A version, the file of it that is meant, and its base model on Hugging Face."""
+    """A version, the file of it that is meant, and its base model on Hugging Face.
+
+    ``family`` is what Civitai's name for the base stands for; None where ``base`` was named by
+    whoever publishes. ``header`` is the file's, None where the storage does not give it out before
+    the whole file; ``notes`` are on what it says of the base.
+    """
 
     model: WireModel
     version: WireVersion
     kind: Kind
     file: WireFile
     base: ModelRef
+    family: BaseFamily | None
+    header: Header | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> BaseOrigin:
+        return "option" if self.family is None else "card"
+
+    @property
+    def config_only(self) -> bool:
+        """Whether the file brings a whole model, so that the base's configuration is enough."""
+        if self.header is None:
+            return self.kind == "single-file" and not is_part(self.file)
+        return not needs_base_weights(identify(self.header))
 
 
 class Models:
@@ -61,7 +102,7 @@ class Models:
         self._bases = bases
         self._cache_dir = cache_dir
         self._opened = False
-        self._outlined: dict[ModelRef, _Chosen] = {}
+        self._outlined: dict[tuple[ModelRef, ModelRef | None], _Chosen] = {}
 
     def close(self) -> None:
         """Close the hub of the bases where it was opened here."""
@@ -90,16 +131,23 @@ class Models:
             return {}
         return digests_of(version) if version.files else None
 
-    def fetch(self, ref: ModelRef) -> tuple[ModelFiles, Mapping[str, str | None]]:
+    def fetch(
+        self, ref: ModelRef, named: ModelRef | None = None
+    ) -> tuple[ModelFiles, Mapping[str, str | None]]:
         """The version as :meth:`.CivitaiHub.fetch_model` says, and the digests of all its files."""
-        chosen = self._outlined.pop(ref, None) or self._choose(ref)
-        # Either may be refused, so the small one comes first: a LoRA, or a configuration.
-        if chosen.kind == "lora":
+        chosen = self._outlined.pop((ref, named), None) or self._choose(ref, named)
+        # Either may be refused, so the small one comes first: an adapter, or a configuration.
+        if not chosen.config_only:
             place, weights = self._downloads.fetch(ref, chosen.file, chosen.kind)
+            chosen = self._told_by_file(ref, chosen, place)
             base = self._base(ref, chosen)
         else:
             base = self._base(ref, chosen)
             place, weights = self._downloads.fetch(ref, chosen.file, chosen.kind)
+            told = self._told_by_file(ref, chosen, place)
+            if (told.base, told.config_only) != (chosen.base, chosen.config_only):
+                base = self._base(ref, told)
+            chosen = told
         files = ModelFiles(
             ref=ref,
             kind=chosen.kind,
@@ -108,21 +156,27 @@ class Models:
             weights=(weights,),
             url=self._client.page_of(ref),
             base=base,
+            base_origin=chosen.origin,
+            base_revision=None if named is None else named.revision,
+            notes=chosen.notes,
         )
         return files, digests_of(chosen.version)
 
-    def outline(self, ref: ModelRef) -> ModelOutline:
+    def outline(self, ref: ModelRef, named: ModelRef | None = None) -> ModelOutline:
         """The version and its base as :meth:`.CivitaiHub.outline` says.
 
         A :meth:`fetch` that follows asks for neither again.
         """
-        chosen = self._choose(ref)
+        chosen = self._choose(ref, named)
         base, bases = None, self._base_hub()
         if isinstance(bases, Outlines):
-            with _explained(ref, chosen.version.base_model):
-                base = bases.outline(chosen.base)
+            with _explained(ref, chosen):
+                if chosen.config_only and isinstance(bases, OutlinesConfigurations):
+                    base = bases.outline_configuration(chosen.base)
+                else:
+                    base = bases.outline(chosen.base)
             chosen = replace(chosen, base=base.ref)
-        self._outlined[ref] = chosen
+        self._outlined[ref, named] = chosen
         return ModelOutline(
             ref=ref,
             kind=chosen.kind,
@@ -132,33 +186,43 @@ class Models:
             missing=self._downloads.missing(ref, chosen.file),
             url=self._client.page_of(ref),
             base=base,
+            base_origin=chosen.origin,
         )
 
-    def _choose(self, ref: ModelRef) -> _Chosen:
+    def _choose(self, ref: ModelRef, base: ModelRef | None) -> _Chosen:
         """What is meant, as Civitai describes it now. Raises for all that cannot be described."""
         asked = self._client.asked(ref)
         model, version = self.documents(ref)
         kind = kind_of(model.type)
         if kind is None:
-            known = ", ".join(name for names in TYPES.values() for name in names)
-            raise HubError(
-                f"{ref} is a {model.type}, and only {known} are described",
-                hint=f"name a model that draws pictures from texts: {self._client.endpoint}/models",
-            )
+            raise not_described(model.type, str(ref))
         if version.usage_control not in (None, "Download"):
             raise HubError(
                 f"{ref}: its author lets nobody download it, and only Civitai itself may use it",
                 hint=f"see {asked.page}",
             )
-        file = select_file(version, asked)
-        named = base_named(version.base_model, str(ref))
-        base = ModelRef("hf", named.layout if kind == "single-file" else named.repository)
-        return _Chosen(model, version, kind, file, base)
+        file = select_file(version, asked, kind)
+        family = None
+        if base is None:
+            family = base_named(version.base_model, str(ref))
+            base = _repository(family, kind == "single-file", str(ref))
+        elif base.hub != "hf":
+            raise InputError(
+                f"{base} is no base model of a model on Civitai, which is one on Hugging Face",
+                hint="write --base owner/name",
+            )
+        chosen = _Chosen(model, version, kind, file, base, family)
+        header = self._downloads.header(ref, file)
+        return chosen if header is None else _told(ref, chosen, header)
+
+    def _told_by_file(self, ref: ModelRef, chosen: _Chosen, place: Path) -> _Chosen:
+        """``chosen`` as its whole file has it, where that was not known before."""
+        return chosen if chosen.header is not None else _told(ref, chosen, read_header(place))
 
     def _base(self, ref: ModelRef, chosen: _Chosen) -> ModelFiles:
         bases = self._base_hub()
-        with _explained(ref, chosen.version.base_model):
-            if chosen.kind == "single-file" and isinstance(bases, GivesConfigurations):
+        with _explained(ref, chosen):
+            if chosen.config_only and isinstance(bases, GivesConfigurations):
                 return bases.fetch_configuration(chosen.base)
             return bases.fetch_model(chosen.base)
 
@@ -172,9 +236,42 @@ class Models:
         return self._bases
 
 
+def _repository(family: BaseFamily, whole: bool, what: str) -> ModelRef:
+    repository = require_repository(family, what)
+    return ModelRef("hf", family.layout or repository if whole else repository)
+
+
+def _told(ref: ModelRef, chosen: _Chosen, header: Header) -> _Chosen:
+    """``chosen`` with what its file is, and the base that the file leaves of Civitai's name.
+
+    Raises HubError where no specification can be made of the file, or where it was made for another
+    base.
+    """
+    file = identify(header)
+    chosen = replace(chosen, kind=described_kind(file, str(ref)), header=header)
+    family = chosen.family
+    if family is None:
+        return chosen
+    named = f"Civitai files it under {chosen.version.base_model}, which"
+    kinds = () if family.architecture is None else (family.architecture,)
+    require_made_for(str(ref), file, header.metadata, named, kinds)
+    sister = family.with_prediction(file.prediction_type)
+    base = _repository(sister, chosen.config_only, str(ref))
+    notes: tuple[str, ...] = ()
+    if sister is not family and base != _repository(family, chosen.config_only, str(ref)):
+        notes = (
+            f"{ref}: its file says v-prediction, so its base is {sister.title}, {base.id}, of what "
+            f"Civitai calls {chosen.version.base_model}",
+        )
+    elif family.caution is not None and file.prediction_type is None:
+        notes = (family.caution,)
+    return replace(chosen, base=base, family=sister, notes=notes)
+
+
 @contextmanager
-def _explained(ref: ModelRef, named: str) -> Iterator[None]:
+def _explained(ref: ModelRef, chosen: _Chosen) -> Iterator[None]:
     """Errors about a base model in words that say whose base it is."""
+    named = chosen.version.base_model if chosen.family is not None else chosen.base.id
     try:
         yield
     except AuthError as error:

@@ -9,6 +9,8 @@ from gmi_registry.hubs.civitai.refusal import Asked
 from gmi_registry.hubs.civitai.wire import WireFile, WireVersion
 from gmi_registry.model import Kind
 from gmi_registry.sanitize import one_line
+from gmi_registry.weights import identify_file, require_described
+from gmi_registry.weights.kinds import HINTS
 
 __all__ = [
     "AIR_TYPES",
@@ -16,30 +18,56 @@ __all__ = [
     "TYPES",
     "digests_of",
     "format_named",
+    "is_part",
     "kind_of",
+    "not_described",
     "require_loadable",
     "select_file",
 ]
 
 TYPES: dict[Kind, tuple[str, ...]] = {
     "single-file": ("Checkpoint",),
-    "lora": ("LORA", "LoCon", "DoRA"),
+    "lora": ("LORA", "LoCon", "DoRA", "LyCORIS"),
+    "textual-inversion": ("TextualInversion",),
 }
 """Civitai's types of models that are described, by the kind that they are here."""
 
-AIR_TYPES = {"checkpoint": "checkpoint", "lora": "lora", "locon": "lycoris", "dora": "dora"}
+_NOT_DESCRIBED: dict[str, tuple[str, str]] = {
+    "controlnet": ("a ControlNet", HINTS["controlnet"]),
+    "upscaler": ("an upscaler", HINTS["upscaler"]),
+    "vae": ("a VAE", HINTS["vae"]),
+    "motionmodule": ("a motion module", HINTS["motion-module"]),
+    "hypernetwork": ("a hypernetwork", HINTS["hypernetwork"]),
+    "aestheticgradient": ("an aesthetic gradient", HINTS["aesthetic-gradient"]),
+    "detection": ("a detector", HINTS["detector"]),
+    "poses": ("a set of poses", "it steers other models: name one that generates images"),
+    "wildcards": ("a list of words for prompts", "name a model that generates images"),
+    "workflows": ("a workflow for another program", "name the model that it runs"),
+}
+"""What Civitai's other types are, and the way out; by the type in lower case."""
+
+AIR_TYPES = {
+    "checkpoint": "checkpoint",
+    "lora": "lora",
+    "locon": "lycoris",
+    "lycoris": "lycoris",
+    "dora": "dora",
+    "textualinversion": "embedding",
+}
 """Their words in an AIR, by Civitai's in lower case."""
 
 _KINDS = {name.casefold(): kind for kind, names in TYPES.items() for name in names}
 _WEIGHTS = frozenset({"model", "pruned model"})
 _PARTS = frozenset({"diffusion model", "unet"})
 _WHOLE = _WEIGHTS | {"archive"}
-_SAFE, _PICKLE, _OTHER = "safetensors", "pickle", "other"
+_SAFE, _PICKLE, _GGUF, _OTHER = "safetensors", "pickle", "gguf", "other"
+# The precision of a file, best first, where its author gives several and none is the primary one.
+_PRECISIONS = ("", "fp32", "bf16", "fp16")
 _FORMATS = {
     "safetensor": _SAFE,
     "safetensors": _SAFE,
     "pickletensor": _PICKLE,
-    "gguf": "gguf",
+    "gguf": _GGUF,
     "diffusers": "diffusers",
     "coreml": "coreml",
     "onnx": "onnx",
@@ -51,7 +79,7 @@ _ENDINGS = {
     ".safetensors": _SAFE,
     **dict.fromkeys((".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"), _PICKLE),
     **dict.fromkeys((".zip", ".7z", ".rar", ".tar", ".gz", ".tgz"), "archive"),
-    ".gguf": "gguf",
+    ".gguf": _GGUF,
     ".onnx": "onnx",
     ".mlpackage": "coreml",
     ".mlmodel": "coreml",
@@ -60,7 +88,7 @@ FORMAT_TITLES = {
     _SAFE: "a safetensors file that cannot be used",
     _PICKLE: "a pickle",
     "archive": "a packed archive",
-    "gguf": "a GGUF file, whose weights are quantised",
+    _GGUF: "a GGUF file, whose weights are quantised",
     "diffusers": "an archive in the layout of diffusers",
     "coreml": "a file for Core ML",
     "onnx": "a file for ONNX",
@@ -68,19 +96,7 @@ FORMAT_TITLES = {
 }
 """What people call them, by the names of this module."""
 
-_MAGIC = {
-    b"PK\x03\x04": "a packed archive (zip)",
-    b"7z\xbc\xaf": "a packed archive (7z)",
-    b"Rar!": "a packed archive (rar)",
-    b"\x1f\x8b": "a packed archive (gzip)",
-    b"GGUF": "a GGUF file",
-    b"\x80\x02": "a pickle",
-    b"\x80\x04": "a pickle",
-}
-"""How files begin that are often found under the name of another kind."""
 _DANGER = "danger"
-# Adapters of the LyCORIS family that are no sum of two factors.
-_FOREIGN = (".hada_", ".lokr_", ".oft_", ".glora_", ".ia3_")
 
 
 def format_named(name: str) -> str | None:
@@ -93,17 +109,41 @@ def kind_of(type_name: str) -> Kind | None:
     return _KINDS.get(type_name.casefold())
 
 
-def select_file(version: WireVersion, asked: Asked) -> WireFile:
-    """The safetensors file with the weights: the primary one where it is, else the first by number.
+def not_described(type_name: str, what: str) -> HubError:
+    """Why no specification is made of ``what``, which is of a type that :func:`kind_of` lacks."""
+    title, hint = _NOT_DESCRIBED.get(type_name.casefold(), (None, None))
+    if title is None:
+        known = ", ".join(name for names in TYPES.values() for name in names)
+        return HubError(
+            f"{what} is of the type {one_line(type_name, 40)}, and only {known} are described",
+            hint="name a model that generates images from texts",
+        )
+    return HubError(f"{what} is {title}", hint=hint)
 
-    Raises HubError where there are only files of other kinds, which are called what they are (a
-    pickle can run any program), only parts of a model, or none at all; where the file was found to
-    be dangerous, or has no digest.
+
+def is_part(file: WireFile) -> bool:
+    """Whether Civitai calls a file a network alone, without text encoders and VAE."""
+    return file.type.casefold() in _PARTS
+
+
+def select_file(version: WireVersion, asked: Asked, kind: Kind = "single-file") -> WireFile:
+    """The file with the weights of a model of that ``kind``.
+
+    A whole model in a safetensors file comes first, then a network alone, then a GGUF file, which
+    holds one too. Of several the primary one is taken, else full precision, else the first by
+    number. Raises HubError where there are only files of other kinds, which are called what they
+    are (a pickle can run any program), or none at all; where the file was found to be dangerous, or
+    has no digest.
     """
-    safe = _weights(version)
-    if not safe:
+    usable = [
+        [file for file in _weights(version) if not is_part(file) and not file.is_gguf],
+        [file for file in _weights(version) if is_part(file) and not file.is_gguf],
+        [file for file in _weights(version) if file.is_gguf],
+    ]
+    found = next(filter(None, usable if kind == "single-file" else usable[:1]), None)
+    if found is None:
         raise _none(version, asked)
-    file = next((file for file in safe if file.primary), safe[0])
+    file = next((file for file in found if file.primary), min(found, key=_by_precision))
     scans = (file.pickle_scan_result, file.virus_scan_result)
     if any((scan or "").casefold() == _DANGER for scan in scans):
         raise HubError(
@@ -119,55 +159,36 @@ def select_file(version: WireVersion, asked: Asked) -> WireFile:
 
 
 def digests_of(version: WireVersion) -> dict[str, str | None]:
-    """Path to SHA-256 of all safetensors weights, sorted by path."""
+    """Path to SHA-256 of all weights in safetensors and GGUF files, sorted by path."""
     return {
         file.path: file.sha256 for file in sorted(_weights(version), key=lambda file: file.path)
     }
 
 
-def require_loadable(place: Path, kind: Kind, asked: Asked) -> None:
-    """Raises HubError where a file holds no tensors, or an adapter's that diffusers cannot load.
+def require_loadable(place: Path, asked: Asked) -> None:
+    """Raise HubError where no specification can be made of a file that has arrived.
 
-    Only the names are read.
+    It is called what it is, whatever its name or Civitai say. Only its header is read.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(place, framework="numpy") as tensors:
-            names = list(tensors.keys())
-    except (SafetensorError, OSError, ValueError, OverflowError) as error:
-        reason = _beginning(place) or one_line(str(error), 120)
-        raise HubError(
-            f"{asked.name}: its file is no safetensors file, whatever it is called: {reason}",
-            hint=f"its author must upload it again as safetensors: {asked.page}",
-        ) from None
-    foreign = next((mark for name in names for mark in _FOREIGN if mark in name), None)
-    if kind == "lora" and foreign is not None:
-        raise HubError(
-            f"{asked.name} is a LyCORIS adapter ({foreign.strip('._')}), and diffusers loads none",
-            hint="publish a plain LoRA, such as the kohya scripts make by default",
-        )
+    require_described(identify_file(place), asked.name)
 
 
-def _beginning(place: Path) -> str | None:
-    """What a file is by its first bytes, where they tell."""
-    try:
-        with place.open("rb") as stream:
-            head = stream.read(8)
-    except OSError:
-        return None
-    return next((f"it is {what}" for magic, what in _MAGIC.items() if head.startswith(magic)), None)
+def _by_precision(file: WireFile) -> tuple[int, int]:
+    stated = "" if file.metadata is None else (file.metadata.fp or "").casefold()
+    rank = _PRECISIONS.index(stated) if stated in _PRECISIONS else len(_PRECISIONS)
+    # What is not said is as good as full: most authors say nothing.
+    return rank, file.id
 
 
 def _weights(version: WireVersion) -> list[WireFile]:
     return sorted(
-        (file for file in version.files if file.type.casefold() in _WEIGHTS and _is_safe(file)),
+        (
+            file
+            for file in version.files
+            if file.type.casefold() in _WEIGHTS | _PARTS and _format_of(file) in (_SAFE, _GGUF)
+        ),
         key=lambda file: file.id,
     )
-
-
-def _is_safe(file: WireFile) -> bool:
-    return _format_of(file) == _SAFE
 
 
 def _format_of(file: WireFile) -> str:
@@ -189,8 +210,7 @@ def _named(file: WireFile) -> str:
 
 
 def _none(version: WireVersion, asked: Asked) -> HubError:
-    whole = [file for file in version.files if file.type.casefold() in _WHOLE]
-    parts = [file for file in version.files if file.type.casefold() in _PARTS and _is_safe(file)]
+    whole = [file for file in version.files if file.type.casefold() in _WHOLE | _PARTS]
     hint = f"its author must add a safetensors file: {asked.page}"
     if whole:
         kinds: dict[str, WireFile] = {}
@@ -201,11 +221,6 @@ def _none(version: WireVersion, asked: Asked) -> HubError:
         return HubError(
             f"{asked.name} has no safetensors file with its weights, only {shown}{danger}",
             hint=hint,
-        )
-    if parts:
-        return HubError(
-            f"{asked.name} holds a part of a model alone, {_named(parts[0])} without text encoders",
-            hint=f"choose a version that is a whole checkpoint: {asked.page}",
         )
     if version.files:
         others = ", ".join(sorted({file.type[:40] for file in version.files})[:5])

@@ -130,6 +130,7 @@ class _Stats(_Wire):
 
 class _Format(_Wire):
     format: Word = None
+    fp: Word = None
 
 
 class _Hashes(_Wire):
@@ -166,7 +167,14 @@ class WireFile(_Wire):
     @property
     def path(self) -> str:
         """What the file is called here: its number, which stays when it is renamed."""
-        return f"{self.id}.safetensors"
+        return f"{self.id}.{'gguf' if self.is_gguf else 'safetensors'}"
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is a GGUF file, by its format or, where that says little, by its name."""
+        stated = "" if self.metadata is None else (self.metadata.format or "").casefold()
+        named = self.name.strip().casefold().endswith(".gguf")
+        return stated == "gguf" or (named and stated in ("", "other", "safetensor", "safetensors"))
 
 
 class WireVersion(_Wire):

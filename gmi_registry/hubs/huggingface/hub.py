@@ -236,22 +236,26 @@ class HuggingFaceHub:
             content = place.read_bytes()
         return parse_card(content, ref.id.rpartition("/")[2], Path(ref.id) / CARD_NAME)
 
-    def fetch_model(self, ref: ModelRef) -> ModelFiles:
+    def fetch_model(self, ref: ModelRef, base: ModelRef | None = None) -> ModelFiles:
         """What generation needs of the model, with its base model's where it needs one.
 
         A repository with ``model_index.json`` is a checkpoint: the configuration and one set of
         safetensors files of each component that it names. Another has one safetensors file at its
-        root, or several of which ``ref`` names one: a LoRA or a whole model, whose base is
-        ``base_model`` of the card; of a whole model's base only the configuration is fetched.
+        root, or several of which ``ref`` names one: a LoRA or a whole model. Its base is ``base``
+        where one is given, else ``base_model`` of the card (of several the first that is a
+        diffusers folder, and for a quantised copy its original), else what the file's metadata say,
+        else the usual one of such networks. Of a whole model's base only the configuration is
+        fetched.
         Pickles, other variants and ``gmi`` are not.
 
         ``ref`` of the result has the full commit. Weights are hashed, and have the sizes and
         digests that the hub states. Raises SpecNotFoundError for an unknown model or revision,
         AuthError where it or its base may not be read, HubError for a broken card, no usable
-        weights, too little room on the disk, or other bytes than the hub promised.
+        weights, too little room on the disk, a base that the file was not made for, or other bytes
+        than the hub promised; InputError for a ``base`` of a model that is whole.
         """
         self._begin(ref)
-        return self._models.fetch(ref)
+        return self._models.fetch(ref, base)
 
     def fetch_configuration(self, ref: ModelRef) -> ModelFiles:
         """Like :meth:`fetch_model`, without weights: for a single file that brings its own."""
@@ -394,7 +398,7 @@ class HuggingFaceHub:
             weights = self.weight_digests(ref)
         return self.name_now(ref), weights
 
-    def outline(self, ref: ModelRef) -> ModelOutline:
+    def outline(self, ref: ModelRef, base: ModelRef | None = None) -> ModelOutline:
         """What :meth:`fetch_model` would give, with the base model's, before a weight is read.
 
         Raises all that it raises but for want of room or for other bytes. Costs one request for
@@ -402,7 +406,12 @@ class HuggingFaceHub:
         that it states is not asked for again.
         """
         self._begin(ref)
-        return self._models.outline(ref)
+        return self._models.outline(ref, base)
+
+    def outline_configuration(self, ref: ModelRef) -> ModelOutline:
+        """What :meth:`fetch_configuration` would give, in the same way."""
+        self._begin(ref)
+        return self._models.outline(ref, config_only=True)
 
     def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> Destination:
         """Where :meth:`push_spec` would put a specification, and how.

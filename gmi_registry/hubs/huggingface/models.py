@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import re
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-from gmi_registry.errors import AuthError, GmiError, HubError, InputError, SpecNotFoundError
+from gmi_registry.bases import (
+    BASE_HINT,
+    QUANTIZED,
+    pipeline_architectures,
+    quantised_note,
+    refuse_base,
+)
+from gmi_registry.errors import (
+    AuthError,
+    GmiError,
+    HubError,
+    InputError,
+    OfflineError,
+    RateLimitError,
+    SpecNotFoundError,
+)
 from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
 from gmi_registry.hubs.digest import FileDigests
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads, has_stated_digest
@@ -32,9 +49,23 @@ from gmi_registry.hubs.selection import (
     select_pipeline,
     select_weights,
 )
-from gmi_registry.hubs.weights import kind_of_file
-from gmi_registry.model import Kind, ModelCard, ModelFiles
+from gmi_registry.hubs.weights import (
+    described_kind,
+    header_from_ranges,
+    needs_base_weights,
+    require_shards,
+)
+from gmi_registry.model import BaseOrigin, Kind, ModelCard, ModelFiles
+from gmi_registry.sanitize import one_line
 from gmi_registry.spec import ModelRef, WeightFile
+from gmi_registry.stated_base import base_of_file, repository_of, require_made_for
+from gmi_registry.weights import (
+    Header,
+    WeightsFile,
+    WeightsFormatError,
+    identify,
+    identify_file,
+)
 
 __all__ = ["Models", "is_unknown", "weight_files"]
 
@@ -46,8 +77,12 @@ _INDEX_LIMIT = 1024 * 1024
 _WEIGHT_LIMIT = 500 * 10**9
 # A LoRA on a LoRA is odd already; a chain this long is a mistake or a trap.
 _LONGEST_CHAIN = 8
+# A merge names what it was made of, which may be much; each costs requests.
+_MOST_BASES = 4
 _PICTURES = frozenset({"text-to-image", "image-to-image", "unconditional-image-generation"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +90,8 @@ class _Found:
     """A model as the hub describes it: ``info`` is the client's, ``ref`` has its full commit.
 
     ``asked`` is the revision that was asked for; ``index`` the content of ``model_index.json``, or
-    None where a file at the root is meant.
+    None where one file is meant. ``header`` is that file's, None where the hub does not give it out
+    before the whole file.
     """
 
     info: Any
@@ -64,6 +100,33 @@ class _Found:
     card: ModelCard
     index: Mapping[str, object] | None
     base: _Found | None = None
+    header: Header | None = None
+    base_origin: BaseOrigin | None = None
+    base_revision: str | None = None
+    base_refusal: GmiError | None = None
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def file(self) -> WeightsFile | None:
+        """What the file is, where its header is known."""
+        return None if self.header is None else identify(self.header)
+
+    @property
+    def architectures(self) -> frozenset[str]:
+        """What its network may be, as far as that is known before anything is downloaded."""
+        if self.index is not None:
+            return pipeline_architectures(self.index)
+        if self.file is not None and self.file.kind in ("checkpoint", "network"):
+            known = () if self.file.architecture is None else (self.file.architecture,)
+            return frozenset(known)
+        return frozenset() if self.base is None else self.base.architectures
+
+    @property
+    def takes_base_weights(self) -> bool:
+        """Whether the base's weights are needed, as far as that is known: else more may be."""
+        if self.file is not None:
+            return needs_base_weights(self.file)
+        return self.choose(config_only=False).weights[0].path == LORA_NAME
 
     def choose(self, *, config_only: bool) -> Selection:
         """The files that are fetched. Raises HubError where there are no usable weights."""
@@ -93,15 +156,15 @@ class Models:
         self._digests = digests
         self._workers = workers
         self._names = names
-        self._found: dict[ModelRef, _Found] = {}
+        self._found: dict[tuple[ModelRef, ModelRef | None], _Found] = {}
 
-    def fetch(self, ref: ModelRef) -> ModelFiles:
+    def fetch(self, ref: ModelRef, base: ModelRef | None = None) -> ModelFiles:
         """The model at its revision, with its base, as :meth:`.HuggingFaceHub.fetch_model` says."""
-        return self._fetch(ref, config_only=False)
+        return self._fetch(ref, base, config_only=False)
 
     def configuration(self, ref: ModelRef) -> ModelFiles:
         """The same without weights: what reads a single file that brings its own."""
-        return self._fetch(ref, config_only=True)
+        return self._fetch(ref, None, config_only=True)
 
     def info(self, model_id: str, revision: str | None) -> Any:
         """huggingface_hub's ``ModelInfo`` with the size and digest of every file: one request.
@@ -129,33 +192,46 @@ class Models:
             self._names.learn(model_id, actual.id)
         return info
 
-    def outline(self, ref: ModelRef) -> ModelOutline:
+    def outline(
+        self, ref: ModelRef, base: ModelRef | None = None, *, config_only: bool = False
+    ) -> ModelOutline:
         """The model and its base as they would be fetched: no weights are read.
 
         :meth:`fetch` of the reference in it costs no further request but downloads.
         """
-        found = self._find(ref, ())
-        self._found[found.ref] = found
-        outline = self._outlined(found, config_only=False)
+        found = self._find(ref, (), base)
+        self._found[found.ref, base] = found
+        outline = self._outlined(found, config_only=config_only)
         self._require_free(found.ref.id, outline.missing_in_all)
         return outline
 
-    def _fetch(self, ref: ModelRef, *, config_only: bool) -> ModelFiles:
-        found = self._found.get(ref)
+    def _fetch(self, ref: ModelRef, base: ModelRef | None, *, config_only: bool) -> ModelFiles:
+        found = self._found.get((ref, base))
         if found is None:
-            found = self._find(ref, ())
+            found = self._find(ref, (), base)
         return self._deliver(found, config_only=config_only)
 
-    def _find(self, ref: ModelRef, above: tuple[str, ...]) -> _Found:
+    def _find(
+        self,
+        ref: ModelRef,
+        above: tuple[str, ...],
+        base: ModelRef | None = None,
+        *,
+        resolve: bool = False,
+    ) -> _Found:
         """The model under its present name, and all that it is made from: every refusal that needs
-        no weights."""
+        no weights.
+
+        ``base`` is the base that was named by whoever publishes. With ``resolve`` a copy with fewer
+        bits a weight is its original, which its card names.
+        """
         info = self.info(ref.id, ref.revision)
-        named, ref = ref, dataclasses.replace(ref, id=info.id)
+        asked_for, ref = ref, dataclasses.replace(ref, id=info.id)
         if ref.id in above or len(above) >= _LONGEST_CHAIN:
             chain = " -> ".join((*above, ref.id))
             raise HubError(
                 f"the base models go round in a circle, or on for too long: {chain}",
-                hint=f"mend base_model in the model card of {named.repository}",
+                hint=f"mend base_model in the model card of {asked_for.repository}",
             )
         asked = self._downloads.asked(info.id, revision=ref.revision)
         if getattr(info, "disabled", False):
@@ -167,39 +243,122 @@ class Models:
             with explained(asked):
                 patiently(lambda: self._api.auth_check(info.id))
         card = self._card(info, CARD_NAME in paths)
+        copied = card.base_model if _is_quantised(info, card) and ref.file is None else None
+        if resolve and copied is not None:
+            original = self._base(info.id, copied, (*above, info.id), "card")
+            note = quantised_note(f"hf:{above[-1]}", info.id, original.ref.id)
+            return dataclasses.replace(original, notes=(*original.notes, note))
         index = self._index(info.id, info.sha) if pipeline else None
         if not pipeline:
             _require_pictures(info.id, info)
         found = _Found(info, ModelRef("hf", info.id, info.sha, ref.file), ref.revision, card, index)
         if not pipeline:
             chosen = found.choose(config_only=False)
-            if card.base_model is not None:
-                base = self._base(info.id, card.base_model, (*above, info.id))
-                found = dataclasses.replace(found, base=base)
-                # Of a file that may be a whole model, too, the configuration alone may be wanted.
-                base.choose(config_only=chosen.weights[0].path != LORA_NAME)
+            header = self._header(info.id, info.sha, chosen.weights[0])
+            found = dataclasses.replace(found, ref=_named(found.ref, chosen), header=header)
+            if found.file is not None:
+                described_kind(found.file, f"hf:{info.id}/{one_line(chosen.weights[0].path)}")
+            found = self._with_base(found, (*above, info.id), base)
+            if found.base is not None:
+                found.base.choose(config_only=not found.takes_base_weights)
+        elif base is not None:
+            raise refuse_base(f"hf:{info.id}", base)
         return found
 
-    def _base(self, model_id: str, name: str, above: tuple[str, ...]) -> _Found:
-        what = f"the base model of hf:{model_id}, {name[:100]}"
+    def _with_base(self, found: _Found, above: tuple[str, ...], named: ModelRef | None) -> _Found:
+        """``found`` with the base that was named, else its card's, else the one its file tells."""
+        what, card = f"hf:{found.ref.id}", found.card
+        notes: tuple[str, ...] = ()
+        origin: BaseOrigin = "card"
+        if named is not None:
+            if named.hub != "hf":
+                raise InputError(
+                    f"{named} is no base model of {what}, which is one on Hugging Face",
+                    hint="write --base owner/name",
+                )
+            origin = "option"
+            base = self._base(found.ref.id, str(named), above, origin)
+        elif card.base_model is not None:
+            base, notes = self._base_of_card(found, above)
+        else:
+            if found.file is None or found.header is None:
+                return found
+            try:
+                stated = base_of_file(what, found.file, found.header.metadata)
+                whole = not needs_base_weights(found.file)
+                name = stated.repository or repository_of(stated, what, whole=whole)
+            except HubError as error:
+                return dataclasses.replace(found, base_refusal=error)
+            origin = stated.origin
+            base = self._base(found.ref.id, name, above, origin)
+            guess = ", which is a guess" if origin == "architecture" else ""
+            notes = (
+                f"{what}: its model card names no base model, and {stated.words}: {base.ref.id} is "
+                f"taken{guess}; --base REPO names another",
+            )
+            if stated.family is not None and stated.family.caution is not None:
+                notes = (*notes, stated.family.caution)
+        if found.file is not None and found.header is not None:
+            told = {"option": "--base names it", "card": "its model card names it"}.get(origin)
+            words = f"its base model hf:{base.ref.id}{f' ({told})' if told else ''}"
+            require_made_for(what, found.file, found.header.metadata, words, base.architectures)
+        revision = None if named is None else named.revision
+        return dataclasses.replace(
+            found, base=base, base_origin=origin, base_revision=revision, notes=notes
+        )
+
+    def _base_of_card(
+        self, found: _Found, above: tuple[str, ...]
+    ) -> tuple[_Found, tuple[str, ...]]:
+        """Of the base models that a card names the first that is a whole diffusers model, else the
+        first; a note where there are several."""
+        names = [str(found.card.base_model), *found.card.other_bases]
+        first: _Found | None = None
+        errors: list[GmiError] = []
+        for name in names[:_MOST_BASES]:
+            try:
+                base = self._base(found.ref.id, name, above, "card")
+            except GmiError as error:
+                errors.append(error)
+                continue
+            first = first or base
+            if base.index is not None:
+                first = base
+                break
+        if first is None:
+            raise errors[0]
+        if len(names) == 1:
+            return first, ()
+        return first, (
+            f"hf:{found.ref.id}: its card names {len(names)} base models, of which {first.ref.id} "
+            "is taken; --base names another",
+        )
+
+    def _base(self, model_id: str, name: str, above: tuple[str, ...], origin: BaseOrigin) -> _Found:
+        what = f"the base model of hf:{model_id}, {one_line(name, 100)}"
+        resolve = origin != "option"
+        mend = "correct --base"
+        if origin == "card":
+            mend = "correct base_model in the model card, or name another one: --base REPO"
+        elif origin != "option":
+            mend = BASE_HINT
         try:
             ref = base_reference(name, self._downloads.asked(model_id).endpoint)
             elsewhere = kept_elsewhere(ref.id)
             try:
-                return self._find(ref, above)
+                return self._find(ref, above, resolve=resolve)
             except (SpecNotFoundError, AuthError) as error:
                 if elsewhere is None or not is_unknown(error):
                     raise
-            return self._find(ModelRef("hf", elsewhere), above)
+            return self._find(ModelRef("hf", elsewhere), above, resolve=resolve)
         except InputError:
             raise HubError(
-                f"{what}, is not the name of a model on Hugging Face",
-                hint="correct base_model in the model card",
+                f"{what}, is not the name of a model on Hugging Face", hint=mend
             ) from None
         except SpecNotFoundError as error:
             raise HubError(
                 f"{what}, is not at hand: {error.message}",
-                hint="correct base_model in the model card, or use a token that may read it",
+                hint=f"{mend}; or use a token that may read it",
             ) from error
         except AuthError as error:
             raise AuthError(f"{what}, is not open: {error.message}", hint=error.hint) from error
@@ -208,10 +367,20 @@ class Models:
         chosen = found.choose(config_only=config_only)
         model_id, sha = found.ref.id, found.info.sha
         folder, weights = self._download(model_id, sha, chosen)
-        kind, path = _kind(folder, chosen, found.index is not None)
+        kind: Kind = "checkpoint"
+        path = folder
         base = None
-        if found.base is not None:
-            base = self._deliver(found.base, config_only=kind == "single-file")
+        if found.index is None:
+            # Other files of the repository may lie in the same folder, brought there before.
+            place = folder / chosen.weights[0].path
+            file = identify_file(place)
+            kind = described_kind(file, f"hf:{model_id}/{one_line(chosen.weights[0].path)}")
+            if chosen.network is not None:
+                path = folder / chosen.network
+            elif kind == "single-file":
+                path = place
+            if found.base is not None:
+                base = self._deliver(found.base, config_only=not needs_base_weights(file))
         return ModelFiles(
             ref=found.ref,
             kind=kind,
@@ -220,18 +389,23 @@ class Models:
             weights=weights,
             url=self._downloads.asked(model_id).url,
             base=base,
+            base_origin=found.base_origin,
+            base_revision=found.base_revision,
+            base_refusal=found.base_refusal,
+            notes=found.notes,
         )
 
     def _outlined(self, found: _Found, *, config_only: bool) -> ModelOutline:
         chosen = found.choose(config_only=config_only)
         model_id, sha = found.ref.id, found.info.sha
         kind: Kind | None = "checkpoint"
-        if found.index is None:
-            # Of another file only its tensors tell.
-            kind = "lora" if chosen.weights[0].path == LORA_NAME else None
         base = None
+        if found.index is None:
+            kind = None if found.file is None else described_kind(found.file, str(found.ref))
+            if kind is None and chosen.weights[0].path == LORA_NAME:
+                kind = "lora"
         if found.base is not None:
-            base = self._outlined(found.base, config_only=kind is None)
+            base = self._outlined(found.base, config_only=not found.takes_base_weights)
         return ModelOutline(
             ref=found.ref,
             kind=kind,
@@ -241,7 +415,29 @@ class Models:
             missing=self._missing(model_id, sha, chosen),
             url=self._downloads.asked(model_id).url,
             base=base,
+            base_origin=found.base_origin,
+            base_refusal=found.base_refusal,
+            notes=found.notes,
         )
+
+    def _header(self, model_id: str, sha: str, file: RepoFile) -> Header | None:
+        """The header of a weight file, by a request for its beginning; None where that fails.
+
+        Then the whole file tells, once it is here. Raises WeightsFormatError for a file that is
+        none of weights, and what the hub says where it gives out nothing at all.
+        """
+        name = f"hf:{model_id}/{one_line(file.path)}"
+
+        def read(length: int) -> bytes:
+            return self._downloads.beginning(model_id, file.path, sha, length=length)
+
+        try:
+            return header_from_ranges(read, file.size, name)
+        except (WeightsFormatError, AuthError, OfflineError, RateLimitError):
+            raise
+        except HubError as error:
+            _log.info("%s: its header cannot be read before the file: %s", name, error.message)
+            return None
 
     def _card(self, info: Any, there: bool) -> ModelCard:
         content = b""
@@ -284,10 +480,14 @@ class Models:
             return self._checked(model_id, file, fetch(file))
 
         places = self._at_once(fetch, chosen.others)
-        weights = self._at_once(fetch_weights, chosen.weights)
         inside = (*chosen.others, *chosen.weights)[0].path
+        up = len(PurePosixPath(inside).parts) - 1
+        if places:
+            # A shard that nobody uploaded is missed before the others arrive.
+            require_shards(f"hf:{model_id}", places[0].parents[up], chosen, None)
+        weights = self._at_once(fetch_weights, chosen.weights)
         place = places[0] if places else fetch(chosen.weights[0])
-        return place.parents[len(PurePosixPath(inside).parts) - 1], tuple(weights)
+        return place.parents[up], tuple(weights)
 
     def _checked(self, model_id: str, file: RepoFile, place: Path) -> WeightFile:
         """The file's identity, from the bytes on this disk; they are what the hub says they are."""
@@ -343,13 +543,9 @@ def weight_files(info: Any) -> dict[str, str | None]:
     return {file.path: file.sha256 for file in _files(info) if file.path.endswith(WEIGHT_SUFFIXES)}
 
 
-def _kind(folder: Path, chosen: Selection, pipeline: bool) -> tuple[Kind, Path]:
-    if pipeline:
-        return "checkpoint", folder
-    # Other files of the repository may lie in the same folder, brought there for something else.
-    place = folder / chosen.weights[0].path
-    kind = kind_of_file(place)
-    return kind, place if kind == "single-file" else folder
+def _named(ref: ModelRef, chosen: Selection) -> ModelRef:
+    """The model under its file's own name, where a pattern was given."""
+    return dataclasses.replace(ref, file=chosen.weights[0].path) if ref.is_pattern else ref
 
 
 def _files(info: Any) -> list[RepoFile]:
@@ -366,6 +562,14 @@ def _files(info: Any) -> list[RepoFile]:
             )
         )
     return found
+
+
+def _is_quantised(info: Any, card: ModelCard) -> bool:
+    """Whether a repository says, or the hub says of it, that it is a copy with fewer bits."""
+    if card.base_model_relation is not None:
+        return card.base_model_relation == QUANTIZED
+    tags = [tag for tag in info.tags or () if isinstance(tag, str)]
+    return any(tag.startswith(f"base_model:{QUANTIZED}:") for tag in tags)
 
 
 def _require_pictures(model_id: str, info: Any) -> None:

@@ -140,14 +140,14 @@ class SupplementedHub:
         place = self.registry if self._is_entry(ref) else self.hub
         return place.fetch_signature(ref)
 
-    def fetch_model(self, ref: ModelRef) -> ModelFiles:
+    def fetch_model(self, ref: ModelRef, base: ModelRef | None = None) -> ModelFiles:
         """As :meth:`.HuggingFaceHub.fetch_model`; of an entry the model as it is now.
 
         Raises HubError where the weights that an entry names are no longer the model's.
         """
         if not self._is_entry(ref):
-            return self.hub.fetch_model(ref)
-        model = self.hub.fetch_model(ref.without_revision)
+            return self.hub.fetch_model(ref, base)
+        model = self.hub.fetch_model(ref.without_revision, base)
         weights = sorted((weight.path, weight.sha256) for weight in model.weights)
         if canonical_digest([list(weight) for weight in weights]) != ref.revision:
             raise HubError(
@@ -182,9 +182,9 @@ class SupplementedHub:
         """As :meth:`.HuggingFaceHub.current`."""
         return self.hub.current(ref)
 
-    def outline(self, ref: ModelRef) -> ModelOutline:
+    def outline(self, ref: ModelRef, base: ModelRef | None = None) -> ModelOutline:
         """As :meth:`.HuggingFaceHub.outline`."""
-        return self.hub.outline(ref)
+        return self.hub.outline(ref, base)
 
     def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> Destination:
         """As :meth:`.HuggingFaceHub.check_writable`."""

@@ -1,0 +1,307 @@
+"""Which settings of a recipe a pipeline reads, and the arguments with which it is called.
+
+diffusers' pipelines take arguments that they ignore: a guidance scale of a network that was trained
+without one, a negative prompt without the guidance that would read it. A recipe must hold nothing
+that has no effect, so that what a pipeline reads is found out here, once, for every class: from the
+signature of its call, from its own ``do_classifier_free_guidance``, and from what its network's
+configuration says of embedded guidance. Checked with diffusers 0.42.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from gmi_registry.errors import InputError
+from gmi_registry.generation.pipelines import Pipeline
+from gmi_registry.spec import GenerationRecipe
+
+__all__ = [
+    "CallSettings",
+    "call_arguments",
+    "call_settings",
+    "call_source",
+    "check_effects",
+    "stated_size",
+    "why_no_skip",
+]
+
+_IGNORING = frozenset({"DreamLiteMobilePipeline"})
+"""Pipelines whose call takes guidance and negative prompt for company's sake, and says so."""
+
+_SCALES = ("guidance_scale", "distilled_guidance_scale", "prior_guidance_scale")
+"""What pipelines call the first scale of their guidance."""
+
+_HIGH = 1000.0
+
+
+@dataclass(frozen=True)
+class CallSettings:
+    """What the call of one loaded pipeline reads.
+
+    ``guidance`` is the name of the argument that a recipe's ``guidance_scale`` is given as, None
+    where no such scale has an effect; ``why_no_guidance`` says why then. ``embedded`` is set where
+    the network takes that scale as an input, as guidance-distilled ones do. ``true_cfg`` tells
+    whether there is a ``true_cfg_scale``, ``guides_by_true_cfg`` whether that is what people mean
+    by guidance there. ``negative`` tells whether the call takes a negative prompt, ``most_skip`` is
+    the largest ``clip_skip``, 0 where it has no effect. The defaults are the call's own, None where
+    it has none.
+    """
+
+    name: str
+    guidance: str | None
+    why_no_guidance: str
+    default_guidance: float | None
+    embedded: bool
+    true_cfg: bool
+    guides_by_true_cfg: bool
+    default_true_cfg: float | None
+    negative: bool
+    most_skip: int
+    _pipeline: Pipeline
+
+    def guided(self, guidance_scale: float | None, true_cfg_scale: float | None) -> bool:
+        """Whether the network is asked without the prompt, too, and what it says is moved away
+        from: a negative prompt has an effect then, and only then."""
+        if self.name in _IGNORING or not self.negative:
+            return False
+        if self.true_cfg:
+            return true_cfg_scale is not None and true_cfg_scale > 1
+        if getattr(self._pipeline, "guider", None) is not None:  # a component that guides
+            return True
+        if self.guidance == "distilled_guidance_scale":
+            return False
+        own = _own_rule(self._pipeline, guidance_scale)
+        return own if own is not None else guidance_scale is not None and guidance_scale > 1
+
+    def why_not_negative(self, guidance_scale: float | None) -> tuple[str, str]:
+        """Why a negative prompt has no effect, and what would help (empty: nothing)."""
+        if not self.negative or self.name in _IGNORING:
+            return f"a {self.name} takes no negative prompt", ""
+        if self.true_cfg:
+            return (
+                f"a {self.name} reads a negative prompt only with a true CFG scale above 1",
+                "--true-cfg-scale 4",
+            )
+        if self.guidance is None:
+            return f"without guidance a negative prompt has no effect ({self.why_no_guidance})", ""
+        if _own_rule(self._pipeline, _HIGH) is False:
+            return (
+                "the guidance is an input of this network, so that a negative prompt has no effect",
+                "",
+            )
+        shown = "none" if guidance_scale is None else f"{guidance_scale:g}"
+        return f"with guidance {shown} a negative prompt has no effect", "a larger --guidance"
+
+
+def call_settings(pipeline: Pipeline) -> CallSettings:
+    """What the call of ``pipeline`` reads, in its present configuration. Generates nothing."""
+    takes = inspect.signature(pipeline.__call__).parameters
+    name = type(pipeline).__name__
+    embeds = _embeds_guidance(pipeline)
+    true_cfg = "true_cfg_scale" in takes
+    argument = next((scale for scale in _SCALES if scale in takes), None)
+    why = ""
+    if argument is None:
+        why = f"a {name} takes no guidance scale"
+    elif name in _IGNORING:
+        why = f"a {name} does not read its guidance scale"
+    elif embeds is not True and not _reads_scale(pipeline, argument, takes, embeds):
+        why = f"the network of this {name} was trained without a guidance scale as its input"
+    default_true = _number(takes, "true_cfg_scale")
+    return CallSettings(
+        name=name,
+        guidance=None if why else argument,
+        why_no_guidance=why,
+        default_guidance=None if argument is None else _default_scale(takes, argument),
+        embedded=embeds is True,
+        true_cfg=true_cfg,
+        guides_by_true_cfg=true_cfg and bool(why) and (argument is None or (default_true or 0) > 1),
+        default_true_cfg=default_true,
+        negative="negative_prompt" in takes,
+        most_skip=_most_skip(pipeline) if "clip_skip" in takes else 0,
+        _pipeline=pipeline,
+    )
+
+
+def call_arguments(
+    pipeline: Pipeline, recipe: GenerationRecipe, prompts: list[str]
+) -> dict[str, Any]:
+    """The arguments that ``recipe`` stands for, for one batch of ``prompts``.
+
+    Nothing but what is recorded: a setting that is None is not given. A pipeline that would map the
+    size to one that it knows is told not to, since the recorded size would not be generated then.
+    """
+    takes = inspect.signature(pipeline.__call__).parameters
+    reads = call_settings(pipeline)
+    arguments: dict[str, Any] = {
+        "prompt": prompts,
+        "num_inference_steps": recipe.steps,
+        "width": recipe.width,
+        "height": recipe.height,
+        "clip_skip": recipe.clip_skip,
+        "true_cfg_scale": recipe.true_cfg_scale,
+        "use_resolution_binning": False,
+        "max_area": recipe.width * recipe.height,
+    }
+    if reads.guidance is not None:
+        arguments[reads.guidance] = recipe.guidance_scale
+    # Guidance by true_cfg_scale starts with a negative prompt that is given, though it be empty.
+    # Elsewhere none and an empty one differ: SDXL and Kandinsky 3 have an answer of their own for
+    # no negative prompt at all, which is what their users get.
+    needed = reads.true_cfg and reads.guided(recipe.guidance_scale, recipe.true_cfg_scale)
+    if recipe.negative_prompt or needed:
+        arguments["negative_prompt"] = [recipe.negative_prompt] * len(prompts)
+    given = {
+        name: value for name, value in arguments.items() if name in takes and value is not None
+    }
+    if "guidance_schedule" in takes and recipe.guidance_scale is not None:
+        given["guidance_schedule"] = None  # one value a step, of which a recipe has one for all
+    return given
+
+
+def check_effects(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
+    """Raise InputError for a recipe with a setting that ``pipeline`` does not read, or without one
+    that it does."""
+    reads = call_settings(pipeline)
+    fault = None
+    if recipe.guidance_scale is not None and reads.guidance is None:
+        fault = f"guidance scale {recipe.guidance_scale:g}: {reads.why_no_guidance}"
+    elif recipe.guidance_scale is None and reads.guidance is not None:
+        fault = f"no guidance scale: a {reads.name} like this one reads one"
+    elif recipe.true_cfg_scale is not None and not reads.true_cfg:
+        fault = f"true CFG scale {recipe.true_cfg_scale:g}: a {reads.name} takes none"
+    elif recipe.clip_skip is not None and recipe.clip_skip > reads.most_skip:
+        fault = f"CLIP skip {recipe.clip_skip}: {why_no_skip(pipeline, reads)}"
+    elif recipe.negative_prompt and not reads.guided(recipe.guidance_scale, recipe.true_cfg_scale):
+        fault = f"a negative prompt: {reads.why_not_negative(recipe.guidance_scale)[0]}"
+    if fault is not None:
+        raise InputError(
+            f"the recipe has {fault}", hint="generate with the recipe of default_recipe"
+        )
+
+
+def why_no_skip(pipeline: Pipeline, reads: CallSettings) -> str:
+    """Why a ``clip_skip`` is refused."""
+    if "clip_skip" not in inspect.signature(pipeline.__call__).parameters:
+        return f"a {reads.name} takes no CLIP skip"
+    if reads.most_skip == 0:
+        return f"this {reads.name} has no CLIP text encoder with layers to leave out"
+    return f"its CLIP text encoders have {reads.most_skip} layers that can be left out"
+
+
+@lru_cache(maxsize=64)
+def call_source(pipeline_class: type) -> str:
+    """The source of a pipeline class's call, which says what no signature does; empty without."""
+    try:
+        return inspect.getsource(pipeline_class.__call__)
+    except (OSError, TypeError):
+        return ""
+
+
+def stated_size(pipeline: Pipeline, side: str) -> int | None:
+    """What the call itself takes for ``side`` (``height`` or ``width``) where none is given.
+
+    In pixels; None where it goes by the network. Pipelines that map sizes to a list of their own
+    state the size of their largest model, whatever network they have: it does not count.
+    """
+    takes = inspect.signature(pipeline.__call__).parameters
+    if "use_resolution_binning" in takes:
+        return None
+    for name in (side, "output_resolution"):
+        value = takes[name].default if name in takes else None
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    written = re.search(rf"\b{side} = {side} or (\d+)", call_source(type(pipeline)))
+    return None if written is None else int(written[1])
+
+
+def _own_rule(pipeline: Pipeline, scale: float | None) -> bool | None:
+    """What the pipeline's own ``do_classifier_free_guidance`` says at ``scale``; None: has none.
+
+    The pipelines differ: above 1, above 0, never where the network embeds the scale or where a
+    setting of theirs says that it was distilled. So theirs is asked, on a stand-in with that scale.
+    """
+    rule = getattr(type(pipeline), "do_classifier_free_guidance", None)
+    if not isinstance(rule, property) or rule.fget is None:
+        return None
+    if scale is None:
+        return False
+    try:
+        return bool(rule.fget(_AtScale(pipeline, scale)))
+    except Exception:  # it reads what is there while the pipeline runs alone
+        return None
+
+
+class _AtScale:
+    """A pipeline as it would be while it runs with a guidance scale."""
+
+    def __init__(self, pipeline: Pipeline, scale: float) -> None:
+        self._pipeline = pipeline
+        self._guidance_scale = scale
+        self.guidance_scale = scale
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pipeline, name)
+
+
+def _reads_scale(pipeline: Pipeline, argument: str, takes: Any, embeds: bool | None) -> bool:
+    """Whether a scale that is no input of the network has another effect."""
+    if argument == "distilled_guidance_scale" or "true_cfg_scale" in takes:
+        return False
+    own = _own_rule(pipeline, _HIGH)
+    if own is not None:
+        return own
+    # Without a negative prompt, and with a network that could embed the scale and does not.
+    return not (embeds is False and "negative_prompt" not in takes)
+
+
+def _embeds_guidance(pipeline: Pipeline) -> bool | None:
+    """Whether the network takes the scale as an input; None where it has no such setting."""
+    width = _setting(getattr(pipeline, "unet", None), "time_cond_proj_dim")
+    if width is not None:
+        return True
+    embeds = _setting(getattr(pipeline, "transformer", None), "guidance_embeds")
+    return None if embeds is None else bool(embeds)
+
+
+def _most_skip(pipeline: Pipeline) -> int:
+    """Layers that can be left out of every CLIP text encoder.
+
+    With a second one the pipelines read the last layer but one to begin with.
+    """
+    encoders = [
+        encoder
+        for name in ("text_encoder", "text_encoder_2")
+        if (encoder := getattr(pipeline, name, None)) is not None
+        and "CLIP" in type(encoder).__name__
+    ]
+    layers = [_setting(encoder, "num_hidden_layers") for encoder in encoders]
+    if not layers or not all(isinstance(count, int) for count in layers):
+        return 0
+    return max(0, min(layers) - hasattr(pipeline, "text_encoder_2"))
+
+
+def _setting(part: Any, name: str) -> Any:
+    config = getattr(part, "config", None)
+    if config is None:
+        return None
+    return config.get(name) if hasattr(config, "get") else getattr(config, name, None)
+
+
+def _number(takes: Any, name: str) -> float | None:
+    value = takes[name].default if name in takes else None
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if usable else None
+
+
+def _default_scale(takes: Any, argument: str) -> float | None:
+    value = _number(takes, argument)
+    if value is None and "guidance_schedule" in takes:
+        schedule = takes["guidance_schedule"].default
+        if isinstance(schedule, tuple) and schedule:
+            return float(schedule[0])
+    return value

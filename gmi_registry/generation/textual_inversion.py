@@ -26,8 +26,9 @@ _ONLY = frozenset({"emb_params", "string_to_param", "*", "learned_embeds", "embe
 _BUNDLED = re.compile(r"^bundle_emb\.(?P<token>[^\n]{1,200}?)\.(?P<rest>string_to_param\.\*|[\w]+)$")
 _NUMBERED = re.compile(r"<s\d+>")
 _NEGATIVE = re.compile(
-    r"neg(?:ative)?(?:[_\W\d]|xl|v\d|$)|^neg|negativ|(?:^|[_\W])(?:very)?bad|unaesthetic|worst|"
-    r"(?:^|[_\W])ng[_\W]|deepneg|by[_-]?bad",
+    r"negative|deepneg|(?:^|[_\W\d])neg(?=[_\W\d]|xl|$)|unaesthetic|worst|(?:^|[_\W])ng[_\W]|"
+    r"unrealisticdream|(?:^|[_\W]|very)bad"
+    r"(?=[_\W\d]|hand|artist|prompt|dream|pic|image|anatomy|quality|x[_\W\d]|v\d|$)",
     re.IGNORECASE,
 )
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from cli_specs import OTHER_RANKING, RANKING, answer, group, hit
 
+from gmi_registry.answer import _hit_json
 from gmi_registry.cli.ranking import bar, write_ranking
 from gmi_registry.index import FoldedVersion, Repeat, Universal
 from gmi_registry.spec import LoraPartial, ModelRef
@@ -220,6 +221,5 @@ def test_a_lora_that_is_there_in_part_is_marked(table):
     share = LoraPartial(applied=64, tensors=128)
     result = answer(replace(RANKING, hits=(replace(first, lora_partial=share), *rest)))
     assert " (partial LoRA, 64 of 128 tensors)" in table(200, result)
-    found = result.to_json()["results"]
-    assert found[0]["lora_partial"] == {"applied": 64, "tensors": 128}
-    assert [it["lora_partial"] for it in found[1:]] == [None] * len(rest)
+    found = [_hit_json(hit)["lora_partial"] for hit in result.groups[0].hits]
+    assert found == [{"applied": 64, "tensors": 128}] + [None] * len(rest)

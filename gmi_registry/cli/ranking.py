@@ -144,7 +144,9 @@ def _name(hit: SearchHit) -> str:
         more = len(hit.versions)
         versions = f" (+{more} version{'s' if more > 1 else ''})"
     share = hit.lora_partial
-    partial = "" if share is None else f" (partial LoRA, {share.applied} of {share.tensors} tensors)"
+    partial = (
+        "" if share is None else f" (partial LoRA, {share.applied} of {share.tensors} tensors)"
+    )
     return _named(hit) + versions + partial + _remarks(hit)
 
 

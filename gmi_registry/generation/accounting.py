@@ -22,7 +22,8 @@ __all__ = ["unapplied"]
 
 _ROUNDING = {"torch.float32": 1e-4, "torch.float16": 2**-8, "torch.bfloat16": 2**-5}
 """Largest difference of a row, as a share of its size, by the types of the file and of the
-loaded layers: both factors are rounded, some layouts scale them before, and a direction takes out a part only."""
+loaded layers: both factors are rounded, some layouts scale them before, and a direction takes out a
+part only."""
 
 
 def unapplied(
@@ -65,7 +66,6 @@ class _Loaded:
     def __init__(self, pipeline: Any, adapter: str, dtypes: set[str]) -> None:
         """``dtypes`` are the element types of the file, as torch spells them."""
         import numpy as np
-        import torch
 
         plain: list[np.ndarray] = [np.zeros((0, PROJECTIONS), np.float32)]
         scales: list[float] = []

@@ -1,5 +1,5 @@
-"""Adapters that diffusers does not load (LoHa, LoKr, OFT, DoRA of kohya's trainers, full differences,
-...), merged into the weights of their base.
+"""Adapters that diffusers does not load, merged into the weights of their base: LoHa, LoKr, OFT,
+DoRA of kohya's trainers, full differences and others.
 
 The formulas are those of LyCORIS (arXiv 2309.14859) and of the papers it names; how the tensors are
 called and laid out is LyCORIS' own (lycoris-lora 4.1). A strength multiplies the whole change, as
@@ -410,7 +410,7 @@ def _oft(tensors: _Tensors, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _butterfly(turns: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """BOFT: stages of block turns [stages, blocks, size, size], whose blocks lie further and further
+    """BOFT: stages of turns of blocks [stages, blocks, size, size], which lie further and further
     apart."""
     import torch
 
@@ -460,9 +460,7 @@ def _decomposed(weight: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
 
 _HADAMARD = ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")
 _KRONECKER = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t1", "t2")
-_CHANGES: dict[
-    str, tuple[Callable[[_Tensors, torch.Tensor], torch.Tensor], frozenset[str]]
-] = {
+_CHANGES: dict[str, tuple[Callable[[_Tensors, torch.Tensor], torch.Tensor], frozenset[str]]] = {
     "LoRA": (_lora, frozenset({"down", "up", "mid"})),
     "DoRA": (_lora, frozenset({"down", "up", "mid"})),
     "LoHa": (_loha, frozenset(f"hada_{name}" for name in _HADAMARD)),

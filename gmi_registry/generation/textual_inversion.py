@@ -23,7 +23,9 @@ _ENCODERS = {
     "clip_l": 0, "text_encoders_0": 0, "clip_g": 1, "text_encoders_1": 1, "t5": 2, "t5xxl": 2,
 }  # fmt: skip
 _ONLY = frozenset({"emb_params", "string_to_param", "*", "learned_embeds", "embedding"})
-_BUNDLED = re.compile(r"^bundle_emb\.(?P<token>[^\n]{1,200}?)\.(?P<rest>string_to_param\.\*|[\w]+)$")
+_BUNDLED = re.compile(
+    r"^bundle_emb\.(?P<token>[^\n]{1,200}?)\.(?P<rest>string_to_param\.\*|[\w]+)$"
+)
 _NUMBERED = re.compile(r"<s\d+>")
 _NEGATIVE = re.compile(
     r"negative|deepneg|(?:^|[_\W\d])neg(?=[_\W\d]|xl|$)|unaesthetic|worst|(?:^|[_\W])ng[_\W]|"

@@ -62,9 +62,7 @@ def network_bytes():
 
 def embedding_bytes():
     """A textual inversion of SDXL: two tokens."""
-    return save(
-        {"clip_l": np.ones((2, 768), np.float32), "clip_g": np.ones((2, 1280), np.float32)}
-    )
+    return save({"clip_l": np.ones((2, 768), np.float32), "clip_g": np.ones((2, 1280), np.float32)})
 
 
 def vae_bytes():

@@ -306,9 +306,7 @@ def test_layers_that_are_several_of_the_bases_are_split_and_counted(
     key = next(key for key in tensors if "linear1" in key and up in key)
     change = tensors[key][2 * 3072 : 3 * 3072].float() @ tensors[key.replace(up, down)].float()
     change *= 1 if alpha is None else alpha / 2
-    torch.testing.assert_close(
-        module.get_delta_weight("gmi").float(), change, rtol=0.05, atol=2e-4
-    )
+    torch.testing.assert_close(module.get_delta_weight("gmi").float(), change, rtol=0.05, atol=2e-4)
 
 
 def test_a_block_of_another_flux_is_counted(tmp_path):
@@ -403,8 +401,8 @@ def test_layers_of_no_effect_need_no_place(bases, tmp_path):
 
 
 def test_a_scale_of_0_is_refused(bases):
+    files = bases.files("sd15")
     with pytest.raises(InputError, match="a LoRA of scale 0 has no effect"):
-        files = bases.files("sd15")
         default_recipe(bases.pipeline("sd15"), files, RecipeOverrides(lora_scale=0.0))
 
 
@@ -412,8 +410,7 @@ def test_a_scale_of_0_is_refused(bases):
 def test_layers_that_are_all_the_same_are_counted_one_by_one(strangers, bases, tmp_path):
     made = bases.factors("sd15", unet=ATTENTION)
     same = {
-        place: (torch.ones_like(down), torch.ones_like(up))
-        for place, (down, up) in made.of.items()
+        place: (torch.ones_like(down), torch.ones_like(up)) for place, (down, up) in made.of.items()
     }
     model = write(tmp_path / "same", diffusers_names(Factors(same)), bases.files("sd15"))
     assert load_model(model, device="cpu").lora_partial is None

@@ -1,4 +1,4 @@
-"""Adapters that diffusers leaves out become part of the weights, by the formulas of their papers."""
+"""Adapters that diffusers leaves out become part of the weights, by their papers' formulas."""
 
 import pytest
 import torch
@@ -202,7 +202,9 @@ def test_a_layer_without_a_place_is_counted(bases, plain, tmp_path):
 def test_tensors_that_do_not_fit_are_refused_and_not_stretched(change, bases, plain, tmp_path):
     tensors, _ = _loha(_weight(plain, LAYER))
     if change == "rows":
-        tensors = {key: torch.cat([v, v]) if key.endswith("_a") else v for key, v in tensors.items()}
+        tensors = {
+            key: torch.cat([v, v]) if key.endswith("_a") else v for key, v in tensors.items()
+        }
     elif change == "columns":
         tensors = {key: v[:, :3] if key.endswith("_b") else v for key, v in tensors.items()}
     else:

@@ -27,9 +27,7 @@ def _vectors(bases, base, count, number=""):
 
 def _load(bases, tmp_path, base, tensors, file, **card):
     files = bases.files(base)
-    model = write(
-        tmp_path / "word", tensors, files, file=file, kind="textual-inversion", **card
-    )
+    model = write(tmp_path / "word", tensors, files, file=file, kind="textual-inversion", **card)
     return model, load_model(model, device="cpu")
 
 
@@ -86,7 +84,9 @@ def test_the_word_of_the_card_comes_first(bases, tmp_path):
     assert default_recipe(loaded.pipeline, model).trigger_words == ("midjrny9",)
 
 
-@pytest.mark.parametrize("name", ["easynegative", "badhandv4", "ng_deepnegative_v1", "negativeXL_D"])
+@pytest.mark.parametrize(
+    "name", ["easynegative", "badhandv4", "ng_deepnegative_v1", "negativeXL_D"]
+)
 def test_an_embedding_for_negative_prompts_goes_there(name, bases, tmp_path):
     model, loaded = _load(
         bases,

@@ -12,6 +12,7 @@ from docs.press.command import command_page
 from docs.press.diagram import architecture_picture
 from docs.press.fault import error_page
 from docs.press.interface import interface_page
+from docs.press.models import models_page
 from docs.press.picture import specification_picture, weight_picture
 from docs.press.sample import Sample, take
 from docs.press.schema import manifest_page, search_page
@@ -42,6 +43,7 @@ def contents() -> dict[str, bytes]:
         "whitening": whitening_picture(sample),
     }
     texts = {f"reference/{name}.md": page.text() for name, page in pages.items()}
+    texts["models.md"] = models_page().text()
     texts |= {f"explanation/pictures/{name}.svg": item.svg() for name, item in pictures.items()}
     return {path: text.encode("utf-8") for path, text in sorted(texts.items())}
 
@@ -55,7 +57,8 @@ def stale(made: dict[str, bytes], folder: Path) -> list[str]:
             found.append(f"{path} is missing")
         elif file.read_bytes() != content:
             found.append(f"{path} is out of date")
-    for kept in sorted({(folder / path).parent for path in made}):
+    # Beside what lies in the folder itself are pages that people write.
+    for kept in sorted({(folder / path).parent for path in made} - {folder}):
         for file in sorted(kept.iterdir()) if kept.is_dir() else ():
             path = file.relative_to(folder).as_posix()
             if path not in made:

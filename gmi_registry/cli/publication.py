@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from gmi_registry.cli.screen import remark, write_line, write_pairs
 
 if TYPE_CHECKING:
+    from gmi_registry.model import BaseOrigin
     from gmi_registry.publish import Plan, Publication
     from gmi_registry.spec import GenerationRecipe
 
-__all__ = ["guidance_words", "publication_document", "write_publication"]
+__all__ = ["base_words", "guidance_words", "publication_document", "write_publication"]
 
 
 def write_publication(done: Publication, *, dry_run: bool = False) -> None:
@@ -53,7 +54,7 @@ def _described(plan: Plan) -> list[tuple[str, str]]:
         ("model", str(plan.ref)),
         ("title", plan.title),
         ("kind", plan.kind),
-        *(() if plan.base is None else [("base model", _base(plan))]),
+        *(() if plan.base is None else [("base model", base_words(plan.base, plan.base_origin))]),
         *(
             ("prompts" if position == 0 else "own prompts", f"{block.name}: {len(block)} prompts")
             for position, block in enumerate(plan.prompt_sets)
@@ -86,9 +87,9 @@ _ORIGINS = {
 }
 
 
-def _base(plan: Plan) -> str:
-    origin = None if plan.base_origin is None else _ORIGINS[plan.base_origin]
-    return str(plan.base) if origin is None else f"{plan.base} ({origin})"
+def base_words(name: object, origin: BaseOrigin | None) -> str:
+    """A base model, and who named it."""
+    return str(name) if origin is None else f"{name} ({_ORIGINS[origin]})"
 
 
 _SETTINGS = (

@@ -74,8 +74,8 @@ def publish(
         typer.Argument(
             metavar="MODEL",
             help="Its name on the hub, such as owner/name; owner/name/FILE.safetensors for one "
-            "of several files; on Civitai civitai:MODEL@VERSION, an AIR, the page's address, or "
-            "a weights file on this disk.",
+            "of several files, or a pattern that fits one (quoted); on Civitai "
+            "civitai:MODEL@VERSION, an AIR, the page's address, or a weights file on this disk.",
         ),
     ],
     hub: Annotated[

@@ -17,7 +17,7 @@ from gmi_registry.cli.option import (
     Token,
     new_app,
 )
-from gmi_registry.cli.publication import guidance_words
+from gmi_registry.cli.publication import base_words, guidance_words
 from gmi_registry.cli.screen import remark, write_json, write_line, write_pairs
 from gmi_registry.cli.signature import (
     IdentityName,
@@ -188,7 +188,7 @@ def _described(spec: Spec) -> list[tuple[str, str]]:
         ("model", str(model.ref)),
         ("title", model.title),
         ("kind", model.kind),
-        ("base model", model.base_model or "none"),
+        ("base model", base_words(model.base_model or "none", model.base_origin)),
         ("tags", ", ".join(model.tags) or "none"),
         ("licence", model.licence or "not stated"),
         ("address", model.url or "none"),

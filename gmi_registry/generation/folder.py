@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,13 @@ from gmi_registry.model import ModelFiles
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["chosen_folder", "is_network_folder", "load_network", "network_class"]
+__all__ = [
+    "chosen_folder",
+    "is_network_folder",
+    "load_network",
+    "network_class",
+    "network_component",
+]
 
 NETWORK_CONFIG = "config.json"
 _CONFIG_LIMIT = 1024 * 1024
@@ -40,6 +46,7 @@ _NOT_SHOWN = frozenset(
 _SHARD_INDEX = re.compile(r".+\.index(\.[A-Za-z0-9_.]+)?\.json")
 _SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}")
 _DEPTH = 3
+_NETWORKS = ("unet", "transformer", "prior")
 
 
 @contextmanager
@@ -96,6 +103,27 @@ def network_class(model: ModelFiles) -> str:
     if not (isinstance(found, type) and issubclass(found, diffusers.ModelMixin)):
         raise needs_code(str(model.ref), name)
     return name
+
+
+def network_component(model: ModelFiles, base: ModelFiles, index: Mapping[str, Any]) -> str:
+    """The part of ``base``, by its name in ``index``, in whose place the network ``model`` goes.
+
+    Raises GenerationError where the base has a network of another class.
+    """
+    own = network_class(model)
+    networks = {
+        name: value[1]
+        for name, value in index.items()
+        if name in _NETWORKS and isinstance(value, list) and value[0] is not None
+    }
+    found = next((name for name, kind in networks.items() if kind == own), None)
+    if found is None:
+        theirs = ", ".join(str(kind) for kind in networks.values()) or "none"
+        raise GenerationError(
+            f"{model.ref}: it is a {own}, and the network of its base model {base.ref} is {theirs}",
+            hint="name the base that it was made for: --base REPO, or base_model in the model card",
+        )
+    return found
 
 
 def load_network(model: ModelFiles, dtype: dict[str, torch.dtype]) -> Any:

@@ -20,7 +20,7 @@ from gmi_registry.generation.journal import Journal
 from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.generation.refusals import one_line
 from gmi_registry.generation.schedulers import stepping, use_sampler
-from gmi_registry.generation.settings import call_arguments
+from gmi_registry.generation.settings import call_arguments, skipping_layers
 from gmi_registry.spec import GenerationRecipe
 
 __all__ = ["Follower", "GeneratedImages", "generate", "images_kept", "noise_seed"]
@@ -155,7 +155,11 @@ def _draw(pipeline: Pipeline, batch: Sequence[Pair], recipe: GenerationRecipe) -
     ]
     arguments = call_arguments(pipeline, recipe, [recipe.render(prompt) for prompt, _ in batch])
     try:
-        with torch.inference_mode(), stepping(pipeline.scheduler, generators):
+        with (
+            torch.inference_mode(),
+            stepping(pipeline.scheduler, generators),
+            skipping_layers(pipeline, recipe),
+        ):
             drawn = pipeline(**arguments, generator=generators, output_type="np").images
     except Exception as error:
         memory = isinstance(error, MemoryError | torch.OutOfMemoryError)

@@ -18,7 +18,12 @@ from gmi_registry.bases import pipeline_architectures
 from gmi_registry.device import DtypeName, default_device, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
 from gmi_registry.generation.adapters import adapter_file, apply_lora, apply_textual_inversion
-from gmi_registry.generation.folder import chosen_folder
+from gmi_registry.generation.folder import (
+    chosen_folder,
+    is_network_folder,
+    load_network,
+    network_component,
+)
 from gmi_registry.generation.refusals import (
     needs_code,
     one_line,
@@ -60,6 +65,7 @@ Pipeline = Any
 """A diffusers ``DiffusionPipeline``; diffusers ships no types."""
 
 _PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
+_SINGLE_FILES = frozenset({".safetensors", ".gguf"})
 _INDEX = "model_index.json"
 _LIBRARIES = frozenset({"diffusers", "transformers"})
 _NETWORKS = ("unet", "transformer")
@@ -86,10 +92,10 @@ def check_model(model: ModelFiles) -> None:
     elif model.kind in ("lora", "textual-inversion"):
         adapter_file(model)
         check_model(_base_of(model))
-        _require_made_for(model)
     else:
         _require_single_file(model)
-        require_described_weights(model)
+    require_described_weights(model)
+    if model.kind != "checkpoint":
         _require_made_for(model)
 
 
@@ -309,13 +315,20 @@ def _load(
         return LoadedModel(below.pipeline, (*below.notes, *notes), partial)
     if model.kind == "single-file":
         base, index = _require_single_file(model)
+        if is_network_folder(model):
+            network = load_network(model, dtype_argument(dtype))
+            given = {network_component(model, base, index): network}
+            return LoadedModel(_load_folder(base, dtype, given=given))
         pipeline, notes = load_single_file(model, base, index, dtype)
         _require_own_channels(model, pipeline)
         return LoadedModel(pipeline, tuple(notes))
     return LoadedModel(_load_folder(model, dtype))
 
 
-def _load_folder(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
+def _load_folder(
+    model: ModelFiles, dtype: torch.dtype, *, given: Mapping[str, Any] | None = None
+) -> Pipeline:
+    """The pipeline in a folder, with the parts in ``given`` in the place of its own."""
     import diffusers
 
     index = _read_index(model)
@@ -323,7 +336,7 @@ def _load_folder(model: ModelFiles, dtype: torch.dtype) -> Pipeline:
     components = [
         name for name, value in index.items() if isinstance(value, list) and value[0] is not None
     ]
-    off = no_safety_checker(index)
+    off = no_safety_checker(index) | dict(given or {})
     with chosen_folder(model, [name for name in components if name not in off]) as folder:
         try:
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
@@ -376,7 +389,7 @@ def _config_of(model: ModelFiles, part: str) -> dict[str, Any]:
 
 def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]:
     """The base whose configuration describes the file, and that one's ``model_index.json``."""
-    if model.path.suffix.lower() != ".safetensors":
+    if not is_network_folder(model) and model.path.suffix.lower() not in _SINGLE_FILES:
         raise pickled(model, model.path.name)
     base = _base_of(model)
     if base.kind != "checkpoint":
@@ -386,7 +399,10 @@ def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]
             hint="name a base model in the diffusers layout: --base REPO, or base_model in the "
             "model card",
         )
-    return base, _read_index(base)
+    index = _read_index(base)
+    if is_network_folder(model):
+        network_component(model, base, index)
+    return base, index
 
 
 def _require_no_pickles(model: ModelFiles) -> None:

@@ -260,7 +260,7 @@ def _base_warnings(model: ModelFiles) -> Iterator[str]:
     """What was taken for the base, where a card says something else; of its base as well."""
     while model.base is not None and model.kind != "checkpoint":
         named, used = model.card.base_model, base_name(model)
-        said = model.base_origin == "option" or bool(model.notes)
+        said = model.base_origin == "option" or bool(model.notes or model.base.notes)
         differs = named is not None and used is not None and named != used
         if differs and not said and not _spells(str(named), str(used)):
             yield (

@@ -17,6 +17,8 @@ from typing import Any
 from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.generation.refusals import one_line
+from gmi_registry.generation.schedulers import use_sampler
+from gmi_registry.generation.settings import call_arguments
 from gmi_registry.spec import GenerationRecipe, PromptSet
 
 __all__ = ["check_prompts"]
@@ -223,18 +225,12 @@ def _calls(pipeline: Pipeline, recipe: GenerationRecipe, tokenizers: Sequence[An
     def stop(*_: Any, **__: Any) -> None:
         raise _FirstStep
 
-    takes = inspect.signature(pipeline.__call__).parameters
-    settings: dict[str, Any] = {
-        "prompt": [_PROBE],
-        "num_inference_steps": recipe.steps,
-        "width": recipe.width,
-        "height": recipe.height,
-        "generator": torch.Generator("cpu").manual_seed(0),
-        "output_type": "np",
-    }
+    arguments = call_arguments(pipeline, recipe, [_PROBE])
+    generators = [torch.Generator("cpu").manual_seed(0)]
     calls: list[_Call] = []
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
+        stack.enter_context(use_sampler(pipeline, recipe.sampler))
         for tokenizer in tokenizers:
             stack.enter_context(_recorded(tokenizer, calls))
         for part in pipeline.components.values():
@@ -243,7 +239,7 @@ def _calls(pipeline: Pipeline, recipe: GenerationRecipe, tokenizers: Sequence[An
         # The bar is shown from the first step on, however the network is called.
         stack.enter_context(_replaced(pipeline, "progress_bar", stop))
         with suppress(_FirstStep):
-            pipeline(**{name: value for name, value in settings.items() if name in takes})
+            pipeline(**arguments, generator=generators, output_type="np")
     return calls
 
 
@@ -270,7 +266,7 @@ def _recorded(tokenizer: Any, calls: list[_Call]) -> Iterator[None]:
 @contextmanager
 def _replaced(pipeline: Pipeline, name: str, value: Any) -> Iterator[None]:
     """With an attribute of the instance in place of its class's."""
-    own = vars(pipeline)
+    own: dict[str, Any] = pipeline.__dict__
     before = own.get(name, own)
     own[name] = value
     try:
@@ -290,7 +286,7 @@ def _without_products() -> Iterator[None]:
 
     aten = torch.ops.aten
 
-    class Zeros(TorchDispatchMode):
+    class Zeros(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
@@ -303,7 +299,7 @@ def _without_products() -> Iterator[None]:
                 return args[1].new_zeros((*args[1].shape[:-1], args[2].shape[-1]))
             return func(*args, **(kwargs or {}))
 
-    with Zeros():
+    with Zeros():  # type: ignore[no-untyped-call]
         yield
 
 

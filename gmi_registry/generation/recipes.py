@@ -18,6 +18,8 @@ from gmi_registry.generation.distilled import FamilyAdvice, family_advice, looks
 from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.generation.schedulers import build_scheduler, check_scheduler_name, sampler_of
 from gmi_registry.generation.settings import (
+    BATCH_OF_ONE,
+    WHY_ONE,
     CallSettings,
     call_settings,
     stated_size,
@@ -245,14 +247,15 @@ def _settings(pipeline: Pipeline, model: ModelFiles, overrides: RecipeOverrides)
     advice = _Advice(pipeline, model)
     chosen = _Settings()
     _choose_sampler(chosen, pipeline, overrides, advice)
-    _choose(chosen, "steps", overrides, advice) or chosen.put(
-        "steps", *_default(takes, "num_inference_steps", DEFAULT_STEPS, most=DEFAULT_STEPS)
-    )
+    if not _choose(chosen, "steps", overrides, advice):
+        usual = _default(takes, "num_inference_steps", DEFAULT_STEPS, most=DEFAULT_STEPS)
+        chosen.put("steps", *usual)
     _choose_guidance(chosen, reads, overrides, advice)
     _choose_skip(chosen, pipeline, reads, overrides, advice)
     _choose_negative(chosen, reads, overrides, advice, learned_words(pipeline))
     for side in ("width", "height"):
-        _choose(chosen, side, overrides, advice) or _choose_own_side(chosen, side, pipeline, model)
+        if not _choose(chosen, side, overrides, advice):
+            _choose_own_side(chosen, side, pipeline, model)
     chosen.put("seeds", overrides.seeds or (0,), _CALLER if overrides.seeds else _PACKAGE)
     asked_type = overrides.dtype is not None  # that of the pipeline is the truth
     chosen.put(
@@ -266,12 +269,13 @@ def _settings(pipeline: Pipeline, model: ModelFiles, overrides: RecipeOverrides)
         chosen.put("trigger_words", words, _CALLER)
     else:
         chosen.put("trigger_words", *_trigger_words(pipeline, model))
-    _choose(chosen, "prompt_template", overrides, advice) or chosen.put(
-        "prompt_template", "{prompt}", _PACKAGE
-    )
+    if not _choose(chosen, "prompt_template", overrides, advice):
+        chosen.put("prompt_template", "{prompt}", _PACKAGE)
     pixels = max(1, chosen.values["width"] * chosen.values["height"])
     if overrides.batch_size is not None:
         chosen.put("batch_size", overrides.batch_size, _CALLER)
+    elif type(pipeline).__name__ in BATCH_OF_ONE:
+        chosen.put("batch_size", 1, WHY_ONE)
     else:
         fitting = max(1, min(_LARGEST_BATCH, _BATCH_PIXELS // pixels))
         chosen.put("batch_size", fitting, "follows from the size")
@@ -554,6 +558,10 @@ def _network_size(pipeline: Pipeline, side: str) -> int | None:
     if sample is None and network is not None:
         sample = network.config.get("sample_size")
     factor = getattr(pipeline, "vae_scale_factor", None)
+    if (
+        factor is None and not hasattr(pipeline, "vae") and hasattr(pipeline, "unet")
+    ):  # the network makes the pixels themselves
+        factor = 1
     if type(pipeline).__name__.startswith("PRX"):  # its setting is in pixels already
         sample, factor = pipeline.config.get("default_sample_size", sample), 1
     if sample is None or factor is None:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from gmi_registry.errors import GenerationError, HubError
-from gmi_registry.model import ModelFiles
+from gmi_registry.model import Kind, ModelFiles
 from gmi_registry.weights import (
     Architecture,
+    FileKind,
     WeightsFile,
     WeightsFormatError,
     architecture_title,
@@ -20,6 +21,18 @@ from gmi_registry.weights import (
 __all__ = ["needs_code", "one_line", "pickled", "refused", "require_described_weights"]
 
 _HEADERS = (".safetensors", ".gguf")
+_FILE_KINDS: dict[Kind, frozenset[FileKind]] = {
+    "checkpoint": frozenset(),
+    "single-file": frozenset({"checkpoint", "network"}),
+    "lora": frozenset({"lora", "lycoris"}),
+    "textual-inversion": frozenset({"textual-inversion"}),
+}
+_TAKEN_FOR: dict[Kind, str] = {
+    "checkpoint": "a diffusers folder",
+    "single-file": "a whole model in one file",
+    "lora": "a LoRA",
+    "textual-inversion": "a textual inversion",
+}
 _NETWORK_FOLDERS = ("unet", "transformer")
 _SAVE_AGAIN = (
     "see whether DiffusionPipeline.from_pretrained loads the folder; if not, save the pipeline "
@@ -67,9 +80,10 @@ def refused(
     title, hint = "a diffusers folder", _SAVE_AGAIN
     if file is not None:
         title, hint = file.title, _way_out(file)
-        base = None if model.base is None else _network_of(model.base)
-        if base is not None and file.architecture not in (None, base):
-            what = f"its base model {model.base.ref} is {architecture_title(base)}; {what}"
+        if model.base is not None and file.architecture is not None:
+            base = _network_of(model.base)
+            if base is not None and base != file.architecture:
+                what = f"its base model {model.base.ref} is {architecture_title(base)}; {what}"
     if isinstance(error, ImportError):
         hint = "install the package that it names, or publish a model that needs none"
     return GenerationError(f"{model.ref} is {title}, and {what}: {words}", hint=hint)
@@ -91,11 +105,17 @@ def require_described_weights(model: ModelFiles) -> None:
                 raise GenerationError(f"{model.ref}: {words}", hint=error.hint) from None
         return
     file = _described_file(model)
-    if file is not None:
-        try:
-            require_described(file, str(model.ref))
-        except HubError as error:
-            raise GenerationError(error.message, hint=error.hint) from None
+    if file is None:
+        return
+    try:
+        require_described(file, str(model.ref))
+    except HubError as error:
+        raise GenerationError(error.message, hint=error.hint) from None
+    if file.kind not in _FILE_KINDS[model.kind]:
+        raise GenerationError(
+            f"{model.ref} is {file.title}, and was taken for {_TAKEN_FOR[model.kind]}",
+            hint="publish it from its hub, where its file tells what it is",
+        )
 
 
 def _weight_files(model: ModelFiles) -> Iterator[tuple[str, Path]]:

@@ -119,8 +119,17 @@ _ON_FLOW: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """The flow-matching scheduler that goes by the same name."""
 
-_TRAINED = ("prediction_type", "rescale_betas_zero_snr", "trained_betas", "beta_schedule")
+_TRAINED = (
+    "prediction_type",
+    "rescale_betas_zero_snr",
+    "trained_betas",
+    "beta_schedule",
+    "variance_type",
+)
 """What belongs to the network: a scheduler that cannot be told it would sample another model."""
+
+_HARMLESS = (None, False, "epsilon", "fixed_small", "fixed_large")
+"""Values of those that mean no more than the usual."""
 
 _UNSEEDED = {
     "DPMSolverSDEScheduler": "DPM++ SDE",
@@ -169,12 +178,16 @@ def build_scheduler(
         raise _refused(name, origin, "the model was trained for flow matching", pipeline)
     if lacking:
         raise _refused(name, origin, f"a {class_name} has no {lacking[0]}", pipeline)
+    spaced = next((key for key in _PLAIN if changes.get(key)), None)
+    if kind == "flow" and spaced and "shift" not in takes:
+        why = f"with {spaced} a {class_name} would leave the flow that the model was trained for"
+        raise _refused(name, origin, why, pipeline)
     _require_kind(name, origin, pipeline, new_class, kind)
     if spoken:
         changes = {key: value for key, value in _PLAIN.items() if key in takes} | changes
     for key in _TRAINED:
         value = own.config.get(key)
-        if key not in takes and value not in (None, False, "epsilon"):
+        if key not in takes and value not in _HARMLESS:
             raise _refused(
                 name, origin, f"a {class_name} cannot sample a model with {key} {value}", pipeline
             )
@@ -336,8 +349,11 @@ def _kind(class_name: str, config: Any) -> str:
 def _require_kind(name: str, origin: str, pipeline: Pipeline, new_class: Any, kind: str) -> None:
     new = "flow" if kind == "flow" and "use_flow_sigmas" in _takes(new_class) else None
     new = new or _kind(new_class.__name__, {})
-    if new == kind:
+    consistent = type(pipeline).__name__.startswith("LatentConsistency")
+    if new == kind and not (consistent and new_class.__name__ != "LCMScheduler"):
         return
+    if new == kind:
+        raise _refused(name, origin, "this pipeline drives an LCMScheduler alone", pipeline)
     words = {
         "flow": "the model was trained for flow matching",
         "edm": "the model was trained with the noise of EDM",
@@ -367,6 +383,9 @@ def _try_steps(pipeline: Pipeline, scheduler: Any) -> None:
     source = re.sub(r"#.*", "", call_source(type(pipeline)))
     module = sys.modules.get(type(pipeline).__module__)
     lay_out = getattr(module, "retrieve_timesteps", None)
+    hands_on = re.search(r"scheduler\.step\([^()]*generator=generator", source)
+    if hands_on and "generator" not in inspect.signature(scheduler.step).parameters:
+        raise ValueError("the pipeline hands it the generators of the images, which it cannot take")
     copy = type(scheduler).from_config(scheduler.config)
     steps = 8
     if lay_out is None:
@@ -375,6 +394,8 @@ def _try_steps(pipeline: Pipeline, scheduler: Any) -> None:
     more: dict[str, Any] = {}
     if re.search(r"\blinspace\(|get_default_\w*sigmas\(", source):
         more["sigmas"] = [1 - step / steps for step in range(steps)]
+    if "original_inference_steps=" in source:
+        more["original_inference_steps"] = None
     dynamic = bool(copy.config.get("use_dynamic_shifting"))
     if dynamic or "mu=mu" in source or '"mu": mu' in source:
         more["mu"] = 1.0

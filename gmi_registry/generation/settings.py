@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 from gmi_registry.errors import InputError
@@ -20,17 +22,34 @@ from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.spec import GenerationRecipe
 
 __all__ = [
+    "BATCH_OF_ONE",
+    "WHY_ONE",
     "CallSettings",
     "call_arguments",
     "call_settings",
     "call_source",
     "check_effects",
+    "skipping_layers",
     "stated_size",
     "why_no_skip",
 ]
 
 _IGNORING = frozenset({"DreamLiteMobilePipeline"})
 """Pipelines whose call takes guidance and negative prompt for company's sake, and says so."""
+
+BATCH_OF_ONE = frozenset(
+    {
+        # They append negative prompts to the prompts, for which there are no generators.
+        "KandinskyCombinedPipeline",
+        "KandinskyV22CombinedPipeline",
+        # They cut or pad prompts to the longest in the batch, and let that show in the images.
+        "CogView4Pipeline",
+        "Kandinsky3Pipeline",
+    }
+)
+"""Pipelines whose images depend on their neighbours in a batch, or that fail with several."""
+
+WHY_ONE = "images of this pipeline would depend on their neighbours in a batch"
 
 _SCALES = ("guidance_scale", "distilled_guidance_scale", "prior_guidance_scale")
 """What pipelines call the first scale of their guidance."""
@@ -66,7 +85,7 @@ class CallSettings:
     def guided(self, guidance_scale: float | None, true_cfg_scale: float | None) -> bool:
         """Whether the network is asked without the prompt, too, and what it says is moved away
         from: a negative prompt has an effect then, and only then."""
-        if self.name in _IGNORING or not self.negative:
+        if not self.negative:
             return False
         if self.true_cfg:
             return true_cfg_scale is not None and true_cfg_scale > 1
@@ -74,12 +93,14 @@ class CallSettings:
             return True
         if self.guidance == "distilled_guidance_scale":
             return False
+        if self.name in ("KandinskyCombinedPipeline", "KandinskyV22CombinedPipeline"):
+            return True  # in its prior, whose scale is another
         own = _own_rule(self._pipeline, guidance_scale)
         return own if own is not None else guidance_scale is not None and guidance_scale > 1
 
     def why_not_negative(self, guidance_scale: float | None) -> tuple[str, str]:
         """Why a negative prompt has no effect, and what would help (empty: nothing)."""
-        if not self.negative or self.name in _IGNORING:
+        if not self.negative:
             return f"a {self.name} takes no negative prompt", ""
         if self.true_cfg:
             return (
@@ -121,7 +142,7 @@ def call_settings(pipeline: Pipeline) -> CallSettings:
         true_cfg=true_cfg,
         guides_by_true_cfg=true_cfg and bool(why) and (argument is None or (default_true or 0) > 1),
         default_true_cfg=default_true,
-        negative="negative_prompt" in takes,
+        negative="negative_prompt" in takes and name not in _IGNORING,
         most_skip=_most_skip(pipeline) if "clip_skip" in takes else 0,
         _pipeline=pipeline,
     )
@@ -158,6 +179,8 @@ def call_arguments(
     given = {
         name: value for name, value in arguments.items() if name in takes and value is not None
     }
+    if "intermediate_timesteps" in takes and recipe.steps != 2:
+        given["intermediate_timesteps"] = None  # SANA-Sprint's is for two steps, its usual number
     if "guidance_schedule" in takes and recipe.guidance_scale is not None:
         given["guidance_schedule"] = None  # one value a step, of which a recipe has one for all
     return given
@@ -176,11 +199,16 @@ def check_effects(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
         fault = f"true CFG scale {recipe.true_cfg_scale:g}: a {reads.name} takes none"
     elif recipe.clip_skip is not None and recipe.clip_skip > reads.most_skip:
         fault = f"CLIP skip {recipe.clip_skip}: {why_no_skip(pipeline, reads)}"
+    elif recipe.batch_size > 1 and reads.name in BATCH_OF_ONE:
+        fault = f"a batch size of {recipe.batch_size}: {WHY_ONE}"
     elif recipe.negative_prompt and not reads.guided(recipe.guidance_scale, recipe.true_cfg_scale):
         fault = f"a negative prompt: {reads.why_not_negative(recipe.guidance_scale)[0]}"
     if fault is not None:
         raise InputError(
-            f"the recipe has {fault}", hint="generate with the recipe of default_recipe"
+            f"the recipe has {fault}",
+            hint="give --batch-size 1"
+            if recipe.batch_size > 1 and WHY_ONE in fault
+            else "generate with the recipe of default_recipe",
         )
 
 
@@ -193,8 +221,25 @@ def why_no_skip(pipeline: Pipeline, reads: CallSettings) -> str:
     return f"its CLIP text encoders have {reads.most_skip} layers that can be left out"
 
 
-@lru_cache(maxsize=64)
-def call_source(pipeline_class: type) -> str:
+@contextmanager
+def skipping_layers(pipeline: Pipeline, recipe: GenerationRecipe) -> Iterator[None]:
+    """Let ``clip_skip`` work with transformers 5, where a CLIPTextModel has no ``text_model``.
+
+    The Stable Diffusion pipelines of diffusers 0.42 look there for the norm after the last layer.
+    """
+    encoder = getattr(pipeline, "text_encoder", None)
+    norm = getattr(encoder, "final_layer_norm", None)
+    if recipe.clip_skip is None or norm is None or hasattr(encoder, "text_model"):
+        yield
+        return
+    vars(encoder)["text_model"] = SimpleNamespace(final_layer_norm=norm)
+    try:
+        yield
+    finally:
+        del vars(encoder)["text_model"]
+
+
+def call_source(pipeline_class: Any) -> str:
     """The source of a pipeline class's call, which says what no signature does; empty without."""
     try:
         return inspect.getsource(pipeline_class.__call__)
@@ -280,9 +325,10 @@ def _most_skip(pipeline: Pipeline) -> int:
         and "CLIP" in type(encoder).__name__
     ]
     layers = [_setting(encoder, "num_hidden_layers") for encoder in encoders]
-    if not layers or not all(isinstance(count, int) for count in layers):
+    counts = [count for count in layers if isinstance(count, int)]
+    if not counts or len(counts) < len(layers):
         return 0
-    return max(0, min(layers) - hasattr(pipeline, "text_encoder_2"))
+    return max(0, min(counts) - int(hasattr(pipeline, "text_encoder_2")))
 
 
 def _setting(part: Any, name: str) -> Any:
@@ -295,7 +341,7 @@ def _setting(part: Any, name: str) -> Any:
 def _number(takes: Any, name: str) -> float | None:
     value = takes[name].default if name in takes else None
     usable = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if usable else None
+    return float(value) if usable and value is not None else None
 
 
 def _default_scale(takes: Any, argument: str) -> float | None:

@@ -155,9 +155,9 @@ def why_other_channels(network: Mapping[str, Any], coder: Mapping[str, Any]) -> 
     those of the noise, whatever class its ``model_index.json`` names: 9 and 8 of 4 in Stable
     Diffusion's, 384 and 128 of 64 in FLUX.1's. The answer completes "its network ...".
     """
-    reads, gives = network.get("in_channels"), network.get("out_channels")
-    latents = coder.get("latent_channels") or coder.get("z_dim")
-    if not all(_is_count(value) for value in (reads, gives, latents)):
+    reads, gives = _count(network.get("in_channels")), _count(network.get("out_channels"))
+    latents = _count(coder.get("latent_channels")) or _count(coder.get("z_dim"))
+    if reads is None or gives is None or latents is None:
         return None
     # Some read a square of 2 x 2 latents as one, and may give it as four.
     if reads <= gives or reads in (latents, 4 * latents):
@@ -167,5 +167,7 @@ def why_other_channels(network: Mapping[str, Any], coder: Mapping[str, Any]) -> 
     return f"reads {reads} channels, and {gives} are the noise's: it needs {extra} to begin with"
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _count(value: object) -> int | None:
+    """``value`` where it is a number of channels."""
+    usable = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return value if usable and isinstance(value, int) else None

@@ -126,10 +126,15 @@ class _WeightSet:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Files of which one model may be: ``path`` is what people name it by."""
+    """Files of which one model may be: ``path`` is what people name it by.
+
+    ``stem`` is what its variants have in common, and ``variant`` is its own.
+    """
 
     path: str
     weights: _WeightSet
+    stem: str
+    variant: str | None
     others: tuple[RepoFile, ...] = ()
     network: str | None = None
 
@@ -206,12 +211,12 @@ def select_weights(ref: ModelRef, files: Iterable[RepoFile], *, options: str = "
             raise _pickled(name)
         raise _none(name)
     if file is None:
-        picked = _meant(candidates)
+        picked = _meant(_best_variants(candidates))
         what = f"{len(picked)} weight files ({_names(picked)}), and which is meant is unclear"
     else:
         picked, what = _matching(candidates, file)
     if len(picked) != 1:
-        shown = picked or candidates
+        shown = picked or _best_variants(candidates)
         raise HubError(f"{name} holds {what}", hint=f"name one: {_commands(ref, shown, options)}")
     found = picked[0]
     _require_complete(name, found.weights)
@@ -265,11 +270,12 @@ def _matching(candidates: Sequence[_Candidate], file: str) -> tuple[list[_Candid
         return exact, ""
     if not any(mark in file for mark in "*?["):
         return [], f"no {one_line(file)}"
-    picked = [
+    fitting = [
         it
         for it in candidates
         if any(fnmatchcase(weight.path, file) for weight in it.weights.files)
     ]
+    picked = _without_training_states(_best_variants(fitting))
     if not picked:
         return [], f"no weight file like {one_line(file)}"
     return picked, f"{len(picked)} weight files like {one_line(file)} ({_names(picked)})"
@@ -280,8 +286,7 @@ def _meant(candidates: Sequence[_Candidate]) -> list[_Candidate]:
     usual = [it for it in candidates if it.path == LORA_NAME]
     if usual:
         return usual
-    states = [it for it in candidates if _is_training_state(it.path)]
-    candidates = [it for it in candidates if it not in states] or states
+    candidates = _without_training_states(candidates)
     root = [it for it in candidates if not it.folder]
     checkpoints = [it for it in candidates if _CHECKPOINT in it.folder.lower()]
     result = [it for it in candidates if it not in checkpoints]
@@ -289,27 +294,42 @@ def _meant(candidates: Sequence[_Candidate]) -> list[_Candidate]:
     return [it for it in tier if it.path.endswith(_SAFE)] or tier
 
 
-def _is_training_state(path: str) -> bool:
-    return any(word in path.lower() for word in _TRAINING_STATE)
+def _best_variants(candidates: Iterable[_Candidate]) -> list[_Candidate]:
+    """Of candidates that are the same but for their precision, the best; in their order."""
+    best: dict[str, _Candidate] = {}
+    for it in candidates:
+        known = best.get(it.stem)
+        if known is None or _rank(it.variant) < _rank(known.variant):
+            best[it.stem] = it
+    return list(best.values())
+
+
+def _without_training_states(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """Those that a training run does not need to go on, unless that is all there is."""
+    results = [
+        it for it in candidates if not any(word in it.path.lower() for word in _TRAINING_STATE)
+    ]
+    return results or list(candidates)
 
 
 def _candidates(by_folder: Mapping[str, Sequence[RepoFile]]) -> Iterator[_Candidate]:
     for folder, inside in by_folder.items():
         configs = [file for file in inside if PurePosixPath(file.path).name == NETWORK_CONFIG]
+        own_folder = folder.rpartition("/")[2] in _NETWORK_FOLDERS
         for base, sets in _weight_sets(inside).items():
-            variant = _preferred(sets)
-            own_folder = folder.rpartition("/")[2] in _NETWORK_FOLDERS
-            if base == _DIFFUSERS_BASE and configs and own_folder:
-                found = sets[variant]
+            network = folder if base == _DIFFUSERS_BASE and configs and own_folder else None
+            for variant, found in sets.items():
+                others = [] if network is None else configs
+                if network is not None and found.sharded:
+                    others = [*configs, *_shard_indexes(inside, variant)]
                 yield _Candidate(
                     found.files[0].path,
                     found,
-                    (*configs, *(_shard_indexes(inside, variant) if found.sharded else ())),
-                    folder,
+                    f"{folder}/{base}",
+                    variant,
+                    tuple(others),
+                    network,
                 )
-            else:
-                chosen = sets[variant]
-                yield _Candidate(chosen.files[0].path, chosen)
 
 
 def _preferred(sets: Mapping[str | None, object]) -> str | None:
@@ -420,7 +440,7 @@ def _parsed(name: str) -> tuple[str, str | None, int | None]:
     match = _WEIGHT.fullmatch(name)
     stem = name.rpartition(".")[0]
     if match is None:
-        return stem, None, None
+        return (name if name.endswith(_GGUF) else stem), None, None
     variant = match["before"] or match["after"]
     total = int(match["total"]) if match["total"] else None
     usual = match["base"] in (_DIFFUSERS_BASE, _TRANSFORMERS_BASE)
@@ -428,8 +448,8 @@ def _parsed(name: str) -> tuple[str, str | None, int | None]:
         word in _PRECISIONS + _AVERAGES for word in variant.split(".")
     )
     if name.endswith(_GGUF):
-        # Quants are named in many ways, and none of them stands for another.
-        return (stem, None, None) if total is None else (match["base"], variant, total)
+        # Quants are named in many ways, and none of them stands for another, nor for safetensors.
+        return (name, None, None) if total is None else (f"{match['base']}{_GGUF}", variant, total)
     if variant is None or usual or known:
         return match["base"], variant, total
     return (stem, None, None) if total is None else (f"{match['base']}.{variant}", None, total)
@@ -454,17 +474,13 @@ def _sharded(inside: Sequence[RepoFile], total: int) -> _WeightSet:
 def _usual(
     sets: Mapping[str, dict[str | None, _WeightSet]], library: str
 ) -> dict[str | None, _WeightSet]:
-    """Those under the name that the component's library loads; only safetensors."""
+    """Those under the name that the component's library loads."""
     bases = [_DIFFUSERS_BASE, _TRANSFORMERS_BASE]
     if library == "transformers":
         bases.reverse()
     for base in bases:
         if base in sets:
-            return {
-                variant: found
-                for variant, found in sets[base].items()
-                if found.files[0].path.endswith(_SAFE)
-            }
+            return sets[base]
     return {}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -67,8 +67,7 @@ class Survey:
         SpecNotFoundError for a model that is not there, and HubError for a broken card.
         """
         if isinstance(self.hub, LocalHub):
-            named = None if described is None else described.named_base
-            return _here(self.hub.fetch_model(ref.without_revision, named))
+            return _here(self._local(self.hub, ref.without_revision, described))
         weights = self.hub.weight_digests(ref) if isinstance(self.hub, KnowsWeights) else None
         if self.hub.name != "hf" or described is None:
             return Today(weights, None, False, None)
@@ -86,6 +85,25 @@ class Survey:
         if base is None:
             return Today(weights, None, False, None)
         return Today(weights, base[1], False, _described(ref, kind, card, base[0]))
+
+    def _local(self, hub: LocalHub, ref: ModelRef, described: DescribedModel | None) -> ModelFiles:
+        """The model, and the file of it that is described where several could be meant."""
+        named = None if described is None else described.named_base
+        file = None
+        if described is not None and described.kind != "checkpoint" and ref.file is None:
+            file = _own_file(ref, described)
+        try:
+            model = hub.fetch_model(ref, named)
+            if file is None or [weight.path for weight in model.weights] == [file.file]:
+                return model
+        except HubError:
+            if file is None:
+                raise
+            return hub.fetch_model(file, named)
+        try:
+            return hub.fetch_model(file, named)
+        except HubError:
+            return model  # the file is gone, and another took its place
 
     def is_newer(self, listing: Listing, since: datetime) -> bool:
         """Whether the model changed at ``since`` or later; True where the hub does not say."""
@@ -149,6 +167,15 @@ class Survey:
             return _described(ref, "checkpoint", card), weights
         further = self._base(card.base_model, (*above, ref.id))
         return None if further is None else (_described(ref, "lora", card, further[0]), weights)
+
+
+def _own_file(ref: ModelRef, described: DescribedModel) -> ModelRef | None:
+    if len(described.weights) != 1:
+        return None
+    try:
+        return replace(ref, file=described.weights[0].path)
+    except InputError:
+        return None
 
 
 def _here(model: ModelFiles) -> Today:

@@ -141,11 +141,13 @@ def _key(today: Today, encoder: EncoderName | None, prompts: PromptSet | None) -
 
 
 def _file(manifest: Manifest, ref: ModelRef, today: Today) -> str | None:
-    """The file that is described, where the hub would not know which of several is meant."""
+    """The file that is described, where the hub holds others and could take one of them."""
     described = [weight.path for weight in manifest.model.weights]
-    beside = [path for path in today.weights or () if "/" not in path]
-    whole = manifest.model.kind == "checkpoint"
-    if ref.hub != "hf" or whole or len(beside) < 2 or described[0] not in beside:
+    if ref.hub == "local":
+        return None if today.model is None else today.model.ref.file
+    there = today.weights or {}
+    whole = manifest.model.kind == "checkpoint" or len(described) != 1
+    if ref.hub != "hf" or whole or len(there) < 2 or described[0] not in there:
         return None
     try:
         return replace(ref, file=described[0]).file

@@ -114,6 +114,7 @@ def _diffusers(
 _BLOCK = r"^transformer_blocks\.#\."
 _FLUX_IN, _FLUX_OUT = r"^img_in\.weight", r"^final_layer\.linear\.weight"
 _X_IN, _X_OUT = r"^x_embedder\.weight", r"^proj_out\.weight"
+_CASCADE = r"^(?:clip_txt_pooled_mapper|clip_txt_mapper|effnet_mapper)\."
 _SINGLE = r"^single_transformer_blocks\.#\."
 # The first rule that fits counts: families that took over another's layers come before it.
 _RULES: tuple[_Rule, ...] = (
@@ -132,10 +133,8 @@ _RULES: tuple[_Rule, ...] = (
     _original("sd3", r"^joint_blocks\.#\.context_block\.", first=r"^x_embedder\.proj\.weight"),
     _original("auraflow", r"^double_layers\.#\.attn\.w1q|^single_layers\.#\.attn\.w1q",
               r"^cond_seq_linear\."),
-    _original("stable-cascade", r"^clip_txt_pooled_mapper\.|^clip_txt_mapper\.|^effnet_mapper\.",
-              r"\.channelwise\.#"),
-    _original("stable-cascade", r"^clip_txt_pooled_mapper\.|^clip_txt_mapper\.|^effnet_mapper\.",
-              r"\.depthwise\."),
+    _diffusers("stable-cascade", _CASCADE, r"\.attention\.to_q\."),
+    _original("stable-cascade", _CASCADE, r"\.(?:channelwise|depthwise)\."),
     _original("omnigen2", r"^ref_image_refiner\.#\.|^ref_image_patch_embedder\."),
     _original("z-image", r"^cap_pad_token$|^x_pad_token$", r"^layers\.#\.attention\.qkv\."),
     _original("lumina2", r"^cap_embedder\.#\.", r"^layers\.#\.attention\.qkv\."),
@@ -250,7 +249,7 @@ def _variant(architecture: Architecture, keys: Keys) -> str | None:
 
 def unknown_network_of(keys: Keys) -> Network | None:
     """A newer network of diffusers, or a shard of one: attention has these names there."""
-    layers = r"(?:blocks|layers|refiner)\.#\.(?:\w+\.)*(?:attn\d?|\w*attention)\.to_[qkv]\.weight$"
+    layers = r"(?:blocks|layers|refiner)\.#\.(?:\w+\.)*\w*(?:attn\d?|attention)\.to_[qkv]\.weight$"
     return Network(None, diffusers=True) if keys.has(layers) else None
 
 

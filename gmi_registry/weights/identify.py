@@ -228,6 +228,10 @@ def _other(part: Part, keys: Keys) -> WeightsFile:
 _GUESTS = frozenset({"controlnet", "ip-adapter", "motion-module"})
 
 
+# Layers that read the size of an image, as SDXL's do.
+_SIZED = (r"^add_embedding\.linear_", r"^label_emb\.#\.#\.")
+
+
 def _host_of(keys: Keys) -> Architecture | None:
     """The architecture that a ControlNet or an IP-Adapter is made for."""
     inner = keys.below("control_model.", "module.control_model.")
@@ -242,7 +246,8 @@ def _host_of(keys: Keys) -> Architecture | None:
     if keys.has_any(r"^control_(?:all_x_embedder|layers|noise_refiner)"):
         return "z-image"
     context = keys.size(r"(?:down|input)_blocks.*attn2\.to_k\.(?:weight|down)|to_k_ip\.weight", -1)
-    return CONTEXTS.get(context or 0)
+    known = CONTEXTS.get(context or 0)
+    return "sdxl" if known is None and keys.has_any(*_SIZED) else known
 
 
 def _whole(keys: Keys) -> WeightsFile | None:
@@ -342,6 +347,7 @@ _EMBEDDINGS: dict[int, Architecture | None] = {
 }  # fmt: skip
 _ENCODER_NAMES = re.compile(r"clip_[lgh]|t5(?:xxl)?|text_encoders?_\d|qwen\w*|gemma\w*")
 _MOST_TOKENS = 64
+_NO_TOKEN = re.compile(r"(?i)weight|bias|lora|norm|proj|embed|aesthetic")
 
 
 def _inversion(keys: Keys) -> WeightsFile | None:
@@ -367,10 +373,11 @@ def _inversion(keys: Keys) -> WeightsFile | None:
         _is_embedding(tensor) and _is_token(name) for name, tensor in tensors.items()
     ):
         widths = {tensor.shape[-1] for tensor in tensors.values()}
-        if not widths <= set(_EMBEDDINGS):
+        # Angle brackets are what diffusers' scripts write, and speak for a token at any width.
+        if not widths <= set(_EMBEDDINGS) and not all(name.startswith("<") for name in names):
             return None
         tokens = tuple(one_line(name, 80) for name in tensors)
-        architecture = _EMBEDDINGS[next(iter(widths))] if len(widths) == 1 else None
+        architecture = _EMBEDDINGS.get(next(iter(widths))) if len(widths) == 1 else None
     else:
         return None
     suffix = f" for {architecture_title(architecture)}" if architecture else ""
@@ -391,7 +398,7 @@ def _is_token(name: str) -> bool:
     """Whether a tensor's name may be a token: no part of a network is called so."""
     if name.startswith("<") and name.endswith(">"):
         return True
-    return "." not in name and not re.search(r"(?i)(?:weight|bias|lora|norm|proj|embed)", name)
+    return "." not in name and not _NO_TOKEN.search(name)
 
 
 # ---- what a file says of itself

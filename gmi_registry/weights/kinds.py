@@ -92,7 +92,7 @@ _FIRST: tuple[_Row, ...] = (
          r"|single_blocks|x_embedder|cond_embedder)|control_(?:all_x_embedder|layers|blocks"
          r"|noise_refiner)|input_hint_block|zero_convs)\."),
     _row("controlnet", "a T2I-Adapter",
-         r"^(?:adapter\.)?body\.#\.(?:block1|in_conv|resnets\.#\.block1)\."),
+         r"^(?:adapters\.#\.)?(?:adapter\.)?body\.#\.(?:block1|in_conv|resnets\.#\.block1)\."),
     _row("controlnet", "a T2I-Adapter for styles", r"^transformer_layes\.#\."),
     _row("ip-adapter", "a PhotoMaker adapter", r"^id_encoder\."),
     _row("ip-adapter", "a PuLID adapter", r"^(?:pulid_ca|id_adapter|pulid_encoder)"),
@@ -126,12 +126,29 @@ _REST: tuple[_Row, ...] = (
          r"(?:^|\.)decoder\.(?:up\.#\.block|up_blocks\.#\.|middle\.#\.residual|upsamples\.#\."
          r"|stages\.#\.|mid_block\.|mid\.block_#|mid\.block_\d)"),
     _row("vae", "the encoder of a VAE",
-         r"(?:^|\.)encoder\.(?:down\.#\.block|down_blocks\.#\.|downsamples\.#\.|stages\.#\.)"),
+         r"(?:^|\.)encoder\.(?:down\.#\.block|down_blocks\.#\.|downsamples\.#\.|stages\.#\.op)"),
     _row("audio", "a VAE for sound", r"^(?:encoder|decoder)\..*\.weight_[gv]$"),
+    # Detectors and the like.
+    _row("segmentation", "a SAM model (which cuts out what is pointed at)",
+         r"(?:^|\.)(?:sam_)?mask_decoder\.", r"(?:^|\.)(?:sam_)?prompt_encoder\."),
+    _row("detector", "a detector (Grounding DINO)",
+         r"encoder\.fusion_layers\.#|encoder\.layers\.#\.fusion_layer\."),
+    _row("detector", "a detector",
+         r"(?:^|\.)(?:detection_tokens$|class_labels_classifier\.|bbox_embed\.)"),
+    _row("detector", "a detector (YOLO)", r"(?:^|\.)#\.(?:cv\d|dfl|m\.#\.cv\d|detect)\."),
+    _row("depth", "a depth estimator",
+         r"^(?:depth_head|pretrained\.(?:model|blocks)|core\.core)\."
+         r"|^neck\.(?:reassemble|fusion)_stage\.|^scratch\."),
+    _row("segmentation", "a background remover",
+         r"^(?:module\.)?(?:bb\.layers|squeeze_module|stage\d\.rebnconv)"),
+    _row("segmentation", "a segmentation model", r"^(?:decode_head|segformer)\."),
     # Text and image encoders.
     _row("clip-vision", _CLIP, r"(?:^|\.)vision_model\.", r"(?:^|\.)text_model\."),
     _row("clip-vision", _CLIP, r"^visual\.(?:transformer|conv1|trunk|class_embedding|positional)",
          r"^(?:text\.)?(?:transformer\.resblocks\.#|token_embedding)"),
+    _row("scorer", "a captioner of images", r"(?:^|\.)text_decoder\.", r"(?:^|\.)vision_model\."),
+    _row("clip-vision", "a CLIP image encoder", r"^embeddings\.patch_embedding\.",
+         r"^encoder\.layers\.#\.self_attn\."),
     _row("clip-vision", "a CLIP image encoder",
          r"(?:^|\.)vision_model\.(?:encoder|embeddings)\.|^visual\.transformer\.resblocks\.#"),
     _row("clip-vision", "an image encoder (DINOv2)",
@@ -155,25 +172,13 @@ _REST: tuple[_Row, ...] = (
          r"(?:^|\.)layers\.#\.mlp\.|(?:^|\.)embed_tokens\."),
     _row("language-model", _LANGUAGE, r"^blk\.#\.", r"^token_embd\."),
     _row("language-model", "a language model", r"^(?:transformer\.)?h\.#\.(?:attn|ln_1|mlp)\."),
-    # Detectors and the like.
-    _row("segmentation", "a SAM model (which cuts out what is pointed at)",
-         r"(?:^|\.)(?:sam_)?mask_decoder\.", r"(?:^|\.)(?:sam_)?prompt_encoder\."),
-    _row("detector", "a detector (Grounding DINO)",
-         r"encoder\.fusion_layers\.#|encoder\.layers\.#\.fusion_layer\."),
-    _row("detector", "a detector (YOLO)", r"(?:^|\.)#\.(?:cv\d|dfl|m\.#\.cv\d|detect)\."),
-    _row("depth", "a depth estimator",
-         r"^(?:depth_head|pretrained\.(?:model|blocks)|core\.core)\."
-         r"|^neck\.(?:reassemble|fusion)_stage\.|^scratch\."),
-    _row("segmentation", "a background remover",
-         r"^(?:module\.)?(?:bb\.layers|squeeze_module|stage\d\.rebnconv)"),
-    _row("segmentation", "a segmentation model", r"^(?:decode_head|segformer)\."),
+    # What judges images, and what enlarges them.
     _row("scorer", "a classifier of images",
          r"^(?:head\.(?:weight|fc)|classifier\.(?:weight|bias|#)|fc\.(?:weight|bias))"),
     _row("scorer", "an aesthetic scorer", r"^layers\.#\.weight$"),
-    # What enlarges images.
     _row("upscaler", "an upscaler (ESRGAN)", r"\.rdb\d\.|\.RDB\d\.|RRDB_trunk|\.sub\.#\."),
     _row("upscaler", "an upscaler (SwinIR, HAT, DAT or the like)",
-         r"^(?:params(?:_ema)?\.)?(?:layers\.#\.(?:residual_group|blocks)\.|conv_after_body\."
+         r"^swin2sr\.|^(?:params(?:_ema)?\.)?(?:layers\.#\.(?:residual_group|blocks)\.|conv_after_body\."
          r"|conv_before_upsample\.)"),
     _row("upscaler", "an upscaler (compact)", r"^(?:params(?:_ema)?\.)?body\.#\.(?:weight|bias)$"),
     _row("upscaler", "an upscaler",

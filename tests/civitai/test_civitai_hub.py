@@ -21,6 +21,7 @@ from civitai_specs import (
     vae_bytes,
     version_of,
 )
+from safetensors.numpy import save
 
 from gmi_registry.bases import base_named, known_bases
 from gmi_registry.errors import (
@@ -555,3 +556,81 @@ def test_digests_are_those_of_the_bytes(filled, store, tmp_path):
     assert hub.weight_digests(files.ref) == {"120.safetensors": weight.sha256}
     assert filled.requests == []
     hub.close()
+
+
+ATTENTION = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+
+
+def kohya(width, **metadata):
+    """A LoRA of kohya's scripts; width 768 is that of Stable Diffusion 1, 2048 that of SDXL."""
+    tensors = {
+        f"{ATTENTION}.lora_down.weight": np.ones((2, width), np.float32),
+        f"{ATTENTION}.lora_up.weight": np.ones((64, 2), np.float32),
+    }
+    return save(tensors, metadata=metadata or None)
+
+
+def stands_on(filled, store, tmp_path, base_model, content, named=None):
+    """The model with ``content`` that Civitai files under ``base_model``, and what was asked."""
+    version = filled.state.models[1].versions[1]
+    version.base_model, version.files = base_model, [File(110, content)]
+    bases = Bases()
+    cache = tmp_path / f"cache-{len(filled.requests)}"
+    hub = CivitaiHub(store, endpoint=filled.endpoint, cache_dir=cache, bases=bases)
+    try:
+        return hub.fetch_model(REF, named), [ref.id for _, ref in bases.asked]
+    finally:
+        hub.close()
+
+
+def test_a_base_that_is_named_goes_before_civitais_name(filled, store, tmp_path):
+    from gmi_registry.generation import describe
+
+    named = ModelRef("hf", "ada/base", "v1")
+    for name in ("SDXL 1.0", "Wan Video", "Other", "a name of tomorrow"):
+        files, asked = stands_on(filled, store, tmp_path, name, kohya(2048), named)
+        assert asked == ["ada/base"]
+        weights = files.weights[0].model_copy(update={"path": "unet.safetensors"})
+        described = describe(replace(files, base=replace(files.base, weights=(weights,))))
+        assert (described.base_model, described.base_origin) == ("ada/base", "option")
+        assert described.named_base == ModelRef("hf", "ada/base", "v1", "unet.safetensors")
+        assert described.base_weights == (weights,)
+    with pytest.raises(InputError, match="one on Hugging Face"):
+        stands_on(filled, store, tmp_path, "SDXL 1.0", kohya(2048), ModelRef("local", "x"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("SD 1.5", kohya(2048), r"was made for SDXL, while Civitai files it under SD 1\.5"),
+        ("Pony", kohya(768), r"was made for Stable Diffusion 1\.x, while Civitai"),
+        ("Flux.1 D", kohya(2048), r"was made for SDXL.*FLUX\.1"),
+    ],
+)
+def test_a_file_for_another_base_than_civitai_says_is_refused(
+    filled, store, tmp_path, name, content, message
+):
+    with pytest.raises(HubError, match=message) as caught:
+        stands_on(filled, store, tmp_path, name, content)
+    assert "--base REPO" in caught.value.hint
+    named = ModelRef("hf", "ada/base")
+    assert stands_on(filled, store, tmp_path, name, content, named)[1] == ["ada/base"]
+
+
+def test_v_prediction_in_a_file_means_the_base_that_was_trained_for_it(filled, store, tmp_path):
+    plain, v = kohya(2048), kohya(2048, ss_v_parameterization="True")
+    epsilon = kohya(2048, **{"modelspec.prediction_type": "epsilon"})
+    files, asked = stands_on(filled, store, tmp_path, "NoobAI", v)
+    assert asked == ["Laxhar/noobai-XL-Vpred-1.0"]
+    assert "its file says v-prediction" in files.notes[0]
+    files, asked = stands_on(filled, store, tmp_path, "NoobAI", plain)
+    assert asked == ["Laxhar/noobai-XL-1.1"]
+    assert "--base Laxhar/noobai-XL-Vpred-1.0" in files.notes[0]
+    files, asked = stands_on(filled, store, tmp_path, "NoobAI", epsilon)
+    assert (asked, files.notes) == (["Laxhar/noobai-XL-1.1"], ())
+
+
+def test_a_model_on_a_refused_name_has_an_air_all_the_same(filled, hub):
+    filled.state.models[1].versions[1].base_model = "a name of tomorrow"
+    text = hub.snippet(REF, "0" * 64, "https://example.org")
+    assert "civitai:1@11" in text

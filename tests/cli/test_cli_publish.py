@@ -143,6 +143,29 @@ def test_a_lora_without_its_base(call, hub):
     assert contents(hub) == before
 
 
+def test_a_base_that_is_named(call, hub):
+    shutil.copytree(hub / "models" / "base", hub / "models" / "other")
+    planned = call(publish_app, "ink", "--hub", hub, "--base", "other", "--dry-run", *QUICK)
+    assert planned.exit_code == 0, planned.stderr
+    said = dict(line.split(": ", 1) for line in planned.stdout.splitlines())
+    assert said["base model"].startswith("local:other@")
+    assert said["base model"].endswith(" (named by --base)")
+    shutil.rmtree(hub / "models" / "base")
+    done = call(publish_app, "ink", "--hub", hub, *QUICK)
+    assert "its base model base is not at hand" in refused(done)
+    assert "--base REPO" in done.stderr
+    done = call(publish_app, "ink", "--hub", hub, "--base", "local:other", "--json", *QUICK)
+    assert done.exit_code == 0, done.stderr
+    plan = json.loads(done.stdout)["plan"]
+    assert (plan["base_model"].partition("@")[0], plan["base_origin"]) == ("local:other", "option")
+    shown = call(app, "spec", "show", "ink", "--hub", hub)
+    assert "base model: other (named by --base)\n" in shown.stdout
+    done = call(publish_app, "ink", "--hub", hub, "--base", "hf:a/b", *QUICK)
+    assert "is no base model of a model on a folder" in refused(done)
+    done = call(publish_app, "other", "--hub", hub, "--base", "ink", *QUICK)
+    assert "stands on no base model" in refused(done)
+
+
 def test_a_model_that_is_not_there(call, hub):
     assert "holds no model 'tusche'" in refused(call(publish_app, "tusche", "--hub", hub))
 

@@ -188,7 +188,7 @@ def test_a_single_file_on_a_base_without_configuration_is_refused(tiny, lora):
 
 def test_a_single_file_that_holds_something_else_is_refused(tiny, base):
     path = tiny / "lora" / "pytorch_lora_weights.safetensors"
-    with pytest.raises(GenerationError, match="cannot be loaded by diffusers"):
+    with pytest.raises(GenerationError, match="is a LoRA, and was taken for a whole model"):
         load_pipeline(model_files(path, "x", "single-file", base=base), device="cpu")
 
 

@@ -19,6 +19,7 @@ from gmi_registry.errors import (
     GmiError,
     HubError,
     InputError,
+    SpecFormatError,
     SpecNotFoundError,
     UnsupportedVersionError,
 )
@@ -460,3 +461,25 @@ def test_a_textual_inversion_is_published_with_its_word(run, hub, few):
     assert manifest.model.base_weights
     assert manifest.generation.recipe.trigger_words == ("zxcstyle",)
     assert manifest.generation.recipe.lora_scale is None
+
+
+def test_a_file_is_described_under_its_own_name_whatever_pattern_named_it(run, hub, few, tmp_path):
+    folder = hub.root / "models" / "run"
+    for number in (1, 2):
+        shutil.copytree(hub.root / "models" / "lora", folder / f"checkpoint-{number}")
+    (folder / "README.md").write_text(CARD.format(more="base_model: base\n"))
+    ref = ModelRef.parse("local:run/*-2/*")
+    planned = run(ref, dry_run=True)
+    named = ModelRef("local", "run", None, "checkpoint-2/pytorch_lora_weights.safetensors")
+    assert (planned.ref, planned.plan.ref.without_revision) == (named, named)
+    done = run(ref)
+    assert (done.ref, done.outcome) == (named, "published")
+    spec = read_spec(folder, expected=named)
+    assert [weight.path for weight in spec.manifest.model.weights] == [named.file]
+    assert run(named).outcome == "up to date"
+    with pytest.raises(HubError, match="2 weight files like"):
+        run(ModelRef.parse("local:run/*-?/*"))
+    other = ModelRef("local", "run", None, "checkpoint-1/pytorch_lora_weights.safetensors")
+    assert run(other).outcome == "published"
+    with pytest.raises(SpecFormatError, match="describes checkpoint-1"):
+        read_spec(folder, expected=named)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import pickle
+import struct
 import sys
 from pathlib import Path
 
@@ -233,7 +236,7 @@ def test_a_base_that_is_none_is_an_error(hf_hub, hub, base, says):
         ({"a.safetensors": b"no tensors"}, "is no safetensors file"),
         (
             {"README.md": card(pipeline_tag="text-generation"), "model.safetensors": WHOLE},
-            "not a text",
+            "no text-to-image model: the hub files it under text-generation",
         ),
         ({"README.md": b"---\na: [\n---\n", LORA_NAME: LORA}, r"ada/model/README.md.*line \d"),
         ({"model_index.json": b"[", **FULL}, "model_index.json is not a JSON object"),
@@ -246,6 +249,184 @@ def test_what_cannot_be_used_is_refused_in_one_line(hf_hub, hub, files, says):
     assert caught.value.hint
     assert "\n" not in caught.value.message
     assert not [path for path in fetched(hf_hub) if path.endswith((".ckpt", ".bin"))]
+
+
+@pytest.mark.parametrize(
+    ("task", "tags", "described"),
+    [
+        (None, [], True),
+        ("text-to-image", [], True),
+        ("image-to-image", ["text-to-image"], True),
+        ("image-to-image", [], False),
+        ("unconditional-image-generation", [], False),
+        ("text-to-video", ["video"], False),
+    ],
+)
+def test_the_task_decides_where_no_pipeline_says_what_it_takes(hf_hub, hub, task, tags, described):
+    readme = card(tags=tags, **({} if task is None else {"pipeline_tag": task}))
+    hf_hub.add_repo("ada/style", {"README.md": readme, LORA_NAME: LORA})
+    hf_hub.add_repo("ada/whole", {"README.md": readme, **CONFIG, **FULL})
+    # The pipeline itself says it, whatever its page is filed under.
+    assert hub.fetch_model(ref("ada/whole")).kind == "checkpoint"
+    if described:
+        assert hub.fetch_model(ref("ada/style")).kind == "lora"
+        return
+    with pytest.raises(HubError, match=f"the hub files it under {task}"):
+        hub.fetch_model(ref("ada/style"))
+
+
+KERNEL = np.ones((4, 4, 3, 3), np.float32)
+NETWORK = save({"model.diffusion_model.input_blocks.0.0.weight": KERNEL})
+VAE = save(
+    {
+        f"{name}.weight": KERNEL
+        for name in ("encoder.conv_in", "encoder.conv_out", "decoder.conv_in", "decoder.conv_out",
+                     "decoder.up.0.block.0.conv1", "quant_conv", "post_quant_conv")
+    }
+)  # fmt: skip
+EMBEDDING = save({"emb_params": np.ones((2, 768), np.float32)})
+
+
+def gguf(names, shape=(4, 4)):
+    """A GGUF file of version 3 with 32-bit numbers; nothing of it but the header is looked at."""
+    head = struct.pack("<4sIQQ", b"GGUF", 3, len(names), 0)
+    size = 4 * math.prod(shape)
+    for number, name in enumerate(names):
+        dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+        head += struct.pack("<Q", len(name)) + name.encode() + dimensions
+        head += struct.pack("<IQ", 0, number * size)
+    return head + bytes(-len(head) % 32 + len(names) * size)
+
+
+GGUF = gguf(["model.diffusion_model.input_blocks.0.0.weight"], (3, 3, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "kind", "with_weights"),
+    [
+        ("a.safetensors", WHOLE, "single-file", False),
+        ("a.safetensors", NETWORK, "single-file", True),
+        ("deep/folder/a.safetensors", NETWORK, "single-file", True),
+        ("a-Q8_0.gguf", GGUF, "single-file", True),
+        ("a.safetensors", LORA, "lora", True),
+        (f"checkpoint-500/{LORA_NAME}", LORA, "lora", True),
+        ("a.safetensors", EMBEDDING, "textual-inversion", True),
+    ],
+)
+def test_the_header_says_what_a_file_is_and_what_of_its_base_is_needed(
+    hf_hub, hub, path, content, kind, with_weights
+):
+    hf_hub.add_repo("ada/base", CONFIG | FULL)
+    files = {"README.md": card(base_model="ada/base"), path: content}
+    hf_hub.add_repo("ada/style", files)
+    outline = hub.outline(ref("ada/style"))
+    assert outline.kind == kind
+    assert list(outline.weights) == [path]
+    assert sorted(outline.base.weights) == (sorted(FULL) if with_weights else [])
+    assert [name for name in fetched(hf_hub) if name.endswith((".safetensors", ".gguf"))] == []
+    model = hub.fetch_model(outline.ref)
+    assert (model.kind, len(model.base.weights)) == (kind, len(FULL) if with_weights else 0)
+    assert (model.path / path if model.path.is_dir() else model.path).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("ae.safetensors", VAE, "is a VAE"),
+        ("style.safetensors", b"PK\x03\x04" + bytes(400), "a packed archive"),
+        ("style.safetensors", pickle.dumps({"a": 1}), "is a pickle"),
+        ("style.safetensors", NETWORK[:-50], "bytes"),
+        ("style.safetensors", b"<!DOCTYPE html><html></html>", "a web page"),
+        ("model-Q8_0.gguf", GGUF[:100], "GGUF"),
+        ("model-Q8_0.gguf", NETWORK[:7], ""),
+    ],
+)
+def test_a_wrong_file_is_refused_while_its_weights_are_far_away(hf_hub, hub, name, content, says):
+    hf_hub.add_repo("ada/base", CONFIG | FULL)
+    hf_hub.add_repo("ada/style", {"README.md": card(base_model="ada/base"), name: content})
+    with pytest.raises(HubError, match=says) as caught:
+        hub.outline(ref("ada/style"))
+    assert f"hf:ada/style/{name}" in caught.value.message
+    assert caught.value.hint
+    assert "\n" not in caught.value.message
+    assert [path for path in fetched(hf_hub) if path.endswith((".safetensors", ".gguf"))] == []
+
+
+def test_a_long_header_takes_two_requests_and_no_more_of_the_file(hf_hub, hub):
+    names = [f"unet.block_{number}.{'x' * 80}.lora_A.weight" for number in range(4000)]
+    content = save({name: np.ones((1, 1), np.float32) for name in names})
+    hf_hub.add_repo("ada/style", {LORA_NAME: content + b""})
+    assert hub.outline(ref("ada/style")).kind == "lora"
+    storage = [it.status for it in hf_hub.requests if "/storage/" in it.path]
+    assert storage == [206, 206]
+
+
+@pytest.mark.parametrize("kind", ["500", "cut"])
+def test_a_hub_that_gives_no_beginning_gives_the_file(hf_hub, hub, monkeypatch, kind):
+    monkeypatch.setattr("gmi_registry.hubs.huggingface.patience.pause", lambda _: None)
+    hf_hub.add_repo("ada/base", CONFIG | FULL)
+    hf_hub.add_repo("ada/style", {"README.md": card(base_model="ada/base"), "a.safetensors": VAE})
+    hf_hub.inject(Fault(kind, method="GET", path_regex="storage", times=3))
+    outline = hub.outline(ref("ada/style"))
+    assert (outline.kind, dict(outline.base.weights)) == (None, {})
+    with pytest.raises(HubError, match="is a VAE"):
+        hub.fetch_model(outline.ref)
+
+
+def test_a_network_that_reads_an_image_is_refused_with_its_pipeline(hf_hub, hub):
+    def network(channels):
+        names = ("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", "up_blocks.0.a",
+                 "time_embedding.linear_1", "conv_out")  # fmt: skip
+        kernels = {f"{name}.weight": KERNEL for name in names}
+        return save(kernels | {"conv_in.weight": np.ones((4, channels, 3, 3), np.float32)})
+
+    name = "unet/diffusion_pytorch_model.safetensors"
+    hf_hub.add_repo("ada/plain", CONFIG | FULL | {name: network(4)})
+    assert hub.outline(ref("ada/plain")).kind == "checkpoint"
+    hf_hub.add_repo("ada/inpainting", CONFIG | FULL | {name: network(9)})
+    with pytest.raises(HubError, match="needs an image to begin with"):
+        hub.outline(ref("ada/inpainting"))
+    assert [path for path in fetched(hf_hub) if path.endswith(".safetensors")] == []
+
+
+def test_a_file_in_a_folder_is_named_and_a_pattern_becomes_its_name(hf_hub, hub):
+    files = {f"v{n}/ink.safetensors": save({"x.lora_A.weight": np.full((2, n), 1.0, np.float32)})
+             for n in (1, 2)}  # fmt: skip
+    sha = hf_hub.add_repo("ada/styles", files)
+    for text in ("v2/ink.safetensors", "*v2*", "v?/ink.safetensors"):
+        asked = ModelRef.parse(f"hf:ada/styles/{text}")
+        if text.startswith("v?"):
+            with pytest.raises(HubError, match="2 weight files like"):
+                hub.outline(asked)
+            continue
+        outline = hub.outline(asked)
+        assert outline.ref == ModelRef("hf", "ada/styles", sha, "v2/ink.safetensors")
+        model = hub.fetch_model(outline.ref)
+        assert identities(model) == expected({"v2/ink.safetensors": files["v2/ink.safetensors"]})
+
+
+def test_a_network_saved_by_itself_comes_with_its_configuration(hf_hub, hub):
+    hf_hub.add_repo("ada/base", CONFIG | FULL)
+    network = {"config.json": b"{}", "diffusion_pytorch_model.safetensors": NETWORK}
+    readme = {"README.md": card(base_model="ada/base")}
+    hf_hub.add_repo("ada/network", readme | network | {"x.json": b"{}"})
+    model = hub.fetch_model(ref("ada/network"))
+    assert (model.kind, on_disk(model)) == ("single-file", sorted(readme | network))
+    assert identities(model.base) == expected(FULL)
+
+
+def test_a_shard_that_is_missing_is_named_before_the_others_arrive(hf_hub, hub):
+    shards = {f"unet/diffusion_pytorch_model-0000{n}-of-00002.safetensors": NETWORK for n in (1, 2)}
+    index = {"weight_map": {"a": "diffusion_pytorch_model-extra.safetensors"}}
+    where = {"unet/diffusion_pytorch_model.safetensors.index.json": json.dumps(index).encode()}
+    text = {"text_encoder/model.safetensors": b"text"}
+    hf_hub.add_repo("ada/whole", CONFIG | shards | where | text)
+    with pytest.raises(HubError, match=r"unet lacks diffusion_pytorch_model-extra\.safetensors"):
+        hub.fetch_model(ref("ada/whole"))
+    assert [path for path in fetched(hf_hub) if path.endswith(".safetensors")] == []
+    hf_hub.add_repo("ada/part", CONFIG | text | dict(list(shards.items())[:1]))
+    with pytest.raises(HubError, match=r"unet lacks the shard .*00002-of-00002"):
+        hub.outline(ref("ada/part"))
 
 
 def test_other_bytes_than_promised_are_refused_and_not_kept(hf_hub, hub):

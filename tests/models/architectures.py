@@ -48,8 +48,7 @@ def _architecture(name: str) -> Callable[..., Any]:
 
 
 SIZES: dict[str, tuple[int, int]] = {
-    "hidream": (256, 256),  # every size becomes one of the area of the default size
-    "hunyuandit": (768, 1024),  # sizes are those of a list
+    "hidream": (128, 128),  # every size becomes one of the area of the default size
 }
 """Width and height in pixels where 64 is none: as small as the architecture lets them be."""
 
@@ -78,8 +77,8 @@ def vae(kind: Any = None, *, quantised: bool = True, levels: int = 2, **more: An
     )
 
 
-def _flow_vae(levels: int = 2) -> Any:
-    return vae(levels=levels, quantised=False, shift_factor=0.1, scaling_factor=0.4)
+def _flow_vae(levels: int = 2, **more: Any) -> Any:
+    return vae(levels=levels, quantised=False, shift_factor=0.1, scaling_factor=0.4, **more)
 
 
 def _flow(**more: Any) -> Any:
@@ -202,11 +201,14 @@ def _sd3_pipeline(**network: Any) -> Any:
         "pooled_projection_dim": 3 * WIDTH,
         "pos_embed_max_size": 32,
     }
+    encoder = clip_encoder(projected=True)
+    with torch.no_grad():  # as single files have it, which leave it out
+        encoder.text_projection.weight.copy_(torch.eye(WIDTH))
     return diffusers.StableDiffusion3Pipeline(
         transformer=randomise(diffusers.SD3Transformer2DModel(**settings | network)),
         scheduler=_flow(shift=3.0),
         vae=_flow_vae(),
-        text_encoder=clip_encoder(projected=True),
+        text_encoder=encoder,
         tokenizer=clip_tokenizer(),
         text_encoder_2=_wide_clip(),
         tokenizer_2=clip_tokenizer(pad="!"),
@@ -514,7 +516,7 @@ def _lumina2(_: Path) -> Any:
 @_architecture("hidream")
 def _hidream(_: Path) -> Any:
     network = diffusers.HiDreamImageTransformer2DModel(
-        patch_size=2,
+        patch_size=8,  # real: 2, of which 4,096 would make an image
         in_channels=4,
         out_channels=4,
         num_layers=1,
@@ -533,7 +535,7 @@ def _hidream(_: Path) -> Any:
     config = transformers.LlamaConfig(**decoder_config(len(words)))
     return diffusers.HiDreamImagePipeline(
         scheduler=_flow(shift=3.0),
-        vae=_flow_vae(),
+        vae=_flow_vae(levels=1, mid_block_add_attention=False),  # of 16,384 latents
         text_encoder=clip_encoder(projected=True, length=248),
         tokenizer=clip_tokenizer(),
         text_encoder_2=clip_encoder(projected=True, length=218),

@@ -1,4 +1,4 @@
-"""Models that generate no image from a text alone, and what is said of each.
+"""Models that generate no image from a text alone.
 
 Where the class of the pipeline tells, ``model_index.json`` is all that is read of a model: those
 have the index that ``save_pretrained`` writes, and one small file of weights. Where only the
@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import diffusers
@@ -21,21 +20,12 @@ from models.architectures import BETAS, flux_parts, sd_parts, sdxl_parts
 from models.store import ModelStore, save
 from models.text import WIDTH, randomise
 
-__all__ = ["REFUSED", "Refused", "refused_folder"]
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A kind of model: what it is for people, its builder, and words of its refusal."""
-
-    title: str
-    build: Callable[[Path], None]
-    words: str
+__all__ = ["BUILDERS", "refused_folder"]
 
 
 def refused_folder(store: ModelStore, name: str) -> Path:
-    """The folder of one of ``REFUSED``. Read only."""
-    return store.folder_of(f"refused-{name}", REFUSED[name].build)
+    """The folder of one of ``matrix.REFUSALS``. Read only."""
+    return store.folder_of(f"refused-{name}", BUILDERS[name])
 
 
 def _indexed(class_name: str, **settings: object) -> Callable[[Path], None]:
@@ -112,104 +102,41 @@ def _flux(kind: str, **network: object) -> Callable[[Path], None]:
 _TEXT_TO_IMAGE = "StableDiffusionPipeline"
 _NOISE = {"out_channels": 4}
 
-REFUSED: dict[str, Refused] = {
-    "unconditional": Refused(
-        "DDPM and other models without a text", _saved(_unconditional), "takes no prompt"
+BUILDERS: dict[str, Callable[[Path], None]] = {
+    "unconditional": _saved(_unconditional),
+    "class-labels": _indexed("DiTPipeline"),
+    "image-to-image": _sd("StableDiffusionImg2ImgPipeline"),
+    "inpainting": _sd("StableDiffusionInpaintPipeline", in_channels=9, **_NOISE),
+    "nine-channels": _sd(_TEXT_TO_IMAGE, in_channels=9, **_NOISE),
+    "eight-channels": _sd(_TEXT_TO_IMAGE, in_channels=8, **_NOISE),
+    "five-channels": _sd(_TEXT_TO_IMAGE, in_channels=5, **_NOISE),
+    "instruct-pix2pix": _indexed("StableDiffusionInstructPix2PixPipeline"),
+    "controlnet": _saved(_controlnet),
+    "t2i-adapter": _saved(_t2i_adapter),
+    "sdxl-refiner": _saved(_refiner),
+    "flux-fill": _flux("FluxFillPipeline", in_channels=96, out_channels=16),
+    "flux-fill-channels": _flux("FluxPipeline", in_channels=96, out_channels=16),
+    "flux-depth": _flux("FluxControlPipeline", in_channels=32, out_channels=16),
+    "flux-kontext": _flux("FluxKontextPipeline"),
+    "flux-redux": _indexed("FluxPriorReduxPipeline"),
+    "qwen-image-edit": _indexed("QwenImageEditPlusPipeline"),
+    "upscaler": _indexed("StableDiffusionUpscalePipeline"),
+    "wan": _indexed("WanPipeline"),
+    "ltx": _indexed("LTXPipeline"),
+    "cogvideox": _indexed("CogVideoXPipeline"),
+    "animatediff": _indexed("AnimateDiffPipeline"),
+    "hunyuan-video": _indexed("HunyuanVideoPipeline"),
+    "stable-video": _indexed("StableVideoDiffusionPipeline"),
+    "stable-audio": _indexed("StableAudioPipeline"),
+    "shap-e": _indexed("ShapEPipeline"),
+    "llada": _indexed("LLaDA2Pipeline"),
+    "prior": _indexed("StableCascadePriorPipeline"),
+    "decoder": _indexed("StableCascadeDecoderPipeline"),
+    "stable-cascade": _indexed(
+        "StableCascadeCombinedPipeline", vqgan=["wuerstchen", "PaellaVQModel"]
     ),
-    "class-labels": Refused(
-        "DiT, which makes one of a thousand classes",
-        _indexed("DiTPipeline"),
-        "takes no prompt, but the number of a class",
-    ),
-    "image-to-image": Refused(
-        "image to image", _sd("StableDiffusionImg2ImgPipeline"), "needs an image to begin with"
-    ),
-    "inpainting": Refused(
-        "inpainting",
-        _sd("StableDiffusionInpaintPipeline", in_channels=9, **_NOISE),
-        "paints into an image",
-    ),
-    "nine-channels": Refused(
-        "an inpainting network under the name of a text-to-image pipeline",
-        _sd(_TEXT_TO_IMAGE, in_channels=9, **_NOISE),
-        "reads 9 channels, and 4 are the noise's: it needs an image and a mask",
-    ),
-    "eight-channels": Refused(
-        "InstructPix2Pix under the name of a text-to-image pipeline",
-        _sd(_TEXT_TO_IMAGE, in_channels=8, **_NOISE),
-        "reads 8 channels, and 4 are the noise's: it needs an image to edit",
-    ),
-    "five-channels": Refused(
-        "depth to image under the name of a text-to-image pipeline",
-        _sd(_TEXT_TO_IMAGE, in_channels=5, **_NOISE),
-        "reads 5 channels, and 4 are the noise's: it needs a depth map",
-    ),
-    "instruct-pix2pix": Refused(
-        "InstructPix2Pix", _indexed("StableDiffusionInstructPix2PixPipeline"), "edits images"
-    ),
-    "controlnet": Refused("ControlNet", _saved(_controlnet), "needs an image to follow"),
-    "t2i-adapter": Refused("T2I-Adapter", _saved(_t2i_adapter), "needs an image to follow"),
-    "sdxl-refiner": Refused("the refiner of SDXL", _saved(_refiner), "is SDXL's refiner"),
-    "flux-fill": Refused(
-        "FLUX.1 Fill",
-        _flux("FluxFillPipeline", in_channels=96, out_channels=16),
-        "paints into an image",
-    ),
-    "flux-fill-channels": Refused(
-        "FLUX.1 Fill under the name of a text-to-image pipeline",
-        _flux("FluxPipeline", in_channels=96, out_channels=16),
-        "reads 96 channels, and 16 are the noise's",
-    ),
-    "flux-depth": Refused(
-        "FLUX.1 Depth and Canny",
-        _flux("FluxControlPipeline", in_channels=32, out_channels=16),
-        "needs an image to follow",
-    ),
-    "flux-kontext": Refused("FLUX.1 Kontext", _flux("FluxKontextPipeline"), "edits images"),
-    "flux-redux": Refused(
-        "FLUX.1 Redux", _indexed("FluxPriorReduxPipeline"), "needs an image to begin with"
-    ),
-    "qwen-image-edit": Refused(
-        "Qwen-Image-Edit", _indexed("QwenImageEditPlusPipeline"), "edits images"
-    ),
-    "upscaler": Refused(
-        "upscalers", _indexed("StableDiffusionUpscalePipeline"), "enlarges or refines images"
-    ),
-    "wan": Refused("Wan", _indexed("WanPipeline"), "makes videos"),
-    "ltx": Refused("LTX-Video", _indexed("LTXPipeline"), "makes videos"),
-    "cogvideox": Refused("CogVideoX", _indexed("CogVideoXPipeline"), "makes videos"),
-    "animatediff": Refused("AnimateDiff", _indexed("AnimateDiffPipeline"), "makes videos"),
-    "hunyuan-video": Refused("HunyuanVideo", _indexed("HunyuanVideoPipeline"), "makes videos"),
-    "stable-video": Refused(
-        "Stable Video Diffusion", _indexed("StableVideoDiffusionPipeline"), "makes videos"
-    ),
-    "stable-audio": Refused("Stable Audio", _indexed("StableAudioPipeline"), "makes sounds"),
-    "shap-e": Refused("Shap-E", _indexed("ShapEPipeline"), "makes 3D objects"),
-    "llada": Refused("language models (LLaDA2)", _indexed("LLaDA2Pipeline"), "makes texts"),
-    "prior": Refused(
-        "priors (Kandinsky 2.2, Stable Cascade)",
-        _indexed("StableCascadePriorPipeline"),
-        "makes embeddings for another pipeline",
-    ),
-    "decoder": Refused(
-        "decoders without their prior",
-        _indexed("StableCascadeDecoderPipeline"),
-        "needs the embeddings of another pipeline",
-    ),
-    "stable-cascade": Refused(
-        "Stable Cascade, parts of which diffusers 0.42 no longer loads",
-        _indexed("StableCascadeCombinedPipeline", vqgan=["wuerstchen", "PaellaVQModel"]),
-        "no longer loads parts of wuerstchen",
-    ),
-    "onnx": Refused(
-        "ONNX", _indexed("OnnxStableDiffusionPipeline"), "ONNX files, which are not loaded here"
-    ),
-    "modular": Refused(
-        "modular pipelines", _indexed("FluxModularPipeline"), "is a modular pipeline"
-    ),
-    "no-pipeline": Refused(
-        "a class that is no pipeline",
-        lambda folder: _indexed("DDPMPipeline", _class_name="AutoencoderKL")(folder),
-        "is no pipeline of diffusers",
-    ),
+    "onnx": _indexed("OnnxStableDiffusionPipeline"),
+    "modular": _indexed("FluxModularPipeline"),
+    "no-pipeline": lambda folder: _indexed("DDPMPipeline", _class_name="AutoencoderKL")(folder),
 }
+"""What writes the folder of each of ``matrix.REFUSALS``."""

@@ -9,8 +9,9 @@ from pathlib import Path
 # The tiny models, the tiny encoder and the loopback hub are those of the tests of their packages.
 sys.path.extend(str(Path(__file__).parents[1] / name) for name in ("", "encoders", "generation"))
 
+import numpy as np
 from loopback import LoopbackHub, User
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 from tiny_clip import write_tiny_clip
 from tiny_models import save_base, save_lora
 
@@ -23,6 +24,7 @@ __all__ = [
     "ENCODER",
     "SECRET",
     "SPEC",
+    "UNFIT",
     "WEIGHTS",
     "card",
     "encoder_from",
@@ -39,6 +41,10 @@ ENCODER = ("tiny", "test")
 SECRET = "hf_thisMustNeverBeSeen"
 SPEC = ("gmi/spec.json", "gmi/spec.tensors")
 WEIGHTS = "pytorch_lora_weights.safetensors"
+UNFIT = save(
+    {f"unet.nowhere.lora_{side}.weight": np.ones((2, 2), np.float32) for side in ("A", "B")}
+)
+"""A LoRA of which no base has a layer, as only loading it tells."""
 
 
 def save_models(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from regeneration_world import SECRET, WEIGHTS, card, fill_folder, other_weights
+from regeneration_world import SECRET, UNFIT, WEIGHTS, card, fill_folder, other_weights
 from typer.testing import CliRunner
 
 from gmi_registry.cli.main import app
@@ -77,7 +77,7 @@ def test_a_failure_is_an_error_with_its_hint_and_status_1(call, stale):
     assert "local:ink: set aside: " in done.stderr
 
     (stale.root / "models" / "ink" / "README.md").write_text(card("base"))
-    (stale.root / "models" / "ink" / WEIGHTS).write_bytes(b"no weights at all")
+    (stale.root / "models" / "ink" / WEIGHTS).write_bytes(UNFIT)
     for times in (1, 2, 3):
         done = call(stale, "--json")
         assert done.exit_code == 1
@@ -194,7 +194,7 @@ def test_the_runners_script_passes_everything_on(stale, tmp_path):
     planned = run("--plan")
     assert planned.returncode == 0, planned.stderr
     assert planned.stdout.startswith("local:ink\tstale\t")
-    (stale.root / "models" / "ink" / WEIGHTS).write_bytes(b"no weights at all")
+    (stale.root / "models" / "ink" / WEIGHTS).write_bytes(UNFIT)
     failed = run("--json")
     assert failed.returncode == 1
     assert len(json.loads(failed.stdout)["failed"]) == 1

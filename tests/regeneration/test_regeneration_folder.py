@@ -7,7 +7,7 @@ import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from regeneration_world import WEIGHTS, card, fill_folder, other_weights, round_over
+from regeneration_world import UNFIT, WEIGHTS, card, fill_folder, other_weights, round_over
 
 from gmi_registry.errors import InputError
 from gmi_registry.publish import publish
@@ -138,7 +138,7 @@ def test_tags_and_dates_choose(many, go, work):
 
 
 def test_a_model_that_fails_three_times_is_set_aside_and_others_go_on(many, go, models, work):
-    (place(many, "ink") / WEIGHTS).write_bytes(b"no weights at all")
+    (place(many, "ink") / WEIGHTS).write_bytes(UNFIT)
     for times in (1, 2, 3):
         done = go(many, repos=NAMES)
         (failed,) = done.failed
@@ -237,7 +237,7 @@ def test_where_a_hub_refuses_no_further_model_is_begun(many, go):
 
 def test_two_hubs_of_the_same_names_share_a_work_folder(published, models, tmp_path, work, go):
     other = fill_folder(models, tmp_path / "there" / "hub")
-    (place(other) / WEIGHTS).write_bytes(b"no weights at all")
+    (place(other) / WEIGHTS).write_bytes(UNFIT)
     for _ in range(3):
         go(other, repos=["ink"])
     change(published, models)
@@ -276,3 +276,40 @@ def test_the_index_is_brought_up_to_date(many, work, go, tmp_path, models):
     assert (change_made.replaced, change_made.removed, change_made.rows) == (1, 1, 2)
     assert done.to_json()["index"]["models"] == 2
     assert "The index has 2 models" in done.to_markdown()
+
+
+def test_one_of_several_files_stays_the_one_that_is_described(folder, go, work, models):
+    named = "local:run/checkpoint-2/style.safetensors"
+    run = place(folder, "run")
+    for number, shift in ((1, 0.25), (2, 0.5)):
+        (run / f"checkpoint-{number}").mkdir(parents=True)
+        weights = other_weights(models, shift)
+        (run / f"checkpoint-{number}" / "style.safetensors").write_bytes(weights)
+    (run / "README.md").write_text(card("base"))
+    assert outcomes(go(folder, repos=[named])) == {named: "published"}
+    fresh = ("fresh", "the same weights, format, encoder and prompts")
+    assert plan(folder, work, repos=["run"]) == {named: fresh}
+    (run / "checkpoint-1" / "style.safetensors").write_bytes(other_weights(models, 0.125))
+    assert plan(folder, work, repos=["run"]) == {named: fresh}
+    (run / "checkpoint-2" / "style.safetensors").write_bytes(other_weights(models, 0.0625))
+    assert outcomes(go(folder, repos=["run"])) == {named: "published"}
+    # Once it is gone, the other is what the model is.
+    (run / "checkpoint-2" / "style.safetensors").unlink()
+    assert outcomes(go(folder, repos=["run"])) == {"local:run": "published"}
+
+
+def test_a_base_that_was_named_is_kept(published, go, models, work):
+    hub = published
+    other = shutil.copytree(place(hub, "base"), place(hub, "other"))
+    shutil.rmtree(other / "gmi", ignore_errors=True)
+    done = publish(ModelRef("local", "ink"), hub, work=work, base="other", device="cpu")
+    assert (done.outcome, done.plan.base_origin) == ("published", "option")
+    described = read_spec(place(hub)).manifest.model
+    assert (described.base_model, described.base_origin) == ("other", "option")
+    assert plan(hub, work)["local:ink"][0] == "fresh"
+
+    change(hub, models)
+    assert outcomes(go(hub)) == {"local:ink": "published"}
+    described = read_spec(place(hub)).manifest.model
+    assert (described.base_model, described.base_origin) == ("other", "option")
+    assert outcomes(go(hub)) == {}

@@ -391,3 +391,22 @@ def test_a_revision_is_refused(opened, work):
 def test_a_model_that_is_not_there_is_an_error_where_it_is_named(opened, go):
     with pytest.raises(GmiError, match="nobody"):
         go(opened, repos=["alice/nobody"])
+
+
+def test_a_base_that_was_named_is_kept_whatever_the_card_says(
+    described, opened, go, work, models, tmp_path
+):
+    files = {
+        path: content
+        for path, content in described.files("alice/base").items()
+        if path != "README.md"
+    }
+    described.add_repo("alice/other", files | {"README.md": card().encode()})
+    ref = ModelRef("hf", "alice/ink")
+    done = publish(ref, opened, work=work, base="alice/other", device="cpu")
+    assert (done.outcome, done.plan.base_origin) == ("published", "option")
+    assert states(opened, work, repos=["alice/ink"])[INK][0] == "fresh"
+    described.commit("alice/ink", {WEIGHTS: other_weights(models)})
+    assert [it.outcome for it in go(opened, repos=["alice/ink"]).done] == ["published"]
+    model = read_spec(specification(described, "ink", tmp_path / "now")).manifest.model
+    assert (model.base_model, model.base_origin) == ("alice/other", "option")

@@ -16,6 +16,7 @@ from registry_author import RED, REPO, civitai, described, entry_files, spec_of
 sys.path.append(str(Path(__file__).parents[1] / "generation"))
 
 from grey_encoder import GreyEncoder
+from safetensors.numpy import load, save
 from tiny_models import save_base, save_lora
 from typer.testing import CliRunner
 
@@ -258,8 +259,8 @@ def test_other_weights_of_the_model_or_its_base_stop_it(propose, models, tmp_pat
             audit(spec, hub, FEW.prompts[:1], work=tmp_path / "w", device="cpu")
         files = models.files(LORA.id)
         path = "pytorch_lora_weights.safetensors"
-        save_lora_like = content["vae/diffusion_pytorch_model.safetensors"]
-        models.commit(LORA.id, {path: save_lora_like, "README.md": files["README.md"]})
+        tensors = {name: 2 * value for name, value in load(files[path]).items()}
+        models.commit(LORA.id, {path: save(tensors), "README.md": files["README.md"]})
         with pytest.raises(HubError, match="hf:owner/lora has other weights than those described"):
             audit(spec, hub, FEW.prompts[:1], work=tmp_path / "w", device="cpu")
 

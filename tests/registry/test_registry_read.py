@@ -479,3 +479,17 @@ class TestRenamedModel:
         assert Registry().find_weights(lora | {"z.safetensors": "3" * 64}) == entry_of(OLD)
         del own["unet/model.safetensors"]
         assert Registry().find_weights(own) is None
+
+    def test_weights_of_a_file_in_a_folder_and_of_shards(self, hub):
+        deep = weight_file(b"deep", "checkpoint-500/style.safetensors")
+        shards = tuple(
+            weight_file(name.encode(), f"transformer/{name}")
+            for name in ("m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors")
+        )
+        lora = described(name="owner/lora").model_copy(update={"weights": (deep,)})
+        network = described(name="owner/network").model_copy(update={"weights": shards})
+        add(hub, spec_of(lora), spec_of(network))
+        other = {"checkpoint-1000/style.safetensors": "1" * 64}
+        assert Registry().find_weights({deep.path: deep.sha256, **other}) == entry_of(lora)
+        own = {file.path: file.sha256 for file in shards}
+        assert Registry().find_weights({**own, **other}) == entry_of(network)

@@ -257,8 +257,10 @@ def _told(ref: ModelRef, chosen: _Chosen, header: Header) -> _Chosen:
     require_made_for(str(ref), file, header.metadata, named, kinds)
     sister = family.with_prediction(file.prediction_type)
     base = _repository(sister, chosen.config_only, str(ref))
+    if base.id == chosen.base.id:
+        base = chosen.base
     notes: tuple[str, ...] = ()
-    if sister is not family and base != _repository(family, chosen.config_only, str(ref)):
+    if sister is not family and base.id != _repository(family, chosen.config_only, str(ref)).id:
         notes = (
             f"{ref}: its file says v-prediction, so its base is {sister.title}, {base.id}, of what "
             f"Civitai calls {chosen.version.base_model}",

@@ -65,6 +65,7 @@ from gmi_registry.weights import (
     WeightsFormatError,
     identify,
     identify_file,
+    require_described,
 )
 
 __all__ = ["Models", "is_unknown", "weight_files"]
@@ -79,7 +80,8 @@ _WEIGHT_LIMIT = 500 * 10**9
 _LONGEST_CHAIN = 8
 # A merge names what it was made of, which may be much; each costs requests.
 _MOST_BASES = 4
-_PICTURES = frozenset({"text-to-image", "image-to-image", "unconditional-image-generation"})
+_TASK = "text-to-image"
+_NETWORK_FOLDERS = ("unet/", "transformer/")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _log = logging.getLogger(__name__)
@@ -250,7 +252,7 @@ class Models:
             return dataclasses.replace(original, notes=(*original.notes, note))
         index = self._index(info.id, info.sha) if pipeline else None
         if not pipeline:
-            _require_pictures(info.id, info)
+            _require_text_to_image(info.id, info)
         found = _Found(info, ModelRef("hf", info.id, info.sha, ref.file), ref.revision, card, index)
         if not pipeline:
             chosen = found.choose(config_only=False)
@@ -263,7 +265,26 @@ class Models:
                 found.base.choose(config_only=not found.takes_base_weights)
         elif base is not None:
             raise refuse_base(f"hf:{info.id}", base)
+        else:
+            self._require_no_image(found)
         return found
+
+    def _require_no_image(self, found: _Found) -> None:
+        """Raise HubError for a pipeline whose network reads an image beside the noise.
+
+        Its class may be that of others which need none, and its weights may be many gigabytes.
+        """
+        weights = found.choose(config_only=False).weights
+        network = next((it for it in weights if it.path.startswith(_NETWORK_FOLDERS)), None)
+        if network is None:
+            return
+        try:
+            header = self._header(found.ref.id, found.info.sha, network)
+        except WeightsFormatError:
+            return  # whoever loads it says what is wrong with it
+        file = None if header is None else identify(header)
+        if file is not None and file.kind == "network" and file.needs_image:
+            require_described(file, f"hf:{found.ref.id}/{network.path}")
 
     def _with_base(self, found: _Found, above: tuple[str, ...], named: ModelRef | None) -> _Found:
         """``found`` with the base that was named, else its card's, else the one its file tells."""
@@ -277,7 +298,7 @@ class Models:
                     hint="write --base owner/name",
                 )
             origin = "option"
-            base = self._base(found.ref.id, str(named), above, origin)
+            base = self._base(found.ref.id, named, above, origin)
         elif card.base_model is not None:
             base, notes = self._base_of_card(found, above)
         else:
@@ -334,8 +355,11 @@ class Models:
             "is taken; --base names another",
         )
 
-    def _base(self, model_id: str, name: str, above: tuple[str, ...], origin: BaseOrigin) -> _Found:
-        what = f"the base model of hf:{model_id}, {one_line(name, 100)}"
+    def _base(
+        self, model_id: str, name: str | ModelRef, above: tuple[str, ...], origin: BaseOrigin
+    ) -> _Found:
+        called = name if isinstance(name, str) else str(name).removeprefix("hf:")
+        what = f"the base model of hf:{model_id}, {one_line(called, 100)}"
         resolve = origin != "option"
         mend = "correct --base"
         if origin == "card":
@@ -343,7 +367,10 @@ class Models:
         elif origin != "option":
             mend = BASE_HINT
         try:
-            ref = base_reference(name, self._downloads.asked(model_id).endpoint)
+            if isinstance(name, ModelRef):
+                ref = name
+            else:
+                ref = base_reference(name, self._downloads.asked(model_id).endpoint)
             elsewhere = kept_elsewhere(ref.id)
             try:
                 return self._find(ref, above, resolve=resolve)
@@ -361,7 +388,9 @@ class Models:
                 hint=f"{mend}; or use a token that may read it",
             ) from error
         except AuthError as error:
-            raise AuthError(f"{what}, is not open: {error.message}", hint=error.hint) from error
+            # A name that is wrong looks like one that may not be seen.
+            hint = f"{error.hint}; or {mend}" if is_unknown(error) else error.hint
+            raise AuthError(f"{what}, is not open: {error.message}", hint=hint) from error
 
     def _deliver(self, found: _Found, *, config_only: bool) -> ModelFiles:
         chosen = found.choose(config_only=config_only)
@@ -572,10 +601,15 @@ def _is_quantised(info: Any, card: ModelCard) -> bool:
     return any(tag.startswith(f"base_model:{QUANTIZED}:") for tag in tags)
 
 
-def _require_pictures(model_id: str, info: Any) -> None:
+def _require_text_to_image(model_id: str, info: Any) -> None:
+    """Raise HubError for a model of another task, where no pipeline says what it takes.
+
+    One tag is the hub's own guess at the task, and a model of several may have another first.
+    """
     task = info.pipeline_tag
-    if isinstance(task, str) and task not in _PICTURES:
+    if isinstance(task, str) and task != _TASK and _TASK not in (info.tags or ()):
         raise HubError(
-            f"hf:{model_id} is not a text-to-image model: the hub files it under {task[:60]}",
-            hint="name a model that draws pictures from texts",
+            f"hf:{model_id} is no text-to-image model: the hub files it under {one_line(task, 60)}",
+            hint="name a model that generates images from texts; where this is one, its author can "
+            f"put the tag {_TASK} into the model card",
         )

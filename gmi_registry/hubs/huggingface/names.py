@@ -29,8 +29,10 @@ KEPT_ELSEWHERE = {
     # (huggingface/optimum-habana#2363).
     **{
         f"stabilityai/stable-diffusion-{name}": f"sd2-community/stable-diffusion-{name}"
-        for name in ("2", "2-base", "2-inpainting", "2-1", "2-1-base", "2-1-unclip")
+        for name in ("2", "2-base", "2-inpainting", "2-1", "2-1-base", "2-1-unclip", "2-depth")
     },
+    # Its author deleted it; what people name in its stead is this copy.
+    "andite/anything-v4.0": "xyn-ai/anything-v4.0",
 }
 """Base models that their owners deleted, and where copies of them are kept: by former id. Owners
 who delete leave no redirect behind, and cards of thousands of LoRAs still name these."""

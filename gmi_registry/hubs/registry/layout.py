@@ -96,10 +96,15 @@ def weights_ids(own: Mapping[str, str | None]) -> set[str]:
     """The ids that a specification of a model may give its weights (SPEC.md section 2).
 
     ``own`` is path to SHA-256 (hex) of all weight files in its repository. A specification is of
-    one file at the root, or of one set of the files in folders; other choices are not looked for.
+    one file, of the shards in one folder, or of one set of the files in folders; other choices are
+    not looked for.
     """
     files = [RepoFile(path, sha256=digest) for path, digest in own.items() if digest is not None]
-    chosen: list[tuple[RepoFile, ...]] = [(file,) for file in files if "/" not in file.path]
+    chosen: list[tuple[RepoFile, ...]] = [(file,) for file in files]
+    by_folder: dict[str, list[RepoFile]] = {}
+    for file in files:
+        by_folder.setdefault(file.path.rpartition("/")[0], []).append(file)
+    chosen += [tuple(sorted(each, key=lambda file: file.path)) for each in by_folder.values()]
     folders = {file.path.partition("/")[0] for file in files if file.path.count("/") == 1}
     if folders:
         index = {folder: ["", ""] for folder in folders}

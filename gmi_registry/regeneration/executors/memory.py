@@ -26,7 +26,7 @@ UNKNOWN = 8 * 2**30
 
 _PROC = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
-_WEIGHTS = "*.safetensors"
+_WEIGHTS = (".safetensors", ".gguf")
 
 
 def estimated_need(work: Work) -> int:
@@ -79,7 +79,8 @@ def _in_folder(work: Work) -> int | None:
     folder = Path(work.hub.removeprefix("local:")) / "models" / work.model.partition(":")[2]
     if work.hub in ("hf", "civitai") or not folder.is_dir():
         return None
-    sizes = [path.stat().st_size for path in folder.rglob(_WEIGHTS) if path.is_file()]
+    files = (path for path in folder.rglob("*") if path.suffix in _WEIGHTS and path.is_file())
+    sizes = [path.stat().st_size for path in files]
     return sum(sizes) if sizes else None
 
 

@@ -1,0 +1,177 @@
+"""Every architecture, from a folder, a single file and a LoRA, the way that publishing does it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gmi_registry import generation
+from gmi_registry.errors import GmiError, InputError
+from gmi_registry.spec import PromptSet
+from models.adapters import lora_folder, takes_lora
+from models.architectures import ARCHITECTURES
+from models.files import model_files
+from models.matrix import MATRIX
+from models.originals import SINGLE_FILES, single_file
+
+
+def _differ(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.shape != other.shape or bool((one != other).any())
+
+
+def test_the_matrix_has_every_architecture(model_store):
+    assert set(MATRIX) == set(ARCHITECTURES)
+    assert {name for name, row in MATRIX.items() if row.single_file} == set(SINGLE_FILES)
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_what_takes_a_lora_is_marked(tiny, model_store, name):
+    tiny(name)
+    assert takes_lora(model_store, name) == MATRIX[name].lora
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_a_folder_generates_an_image_of_its_prompt(tiny, name):
+    model = tiny(name)
+    generation.check_prompts(model.pipeline, [PromptSet("s", 1, ("a red fox",))], model.recipe())
+    image = model.image()
+    assert image.shape == (model.size[1], model.size[0], 3)
+    assert image.std() > 10
+    assert _differ(image, model.image("an old house"))
+    assert not _differ(image, model.image())
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_a_recipe_without_a_word_can_be_generated(tiny, name):
+    """Its size and its steps are what the model takes; nothing is generated."""
+    model = tiny(name)
+    recipe = generation.default_recipe(model.pipeline, model.model)
+    generation.check_settings(model.pipeline, recipe)
+    row = MATRIX[name]
+    assert (recipe.guidance_scale is not None) == row.guidance
+    assert recipe.true_cfg_scale is None or row.true_cfg
+
+
+@pytest.mark.parametrize("name", [name for name, row in MATRIX.items() if row.lora])
+def test_a_lora_changes_the_image_as_far_as_its_scale(tiny, name):
+    model = tiny(name, "lora")
+    full = model.image()
+    assert _differ(full, model.image(lora_scale=0.5))
+    bare = model.recipe(lora_scale=0.0)
+    without = tiny(name).image_by(bare.model_copy(update={"lora_scale": None}))
+    assert not _differ(model.image_by(bare), without)
+
+
+@pytest.mark.parametrize("name", [name for name, row in MATRIX.items() if not row.lora])
+def test_a_lora_on_what_takes_none_is_refused(tiny, name, model_store):
+    base = tiny(name).model
+    lora = model_files(lora_folder(model_store, "sd15"), "style", "lora", base=base)
+    with pytest.raises(GmiError) as caught:
+        generation.load_pipeline(lora, device="cpu")
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("name", SINGLE_FILES)
+def test_a_single_file_gives_the_image_of_its_folder(tiny, name):
+    one, other = tiny(name, "single-file").image(), tiny(name).image()
+    # The last bits of an image may differ: sums in another order.
+    assert np.abs(one.astype(int) - other).mean() < 0.1
+
+
+def _next(name: str, names: list[str]) -> str:
+    """Another architecture's, of which no version is like this one's."""
+    family = name.partition("-")[0].rstrip(".5")
+    others = names[names.index(name) :] + names
+    return next(other for other in others if other.partition("-")[0].rstrip(".5") != family)
+
+
+@pytest.mark.parametrize("name", [name for name, row in MATRIX.items() if row.lora])
+def test_a_lora_for_another_architecture_is_refused(tiny, name, model_store):
+    """Or used for less than all of it, which is not what it says it is."""
+    other = _next(name, [name for name, row in MATRIX.items() if row.lora and name != "kolors"])
+    base = tiny(name).model
+    lora = model_files(lora_folder(model_store, other), "style", "lora", base=base)
+    with pytest.raises(GmiError) as caught:
+        generation.load_pipeline(lora, device="cpu")
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", SINGLE_FILES)
+def test_a_single_file_of_another_architecture_is_refused(tiny, name, model_store):
+    other = _next(name, list(SINGLE_FILES))
+    file = single_file(model_store, other)
+    with pytest.raises(GmiError) as caught:
+        generation.load_pipeline(
+            model_files(file, "file", "single-file", base=tiny(name).model), device="cpu"
+        )
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", SINGLE_FILES)
+def test_a_single_file_cut_short_is_refused(tiny, name, model_store, tmp_path):
+    whole = single_file(model_store, name).read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    cut = model_files(tmp_path / "cut.safetensors", "cut", "single-file", base=tiny(name).model)
+    with pytest.raises(GmiError) as caught:
+        generation.load_pipeline(cut, device="cpu")
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_prompts_are_read_to_the_end_or_refused(tiny, name):
+    model = tiny(name)
+    recipe = model.recipe()
+
+    def passes(words: int) -> bool:
+        prompts = (f"{'a ' * words}cat",)
+        try:
+            generation.check_prompts(model.pipeline, [_Long("long", prompts)], recipe)
+        except InputError:
+            return False
+        return True
+
+    fits, too_long = 0, 1500
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        fits, too_long = (middle, too_long) if passes(middle) else (fits, middle)
+    longer = _Long("long", (f"{'a ' * too_long}cat",))
+    with pytest.raises(InputError, match="tokens, but the model reads"):
+        generation.check_prompts(model.pipeline, [longer], recipe)
+    read = [_ids_read(model, f"{'a ' * fits}{end}") for end in ("cat", "cab")]
+    assert read[0] != read[1]
+    assert MATRIX[name].reads // 8 < fits < MATRIX[name].reads
+
+
+class _Long:
+    """A prompt set of prompts that are longer than one may be, to get behind every limit."""
+
+    def __init__(self, name: str, prompts: tuple[str, ...]) -> None:
+        self.name, self.prompts = name, prompts
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def _ids_read(model, prompt: str) -> list[list[int]]:
+    """The numbers of the tokens that the text encoders are given, when an image is generated."""
+    read: list[list[int]] = []
+
+    def note(module, words, named):
+        ids = named.get("input_ids", words[0] if words else None)
+        if ids is not None and not ids.is_floating_point():
+            read.append(ids.flatten().tolist())
+
+    hooks = [
+        part.register_forward_pre_hook(note, with_kwargs=True)
+        for name, part in model.pipeline.components.items()
+        if "text_encoder" in name and part is not None
+    ]
+    try:
+        model.image_by(model.recipe(), prompt)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return read

@@ -86,13 +86,14 @@ class _Loaded:
         self._rounding = max(
             (_ROUNDING.get(name, 2**-5) for name in dtypes if "int" not in name), default=2**-5
         )
-        rows = np.concatenate(plain)
-        owners = np.repeat(np.arange(len(scales)), [len(part) for part in plain[1:]])
-        scale = np.array(scales, np.float32)[owners]
+        lengths = np.array([len(part) for part in plain[1:]], np.intp)
+        owners = np.repeat(np.arange(len(scales)), lengths)
+        all_rows = np.concatenate(plain)
+        all_scales = np.array(scales, np.float32)[owners]
         # Rows of each layer that are not counted for a layer of the file yet.
-        self._left = np.bincount(owners[rows.any(axis=1)], minlength=len(scales)).astype(float)
-        self._plain = _Table(rows, owners)
-        self._scaled = _Table(rows * scale[:, None], owners)
+        self._left = np.bincount(owners[all_rows.any(axis=1)], minlength=len(scales)).astype(float)
+        self._plain = _Table(all_rows, owners)
+        self._scaled = _Table(all_rows * all_scales[:, None], owners)
 
     def claim(self, effect: Effect) -> bool:
         """Whether all rows of ``effect`` are among the rows of the layers; these are then its."""

@@ -455,7 +455,8 @@ def _decomposed(weight: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     norm = weight.transpose(0, axis).flatten(1).norm(dim=1) + torch.finfo(weight.dtype).eps
     shape = [1] * weight.dim()
     shape[axis] = -1
-    return weight * (magnitude.flatten() / norm).reshape(shape)
+    changed: torch.Tensor = weight * (magnitude.flatten() / norm).reshape(shape)
+    return changed
 
 
 _HADAMARD = ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")

@@ -253,13 +253,13 @@ def _attempts(
             down, up = _scaled(down, up, alpha / down.shape[0])
         place = places.get(layer.name)
         bias = layer.keys.get("up_bias")
-        for name, target in ((place, named), (layer.name, folded)):
-            if name is None:
+        for owner, target in ((place, named), (layer.name, folded)):
+            if owner is None:
                 continue
-            target[f"{name}.lora_A.weight"] = down
-            target[f"{name}.lora_B.weight"] = up
+            target[f"{owner}.lora_A.weight"] = down
+            target[f"{owner}.lora_B.weight"] = up
             if bias is not None:
-                target[f"{name}.lora_B.bias"] = file.tensors[bias]
+                target[f"{owner}.lora_B.bias"] = file.tensors[bias]
     if named:
         yield named
     yield kohya
@@ -350,8 +350,8 @@ def set_lora_scale(pipeline: Any, scale: float) -> None:
     merged: MergedAdapter | None = getattr(pipeline, _MERGED, None)
     if merged is not None:
         merged.set_scale(scale)
-    adapters = getattr(pipeline, "get_list_adapters", dict)()
-    if any(ADAPTER in names for names in adapters.values()):
+    listed = getattr(pipeline, "get_list_adapters", None)
+    if listed is not None and any(ADAPTER in names for names in listed().values()):
         pipeline.set_adapters([ADAPTER], [scale])
 
 

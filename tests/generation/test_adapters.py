@@ -161,13 +161,10 @@ def test_a_lora_of_any_layout_is_applied_as_a_whole(layout, bases, tmp_path):
 @pytest.mark.parametrize(
     "layout",
     [
-        "diffusers, text encoder",
         "attention processors",
-        "diffusers' names with alphas",
         "kohya",
         "SDXL, kohya, both text encoders",
         "SD 3, T5 too",
-        "FLUX.1 with alphas",
         "FLUX.1, OneTrainer",
         "Qwen-Image, kohya",
     ],
@@ -193,8 +190,7 @@ def test_a_layer_without_a_place_is_counted_in_any_layout(layout, bases, tmp_pat
     _require_effect(loaded.pipeline, bases, base, made, LAYOUTS[layout][3])
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("alpha", [1.0, 3.0])
+@pytest.mark.parametrize(("dtype", "alpha"), [("bfloat16", 3.0), ("float16", 1.0)])
 def test_rounding_is_no_loss(dtype, alpha, bases, tmp_path):
     made = bases.factors("sd15", unet=CONVOLUTIONS, text_encoder=TEXT)
     tensors = kohya_names(made, alpha, prefixes={"text_encoder": "lora_te_"})
@@ -202,7 +198,6 @@ def test_rounding_is_no_loss(dtype, alpha, bases, tmp_path):
     for name, content in (("half", halved), ("full", tensors)):
         model = write(tmp_path / name, content, bases.files("sd15"))
         assert load_model(model, device="cpu", dtype="bfloat16").lora_partial is None
-        assert load_model(model, device="cpu").lora_partial is None
 
 
 def test_another_scale_is_a_loss(bases, tmp_path, monkeypatch):

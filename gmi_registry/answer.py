@@ -134,6 +134,7 @@ def _hit_json(hit: SearchHit) -> dict[str, Any]:
     plain = asdict(hit)
     del plain["ref"], plain["group"]
     plain["described_as"] = None if hit.described_as is None else str(hit.described_as)
+    plain["lora_partial"] = None if hit.lora_partial is None else hit.lora_partial.known()
     plain["versions"] = [
         {
             "model": str(version.ref),

@@ -166,6 +166,7 @@ def publish(
     work: str | Path | None = None,
     dry_run: bool = False,
     force: bool = False,
+    allow_partial: bool = False,
     keep_images: bool = False,
     create_pr: bool | None = None,
     to_registry: bool = False,
@@ -190,6 +191,7 @@ def publish(
     widths and heights are in pixels. With ``output``
     the files go to ``output``/gmi and the hub is left alone; ``create_pr`` proposes the change in
     place of making it (None: as is usual there, which for the registry is a proposal); with
+    ``allow_partial`` a LoRA is described of which some tensors have no place in its base; with
     ``to_registry`` it goes to the registry and not beside the model, where those of Civitai's
     models go anyway. ``work`` keeps the images of an interrupted call (None: in ``cache_dir``). The
     rest is as for :func:`search` and :func:`gmi_registry.publish.publish`, whose result this
@@ -231,6 +233,7 @@ def publish(
             output=None if output is None else Path(output),
             dry_run=dry_run,
             force=force,
+            allow_partial=allow_partial,
             keep_images=keep_images,
             create_pr=create_pr,
             store=store,

@@ -57,6 +57,7 @@ class Order:
     store: SpecStore | None
     base: ModelRef | None = None
     offload: Offload | None = None
+    allow_partial: bool = False
 
     @property
     def options_of_base(self) -> dict[str, ModelRef]:

@@ -161,6 +161,7 @@ def publish(
     output: Path | None = None,
     dry_run: bool = False,
     force: bool = False,
+    allow_partial: bool = False,
     keep_images: bool = False,
     create_pr: bool | None = None,
     store: SpecStore | None = None,
@@ -193,6 +194,8 @@ def publish(
     Images that show nothing of a model are refused. On a GPU, where nobody chose a dtype, the next
     one is tried first; a batch that does not fit is halved, and one image decoded in tiles. The
     plan's warnings say so, and the recipe has what was used.
+    A LoRA of which some tensors have no place in its base is refused; with ``allow_partial`` it is
+    described as far as it goes, and the recipe holds the share.
 
     A card without a licence is a warning and no error: the format has the field for those who
     state one, hubs take models without, and a model that is not described cannot be found.
@@ -204,7 +207,20 @@ def publish(
     # Said only where it is wanted: a hub of somebody else's may know nothing of proposals.
     proposal = {} if create_pr is None else {"create_pr": create_pr}
     named = None if base is None else find_base(str(base), hub)
-    order = Order(ref, hub, work, output, device, force, proposal, progress, store, named, offload)
+    order = Order(
+        ref,
+        hub,
+        work,
+        output,
+        device,
+        force,
+        proposal,
+        progress,
+        store,
+        named,
+        offload,
+        allow_partial,
+    )
     progress("check", 0, _CHECKS)
     there = _check_machine(order, overrides)
     # A model that was renamed is described, and pushed to, under its present name.
@@ -286,6 +302,11 @@ def _check(
         order = replace(order, ref=replace(order.ref, file=found.outline.ref.file))
         place = _place(order, destination)
     generation.check_advice(found.outline, found.outline.kind, overrides)
+    if order.allow_partial and found.outline.kind not in (None, "lora"):
+        raise InputError(
+            f"{order.ref} is no LoRA, of which a part could be left out",
+            hint="leave out --allow-partial",
+        )
     published = _published(place, order.shelf, found.weights, order.hub)
     existing = published
     if order.output is not None:
@@ -305,7 +326,12 @@ def _check(
         order, device, found, model, encoder, destination, place, published, existing, downloads
     )
     loaded = generation.load_model(
-        model, device=device, dtype=overrides.dtype, offload=order.offload
+        model,
+        device=device,
+        dtype=overrides.dtype,
+        offload=order.offload,
+        allow_partial=order.allow_partial,
+        lora_scale=overrides.lora_scale,
     )
     ready = _planned(checked, loaded, overrides)
     progress("check", _CHECKS, _CHECKS)
@@ -416,6 +442,8 @@ def _mended(ready: _Ready, remedy: _Remedy) -> _Ready:
             device=checked.device,
             dtype=remedy.dtype,
             offload=checked.order.offload,
+            allow_partial=checked.order.allow_partial,
+            lora_scale=overrides.lora_scale,
         )
     if remedy.batch_size is not None:
         generation.free_memory(checked.device)

@@ -93,6 +93,13 @@ class UniversalPart(_Part):
     pictures: float | None
 
 
+class LoraPartialPart(_Part):
+    """How many of a LoRA's tensors made the images, where not all of them did."""
+
+    applied: int
+    tensors: int
+
+
 class ResultPart(_Part):
     """One model. ``margin`` is the next model's distance minus this one's, null for the last.
 
@@ -108,6 +115,7 @@ class ResultPart(_Part):
     of those the nearest; none with ``--repeats``. The first of them all is a result, the others are
     where there is room left. Which was first no file tells. ``confidence`` is as without them.
     ``universal`` is there for a model that is known to be near everything, and null for all others.
+    ``lora_partial`` is there for a LoRA of which only some tensors made the images.
     """
 
     rank: int
@@ -131,6 +139,7 @@ class ResultPart(_Part):
     described_as: str | None = None
     repeats: list[RepeatPart]
     universal: UniversalPart | None
+    lora_partial: LoraPartialPart | None = None
 
 
 class GroupPart(_Part):

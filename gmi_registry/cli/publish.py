@@ -221,6 +221,14 @@ def publish(
     lora_scale: Annotated[
         float | None, typer.Option("--lora-scale", help="Strength of a LoRA.", show_default=False)
     ] = None,
+    allow_partial: Annotated[
+        bool,
+        typer.Option(
+            "--allow-partial",
+            help="Describe a LoRA of which some tensors have no place in its base; the "
+            "specification says how many.",
+        ),
+    ] = False,
     trigger_word: Annotated[
         list[str] | None,
         typer.Option(
@@ -328,6 +336,7 @@ def publish(
                 output=output,
                 dry_run=dry_run,
                 force=force,
+                allow_partial=allow_partial,
                 create_pr=create_pr,
                 to_registry=to is Target.REGISTRY,
                 token=token,

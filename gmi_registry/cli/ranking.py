@@ -143,7 +143,11 @@ def _name(hit: SearchHit) -> str:
     if hit.versions:
         more = len(hit.versions)
         versions = f" (+{more} version{'s' if more > 1 else ''})"
-    return _named(hit) + versions + _remarks(hit)
+    share = hit.lora_partial
+    partial = (
+        "" if share is None else f" (partial LoRA, {share.applied} of {share.tensors} tensors)"
+    )
+    return _named(hit) + versions + partial + _remarks(hit)
 
 
 def _named(it: SearchHit | Repeat) -> str:

@@ -38,7 +38,7 @@ from gmi_registry.errors import InputError
 from gmi_registry.place import find_spec
 
 if TYPE_CHECKING:
-    from gmi_registry.spec import DescribedModel, Finding, Spec, WeightFile
+    from gmi_registry.spec import DescribedModel, Finding, GenerationRecipe, Spec, WeightFile
 
 __all__ = ["app"]
 
@@ -211,12 +211,20 @@ def _described(spec: Spec) -> list[tuple[str, str]]:
             f"{recipe.sampler.name}, {recipe.steps} steps, {guidance_words(recipe)}, "
             f"{recipe.width} x {recipe.height}",
         ),
+        *_partial(recipe),
         ("kernel", f"{manifest.kernel.name}, gamma {manifest.kernel.gamma:g}"),
         ("size", f"{manifest.tensors.size + len(manifest.to_bytes()):,} bytes"),
         ("replaces", manifest.previous or "none"),
         ("written by", f"{manifest.tool.name} {manifest.tool.version}"),
     ]
     return pairs
+
+
+def _partial(recipe: GenerationRecipe) -> list[tuple[str, str]]:
+    share = recipe.lora_partial
+    if share is None:
+        return []
+    return [("partial LoRA", f"{share.applied} of {share.tensors} tensors made the images")]
 
 
 def _base(model: DescribedModel) -> list[tuple[str, str]]:

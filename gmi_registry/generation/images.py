@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gmi_registry.errors import GenerationError
-from gmi_registry.generation.adapters import ADAPTER
+from gmi_registry.generation.adapters import set_lora_scale
 from gmi_registry.generation.backlog import Backlog
 from gmi_registry.generation.image_checks import (
     FaultyImagesError,
@@ -126,7 +126,7 @@ def generate(
     total = sum(map(len, batches))
     progress(done, total)
     if recipe.lora_scale is not None:
-        pipeline.set_adapters([ADAPTER], [recipe.lora_scale])
+        set_lora_scale(pipeline, recipe.lora_scale)
     follower = _Nobody() if follower is None else follower
     with use_sampler(pipeline, recipe.sampler), tiling(pipeline, recipe), Backlog() as backlog:
         for position, batch in enumerate(batches):

@@ -20,7 +20,7 @@ from gmi_registry import sanitize
 from gmi_registry.bases import pipeline_architectures
 from gmi_registry.device import DtypeName, default_device, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
-from gmi_registry.generation.adapters import apply_lora, lora_file
+from gmi_registry.generation.adapters import adapter_file, apply_lora, apply_textual_inversion
 from gmi_registry.generation.folder import is_network_folder, network_component
 from gmi_registry.generation.memory import (
     Offload,
@@ -103,8 +103,8 @@ def check_model(model: ModelFiles) -> None:
         check_components(model, model_components(_read_index(model)))
         require_described_weights(model)
         _check_folder(model)
-    elif model.kind == "lora":
-        lora_file(model)
+    elif model.kind in ("lora", "textual-inversion"):
+        adapter_file(model)
         require_described_weights(model)
         check_model(_base_of(model))
     else:
@@ -117,7 +117,9 @@ def check_model(model: ModelFiles) -> None:
 def _require_made_for(model: ModelFiles) -> None:
     """Raise HubError where the base is another kind of network than the model was made for."""
     base = _base_of(model)
-    place = model.path / lora_file(model) if model.kind == "lora" else model.path
+    place = model.path
+    if model.kind in ("lora", "textual-inversion") and place.is_dir():
+        place = place / adapter_file(model)
     if place.is_dir():  # a network that diffusers saved by itself
         place = place / Path(model.weights[0].path).name
     header = read_header(place)
@@ -272,6 +274,8 @@ def load_model(
     device: str | None = None,
     dtype: DtypeName | None = None,
     offload: Offload | None = None,
+    allow_partial: bool = False,
+    lora_scale: float | None = None,
 ) -> LoadedModel:
     """The model, ready to generate images, without a safety checker.
 
@@ -280,7 +284,10 @@ def load_model(
     ``dtype`` is by default that of :func:`~gmi_registry.generation.precision.choose_dtype`, float32
     on a CPU. ``offload`` keeps the weights in this machine's memory, and puts on the device what
     computes just then: a whole network (``model``) or a layer (``sequential``); images are then
-    decoded one by one. Raises InputError for a device that is not there or cannot compute so;
+    decoded one by one. With ``allow_partial`` a LoRA is taken of which some tensors have no place
+    in its base. ``lora_scale`` is the scale at which a LoRA is put on its base (by default 1);
+    generating sets that of its recipe, which is slower where a LoRA is a part of the weights.
+    Raises InputError for a device that is not there or cannot compute so;
     OutOfMemoryError where memory ran out; GenerationError for a model that is incomplete, holds
     pickles or code in place of safetensors, does not generate from a text alone, or that diffusers
     refuses; MissingExtraError without diffusers.
@@ -296,7 +303,9 @@ def load_model(
     require_dtype(device, dtype)
     notes += require_memory(str(model.ref), bytes_in(model, dtype), device, offload, dtype)
     with _quiet():
-        loaded = _load(model, getattr(torch, dtype))
+        loaded = _load(
+            model, getattr(torch, dtype), allow_partial=allow_partial, lora_scale=lora_scale or 1.0
+        )
         require_finite(model, loaded.pipeline)
         # A watermark is added where another package happens to be installed: no model's own.
         if getattr(loaded.pipeline, "watermark", None) is not None:
@@ -342,13 +351,20 @@ def _quiet() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
-def _load(model: ModelFiles, dtype: torch.dtype) -> LoadedModel:
-    if model.kind == "lora":
-        lora_file(model)
+def _load(
+    model: ModelFiles, dtype: torch.dtype, *, allow_partial: bool = False, lora_scale: float = 1.0
+) -> LoadedModel:
+    if model.kind in ("lora", "textual-inversion"):
+        adapter_file(model)
         below = _load(_base_of(model), dtype)
-        partial, notes = apply_lora(below.pipeline, model)
+        if model.kind == "textual-inversion":
+            notes = apply_textual_inversion(below.pipeline, model)
+            return replace(below, notes=(*below.notes, *notes))
+        partial, notes = apply_lora(
+            below.pipeline, model, allow_partial=allow_partial, scale=lora_scale
+        )
         said = check_lora_prediction(
-            below.pipeline, model, read_header(model.path / lora_file(model))
+            below.pipeline, model, read_header(model.path / adapter_file(model))
         )
         return LoadedModel(below.pipeline, (*below.notes, *notes, *said), partial)
     if model.kind == "single-file":
@@ -430,7 +446,9 @@ def _base_of(model: ModelFiles) -> ModelFiles:
     if model.base is not None:
         return model.base
     named = model.card.base_model
-    what = "LoRA" if model.kind == "lora" else "single-file checkpoint"
+    what = {"lora": "LoRA", "textual-inversion": "textual inversion"}.get(
+        model.kind, "single-file checkpoint"
+    )
     if named is None and model.base_refusal is not None:
         raise model.base_refusal
     if named is None:

@@ -26,6 +26,7 @@ from gmi_registry.generation.settings import (
     stated_size,
     why_no_skip,
 )
+from gmi_registry.generation.textual_inversion import LearnedWords, learned_words
 from gmi_registry.model import Kind, ModelFiles
 from gmi_registry.sanitize import one_line
 from gmi_registry.spec import GenerationRecipe, LoraPartial, Sampler
@@ -79,6 +80,7 @@ _OPTIONS = {
     "guidance_scale": "--guidance",
     "trigger_words": "--trigger-word",
 }
+_TAUGHT = "the words that its file teaches"
 _CALLER, _PIPELINE, _PACKAGE = "as asked for", "the pipeline's own", "this package's default"
 _NETWORK = "the network's own"
 
@@ -107,6 +109,11 @@ _PLAIN: dict[str, Any] = {
 def check_overrides(overrides: RecipeOverrides) -> None:
     """Raise InputError for an override that no model's recipe may hold. Loads nothing."""
     _validated(_PLAIN | _given(overrides), dict.fromkeys(vars(overrides), _CALLER))
+    if overrides.lora_scale == 0:
+        raise InputError(
+            "a LoRA of scale 0 has no effect, and its specification would be the base model's",
+            hint="give another --lora-scale, or publish the base model",
+        )
     if overrides.dtype not in (None, *get_args(DtypeName)):
         raise InputError(
             f"dtype {one_line(str(overrides.dtype), 60)} ({_CALLER}) is none that is known",
@@ -251,7 +258,7 @@ def _settings(pipeline: Pipeline, model: ModelFiles, overrides: RecipeOverrides)
         chosen.put("steps", *usual)
     _choose_guidance(chosen, reads, overrides, advice)
     _choose_skip(chosen, pipeline, reads, overrides, advice)
-    _choose_negative(chosen, reads, overrides, advice)
+    _choose_negative(chosen, reads, overrides, advice, learned_words(pipeline))
     for side in ("width", "height"):
         if not _choose(chosen, side, overrides, advice):
             _choose_own_side(chosen, side, pipeline, model)
@@ -266,8 +273,7 @@ def _settings(pipeline: Pipeline, model: ModelFiles, overrides: RecipeOverrides)
     if words is not None:
         chosen.put("trigger_words", words, _CALLER)
     else:
-        own = model.card.trigger_words
-        chosen.put("trigger_words", own, _card_of(model) if own else _PACKAGE)
+        chosen.put("trigger_words", *_trigger_words(pipeline, model))
     if not _choose(chosen, "prompt_template", overrides, advice):
         chosen.put("prompt_template", "{prompt}", _PACKAGE)
     pixels = max(1, chosen.values["width"] * chosen.values["height"])
@@ -413,11 +419,27 @@ def _choose_skip(
     chosen.notes.append(f"clip_skip {skip} ({origin}) has no effect and is left out: {why}")
 
 
+def _trigger_words(pipeline: Pipeline, model: ModelFiles) -> tuple[tuple[str, ...], str]:
+    """Those of the card, and the words of textual inversions that these do not hold."""
+    learned = learned_words(pipeline)
+    # What the card calls a word that goes by another spelling here, or is for negative prompts.
+    words = tuple(word for word in model.card.trigger_words if word not in learned.replaced)
+    missing = tuple(word for word in learned.words if not any(word in text for text in words))
+    if missing:
+        return (*missing, *words), _TAUGHT
+    return words, _card_of(model) if words else _PACKAGE
+
+
 def _choose_negative(
-    chosen: _Settings, reads: CallSettings, overrides: RecipeOverrides, advice: _Advice
+    chosen: _Settings,
+    reads: CallSettings,
+    overrides: RecipeOverrides,
+    advice: _Advice,
+    learned: LearnedWords,
 ) -> None:
     if not _choose(chosen, "negative_prompt", overrides, advice):
-        chosen.put("negative_prompt", "", _PACKAGE)
+        negative = ", ".join(learned.negative)
+        chosen.put("negative_prompt", negative, _TAUGHT if negative else _PACKAGE)
     guidance, true_cfg = chosen.values["guidance_scale"], chosen.values["true_cfg_scale"]
     if not chosen.values["negative_prompt"] or reads.guided(guidance, true_cfg):
         return

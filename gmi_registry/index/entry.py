@@ -9,7 +9,7 @@ from typing import Any
 from gmi_registry.filters import Traits, bases
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.index.standing import UNKNOWN, Standing
-from gmi_registry.spec import ModelRef, Spec
+from gmi_registry.spec import LoraPartial, ModelRef, Spec
 
 __all__ = ["IndexEntry"]
 
@@ -23,6 +23,7 @@ class IndexEntry:
     those of the default set. ``downloads`` is None where no hub said. ``hub_tags`` are those that
     the hub lists for the model now, which filters compare in place of ``tags``. ``described_as`` is
     the name that the specification has for the model, where the model has another one now.
+    ``lora_partial`` is the share of a LoRA's tensors that made the images, None where all did.
     """
 
     model: ModelRef
@@ -41,6 +42,7 @@ class IndexEntry:
     key: ComparabilityKey
     hub_tags: tuple[str, ...] = ()
     described_as: ModelRef | None = None
+    lora_partial: LoraPartial | None = None
 
     def found_at(self, model: ModelRef, url: str | None) -> IndexEntry:
         """The entry of a specification that a hub has for ``model``, whose page is at ``url``.
@@ -72,6 +74,7 @@ class IndexEntry:
             prompt_set=default.name,
             prompts=default.prompts,
             key=ComparabilityKey.of(manifest),
+            lora_partial=manifest.generation.recipe.lora_partial,
         )
 
     @property
@@ -96,6 +99,7 @@ class IndexEntry:
         plain = asdict(self) | {
             "model": str(self.model),
             "described_as": None if self.described_as is None else str(self.described_as),
+            "lora_partial": None if self.lora_partial is None else self.lora_partial.known(),
         }
         return json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -110,12 +114,17 @@ class IndexEntry:
             | {
                 "model": ModelRef.parse(plain["model"]),
                 "described_as": _reference(plain["described_as"]),
+                "lora_partial": _share(plain["lora_partial"]),
                 "tags": tuple(plain["tags"]),
                 "prompts": tuple(plain["prompts"]),
                 "hub_tags": tuple(plain["hub_tags"]),
                 "key": ComparabilityKey(**plain["key"]),
             }
         )
+
+
+def _share(plain: dict[str, int] | None) -> LoraPartial | None:
+    return None if plain is None else LoraPartial.model_validate(plain)
 
 
 def _reference(text: str | None) -> ModelRef | None:

@@ -223,5 +223,6 @@ def _hit(
         trust=standing.trust,
         versions=versions,
         described_as=entry.described_as,
+        lora_partial=entry.lora_partial,
         repeats=repeats,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gmi_registry.index.key import ComparabilityKey
-from gmi_registry.spec import ModelRef
+from gmi_registry.spec import LoraPartial, ModelRef
 from gmi_registry.trust import Trust
 
 __all__ = [
@@ -89,7 +89,8 @@ class SearchHit:
     first, and of those the nearest. The first of them all is a hit, the others are where no model
     that differs wants the room. ``confidence`` is as without them. ``universal`` says that the
     model is known to be near everything, so that being near the query says little; None for all
-    others, and where nobody has measured it.
+    others, and where nobody has measured it. ``lora_partial`` is the share of a LoRA's tensors that
+    made the images, None where all did.
     """
 
     rank: int
@@ -114,6 +115,7 @@ class SearchHit:
     described_as: ModelRef | None = None
     repeats: tuple[Repeat, ...] = ()
     universal: Universal | None = None
+    lora_partial: LoraPartial | None = None
 
 
 @dataclass(frozen=True, slots=True)

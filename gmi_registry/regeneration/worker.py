@@ -135,6 +135,8 @@ def _published(
         overrides=_kept(now.manifest),
         # Something is there that reads as true and is not.
         force=now.state == "broken",
+        # Its maker allowed it when the specification was made.
+        allow_partial=_was_partial(now.manifest),
         create_pr=options.create_pr,
         store=None if store is None else cast("SpecStore", shelf),
         device=options.device,
@@ -205,6 +207,10 @@ def _kept(manifest: Manifest | None) -> RecipeOverrides:
         negative_prompt=recipe.negative_prompt or None,
         lora_scale=recipe.lora_scale if manifest.model.kind == "lora" else None,
     )
+
+
+def _was_partial(manifest: Manifest | None) -> bool:
+    return manifest is not None and manifest.generation.recipe.lora_partial is not None
 
 
 def _encoder(name: EncoderName, folder: Path | None, device: str) -> Encoder:

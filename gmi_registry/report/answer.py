@@ -102,6 +102,13 @@ def _group(group: GroupRanking, *, first: bool, previews: Previews) -> Group:
     return Group(heading, note, tuple(_card(hit, previews) for hit in group.hits))
 
 
+def _partial(hit: SearchHit) -> str:
+    share = hit.lora_partial
+    if share is None:
+        return ""
+    return f"a part of the LoRA made the images: {share.applied} of its {share.tensors} tensors"
+
+
 def _card(hit: SearchHit, previews: Previews) -> Card:
     preview, reason = _preview(hit.ref, previews)
     return Card(
@@ -121,6 +128,7 @@ def _card(hit: SearchHit, previews: Previews) -> Card:
         described_by=_described_by(hit),
         versions=tuple(version.title for version in hit.versions),
         universal="" if hit.universal is None else near_everything(hit.universal),
+        partial=_partial(hit),
         repeats=tuple(f"{other.title} ({other.ref.identity})" for other in hit.repeats),
         prompts=tuple(match.prompt for match in hit.best_prompts),
         preview=preview,

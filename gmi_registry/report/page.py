@@ -38,7 +38,8 @@ class Card:
     query's images, None where the score speaks of none. ``described_by`` says who stands behind the
     specification, empty where that is the user alone; ``versions`` are others of the same model,
     ``repeats`` other models of the same images. ``universal`` says that it is near everything,
-    empty where nobody knows of it.
+    empty where nobody knows of it. ``partial`` says that a part of a LoRA made the images, empty
+    where all of it did.
     ``prompts`` are the model's prompts that speak most for it, best first. ``preview`` is its
     contact sheet; where it is None, ``no_preview`` says why.
     """
@@ -60,6 +61,7 @@ class Card:
     versions: tuple[str, ...] = ()
     repeats: tuple[str, ...] = ()
     universal: str = ""
+    partial: str = ""
     prompts: tuple[str, ...] = ()
     preview: Picture | None = None
     no_preview: str = "this model has no contact sheet"

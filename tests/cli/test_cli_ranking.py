@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 from cli_specs import OTHER_RANKING, RANKING, answer, group, hit
 
+from gmi_registry.answer import _hit_json
 from gmi_registry.cli.ranking import bar, write_ranking
 from gmi_registry.index import FoldedVersion, Repeat, Universal
-from gmi_registry.spec import ModelRef
+from gmi_registry.spec import LoraPartial, ModelRef
 
 
 @pytest.fixture
@@ -213,3 +214,12 @@ def test_a_terminal_names_what_is_stale(table):
     text = table(80, answer(group(hit(1, "flat", 0.1, 0.1, stale=True), hit(2, "oil", 0.2, None))))
     assert "local:flat (stale)" in text
     assert text.count("stale") == 1
+
+
+def test_a_lora_that_is_there_in_part_is_marked(table):
+    first, *rest = RANKING.hits
+    share = LoraPartial(applied=64, tensors=128)
+    result = answer(replace(RANKING, hits=(replace(first, lora_partial=share), *rest)))
+    assert " (partial LoRA, 64 of 128 tensors)" in table(200, result)
+    found = [_hit_json(hit)["lora_partial"] for hit in result.groups[0].hits]
+    assert found == [{"applied": 64, "tensors": 128}] + [None] * len(rest)

@@ -4,7 +4,8 @@ import pytest
 from cli_specs import OTHER_PROMPTS, make_spec
 
 from gmi_registry.cli.main import app
-from gmi_registry.spec import Manifest, WeightFile, write_spec
+from gmi_registry.cli.spec import _partial
+from gmi_registry.spec import LoraPartial, Manifest, WeightFile, write_spec
 
 
 def test_show_names_what_matters(call, folder):
@@ -152,3 +153,11 @@ def test_show_says_where_a_base_is_not_known(call, folder, kind, said):
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert lines.get("base weights") == said
     assert "base weights digest" not in lines
+
+
+def test_a_lora_that_is_there_in_part_is_shown():
+    recipe = make_spec().manifest.generation.recipe
+    assert _partial(recipe) == []
+    share = LoraPartial(applied=64, tensors=128)
+    partial = recipe.model_copy(update={"lora_scale": 1.0, "lora_partial": share})
+    assert _partial(partial) == [("partial LoRA", "64 of 128 tensors made the images")]

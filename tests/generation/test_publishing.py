@@ -413,6 +413,65 @@ def test_importing_it_loads_no_heavy_library():
     assert shown.stdout.strip() == "[]"
 
 
+@pytest.fixture
+def with_strangers(hub):
+    """The LoRA with two more layers, for which its base has no place."""
+    from safetensors.torch import load_file, save_file
+
+    path = hub.root / "models" / "lora" / "pytorch_lora_weights.safetensors"
+    tensors = load_file(path)
+    fitting = len(tensors)
+    keys = [key for key in tensors if "attn1.to_q" in key and "down_blocks.1" in key]
+    for number in (7, 8):
+        for key in keys:
+            other = key.replace("down_blocks.1", f"down_blocks.{number}")
+            tensors[other] = tensors[key].clone()
+    save_file(tensors, path)
+    return fitting, len(tensors)
+
+
+def test_a_lora_that_fits_in_part_is_refused_or_published_with_its_share(
+    run, hub, few, with_strangers
+):
+    fitting, tensors = with_strangers
+    with pytest.raises(GenerationError) as caught:
+        run(LORA, dry_run=True)
+    assert f"({tensors - fitting} of {tensors} tensors)" in caught.value.message
+    assert "--allow-partial" in caught.value.hint
+    done = run(LORA, allow_partial=True)
+    assert done.outcome == "published"
+    assert any("no place for 2 of" in warning for warning in done.plan.warnings)
+    recipe = read_spec(gmi_of(hub, LORA).parent).manifest.generation.recipe
+    assert (recipe.lora_partial.applied, recipe.lora_partial.tensors) == (fitting, tensors)
+    again = run(LORA, allow_partial=True)
+    assert again.outcome == "up to date"
+
+
+def test_a_part_is_for_a_lora_only(run):
+    with pytest.raises(InputError, match="is no LoRA, of which a part could be left out"):
+        run(BASE, allow_partial=True)
+
+
+def test_a_textual_inversion_is_published_with_its_word(run, hub, few):
+    import torch
+    from safetensors.torch import save_file
+
+    folder = hub.root / "models" / "word"
+    folder.mkdir()
+    (folder / "README.md").write_text(CARD.format(more="base_model: base\n"))
+    vectors = torch.randn(1, 8, generator=torch.Generator().manual_seed(0))
+    save_file({"emb_params": vectors}, folder / "zxcstyle.safetensors")
+    ref = ModelRef("local", "word")
+    done = run(ref)
+    assert done.outcome == "published"
+    manifest = read_spec(gmi_of(hub, ref).parent).manifest
+    assert manifest.model.kind == "textual-inversion"
+    assert manifest.model.base_model == "base"
+    assert manifest.model.base_weights
+    assert manifest.generation.recipe.trigger_words == ("zxcstyle",)
+    assert manifest.generation.recipe.lora_scale is None
+
+
 def test_a_file_is_described_under_its_own_name_whatever_pattern_named_it(run, hub, few, tmp_path):
     folder = hub.root / "models" / "run"
     for number in (1, 2):

@@ -15,6 +15,7 @@ from gmi_registry.spec import (
     DescribedModel,
     EncoderRef,
     GenerationRecipe,
+    LoraPartial,
     ModelRef,
     Preprocess,
     PromptSet,
@@ -114,6 +115,8 @@ def make_row(number, standing=None, **changes):
         stamp=f"stamp {number}" if number % 2 else None,
     )
     row = renamed(Row.of(spec, standing), hub_tags=("Fresh",) if number % 5 == 1 else ())
+    if number % 4 == 2:
+        row = renamed(row, lora_partial=LoraPartial(applied=number, tensors=number + 100))
     return row if number % 7 else renamed(row, described_as=ModelRef("hf", f"o/former{number}"))
 
 

@@ -15,7 +15,7 @@ from gmi_registry.report.answer import answer_page
 from gmi_registry.report.html import render
 from gmi_registry.report.page import QueryImage
 from gmi_registry.report.picture import embed
-from gmi_registry.spec import ModelRef
+from gmi_registry.spec import LoraPartial, ModelRef
 
 
 def shown(name, prompt="a cat"):
@@ -139,3 +139,12 @@ def test_models_that_repeat_each_other_and_that_are_near_everything():
     warning = "near everything: first for 34 % of other models&#39; images"
     assert f'<li class="warn">{warning}, where 5 % would be its share</li>' in text
     assert "same images as" not in render(page(answer(RANKING)))
+
+
+def test_a_part_of_a_lora_is_marked():
+    first, *rest = RANKING.hits
+    share = LoraPartial(applied=64, tensors=128)
+    made = page(answer(replace(RANKING, hits=(replace(first, lora_partial=share), *rest))))
+    words = "a part of the LoRA made the images: 64 of its 128 tensors"
+    assert [card.partial for card in made.groups[0].cards] == [words, "", ""]
+    assert f'<li class="warn">{words}</li>' in render(made)

@@ -14,7 +14,7 @@ from gmi_registry.index.served.facts import Facts
 from gmi_registry.index.served.place import again
 from gmi_registry.index.standing import Standing
 from gmi_registry.sanitize import first_fault
-from gmi_registry.spec import ModelRef
+from gmi_registry.spec import LoraPartial, ModelRef
 from gmi_registry.spec.fields import Count, Name, Part, Sha256
 from gmi_registry.trust import Trust
 
@@ -62,6 +62,7 @@ class Row(Part):
     described_as: (
         Annotated[str, StringConstraints(max_length=700), AfterValidator(_reference)] | None
     ) = None
+    lora_partial: LoraPartial | None = None
 
     @classmethod
     def of(cls, entry: IndexEntry, standing: Standing) -> Row:
@@ -83,6 +84,7 @@ class Row(Part):
                 trust=standing.trust,
                 hub_tags=entry.hub_tags,
                 described_as=None if entry.described_as is None else str(entry.described_as),
+                lora_partial=entry.lora_partial,
             )
         except ValidationError as error:
             raise SpecFormatError(
@@ -150,6 +152,7 @@ class Row(Part):
             key=facts.key,
             hub_tags=self.hub_tags,
             described_as=None if self.described_as is None else ModelRef.parse(self.described_as),
+            lora_partial=self.lora_partial,
         )
 
 

@@ -14,7 +14,7 @@ from gmi_registry.index.stored.delivery import Delivery
 from gmi_registry.index.stored.ledger import Ledger
 from gmi_registry.index.stored.members import Members
 from gmi_registry.index.stored.record import PartRecord
-from gmi_registry.spec import ModelRef
+from gmi_registry.spec import LoraPartial, ModelRef
 
 __all__ = ["PartLines", "StoredEntries"]
 
@@ -120,7 +120,7 @@ class StoredEntries(Sequence[IndexEntry]):
         return [self._known[place] for place in places]
 
     def _entry(self, line: dict[str, Any]) -> IndexEntry:
-        former = line.get("described_as")
+        former, share = line.get("described_as"), line.get("lora_partial")
         return IndexEntry(
             model=ModelRef.parse(line["model"]),
             digest=line["digest"],
@@ -135,5 +135,6 @@ class StoredEntries(Sequence[IndexEntry]):
             prompt_set=line.get("prompt_set", self._prompt_set),
             hub_tags=tuple(line.get("hub_tags", ())),
             described_as=None if former is None else ModelRef.parse(former),
+            lora_partial=None if share is None else LoraPartial.model_validate(share),
             **self._shared,
         )

@@ -11,7 +11,7 @@ from gmi_registry.filters import Traits
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.standing import Standing
 from gmi_registry.index.stored.fault import AGAIN, first_fault
-from gmi_registry.spec import ModelRef
+from gmi_registry.spec import LoraPartial, ModelRef
 from gmi_registry.spec.canonical import canonical_json
 from gmi_registry.spec.fields import Count, Name, Part, Sha256, Text
 from gmi_registry.spec.manifest import MANIFEST_LIMIT
@@ -49,6 +49,7 @@ class EntryLine(Part):
     stamp: Text | None = None
     hub_tags: Annotated[tuple[Name, ...], Field(max_length=1000)] | None = None
     described_as: Annotated[str, StringConstraints(min_length=1, max_length=600)] | None = None
+    lora_partial: LoraPartial | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -109,6 +110,7 @@ class EntryLine(Part):
             stamp=standing.stamp,
             hub_tags=entry.hub_tags or None,
             described_as=None if entry.described_as is None else str(entry.described_as),
+            lora_partial=entry.lora_partial,
         )
 
     def to_bytes(self) -> bytes:

@@ -300,7 +300,8 @@ def _without_products() -> Iterator[None]:
             if kind is aten.scaled_dot_product_attention:
                 return args[0].new_zeros((*args[0].shape[:-1], args[2].shape[-1]))
             if kind in products and min(args[0].ndim, args[1].ndim) > 1:
-                batch = torch.broadcast_shapes(args[0].shape[:-2], args[1].shape[:-2])
+                shapes = (args[0].shape[:-2], args[1].shape[:-2])
+                batch = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
                 return args[0].new_zeros((*batch, args[0].shape[-2], args[1].shape[-1]))
             if kind in (aten.addmm, aten.baddbmm):
                 return args[1].new_zeros((*args[1].shape[:-1], args[2].shape[-1]))

@@ -395,7 +395,9 @@ def _pixart_alpha(_: Path) -> Any:
         text_encoder=t5_encoder(),
         vae=vae(levels=4),
         transformer=_pixart_network(),
-        scheduler=diffusers.DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02),
+        scheduler=diffusers.DPMSolverMultistepScheduler(
+            **BETAS
+        ),  # by its own an untrained one explodes
     )
 
 
@@ -406,7 +408,9 @@ def _pixart_sigma(_: Path) -> Any:
         text_encoder=t5_encoder(),
         vae=vae(levels=4),
         transformer=_pixart_network(),
-        scheduler=diffusers.DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02),
+        scheduler=diffusers.DPMSolverMultistepScheduler(
+            **BETAS
+        ),  # by its own an untrained one explodes
     )
 
 

@@ -218,13 +218,18 @@ def test_a_terminal_names_what_is_stale(table):
     assert text.count("stale") == 1
 
 
-def test_a_lora_that_is_there_in_part_is_marked(capsys, table):
+def test_a_lora_that_is_there_in_part_is_marked(table):
     first, *rest = RANKING.hits
     share = LoraPartial(applied=64, tensors=128)
     result = answer(replace(RANKING, hits=(replace(first, lora_partial=share), *rest)))
     assert " (partial LoRA, 64 of 128 tensors)" in table(200, result)
     found = [_hit_json(hit)["lora_partial"] for hit in result.groups[0].hits]
     assert found == [{"applied": 64, "tensors": 128}] + [None] * len(rest)
-    write_ranking(result)
+
+
+def test_a_pipe_gets_the_share_of_a_lora(capsys):
+    first, *rest = RANKING.hits
+    share = LoraPartial(applied=64, tensors=128)
+    write_ranking(answer(replace(RANKING, hits=(replace(first, lora_partial=share), *rest))))
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [row[-1] for row in rows] == ["lora_partial", "64/128", *([""] * len(rest))]

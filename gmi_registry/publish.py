@@ -637,6 +637,7 @@ def _recipe(
             "the trigger words of the model card are left out, since with them the model would cut "
             f"its prompts ({error.message}); --trigger-word WORD names shorter ones"
         )
+    generation.require_words_used(pipeline, model, recipe, prompt_sets)
     notes.extend(generation.recipe_notes(pipeline, model, overrides))
     return recipe, generation.recipe_origins(pipeline, model, overrides), notes
 

@@ -64,6 +64,7 @@ def _rows(result: Ranking) -> Iterator[tuple[str, ...]]:
         "confidence",
         "trust",
         "repeats",
+        "lora_partial",
     )
     for group in result.groups:
         for hit in group.hits:
@@ -79,7 +80,14 @@ def _rows(result: Ranking) -> Iterator[tuple[str, ...]]:
                 "" if hit.confidence is None else f"{hit.confidence:.3f}",
                 hit.trust or "",
                 ",".join(str(other.ref) for other in hit.repeats),
+                _share(hit),
             )
+
+
+def _share(hit: SearchHit) -> str:
+    """Of a LoRA of which only some tensors made the images: how many, of how many."""
+    share = hit.lora_partial
+    return "" if share is None else f"{share.applied}/{share.tensors}"
 
 
 def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone: bool) -> None:

@@ -43,6 +43,7 @@ from gmi_registry.generation.recipes import (
     recipe_notes,
     recipe_origins,
 )
+from gmi_registry.generation.textual_inversion import require_words_used
 
 __all__ = [
     "DEFAULT_PROMPT_SET",
@@ -85,5 +86,6 @@ __all__ = [
     "require_packages",
     "require_pipeline",
     "require_webp",
+    "require_words_used",
     "tiling_helps",
 ]

@@ -7,6 +7,8 @@ know, and a specification of a part of a LoRA would be one of another model.
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -179,7 +181,7 @@ def _by_diffusers(
     file: LoraFile,
     tensors: dict[str, torch.Tensor] | None,
 ) -> None:
-    with _folder(model, weight, file, tensors) as (folder, name):
+    with _folder(model, weight, file, tensors) as (folder, name), _unsaid():
         # The exact name: left to guess, diffusers takes the first file that looks like weights.
         pipeline.load_lora_weights(
             str(folder),
@@ -188,6 +190,22 @@ def _by_diffusers(
             use_safetensors=True,
             local_files_only=True,
         )
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """Without what the libraries say of an attempt, a line for each tensor that does not fit.
+
+    What did not get there is counted, and said once.
+    """
+    logger = logging.getLogger("diffusers.loaders")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _adapter_weights(pipeline: Any) -> Iterator[torch.Tensor]:

@@ -279,6 +279,14 @@ class LoraFile:
                 )
             return
         down, up = (self.tensors[layer.keys[role]] for role in ("down", "up"))
+        whole = next((it for it in (down, up) if not it.dtype.is_floating_point), None)
+        if whole is not None:
+            raise GenerationError(
+                f"{self.name}: {layer.name} has a factor of whole numbers "
+                f"({str(whole.dtype).removeprefix('torch.')}): a LoRA that is quantised, which is "
+                "not read here",
+                hint="publish the file that it was made from, in float16, bfloat16 or float32",
+            )
         if down.dim() < 2 or up.dim() < 2:
             raise GenerationError(
                 f"{self.name}: {layer.name} has factors of shapes {list(down.shape)} and "

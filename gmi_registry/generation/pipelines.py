@@ -44,6 +44,7 @@ from gmi_registry.generation.refusals import (
 )
 from gmi_registry.generation.single_file import (
     check_single_file,
+    check_unread,
     load_pipeline_with,
     load_single_file,
     model_components,
@@ -379,6 +380,7 @@ def _load(
     pipeline = load_pipeline_with(model, index, dtype, {}, model)
     _require_own_channels(model, pipeline)
     remarks = [*check_scheduler(model, index), *settle_prediction(pipeline, model)]
+    remarks += check_unread(model, pipeline)
     return LoadedModel(pipeline, tuple(remarks))
 
 
@@ -445,6 +447,8 @@ def _require_no_pickles(model: ModelFiles) -> None:
 
 def _base_of(model: ModelFiles) -> ModelFiles:
     if model.base is not None:
+        if model.kind == "lora":
+            _require_no_lora_below(model, model.base)
         return model.base
     named = model.card.base_model
     what = {"lora": "LoRA", "textual-inversion": "textual inversion"}.get(
@@ -462,6 +466,24 @@ def _base_of(model: ModelFiles) -> ModelFiles:
         hint=f"put {named} on the same hub, name one that is there (--base REPO), or correct "
         "base_model in the model card",
     )
+
+
+def _require_no_lora_below(model: ModelFiles, base: ModelFiles | None) -> None:
+    """Raise GenerationError where a LoRA stands on another one.
+
+    A card that names a LoRA may mean that training went on from there, and the file then holds both
+    already; or that both are to be used, at scales that nobody says.
+    """
+    while base is not None:
+        if base.kind == "lora":
+            root = "REPO" if base.base is None else str(base.base.ref.without_revision)
+            raise GenerationError(
+                f"{model.ref}: its base model {base.ref.without_revision} is a LoRA itself, and a "
+                "LoRA is put on a whole model",
+                hint=f"name the whole model that both stand on: --base {root}; if it takes both, "
+                "merge them into one file, and publish that",
+            )
+        base = base.base
 
 
 def _read_index(model: ModelFiles) -> dict[str, Any]:

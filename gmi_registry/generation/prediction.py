@@ -63,6 +63,7 @@ def settle_prediction(
     scheduler counts as a word of it. Raises GenerationError where two sources contradict each
     other, or for a scheduler that cannot do it.
     """
+    _require_sampled(pipeline, model)
     _require_known(pipeline, model, header)
     present = _predicts(pipeline)
     of_file = None
@@ -257,6 +258,31 @@ def _require_known(pipeline: Any, model: ModelFiles, header: Header | None) -> N
             f"{one_line(stated, 40)!r}, and a {scheduler} is set to epsilon or v_prediction",
             hint="name a base model that predicts it: --base REPO",
         )
+
+
+def _require_sampled(pipeline: Any, model: ModelFiles) -> None:
+    """Raise GenerationError for a prediction type that the pipeline's scheduler does not sample.
+
+    Schedulers take any word as their setting, and fail at the first step. ``flow_prediction`` is
+    left to them: some need the size of an image to begin with.
+    """
+    import torch
+
+    config = getattr(getattr(pipeline, "scheduler", None), "config", None)
+    kind = None if config is None else config.get("prediction_type")
+    if kind in (None, EPSILON, V, "flow_prediction"):
+        return
+    scheduler = type(pipeline.scheduler)
+    try:
+        tried = scheduler.from_config(config)
+        tried.set_timesteps(2)
+        tried.step(torch.ones(1, 4, 8, 8), tried.timesteps[0], torch.ones(1, 4, 8, 8))
+    except Exception as error:
+        raise GenerationError(
+            f"{model.ref}: its scheduler is configured for prediction_type "
+            f"{one_line(str(kind), 40)!r}, which the {scheduler.__name__} does not sample",
+            hint="correct prediction_type in its scheduler/scheduler_config.json",
+        ) from error
 
 
 def _named(model: ModelFiles) -> _Statement | None:

@@ -48,6 +48,7 @@ SCALE_MARKS = re.compile(r"(?:^|\.)(?:scaled_fp8|comfy_quant)$")
 _OTHER_SCALES = re.compile(
     r"\.(?:weight_scale_(?:2|inv)|scale_weight_2|absmax|quant_map|SCB|qweight|qzeros|wscales)$"
 )
+_NUMBER = re.compile(r"\d+")
 _PACKED = frozenset({"I8", "U8", "I32", "F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"})
 _CONFIG_LIMIT = 4 * 1024 * 1024
 
@@ -85,11 +86,39 @@ def scales_of(who: str, header: Header, found: WeightsFile) -> Scales:
         if fault is not None:
             raise _refused(who, found, f"{one_line(name, 80)} {fault}")
         of_weights[weight] = name
+    lacking = _without_scale(tensors, of_weights, beside)
+    if lacking:
+        raise GenerationError(
+            f"{who}: {found.title}, whose weights in float8 have scales, lacks those of "
+            f"{len(lacking):,} (such as {one_line(lacking[0], 80)}): read without them they would "
+            "be many times too large",
+            hint="download the file again; if that does not help, its author must save it anew",
+        )
     kind = found.quantisation
     scaled = kind is not None and ("fp8" in kind or kind == "with scales")
     if kind is not None and (not scaled or _is_packed(tensors)):
         raise _refused(who, found, None)
     return Scales(of_weights, frozenset(beside))
+
+
+def _without_scale(
+    tensors: Mapping[str, Tensor], of_weights: Mapping[str, str], beside: frozenset[str] | set[str]
+) -> list[str]:
+    """Weights in float8 that have lost their scale.
+
+    Layers of the same name in other blocks have one, or the file says that it has scales and has
+    none. A kind of layer of which none has a scale may have been cast without.
+    """
+    weights = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.dtype in _FLOAT8 and len(tensor.shape) >= 2 and name.endswith(".weight")
+    ]
+    if not of_weights:
+        said = any(name.endswith("scaled_fp8") for name in beside)
+        return weights if said else []
+    layers = {_NUMBER.sub("0", name) for name in of_weights}
+    return [name for name in weights if name not in of_weights and _NUMBER.sub("0", name) in layers]
 
 
 def _scale_fault(weight: Tensor, scale: Tensor) -> str | None:

@@ -7,7 +7,8 @@ file, all else from the base's weights; nothing is left as random numbers, and n
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gmi_registry.errors import GenerationError, GmiError
@@ -29,6 +30,7 @@ from gmi_registry.generation.tensors import (
     read_part,
 )
 from gmi_registry.model import ModelFiles
+from gmi_registry.sanitize import one_line
 from gmi_registry.weights import Header, WeightsFile, identify, read_header
 
 if TYPE_CHECKING:
@@ -36,12 +38,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_single_file",
+    "check_unread",
     "dtype_argument",
     "load_pipeline_with",
     "load_single_file",
     "model_components",
     "no_safety_checker",
 ]
+
+
+_NETWORKS = ("unet", "transformer")
 
 
 def check_single_file(model: ModelFiles) -> None:
@@ -208,6 +214,54 @@ def require_complete(model: ModelFiles, component: str, report: Mapping[str, Any
         )
 
 
+_ADAPTER_NAME = re.compile(r"(?:^|[._])(?:lora|hada|lokr|ia3)[._]")
+_OLD_ATTENTION = re.compile(r"\.(?:query|key|value|proj_attn)\.(?:weight|bias)$")
+
+
+def check_unread(model: ModelFiles, pipeline: Any) -> list[str]:
+    """Notes on tensors of the folder ``model`` that none of the networks of its pipeline reads.
+
+    Raises GenerationError where they are an adapter's, such as a LoRA that was saved with its base:
+    the images would be the base's.
+    """
+    import diffusers
+
+    notes: list[str] = []
+    for component, module in pipeline.components.items():
+        if not isinstance(module, diffusers.ModelMixin) or "quantization_config" in module.config:
+            continue
+        read = module.state_dict().keys()
+        files = [
+            model.path / weight.path
+            for weight in model.weights
+            if weight.path.rpartition("/")[0] == component
+            and weight.path.lower().endswith(".safetensors")
+        ]
+        names = [name for file in files for name in read_header(file).tensors]
+        # diffusers reads the names that attention had in its first releases.
+        unread = [it for it in names if it not in read and not _OLD_ATTENTION.search(it)]
+        _require_no_adapter(model, component, unread)
+        if unread and component in _NETWORKS:
+            more = ", …" if len(unread) > 3 else ""
+            listed = ", ".join(one_line(name, 90) for name in unread[:3])
+            notes.append(
+                f"{len(unread):,} tensors of its {component} belong to no layer of it, and are "
+                f"left out ({listed}{more})"
+            )
+    return notes
+
+
+def _require_no_adapter(model: ModelFiles, component: str, unread: Iterable[str]) -> None:
+    names = [name for name in unread if _ADAPTER_NAME.search(name)]
+    if names:
+        raise GenerationError(
+            f"{model.ref}: {len(names):,} tensors of its {component} are those of a LoRA or of "
+            f"another adapter, which diffusers leaves out of a folder ({one_line(names[0], 90)})",
+            hint="merge the adapter before the folder is saved: pipeline.fuse_lora(), "
+            "pipeline.unload_lora_weights(), pipeline.save_pretrained(folder)",
+        )
+
+
 def load_pipeline_with(
     model: ModelFiles,
     index: Mapping[str, Any],
@@ -256,6 +310,7 @@ def _complete_encoder(
         **_transformers_dtype(dtype),
     )
     require_complete(who, component, report)
+    _require_no_adapter(who, component, sorted(report["unexpected_keys"]))
     return module
 
 

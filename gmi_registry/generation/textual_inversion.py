@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from gmi_registry.errors import GenerationError
+from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation.refusals import one_line
+from gmi_registry.model import ModelFiles
+from gmi_registry.spec import GenerationRecipe, PromptSet
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LearnedWords", "embeddings_of", "learned_words", "load_embeddings"]
+__all__ = [
+    "LearnedWords",
+    "embeddings_of",
+    "learned_words",
+    "load_embeddings",
+    "require_words_used",
+]
 
 _ATTRIBUTE = "_gmi_learned_words"
 
@@ -52,6 +60,29 @@ def learned_words(pipeline: Any) -> LearnedWords:
     """The words that :func:`load_embeddings` has taught the pipeline."""
     words: LearnedWords = getattr(pipeline, _ATTRIBUTE, LearnedWords())
     return words
+
+
+def require_words_used(
+    pipeline: Any, model: ModelFiles, recipe: GenerationRecipe, prompt_sets: Iterable[PromptSet]
+) -> None:
+    """Raise InputError where no text that ``recipe`` gives the pipeline holds a word which the
+    textual inversion ``model`` teaches: the images would be those of its base."""
+    if model.kind != "textual-inversion":
+        return
+    learned = learned_words(pipeline)
+    words = (*learned.words, *learned.negative)
+    prompts = (recipe.render(prompt) for it in prompt_sets for prompt in it.prompts)
+    texts = (recipe.negative_prompt, *prompts)
+    if any(word.lower() in text.lower() for text in texts for word in words):
+        return
+    way = "--guidance above 1, and no other --negative-prompt"
+    if learned.words:
+        way = "no other --trigger-word, or shorter prompts (--prompts FILE)"
+    raise InputError(
+        f"{model.ref}: its word {words[0] if words else ''!r} is in no prompt, so that the images "
+        "would be those of its base model alone",
+        hint=f"give {way}; or write the word in one of them",
+    )
 
 
 def embeddings_of(

@@ -253,8 +253,10 @@ class LocalHub:
         from gmi_registry.bases import refuse_base
         from gmi_registry.hubs.weights import find_weights
 
-        if ref.id in above or len(above) >= _LONGEST_CHAIN:
-            chain = " -> ".join((*above, ref.id))
+        # A file may stand on the pipeline that lies in the same folder.
+        place = str(ref.without_revision).removeprefix("local:")
+        if place in above or len(above) >= _LONGEST_CHAIN:
+            chain = " -> ".join((*above, place))
             raise HubError(
                 f"the base models go round in a circle, or on for too long: {chain}",
                 hint=f"mend base_model in {self.root / _MODELS / ref.id / CARD_NAME}",
@@ -271,9 +273,14 @@ class LocalHub:
         if named is not None:
             if found.kind == "checkpoint":
                 raise refuse_base(str(ref.without_revision), named)
-            base = self._named_base(named, (*above, ref.id))
+            if named.without_revision == ref.without_revision:
+                raise InputError(
+                    f"{named} is the model itself, and --base names the one that it was made for",
+                    hint="name another model of this hub: --base local:NAME",
+                )
+            base = self._named_base(named, (*above, place))
         elif found.kind != "checkpoint":
-            base, notes = self._base(ref, card, (*above, ref.id))
+            base, notes = self._base(ref, card, (*above, place))
             if card.base_model is None:
                 refusal = _base_refusal(str(ref.without_revision), found)
         return ModelFiles(

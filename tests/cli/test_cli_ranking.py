@@ -54,6 +54,7 @@ def test_a_pipe_gets_rows(capsys):
         "confidence",
         "trust",
         "repeats",
+        "lora_partial",
     ]
     assert rows[1] == [
         "1",
@@ -63,6 +64,7 @@ def test_a_pipe_gets_rows(capsys):
         "flat,icons",
         "zoo/base",
         "general",
+        "",
         "",
         "",
         "",
@@ -82,7 +84,7 @@ def sure_ranking():
 def test_a_pipe_gets_chances_where_the_score_speaks_of_them(capsys):
     write_ranking(sure_ranking())
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert [row[-3] for row in rows] == ["confidence", "0.971", "0.020", "0.001"]
+    assert [row[-4] for row in rows] == ["confidence", "0.971", "0.020", "0.001"]
 
 
 def test_who_stands_behind_a_specification_and_other_versions(capsys, table):
@@ -102,7 +104,7 @@ def test_who_stands_behind_a_specification_and_other_versions(capsys, table):
     result = answer(replace(RANKING, hits=hits))
     write_ranking(result)
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert [row[-2] for row in rows] == ["trust", "self-published", "verified", "owner"]
+    assert [row[-3] for row in rows] == ["trust", "self-published", "verified", "owner"]
     assert rows[1][1] == "civitai:12@34"
     shown = " ".join(table(200, result).split())
     assert "civitai:12@34 New (+1 version) (self-published)" in shown
@@ -128,7 +130,7 @@ def test_models_that_repeat_each_other_and_that_are_near_everything(capsys, tabl
     write_ranking(result)
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     named = "local:m00@0123456789ab,local:m01@0123456789ab,civitai:12@34"
-    assert [row[-1] for row in rows] == ["repeats", named, "", ""]
+    assert [row[-2] for row in rows] == ["repeats", named, "", ""]
     shown = table(200, result)
     assert (
         "same images: local:m00 (self-published), local:m01 (stale), civitai:12@34 M\\x1b[2J"
@@ -223,3 +225,11 @@ def test_a_lora_that_is_there_in_part_is_marked(table):
     assert " (partial LoRA, 64 of 128 tensors)" in table(200, result)
     found = [_hit_json(hit)["lora_partial"] for hit in result.groups[0].hits]
     assert found == [{"applied": 64, "tensors": 128}] + [None] * len(rest)
+
+
+def test_a_pipe_gets_the_share_of_a_lora(capsys):
+    first, *rest = RANKING.hits
+    share = LoraPartial(applied=64, tensors=128)
+    write_ranking(answer(replace(RANKING, hits=(replace(first, lora_partial=share), *rest))))
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[-1] for row in rows] == ["lora_partial", "64/128", *([""] * len(rest))]

@@ -1,8 +1,10 @@
 """Every tensor of a LoRA file is accounted for, whatever its layout."""
 
 import json
+import logging
 import math
 import re
+import warnings
 
 import pytest
 import torch
@@ -361,6 +363,10 @@ def _spoil_shape(tensors, key):
     tensors[key] = torch.ones(3)
 
 
+def _spoil_type(tensors, key):
+    tensors[key] = (tensors[key] * 10).to(torch.int8)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -370,6 +376,7 @@ def _spoil_shape(tensors, key):
         (_spoil_ups, "has no effect: its factors are 0 in all"),
         (_spoil_pair, "has the down factor of a LoRA without the up factor"),
         (_spoil_shape, "which are no matrices"),
+        (_spoil_type, r"a factor of whole numbers \(int8\): a LoRA that is quantised"),
     ],
 )
 def test_a_damaged_lora_is_refused_in_one_line(spoil, said, bases, tmp_path, monkeypatch):
@@ -383,6 +390,35 @@ def test_a_damaged_lora_is_refused_in_one_line(spoil, said, bases, tmp_path, mon
     assert "\n" not in caught.value.message
     assert caught.value.hint
     assert not any(pipeline.get_list_adapters().values())
+
+
+def test_libraries_say_nothing_of_the_attempts(bases, tmp_path, caplog, monkeypatch):
+    """Else a line for each tensor that does not fit, and one for each alpha unknown to PEFT."""
+    made = bases.factors("sd15", unet=ATTENTION)
+    tensors = {
+        key: value[:, :-1] if key.endswith("lora_A.weight") else value
+        for key, value in diffusers_names(made).items()
+    }
+    model = write(tmp_path / "lora", tensors, bases.files("sd15"))
+    logger = logging.getLogger("diffusers")
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", RuntimeWarning)
+        with pytest.raises(GenerationError):
+            load_model(model, device="cpu")
+    assert caplog.records == []
+    assert [it for it in said if it.category is RuntimeWarning] == []
+
+
+def test_a_lora_on_a_lora_is_refused(bases, tmp_path):
+    """diffusers would load one in the place of the other, and the recipe would name both."""
+    tensors = kohya_names(bases.factors("sd15", unet=ATTENTION))
+    below = write(tmp_path / "below", tensors, bases.files("sd15"))
+    model = write(tmp_path / "above", tensors, below)
+    for refuse in (check_model, lambda model: load_model(model, device="cpu")):
+        with pytest.raises(GenerationError, match="is a LoRA itself") as caught:
+            refuse(model)
+        assert f"--base {bases.files('sd15').ref.without_revision}" in caught.value.hint
 
 
 def test_layers_of_no_effect_need_no_place(bases, tmp_path):

@@ -523,6 +523,19 @@ def test_other_quantised_files_are_refused_by_name(tensors_of, saved, extra, wor
         check_model(model)
 
 
+def test_a_weight_that_has_lost_its_scale_is_refused(tensors_of, saved):
+    """Blocks of the same kind have theirs; or the file says that it has scales, and has none."""
+    whole = scaled(tensors_of("sd15"), ".scale_weight")
+    lost = {name: value for name, value in whole.items() if name != f"{STEM}.scale_weight"}
+    error = refusal(saved(lost))
+    assert "lacks those of 1 " in error.message
+    assert LINEAR in error.message
+    mark = {f"{UNET}scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn)}
+    none = {name: value for name, value in whole.items() if not name.endswith("scale_weight")}
+    assert "lacks those of" in refusal(saved(none | mark)).message
+    assert load_model(saved(none), device="cpu").notes == ()
+
+
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_a_scale_that_is_no_number_is_refused(tensors_of, saved, value):
     tensors = scaled(tensors_of("sd15"), ".scale_weight")
@@ -597,6 +610,39 @@ def test_a_folder_with_damaged_or_missing_tensors_is_refused(bases, tmp_path, co
     error = refusal(model_files(folder, "folder"))
     assert name.removeprefix("text_model.") in error.message
     assert f"its {component}" in error.message
+
+
+@pytest.mark.parametrize(
+    ("component", "name"),
+    [
+        ("unet", "down_blocks.1.attentions.0.attn1.processor.to_q_lora.up.weight"),
+        ("text_encoder", "encoder.layers.0.self_attn.q_proj.lora_A.weight"),
+    ],
+)
+def test_an_adapter_inside_a_folder_is_refused_and_not_left_out(bases, tmp_path, component, name):
+    folder = shutil.copytree(bases("sd15").path, tmp_path / "folder")
+    (path,) = (folder / component).glob("*.safetensors")
+    save_file(load_file(path) | {name: torch.ones(16, 2)}, path, metadata={"format": "pt"})
+    error = refusal(model_files(folder, "folder"))
+    assert f"tensors of its {component} are those of a LoRA" in error.message
+    assert "fuse_lora" in error.hint
+
+
+def test_tensors_of_no_layer_of_a_folder_are_noted(bases, tmp_path):
+    folder = shutil.copytree(bases("sd15").path, tmp_path / "folder")
+    (path,) = (folder / "unet").glob("*.safetensors")
+    save_file(load_file(path) | {"foo.bar": torch.ones(3)}, path, metadata={"format": "pt"})
+    (note,) = load_model(model_files(folder, "folder"), device="cpu").notes
+    assert "1 tensors of its unet belong to no layer of it" in note
+    assert "foo.bar" in note
+
+
+def test_a_prediction_type_that_the_scheduler_does_not_sample_is_refused(bases, tmp_path):
+    folder = shutil.copytree(bases("sdxl").path, tmp_path / "folder")
+    path = folder / "scheduler/scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "velo"}))
+    error = refusal(model_files(folder, "folder"))
+    assert "prediction_type 'velo', which the EulerDiscreteScheduler" in error.message
 
 
 def test_large_numbers_are_no_damage(tensors_of, saved):

@@ -6,7 +6,7 @@ from lora_layouts import ATTENTION, Bases, kohya_names, write
 
 from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation import RecipeOverrides, check_prompts, default_recipe, load_model
-from gmi_registry.generation.textual_inversion import learned_words
+from gmi_registry.generation.textual_inversion import learned_words, require_words_used
 from gmi_registry.spec import PromptSet
 
 
@@ -37,6 +37,31 @@ def _read(pipeline, text, number=""):
         pipeline.maybe_convert_prompt(text, tokenizer), add_special_tokens=False
     ).input_ids
     return getattr(pipeline, f"text_encoder{number}").get_input_embeddings().weight[ids].detach()
+
+
+@pytest.mark.parametrize(
+    ("file", "overrides", "way"),
+    [
+        ("gothic-9.safetensors", {"trigger_words": ("ink",)}, "no other --trigger-word"),
+        ("gothic-9.safetensors", {"trigger_words": ()}, "shorter prompts"),
+        ("badhandv4.safetensors", {"negative_prompt": "blurry"}, "no other --negative-prompt"),
+        ("badhandv4.safetensors", {"guidance_scale": 1.0}, "--guidance above 1"),
+    ],
+)
+def test_images_without_the_word_are_refused(file, overrides, way, bases, tmp_path):
+    """They are those of the base, under another name."""
+    model, loaded = _load(bases, tmp_path, "sd15", {"emb_params": _vectors(bases, "sd15", 2)}, file)
+    sets = [PromptSet("few", 1, ("a cat",))]
+    usual = default_recipe(loaded.pipeline, model)
+    require_words_used(loaded.pipeline, model, usual, sets)
+    recipe = default_recipe(loaded.pipeline, model, RecipeOverrides(**overrides))
+    with pytest.raises(InputError, match="is in no prompt") as caught:
+        require_words_used(loaded.pipeline, model, recipe, sets)
+    assert way in caught.value.hint
+    if "guidance_scale" not in overrides and "trigger_words" in overrides:
+        word = learned_words(loaded.pipeline).words[0]
+        own = [PromptSet("own", 1, (f"a {word} cat",))]
+        require_words_used(loaded.pipeline, model, recipe, own)
 
 
 @pytest.mark.parametrize("count", [1, 3])

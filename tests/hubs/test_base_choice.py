@@ -240,6 +240,14 @@ class TestHuggingFace:
         ref = style(hf_hub, untold(ss_base_model_version="sdxl_base_v1-0"))
         assert hub.outline(ref, ModelRef("hf", SD1)).base.ref.id == SD1
 
+    def test_a_file_may_stand_on_the_pipeline_beside_it(self, hf_hub, hub):
+        hf_hub.add_repo("ada/both", pipeline() | {"style.safetensors": lora()})
+        ref = ModelRef("hf", "ada/both", None, "style.safetensors")
+        base = hub.outline(ref, ModelRef("hf", "ada/both")).base
+        assert (base.ref.id, base.ref.file, base.kind) == ("ada/both", None, "checkpoint")
+        with pytest.raises(HubError, match="in a circle"):
+            hub.outline(ref, ref)
+
     def test_a_whole_model_takes_no_base(self, hf_hub, hub):
         with pytest.raises(InputError, match="stands on no base model") as caught:
             hub.outline(ModelRef("hf", "ada/base"), ModelRef("hf", SDXL))

@@ -409,6 +409,21 @@ class TestModels:
         with pytest.raises(HubError, match=r"in a circle.*a -> b -> a"):
             built.hub.fetch_model(ModelRef("local", "a"))
 
+    def test_a_file_may_stand_on_the_pipeline_that_it_lies_beside(self, built):
+        built.add_checkpoint("both")
+        save_whole(built.folder("both") / "alone.safetensors")
+        ref = ModelRef("local", "both", None, "alone.safetensors")
+        base = built.hub.fetch_model(ref, ModelRef("local", "both")).base
+        assert base is not None
+        assert base.kind == "checkpoint"
+        with pytest.raises(InputError, match="is the model itself"):
+            built.hub.fetch_model(ref, ref)
+
+    def test_a_model_is_not_its_own_base(self, built):
+        ref = built.add_lora("style")
+        with pytest.raises(InputError, match="is the model itself"):
+            built.hub.fetch_model(ref, ref.without_revision)
+
     def test_so_is_a_chain_without_end(self, built):
         for number in range(12):
             built.add_lora(f"m{number}", card=f"---\nbase_model: m{number + 1}\n---\n")

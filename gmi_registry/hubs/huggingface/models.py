@@ -233,8 +233,10 @@ class Models:
         """
         info = self.info(ref.id, ref.revision)
         asked_for, ref = ref, dataclasses.replace(ref, id=info.id)
-        if ref.id in above or len(above) >= _LONGEST_CHAIN:
-            chain = " -> ".join((*above, ref.id))
+        # A file may stand on the pipeline that lies in the same repository.
+        place = ref.id if ref.file is None else f"{ref.id}/{ref.file}"
+        if place in above or len(above) >= _LONGEST_CHAIN:
+            chain = " -> ".join((*above, place))
             raise HubError(
                 f"the base models go round in a circle, or on for too long: {chain}",
                 hint=f"mend base_model in the model card of {asked_for.repository}",
@@ -266,7 +268,7 @@ class Models:
                 kind = described_kind(found.file, f"hf:{info.id}/{one_line(chosen.first.path)}")
                 if kind == "lora" and chosen.beside:
                     found = dataclasses.replace(found, beside=self._embeddings(found, chosen))
-            found = self._with_base(found, (*above, info.id), base)
+            found = self._with_base(found, (*above, place), base)
             if found.base is not None:
                 found.base.choose(config_only=not found.takes_base_weights)
         elif base is not None:

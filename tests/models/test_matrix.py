@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
@@ -148,6 +151,26 @@ class _Long:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+
+@pytest.mark.parametrize("kept", ["tokenizer_3", None])
+def test_without_its_t5_stable_diffusion_3_reads_what_its_clip_encoders_do(
+    model_store, tmp_path, kept
+):
+    """As many are saved: ``text_encoder_3`` is null in their index."""
+    folder = shutil.copytree(architecture_folder(model_store, "sd3"), tmp_path / "sd3")
+    index = json.loads((folder / "model_index.json").read_bytes())
+    for part in {"text_encoder_3", "tokenizer_3"} - {kept}:
+        index[part] = [None, None]
+        shutil.rmtree(folder / part)
+    (folder / "model_index.json").write_text(json.dumps(index))
+    model = model_files(folder, "sd3")
+    pipeline = generation.load_pipeline(model, device="cpu")
+    assert pipeline.text_encoder_3 is None
+    recipe = generation.default_recipe(pipeline, model)
+    generation.check_prompts(pipeline, [PromptSet("own", 1, ("cat " * 20,))], recipe)
+    with pytest.raises(InputError, match="the model reads 77"):
+        generation.check_prompts(pipeline, [PromptSet("own", 1, ("cat " * 60,))], recipe)
 
 
 def _ids_read(model, prompt: str) -> list[list[int]]:

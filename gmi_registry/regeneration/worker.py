@@ -43,8 +43,9 @@ def perform(work: Work, *, hub: Hub | None = None, progress: Progress | None = N
     whose parent is no longer its newest.
 
     The author's own prompts, seeds, LoRA scale and, where no card states them, negative prompt,
-    CLIP skip and true CFG scale are kept, and so is the base model that was named; the rest is what the card advises, as in a first publication. Raises
-    nothing but KeyboardInterrupt and its like: errors are results.
+    CLIP skip and true CFG scale are kept, and so is the base model that was named; the rest is what
+    the card advises, as in a first publication. Raises nothing but KeyboardInterrupt and its like:
+    errors are results.
     """
     start = time.perf_counter()
     try:
@@ -206,7 +207,11 @@ def _kept(manifest: Manifest | None, advised: Collection[str]) -> RecipeOverride
     negative = None if "negative_prompt" in advised else recipe.negative_prompt or None
     # Elsewhere it is the pipeline's or the family's, and what people call guidance.
     chosen = negative is not None or recipe.guidance_scale is not None
-    scales = {"true_cfg_scale"} if recipe.guidance_scale is not None else {"true_cfg_scale", "guidance_scale"}
+    scales = (
+        {"true_cfg_scale"}
+        if recipe.guidance_scale is not None
+        else {"true_cfg_scale", "guidance_scale"}
+    )
     return RecipeOverrides(
         seeds=recipe.seeds,
         negative_prompt=negative,

@@ -162,9 +162,7 @@ def test_without_a_negative_prompt_none_is_given(base):
 
 def test_captions_are_not_cleaned_where_other_packages_happen_to_be_installed(base):
     class Cleaning(_Parts):
-        def __call__(
-            self, prompt, height=64, width=64, guidance_scale=4.0, clean_caption=True
-        ): ...
+        def __call__(self, prompt, height=64, width=64, guidance_scale=4.0, clean_caption=True): ...
 
     assert call_arguments(Cleaning(), default_recipe(Cleaning(), base), ["a"])["clean_caption"] is (
         False

@@ -283,7 +283,7 @@ def test_of_a_lora_the_stated_share_is_applied(propose, models, tmp_path):
     assert found.agrees
     assert found.mean < 0.01
     other = share.model_copy(update={"applied": share.applied - 2})
-    with pytest.raises(HubError, match="reach its base here, and .* did when it was described"):
+    with pytest.raises(HubError, match=r"reach its base here, and .* did when it was described"):
         audit_module._require_share(spec, other)
 
 

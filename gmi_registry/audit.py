@@ -20,7 +20,7 @@ from gmi_registry.hubs.protocol import Hub, ModelOutline
 from gmi_registry.hubs.registry.comparison import Comparison, compare
 from gmi_registry.hubs.selection import main_file
 from gmi_registry.model import ModelFiles
-from gmi_registry.spec import ModelRef, PromptSet, Spec
+from gmi_registry.spec import LoraPartial, ModelRef, PromptSet, Spec
 
 __all__ = ["Progress", "audit", "choose_prompts"]
 
@@ -79,7 +79,16 @@ def audit(
     progress("check", 1, _CHECKS)
     encoder = _encoder(spec, hub, device) if encoder is None else encoder
     progress("check", 2, _CHECKS)
-    pipeline = generation.load_pipeline(model, device=device, dtype=recipe.dtype)
+    # As when the specification was made: of a LoRA the share that is stated, at the stated scale.
+    loaded = generation.load_model(
+        model,
+        device=device,
+        dtype=recipe.dtype,
+        allow_partial=recipe.lora_partial is not None,
+        lora_scale=recipe.lora_scale,
+    )
+    _require_share(spec, loaded.lora_partial)
+    pipeline = loaded.pipeline
     generation.check_settings(pipeline, recipe)
     require_room(work, len(prompts) * len(recipe.seeds) * 3 * recipe.width * recipe.height)
     progress("check", _CHECKS, _CHECKS)
@@ -167,6 +176,22 @@ def _require_weights(spec: Spec, model: ModelFiles) -> None:
             "weights than those described",
             hint="its specification must be made again",
         )
+
+
+def _require_share(spec: Spec, found: LoraPartial | None) -> None:
+    """Raise HubError where another share of a LoRA reaches its base than the one stated."""
+    stated = spec.manifest.generation.recipe.lora_partial
+    if found == stated:
+        return
+    now, then = (
+        "all of its tensors" if it is None else f"{it.applied} of its {it.tensors} tensors"
+        for it in (found, stated)
+    )
+    raise HubError(
+        f"{spec.manifest.model.ref.without_revision}: {now} reach its base here, and {then} did "
+        "when it was described",
+        hint="its specification must be made again",
+    )
 
 
 def _encoder(spec: Spec, hub: Hub, device: str) -> Encoder:

@@ -352,6 +352,13 @@ def _choose_guidance(
             f"a {reads.name} takes no true CFG scale",
             hint="leave out --true-cfg-scale" + (": --guidance is read" if reads.guidance else ""),
         )
+    # Where the call's own is above 1, such a value turns it off.
+    idle = (reads.default_true_cfg or 0) <= 1
+    if asked_true is not None and asked_true <= 1 and idle:
+        raise InputError(
+            f"true CFG scale {asked_true:g} has no effect: a {reads.name} reads one above 1",
+            hint="leave out --true-cfg-scale, or give --true-cfg-scale 4",
+        )
     if asked is not None and asked_true is not None and reads.guides_by_true_cfg:
         raise InputError(
             f"in a {reads.name} --guidance is the true CFG scale, and both are given",
@@ -387,6 +394,11 @@ def _choose_guidance(
         chosen.notes.append(
             f"true_cfg_scale {true[0]:g} ({true[1]}) has no effect and is left out: a {reads.name} "
             "takes none"
+        )
+    elif true is not None and true[0] <= 1 and idle:
+        chosen.notes.append(
+            f"true_cfg_scale {true[0]:g} ({true[1]}) has no effect and is left out: a {reads.name} "
+            "reads one above 1"
         )
     elif true is not None:
         chosen.put("true_cfg_scale", true[0], true[1])

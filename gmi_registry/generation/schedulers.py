@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
+
 from gmi_registry.errors import InputError
 from gmi_registry.generation.pipelines import Pipeline
 from gmi_registry.generation.refusals import one_line
@@ -394,8 +396,11 @@ def _try_steps(pipeline: Pipeline, scheduler: Any) -> None:
         copy.set_timesteps(steps, **({"mu": 1.0} if dynamic else {}))
         return
     more: dict[str, Any] = {}
-    if re.search(r"\blinspace\(|get_default_\w*sigmas\(", source):
-        more["sigmas"] = [1 - step / steps for step in range(steps)]
+    # An array or a list, as the pipeline gives: UniPC calculates with the first alone.
+    if re.search(r"\blinspace\(", source):
+        more["sigmas"] = np.linspace(1.0, 1 / steps, steps)
+    elif re.search(r"get_default_\w*sigmas\(", source):
+        more["sigmas"] = np.linspace(1.0, 1 / steps, steps).tolist()
     if "original_inference_steps=" in source:
         more["original_inference_steps"] = None
     if dynamic or "mu=mu" in source or '"mu": mu' in source:

@@ -170,6 +170,8 @@ def call_arguments(
         "true_cfg_scale": recipe.true_cfg_scale,
         "use_resolution_binning": False,
         "max_area": recipe.width * recipe.height,
+        # It would be done where two other packages happen to be installed, and nowhere else.
+        "clean_caption": False,
     }
     if reads.guidance is not None:
         arguments[reads.guidance] = recipe.guidance_scale

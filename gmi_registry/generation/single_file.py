@@ -276,7 +276,7 @@ def load_pipeline_with(
     """
     import diffusers
 
-    off = no_safety_checker(index)
+    off = no_safety_checker(index) | _left_out_encoders(index)
     components = [name for name in model_components(index) if name not in off]
     shown = [name for name in components if name not in modules]
     with chosen_folder(model, shown) as folder:
@@ -312,6 +312,20 @@ def _complete_encoder(
     require_complete(who, component, report)
     _require_no_adapter(who, component, sorted(report["unexpected_keys"]))
     return module
+
+
+def _left_out_encoders(index: Mapping[str, Any]) -> dict[str, None]:
+    """Text encoders that a model was saved without, as Stable Diffusion 3 often is without its T5.
+
+    diffusers writes null for them, and asks for them again unless it is handed None.
+    """
+    return {
+        name: None
+        for name, value in index.items()
+        if name.startswith(("text_encoder", "tokenizer"))
+        and isinstance(value, list)
+        and value[0] is None
+    }
 
 
 def model_components(index: Mapping[str, Any]) -> list[str]:

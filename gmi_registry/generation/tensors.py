@@ -652,16 +652,30 @@ _GGUF_SCALES = {
 }  # fmt: skip
 
 
+_FEW_MATRICES = 4
+"""Of fewer, zeros say nothing: a layer may begin as zeros and learn little."""
+
+
 def require_finite(model: ModelFiles, pipeline: Any) -> None:
     """Raise GenerationError for a parameter of ``pipeline`` that is no number, or is not there.
 
-    One such number makes every image black, or noise.
+    One such number makes every image black, or noise. A component of which over half of the
+    matrices hold nothing but zeros is refused as well: a download that was cut short may leave such
+    a file, and a text encoder like that gives images of no prompt.
     """
     import torch
 
     for component, module in pipeline.components.items():
         if not isinstance(module, torch.nn.Module):
             continue
+        matrices = [value.detach() for value in module.parameters() if value.ndim > 1]
+        empty = sum(map(_is_empty, matrices))
+        if len(matrices) >= _FEW_MATRICES and 2 * empty > len(matrices):
+            raise GenerationError(
+                f"{model.ref}: {empty:,} of the {len(matrices):,} matrices of its {component} hold "
+                "nothing but zeros",
+                hint="download the model again; if that does not help, the file is damaged",
+            )
         # A mask that is made anew and is infinite on purpose is no weight.
         saved = module.state_dict().keys()
         buffers = [(name, value) for name, value in module.named_buffers() if name in saved]
@@ -683,6 +697,14 @@ def require_finite(model: ModelFiles, pipeline: Any) -> None:
                     + ("; or try --dtype bfloat16 or float32" if dtype == "float16" else "")
                     + "; if that does not help, the file is damaged",
                 )
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a matrix is there and all of it is zero; of packed ones that is not told."""
+    if value.is_meta or getattr(value, "quant_type", None) is not None or not value.numel():
+        return False
+    # Its first row tells nearly always.
+    return not bool(value[0].any()) and not bool(value.any())
 
 
 def _not_finite(value: Any) -> int:

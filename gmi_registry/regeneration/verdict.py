@@ -15,7 +15,7 @@ from gmi_registry.errors import (
     SpecNotFoundError,
     UnsupportedVersionError,
 )
-from gmi_registry.generation.advice import advised
+from gmi_registry.generation.advice import advised, adviser
 from gmi_registry.hubs.protocol import Hub, SpecStore, is_stale, own_weights
 from gmi_registry.hubs.selection import main_file
 from gmi_registry.place import makes_links, read_former
@@ -39,6 +39,7 @@ class Verdict:
     prompts. ``file`` is which of several models in one repository is described. ``digest`` is the
     SHA-256 (hex) of the ``spec.json`` that is there, and ``manifest`` what it says, both None where
     there is none that can be read. ``encoder`` is None where cards do not tell it beforehand.
+    ``advised`` are those settings of :data:`_KEPT` that the cards state today.
     """
 
     state: State
@@ -48,6 +49,12 @@ class Verdict:
     manifest: Manifest | None = None
     encoder: EncoderName | None = None
     file: str | None = None
+    advised: frozenset[str] = frozenset()
+
+
+_KEPT = ("negative_prompt", "clip_skip", "true_cfg_scale", "guidance_scale")
+"""Settings that are an author's own choice in an earlier recipe where no card states them, with the
+one that true_cfg_scale is by another name."""
 
 
 def judge(
@@ -84,9 +91,13 @@ def judge(
     if spec is None or manifest is None:
         return Verdict(state, reason, key, encoder=encoder)
     file = _file(manifest, ref, today)
+    stated = frozenset[str]()
+    if today.model is not None:
+        stated = frozenset(name for name in _KEPT if adviser(today.model, name) is not None)
     found = list(_differences(manifest, ref, today, encoder, prompts))
     if found:
-        return Verdict("stale", "; ".join(found), key, spec.digest, manifest, encoder, file)
+        reasons = "; ".join(found)
+        return Verdict("stale", reasons, key, spec.digest, manifest, encoder, file, stated)
     reason = "the same weights, format, encoder and prompts"
     if today.weights is None:
         reason = "the hub does not say which weights the model has now"

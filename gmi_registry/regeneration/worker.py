@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -42,9 +42,10 @@ def perform(work: Work, *, hub: Hub | None = None, progress: Progress | None = N
     the hub holds is looked at once more before anything is sent, and the hub refuses a commit
     whose parent is no longer its newest.
 
-    The author's own prompts, seeds, negative prompt and LoRA scale are kept, and so is the base
-    model that was named; the rest is what the card advises, as in a first publication. Raises
-    nothing but KeyboardInterrupt and its like: errors are results.
+    The author's own prompts, seeds, LoRA scale and, where no card states them, negative prompt,
+    CLIP skip and true CFG scale are kept, and so is the base model that was named; the rest is what
+    the card advises, as in a first publication. Raises nothing but KeyboardInterrupt and its like:
+    errors are results.
     """
     start = time.perf_counter()
     try:
@@ -132,7 +133,7 @@ def _published(
         load=_encoder,
         prompts=_own_prompts(ref, now.manifest),
         base=None if now.manifest is None else now.manifest.model.named_base,
-        overrides=_kept(now.manifest),
+        overrides=_kept(now.manifest, now.advised),
         # Something is there that reads as true and is not.
         force=now.state == "broken",
         # Its maker allowed it when the specification was made.
@@ -197,14 +198,25 @@ def _own_prompts(ref: ModelRef, manifest: Manifest | None) -> PromptSet | None:
     return own[0].prompt_set if own else None
 
 
-def _kept(manifest: Manifest | None) -> RecipeOverrides:
-    """What no card advises, so that it can only have been its author's choice."""
+def _kept(manifest: Manifest | None, advised: Collection[str]) -> RecipeOverrides:
+    """What no card advises (``advised`` are the settings that one does), so that it can only have
+    been its author's choice."""
     if manifest is None:
         return RecipeOverrides()
     recipe = manifest.generation.recipe
+    negative = None if "negative_prompt" in advised else recipe.negative_prompt or None
+    # Elsewhere it is the pipeline's or the family's, and what people call guidance.
+    chosen = negative is not None or recipe.guidance_scale is not None
+    scales = (
+        {"true_cfg_scale"}
+        if recipe.guidance_scale is not None
+        else {"true_cfg_scale", "guidance_scale"}
+    )
     return RecipeOverrides(
         seeds=recipe.seeds,
-        negative_prompt=recipe.negative_prompt or None,
+        negative_prompt=negative,
+        clip_skip=None if "clip_skip" in advised else recipe.clip_skip,
+        true_cfg_scale=recipe.true_cfg_scale if chosen and not scales & set(advised) else None,
         lora_scale=recipe.lora_scale if manifest.model.kind == "lora" else None,
     )
 

@@ -114,6 +114,8 @@ def test_the_scale_that_counts_is_recorded(base, pipeline, guidance, true_cfg):
         (SCHNELL, {"guidance_scale": 3.0}, "trained without a guidance", "--true-cfg-scale"),
         (_Classic(distilled=True), {"guidance_scale": 3.0}, "no effect", "leave out --guidance"),
         (_Classic(), {"true_cfg_scale": 3.0}, "no true CFG scale", "--guidance is read"),
+        (DEV, {"true_cfg_scale": 1.0}, "reads one above 1", "leave out --true-cfg-scale"),
+        (SCHNELL, {"true_cfg_scale": 0.5}, "0.5 has no effect", "--true-cfg-scale 4"),
         (QWEN, {"true_cfg_scale": 3.0, "guidance_scale": 2.0}, "both are given", "leave out"),
         (DEV, {"negative_prompt": "blur"}, "true CFG scale above 1", "--true-cfg-scale 4"),
         (QWEN, {"negative_prompt": "blur", "guidance_scale": 1.0}, "above 1", "--true-cfg-scale"),
@@ -158,11 +160,24 @@ def test_without_a_negative_prompt_none_is_given(base):
     assert "negative_prompt" not in call_arguments(_Classic(), recipe, ["a"])
 
 
+def test_captions_are_not_cleaned_where_other_packages_happen_to_be_installed(base):
+    class Cleaning(_Parts):
+        def __call__(self, prompt, height=64, width=64, guidance_scale=4.0, clean_caption=True): ...
+
+    assert call_arguments(Cleaning(), default_recipe(Cleaning(), base), ["a"])["clean_caption"] is (
+        False
+    )
+
+
 def test_advice_without_effect_is_left_out_and_said(base):
     card = replace(base.card, guidance_scale=0.0, negative_prompt="blur", clip_skip=2)
     advised = replace(base, card=card)
     recipe = default_recipe(SCHNELL, advised)
     assert (recipe.guidance_scale, recipe.negative_prompt, recipe.clip_skip) == (None, "", None)
+    advised = replace(base, card=replace(card, true_cfg_scale=1.0))
+    assert default_recipe(SCHNELL, advised).true_cfg_scale is None
+    assert default_recipe(QWEN, advised).true_cfg_scale == 1.0  # there it turns the call's own off
+    assert "true_cfg_scale 1" in "\n".join(recipe_notes(SCHNELL, advised))
     notes = "\n".join(recipe_notes(SCHNELL, advised))
     assert all(word in notes for word in ("guidance_scale 0", "negative prompt", "clip_skip 2"))
 

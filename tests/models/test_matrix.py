@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from gmi_registry import generation
 from gmi_registry.errors import GmiError, InputError
@@ -150,6 +154,26 @@ class _Long:
         return len(self.prompts)
 
 
+@pytest.mark.parametrize("kept", ["tokenizer_3", None])
+def test_without_its_t5_stable_diffusion_3_reads_what_its_clip_encoders_do(
+    model_store, tmp_path, kept
+):
+    """As many are saved: ``text_encoder_3`` is null in their index."""
+    folder = shutil.copytree(architecture_folder(model_store, "sd3"), tmp_path / "sd3")
+    index = json.loads((folder / "model_index.json").read_bytes())
+    for part in {"text_encoder_3", "tokenizer_3"} - {kept}:
+        index[part] = [None, None]
+        shutil.rmtree(folder / part)
+    (folder / "model_index.json").write_text(json.dumps(index))
+    model = model_files(folder, "sd3")
+    pipeline = generation.load_pipeline(model, device="cpu")
+    assert pipeline.text_encoder_3 is None
+    recipe = generation.default_recipe(pipeline, model)
+    generation.check_prompts(pipeline, [PromptSet("own", 1, (" ".join(["cat"] * 20),))], recipe)
+    with pytest.raises(InputError, match="the model reads 77"):
+        generation.check_prompts(pipeline, [PromptSet("own", 1, (" ".join(["cat"] * 60),))], recipe)
+
+
 def _ids_read(model, prompt: str) -> list[list[int]]:
     """The numbers of the tokens that the text encoders are given, when an image is generated."""
     read: list[list[int]] = []
@@ -170,3 +194,19 @@ def _ids_read(model, prompt: str) -> list[list[int]]:
         for hook in hooks:
             hook.remove()
     return read
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "unet"])
+def test_weights_of_zeros_are_refused(model_store, tmp_path, component):
+    """As a download leaves that made the file before it had the data; a few may be zero."""
+    folder = shutil.copytree(architecture_folder(model_store, "sd15"), tmp_path / "sd15")
+    (path,) = (folder / component).glob("*.safetensors")
+    tensors = load_file(path)
+    matrices = [name for name in sorted(tensors) if tensors[name].ndim > 1]
+    few = matrices[: len(matrices) // 3]
+    save_file(tensors | {name: np.zeros_like(tensors[name]) for name in few}, path)
+    assert generation.load_pipeline(model_files(folder, "sd15"), device="cpu")
+    most = matrices[: len(matrices) * 2 // 3]
+    save_file(tensors | {name: np.zeros_like(tensors[name]) for name in most}, path)
+    with pytest.raises(GmiError, match=f"matrices of its {component} hold nothing but zeros"):
+        generation.load_pipeline(model_files(folder, "sd15"), device="cpu")

@@ -115,6 +115,13 @@ def test_scheduler(tiny, name):
     assert _differ(model.image(scheduler=other), model.image(scheduler=own))
 
 
+@pytest.mark.parametrize("name", ["flux1-dev", "qwen-image", "lumina2"])
+def test_unipc_on_the_flow_of_a_pipeline_that_gives_it_an_array(tiny, name):
+    model = tiny(name)
+    assert _compare(model, {"scheduler": "UniPC"}, {})
+    assert model.recipe(scheduler="UniPC").sampler.config["use_flow_sigmas"] is True
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_the_type_of_the_numbers(tiny, name):
     """bfloat16 is loaded, recorded and rounds: an image, and another one."""

@@ -83,6 +83,28 @@ def test_the_authors_own_prompts_and_seeds_are_kept(published, go, models, work)
     assert manifest.generation.recipe.lora_scale == 0.5
 
 
+def test_settings_that_no_card_states_are_kept_and_others_are_the_cards(
+    published, go, models, work
+):
+    from gmi_registry.generation import RecipeOverrides
+
+    def chosen():
+        recipe = read_spec(place(published)).manifest.generation.recipe
+        return recipe.negative_prompt, recipe.clip_skip
+
+    overrides = RecipeOverrides(negative_prompt="ugly", clip_skip=1)
+    publish(ModelRef("local", "ink"), published, work=work, overrides=overrides, device="cpu")
+    change(published, models)
+    assert outcomes(go(published)) == {"local:ink": "published"}
+    assert chosen() == ("ugly", 1)
+
+    text = card("base").replace("gmi:\n", "gmi:\n  negative_prompt: blur\n")
+    (place(published) / "README.md").write_text(text)
+    change(published, models, shift=0.7)
+    assert outcomes(go(published)) == {"local:ink": "published"}
+    assert chosen() == ("blur", 1)
+
+
 def test_a_damaged_file_is_broken_and_made_anew(published, go, work):
     tensors = place(published) / "gmi" / "spec.tensors"
     content = bytearray(tensors.read_bytes())

@@ -264,6 +264,29 @@ def test_a_base_that_was_named_is_the_one_that_is_audited(propose, models, tmp_p
     assert found.agrees
 
 
+def test_of_a_lora_the_stated_share_is_applied(propose, models, tmp_path):
+    path = "pytorch_lora_weights.safetensors"
+    tensors = load(models.files(LORA.id)[path])
+    alien = {
+        name.replace("unet.", "unet.nowhere."): value
+        for name, value in list(tensors.items())
+        if "to_q" in name
+    }
+    models.commit(LORA.id, {path: save(tensors | alien)})
+    propose(LORA, allow_partial=True)
+    spec = unpacked(proposed(models), tmp_path / "spec")
+    share = spec.manifest.generation.recipe.lora_partial
+    assert share is not None
+    assert (share.applied, share.tensors) == (len(tensors), len(tensors) + len(alien))
+    with HuggingFaceHub() as hub:
+        found = audit(spec, hub, FEW.prompts[:2], work=tmp_path / "w", device="cpu")
+    assert found.agrees
+    assert found.mean < 0.01
+    other = share.model_copy(update={"applied": share.applied - 2})
+    with pytest.raises(HubError, match=r"reach its base here, and .* did when it was described"):
+        audit_module._require_share(spec, other)
+
+
 def test_other_weights_of_the_model_or_its_base_stop_it(propose, models, tmp_path):
     propose(LORA)
     spec = unpacked(proposed(models), tmp_path / "spec")

@@ -85,7 +85,7 @@ def search(
     it. Both are for the default score. Without images ``prompt`` is compared with the
     models' images, in the space that the encoder's towers share, which says less than a picture
     does; or ``like`` names a model, of ``hub`` or a folder with a specification, and others are
-    ranked by the discrepancy (MMD²) of what they draw for the same prompts, itself left out.
+    ranked by the discrepancy (MMD²) of what they generate for the same prompts, itself left out.
 
     Only models with all of ``tags`` and none of ``not_tags``, from ``base_model`` and of ``kind``
     are compared. Letter case, white space around and between words, and the way in which Unicode
@@ -179,7 +179,7 @@ def publish(
     offload: Offload | None = None,
     progress: PublishProgress = lambda stage, done, total: None,
 ) -> Publication:
-    """Describe ``model`` of ``hub`` by what it draws, and put the description beside it.
+    """Describe ``model`` of ``hub`` by the images that it generates; the result lies beside it.
 
     ``model`` is its name on the hub, a whole reference such as ``hf:owner/name``, the address of
     its page, or a ModelRef; on

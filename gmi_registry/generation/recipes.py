@@ -1,4 +1,4 @@
-"""How a model is asked to draw when nobody says otherwise, and what a caller may change."""
+"""The settings of a model where nobody says otherwise, and what a caller may change."""
 
 from __future__ import annotations
 
@@ -481,8 +481,8 @@ def _choose_own_side(chosen: _Settings, side: str, pipeline: Pipeline, model: Mo
     pixels = _network_size(pipeline, side)
     if pixels is None:
         raise GenerationError(
-            f"{model.ref}: the model does not say how large its pictures are",
-            hint="give width and height",
+            f"{model.ref}: the model does not say how large its images are",
+            hint="give --width and --height",
         )
     chosen.put(side, pixels, _NETWORK)
 
@@ -545,7 +545,7 @@ def _validated(values: dict[str, Any], origins: dict[str, str]) -> GenerationRec
             f"{name.replace('_', ' ')} {one_line(str(first['input']), 60)} ({origin}): {message}",
             hint=f"give another {option}"
             if origin == _CALLER
-            else f"mend the model card, or give {option}",
+            else f"correct the model card, or give {option}",
         ) from error
 
 

@@ -386,7 +386,9 @@ def _try_steps(pipeline: Pipeline, scheduler: Any) -> None:
     lay_out = getattr(module, "retrieve_timesteps", None)
     hands_on = re.search(r"scheduler\.step\([^()]*generator=generator", source)
     if hands_on and "generator" not in inspect.signature(scheduler.step).parameters:
-        raise ValueError("the pipeline hands it the generators of the images, which it cannot take")
+        raise ValueError(
+            "the pipeline gives it the generators of the images, which it does not take"
+        )
     copy = type(scheduler).from_config(scheduler.config)
     steps = 8
     dynamic = bool(copy.config.get("use_dynamic_shifting"))

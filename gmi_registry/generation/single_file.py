@@ -57,7 +57,7 @@ def load_single_file(
     """The pipeline of the file ``model``, completed from ``base``, and notes.
 
     ``index`` is the base's ``model_index.json``. Raises GenerationError for a file that does not
-    fit, that is quantised in a way that is not read, or that needs parts which the base has not.
+    fit, that is quantised in a way that is not read, or that needs parts which the base lacks.
     """
     classes = component_classes(index)
     if is_network_folder(model):
@@ -95,7 +95,7 @@ def _require_rest(
 ) -> list[str]:
     """The components that the base adds, all of which it has weights for.
 
-    Raises GenerationError where it has not: a hub may deliver a base as configuration alone.
+    Raises GenerationError where it does not: a hub may deliver a base as configuration alone.
     """
     off = no_safety_checker(index)
     rest = [name for name in component_classes(index) if name not in present and name not in off]

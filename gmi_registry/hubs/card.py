@@ -76,7 +76,7 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
     What only describes the model is left out where it cannot be used, and ``notes`` say so. Raises
     HubError for a card that is not UTF-8, whose front matter is not a YAML mapping, or whose
     ``base_model`` or ``gmi`` holds something else, or a field that is not known: a guess there
-    would draw other images.
+    would generate other images.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -366,4 +366,4 @@ def _heading(body: str) -> str | None:
 
 
 def _broken(where: Path, reason: str) -> HubError:
-    return HubError(f"{where}: {reason}", hint="mend the model card, then try again")
+    return HubError(f"{where}: {reason}", hint="correct the model card, then try again")

@@ -241,7 +241,7 @@ class TestHuggingFace:
         assert hub.outline(ref, ModelRef("hf", SD1)).base.ref.id == SD1
 
     def test_a_whole_model_takes_no_base(self, hf_hub, hub):
-        with pytest.raises(InputError, match="stands on no base model") as caught:
+        with pytest.raises(InputError, match="needs no base model") as caught:
             hub.outline(ModelRef("hf", "ada/base"), ModelRef("hf", SDXL))
         assert caught.value.hint == "leave out --base"
 
@@ -334,7 +334,7 @@ class TestFolder:
             hub.fetch_model(self.add(hub, "style", {LORA_NAME: lora()}), ModelRef("hf", "ada/base"))
 
     def test_a_whole_model_takes_no_base(self, hub):
-        with pytest.raises(InputError, match="stands on no base model"):
+        with pytest.raises(InputError, match="needs no base model"):
             hub.fetch_model(ModelRef("local", "xl"), ModelRef("local", "other"))
 
     def test_a_base_of_another_kind_is_refused_before_it_is_loaded(self, hub, tmp_path):

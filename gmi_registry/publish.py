@@ -188,8 +188,8 @@ def publish(
 
     A specification of the same weights, recipe, encoder and prompts is left as it is, and so is an
     open proposal of this account's. Where only the model card has changed since, the new
-    description goes out with the old embeddings, and no image is generated. ``force`` generates them
-    all the same.
+    description goes out with the old embeddings, and no image is generated. ``force`` generates
+    them all the same.
 
     Images that show nothing of a model are refused. On a GPU, where nobody chose a dtype, the next
     one is tried first; a batch that does not fit is halved, and one image decoded in tiles. The

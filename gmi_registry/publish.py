@@ -416,7 +416,7 @@ def _remedy(ready: _Ready, error: GenerationError) -> _Remedy | None:
                 vae_tiling=True,
             )
         return _Remedy(
-            f"memory ran out for {size} images at a time: {size // 2} are generated at a time",
+            f"memory ran out for {size} images at a time: the batch size is now {size // 2}",
             batch_size=size // 2,
         )
     if isinstance(error, generation.FaultyImagesError):

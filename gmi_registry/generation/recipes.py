@@ -116,7 +116,7 @@ def check_overrides(overrides: RecipeOverrides) -> None:
         )
     if overrides.dtype not in (None, *get_args(DtypeName)):
         raise InputError(
-            f"dtype {one_line(str(overrides.dtype), 60)} ({_CALLER}) is none that is known",
+            f"dtype {one_line(str(overrides.dtype), 60)} ({_CALLER}) is not known",
             hint=f"give one of {', '.join(get_args(DtypeName))}",
         )
     if overrides.scheduler is not None:

@@ -319,7 +319,7 @@ def _parsed(name: str, origin: str) -> tuple[bool, str, dict[str, Any]]:
     karras = (f"{known} Karras" for known in _NAMES)
     near = get_close_matches(name, [*_NAMES, *karras, *_CLASSES], n=2, cutoff=0.5)
     raise InputError(
-        f"scheduler {shown(name, 60)!r} ({origin}) is none that is known"
+        f"scheduler {shown(name, 60)!r} ({origin}) is not known"
         + (f"; perhaps {' or '.join(near)} is meant" if near else ""),
         hint=f"give as --scheduler one of {', '.join(_NAMES)}, perhaps with Karras, Exponential, "
         "Beta or Trailing after it, or a class of diffusers",

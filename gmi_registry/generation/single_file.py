@@ -202,8 +202,8 @@ def require_complete(model: ModelFiles, component: str, report: Mapping[str, Any
     if missing:
         more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
         raise GenerationError(
-            f"{model.ref}: {len(missing):,} tensors of its {component} are missing, which would be "
-            f"random numbers: {', '.join(missing[:3])}{more}",
+            f"{model.ref}: its {component} lacks {', '.join(missing[:3])}{more}, which would be "
+            "random numbers",
             hint="download the model again; if that does not help, its author must save it anew",
         )
 

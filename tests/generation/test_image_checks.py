@@ -507,8 +507,8 @@ def test_a_batch_that_does_not_fit_is_halved_and_recorded(run, hub, small_memory
     assert recipe.batch_size == done.plan.recipe.batch_size == 1
     notes = [note for note in done.plan.warnings if "memory ran out" in note]
     assert [note.split(": ")[1] for note in notes] == [
-        "2 are generated at a time",
-        "1 are generated at a time",
+        "the batch size is now 2",
+        "the batch size is now 1",
     ]
 
 

@@ -40,7 +40,7 @@ def write_publication(done: Publication, *, dry_run: bool = False) -> None:
         write_line(f"{done.ref} is {'proposed' if proposed else 'published'}: {done.where}")
         kept = f", {done.plan.images_kept} taken over" if done.plan.images_kept else ""
         if done.plan.reuses_images:
-            remark("only the model card had changed; the images are described as before")
+            remark("only the description had changed; the images are described as before")
             return
         remark(
             f"{_counted(done.images, 'image')} generated{kept} in {done.seconds:.1f} s, "
@@ -163,7 +163,7 @@ def _images(plan: Plan) -> str:
     if plan.up_to_date or plan.proposal is not None:
         return f"{plan.images}, described already"
     if plan.reuses_images:
-        return f"{plan.images}, described already; only the model card has changed"
+        return f"{plan.images}, described already; only the description has changed"
     return f"{plan.images}, of which {plan.images_kept} are done already"
 
 

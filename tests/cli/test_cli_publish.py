@@ -82,10 +82,10 @@ def test_publish_then_up_to_date(call, hub):
     write_card(hub / "models" / "ink", "Ink", "tiny, wet", "base_model: base")
     renamed = ("ink", "--hub", hub, "--seeds", "3", *QUICK)
     planned = call(publish_app, *renamed, "--dry-run").stdout
-    assert "images: 55, described already; only the model card has changed\n" in planned
+    assert "images: 55, described already; only the description has changed\n" in planned
     done = call(publish_app, *renamed)
     assert done.exit_code == 0, done.stderr
-    assert "only the model card had changed" in done.stderr
+    assert "only the description had changed" in done.stderr
 
     shown = call(app, "spec", "show", "ink", "--hub", hub)
     assert shown.exit_code == 0, shown.stderr

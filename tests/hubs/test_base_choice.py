@@ -328,9 +328,9 @@ class TestFolder:
 
     @pytest.mark.parametrize("text", ["hf:ada/base", "https://huggingface.co/ada/base"])
     def test_a_base_of_another_hub_is_refused(self, hub, text):
-        with pytest.raises(InputError, match="is no base model"):
+        with pytest.raises(InputError, match="cannot be the base"):
             find_base(text, hub)
-        with pytest.raises(InputError, match="of the same folder"):
+        with pytest.raises(InputError, match="of the same hub"):
             hub.fetch_model(self.add(hub, "style", {LORA_NAME: lora()}), ModelRef("hf", "ada/base"))
 
     def test_a_whole_model_takes_no_base(self, hub):

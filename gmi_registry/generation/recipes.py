@@ -413,7 +413,7 @@ def _choose_skip(
         return
     why = why_no_skip(pipeline, reads)
     if overrides.clip_skip is not None:
-        smaller = f", or at most {reads.most_skip}" if reads.most_skip else ""
+        smaller = f", or give at most {reads.most_skip}" if reads.most_skip else ""
         raise InputError(f"CLIP skip {skip}: {why}", hint=f"leave out --clip-skip{smaller}")
     chosen.put("clip_skip", None, _PIPELINE)
     chosen.notes.append(f"clip_skip {skip} ({origin}) has no effect and is left out: {why}")

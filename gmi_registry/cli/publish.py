@@ -127,9 +127,9 @@ def publish(
         typer.Option(
             "--base",
             metavar="REPO",
-            help="The base model that a LoRA, a textual inversion or a single file was made for, such "
-            "as owner/name or owner/name@REV on Hugging Face, or the name of a model in the same "
-            "local hub; instead of what its card and its file say.",
+            help="The base model that a LoRA, a textual inversion or a single file was made for, "
+            "such as owner/name or owner/name@REV on Hugging Face, or the name of a model in the "
+            "same local hub; instead of what its card and its file say.",
             show_default=False,
         ),
     ] = None,

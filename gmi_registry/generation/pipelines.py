@@ -100,8 +100,9 @@ def check_model(model: ModelFiles) -> None:
     """
     if model.kind == "checkpoint":
         _require_no_pickles(model)
-        check_components(model, model_components(_read_index(model)))
+        index = _read_index(model)
         require_described_weights(model)
+        check_components(model, model_components(index))
         _check_folder(model)
     elif model.kind in ("lora", "textual-inversion"):
         adapter_file(model)
@@ -109,7 +110,7 @@ def check_model(model: ModelFiles) -> None:
         check_model(_base_of(model))
     else:
         _require_single_file(model)
-    require_described_weights(model)
+        require_described_weights(model)
     if model.kind != "checkpoint":
         _require_made_for(model)
 

@@ -203,7 +203,7 @@ def test_a_network_saved_by_itself_is_completed_from_its_base(hub, network, wher
     [
         (
             {"_class_name": "FluxTransformer2DModel"},
-            "is a FluxTransformer2DModel, and the pipeline of its base",
+            "is a FluxTransformer2DModel, and the network of its base",
         ),
         ({"_class_name": "os"}, "needs the code of os"),
         ({"_class_name": "StableDiffusionPipeline"}, "needs the code of StableDiff"),

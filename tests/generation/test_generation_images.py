@@ -213,7 +213,8 @@ def test_the_lora_scale_counts(lora, pipeline, base, tmp_path):
     adapted = load_pipeline(lora, device="cpu")
     drawn = {}
     for scale in (1.0, 0.0):
-        recipe = default_recipe(adapted, lora, RecipeOverrides(steps=1, lora_scale=scale))
+        recipe = default_recipe(adapted, lora, RecipeOverrides(steps=1))
+        recipe = recipe.model_copy(update={"lora_scale": scale})
         journal = Journal(tmp_path, lora, recipe)
         drawn[scale] = generate(adapted, PROMPTS[:1], recipe, journal=journal)
     plain_recipe = default_recipe(pipeline, base, RecipeOverrides(steps=1))

@@ -146,8 +146,12 @@ def test_a_changed_card_goes_out_without_a_new_picture(run, hub, monkeypatch, tm
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_line(run, monkeypatch, tmp_path, few):
-    def refuse(path, **options):
-        raise PermissionError(errno.EACCES, "Permission denied")
+    make = Path.mkdir
+
+    def refuse(path, *arguments, **options):
+        if "deep" in path.parts:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        make(path, *arguments, **options)
 
     run(keep_images=True)
     monkeypatch.setattr(Path, "mkdir", refuse)

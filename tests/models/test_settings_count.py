@@ -105,6 +105,8 @@ def test_scheduler(tiny, name):
     own = type(model.pipeline.scheduler).__name__
     flow = "FlowMatch" in own
     other = "FlowMatchHeunDiscreteScheduler" if flow else "EulerAncestralDiscreteScheduler"
+    if name == "kandinsky3":  # whose untrained decoder answers that one's latents with noise
+        other = "DDIMScheduler"
     recipe, refusal = _tried(lambda: model.recipe(scheduler=other))
     if refusal is not None:
         assert "\n" not in refusal.message

@@ -182,13 +182,12 @@ def publish(
     """Describe ``model`` of ``hub`` by the images that it generates; the result lies beside it.
 
     ``model`` is its name on the hub, a whole reference such as ``hf:owner/name``, the address of
-    its page, or a ModelRef; on
-    Hugging Face ``owner/name/FILE.safetensors`` is one of several files. ``revision`` pins it.
-    ``prompts`` are the developer's own besides the default ones, a PromptSet or a file with one a
-    line. ``base`` names the model that a LoRA or a single file was made for: a repository on
-    Hugging Face, at a revision where one follows the name, or a model of the same folder; without
-    it the card, the file's metadata or its layers tell. ``overrides`` change the recipe, whose
-    widths and heights are in pixels. With ``output``
+    its page, or a ModelRef; on Hugging Face ``owner/name/FILE.safetensors`` is one of several
+    files. ``revision`` pins it. ``prompts`` are the developer's own besides the default ones, a
+    PromptSet or a file with one a line. ``base`` names the model that a LoRA, a textual inversion
+    or a single file was made for: a repository on Hugging Face, at a revision where one follows the
+    name, or a model of the same local hub; without it the card, the file's metadata or its layers
+    tell. ``overrides`` change the recipe, whose widths and heights are in pixels. With ``output``
     the files go to ``output``/gmi and the hub is left alone; ``create_pr`` proposes the change in
     place of making it (None: as is usual there, which for the registry is a proposal); with
     ``allow_partial`` a LoRA is described of which some tensors have no place in its base; with

@@ -67,11 +67,10 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
     ``other``, several joined by commas), ``base_model`` (a text or a list; of a page's address the
     name) and ``base_model_relation``, ``instance_prompt`` (a text or a list: the trigger words);
     beside them ``title`` (else the first heading, else ``name``), ``downloads``, ``nsfw``, and
-    ``gmi`` with
-    ``prompt_set``, ``encoder``, ``steps``, ``guidance_scale``, ``true_cfg_scale``, ``scheduler``,
-    ``clip_skip``, ``negative_prompt``, ``width``, ``height``, ``prediction_type`` and
-    ``prompt_template``. A plain value is the text that its author typed: the tag ``no`` is not
-    false, and ``16:9`` no number.
+    ``gmi`` with ``prompt_set``, ``encoder``, ``steps``, ``guidance_scale``, ``true_cfg_scale``,
+    ``scheduler``, ``clip_skip``, ``negative_prompt``, ``width`` and ``height`` (pixels),
+    ``prediction_type`` and ``prompt_template``. A plain value is the text that its author typed:
+    the tag ``no`` is not false, and ``16:9`` no number.
 
     What only describes the model is left out where it cannot be used, and ``notes`` say so. Raises
     HubError for a card that is not UTF-8, whose front matter is not a YAML mapping, or whose

@@ -166,8 +166,8 @@ def match_parts(
     left = [*groups.rest, *(groups.vae.values() if "vae" not in classes else ())]
     if left:
         notes.append(
-            f"left out of the file's {len(header.tensors):,} tensors: {len(left):,} of no part of "
-            f"the pipeline ({_listed(left)})"
+            f"left out: {len(left):,} of the file's {len(header.tensors):,} tensors, which no part "
+            f"of the pipeline has ({_listed(left)})"
         )
     return parts, notes
 

@@ -85,7 +85,7 @@ def search(
     it. Both are for the default score. Without images ``prompt`` is compared with the
     models' images, in the space that the encoder's towers share, which says less than a picture
     does; or ``like`` names a model, of ``hub`` or a folder with a specification, and others are
-    ranked by the discrepancy (MMD²) of what they draw for the same prompts, itself left out.
+    ranked by the discrepancy (MMD²) of what they generate for the same prompts, itself left out.
 
     Only models with all of ``tags`` and none of ``not_tags``, from ``base_model`` and of ``kind``
     are compared. Letter case, white space around and between words, and the way in which Unicode
@@ -179,16 +179,15 @@ def publish(
     offload: Offload | None = None,
     progress: PublishProgress = lambda stage, done, total: None,
 ) -> Publication:
-    """Describe ``model`` of ``hub`` by what it draws, and put the description beside it.
+    """Describe ``model`` of ``hub`` by the images that it generates; the result lies beside it.
 
     ``model`` is its name on the hub, a whole reference such as ``hf:owner/name``, the address of
-    its page, or a ModelRef; on
-    Hugging Face ``owner/name/FILE.safetensors`` is one of several files. ``revision`` pins it.
-    ``prompts`` are the developer's own besides the default ones, a PromptSet or a file with one a
-    line. ``base`` names the model that a LoRA or a single file was made for: a repository on
-    Hugging Face, at a revision where one follows the name, or a model of the same folder; without
-    it the card, the file's metadata or its layers tell. ``overrides`` change the recipe, whose
-    widths and heights are in pixels. With ``output``
+    its page, or a ModelRef; on Hugging Face ``owner/name/FILE.safetensors`` is one of several
+    files. ``revision`` pins it. ``prompts`` are the developer's own besides the default ones, a
+    PromptSet or a file with one a line. ``base`` names the model that a LoRA, a textual inversion
+    or a single file was made for: a repository on Hugging Face, at a revision where one follows the
+    name, or a model of the same local hub; without it the card, the file's metadata or its layers
+    tell. ``overrides`` change the recipe, whose widths and heights are in pixels. With ``output``
     the files go to ``output``/gmi and the hub is left alone; ``create_pr`` proposes the change in
     place of making it (None: as is usual there, which for the registry is a proposal); with
     ``allow_partial`` a LoRA is described of which some tensors have no place in its base; with

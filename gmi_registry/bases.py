@@ -154,7 +154,8 @@ _FAMILIES = (
         refusal="which needs an image to begin with",
     ),
     BaseFamily(
-        "a Stable Diffusion model that paints in", refusal="which needs an image to begin with",
+        "Stable Diffusion for inpainting, depth or editing",
+        refusal="which needs an image to begin with",
         claims=("stable-diffusion-v1-inpainting", "stable-diffusion-v2-inpainting",
                 "stable-diffusion-xl-v1-inpainting", "stable-diffusion-v2-depth",
                 "stable-diffusion-xl-v1-edit", "stable-diffusion-xl-v1-base-inpainting"),
@@ -261,7 +262,7 @@ _FAMILIES = (
         refusal="which edits images and needs one to begin with",
     ),
     BaseFamily(
-        "a Flux.1 model that fills in or follows an image", ecosystem="flux1",
+        "Flux.1 Fill, Depth, Canny or Redux", ecosystem="flux1",
         claims=("flux-1-dev-fill", "flux-1-fill-dev", "flux-1-dev-depth", "flux-1-dev-canny",
                 "flux-1-dev-redux"),
         refusal="which needs an image to begin with",
@@ -651,6 +652,6 @@ def quantised_note(what: str, base: str, original: str) -> str:
 def refuse_base(what: str, base: object) -> InputError:
     """The error for a base that was named of a model that stands on none."""
     return InputError(
-        f"{what} is a whole diffusers model, which stands on no base model such as {base}",
+        f"{what} is a whole diffusers model and needs no base model, such as {base}",
         hint="leave out --base",
     )

@@ -233,10 +233,11 @@ def find_base(text: str, hub: Hub) -> ModelRef:
     named = _read(text, home, endpoints(hub))
     ref = None if named is None else named.model
     if ref is None or ref.hub != home:
-        what = "a model of that folder" if home == "local" else "a repository on Hugging Face"
-        on = _TITLES.get(cast("HubName", hub.name), hub.name)
+        what = "a model of the same hub" if home == "local" else "a repository on Hugging Face"
+        titles = _TITLES | {"local": "a local hub"}
+        on = titles.get(cast("HubName", hub.name), hub.name)
         raise InputError(
-            f"{text[:120]!r} is no base model of a model on {on}, which is {what}",
+            f"{text[:120]!r} cannot be the base of a model on {on}: a base there is {what}",
             hint="write --base local:NAME" if home == "local" else "write --base owner/name",
         )
     return ref

@@ -30,7 +30,7 @@ class Publication:
     """What publishing did.
 
     ``spec_digest`` is None after a dry run of something new. ``images`` counts the pictures that
-    this call drew, without those of an earlier, interrupted one; ``seconds`` is wall time.
+    this call generated, without those of an earlier, interrupted one; ``seconds`` is wall time.
     """
 
     ref: ModelRef

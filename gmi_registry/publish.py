@@ -188,8 +188,8 @@ def publish(
 
     A specification of the same weights, recipe, encoder and prompts is left as it is, and so is an
     open proposal of this account's. Where only the model card has changed since, the new
-    description goes out with the old embeddings, and nothing is drawn. ``force`` draws all the
-    same.
+    description goes out with the old embeddings, and no image is generated. ``force`` generates
+    them all the same.
 
     Images that show nothing of a model are refused. On a GPU, where nobody chose a dtype, the next
     one is tried first; a batch that does not fit is halved, and one image decoded in tiles. The
@@ -259,8 +259,8 @@ def publish(
     where = _put(order, spec, preview)
     if not keep_images:
         ready.journal.discard()
-    drawn = plan.images - plan.images_kept
-    return Publication(ref, "published", spec.digest, where, drawn, _since(start), plan)
+    generated = plan.images - plan.images_kept
+    return Publication(ref, "published", spec.digest, where, generated, _since(start), plan)
 
 
 def _described(ready: _Ready, progress: Progress) -> tuple[Spec, bytes, list[str]]:
@@ -304,7 +304,7 @@ def _check(
     generation.check_advice(found.outline, found.outline.kind, overrides)
     if order.allow_partial and found.outline.kind not in (None, "lora"):
         raise InputError(
-            f"{order.ref} is no LoRA, of which a part could be left out",
+            f"--allow-partial is for LoRAs, and {order.ref} is none",
             hint="leave out --allow-partial",
         )
     published = _published(place, order.shelf, found.weights, order.hub)
@@ -416,7 +416,7 @@ def _remedy(ready: _Ready, error: GenerationError) -> _Remedy | None:
                 vae_tiling=True,
             )
         return _Remedy(
-            f"memory ran out for {size} images at a time: {size // 2} are generated at a time",
+            f"memory ran out for {size} images at a time: the batch size is now {size // 2}",
             batch_size=size // 2,
         )
     if isinstance(error, generation.FaultyImagesError):
@@ -451,7 +451,7 @@ def _mended(ready: _Ready, remedy: _Remedy) -> _Ready:
     again = _planned(checked, loaded, overrides, vae_tiling=remedy.vae_tiling)
     changed = "vae_tiling" if remedy.vae_tiling else "batch_size"
     changed = changed if remedy.dtype is None else "dtype"
-    origins = {**again.plan.origins, changed: "what was tried first failed"}
+    origins = {**again.plan.origins, changed: "changed, since the first try failed"}
     return replace(again, plan=replace(again.plan, origins=origins))
 
 
@@ -719,7 +719,7 @@ def _read_folder(
 
 
 class _Reading:
-    """A follower of the drawing: the embeddings of all pictures, and the sheet that shows them."""
+    """Follows the generation: the embeddings of all pictures, and the sheet that shows them."""
 
     def __init__(self, ready: _Ready, progress: Progress) -> None:
         plan = ready.plan

@@ -17,7 +17,7 @@ _CALLS = {"get", "getenv", "is_wanted"}
 
 _OURS = {
     "GMI_HUB": "The hub where none is named: `hf`, or a folder that holds `hub.json`.",
-    "GMI_CACHE_DIR": "Where is kept what was read or worked out once, as `--cache-dir`.",
+    "GMI_CACHE_DIR": "The folder for what was read or computed once, as `--cache-dir`.",
     "GMI_INDEX": "What to compare with, as `--index`.",
     "GMI_REGISTRY": "The dataset with specifications that are not beside their models.",
     "HF_ENDPOINT": "The address of another hub that speaks Hugging Face's protocol.",

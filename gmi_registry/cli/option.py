@@ -48,7 +48,7 @@ CacheDir = Annotated[
         "--cache-dir",
         metavar="DIR",
         envvar="GMI_CACHE_DIR",
-        help="Where is kept what was read or worked out once; else this user's caches.",
+        help="The folder for what was read or computed once; else this user's caches.",
         show_default=False,
     ),
 ]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gmi_registry.publish import Plan, Publication
     from gmi_registry.spec import GenerationRecipe
 
-__all__ = ["base_words", "guidance_words", "publication_document", "write_publication"]
+__all__ = ["base_words", "publication_document", "recipe_words", "write_publication"]
 
 
 def write_publication(done: Publication, *, dry_run: bool = False) -> None:
@@ -40,10 +40,10 @@ def write_publication(done: Publication, *, dry_run: bool = False) -> None:
         write_line(f"{done.ref} is {'proposed' if proposed else 'published'}: {done.where}")
         kept = f", {done.plan.images_kept} taken over" if done.plan.images_kept else ""
         if done.plan.reuses_images:
-            remark("only the model card had changed; the images are described as before")
+            remark("only the description had changed; the images are described as before")
             return
         remark(
-            f"{done.images} images generated{kept} in {done.seconds:.1f} s, "
+            f"{_counted(done.images, 'image')} generated{kept} in {done.seconds:.1f} s, "
             f"digest {(done.spec_digest or '')[:12]}"
         )
 
@@ -56,15 +56,17 @@ def _described(plan: Plan) -> list[tuple[str, str]]:
         ("kind", plan.kind),
         *(() if plan.base is None else [("base model", base_words(plan.base, plan.base_origin))]),
         *(
-            ("prompts" if position == 0 else "own prompts", f"{block.name}: {len(block)} prompts")
+            (
+                "prompts" if position == 0 else "own prompts",
+                f"{block.name}: {_counted(len(block), 'prompt')}",
+            )
             for position, block in enumerate(plan.prompt_sets)
         ),
         ("images", _images(plan)),
         ("time", _time(plan)),
         (
-            "drawn with",
-            f"{recipe.sampler.name}, {recipe.steps} steps, {guidance_words(recipe)}, "
-            f"{recipe.width} x {recipe.height}, {len(recipe.seeds)} seeds, on {plan.device}",
+            "generated with",
+            f"{recipe_words(recipe)}, {_counted(len(recipe.seeds), 'seed')}, on {plan.device}",
         ),
         *((f"  {label}", f"{value} ({origin})") for label, value, origin in _settings(plan)),
         ("encoder", f"{plan.encoder.name}/{plan.encoder.pretrained}"),
@@ -83,7 +85,7 @@ _ORIGINS = {
     "option": "named by --base",
     "card": "named by its author",
     "metadata": "by the metadata in its file",
-    "architecture": "a guess: the usual one of such networks",
+    "architecture": "a guess: the usual base of such networks",
 }
 
 
@@ -137,8 +139,8 @@ def _setting(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def guidance_words(recipe: GenerationRecipe) -> str:
-    """The scales of guidance that a recipe has, for people."""
+def recipe_words(recipe: GenerationRecipe) -> str:
+    """Scheduler, steps, scales of guidance and size of a recipe, for people."""
     scales = [
         f"{name} {scale:g}"
         for name, scale in (
@@ -147,14 +149,21 @@ def guidance_words(recipe: GenerationRecipe) -> str:
         )
         if scale is not None
     ]
-    return ", ".join(scales) or "no guidance"
+    return (
+        f"{recipe.sampler.name}, {_counted(recipe.steps, 'step')}, "
+        f"{', '.join(scales) or 'no guidance'}, {recipe.width} x {recipe.height}"
+    )
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _images(plan: Plan) -> str:
     if plan.up_to_date or plan.proposal is not None:
         return f"{plan.images}, described already"
     if plan.reuses_images:
-        return f"{plan.images}, described already; only the model card has changed"
+        return f"{plan.images}, described already; only the description has changed"
     return f"{plan.images}, of which {plan.images_kept} are done already"
 
 

@@ -117,8 +117,8 @@ def publish(
         bool | None,
         typer.Option(
             "--create-pr/--no-create-pr",
-            help="Propose the change to the owner, or make it; the registry's usual way is the "
-            "first, elsewhere it is the second.",
+            help="Open a pull request, or commit; by default a pull request in the registry, and "
+            "a commit elsewhere.",
             show_default=False,
         ),
     ] = None,
@@ -127,9 +127,9 @@ def publish(
         typer.Option(
             "--base",
             metavar="REPO",
-            help="The base model that a LoRA or a single file was made for, such as owner/name or "
-            "owner/name@REV on Hugging Face, or a model's name on a hub in a folder; instead of "
-            "what its card and its file say.",
+            help="The base model that a LoRA, a textual inversion or a single file was made for, "
+            "such as owner/name or owner/name@REV on Hugging Face, or the name of a model in the "
+            "same local hub; instead of what its card and its file say.",
             show_default=False,
         ),
     ] = None,
@@ -165,8 +165,8 @@ def publish(
         typer.Option(
             "--scheduler",
             metavar="NAME",
-            help='Instead of the model\'s own: "Euler a", "DPM++ 2M Karras", "LCM" and so on, or a '
-            "class of diffusers.",
+            help='A scheduler in place of the model\'s own: "Euler a", "DPM++ 2M Karras", "LCM" '
+            "and so on, or a class of diffusers.",
             show_default=False,
         ),
     ] = None,
@@ -182,8 +182,8 @@ def publish(
         float | None,
         typer.Option(
             "--true-cfg-scale",
-            help="Guidance away from the negative prompt, where --guidance is something else "
-            "(FLUX.1); above 1 it takes twice the time.",
+            help="Scale of classifier-free guidance where --guidance is something else (FLUX.1); "
+            "above 1 it takes twice the time.",
             show_default=False,
         ),
     ] = None,
@@ -207,15 +207,19 @@ def publish(
         ),
     ] = None,
     width: Annotated[
-        int | None, typer.Option("--width", help="Pixels of an image.", show_default=False)
+        int | None, typer.Option("--width", help="Width of an image in pixels.", show_default=False)
     ] = None,
     height: Annotated[
-        int | None, typer.Option("--height", help="Likewise.", show_default=False)
+        int | None,
+        typer.Option("--height", help="Height of an image in pixels.", show_default=False),
     ] = None,
     negative_prompt: Annotated[
         str | None,
         typer.Option(
-            "--negative-prompt", metavar="TEXT", help="What not to draw.", show_default=False
+            "--negative-prompt",
+            metavar="TEXT",
+            help="What the images should not show.",
+            show_default=False,
         ),
     ] = None,
     lora_scale: Annotated[
@@ -225,8 +229,8 @@ def publish(
         bool,
         typer.Option(
             "--allow-partial",
-            help="Describe a LoRA of which some tensors have no place in its base; the "
-            "specification says how many.",
+            help="Describe a LoRA although some of its tensors have no place in its base; the "
+            "specification says how many are applied.",
         ),
     ] = False,
     trigger_word: Annotated[
@@ -234,7 +238,7 @@ def publish(
         typer.Option(
             "--trigger-word",
             metavar="WORD",
-            help="Put before every prompt, instead of the model card's; may be repeated.",
+            help="A word to put before every prompt, instead of the model card's; may be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -259,8 +263,8 @@ def publish(
         OffloadChoice | None,
         typer.Option(
             "--offload",
-            help="For a GPU with little memory: keep the weights off it, but for the network "
-            "(model) or the layer (sequential) that computes.",
+            help="For a GPU with little memory: keep the weights in the machine's memory, and on "
+            "the GPU only the network (model) or the layer (sequential) that computes.",
             show_default=False,
         ),
     ] = None,
@@ -274,7 +278,7 @@ def publish(
         ),
     ] = None,
     keep_images: Annotated[
-        bool, typer.Option("--keep-images", help="Do not remove them then.")
+        bool, typer.Option("--keep-images", help="Keep the images when the work is done.")
     ] = False,
     token: Token = None,
     registry: RegistryText = None,
@@ -284,7 +288,7 @@ def publish(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Describe a model by what it draws.
+    """Describe a model by the images that it generates.
 
     The description goes beside the model, where searches find it. What can be checked is checked
     before the first image is generated.

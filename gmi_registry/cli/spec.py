@@ -17,7 +17,7 @@ from gmi_registry.cli.option import (
     Token,
     new_app,
 )
-from gmi_registry.cli.publication import base_words, guidance_words
+from gmi_registry.cli.publication import base_words, recipe_words
 from gmi_registry.cli.screen import remark, write_json, write_line, write_pairs
 from gmi_registry.cli.signature import (
     IdentityName,
@@ -206,11 +206,7 @@ def _described(spec: Spec) -> list[tuple[str, str]]:
     images, width = spec.image_embeddings.shape
     pairs += [
         ("images", f"{images}, {width} numbers each, seeds {_listed(recipe.seeds)}"),
-        (
-            "drawn with",
-            f"{recipe.sampler.name}, {recipe.steps} steps, {guidance_words(recipe)}, "
-            f"{recipe.width} x {recipe.height}",
-        ),
+        ("generated with", recipe_words(recipe)),
         *_partial(recipe),
         ("kernel", f"{manifest.kernel.name}, gamma {manifest.kernel.gamma:g}"),
         ("size", f"{manifest.tensors.size + len(manifest.to_bytes()):,} bytes"),
@@ -224,7 +220,7 @@ def _partial(recipe: GenerationRecipe) -> list[tuple[str, str]]:
     share = recipe.lora_partial
     if share is None:
         return []
-    return [("partial LoRA", f"{share.applied} of {share.tensors} tensors made the images")]
+    return [("partial LoRA", f"{share.applied} of {share.tensors} tensors are applied")]
 
 
 def _base(model: DescribedModel) -> list[tuple[str, str]]:

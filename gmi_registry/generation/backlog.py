@@ -1,4 +1,4 @@
-"""Work that the drawing thread need not wait for, done on a second thread."""
+"""Work that the generating thread need not wait for, done on a second thread."""
 
 from __future__ import annotations
 

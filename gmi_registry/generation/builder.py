@@ -145,7 +145,7 @@ def describe(model: ModelFiles) -> DescribedModel:
         raise InputError(
             f"{model.ref}: its {'weight files' if of_files else 'model card'} cannot be described: "
             f"{fault}",
-            hint="name 1 to 200 weight files, each once" if of_files else "mend the model card",
+            hint="name 1 to 200 weight files, each once" if of_files else "correct the model card",
         ) from error
 
 

@@ -188,9 +188,9 @@ class ImageChecks:
 def dtype_hint(dtype: str, what: str) -> str:
     """The next thing to do where ``what`` is the matter with images computed in ``dtype``."""
     if dtype == "float32":
-        return f"{what}: a weights file is damaged, or is no part of this model; fetch it again"
-    others = "--dtype float32" if dtype == "bfloat16" else "--dtype float32, or bfloat16"
-    return f"{what}, as where numbers overflow in {dtype}: give {others}; or a file is damaged"
+        return f"{what}: a weight file is damaged, or belongs to another model; download it again"
+    others = "give --dtype float32" if dtype == "bfloat16" else "give --dtype float32 or bfloat16"
+    return f"{what}: the numbers may overflow in {dtype} ({others}), or a file is damaged"
 
 
 class DecoderWatch:

@@ -61,14 +61,14 @@ class GeneratedImages(Sequence[Image.Image]):
 
 
 class Follower(Protocol):
-    """What makes something of the pictures while more of them are drawn."""
+    """What makes something of the images while more of them are generated."""
 
     def prepare(self, images: Sequence[Image.Image]) -> None:
-        """Take the next RGB pictures; on another thread than the drawing, which goes on."""
+        """Take the next RGB images; on another thread than the generation, which goes on."""
         ...
 
     def advance(self) -> None:
-        """Do what needs the drawing to pause, such as to use its device; between two batches."""
+        """Do what needs the generation to pause, such as to use its device; between two batches."""
         ...
 
 
@@ -100,14 +100,14 @@ def generate(
     checks: ImageChecks | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> GeneratedImages:
-    """Draw each prompt once a seed, prompt by prompt; [prompts x seeds] pictures.
+    """Generate an image of each prompt for each seed, prompt by prompt; [prompts x seeds].
 
     Batches begin at fixed places and are kept in ``journal`` one by one, so a run that was
     interrupted (Ctrl-C, a kill, a full disk) goes on where it stopped, with the bytes that an
-    uninterrupted run gives. A batch is written while the next is drawn, and only a kill loses it.
+    uninterrupted run gives. A batch is written while the next is generated; only a kill loses it.
     ``follower`` is handed all pictures in their order, those that were kept already too; in memory
     are those of two batches, however many there are. ``progress`` is told (pictures done, pictures
-    in all) at the start and as each batch is drawn. ``checks`` judges the images of several calls
+    in all) at the start and as each batch is done. ``checks`` judges the images of several calls
     together, and is finished by the caller; without it those of this call are judged, kept ones
     too.
 
@@ -116,7 +116,7 @@ def generate(
     Raises FaultyImagesError for images that show nothing of a model, OutOfMemoryError where a batch
     does not fit (``nothing_kept`` says whether a smaller one would lose nothing), GenerationError
     for a model that fails and for a journal that cannot be written; InputError for a scheduler that
-    cannot be made; whatever ``follower`` raises. Batches drawn before are kept, but for a first one
+    cannot be made; whatever ``follower`` raises. Batches before that are kept, but for a first one
     that is refused.
     """
     own = ImageChecks(_decoding_dtype(recipe)) if checks is None else checks
@@ -139,7 +139,7 @@ def generate(
                 first = own.is_new and done == 0
                 images = _draw(pipeline, batch, recipe, first=first, none_good=own.none_good)
                 if first:
-                    # Before anything else is drawn or kept: another dtype may be tried.
+                    # Before anything else is generated or kept: another dtype may be tried.
                     own.take(batch, images)
                 backlog.put(
                     partial(_keep, journal, batch, images, None if first else own, follower)
@@ -159,7 +159,7 @@ def _keep(
     checks: ImageChecks | None,
     follower: Follower,
 ) -> None:
-    # First, so that nothing drawn is lost where the follower fails.
+    # First, so that no image is lost where the follower fails.
     journal.keep(batch, images)
     if checks is not None:
         checks.take(batch, images)
@@ -175,7 +175,7 @@ def _hand_on(
 
 
 def images_kept(journal: Journal, prompts: Sequence[str], recipe: GenerationRecipe) -> int:
-    """How many of the pictures that :func:`generate` would draw lie in ``journal`` already."""
+    """How many of the images that :func:`generate` would make lie in ``journal`` already."""
     return sum(len(batch) for batch in _batches(prompts, recipe) if journal.find(batch) is not None)
 
 
@@ -203,7 +203,7 @@ def _draw(
             hint="publish a pipeline whose images a seed decides",
         )
     seeds = [noise_seed(prompt, seed) for prompt, seed in batch]
-    # On the CPU, whatever draws: a GPU's generator gives other noise, on each kind its own.
+    # On the CPU, whatever computes: a GPU's generator gives other noise, on each kind its own.
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     arguments = call_arguments(pipeline, recipe, [recipe.render(prompt) for prompt, _ in batch])
     if "output_type" in takes:
@@ -217,25 +217,25 @@ def _draw(
             watch_decoder(pipeline) as watch,
         ):
             output = pipeline(**arguments, generator=generators)
-        drawn = output.images
+        generated = output.images
         fault = watch.fault()
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfMemoryError(
-                f"the model failed to draw {batch[0][0]!r}: {one_line(error)}",
+                f"the model failed to generate the image of {batch[0][0]!r}: {one_line(error)}",
                 hint=f"memory ran out for {len(batch)} {_images(len(batch))} of {recipe.width} x "
                 f"{recipe.height} pixels: give a smaller --batch-size, or --width and --height; on "
                 "a GPU, --offload model",
                 nothing_kept=first,
             ) from error
         raise GenerationError(
-            f"the model failed to draw {batch[0][0]!r}: {one_line(error)}",
+            f"the model failed to generate the image of {batch[0][0]!r}: {one_line(error)}",
             hint="give other settings, or update diffusers: pip install --upgrade diffusers",
         ) from error
     _require_unblackened(output, batch)
     images = [
         _image(pixels, prompt, recipe, none_good)
-        for pixels, (prompt, _) in zip(_each(drawn, len(batch)), batch, strict=True)
+        for pixels, (prompt, _) in zip(_each(generated, len(batch)), batch, strict=True)
     ]
     if fault is not None and not all(map(is_one_colour, images)):
         raise FaultyImagesError(
@@ -274,9 +274,9 @@ def _require_unblackened(output: Any, batch: Sequence[Pair]) -> None:
         )
 
 
-def _each(drawn: Any, count: int) -> list[Any]:
+def _each(generated: Any, count: int) -> list[Any]:
     """The ``count`` images in what a pipeline calls its images, each an array or a PIL image."""
-    images = list(drawn)
+    images = list(generated)
     # Some give a list for each prompt, or a batch of one for each.
     images = [image[0] if _holds_one(image) else image for image in images]
     if len(images) != count:
@@ -292,14 +292,16 @@ def _holds_one(image: Any) -> bool:
     return listed and len(image) == 1
 
 
-def _image(drawn: Any, prompt: str, recipe: GenerationRecipe, none_good: bool) -> Image.Image:
+def _image(generated: Any, prompt: str, recipe: GenerationRecipe, none_good: bool) -> Image.Image:
     """An image as RGB: [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] in 0..1 or bytes, or a PIL image.
 
     Transparency lies on white, as in the images that people search with.
     """
-    if isinstance(drawn, Image.Image):
-        drawn = np.asarray(drawn.convert("RGBA" if drawn.has_transparency_data else "RGB"))
-    pixels = np.asarray(drawn)
+    if isinstance(generated, Image.Image):
+        generated = np.asarray(
+            generated.convert("RGBA" if generated.has_transparency_data else "RGB")
+        )
+    pixels = np.asarray(generated)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or pixels.dtype.kind not in "fu":
@@ -312,8 +314,8 @@ def _image(drawn: Any, prompt: str, recipe: GenerationRecipe, none_good: bool) -
     if (height, width) != (recipe.height, recipe.width):
         # What is recorded was used: some pipelines map a size to one of their own.
         raise GenerationError(
-            f"the model drew {width} x {height} pixels where {recipe.width} x {recipe.height} were "
-            "asked for",
+            f"the model generated {width} x {height} pixels where {recipe.width} x "
+            f"{recipe.height} were asked for",
             hint=f"give --width {width} --height {height}",
         )
     if pixels.dtype.kind == "f":

@@ -173,7 +173,7 @@ def _refusal(pipeline: Pipeline, recipe: GenerationRecipe, width: int, height: i
 
 def _cannot(pipeline: Pipeline, what: str, why: str, instead: str) -> InputError:
     return InputError(
-        f"a {type(pipeline).__name__} like this one makes no picture with {what}: {why}",
+        f"a {type(pipeline).__name__} like this one generates no image with {what}: {why}",
         hint=f"give {instead}",
     )
 

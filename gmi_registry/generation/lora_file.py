@@ -264,7 +264,7 @@ class LoraFile:
             no_alpha = all(self.alpha(layer) == 0 for layer in layers)
             why = "its alphas are 0" if no_alpha else "its factors are 0"
             raise GenerationError(
-                f"{self.name}: has no effect: {why} in all {len(layers):,} layers",
+                f"{self.name}: has no effect: {why} in all of its layers ({len(layers):,})",
                 hint="publish the file that the training wrote at its end",
             )
 

@@ -109,8 +109,8 @@ class MergedAdapter:
             for place in self._places:
                 if place.module.weight.is_meta:
                     raise GenerationError(
-                        f"{self._file.name}: is part of its base's weights at another scale, and "
-                        "these are not in memory now",
+                        f"{self._file.name}: is merged into its base at another scale, and the "
+                        "weights are not in memory now",
                         hint="load the model anew, or without --offload sequential",
                     )
                 weight, bias = _merged(self._file, place, scale)

@@ -1,4 +1,4 @@
-"""What describing a model would do, known before a picture is drawn, and the room that it needs."""
+"""What describing a model would do, known before any image is made, and the room that it needs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Plan:
     """What publishing would do.
 
     ``images`` is the number of pictures in the specification; ``images_kept`` of them need not
-    be drawn, as they lie finished in the journal of an interrupted run, or as a specification
+    be generated, as they lie finished in the journal of an interrupted run, or as a specification
     from the same weights (the base model's too), recipe, encoder and prompts is at the target:
     ``reuses_images`` says that only its description of the model is out of date, ``up_to_date``
     that nothing is. ``scratch`` is the space in bytes that the work folder needs, ``target``

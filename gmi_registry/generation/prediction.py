@@ -346,8 +346,8 @@ def _change(
     if statement.kind == EPSILON:
         if zero:
             notes.append(
-                "the file says zero terminal SNR without v-prediction, of which no notice is "
-                "taken, as in other programs"
+                "the file says zero terminal SNR but not v-prediction: that is ignored, as other "
+                "programs do"
             )
         if present == EPSILON:
             return notes

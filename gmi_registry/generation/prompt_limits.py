@@ -65,6 +65,9 @@ class _Reader:
         return len(read["input_ids"])
 
 
+_NEGATIVE = "the negative prompt"
+
+
 def check_prompts(
     pipeline: Pipeline, prompt_sets: Sequence[PromptSet], recipe: GenerationRecipe
 ) -> None:
@@ -82,7 +85,7 @@ def check_prompts(
         for prompt_set in prompt_sets
         for number, prompt in enumerate(prompt_set.prompts, start=1)
     ]
-    texts.append(("the negative prompt", recipe.negative_prompt))
+    texts.append((_NEGATIVE, recipe.negative_prompt))
     for place, text in texts:
         faults = [reader.fault(_converted(pipeline, text, reader.tokenizer)) for reader in readers]
         if None in faults or not faults:
@@ -93,8 +96,14 @@ def check_prompts(
         shown = text if len(text) <= 60 else f"{text[:59]}…"
         raise InputError(
             f"{place}: {shown!r} has {count} tokens, but the model reads {most}",
-            hint="shorten it" + (" or the trigger words" if recipe.trigger_words else ""),
+            hint=f"shorten it{'' if place == _NEGATIVE else _around(recipe)}",
         )
+
+
+def _around(recipe: GenerationRecipe) -> str:
+    """What else of a prompt's text may be shortened."""
+    words = " or the trigger words" if recipe.trigger_words else ""
+    return words + ("" if recipe.prompt_template == "{prompt}" else " or the prompt template")
 
 
 def _converted(pipeline: Pipeline, text: str, tokenizer: Any) -> str:

@@ -1,4 +1,4 @@
-"""How a model is asked to draw when nobody says otherwise, and what a caller may change."""
+"""The settings of a model where nobody says otherwise, and what a caller may change."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def check_overrides(overrides: RecipeOverrides) -> None:
         )
     if overrides.dtype not in (None, *get_args(DtypeName)):
         raise InputError(
-            f"dtype {one_line(str(overrides.dtype), 60)} ({_CALLER}) is none that is known",
+            f"dtype {one_line(str(overrides.dtype), 60)} ({_CALLER}) is not known",
             hint=f"give one of {', '.join(get_args(DtypeName))}",
         )
     if overrides.scheduler is not None:
@@ -425,7 +425,7 @@ def _choose_skip(
         return
     why = why_no_skip(pipeline, reads)
     if overrides.clip_skip is not None:
-        smaller = f", or at most {reads.most_skip}" if reads.most_skip else ""
+        smaller = f", or give at most {reads.most_skip}" if reads.most_skip else ""
         raise InputError(f"CLIP skip {skip}: {why}", hint=f"leave out --clip-skip{smaller}")
     chosen.put("clip_skip", None, _PIPELINE)
     chosen.notes.append(f"clip_skip {skip} ({origin}) has no effect and is left out: {why}")
@@ -493,8 +493,8 @@ def _choose_own_side(chosen: _Settings, side: str, pipeline: Pipeline, model: Mo
     pixels = _network_size(pipeline, side)
     if pixels is None:
         raise GenerationError(
-            f"{model.ref}: the model does not say how large its pictures are",
-            hint="give width and height",
+            f"{model.ref}: the model does not say how large its images are",
+            hint="give --width and --height",
         )
     chosen.put(side, pixels, _NETWORK)
 
@@ -557,7 +557,7 @@ def _validated(values: dict[str, Any], origins: dict[str, str]) -> GenerationRec
             f"{name.replace('_', ' ')} {one_line(str(first['input']), 60)} ({origin}): {message}",
             hint=f"give another {option}"
             if origin == _CALLER
-            else f"mend the model card, or give {option}",
+            else f"correct the model card, or give {option}",
         ) from error
 
 

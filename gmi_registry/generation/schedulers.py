@@ -321,7 +321,7 @@ def _parsed(name: str, origin: str) -> tuple[bool, str, dict[str, Any]]:
     karras = (f"{known} Karras" for known in _NAMES)
     near = get_close_matches(name, [*_NAMES, *karras, *_CLASSES], n=2, cutoff=0.5)
     raise InputError(
-        f"scheduler {shown(name, 60)!r} ({origin}) is none that is known"
+        f"scheduler {shown(name, 60)!r} ({origin}) is not known"
         + (f"; perhaps {' or '.join(near)} is meant" if near else ""),
         hint=f"give as --scheduler one of {', '.join(_NAMES)}, perhaps with Karras, Exponential, "
         "Beta or Trailing after it, or a class of diffusers",
@@ -388,7 +388,9 @@ def _try_steps(pipeline: Pipeline, scheduler: Any) -> None:
     lay_out = getattr(module, "retrieve_timesteps", None)
     hands_on = re.search(r"scheduler\.step\([^()]*generator=generator", source)
     if hands_on and "generator" not in inspect.signature(scheduler.step).parameters:
-        raise ValueError("the pipeline hands it the generators of the images, which it cannot take")
+        raise ValueError(
+            "the pipeline gives it the generators of the images, which it does not take"
+        )
     copy = type(scheduler).from_config(scheduler.config)
     steps = 8
     dynamic = bool(copy.config.get("use_dynamic_shifting"))

@@ -63,7 +63,7 @@ def load_single_file(
     """The pipeline of the file ``model``, completed from ``base``, and notes.
 
     ``index`` is the base's ``model_index.json``. Raises GenerationError for a file that does not
-    fit, that is quantised in a way that is not read, or that needs parts which the base has not.
+    fit, that is quantised in a way that is not read, or that needs parts which the base lacks.
     """
     classes = component_classes(index)
     if is_network_folder(model):
@@ -101,7 +101,7 @@ def _require_rest(
 ) -> list[str]:
     """The components that the base adds, all of which it has weights for.
 
-    Raises GenerationError where it has not: a hub may deliver a base as configuration alone.
+    Raises GenerationError where it does not: a hub may deliver a base as configuration alone.
     """
     off = no_safety_checker(index)
     rest = [name for name in component_classes(index) if name not in present and name not in off]
@@ -208,8 +208,8 @@ def require_complete(model: ModelFiles, component: str, report: Mapping[str, Any
     if missing:
         more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
         raise GenerationError(
-            f"{model.ref}: {len(missing):,} tensors of its {component} are missing, which would be "
-            f"random numbers: {', '.join(missing[:3])}{more}",
+            f"{model.ref}: its {component} lacks {', '.join(missing[:3])}{more}, which would be "
+            "random numbers",
             hint="download the model again; if that does not help, its author must save it anew",
         )
 

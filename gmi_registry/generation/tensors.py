@@ -8,7 +8,7 @@ names are turned by diffusers' converters, which run on tensors without values f
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -151,8 +151,8 @@ def match_parts(
     ema = [name for name in names if _EMA.match(name)]
     if ema:
         notes.append(
-            f"the file also holds {len(ema):,} tensors of a moving average (EMA), which are left "
-            "out, as ComfyUI and diffusers do"
+            "the file also holds a moving average (EMA), which is left out, as ComfyUI and "
+            f"diffusers do ({_counted(ema)})"
         )
     names = [name for name in names if not _EMA.match(name) and not _BESIDE.fullmatch(name)]
     groups = _Groups(names)
@@ -166,8 +166,8 @@ def match_parts(
     left = [*groups.rest, *(groups.vae.values() if "vae" not in classes else ())]
     if left:
         notes.append(
-            f"{len(left):,} of the file's {len(header.tensors):,} tensors belong to no part of the "
-            f"pipeline and are left out: {_listed(left)}"
+            f"left out: {len(left):,} of the file's {len(header.tensors):,} tensors, which no part "
+            f"of the pipeline has ({_listed(left)})"
         )
     return parts, notes
 
@@ -508,17 +508,15 @@ class _Matching:
             faults.append(f"its names cannot be converted ({found.error})")
         if found.missing:
             faults.append(
-                f"{len(found.missing):,} of {found.expected:,} tensors are missing "
+                f"{len(found.missing):,} of {found.expected:,} tensors missing "
                 f"({_listed(found.missing)})"
             )
         if found.reshaped:
             faults.append(
-                f"{len(found.reshaped):,} have another shape or type ({_listed(found.reshaped)})"
+                f"{_counted(found.reshaped)} of another shape or type ({_listed(found.reshaped)})"
             )
         if found.unread:
-            faults.append(
-                f"{len(found.unread):,} belong to no layer of it ({_listed(found.unread)})"
-            )
+            faults.append(f"{_counted(found.unread)} of no layer of it ({_listed(found.unread)})")
         raise GenerationError(
             f"{self._who()}, whose {what} does not fit the {component} "
             f"({self._classes[component].__name__}) of its base {self._base.ref}: "
@@ -637,6 +635,10 @@ def _with_projection(
     return state
 
 
+def _counted(names: Collection[str]) -> str:
+    return f"{len(names):,} {'tensor' if len(names) == 1 else 'tensors'}"
+
+
 def _listed(names: Iterable[str]) -> str:
     names = list(names)
     shown = ", ".join(one_line(name, 90) for name in names[:_SHOWN])
@@ -691,8 +693,8 @@ def require_finite(model: ModelFiles, pipeline: Any) -> None:
                 dtype = str(value.dtype).removeprefix("torch.")
                 where = "" if dtype == "float32" else f" in {dtype}"
                 raise GenerationError(
-                    f"{model.ref}: {count:,} of the {value.numel():,} values of "
-                    f"{component}.{one_line(name, 120)} are no finite numbers{where}",
+                    f"{model.ref}: {component}.{one_line(name, 120)} holds numbers that are not "
+                    f"finite{where}: {count:,} of {value.numel():,}",
                     hint="download the model again"
                     + ("; or try --dtype bfloat16 or float32" if dtype == "float16" else "")
                     + "; if that does not help, the file is damaged",

@@ -219,7 +219,7 @@ def _teach(
         chosen = rest[:1] if place == 2 else clips[place : place + 1]
         if not chosen:
             raise GenerationError(
-                f"{who}: {title!r} has vectors for a text encoder that its base has not ({key})",
+                f"{who}: {title!r} has vectors for a text encoder that its base lacks ({key})",
                 hint="correct base_model in the model card, or give --base REPO",
             )
         tokenizer, encoder, part = chosen[0]

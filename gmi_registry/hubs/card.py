@@ -67,16 +67,15 @@ def parse_card(content: bytes, name: str, where: Path) -> ModelCard:
     ``other``, several joined by commas), ``base_model`` (a text or a list; of a page's address the
     name) and ``base_model_relation``, ``instance_prompt`` (a text or a list: the trigger words);
     beside them ``title`` (else the first heading, else ``name``), ``downloads``, ``nsfw``, and
-    ``gmi`` with
-    ``prompt_set``, ``encoder``, ``steps``, ``guidance_scale``, ``true_cfg_scale``, ``scheduler``,
-    ``clip_skip``, ``negative_prompt``, ``width``, ``height``, ``prediction_type`` and
-    ``prompt_template``. A plain value is the text that its author typed: the tag ``no`` is not
-    false, and ``16:9`` no number.
+    ``gmi`` with ``prompt_set``, ``encoder``, ``steps``, ``guidance_scale``, ``true_cfg_scale``,
+    ``scheduler``, ``clip_skip``, ``negative_prompt``, ``width`` and ``height`` (pixels),
+    ``prediction_type`` and ``prompt_template``. A plain value is the text that its author typed:
+    the tag ``no`` is not false, and ``16:9`` no number.
 
     What only describes the model is left out where it cannot be used, and ``notes`` say so. Raises
     HubError for a card that is not UTF-8, whose front matter is not a YAML mapping, or whose
     ``base_model`` or ``gmi`` holds something else, or a field that is not known: a guess there
-    would draw other images.
+    would generate other images.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -366,4 +365,4 @@ def _heading(body: str) -> str | None:
 
 
 def _broken(where: Path, reason: str) -> HubError:
-    return HubError(f"{where}: {reason}", hint="mend the model card, then try again")
+    return HubError(f"{where}: {reason}", hint="correct the model card, then try again")

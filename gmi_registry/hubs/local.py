@@ -259,7 +259,7 @@ class LocalHub:
             chain = " -> ".join((*above, place))
             raise HubError(
                 f"the base models go round in a circle, or on for too long: {chain}",
-                hint=f"mend base_model in {self.root / _MODELS / ref.id / CARD_NAME}",
+                hint=f"correct base_model in {self.root / _MODELS / ref.id / CARD_NAME}",
             )
         folder = self._model_folder(ref)
         card = self._card(folder)
@@ -299,7 +299,7 @@ class LocalHub:
     def _named_base(self, named: ModelRef, above: tuple[str, ...]) -> ModelFiles:
         if named.hub != self.name:
             raise InputError(
-                f"{named} is no base model here: on a hub in a folder it is one of the same folder",
+                f"{named} cannot be the base here: in a local hub it is a model of the same hub",
                 hint="put it there and write --base local:NAME",
             )
         return self._fetch(named, above)

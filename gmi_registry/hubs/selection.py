@@ -436,7 +436,9 @@ def _commands(ref: ModelRef, candidates: Iterable[_Candidate], options: str) -> 
             typed.append(shlex.quote(str(replace(ref, file=it.path))) + options)
     shown = " or ".join(f"gmi-publish {text}" for text in typed[:_MOST_COMMANDS])
     more = len(typed) - _MOST_COMMANDS
-    return (shown or "no name can be typed") + (f" or {more} more" if more > 0 else "")
+    return (shown or "rename a file first, since no name here can be typed") + (
+        f" or {more} more" if more > 0 else ""
+    )
 
 
 def _components(index: Mapping[str, object]) -> dict[str, tuple[str, str]]:

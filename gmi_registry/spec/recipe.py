@@ -37,16 +37,15 @@ class LoraPartial(Part):
 class GenerationRecipe(Part):
     """Every setting of one generation run; the pixels follow from it, the model and the prompts.
 
-    Each prompt is drawn once per seed. ``batch_size`` is recorded because it can change the last
-    bits of a result, ``libraries`` (name to version) because a newer version can. ``width`` and
-    ``height`` are in pixels. A setting that the pipeline does not read is None, so that nothing is
-    recorded that had no effect: ``guidance_scale``, ``true_cfg_scale`` (the scale of guidance
-    without a classifier where ``guidance_scale`` is something else, as in FLUX.1) and
+    One image is generated of each prompt per seed. ``batch_size`` is recorded because it can
+    change the last bits of a result, ``libraries`` (name to version) because a newer version can.
+    ``width`` and ``height`` are in pixels. A setting that the pipeline does not read is None, so
+    that nothing is recorded that had no effect: ``guidance_scale``, ``true_cfg_scale`` (the scale
+    of classifier-free guidance where ``guidance_scale`` is something else, as in FLUX.1) and
     ``clip_skip`` (layers of a CLIP text encoder that are left out at its end). ``vae_dtype`` is set
     where the autoencoder computed in another type than ``dtype``, ``vae_tiling`` where it
-    decoded an image in overlapping tiles, which for want of memory can be needed and changes it;
-    ``lora_scale`` where a LoRA was
-    applied, ``lora_partial`` where only some of its tensors were.
+    decoded an image in overlapping tiles, as it may for want of memory, which changes the image;
+    ``lora_scale`` where a LoRA was applied, ``lora_partial`` where only some of its tensors were.
     """
 
     sampler: Sampler

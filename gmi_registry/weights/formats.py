@@ -49,7 +49,7 @@ _FORMATS: tuple[tuple[bytes, FileFormat], ...] = (
         "publish the PyTorch weights that it was exported from, as safetensors")),
     (rb".{4}TFL3", FileFormat("tflite", "a TensorFlow Lite model", PICKLE_HINT)),
     (rb"(lmgg|ggml|fmgg|tjgg)", FileFormat(
-        "ggml", "a ggml file of before GGUF", "convert it to GGUF or safetensors")),
+        "ggml", "a ggml file, the format before GGUF", "convert it to GGUF or safetensors")),
     (rb"\s*<(!doctype|html|head|body|\?xml)", FileFormat(
         "web-page", "a web page, not the file itself", _SIGNED_IN)),
     (rb"\s*[{\[]\s*[\"{\[}\]]", FileFormat(

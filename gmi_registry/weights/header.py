@@ -227,7 +227,7 @@ def _parse(content: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, str]
         or len(said) > _MOST_METADATA
         or not all(isinstance(value, str) for value in said.values())
     ):
-        raise _fault(name, "its metadata are no texts by name")
+        raise _fault(name, "its metadata are not all texts")
     if len(header) > _MOST_TENSORS:
         raise _fault(name, f"it has {len(header):,} tensors, more than {_MOST_TENSORS:,}")
     for key, entry in header.items():

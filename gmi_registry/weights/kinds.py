@@ -50,7 +50,7 @@ HINTS: dict[str, str] = {
     "face-restoration": "it repairs faces in images: publish the model that generates them",
     "hypernetwork": "diffusers loads no hypernetworks: publish a LoRA or a checkpoint",
     "optimizer": "it is the state of a training run: publish the weights saved beside it",
-    "aesthetic-gradient": "diffusers loads none: publish a LoRA or a checkpoint",
+    "aesthetic-gradient": "diffusers loads no aesthetic gradients: publish a LoRA or a checkpoint",
     "safety-checker": _NO_IMAGES,
     "scorer": _NO_IMAGES,
     "prior": f"a prior makes embeddings and no images: {_BELONGS}",

@@ -36,7 +36,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(call, hub):
     assert said["model"].startswith("local:ink@")
     assert said["kind"] == "lora"
     assert "55, of which 0 are done already" in said["images"]
-    assert "1 steps" in said["drawn with"]
+    assert "1 step," in said["generated with"]
     assert said["replaces"] == "nothing"
     assert done.stderr.endswith("nothing was written; leave out --dry-run to publish\n")
     assert contents(hub) == before
@@ -82,10 +82,10 @@ def test_publish_then_up_to_date(call, hub):
     write_card(hub / "models" / "ink", "Ink", "tiny, wet", "base_model: base")
     renamed = ("ink", "--hub", hub, "--seeds", "3", *QUICK)
     planned = call(publish_app, *renamed, "--dry-run").stdout
-    assert "images: 55, described already; only the model card has changed\n" in planned
+    assert "images: 55, described already; only the description has changed\n" in planned
     done = call(publish_app, *renamed)
     assert done.exit_code == 0, done.stderr
-    assert "only the model card had changed" in done.stderr
+    assert "only the description had changed" in done.stderr
 
     shown = call(app, "spec", "show", "ink", "--hub", hub)
     assert shown.exit_code == 0, shown.stderr
@@ -180,9 +180,9 @@ def test_a_base_that_is_named(call, hub):
     shown = call(app, "spec", "show", "ink", "--hub", hub)
     assert "base model: other (named by --base)\n" in shown.stdout
     done = call(publish_app, "ink", "--hub", hub, "--base", "hf:a/b", *QUICK)
-    assert "is no base model of a model on a folder" in refused(done)
+    assert "cannot be the base of a model on a local hub" in refused(done)
     done = call(publish_app, "other", "--hub", hub, "--base", "ink", *QUICK)
-    assert "stands on no base model" in refused(done)
+    assert "needs no base model" in refused(done)
 
 
 def test_a_model_that_is_not_there(call, hub):

@@ -17,7 +17,7 @@ def test_show_names_what_matters(call, folder):
     assert said["base model"] == "zoo/base"
     assert said["prompts"] == "general 1: 4 prompts"
     assert said["images"] == "4, 6 numbers each, seeds 0"
-    assert said["drawn with"] == "DDIM, 5 steps, guidance 3, 8 x 8"
+    assert said["generated with"] == "DDIM, 5 steps, guidance 3, 8 x 8"
 
 
 def test_show_as_a_table(call, folder, monkeypatch):
@@ -160,4 +160,4 @@ def test_a_lora_that_is_there_in_part_is_shown():
     assert _partial(recipe) == []
     share = LoraPartial(applied=64, tensors=128)
     partial = recipe.model_copy(update={"lora_scale": 1.0, "lora_partial": share})
-    assert _partial(partial) == [("partial LoRA", "64 of 128 tensors made the images")]
+    assert _partial(partial) == [("partial LoRA", "64 of 128 tensors are applied")]

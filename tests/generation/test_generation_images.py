@@ -177,7 +177,9 @@ def test_a_model_that_fails_is_one_clear_line(base, recipe, tmp_path):
     def broken(prompt, generator, output_type):
         raise RuntimeError("out of memory\nand more")
 
-    with pytest.raises(GenerationError, match="failed to draw 'a cat': out of memory and more"):
+    with pytest.raises(
+        GenerationError, match="failed to generate the image of 'a cat': out of memory and more"
+    ):
         generate(_Called(broken), PROMPTS, recipe, journal=Journal(tmp_path, base, recipe))
 
 
@@ -193,7 +195,7 @@ def test_a_picture_of_another_size_than_is_recorded_is_refused(base, recipe, tmp
     def mapped(prompt, generator, output_type):
         return SimpleNamespace(images=np.zeros((len(prompt), 2 * SIDE, SIDE, 3)))
 
-    with pytest.raises(GenerationError, match="drew 16 x 32 pixels where 16 x 16") as caught:
+    with pytest.raises(GenerationError, match="generated 16 x 32 pixels where 16 x 16") as caught:
         generate(_Called(mapped), PROMPTS, recipe, journal=Journal(tmp_path, base, recipe))
     assert caught.value.hint == "give --width 16 --height 32"
 

@@ -447,7 +447,7 @@ def test_the_next_dtype_is_tried_said_and_recorded(run, hub, monkeypatch, tmp_pa
     done = run()
     recipe = read_spec(hub.root / "models" / "base").manifest.generation.recipe
     assert done.plan.recipe.dtype == recipe.dtype == "bfloat16"
-    assert done.plan.origins["dtype"] == "what was tried first failed"
+    assert done.plan.origins["dtype"] == "changed, since the first try failed"
     (note,) = [it for it in done.plan.warnings if "bfloat16 is used" in it]
     assert note.startswith("in float32 the model's images show nothing")
     assert (done.outcome, done.images) == ("published", 6)
@@ -507,8 +507,8 @@ def test_a_batch_that_does_not_fit_is_halved_and_recorded(run, hub, small_memory
     assert recipe.batch_size == done.plan.recipe.batch_size == 1
     notes = [note for note in done.plan.warnings if "memory ran out" in note]
     assert [note.split(": ")[1] for note in notes] == [
-        "2 are generated at a time",
-        "1 are generated at a time",
+        "the batch size is now 2",
+        "the batch size is now 1",
     ]
 
 
@@ -521,7 +521,7 @@ def test_one_image_that_does_not_fit_is_decoded_in_tiles_and_that_is_recorded(
     assert calls == [2, 1] + [1] * 6
     recipe = read_spec(hub.root / "models" / "base").manifest.generation.recipe
     assert (recipe.batch_size, recipe.vae_tiling) == (1, True)
-    assert done.plan.origins["vae_tiling"] == "what was tried first failed"
+    assert done.plan.origins["vae_tiling"] == "changed, since the first try failed"
     assert any("decoded in tiles" in note for note in done.plan.warnings)
 
 

@@ -22,6 +22,23 @@ def own(base):
     return load_pipeline(base, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("prompt", "changes", "hint"),
+    [
+        (FITS + " cat", {}, "shorten it"),
+        (FITS, {"trigger_words": ("ink",)}, "shorten it or the trigger words"),
+        (FITS, {"prompt_template": "{prompt}, ink"}, "shorten it or the prompt template"),
+        # No word goes before a negative prompt.
+        ("a", {"trigger_words": ("ink",), "negative_prompt": FITS + " cat"}, "shorten it"),
+    ],
+)
+def test_what_can_be_shortened_is_named(own, base, prompt, changes, hint):
+    recipe = default_recipe(own, base).model_copy(update=changes)
+    with pytest.raises(InputError) as caught:
+        check_prompts(own, [PromptSet("own", 1, (prompt,))], recipe)
+    assert caught.value.hint == hint
+
+
 def test_the_pipeline_is_as_it_was(own, base):
     tokenizer, scheduler, before = type(own.tokenizer), own.scheduler, set(vars(own))
     check(own, base, FITS)

@@ -452,7 +452,7 @@ def test_a_lora_that_fits_in_part_is_refused_or_published_with_its_share(
 
 
 def test_a_part_is_for_a_lora_only(run):
-    with pytest.raises(InputError, match="is no LoRA, of which a part could be left out"):
+    with pytest.raises(InputError, match="--allow-partial is for LoRAs"):
         run(BASE, allow_partial=True)
 
 

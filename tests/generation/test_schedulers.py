@@ -68,7 +68,7 @@ def test_what_another_class_reads_is_not_recorded(pipeline):
     [
         ("Eular a", "perhaps Euler a"),
         ("DPM++ 2M Karas", "DPM\\+\\+ 2M Karras"),
-        ("frob", "none that is known"),
+        ("frob", "is not known"),
         ("DDIM Frob", "is meant"),
     ],
 )

@@ -170,7 +170,7 @@ def test_the_tokens_of_a_word_are_counted(bases, tmp_path):
     ("base", "tensors", "said"),
     [
         ("sd15", {"emb_params": (2, 7)}, "has vectors of 7 numbers, and the text_encoder"),
-        ("sd15", {"clip_l": None, "clip_g": (2, 7)}, "for a text encoder that its base has not"),
+        ("sd15", {"clip_l": None, "clip_g": (2, 7)}, "for a text encoder that its base lacks"),
         ("sdxl", {"emb_params": None}, "has vectors for one text encoder, and its base has 2"),
         ("sdxl", {"clip_l": None}, "has no vectors for the text_encoder_2 of its base"),
         ("sd3", {"clip_l": (1, 4)}, "cannot be taught words"),

@@ -191,7 +191,7 @@ BAD_SAFETENSORS: dict[str, tuple[bytes, str]] = {
     "a number of 5,000 digits": (safetensors(b'{"a": 1%b}' % (b"0" * 5000)), "cannot be read"),
     "an odd dtype": (safetensors({"a": entry("f\x1b16")}, bytes(4)), "impossible dtype"),
     "a number for a tensor": (safetensors({"a": 1}), "'a' describes no tensor"),
-    "metadata of numbers": (safetensors({"__metadata__": {"a": 1}}), "no texts by name"),
+    "metadata of numbers": (safetensors({"__metadata__": {"a": 1}}), "not all texts"),
     "a long name": (safetensors({"n" * 1001: entry()}, bytes(4)), "1,001 characters"),
 }  # fmt: skip
 BAD_GGUF: dict[str, tuple[bytes, str]] = {

@@ -211,7 +211,7 @@ class Models:
             base = _repository(family, kind == "single-file", str(ref))
         elif base.hub != "hf":
             raise InputError(
-                f"{base} is no base model of a model on Civitai, which is one on Hugging Face",
+                f"{base} cannot be the base of a model on Civitai: a base there is on Hugging Face",
                 hint="write --base owner/name",
             )
         chosen = _Chosen(model, version, kind, file, base, family)

@@ -239,7 +239,7 @@ class Models:
             chain = " -> ".join((*above, place))
             raise HubError(
                 f"the base models go round in a circle, or on for too long: {chain}",
-                hint=f"mend base_model in the model card of {asked_for.repository}",
+                hint=f"correct base_model in the model card of {asked_for.repository}",
             )
         asked = self._downloads.asked(info.id, revision=ref.revision)
         if getattr(info, "disabled", False):
@@ -315,7 +315,7 @@ class Models:
         if named is not None:
             if named.hub != "hf":
                 raise InputError(
-                    f"{named} is no base model of {what}, which is one on Hugging Face",
+                    f"{named} cannot be the base of {what}: a base there is on Hugging Face, too",
                     hint="write --base owner/name",
                 )
             origin = "option"

@@ -204,7 +204,7 @@ def validate_card(api: HfApi, asked: Asked, before: bytes | None, after: bytes) 
     where = CARD_NAME if line is None else f"{CARD_NAME} line {line[1]}"
     raise HubError(
         f"{asked.name}: the hub would not take its model card: {where}: {told[:200]}",
-        hint=f"mend the model card: {asked.url}/blob/main/{CARD_NAME}; or {_ELSEWHERE}",
+        hint=f"correct the model card: {asked.url}/blob/main/{CARD_NAME}; or {_ELSEWHERE}",
     )
 
 

@@ -348,6 +348,8 @@ def _planned(
     """The plan for a loaded model, once there is room for what it would write."""
     order, model, found = checked.order, checked.model, checked.found
     recipe, origins, notes = _recipe(loaded, model, overrides, found.prompt_sets)
+    if recipe.lora_partial is not None:
+        origins = {**origins, "lora_partial": "the others have no place in its base"}
     if vae_tiling:
         recipe = recipe.model_copy(update={"vae_tiling": True})
     previous = None if checked.published is None else checked.published.digest

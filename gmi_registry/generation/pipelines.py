@@ -36,6 +36,7 @@ from gmi_registry.generation.prediction import (
 )
 from gmi_registry.generation.quantisation import check_components
 from gmi_registry.generation.refusals import (
+    SAVE_WHOLE,
     needs_code,
     one_line,
     pickled,
@@ -51,6 +52,7 @@ from gmi_registry.generation.single_file import (
 )
 from gmi_registry.generation.tasks import (
     missing_packages,
+    needed_components,
     why_not_text_to_image,
     why_other_channels,
 )
@@ -83,6 +85,7 @@ _SINGLE_FILES = frozenset({".safetensors", ".gguf"})
 _INDEX = "model_index.json"
 _LIBRARIES = frozenset({"diffusers", "transformers"})
 _NETWORKS = ("unet", "transformer")
+_INDISPENSABLE = frozenset({*_NETWORKS, "vae", "scheduler"})
 
 
 def require_packages() -> None:
@@ -376,12 +379,30 @@ def _load(
         return LoadedModel(pipeline, tuple(notes))
     index = _read_index(model)
     _require_no_pickles(model)
+    _require_parts(model, index)
     check_components(model, component_classes(index))
     pipeline = load_pipeline_with(model, index, dtype, {}, model)
     _require_own_channels(model, pipeline)
     remarks = [*check_scheduler(model, index), *settle_prediction(pipeline, model)]
     remarks += check_unread(model, pipeline)
     return LoadedModel(pipeline, tuple(remarks))
+
+
+def _require_parts(model: ModelFiles, index: Mapping[str, Any]) -> None:
+    """Raise GenerationError for a ``model_index.json`` without a part that the pipeline needs."""
+    pipeline = _pipeline_class(str(model.ref), index["_class_name"])
+    # Text encoders and their tokenizers may be null: some pipelines do without one.
+    lacking = [
+        name
+        for name in needed_components(pipeline)
+        if name not in index or (name in _INDISPENSABLE and index[name] == [None, None])
+    ]
+    if lacking:
+        raise GenerationError(
+            f"{model.ref}: its {_INDEX} names no {' and no '.join(lacking)}, which a "
+            f"{pipeline.__name__} needs",
+            hint=SAVE_WHOLE,
+        )
 
 
 def _require_own_channels(model: ModelFiles, pipeline: Pipeline) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 
 from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation.pipelines import Pipeline
-from gmi_registry.generation.refusals import one_line
+from gmi_registry.generation.refusals import SAVE_WHOLE, one_line
 from gmi_registry.generation.schedulers import use_sampler
 from gmi_registry.generation.settings import call_arguments, skipping_layers
+from gmi_registry.generation.tasks import needed_components
 from gmi_registry.spec import GenerationRecipe, PromptSet
 
 __all__ = ["check_prompts"]
@@ -220,11 +221,29 @@ def _rehearse(
         except (MemoryError, torch.OutOfMemoryError):
             return []
         except Exception as error:
+            lacking = _lacking(pipeline)
+            if lacking:
+                raise GenerationError(
+                    f"a {type(pipeline).__name__} without {' and '.join(lacking)} does not run: "
+                    f"{one_line(error)}",
+                    hint=SAVE_WHOLE,
+                ) from error
             raise GenerationError(
                 f"a {type(pipeline).__name__} like this one fails before its first step: "
                 f"{one_line(error)}",
                 hint="give other settings, or update diffusers: pip install --upgrade diffusers",
             ) from error
+
+
+def _lacking(pipeline: Pipeline) -> list[str]:
+    """The parts that are null in a pipeline, of those that it must be given or that read texts."""
+    needed = needed_components(type(pipeline))
+    parts = getattr(pipeline, "components", {})
+    return [
+        name
+        for name, part in parts.items()
+        if part is None and (name in needed or name.startswith(("text_encoder", "tokenizer")))
+    ]
 
 
 def _calls(pipeline: Pipeline, recipe: GenerationRecipe, tokenizers: Sequence[Any]) -> list[_Call]:

@@ -20,7 +20,14 @@ from gmi_registry.weights import (
     require_described,
 )
 
-__all__ = ["needs_code", "one_line", "pickled", "refused", "require_described_weights"]
+__all__ = [
+    "SAVE_WHOLE",
+    "needs_code",
+    "one_line",
+    "pickled",
+    "refused",
+    "require_described_weights",
+]
 
 _HEADERS = (".safetensors", ".gguf")
 _FILE_KINDS: dict[Kind, frozenset[FileKind]] = {
@@ -40,6 +47,12 @@ _SAVE_AGAIN = (
     "see whether DiffusionPipeline.from_pretrained loads the folder; if not, save the pipeline "
     "again: pipeline.save_pretrained(folder)"
 )
+
+SAVE_WHOLE = (
+    "load the pipeline with all of its parts, those that lie in another repository too, and save "
+    "it: pipeline.save_pretrained(folder)"
+)
+"""What to do about a pipeline that lacks a part, as HiDream's own repository lacks its Llama."""
 
 
 def one_line(error: BaseException) -> str:

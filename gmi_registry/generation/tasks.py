@@ -15,7 +15,12 @@ from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-__all__ = ["missing_packages", "why_not_text_to_image", "why_other_channels"]
+__all__ = [
+    "missing_packages",
+    "needed_components",
+    "why_not_text_to_image",
+    "why_other_channels",
+]
 
 _EMPTY = inspect.Parameter.empty
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -171,3 +176,16 @@ def _count(value: object) -> int | None:
     """``value`` where it is a number of channels."""
     usable = isinstance(value, int) and not isinstance(value, bool) and value > 0
     return value if usable and isinstance(value, int) else None
+
+
+def needed_components(pipeline: type[Any]) -> list[str]:
+    """The parts that a pipeline of this class must be given, null or not, in their order."""
+    parameters = inspect.signature(pipeline.__init__).parameters.values()
+    optional = {"self", *getattr(pipeline, "_optional_components", ())}
+    return [
+        parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and parameter.name not in optional
+    ]

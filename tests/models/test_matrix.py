@@ -174,6 +174,41 @@ def test_without_its_t5_stable_diffusion_3_reads_what_its_clip_encoders_do(
         generation.check_prompts(pipeline, [PromptSet("own", 1, (" ".join(["cat"] * 60),))], recipe)
 
 
+@pytest.mark.parametrize(
+    ("name", "parts", "null", "says"),
+    [
+        (
+            "hidream",
+            ["text_encoder_4", "tokenizer_4"],
+            True,
+            "without text_encoder_4 and token.*_4",
+        ),
+        ("hidream", ["text_encoder_4", "tokenizer_4"], False, "names no text_encoder_4 and no tok"),
+        ("sdxl", ["text_encoder_2", "tokenizer_2"], True, "without text_encoder_2 and tokenizer_2"),
+        ("sd15", ["vae"], True, "names no vae, which a StableDiffusionPipeline needs"),
+        ("sd3", ["text_encoder_3"], False, "names no text_encoder_3, which"),
+    ],
+)
+def test_a_pipeline_that_lacks_a_part_says_which(model_store, tmp_path, name, parts, null, says):
+    """HiDream's repository lacks its Llama, which is to be added from another one."""
+    folder = shutil.copytree(architecture_folder(model_store, name), tmp_path / name)
+    index = json.loads((folder / "model_index.json").read_bytes())
+    for part in parts:
+        shutil.rmtree(folder / part)
+        index.update({part: [None, None]}) if null else index.pop(part)
+    (folder / "model_index.json").write_text(json.dumps(index))
+    model = model_files(folder, name)
+
+    def check() -> None:
+        pipeline = generation.load_pipeline(model, device="cpu")
+        recipe = generation.default_recipe(pipeline, model)
+        generation.check_prompts(pipeline, [PromptSet("own", 1, ("a cat",))], recipe)
+
+    with pytest.raises(GmiError, match=says) as caught:
+        check()
+    assert "with all of its parts" in caught.value.hint
+
+
 def _ids_read(model, prompt: str) -> list[list[int]]:
     """The numbers of the tokens that the text encoders are given, when an image is generated."""
     read: list[list[int]] = []

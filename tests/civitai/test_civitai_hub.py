@@ -595,7 +595,7 @@ def test_a_base_that_is_named_goes_before_civitais_name(filled, store, tmp_path)
         assert (described.base_model, described.base_origin) == ("ada/base", "option")
         assert described.named_base == ModelRef("hf", "ada/base", "v1", "unet.safetensors")
         assert described.base_weights == (weights,)
-    with pytest.raises(InputError, match="one on Hugging Face"):
+    with pytest.raises(InputError, match="is on Hugging Face"):
         stands_on(filled, store, tmp_path, "SDXL 1.0", kohya(2048), ModelRef("local", "x"))
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gmi_registry.errors import GenerationError
 from gmi_registry.generation.accounting import unapplied
 from gmi_registry.generation.lora_file import LoraFile, read_lora_file
+from gmi_registry.generation.memory import is_out_of_memory
 from gmi_registry.generation.merging import (
     MergedAdapter,
     is_merged,
@@ -170,7 +171,9 @@ def _attempt(
             return nothing
         places = layer_places(pipeline, file)
         return unapplied(file, pipeline, ADAPTER, places.__contains__)
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):  # which is no fault of the layout that is tried
+            raise refused(model, "cannot be put on its base model", error) from error
         return nothing
 
 

@@ -9,7 +9,7 @@ import pytest
 from tiny_models import model_files, save_lora
 
 from gmi_registry.errors import GenerationError, InputError, MissingExtraError
-from gmi_registry.generation import default_recipe, load_pipeline, pipelines
+from gmi_registry.generation import OutOfMemoryError, default_recipe, load_pipeline, pipelines
 
 
 @pytest.fixture
@@ -227,3 +227,14 @@ def test_without_diffusers_the_extra_is_named(base, monkeypatch):
     with pytest.raises(MissingExtraError) as caught:
         load_pipeline(base)
     assert "gmi-registry[publish]" in caught.value.hint
+
+
+def test_memory_that_runs_out_is_no_layer_without_a_place(lora, monkeypatch):
+    import diffusers
+
+    def exhausted(*_, **__):
+        raise MemoryError("Unable to allocate 4.00 GiB")
+
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "load_lora_weights", exhausted)
+    with pytest.raises(OutOfMemoryError, match="memory ran out while it was loaded"):
+        load_pipeline(lora, device="cpu")

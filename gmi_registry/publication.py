@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gmi_registry.generation.memory import Offload
-from gmi_registry.generation.plan import Plan
+from gmi_registry.generation.placement import Offload
+from gmi_registry.generation.specification import Plan
 from gmi_registry.hubs.protocol import Hub, SpecStore
 from gmi_registry.spec import ModelRef
 

@@ -31,10 +31,10 @@ from gmi_registry.errors import (
     SpecFormatError,
     SpecNotFoundError,
 )
-from gmi_registry.generation import Journal, RecipeOverrides
-from gmi_registry.generation.advice import advised
-from gmi_registry.generation.memory import Offload
-from gmi_registry.generation.plan import (
+from gmi_registry.generation import BatchCache, RecipeOverrides
+from gmi_registry.generation.placement import Offload
+from gmi_registry.generation.recommended_settings import recommended
+from gmi_registry.generation.specification import (
     Plan,
     PlannedDownload,
     PlannedFile,
@@ -91,7 +91,7 @@ class _Ready:
     checked: _Checked
     loaded: generation.LoadedModel
     overrides: RecipeOverrides
-    journal: Journal
+    cache: BatchCache
     existing: Spec | None
     preview: Path | None
     plan: Plan
@@ -200,7 +200,7 @@ def publish(
     A card without a licence is a warning and no error: the format has the field for those who
     state one, hubs take models without, and a model that is not described cannot be found.
 
-    Raises a GmiError; everything is then as it was, the journal apart.
+    Raises a GmiError; everything is then as it was, the kept images apart.
     """
     start = time.perf_counter()
     overrides = overrides or RecipeOverrides()
@@ -258,7 +258,7 @@ def publish(
         ready = _mended(ready, remedy)
     where = _put(order, spec, preview)
     if not keep_images:
-        ready.journal.discard()
+        ready.cache.discard()
     generated = plan.images - plan.images_kept
     return Publication(ref, "published", spec.digest, where, generated, _since(start), plan)
 
@@ -301,7 +301,7 @@ def _check(
     if order.ref.is_pattern:
         order = replace(order, ref=replace(order.ref, file=found.outline.ref.file))
         place = _place(order, destination)
-    generation.check_advice(found.outline, found.outline.kind, overrides)
+    generation.check_recommended(found.outline, found.outline.kind, overrides)
     if order.allow_partial and found.outline.kind not in (None, "lora"):
         raise InputError(
             f"--allow-partial is for LoRAs, and {order.ref} is none",
@@ -356,7 +356,7 @@ def _planned(
     draft = generation.draft_spec(
         model, checked.encoder.ref, found.prompt_sets, recipe, previous=previous
     )
-    journal = Journal(order.work, model, recipe)
+    cache = BatchCache(order.work, model, recipe)
     existing = None if order.force else checked.existing
     address, proposed, preview = None, None, None
     if existing is None or not has_same_images(existing, draft):
@@ -365,12 +365,12 @@ def _planned(
         model,
         draft,
         kept=sum(
-            generation.images_kept(journal, block.prompts, recipe) for block in found.prompt_sets
+            generation.images_kept(cache, block.prompts, recipe) for block in found.prompt_sets
         ),
         existing=proposed or existing,
         target=_target(order, model),
     )
-    pace = journal.pace()
+    pace = cache.pace()
     left = (plan.images - plan.images_kept) / recipe.batch_size
     plan = replace(
         plan,
@@ -390,7 +390,7 @@ def _planned(
         target = order.output or _folder(checked.destination)
         if target is not None:
             require_room(target, sum(file.size for file in plan.files))
-    return _Ready(checked, loaded, overrides, journal, proposed or existing, preview, plan)
+    return _Ready(checked, loaded, overrides, cache, proposed or existing, preview, plan)
 
 
 @dataclass(frozen=True)
@@ -436,7 +436,7 @@ def _mended(ready: _Ready, remedy: _Remedy) -> _Ready:
     """The plan anew, by ``remedy``; of ``ready`` the first images are gone, and for another dtype
     the pipeline, beside which a second one might not fit."""
     checked, loaded, overrides = ready.checked, ready.loaded, ready.overrides
-    ready.journal.discard()
+    ready.cache.discard()
     if remedy.dtype is not None:
         generation.release_pipeline(loaded.pipeline, checked.device)
         loaded = generation.load_model(
@@ -518,7 +518,7 @@ def _find(order: Order, prompts: PromptSet | None, destination: Destination | No
         if order.store is None and destination is not None:
             _require_same_weights(model, destination)
     default = generation.default_prompt_set(model)
-    named = advised(model, "encoder")
+    named = recommended(model, "encoder")
     return _Found(
         model,
         (default,) if prompts is None else (default, prompts),
@@ -761,8 +761,8 @@ def _generate(ready: _Ready, reading: _Reading, progress: Progress) -> list[str]
             ready.loaded.pipeline,
             prompt_set.prompts,
             plan.recipe,
-            journal=ready.journal,
-            follower=reading,
+            cache=ready.cache,
+            consumer=reading,
             checks=checks,
             progress=told,
         )

@@ -18,7 +18,7 @@ from gmi_registry.bench.reader import Reader
 from gmi_registry.bench.studio import Order
 from gmi_registry.encoders import Encoder
 from gmi_registry.errors import InputError
-from gmi_registry.generation import Journal, RecipeOverrides
+from gmi_registry.generation import BatchCache, RecipeOverrides
 from gmi_registry.hubs import open_hub
 from gmi_registry.model import ModelFiles
 from gmi_registry.place import Closable
@@ -150,9 +150,9 @@ class DiffusionStudio:
             def told(done: int, total: int, before: int = before) -> None:
                 progress(before + done)
 
-            journal = Journal(self._work / "pictures", model, recipe)
+            cache = BatchCache(self._work / "pictures", model, recipe)
             images = generation.generate(
-                pipeline, order.prompts, recipe, journal=journal, progress=told
+                pipeline, order.prompts, recipe, cache=cache, progress=told
             )
             drawn.append(list(images.paths))
             before += len(order)

@@ -15,7 +15,7 @@ from gmi_registry.bench.embed import open_picture, split_images, split_tasks
 from gmi_registry.bench.file import SPLITS, Benchmark
 from gmi_registry.bench.library import versions
 from gmi_registry.bench.studio import Studio
-from gmi_registry.interrogators.phrases import shipped_phrases
+from gmi_registry.interrogators.modes import shipped_phrases
 from gmi_registry.spec.canonical import canonical_digest
 
 __all__ = ["interrogate_stage"]

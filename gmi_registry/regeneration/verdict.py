@@ -15,7 +15,7 @@ from gmi_registry.errors import (
     SpecNotFoundError,
     UnsupportedVersionError,
 )
-from gmi_registry.generation.advice import advised, adviser
+from gmi_registry.generation.recommended_settings import recommended, recommending_model
 from gmi_registry.hubs.protocol import Hub, SpecStore, is_stale, own_weights
 from gmi_registry.hubs.selection import main_file
 from gmi_registry.place import makes_links, read_former
@@ -93,7 +93,9 @@ def judge(
     file = _file(manifest, ref, today)
     stated = frozenset[str]()
     if today.model is not None:
-        stated = frozenset(name for name in _KEPT if adviser(today.model, name) is not None)
+        stated = frozenset(
+            name for name in _KEPT if recommending_model(today.model, name) is not None
+        )
     found = list(_differences(manifest, ref, today, encoder, prompts))
     if found:
         reasons = "; ".join(found)
@@ -137,7 +139,7 @@ def _advice(today: Today) -> tuple[EncoderName | None, PromptSet | None]:
     """
     if today.model is None:
         return None, None
-    named = advised(today.model, "encoder")
+    named = recommended(today.model, "encoder")
     encoder = DEFAULT_ENCODER if named is None else EncoderName.parse(named)
     return encoder, generation.default_prompt_set(today.model)
 

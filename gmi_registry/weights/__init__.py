@@ -16,12 +16,13 @@ from gmi_registry.weights.header import (
     read_header,
 )
 from gmi_registry.weights.identify import (
+    DESCRIBED,
+    FileKind,
     WeightsFile,
     identify,
     identify_file,
     require_described,
 )
-from gmi_registry.weights.kinds import DESCRIBED, FileKind
 
 __all__ = [
     "DESCRIBED",

@@ -14,11 +14,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import NamedTuple
 
-from gmi_registry.weights.architectures import CONTEXTS, Architecture
+from gmi_registry.weights.architectures import CONTEXTS, Architecture, Keys, compiled
 from gmi_registry.weights.header import Tensor
-from gmi_registry.weights.keys import Keys, compiled
-
-__all__ = ["ALGORITHM_TITLES", "PLAIN_ALGORITHMS", "Adapter", "adapter_of"]
 
 ALGORITHM_TITLES: dict[str, str] = {
     "lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr", "glora": "GLoRA", "oft": "OFT",

@@ -15,7 +15,7 @@ from gmi_registry.bench.method import METHODS
 from gmi_registry.bench.run import run_benchmark
 from gmi_registry.bench.tasks import read_labels, read_tasks
 from gmi_registry.errors import HubError, InputError
-from gmi_registry.generation import Journal
+from gmi_registry.generation import BatchCache
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_own_prompts_change_only_the_models_that_have_them(finished):
 
 
 def test_pseudo_prompts_are_default_prompts_or_shipped_phrases(finished):
-    from gmi_registry.interrogators.phrases import shipped_phrases
+    from gmi_registry.interrogators.modes import shipped_phrases
 
     said = json.loads((finished / "pseudo" / "test.json").read_bytes())
     assert set(said) == {
@@ -84,7 +84,7 @@ def test_pseudo_prompts_are_default_prompts_or_shipped_phrases(finished):
 @pytest.mark.parametrize("kept", [0, 4])
 def test_interrupted_while_drawing(hub, finished, monkeypatch, kept):
     out = hub.parent / f"interrupted-{kept}"
-    keep, count = Journal.keep, 0
+    keep, count = BatchCache.keep, 0
 
     def stop(self, batch, images):
         nonlocal count
@@ -94,7 +94,7 @@ def test_interrupted_while_drawing(hub, finished, monkeypatch, kept):
         return keep(self, batch, images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "keep", stop)
+        patch.setattr(BatchCache, "keep", stop)
         with pytest.raises(KeyboardInterrupt):
             run(hub, out)
     assert not (out / "tasks").exists()

@@ -13,7 +13,7 @@ from PIL import Image
 from remote_hub import Author
 
 from gmi_registry.cli.main import app
-from gmi_registry.generation.preview import contact_sheet
+from gmi_registry.generation.specification import contact_sheet
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.spec import build_spec, encode_spec, write_spec
 

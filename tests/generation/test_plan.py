@@ -7,7 +7,7 @@ from grey_encoder import GreyEncoder
 from tiny_models import model_files
 
 from gmi_registry.generation import draft_spec
-from gmi_registry.generation.plan import make_plan
+from gmi_registry.generation.specification import make_plan
 from gmi_registry.spec import GenerationRecipe, ModelRef, PromptSet, Sampler, WeightFile
 
 SETS = (PromptSet("default", 1, ("a cat", "snow")),)

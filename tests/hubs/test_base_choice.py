@@ -16,7 +16,7 @@ from loopback import LoopbackHub, fixtures
 
 from gmi_registry.errors import AuthError, HubError, InputError
 from gmi_registry.generation import describe
-from gmi_registry.generation.plan import _base_notes
+from gmi_registry.generation.specification import _base_notes
 from gmi_registry.hubs import LocalHub
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.place import find_base

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_blip import write_tiny_blip
 
 from gmi_registry.encoders.open_clip import OpenClipEncoder
-from gmi_registry.interrogators.caption import CaptionInterrogator
+from gmi_registry.interrogators.captions import CaptionInterrogator
 
 sys.path.append(str(Path(__file__).parents[1] / "encoders"))
 

@@ -46,8 +46,8 @@ class Tiny:
 
     def image_by(self, recipe: Any, prompt: str = "a red fox") -> np.ndarray:
         with tempfile.TemporaryDirectory() as folder:
-            journal = generation.Journal(Path(folder), self.model, recipe)
-            images = generation.generate(self.pipeline, [prompt], recipe, journal=journal)
+            cache = generation.BatchCache(Path(folder), self.model, recipe)
+            images = generation.generate(self.pipeline, [prompt], recipe, cache=cache)
             return np.asarray(images[0])
 
 

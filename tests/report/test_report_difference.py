@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from gmi_registry.errors import InputError
-from gmi_registry.generation.preview import contact_sheet
+from gmi_registry.generation.specification import contact_sheet
 from gmi_registry.report.difference import difference_page, scales, verdict, write_page
 from gmi_registry.report.difference_cells import ContactSheet
 from gmi_registry.report.difference_neighbour import Neighbour

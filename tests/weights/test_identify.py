@@ -20,7 +20,7 @@ from gmi_registry.weights import (
     require_described,
 )
 from gmi_registry.weights.architectures import ARCHITECTURES
-from gmi_registry.weights.kinds import HINTS
+from gmi_registry.weights.identify import HINTS
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -7,8 +7,8 @@ import pytest
 from embedded_run import METHODS, benchmark_of, score, write_embedded
 from report_run import write_summary
 
-from gmi_registry.bench.mixture import MIXED, mixtures
-from gmi_registry.bench.scored import read_run, read_scored
+from benchmarks.paper.measure import read_run, read_scored
+from benchmarks.paper.studies import MIXED, mixtures
 from gmi_registry.scoring import top_k_credit
 
 MODELS = 8

@@ -10,9 +10,9 @@ from embedded_run import benchmark_of, score, write_embedded
 from report_run import write_summary
 from typer.testing import CliRunner
 
-from gmi_registry.bench.report import write_report
-from gmi_registry.bench.results import Results
-from gmi_registry.bench.tables import tables
+from benchmarks.paper.report import write_report
+from benchmarks.paper.results import Results
+from benchmarks.paper.tables import tables
 from gmi_registry.cli.main import app
 
 TITLES = (

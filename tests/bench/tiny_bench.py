@@ -7,9 +7,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from gmi_registry.bench.file import load_benchmark
-from gmi_registry.bench.method import METHODS
-from gmi_registry.bench.run import run_benchmark
+from benchmarks.paper.definition import load_benchmark
+from benchmarks.paper.methods import METHODS
+from benchmarks.paper.run import run_benchmark
 from gmi_registry.hubs.local import LocalHub
 
 OWN = ("own-prompts", "own-prompts-default", "own-prompts-mixed")

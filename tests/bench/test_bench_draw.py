@@ -29,7 +29,7 @@ from benchmarks.paper.methods import METHODS
 from benchmarks.paper.report import examples, write_report
 from benchmarks.paper.run import run_benchmark
 from gmi_registry import generation
-from gmi_registry.cli.main import app
+from benchmarks.paper.__main__ import app
 from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation import Journal, RecipeOverrides
 from gmi_registry.hubs.local import LocalHub
@@ -347,7 +347,7 @@ def test_the_command_stops_after_drawing(hub, scored, tmp_path, monkeypatch):
     shutil.copytree(scored, out)
     monkeypatch.setenv("GMI_CACHE_DIR", str(hub.parent / "cache"))
     path = str(write_file(hub, **ALONE))
-    arguments = ["bench", "run", path, "--out", str(out), "--stage", "draw", "--device", "cpu"]
+    arguments = ["run", path, "--out", str(out), "--stage", "draw", "--device", "cpu"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     pictures = len(set(picks(out)))

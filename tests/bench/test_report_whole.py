@@ -6,14 +6,14 @@ import html
 import re
 
 import pytest
-from embedded_run import benchmark_of, score, write_embedded
-from report_run import write_summary
 from typer.testing import CliRunner
 
+from benchmarks.paper.__main__ import app
 from benchmarks.paper.report import write_report
 from benchmarks.paper.results import Results
 from benchmarks.paper.tables import tables
-from benchmarks.paper.__main__ import app
+from tests.support.embedded_run import benchmark_of, score, write_embedded
+from tests.support.report_run import write_summary
 
 TITLES = (
     "Table 1:",

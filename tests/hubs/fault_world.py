@@ -18,7 +18,8 @@ from loopback import LoopbackHub, User, fixtures
 
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.huggingface.traffic import Traffic
-from gmi_registry.search import SearchResult, search
+from gmi_registry.search.result import SearchResult
+from gmi_registry.search.run import search
 from gmi_registry.spec import ModelRef, Spec, WeightFile, write_spec
 from gmi_registry.spec.specification import encode_spec
 

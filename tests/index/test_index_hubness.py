@@ -14,8 +14,8 @@ from gmi_registry.index.hubness import CANDIDATE
 from gmi_registry.proposal import proposal_findings
 from gmi_registry.scoring.hubness import lower_share
 from gmi_registry.spec import PromptSet
-from zoo.background import sheet
 from tests.support.index_specs import DIMENSIONS, encoder_named, index_of, spec_of_images
+from zoo.background import sheet
 
 PROMPTS = PromptSet("many", 1, tuple(f"thing {i}" for i in range(30)))
 

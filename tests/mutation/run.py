@@ -21,7 +21,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shutil import copy2
 from typing import Any, Literal
@@ -62,13 +62,15 @@ class Defect:
 
 @dataclass(frozen=True)
 class Result:
-    """``by`` is the first test that failed, or what an error says."""
+    """``by`` is the first test that failed, or what an error says. ``whole``: whether the rest was
+    tried as well where the area's tests found nothing. ``seconds`` are all that were spent."""
 
     id: str
     area: str
     status: Status
     seconds: float
     by: str
+    whole: bool
     old: str
     new: str
 
@@ -80,6 +82,8 @@ class _RunError(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """The exit status."""
     options = _options(arguments)
+    # Or the copy, and a pytest that is running, would stay.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     defects = _chosen(_read_defects(), options.only)
     areas = _AREAS | dict(options.tests)
     with tempfile.TemporaryDirectory(prefix="gmi-mutation-") as folder:
@@ -95,13 +99,22 @@ def main(arguments: list[str] | None = None) -> int:
         if results:
             print(f"{len(results)} of {len(defects)} are in {options.out}; going on", flush=True)
         sound: dict[str, bool] = {}
-        for defect in defects:
-            if defect.id in results:
-                continue
-            result = _tried(copy, defect, areas[defect.area], sound)
-            results[defect.id] = result
-            print(f"{result.id} {result.status} {result.seconds:.0f} s {result.by}", flush=True)
-            _write(options.out, code, results.values())
+        # The rest takes long, and is for what no area's tests find.
+        for whole in (False, True):
+            for defect in defects:
+                before = results.get(defect.id)
+                if before is not None and (
+                    not whole or before.whole or before.status != "not found"
+                ):
+                    continue
+                wanted = _REST if whole else (*defect.tests, *areas[defect.area])
+                done = (*defect.tests, *areas[defect.area]) if whole else ()
+                result = _tried(copy, defect, wanted, done, whole, sound)
+                if before is not None:
+                    result = replace(result, seconds=round(before.seconds + result.seconds, 1))
+                results[defect.id] = result
+                print(f"{result.id} {result.status} {result.seconds:.0f} s {result.by}", flush=True)
+                _write(options.out, code, results.values())
     return _summary(defects, results)
 
 
@@ -220,18 +233,28 @@ def _fingerprint(copy: Path) -> str:
     return found.hexdigest()
 
 
-def _tried(copy: Path, defect: Defect, area: Sequence[str], sound: dict[str, bool]) -> Result:
-    """What the tests say of one defect. ``sound`` are tests that were run without any."""
+def _tried(
+    copy: Path,
+    defect: Defect,
+    wanted: Sequence[str],
+    done: Sequence[str],
+    whole: bool,
+    sound: dict[str, bool],
+) -> Result:
+    """What the tests ``wanted`` say of one defect, but for those that are ``done``.
+
+    ``sound`` are tests that were run without any.
+    """
     began = time.monotonic()
 
     def result(status: Status, by: str) -> Result:
         seconds = round(time.monotonic() - began, 1)
-        return Result(defect.id, defect.area, status, seconds, by, defect.old, defect.new)
+        return Result(defect.id, defect.area, status, seconds, by, whole, defect.old, defect.new)
 
     (path, text) = next((path, text) for path, text in _sources(copy) if defect.old in text)
     _put(path, text.replace(defect.old, defect.new))
     try:
-        failed = _first_failure(copy, defect, area)
+        failed = _first_failure(copy, wanted, done)
     except subprocess.TimeoutExpired as error:
         return result("timeout", f"after {error.timeout:.0f} s")
     except _RunError as error:
@@ -258,23 +281,23 @@ def _put(path: Path, text: str) -> None:
     os.utime(path, (later, later))
 
 
-def _first_failure(copy: Path, defect: Defect, area: Sequence[str]) -> str | None:
-    """The first test that fails, of those that are the likeliest to, of the area, of the rest."""
-    done: list[str] = []
-    for wanted in (defect.tests, area, _REST):
-        paths = [
-            path.relative_to(copy).as_posix()
-            for pattern in wanted
-            for path in sorted(copy.glob(pattern))
-        ]
-        paths = [path for path in dict.fromkeys(paths) if path not in done]
+def _first_failure(copy: Path, wanted: Sequence[str], done: Sequence[str]) -> str | None:
+    """The first test that fails of those ``wanted``, in their order."""
+    over = [path for pattern in done for path in _paths(copy, pattern)]
+    # One after the other, so that a run that takes long is one that hangs.
+    for pattern in wanted:
+        paths = [path for path in _paths(copy, pattern) if path not in over]
         if not paths:
             continue
-        failed = _pytest(copy, paths, ignored=done)
+        failed = _pytest(copy, paths, ignored=over)
         if failed is not None:
             return failed
-        done += paths
+        over += paths
     return None
+
+
+def _paths(copy: Path, pattern: str) -> list[str]:
+    return [path.relative_to(copy).as_posix() for path in sorted(copy.glob(pattern))]
 
 
 def _pytest(copy: Path, paths: Sequence[str], *, ignored: Sequence[str] = ()) -> str | None:

@@ -14,7 +14,7 @@ from gmi_registry.spec import Manifest
 
 __all__ = ["ContactSheet"]
 
-# As generation.preview lays them out; a test cuts what that has drawn.
+# As generation.specification lays them out; a test cuts what that has drawn.
 _CELL = 128
 _GAP = 8
 _MARGIN = 16

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from gmi_registry.bench.gallery import Shelf
 from gmi_registry.bench.method import Fit, Gallery, Queries, default_by, paper_by
 from gmi_registry.bench.tasks import read_labels, read_tasks
-from gmi_registry.scoring.candidates import PAPER_GAMMA
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.ranking import mid_ranks, top_k_credit
+from gmi_registry.scoring.scores import PAPER_GAMMA
 
 __all__ = ["GAMMAS", "SHRINKAGES", "UNFITTED", "fit", "fit_to"]
 

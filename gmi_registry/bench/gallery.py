@@ -17,9 +17,9 @@ from gmi_registry.bench.method import Gallery, Queries
 from gmi_registry.bench.protocol import HALVES, gallery_of
 from gmi_registry.bench.tasks import Task, TaskFile
 from gmi_registry.errors import InputError
-from gmi_registry.scoring.candidates import Candidates
 from gmi_registry.scoring.kernels import grams
-from gmi_registry.scoring.within import WithinScatter
+from gmi_registry.scoring.scatter import WithinScatter
+from gmi_registry.scoring.scores import Candidates
 
 __all__ = ["Shelf", "load_arrays"]
 

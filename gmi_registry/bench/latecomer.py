@@ -19,7 +19,7 @@ from gmi_registry.bench.gallery import Shelf, load_arrays
 from gmi_registry.bench.method import METHODS, Gallery
 from gmi_registry.bench.tasks import TaskFile, read_labels, read_tasks
 from gmi_registry.errors import InputError
-from gmi_registry.scoring.within import WithinScatter
+from gmi_registry.scoring.scatter import WithinScatter
 
 __all__ = [
     "LATE",

@@ -15,10 +15,10 @@ from gmi_registry.bench.gallery import Shelf, load_arrays
 from gmi_registry.bench.measure import outcome
 from gmi_registry.bench.results import QuestionResult
 from gmi_registry.bench.scored import Run, Scored
-from gmi_registry.scoring.contrast import contrasted, innocence
+from gmi_registry.scoring.confidence import distances_with_unwanted, log_innocence
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.kinship import content_means, model_distances
-from gmi_registry.scoring.wording import text_distances, worded_distances
+from gmi_registry.scoring.model_distance import content_means, model_distances
+from gmi_registry.scoring.text import distances_with_text, text_distances
 
 __all__ = ["questions"]
 
@@ -100,7 +100,7 @@ class _Asking:
     def _beside(
         self, question: Asked, variant: str, words: Distances, scale: float
     ) -> QuestionResult:
-        joint = worded_distances(
+        joint = distances_with_text(
             self._test.distances[_PICTURE],
             words,
             1,
@@ -177,7 +177,9 @@ class _Asking:
         heat = self._temperature
 
         def moved(row: Floats, unwanted: Floats) -> Floats:
-            return contrasted(row, innocence(unwanted, temperature=heat), 1, temperature=heat)
+            return distances_with_unwanted(
+                row, log_innocence(unwanted, temperature=heat), 1, temperature=heat
+            )
 
         for variant, models in picks.items():
             keys = [

@@ -14,8 +14,7 @@ from gmi_registry.bench.loss import late_loss
 from gmi_registry.bench.measure import measure
 from gmi_registry.bench.results import Bootstrap, Results
 from gmi_registry.bench.scored import Scored, read_run, read_scored
-from gmi_registry.scoring.confidence import TEMPERATURE
-from gmi_registry.scoring.temperature import fitted_temperature
+from gmi_registry.scoring.confidence import TEMPERATURE, fitted_temperature
 
 __all__ = ["Report", "write_report"]
 

@@ -19,7 +19,7 @@ from gmi_registry.bench.gallery import load_arrays
 from gmi_registry.bench.results import Resemblance, Unlikeness
 from gmi_registry.bench.scored import Scored
 from gmi_registry.bench.title import ordered_methods
-from gmi_registry.scoring.discrepancy import median_gamma, squared_discrepancy
+from gmi_registry.scoring.model_distance import median_gamma, squared_discrepancy
 
 __all__ = ["resemblance"]
 

@@ -13,8 +13,8 @@ from gmi_registry.bench.method import Fit, Gallery, Prompts, Queries, paper_by
 from gmi_registry.bench.results import Sweep
 from gmi_registry.bench.scored import Scored
 from gmi_registry.scoring.default import SHRINKAGE
+from gmi_registry.scoring.query import unit_rows
 from gmi_registry.scoring.ranking import top_k_credit
-from gmi_registry.scoring.weights import unit_rows
 
 __all__ = ["GAMMAS", "gamma_sweep"]
 

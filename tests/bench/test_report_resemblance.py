@@ -13,7 +13,7 @@ from gmi_registry.bench.cache import array_bytes
 from gmi_registry.bench.resemblance import resemblance
 from gmi_registry.bench.scored import read_run, read_scored
 from gmi_registry.errors import InputError
-from gmi_registry.scoring.discrepancy import median_gamma, squared_discrepancy
+from gmi_registry.scoring.model_distance import median_gamma, squared_discrepancy
 
 MODELS, SEEDS = 4, 6
 

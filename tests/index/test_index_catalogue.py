@@ -18,7 +18,7 @@ from gmi_registry.index import (
     Standing,
 )
 from gmi_registry.scoring import SCORES, paper_distance
-from gmi_registry.scoring.weights import cosine_weights
+from gmi_registry.scoring.query import cosine_weights
 from gmi_registry.spec import ModelRef
 
 

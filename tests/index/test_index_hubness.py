@@ -14,7 +14,7 @@ from gmi_registry.background.drawing import sheet
 from gmi_registry.background.proposal import compared
 from gmi_registry.index import Filters, Hubness, SpecCache, measured
 from gmi_registry.index.hubness import CANDIDATE
-from gmi_registry.scoring.hubness import lower_share
+from gmi_registry.scoring.repeats import lower_share
 from gmi_registry.spec import PromptSet
 
 PROMPTS = PromptSet("many", 1, tuple(f"thing {i}" for i in range(30)))

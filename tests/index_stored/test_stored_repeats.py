@@ -21,7 +21,7 @@ from gmi_registry.index import (
 )
 from gmi_registry.index.stored import stack, update_index
 from gmi_registry.scoring import SCORES
-from gmi_registry.scoring.settled import Care, settles_all
+from gmi_registry.scoring.refine import Care, refines_all
 
 VICTIM = 4
 
@@ -34,8 +34,8 @@ def both(request, tmp_path, monkeypatch):
         monkeypatch.setattr(leading, "_MANY", 50)
         monkeypatch.setattr(image_question, "CLOSE", Care(16, 1))
         for module in (image_question, reading):
-            settles = partial(settles_all, care=Care(16, 1))
-            monkeypatch.setattr(module, "settles_all", settles)
+            refines = partial(refines_all, care=Care(16, 1))
+            monkeypatch.setattr(module, "refines_all", refines)
     rows = [make_row(number, model=f"hf:o/m{number}") for number in range(60)]
     rows += [make_row(number, model=f"hf:o/m{number}", seed=VICTIM) for number in range(100, 130)]
     with stored(tmp_path / "i", rows[::2], rows[1::2], cache=tmp_path / "cache") as index:

@@ -242,8 +242,8 @@ def nearest_models(
 ) -> Nearest:
     """The ``count`` models nearest by Eq. 9, k = min(count, M) of them.
 
-    Arguments as for :func:`~gmi_registry.scoring.paper.paper_distances`, ``lower_bounds`` that of the
-    images and Gram matrices. Models and distances are those of sorting what that function gives
+    Arguments as for :func:`~gmi_registry.scoring.paper.paper_distances`, ``lower_bounds`` those of
+    the images and Gram matrices. Models and distances are those of sorting what that function gives
     for all, averaged over the query images; to the last bit for up to eight of these. A model is
     left out only where its bound is beyond the k-th distance. Raises ValueError where shapes
     disagree or γ is not positive, and for a ``count`` below 1.

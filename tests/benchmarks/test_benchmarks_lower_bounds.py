@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hostile_hubs import KINDS, WIDTH, hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.speed.lower_bounds import LowerBounds, nearest_models
 from gmi_registry.scoring.kernels import grams
 from gmi_registry.scoring.paper import Equation, Invariants, paper_distances
+from tests.support.hostile_hubs import KINDS, WIDTH, hub
 
 
 def check(z, weights, queries, gamma, *, count, directions):
@@ -31,8 +31,8 @@ def check(z, weights, queries, gamma, *, count, directions):
         )
         assert got.rows.tolist() == order.tolist()
         assert np.array_equal(got.distances, everything[order])
-    bounds = lower_bounds.of_query(Equation.of(z, weights, queries, gamma))
-    assert (bounds <= everything).all()
+    least = bounds.of_query(Equation.of(z, weights, queries, gamma))
+    assert (least <= everything).all()
     return got
 
 
@@ -70,7 +70,7 @@ def test_where_content_has_few_directions_most_models_are_never_looked_at():
     assert got.rescored < 400
 
 
-def test_bounds_of_all_directions_leaves_no_doubt_where_images_count_alike():
+def test_bounds_of_all_directions_leave_no_doubt_where_images_count_alike():
     z, weights, queries, gamma = hub("random")
     known = grams(z, gamma)
     everything = paper_distances(
@@ -78,8 +78,8 @@ def test_bounds_of_all_directions_leaves_no_doubt_where_images_count_alike():
     ).mean(axis=0)
     bounds = LowerBounds.of(z, known, directions=WIDTH)
     even = np.full_like(weights, 0.7)
-    bounds = lower_bounds.of_query(Equation.of(z, even, queries, gamma))
-    np.testing.assert_allclose(bounds, everything, atol=3e-4)
+    least = bounds.of_query(Equation.of(z, even, queries, gamma))
+    np.testing.assert_allclose(least, everything, atol=3e-4)
 
 
 def test_what_does_not_fit_is_refused():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hostile_hubs import KINDS, hub
 
 from gmi_registry.scoring import sweep
 from gmi_registry.scoring.default import WhitenedMeans, mean_distances, mean_images, whitened_means
 from gmi_registry.scoring.kernels import grams, widened
 from gmi_registry.scoring.paper import Invariants, paper_distances
 from gmi_registry.scoring.scatter import WithinScatter
+from tests.support.hostile_hubs import KINDS, hub
 
 
 def plain(z, weights, queries, gamma):

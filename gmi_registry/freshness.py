@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from gmi_registry.errors import GmiError
 from gmi_registry.hubs.protocol import Hub, KnowsNames, KnowsWeights, is_stale, knows_names
+from gmi_registry.hubs.resolve import makes_links
 from gmi_registry.index import Index, Ranking, SearchHit
 from gmi_registry.index.crew import in_order
-from gmi_registry.place import makes_links
 from gmi_registry.spec import ModelRef, read_manifest
 
 __all__ = ["Freshness", "named_now"]

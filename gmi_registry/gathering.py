@@ -12,8 +12,8 @@ from gmi_registry.errors import SpecNotFoundError
 from gmi_registry.filters import Filters
 from gmi_registry.hub_index import HubIndex, open_index
 from gmi_registry.hubs.protocol import Hub, Listing, bases_in, with_base_names
+from gmi_registry.hubs.resolve import read_from
 from gmi_registry.index import Index, SpecCache, SpecIndex, SpecSource, Standing
-from gmi_registry.place import read_from
 from gmi_registry.spec import ModelRef, Spec
 
 __all__ = ["Gathered", "Gathering", "without_spec"]

@@ -10,8 +10,6 @@ from gmi_registry.errors import GmiError
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.manifest import WeightFile
 
-__all__ = ["BaseOrigin", "Kind", "ModelCard", "ModelFiles"]
-
 Kind = Literal["checkpoint", "lora", "single-file", "textual-inversion"]
 """A diffusers folder, an adapter on a base model, one file with a whole model or its network alone,
 or words that a base model was taught."""

@@ -18,7 +18,9 @@ from gmi_registry.filters import Filters
 from gmi_registry.freshness import Freshness, named_now
 from gmi_registry.gathering import Gathered, Gathering
 from gmi_registry.hub_index import HubIndex
+from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.protocol import Hub, knows_names, with_base_names
+from gmi_registry.hubs.resolve import find_model, find_spec, hub_named_in, is_folder, registry_of
 from gmi_registry.index import (
     ImageQuestion,
     IndexedSpec,
@@ -31,7 +33,6 @@ from gmi_registry.index import (
     answer,
 )
 from gmi_registry.interrogators import Interrogator
-from gmi_registry.place import find_model, find_spec, hub_named_in, is_folder, registry_of
 from gmi_registry.request import Request
 from gmi_registry.scoring import Query, score_named
 from gmi_registry.spec import EncoderRef
@@ -187,13 +188,12 @@ class Seeking:
                     return known
         cache = self.equipment.cache_dir
         # A model of another hub is as good a question as one of this hub.
-        place = find_spec(
-            like,
-            self.hub,
+        access = HubAccess(
             cache_dir=None if cache is None else cache.parent,
             offline=self.equipment.offline or None,
             registry=None if here else registry_of(self.hub),
         )
+        place = find_spec(like, self.hub, access)
         spec = place.read()
         exemplar = IndexedSpec.of(spec)
         if place.model is not None:

@@ -23,9 +23,9 @@ from gmi_registry.bench.studio import Order, orders_of
 from gmi_registry.encoders import Encoder
 from gmi_registry.errors import InputError
 from gmi_registry.generation import default_device
-from gmi_registry.hubs import open_hub
+from gmi_registry.hubs import HubAccess, open_hub
+from gmi_registry.hubs.open import Closable
 from gmi_registry.images import load_image
-from gmi_registry.place import Closable
 from gmi_registry.spec.canonical import canonical_digest
 
 __all__ = ["PictureStudio", "jittered"]
@@ -78,7 +78,7 @@ class PictureStudio:
         }
         hub = None
         if benchmark.hub is not None:
-            hub = open_hub(f"local:{benchmark.folder / benchmark.hub}", cache_dir, offline=offline)
+            hub = open_hub(benchmark.folder / benchmark.hub, HubAccess(cache_dir))
         self._hub = hub
         self._reader = Reader(
             benchmark,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from gmi_registry.cli.folder import cache_folder, work_folder
 from gmi_registry.cli.progress import StageProgress
-from gmi_registry.place import hub_at
+from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import opened_hub
 
 if TYPE_CHECKING:
-    from gmi_registry.hubs.registry.finding import Finding
-    from gmi_registry.hubs.registry.proposal import Inspection
+    from gmi_registry.hubs.registry.review import Finding, Inspection
 
 __all__ = ["Hubs", "audited"]
 
@@ -31,27 +30,14 @@ _HUBS = ("civitai", "hf")
 class Hubs(Mapping[str, Any]):
     """The hubs of the models, each opened when it is asked for the first time."""
 
-    def __init__(
-        self,
-        stack: ExitStack,
-        registry: str | None,
-        token: str | None,
-        civitai_token: str | None,
-        cache_dir: Path | None,
-    ) -> None:
+    def __init__(self, stack: ExitStack, access: HubAccess) -> None:
         self._stack = stack
-        self._open = functools.partial(
-            hub_at,
-            cache_dir=cache_dir,
-            token=token,
-            registry=registry,
-            civitai_token=civitai_token,
-        )
+        self._access = access
         self._opened: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._opened:
-            self._opened[name] = self._stack.enter_context(self._open(name))
+            self._opened[name] = self._stack.enter_context(opened_hub(name, self._access))
         return self._opened[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -76,14 +62,14 @@ def audited(
     ``seed`` chooses the prompts, None draws one. Does not raise for what is found, an error of the
     model or its hub included.
     """
-    from gmi_registry.hubs.registry.finding import Finding
+    from gmi_registry.hubs.registry.review import Finding
 
     if not found.passed or found.spec is None or found.entry is None:
         return Finding("audit", "skipped", "the rest is not in order")
     from gmi_registry.audit import audit, choose_prompts
     from gmi_registry.cli.silence import without_future_warnings
     from gmi_registry.errors import GmiError
-    from gmi_registry.hubs.registry.comparison import MEAN_TOLERANCE, ROW_TOLERANCE
+    from gmi_registry.hubs.registry.review import MEAN_TOLERANCE, ROW_TOLERANCE
 
     seed = secrets.randbelow(_SEEDS) if seed is None else seed
     prompts = choose_prompts(found.spec, count, seed)

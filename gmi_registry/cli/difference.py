@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,9 @@ from gmi_registry.cli.funnel import funnel
 from gmi_registry.cli.option import AsJson, Offline, OptionalHubText, RegistryText, Token
 from gmi_registry.cli.screen import remark, write_json, write_line
 from gmi_registry.errors import GmiError
-from gmi_registry.place import SpecPlace, find_spec, hub_at
+from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import opened_hub
+from gmi_registry.hubs.resolve import SpecFolder, find_spec
 from gmi_registry.report.number import number
 
 if TYPE_CHECKING:
@@ -65,17 +68,15 @@ def diff(
     from gmi_registry.report.difference import difference_page, write_page
     from gmi_registry.spec.diff import diff_specs
 
-    access: dict[str, Any] = {"token": token, "offline": offline or None}
-    places = [
-        find_spec(text, hub, **access, registry=registry) for text in (old, new) if text is not None
-    ]
+    access = HubAccess(token=token, offline=offline or None, registry=registry)
+    places = [find_spec(text, hub, access) for text in (old, new) if text is not None]
     specs = [place.read() for place in places]
     names = [text for text in (old, new) if text is not None]
     previews: list[Path | None] = []
     if new is None:
         from gmi_registry.report.difference_past import find_previous
 
-        past = find_previous(specs[0], hub, **access)
+        past = find_previous(specs[0], hub, access)
         specs.insert(0, past.spec)
         names.insert(0, past.name)
         previews.append(past.preview)
@@ -101,18 +102,18 @@ def diff(
         _write(found, neighbour)
 
 
-def _neighbour(spec: Spec, place: SpecPlace, hub: str, access: dict[str, Any]) -> Neighbour | None:
+def _neighbour(spec: Spec, place: SpecFolder, hub: str, access: HubAccess) -> Neighbour | None:
     from gmi_registry.report.difference_neighbour import nearest_other
 
     try:
-        return nearest_other(spec, place, hub, **access)
+        return nearest_other(spec, place, hub, access)
     except GmiError as error:
         # What was asked for is the difference; this is one thing less to hold it against.
         remark(f"no other model to hold it against: {error.message}")
         return None
 
 
-def _preview(place: SpecPlace, hub: str | None, access: dict[str, Any]) -> Path | None:
+def _preview(place: SpecFolder, hub: str | None, access: HubAccess) -> Path | None:
     from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR
 
     beside = place.folder / SPEC_DIR / PREVIEW_NAME
@@ -122,7 +123,7 @@ def _preview(place: SpecPlace, hub: str | None, access: dict[str, Any]) -> Path 
         return None
     named = place.expected.hub if place.expected.hub != "local" else hub
     try:
-        with hub_at(named, **access, registry=place.registry) as opened:
+        with opened_hub(named, replace(access, registry=place.registry)) as opened:
             return opened.fetch_preview(place.expected)
     except GmiError as error:
         remark(f"no contact sheet: {error.message}")

@@ -7,8 +7,8 @@ from pathlib import Path
 from gmi_registry.errors import GmiError
 from gmi_registry.filters import Filters
 from gmi_registry.hubs.protocol import Hub
+from gmi_registry.hubs.resolve import find_spec, is_folder
 from gmi_registry.images import load_image
-from gmi_registry.place import find_spec, is_folder
 from gmi_registry.report.answer import answer_page
 from gmi_registry.report.html import write_html
 from gmi_registry.report.page import QueryImage

@@ -28,7 +28,8 @@ from gmi_registry.cli.ranking import write_ranking
 from gmi_registry.cli.screen import remark, write_json, write_line
 from gmi_registry.cli.traffic import announce_waits, comment
 from gmi_registry.combination import fault
-from gmi_registry.place import DEFAULT_HUB, hub_at
+from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import DEFAULT_HUB, opened_hub
 
 if TYPE_CHECKING:
     from gmi_registry.model import Kind
@@ -223,14 +224,8 @@ def search(
         kind=chosen_kind,
         nsfw=nsfw,
     )
-    with hub_at(
-        hub,
-        cache_dir=cache_dir,
-        token=token,
-        offline=offline or None,
-        registry=registry,
-        civitai_token=civitai_token,
-    ) as opened:
+    access = HubAccess(cache_dir, token, offline or None, registry, civitai_token)
+    with opened_hub(hub, access) as opened:
         if not quiet and not verbose:  # which has the same from the log
             announce_waits(opened)
         with StageProgress(_STAGES, quiet=quiet) as progress:

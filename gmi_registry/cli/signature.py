@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gmi_registry.errors import InputError, OfflineError, SpecError
-from gmi_registry.place import SpecPlace, hub_at
+from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import opened_hub
+from gmi_registry.hubs.resolve import SpecFolder
 
 if TYPE_CHECKING:
     from gmi_registry.signature import Identity, PrivateKey, PublicKey, SigstoreAccount
@@ -132,12 +135,7 @@ def expected_signer(
 
 
 def signature_file(
-    place: SpecPlace,
-    chosen: Path | None,
-    hub: str | None,
-    *,
-    token: str | None,
-    offline: bool | None,
+    place: SpecFolder, chosen: Path | None, hub: str | None, access: HubAccess
 ) -> Path | None:
     """The file with the signature where it is not beside the specification, fetched if need be."""
     if chosen is not None or place.expected is None:
@@ -145,12 +143,12 @@ def signature_file(
     from gmi_registry.signature.source import find_signature
 
     named = place.expected.hub if place.expected.hub != "local" else hub
-    with hub_at(named, token=token, offline=offline, registry=place.registry) as opened:
+    with opened_hub(named, replace(access, registry=place.registry)) as opened:
         return find_signature(place.expected, place.folder, opened)
 
 
 def signature_finding(
-    place: SpecPlace, signature: Path | None, signer: PublicKey | Identity
+    place: SpecFolder, signature: Path | None, signer: PublicKey | Identity
 ) -> dict[str, str | None]:
     """The outcome, in the shape of the other findings."""
     from gmi_registry.signature import verify_signature

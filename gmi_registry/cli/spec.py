@@ -35,7 +35,8 @@ from gmi_registry.cli.signature import (
     signing_party,
 )
 from gmi_registry.errors import InputError
-from gmi_registry.place import find_spec
+from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.resolve import find_spec
 
 if TYPE_CHECKING:
     from gmi_registry.spec import DescribedModel, Finding, GenerationRecipe, Spec, WeightFile
@@ -64,7 +65,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show what a specification says."""
-    place = find_spec(model, hub, token=token, offline=offline or None, registry=registry)
+    access = HubAccess(token=token, offline=offline or None, registry=registry)
+    place = find_spec(model, hub, access)
     spec = place.read()
     found = place.model
     if as_json:
@@ -113,7 +115,8 @@ def verify(
     signer = None
     if signature or any((key, identity, identity_provider, trust_config, chosen)):
         signer = expected_signer(key, identity, identity_provider, trust_config, offline)
-    place = find_spec(model, hub, token=token, offline=offline or None, registry=registry)
+    access = HubAccess(token=token, offline=offline or None, registry=registry)
+    place = find_spec(model, hub, access)
     findings = verify_folder(
         place.folder,
         expected=place.expected,
@@ -124,7 +127,7 @@ def verify(
     rows = [_finding(finding) for finding in findings]
     if signer is not None:
         broken = any(row["status"] == "failed" for row in rows[:2])
-        file = signature_file(place, chosen, hub, token=token, offline=offline or None)
+        file = signature_file(place, chosen, hub, access)
         rows.append(broken_finding() if broken else signature_finding(place, file, signer))
     failed = any(row["status"] == "failed" for row in rows)
     if as_json:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gmi_registry.errors import GmiError
-from gmi_registry.place import SpecPlace, hub_at, read_from
+from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import opened_hub
+from gmi_registry.hubs.resolve import SpecFolder, read_from
 from gmi_registry.spec import ModelRef, Spec
 from gmi_registry.spec.diff import distance_between
 
@@ -40,11 +42,9 @@ class Neighbour:
 
 def nearest_other(
     spec: Spec,
-    place: SpecPlace,
+    place: SpecFolder,
     hub: str | Path | Hub,
-    *,
-    token: str | None = None,
-    offline: bool | None = None,
+    access: HubAccess,
 ) -> Neighbour | None:
     """The nearest of the models on ``hub`` that can be compared with ``spec``, which ``place`` has.
 
@@ -55,8 +55,8 @@ def nearest_other(
 
     own = {ref.repository for ref in (spec.manifest.model.ref, place.model) if ref is not None}
     like = str(place.folder) if place.expected is None else str(place.expected)
-    with hub_at(hub, token=token, offline=offline) as opened:
-        found = search((), opened, like=like, top=_LOOKED_AT, offline=bool(offline))
+    with opened_hub(hub, access) as opened:
+        found = search((), opened, like=like, top=_LOOKED_AT, offline=bool(access.offline))
         distances = [
             (distance, str(hit.ref.without_revision), hit.title)
             for hit in found.hits

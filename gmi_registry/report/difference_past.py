@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from gmi_registry.errors import SpecError, SpecNotFoundError
-from gmi_registry.place import hub_at, read_from
+from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import opened_hub
+from gmi_registry.hubs.resolve import read_from
 from gmi_registry.spec import MANIFEST_NAME, ModelRef, Spec
 
 if TYPE_CHECKING:
@@ -40,9 +42,7 @@ class Past:
 def find_previous(
     new: Spec,
     hub: str | Path | Hub | None = None,
-    *,
-    token: str | None = None,
-    offline: bool | None = None,
+    access: HubAccess | None = None,
 ) -> Past:
     """The specification whose digest ``new`` names as ``previous``.
 
@@ -68,10 +68,10 @@ def find_previous(
             hint="add --hub FOLDER, or name both: gmi spec diff OLD NEW",
         )
     source = hub if ref.hub == "local" else ref.hub
-    with hub_at(source, token=token, offline=offline) as opened:
+    with opened_hub(source, access) as opened:
         found = _at(opened, ref.identity, digest)
         if found is None and ref.hub == "hf":
-            found = _in_history(opened, ref, digest, token)
+            found = _in_history(opened, ref, digest, access)
         if found is not None:
             return found
     why = {
@@ -99,11 +99,12 @@ def _at(hub: Hub, ref: ModelRef, digest: str) -> Past | None:
         return None
 
 
-def _in_history(hub: Hub, ref: ModelRef, digest: str, token: str | None) -> Past | None:
-    from gmi_registry.hubs.huggingface.history import earlier_commits
+def _in_history(hub: Hub, ref: ModelRef, digest: str, access: HubAccess | None) -> Past | None:
+    from gmi_registry.hubs.huggingface.listing import earlier_commits
 
     if not isinstance(hub, _Remote):
         return None
+    token = None if access is None else access.token
     for commit in earlier_commits(hub.endpoint, ref, token=token, offline=hub.offline):
         found = _at(hub, ModelRef("hf", ref.id, commit, ref.file), digest)
         if found is not None:

@@ -21,6 +21,7 @@ from safetensors.numpy import load, save
 from spoiled_export import Change, describe, put
 from tiny_clip import write_tiny_clip
 
+from gmi_registry.atomic import read_sealed
 from gmi_registry.encoders import onnx as onnx_module
 from gmi_registry.encoders import trial
 from gmi_registry.encoders.export import export_encoder
@@ -35,7 +36,6 @@ from gmi_registry.errors import (
     InputError,
     UnsupportedVersionError,
 )
-from gmi_registry.sealed import read_sealed
 
 GOLDEN = ("image_embeddings", "text_embeddings")
 

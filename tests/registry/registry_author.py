@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parents[1] / "hubs"))
 
 from hub_builder import PROMPTS, RECIPE, ProjectionEncoder, picture
 
-from gmi_registry.hubs.registry.layout import entry_file, entry_of
+from gmi_registry.hubs.registry.entries import entry_file, entry_of
 from gmi_registry.spec import DescribedModel, WeightFile, build_spec, encode_spec
 
 REPO = "gmi-registry/specs"

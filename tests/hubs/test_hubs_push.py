@@ -152,7 +152,7 @@ def test_a_failed_second_rename_is_undone(built, upload, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from gmi_registry.hubs import LocalHub, replacement
+from gmi_registry.hubs import LocalHub, files
 from gmi_registry.spec import ModelRef
 
 root, folder, cache, step, way = sys.argv[1:]

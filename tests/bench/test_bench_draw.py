@@ -10,13 +10,9 @@ import re
 import shutil
 from pathlib import Path
 
-import circle_bench
 import numpy as np
 import pytest
-import tiny_bench
-from circle_bench import contents
 from PIL import Image
-from tiny_bench import make_hub, write_file
 from typer.testing import CliRunner
 
 from gmi_registry import generation
@@ -39,6 +35,9 @@ from gmi_registry.generation import Journal, RecipeOverrides
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.images import load_image
 from gmi_registry.scoring.ranking import ascending
+from tests.support import circle_bench, tiny_bench
+from tests.support.circle_bench import contents
+from tests.support.tiny_bench import make_hub, write_file
 
 ALONE = {"protocols": ("images-1",)}
 SEED = 2

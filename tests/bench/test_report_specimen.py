@@ -8,7 +8,6 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from report_run import noisy, perfect, put, truth_of, write_split, write_summary
 
 from gmi_registry.bench.choice import chosen_tasks
 from gmi_registry.bench.draw import read_drawn
@@ -16,6 +15,7 @@ from gmi_registry.bench.report import write_report
 from gmi_registry.bench.scored import read_run, read_scored
 from gmi_registry.bench.specimen import specimens
 from gmi_registry.report.picture import embed
+from tests.support.report_run import noisy, perfect, put, truth_of, write_split, write_summary
 
 MODELS = 4
 NAMES = [f"model-{number:02d}" for number in range(MODELS)]

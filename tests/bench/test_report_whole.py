@@ -6,14 +6,14 @@ import html
 import re
 
 import pytest
-from embedded_run import benchmark_of, score, write_embedded
-from report_run import write_summary
 from typer.testing import CliRunner
 
 from gmi_registry.bench.report import write_report
 from gmi_registry.bench.results import Results
 from gmi_registry.bench.tables import tables
 from gmi_registry.cli.main import app
+from tests.support.embedded_run import benchmark_of, score, write_embedded
+from tests.support.report_run import write_summary
 
 TITLES = (
     "Table 1:",

@@ -11,8 +11,6 @@ import tempfile
 import threading
 from pathlib import Path
 
-from hub_builder import ProjectionEncoder, style_spec
-
 from gmi_registry.errors import SpecNotFoundError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.protocol import is_stale
@@ -20,6 +18,7 @@ from gmi_registry.regeneration import Result
 from gmi_registry.spec import ModelRef, WeightFile, read_manifest, write_spec
 from gmi_registry.webhook.look import looked_at
 from gmi_registry.webhook.worker import work
+from tests.support.hub_builder import ProjectionEncoder, style_spec
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 

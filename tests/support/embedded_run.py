@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import count
 
 import numpy as np
-from report_run import put
 
 from gmi_registry.bench.cache import StageCache, array_bytes
 from gmi_registry.bench.file import SPLITS, Benchmark, ModelEntry, Seeds
@@ -13,6 +12,7 @@ from gmi_registry.bench.generate import SPECS, Described, SpecFile
 from gmi_registry.bench.protocol import HALVES, OWN_PROMPTS
 from gmi_registry.bench.score import score_stage
 from gmi_registry.bench.tasks import Task, TaskFile, label_bytes, label_path, task_path
+from tests.support.report_run import put
 
 WIDTH = 6
 METHODS = ("rkme-clip", "paper", "modelverse", "default", "default-none")

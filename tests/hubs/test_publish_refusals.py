@@ -18,7 +18,7 @@ from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.local import LocalHub, _write_hub_file
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.publish import publish
-from gmi_registry.search import search
+from gmi_registry.search.run import search
 from gmi_registry.spec import ModelRef
 from tests.support.hub_builder import ProjectionEncoder
 from tests.support.loopback import User, fixtures

@@ -11,7 +11,7 @@ from gmi_registry.hubs.access import HubAccess
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
-    from gmi_registry.publication import Progress
+    from gmi_registry.publish import Progress
 
 __all__ = ["Executor", "Options", "Outcome", "Result", "SequentialExecutor", "Work"]
 

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gmi_registry.atomic import read_sealed, write_sealed
 from gmi_registry.errors import GenerationError
 from gmi_registry.generation.call_settings import call_arguments, skipping_layers
 from gmi_registry.generation.image_checks import (
@@ -38,7 +39,6 @@ from gmi_registry.generation.model_checks import Pipeline, error_line
 from gmi_registry.generation.placement import OutOfMemoryError, is_out_of_memory, tiling
 from gmi_registry.generation.schedulers import stepping, use_sampler
 from gmi_registry.model import ModelFiles
-from gmi_registry.sealed import read_sealed, write_sealed
 from gmi_registry.spec import GenerationRecipe
 from gmi_registry.spec.canonical import canonical_digest
 

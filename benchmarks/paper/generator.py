@@ -17,7 +17,7 @@ from benchmarks.paper.folder import sha256_file, versions
 from gmi_registry import generation
 from gmi_registry.encoders import Encoder, EncoderName, load_encoder
 from gmi_registry.errors import InputError
-from gmi_registry.generation import RecipeOverrides
+from gmi_registry.generation import BatchCache, RecipeOverrides
 from gmi_registry.hubs import HubAccess, open_hub
 from gmi_registry.hubs.open import Closable
 from gmi_registry.interrogators import load_interrogator

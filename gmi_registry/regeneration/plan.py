@@ -13,13 +13,9 @@ from gmi_registry.filters import Filters, Traits
 from gmi_registry.hubs.protocol import Hub, Listing, knows_names
 from gmi_registry.index.crew import in_order
 from gmi_registry.place import find_model
-from gmi_registry.regeneration.address import hub_text
-from gmi_registry.regeneration.ledger import Ledger, Standing
-from gmi_registry.regeneration.today import Survey
-from gmi_registry.regeneration.verdict import DUE, State, Verdict, judge
+from gmi_registry.regeneration.store import FailureStore, ModelHistory, hub_text
+from gmi_registry.regeneration.verdict import DUE, State, Survey, Verdict, judge
 from gmi_registry.spec import ModelRef
-
-__all__ = ["PlannedModel", "Progress", "RegenerationPlan", "make_plan"]
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +83,7 @@ def make_plan(
     repos: Sequence[str] = (),
     tags: Sequence[str] = (),
     since: datetime | None = None,
-    ledger: Ledger | None = None,
+    ledger: FailureStore | None = None,
     retry: bool = False,
     workers: int = 8,
     progress: Progress = lambda done, total: None,
@@ -190,11 +186,11 @@ def _of_file(ref: ModelRef, file: str | None) -> ModelRef:
     return ref if file is None or ref.file is not None else replace(ref, file=file)
 
 
-def _recalled(model: PlannedModel, ledger: Ledger | None, *, retry: bool) -> PlannedModel:
+def _recalled(model: PlannedModel, ledger: FailureStore | None, *, retry: bool) -> PlannedModel:
     """With what is known of earlier runs."""
     if ledger is None or not model.is_due:
         return model
-    standing: Standing = ledger.standing(str(model.ref), model.key)
+    standing: ModelHistory = ledger.standing(str(model.ref), model.key)
     model = replace(model, unfinished=standing.unfinished)
     if retry or standing.reason is None:
         return model

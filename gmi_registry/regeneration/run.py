@@ -1,19 +1,27 @@
-"""A run: what a plan found to be due, one model after the other or many at once."""
+"""A run over a hub: compare all its models, describe what is out of date, update an index."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from gmi_registry.regeneration.executor import Executor, Options, Result, Work
-from gmi_registry.regeneration.ledger import Ledger
-from gmi_registry.regeneration.plan import PlannedModel, RegenerationPlan
-from gmi_registry.regeneration.summary import Left, Summary
+from gmi_registry.errors import InputError
+from gmi_registry.filters import Filters
+from gmi_registry.hubs.protocol import Hub
+from gmi_registry.indexing import index_hubs
+from gmi_registry.regeneration.plan import PlannedModel, RegenerationPlan, make_plan
+from gmi_registry.regeneration.plan import Progress as PlanProgress
+from gmi_registry.regeneration.store import FailureStore
+from gmi_registry.regeneration.summary import Postponed, Summary
+from gmi_registry.regeneration.work import Executor, Options, Result, Work
 
-__all__ = ["Progress", "regenerate"]
+if TYPE_CHECKING:
+    from gmi_registry.publication import Progress as PublicationProgress
 
 Progress = Callable[[int, int, str], None]
 """Told (ended, due, model): how many models have ended, and which one begins or ended now."""
@@ -30,7 +38,7 @@ def regenerate(
     executor: Executor,
     *,
     options: Options,
-    ledger: Ledger,
+    ledger: FailureStore,
     max_models: int | None = None,
     max_seconds: float | None = None,
     progress: Progress = lambda ended, due, model: None,
@@ -62,7 +70,7 @@ def regenerate(
 class _Run:
     plan: RegenerationPlan
     options: Options
-    ledger: Ledger
+    ledger: FailureStore
     max_models: int | None
     max_seconds: float | None
     progress: Progress
@@ -115,7 +123,7 @@ class _Run:
             results=tuple(sorted(self._results, key=lambda it: it.model)),
             set_aside=tuple(it for it in self.plan.models if it.state == "set aside"),
             left=tuple(
-                Left(it, self._stopped or "its worker gave no result")
+                Postponed(it, self._stopped or "its worker gave no result")
                 for it in self.plan.models
                 if it.is_due and str(it.ref) not in ended
             ),
@@ -130,3 +138,142 @@ class _Run:
             self.stop(_LIMIT_MODELS)
         if self.max_seconds is not None and time.monotonic() - self._start >= self.max_seconds:
             self.stop(_LIMIT_SECONDS)
+
+
+class SequentialExecutor:
+    """One model after the other, in this process.
+
+    ``hub`` is one that is open already; with None each work opens its own. ``progress`` is told
+    what :func:`gmi_registry.publish.publish` tells.
+    """
+
+    def __init__(
+        self, hub: Hub | None = None, *, progress: PublicationProgress | None = None
+    ) -> None:
+        self._hub = hub
+        self._progress = progress
+
+    def run(self, works: Iterator[Work]) -> Iterator[Result]:
+        """The results in the order of ``works``."""
+        from gmi_registry.regeneration.describe import perform
+
+        for work in works:
+            yield perform(work, hub=self._hub, progress=self._progress)
+
+
+ExecutorName = Literal["local", "ray", "hf-jobs"]
+
+EXECUTORS: tuple[ExecutorName, ...] = get_args(ExecutorName)
+"""What ``--executor`` may be."""
+
+
+def executor_named(
+    name: str,
+    workers: int = 1,
+    *,
+    address: str | None = None,
+    namespace: str | None = None,
+    flavor: str | None = None,
+    timeout: int | str | None = None,
+    token: str | None = None,
+    civitai_token: str | None = None,
+) -> Executor:
+    """The executor called ``name``, for ``workers`` models at a time.
+
+    ``address`` is of a Ray cluster, and for ``ray`` alone. ``namespace``, ``flavor``, ``timeout``
+    (seconds, or a text such as ``2h``) and the tokens are for ``hf-jobs`` alone; the others find
+    tokens in the works. Nothing is imported, started or asked that this executor does not need.
+
+    Raises InputError for another name, or fewer than one worker; MissingExtraError for ``ray``
+    without its extra.
+    """
+    if name == "local":
+        from gmi_registry.regeneration.processes import LocalExecutor
+
+        return LocalExecutor(workers)
+    if name == "ray":
+        from gmi_registry.regeneration.ray_executor import RayExecutor
+
+        return RayExecutor(workers, address=address)
+    if name == "hf-jobs":
+        from gmi_registry.regeneration.job_executor import HfJobsExecutor
+
+        return HfJobsExecutor(
+            workers,
+            namespace=namespace,
+            flavor=flavor,
+            timeout=timeout,
+            token=token,
+            civitai_token=civitai_token,
+        )
+    raise InputError(
+        f"{name[:80]!r} is no executor", hint=f"use --executor {' or '.join(EXECUTORS)}"
+    )
+
+
+class Round:
+    """One round over ``hub``: :meth:`plan`, :meth:`run`, :meth:`index`.
+
+    ``options`` say where the work is kept, with the ledger of what failed before. ``repos``,
+    ``tags``, ``since`` and ``retry`` are as for :func:`.make_plan`.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        options: Options,
+        *,
+        repos: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        since: datetime | None = None,
+        retry: bool = False,
+    ) -> None:
+        self.hub = hub
+        self.options = options
+        self.ledger = FailureStore.about(Path(options.work), hub)
+        self._repos, self._tags = tuple(repos), tuple(tags)
+        self._since, self._retry = since, retry
+
+    def plan(self, *, progress: PlanProgress = lambda done, total: None) -> RegenerationPlan:
+        """What there is to do. Writes nothing. Raises as :func:`.make_plan`."""
+        return make_plan(
+            self.hub,
+            repos=self._repos,
+            tags=self._tags,
+            since=self._since,
+            ledger=self.ledger,
+            retry=self._retry,
+            progress=progress,
+        )
+
+    def run(
+        self,
+        plan: RegenerationPlan,
+        executor: Executor | None = None,
+        *,
+        max_models: int | None = None,
+        max_seconds: float | None = None,
+        progress: Progress = lambda ended, due, model: None,
+    ) -> Summary:
+        """Do it, in this process unless there is an ``executor``. As :func:`.regenerate`."""
+        return regenerate(
+            plan,
+            executor or SequentialExecutor(self.hub),
+            options=self.options,
+            ledger=self.ledger,
+            max_models=max_models,
+            max_seconds=max_seconds,
+            progress=progress,
+        )
+
+    def index(self, summary: Summary, folder: Path, *, cache_dir: Path) -> Summary:
+        """Bring the index in ``folder`` to what the hub holds, and ``summary`` with it.
+
+        With ``tags`` it is an index of the models that have them, whichever models were named.
+        ``cache_dir`` and what is raised are as for :func:`~gmi_registry.indexing.index_hubs`.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is no folder", hint="name one: gmi regenerate --index DIR")
+        wanted = Filters(tags=self._tags)
+        done = index_hubs(folder, [self.hub], cache_dir=cache_dir, wanted=wanted)
+        return replace(summary, index=done)

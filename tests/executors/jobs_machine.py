@@ -20,7 +20,7 @@ _MAIN = """
 import sys
 sys.path.insert(0, {here!r})
 import deeds
-from gmi_registry.regeneration.executors.job import main
+from gmi_registry.regeneration.job_executor import main
 sys.exit(main(deeds.do))
 """
 

@@ -36,7 +36,7 @@ import pytest
 from loopback import LoopbackHub, fixtures
 
 from gmi_registry import generation
-from gmi_registry.regeneration import worker
+from gmi_registry.regeneration import describe
 
 __all__ = ["Point", "main"]
 
@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
         other_weights(models)
         load = encoder_from(models)
         patch.setattr(generation, "default_prompt_set", lambda model: PROMPTS)
-        patch.setattr(worker, "load_encoder", load)
+        patch.setattr(describe, "load_encoder", load)
         publishing = importlib.import_module("gmi_registry.publish")
         patch.setattr(publishing, "load_encoder", load)
         patch.setattr(publishing, "check_encoder", lambda *_, **__: 0)

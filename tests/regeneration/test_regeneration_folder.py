@@ -11,9 +11,8 @@ from regeneration_world import UNFIT, WEIGHTS, card, fill_folder, other_weights,
 
 from gmi_registry.errors import InputError
 from gmi_registry.publish import publish
-from gmi_registry.regeneration import Ledger, Result, SequentialExecutor
-from gmi_registry.regeneration.address import folder_about
-from gmi_registry.regeneration.lock import model_lock
+from gmi_registry.regeneration import FailureStore, Result, SequentialExecutor
+from gmi_registry.regeneration.store import folder_about, model_lock
 from gmi_registry.spec import ModelRef, PromptSet, read_spec
 
 NAMES = ("chalk", "ink", "oil")
@@ -209,7 +208,7 @@ def test_ctrl_c_ends_the_run_and_the_next_goes_on(many, work, go):
     assert outcomes(done) == {}
     assert {it.why for it in done.left} == {"the run was interrupted"}
     assert len(done.left) == 3
-    assert Ledger.about(work, many)._read().models == {}
+    assert FailureStore.about(work, many)._read().models == {}
     again = go(many, repos=NAMES)
     assert len(again.done) == 3
     # The first model's pictures were there.

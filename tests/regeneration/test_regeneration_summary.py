@@ -5,8 +5,8 @@ from __future__ import annotations
 import pickle
 import threading
 
-from gmi_registry.regeneration import Ledger, Options, PlannedModel, Result, Summary, Work
-from gmi_registry.regeneration.summary import Left
+from gmi_registry.regeneration import FailureStore, Options, PlannedModel, Result, Summary, Work
+from gmi_registry.regeneration.summary import Postponed
 from gmi_registry.spec import ModelRef
 
 HOSTILE = "a | b\n# head ![x](https://evil.example/x.png) <img src=x> `code` \x1b[31m"
@@ -22,7 +22,7 @@ def summary(**changes):
             Result("local:c", "busy", "another runner has it"),
         ),
         "set_aside": (ink,),
-        "left": (Left(ink, "--max-models was reached"),),
+        "left": (Postponed(ink, "--max-models was reached"),),
         "fresh": 7,
         "failures": {"local:b": 2},
         "interrupted": False,
@@ -91,7 +91,7 @@ def test_works_and_results_are_pickled_whole():
 
 def test_many_writers_of_one_ledger_lose_nothing(tmp_path):
     def write(name):
-        ledger = Ledger(tmp_path)
+        ledger = FailureStore(tmp_path)
         for _ in range(5):
             ledger.begin(name, "k")
             ledger.settle(name, "k", Result(name, "failed", "no"))
@@ -102,13 +102,13 @@ def test_many_writers_of_one_ledger_lose_nothing(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    found = [Ledger(tmp_path).standing(name, "k") for name in names]
+    found = [FailureStore(tmp_path).standing(name, "k") for name in names]
     assert [(len(it.failures), it.unfinished) for it in found] == [(5, False)] * 8
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ledger.json", "ledger.json.lock"]
 
 
 def test_what_is_known_is_known_of_the_weights_it_is_of(tmp_path):
-    ledger = Ledger(tmp_path)
+    ledger = FailureStore(tmp_path)
     for _ in range(3):
         ledger.settle("local:ink", "old", Result("local:ink", "failed", "no room"))
     assert ledger.standing("local:ink", "old").reason.endswith(": no room")

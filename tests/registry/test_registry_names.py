@@ -27,9 +27,9 @@ from gmi_registry.hubs.registry.finding import Finding
 from gmi_registry.hubs.registry.layout import entry_of, entry_path
 from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.place import find_model, find_spec
+from gmi_registry.regeneration.webhook_install import _name
+from gmi_registry.regeneration.webhook_service import _repo
 from gmi_registry.spec import Manifest, ModelRef, encode_spec, read_spec
-from gmi_registry.webhook.install import _name
-from gmi_registry.webhook.job import _repo
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmi_registry.errors import InputError
-from gmi_registry.webhook.payload import PAYLOAD_LIMIT, Change, Ignored, decide
+from gmi_registry.regeneration.webhook_receiver import PAYLOAD_LIMIT, Change, Ignored, decide
 
 SHA = "b" * 40
 

@@ -12,7 +12,7 @@ import time
 import pytest
 from delivery import SECRET, body
 
-from gmi_registry.webhook.payload import PAYLOAD_LIMIT
+from gmi_registry.regeneration.webhook_receiver import PAYLOAD_LIMIT
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -1,32 +1,300 @@
-"""Models that wait to be looked at: a bounded queue on disk, which outlives its processes.
-
-A delivery asks for no particular work: it says that a model should be looked at, so however many
-come for one model, it waits once. What is to be done is found out from the model as it is then.
-"""
+"""What is kept between runs: failures and proposals of models, and deliveries that wait."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import logging
+import os
+import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gmi_registry.errors import InputError
+from gmi_registry.regeneration.work import Result
 from gmi_registry.sanitize import one_line
+from gmi_registry.spec.canonical import canonical_digest
 
-__all__ = ["Counts", "Noted", "RepoQueue", "Taken"]
+if TYPE_CHECKING:
+    from gmi_registry.hubs.protocol import Hub
 
-Noted = Literal["queued", "waiting", "ours", "set aside", "full"]
+
+@contextmanager
+def model_lock(folder: Path, model: str) -> Iterator[bool]:
+    """Whether the block has ``model`` for itself; False at once where somebody else has it.
+
+    The lock lies in ``folder``, which is made where it is missing. The system lets it go when its
+    holder ends, however that may be. Raises InputError where the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    from gmi_registry.spec.canonical import canonical_digest
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A model's name may hold what no file's may.
+        lock = FileLock(folder / f"{canonical_digest([model])[:32]}.lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written: {error.strerror or error}",
+            hint="choose a work folder that you may write to: gmi regenerate --work DIR",
+        ) from error
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+_FOLDER = "regeneration"
+
+
+def hub_text(hub: Hub) -> str:
+    """What :func:`gmi_registry.place.open_hub` takes to open the same hub in another process.
+
+    The path of a folder is absolute. An endpoint is not in it: that is the environment's.
+    """
+    root = getattr(hub, "root", None)
+    return str(root.absolute()) if isinstance(root, Path) else hub.name
+
+
+def hub_address(hub: Hub) -> str:
+    """One text a hub, by which two that are called alike are told apart."""
+    root = getattr(hub, "root", None)
+    if isinstance(root, Path):
+        return f"local:{root.resolve()}"
+    endpoint = getattr(hub, "endpoint", None)
+    return f"{hub.name}:{endpoint}" if isinstance(endpoint, str) else hub.name
+
+
+def folder_about(work: Path, hub: Hub) -> Path:
+    """Where in the folder ``work`` is kept what runs know about ``hub``; it need not exist."""
+    from gmi_registry.spec.canonical import canonical_digest
+
+    return work / _FOLDER / canonical_digest([hub_address(hub)])[:16]
+
+
+def model_folder(about: Path, model: str) -> Path:
+    """Where in the folder ``about`` a hub the pictures of one model wait; it need not exist.
+
+    Of its own, so that it can go as a whole once the model is described, whatever was killed in it.
+    """
+    from gmi_registry.spec.canonical import canonical_digest
+
+    # A model's name may hold what no file's may.
+    return about / "work" / canonical_digest([model])[:32]
+
+
+FAILURES = 3
+"""So many, with the same weights, and a model is set aside."""
+
+_LEDGER_FILE = "ledger.json"
+_PATIENCE = 60.0  # seconds that another runner may take to write its lines
+
+_log = logging.getLogger(__name__)
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Failure(_Line):
+    """One failure: ``when`` is in UTC (ISO 8601), ``reason`` one line."""
+
+    when: str
+    reason: str
+    error: str | None = None
+
+
+class ModelHistory(_Line):
+    """What is known of one model, as long as ``key`` (:attr:`.Verdict.key`) is what it was.
+
+    ``proposed`` is where a new specification waits for the owner. ``unfinished`` says that a runner
+    began the model and did not come back.
+    """
+
+    key: str = ""
+    failures: tuple[Failure, ...] = ()
+    proposed: str | None = None
+    unfinished: bool = False
+
+    @property
+    def reason(self) -> str | None:
+        """Why the model is set aside; None where it is not."""
+        if self.proposed is not None:
+            return f"proposed, and the owner has not decided: {self.proposed}"
+        if len(self.failures) < FAILURES:
+            return None
+        last = self.failures[-1]
+        return f"failed {len(self.failures)} times, last on {last.when[:10]}: {last.reason}"
+
+
+class _Format(_Line):
+    name: str = "gmi-regeneration-ledger"
+    version: int = 1
+
+
+class _Document(_Line):
+    format: _Format = _Format()
+    models: dict[str, ModelHistory] = {}
+    seal: str | None = None
+    """The digest of ``models``; None in files of earlier versions."""
+
+    @classmethod
+    def of(cls, models: dict[str, ModelHistory]) -> _Document:
+        """Sorted and sealed."""
+        plain = cls(models=dict(sorted(models.items())))
+        return plain.model_copy(update={"seal": plain.digest})
+
+    @property
+    def digest(self) -> str:
+        """Of ``models``."""
+        models = {name: standing.model_dump() for name, standing in self.models.items()}
+        return canonical_digest(models)
+
+
+class FailureStore:
+    """The file ``ledger.json`` in ``folder``, which several runners of one machine may share.
+
+    It is replaced whole, under a lock, so that a reader or a crash finds the old one or the new
+    one. One that cannot be read counts as empty: what it held is found out again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def about(cls, work: Path, hub: Hub) -> FailureStore:
+        """The ledger on ``hub`` in the work folder ``work``."""
+        return cls(folder_about(work, hub))
+
+    def standing(self, model: str, key: str) -> ModelHistory:
+        """Of a model; an empty one where nothing is known of it with this ``key``."""
+        found = self._read().models.get(model)
+        return found if found is not None and found.key == key else ModelHistory(key=key)
+
+    def begin(self, model: str, key: str) -> None:
+        """Note that work on a model begins. Raises InputError where that cannot be written."""
+        with self._changed() as models:
+            before = _of(models, model, key)
+            models[model] = before.model_copy(update={"unfinished": True})
+
+    def settle(self, model: str, key: str, result: Result | None) -> ModelHistory:
+        """Note how it ended; None where it was stopped in between, which is nobody's fault.
+
+        Returns what is known of the model now. A failure counts unless it is a passing one.
+        """
+        with self._changed() as models:
+            now = _of(models, model, key).model_copy(update={"unfinished": False})
+            outcome = None if result is None else result.outcome
+            if result is not None and outcome == "failed" and not result.passing:
+                when = datetime.now(UTC).isoformat(timespec="seconds")
+                failure = Failure(when=when, reason=result.reason, error=result.error)
+                now = now.model_copy(update={"failures": (*now.failures, failure)})
+            elif result is not None and outcome == "proposed":
+                now = ModelHistory(key=key, proposed=result.where)
+            elif outcome == "lost":
+                now = now.model_copy(update={"unfinished": True})
+            elif outcome in ("published", "fresh"):
+                now = ModelHistory(key=key)
+            if now == ModelHistory(key=key):
+                models.pop(model, None)
+            else:
+                models[model] = now
+        return now
+
+    def forget(self, models: Iterable[str]) -> None:
+        """Let go what was known of models with which all is well. Writes where that was anything.
+
+        A runner that was killed after it had published leaves its pictures, which go too.
+        """
+        known = self._read().models.keys()
+        gone = []
+        for model in models:
+            room = model_folder(self.folder, model)
+            if room.exists():
+                with model_lock(self.folder / "locks", model) as mine:
+                    if mine:
+                        shutil.rmtree(room, ignore_errors=True)
+            if model in known:
+                gone.append(model)
+        if gone:
+            with self._changed() as standings:
+                for model in gone:
+                    standings.pop(model, None)
+
+    def _read(self) -> _Document:
+        path = self.folder / _LEDGER_FILE
+        try:
+            document = _Document.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return _Document()
+        except (OSError, ValidationError) as error:
+            _log.warning("%s cannot be read, and counts as empty: %s", path, type(error).__name__)
+            return _Document()
+        if document.seal in (None, document.digest):
+            return document
+        _log.warning("%s is damaged, and counts as empty: failures are counted anew", path)
+        return _Document()
+
+    @contextmanager
+    def _changed(self) -> Iterator[dict[str, ModelHistory]]:
+        from filelock import FileLock, Timeout
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / f"{_LEDGER_FILE}.lock", timeout=_PATIENCE):
+                models = dict(self._read().models)
+                yield models
+                document = _Document.of(models)
+                _replace(
+                    self.folder / _LEDGER_FILE, document.model_dump_json(indent=2).encode() + b"\n"
+                )
+        except Timeout:
+            raise InputError(
+                f"another program has been writing {self.folder / _LEDGER_FILE} for a minute",
+                hint="try again when it has ended",
+            ) from None
+        except OSError as error:
+            raise InputError(
+                f"{self.folder / _LEDGER_FILE} cannot be written: {error.strerror or error}",
+                hint="choose a work folder that you may write to: gmi regenerate --work DIR",
+            ) from error
+
+
+def _of(models: dict[str, ModelHistory], model: str, key: str) -> ModelHistory:
+    found = models.get(model)
+    return found if found is not None and found.key == key else ModelHistory(key=key)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    # One name, since there is one writer: what a killed one left is written over.
+    scratch = path.with_name(f".{path.name}.unfinished")
+    with scratch.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    scratch.replace(path)
+
+
+Receipt = Literal["queued", "waiting", "ours", "set aside", "full"]
 """What became of a delivery: its model waits now; it did already; the commit was made here; the
 model has failed too often since that commit; or there is no room."""
 
-_NAME = "queue.sqlite3"
+_QUEUE_FILE = "queue.sqlite3"
 _SEVERAL = "*"
 _TRIES = 3
 _LONGEST_REASON = 500
@@ -64,7 +332,7 @@ _DAMAGE = (sqlite3.Error, OSError, ValueError, TypeError, OverflowError)
 
 
 @dataclass(frozen=True)
-class Taken:
+class QueuedModel:
     """A model that somebody works on; ``tries`` counts this time too."""
 
     repo: str
@@ -72,7 +340,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Counts:
+class QueueCounts:
     """How many models wait, are worked on, and were set aside after failures."""
 
     waiting: int
@@ -80,7 +348,7 @@ class Counts:
     aside: int
 
 
-class RepoQueue:
+class DeliveryQueue:
     """The queue in ``folder``, which is made where it is missing; at most ``capacity`` models wait.
 
     Several processes may use it at once, and every method is safe in any thread. A call waits for
@@ -92,7 +360,7 @@ class RepoQueue:
     def __init__(self, folder: Path, *, capacity: int = 1000, patience: float = 0.4) -> None:
         self.capacity = capacity
         self._patience = patience
-        self._path = folder / _NAME
+        self._path = folder / _QUEUE_FILE
         self._lock = threading.Lock()
         with self._explained():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -113,7 +381,7 @@ class RepoQueue:
         with self._lock:
             self._db.close()
 
-    def put(self, repo: str, sha: str) -> Noted:
+    def put(self, repo: str, sha: str) -> Receipt:
         """Note that ``repo`` is at the commit ``sha`` now, unless that is a commit of ours.
 
         A model that is being worked on is looked at once more afterwards: whether the work has seen
@@ -141,7 +409,7 @@ class RepoQueue:
             db.execute("UPDATE repos SET sha = ?, due = 0, tries = 0 WHERE repo = ?", (sha, repo))
             return "waiting"
 
-    def take(self) -> Taken | None:
+    def take(self) -> QueuedModel | None:
         """The model that has waited longest and is due, marked as worked on; None for none.
 
         The try counts from now on, so that a model that ends its worker every time is set aside.
@@ -153,9 +421,9 @@ class RepoQueue:
                 "LIMIT 1) RETURNING repo, tries",
                 (time.time(),),
             ).fetchone()
-        return None if row is None else Taken(*row)
+        return None if row is None else QueuedModel(*row)
 
-    def finish(self, taken: Taken, commit: str | None = None) -> None:
+    def finish(self, taken: QueuedModel, commit: str | None = None) -> None:
         """It was looked at, and put right by the commit ``commit`` where there was need.
 
         That commit is remembered: the hub tells of it as of any other. It is right to ignore it
@@ -172,7 +440,7 @@ class RepoQueue:
             if not self._came_later(db, taken.repo, commit):
                 db.execute("DELETE FROM repos WHERE repo = ?", (taken.repo,))
 
-    def fail(self, taken: Taken, reason: str, *, after: float) -> bool:
+    def fail(self, taken: QueuedModel, reason: str, *, after: float) -> bool:
         """It failed, and is due again in ``after`` seconds; True where it was set aside instead.
 
         It is set aside at the third failure, unless something has happened to it meanwhile.
@@ -194,7 +462,7 @@ class RepoQueue:
             )
             return True
 
-    def postpone(self, taken: Taken, *, after: float) -> None:
+    def postpone(self, taken: QueuedModel, *, after: float) -> None:
         """It could not be looked at, by no fault of its own: due again in ``after`` seconds."""
         with self._transaction() as db:
             if not self._came_later(db, taken.repo, None):
@@ -208,15 +476,15 @@ class RepoQueue:
         """
         with self._transaction() as db:
             rows = db.execute("SELECT repo, tries FROM repos WHERE state = 'taken'").fetchall()
-        lost = [Taken(*row) for row in rows]
+        lost = [QueuedModel(*row) for row in rows]
         reason = "whoever worked on it was ended from outside, perhaps for want of memory"
         return tuple(taken.repo for taken in lost if self.fail(taken, reason, after=0.0))
 
-    def counts(self) -> Counts:
+    def counts(self) -> QueueCounts:
         """What there is now."""
         with self._transaction("DEFERRED") as db:
             found = dict(db.execute("SELECT state, count(*) FROM repos GROUP BY state").fetchall())
-        return Counts(found.get("waiting", 0), found.get("taken", 0), found.get("aside", 0))
+        return QueueCounts(found.get("waiting", 0), found.get("taken", 0), found.get("aside", 0))
 
     def set_aside(self) -> tuple[tuple[str, str], ...]:
         """The models that failed too often, each with its reason; the latest first."""

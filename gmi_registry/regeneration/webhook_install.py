@@ -64,7 +64,7 @@ def shown_address(text: str) -> str:
 
 
 JOB_MODULE = "gmi_registry.regeneration.webhook_service"
-_FORMER_MODULE = "gmi_registry.webhook.job"  # in jobs that version 0.1 made
+_FORMER_MODULE = "gmi_registry.regeneration.webhook_service"  # in jobs that version 0.1 made
 JOB_PACKAGE = "gmi-registry[publish]"
 
 _LABEL = "purpose"

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from circle_bench import METHODS, write_file
 from typer.testing import CliRunner
 
 from benchmarks.paper.__main__ import app
+from tests.support.circle_bench import METHODS, write_file
 
 HEAVY = ("torch", "diffusers", "open_clip", "numpy", "PIL", "matplotlib", "huggingface_hub")
 

@@ -7,8 +7,6 @@ import shutil
 
 import numpy as np
 import pytest
-from circle_bench import contents
-from tiny_bench import OWN, make_hub, run, write_file
 
 from benchmarks.paper.definition import load_benchmark
 from benchmarks.paper.folder import read_answers, read_tasks
@@ -16,6 +14,8 @@ from benchmarks.paper.methods import METHODS
 from benchmarks.paper.run import run_benchmark
 from gmi_registry.errors import HubError, InputError
 from gmi_registry.generation import Journal
+from tests.support.circle_bench import contents
+from tests.support.tiny_bench import OWN, make_hub, run, write_file
 
 
 @pytest.fixture(scope="module")

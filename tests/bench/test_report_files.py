@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_run import noisy, perfect, put, truth_of, write_split, write_summary
 
 from benchmarks.paper import results as results_module
 from benchmarks.paper.definition import OWN_PROMPTS
@@ -20,6 +19,7 @@ from benchmarks.paper.report import chosen_tasks, examples, write_report
 from benchmarks.paper.results import Results, results_schema
 from benchmarks.paper.tables import tables
 from gmi_registry.errors import InputError, MissingExtraError
+from tests.support.report_run import noisy, perfect, put, truth_of, write_split, write_summary
 
 MODELS = 4
 METHODS = ("download", "rkme-clip", "size-1", "paper", "default")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from embedded_run import benchmark_of, score, write_embedded
-from report_run import perfect, truth_of
 
 from benchmarks.paper import fitting, folder
 from benchmarks.paper.fitting import HeldOut, held_out_choices, held_out_methods, read_held_out
@@ -13,6 +11,8 @@ from benchmarks.paper.folder import Task, TaskFile, array_bytes, read_answers
 from benchmarks.paper.measure import ScoredTasks
 from benchmarks.paper.studies import held_out_loss
 from gmi_registry.errors import InputError
+from tests.support.embedded_run import benchmark_of, score, write_embedded
+from tests.support.report_run import perfect, truth_of
 
 MODELS, TASKS = 8, 96
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from report_run import noisy, perfect, truth_of
 
 from benchmarks.paper.folder import Task, TaskFile
 from benchmarks.paper.measure import ScoredTasks, measure
 from gmi_registry.scoring.confidence import TEMPERATURE
+from tests.support.report_run import noisy, perfect, truth_of
 
 MODELS = 12
 

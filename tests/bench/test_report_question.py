@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from embedded_run import WIDTH, benchmark_of, score, write_embedded
-from report_run import put, write_summary
 
 from benchmarks.paper.embed import asked_in_words, with_words
 from benchmarks.paper.folder import array_bytes, load_arrays
@@ -16,6 +14,8 @@ from benchmarks.paper.results import Results
 from benchmarks.paper.studies import questions
 from benchmarks.paper.tables import supplement
 from gmi_registry.scoring import top_k_credit
+from tests.support.embedded_run import WIDTH, benchmark_of, score, write_embedded
+from tests.support.report_run import put, write_summary
 
 MODELS, TEMPERATURE = 6, 2.0
 

@@ -8,12 +8,12 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from report_run import noisy, perfect, put, truth_of, write_split, write_summary
 
 from benchmarks.paper.draw import chosen_tasks, read_drawn
 from benchmarks.paper.measure import read_run, read_scored
 from benchmarks.paper.report import examples, write_report
 from gmi_registry.report.picture import embed
+from tests.support.report_run import noisy, perfect, put, truth_of, write_split, write_summary
 
 MODELS = 4
 NAMES = [f"model-{number:02d}" for number in range(MODELS)]

@@ -9,18 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from civitai_loopback import Fault, File, Model, Version
-from civitai_specs import (
-    checkpoint_bytes,
-    describe,
-    embedding_bytes,
-    lora_bytes,
-    network_bytes,
-    spec_of,
-    style,
-    vae_bytes,
-    version_of,
-)
 from safetensors.numpy import save
 
 from gmi_registry.bases import base_named, known_bases
@@ -43,6 +31,18 @@ from gmi_registry.model import ModelFiles
 from gmi_registry.place import Finds
 from gmi_registry.search import Remote
 from gmi_registry.spec import ModelRef, read_manifest, read_spec, write_spec
+from tests.support.civitai_loopback import Fault, File, Model, Version
+from tests.support.civitai_specs import (
+    checkpoint_bytes,
+    describe,
+    embedding_bytes,
+    lora_bytes,
+    network_bytes,
+    spec_of,
+    style,
+    vae_bytes,
+    version_of,
+)
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

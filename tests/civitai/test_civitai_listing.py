@@ -6,9 +6,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from civitai_loopback import Fault, LoopbackCivitai
-from civitai_specs import describe, style, version_of
-from folder_store import FolderStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +17,9 @@ from gmi_registry.hubs import Filters
 from gmi_registry.hubs.civitai import CivitaiClient, CivitaiHub
 from gmi_registry.hubs.civitai.listing import list_among
 from gmi_registry.indexing import index_hubs
+from tests.support.civitai_loopback import Fault, LoopbackCivitai
+from tests.support.civitai_specs import describe, style, version_of
+from tests.support.folder_store import FolderStore
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

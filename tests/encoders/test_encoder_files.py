@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1]))
-
-from loopback import User, fixtures
 
 from gmi_registry.encoders import light
 from gmi_registry.encoders.onnx import OnnxEncoder
@@ -25,6 +20,7 @@ from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.encoder_files import encoder_path, fetch_encoder_files
 from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.spec import EncoderRef
+from tests.support.loopback import User, fixtures
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

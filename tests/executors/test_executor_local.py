@@ -10,12 +10,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import deeds
 import pytest
 
 from gmi_registry.errors import InputError
 from gmi_registry.regeneration import Options, Result, Work
 from gmi_registry.regeneration.processes import BASE, LocalExecutor, WorkerProcess, stop_all
+from tests.support import deeds
 
 GIB = 2**30
 
@@ -140,8 +140,7 @@ def test_who_does_not_listen_is_ended(tmp_path):
 
 _PROGRAM = """
 import sys
-sys.path.insert(0, {here!r})
-import deeds
+from tests.support import deeds
 from pathlib import Path
 from gmi_registry.regeneration.processes import LocalExecutor
 if __name__ == "__main__":
@@ -153,7 +152,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_ctrl_c_and_the_end_of_the_parent(tmp_path, number):
-    program = _PROGRAM.format(here=str(Path(__file__).parent))
+    program = _PROGRAM
     parent = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)],
         stderr=subprocess.PIPE,

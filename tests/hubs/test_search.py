@@ -9,7 +9,6 @@ import sys
 
 import numpy as np
 import pytest
-from hub_builder import OTHER_PROMPTS, HubBuilder, ProjectionEncoder, picture
 
 import gmi_registry
 import gmi_registry.encoders
@@ -18,6 +17,7 @@ from gmi_registry.hubs import ListingFilter
 from gmi_registry.index import Ranking
 from gmi_registry.search import Timings, search
 from gmi_registry.spec import ModelRef
+from tests.support.hub_builder import OTHER_PROMPTS, HubBuilder, ProjectionEncoder, picture
 
 COLOURS = {"blue": (20, 30, 230), "green": (30, 200, 40), "red": (240, 20, 10)}
 

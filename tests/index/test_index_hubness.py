@@ -6,7 +6,6 @@ import io
 
 import numpy as np
 import pytest
-from index_specs import DIMENSIONS, encoder_named, index_of, spec_of_images
 from PIL import Image
 
 from gmi_registry import background
@@ -16,6 +15,7 @@ from gmi_registry.index import Filters, Hubness, SpecCache, measured
 from gmi_registry.index.hubness import CANDIDATE
 from gmi_registry.scoring.hubness import lower_share
 from gmi_registry.spec import PromptSet
+from tests.support.index_specs import DIMENSIONS, encoder_named, index_of, spec_of_images
 
 PROMPTS = PromptSet("many", 1, tuple(f"thing {i}" for i in range(30)))
 

@@ -15,9 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from loopback_qdrant import LoopbackQdrant
 from qdrant_client import QdrantClient, models
-from served_specs import DIMENSIONS, TEXT_DIMENSIONS, ask, encoder_named, load, make_spec, stack_of
 
 from gmi_registry.errors import (
     AuthError,
@@ -36,6 +34,16 @@ from gmi_registry.index.served import Place, ServedIndex, serve_into
 from gmi_registry.index.served.facts import fact_ids
 from gmi_registry.index.served.row import images_id, point_id
 from gmi_registry.scoring import SCORES
+from tests.support.loopback_qdrant import LoopbackQdrant
+from tests.support.served_specs import (
+    DIMENSIONS,
+    TEXT_DIMENSIONS,
+    ask,
+    encoder_named,
+    load,
+    make_spec,
+    stack_of,
+)
 
 DEFAULT = SCORES["default"]
 SECRET = "s3cr3t-s3cr3t"

@@ -6,17 +6,6 @@ import random
 
 import numpy as np
 import pytest
-from stored_specs import (
-    DIMENSIONS,
-    OTHER,
-    Opened,
-    encoder_named,
-    in_memory,
-    make_row,
-    make_spec,
-    query,
-    stored,
-)
 
 from gmi_registry.errors import IncomparableSpecsError
 from gmi_registry.index import (
@@ -29,6 +18,17 @@ from gmi_registry.index import (
 )
 from gmi_registry.index.stored import update_index
 from gmi_registry.scoring import SCORES
+from tests.support.stored_specs import (
+    DIMENSIONS,
+    OTHER,
+    Opened,
+    encoder_named,
+    in_memory,
+    make_row,
+    make_spec,
+    query,
+    stored,
+)
 
 FILTERS = [
     Filters(),

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from registry_author import PREVIEW, REPO, civitai, described, entry_files, spec_of, weight_file
+
+from tests.support.registry_author import (
+    PREVIEW,
+    REPO,
+    civitai,
+    described,
+    entry_files,
+    spec_of,
+    weight_file,
+)
 
 # isort: split
-sys.path += [str(Path(__file__).parents[1] / name) for name in ("hubs", "cli")]
 
-from civitai_loopback import File, LoopbackCivitai, Model, Version
-from loopback import User
-from remote_hub import COLOURS, WEIGHTS, Author
 from typer.testing import CliRunner
 
 import gmi_registry
@@ -30,6 +33,9 @@ from gmi_registry.place import find_model, find_spec
 from gmi_registry.regeneration.webhook_install import _name
 from gmi_registry.regeneration.webhook_service import _repo
 from gmi_registry.spec import Manifest, ModelRef, encode_spec, read_spec
+from tests.support.civitai_loopback import File, LoopbackCivitai, Model, Version
+from tests.support.loopback import User
+from tests.support.remote_hub import COLOURS, WEIGHTS, Author
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from pathlib import Path
 
 import httpx2
 import pytest
-from delivery import SECRET
-
-sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "hubs")]
-
-from loopback import fixtures
 
 from gmi_registry.regeneration.store import DeliveryQueue
 from gmi_registry.regeneration.webhook_receiver import Secret, create_app, listen, make_server
+from tests.support.delivery import SECRET
+from tests.support.loopback import fixtures
 
 hf_hub = fixtures.hf_hub
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from delivery import SECRET, body
 
-sys.path.append(str(Path(__file__).parents[1] / "regeneration"))
-
-from regeneration_world import SECRET as TOKEN
-from regeneration_world import (
+from gmi_registry import generation
+from gmi_registry.regeneration import describe
+from gmi_registry.regeneration.webhook_service import model_check, run_job, work_off
+from gmi_registry.spec import PromptSet, read_spec
+from tests.support.delivery import SECRET, body
+from tests.support.regeneration_world import SECRET as TOKEN
+from tests.support.regeneration_world import (
     WEIGHTS,
     card,
     encoder_from,
@@ -23,11 +23,6 @@ from regeneration_world import (
     save_models,
     specification,
 )
-
-from gmi_registry import generation
-from gmi_registry.regeneration import describe
-from gmi_registry.regeneration.webhook_service import model_check, run_job, work_off
-from gmi_registry.spec import PromptSet, read_spec
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

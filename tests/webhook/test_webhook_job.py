@@ -10,13 +10,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from delivery import SECRET, body
-from loopback import User
-from regenerator import WEIGHTS, Regenerator, card, digest_of
 
 from gmi_registry.errors import AuthError, GenerationError, InputError
 from gmi_registry.regeneration import Result
 from gmi_registry.regeneration.webhook_service import CheckResult, check_result, run_job
+from tests.support.delivery import SECRET, body
+from tests.support.loopback import User
+from tests.support.regenerator import WEIGHTS, Regenerator, card, digest_of
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -276,8 +276,8 @@ def test_processes_and_threads_share_a_queue(tmp_path):
 _WRITER = """
 import sys
 from pathlib import Path
-from gmi_registry.regeneration.store import RepoQueue
-queue = RepoQueue(Path(sys.argv[1]), capacity=10**6, patience=30)
+from gmi_registry.regeneration.store import DeliveryQueue
+queue = DeliveryQueue(Path(sys.argv[1]), capacity=10**6, patience=30)
 for number in range(10**6):
     queue.put(f"m{number}", "1")
     print(number, flush=True)

@@ -12,15 +12,15 @@ import time
 from pathlib import Path
 
 import httpx2
-import load_run
 import pytest
-from delivery import SECRET, body
-from loopback.fixtures import client_environment
 
 from gmi_registry.errors import InputError, MissingExtraError
 from gmi_registry.regeneration.store import DeliveryQueue
 from gmi_registry.regeneration.webhook_receiver import Secret, create_app, listen, make_server
 from gmi_registry.regeneration.webhook_service import only_worker
+from tests.support import load_run
+from tests.support.delivery import SECRET, body
+from tests.support.loopback.fixtures import client_environment
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

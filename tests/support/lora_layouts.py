@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from models.files import architecture_folder, model_files
-from models.store import ModelStore
 from safetensors.torch import save_file
 
 from gmi_registry.model import ModelFiles
+from tests.support.models.files import architecture_folder, model_files
+from tests.support.models.store import ModelStore
 
 RANK = 2
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")

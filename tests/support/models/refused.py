@@ -16,9 +16,9 @@ import diffusers
 import torch
 from safetensors.torch import save_file
 
-from models.architectures import BETAS, flux_parts, sd_parts, sdxl_parts
-from models.store import ModelStore, save
-from models.text import WIDTH, randomise
+from tests.support.models.architectures import BETAS, flux_parts, sd_parts, sdxl_parts
+from tests.support.models.store import ModelStore, save
+from tests.support.models.text import WIDTH, randomise
 
 __all__ = ["BUILDERS", "refused_folder"]
 

@@ -13,16 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fault_plan import Plan
-from fault_world import BAD, CARD, COLOURS, REF, SECRET, WEIGHTS_NAME, World
-from loopback.repo import Commit
-
 from gmi_registry.errors import GmiError
 from gmi_registry.hubs import ListingFilter
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.publish import _published
 from gmi_registry.search import SearchResult
 from gmi_registry.spec import ModelRef, Spec, read_spec
+from tests.support.fault_plan import Plan
+from tests.support.fault_world import BAD, CARD, COLOURS, REF, SECRET, WEIGHTS_NAME, World
+from tests.support.loopback.repo import Commit
 
 __all__ = ["Outcome", "run"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-from civitai_loopback import File, Model, Version
 from safetensors.numpy import save
 
 from gmi_registry.spec import (
@@ -20,6 +19,7 @@ from gmi_registry.spec import (
     build_spec,
     write_spec,
 )
+from tests.support.civitai_loopback import File, Model, Version
 
 ENCODER = EncoderRef(
     name="grey",

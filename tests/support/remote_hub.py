@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-from hub_builder import PROMPTS, RECIPE, ProjectionEncoder, picture
 
 from gmi_registry.spec import DescribedModel, WeightFile, build_spec, encode_spec
+from tests.support.hub_builder import PROMPTS, RECIPE, ProjectionEncoder, picture
 
 COLOURS = {"blue": (20, 30, 230), "green": (30, 200, 40), "red": (240, 20, 10)}
 WEIGHTS = "w.safetensors"

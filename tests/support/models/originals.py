@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.files import architecture_folder
-from models.store import ModelStore
+from tests.support.models.files import architecture_folder
+from tests.support.models.store import ModelStore
 
 __all__ = ["SINGLE_FILES", "single_file"]
 

@@ -1,4 +1,4 @@
-"""Writes the vectors of encoders: ``python tests/encoders/encoder_vectors.py``."""
+"""Writes the vectors of encoders: ``python -m tests.support.encoder_vectors``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regeneration killed at seeded points: ``python tests/regeneration/kill_run.py [POINTS]``.
+"""Regeneration killed at seeded points: ``python -m tests.support.kill_run [POINTS]``.
 
 A child regenerates one model, on a folder's hub and on a loopback hub in turn, and is killed with
 SIGKILL just before it makes, moves or removes a file, or sends a request, or just after an answer
@@ -27,16 +27,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kill_steps import COMMITTING, NOTE, PROMPTS, Steps, stages
-from kill_world import FolderWorld, LoopbackWorld
-from regeneration_world import encoder_from, other_weights, round_over, save_models
+from tests.support.kill_steps import COMMITTING, NOTE, PROMPTS, Steps, stages
+from tests.support.kill_world import FolderWorld, LoopbackWorld
+from tests.support.regeneration_world import encoder_from, other_weights, round_over, save_models
 
 # isort: split
 import pytest
-from loopback import LoopbackHub, fixtures
 
 from gmi_registry import generation
 from gmi_registry.regeneration import describe
+from tests.support.loopback import LoopbackHub, fixtures
 
 __all__ = ["Point", "main"]
 

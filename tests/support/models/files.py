@@ -10,7 +10,7 @@ from typing import Any
 from gmi_registry.model import Kind, ModelCard, ModelFiles
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.manifest import WeightFile
-from models.store import ModelStore, save
+from tests.support.models.store import ModelStore, save
 
 __all__ = ["architecture_folder", "model_files"]
 
@@ -19,7 +19,7 @@ def architecture_folder(store: ModelStore, name: str) -> Path:
     """The diffusers folder of one of ``architectures.ARCHITECTURES``. Read only."""
 
     def build(folder: Path) -> None:
-        from models.architectures import ARCHITECTURES
+        from tests.support.models.architectures import ARCHITECTURES
 
         with tempfile.TemporaryDirectory() as scratch:
             save(ARCHITECTURES[name](Path(scratch)), folder)

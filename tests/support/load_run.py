@@ -1,6 +1,6 @@
 """Deliveries to a receiver for a minute: how long each answer takes, and how much memory it needs.
 
-``python tests/webhook/load_run.py [--seconds 60] [--rate 1000]`` starts ``gmi webhook serve`` as a
+``python -m tests.support.load_run [--seconds 60] [--rate 1000]`` starts ``gmi webhook serve`` as a
 process of its own and sends ``rate`` deliveries a minute, in even steps. Of a hundred, 5 have a
 wrong secret, 4 are for another branch, 1 has a body of 10 MB; 50 slow clients hang on meanwhile.
 Another thread takes models from the queue all the time, as a worker does.
@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-from delivery import SECRET, body
 
 from gmi_registry.regeneration.store import DeliveryQueue
+from tests.support.delivery import SECRET, body
 
 _START = "import sys; from gmi_registry.cli.main import main; sys.exit(main())"
 _MODELS = 300

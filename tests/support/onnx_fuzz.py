@@ -1,6 +1,6 @@
 """Mutated ONNX graphs: none may run what the check did not see.
 
-    python tests/encoders/onnx_fuzz.py [COUNT] [SEED]      5,000 unless said; some minutes
+    python -m tests.support.onnx_fuzz [COUNT] [SEED]      5,000 unless said; some minutes
 
 Honest and hostile graphs are cut into their fields, and some of these changed, doubled, left out,
 swapped, spelled in another way or put into another graph; or bytes are changed wherever they are.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import count
 
 import numpy as np
-from report_run import put
 
 from benchmarks.paper.definition import HALVES, OWN_PROMPTS, SPLITS, Benchmark, ModelEntry, Seeds
 from benchmarks.paper.folder import (
@@ -19,6 +18,7 @@ from benchmarks.paper.folder import (
 )
 from benchmarks.paper.generate import SPECS, Described, SpecFile
 from benchmarks.paper.score import score_stage
+from tests.support.report_run import put
 
 WIDTH = 6
 METHODS = ("rkme-clip", "paper", "modelverse", "default", "default-none")

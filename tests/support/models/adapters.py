@@ -9,8 +9,8 @@ from typing import Any
 import diffusers
 import torch
 
-from models.files import architecture_folder
-from models.store import ModelStore
+from tests.support.models.files import architecture_folder
+from tests.support.models.store import ModelStore
 
 __all__ = ["lora_folder", "takes_lora"]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 from benchmarks.paper.definition import load_benchmark
 from benchmarks.paper.methods import METHODS
@@ -53,11 +51,10 @@ CARD = "---\ntitle: {name}\n{more}---\n"
 
 def make_hub(root):
     """A local hub of three models and an encoder at ``root``, which is not there yet."""
-    for neighbour in ("encoders", "generation"):
-        sys.path.append(str(Path(__file__).parents[1] / neighbour))
     from safetensors.numpy import load_file, save_file
-    from tiny_clip import write_tiny_clip
-    from tiny_models import save_base, save_lora
+
+    from tests.support.tiny_clip import write_tiny_clip
+    from tests.support.tiny_models import save_base, save_lora
 
     LocalHub.create(root, root.parent / "hub-cache")
     write_tiny_clip(root / "encoders" / "tiny" / "test")

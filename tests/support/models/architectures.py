@@ -14,7 +14,7 @@ import diffusers
 import torch
 import transformers
 
-from models.text import (
+from tests.support.models.text import (
     WIDTH,
     bert_encoder,
     bert_tokenizer,

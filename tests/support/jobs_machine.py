@@ -10,18 +10,16 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
-from loopback.call import Call
-from loopback.jobs import Jobs
-from loopback.reply import Reply
+from tests.support.loopback.call import Call
+from tests.support.loopback.jobs import Jobs
+from tests.support.loopback.reply import Reply
 
 _MAIN = """
 import sys
-sys.path.insert(0, {here!r})
-import deeds
-from gmi_registry.regeneration.job_executor import main
-sys.exit(main(deeds.do))
+from tests.support import deeds
+from gmi_registry.regeneration.job_executor import job_main
+sys.exit(job_main(deeds.do))
 """
 
 
@@ -69,7 +67,7 @@ class Machine(Jobs):
         job["status"] = {"stage": "RUNNING", "message": None}
         inside = os.environ | job["environment"] | self.secrets[identifier]
         done = subprocess.run(
-            [sys.executable, "-c", _MAIN.format(here=str(Path(__file__).parent))],
+            [sys.executable, "-c", _MAIN],
             env=inside,
             capture_output=True,
             text=True,

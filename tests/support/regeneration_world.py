@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 # The tiny models, the tiny encoder and the loopback hub are those of the tests of their packages.
-sys.path.extend(str(Path(__file__).parents[1] / name) for name in ("", "encoders", "generation"))
-
 import numpy as np
-from loopback import LoopbackHub, User
 from safetensors.numpy import load_file, save, save_file
-from tiny_clip import write_tiny_clip
-from tiny_models import save_base, save_lora
 
 from gmi_registry.encoders import load_encoder
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.regeneration import Options, Round
+from tests.support.loopback import LoopbackHub, User
+from tests.support.tiny_clip import write_tiny_clip
+from tests.support.tiny_models import save_base, save_lora
 
 __all__ = [
     "ENCODER",

@@ -11,14 +11,13 @@ import tempfile
 import threading
 from pathlib import Path
 
-from hub_builder import ProjectionEncoder, style_spec
-
 from gmi_registry.errors import SpecNotFoundError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.protocol import is_stale
 from gmi_registry.regeneration import Result
 from gmi_registry.regeneration.webhook_service import check_result, work_off
 from gmi_registry.spec import ModelRef, WeightFile, read_manifest, write_spec
+from tests.support.hub_builder import ProjectionEncoder, style_spec
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-from pathlib import Path
 
 import numpy as np
 
-# The loopback hub, and pictures of one colour, are those of the tests of the hubs.
-sys.path.append(str(Path(__file__).parents[1]))
-sys.path.append(str(Path(__file__).parents[1] / "hubs"))
-
-from hub_builder import PROMPTS, RECIPE, ProjectionEncoder, picture
-
 from gmi_registry.hubs.registry.layout import entry_file, entry_of
 from gmi_registry.spec import DescribedModel, WeightFile, build_spec, encode_spec
+
+# The loopback hub, and pictures of one colour, are those of the tests of the hubs.
+from tests.support.hub_builder import PROMPTS, RECIPE, ProjectionEncoder, picture
 
 REPO = "gmi-registry/specs"
 RED, BLUE, GREEN = (240, 20, 10), (20, 30, 230), (30, 200, 40)

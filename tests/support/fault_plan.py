@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from hostile_specs import hostile_cases, hostile_files
-from hub_builder import lora_of
-from loopback import Fault
+from tests.support.hostile_specs import hostile_cases, hostile_files
+from tests.support.hub_builder import lora_of
+from tests.support.loopback import Fault
 
 __all__ = ["KINDS", "Plan", "draw"]
 

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 from PIL import Image, ImageDraw
-
-# The tiny models, the tiny encoder and the loopback hub are those of the tests of their packages.
-for _neighbour in ("", "encoders", "generation", "hubs"):
-    sys.path.append(str(Path(__file__).parents[1] / _neighbour))
 
 ENCODER = ("tiny", "test")
 
@@ -27,10 +22,9 @@ gmi:
 
 def make_hub(root: Path) -> Path:
     """``base``, a checkpoint, with two LoRAs ``ink`` and ``oil``; nothing is published yet."""
-    from tiny_clip import write_tiny_clip
-    from tiny_models import save_base, save_lora
-
     from gmi_registry.hubs.local import LocalHub
+    from tests.support.tiny_clip import write_tiny_clip
+    from tests.support.tiny_models import save_base, save_lora
 
     LocalHub.create(root, root.parent / "hub-cache")
     write_tiny_clip(root.joinpath("encoders", *ENCODER))

@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fault_plan import Plan
-from hostile_specs import hostile_files
-from hub_builder import ProjectionEncoder, lora_of, picture, style_spec
 from huggingface_hub import constants
-from loopback import LoopbackHub, User, fixtures
 
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.huggingface.traffic import Traffic
 from gmi_registry.search import SearchResult, search
 from gmi_registry.spec import ModelRef, Spec, WeightFile, write_spec
 from gmi_registry.spec.specification import encode_spec
+from tests.support.fault_plan import Plan
+from tests.support.hostile_specs import hostile_files
+from tests.support.hub_builder import ProjectionEncoder, lora_of, picture, style_spec
+from tests.support.loopback import LoopbackHub, User, fixtures
 
 __all__ = ["BAD", "CARD", "COLOURS", "REF", "SECRET", "WEIGHTS_NAME", "World", "open_world"]
 

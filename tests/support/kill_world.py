@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from regeneration_world import (
+from tests.support.regeneration_world import (
     WEIGHTS,
     fill_folder,
     fill_loopback,
@@ -16,10 +16,9 @@ from regeneration_world import (
 )
 
 # isort: split
-from loopback import LoopbackHub
-
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.spec import Spec, read_spec
+from tests.support.loopback import LoopbackHub
 
 __all__ = ["FolderWorld", "LoopbackWorld"]
 

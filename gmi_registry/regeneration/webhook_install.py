@@ -64,7 +64,7 @@ def shown_address(text: str) -> str:
 
 
 JOB_MODULE = "gmi_registry.regeneration.webhook_service"
-_FORMER_MODULE = "gmi_registry.regeneration.webhook_service"  # in jobs that version 0.1 made
+_FORMER_MODULE = ".webhook.job"  # in jobs that version 0.1 made
 JOB_PACKAGE = "gmi-registry[publish]"
 
 _LABEL = "purpose"
@@ -186,8 +186,8 @@ def is_ours(job: Any) -> bool:
         return False
     if (job.labels or {}).get(_LABEL) == _PURPOSE:
         return True
-    words = {*(job.command or ()), *(job.arguments or ())}
-    return not words.isdisjoint((JOB_MODULE, _FORMER_MODULE))
+    words = [*(job.command or ()), *(job.arguments or ())]
+    return any(word.endswith((JOB_MODULE, _FORMER_MODULE)) for word in words)
 
 
 def _checked_job_id(job: JobInfo | Any) -> str:

@@ -108,8 +108,8 @@ class JobSettings:
 
     def digest(self, *more: str) -> str:
         """16 hex digits by which the same order is known again; the token is not in it."""
-        named = [self.flavor, self.timeout, self.package, self.script or JOB_MODULE]
-        named += [self.registry, *more]
+        parts = [self.flavor, self.timeout, self.package, self.script or JOB_MODULE]
+        named = [*parts, self.registry, *more]
         return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
 
     def settings(self, endpoint: str, purpose: str, *arguments: str) -> dict[str, Any]:

@@ -458,7 +458,7 @@ def serve(
 
 def main() -> int:
     """The program: ``worker`` or ``job``, and what follows is theirs."""
-    programs = {"worker": worker_main, "job": job_main}
+    programs: dict[str, Callable[[Sequence[str]], int]] = {"worker": worker_main, "job": job_main}
     name, *arguments = sys.argv[1:] or [""]
     if name not in programs:
         sys.stderr.write(f"usage: python -m {_MODULE} {'|'.join(programs)} ...\n")

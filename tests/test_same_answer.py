@@ -24,9 +24,9 @@ from gmi_registry.index import ImageQuestion
 from gmi_registry.index.served import ServedIndex, serve_into
 from gmi_registry.index.stored import FolderFiles, StoredIndex
 from gmi_registry.indexing import index_hubs
-from gmi_registry.query import build_query
 from gmi_registry.regeneration.plan import make_plan
 from gmi_registry.scoring import SCORES
+from gmi_registry.search.query import build_query
 from gmi_registry.spec import Manifest
 from tests.support.hub_builder import HubBuilder, ProjectionEncoder, picture
 from tests.support.loopback import Fault, LoopbackHub, description

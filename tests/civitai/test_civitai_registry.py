@@ -11,7 +11,7 @@ from gmi_registry import generation
 from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs import ListingFilter, open_hub
 from gmi_registry.publish import publish
-from gmi_registry.search import search
+from gmi_registry.search.run import search
 from gmi_registry.spec import ModelRef, PromptSet
 from tests.support.civitai_loopback import File, Model, Version
 from tests.support.grey_encoder import GreyEncoder

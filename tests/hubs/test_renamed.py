@@ -26,7 +26,7 @@ from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.indexing import index_hubs
 from gmi_registry.place import find_spec, read_from
 from gmi_registry.report.answer import answer_page
-from gmi_registry.search import search
+from gmi_registry.search.run import search
 from gmi_registry.signature import PrivateKey, PublicKey, sign_spec, verify_signature
 from gmi_registry.spec import ModelRef, WeightFile, encode_spec, write_spec
 from tests.support.hub_builder import picture, style_spec

@@ -32,6 +32,7 @@ from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.place import find_model, find_spec
 from gmi_registry.regeneration.webhook_install import _name
 from gmi_registry.regeneration.webhook_service import _repo
+from gmi_registry.search.loading import ModelLoader
 from gmi_registry.spec import Manifest, ModelRef, encode_spec, read_spec
 from tests.support.civitai_loopback import File, LoopbackCivitai, Model, Version
 from tests.support.loopback import User
@@ -57,9 +58,7 @@ def world(hub, shop, tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("CIVITAI_ENDPOINT", shop.endpoint)
-    monkeypatch.setattr(
-        "gmi_registry.equipment.Equipment.encoder_of", lambda *_: Author(hub).encoder
-    )
+    monkeypatch.setattr(ModelLoader, "encoder_of", lambda *_: Author(hub).encoder)
     author = Author(hub)
     author.publish("red")
     hub.add_repo("owner/green", {WEIGHTS: b"green"})

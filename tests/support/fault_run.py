@@ -17,7 +17,7 @@ from gmi_registry.errors import GmiError
 from gmi_registry.hubs import ListingFilter
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.publish import _published
-from gmi_registry.search import SearchResult
+from gmi_registry.search.result import SearchResult
 from gmi_registry.spec import ModelRef, Spec, read_spec
 from tests.support.fault_plan import Plan
 from tests.support.fault_world import BAD, CARD, COLOURS, REF, SECRET, WEIGHTS_NAME, World

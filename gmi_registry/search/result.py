@@ -1,12 +1,12 @@
-"""What a search answers: rankings, what was asked, and what it took."""
+"""The result of a search: rankings, the query, and how long each stage took."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
-from gmi_registry.clock import Timings
 from gmi_registry.index import (
     GroupRanking,
     ImageQuestion,
@@ -15,10 +15,63 @@ from gmi_registry.index import (
     Ranking,
     SearchHit,
 )
-from gmi_registry.request import LIKE_SCORE, TEXT_SCORE, Request
+from gmi_registry.search.request import LIKE_SCORE, TEXT_SCORE, Request
 from gmi_registry.spec import EncoderRef, ModelRef
 
-__all__ = ["SearchResult", "asked"]
+Stage = Literal["list", "index", "prepare", "encoder", "query", "rank"]
+Progress = Callable[[Stage, int, int], None]
+"""Told (stage, done, total): specifications in ``index``, and in ``prepare``, which a large index
+has once; else 0 or 1 of 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Wall time of each stage in seconds; 0 for one that was not reached.
+
+    ``list`` asks the hub, ``index`` reads specifications, ``encoder`` loads the model, ``query``
+    encodes the images, ``rank`` compares.
+    """
+
+    list: float = 0.0
+    index: float = 0.0
+    encoder: float = 0.0
+    query: float = 0.0
+    rank: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """The sum in seconds."""
+        return self.list + self.index + self.encoder + self.query + self.rank
+
+
+class StageTimer:
+    """Times one stage after the other, and reports where each begins and ends."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._seconds: dict[Stage, float] = {}
+        self._stage: Stage | None = None
+        self._start = 0.0
+
+    def begin(self, stage: Stage) -> None:
+        self.end()
+        self._stage, self._start = stage, time.perf_counter()
+        self._tell(0)
+
+    def end(self) -> None:
+        if self._stage is not None:
+            self._seconds[self._stage] = time.perf_counter() - self._start
+            self._tell(1)
+            self._stage = None
+
+    def _tell(self, done: int) -> None:
+        if self._stage is not None and self._stage != "index":  # which counts for itself
+            self._progress(self._stage, done, 1)
+
+    @property
+    def timings(self) -> Timings:
+        return Timings(**self._seconds)
+
 
 _COUNTS = ("looked_at", "matched", "stale_left_out", "read", "from_cache", "index", "offline")
 
@@ -94,11 +147,11 @@ class SearchResult(Ranking):
         }
 
 
-def asked(
+def query_fields(
     request: Request, question: Question | None, interrogator: str, score: str
 ) -> dict[str, Any]:
     """What a result says of the question; of prompts what was guessed, once that has been done."""
-    from gmi_registry.query import PROMPT_MODE
+    from gmi_registry.search.query import PROMPT_MODE
 
     prompts: dict[str, Any] = {
         "pseudo_prompts": (request.prompt,) * len(request.pictures),

@@ -15,17 +15,7 @@ from gmi_registry.images import load_image, to_rgb
 from gmi_registry.index import ComparabilityKey, SpecCache
 from gmi_registry.interrogators import Interrogator, load_interrogator
 from gmi_registry.scoring.query import Query
-from gmi_registry.spec.fields import MAX_PROMPT_LENGTH
-
-__all__ = [
-    "PROMPT_MODE",
-    "OwnPrompts",
-    "build_query",
-    "checked_prompt",
-    "embed_text",
-    "logit_scale",
-    "require_shared_space",
-]
+from gmi_registry.search.request import checked_prompt
 
 PROMPT_MODE = "prompt"
 """What ``Query.interrogator`` says where the user gave the prompt."""
@@ -143,21 +133,6 @@ def logit_scale(encoder: Encoder) -> float:
             hint="search with the image alone, or with --prompt alone",
         )
     return scale
-
-
-def checked_prompt(prompt: str) -> str:
-    """The prompt with its blanks trimmed. Raises InputError for an empty or a very long one."""
-    trimmed = " ".join(prompt.split())
-    if not trimmed:
-        raise InputError(
-            "the prompt is empty", hint="say in words what you look for, or leave it out"
-        )
-    if len(trimmed) > MAX_PROMPT_LENGTH:
-        raise InputError(
-            f"the prompt has {len(trimmed):,} characters, more than {MAX_PROMPT_LENGTH:,}",
-            hint="an encoder reads some 75 words: shorten it",
-        )
-    return trimmed
 
 
 def _prompt_embeddings(

@@ -16,15 +16,13 @@ from gmi_registry.index.stack import Stack
 from gmi_registry.scoring.sweep import norm_range
 from gmi_registry.spec import Spec
 
-__all__ = ["compared"]
-
 _NAMED = 3
 _HINT = "gmi index build DIR --hub HUB, and --index DIR"
 # What one encoder gives for images differs in length by a factor of two or three in all.
 _TIMES_AS_LONG = 3.0
 
 
-def compared(spec: Spec, stack: Stack | None, cache: SpecCache) -> list[Finding]:
+def proposal_findings(spec: Spec, stack: Stack | None, cache: SpecCache) -> list[Finding]:
     """Whether a proposed specification holds what its encoder gives for images, repeats a model of
     ``stack``, or is near all of them.
 

@@ -1,4 +1,4 @@
-"""The encoder and the interrogator of one search, loaded when they are wanted."""
+"""The encoder and the interrogator of one search, loaded when they are needed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from PIL import Image
 
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.errors import GmiError, IncomparableSpecsError, InputError
-from gmi_registry.hub_index import HasRegistry
 from gmi_registry.hubs.protocol import Hub
 from gmi_registry.index import IndexEntry, Selection
 from gmi_registry.interrogators import Interrogator, load_interrogator
 from gmi_registry.place import makes_links
-from gmi_registry.query import require_shared_space
+from gmi_registry.search.query import require_shared_space
+from gmi_registry.search.source import HasRegistry
 from gmi_registry.spec import EncoderRef, read_manifest
 
 if TYPE_CHECKING:
     from gmi_registry.encoders import EncoderName
-
-__all__ = ["Equipment"]
 
 _NEEDS_TORCH = frozenset({"clip_interrogator"})
 """Interrogators that are given the encoder, and build on what open_clip made of it."""
@@ -34,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Equipment:
+class ModelLoader:
     """How encoders and interrogators are loaded; ``cache_dir`` None is the libraries' own place.
 
     An encoder on the processor is loaded from an export where there is one of the wanted id, which
@@ -74,7 +72,7 @@ class Equipment:
         who = f"{first.model} and {len(chosen) - 1} others name"
         encoder = self._loaded(first.encoder, who, hub, chosen.stack.key.encoder_id)
         if encoder.ref.id != chosen.stack.key.encoder_id:
-            raise _another(first.encoder, _difference(encoder.ref, first, hub))
+            raise _another_encoder(first.encoder, _difference(encoder.ref, first, hub))
         return encoder
 
     def encoder_like(self, stated: EncoderRef, who: str, hub: Hub) -> Encoder:
@@ -82,7 +80,7 @@ class Equipment:
         name = f"{stated.name}/{stated.pretrained}"
         encoder = self._loaded(name, f"{who} names", hub, stated.id)
         if encoder.ref.id != stated.id:
-            raise _another(name, _differences(encoder.ref, stated))
+            raise _another_encoder(name, _differences(encoder.ref, stated))
         return encoder
 
     def _loaded(self, text: str, who_names: str, hub: Hub, encoder_id: str) -> Encoder:
@@ -192,7 +190,7 @@ class _WithTorch:
         return self._inner(image, self._loaded[encoder.ref.id])
 
 
-def _another(name: str, difference: str) -> IncomparableSpecsError:
+def _another_encoder(name: str, difference: str) -> IncomparableSpecsError:
     return IncomparableSpecsError(
         f"the encoder {name} that was loaded is not the one that made the specifications: "
         f"{difference}",

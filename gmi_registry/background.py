@@ -1,6 +1,6 @@
-"""Pictures that no model made, and the questions that they are to an index.
+"""Pictures that no model made, as queries of an index: which models are near everything.
 
-``pictures.png`` holds 64 of them, computed by :mod:`gmi_registry.background.drawing`. What an
+``background.png`` holds 64 of them, computed by ``zoo/background.py``. What an
 encoder makes of them is kept, and so is what was measured with them: the seconds that it takes are
 spent once an encoder, and once for each set of models.
 """
@@ -24,17 +24,6 @@ from gmi_registry.index import Hubness, SpecCache, Universal, measured
 from gmi_registry.index.hubness import FEWEST
 from gmi_registry.index.stack import Stack
 
-__all__ = [
-    "background_of",
-    "embedded",
-    "hubness",
-    "kept_pictures",
-    "known_hubness",
-    "known_universal",
-    "pictures",
-    "pictures_digest",
-]
-
 _SIDE, _ACROSS = 96, 8
 # Part of the name of what is kept: numbers of another way to measure are others.
 _METHOD = 1
@@ -46,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 @cache
 def _content() -> bytes:
-    return files(__name__).joinpath("pictures.png").read_bytes()
+    return files("gmi_registry").joinpath("background.png").read_bytes()
 
 
 def pictures_digest() -> str:
@@ -56,7 +45,7 @@ def pictures_digest() -> str:
 
 def pictures() -> list[Image.Image]:
     """The 64 pictures, 96 x 96 pixels, RGB."""
-    with files(__name__).joinpath("pictures.png").open("rb") as stream:
+    with files("gmi_registry").joinpath("background.png").open("rb") as stream:
         whole = Image.open(stream, formats=["PNG"]).convert("RGB")
     corners = [(_SIDE * x, _SIDE * y) for y in range(_ACROSS) for x in range(_ACROSS)]
     return [whole.crop((left, top, left + _SIDE, top + _SIDE)) for left, top in corners]

@@ -1,4 +1,4 @@
-"""How the background pictures were made: ``python -m gmi_registry.background.drawing`` writes them.
+"""How the background pictures were made: ``python -m zoo.background`` writes them.
 
 They are computed from nothing but numbers, so that nobody has rights in them but this project, and
 they stand for what people might ask with: scenes with a horizon, landscapes, rooms, heads and
@@ -243,5 +243,5 @@ _KINDS: tuple[Callable[[_Canvas], None], ...] = (
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("pictures.png")
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("gmi_registry/background.png")
     sheet().save(target, optimize=True)

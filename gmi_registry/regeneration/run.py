@@ -38,7 +38,7 @@ def regenerate(
     executor: Executor,
     *,
     options: Options,
-    ledger: FailureStore,
+    failures: FailureStore,
     max_models: int | None = None,
     max_seconds: float | None = None,
     progress: Progress = lambda ended, due, model: None,
@@ -47,14 +47,14 @@ def regenerate(
 
     No model is begun after ``max_models`` were, not counting those with which there was nothing to
     do, nor ``max_seconds`` after the beginning; what is begun is ended. A failure is noted in
-    ``ledger`` and the next model goes on; where a hub asks for fewer requests, or is out of reach
+    ``failures`` and the next model goes on; where a hub asks for fewer requests, or is out of reach
     by setting, no further one is begun. Ctrl-C ends the run: the summary says so, and nothing is
     raised. Killed at any point, the same call goes on from there.
 
-    Raises InputError where the ledger cannot be written.
+    Raises InputError where that cannot be written.
     """
-    ledger.forget(str(it.ref) for it in plan.models if it.state == "fresh")
-    run = _Run(plan, options, ledger, max_models, max_seconds, progress)
+    failures.forget(str(it.ref) for it in plan.models if it.state == "fresh")
+    run = _Run(plan, options, failures, max_models, max_seconds, progress)
     try:
         # An executor's iterator is a generator, which ends its workers when it is closed.
         with closing(cast("Any", executor.run(run.works()))) as results:
@@ -70,7 +70,7 @@ def regenerate(
 class _Run:
     plan: RegenerationPlan
     options: Options
-    ledger: FailureStore
+    failures: FailureStore
     max_models: int | None
     max_seconds: float | None
     progress: Progress
@@ -78,7 +78,7 @@ class _Run:
     _start: float = field(default_factory=time.monotonic)
     _begun: dict[str, PlannedModel] = field(default_factory=dict)
     _results: list[Result] = field(default_factory=list)
-    _failures: dict[str, int] = field(default_factory=dict)
+    _failed: dict[str, int] = field(default_factory=dict)
     _counted: int = 0
     _stopped: str | None = None
 
@@ -91,7 +91,7 @@ class _Run:
             name = str(model.ref)
             self._begun[name] = model
             self._counted += 1
-            self.ledger.begin(name, model.key)
+            self.failures.begin(name, model.key)
             self.progress(len(self._results), len(self.plan.due), name)
             yield Work(self.plan.hub, name, model.reason, self.options, model.to_registry)
 
@@ -99,9 +99,9 @@ class _Run:
         """Note one result."""
         model = self._begun[result.model]
         self._results.append(result)
-        standing = self.ledger.settle(result.model, model.key, result)
+        standing = self.failures.record(result.model, model.key, result)
         if result.outcome in ("failed", "lost"):
-            self._failures[result.model] = len(standing.failures)
+            self._failed[result.model] = len(standing.failures)
         if result.outcome in ("fresh", "busy"):
             self._counted -= 1
         if result.error in _ENDS_RUN:
@@ -117,7 +117,7 @@ class _Run:
         ended = {result.model for result in self._results}
         for name, model in self._begun.items():
             if name not in ended:
-                self.ledger.settle(name, model.key, None)
+                self.failures.record(name, model.key, None)
         return Summary(
             hub=self.plan.hub,
             results=tuple(sorted(self._results, key=lambda it: it.model)),
@@ -128,7 +128,7 @@ class _Run:
                 if it.is_due and str(it.ref) not in ended
             ),
             fresh=self.plan.count("fresh"),
-            failures=self._failures,
+            failures=self._failed,
             interrupted=self.interrupted,
             seconds=time.monotonic() - self._start,
         )
@@ -214,7 +214,7 @@ def executor_named(
 class Round:
     """One round over ``hub``: :meth:`plan`, :meth:`run`, :meth:`index`.
 
-    ``options`` say where the work is kept, with the ledger of what failed before. ``repos``,
+    ``options`` say where the work is kept, with what failed before. ``repos``,
     ``tags``, ``since`` and ``retry`` are as for :func:`.make_plan`.
     """
 
@@ -230,7 +230,7 @@ class Round:
     ) -> None:
         self.hub = hub
         self.options = options
-        self.ledger = FailureStore.about(Path(options.work), hub)
+        self.failures = FailureStore.about(Path(options.work), hub)
         self._repos, self._tags = tuple(repos), tuple(tags)
         self._since, self._retry = since, retry
 
@@ -241,7 +241,7 @@ class Round:
             repos=self._repos,
             tags=self._tags,
             since=self._since,
-            ledger=self.ledger,
+            failures=self.failures,
             retry=self._retry,
             progress=progress,
         )
@@ -260,7 +260,7 @@ class Round:
             plan,
             executor or SequentialExecutor(self.hub),
             options=self.options,
-            ledger=self.ledger,
+            failures=self.failures,
             max_models=max_models,
             max_seconds=max_seconds,
             progress=progress,

@@ -1,4 +1,4 @@
-"""What is kept between runs: failures and proposals of models, and deliveries that wait."""
+"""What is kept between runs, in SQLite: failures and proposals of models, and deliveries."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import shutil
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from filelock import FileLock, Timeout
 
 from gmi_registry.errors import InputError
 from gmi_registry.regeneration.work import Result
@@ -28,21 +26,56 @@ from gmi_registry.spec.canonical import canonical_digest
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
 
+FAILURES = 3
+"""So many, with the same weights, and a model is set aside."""
 
-@contextmanager
+_HINT_WORK = "choose a work folder that you may write to: gmi regenerate --work DIR"
+_PATIENCE = 60.0  # seconds that another runner may take to write its lines
+# SQLite's names of what is no fault of a file.
+_NOT_DAMAGE = tuple(
+    f"SQLITE_{name}" for name in ("BUSY", "LOCKED", "CANTOPEN", "READONLY", "FULL", "IOERR", "PERM")
+)
+
+_DAMAGED = "%s is damaged, and counts as empty: failures are counted anew"
+_log = logging.getLogger(__name__)
+
+
+# --- Folders and locks ---------------------------------------------------------------------------
+
+
+def folder_about(work: Path, hub: Hub) -> Path:
+    """Where in the folder ``work`` is kept what runs know about ``hub``; it need not exist.
+
+    Two hubs that are called alike are told apart by their folders or endpoints.
+    """
+    root, endpoint = getattr(hub, "root", None), getattr(hub, "endpoint", None)
+    if isinstance(root, Path):
+        name = f"local:{root.resolve()}"
+    else:
+        name = f"{hub.name}:{endpoint}" if isinstance(endpoint, str) else hub.name
+    return work / "regeneration" / canonical_digest([name])[:16]
+
+
+def model_folder(about: Path, model: str) -> Path:
+    """Where in the folder ``about`` a hub the images of one model wait; it need not exist.
+
+    Of its own, so that it can go as a whole once the model is described, whatever was killed in it.
+    """
+    # A model's name may hold what no file's may.
+    return about / "work" / canonical_digest([model])[:32]
+
+
+@contextlib.contextmanager
 def model_lock(folder: Path, model: str) -> Iterator[bool]:
     """Whether the block has ``model`` for itself; False at once where somebody else has it.
 
     The lock lies in ``folder``, which is made where it is missing. The system lets it go when its
-    holder ends, however that may be. Raises InputError where the folder cannot be written.
+    holder ends, however that may be. It holds among the processes of one machine; between machines
+    the hub decides: see :mod:`gmi_registry.regeneration.describe`. Raises InputError where the
+    folder cannot be written.
     """
-    from filelock import FileLock, Timeout
-
-    from gmi_registry.spec.canonical import canonical_digest
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # A model's name may hold what no file's may.
         lock = FileLock(folder / f"{canonical_digest([model])[:32]}.lock")
         lock.acquire(timeout=0)
     except Timeout:
@@ -50,8 +83,7 @@ def model_lock(folder: Path, model: str) -> Iterator[bool]:
         return
     except OSError as error:
         raise InputError(
-            f"{folder} cannot be written: {error.strerror or error}",
-            hint="choose a work folder that you may write to: gmi regenerate --work DIR",
+            f"{folder} cannot be written: {error.strerror or error}", hint=_HINT_WORK
         ) from error
     try:
         yield True
@@ -59,59 +91,148 @@ def model_lock(folder: Path, model: str) -> Iterator[bool]:
         lock.release()
 
 
-_FOLDER = "regeneration"
+# --- The database --------------------------------------------------------------------------------
+
+_VERSION = 1
+_TABLES = """
+CREATE TABLE IF NOT EXISTS models (
+  model TEXT PRIMARY KEY, key TEXT NOT NULL, failures TEXT NOT NULL, proposed TEXT,
+  unfinished INTEGER NOT NULL, seal TEXT
+) STRICT;
+CREATE TABLE IF NOT EXISTS repos (
+  repo TEXT PRIMARY KEY, state TEXT NOT NULL, sha TEXT NOT NULL, place INTEGER NOT NULL,
+  due REAL NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0, later TEXT, reason TEXT,
+  seal TEXT
+) STRICT;
+CREATE INDEX IF NOT EXISTS in_turn ON repos (state, place);
+CREATE TABLE IF NOT EXISTS ours (
+  place INTEGER PRIMARY KEY AUTOINCREMENT, repo TEXT NOT NULL, sha TEXT NOT NULL,
+  seal TEXT, UNIQUE (repo, sha)
+) STRICT;
+"""
+_COLUMNS = {
+    "models": "model, key, failures, proposed, unfinished",
+    "repos": "repo, state, sha, place, due, tries, later, reason",
+    "ours": "place, repo, sha",
+}
+# Every line carries a digest of itself: what a disk did to one shows when the file is opened.
+_SEALS = "".join(
+    f"""
+CREATE TRIGGER IF NOT EXISTS {table}_{step.split()[0]} AFTER {step} ON {table} BEGIN
+  UPDATE {table} SET seal = seal_of({", ".join(f"NEW.{it}" for it in columns.split(", "))})
+  WHERE rowid = NEW.rowid;
+END;
+"""
+    for table, columns in _COLUMNS.items()
+    for step in ("INSERT", f"UPDATE OF {columns}")
+)
+# What reading a damaged file runs into, besides SQLite's own complaints.
+_DAMAGE = (sqlite3.Error, OSError, ValueError, TypeError, OverflowError)
 
 
-def hub_text(hub: Hub) -> str:
-    """What :func:`gmi_registry.place.open_hub` takes to open the same hub in another process.
+class _Database:
+    """The file ``path``, made with its folder where it is missing, open and checked.
 
-    The path of a folder is absolute. An endpoint is not in it: that is the environment's.
+    Several processes may use it at once, and every method is safe in any thread. A call waits for
+    other threads, and again for other processes, no longer than ``patience`` seconds. With ``wal``
+    readers do not wait for a writer; it is not for disks of other machines. Raises what is in
+    ``_DAMAGE``; what was there before is then as it was.
     """
-    root = getattr(hub, "root", None)
-    return str(root.absolute()) if isinstance(root, Path) else hub.name
+
+    def __init__(self, path: Path, *, patience: float, wal: bool = False) -> None:
+        self.path = path
+        self._patience = patience
+        self._lock = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(
+            path, timeout=patience, isolation_level=None, check_same_thread=False
+        )
+        try:
+            # On the disk before the caller goes on: a hub does not say a second time what it said.
+            for line in (f"journal_mode = {'WAL' if wal else 'DELETE'}", "synchronous = FULL"):
+                self._db.execute(f"PRAGMA {line}")
+            self._db.create_function("seal_of", -1, _seal_of, deterministic=True)
+            if self._db.execute("PRAGMA user_version").fetchone() != (_VERSION,):
+                with self.transaction() as db:
+                    self._prepare(db)
+            self._check()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the file go."""
+        with self._lock:
+            self._db.close()
+
+    @contextlib.contextmanager
+    def transaction(self, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
+        """All or nothing of what the block does."""
+        # Not for ever: many who wait for a file that is held would wait one after the other.
+        if not self._lock.acquire(timeout=self._patience):
+            raise sqlite3.OperationalError("too many wait for it")
+        try:
+            self._db.execute(f"BEGIN {kind}")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        finally:
+            self._lock.release()
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        """Tables and triggers; lines that an earlier version of this program began get seals."""
+        for statement in _statements(_TABLES):
+            db.execute(statement)
+        for table, columns in _COLUMNS.items():
+            if "seal" not in [row[1] for row in db.execute(f"PRAGMA table_info({table})")]:
+                db.execute(f"ALTER TABLE {table} ADD COLUMN seal TEXT")
+                db.execute(f"UPDATE {table} SET seal = seal_of({columns})")
+        for statement in _statements(_SEALS):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _check(self) -> None:
+        """Raise sqlite3.DatabaseError where the file is not what was written."""
+        ((found,),) = self._db.execute("PRAGMA integrity_check(1)").fetchall()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+        for table, columns in _COLUMNS.items():
+            wrong = f"SELECT 1 FROM {table} WHERE seal IS NOT seal_of({columns}) LIMIT 1"
+            if self._db.execute(wrong).fetchone():
+                raise sqlite3.DatabaseError(f"a line of {table} is not what was written")
 
 
-def hub_address(hub: Hub) -> str:
-    """One text a hub, by which two that are called alike are told apart."""
-    root = getattr(hub, "root", None)
-    if isinstance(root, Path):
-        return f"local:{root.resolve()}"
-    endpoint = getattr(hub, "endpoint", None)
-    return f"{hub.name}:{endpoint}" if isinstance(endpoint, str) else hub.name
+def _statements(script: str) -> Iterator[str]:
+    """One by one: ``executescript`` would end the transaction first."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
-def folder_about(work: Path, hub: Hub) -> Path:
-    """Where in the folder ``work`` is kept what runs know about ``hub``; it need not exist."""
-    from gmi_registry.spec.canonical import canonical_digest
-
-    return work / _FOLDER / canonical_digest([hub_address(hub)])[:16]
-
-
-def model_folder(about: Path, model: str) -> Path:
-    """Where in the folder ``about`` a hub the pictures of one model wait; it need not exist.
-
-    Of its own, so that it can go as a whole once the model is described, whatever was killed in it.
-    """
-    from gmi_registry.spec.canonical import canonical_digest
-
-    # A model's name may hold what no file's may.
-    return about / "work" / canonical_digest([model])[:32]
+def _seal_of(*values: object) -> str:
+    """A digest of a line's values, SQL's way of telling numbers apart not counted."""
+    plain = [float(value) if isinstance(value, int) else value for value in values]
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
 
 
-FAILURES = 3
-"""So many, with the same weights, and a model is set aside."""
-
-_LEDGER_FILE = "ledger.json"
-_PATIENCE = 60.0  # seconds that another runner may take to write its lines
-
-_log = logging.getLogger(__name__)
+# --- Failures and proposals ----------------------------------------------------------------------
 
 
-class _Line(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Failure(_Line):
+@dataclass(frozen=True)
+class Failure:
     """One failure: ``when`` is in UTC (ISO 8601), ``reason`` one line."""
 
     when: str
@@ -119,7 +240,8 @@ class Failure(_Line):
     error: str | None = None
 
 
-class ModelHistory(_Line):
+@dataclass(frozen=True)
+class ModelHistory:
     """What is known of one model, as long as ``key`` (:attr:`.Verdict.key`) is what it was.
 
     ``proposed`` is where a new specification waits for the owner. ``unfinished`` says that a runner
@@ -141,87 +263,81 @@ class ModelHistory(_Line):
         last = self.failures[-1]
         return f"failed {len(self.failures)} times, last on {last.when[:10]}: {last.reason}"
 
-
-class _Format(_Line):
-    name: str = "gmi-regeneration-ledger"
-    version: int = 1
-
-
-class _Document(_Line):
-    format: _Format = _Format()
-    models: dict[str, ModelHistory] = {}
-    seal: str | None = None
-    """The digest of ``models``; None in files of earlier versions."""
-
     @classmethod
-    def of(cls, models: dict[str, ModelHistory]) -> _Document:
-        """Sorted and sealed."""
-        plain = cls(models=dict(sorted(models.items())))
-        return plain.model_copy(update={"seal": plain.digest})
-
-    @property
-    def digest(self) -> str:
-        """Of ``models``."""
-        models = {name: standing.model_dump() for name, standing in self.models.items()}
-        return canonical_digest(models)
+    def of(cls, row: dict[str, Any]) -> Self:
+        """From a line of the table, or of the file of earlier versions."""
+        failures = row.get("failures", ())
+        listed = json.loads(failures) if isinstance(failures, str) else failures
+        return cls(
+            str(row["key"]),
+            tuple(Failure(it["when"], it["reason"], it.get("error")) for it in listed),
+            row.get("proposed"),
+            bool(row.get("unfinished")),
+        )
 
 
 class FailureStore:
-    """The file ``ledger.json`` in ``folder``, which several runners of one machine may share.
+    """The file ``failures.sqlite3`` in ``folder``, which several runners of one machine may share.
 
-    It is replaced whole, under a lock, so that a reader or a crash finds the old one or the new
-    one. One that cannot be read counts as empty: what it held is found out again.
+    One that cannot be read counts as empty: what it held is found out again. ``ledger.json`` of
+    earlier versions is taken over when something is first written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._path = folder / "failures.sqlite3"
+        self._former = folder / "ledger.json"
 
     @classmethod
     def about(cls, work: Path, hub: Hub) -> FailureStore:
-        """The ledger on ``hub`` in the work folder ``work``."""
+        """What is known of ``hub`` in the work folder ``work``."""
         return cls(folder_about(work, hub))
 
-    def standing(self, model: str, key: str) -> ModelHistory:
-        """Of a model; an empty one where nothing is known of it with this ``key``."""
-        found = self._read().models.get(model)
-        return found if found is not None and found.key == key else ModelHistory(key=key)
+    def histories(self) -> dict[str, ModelHistory]:
+        """Of every model of which something is known. Makes no file."""
+        if not self._path.exists():
+            return _former_histories(self._former)
+        try:
+            with self._changed() as db:
+                return _read_histories(db)
+        except InputError as error:
+            _log.warning("%s, and counts as empty", error.message)
+            return {}
 
     def begin(self, model: str, key: str) -> None:
         """Note that work on a model begins. Raises InputError where that cannot be written."""
-        with self._changed() as models:
-            before = _of(models, model, key)
-            models[model] = before.model_copy(update={"unfinished": True})
+        with self._changed() as db:
+            before = _with_key(_read_histories(db).get(model), key)
+            _write_history(db, model, replace(before, unfinished=True))
 
-    def settle(self, model: str, key: str, result: Result | None) -> ModelHistory:
+    def record(self, model: str, key: str, result: Result | None) -> ModelHistory:
         """Note how it ended; None where it was stopped in between, which is nobody's fault.
 
         Returns what is known of the model now. A failure counts unless it is a passing one.
         """
-        with self._changed() as models:
-            now = _of(models, model, key).model_copy(update={"unfinished": False})
+        with self._changed() as db:
+            before = _with_key(_read_histories(db).get(model), key)
+            now = replace(before, unfinished=False)
             outcome = None if result is None else result.outcome
             if result is not None and outcome == "failed" and not result.passing:
                 when = datetime.now(UTC).isoformat(timespec="seconds")
-                failure = Failure(when=when, reason=result.reason, error=result.error)
-                now = now.model_copy(update={"failures": (*now.failures, failure)})
+                failure = Failure(when, result.reason, result.error)
+                now = replace(now, failures=(*now.failures, failure))
             elif result is not None and outcome == "proposed":
-                now = ModelHistory(key=key, proposed=result.where)
+                now = ModelHistory(key, proposed=result.where)
             elif outcome == "lost":
-                now = now.model_copy(update={"unfinished": True})
+                now = replace(now, unfinished=True)
             elif outcome in ("published", "fresh"):
-                now = ModelHistory(key=key)
-            if now == ModelHistory(key=key):
-                models.pop(model, None)
-            else:
-                models[model] = now
+                now = ModelHistory(key)
+            _write_history(db, model, now)
         return now
 
     def forget(self, models: Iterable[str]) -> None:
         """Let go what was known of models with which all is well. Writes where that was anything.
 
-        A runner that was killed after it had published leaves its pictures, which go too.
+        A runner that was killed after it had published leaves its images, which go too.
         """
-        known = self._read().models.keys()
+        known = self.histories().keys()
         gone = []
         for model in models:
             room = model_folder(self.folder, model)
@@ -232,103 +348,103 @@ class FailureStore:
             if model in known:
                 gone.append(model)
         if gone:
-            with self._changed() as standings:
+            with self._changed() as db:
                 for model in gone:
-                    standings.pop(model, None)
+                    db.execute("DELETE FROM models WHERE model = ?", (model,))
 
-    def _read(self) -> _Document:
-        path = self.folder / _LEDGER_FILE
+    @contextlib.contextmanager
+    def _changed(self) -> Iterator[sqlite3.Connection]:
         try:
-            document = _Document.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return _Document()
-        except (OSError, ValidationError) as error:
-            _log.warning("%s cannot be read, and counts as empty: %s", path, type(error).__name__)
-            return _Document()
-        if document.seal in (None, document.digest):
-            return document
-        _log.warning("%s is damaged, and counts as empty: failures are counted anew", path)
-        return _Document()
-
-    @contextmanager
-    def _changed(self) -> Iterator[dict[str, ModelHistory]]:
-        from filelock import FileLock, Timeout
-
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / f"{_LEDGER_FILE}.lock", timeout=_PATIENCE):
-                models = dict(self._read().models)
-                yield models
-                document = _Document.of(models)
-                _replace(
-                    self.folder / _LEDGER_FILE, document.model_dump_json(indent=2).encode() + b"\n"
-                )
-        except Timeout:
+            with self._opened() as database:
+                with database.transaction() as db:
+                    known = _read_histories(db)
+                    for model, history in _former_histories(self._former).items():
+                        if model not in known:
+                            _write_history(db, model, history)
+                    yield db
+                # Only now: whoever is killed before takes it over once more.
+                self._former.unlink(missing_ok=True)
+        except _DAMAGE as error:
             raise InputError(
-                f"another program has been writing {self.folder / _LEDGER_FILE} for a minute",
-                hint="try again when it has ended",
-            ) from None
-        except OSError as error:
-            raise InputError(
-                f"{self.folder / _LEDGER_FILE} cannot be written: {error.strerror or error}",
-                hint="choose a work folder that you may write to: gmi regenerate --work DIR",
+                f"{self._path} cannot be written: {_reason(error)}", hint=_HINT_WORK
             ) from error
 
+    def _opened(self) -> _Database:
+        """Open; begun anew where the file is damaged."""
+        try:
+            return _Database(self._path, patience=_PATIENCE)
+        except sqlite3.Error as error:
+            if not _is_damage(error):
+                raise
+        # One at a time, so that nobody removes what another has just begun.
+        with FileLock(self.folder / "failures.lock", timeout=_PATIENCE):
+            try:
+                return _Database(self._path, patience=_PATIENCE)
+            except sqlite3.Error as error:
+                if not _is_damage(error):
+                    raise
+            _log.warning(_DAMAGED, self._path)
+            for path in (self._path, self._path.with_name(f"{self._path.name}-journal")):
+                path.unlink(missing_ok=True)
+            return _Database(self._path, patience=_PATIENCE)
 
-def _of(models: dict[str, ModelHistory], model: str, key: str) -> ModelHistory:
-    found = models.get(model)
-    return found if found is not None and found.key == key else ModelHistory(key=key)
+
+def _with_key(found: ModelHistory | None, key: str) -> ModelHistory:
+    return found if found is not None and found.key == key else ModelHistory(key)
 
 
-def _replace(path: Path, content: bytes) -> None:
-    # One name, since there is one writer: what a killed one left is written over.
-    scratch = path.with_name(f".{path.name}.unfinished")
-    with scratch.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    scratch.replace(path)
+def _read_histories(db: sqlite3.Connection) -> dict[str, ModelHistory]:
+    rows = db.execute(f"SELECT {_COLUMNS['models']} FROM models ORDER BY model")
+    names = _COLUMNS["models"].split(", ")
+    return {row[0]: ModelHistory.of(dict(zip(names, row, strict=True))) for row in rows}
 
+
+def _write_history(db: sqlite3.Connection, model: str, history: ModelHistory) -> None:
+    db.execute("DELETE FROM models WHERE model = ?", (model,))
+    if history == ModelHistory(history.key):
+        return
+    failures = json.dumps([asdict(failure) for failure in history.failures])
+    db.execute(
+        f"INSERT INTO models ({_COLUMNS['models']}) VALUES (?, ?, ?, ?, ?)",
+        (model, history.key, failures, history.proposed, int(history.unfinished)),
+    )
+
+
+def _former_histories(path: Path) -> dict[str, ModelHistory]:
+    """What ``ledger.json`` of earlier versions holds; nothing where it is damaged."""
+    try:
+        document = json.loads(path.read_bytes())
+        models = document["models"]
+        if document.get("seal") in (None, canonical_digest(models)):
+            return {model: ModelHistory.of(row) for model, row in models.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    _log.warning(_DAMAGED, path)
+    return {}
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file is at fault, and not another program or the disk."""
+    return not str(getattr(error, "sqlite_errorname", "")).startswith(_NOT_DAMAGE)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or one_line(str(error))
+
+
+# --- Deliveries ----------------------------------------------------------------------------------
 
 Receipt = Literal["queued", "waiting", "ours", "set aside", "full"]
 """What became of a delivery: its model waits now; it did already; the commit was made here; the
 model has failed too often since that commit; or there is no room."""
 
-_QUEUE_FILE = "queue.sqlite3"
 _SEVERAL = "*"
 _TRIES = 3
 _LONGEST_REASON = 500
 _MOST_OURS = 10_000
 _MOST_ASIDE = 1_000
-_TABLES = """
-CREATE TABLE IF NOT EXISTS repos (
-  repo TEXT PRIMARY KEY, state TEXT NOT NULL, sha TEXT NOT NULL, place INTEGER NOT NULL,
-  due REAL NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0, later TEXT, reason TEXT,
-  seal TEXT
-) STRICT;
-CREATE INDEX IF NOT EXISTS in_turn ON repos (state, place);
-CREATE TABLE IF NOT EXISTS ours (
-  place INTEGER PRIMARY KEY AUTOINCREMENT, repo TEXT NOT NULL, sha TEXT NOT NULL,
-  seal TEXT, UNIQUE (repo, sha)
-) STRICT;
-"""
-_COLUMNS = {
-    "repos": "repo, state, sha, place, due, tries, later, reason",
-    "ours": "place, repo, sha",
-}
-# Every line carries a digest of itself: what a disk did to one shows when the file is opened.
-_SEALS = "".join(
-    f"""
-CREATE TRIGGER IF NOT EXISTS {table}_{step.split()[0]} AFTER {step} ON {table} BEGIN
-  UPDATE {table} SET seal = seal_of({", ".join(f"NEW.{it}" for it in columns.split(", "))})
-  WHERE rowid = NEW.rowid;
-END;
-"""
-    for table, columns in _COLUMNS.items()
-    for step in ("INSERT", f"UPDATE OF {columns}")
-)
-# What reading a damaged file runs into, besides SQLite's own complaints.
-_DAMAGE = (sqlite3.Error, OSError, ValueError, TypeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -359,27 +475,14 @@ class DeliveryQueue:
 
     def __init__(self, folder: Path, *, capacity: int = 1000, patience: float = 0.4) -> None:
         self.capacity = capacity
-        self._patience = patience
-        self._path = folder / _QUEUE_FILE
-        self._lock = threading.Lock()
+        self._path = folder / "queue.sqlite3"
         with self._explained():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._db = sqlite3.connect(
-                self._path, timeout=patience, isolation_level=None, check_same_thread=False
-            )
-            # Written down before the hub hears that it was: it does not say so a second time.
-            for line in ("journal_mode = WAL", "synchronous = FULL"):
-                self._db.execute(f"PRAGMA {line}")
-            self._db.create_function("seal_of", -1, _seal_of, deterministic=True)
-            self._db.executescript(_TABLES)
-            self._seal_older()
-            self._db.executescript(_SEALS)
-            self._check()
+            self._database = _Database(self._path, patience=patience, wal=True)
 
     def close(self) -> None:
         """Let the file go."""
-        with self._lock:
-            self._db.close()
+        self._database.close()
 
     def put(self, repo: str, sha: str) -> Receipt:
         """Note that ``repo`` is at the commit ``sha`` now, unless that is a commit of ours.
@@ -495,24 +598,6 @@ class DeliveryQueue:
                 )
             )
 
-    def _seal_older(self) -> None:
-        """Seal the lines of a file that an earlier version of this program began."""
-        for table, columns in _COLUMNS.items():
-            known = [row[1] for row in self._db.execute(f"PRAGMA table_info({table})")]
-            if "seal" not in known:
-                self._db.execute(f"ALTER TABLE {table} ADD COLUMN seal TEXT")
-                self._db.execute(f"UPDATE {table} SET seal = seal_of({columns})")
-
-    def _check(self) -> None:
-        """Raise sqlite3.DatabaseError where the file is not what was written."""
-        ((found,),) = self._db.execute("PRAGMA integrity_check(1)").fetchall()
-        if found != "ok":
-            raise sqlite3.DatabaseError(found)
-        for table, columns in _COLUMNS.items():
-            wrong = f"SELECT 1 FROM {table} WHERE seal IS NOT seal_of({columns}) LIMIT 1"
-            if self._db.execute(wrong).fetchone():
-                raise sqlite3.DatabaseError(f"a line of {table} is not what was written")
-
     @staticmethod
     def _next(db: sqlite3.Connection) -> int:
         return int(db.execute("SELECT coalesce(max(place), 0) + 1 FROM repos").fetchone()[0])
@@ -539,25 +624,8 @@ class DeliveryQueue:
 
     @contextlib.contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
-        with self._explained(), self._turn():
-            self._db.execute(f"BEGIN {kind}")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        # Not for ever: many who wait for a file that is held would wait one after the other.
-        if not self._lock.acquire(timeout=self._patience):
-            raise sqlite3.OperationalError("too many wait for it")
-        try:
-            yield
-        finally:
-            self._lock.release()
+        with self._explained(), self._database.transaction(kind) as db:
+            yield db
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -568,9 +636,3 @@ class DeliveryQueue:
                 f"{self._path} cannot be used: {one_line(str(error))}",
                 hint="choose another --queue, or move that file away and start again",
             ) from error
-
-
-def _seal_of(*values: object) -> str:
-    """A digest of a line's values, SQL's way of telling numbers apart not counted."""
-    plain = [float(value) if isinstance(value, int) else value for value in values]
-    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()

@@ -247,7 +247,7 @@ def serve(
         from gmi_registry.device import require_device
 
         require_device(device)
-    labour = (
+    settings = (
         WorkerSettings(work_folder(work, cache), cache_dir, device, create_pr) if worker else None
     )
 
@@ -261,7 +261,7 @@ def serve(
         host=host,
         port=port,
         capacity=capacity,
-        labour=labour,
+        worker=settings,
         secret_variable=secret_env,
         ready=ready,
     )

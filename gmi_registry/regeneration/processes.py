@@ -12,13 +12,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from gmi_registry.errors import GmiError, InputError
 from gmi_registry.regeneration.work import Perform, Result, Work, lost, performed
 from gmi_registry.sanitize import guarded_output
+
+# --- Memory --------------------------------------------------------------------------------------
 
 BASE = 3 * 2**30
 """Bytes for the libraries (some 1 GiB) and an encoder such as ViT-L-14 in float32 (1.7 GB)."""
@@ -134,128 +136,55 @@ def _of_container(root: Path) -> int | None:
     return None
 
 
-def main() -> None:
-    """Do the work and end. SIGTERM ends it early, as Ctrl-C would; so does the parent's end."""
-    signal.signal(signal.SIGTERM, _stop)
-    # A terminal sends Ctrl-C to everybody; who stops what is the parent's to decide.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    orders = sys.stdin.buffer
-    # From the parent, which is this user's own process, over a pipe that nobody else has.
-    perform, work, place = pickle.load(orders)
-    threading.Thread(target=_end_with_parent, args=(orders,), daemon=True).start()
-    with guarded_output():
-        _write(Path(place), pickle.dumps(performed(perform, work)))
+# --- Processes that end with this one ------------------------------------------------------------
 
-
-def _stop(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
-
-
-def _end_with_parent(orders: IO[bytes]) -> None:
-    """The parent never writes again, so that the pipe ends with it, however it ends."""
-    while orders.read(1):
-        pass
-    if os.name == "posix" and os.getpgrp() == os.getpid():
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-    os._exit(1)
-
-
-def _write(place: Path, content: bytes) -> None:
-    """Whole or not at all: a process may be killed at any moment."""
-    scratch = place.with_suffix(".part")
-    stream: Any
-    with scratch.open("xb") as stream:
-        stream.write(content)
-    scratch.replace(place)
-
-
-_MAIN = "from gmi_registry.regeneration.processes import main; main()"
 _POSIX = os.name == "posix"
 _GRACE = 5.0
 # Several processes are waited for, up to a moment: no call does that on every system.
 _STOP_POLL_SECONDS = 0.02
-_FEWER = "run it again, with fewer --workers if memory was short"
 
 
-class WorkerProcess:
-    """A new process that does ``work`` and ends, with whatever it started itself.
+class ChildProcess:
+    """A Python process with ``arguments``, which ends with this one, and with it all it started.
 
-    ``place`` is a file that does not exist yet, for the result. ``need`` are the bytes of memory it
-    is expected to take at most; ``threads`` what its arithmetic may use.
+    It gets ``orders`` on its standard input, which stays open as long as this process lives: see
+    :func:`end_with_parent`. It hears no Ctrl-C of a terminal.
     """
 
     def __init__(
-        self, work: Work, perform: Perform, place: Path, *, need: int = 0, threads: int = 1
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        orders: bytes = b"",
+        silent: bool = False,
     ) -> None:
-        self.work = work
-        self.need = need
-        self._place = place
-        self._ended: int | None = None
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
-        # Several at a time would draw their bars over one another, and over the run's own.
-        said = None if environment.get("HF_DEBUG") else subprocess.DEVNULL
+        self._code: int | None = None
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _MAIN],
+            [sys.executable, *arguments],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=said,
+            stdout=subprocess.DEVNULL if silent else None,
+            stderr=subprocess.DEVNULL if silent and not environment.get("HF_DEBUG") else None,
             env=environment,
-            # Out of reach of the terminal's Ctrl-C, and one group with all that it will start.
+            # One group with all that it will start.
             start_new_session=_POSIX,
         )
         assert self._process.stdin is not None
+        self._orders = self._process.stdin
         # It may have died already; then it is found dead.
         with contextlib.suppress(OSError):
-            self._process.stdin.write(pickle.dumps((perform, work, str(place))))
-            self._process.stdin.flush()
+            self._orders.write(orders)
+            self._orders.flush()
 
     @property
     def id(self) -> int:
         """The process id, of the group as well."""
         return self._process.pid
 
-    def resident(self) -> int:
-        """Bytes of memory that it has now; 0 where the system does not tell."""
-        try:
-            pages = Path(f"/proc/{self.id}/statm").read_text(encoding="ascii").split()[1]
-            return int(pages) * os.sysconf("SC_PAGE_SIZE")
-        except (OSError, ValueError, IndexError):
-            return 0
-
-    def ended(self) -> bool:
-        """Whether it is over; what it started is then over too."""
-        if self._ended is None and self._is_over():
-            self._end_group()
-            self._ended = self._process.wait()
-            self._close()
-        return self._ended is not None
-
-    def result(self) -> Result:
-        """What it wrote, once it has ended; ``lost`` where it came to no result."""
-        try:
-            found = pickle.loads(self._place.read_bytes())
-        except FileNotFoundError:
-            found = None
-        if isinstance(found, Result):
-            return found
-        return lost(self.work, f"its process ended with {_named(self._ended)}", hint=_FEWER)
-
-    def ask_to_stop(self) -> None:
-        """Let it end in its own time."""
-        if not self.ended():
-            self._process.terminate()
-
-    def stop(self) -> None:
-        """End it now, with all that it started."""
-        if self._ended is not None:
-            return
-        self._end_group()
-        self._process.kill()
-        self._ended = self._process.wait()
-        self._close()
-
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
+        """Whether it has ended; what it started may go on."""
+        if self._code is not None:
+            return True
         if not hasattr(os, "waitid"):
             return self._process.poll() is not None
         # Left unreaped, so that its number is nobody else's while the group is ended.
@@ -265,18 +194,59 @@ class WorkerProcess:
         except ChildProcessError:
             return True
 
-    def _end_group(self) -> None:
+    def ended(self) -> bool:
+        """Whether it is over; what it started is then over too."""
+        if self._code is None and self.is_over():
+            self.stop()
+        return self._code is not None
+
+    def ask_to_stop(self) -> None:
+        """Let it end in its own time."""
+        if not self.ended():
+            self._process.terminate()
+
+    def stop(self) -> None:
+        """End it now, with all that it started."""
+        if self._code is not None:
+            return
         if _POSIX:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.id, signal.SIGKILL)
-
-    def _close(self) -> None:
-        assert self._process.stdin is not None
+        self._process.kill()
+        self._code = self._process.wait()
         with contextlib.suppress(OSError):
-            self._process.stdin.close()
+            self._orders.close()
+
+    def fate(self) -> str:
+        """How it ended, for people."""
+        code = self._code
+        if code is None or code >= 0:
+            return f"code {code} and no result"
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = "unknown"
+        out_of_memory = ", as where memory runs out" if name == "SIGKILL" else ""
+        return f"signal {-code} ({name}){out_of_memory}"
 
 
-def stop_all(processes: list[WorkerProcess], *, grace: float = _GRACE) -> None:
+def end_with_parent(orders: IO[bytes]) -> None:
+    """In a :class:`ChildProcess` that has read what it was sent: end when its parent does.
+
+    The parent never writes again, so that the pipe ends with it, however it ends.
+    """
+
+    def wait() -> None:
+        while orders.read(1):
+            pass
+        if _POSIX and os.getpgrp() == os.getpid():
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=wait, name="gmi-parent", daemon=True).start()
+
+
+def stop_all(processes: Sequence[ChildProcess], *, grace: float = _GRACE) -> None:
     """Ask all of them to end, and end after ``grace`` seconds those that have not."""
     try:
         for process in processes:
@@ -289,15 +259,72 @@ def stop_all(processes: list[WorkerProcess], *, grace: float = _GRACE) -> None:
             process.stop()
 
 
-def _named(code: int | None) -> str:
-    if code is None or code >= 0:
-        return f"code {code} and no result"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = "unknown"
-    out_of_memory = ", as where memory runs out" if name == "SIGKILL" else ""
-    return f"signal {-code} ({name}){out_of_memory}"
+# --- One work, one process -----------------------------------------------------------------------
+
+_MAIN = "from gmi_registry.regeneration.processes import main; main()"
+_FEWER = "run it again, with fewer --workers if memory was short"
+
+
+class WorkerProcess(ChildProcess):
+    """A new process that does ``work`` and ends.
+
+    ``place`` is a file that does not exist yet, for the result. ``need`` are the bytes of memory it
+    is expected to take at most; ``threads`` what its arithmetic may use.
+    """
+
+    def __init__(
+        self, work: Work, perform: Perform, place: Path, *, need: int = 0, threads: int = 1
+    ) -> None:
+        self.work = work
+        self.need = need
+        self._place = place
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+        orders = pickle.dumps((perform, work, str(place)))
+        # Several at a time would draw their bars over one another, and over the run's own.
+        super().__init__(["-P", "-c", _MAIN], environment, orders=orders, silent=True)
+
+    def resident(self) -> int:
+        """Bytes of memory that it has now; 0 where the system does not tell."""
+        try:
+            pages = Path(f"/proc/{self.id}/statm").read_text(encoding="ascii").split()[1]
+            return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, ValueError, IndexError):
+            return 0
+
+    def result(self) -> Result:
+        """What it wrote, once it has ended; ``lost`` where it came to no result."""
+        try:
+            found = pickle.loads(self._place.read_bytes())
+        except FileNotFoundError:
+            found = None
+        if isinstance(found, Result):
+            return found
+        return lost(self.work, f"its process ended with {self.fate()}", hint=_FEWER)
+
+
+def main() -> None:
+    """What a :class:`WorkerProcess` runs: one work from its input, one result into a file.
+
+    SIGTERM ends it early, as Ctrl-C would; so does the parent's end.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    # Where a terminal reaches it all the same: who stops what is the parent's to decide.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    orders = sys.stdin.buffer
+    # From the parent, which is this user's own process, over a pipe that nobody else has.
+    perform, work, place = pickle.load(orders)
+    end_with_parent(orders)
+    with guarded_output():
+        result = pickle.dumps(performed(perform, work))
+        scratch = Path(place).with_suffix(".part")
+        # Whole or not at all: a process may be killed at any moment.
+        scratch.write_bytes(result)
+        scratch.replace(place)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 # No system but some can wait for whichever of several processes ends first.

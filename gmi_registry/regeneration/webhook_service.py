@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import threading
@@ -21,11 +20,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from gmi_registry.errors import AuthError, GmiError, InputError, OfflineError, RateLimitError
 from gmi_registry.place import endpoints
+from gmi_registry.regeneration.processes import ChildProcess, end_with_parent
 from gmi_registry.regeneration.store import DeliveryQueue, QueuedModel
 from gmi_registry.regeneration.webhook_receiver import (
     PATH,
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from gmi_registry.regeneration.work import Result
 
 RIGHTS_SECONDS = 600.0
-"""Until a model is looked at again for which rights were missing.
+"""Until a model is checked again for which rights were missing.
 
 A token that has run out is the fault of none of the models that come meanwhile.
 """
@@ -54,7 +53,7 @@ _COMMIT = re.compile(r"/commit/([0-9a-f]{40})")
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a look came to; ``reason`` is one line.
+    """What became of a check; ``reason`` is one line.
 
     ``done``: there is nothing more to do, by the commit ``commit`` (40 hex digits) where one was
     made. ``failed``: the model's fault. ``passing``: a fault of the hub, the network or somebody
@@ -68,7 +67,7 @@ class CheckResult:
 
 
 Check = Callable[[str], CheckResult]
-"""Looks at the model ``owner/name`` as it is now, and describes it anew if need be.
+"""Compares the model ``owner/name`` with its specification, and describes it anew if need be.
 
 A GmiError that it raises counts as ``failed``; an AuthError, an OfflineError and a RateLimitError
 as ``passing``.
@@ -82,13 +81,13 @@ def model_check(
     device: str | None = None,
     create_pr: bool | None = None,
 ) -> Check:
-    """A look that is one round of regeneration over one model of Hugging Face.
+    """A check that is one round of regeneration over one model of Hugging Face.
 
-    ``work`` is where unfinished work and the ledger of failures are kept, and the rest as for
+    ``work`` is where unfinished work and failures are kept, and the rest as for
     :class:`~gmi_registry.regeneration.Options`. The token is the one of the environment.
     """
 
-    def look(repo: str) -> CheckResult:
+    def check(repo: str) -> CheckResult:
         from gmi_registry.place import hub_at
         from gmi_registry.regeneration.run import Round
         from gmi_registry.regeneration.work import Options
@@ -110,11 +109,11 @@ def model_check(
         states = [f"{model.state}: {model.reason}" for model in plan.models]
         return CheckResult("done", "; ".join(states))
 
-    return look
+    return check
 
 
 def check_result(results: Sequence[Result]) -> CheckResult:
-    """What a look came to whose run gave these ``results``, of which there is at least one.
+    """What became of a check whose run gave these ``results``, of which there is at least one.
 
     The first that went wrong decides.
     """
@@ -139,11 +138,11 @@ _GIVEN = "WEBHOOK_SECRET"
 
 
 def run_job(
-    models: Sequence[str], environment: Mapping[str, str], look: Check
+    models: Sequence[str], environment: Mapping[str, str], check: Check
 ) -> tuple[tuple[str, CheckResult], ...]:
-    """Look at ``models`` (``hf:owner/name``), or without any at the one of the delivery.
+    """Check ``models`` (``hf:owner/name``), or without any the one of the delivery.
 
-    Returns each with what the look came to; empty where there is nothing to look at. A model that
+    Returns each with its result; empty where there is nothing to check. A model that
     fails does not keep the others from their turn. Raises AuthError for a delivery without the
     secret, InputError for what is no delivery, no secret, or no model.
     """
@@ -151,27 +150,24 @@ def run_job(
     if not repos:
         change = _delivered(environment)
         repos = [] if change is None else [change]
-    return tuple((repo, _check_for_job(look, repo)) for repo in repos)
+    return tuple((repo, _check_for_job(check, repo)) for repo in repos)
 
 
 def job_main(models: Sequence[str] = ()) -> int:
-    """The program; its status is 1 where a look failed, so that the hub shows the job as failed."""
+    """The program ``job``; its status is 1 where a check failed, and the hub shows that."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="gmi-work-") as folder:
         try:
             done = run_job(models, os.environ, model_check(Path(folder)))
         except GmiError as error:
-            print(f"error: {error.message}", file=sys.stderr)
-            if error.hint:
-                print(f"hint: {error.hint}", file=sys.stderr)
-            return 1
-    for repo, looked in done:
-        print(f"hf:{repo}: {looked.outcome}: {looked.reason}")
-    return 0 if all(looked.outcome == "done" for _, looked in done) else 1
+            return _say(error)
+    for repo, result in done:
+        print(f"hf:{repo}: {result.outcome}: {result.reason}")
+    return 0 if all(result.outcome == "done" for _, result in done) else 1
 
 
 def _delivered(environment: Mapping[str, str]) -> str | None:
-    """The model that a delivery asks to look at; None where there is none, which is said."""
+    """The model that a delivery asks to check; None where there is none, which is said."""
     payload = environment.get(_PAYLOAD)
     if not payload:
         print("no delivery: this run only lets webhooks start the job again")
@@ -203,9 +199,9 @@ def _repo(text: str) -> str:
     return named.model.id
 
 
-def _check_for_job(look: Check, repo: str) -> CheckResult:
+def _check_for_job(check: Check, repo: str) -> CheckResult:
     try:
-        return look(repo)
+        return check(repo)
     except GmiError as error:
         hint = f" ({error.hint})" if error.hint else ""
         return CheckResult("failed", f"{error.message}{hint}")
@@ -221,32 +217,38 @@ _LONGEST = 3600.0
 
 def work_off(
     queue: DeliveryQueue,
-    look: Check,
+    check: Check,
     *,
     stop: threading.Event,
     poll: float = _POLL,
     again: float = _AGAIN,
     ended: Callable[[QueuedModel, CheckResult], None] | None = None,
 ) -> None:
-    """Let ``look`` look at one model after the other, until ``stop`` is set.
+    """Check one model of the queue after the other, until ``stop`` is set.
 
     The queue is asked every ``poll`` seconds. After a failure a model is due again in ``again``
     seconds, then in ten times as many, and is then set aside; the others go on meanwhile. What is
-    the hub's or the network's fault counts as no failure. ``ended`` is told of each look. Errors
+    the hub's or the network's fault counts as no failure. ``ended`` is told of each check. Errors
     that are no GmiError count as failures of the model. Raises InputError where the queue cannot be
     used.
     """
     for repo in queue.recover():
         _LOG.warning("%s is set aside: it ended its worker each time", repo)
     while not stop.is_set():
-        taken = queue.take()
-        if taken is None:
+        model = queue.take()
+        if model is None:
             stop.wait(poll)
             continue
-        looked = _check_for_worker(look, taken.repo)
-        _note(queue, taken, looked, again)
+        result = _check_for_worker(check, model.repo)
+        _LOG.info("%s: %s: %s", model.repo, result.outcome, result.reason)
+        if result.outcome == "done":
+            queue.finish(model, result.commit)
+        elif result.outcome == "passing":
+            queue.postpone(model, after=again if result.after is None else result.after)
+        elif queue.fail(model, result.reason, after=again * 10 ** (model.tries - 1)):
+            _LOG.warning("%s is set aside: %s", model.repo, result.reason)
         if ended is not None:
-            ended(taken, looked)
+            ended(model, result)
 
 
 @contextlib.contextmanager
@@ -269,9 +271,9 @@ def only_worker(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _check_for_worker(look: Check, repo: str) -> CheckResult:
+def _check_for_worker(check: Check, repo: str) -> CheckResult:
     try:
-        return look(repo)
+        return check(repo)
     except RateLimitError as error:
         wait = None if error.retry_after is None else min(error.retry_after, _LONGEST)
         return CheckResult("passing", error.message, after=wait)
@@ -281,64 +283,42 @@ def _check_for_worker(look: Check, repo: str) -> CheckResult:
         return CheckResult("failed", error.message)
     except Exception as error:
         # A fault of this program must not keep the other models from their turn.
-        _LOG.exception("%s could not be looked at", repo)
+        _LOG.exception("%s could not be checked", repo)
         return CheckResult("failed", f"{type(error).__name__} in this program")
 
 
-def _note(queue: DeliveryQueue, taken: QueuedModel, looked: CheckResult, again: float) -> None:
-    _LOG.info("%s: %s: %s", taken.repo, looked.outcome, looked.reason)
-    if looked.outcome == "done":
-        queue.finish(taken, looked.commit)
-    elif looked.outcome == "passing":
-        queue.postpone(taken, after=again if looked.after is None else looked.after)
-    elif queue.fail(taken, looked.reason, after=again * 10 ** (taken.tries - 1)):
-        _LOG.warning("%s is set aside: %s", taken.repo, looked.reason)
-
-
-def _end_with_parent() -> None:
-    """End at once when standard input does, as it does with whoever holds its other end.
-
-    A look that is cut off is done again, or goes on from where it was.
-    """
-
-    def wait() -> None:
-        while os.read(sys.stdin.fileno(), 64):
-            pass
-        os._exit(0)
-
-    threading.Thread(target=wait, name="gmi-webhook-parent", daemon=True).start()
-
-
 def worker_main(arguments: Sequence[str]) -> int:
-    """The program; its status is 1 where the queue cannot be used."""
-    parser = argparse.ArgumentParser(prog="gmi-webhook-worker", description=__doc__)
+    """The program ``worker``; its status is 1 where the queue cannot be used."""
+    parser = argparse.ArgumentParser(prog="gmi-webhook-worker", description=work_off.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--cache-dir", type=Path, default=None)
     parser.add_argument("--device", default=None)
     parser.add_argument("--create-pr", action=argparse.BooleanOptionalAction, default=None)
     parser.add_argument("--until-input-ends", action="store_true")
-    asked = parser.parse_args(arguments)
+    given = vars(parser.parse_args(arguments))
+    folder = given.pop("folder")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     _LOG.setLevel(logging.INFO)
-    if asked.until_input_ends:
-        _end_with_parent()
+    if given.pop("until_input_ends"):
+        end_with_parent(sys.stdin.buffer)
     try:
-        look = model_check(
-            asked.work,
-            cache_dir=asked.cache_dir,
-            device=asked.device,
-            create_pr=asked.create_pr,
-        )
-        with only_worker(asked.folder):
-            work_off(DeliveryQueue(asked.folder, patience=30.0), look, stop=threading.Event())
+        with only_worker(folder):
+            queue = DeliveryQueue(folder, patience=30.0)
+            work_off(queue, model_check(**given), stop=threading.Event())
     except GmiError as error:
-        for line in filter(None, (f"error: {error.message}", error.hint and f"hint: {error.hint}")):
-            sys.stderr.write(line + "\n")
-        return 1
+        return _say(error)
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _say(error: GmiError) -> int:
+    """The error on standard error, as the command line says it; the exit status."""
+    sys.stderr.write(f"error: {error.message}\n")
+    if error.hint:
+        sys.stderr.write(f"hint: {error.hint}\n")
+    return 1
 
 
 _MODULE = "gmi_registry.regeneration.webhook_service"
@@ -346,59 +326,48 @@ _FIRST_WAIT = 1.0
 _LONGEST_WAIT = 60.0
 _STEADY = 60.0
 _GOODBYE = 10.0
+_WATCH = 0.1
 
 
 class WorkerKeeper:
-    """``python -m`` the worker with ``arguments``, begun again whenever it ends, from ``with`` on.
+    """The worker in a process of its own, begun again whenever it ends, from ``with`` on.
 
     It does not get the environment variables ``without``: secrets that are no business of its.
 
     Between two starts lies a second, twice as long each time up to a minute, until one has run for
-    a minute. It draws pictures, and so may run out of memory: the model that was its turn is taken
-    up again, and set aside after the third time. At the end of the block it is ended at once; what
-    it was at is safe to cut off.
+    a minute. It generates images, and so may run out of memory: the model that was its turn is
+    taken up again, and set aside after the third time. At the end of the block it is ended at once;
+    what it was at is safe to cut off.
     """
 
     def __init__(self, arguments: Sequence[str], *, without: Sequence[str] = ()) -> None:
         self._environment = {k: v for k, v in os.environ.items() if k not in without}
-        self._command = [sys.executable, "-m", _MODULE, "worker", "--until-input-ends", *arguments]
+        self._arguments = ["-m", _MODULE, "worker", "--until-input-ends", *arguments]
         self._stop = threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ChildProcess | None = None
         self._thread = threading.Thread(target=self._keep, name="gmi-webhook-worker", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop.set()
-        process = self._process
-        if process is not None:
-            process.kill()
         self._thread.join(_GOODBYE)
 
     def is_alive(self) -> bool:
         """Whether it runs now."""
         process = self._process
-        return process is not None and process.poll() is None
+        return process is not None and not process.is_over()
 
     def _keep(self) -> None:
         wait = _FIRST_WAIT
         while not self._stop.is_set():
             begun = time.monotonic()
-            # Its standard input ends with this process, and it with that: no worker is left behind
-            # even where this one is killed.
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, env=self._environment
-            )
-            if self._stop.is_set():
-                self._process.kill()
-            self._process.wait()
+            process = self._process = ChildProcess(self._arguments, self._environment)
+            while not process.ended() and not self._stop.wait(_WATCH):
+                pass
+            process.stop()
             wait = _FIRST_WAIT if time.monotonic() - begun > _STEADY else wait
             self._stop.wait(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
@@ -406,7 +375,7 @@ class WorkerKeeper:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """How the worker works: as :func:`.look_with`, whose arguments these are."""
+    """How the worker works: the arguments of :func:`model_check`."""
 
     work: Path
     cache_dir: Path | None = None
@@ -414,7 +383,7 @@ class WorkerSettings:
     create_pr: bool | None = None
 
     def arguments(self, folder: Path) -> list[str]:
-        """Those of :mod:`.worker` on the queue in ``folder``."""
+        """Those of the program ``worker`` for the queue in ``folder``."""
         found = [str(folder), "--work", str(self.work)]
         found += [] if self.cache_dir is None else ["--cache-dir", str(self.cache_dir)]
         found += [] if self.device is None else ["--device", self.device]
@@ -430,13 +399,13 @@ def serve(
     host: str = "127.0.0.1",
     port: int,
     capacity: int = 1000,
-    labour: WorkerSettings | None = None,
+    worker: WorkerSettings | None = None,
     secret_variable: str = SECRET_VARIABLE,
     ready: Callable[[str], None] = lambda address: None,
 ) -> None:
     """Listen until a signal comes, with the queue in ``folder``; ``ready`` is told the address.
 
-    With ``labour`` a process of its own does the work as well; it does not get
+    With ``worker`` a process of its own does the work as well; it does not get
     ``secret_variable``. Raises MissingExtraError without the extra ``web``, InputError where
     nothing can listen there or the queue cannot be used, KeyboardInterrupt for Ctrl-C.
     """
@@ -444,8 +413,8 @@ def serve(
         queue = DeliveryQueue(folder, capacity=capacity)
         stack.callback(queue.close)
         process = None
-        if labour is not None:
-            process = WorkerKeeper(labour.arguments(folder), without=(secret_variable,))
+        if worker is not None:
+            process = WorkerKeeper(worker.arguments(folder), without=(secret_variable,))
         alive = None if process is None else process.is_alive
         server = make_server(create_app(secret, queue, worker_alive=alive))
         socket = stack.enter_context(listen(host, port))

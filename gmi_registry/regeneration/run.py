@@ -21,7 +21,7 @@ from gmi_registry.regeneration.summary import Postponed, Summary
 from gmi_registry.regeneration.work import Executor, Options, Result, Work
 
 if TYPE_CHECKING:
-    from gmi_registry.publication import Progress as PublicationProgress
+    from gmi_registry.publish import Progress as PublicationProgress
 
 Progress = Callable[[int, int, str], None]
 """Told (ended, due, model): how many models have ended, and which one begins or ended now."""

@@ -35,8 +35,6 @@ from gmi_registry.sanitize import add_secret, guarded_output
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from gmi_registry.hubs.huggingface.errors import Asked
-
 WORK = "GMI_WORK"
 """The variable that holds the work as JSON."""
 
@@ -238,15 +236,12 @@ class HfJobsExecutor:
         return HfApi(endpoint, token=token, library_name="gmi-registry"), token
 
     def _own_name(self, api: HfApi) -> str:
-        from gmi_registry.hubs.huggingface.errors import explained
-        from gmi_registry.hubs.huggingface.patience import patiently
+        from gmi_registry.hubs.huggingface.client import retried
 
-        with explained(self._asked(api)):
-            return str(patiently(api.whoami)["name"])
+        with hub_errors(api):
+            return str(retried(api.whoami)["name"])
 
     def _begin(self, api: HfApi, namespace: str, token: str, work: Work) -> _Running | Result:
-        from gmi_registry.hubs.huggingface.errors import explained
-
         if work.hub not in ("hf", "civitai"):
             return failed(
                 work,
@@ -271,7 +266,7 @@ class HfJobsExecutor:
         }
         try:
             # Once, and no second time: what looks like a failure may have begun a Job.
-            with explained(self._asked(api, writing=True)), warnings.catch_warnings():
+            with hub_errors(api, writing=True), warnings.catch_warnings():
                 # That the call may change is for us to know.
                 warnings.simplefilter("ignore", UserWarning)
                 job = api.run_uv_job("python", script_args=list(_COMMAND), **settings)
@@ -281,10 +276,8 @@ class HfJobsExecutor:
 
     def _look(self, api: HfApi, namespace: str, job: _Running) -> Result | None:
         """What became of it; None while it goes on."""
-        from gmi_registry.hubs.huggingface.errors import explained
-
         try:
-            with explained(self._asked(api)):
+            with hub_errors(api):
                 status = api.inspect_job(job_id=job.id, namespace=namespace).status
         except GmiError as error:
             job.unheard += 1
@@ -313,10 +306,14 @@ class HfJobsExecutor:
                     break
         return lines
 
-    def _asked(self, api: HfApi, *, writing: bool = False) -> Asked:
-        from gmi_registry.hubs.huggingface.errors import Asked
 
-        return Asked(api.endpoint, True, writing=writing)
+@contextlib.contextmanager
+def hub_errors(api: HfApi, *, writing: bool = False) -> Iterator[None]:
+    """Around calls of the client: its errors become those of this package."""
+    from gmi_registry.hubs.huggingface.client import HubRequest, translated_errors
+
+    with translated_errors(HubRequest(api.endpoint, True, writing=writing)):
+        yield
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from typing import Any
 from gmi_registry.errors import GmiError, InputError, OfflineError, RateLimitError
 from gmi_registry.filters import Filters, Traits
 from gmi_registry.hubs.protocol import Hub, Listing, knows_names
+from gmi_registry.hubs.resolve import find_model
 from gmi_registry.index.crew import in_order
-from gmi_registry.place import find_model
 from gmi_registry.regeneration.store import FailureStore, ModelHistory
 from gmi_registry.regeneration.verdict import DUE, State, Survey, Verdict, judge
 from gmi_registry.spec import ModelRef
@@ -126,7 +126,7 @@ def make_plan(
 
 
 def _hub_text(hub: Hub) -> str:
-    """What :func:`gmi_registry.place.open_hub` takes to open the same hub in another process.
+    """What :func:`gmi_registry.hubs.open_hub` takes to open the same hub in another process.
 
     The path of a folder is absolute. An endpoint is not in it: that is the environment's.
     """

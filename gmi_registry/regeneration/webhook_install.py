@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from gmi_registry.errors import AuthError, HubError, InputError
+from gmi_registry.regeneration.job_executor import hub_errors
 from gmi_registry.regeneration.webhook_receiver import PATH, SECRET_VARIABLE, Secret
 from gmi_registry.sanitize import add_secret
 
@@ -273,7 +274,7 @@ def install_webhook(
     _require_secrets(api, job)
     names = [_existing(api, text) for text in repos]
     there = _webhooks(api)
-    with _explained(api):
+    with hub_errors(api, writing=True):
         target = (
             {"url": address}
             if job is None
@@ -294,7 +295,7 @@ def install_schedule(api: HfApi, repos: Sequence[str], job: JobSettings, schedul
     As :func:`.schedule_job`; raises as :func:`install_webhook`.
     """
     names = [_existing(api, text) for text in repos]
-    with _explained(api):
+    with hub_errors(api, writing=True):
         return schedule_job(api, job, list(dict.fromkeys(names)), schedule)
 
 
@@ -315,7 +316,7 @@ def remove_webhook(
     for repo in dict.fromkeys(_name(text) for text in repos):
         # Anew each time: one webhook may watch several of them.
         found = _of(_webhooks(api), repo, address)
-        with _explained(api):
+        with hub_errors(api, writing=True):
             done.extend(_remove(api, repo, webhook) for webhook in found)
         if not found:
             done.append(WebhookChange(repo, None, "none"))
@@ -371,7 +372,7 @@ def _of(webhooks: Sequence[WebhookInfo], repo: str, address: str | None) -> list
 
 
 def _webhooks(api: HfApi) -> list[WebhookInfo]:
-    with _explained(api):
+    with hub_errors(api, writing=True):
         return [_checked_webhook(webhook) for webhook in _patiently(api.list_webhooks)]
 
 
@@ -383,10 +384,10 @@ def _checked_webhook(webhook: WebhookInfo) -> WebhookInfo:
 
 def _existing(api: HfApi, text: str) -> str:
     """The model's id, once the hub says that it is there and called so."""
-    from gmi_registry.hubs.huggingface.errors import Asked, explained
+    from gmi_registry.hubs.huggingface.client import HubRequest, translated_errors
 
     name = _name(text)
-    with explained(Asked(api.endpoint, True, name)):
+    with translated_errors(HubRequest(api.endpoint, True, name)):
         found = _patiently(lambda: api.model_info(name, expand=["sha"])).id
     if found != name:
         raise HubError(f"hf:{name} is now called hf:{found}", hint=f"use that name: hf:{found}")
@@ -395,7 +396,7 @@ def _existing(api: HfApi, text: str) -> str:
 
 def _name(text: str) -> str:
     """The repository of a model that is named in any way: all of it is watched, at no revision."""
-    from gmi_registry.place import endpoints
+    from gmi_registry.hubs.resolve import endpoints
     from gmi_registry.spec.address import read_address
 
     named = read_address(text, "hf", endpoints())
@@ -425,14 +426,6 @@ def _require_secrets(api: HfApi, job: JobSettings | None) -> None:
 
 
 def _patiently(call: Callable[[], T]) -> T:
-    from gmi_registry.hubs.huggingface.patience import patiently
+    from gmi_registry.hubs.huggingface.client import retried
 
-    return patiently(call)
-
-
-@contextmanager
-def _explained(api: HfApi) -> Iterator[None]:
-    from gmi_registry.hubs.huggingface.errors import Asked, explained
-
-    with explained(Asked(api.endpoint, True, writing=True)):
-        yield
+    return retried(call)

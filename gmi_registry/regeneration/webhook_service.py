@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from gmi_registry.errors import AuthError, GmiError, InputError, OfflineError, RateLimitError
-from gmi_registry.place import endpoints
+from gmi_registry.hubs.resolve import endpoints
 from gmi_registry.regeneration.processes import ChildProcess, end_with_parent
 from gmi_registry.regeneration.store import DeliveryQueue, QueuedModel
 from gmi_registry.regeneration.webhook_receiver import (
@@ -88,7 +88,7 @@ def model_check(
     """
 
     def check(repo: str) -> CheckResult:
-        from gmi_registry.place import hub_at
+        from gmi_registry.hubs.open import opened_hub
         from gmi_registry.regeneration.run import Round
         from gmi_registry.regeneration.work import Options
 
@@ -98,7 +98,7 @@ def model_check(
             create_pr=create_pr,
             device=device,
         )
-        with hub_at("hf", cache_dir=cache_dir) as hub:
+        with opened_hub("hf", options.access) as hub:
             runner = Round(hub, options, repos=[f"hf:{repo}"])
             plan = runner.plan()
             summary = runner.run(plan)

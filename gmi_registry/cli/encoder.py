@@ -12,7 +12,7 @@ from gmi_registry.cli.option import AsJson, CacheDir, Offline, Verbose, new_app,
 from gmi_registry.cli.screen import remark, write_json, write_line, write_pairs
 
 if TYPE_CHECKING:
-    from gmi_registry.encoders.layout import Description
+    from gmi_registry.encoders.onnx_files import Description
 
 __all__ = ["app"]
 
@@ -58,7 +58,7 @@ def export(
     beside the encoder, in encoders/NAME/PRETRAINED/onnx.
     """
     from gmi_registry.encoders import EncoderName
-    from gmi_registry.encoders.light import kept_export, require_exporter
+    from gmi_registry.encoders.onnx import kept_export, require_exporter
 
     say_more(verbose)
     wanted = EncoderName.parse(name)
@@ -88,8 +88,8 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check an export: its digests, what it is made of, and that it gives torch's results here."""
-    from gmi_registry.encoders.layout import OnnxFolder
     from gmi_registry.encoders.onnx import OnnxEncoder
+    from gmi_registry.encoders.onnx_files import OnnxFolder
 
     OnnxEncoder.from_folder(folder)
     description = OnnxFolder(folder).description

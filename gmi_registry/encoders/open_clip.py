@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from gmi_registry.encoders.precision import full_precision
+from gmi_registry.encoders.protocol import full_precision
 from gmi_registry.encoders.weights import fetch_weights, read_layout, sha256_of
 from gmi_registry.errors import InputError, OfflineError
 from gmi_registry.spec import EncoderRef, Preprocess
-
-__all__ = ["OpenClipEncoder"]
 
 
 class OpenClipEncoder:

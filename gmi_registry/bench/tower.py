@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertModel
 
-from gmi_registry.encoders.protocol import full_precision
+from gmi_registry.encoders.open_clip import full_precision
 from gmi_registry.errors import InputError
 from gmi_registry.spec import Preprocess
 

@@ -13,10 +13,19 @@ from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from gmi_registry.encoders.protocol import full_precision
 from gmi_registry.encoders.weights import fetch_weights, read_layout, sha256_of
 from gmi_registry.errors import InputError, OfflineError
 from gmi_registry.spec import EncoderRef, Preprocess
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """No gradients, and no TF32, which convolutions on a GPU take by default."""
+    with (
+        torch.no_grad(),
+        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+    ):
+        yield
 
 
 class OpenClipEncoder:

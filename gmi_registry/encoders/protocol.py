@@ -1,13 +1,11 @@
-"""What an encoder is: a tower for images (G), one for texts (T), and how exactly it computes."""
+"""What an encoder is: two towers, one for images (G) and one for texts (T)."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -40,13 +38,3 @@ class Matched(Protocol):
     def logit_scale(self) -> float:
         """What cosines were multiplied with before the softmax, above 0; for CLIP about 100."""
         ...
-
-
-@contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """No gradients, and no TF32, which convolutions on a GPU take by default."""
-    with (
-        torch.no_grad(),
-        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-    ):
-        yield

@@ -5,12 +5,8 @@ key or with an identity that Sigstore vouches for. It needs the extra ``sign``.
 """
 
 from gmi_registry.signature.library import Identity, PrivateKey, PublicKey, SigstoreAccount
-from gmi_registry.signature.signing import (
-    SIGNATURE_LIMIT,
-    SIGNATURE_NAME,
-    sign_spec,
-    verify_signature,
-)
+from gmi_registry.signature.signing import sign_spec, verify_signature
+from gmi_registry.spec.files import SIGNATURE_LIMIT, SIGNATURE_NAME
 
 __all__ = [
     "SIGNATURE_LIMIT",

@@ -18,15 +18,15 @@ from gmi_registry import search
 from gmi_registry.filters import Filters, fold, plain_tags
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.registry import Registry
-from gmi_registry.hubs.registry.layout import entry_of, entry_path
+from gmi_registry.hubs.registry.entries import entry_of, entry_path
 from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.index import ImageQuestion
 from gmi_registry.index.served import ServedIndex, serve_into
 from gmi_registry.index.stored import FolderFiles, StoredIndex
 from gmi_registry.indexing import index_hubs
-from gmi_registry.query import build_query
 from gmi_registry.regeneration.plan import make_plan
 from gmi_registry.scoring import SCORES
+from gmi_registry.search.query import build_query
 from gmi_registry.spec import Manifest
 from tests.support.hub_builder import HubBuilder, ProjectionEncoder, picture
 from tests.support.loopback import Fault, LoopbackHub, description

@@ -36,12 +36,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, ValidationError, model_validator
 
+from gmi_registry.atomic import read_sealed, write_sealed
 from gmi_registry.encoders.graph import CHECKER, LARGEST_FILE
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.encoders.tokenizer import Cleaning
 from gmi_registry.errors import DigestMismatchError, GmiError, InputError, UnsupportedVersionError
 from gmi_registry.sanitize import first_fault
-from gmi_registry.sealed import read_sealed, write_sealed
 from gmi_registry.spec import EncoderRef
 from gmi_registry.spec.canonical import canonical_json, parse_json
 from gmi_registry.spec.fields import Name, Part, Sha256
@@ -335,7 +335,7 @@ class Trials:
 
     A note stands for files of certain sizes, times and inodes, under certain versions of the
     libraries that compute and of our own check. It holds the digests of the bytes that were run. A
-    damaged one counts as none (:mod:`gmi_registry.sealed`): by wrong digests, right files would be
+    damaged one counts as none (:mod:`gmi_registry.atomic`): by wrong digests, right files would be
     refused for ever. Where none can be written, every load checks again.
     """
 

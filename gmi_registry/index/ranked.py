@@ -20,10 +20,10 @@ from gmi_registry.index.result import (
 from gmi_registry.index.selection import Selection
 from gmi_registry.index.stack import Stack
 from gmi_registry.index.standing import Standing
+from gmi_registry.model import trust_order
 from gmi_registry.scoring import margins
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.repeats import repeats as repeated
-from gmi_registry.trust import trust_order
 
 __all__ = ["ranked"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gmi_registry.trust import Trust
+from gmi_registry.model import Trust
 
 __all__ = ["UNKNOWN", "Standing"]
 

@@ -17,7 +17,7 @@ from gmi_registry.errors import (
     SpecFormatError,
     UnsupportedOperationError,
 )
-from gmi_registry.hubs.confinement import read_plain
+from gmi_registry.hubs.files import read_plain
 from gmi_registry.hubs.protocol import Hub
 from gmi_registry.signature.library import (
     Identity,

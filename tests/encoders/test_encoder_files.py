@@ -13,12 +13,12 @@ import pytest
 from gmi_registry.encoders import onnx
 from gmi_registry.encoders.onnx import OnnxEncoder
 from gmi_registry.encoders.open_clip import OpenClipEncoder
-from gmi_registry.equipment import Equipment
 from gmi_registry.errors import DigestMismatchError, IncomparableSpecsError, MissingExtraError
-from gmi_registry.hubs.huggingface import HuggingFaceHub, traffic
+from gmi_registry.hubs.huggingface import HuggingFaceHub, client
 from gmi_registry.hubs.registry import Registry
-from gmi_registry.hubs.registry.encoder_files import encoder_path, fetch_encoder_files
+from gmi_registry.hubs.registry.registry import encoder_path, fetch_encoder_files
 from gmi_registry.hubs.registry.supplement import SupplementedHub
+from gmi_registry.search.loading import ModelLoader
 from gmi_registry.spec import EncoderRef
 from tests.support.loopback import User, fixtures
 
@@ -46,7 +46,7 @@ def hub(hf_hub: Any, monkeypatch: pytest.MonkeyPatch, exported: Path, ref: Encod
     files[f"{cut}/encoder.json"] = (exported / "encoder.json").read_bytes()
     hf_hub.add_repo(REPO, {"README.md": b"# Specifications\n", **files}, repo_type="dataset")
     yield hf_hub
-    for opened in traffic._hook._open:
+    for opened in client._hook._open:
         opened.close()
 
 
@@ -57,8 +57,8 @@ def searched(tmp_path: Path, **options: Any) -> SupplementedHub:
     )
 
 
-def equipment(tmp_path: Path, *, offline: bool = False) -> Equipment:
-    return Equipment(tmp_path / "cache" / "hub", offline, "cpu")
+def equipment(tmp_path: Path, *, offline: bool = False) -> ModelLoader:
+    return ModelLoader(tmp_path / "cache" / "hub", offline, "cpu")
 
 
 def test_the_layout() -> None:
@@ -172,8 +172,8 @@ def test_an_interrogator_that_builds_on_torch_gets_it(
 ) -> None:
     from PIL import Image
 
-    from gmi_registry import equipment as equipment_module
     from gmi_registry.hubs.local import LocalHub
+    from gmi_registry.search import loading as equipment_module
 
     class Asking:
         mode = "clip_interrogator"

@@ -33,7 +33,7 @@ from gmi_registry.encoders.tokenizer import ClipTokens, Pair, join_merges, split
 from gmi_registry.errors import InputError, MissingExtraError
 from gmi_registry.generation.encoding import TowersApart
 from gmi_registry.hubs.local import LocalHub
-from gmi_registry.query import build_query
+from gmi_registry.search.query import build_query
 from gmi_registry.spec import Preprocess
 from tests.support.tiny_clip import MODEL
 

@@ -13,10 +13,10 @@ from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.served.facts import Facts
 from gmi_registry.index.served.place import again
 from gmi_registry.index.standing import Standing
+from gmi_registry.model import Trust
 from gmi_registry.sanitize import first_fault
 from gmi_registry.spec import LoraPartial, ModelRef
 from gmi_registry.spec.fields import Count, Name, Part, Sha256
-from gmi_registry.trust import Trust
 
 __all__ = ["FILTERED", "Row", "images_id", "point_id"]
 

@@ -11,11 +11,11 @@ from gmi_registry.filters import Traits
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.standing import Standing
 from gmi_registry.index.stored.fault import AGAIN, first_fault
+from gmi_registry.model import Trust
 from gmi_registry.spec import LoraPartial, ModelRef
 from gmi_registry.spec.canonical import canonical_json
 from gmi_registry.spec.fields import Count, Name, Part, Sha256, Text
 from gmi_registry.spec.manifest import MANIFEST_LIMIT
-from gmi_registry.trust import Trust
 
 __all__ = ["LINE_LIMIT", "EntryLine"]
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from gmi_registry.index.standing import Standing
-from gmi_registry.trust import Trust
+from gmi_registry.model import Trust
 
 __all__ = ["Member", "Members"]
 

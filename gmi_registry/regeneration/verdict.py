@@ -21,6 +21,7 @@ from gmi_registry.errors import (
     SpecNotFoundError,
     UnsupportedVersionError,
 )
+from gmi_registry.generation.recommended_settings import recommended, recommending_model
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.hubs.protocol import Hub, KnowsWeights, Listing, SpecStore, is_stale, own_weights
 from gmi_registry.hubs.resolve import makes_links, read_former

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from gmi_registry.errors import InputError
-from gmi_registry.generation.model_checks import Pipeline, call_source, error_line
+from gmi_registry.generation.model_checks import Pipeline, call_source, error_line, whole_number
 from gmi_registry.generation.schedulers import recorded_scheduler
 from gmi_registry.spec import GenerationRecipe
 
@@ -241,8 +241,8 @@ def stated_size(pipeline: Pipeline, side: str) -> int | None:
     if "use_resolution_binning" in takes:
         return None
     for name in (side, "output_resolution"):
-        value = takes[name].default if name in takes else None
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        value = whole_number(takes[name].default if name in takes else None)
+        if value is not None:
             return value
     written = re.search(rf"\b{side} = {side} or (\d+)", call_source(type(pipeline)))
     return None if written is None else int(written[1])
@@ -397,7 +397,7 @@ def _check_steps(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
 
     def fault(steps: int) -> str | None:
         try:
-            type(scheduler).from_config(scheduler.config).set_timesteps(steps, **more)
+            type(scheduler).from_setting(scheduler.config).set_timesteps(steps, **more)
         except Exception as error:  # asserts, indexes and divides as it likes
             return error_line(error)
         return None
@@ -421,10 +421,10 @@ def _multiple(pipeline: Pipeline, recipe: GenerationRecipe) -> int:
 
 def _multiple_of_parts(pipeline: Pipeline) -> int:
     """The autoencoder's factor, times the patch that a transformer reads at once."""
-    factor = _whole(getattr(pipeline, "vae_scale_factor", None))
+    factor = whole_number(getattr(pipeline, "vae_scale_factor", None))
     # Pipelines that pack latents say so in the settings of this part, and nowhere else.
-    packed = _whole(_config(getattr(pipeline, "image_processor", None), "vae_scale_factor"))
-    patch = _whole(_config(getattr(pipeline, "transformer", None), "patch_size"))
+    packed = whole_number(_setting(getattr(pipeline, "image_processor", None), "vae_scale_factor"))
+    patch = whole_number(_setting(getattr(pipeline, "transformer", None), "patch_size"))
     return math.lcm(factor or 1, packed or 1, (factor or 1) * (patch or 1))
 
 
@@ -435,9 +435,9 @@ def _largest(pipeline: Pipeline) -> int | None:
     # The others count patches in all, or work positions out.
     if not hasattr(embedding, "cropped_pos_embed"):
         return None
-    positions = _whole(getattr(embedding, "pos_embed_max_size", None))
-    patch = _whole(getattr(embedding, "patch_size", None))
-    factor = _whole(getattr(pipeline, "vae_scale_factor", None))
+    positions = whole_number(getattr(embedding, "pos_embed_max_size", None))
+    patch = whole_number(getattr(embedding, "patch_size", None))
+    factor = whole_number(getattr(pipeline, "vae_scale_factor", None))
     if positions is None or patch is None or factor is None:
         return None
     return positions * patch * factor
@@ -496,14 +496,3 @@ def _cannot(pipeline: Pipeline, what: str, why: str, instead: str) -> InputError
         f"a {type(pipeline).__name__} like this one generates no image with {what}: {why}",
         hint=f"give {instead}",
     )
-
-
-def _config(part: Any, name: str) -> object:
-    config = getattr(part, "config", None)
-    return None if config is None else config.get(name)
-
-
-def _whole(value: object) -> int | None:
-    """``value`` where it is a whole number above 0."""
-    usable = isinstance(value, int) and not isinstance(value, bool) and value > 0
-    return value if usable and isinstance(value, int) else None

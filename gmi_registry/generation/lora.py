@@ -30,6 +30,7 @@ from gmi_registry.generation.lora_layers import (
     merge_adapter,
     projection,
     read_lora_file,
+    require_finite_tensors,
 )
 from gmi_registry.generation.model_checks import pickled, refused
 from gmi_registry.generation.placement import is_out_of_memory
@@ -592,16 +593,9 @@ def apply_textual_inversion(pipeline: Any, model: ModelFiles) -> list[str]:
     Returns notes for people. Raises GenerationError for a base that cannot be taught words, and for
     vectors of another width than its text encoders'.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     notes: list[str] = []
     for name in _inversion_files(model):
-        try:
-            tensors = load_file(_path(model, name))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise refused(model, f"{name} cannot be read", error) from error
-        _require_finite(f"{model.ref}: {name}", tensors)
+        tensors = _embedding_tensors(model, name)
         found = embeddings_of(tensors, name, words=model.card.trigger_words)
         notes += load_embeddings(pipeline, str(model.ref), found, name=name)
     return notes
@@ -611,8 +605,6 @@ def _load_words(
     pipeline: Any, model: ModelFiles, weight: str, file: LoraFile
 ) -> tuple[list[str], set[str]]:
     """Load the textual inversions in the LoRA's file and beside it; notes, and what was loaded."""
-    from safetensors.torch import load_file
-
     notes: list[str] = []
     words = model.card.trigger_words
     if file.embeddings:
@@ -620,12 +612,23 @@ def _load_words(
         found = embeddings_of(inside, weight, words=words, beside_lora="clip_l" in inside)
         notes += load_embeddings(pipeline, str(model.ref), found)
     for name in _embedding_files(model, weight):
-        tensors = load_file(_path(model, name))
-        _require_finite(f"{model.ref}: {name}", tensors)
+        tensors = _embedding_tensors(model, name)
         found = embeddings_of(tensors, name, words=words, beside_lora=True)
         notes += load_embeddings(pipeline, str(model.ref), found)
         notes.append(f"{name} is loaded, too: {', '.join(found)}")
     return notes, set(file.embeddings)
+
+
+def _embedding_tensors(model: ModelFiles, name: str) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(_path(model, name))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise refused(model, f"{name} cannot be read", error) from error
+    require_finite_tensors(f"{model.ref}: {name}", tensors)
+    return tensors
 
 
 def _embedding_files(model: ModelFiles, weight: str) -> list[str]:
@@ -645,17 +648,6 @@ def _is_embedding(model: ModelFiles, path: str) -> bool:
     if not path.lower().endswith(".safetensors"):
         return False
     return identify_file(model.path / path).kind == "textual-inversion"
-
-
-def _require_finite(who: str, tensors: dict[str, torch.Tensor]) -> None:
-    import torch
-
-    for key, value in tensors.items():
-        if value.dtype.is_floating_point and not bool(torch.isfinite(value.float()).all()):
-            raise GenerationError(
-                f"{who}: the tensor {key[:200]} holds numbers that are not finite",
-                hint="the training failed, or the file is damaged: publish an earlier step",
-            )
 
 
 def lora_file(model: ModelFiles) -> str:

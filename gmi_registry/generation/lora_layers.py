@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gmi_registry.errors import GenerationError
+from gmi_registry.weights import read_config
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,6 @@ PROJECTIONS = 6
 """Random directions in which the effect of a layer is compared."""
 
 _METADATA = "lora_adapter_metadata"
-_CONFIG_LIMIT = 2**20
 _ROWS = 16
 """Rows of a layer that are compared: a fused layer is split into seven parts at most."""
 
@@ -347,7 +347,6 @@ def read_lora_file(path: Path, name: str) -> LoraFile:
     Raises GenerationError for a file that safetensors refuses, a tensor that is not finite, factors
     that do not belong together, and a LoRA that changes nothing.
     """
-    import torch
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -359,27 +358,24 @@ def read_lora_file(path: Path, name: str) -> LoraFile:
             f"{name}: is no whole safetensors file: {' '.join(str(error).split())[:200]}",
             hint="download or convert the file again",
         ) from error
-    for key, value in tensors.items():
-        if value.dtype.is_floating_point:
-            plain = value.float() if value.element_size() == 1 else value
-            if not bool(torch.isfinite(plain).all()):
-                raise GenerationError(
-                    f"{name}: the tensor {key[:200]} holds numbers that are not finite",
-                    hint="the training failed, or the file is damaged: publish an earlier step",
-                )
-    file = LoraFile(name, tensors, metadata, _peft_config(path.parent / "adapter_config.json"))
+    require_finite_tensors(name, tensors)
+    peft = read_config(path.parent / "adapter_config.json")
+    file = LoraFile(name, tensors, metadata, peft if "lora_alpha" in peft else None)
     file.check()
     return file
 
 
-def _peft_config(path: Path) -> Mapping[str, Any] | None:
-    try:
-        if path.stat().st_size > _CONFIG_LIMIT:
-            return None
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return config if isinstance(config, dict) and "lora_alpha" in config else None
+def require_finite_tensors(who: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise GenerationError for a tensor of a file that is not finite throughout."""
+    import torch
+
+    for key, value in tensors.items():
+        plain = value.float() if value.element_size() == 1 else value
+        if value.dtype.is_floating_point and not bool(torch.isfinite(plain).all()):
+            raise GenerationError(
+                f"{who}: the tensor {key[:200]} holds numbers that are not finite",
+                hint="the training failed, or the file is damaged: publish an earlier step",
+            )
 
 
 def projection(inputs: int) -> torch.Tensor:

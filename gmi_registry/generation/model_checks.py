@@ -321,8 +321,11 @@ def why_other_channels(network: Mapping[str, Any], coder: Mapping[str, Any]) -> 
     those of the noise, whatever class its ``model_index.json`` names: 9 and 8 of 4 in Stable
     Diffusion's, 384 and 128 of 64 in FLUX.1's. The answer completes "its network ...".
     """
-    reads, gives = _count(network.get("in_channels")), _count(network.get("out_channels"))
-    latents = _count(coder.get("latent_channels")) or _count(coder.get("z_dim"))
+    reads, gives = (
+        whole_number(network.get("in_channels")),
+        whole_number(network.get("out_channels")),
+    )
+    latents = whole_number(coder.get("latent_channels")) or whole_number(coder.get("z_dim"))
     if reads is None or gives is None or latents is None:
         return None
     # Some read a square of 2 x 2 latents as one, and may give it as four.
@@ -333,8 +336,8 @@ def why_other_channels(network: Mapping[str, Any], coder: Mapping[str, Any]) -> 
     return f"reads {reads} channels, and {gives} are the noise's: it needs {extra} to begin with"
 
 
-def _count(value: object) -> int | None:
-    """``value`` where it is a number of channels."""
+def whole_number(value: object) -> int | None:
+    """``value`` where it is a whole number above 0."""
     usable = isinstance(value, int) and not isinstance(value, bool) and value > 0
     return value if usable and isinstance(value, int) else None
 

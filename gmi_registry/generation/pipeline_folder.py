@@ -23,13 +23,12 @@ from gmi_registry.errors import GenerationError, GmiError
 from gmi_registry.generation.model_checks import needs_code, refused
 from gmi_registry.model import ModelFiles
 from gmi_registry.sanitize import one_line
-from gmi_registry.weights import read_header
+from gmi_registry.weights import read_config, read_header
 
 if TYPE_CHECKING:
     import torch
 
 NETWORK_CONFIG = "config.json"
-_CONFIG_LIMIT = 1024 * 1024
 _SUFFIX = ".safetensors"
 # Weights of every kind, and programs: none of them is shown to a library unless it was chosen.
 _NOT_SHOWN = frozenset(
@@ -84,11 +83,7 @@ def network_class(model: ModelFiles) -> str:
     import diffusers
 
     path = model.path / NETWORK_CONFIG
-    try:
-        with path.open("rb") as stream:
-            name = json.loads(stream.read(_CONFIG_LIMIT))["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        name = None
+    name = read_config(path).get("_class_name")
     if not isinstance(name, str):
         raise GenerationError(
             f"{model.ref}: {path} does not describe a network of diffusers",

@@ -19,6 +19,7 @@ from gmi_registry.device import DtypeName, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
 from gmi_registry.generation.lora import adapter_file, apply_lora, apply_textual_inversion
 from gmi_registry.generation.model_checks import (
+    NETWORKS,
     PIPELINE_INDEX,
     Pipeline,
     pickled,
@@ -54,7 +55,7 @@ from gmi_registry.generation.schedulers import (
 from gmi_registry.generation.single_file import check_single_file, load_single_file
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import LoraPartial
-from gmi_registry.weights import identify, identify_file, read_header
+from gmi_registry.weights import identify, identify_file, read_config, read_header
 from gmi_registry.weights.quantisation import check_components
 
 if TYPE_CHECKING:
@@ -63,7 +64,6 @@ if TYPE_CHECKING:
 
 _PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 _SINGLE_FILES = frozenset({".safetensors", ".gguf"})
-_NETWORKS = ("unet", "transformer")
 
 
 def require_packages() -> None:
@@ -122,13 +122,8 @@ def _architectures(base: ModelFiles) -> frozenset[str]:
     """What the network of a base may be; empty where nothing is known."""
     if base.kind == "checkpoint":
         index = _read_index(base)
-        for part in ("unet", "transformer"):
-            try:
-                network = json.loads((base.path / part / "config.json").read_bytes())
-            except (OSError, ValueError):
-                continue
-            return pipeline_architectures(index, network if isinstance(network, dict) else None)
-        return pipeline_architectures(index)
+        configs = (read_config(base.path / part / "config.json") for part in NETWORKS)
+        return pipeline_architectures(index, next(filter(None, configs), None))
     if base.kind == "single-file" and base.path.is_file():
         architecture = identify_file(base.path).architecture
         return frozenset() if architecture is None else frozenset({architecture})
@@ -266,7 +261,7 @@ def _load(
 def _require_own_channels(model: ModelFiles, pipeline: Pipeline) -> None:
     """Raise GenerationError for a network that wants an image beside the noise."""
     coder = getattr(getattr(pipeline, "vae", None), "config", {})
-    for part in _NETWORKS:
+    for part in NETWORKS:
         network = getattr(getattr(pipeline, part, None), "config", None)
         _check_channels(model, network or {}, coder)
 
@@ -284,18 +279,9 @@ def _check_channels(
 
 def _check_folder(model: ModelFiles) -> None:
     """The same by a folder's configuration files, before its weights are loaded."""
-    coder = _config_of(model, "vae")
-    for part in _NETWORKS:
-        _check_channels(model, _config_of(model, part), coder)
-
-
-def _config_of(model: ModelFiles, part: str) -> dict[str, Any]:
-    """What a component's ``config.json`` says; nothing where it says nothing that can be read."""
-    try:
-        config = json.loads((model.path / part / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return config if isinstance(config, dict) else {}
+    coder = read_config(model.path / "vae" / "config.json")
+    for part in NETWORKS:
+        _check_channels(model, read_config(model.path / part / "config.json"), coder)
 
 
 def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]:

@@ -21,7 +21,13 @@ from typing import Any
 
 from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation.call_settings import call_arguments, skipping_layers
-from gmi_registry.generation.model_checks import SAVE_WHOLE, Pipeline, error_line, needed_components
+from gmi_registry.generation.model_checks import (
+    SAVE_WHOLE,
+    Pipeline,
+    error_line,
+    needed_components,
+    whole_number,
+)
 from gmi_registry.generation.recommended_settings import ModelWithCard, recommended
 from gmi_registry.generation.schedulers import use_sampler
 from gmi_registry.spec import GenerationRecipe, PromptSet
@@ -169,7 +175,7 @@ def _readers(pipeline: Pipeline, recipe: GenerationRecipe) -> list[_Reader]:
             continue
         most = _NO_LIMIT
         if call.named.get("truncation") not in (None, False, "do_not_truncate"):
-            most = _whole(call.named.get("max_length")) or call.tokenizer.model_max_length
+            most = whole_number(call.named.get("max_length")) or call.tokenizer.model_max_length
         marks = bool(call.named.get("add_special_tokens", True))
         readers.append(
             _Reader(call.tokenizer, template, marks, min(most, _NO_LIMIT), most_of_prompt)
@@ -197,7 +203,7 @@ def _longest_sequence(pipeline: Pipeline) -> int:
     call = getattr(pipeline, "__call__", None)  # noqa: B004, its parameters are wanted
     takes = {} if call is None else inspect.signature(call).parameters
     usual = takes["max_sequence_length"].default if "max_sequence_length" in takes else None
-    return min(_whole(usual) or _NO_LIMIT, _NO_LIMIT)
+    return min(whole_number(usual) or _NO_LIMIT, _NO_LIMIT)
 
 
 def _tokenizers(pipeline: Pipeline) -> list[Any]:
@@ -382,9 +388,3 @@ def _without_products() -> Iterator[None]:
 
     with Zeros():  # type: ignore[no-untyped-call]
         yield
-
-
-def _whole(value: object) -> int | None:
-    """``value`` where it is a whole number above 0."""
-    usable = isinstance(value, int) and not isinstance(value, bool) and value > 0
-    return value if usable and isinstance(value, int) else None

@@ -30,7 +30,12 @@ from gmi_registry.generation.recommended_settings import (
     looks_distilled,
     recommending_model,
 )
-from gmi_registry.generation.schedulers import build_scheduler, check_scheduler_name, sampler_of
+from gmi_registry.generation.schedulers import (
+    build_scheduler,
+    check_scheduler_name,
+    sampler_of,
+    scheduler_origin,
+)
 from gmi_registry.generation.textual_inversion import LearnedWords, learned_words
 from gmi_registry.model import Kind, ModelFiles
 from gmi_registry.sanitize import one_line
@@ -308,7 +313,7 @@ def _choose_sampler(
         built = build_scheduler(pipeline, overrides.scheduler, _CALLER)
         chosen.put("sampler", sampler_of(built), _CALLER)
         return
-    chosen.put("sampler", sampler_of(own), _PIPELINE)
+    chosen.put("sampler", sampler_of(own), scheduler_origin(pipeline))
     found = advice.of("scheduler")
     if found is None:
         return

@@ -139,6 +139,11 @@ _COMPOUND = (
     r"(?:xl|sd|sdxl|sd15|image|dev|flux\w*|qwen|alpha|\d\w*) (?:turbo|lightning|flash)\b"
     r"|\b(?:turbo|lightning|flash) (?:alpha|lora)\b"
 )
+# What follows the kind of a model, where its name does not go on: "lightning storms" are none.
+_AFTER_A_KIND = (
+    r"$| (?:v ?\d|\d|steps?\b|dpm|euler|lcm|sde|lora\b|sdxl\b|xl\b|alpha\b|beta\b|final\b|fix\b"
+    r"|mix\b|merge\b|model\b|edition\b|version\b|baked\b|vae\b|pruned\b|fp ?\d|bf ?\d|by\b|with\b)"
+)
 _SIGNS = re.compile(
     r"\b(?:turbo|lightning|lcm|dmd ?2?|distill\w*|schnell|sprint|tcd|pcm|sdxs|few ?steps?"
     r"|one ?step|flash)\b"
@@ -223,9 +228,10 @@ def _says(family: DistilledFamily, text: str, what: str, lora: bool) -> bool:
     if found is None or _denied(text, found.start()):
         return False
     # A LoRA may be of lightning, and a photograph be taken with a flash.
-    if not family.weak or not (lora or what.startswith("a tag")):
+    if not family.weak or _few_steps(text) is not None or re.search(_COMPOUND, text) is not None:
         return True
-    return _few_steps(text) is not None or re.search(_COMPOUND, text) is not None
+    of_a_thing = lora or what.startswith("a tag")
+    return not of_a_thing and re.match(_AFTER_A_KIND, text[found.end() :]) is not None
 
 
 def _denied(text: str, start: int) -> bool:

@@ -432,6 +432,7 @@ def _is_scalar(value: object) -> bool:
     return value is None or isinstance(value, bool | str)
 
 
+_SET_BY = "_gmi_prediction_source"
 V, EPSILON = "v_prediction", "epsilon"
 
 _CARD_HINT = "set prediction_type (epsilon or v_prediction) in the gmi section of the model card"
@@ -525,6 +526,15 @@ def settle_prediction(
             f"does (a guess; {_CARD_HINT})"
         )
     return notes
+
+
+def scheduler_origin(pipeline: Any) -> str:
+    """Where the scheduler of a loaded pipeline comes from, in words for people."""
+    source = getattr(pipeline, _SET_BY, None)
+    own = "the pipeline's own"
+    if source is None:
+        return own
+    return f"{own}, set to {pipeline.scheduler.config.get('prediction_type')} by {source}"
 
 
 def check_lora_prediction(pipeline: Any, model: ModelFiles, header: Header) -> list[str]:
@@ -761,6 +771,7 @@ def _change(
         if rescaled:
             changes["rescale_betas_zero_snr"] = False
         pipeline.scheduler = type(pipeline.scheduler).from_config(config, **changes)
+        setattr(pipeline, _SET_BY, statement.source)
         return [*notes, _said(statement, present, sure=sure)]
     guessed_zero = False
     if zero is None:
@@ -773,6 +784,7 @@ def _change(
     if present == V and zero == rescaled:
         return notes
     notes += _set_v(pipeline, model, zero_snr=zero)
+    setattr(pipeline, _SET_BY, statement.source)
     if present != V:
         notes.append(_said(statement, present, sure=sure))
     if guessed_zero:

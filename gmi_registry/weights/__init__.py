@@ -13,6 +13,7 @@ from gmi_registry.weights.header import (
     WeightsFormatError,
     header_from_bytes,
     header_length,
+    read_config,
     read_header,
 )
 from gmi_registry.weights.identify import (
@@ -40,6 +41,7 @@ __all__ = [
     "identify",
     "identify_file",
     "may_be",
+    "read_config",
     "read_header",
     "require_described",
 ]

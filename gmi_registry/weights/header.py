@@ -16,6 +16,7 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -25,6 +26,7 @@ from gmi_registry.sanitize import one_line
 HEADER_LIMIT = 25_000_000
 """Bytes of a header: what the Hub's own page of a file reads at most."""
 
+_CONFIG_LIMIT = 4 * 1024 * 1024
 _MOST_TENSORS = 100_000
 _MOST_METADATA = 20_000
 _MOST_DIMENSIONS = 8
@@ -90,16 +92,32 @@ class Header:
 def read_header(path: Path) -> Header:
     """The header of a file on this disk. Raises WeightsFormatError, for an unreadable one HubError.
 
-    A file that is shorter than its header says is refused.
+    A file that is shorter than its header says is refused. What was read is kept for the next who
+    asks, until the file is another one: a model's checks ask for the same header many times.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            return _read(stream, size, str(path))
+        now = path.stat()
+        return _header_at(path, now.st_size, now.st_mtime_ns, now.st_ino)
     except OSError as error:
         raise HubError(
             f"{path} cannot be read: {error.strerror or error}", hint="check its permissions"
         ) from None
+
+
+@lru_cache(maxsize=16)
+def _header_at(path: Path, size: int, changed: int, inode: int) -> Header:
+    with path.open("rb") as stream:
+        return _read(stream, size, str(path))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What a ``config.json`` beside weights says; nothing where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            config = json.loads(stream.read(_CONFIG_LIMIT))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def header_from_bytes(data: bytes, *, size: int | None = None, name: str = "the file") -> Header:

@@ -9,19 +9,17 @@ own, and is refused by its name: loaded as it lies there, it would make images o
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from gmi_registry.errors import GenerationError
 from gmi_registry.model import ModelFiles
 from gmi_registry.sanitize import one_line
 from gmi_registry.weights.architectures import Keys
-from gmi_registry.weights.header import Header, Tensor, WeightsFormatError, read_header
+from gmi_registry.weights.header import Header, Tensor, WeightsFormatError, read_config, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +85,6 @@ _OTHER_SCALES = re.compile(
 )
 _NUMBER = re.compile(r"\d+")
 _PACKED = frozenset({"I8", "U8", "I32", "F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"})
-_CONFIG_LIMIT = 4 * 1024 * 1024
 
 
 class Scales(NamedTuple):
@@ -243,7 +240,7 @@ def check_components(model: ModelFiles, components: Iterable[str]) -> None:
     ``config.json`` and the headers of the weights.
     """
     for component in components:
-        config = _config(model.path / component / "config.json")
+        config = read_config(model.path / component / "config.json")
         said = config.get("quantization_config")
         if said is None:
             _check_headers(model, component)
@@ -282,15 +279,6 @@ def _installed(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # of a package inside one that is not there
         return False
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream:
-            content = json.loads(stream.read(_CONFIG_LIMIT))
-    except (OSError, ValueError, RecursionError):
-        return {}  # a tokenizer has none, and what is broken its own loader says
-    return content if isinstance(content, dict) else {}
 
 
 def _check_headers(model: ModelFiles, component: str) -> None:

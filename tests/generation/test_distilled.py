@@ -111,6 +111,7 @@ GUESSED = [
     (_model("me/RealVisXL_V4.0_Lightning"), XL, "SDXL Lightning", 4),
     (_model("me/juggernautXL_v9Rdphoto2Lightning"), XL, "SDXL Lightning", 4),
     (_model("me/x", title="WildCardX-XL Lightning 6 steps"), XL, "SDXL Lightning", 6),
+    (_model("me/juggernaut_lightning_v2"), XL, "SDXL Lightning", 4),
     (
         _model("me/x", "single-file", weights=("realvisXL_hyper_8step.safetensors",)),
         XL,
@@ -178,6 +179,7 @@ def test_an_ordinary_model_is_left_alone(model, pipeline):
     [
         (_model("me/lightning-bolts", "lora"), XL),  # perhaps the weather
         (_model("me/flash-photography", "lora"), SD),
+        (_model("me/lightning-storms"), XL),
         (_model("me/something-distilled"), XL),
         (_model("me/fast-4steps"), _pipeline("AuraFlowPipeline", FLOW())),
         (_civitai("SDXL 1.0", tags=("turbo",)), XL),  # of some version

@@ -24,9 +24,6 @@ from gmi_registry.errors import (
 from gmi_registry.filters import Filters, Traits
 from gmi_registry.hubs.civitai.client import (
     CivitaiClient,
-    CivitaiRequestCounter,
-    HasTraffic,
-    OnWait,
 )
 from gmi_registry.hubs.civitai.documents import AIR_TYPES
 from gmi_registry.hubs.civitai.download import Downloads, OnProgress
@@ -42,6 +39,7 @@ from gmi_registry.hubs.protocol import (
     TakesProposals,
     is_stale,
 )
+from gmi_registry.hubs.requests import OnWait, RequestCounter
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.fields import unprintable
@@ -124,9 +122,9 @@ class CivitaiHub:
 
             cache_dir = user_cache_path("gmi-registry", appauthor=False)
         self.offline = offline
-        self.traffic = CivitaiRequestCounter(
-            store.traffic if isinstance(store, HasTraffic) else None
-        )
+        # Those of a store across a network are counted together with Civitai's own.
+        shared = getattr(store, "traffic", None)
+        self.traffic = shared if isinstance(shared, RequestCounter) else RequestCounter()
         if on_wait is not None:
             self.traffic.on_wait = on_wait
         self.client = CivitaiClient(

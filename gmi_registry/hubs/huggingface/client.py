@@ -13,11 +13,9 @@ import re
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -47,10 +45,14 @@ from gmi_registry.errors import (
     RateLimitError,
     SpecNotFoundError,
 )
+from gmi_registry.hubs.requests import (
+    LONGEST_WAIT,
+    Passing,
+    RequestCounter,
+    log_wait,
+    retry,
+)
 from gmi_registry.sanitize import one_line
-
-LONGEST_WAIT = 310.0
-"""Seconds. The hub counts requests over five minutes, so no honest wait is longer."""
 
 # Thirty years. A hub may name a number that no float holds, and no clock either.
 _MOST = 10.0**9
@@ -65,19 +67,15 @@ _API = re.compile(rf"{_BELOW}/api/(models|datasets|spaces)/({_NAME})(?:/.*)?")
 _FILE = re.compile(rf"{_BELOW}(?:/(datasets|spaces))?/({_NAME})/(?:resolve|raw)/.+")
 http_library: Any = sys.modules[HfHubHTTPError.__bases__[0].__module__.partition(".")[0]]
 """httpx or httpx2, whichever this version of huggingface_hub was built on."""
-OnWait = Callable[[float], None]
-"""Told the seconds that the client is going to wait before it asks the hub again."""
 # The client says here when it waits, and to nobody else.
 _CLIENT_LOGS = ("huggingface_hub.utils._http", "huggingface_hub.file_download")
 _WAIT = re.compile(r"(?:Waiting|Retrying in) ([0-9]+(?:\.[0-9]+)?)s")
 # Eight workers that are sent away at once wait for one and the same moment.
 _SAME_MOMENT = 0.5
-_log = logging.getLogger("gmi_registry.hubs")
 T = TypeVar("T")
-_RATE_LIMIT_TRIES = 5
-_BUSY = frozenset({500, 502, 503, 504})
-_BUSY_TRIES = 3
-_BUSY_WAIT = 1.0
+_BUSY_STATUSES = frozenset({500, 502, 503, 504})
+# Its client tries again by itself, too.
+_BUSY = Passing(tries=3)
 _BROKEN = (
     http_library.RemoteProtocolError,
     http_library.ReadError,
@@ -232,43 +230,20 @@ def require_same_host(response: Any) -> None:
         )
 
 
-class RequestCounter:
+class ClientRequestCounter(RequestCounter):
     """Counts the HTTP requests of huggingface_hub's client in this process while it is open.
 
     The client is one for the whole process, so requests of other parts of the program count as
-    well, and several Traffics may be open at once; every hop of a redirect is a request. Data that
-    hf_xet moves by its own means is not seen. ``on_wait`` is called in the thread that waits; the
-    same is logged to ``gmi_registry.hubs``, in place of the client's own warnings, which hold
-    addresses (a level above WARNING set for the client silences both). The client's factory that
-    was set before is put back when the last Traffic closes, unless another was set meanwhile.
+    well, and several counters may be open at once; every hop of a redirect is a request. Data that
+    hf_xet moves by its own means is not seen. Waits are logged to ``gmi_registry.hubs``, in place
+    of the client's own warnings, which hold addresses (a level above WARNING set for the client
+    silences both). The client's factory that was set before is put back when the last counter
+    closes, unless another was set meanwhile.
 
     While one is open the client's own loops give up sooner, too: where nothing ever answers
-    (:class:`~.reach.Reach`), and where the hub asks for a wait that nobody sits through
-    (:data:`~.limit.LONGEST_WAIT`).
+    (:class:`Reach`), and where the hub asks for a wait that nobody sits through
+    (:data:`.LONGEST_WAIT`).
     """
-
-    def __init__(self, on_wait: OnWait | None = None) -> None:
-        self.on_wait = on_wait
-        self._methods: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    @property
-    def total(self) -> int:
-        """Requests so far."""
-        with self._lock:
-            return self._methods.total()
-
-    @property
-    def methods(self) -> dict[str, int]:
-        """Requests so far by method, the methods in alphabetical order."""
-        with self._lock:
-            return dict(sorted(self._methods.items()))
-
-    def __str__(self) -> str:
-        """E.g. ``requests: 1,003 (GET 503, HEAD 500)``."""
-        methods = self.methods
-        parts = ", ".join(f"{method} {count:,}" for method, count in methods.items())
-        return f"requests: {sum(methods.values()):,}" + (f" ({parts})" if parts else "")
 
     def open(self) -> None:
         """Begin to count; without effect where it is open."""
@@ -282,58 +257,43 @@ class RequestCounter:
         self.open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def moved(self, endpoint: str, kind: str, repo_id: str) -> str | None:
-        """As :meth:`.Reach.moved`, since the first Traffic that is open was opened."""
-        return _hook.moved(endpoint, kind, repo_id)
-
-    def count(self, method: str) -> None:
-        """One request more."""
-        with self._lock:
-            self._methods[method] += 1
-
-
-def announce_wait(seconds: float) -> None:
-    """Tell every open Traffic, and the log, of a wait that begins now."""
-    _hook.announce(seconds)
+        """As :meth:`.Reach.moved`, since the first counter that is open was opened."""
+        return _hook.reach.moved(endpoint, kind, repo_id)
 
 
 class _Hook:
     """The one place in this process where the client is hooked."""
 
     def __init__(self) -> None:
-        self._open: tuple[RequestCounter, ...] = ()
+        self._open: tuple[ClientRequestCounter, ...] = ()
         self._lock = threading.RLock()
         self._factory: Callable[[], Any] | None = None
         self._told_until = 0.0
-        self._reach = Reach()
+        self.reach = Reach()
 
-    def add(self, traffic: RequestCounter) -> None:
+    def add(self, counter: ClientRequestCounter) -> None:
         with self._lock:
-            if traffic in self._open:
+            if counter in self._open:
                 return
             first = not self._open
-            self._open = (*self._open, traffic)
+            self._open = (*self._open, counter)
             if first:
                 self._told_until = 0.0
-                self._reach.forget()
+                self.reach.forget()
                 self._factory = client_http._GLOBAL_CLIENT_FACTORY
                 set_client_factory(self.make_client)
                 for name in _CLIENT_LOGS:
                     logging.getLogger(name).addFilter(self.pass_on)
 
-    def remove(self, traffic: RequestCounter) -> None:
+    def remove(self, counter: ClientRequestCounter) -> None:
         with self._lock:
-            if traffic not in self._open:
+            if counter not in self._open:
                 return
-            self._open = tuple(other for other in self._open if other is not traffic)
+            self._open = tuple(other for other in self._open if other is not counter)
             if self._open:
                 return
             for name in _CLIENT_LOGS:
@@ -350,15 +310,12 @@ class _Hook:
             "request": [*hooks.get("request", ()), self.sent],
             "response": [*hooks.get("response", ()), self.received],
         }
-        client.send = functools.partial(self._reach.send, client.send)
+        client.send = functools.partial(self.reach.send, client.send)
         return client
 
     def sent(self, request: Any) -> None:
-        for traffic in self._open:
-            traffic.count(request.method)
-
-    def moved(self, endpoint: str, kind: str, repo_id: str) -> str | None:
-        return self._reach.moved(endpoint, kind, repo_id)
+        for counter in self._open:
+            counter.count(request.method)
 
     def received(self, response: Any) -> None:
         require_same_host(response)
@@ -382,51 +339,40 @@ class _Hook:
                 return
             self._told_until = until
             told = self._open
-        _log.info("the hub is asked again in %.0f s", seconds)
-        for traffic in told:
-            if traffic.on_wait is not None:
-                traffic.on_wait(seconds)
+        # Once to the log, however many are open.
+        log_wait(seconds)
+        for counter in told:
+            counter.tell(seconds)
 
 
 _hook = _Hook()
 
 
 def pause(seconds: float) -> None:
-    """Ask nothing of the hub for so long, and say so to :class:`~.traffic.Traffic`.
+    """Ask nothing of the hub for so long, and say so to every open counter.
 
     A hub that is asked again at once stays as busy as it is: the wait is what it asked for.
     """
-    announce_wait(seconds)
+    _hook.announce(seconds)
     time.sleep(seconds)
 
 
 def retried(call: Callable[[], T], *, limited: bool = True) -> T:
-    """What ``call`` returns, asked for again while the hub is busy.
+    """What ``call`` returns, asked for again while the hub is busy, as :func:`.retry` does.
 
-    After 429 it waits as long as the hub says, up to four times, unless that is longer than
-    :data:`~.limit.LONGEST_WAIT`; after an error of the server, or a connection that broke or did
-    not come about, a few seconds, twice. So ``call`` must be one that may be made twice.
-    ``limited=False`` is for calls that see to 429 and to connections by themselves. The waits are
-    told to :class:`~.traffic.Traffic`. Raises what ``call`` raises in the end.
+    After 429 that is four times, after an error of the server, or a connection that broke or did
+    not come about, twice. ``limited=False`` is for calls that see to 429 and to connections by
+    themselves.
     """
-    for attempt in range(1, _RATE_LIMIT_TRIES):
-        try:
-            return call()
-        except HfHubHTTPError as error:
-            status = error.response.status_code
-            wait = None
-            if status == 429 and limited:
-                wait = wait_after(error.response.headers, 2.0**attempt)
-            elif status in _BUSY and attempt < _BUSY_TRIES:
-                wait = _BUSY_WAIT * attempt
-            if wait is None:
-                raise
-        except _BROKEN:
-            if not limited or attempt >= _BUSY_TRIES:
-                raise
-            wait = _BUSY_WAIT * attempt
-        pause(wait)
-    return call()
+
+    def passing(error: Exception) -> Passing | None:
+        if isinstance(error, HfHubHTTPError):
+            if error.response.status_code == 429 and limited:
+                return Passing(tries=5, stated=retry_after(error.response.headers), first=2.0)
+            return _BUSY if error.response.status_code in _BUSY_STATUSES else None
+        return _BUSY if limited and isinstance(error, _BROKEN) else None
+
+    return retry(call, passing, _hook.announce)
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,8 @@ from gmi_registry.filters import Filters
 from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
 from gmi_registry.hubs.files import FileDigests
 from gmi_registry.hubs.huggingface.client import (
+    ClientRequestCounter,
     HubRequest,
-    OnWait,
-    RequestCounter,
     offline_error,
     translated_errors,
 )
@@ -45,6 +44,7 @@ from gmi_registry.hubs.protocol import (
     bases_in,
     with_base_names,
 )
+from gmi_registry.hubs.requests import OnWait
 from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.sanitize import add_secret
 from gmi_registry.spec import PREVIEW_NAME, SIGNATURE_NAME, SPEC_DIR, ModelRef
@@ -97,7 +97,7 @@ class HuggingFaceHub:
         if workers < 1:
             raise InputError(f"{workers} downloads at once are none", hint="use at least 1")
         self.offline = is_offline_mode() if offline is None else offline
-        self.traffic = RequestCounter(on_wait)
+        self.traffic = ClientRequestCounter(on_wait)
         home = None if cache_dir is None else Path(cache_dir).expanduser().absolute()
         hub_cache = Path(constants.HF_HUB_CACHE) if home is None else home / "hub"
         self._api = HfApi(self.endpoint, token=token, library_name=_LIBRARY)

@@ -196,7 +196,7 @@ class Dataset:
         return self._downloads.cached(self.id, path, sha)
 
     def ask(self, call: Any, revision: str) -> Any:
-        """What ``call`` returns, asked patiently; ``revision`` is for the words of errors."""
+        """What ``call`` returns, asked again while the hub is busy; ``revision`` is for the words of errors."""
         if self.offline:
             raise offline_error(self.asked)
         with self.named_errors(revision):

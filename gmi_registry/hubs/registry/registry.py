@@ -32,7 +32,7 @@ from gmi_registry.errors import (
 )
 from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.huggingface.changes import ChangeStart
-from gmi_registry.hubs.huggingface.client import OnWait, RequestCounter, offline_error
+from gmi_registry.hubs.huggingface.client import ClientRequestCounter, offline_error
 from gmi_registry.hubs.protocol import Destination, Listing
 from gmi_registry.hubs.registry.dataset import Dataset, RecentHead
 from gmi_registry.hubs.registry.entries import (
@@ -50,6 +50,7 @@ from gmi_registry.hubs.registry.entries import (
     weights_ids,
 )
 from gmi_registry.hubs.registry.submission import change_files, read_verified
+from gmi_registry.hubs.requests import OnWait
 from gmi_registry.spec import (
     MANIFEST_NAME,
     PREVIEW_NAME,
@@ -236,7 +237,7 @@ class Registry:
         on_wait: OnWait | None = None,
     ) -> None:
         self.offline = is_offline_mode() if offline is None else offline
-        self.traffic = RequestCounter(on_wait)
+        self.traffic = ClientRequestCounter(on_wait)
         home = None if cache_dir is None else Path(cache_dir).expanduser().absolute()
         self.dataset = Dataset.named(
             repo_id, endpoint=endpoint, token=token, home=home, offline=self.offline

@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
-from huggingface_hub import set_client_factory
+from huggingface_hub import HfApi, cached_assets_path, constants, get_token, set_client_factory
 from huggingface_hub.errors import (
     DisabledRepoError,
     FileMetadataError,
@@ -52,7 +53,7 @@ from gmi_registry.hubs.requests import (
     log_wait,
     retry,
 )
-from gmi_registry.sanitize import one_line
+from gmi_registry.sanitize import add_secret, one_line
 
 # Thirty years. A hub may name a number that no float holds, and no clock either.
 _MOST = 10.0**9
@@ -86,6 +87,10 @@ _BROKEN = (
 # Of httpx or httpx2, whichever this version of huggingface_hub was built on.
 _HTTP_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
 _LOGIN = "hf auth login"
+_ANOTHER_REGISTRY = "name another with --registry, or GMI_REGISTRY"
+_LIBRARY = "gmi-registry"
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]/_-]+")
+RepoType = Literal["model", "dataset"]
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -380,7 +385,8 @@ class HubRequest:
     """What was asked of the hub, for the message where it fails.
 
     ``id`` is the repository, or None for the listing; ``path`` a file in it. ``has_token`` says
-    whether a token was sent, never which. ``writing`` is for calls that change something.
+    whether a token was sent, never which. ``writing`` is for calls that change something. The only
+    dataset that is asked for is the registry.
     """
 
     endpoint: str
@@ -389,16 +395,59 @@ class HubRequest:
     revision: str | None = None
     path: str | None = None
     writing: bool = False
+    repo_type: RepoType = "model"
 
     @property
     def url(self) -> str:
         """The repository's page, or the hub's."""
-        return self.endpoint if self.id is None else f"{self.endpoint}/{self.id}"
+        if self.id is None:
+            return self.endpoint
+        return f"{self.endpoint}/{'' if self.repo_type == 'model' else 'datasets/'}{self.id}"
 
     @property
     def name(self) -> str:
-        """The model as people type it, or the hub's address."""
-        return self.endpoint if self.id is None else f"hf:{self.id}"
+        """The model as people type it, the registry, or the hub's address."""
+        if self.id is None:
+            return self.endpoint
+        return f"hf:{self.id}" if self.repo_type == "model" else f"the registry {self.id}"
+
+
+def connect(endpoint: str | None, token: str | bool | None) -> tuple[HfApi, HubRequest]:
+    """The client for the hub at ``endpoint`` (None: HF_ENDPOINT, else Hugging Face).
+
+    With it what messages about its requests say. Raises InputError for what is no address.
+    """
+    address = (endpoint or constants.ENDPOINT).rstrip("/")
+    if not _ENDPOINT.fullmatch(address):
+        raise InputError(
+            f"{address[:120]!r} is not the address of a hub",
+            hint="set HF_ENDPOINT to one that begins with https://",
+        )
+    api = HfApi(address, token=token, library_name=_LIBRARY)
+    return api, HubRequest(address, has_token(token))
+
+
+def has_token(token: str | bool | None) -> bool:
+    """Whether a token is sent, by default the one that is stored; messages never hold it."""
+    known = get_token() if token is None else token
+    add_secret(known if isinstance(known, str) else None)
+    return bool(known)
+
+
+def download_folder(home: Path | None) -> Path:
+    """Where the client keeps downloads, with ``home`` in place of HF_HOME."""
+    return Path(constants.HF_HUB_CACHE) if home is None else home / "hub"
+
+
+def assets_folder(asked: HubRequest, kind: str, home: Path | None) -> Path:
+    """Where is kept what was learnt of a hub, in a folder ``kind`` of its own."""
+    with translated_errors(asked):
+        return cached_assets_path(
+            _LIBRARY,
+            namespace=re.sub(r"[^A-Za-z0-9.]+", "-", asked.endpoint.partition("://")[2]),
+            subfolder=kind,
+            assets_dir=None if home is None else home / "assets",
+        )
 
 
 @contextmanager
@@ -465,9 +514,11 @@ def offline_error(asked: HubRequest) -> OfflineError:
 def _refusal(error: HfHubHTTPError, asked: HubRequest) -> GmiError:
     status = error.response.status_code
     if isinstance(error, RevisionNotFoundError):
+        hint = f"name the model without a revision: {asked.name}"
+        if asked.repo_type == "dataset":
+            hint = f"see {asked.url}/discussions"
         return SpecNotFoundError(
-            f"{asked.name} has no revision {asked.revision or 'main'}",
-            hint=f"name the model without a revision: {asked.name}",
+            f"{asked.name} has no revision {asked.revision or 'main'}", hint=hint
         )
     if isinstance(error, RemoteEntryNotFoundError):
         return SpecNotFoundError(
@@ -514,15 +565,18 @@ def _unknown(asked: HubRequest) -> GmiError:
         return AuthError(
             f"{asked.endpoint} shows its models to nobody without a token", hint=_LOGIN
         )
+    kind = asked.repo_type
     if asked.has_token:
+        private = "check the name; for a private model, use a token of its owner: hf auth login"
         return SpecNotFoundError(
-            f"{asked.endpoint} holds no model {asked.id}, or this account may not see it",
-            hint="check the name; for a private model, use a token of its owner: hf auth login",
+            f"{asked.endpoint} holds no {kind} {asked.id}, or this account may not see it",
+            hint=private if kind == "model" else _ANOTHER_REGISTRY,
         )
+    hint = f"check the name; for a private model: {_LOGIN}"
     return AuthError(
-        f"{asked.endpoint} shows no model {asked.id} to somebody without a token: it is private, "
+        f"{asked.endpoint} shows no {kind} {asked.id} to somebody without a token: it is private, "
         "or not there",
-        hint=f"check the name; for a private model: {_LOGIN}",
+        hint=hint if kind == "model" else f"{_ANOTHER_REGISTRY}; for a private one: {_LOGIN}",
     )
 
 

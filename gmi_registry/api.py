@@ -24,9 +24,8 @@ from gmi_registry.place import (
     hub_at,
     hub_named_in,
 )
-from gmi_registry.search.request import ImageSource
+from gmi_registry.search.request import WORKERS, ImageSource, SearchRequest
 from gmi_registry.search.result import Progress, SearchResult
-from gmi_registry.search.run import WORKERS
 from gmi_registry.search.run import search as search_hub
 from gmi_registry.spec import ModelRef, PromptSet, Spec
 
@@ -116,42 +115,30 @@ def search(
     where the network is needed and off; IncomparableSpecsError where the encoder is not the one
     that made the specifications; MissingExtraError for an interrogator that is not installed.
     """
+    request = SearchRequest(
+        images=_listed(images),
+        not_like=_listed(not_like),
+        prompt=prompt,
+        style=style,
+        like=None if like is None else str(like),
+        tags=tuple(tags),
+        not_tags=tuple(not_tags),
+        base_model=base_model,
+        kind=kind,
+        nsfw=nsfw,
+        fresh_only=fresh_only,
+        score=score,
+        interrogator=interrogator,
+        top=top,
+        repeats=repeats,
+        index=index,
+        device=device,
+        workers=workers,
+    )
     cache = None if cache_dir is None else Path(cache_dir)
-    with hub_at(
-        hub,
-        cache_dir=cache,
-        token=token,
-        offline=offline,
-        registry=registry,
-        civitai_token=civitai_token,
-    ) as opened:
-        return search_hub(
-            _listed(images),
-            opened,
-            like=str(like) if isinstance(like, ModelRef) else like,
-            not_like=_listed(not_like),
-            style=style,
-            wanted=Filters(
-                tuple(tags),
-                tuple(not_tags),
-                None if base_model is None else base_model_named(base_model),
-                kind,
-                nsfw,
-            ),
-            fresh_only=fresh_only,
-            score=score,
-            interrogator=interrogator,
-            prompt=prompt,
-            top=top,
-            repeats=repeats,
-            index=index,
-            cache_dir=cache,
-            encoder=encoder,
-            device=device,
-            offline=bool(offline),
-            workers=workers,
-            progress=progress,
-        )
+    access = HubAccess(cache, token, offline, registry, civitai_token)
+    with opened_hub(hub, access) as opened:
+        return search_hub(request, opened, access, encoder=encoder, progress=progress)
 
 
 def publish(

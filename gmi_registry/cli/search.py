@@ -29,18 +29,18 @@ from gmi_registry.cli.progress import StageProgress
 from gmi_registry.cli.screen import output, plain, remark, write_json, write_line, write_rows
 from gmi_registry.cli.traffic import announce_waits, comment
 from gmi_registry.errors import GmiError
-from gmi_registry.place import DEFAULT_HUB, find_spec, hub_at, is_folder
+from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import DEFAULT_HUB, opened_hub
+from gmi_registry.hubs.resolve import find_spec, is_folder
 from gmi_registry.report.number import near_everything, number, percent
-from gmi_registry.search.request import request_fault
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gmi_registry.filters import Filters
     from gmi_registry.hubs.protocol import Hub
     from gmi_registry.index.result import GroupRanking, Ranking, Repeat, SearchHit
-    from gmi_registry.model import Kind
     from gmi_registry.report.page import QueryImage
+    from gmi_registry.search.request import SearchRequest
     from gmi_registry.search.result import SearchResult
     from gmi_registry.spec import ModelRef
 
@@ -214,78 +214,52 @@ def search(
     """
     if open_page and html is None:
         raise typer.BadParameter("needs --html FILE", param_hint="--open")
-    pictures, unwanted = images or [], not_like or []
-    reason = request_fault(
-        images=len(pictures),
-        prompt=prompt,
-        like=like,
-        not_like=len(unwanted),
-        style=style,
-        interrogator=interrogator.value,
-        score=score,
-    )
-    if reason is not None:
-        raise typer.BadParameter(reason)
+    from gmi_registry.search.request import OptionsError, SearchRequest
+
+    try:
+        request = SearchRequest(
+            images=images or (),
+            not_like=not_like or (),
+            prompt=prompt,
+            style=style,
+            like=like,
+            tags=tuple(tag or ()),
+            not_tags=tuple(not_tag or ()),
+            base_model=base_model,
+            kind=None if kind is None else kind.value,
+            nsfw=nsfw,
+            fresh_only=fresh_only,
+            score=score,
+            interrogator=interrogator.value,
+            top=top,
+            repeats=repeats,
+            index=index,
+            device=device or "cpu",
+            workers=workers,
+        )
+    except OptionsError as error:
+        raise typer.BadParameter(error.message) from None
     say_more(verbose)
     if html is not None:
         # Before an answer that would have nowhere to go.
         from gmi_registry.report.file import require_place
 
         require_place(html, "report")
-    from gmi_registry.api import search as search_hub
-    from gmi_registry.filters import Filters
+    from gmi_registry.search.run import search as search_hub
 
-    chosen_kind: Kind | None = None if kind is None else kind.value
-    wanted = Filters(
-        tags=tuple(tag or ()),
-        not_tags=tuple(not_tag or ()),
-        base_model=base_model,
-        kind=chosen_kind,
-        nsfw=nsfw,
-    )
-    with hub_at(
-        hub,
-        cache_dir=cache_dir,
-        token=token,
-        offline=offline or None,
-        registry=registry,
-        civitai_token=civitai_token,
-    ) as opened:
+    access = HubAccess(cache_dir, token, offline or None, registry, civitai_token)
+    with opened_hub(hub, access) as opened:
         if not quiet and not verbose:  # which has the same from the log
             announce_waits(opened)
         with StageProgress(_STAGES, quiet=quiet) as progress:
-            result = search_hub(
-                pictures,
-                opened,
-                like=like,
-                not_like=unwanted,
-                style=style,
-                tags=wanted.tags,
-                not_tags=wanted.not_tags,
-                base_model=wanted.base_model,
-                kind=chosen_kind,
-                nsfw=wanted.nsfw,
-                fresh_only=fresh_only,
-                score=score,
-                interrogator=interrogator.value,
-                prompt=prompt,
-                top=top,
-                repeats=repeats,
-                index=index,
-                cache_dir=cache_dir,
-                offline=offline,
-                device=device or "cpu",
-                workers=workers,
-                progress=progress,
-            )
+            result = search_hub(request, opened, access, progress=progress)
         if html is not None:
             # Before the answer goes out: a reader that closes the pipe must not cost the page.
-
-            page = write_page(result, opened, hub, wanted, html, like=like)
+            page = write_page(result, request, opened, hub, html)
     if as_json:
         from gmi_registry.cli.document import search_document
 
-        write_json(search_document(result, hub, wanted).model_dump(mode="json"))
+        write_json(search_document(result, request, hub).model_dump(mode="json"))
     elif quiet:
         for hit in result.groups[0].hits if result.groups else ():
             write_line(str(hit.ref))
@@ -464,18 +438,12 @@ def _margin(hit: SearchHit, spread: float, console: Console) -> str:
 
 
 def write_page(
-    result: SearchResult,
-    opened: Hub,
-    hub: str,
-    wanted: Filters,
-    html: Path,
-    *,
-    like: str | None = None,
+    result: SearchResult, request: SearchRequest, opened: Hub, hub: str, html: Path
 ) -> Path:
-    """Write the page of an answer to ``html``, and return its absolute path.
+    """Write the page of a search of the hub called ``hub`` to ``html``; its absolute path.
 
-    The answer's images are files of this machine; ``like`` is how the person named the model of a
-    search by a model. Raises InputError where the page cannot be written, or an image read.
+    The images of ``request`` are files of this machine. Raises InputError where the page cannot be
+    written, or an image read.
     """
     from gmi_registry.report.answer import answer_page
     from gmi_registry.report.html import write_html
@@ -486,10 +454,10 @@ def write_page(
         ("score", result.score),
         ("style", result.style or ""),
         ("prompts by", result.interrogator if result.images else ""),
-        ("tags", ", ".join(wanted.tags)),
-        ("without tags", ", ".join(wanted.not_tags)),
-        ("base model", wanted.base_model or ""),
-        ("kind", wanted.kind or ""),
+        ("tags", ", ".join(request.tags)),
+        ("without tags", ", ".join(request.not_tags)),
+        ("base model", request.base_model or ""),
+        ("kind", request.kind or ""),
         ("stale models", f"{result.stale_left_out} left out" if result.stale_left_out else ""),
     ]
     if result.encoder is not None:
@@ -499,7 +467,9 @@ def write_page(
         _shown(result.images, result.pseudo_prompts),
         unwanted=_shown(result.not_like, result.not_like_prompts),
         text=result.text,
-        exemplar=None if like is None else _exemplar_image(like, result, opened),
+        exemplar=None
+        if request.like is None
+        else _exemplar_image(request.like, result, opened),
         settings=[(label, value) for label, value in settings if value],
         previews=opened.fetch_preview,
     )

@@ -51,6 +51,7 @@ def nearest_other(
     A search proposes eight, and the discrepancies decide; so it costs what a search by a model
     does. None where the hub has no other. Raises what a search raises.
     """
+    from gmi_registry.search.request import SearchRequest
     from gmi_registry.search.run import search
 
     own = {ref.repository for ref in (spec.manifest.model.ref, place.model) if ref is not None}

@@ -11,7 +11,7 @@ from gmi_registry import generation
 from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs import ListingFilter, open_hub
 from gmi_registry.publish import publish
-from gmi_registry.search.run import search
+from gmi_registry import search
 from gmi_registry.spec import ModelRef, PromptSet
 from tests.support.civitai_loopback import File, Model, Version
 from tests.support.grey_encoder import GreyEncoder
@@ -98,7 +98,7 @@ def test_from_civitai_into_the_registry_and_back(both, hf_hub, tmp_path):
         found = search(
             [picture],
             hub,
-            wanted=ListingFilter(tags=("ink",)),
+            tags=("ink",), nsfw=True,
             cache_dir=tmp_path / "other",
             encoder=GreyEncoder(),
         )
@@ -115,7 +115,7 @@ def test_from_civitai_into_the_registry_and_back(both, hf_hub, tmp_path):
         again = search(
             [picture],
             hub,
-            wanted=ListingFilter(tags=("ink",)),
+            tags=("ink",), nsfw=True,
             cache_dir=tmp_path / "other",
             encoder=GreyEncoder(),
         )

@@ -19,7 +19,7 @@ from gmi_registry.hubs.local import LocalHub
 from gmi_registry.hubs.mark import write_mark
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.publish import publish
-from gmi_registry.search.run import search
+from gmi_registry import search
 from gmi_registry.spec import ModelRef
 from tests.support.hub_builder import ProjectionEncoder
 from tests.support.loopback import User, fixtures

@@ -16,7 +16,7 @@ from gmi_registry.errors import IncomparableSpecsError, InputError, RateLimitErr
 from gmi_registry.hubs import ListingFilter
 from gmi_registry.index import Ranking
 from gmi_registry.search.result import Timings
-from gmi_registry.search.run import search
+from gmi_registry import search
 from gmi_registry.spec import ModelRef
 from tests.support.hub_builder import OTHER_PROMPTS, HubBuilder, ProjectionEncoder, picture
 
@@ -155,7 +155,7 @@ class TestCache:
         assert {hit.ref.id for hit in result.hits[:2]} == {"red", "green"}
 
     def test_a_filtered_search_fills_the_same_cache(self, colours, look):
-        assert look(picture(COLOURS["red"]), wanted=ListingFilter(tags=("cold",))).read == 2
+        assert look(picture(COLOURS["red"]), tags=("cold",)).read == 2
         assert look(picture(COLOURS["red"])).read == 1
 
     def test_without_a_folder_the_users_own_cache_is_meant(
@@ -168,12 +168,12 @@ class TestCache:
 
 class TestFilters:
     def test_only_what_passes_is_ranked(self, colours, look):
-        result = look(picture(COLOURS["red"]), wanted=ListingFilter(tags=("Cold",)))
+        result = look(picture(COLOURS["red"]), tags=("Cold",))
         assert {hit.ref.id for hit in result.hits} == {"blue", "green"}
         assert (result.looked_at, result.matched, result.read) == (2, 2, 2)
 
     def test_nothing_matches(self, colours, look, encoder):
-        result = look(picture(COLOURS["red"]), wanted=ListingFilter(tags=("none",)), prompt="a cat")
+        result = look(picture(COLOURS["red"]), tags=("none",), prompt="a cat")
         assert (result.hits, result.groups, result.skipped) == ((), (), ())
         assert (result.looked_at, result.matched) == (3, 0)
         assert (result.pseudo_prompts, result.interrogator) == (("a cat",), "prompt")
@@ -190,7 +190,7 @@ class TestFilters:
     def test_the_manifest_decides_whatever_the_hub_lets_through(self, colours, look, monkeypatch):
         everything = list(colours.hub.list_specs(ListingFilter()))
         monkeypatch.setattr(colours.hub, "list_specs", lambda wanted: iter(everything))
-        result = look(picture(COLOURS["red"]), wanted=ListingFilter(tags=("warm",)))
+        result = look(picture(COLOURS["red"]), tags=("warm",))
         assert [hit.ref.id for hit in result.hits] == ["red"]
 
 
@@ -201,10 +201,9 @@ class TestListing:
         monkeypatch.setattr(
             colours.hub, "list_specs", lambda wanted: asked.append(wanted) or listed(wanted)
         )
-        cold = ListingFilter(tags=("cold",))
-        look(picture(COLOURS["red"]), wanted=cold)
+        look(picture(COLOURS["red"]), tags=("cold",))
         assert asked == [ListingFilter()]
-        look(picture(COLOURS["red"]), wanted=ListingFilter(tags=("none",)))
+        look(picture(COLOURS["red"]), tags=("none",))
         assert asked[1:] == [ListingFilter()]
 
     @pytest.mark.parametrize("stale", [True, False, None])
@@ -250,7 +249,7 @@ class TestSkipped:
         (gmi["tensors-gone"] / "spec.tensors").unlink()
         gmi["linked"].rename(tmp_path / "elsewhere")
         gmi["linked"].symlink_to(tmp_path / "elsewhere")
-        result = look(picture(COLOURS["red"]), wanted=ListingFilter(not_tags=("cold",)))
+        result = look(picture(COLOURS["red"]), not_tags=("cold",))
         assert [hit.ref.id for hit in result.hits] == ["red"]
         reasons = {skipped.model.id: skipped.reason for skipped in result.skipped}
         assert "names" in reasons["cut"]

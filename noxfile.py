@@ -77,6 +77,12 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """The paper's benchmark: -- run benchmarks/zoo16.toml --out results, then -- show results."""
+    run(session, "python", "-m", "benchmarks.paper", *session.posargs)
+
+
+@nox.session
 def regenerate(session: nox.Session) -> None:
     """Describe anew what is out of date, as gmi regenerate does: -- --repo owner/model."""
     run(session, "gmi", "regenerate", *session.posargs)

@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, TypeAlias
 from PIL.Image import Image
 
 from gmi_registry.encoders.protocol import Encoder
-from gmi_registry.filters import Filters
 from gmi_registry.hubs.protocol import Hub
 from gmi_registry.model import Kind
 from gmi_registry.place import (
-    base_model_named,
     find_model,
     find_spec,
     hub_at,

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gmi_registry.cli.funnel import funnel
-from gmi_registry.cli.option import (
+from gmi_registry.cli.options import (
     AsJson,
     CacheDir,
     CivitaiToken,
@@ -23,16 +22,24 @@ from gmi_registry.cli.option import (
     Token,
     Verbose,
     Workers,
-    say_more,
+    show_log,
 )
-from gmi_registry.cli.progress import StageProgress
-from gmi_registry.cli.screen import output, plain, remark, write_json, write_line, write_rows
-from gmi_registry.cli.traffic import announce_waits, comment
+from gmi_registry.cli.output import (
+    StageProgress,
+    announce_waits,
+    handle_errors,
+    output,
+    write_json,
+    write_line,
+    write_message,
+    write_rows,
+)
 from gmi_registry.errors import GmiError
 from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.open import DEFAULT_HUB, opened_hub
 from gmi_registry.hubs.resolve import find_spec, is_folder
-from gmi_registry.report.number import near_everything, number, percent
+from gmi_registry.report.numbers import near_everything, number, percent
+from gmi_registry.sanitize import escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,6 +61,8 @@ _FOR_MARGIN, _FOR_TAGS, _FOR_PROMPTS, _FOR_BASE = 52, 76, 104, 132
 _FEWEST_OF_TAGS, _MOST_OF_TAGS = 12, 28
 # Rank, distance, chance and margin, with the gaps between columns.
 _BESIDE_TAGS = 44
+
+_TIME_UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
 
 _STAGES = {
     "list": "asking the hub",
@@ -82,7 +91,7 @@ class InterrogatorChoice(StrEnum):
     CLIP_INTERROGATOR = "clip_interrogator"
 
 
-@funnel()
+@handle_errors()
 def search(
     images: Annotated[
         list[Path] | None,
@@ -239,7 +248,7 @@ def search(
         )
     except OptionsError as error:
         raise typer.BadParameter(error.message) from None
-    say_more(verbose)
+    show_log(verbose)
     if html is not None:
         # Before an answer that would have nowhere to go.
         from gmi_registry.report.file import require_place
@@ -265,11 +274,11 @@ def search(
             write_line(str(hit.ref))
     else:
         write_ranking(result)
-    comment(result, quiet=quiet, verbose=verbose)
+    write_comments(result, quiet=quiet, verbose=verbose)
     if opened.name == "civitai" and not nsfw and not quiet:
-        remark("models rated PG alone; --nsfw takes the others in")
+        write_message("models rated PG alone; --nsfw takes the others in")
     if html is not None:
-        remark(f"report: {page}")
+        write_message(f"report: {page}")
         if open_page:
             typer.launch(page.as_uri())
 
@@ -378,13 +387,13 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
         if width >= _FOR_BASE:
             cells.append(hit.base_model or "")
         # Text, not str: a title with [brackets] is a title, not markup.
-        texts = [Text(plain(cell)) for cell in cells]
+        texts = [Text(escaped(cell)) for cell in cells]
         if hit.universal is not None:
             texts[1].append(f"\n{near_everything(hit.universal)}", "dim")
         # The first that is shown names all others.
         if hit.repeats and hit.ref not in named:
             named.update(other.ref for other in hit.repeats)
-            texts[1].append(f"\n{plain(_repeats(hit))}", "dim")
+            texts[1].append(f"\n{escaped(_repeats(hit))}", "dim")
         table.add_row(*texts, style="green" if hit.rank == 1 else None)
     console.print(table)
     if not alone:
@@ -437,6 +446,48 @@ def _margin(hit: SearchHit, spread: float, console: Console) -> str:
     return f"{bar(hit.margin, spread, blocks=blocks)} {number(hit.margin)}"
 
 
+def write_comments(result: SearchResult, *, quiet: bool, verbose: bool) -> None:
+    """Say what the ranking itself cannot say."""
+    if verbose:
+        for skipped in result.skipped:
+            write_message(f"skipped {skipped.model}: {skipped.reason}")
+    if quiet:
+        return
+    if not result.groups:
+        write_message(f"no model matches; {result.looked_at} looked at")
+    else:
+        index = "" if result.index is None else f", in the index {result.index}"
+        write_message(f"{result.looked_at:,} models looked at, {result.matched:,} matched{index}")
+    for hit in result.hits:
+        if hit.described_as is not None:
+            write_message(
+                f"{hit.ref.repository} was called {hit.described_as} when it was described"
+            )
+    if result.stale_left_out:
+        write_message(f"{result.stale_left_out} left out: their weights have changed since")
+    if result.skipped and not verbose:
+        write_message(f"{len(result.skipped)} skipped; -v says why")
+    if result.offline and result.requests is not None:
+        # Last, where it is seen: the answer may be of another day.
+        listed = result.catalogue_age
+        known = "there was none yet" if listed is None else f"it is {age(listed)} old"
+        write_message(f"offline, from the last listing of the hub: {known}")
+    if verbose and result.requests is not None:
+        each = ", ".join(f"{method} {count:,}" for method, count in result.requests.items())
+        write_message(
+            f"requests: {sum(result.requests.values()):,}" + (f" ({each})" if each else "")
+        )
+
+
+def age(seconds: float) -> str:
+    """A time span in its largest unit: ``3 hours``."""
+    for unit, length in _TIME_UNITS:
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}" + ("" if count == 1 else "s")
+    return "less than a minute"
+
+
 def write_page(
     result: SearchResult, request: SearchRequest, opened: Hub, hub: str, html: Path
 ) -> Path:
@@ -445,8 +496,7 @@ def write_page(
     The images of ``request`` are files of this machine. Raises InputError where the page cannot be
     written, or an image read.
     """
-    from gmi_registry.report.answer import answer_page
-    from gmi_registry.report.html import write_html
+    from gmi_registry.report.page import search_page, write_search_page
 
     settings = [
         ("hub", hub),
@@ -462,24 +512,22 @@ def write_page(
     ]
     if result.encoder is not None:
         settings.append(("encoder", f"{result.encoder.name}/{result.encoder.pretrained}"))
-    page = answer_page(
+    page = search_page(
         result,
         _shown(result.images, result.pseudo_prompts),
         unwanted=_shown(result.not_like, result.not_like_prompts),
         text=result.text,
-        exemplar=None
-        if request.like is None
-        else _exemplar_image(request.like, result, opened),
+        exemplar=None if request.like is None else _exemplar_image(request.like, result, opened),
         settings=[(label, value) for label, value in settings if value],
         previews=opened.fetch_preview,
     )
-    return write_html(page, html)
+    return write_search_page(page, html)
 
 
 def _shown(names: tuple[str, ...], prompts: tuple[str | None, ...]) -> tuple[QueryImage, ...]:
     from gmi_registry.images import load_image
     from gmi_registry.report.page import QueryImage
-    from gmi_registry.report.picture import embed
+    from gmi_registry.report.pictures import embed
 
     return tuple(
         QueryImage(Path(name).name, embed(load_image(name)), prompt)
@@ -490,7 +538,7 @@ def _shown(names: tuple[str, ...], prompts: tuple[str | None, ...]) -> tuple[Que
 def _exemplar_image(like: str, result: SearchResult, opened: Hub) -> QueryImage:
     """The model that others were compared with, by its contact sheet where that can be had."""
     from gmi_registry.report.page import QueryImage
-    from gmi_registry.report.picture import embed_preview
+    from gmi_registry.report.pictures import embed_preview
     from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR
 
     name = like if result.like is None else str(result.like.without_revision)

@@ -30,6 +30,7 @@ from gmi_registry.search.request import (
     checked_prompt,
 )
 from gmi_registry.search.result import PROMPT_MODE
+
 if TYPE_CHECKING:
     from gmi_registry.interrogators import Interrogator
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gmi_registry.bench.file import load_benchmark
-from gmi_registry.bench.method import METHODS
-from gmi_registry.bench.studio import orders_of
+from benchmarks.paper.definition import load_benchmark
+from benchmarks.paper.generator import orders_of
+from benchmarks.paper.methods import METHODS
 from gmi_registry.errors import InputError
 from gmi_registry.generation import prompt_set_named
 from tests.support.circle_bench import write_file

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gmi_registry.bench.mixture import MIXED, mixtures
-from gmi_registry.bench.scored import read_run, read_scored
+from benchmarks.paper.measure import read_run, read_scored
+from benchmarks.paper.studies import MIXED, mixtures
 from gmi_registry.scoring import top_k_credit
 from tests.support.embedded_run import METHODS, benchmark_of, score, write_embedded
 from tests.support.report_run import write_summary

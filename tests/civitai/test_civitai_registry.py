@@ -7,11 +7,10 @@ import json
 import pytest
 from PIL import Image
 
-from gmi_registry import generation
+from gmi_registry import generation, search
 from gmi_registry.generation import RecipeOverrides
-from gmi_registry.hubs import ListingFilter, open_hub
+from gmi_registry.hubs import open_hub
 from gmi_registry.publish import publish
-from gmi_registry import search
 from gmi_registry.spec import ModelRef, PromptSet
 from tests.support.civitai_loopback import File, Model, Version
 from tests.support.grey_encoder import GreyEncoder
@@ -98,7 +97,8 @@ def test_from_civitai_into_the_registry_and_back(both, hf_hub, tmp_path):
         found = search(
             [picture],
             hub,
-            tags=("ink",), nsfw=True,
+            tags=("ink",),
+            nsfw=True,
             cache_dir=tmp_path / "other",
             encoder=GreyEncoder(),
         )
@@ -115,7 +115,8 @@ def test_from_civitai_into_the_registry_and_back(both, hf_hub, tmp_path):
         again = search(
             [picture],
             hub,
-            tags=("ink",), nsfw=True,
+            tags=("ink",),
+            nsfw=True,
             cache_dir=tmp_path / "other",
             encoder=GreyEncoder(),
         )

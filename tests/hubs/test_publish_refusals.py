@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import HfApi
 from safetensors.numpy import save
 
-from gmi_registry import generation
+from gmi_registry import generation, search
 from gmi_registry.errors import AuthError, GmiError, HubError, InputError, OfflineError
 from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs.huggingface import HuggingFaceHub
@@ -19,7 +19,6 @@ from gmi_registry.hubs.local import LocalHub
 from gmi_registry.hubs.mark import write_mark
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.publish import publish
-from gmi_registry import search
 from gmi_registry.spec import ModelRef
 from tests.support.hub_builder import ProjectionEncoder
 from tests.support.loopback import User, fixtures

@@ -13,9 +13,10 @@ import pytest
 from safetensors.numpy import save
 from typer.testing import CliRunner
 
+from gmi_registry import search
 from gmi_registry.cli.document import search_document
 from gmi_registry.cli.main import app
-from gmi_registry.cli.traffic import comment
+from gmi_registry.cli.search import write_comments
 from gmi_registry.errors import AuthError, HubError, InputError, SpecFormatError, SpecNotFoundError
 from gmi_registry.hubs import ListingFilter
 from gmi_registry.hubs.huggingface import HuggingFaceHub, reach
@@ -25,8 +26,8 @@ from gmi_registry.hubs.registry.layout import entry_file, entry_of
 from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.indexing import index_hubs
 from gmi_registry.place import find_spec, read_from
-from gmi_registry.report.answer import answer_page
-from gmi_registry import search
+from gmi_registry.report.page import search_page
+from gmi_registry.search.request import SearchRequest
 from gmi_registry.signature import PrivateKey, PublicKey, sign_spec, verify_signature
 from gmi_registry.spec import ModelRef, WeightFile, encode_spec, write_spec
 from tests.support.hub_builder import picture, style_spec
@@ -137,13 +138,13 @@ class TestSearch:
 
     def test_people_are_told(self, renamed, capsys):
         result = renamed.search()
-        comment(result, quiet=False, verbose=False)
+        write_comments(result, quiet=False, verbose=False)
         said = capsys.readouterr().err
         assert said.count("was called") == 1
         assert f"hf:{NEW} was called hf:{OLD} when it was described" in said
-        document = search_document(result, "hf", ListingFilter())
+        document = search_document(result, SearchRequest(prompt="x"), "hf")
         assert [it.described_as for it in document.results] == [f"hf:{OLD}", None]
-        page = answer_page(result, [], settings=[], previews=lambda ref: None)
+        page = search_page(result, [], settings=[], previews=lambda ref: None)
         cards = page.groups[0].cards
         assert cards[0].described_by == f"as hf:{OLD}, its name at the time"
         assert cards[0].url == f"{renamed.hub.endpoint}/{NEW}"

@@ -12,11 +12,11 @@ import pytest
 
 import gmi_registry
 import gmi_registry.encoders
+from gmi_registry import search
 from gmi_registry.errors import IncomparableSpecsError, InputError, RateLimitError
 from gmi_registry.hubs import ListingFilter
 from gmi_registry.index import Ranking
 from gmi_registry.search.result import Timings
-from gmi_registry import search
 from gmi_registry.spec import ModelRef
 from tests.support.hub_builder import OTHER_PROMPTS, HubBuilder, ProjectionEncoder, picture
 

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 import gmi_registry
+from gmi_registry import search
 from gmi_registry.errors import InputError, OfflineError, SpecNotFoundError
-from gmi_registry.hubs import ListingFilter
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.indexing import index_hubs
-from gmi_registry import search
 from gmi_registry.spec import ModelRef, build_spec, write_spec
 from tests.support.hub_builder import OTHER_PROMPTS, ProjectionEncoder, picture
 

@@ -6,12 +6,18 @@ from itertools import count
 
 import numpy as np
 
-from gmi_registry.bench.cache import StageCache, array_bytes
-from gmi_registry.bench.file import SPLITS, Benchmark, ModelEntry, Seeds
-from gmi_registry.bench.generate import SPECS, Described, SpecFile
-from gmi_registry.bench.protocol import HALVES, OWN_PROMPTS
-from gmi_registry.bench.score import score_stage
-from gmi_registry.bench.tasks import Task, TaskFile, label_bytes, label_path, task_path
+from benchmarks.paper.definition import HALVES, OWN_PROMPTS, SPLITS, Benchmark, ModelEntry, Seeds
+from benchmarks.paper.folder import (
+    StageCache,
+    Task,
+    TaskFile,
+    answer_bytes,
+    answer_path,
+    array_bytes,
+    task_path,
+)
+from benchmarks.paper.generate import SPECS, Described, SpecFile
+from benchmarks.paper.score import score_stage
 from tests.support.report_run import put
 
 WIDTH = 6
@@ -106,7 +112,7 @@ def _write_split(folder, benchmark, split, drawn, content):
         names = tuple(entry.label for entry in benchmark.models)
         file = TaskFile(models=names, tasks=tuple(tasks))
         put(task_path(folder, split, protocol), file.to_bytes())
-        put(label_path(folder, split, protocol), label_bytes(truth))
+        put(answer_path(folder, split, protocol), answer_bytes(truth))
     rows = sorted((row for part in shown.values() for row in part), key=lambda row: row[0])
     texts = sorted({row[1] for row in rows})
     names = np.array([row[0] for row in rows])

@@ -7,8 +7,14 @@ import json
 import numpy as np
 from PIL import Image
 
-from gmi_registry.bench.cache import array_bytes
-from gmi_registry.bench.tasks import Task, TaskFile, label_bytes, label_path, task_path
+from benchmarks.paper.folder import (
+    Task,
+    TaskFile,
+    answer_bytes,
+    answer_path,
+    array_bytes,
+    task_path,
+)
 
 FORMAT = {"name": "gmi-bench", "version": 1}
 
@@ -52,7 +58,7 @@ def write_split(folder, split, protocol, models, truth, scores, *, prompts=3, se
             colour = Image.new("HSV", (24, 24), (hue, 150, 200 - 20 * seed)).convert("RGB")
             colour.save(folder / image)
     put(task_path(folder, split, protocol), TaskFile(models=names, tasks=tuple(tasks)).to_bytes())
-    put(label_path(folder, split, protocol), label_bytes([int(model) for model in truth]))
+    put(answer_path(folder, split, protocol), answer_bytes([int(model) for model in truth]))
     put(folder / "scores" / split / f"{protocol}.npz", array_bytes(scores))
 
 

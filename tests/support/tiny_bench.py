@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 
-from gmi_registry.bench.file import load_benchmark
-from gmi_registry.bench.method import METHODS
-from gmi_registry.bench.run import run_benchmark
+from benchmarks.paper.definition import load_benchmark
+from benchmarks.paper.methods import METHODS
+from benchmarks.paper.run import run_benchmark
 from gmi_registry.hubs.local import LocalHub
 
 OWN = ("own-prompts", "own-prompts-default", "own-prompts-mixed")

@@ -14,6 +14,7 @@ import stat
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -48,6 +49,9 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 # Formats whose decoders are in Pillow itself: none that starts another program (EPS) or exists for
 # something other than pictures.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
+# How files begin that Pillow reads without being told to load more, and what reads the others.
+_USUAL_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM")
+_OTHER_PLUGINS = ("Mpo", "WebP", "Tiff", "Avif")
 _FORMAT_HINT = "give a PNG, JPEG, WebP, GIF, TIFF, BMP or AVIF picture"
 _AGAIN = "open it in a viewer and save it again"
 _SMALLER = "scale the picture down first"
@@ -207,7 +211,7 @@ def _decoded(stream: BinaryIO, head: bytes, max_pixels: int) -> Image.Image:
 def _open(stream: BinaryIO, head: bytes) -> Image.Image:
     """The picture with its header read."""
     stream.seek(0)
-    Image.init()
+    _load_plugins(head)
     formats = [known for known in _FORMATS if known in Image.OPEN]
     kind = file_kind(head)
     what, hint = ("not an image", _FORMAT_HINT) if kind is None else (kind.name, kind.hint)
@@ -231,6 +235,14 @@ def _open(stream: BinaryIO, head: bytes) -> Image.Image:
             else f"{what} that is damaged, cut short or of a rare sort"
         )
         raise InputError(f"{reason}: {_first_line(error)}", hint=hint) from error
+
+
+def _load_plugins(head: bytes) -> None:
+    """Pillow's readers of a file that begins so. It has some forty, few of which are used here."""
+    Image.preinit()
+    if not head.startswith(_USUAL_STARTS):
+        for name in _OTHER_PLUGINS:
+            import_module(f"PIL.{name}ImagePlugin")
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

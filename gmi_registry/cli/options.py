@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import typer
+from typer.core import TyperCommand
 
 from gmi_registry.errors import InputError
 
@@ -92,6 +95,48 @@ def show_log(verbose: bool) -> None:
 
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("gmi_registry").setLevel(logging.DEBUG)
+
+
+class QuickCommand(TyperCommand):
+    """A command that asks typer to convert only the values that need it.
+
+    typer makes a pydantic adapter for each option, of which the import alone takes as long as a
+    search. A value that is of its option's type, a text and the name of a file are what such an
+    adapter would return; everything else is left to it.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for param in self.params:
+            # Older versions have no such descriptions, and no adapters.
+            if getattr(param, "type_descriptor", None) is not None:
+                param.process_value = _processing(param, param.process_value)  # type: ignore[method-assign]
+
+
+def _processing(param: Any, process: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    many = param.multiple or param.nargs == -1
+    annotation = param.type_descriptor.annotation
+    kind = get_args(annotation)[0] if many else annotation
+
+    def process_value(ctx: Any, value: Any) -> Any:
+        values = value if many else (value,)
+        if param.required or param.callback is not None or (many and isinstance(value, str)):
+            return process(ctx, value)
+        if value is None:
+            return () if many else None
+        if not all(_is_plain(it, kind) for it in values):
+            return process(ctx, value)
+        made = [Path(it) if kind is Path else it for it in values]
+        return made if many else made[0]
+
+    return process_value
+
+
+def _is_plain(value: object, kind: object) -> bool:
+    if kind is Path:
+        # typer has an error of its own for a file that may not be read.
+        return isinstance(value, str) and (os.access(value, os.R_OK) or not Path(value).exists())
+    return type(value) is kind
 
 
 def new_app(help: str | None = None) -> typer.Typer:

@@ -29,11 +29,19 @@ if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
 
 
-def output() -> Console:
-    """A console on stdout. Colours and width are rich's to find out (NO_COLOR, COLUMNS)."""
+def terminal() -> Console | None:
+    """A console on stdout where that is a terminal, else None.
+
+    Whether it is one, its colours and its width are rich's to find out (FORCE_COLOR, NO_COLOR,
+    COLUMNS), which is imported where there may be one.
+    """
+    forced = any(name in os.environ for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
+    if not (forced or sys.stdout.isatty()):
+        return None
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, soft_wrap=False)
+    return console if console.is_terminal else None
 
 
 def write_line(text: str) -> None:
@@ -54,8 +62,8 @@ def write_json(document: object) -> None:
 
 def write_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     """Labels and values: two columns on a terminal, else ``label: value`` lines."""
-    console = output()
-    if not console.is_terminal:
+    console = terminal()
+    if console is None:
         for label, value in pairs:
             write_line(f"{label}: {value}")
         return

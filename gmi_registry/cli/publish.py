@@ -19,6 +19,7 @@ from gmi_registry.cli.options import (
     Token,
     Verbose,
     cache_folder,
+    new_app,
     show_log,
     work_folder,
 )
@@ -286,6 +287,10 @@ def _seeds(text: str) -> tuple[int, ...]:
         ) from None
 
 
+app = new_app()
+
+
+@app.command()
 @handle_errors(interrupted=_AGAIN)
 def publish(
     model: Annotated[

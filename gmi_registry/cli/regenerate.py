@@ -20,6 +20,7 @@ from gmi_registry.cli.options import (
     Token,
     Verbose,
     cache_folder,
+    new_app,
     show_log,
     work_folder,
 )
@@ -129,6 +130,10 @@ def _moment(text: str | None) -> datetime | None:
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
+app = new_app()
+
+
+@app.command()
 @handle_errors()
 def regenerate(
     hub: HubText = "hf",

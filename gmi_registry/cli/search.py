@@ -17,18 +17,20 @@ from gmi_registry.cli.options import (
     Device,
     HubText,
     Offline,
+    QuickCommand,
     Quiet,
     RegistryText,
     Token,
     Verbose,
     Workers,
+    new_app,
     show_log,
 )
 from gmi_registry.cli.output import (
     StageProgress,
     announce_waits,
     handle_errors,
-    output,
+    terminal,
     write_json,
     write_line,
     write_message,
@@ -91,6 +93,10 @@ class InterrogatorChoice(StrEnum):
     CLIP_INTERROGATOR = "clip_interrogator"
 
 
+app = new_app()
+
+
+@app.command(cls=QuickCommand)
 @handle_errors()
 def search(
     images: Annotated[
@@ -285,8 +291,8 @@ def search(
 
 def write_ranking(result: Ranking) -> None:
     """Print all groups to stdout: tables on a terminal, else tab-separated with one header."""
-    console = output()
-    if console.is_terminal:
+    console = terminal()
+    if console is not None:
         for position, group in enumerate(result.groups):
             _write_table(console, group, is_first=position == 0, alone=len(result.groups) == 1)
     elif result.groups:

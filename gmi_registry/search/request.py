@@ -45,10 +45,10 @@ class SearchRequest:
 
     The query is ``images`` (with ``prompt``, what they show, and ``style``, how they should look),
     or ``prompt`` alone, or ``like``, the name of a model or a folder with a specification.
-    ``not_like`` are images of what is not wanted. ``tags`` to ``nsfw`` filter models; ``fresh_only``
-    leaves out those whose weights have changed since they were described. ``top`` is the most models
-    shown of each group (None: all); with ``repeats`` models whose specifications repeat each other
-    take room from others. ``index`` is the folder of an index, ``qdrant://...``,
+    ``not_like`` are images of what is not wanted. ``tags`` to ``nsfw`` filter models;
+    ``fresh_only`` leaves out those whose weights have changed since they were described. ``top`` is
+    the most models shown of each group (None: all); with ``repeats`` models whose specifications
+    repeat each other take room from others. ``index`` is the folder of an index, ``qdrant://...``,
     :data:`REGISTRY_INDEX` or :data:`NO_INDEX`.
 
     ``prompt`` and ``style`` are kept with their white space trimmed. Raises :class:`OptionsError`

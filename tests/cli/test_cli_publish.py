@@ -11,7 +11,8 @@ from typing import get_args
 import pytest
 
 from gmi_registry.cli import publish as module
-from gmi_registry.cli.main import app, publish_app
+from gmi_registry.cli.main import app
+from gmi_registry.cli.publish import app as publish_app
 from gmi_registry.errors import HubError
 from gmi_registry.spec import GenerationRecipe, read_spec
 from tests.support.cli_hub import write_card

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from gmi_registry.cli.document import SearchDocument
-from gmi_registry.cli.main import app, search_app
+from gmi_registry.cli.main import app
+from gmi_registry.cli.search import app as search_app
 from gmi_registry.cli.search import InterrogatorChoice, KindChoice
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.interrogators import MODES

@@ -2,7 +2,7 @@
 
 A digest names a content for ever, so nothing here goes stale; a hub that cannot name the digest
 gives a stamp instead (a revision, or sizes and times of the files), which is remembered with the
-digest it led to. Files are sealed (:mod:`gmi_registry.sealed`): one that does not fit,
+digest it led to. Files are sealed (:mod:`gmi_registry.atomic`): one that does not fit,
 for whatever reason, is deleted and made again. They appear under their names whole or not at all,
 so any number of processes may share a directory, the last to write the same content winning, and
 ``prune`` may run beside them: what it takes away is read from the hub again.
@@ -21,10 +21,10 @@ from typing import Literal
 import numpy as np
 from safetensors.numpy import load, save
 
+from gmi_registry.atomic import read_sealed, write_sealed
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.eviction import StoredFile, evict, mark_used, stored_files
 from gmi_registry.index.indexed import IndexedSpec
-from gmi_registry.sealed import read_sealed, write_sealed
 
 __all__ = ["CacheUse", "SpecCache"]
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from gmi_registry import generation, search
 from gmi_registry.generation import RecipeOverrides
-from gmi_registry.hubs import open_hub
+from gmi_registry.hubs import HubAccess, open_hub
 from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet
 from tests.support.civitai_loopback import File, Model, Version
@@ -78,7 +78,7 @@ def described(hub, text, work):
 
 
 def test_from_civitai_into_the_registry_and_back(both, hf_hub, tmp_path):
-    with open_hub("civitai", tmp_path / "cache") as hub:
+    with open_hub("civitai", HubAccess(tmp_path / "cache")) as hub:
         for text in ("civitai:1@11", "civitai:1", "urn:air:sd1:lora:civitai:2@21"):
             done = described(hub, text, tmp_path / "work")
             assert done.outcome == "published"
@@ -93,7 +93,7 @@ def test_from_civitai_into_the_registry_and_back(both, hf_hub, tmp_path):
     both.clear_requests()
     hf_hub.clear_requests()
     picture = Image.new("RGB", (32, 32), (200, 40, 40))
-    with open_hub("civitai", tmp_path / "other") as hub:
+    with open_hub("civitai", HubAccess(tmp_path / "other")) as hub:
         found = search(
             [picture],
             hub,
@@ -111,7 +111,7 @@ def test_from_civitai_into_the_registry_and_back(both, hf_hub, tmp_path):
 
     both.clear_requests()
     hf_hub.clear_requests()
-    with open_hub("civitai", tmp_path / "other", offline=True) as hub:
+    with open_hub("civitai", HubAccess(tmp_path / "other", offline=True)) as hub:
         again = search(
             [picture],
             hub,

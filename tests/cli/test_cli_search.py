@@ -10,8 +10,8 @@ from PIL import Image
 
 from gmi_registry.cli.document import SearchDocument
 from gmi_registry.cli.main import app
-from gmi_registry.cli.search import app as search_app
 from gmi_registry.cli.search import InterrogatorChoice, KindChoice
+from gmi_registry.cli.search import app as search_app
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.interrogators import MODES
 from gmi_registry.model import Kind

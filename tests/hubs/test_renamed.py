@@ -18,14 +18,14 @@ from gmi_registry.cli.document import search_document
 from gmi_registry.cli.main import app
 from gmi_registry.cli.search import write_comments
 from gmi_registry.errors import AuthError, HubError, InputError, SpecFormatError, SpecNotFoundError
-from gmi_registry.hubs import ListingFilter
-from gmi_registry.hubs.huggingface import HuggingFaceHub, reach
+from gmi_registry.hubs import Filters
+from gmi_registry.hubs.huggingface import HuggingFaceHub, client
 from gmi_registry.hubs.huggingface.names import KEPT_ELSEWHERE, Names, base_reference
 from gmi_registry.hubs.registry import Registry
-from gmi_registry.hubs.registry.layout import entry_file, entry_of
+from gmi_registry.hubs.registry.entries import entry_file, entry_of
 from gmi_registry.hubs.registry.supplement import SupplementedHub
+from gmi_registry.hubs.resolve import find_spec, read_from
 from gmi_registry.indexing import index_hubs
-from gmi_registry.place import find_spec, read_from
 from gmi_registry.report.page import search_page
 from gmi_registry.search.request import SearchRequest
 from gmi_registry.signature import PrivateKey, PublicKey, sign_spec, verify_signature
@@ -447,7 +447,7 @@ class TestOtherHosts:
         monkeypatch.setattr(world.hub.state, "page_size", 1)
         monkeypatch.setattr(world.hub.state, "endpoint", other.endpoint)  # in its Link headers
         with world.open(token="hf_adasecret") as hub, pytest.raises(HubError, match="sends this"):
-            list(hub.list_specs(ListingFilter()))
+            list(hub.list_specs(Filters()))
         assert other.requests == []
 
     @pytest.mark.parametrize("host", ["evil;reboot", "a b", "$(id)", "\u202eevil", "x" * 300])
@@ -643,7 +643,7 @@ class TestBaseFilter:
         assert len(filled.hub.requests) == 1  # the listing
 
     def test_an_index_does_not_wait_for_a_hub_that_is_not_there(self, filled, monkeypatch, caplog):
-        monkeypatch.setattr(reach, "_PATIENCE", 0.0)
+        monkeypatch.setattr(client, "_CONNECTION_SECONDS", 0.0)
         with filled.open() as hub:
             index_hubs(filled.room / "index", [hub], cache_dir=filled.room / "cache")
         port = filled.hub.endpoint.rpartition(":")[2]
@@ -689,7 +689,7 @@ class TestNames:
             assert hub.name_now(ref).id == NEW
         world.add(OLD, BLUE)
         with world.open() as hub:
-            list(hub.list_specs(ListingFilter()))
+            list(hub.list_specs(Filters()))
         with world.open(offline=True) as hub:
             assert hub.name_now(ref) == ref
 

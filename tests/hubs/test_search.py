@@ -14,7 +14,7 @@ import gmi_registry
 import gmi_registry.encoders
 from gmi_registry import search
 from gmi_registry.errors import IncomparableSpecsError, InputError, RateLimitError
-from gmi_registry.hubs import ListingFilter
+from gmi_registry.hubs import Filters
 from gmi_registry.index import Ranking
 from gmi_registry.search.result import Timings
 from gmi_registry.spec import ModelRef
@@ -188,7 +188,7 @@ class TestFilters:
         assert result.to_json()["encoder"] is None
 
     def test_the_manifest_decides_whatever_the_hub_lets_through(self, colours, look, monkeypatch):
-        everything = list(colours.hub.list_specs(ListingFilter()))
+        everything = list(colours.hub.list_specs(Filters()))
         monkeypatch.setattr(colours.hub, "list_specs", lambda wanted: iter(everything))
         result = look(picture(COLOURS["red"]), tags=("warm",))
         assert [hit.ref.id for hit in result.hits] == ["red"]
@@ -202,15 +202,15 @@ class TestListing:
             colours.hub, "list_specs", lambda wanted: asked.append(wanted) or listed(wanted)
         )
         look(picture(COLOURS["red"]), tags=("cold",))
-        assert asked == [ListingFilter()]
+        assert asked == [Filters()]
         look(picture(COLOURS["red"]), tags=("none",))
-        assert asked[1:] == [ListingFilter()]
+        assert asked[1:] == [Filters()]
 
     @pytest.mark.parametrize("stale", [True, False, None])
     def test_what_the_hub_knows_of_the_weights_is_shown(self, colours, look, monkeypatch, stale):
         listings = [
             dataclasses.replace(listing, stale=stale if listing.ref.id == "red" else None)
-            for listing in colours.hub.list_specs(ListingFilter())
+            for listing in colours.hub.list_specs(Filters())
         ]
         monkeypatch.setattr(colours.hub, "list_specs", lambda wanted: iter(listings))
         result = look(picture(COLOURS["red"]))
@@ -273,7 +273,7 @@ class TestSkipped:
             assert "describes local:red" in skipped.reason
 
     def test_a_specification_that_vanishes_meanwhile_is_skipped(self, colours, look, monkeypatch):
-        listings = list(colours.hub.list_specs(ListingFilter()))
+        listings = list(colours.hub.list_specs(Filters()))
         monkeypatch.setattr(colours.hub, "list_specs", lambda wanted: iter(listings))
         for path in (colours.folder("blue") / "gmi").iterdir():
             path.unlink()
@@ -338,7 +338,7 @@ class TestEncoder:
         with pytest.raises(IncomparableSpecsError, match="the same weights with another preproc"):
             look(picture(COLOURS["red"]), encoder=None)
         # From the cache, with the file gone in the meantime, the ids have to do.
-        listings = list(colours.hub.list_specs(ListingFilter()))
+        listings = list(colours.hub.list_specs(Filters()))
         monkeypatch.setattr(colours.hub, "list_specs", lambda wanted: iter(listings))
         for path in colours.root.glob("models/*/gmi/spec.json"):
             path.unlink()

@@ -1,24 +1,30 @@
-"""Files of a cache: read as they were written, or not at all.
+"""Files that appear whole or not at all, and files of a cache, which are read as they were written.
 
-Each begins with the SHA-256 of what follows, so that what a disk, a crash or another program did to
-it is noticed, and made again. It appears under its name whole, so that processes share a folder
-without locks, the last to write winning.
+Each of the latter begins with the SHA-256 of what follows, so that what a disk, a crash or another
+program did to it is noticed, and made again. Processes share a folder without locks: the last to
+write wins.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
+import sys
 import tempfile
 from pathlib import Path
-
-__all__ = ["read_sealed", "write_sealed"]
 
 _SEAL = hashlib.sha256().digest_size
 
 _log = logging.getLogger(__name__)
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2  # linux/fs.h
+_RENAME_SWAP = 2  # sys/stdio.h of macOS
+# The kernel, the C library or the file system does not know the call.
+_UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def read_sealed(path: Path, *, limit: int = -1) -> bytes | None:
@@ -55,3 +61,29 @@ def write_sealed(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             Path(scratch).unlink()
         raise
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Let two existing paths on one file system change places; no moment shows only one of them.
+
+    Returns False, with nothing changed, where this system has no such call: renameat2(2) of
+    Linux 3.15 and glibc 2.28, renamex_np(2) of macOS 10.12. Raises OSError where it failed.
+    """
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    a, b = os.fsencode(first), os.fsencode(second)
+    if sys.platform.startswith("linux") and hasattr(library, "renameat2"):
+        assert library is not None
+        failed = library.renameat2(_AT_FDCWD, a, _AT_FDCWD, b, _RENAME_EXCHANGE)
+    elif sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        assert library is not None
+        failed = library.renamex_np(a, b, _RENAME_SWAP)
+    else:
+        return False
+    if not failed:
+        return True
+    number = ctypes.get_errno()
+    if number in _UNKNOWN:
+        return False
+    raise OSError(number, os.strerror(number), str(first), None, str(second))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from gmi_registry.errors import AuthError, GmiError, InputError, SpecNotFoundError
+from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import opened_hub
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
@@ -20,35 +22,14 @@ if TYPE_CHECKING:
     from gmi_registry.spec.files import Links
     from gmi_registry.spec.reference import HubName
 
-__all__ = [
-    "DEFAULT_HUB",
-    "SpecPlace",
-    "base_model_named",
-    "endpoints",
-    "find_base",
-    "find_model",
-    "find_spec",
-    "hub_at",
-    "hub_named_in",
-    "is_folder",
-    "makes_links",
-    "open_hub",
-    "read_former",
-    "read_from",
-    "registry_of",
-]
-
 _log = logging.getLogger(__name__)
-
-DEFAULT_HUB = "hf"
-"""The hub that is meant where neither the caller nor GMI_HUB names one."""
 
 _TITLES: dict[HubName, str] = {"hf": "Hugging Face", "civitai": "Civitai", "local": "a folder"}
 _HUB_OPTIONS: dict[HubName, str] = {"hf": "hf", "civitai": "civitai", "local": "FOLDER"}
 
 
 @runtime_checkable
-class Finds(Protocol):
+class FindsModels(Protocol):
     """A hub whose models people name in ways of its own."""
 
     def find(self, text: str) -> ModelRef: ...
@@ -68,15 +49,8 @@ class HasOthers(Protocol):
     def others(self) -> Iterator[Registry]: ...
 
 
-@runtime_checkable
-class Closable(Protocol):
-    """A hub that holds something while it is open."""
-
-    def close(self) -> None: ...
-
-
 @dataclass(frozen=True)
-class SpecPlace:
+class SpecFolder:
     """A folder that should hold ``gmi/``, as the readers of :mod:`gmi_registry.spec` want it.
 
     ``expected`` is the model that it should describe, where the person named one; ``weights`` are
@@ -112,67 +86,6 @@ class SpecPlace:
             own_weights=self.own_weights,
             follow_links=self.follow_links,
         )
-
-
-def open_hub(
-    hub: str | Path | Hub | None = None,
-    *,
-    cache_dir: Path | None = None,
-    token: str | None = None,
-    offline: bool | None = None,
-    registry: str | None = None,
-    civitai_token: str | None = None,
-) -> Hub:
-    """The hub that ``hub`` names (None: GMI_HUB, else Hugging Face), or ``hub`` itself.
-
-    The rest is for a hub that is opened here: ``cache_dir`` is where it keeps what it downloads
-    (None: its usual place), ``token`` by default the one that ``hf auth login`` or HF_TOKEN left,
-    ``offline`` by default what HF_HUB_OFFLINE says, ``registry`` by default the dataset that
-    GMI_REGISTRY names, ``civitai_token`` what CIVITAI_TOKEN says. Raises InputError or HubError
-    where there is no such hub.
-    """
-    if hub is None:
-        hub = os.environ.get("GMI_HUB") or DEFAULT_HUB
-    if not isinstance(hub, str | Path):
-        return hub
-    from gmi_registry.hubs.table import open_hub as open_by_name
-
-    # A path is a folder, also one that is called hf.
-    text = f"local:{hub}" if isinstance(hub, Path) else hub
-    return open_by_name(
-        text,
-        cache_dir,
-        token=token,
-        offline=offline,
-        registry=registry,
-        civitai_token=civitai_token,
-    )
-
-
-@contextmanager
-def hub_at(
-    hub: str | Path | Hub | None = None,
-    *,
-    cache_dir: Path | None = None,
-    token: str | None = None,
-    offline: bool | None = None,
-    registry: str | None = None,
-    civitai_token: str | None = None,
-) -> Iterator[Hub]:
-    """Like :func:`open_hub`, closed at the end of the block unless it was open before."""
-    opened = open_hub(
-        hub,
-        cache_dir=cache_dir,
-        token=token,
-        offline=offline,
-        registry=registry,
-        civitai_token=civitai_token,
-    )
-    try:
-        yield opened
-    finally:
-        if opened is not hub and isinstance(opened, Closable):
-            opened.close()
 
 
 def hub_named_in(text: str) -> str | None:
@@ -213,7 +126,7 @@ def find_model(text: str, hub: Hub, revision: str | None = None) -> ModelRef:
             f"{_TITLES[hub.name]}",
             hint=f"name its hub, --hub {_HUB_OPTIONS[named.hub]}, or a model of this one",
         )
-    ref = hub.find(text) if isinstance(hub, Finds) else None if named is None else named.model
+    ref = hub.find(text) if isinstance(hub, FindsModels) else None if named is None else named.model
     if ref is None:
         raise InputError(f"{text[:120]!r} is no name of a model", hint="see gmi-publish --help")
     if revision is None:
@@ -244,45 +157,38 @@ def find_base(text: str, hub: Hub) -> ModelRef:
 
 
 def find_spec(
-    text: str,
-    hub: str | Path | Hub | None = None,
-    *,
-    cache_dir: Path | None = None,
-    token: str | None = None,
-    offline: bool | None = None,
-    registry: str | None = None,
-) -> SpecPlace:
+    text: str, hub: str | Path | Hub | None = None, access: HubAccess | None = None
+) -> SpecFolder:
     """A folder with ``gmi/``, that folder ``gmi`` itself, or a model on a hub.
 
     The hub is the one that the model names, as in ``hf:owner/name`` or in an address, else ``hub``,
-    else GMI_HUB. A model without a specification beside it has that of the registry (``registry``,
-    None: GMI_REGISTRY) where there is one. An entry of a registry that is not there is looked for
-    in those as well that earlier commands of this user named. Raises InputError or HubError where
-    there is no such thing.
+    else GMI_HUB; ``access`` is for it where it is opened here. A model without a specification
+    beside it has that of the registry where there is one. An entry of a registry that is not there
+    is looked for in those as well that earlier commands of this user named. Raises InputError or
+    HubError where there is no such thing.
     """
     path = Path(text)
     if is_folder(text):
         itself = path.name == "gmi" and (path / "spec.json").is_file()
-        return SpecPlace(path.absolute().parent if itself else path)
+        return SpecFolder(path.absolute().parent if itself else path)
     is_open = hub is not None and not isinstance(hub, str | Path)
     named = _read(text, None, endpoints(hub if is_open else None))
     source = hub or os.environ.get("GMI_HUB") or None
     if named is not None and named.hub != "local" and getattr(hub, "name", None) != named.hub:
         # A name that tells its hub is not read on another one, whatever is usual here.
         source = named.hub
+    access = access or HubAccess()
     if named is not None and named.registry is not None:
-        registry = named.registry
-        if registry != registry_of(source):
+        access = replace(access, registry=named.registry)
+        if named.registry != registry_of(source):
             source = named.hub
     if source is None:
         raise InputError(
             f"{text!r} is not a folder, and no hub is named",
             hint="name a folder that holds gmi/, or add --hub HUB (or set GMI_HUB)",
         )
-    with hub_at(
-        source, cache_dir=cache_dir, token=token, offline=offline, registry=registry
-    ) as opened:
-        return _place_of(find_model(text, opened), opened, registry)
+    with opened_hub(source, access) as opened:
+        return _spec_folder(find_model(text, opened), opened, access.registry)
 
 
 def read_from(hub: Hub, ref: ModelRef) -> Spec:
@@ -324,7 +230,7 @@ def read_former(hub: object, folder: Path, ref: ModelRef) -> Spec | None:
         return None
 
 
-def _place_of(ref: ModelRef, hub: Hub, registry: str | None) -> SpecPlace:
+def _spec_folder(ref: ModelRef, hub: Hub, registry: str | None) -> SpecFolder:
     from gmi_registry.errors import SpecError
     from gmi_registry.hubs.protocol import knows_names, own_weights
     from gmi_registry.spec import read_manifest
@@ -351,7 +257,7 @@ def _place_of(ref: ModelRef, hub: Hub, registry: str | None) -> SpecPlace:
     names = knows_names(hub)
     now = asked if names is None else names.name_now(asked)
     called = None if now.id == ref.id else replace(ref, id=now.id)
-    return SpecPlace(parent, ref, links, weights, called, registry)
+    return SpecFolder(parent, ref, links, weights, called, registry)
 
 
 def is_folder(text: str) -> bool:

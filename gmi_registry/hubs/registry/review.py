@@ -1,21 +1,150 @@
-"""What somebody wants to put into the registry, and whether it may go there."""
+"""Whether a proposed entry may go into the registry, and how near its images are to new ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from gmi_registry.errors import GmiError, InputError, UnsupportedOperationError
+import numpy as np
+import numpy.typing as npt
+
+from gmi_registry.errors import (
+    GmiError,
+    IncomparableSpecsError,
+    InputError,
+    UnsupportedOperationError,
+)
 from gmi_registry.hubs.protocol import KnowsWeights
-from gmi_registry.hubs.registry.finding import Finding
-from gmi_registry.hubs.registry.layout import ENTRY_FILES, entry_of, entry_path, parse_file
+from gmi_registry.hubs.registry.entries import ENTRY_FILES, entry_of, entry_path, parse_file
 from gmi_registry.sanitize import escaped
 from gmi_registry.spec import MANIFEST_NAME, TENSORS_NAME, ModelRef, Spec, read_spec, verify
 
-__all__ = ["Inspection", "Proposal", "inspect", "weigh"]
+Check = Literal[
+    "paths",
+    "sizes",
+    "manifest",
+    "tensors",
+    "preview",
+    "place",
+    "owner",
+    "weights",
+    "norms",
+    "copies",
+    "hubness",
+    "audit",
+]
+"""In the order in which they are made."""
 
+Status = Literal["ok", "failed", "skipped"]
+
+MEAN_TOLERANCE = 0.10
+"""The most that the shifts of images may come to on average."""
+ROW_TOLERANCE = 0.30
+"""The most that a single image may be shifted."""
+TEXT_TOLERANCE = 0.01
+"""The most that the embedding of a prompt may be shifted: nothing is drawn for it."""
 _SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check; ``detail`` is one line, ``hint`` the next thing to do or None."""
+
+    check: Check
+    status: Status
+    detail: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far one image's embedding is from the one drawn again: their L2 distance, divided by the
+    L2 norm of the latter, so that whoever stated the former has no hand in the unit."""
+
+    prompt: str
+    seed: int
+    shift: float
+
+
+@dataclass(frozen=True)
+class ImageComparison:
+    """``images`` in the order in which they were drawn; ``text`` is the largest shift of a prompt.
+
+    Images that one model draws of one prompt and seed on other machines, in other batches or
+    precisions, differ a little; those of another model differ a lot. docs/registry.md has the
+    figures on which the tolerances rest.
+    """
+
+    images: tuple[Shift, ...]
+    text: float
+
+    @property
+    def mean(self) -> float:
+        """The mean shift of the images."""
+        return sum(image.shift for image in self.images) / len(self.images)
+
+    @property
+    def worst(self) -> Shift:
+        """The image that is shifted most."""
+        return max(self.images, key=lambda image: image.shift)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all tolerances are kept."""
+        return (
+            self.mean <= MEAN_TOLERANCE
+            and self.worst.shift <= ROW_TOLERANCE
+            and self.text <= TEXT_TOLERANCE
+        )
+
+
+def compare_images(stated: Spec, drawn: Spec) -> ImageComparison:
+    """Compare the images of ``drawn`` with those that ``stated`` has of the same prompts and seeds.
+
+    Raises IncomparableSpecsError for two encoders, or where ``stated`` has no such images.
+    """
+    theirs, ours = stated.manifest, drawn.manifest
+    if theirs.encoder.id != ours.encoder.id:
+        raise IncomparableSpecsError(
+            f"images seen by {ours.encoder.name} ({ours.encoder.id}) say nothing of a "
+            f"specification made with {theirs.encoder.name} ({theirs.encoder.id})",
+            hint="load the encoder that the specification names",
+        )
+    rows = _rows(stated)
+    images: list[Shift] = []
+    text = 0.0
+    for (prompt, seed), row in _rows(drawn).items():
+        if (prompt, seed) not in rows:
+            raise IncomparableSpecsError(
+                f"the specification has no image of {prompt!r} with seed {seed}"
+            )
+        other = rows[prompt, seed]
+        images.append(
+            Shift(prompt, seed, _shift(stated.image_embeddings[other], drawn.image_embeddings[row]))
+        )
+        said = stated.prompt_embeddings[stated.image_prompt[other]]
+        text = max(text, _shift(said, drawn.prompt_embeddings[drawn.image_prompt[row]]))
+    return ImageComparison(tuple(images), text)
+
+
+def _rows(spec: Spec) -> dict[tuple[str, int], int]:
+    """The row of each prompt's image with each seed; of a prompt in two sets that of the first."""
+    manifest = spec.manifest
+    prompts = [prompt for block in manifest.prompt_sets for prompt in block.prompts]
+    seeds = manifest.generation.recipe.seeds
+    seen = [0] * len(prompts)
+    found: dict[tuple[str, int], int] = {}
+    for row, prompt in enumerate(spec.image_prompt.tolist()):
+        found.setdefault((prompts[prompt], seeds[seen[prompt]]), row)
+        seen[prompt] += 1
+    return found
+
+
+def _shift(stated: npt.NDArray[np.float16], drawn: npt.NDArray[np.float16]) -> float:
+    a, b = stated.astype(np.float64), drawn.astype(np.float64)
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 @dataclass(frozen=True)
@@ -72,11 +201,13 @@ def inspect(proposal: Proposal, hubs: Mapping[str, KnowsWeights]) -> Inspection:
         findings.append(_place(spec, entry))
     findings.append(_owner(proposal, entry))
     if spec is not None:
-        findings += weigh(spec, entry, hubs)
+        findings += check_weights(spec, entry, hubs)
     return Inspection(tuple(findings), entry, spec)
 
 
-def weigh(spec: Spec, entry: ModelRef, hubs: Mapping[str, KnowsWeights]) -> Iterator[Finding]:
+def check_weights(
+    spec: Spec, entry: ModelRef, hubs: Mapping[str, KnowsWeights]
+) -> Iterator[Finding]:
     """Whether the model has the weights that ``spec`` describes, on its hub and now.
 
     One finding a weight file, or one that says why they cannot be told.

@@ -18,13 +18,16 @@ from huggingface_hub.errors import (
 )
 
 from gmi_registry.errors import GmiError, HubError
-from gmi_registry.hubs.huggingface.errors import Asked, explained, translate
-from gmi_registry.hubs.huggingface.limit import wait_after
-from gmi_registry.hubs.huggingface.patience import patiently, pause
+from gmi_registry.hubs.huggingface.client import (
+    HubRequest,
+    pause,
+    retried,
+    translated,
+    translated_errors,
+    wait_after,
+)
 from gmi_registry.sanitize import one_line
 from gmi_registry.spec.fields import unprintable
-
-__all__ = ["Change", "RepoType", "Start", "make", "own_proposals"]
 
 RepoType = Literal["model", "dataset"]
 
@@ -36,7 +39,7 @@ _Step = Literal["again", "propose"]
 
 
 @dataclass(frozen=True)
-class Start:
+class ChangeStart:
     """What a change starts from: the head ``parent_commit`` (40 hex digits) of ``branch``.
 
     ``can_write`` says whether ``user`` may commit there; else the change can be proposed.
@@ -61,14 +64,14 @@ class Change:
     of the commit, or where its argument is true of the pull request.
     """
 
-    asked: Asked
+    asked: HubRequest
     repo_type: RepoType
-    look: Callable[[], Start]
+    look: Callable[[], ChangeStart]
     is_made: Callable[[str], bool]
     describe: Callable[[bool], str]
 
 
-def make(api: HfApi, change: Change, *, propose: bool) -> str | Start:
+def commit_or_propose(api: HfApi, change: Change, *, propose: bool) -> str | ChangeStart:
     """Commit, or open a pull request; returns its address, or the Start where all is there already.
 
     Without the right to write, or with ``propose``, it is a pull request, unless one of this
@@ -102,7 +105,7 @@ def make(api: HfApi, change: Change, *, propose: bool) -> str | Start:
 
 
 def own_proposals(
-    api: HfApi, asked: Asked, repo_type: RepoType, user: str
+    api: HfApi, asked: HubRequest, repo_type: RepoType, user: str
 ) -> Iterator[tuple[str, str]]:
     """Address and revision (``refs/pr/3``) of the newest open pull requests of ``user``.
 
@@ -119,9 +122,9 @@ def own_proposals(
         )
         return list(itertools.islice(found, _PROPOSALS))
 
-    with explained(asked):
+    with translated_errors(asked):
         try:
-            found = patiently(ask)
+            found = retried(ask)
         except HfHubHTTPError as error:
             said = error.server_message or ""
             if error.response.status_code == 403 and not isinstance(error, GatedRepoError):
@@ -138,16 +141,16 @@ def own_proposals(
             yield f"{asked.url}/discussions/{number}", f"refs/pr/{number}"
 
 
-def _proposed(api: HfApi, change: Change, start: Start) -> str | None:
+def _proposed(api: HfApi, change: Change, start: ChangeStart) -> str | None:
     """The address of an open pull request of this account's that has all of the change."""
     for address, revision in own_proposals(api, change.asked, change.repo_type, start.user):
-        with explained(change.asked):
+        with translated_errors(change.asked):
             if change.is_made(revision):
                 return address
     return None
 
 
-def _send(api: HfApi, change: Change, start: Start, propose: bool) -> str:
+def _send(api: HfApi, change: Change, start: ChangeStart, propose: bool) -> str:
     repo_id = str(change.asked.id)
     added = [CommitOperationAdd(path, new) for path, new in start.files.items() if new is not None]
     removed = [CommitOperationDelete(path) for path, new in start.files.items() if new is None]
@@ -198,7 +201,7 @@ def _after(error: Exception, propose: bool) -> _Step | None:
     return "again" if broken else None
 
 
-def _wait(error: Exception, otherwise: float, asked: Asked) -> None:
+def _wait(error: Exception, otherwise: float, asked: HubRequest) -> None:
     wait: float | None = otherwise
     if isinstance(error, HfHubHTTPError) and error.response.status_code == 429:
         wait = wait_after(error.response.headers, otherwise)
@@ -207,7 +210,7 @@ def _wait(error: Exception, otherwise: float, asked: Asked) -> None:
     pause(wait)
 
 
-def _explained(error: Exception, asked: Asked) -> Exception:
+def _explained(error: Exception, asked: HubRequest) -> Exception:
     if isinstance(error, HfHubHTTPError) and error.response.status_code in (409, 412):
         return HubError(
             f"{asked.name}: others keep changing it, so the commit never fitted",
@@ -222,8 +225,8 @@ def _explained(error: Exception, asked: Asked) -> Exception:
         )
     if isinstance(error, RuntimeError):
         cause = error.__cause__
-        known = None if cause is None else translate(cause, asked)
+        known = None if cause is None else translated(cause, asked)
         return known or HubError(
             f"{asked.name}: the upload failed", hint="run the same command again"
         )
-    return translate(error, asked) or error
+    return translated(error, asked) or error

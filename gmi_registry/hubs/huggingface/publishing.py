@@ -1,4 +1,4 @@
-"""Whether publishing would work, asked before anything is generated."""
+"""A specification goes beside its model by a commit or a pull request, and is checked before."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ from huggingface_hub.utils._http import hf_raise_for_status
 
 from gmi_registry.errors import AuthError, HubError, SpecNotFoundError, UnsupportedOperationError
 from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
-from gmi_registry.hubs.digest import FileDigests
-from gmi_registry.hubs.huggingface.card_edit import check_card
-from gmi_registry.hubs.huggingface.change import own_proposals
+from gmi_registry.hubs.files import FileDigests, read_upload
+from gmi_registry.hubs.huggingface.card_edit import check_card, edit_card
+from gmi_registry.hubs.huggingface.changes import (
+    Change,
+    ChangeStart,
+    commit_or_propose,
+    own_proposals,
+)
+from gmi_registry.hubs.huggingface.client import HubRequest, retried, translated_errors
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
-from gmi_registry.hubs.huggingface.errors import Asked, explained
 from gmi_registry.hubs.huggingface.models import Models
-from gmi_registry.hubs.huggingface.patience import patiently
 from gmi_registry.hubs.protocol import Destination
 from gmi_registry.hubs.selection import WEIGHT_SUFFIXES
-from gmi_registry.sanitize import add_secret
-from gmi_registry.spec import SPEC_DIR, ModelRef
-
-__all__ = [
-    "Preflight",
-    "StoredFile",
-    "asked_of",
-    "check_push",
-    "check_writable",
-    "may_commit",
-    "read_file",
-    "stored_files",
-]
+from gmi_registry.sanitize import add_secret, in_markdown
+from gmi_registry.spec import (
+    MANIFEST_NAME,
+    PREVIEW_NAME,
+    SIGNATURE_NAME,
+    SPEC_DIR,
+    TENSORS_NAME,
+    Manifest,
+    ModelRef,
+)
 
 _COMMIT_LIKE = re.compile(r"[0-9a-f]{7,40}")
 _WRITERS = frozenset({"admin", "write"})
@@ -47,6 +48,11 @@ _PUSH, _PROPOSE = "repo.write", "discussion.write"
 _HEADS, _TAGS, _PULLS = "refs/heads/", "refs/tags/", "refs/pr/"
 _AT_LINE = re.compile(r"\((\d+):\d+\)")
 _ELSEWHERE = "leave this repository alone: --to registry, or --output DIR"
+
+_MANIFEST = f"{SPEC_DIR}/{MANIFEST_NAME}"
+_SIGNATURE = f"{SPEC_DIR}/{SIGNATURE_NAME}"
+# git itself holds no larger file at the hub.
+_REGULAR_LIMIT = 10 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -141,8 +147,8 @@ def check_writable(api: HfApi, ref: ModelRef, *, create_pr: bool = False) -> Pre
             f"{asked.name}: publishing needs a token, and there is none",
             hint=f"hf auth login, with one that may write: {_tokens(asked)}",
         )
-    with explained(asked):
-        account = _mapping(patiently(lambda: api.whoami(cache=True)))
+    with translated_errors(asked):
+        account = _mapping(retried(lambda: api.whoami(cache=True)))
     user = account.get("name")
     if not isinstance(user, str):
         raise HubError(
@@ -177,11 +183,11 @@ def check_writable(api: HfApi, ref: ModelRef, *, create_pr: bool = False) -> Pre
     )
 
 
-def may_commit(api: HfApi, asked: Asked, repo_type: str) -> bool:
+def may_commit(api: HfApi, asked: HubRequest, repo_type: str) -> bool:
     """Whether the hub says that this account may commit there; True where it does not say."""
-    with explained(asked):
+    with translated_errors(asked):
         try:
-            patiently(lambda: api.auth_check(str(asked.id), repo_type=repo_type, write=True))
+            retried(lambda: api.auth_check(str(asked.id), repo_type=repo_type, write=True))
         except HfHubHTTPError as error:
             return error.response.status_code != 403
         except TypeError:  # an older client
@@ -189,7 +195,7 @@ def may_commit(api: HfApi, asked: Asked, repo_type: str) -> bool:
     return True
 
 
-def validate_card(api: HfApi, asked: Asked, before: bytes | None, after: bytes) -> None:
+def validate_card(api: HfApi, asked: HubRequest, before: bytes | None, after: bytes) -> None:
     """Raise HubError for a card that the hub's own check refuses, as it would in a commit.
 
     ``after`` is the card as it would be, ``before`` as it lies there now, whose lines its author
@@ -208,7 +214,7 @@ def validate_card(api: HfApi, asked: Asked, before: bytes | None, after: bytes) 
     )
 
 
-def _faults(api: HfApi, asked: Asked, content: bytes) -> str | None:
+def _faults(api: HfApi, asked: HubRequest, content: bytes) -> str | None:
     """What the hub finds wrong with a card, on one line, or None."""
 
     def ask() -> Any:
@@ -221,8 +227,8 @@ def _faults(api: HfApi, asked: Asked, content: bytes) -> str | None:
             hf_raise_for_status(response)
         return response
 
-    with explained(asked):
-        response = patiently(ask)
+    with translated_errors(asked):
+        response = retried(ask)
     if response.status_code != 400:
         return None
     try:
@@ -234,14 +240,14 @@ def _faults(api: HfApi, asked: Asked, content: bytes) -> str | None:
     return " ".join("; ".join(found).split()) or "it does not say why"
 
 
-def _branch(api: HfApi, ref: ModelRef, asked: Asked, *, propose: bool) -> str:
+def _branch(api: HfApi, ref: ModelRef, asked: HubRequest, *, propose: bool) -> str:
     """The branch that a push goes to. Raises where ``ref`` names none, and no commit either."""
     revision = ref.revision
     if revision is None:
         return constants.DEFAULT_REVISION
-    with explained(asked):
+    with translated_errors(asked):
         try:
-            refs = patiently(lambda: api.list_repo_refs(ref.id))
+            refs = retried(lambda: api.list_repo_refs(ref.id))
         except RepositoryNotFoundError as error:
             raise _not_a_model(api, asked) or error from error
         heads = {item.name for item in refs.branches} | {item.name for item in refs.converts}
@@ -280,7 +286,7 @@ def _branch(api: HfApi, ref: ModelRef, asked: Asked, *, propose: bool) -> str:
     )
 
 
-def _model(api: HfApi, asked: Asked, branch: str) -> Any:
+def _model(api: HfApi, asked: HubRequest, branch: str) -> Any:
     try:
         return _info(api, str(asked.id), branch)
     except SpecNotFoundError as error:
@@ -289,11 +295,11 @@ def _model(api: HfApi, asked: Asked, branch: str) -> Any:
         raise _not_a_model(api, asked) or error from error
 
 
-def _not_a_model(api: HfApi, asked: Asked) -> HubError | None:
+def _not_a_model(api: HfApi, asked: HubRequest) -> HubError | None:
     """The error for a repository of another kind under the same name, or None."""
     for kind in ("dataset", "space"):
-        with explained(asked):
-            there = patiently(partial(api.repo_exists, str(asked.id), repo_type=kind))
+        with translated_errors(asked):
+            there = retried(partial(api.repo_exists, str(asked.id), repo_type=kind))
         if there:
             return HubError(
                 f"{asked.id} is a {kind}, and no model",
@@ -302,13 +308,13 @@ def _not_a_model(api: HfApi, asked: Asked) -> HubError | None:
     return None
 
 
-def asked_of(api: HfApi, ref: ModelRef) -> Asked:
+def asked_of(api: HfApi, ref: ModelRef) -> HubRequest:
     """For messages about a push to ``ref``."""
     token = api.token
     known = get_token() if token is None else token
     add_secret(known if isinstance(known, str) else None)
     has_token = bool(known)
-    return Asked(api.endpoint, has_token, ref.id, ref.revision, writing=True)
+    return HubRequest(api.endpoint, has_token, ref.id, ref.revision, writing=True)
 
 
 def stored_files(api: HfApi, model_id: str, revision: str) -> dict[str, StoredFile]:
@@ -343,7 +349,7 @@ def _files(info: Any) -> Iterator[tuple[str, StoredFile]]:
         yield sibling.rfilename, StoredFile(sibling.blob_id, sha256, sibling.size or 0)
 
 
-def _may_push(account: Mapping[str, Any], asked: Asked) -> bool:
+def _may_push(account: Mapping[str, Any], asked: HubRequest) -> bool:
     """Whether account and token may commit there. Raises AuthError where not even propose."""
     model_id = asked.id or ""
     owner = model_id.partition("/")[0].casefold() if "/" in model_id else None
@@ -385,5 +391,94 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _tokens(asked: Asked) -> str:
+def _tokens(asked: HubRequest) -> str:
     return f"{asked.endpoint}/settings/tokens"
+
+
+def push_spec(api: HfApi, ref: ModelRef, folder: Path, *, create_pr: bool = False) -> str:
+    """Commit the specification in ``folder`` to the model, with the edit of its card.
+
+    The files of a specification go together: an old preview or signature does not outlive its
+    specification. Without the right to write, or with ``create_pr``, a pull request is opened,
+    unless one of this account's is open with the same specification. A push that somebody else's
+    commit overtook starts again from that commit. After a failure that leaves open whether the
+    hub did what it was asked, the model is looked at before anything is sent again.
+
+    Returns the address of the commit or of the pull request; where the model holds all of it
+    already, nothing is sent, and it is the address of ``gmi`` at the current commit.
+
+    Raises InputError or SpecError for files that are no specification of ``ref``, AuthError for
+    want of rights, HubError where the model now has other weights, its card cannot be edited, or
+    the hub does not answer; the model then holds its old specification or the whole new one.
+    """
+    manifest, contents = read_upload(folder, ref)
+    names = (MANIFEST_NAME, TENSORS_NAME, PREVIEW_NAME, SIGNATURE_NAME)
+    ours = {f"{SPEC_DIR}/{name}": contents.get(name) for name in names}
+    beside = _Beside(api, ref, manifest, ours, create_pr)
+    change = Change(asked_of(api, ref), "model", beside.look, beside.is_made, beside.describe)
+    done = commit_or_propose(api, change, propose=create_pr)
+    if isinstance(done, ChangeStart):
+        return f"{change.asked.url}/tree/{done.parent_commit}/{SPEC_DIR}"
+    return done
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """The change of one model: the files of its specification, and its card."""
+
+    api: HfApi
+    ref: ModelRef
+    manifest: Manifest
+    ours: Mapping[str, bytes | None]
+    create_pr: bool
+
+    def look(self) -> ChangeStart:
+        now = check_writable(self.api, self.ref, create_pr=self.create_pr)
+        self._require_same_weights(now)
+        preview = self.ours[f"{SPEC_DIR}/{PREVIEW_NAME}"] is not None
+        wanted = {**self.ours, CARD_NAME: edit_card(now.card, self.manifest, preview=preview)}
+        if wanted[_SIGNATURE] is None and now.holds(_MANIFEST, self.ours[_MANIFEST]):
+            del wanted[_SIGNATURE]  # of the same specification, so it holds
+        new = _MANIFEST not in now.files
+        return ChangeStart(
+            user=now.user,
+            can_write=now.can_write,
+            branch=now.branch,
+            parent_commit=now.parent_commit,
+            files={path: file for path, file in wanted.items() if not now.holds(path, file)},
+            title=f"{'Add' if new else 'Update'} the specification for search by picture",
+        )
+
+    def is_made(self, revision: str) -> bool:
+        files = stored_files(self.api, self.ref.id, revision)
+        return all(
+            path not in files if new is None else path in files and files[path].holds(new)
+            for path, new in self.ours.items()
+        )
+
+    def describe(self, propose: bool) -> str:
+        made_by = self.manifest.tool
+        tool = in_markdown(f"Made by {made_by.name} {made_by.version}.")
+        if not propose:
+            return tool
+        return (
+            f"Adds `{SPEC_DIR}/`, two small files (and a contact sheet) that describe what this "
+            "model draws, so that people can find it by a picture, and says so in the model card. "
+            f"No weights are touched. {tool}"
+        )
+
+    def _require_same_weights(self, now: Preflight) -> None:
+        for weight in self.manifest.model.weights:
+            stored = now.files.get(weight.path)
+            found = None if stored is None else stored.sha256
+            if stored is not None and found is None and stored.size == weight.size:
+                limit = min(stored.size, _REGULAR_LIMIT)
+                content = read_file(self.api, self.ref.id, weight.path, now.parent_commit, limit)
+                found = hashlib.sha256(content).hexdigest()
+            if found != weight.sha256:
+                what = "is gone" if stored is None else "is another file now"
+                model = self.ref.without_revision
+                raise HubError(
+                    f"{model}: {weight.path}, which the specification describes, {what}",
+                    hint=f"the model changed meanwhile: gmi-publish {model}",
+                )

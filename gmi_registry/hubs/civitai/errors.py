@@ -15,18 +15,6 @@ from datetime import datetime
 from gmi_registry.errors import AuthError, GmiError, HubError, RateLimitError, SpecNotFoundError
 from gmi_registry.sanitize import add_secret, one_line
 
-__all__ = [
-    "Asked",
-    "BusyError",
-    "answered_instead",
-    "clean",
-    "is_login",
-    "is_web_page",
-    "refusal",
-    "stranger",
-    "unreachable",
-]
-
 _LONGEST = 200
 _AGAIN = "run the same command again in a few minutes"
 _DISABLED = re.compile(r"disabled downloads?|downloads? (?:is|are) disabled", re.IGNORECASE)
@@ -60,7 +48,7 @@ class BusyError(HubError):
 
 
 @dataclass(frozen=True)
-class Asked:
+class CivitaiRequest:
     """What was asked for, for the message where it fails.
 
     ``name`` is the model as people type it, or the hub's address; ``page`` where a person looks it
@@ -90,7 +78,11 @@ def is_login(path: str) -> bool:
 
 
 def refusal(
-    status: int, headers: Mapping[str, str], content: bytes, asked: Asked, token: str | None
+    status: int,
+    headers: Mapping[str, str],
+    content: bytes,
+    asked: CivitaiRequest,
+    token: str | None,
 ) -> GmiError:
     """The error for an answer of 400 and above, whose body is ``content``.
 
@@ -127,7 +119,7 @@ def refusal(
 
 
 def answered_instead(
-    content: bytes, path: str, asked: Asked, token: str | None, *, at_home: bool = True
+    content: bytes, path: str, asked: CivitaiRequest, token: str | None, *, at_home: bool = True
 ) -> GmiError | None:
     """The error for a body with status 200 that is not what was asked for, or None where it may be.
 
@@ -160,7 +152,7 @@ def answered_instead(
 
 
 def unreachable(
-    error: BaseException, asked: Asked, *, reached: bool, at_home: bool = True
+    error: BaseException, asked: CivitaiRequest, *, reached: bool, at_home: bool = True
 ) -> BusyError:
     """For a connection that did not come about, or broke; ``at_home`` says whether to Civitai."""
     reason = clean(str(error)) or type(error).__name__
@@ -173,7 +165,7 @@ def unreachable(
     )
 
 
-def stranger(asked: Asked, why: str, *, hint: str | None = None) -> HubError:
+def stranger(asked: CivitaiRequest, why: str, *, hint: str | None = None) -> HubError:
     """For an answer that Civitai would not give."""
     return HubError(
         f"{asked.endpoint} does not answer as Civitai does: {why}",
@@ -187,7 +179,7 @@ def clean(text: str, token: str | None = None) -> str:
     return one_line(text, _LONGEST)
 
 
-def _unauthorized(asked: Asked, said: str) -> GmiError:
+def _unauthorized(asked: CivitaiRequest, said: str) -> GmiError:
     if asked.download and _DISABLED.search(said):
         return HubError(
             f"{asked.name}: its author lets nobody download it", hint=f"see {asked.page}"
@@ -204,7 +196,7 @@ def _unauthorized(asked: Asked, said: str) -> GmiError:
     )
 
 
-def _page_in_place(asked: Asked) -> AuthError:
+def _page_in_place(asked: CivitaiRequest) -> AuthError:
     """A page for browsers, of which nothing says what it is: mostly the one to log in."""
     if asked.has_token:
         return AuthError(
@@ -218,7 +210,7 @@ def _page_in_place(asked: Asked) -> AuthError:
     )
 
 
-def _bot_check(asked: Asked, status: int) -> HubError:
+def _bot_check(asked: CivitaiRequest, status: int) -> HubError:
     return HubError(
         f"{asked.endpoint} is behind a check for browsers, which a program cannot pass: it answers "
         f"{status} with a page for {asked.name}",
@@ -226,14 +218,14 @@ def _bot_check(asked: Asked, status: int) -> HubError:
     )
 
 
-def _elsewhere(asked: Asked, why: str) -> HubError:
+def _elsewhere(asked: CivitaiRequest, why: str) -> HubError:
     return HubError(
         f"{asked.name}: Civitai does not give it out where you are: it {why}",
         hint=f"see {asked.page}, or choose another model",
     )
 
 
-def _forbidden(asked: Asked, body: object, said: str) -> GmiError:
+def _forbidden(asked: CivitaiRequest, body: object, said: str) -> GmiError:
     """Only what the answer says is told; early access, and that it can be bought, alone where it
     says so."""
     deadline = body.get("deadline") if isinstance(body, dict) else None
@@ -264,7 +256,7 @@ def _forbidden(asked: Asked, body: object, said: str) -> GmiError:
     )
 
 
-def _early_access(asked: Asked, deadline: object) -> AuthError:
+def _early_access(asked: CivitaiRequest, deadline: object) -> AuthError:
     until = ""
     if isinstance(deadline, str):
         try:
@@ -286,7 +278,7 @@ def _json(content: bytes) -> object:
         return None
 
 
-def _too_many(headers: Mapping[str, str], asked: Asked) -> RateLimitError:
+def _too_many(headers: Mapping[str, str], asked: CivitaiRequest) -> RateLimitError:
     stated = (headers.get("Retry-After") or "").strip()
     wait = float(stated) if stated.isascii() and stated.isdigit() and len(stated) < 10 else None
     when = "in a few minutes" if wait is None else f"in {wait:,.0f} s"

@@ -17,7 +17,7 @@ from gmi_registry.errors import GenerationError, GmiError, HubError, OfflineErro
 from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs.open import opened_hub
 from gmi_registry.hubs.protocol import Hub, SpecStore
-from gmi_registry.publish import Progress, publish
+from gmi_registry.publish import Progress, PublishRequest, publish
 from gmi_registry.regeneration.address import folder_about, model_folder
 from gmi_registry.regeneration.executor import Outcome, Result, Work
 from gmi_registry.regeneration.lock import model_lock
@@ -116,11 +116,9 @@ def _published(
 ) -> Result:
     options = work.options
     shelf = _Watched(hub if store is None else store, look)
-    done = publish(
+    request = PublishRequest(
         ref,
-        cast("Hub", shelf) if store is None else hub,
         work=room,
-        load=_encoder,
         prompts=_own_prompts(ref, now.manifest),
         base=None if now.manifest is None else now.manifest.model.named_base,
         overrides=_kept(now.manifest, now.advised),
@@ -131,8 +129,9 @@ def _published(
         create_pr=options.create_pr,
         store=None if store is None else cast("SpecStore", shelf),
         device=options.device,
-        progress=progress,
     )
+    place = cast("Hub", shelf) if store is None else hub
+    done = publish(request, place, load=_encoder, progress=progress)
     if shelf.overtaken is not None:
         reason = "published elsewhere while it was generated here"
         return Result(

@@ -15,9 +15,9 @@ from gmi_registry.cli.search import app as search_app
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.interrogators import MODES
 from gmi_registry.model import Kind
-from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef
 from tests.support.cli_hub import draw_picture
+from tests.support.publishing import publish
 
 
 @pytest.fixture(scope="module")

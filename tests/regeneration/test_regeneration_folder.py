@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gmi_registry.errors import InputError
-from gmi_registry.publish import publish
 from gmi_registry.regeneration import Ledger, Result, SequentialExecutor
 from gmi_registry.regeneration.address import folder_about
 from gmi_registry.regeneration.lock import model_lock
 from gmi_registry.spec import ModelRef, PromptSet, read_spec
+from tests.support.publishing import publish
 from tests.support.regeneration_world import (
     UNFIT,
     WEIGHTS,

@@ -220,7 +220,7 @@ class QuickCommand(TyperCommand):
         for param in self.params:
             # Older versions have no such descriptions, and no adapters.
             if getattr(param, "type_descriptor", None) is not None:
-                param.process_value = _processing(param, param.process_value)  # type: ignore[method-assign]
+                setattr(param, "process_value", _processing(param, param.process_value))  # noqa: B010
 
 
 def _processing(param: Any, process: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

@@ -112,8 +112,8 @@ def search(
                 repeats=request.repeats,
             )
             ranking = Ranking((group,) if group.hits else (), (), len(server), group.members)
-        counts = {"looked_at": len(server), "read": 0, "from_cache": group.members}
-        stale, index_name = 0, str(request.index)
+            looked_at, listed, read, stale = len(server), group.members, 0, 0
+        index_name: str | None = str(request.index)
     else:
         with SearchSource.open(request, hub, cache_dir, progress) as source:
             if request.like is not None:
@@ -158,19 +158,17 @@ def search(
                         break
             stale = sum(map(len, matching)) - ranking.matched
             ranking = with_present_names(ranking, hub)
-        counts = {
-            "looked_at": source.looked_at,
-            "read": source.read,
-            "from_cache": source.listed - source.read,
-        }
+        looked_at, listed, read = source.looked_at, source.listed, source.read
         index_name = None if source.index is None else source.index.name
     timer.end()
     return SearchResult(
         groups=ranking.groups,
         skipped=ranking.skipped,
+        looked_at=looked_at,
         matched=ranking.matched,
         stale_left_out=stale,
-        **counts,
+        read=read,
+        from_cache=listed - read,
         **query_fields(request, query),
         encoder=encoder_ref,
         index=index_name,

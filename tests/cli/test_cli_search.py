@@ -222,7 +222,7 @@ def test_an_interrupt(call, hub, picture, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gmi_registry.api.search", interrupt)
+    monkeypatch.setattr(sys.modules["gmi_registry.search.run"], "search", interrupt)
     done = call(search_app, picture)
     assert done.exit_code == 130
     assert done.stderr == "interrupted\n"

@@ -16,6 +16,7 @@ from gmi_registry import search
 from gmi_registry.errors import IncomparableSpecsError, InputError, RateLimitError
 from gmi_registry.hubs import Filters
 from gmi_registry.index import Ranking
+from gmi_registry.search.request import SearchRequest
 from gmi_registry.search.result import Timings
 from gmi_registry.spec import ModelRef
 from tests.support.hub_builder import OTHER_PROMPTS, HubBuilder, ProjectionEncoder, picture
@@ -228,8 +229,8 @@ class TestListing:
             return colours.encoder
 
         monkeypatch.setattr(gmi_registry.encoders, "load_encoder", load)
-        search_module = importlib.import_module("gmi_registry.search.run")
-        monkeypatch.setattr(search_module, "require_device", lambda name: name)
+        loading = importlib.import_module("gmi_registry.search.loading")
+        monkeypatch.setattr(loading, "require_device", lambda name: name)
         result = look(picture(COLOURS["red"]), encoder=None, offline=True, device="cuda:1")
         assert asked == [{"cache_dir": colours.cache / "hub", "offline": True, "device": "cuda:1"}]
         assert (result.offline, result.requests, result.catalogue_age) == (True, None, None)
@@ -363,9 +364,9 @@ class TestBadInput:
         with pytest.raises(InputError, match="nothing to search with: name an IMAGE, or give"):
             look()
 
-    def test_one_path_is_not_a_list_of_images(self, colours):
+    def test_one_path_is_not_a_list_of_images(self):
         with pytest.raises(InputError, match="images are a list"):
-            search("red.png", colours.hub, cache_dir=colours.cache)
+            SearchRequest(images="red.png")
 
     def test_an_unknown_score(self, colours, look, monkeypatch):
         monkeypatch.setattr(colours.hub, "list_specs", None)

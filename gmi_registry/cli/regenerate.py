@@ -32,7 +32,6 @@ from gmi_registry.cli.output import (
     write_rows,
 )
 from gmi_registry.errors import GmiError, InputError
-from gmi_registry.report.file import require_place, write_whole
 
 if TYPE_CHECKING:
     from gmi_registry.regeneration import RegenerationPlan, Summary
@@ -141,8 +140,10 @@ def regenerate(
     """
     moment = _moment(since)
     show_log(show.verbose)
+    from gmi_registry.atomic import require_writable_file, write_text
+
     if summary is not None:
-        require_place(summary, "summary", hint=_OTHER_FILE)
+        require_writable_file(summary, "summary", hint=_OTHER_FILE)
     if index is not None and index.exists() and not index.is_dir():
         raise InputError(f"{index} is no folder", hint="name one: gmi regenerate --index DIR")
     if install_webhook:
@@ -209,7 +210,7 @@ def regenerate(
             except GmiError as error:
                 fault = error  # the summary is written all the same
     if summary is not None:
-        write_whole(summary, done.to_markdown(), "summary", hint=_OTHER_FILE)
+        write_text(summary, done.to_markdown(), "summary", hint=_OTHER_FILE)
     _write_summary(done, show)
     if fault is not None:
         raise fault

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from gmi_registry import __version__
+from gmi_registry.atomic import write_text
 from gmi_registry.errors import GmiError, InputError, SpecError, SpecNotFoundError
 from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.open import opened_hub
 from gmi_registry.hubs.resolve import SpecFolder, read_from
-from gmi_registry.report.file import write_whole
 from gmi_registry.report.numbers import number
 from gmi_registry.report.page import STYLE_SHEET, fill_template
 from gmi_registry.report.pictures import ContactSheet, Picture, embed
@@ -228,7 +228,7 @@ def write_difference(page: DifferencePage, path: Path) -> Path:
     """
     sheets: Sequence[tuple[str, str]] = [STYLE_SHEET, ("gmi_registry.report", "difference.css")]
     text = fill_template("gmi_registry.report", "difference.html.j2", sheets, page=page)
-    return write_whole(path, text, "page")
+    return write_text(path, text, "page")
 
 
 def _sheet(which: str, path: Path | None, spec: Spec, reasons: list[str]) -> ContactSheet | None:

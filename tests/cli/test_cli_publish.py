@@ -246,7 +246,7 @@ def test_an_interrupted_generation_goes_on(call, hub, monkeypatch):
         patched.setattr(module, "StageProgress", Interrupted)
         done = call(publish_app, "ink", "--hub", hub, *QUICK)
     assert done.exit_code == 130
-    assert "run the same command again to go on" in done.stderr
+    assert "run the same command again to continue" in done.stderr
     assert contents(hub) == before
 
     done = call(publish_app, "ink", "--hub", hub, *QUICK)
@@ -324,9 +324,9 @@ def test_what_is_passed_on(call, hub, monkeypatch):
         asked.append(access.token)
         return Remote(hub)
 
-    def publish(ref, hub, **options):
+    def publish(request, hub, **options):
         warnings.warn("of no interest to users", FutureWarning, stacklevel=1)
-        hub.push_spec(ref, options["work"], create_pr=options["create_pr"])
+        hub.push_spec(request.model, request.work, create_pr=request.create_pr)
         raise HubError("far enough")
 
     monkeypatch.setattr(import_module("gmi_registry.hubs.open"), "open_hub", open_hub)

@@ -137,7 +137,7 @@ def test_a_broken_specification(call, signed, name):
     path.write_bytes(path.read_bytes()[:-1])
     done = call(app, "spec", "verify", place, "--key", public)
     assert done.exit_code == 1
-    assert "signature failed   not judged, since the specification is broken" in done.stdout
+    assert "signature failed   not checked, since the specification is broken" in done.stdout
 
 
 def test_other_weights_do_not_touch_the_signature(call, signed):

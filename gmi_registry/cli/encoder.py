@@ -24,7 +24,7 @@ from gmi_registry.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from gmi_registry.encoders.layout import Description
+    from gmi_registry.encoders.onnx_files import Description
 
 
 app = new_app("Export encoders, which then need no torch, or check an export.")
@@ -66,7 +66,7 @@ def export(
     encoders/NAME/PRETRAINED/onnx, beside the encoder.
     """
     from gmi_registry.encoders import EncoderName
-    from gmi_registry.encoders.light import kept_export, require_exporter
+    from gmi_registry.encoders.onnx import kept_export, require_exporter
 
     show_log(verbose)
     wanted = EncoderName.parse(name)
@@ -95,8 +95,8 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check an export: its digests, its parts, and that it gives the results of torch here."""
-    from gmi_registry.encoders.layout import OnnxFolder
     from gmi_registry.encoders.onnx import OnnxEncoder
+    from gmi_registry.encoders.onnx_files import OnnxFolder
 
     OnnxEncoder.from_folder(folder)
     description = OnnxFolder(folder).description

@@ -31,7 +31,7 @@ from gmi_registry.sanitize import add_secret
 if TYPE_CHECKING:
     from huggingface_hub import WebhookInfo
 
-    from gmi_registry.webhook.install import Installed
+    from gmi_registry.regeneration.webhook_install import WebhookChange
 
 app = new_app("Let a hub tell of models that have changed, so that specifications follow at once.")
 
@@ -110,17 +110,21 @@ def install(
 
     A webhook that is there already is not made twice.
     """
-    from gmi_registry.webhook.install import account_api, install_schedule, install_webhook
-    from gmi_registry.webhook.order import JobOrder
-    from gmi_registry.webhook.secret import Secret
+    from gmi_registry.regeneration.webhook_install import (
+        JobSettings,
+        account_api,
+        install_schedule,
+        install_webhook,
+    )
+    from gmi_registry.regeneration.webhook_receiver import Secret
 
     if options.schedule is not None and not job:
         raise InputError("--schedule is for jobs", hint="add --job, or use a timer of your own")
     secret = Secret.of_environment(secret_env)
     api = account_api(token)
-    order: JobOrder | None = None
+    order: JobSettings | None = None
     if job:
-        order = JobOrder(
+        order = JobSettings(
             token=_job_token(options.job_token_env, str(api.token)),
             flavor=options.flavor,
             timeout=options.timeout,
@@ -140,7 +144,7 @@ def install(
 @command(app, "list")
 def list_(token: Token = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Show the webhooks of your account: id, on or off, where to, and what they watch."""
-    from gmi_registry.webhook.install import account_api, list_webhooks
+    from gmi_registry.regeneration.webhook_install import account_api, list_webhooks
 
     found = [_shown(webhook) for webhook in list_webhooks(account_api(token))]
     if as_json:
@@ -169,7 +173,7 @@ def remove(
     quiet: Quiet = False,
 ) -> None:
     """Remove the webhooks of models: those to a receiver at --url, or those that start a --job."""
-    from gmi_registry.webhook.install import account_api, remove_webhook
+    from gmi_registry.regeneration.webhook_install import account_api, remove_webhook
 
     _write(remove_webhook(account_api(token), repos, url=url, job=job), as_json, quiet)
 
@@ -209,9 +213,9 @@ def serve(
 
     Put a server with TLS before it. Another process does the work, with your token.
     """
-    from gmi_registry.webhook.secret import Secret
-    from gmi_registry.webhook.service import Labour
-    from gmi_registry.webhook.service import serve as listen
+    from gmi_registry.regeneration.webhook_receiver import Secret
+    from gmi_registry.regeneration.webhook_service import WorkerSettings
+    from gmi_registry.regeneration.webhook_service import serve as listen
 
     show_log(verbose)
     cache = cache_folder(cache_dir)
@@ -219,7 +223,9 @@ def serve(
         from gmi_registry.device import require_device
 
         require_device(device)
-    labour = Labour(work_folder(work, cache), cache_dir, device, create_pr) if worker else None
+    settings = (
+        WorkerSettings(work_folder(work, cache), cache_dir, device, create_pr) if worker else None
+    )
 
     def ready(address: str) -> None:
         if not quiet:
@@ -231,7 +237,7 @@ def serve(
         host=host,
         port=port,
         capacity=capacity,
-        labour=labour,
+        worker=settings,
         secret_variable=secret_env,
         ready=ready,
     )
@@ -247,7 +253,7 @@ def _job_token(variable: str | None, own: str) -> str:
     return found
 
 
-def _write(done: tuple[Installed, ...], as_json: bool, quiet: bool) -> None:
+def _write(done: tuple[WebhookChange, ...], as_json: bool, quiet: bool) -> None:
     if as_json:
         found = [{"model": f"hf:{it.repo}", "id": it.id, "state": it.state} for it in done]
         write_json({"webhooks": found})
@@ -259,7 +265,7 @@ def _write(done: tuple[Installed, ...], as_json: bool, quiet: bool) -> None:
 
 def _shown(webhook: WebhookInfo) -> dict[str, str | bool | list[str]]:
     """What may be seen of it; the secret is not."""
-    from gmi_registry.webhook.address import shown_address
+    from gmi_registry.regeneration.webhook_install import shown_address
 
     where = "a job" if webhook.url is None else shown_address(webhook.url)
     return {

@@ -296,26 +296,6 @@ def test_a_model_of_a_local_hub(call, folder, keys, tmp_path):
     assert call(app, *verify, "--signature-file", elsewhere).exit_code == 0
 
 
-_HELP = """
-import sys
-from gmi_registry.cli.main import main
-sys.argv[1:] = ["spec", {command!r}, "--help"]
-try:
-    main()
-except SystemExit:
-    pass
-print(sorted(set(sys.modules) & {{"model_signing", "sigstore", "cryptography", "numpy"}}))
-"""
-
-
-@pytest.mark.parametrize("command", ["sign", "verify"])
-def test_help_imports_nothing_heavy(command):
-    code = _HELP.format(command=command)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--key" in done.stdout
-    assert done.stdout.endswith("[]\n")
-
-
 def test_without_the_extra(start, folder, keys):
     """As where model-signing is not installed; the rest of the command works all the same."""
     place = folder()

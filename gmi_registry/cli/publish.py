@@ -375,9 +375,9 @@ def write_publication(done: Publication, *, dry_run: bool = False) -> None:
         # Hugging Face calls the page of a pull request that.
         proposed = "/discussions/" in done.where
         write_line(f"{done.ref} is {'proposed' if proposed else 'published'}: {done.where}")
-        kept = f", {done.plan.images_kept} taken over" if done.plan.images_kept else ""
+        kept = f", {done.plan.images_kept} kept from before" if done.plan.images_kept else ""
         if done.plan.reuses_images:
-            write_message("only the description had changed; the images are described as before")
+            write_message("only the description had changed; no image was generated")
             return
         write_message(
             f"{_counted(done.images, 'image')} generated{kept} in {done.seconds:.1f} s, "

@@ -35,15 +35,6 @@ class Neighbour:
     title: str
     mmd2: float
 
-    def part(self, mmd2: float) -> float:
-        """``mmd2`` as a part of the way to this model: a ratio of distances, not of squares.
-
-        Infinite where the two models draw the same.
-        """
-        if self.mmd2 <= 0:
-            return math.inf if mmd2 > 0 else 0.0
-        return math.sqrt(mmd2 / self.mmd2)
-
 
 def nearest_other(
     spec: Spec,
@@ -93,7 +84,7 @@ _LONGEST = 160
 
 @dataclass(frozen=True)
 class Scale:
-    """Something to hold a movement against: ``label`` says what moves that far, ``mmd2``, or None.
+    """A distance to compare a movement with: ``label`` says what is ``mmd2`` apart.
 
     ``share`` is the movement as a part of it, of distances and not of squares.
     """
@@ -145,28 +136,33 @@ def verdict(found: SpecDiff) -> str:
     chance = f"{round(100 * moved.chance, 1):g} % of"
     return {
         "unmoved": "The images are the same.",
-        "other numerics": "The model draws what it drew: its images moved by "
+        "other numerics": "The model generates the same images: they moved by "
         f"{100 * moved.mean_share:.1f} % on average, as other numerics or another machine move "
         "them.",
-        "redrawn": "The model draws as it drew: its images moved as they do when the same model "
-        f"draws them again with other seeds (as far or farther in {chance} shuffles).",
-        "moved": f"{moves} in a common direction, which drawing the same model again does not do "
-        f"(as far in {chance} shuffles).",
-        "too few prompts": f"The images moved; from {moved.prompts} prompts it cannot be told "
+        "redrawn": "The model has not moved: its images changed as they do when the same model "
+        f"generates them again with other seeds (as far or farther in {chance} shuffles).",
+        "moved": f"{moves} in a common direction, which they do not when the same model generates "
+        f"them again (as far in {chance} shuffles).",
+        "too few prompts": f"The images moved; {moved.prompts} prompts are too few to say "
         "whether the model did.",
     }[moved.verdict]
 
 
 def scales(moved: Movement, neighbour: Neighbour | None = None) -> tuple[Scale, ...]:
-    """What the movement is to be held against, the smallest first as a rule."""
-    found = [("the same steps in no common direction, as redrawing takes them", moved.unordered)]
+    """The distances to compare the movement with, the smallest first as a rule."""
+    found = [
+        (
+            "the same steps in no common direction, as when a model generates its images again",
+            moved.unordered,
+        )
+    ]
     if moved.halves is not None:
         found.append(("two halves of one model's own prompts", moved.halves))
     if neighbour is not None:
         found.append((f"the nearest other model, {neighbour.model}", neighbour.mmd2))
     rows = [Scale(label, mmd2, _part(moved.mmd2, mmd2)) for label, mmd2 in found]
     if moved.seeds is not None:
-        # Sets of one image a prompt, so held against their like and not against the whole.
+        # Sets of one image a prompt, so compared with their like and not with the whole.
         part = _part(moved.seeds.across, moved.seeds.within)
         rows.insert(
             1, Scale("two seeds of one model, against a seed of each", moved.seeds.within, part)

@@ -243,7 +243,7 @@ def test_an_interrupted_generation_goes_on(call, hub, monkeypatch):
 
     done = call(publish_app, "ink", "--hub", hub, *QUICK)
     assert done.exit_code == 0, done.stderr
-    assert "taken over" in done.stderr
+    assert "kept from before" in done.stderr
 
 
 def test_ctrl_c_in_a_process_of_its_own(start_only, call, hub):

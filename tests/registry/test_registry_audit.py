@@ -239,7 +239,7 @@ def test_what_cannot_be_compared(tmp_path):
         compare_images(spec, lone)
     with pytest.raises(InputError, match="has no prompt 'a dog'"):
         audit(spec, HuggingFaceHub(), ["a dog"], work=tmp_path)
-    with pytest.raises(InputError, match="no prompt to draw"):
+    with pytest.raises(InputError, match="no prompt to use"):
         audit(spec, HuggingFaceHub(), [], work=tmp_path)
 
 

@@ -72,7 +72,10 @@ class OffloadChoice(StrEnum):
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """How images are generated, where that is not left to the model."""
+    """How images are generated, where that is not left to the model.
+
+    The fields are those of :class:`~gmi_registry.generation.RecipeOverrides`.
+    """
 
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None
     scheduler: Annotated[
@@ -83,9 +86,9 @@ class RecipeOptions:
             "and so on, or a class of diffusers.",
         ),
     ] = None
-    guidance: Annotated[
+    guidance_scale: Annotated[
         float | None,
-        typer.Option(help="Guidance scale, of the kind that the pipeline reads."),
+        typer.Option("--guidance", help="Guidance scale, of the kind that the pipeline reads."),
     ] = None
     true_cfg_scale: Annotated[
         float | None,
@@ -112,9 +115,10 @@ class RecipeOptions:
         str | None, typer.Option(metavar="TEXT", help="What the images should not show.")
     ] = None
     lora_scale: Annotated[float | None, typer.Option(help="Strength of a LoRA.")] = None
-    trigger_word: Annotated[
+    trigger_words: Annotated[
         list[str] | None,
         typer.Option(
+            "--trigger-word",
             metavar="WORD",
             help="A word to put before every prompt, instead of the model card's; may be repeated.",
         ),
@@ -143,22 +147,12 @@ class RecipeOptions:
         """The same for the package."""
         from gmi_registry.generation import RecipeOverrides
 
-        return RecipeOverrides(
-            steps=self.steps,
-            scheduler=self.scheduler,
-            guidance_scale=self.guidance,
-            true_cfg_scale=self.true_cfg_scale,
-            clip_skip=self.clip_skip,
-            seeds=self.seed_numbers(),
-            width=self.width,
-            height=self.height,
-            negative_prompt=self.negative_prompt,
-            lora_scale=self.lora_scale,
-            trigger_words=tuple(self.trigger_word) if self.trigger_word else None,
-            prompt_template=self.prompt_template,
-            batch_size=self.batch_size,
-            dtype=None if self.dtype is None else self.dtype.value,
-        )
+        chosen: dict[str, Any] = vars(self) | {
+            "seeds": self.seed_numbers(),
+            "trigger_words": tuple(self.trigger_words) if self.trigger_words else None,
+            "dtype": None if self.dtype is None else self.dtype.value,
+        }
+        return RecipeOverrides(**chosen)
 
 
 app = new_app()

@@ -7,14 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gmi_registry.clock import Timings
-from gmi_registry.index import (
-    GroupRanking,
-    ImageQuestion,
-    ModelQuestion,
-    Question,
-    Ranking,
-    SearchHit,
-)
+from gmi_registry.index import GroupRanking, ImageQuery, IndexQuery, ModelQuery, Ranking, SearchHit
 from gmi_registry.request import LIKE_SCORE, TEXT_SCORE, Request
 from gmi_registry.spec import EncoderRef, ModelRef
 
@@ -95,7 +88,7 @@ class SearchResult(Ranking):
 
 
 def asked(
-    request: Request, question: Question | None, interrogator: str, score: str
+    request: Request, question: IndexQuery | None, interrogator: str, score: str
 ) -> dict[str, Any]:
     """What a result says of the question; of prompts what was guessed, once that has been done."""
     from gmi_registry.query import PROMPT_MODE
@@ -106,12 +99,12 @@ def asked(
         "interrogator": interrogator if request.prompt is None else PROMPT_MODE,
     }
     like = None
-    if isinstance(question, ImageQuestion):
+    if isinstance(question, ImageQuery):
         prompts["pseudo_prompts"] = question.query.pseudo_prompts
         prompts["interrogator"] = question.query.interrogator
         if question.unwanted is not None:
             prompts["not_like_prompts"] = question.unwanted.pseudo_prompts
-    elif isinstance(question, ModelQuestion):
+    elif isinstance(question, ModelQuery):
         like, score = question.exemplar.entry.model, LIKE_SCORE
     if request.text is not None:
         score = TEXT_SCORE

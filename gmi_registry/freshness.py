@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from gmi_registry.errors import GmiError
 from gmi_registry.hubs.protocol import Hub, KnowsNames, KnowsWeights, is_stale, knows_names
 from gmi_registry.index import Index, Ranking, SearchHit
-from gmi_registry.index.crew import in_order
 from gmi_registry.place import makes_links
 from gmi_registry.spec import ModelRef, read_manifest
+from gmi_registry.threads import map_in_order
 
 __all__ = ["Freshness", "named_now"]
 
@@ -56,7 +56,7 @@ class Freshness:
             except GmiError:
                 return None
 
-        return list(in_order(state, hits, self.workers))
+        return list(map_in_order(state, hits, self.workers))
 
 
 def named_now(ranking: Ranking, hub: Hub) -> Ranking:

@@ -12,7 +12,7 @@ from gmi_registry.errors import SpecNotFoundError
 from gmi_registry.filters import Filters
 from gmi_registry.hub_index import HubIndex, open_index
 from gmi_registry.hubs.protocol import Hub, Listing, bases_in, with_base_names
-from gmi_registry.index import Index, SpecCache, SpecIndex, SpecSource, Standing
+from gmi_registry.index import Index, SpecCache, SpecIndex, SpecSource, SpecStatus
 from gmi_registry.place import read_from
 from gmi_registry.spec import ModelRef, Spec
 
@@ -79,7 +79,7 @@ class Gathering:
                 stamp=listing.stamp,
                 nsfw=listing.nsfw,
                 hub_tags=listing.tags,
-                standing=Standing(listing.stale, listing.trust, listing.stamp),
+                standing=SpecStatus(listing.stale, listing.trust, listing.stamp),
                 url=listing.url,
                 checked=True,
             )

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from gmi_registry.clock import Progress
 from gmi_registry.errors import GmiError, InputError, OfflineError, RateLimitError
 from gmi_registry.filters import Filters
-from gmi_registry.index import IndexedSpec, Selection, SkippedSpec, Standing
-from gmi_registry.index.name import without
+from gmi_registry.index import IndexedSpec, Selection, SkippedSpec, SpecStatus
+from gmi_registry.index.groups import rows_without
 from gmi_registry.index.stored import FolderFiles, IndexFiles, StoredIndex
 from gmi_registry.spec import EncoderRef, ModelRef
 
@@ -75,7 +75,7 @@ class HubIndex:
         found = []
         for stack in self._stored.groups:
             rows = stack.select(filters, hub=self._hub)
-            kept = without(rows, stack.names, gone) if gone else rows
+            kept = rows_without(rows, stack.names, gone) if gone else rows
             if len(kept):
                 found.append(Selection(stack, kept))
         return found
@@ -84,7 +84,7 @@ class HubIndex:
         """What base models are called, in lower case; those of other hubs and indexes as well."""
         return self._stored.base_models()
 
-    def standing(self, name: str) -> Standing:
+    def standing(self, name: str) -> SpecStatus:
         """What is known of the specification of the model whose identity has that name."""
         known = self._stored.standing(name)
         return replace(known, stale=self._marks[name]) if name in self._marks else known

@@ -14,7 +14,7 @@ from gmi_registry.cli.option import AsJson, CacheDir, new_app
 from gmi_registry.cli.screen import remark, write_json, write_line, write_pairs
 
 if TYPE_CHECKING:
-    from gmi_registry.index.eviction import StoredFile
+    from gmi_registry.index.cache import StoredFile
 
 __all__ = ["app"]
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gmi_registry.hubs.registry.finding import Finding
     from gmi_registry.hubs.registry.proposal import Proposal
     from gmi_registry.index import ComparabilityKey
-    from gmi_registry.index.stack import Stack
+    from gmi_registry.index.groups import ModelGroup
     from gmi_registry.spec import ModelRef, Spec
 
 __all__ = ["app"]
@@ -237,7 +237,7 @@ def _others(
     registry: str | None,
     token: str | None,
     cache_dir: Path | None,
-) -> Stack | None:
+) -> ModelGroup | None:
     """The models that the proposal may be compared with, until ``opened`` is closed.
 
     Of the index that was named; without one, the registry's own, or all that ``base`` holds. None
@@ -265,7 +265,7 @@ def _others(
     return next((group for group in known.groups if group.key == key), None)
 
 
-def _entries(base: Path, key: ComparabilityKey) -> Stack | None:
+def _entries(base: Path, key: ComparabilityKey) -> ModelGroup | None:
     from gmi_registry.errors import GmiError
     from gmi_registry.index import ComparabilityKey, Filters, SpecIndex
     from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, read_spec

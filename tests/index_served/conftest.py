@@ -8,7 +8,7 @@ from qdrant_client import QdrantClient
 from served_specs import index_of, make_spec
 from shards import Shards
 
-from gmi_registry.index.served import connection
+from gmi_registry.index.qdrant import connection
 
 
 @pytest.fixture(autouse=True)

@@ -73,7 +73,13 @@ def slow(session: nox.Session) -> None:
 @nox.session
 def soak(session: nox.Session) -> None:
     """5,000 runs with faults, or as many as you say; goes on where it was stopped."""
-    run(session, "python", "tests/hubs/soak.py", *session.posargs)
+    run(session, "python", "-m", "tests.hubs.soak", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The paper's benchmark: -- run benchmarks/zoo16.toml --out results, then -- show results."""
+    run(session, "python", "-m", "benchmarks.paper", *session.posargs)
 
 
 @nox.session

@@ -28,11 +28,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "hubs")]
-
-from hub_builder import ProjectionEncoder  # noqa: E402
-from loopback import LoopbackHub  # noqa: E402
-from loopback.fixtures import client_environment  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from gmi_registry.spec import (  # noqa: E402
     DescribedModel,
@@ -43,6 +39,9 @@ from gmi_registry.spec import (  # noqa: E402
     build_spec,
     encode_spec,
 )
+from tests.support.hub_builder import ProjectionEncoder  # noqa: E402
+from tests.support.loopback import LoopbackHub  # noqa: E402
+from tests.support.loopback.fixtures import client_environment  # noqa: E402
 
 TAG = "anime"
 LORA = "pytorch_lora_weights.safetensors"

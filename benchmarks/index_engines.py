@@ -148,9 +148,9 @@ def remote(name: str, source: Path, folder: Path) -> dict[str, Any]:
     LanceDB reads ``hf://`` itself, Parquet is read through HfFileSystem; of the others the client
     downloads all files but those with images and Gram matrices, of Qdrant's all.
     """
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from loopback import LoopbackHub, content
-    from loopback.fixtures import client_environment
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.support.loopback import LoopbackHub, content
+    from tests.support.loopback.fixtures import client_environment
 
     served: list[int] = []
     plain = content.Reply

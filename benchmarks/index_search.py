@@ -25,13 +25,12 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-sys.path += [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(ROOT))
 
-from loopback import LoopbackHub  # noqa: E402
-from loopback.fixtures import client_environment  # noqa: E402
-from stored_index import ADDED, ENCODER, RARE, Source  # noqa: E402
-
+from benchmarks.stored_index import ADDED, ENCODER, RARE, Source  # noqa: E402
 from gmi_registry.index.stored import DOCUMENT_NAME, IndexDocument, update_index  # noqa: E402
+from tests.support.loopback import LoopbackHub  # noqa: E402
+from tests.support.loopback.fixtures import client_environment  # noqa: E402
 
 REGISTRY = "gmi-registry/specs"
 SEARCHES = (("cold", {}), ("warm", {}), ("tag", {"tags": [RARE]}))

@@ -1,7 +1,7 @@
 """Ideas for the default score, on the dev tasks of a benchmark run; docs/research.md quotes it.
 
-    gmi bench run benchmarks/zoo16.toml --out results/zoo16 --stage interrogate
-    python benchmarks/research.py results/zoo16
+    python -m benchmarks.paper run benchmarks/zoo16.toml --out results/zoo16 --stage interrogate
+    python -m benchmarks.research results/zoo16
 
 Prints a Markdown table. Answers of test tasks are not read.
 """
@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gmi_registry.bench.gallery import Shelf
-from gmi_registry.bench.method import Queries
-from gmi_registry.bench.tasks import read_labels, read_tasks
+from benchmarks.paper.folder import read_answers, read_tasks
+from benchmarks.paper.galleries import RunArrays
+from benchmarks.paper.methods import Queries
 from gmi_registry.scoring.baselines import (
     first_moment_distances,
     monte_carlo_distances,
@@ -40,13 +40,13 @@ class Dev:
     images."""
 
     def __init__(self, folder: Path) -> None:
-        shelf = Shelf(folder, GAMMA)
-        self.member = shelf.gallery("images-1").members[0]
+        run_arrays = RunArrays(folder, GAMMA)
+        self.member = run_arrays.gallery("images-1").members[0]
         self.images = np.asarray(self.member.image_embeddings, float)
         self.tasks: dict[str, tuple[Queries, NDArray[np.intp], NDArray[np.intp]]] = {}
         for protocol in ("images-1", "images-4"):
-            truth = np.array(read_labels(folder, "dev")[protocol])
-            queries, members = shelf.queries("dev", read_tasks(folder, "dev", protocol))
+            truth = np.array(read_answers(folder, "dev")[protocol])
+            queries, members = run_arrays.queries("dev", read_tasks(folder, "dev", protocol))
             self.tasks[protocol] = queries, members, truth
 
     def row(self, name: str, score: Callable[[Dev, Queries], Floats]) -> str:

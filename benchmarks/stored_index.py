@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.scale.hub import ENCODER, GAMMA, D, N, entry
-from gmi_registry.hub_index import HubIndex
 from gmi_registry.index import Filters, ImageQuery, IndexedSpec, SpecStatus
 from gmi_registry.index.rank import rank_groups
 from gmi_registry.index.stored import FolderFiles, NewSpec, StoredIndex, update_index
 from gmi_registry.scoring import SCORES, Query, gram
+from gmi_registry.search.source import HubIndex
 
 ADDED = 100
 RARE = "one-in-a-hundred"

@@ -36,10 +36,10 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Two modules have the names of functions, to which these names belong in the package.
+    """A package and a module have the names of functions, to which these names belong here.
 
-    Importing ``gmi_registry.search`` from anywhere would otherwise put the module in the place of
-    the function. ``from gmi_registry.search import ...`` works as ever.
+    Importing ``gmi_registry.search.run`` would otherwise put the package ``search`` in the place of
+    the function. ``from gmi_registry.search.run import ...`` works all the same.
     """
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from PIL.Image import Image
 
-from gmi_registry.answer import SearchResult
-from gmi_registry.clock import Progress
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.filters import Filters
 from gmi_registry.hubs.protocol import Hub
@@ -26,8 +24,10 @@ from gmi_registry.place import (
     hub_at,
     hub_named_in,
 )
-from gmi_registry.search import WORKERS, ImageSource
-from gmi_registry.search import search as search_hub
+from gmi_registry.search.request import ImageSource
+from gmi_registry.search.result import Progress, SearchResult
+from gmi_registry.search.run import WORKERS
+from gmi_registry.search.run import search as search_hub
 from gmi_registry.spec import ModelRef, PromptSet, Spec
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A model as files on this disk: what a hub delivers and generation loads."""
+"""Models as hubs deliver them and generation loads them, and who stands behind a specification."""
 
 from __future__ import annotations
 
@@ -10,7 +10,21 @@ from gmi_registry.errors import GmiError
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.manifest import WeightFile
 
-__all__ = ["BaseOrigin", "Kind", "ModelCard", "ModelFiles"]
+Trust = Literal["owner", "verified", "self-published"]
+"""The model's owner, beside whose model it lies; a registry's maintainers, who drew some of its
+images again; or whoever put it into the registry."""
+
+_ORDER: dict[Trust | None, int] = {"verified": 0, "owner": 1, None: 1, "self-published": 2}
+
+
+def trust_order(trust: Trust | None) -> int:
+    """What sorts specifications by how much stands behind them, the best first.
+
+    Those whose images were generated again come first: that is evidence, while everybody is the
+    owner of some repository. None, of a folder of the user's own, counts as an owner's.
+    """
+    return _ORDER[trust]
+
 
 Kind = Literal["checkpoint", "lora", "single-file", "textual-inversion"]
 """A diffusers folder, an adapter on a base model, one file with a whole model or its network alone,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +11,11 @@ import pytest
 from gmi_registry import sanitize
 
 if TYPE_CHECKING:
-    from models.store import ModelStore
+    from tests.support.models.store import ModelStore
+
+# Processes that tests start import what this process imports.
+ROOT = Path(__file__).parents[1]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 
 def pytest_runtest_setup() -> None:
@@ -21,6 +27,6 @@ def pytest_runtest_setup() -> None:
 @pytest.fixture(scope="session")
 def model_store(request: pytest.FixtureRequest) -> ModelStore:
     """Tiny models of all architectures, kept from one run to the next: models/files.py."""
-    from models.store import ModelStore
+    from tests.support.models.store import ModelStore
 
     return ModelStore(request.config.cache.mkdir("tiny-models"))

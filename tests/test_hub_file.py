@@ -6,8 +6,6 @@ import shlex
 
 import numpy as np
 import pytest
-from loopback import User
-from loopback.fixtures import hf_hub
 from safetensors.numpy import save
 
 from gmi_registry.errors import HubError, InputError, SpecFormatError
@@ -26,6 +24,8 @@ from gmi_registry.spec import (
     read_manifest,
     write_spec,
 )
+from tests.support.loopback import User
+from tests.support.loopback.fixtures import hf_hub
 
 __all__ = ["hf_hub"]
 

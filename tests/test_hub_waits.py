@@ -7,14 +7,14 @@ import time
 
 import pytest
 from huggingface_hub import close_session
-from loopback import Fault, LoopbackHub
-from loopback.fixtures import hf_hub, turn_client
 
 from gmi_registry.errors import HubError, RateLimitError
 from gmi_registry.hubs import ListingFilter
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.huggingface.limit import LONGEST_WAIT, retry_after, wait_after
 from gmi_registry.spec import ModelRef
+from tests.support.loopback import Fault, LoopbackHub
+from tests.support.loopback.fixtures import hf_hub, turn_client
 
 __all__ = ["hf_hub"]
 

@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path += [str(Path(__file__).parent / name) for name in ("hubs", "cli", "registry")]
-
-from loopback import User
-from loopback.fixtures import hf_hub
-from registry_author import REPO
-from remote_hub import COLOURS, WEIGHTS, Author, picture
 from typer.testing import CliRunner
 
 import gmi_registry
@@ -27,6 +18,10 @@ from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.index.stored import DOCUMENT_NAME, FolderFiles, IndexDocument, StoredIndex
 from gmi_registry.indexing import index_hubs
 from gmi_registry.spec import Manifest
+from tests.support.loopback import User
+from tests.support.loopback.fixtures import hf_hub
+from tests.support.registry_author import REPO
+from tests.support.remote_hub import COLOURS, WEIGHTS, Author, picture
 
 __all__ = ["hf_hub"]
 

@@ -15,7 +15,7 @@ from PIL import Image
 from gmi_registry.encoders import Encoder
 from gmi_registry.errors import IncomparableSpecsError, InputError
 from gmi_registry.index import ComparabilityKey, SpecCache
-from gmi_registry.query import OwnPrompts, build_query
+from gmi_registry.search.query import OwnPrompts, build_query
 from gmi_registry.spec import EncoderRef, Preprocess
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import unicodedata
 from contextlib import contextmanager
@@ -13,15 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-
-sys.path += [str(Path(__file__).parent / name) for name in ("hubs", "cli", "registry")]
-
-from hub_builder import HubBuilder, ProjectionEncoder, picture
-from loopback import Fault, LoopbackHub, description
-from loopback.fixtures import turn_client
 from qdrant_client import QdrantClient
-from registry_author import REPO
-from remote_hub import Author
 
 from gmi_registry import search
 from gmi_registry.filters import Filters, fold, plain_tags
@@ -33,10 +24,15 @@ from gmi_registry.index import ImageQuery
 from gmi_registry.index.qdrant import QdrantIndex, serve_into
 from gmi_registry.index.stored import FolderFiles, StoredIndex
 from gmi_registry.indexing import index_hubs
-from gmi_registry.query import build_query
 from gmi_registry.regeneration.plan import make_plan
 from gmi_registry.scoring import SCORES
+from gmi_registry.search.query import build_query
 from gmi_registry.spec import Manifest
+from tests.support.hub_builder import HubBuilder, ProjectionEncoder, picture
+from tests.support.loopback import Fault, LoopbackHub, description
+from tests.support.loopback.fixtures import turn_client
+from tests.support.registry_author import REPO
+from tests.support.remote_hub import Author
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

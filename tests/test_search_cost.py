@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 
-sys.path += [str(Path(__file__).parent / name) for name in ("hubs", "cli")]
-
-from loopback.fixtures import hf_hub
-from remote_hub import COLOURS, WEIGHTS, Author, picture
-
 import gmi_registry
 from gmi_registry.spec import Manifest, read_spec, write_spec
+from tests.support.loopback.fixtures import hf_hub
+from tests.support.remote_hub import COLOURS, WEIGHTS, Author, picture
 
 __all__ = ["hf_hub"]
 

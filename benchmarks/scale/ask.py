@@ -14,7 +14,6 @@ import numpy as np
 from benchmarks.scale.build import entry_name
 from benchmarks.scale.hub import ENCODER, SHARES, MadeHub, N
 from benchmarks.scale.spectrum import ICONS
-from gmi_registry.hub_index import HubIndex
 from gmi_registry.index import Filters, ImageQuery, IndexQuery, ModelQuery, TextQuery, Wording
 from gmi_registry.index.groups import rows_without
 from gmi_registry.index.rank import rank_groups
@@ -22,6 +21,7 @@ from gmi_registry.index.stored import FolderFiles, StoredGroup, StoredIndex
 from gmi_registry.scoring import SCORES, Query
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.whitened import whitened_means
+from gmi_registry.search.source import HubIndex
 
 TOP = 10
 _BLOCK = 16_384

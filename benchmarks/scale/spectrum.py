@@ -27,7 +27,7 @@ class Spectrum:
 
     @classmethod
     def measured(cls, specs: Path) -> Self:
-        """Of ``embeddings/specs.npz`` of a run of ``gmi bench run``."""
+        """Of ``embeddings/specs.npz`` of a run of ``python -m benchmarks.paper run``."""
         with np.load(specs) as arrays:
             images = arrays["image_embeddings"].astype(np.float64)
         centre = images.mean(axis=(0, 1))
@@ -42,9 +42,9 @@ class Spectrum:
 
 
 ICONS = Spectrum(content=(37.9, -1.09), style=(47.1, -1.38), own=(94.3, -0.81))
-"""The zoo's sixteen styles as artists drew them, under EfficientNet-Lite0: ``gmi bench run
-benchmarks/icons16-efficientnet.toml``. Their whitened means lie 18 to 1,271 apart, half of them
-less than 137, where images of one model spread by 264."""
+"""The zoo's sixteen styles as artists drew them, under EfficientNet-Lite0:
+``python -m benchmarks.paper run benchmarks/icons16-efficientnet.toml``. Their whitened means lie 18
+to 1,271 apart, half of them less than 137, where images of one model spread by 264."""
 
 
 def _power(rows: np.ndarray, most: int) -> tuple[float, float]:

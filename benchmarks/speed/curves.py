@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.paper.figures import INK, LINE, SOFT, plain, require_matplotlib, sheet
 from benchmarks.speed.record import Row, read
-from gmi_registry.bench.chart import INK, LINE, SOFT, plain, require_matplotlib, sheet
 from gmi_registry.errors import MissingExtraError
 from gmi_registry.report.file import write_whole
 

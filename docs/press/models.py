@@ -1,9 +1,9 @@
-"""Which models generate images here, by the table that the tests go by: tests/models/matrix.py."""
+"""Which models generate images here, by the table that the tests go by."""
 
 from __future__ import annotations
 
 from docs.press.page import Page, code
-from tests.models.matrix import MATRIX, REFUSALS, Row
+from tests.support.models.matrix import MATRIX, REFUSALS, Row
 
 __all__ = ["models_page"]
 
@@ -16,7 +16,7 @@ def models_page() -> Page:
     page.add(
         f"{len(MATRIX)} architectures generate images here, and {len(REFUSALS)} kinds of "
         "models are refused. Both tables are the ones that the tests go by "
-        "(tests/models/matrix.py): each row is tried on a tiny model of diffusers' own "
+        "(tests/support/models/matrix.py): each row is tried on a tiny model of diffusers' own "
         "classes, from loading to the pixels, and each setting that is marked changes the "
         "image there."
     )

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     from gmi_registry.filters import Filters
-    from gmi_registry.search import SearchResult
+    from gmi_registry.search.result import SearchResult
 
 __all__ = ["SearchDocument", "search_document"]
 

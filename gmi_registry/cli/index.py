@@ -241,13 +241,13 @@ def _encoder(
     """The encoder of a group, where the background pictures were never read with it, and it is on
     this machine."""
     from gmi_registry.background import background_of
-    from gmi_registry.equipment import Equipment
     from gmi_registry.errors import GmiError
     from gmi_registry.place import hub_at
+    from gmi_registry.search.loading import ModelLoader
 
     if background_of(group, cache) is not None:
         return None
-    equipment = Equipment(None if cache_dir is None else cache_dir / "hub", True, "cpu")
+    equipment = ModelLoader(None if cache_dir is None else cache_dir / "hub", True, "cpu")
     try:
         with hub_at(hub, cache_dir=cache_dir, offline=True) as opened:
             return equipment.encoder_like(group.encoder, f"group {group.key}", opened)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gmi_registry.cli import bench, cache, encoder, index, registry, spec, webhook
+from gmi_registry.cli import cache, encoder, index, registry, spec, webhook
 from gmi_registry.cli.option import new_app
 from gmi_registry.cli.publish import publish
 from gmi_registry.cli.regenerate import regenerate
@@ -48,7 +48,6 @@ app.add_typer(registry.app, name="registry")
 app.add_typer(index.app, name="index")
 app.add_typer(encoder.app, name="encoder")
 app.add_typer(cache.app, name="cache")
-app.add_typer(bench.app, name="bench")
 app.add_typer(webhook.app, name="webhook")
 
 search_app = new_app()
@@ -60,20 +59,21 @@ publish_app.command()(publish)
 
 def main() -> None:
     """``gmi`` and ``hf-gmi``."""
-    _run(app)
+    run_program(app)
 
 
 def search_main() -> None:
     """``gmi-search``."""
-    _run(search_app)
+    run_program(search_app)
 
 
 def publish_main() -> None:
     """``gmi-publish``."""
-    _run(publish_app)
+    run_program(publish_app)
 
 
-def _run(program: typer.Typer) -> None:
+def run_program(program: typer.Typer) -> None:
+    """Run a command line; what strangers wrote is cleaned on its way out."""
     with guarded_output():
         try:
             program()

@@ -131,11 +131,11 @@ def check(
         found = inspect(proposal, hubs)
         findings = list(found.findings)
         if found.spec is not None:
-            from gmi_registry.background.proposal import compared
             from gmi_registry.index import SpecCache
+            from gmi_registry.proposal import proposal_findings
 
             others = _others(stack, found.spec, index, base, registry, token, cache_dir)
-            findings += compared(found.spec, others, SpecCache(cache_folder(cache_dir)))
+            findings += proposal_findings(found.spec, others, SpecCache(cache_folder(cache_dir)))
         if audit:
             findings.append(audited(found, hubs, audit, audit_seed, device, cache_dir, quiet=quiet))
     document = _document(name, revision, proposal, found.entry, findings)

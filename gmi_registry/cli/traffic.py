@@ -8,7 +8,7 @@ from gmi_registry.cli.screen import remark
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
-    from gmi_registry.search import SearchResult
+    from gmi_registry.search.result import SearchResult
 
 __all__ = ["age", "announce_waits", "comment"]
 
@@ -17,7 +17,7 @@ _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
 
 def announce_waits(hub: Hub) -> None:
     """Say so when the hub is busy or does not answer, and this program waits."""
-    from gmi_registry.search import Remote
+    from gmi_registry.search.run import Remote
 
     if isinstance(hub, Remote):
         hub.traffic.on_wait = lambda seconds: remark(f"trying again in {seconds:.0f} s")

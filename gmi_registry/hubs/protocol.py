@@ -10,10 +10,9 @@ from typing import Literal, Protocol, cast, runtime_checkable
 
 from gmi_registry.errors import GmiError
 from gmi_registry.filters import UNKNOWN_TRAITS, Filters, Traits, listed_bases
-from gmi_registry.model import BaseOrigin, Kind, ModelCard, ModelFiles
+from gmi_registry.model import BaseOrigin, Kind, ModelCard, ModelFiles, Trust
 from gmi_registry.spec import ModelRef, OwnWeights, WeightFile
 from gmi_registry.spec.reference import HubName
-from gmi_registry.trust import Trust
 
 __all__ = [
     "Describes",

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.filters import Traits, bases
+from gmi_registry.model import Trust
 from gmi_registry.scoring import gram
 from gmi_registry.spec import LoraPartial, Manifest, ModelRef, Spec
-from gmi_registry.trust import Trust
 
 
 @dataclass(frozen=True, slots=True, order=True)

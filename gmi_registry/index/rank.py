@@ -23,12 +23,12 @@ from gmi_registry.index.result import (
     SkippedSpec,
     Universal,
 )
+from gmi_registry.model import trust_order
 from gmi_registry.scoring import ascending, margins
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.ranking import least
 from gmi_registry.scoring.repeats import repeats as repeated
 from gmi_registry.spec import ModelRef
-from gmi_registry.trust import trust_order
 
 # Fewer are put in order as a whole. More than a server ever hands over, whose names are in none.
 _MANY = 5000

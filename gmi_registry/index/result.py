@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gmi_registry.index.entry import ComparabilityKey
+from gmi_registry.model import Trust
 from gmi_registry.spec import LoraPartial, ModelRef
-from gmi_registry.trust import Trust
 
 
 @dataclass(frozen=True, slots=True)

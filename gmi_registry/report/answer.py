@@ -8,11 +8,11 @@ from pathlib import Path
 from gmi_registry import __version__
 from gmi_registry.errors import GmiError
 from gmi_registry.index.result import GroupRanking, Ranking, SearchHit
+from gmi_registry.model import Trust
 from gmi_registry.report.number import near_everything
 from gmi_registry.report.page import Card, Group, Page, Picture, QueryImage, SkippedModel
 from gmi_registry.report.picture import embed_preview
 from gmi_registry.spec import ModelRef
-from gmi_registry.trust import Trust
 
 __all__ = ["answer_page"]
 

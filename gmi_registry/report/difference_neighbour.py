@@ -51,7 +51,7 @@ def nearest_other(
     A search proposes eight, and the discrepancies decide; so it costs what a search by a model
     does. None where the hub has no other. Raises what a search raises.
     """
-    from gmi_registry.search import search
+    from gmi_registry.search.run import search
 
     own = {ref.repository for ref in (spec.manifest.model.ref, place.model) if ref is not None}
     like = str(place.folder) if place.expected is None else str(place.expected)

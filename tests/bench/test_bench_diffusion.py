@@ -7,15 +7,15 @@ import shutil
 
 import numpy as np
 import pytest
-from circle_bench import contents
-from tiny_bench import OWN, make_hub, run, write_file
 
-from gmi_registry.bench.file import load_benchmark
-from gmi_registry.bench.method import METHODS
-from gmi_registry.bench.run import run_benchmark
-from gmi_registry.bench.tasks import read_labels, read_tasks
+from benchmarks.paper.definition import load_benchmark
+from benchmarks.paper.folder import read_answers, read_tasks
+from benchmarks.paper.methods import METHODS
+from benchmarks.paper.run import run_benchmark
 from gmi_registry.errors import HubError, InputError
 from gmi_registry.generation import Journal
+from tests.support.circle_bench import contents
+from tests.support.tiny_bench import OWN, make_hub, run, write_file
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_every_method_scores_every_protocol(finished):
         for protocol in protocols:
             tasks = read_tasks(finished, split, protocol)
             assert tasks.models == ("base", "ink", "oil")
-            assert len(read_labels(finished, split)[protocol]) == len(tasks.tasks)
+            assert len(read_answers(finished, split)[protocol]) == len(tasks.tasks)
             with np.load(finished / "scores" / split / f"{protocol}.npz") as scores:
                 assert scores.files == list(METHODS)
                 for method in METHODS:
@@ -48,7 +48,7 @@ def test_every_method_scores_every_protocol(finished):
 def test_counts_of_tasks(finished):
     counts = {name: len(read_tasks(finished, "test", name).tasks) for name in ("images-1", *OWN)}
     assert counts == {"images-1": 3 * 2 * 2, **dict.fromkeys(OWN, 3 * 1 * 2)}
-    assert sorted(read_labels(finished, "test")["images-1"]) == [0] * 4 + [1] * 4 + [2] * 4
+    assert sorted(read_answers(finished, "test")["images-1"]) == [0] * 4 + [1] * 4 + [2] * 4
 
 
 def test_download_counts_come_from_the_cards(finished):
@@ -108,18 +108,18 @@ def test_nothing_is_drawn_again(hub, finished, monkeypatch):
 
 
 def test_a_changed_card_redraws_its_model_alone(hub, finished, monkeypatch):
-    from gmi_registry.bench.diffusion import DiffusionStudio
+    from benchmarks.paper.generator import DiffusionGenerator
 
     out = hub.parent / "changed"
     shutil.copytree(finished, out)
     card = hub / "models" / "ink" / "README.md"
-    before, drawn, draw = card.read_text(), [], DiffusionStudio.draw
+    before, drawn, draw = card.read_text(), [], DiffusionGenerator.draw
 
     def watched(self, orders, progress):
         drawn.extend(order.model for order in orders)
         return draw(self, orders, progress)
 
-    monkeypatch.setattr(DiffusionStudio, "draw", watched)
+    monkeypatch.setattr(DiffusionGenerator, "draw", watched)
     card.write_text(before.replace("base_model", "instance_prompt: ink\nbase_model"))
     try:
         assert run(hub, out, last="generate").made == {"generate": True}

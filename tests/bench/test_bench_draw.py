@@ -10,35 +10,30 @@ import re
 import shutil
 from pathlib import Path
 
-import circle_bench
 import numpy as np
 import pytest
-import tiny_bench
-from circle_bench import contents
 from PIL import Image
-from tiny_bench import make_hub, write_file
 from typer.testing import CliRunner
 
+from benchmarks.paper import folder
+from benchmarks.paper.__main__ import app
+from benchmarks.paper.definition import load_benchmark
+from benchmarks.paper.draw import SHOWN, chosen_tasks, draw_stage, guesses, read_drawn
+from benchmarks.paper.folder import StageCache, read_tasks
+from benchmarks.paper.generator import DiffusionGenerator, Order
+from benchmarks.paper.measure import read_run, read_scored
+from benchmarks.paper.methods import METHODS
+from benchmarks.paper.report import examples, write_report
+from benchmarks.paper.run import run_benchmark
 from gmi_registry import generation
-from gmi_registry.bench import tasks
-from gmi_registry.bench.cache import StageCache
-from gmi_registry.bench.choice import SHOWN, chosen_tasks, guesses
-from gmi_registry.bench.diffusion import DiffusionStudio
-from gmi_registry.bench.draw import draw_stage, read_drawn
-from gmi_registry.bench.file import load_benchmark
-from gmi_registry.bench.method import METHODS
-from gmi_registry.bench.report import write_report
-from gmi_registry.bench.run import run_benchmark
-from gmi_registry.bench.scored import read_run, read_scored
-from gmi_registry.bench.specimen import specimens
-from gmi_registry.bench.studio import Order
-from gmi_registry.bench.tasks import read_tasks
-from gmi_registry.cli.main import app
 from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation import Journal, RecipeOverrides
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.images import load_image
 from gmi_registry.scoring.ranking import ascending
+from tests.support import circle_bench, tiny_bench
+from tests.support.circle_bench import contents
+from tests.support.tiny_bench import make_hub, write_file
 
 ALONE = {"protocols": ("images-1",)}
 SEED = 2
@@ -132,7 +127,7 @@ def test_a_picture_is_what_the_model_draws_of_the_guess(hub, finished):
 def test_a_guess_may_be_longer_than_what_the_model_reads(hub, tmp_path):
     """Nobody can be told to shorten it, as he is told of a prompt of his own."""
     benchmark = load_benchmark(write_file(hub, **ALONE))
-    studio = DiffusionStudio(benchmark, tmp_path, device="cpu", cache_dir=hub.parent / "cache")
+    studio = DiffusionGenerator(benchmark, tmp_path, device="cpu", cache_dir=hub.parent / "cache")
     long = " ".join(f"word{number}" for number in range(60))
     with pytest.raises(InputError, match="tokens, but the model reads 16"):
         studio.draw([Order("test", 0, (long,), (0,))], lambda done: None)
@@ -238,13 +233,15 @@ def test_drawing_never_reads_the_answers_of_test(hub, scored, finished, tmp_path
     out, opened = tmp_path / "out", []
     shutil.copytree(scored, out)
     benchmark = load_benchmark(write_file(hub, **ALONE))
-    studio = DiffusionStudio(benchmark, out / "work", device="cpu", cache_dir=hub.parent / "cache")
+    studio = DiffusionGenerator(
+        benchmark, out / "work", device="cpu", cache_dir=hub.parent / "cache"
+    )
     read_bytes, open_file = Path.read_bytes, Path.open
 
     def refuse(folder, split):
         raise AssertionError(f"the answers of {split} were asked for")
 
-    monkeypatch.setattr(tasks, "read_labels", refuse)
+    monkeypatch.setattr(folder, "read_answers", refuse)
     monkeypatch.setattr(Path, "read_bytes", lambda self: opened.append(self) or read_bytes(self))
     monkeypatch.setattr(
         Path, "open", lambda self, *a, **k: opened.append(self) or open_file(self, *a, **k)
@@ -268,14 +265,14 @@ def test_a_changed_card_redraws_its_model(hub, finished, tmp_path, monkeypatch):
     shutil.copytree(finished, out)
     number = min({model for model, _ in picks(out)} - {0})
     name = _refs(out)[number].id
-    card, asked, draw = hub / "models" / name / "README.md", [], DiffusionStudio.draw
+    card, asked, draw = hub / "models" / name / "README.md", [], DiffusionGenerator.draw
     before = card.read_text()
 
     def watched(self, orders, progress):
         asked.extend((order.part, order.model) for order in orders)
         return draw(self, orders, progress)
 
-    monkeypatch.setattr(DiffusionStudio, "draw", watched)
+    monkeypatch.setattr(DiffusionGenerator, "draw", watched)
     card.write_text(before.replace("base_model", "instance_prompt: ink\nbase_model"))
     try:
         run(hub, out, last="score")
@@ -289,7 +286,7 @@ def test_a_changed_card_redraws_its_model(hub, finished, tmp_path, monkeypatch):
 
 
 def shown(folder):
-    return specimens(folder, read_scored(folder, "test", read_run(folder))[0])
+    return examples(folder, read_scored(folder, "test", read_run(folder))[0])
 
 
 def test_the_report_shows_what_was_drawn(finished, tmp_path):
@@ -349,7 +346,7 @@ def test_the_command_stops_after_drawing(hub, scored, tmp_path, monkeypatch):
     shutil.copytree(scored, out)
     monkeypatch.setenv("GMI_CACHE_DIR", str(hub.parent / "cache"))
     path = str(write_file(hub, **ALONE))
-    arguments = ["bench", "run", path, "--out", str(out), "--stage", "draw", "--device", "cpu"]
+    arguments = ["run", path, "--out", str(out), "--stage", "draw", "--device", "cpu"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     pictures = len(set(picks(out)))

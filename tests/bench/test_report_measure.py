@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from report_run import noisy, perfect, truth_of
 
-from gmi_registry.bench.measure import measure
-from gmi_registry.bench.scored import Scored
-from gmi_registry.bench.tasks import Task, TaskFile
+from benchmarks.paper.folder import Task, TaskFile
+from benchmarks.paper.measure import ScoredTasks, measure
 from gmi_registry.scoring.confidence import TEMPERATURE
+from tests.support.report_run import noisy, perfect, truth_of
 
 MODELS = 12
 
@@ -27,7 +26,7 @@ def scored(distances, *, protocol="images-1", prompts=3, seeds=2):
         for number in range(len(truth))
     )
     names = tuple(f"m{number}" for number in range(MODELS))
-    return Scored(protocol, TaskFile(models=names, tasks=tasks), truth, distances)
+    return ScoredTasks(protocol, TaskFile(models=names, tasks=tasks), truth, distances)
 
 
 TRUTH = truth_of(MODELS, 3, 2)

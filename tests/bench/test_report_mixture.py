@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from embedded_run import METHODS, benchmark_of, score, write_embedded
-from report_run import write_summary
 
-from gmi_registry.bench.mixture import MIXED, mixtures
-from gmi_registry.bench.scored import read_run, read_scored
+from benchmarks.paper.measure import read_run, read_scored
+from benchmarks.paper.studies import MIXED, mixtures
 from gmi_registry.scoring import top_k_credit
+from tests.support.embedded_run import METHODS, benchmark_of, score, write_embedded
+from tests.support.report_run import write_summary
 
 MODELS = 8
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gmi_registry.bench import published
+from benchmarks.paper import published
 
 TABLE_1 = """
 Download 0.062 0.125 0.188 0.250 0.312 0.375 0.438 0.500

@@ -6,17 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from embedded_run import WIDTH, benchmark_of, score, write_embedded
-from report_run import put, write_summary
 
-from gmi_registry.bench.cache import array_bytes
-from gmi_registry.bench.embed import asked_in_words, with_words
-from gmi_registry.bench.gallery import load_arrays
-from gmi_registry.bench.question import questions
-from gmi_registry.bench.results import Results
-from gmi_registry.bench.scored import read_run, read_scored
-from gmi_registry.bench.supplement import supplement
+from benchmarks.paper.embed import asked_in_words, with_words
+from benchmarks.paper.folder import array_bytes, load_arrays
+from benchmarks.paper.measure import read_run, read_scored
+from benchmarks.paper.results import Results
+from benchmarks.paper.studies import questions
+from benchmarks.paper.tables import supplement
 from gmi_registry.scoring import top_k_credit
+from tests.support.embedded_run import WIDTH, benchmark_of, score, write_embedded
+from tests.support.report_run import put, write_summary
 
 MODELS, TEMPERATURE = 6, 2.0
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from embedded_run import benchmark_of, score, write_embedded
-from report_run import perfect, write_summary
 
-from gmi_registry.bench.cache import array_bytes
-from gmi_registry.bench.resemblance import resemblance
-from gmi_registry.bench.scored import read_run, read_scored
+from benchmarks.paper.folder import array_bytes
+from benchmarks.paper.measure import read_run, read_scored
+from benchmarks.paper.studies import resemblance
 from gmi_registry.errors import InputError
 from gmi_registry.scoring.discrepancy import median_gamma, squared_discrepancy
+from tests.support.embedded_run import benchmark_of, score, write_embedded
+from tests.support.report_run import perfect, write_summary
 
 MODELS, SEEDS = 4, 6
 

@@ -8,14 +8,12 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from report_run import noisy, perfect, put, truth_of, write_split, write_summary
 
-from gmi_registry.bench.choice import chosen_tasks
-from gmi_registry.bench.draw import read_drawn
-from gmi_registry.bench.report import write_report
-from gmi_registry.bench.scored import read_run, read_scored
-from gmi_registry.bench.specimen import specimens
+from benchmarks.paper.draw import chosen_tasks, read_drawn
+from benchmarks.paper.measure import read_run, read_scored
+from benchmarks.paper.report import examples, write_report
 from gmi_registry.report.picture import embed
+from tests.support.report_run import noisy, perfect, put, truth_of, write_split, write_summary
 
 MODELS = 4
 NAMES = [f"model-{number:02d}" for number in range(MODELS)]
@@ -66,7 +64,7 @@ def write_list(folder, **changes):
 
 def shown(folder):
     """(task, specimen) pairs."""
-    found = specimens(folder, read_scored(folder, "test", read_run(folder))[0])
+    found = examples(folder, read_scored(folder, "test", read_run(folder))[0])
     return list(zip(chosen_tasks(6 * MODELS), found, strict=True))
 
 

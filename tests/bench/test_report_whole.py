@@ -6,14 +6,14 @@ import html
 import re
 
 import pytest
-from embedded_run import benchmark_of, score, write_embedded
-from report_run import write_summary
 from typer.testing import CliRunner
 
-from gmi_registry.bench.report import write_report
-from gmi_registry.bench.results import Results
-from gmi_registry.bench.tables import tables
-from gmi_registry.cli.main import app
+from benchmarks.paper.__main__ import app
+from benchmarks.paper.report import write_report
+from benchmarks.paper.results import Results
+from benchmarks.paper.tables import tables
+from tests.support.embedded_run import benchmark_of, score, write_embedded
+from tests.support.report_run import write_summary
 
 TITLES = (
     "Table 1:",
@@ -79,7 +79,7 @@ def test_a_terminal_gets_tables_of_its_width(run, monkeypatch, width) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
-    done = CliRunner().invoke(app, ["bench", "show", str(folder)])
+    done = CliRunner().invoke(app, ["show", str(folder)])
     assert done.exit_code == 0, done.output
     assert "\x1b[1m" in done.stdout
     text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
@@ -94,6 +94,6 @@ def test_a_terminal_gets_tables_of_its_width(run, monkeypatch, width) -> None:
 
 def test_another_program_gets_markdown(run) -> None:
     folder, report = run
-    done = CliRunner().invoke(app, ["bench", "show", str(folder)])
+    done = CliRunner().invoke(app, ["show", str(folder)])
     assert done.exit_code == 0, done.output
     assert done.stdout == report.tables.read_text(encoding="utf-8")

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1]))
-
 import stamina
-from civitai_loopback import LoopbackCivitai
-from folder_store import FolderStore
 
 from gmi_registry.hubs.civitai import CivitaiClient, CivitaiHub
+from tests.support.civitai_loopback import LoopbackCivitai
+from tests.support.folder_store import FolderStore
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,6 @@ from dataclasses import replace
 
 import pytest
 import stamina
-from civitai_loopback import Fault, File, LoopbackCivitai, Model, Version
-from civitai_specs import style
 
 from gmi_registry.errors import (
     AuthError,
@@ -24,6 +22,8 @@ from gmi_registry.errors import (
 from gmi_registry.hubs.civitai import CivitaiClient
 from gmi_registry.hubs.civitai.traffic import CivitaiTraffic
 from gmi_registry.spec import ModelRef
+from tests.support.civitai_loopback import Fault, File, LoopbackCivitai, Model, Version
+from tests.support.civitai_specs import style
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -10,8 +10,6 @@ import threading
 
 import numpy as np
 import pytest
-from civitai_loopback import Fault, File, Model, Version
-from civitai_specs import vae_bytes
 from safetensors.numpy import save
 
 from gmi_registry.errors import AuthError, HubError, InputError, OfflineError
@@ -20,6 +18,8 @@ from gmi_registry.hubs.civitai.download import Downloads
 from gmi_registry.hubs.civitai.weights import digests_of, select_file
 from gmi_registry.hubs.digest import FileDigests
 from gmi_registry.spec import ModelRef
+from tests.support.civitai_loopback import Fault, File, Model, Version
+from tests.support.civitai_specs import vae_bytes
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

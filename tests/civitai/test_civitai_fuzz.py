@@ -6,8 +6,6 @@ import copy
 import json
 
 import pytest
-from civitai_loopback import Fault
-from civitai_specs import style
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -19,6 +17,8 @@ from gmi_registry.hubs.civitai.listing import list_among
 from gmi_registry.hubs.civitai.reference import named_model
 from gmi_registry.hubs.civitai.wire import Page, WireModel
 from gmi_registry.spec.fields import unprintable
+from tests.support.civitai_loopback import Fault
+from tests.support.civitai_specs import style
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -3,18 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1]))
-sys.path.append(str(Path(__file__).parents[1] / "generation"))
-
-from civitai_loopback import Fault, File, Model, Version
-from grey_encoder import GreyEncoder
-from loopback import fixtures
-from tiny_models import save_base, save_lora
 
 from gmi_registry import generation
 from gmi_registry.generation import RecipeOverrides, load_pipeline
@@ -23,6 +13,10 @@ from gmi_registry.hubs.civitai import CivitaiHub
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet, read_spec
+from tests.support.civitai_loopback import Fault, File, Model, Version
+from tests.support.grey_encoder import GreyEncoder
+from tests.support.loopback import fixtures
+from tests.support.tiny_models import save_base, save_lora
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -9,18 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from civitai_loopback import Fault, File, Model, Version
-from civitai_specs import (
-    checkpoint_bytes,
-    describe,
-    embedding_bytes,
-    lora_bytes,
-    network_bytes,
-    spec_of,
-    style,
-    vae_bytes,
-    version_of,
-)
 from safetensors.numpy import save
 
 from gmi_registry.bases import base_named, known_bases
@@ -41,8 +29,20 @@ from gmi_registry.hubs.civitai.wire import WireModel
 from gmi_registry.hubs.protocol import Describes, ModelOutline
 from gmi_registry.model import ModelFiles
 from gmi_registry.place import Finds
-from gmi_registry.search import Remote
+from gmi_registry.search.run import Remote
 from gmi_registry.spec import ModelRef, read_manifest, read_spec, write_spec
+from tests.support.civitai_loopback import Fault, File, Model, Version
+from tests.support.civitai_specs import (
+    checkpoint_bytes,
+    describe,
+    embedding_bytes,
+    lora_bytes,
+    network_bytes,
+    spec_of,
+    style,
+    vae_bytes,
+    version_of,
+)
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 
@@ -521,7 +521,7 @@ def test_the_page_names_every_base():
 
 def test_a_search_over_civitai(filled, hub, store, tmp_path):
     """The real search, with an encoder that is not needed for a model near a model."""
-    from gmi_registry.search import search
+    from gmi_registry.search.run import search
 
     filled.add(style(3, 31))
     rng = np.random.default_rng(5)

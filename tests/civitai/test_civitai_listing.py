@@ -6,20 +6,19 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from civitai_loopback import Fault, LoopbackCivitai
-from civitai_specs import describe, style, version_of
-from folder_store import FolderStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gmi_registry.errors import HubError
 from gmi_registry.filters import fold
-from gmi_registry.gathering import Gathering
-from gmi_registry.hub_index import open_index
 from gmi_registry.hubs import Filters
 from gmi_registry.hubs.civitai import CivitaiClient, CivitaiHub
 from gmi_registry.hubs.civitai.listing import list_among
 from gmi_registry.indexing import index_hubs
+from gmi_registry.search.source import SearchSource, open_index
+from tests.support.civitai_loopback import Fault, LoopbackCivitai
+from tests.support.civitai_specs import describe, style, version_of
+from tests.support.folder_store import FolderStore
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 
@@ -293,7 +292,7 @@ def test_the_same_versions_listed_offline_and_by_an_index(civitai, described, as
                     ):
                         listed.add(f"civitai:{number}@{10 * number}")
                 for way in (hub, off):
-                    gathering = Gathering(way, "none", cache, 1)
+                    gathering = SearchSource(way, "none", cache, 1)
                     read = gathering.read(*gathering.one_by_one(chosen), lambda done, total: None)
                     assert selected(read.index, chosen) == listed
                 assert selected(opened, chosen) == listed

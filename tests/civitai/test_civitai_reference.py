@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from civitai_loopback import Fault, File, Model, Version
-from civitai_specs import lora_bytes, style, version_of
 
 from gmi_registry.errors import HubError, InputError, SpecNotFoundError
 from gmi_registry.hubs.civitai import description_snippet, find_civitai
 from gmi_registry.spec import ModelRef
+from tests.support.civitai_loopback import Fault, File, Model, Version
+from tests.support.civitai_specs import lora_bytes, style, version_of
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1]))
-sys.path.append(str(Path(__file__).parents[1] / "generation"))
-
-from civitai_loopback import File, Model, Version
-from grey_encoder import GreyEncoder
-from loopback import User, fixtures
 from PIL import Image
-from tiny_models import save_base, save_lora
 
 from gmi_registry import generation
 from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs import ListingFilter, open_hub
 from gmi_registry.publish import publish
-from gmi_registry.search import search
+from gmi_registry.search.run import search
 from gmi_registry.spec import ModelRef, PromptSet
+from tests.support.civitai_loopback import File, Model, Version
+from tests.support.grey_encoder import GreyEncoder
+from tests.support.loopback import User, fixtures
+from tests.support.tiny_models import save_base, save_lora
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

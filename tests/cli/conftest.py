@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 import pytest
-from cli_hub import make_hub
-from cli_specs import WEIGHTS, make_spec
 from typer.testing import CliRunner
 
 from gmi_registry.spec import write_spec
+from tests.support.cli_hub import make_hub
+from tests.support.cli_specs import WEIGHTS, make_spec
 
 _START = "import sys; from gmi_registry.cli import main; sys.exit(main.{program}())"
 

@@ -6,12 +6,12 @@ import time
 from datetime import datetime
 
 import pytest
-from cli_specs import make_spec
 
 from gmi_registry.cli.main import app
 from gmi_registry.index.cache import SpecCache
 from gmi_registry.index.entry import IndexedSpec
 from gmi_registry.index.stored.database import LocalDatabase
+from tests.support.cli_specs import make_spec
 
 
 def test_info_and_prune(call, tmp_path):

@@ -6,16 +6,16 @@ import json
 
 import numpy as np
 import pytest
-from cli_specs import make_spec
-from loopback import Fault
-from loopback.fixtures import hf_hub
 from PIL import Image
-from remote_hub import Author
 
 from gmi_registry.cli.main import app
 from gmi_registry.generation.preview import contact_sheet
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.spec import build_spec, encode_spec, write_spec
+from tests.support.cli_specs import make_spec
+from tests.support.loopback import Fault
+from tests.support.loopback.fixtures import hf_hub
+from tests.support.remote_hub import Author
 
 __all__ = ["hf_hub"]
 

@@ -12,10 +12,10 @@ import threading
 import urllib.parse
 
 import pytest
-from cli_specs import make_spec
 
 from gmi_registry.cli import main
 from gmi_registry.spec import write_spec
+from tests.support.cli_specs import make_spec
 
 # Of each kind one: control characters of both ranges, marks of direction, characters without width,
 # separators of lines, half of a surrogate pair, tags, fillers.

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from cli_hub import write_card
 
 from gmi_registry.cli import publish as module
 from gmi_registry.cli.main import app, publish_app
 from gmi_registry.errors import HubError
 from gmi_registry.spec import GenerationRecipe, read_spec
+from tests.support.cli_hub import write_card
 
 QUICK = ("--steps", "1")
 

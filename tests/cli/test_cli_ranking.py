@@ -3,12 +3,12 @@ import re
 from dataclasses import replace
 
 import pytest
-from cli_specs import OTHER_RANKING, RANKING, answer, group, hit
 
-from gmi_registry.answer import _hit_json
-from gmi_registry.cli.ranking import bar, write_ranking
+from gmi_registry.cli.search import bar, write_ranking
 from gmi_registry.index import FoldedVersion, Repeat, Universal
+from gmi_registry.search.result import _hit_json
 from gmi_registry.spec import LoraPartial, ModelRef
+from tests.support.cli_specs import OTHER_RANKING, RANKING, answer, group, hit
 
 
 @pytest.fixture

@@ -12,15 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from loopback import Fault, User
-from loopback.fixtures import hf_hub, turn_client
-from remote_hub import COLOURS, WEIGHTS, Author, picture
 
 import gmi_registry
 import gmi_registry.encoders
 from gmi_registry.cli.main import app, search_app
 from gmi_registry.errors import AuthError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
+from tests.support.loopback import Fault, User
+from tests.support.loopback.fixtures import hf_hub, turn_client
+from tests.support.remote_hub import COLOURS, WEIGHTS, Author, picture
 
 __all__ = ["hf_hub"]
 

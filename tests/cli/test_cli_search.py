@@ -6,7 +6,6 @@ import zlib
 from typing import get_args
 
 import pytest
-from cli_hub import draw_picture
 from PIL import Image
 
 from gmi_registry.cli.document import SearchDocument
@@ -17,6 +16,7 @@ from gmi_registry.interrogators import MODES
 from gmi_registry.model import Kind
 from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef
+from tests.support.cli_hub import draw_picture
 
 
 @pytest.fixture(scope="module")

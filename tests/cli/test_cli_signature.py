@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_specs import make_spec
 from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gmi_registry.cli.main import app
 from gmi_registry.hubs import LocalHub
 from gmi_registry.spec import write_spec
+from tests.support.cli_specs import make_spec
 
 PASSPHRASE = "correct horse"
 

@@ -1,11 +1,11 @@
 import json
 
 import pytest
-from cli_specs import OTHER_PROMPTS, make_spec
 
 from gmi_registry.cli.main import app
 from gmi_registry.cli.spec import _partial
 from gmi_registry.spec import LoraPartial, Manifest, WeightFile, write_spec
+from tests.support.cli_specs import OTHER_PROMPTS, make_spec
 
 
 def test_show_names_what_matters(call, folder):

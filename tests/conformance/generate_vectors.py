@@ -1,4 +1,4 @@
-"""Write ``spec_format/vectors/v1``: ``python tests/conformance/generate_vectors.py [FOLDER]``.
+"""Write ``spec_format/vectors/v1``: ``python -m tests.conformance.generate_vectors [FOLDER]``.
 
 A test compares the committed files with what this writes, so neither can drift. Cases of a
 released version must not change; a new case is appended to its group.
@@ -12,12 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import hostile_cases
-import invalid_cases
-import valid_cases
-from vector_base import JSON, TENSORS, Case
-
 from gmi_registry.spec import decode_spec
+from tests.conformance import hostile_cases, invalid_cases, valid_cases
+from tests.conformance.vector_base import JSON, TENSORS, Case
 
 VECTORS = Path(__file__).parents[2] / "spec_format" / "vectors" / "v1"
 CASES: list[Case] = [*valid_cases.CASES, *invalid_cases.CASES, *hostile_cases.CASES]

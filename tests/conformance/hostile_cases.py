@@ -8,7 +8,9 @@ import struct
 from typing import Any
 
 import numpy as np
-from vector_base import (
+
+from gmi_registry.spec.canonical import canonical_digest, canonical_json
+from tests.conformance.vector_base import (
     JSON,
     TENSORS,
     Case,
@@ -24,8 +26,6 @@ from vector_base import (
     values_edit,
     with_tensors,
 )
-
-from gmi_registry.spec.canonical import canonical_digest, canonical_json
 
 FORMAT = "SpecFormatError"
 DIGEST = "DigestMismatchError"

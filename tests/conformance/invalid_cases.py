@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from vector_base import (
+from gmi_registry.spec import PromptSet
+from gmi_registry.spec.canonical import canonical_digest
+from tests.conformance.vector_base import (
     JSON,
     TENSORS,
     Case,
@@ -26,9 +28,6 @@ from vector_base import (
     weight,
     with_tensors,
 )
-
-from gmi_registry.spec import PromptSet
-from gmi_registry.spec.canonical import canonical_digest
 
 OWN: dict[str, str | None] = {path: weight(path).sha256 for path in ("a", "b")}
 FORMAT = "SpecFormatError"

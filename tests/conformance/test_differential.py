@@ -7,15 +7,23 @@ import json
 from pathlib import Path
 from typing import Any
 
-import independent_reader
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vector_base import JSON, TENSORS, base_spec, described, files_of, recipe, weight
 
 from gmi_registry.errors import GmiError
 from gmi_registry.spec import ModelRef, PromptSet, read_spec
 from gmi_registry.spec.canonical import canonical_digest, canonical_json
+from tests.conformance import independent_reader
+from tests.conformance.vector_base import (
+    JSON,
+    TENSORS,
+    base_spec,
+    described,
+    files_of,
+    recipe,
+    weight,
+)
 
 FILES = files_of(
     base_spec(

@@ -10,13 +10,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import independent_reader
 import pytest
-from generate_vectors import CASES, VECTORS, lay_out, vector_files
 
 from gmi_registry import errors
 from gmi_registry.spec import ModelRef, read_spec, write_spec
 from gmi_registry.spec.schema import manifest_schema
+from tests.conformance import independent_reader
+from tests.conformance.generate_vectors import CASES, VECTORS, lay_out, vector_files
 
 ROWS: list[dict[str, Any]] = json.loads((VECTORS / "table.json").read_text("utf-8"))
 CLUES = {f"{case.group}/{case.name}": case.clue for case in CASES}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from vector_base import (
+
+from gmi_registry.spec import LoraPartial, PromptSet, Sampler
+from tests.conformance.vector_base import (
     Case,
     Document,
     Files,
@@ -19,8 +21,6 @@ from vector_base import (
     values_edit,
     weight,
 )
-
-from gmi_registry.spec import LoraPartial, PromptSet, Sampler
 
 
 def _case(

@@ -17,12 +17,12 @@ import click
 import pytest
 import typer
 import yaml
-from markdown_page import ROOT, MarkdownPage, pages
 from packaging.requirements import Requirement
 from typer.main import get_command
 
 import gmi_registry
 from docs.press.command import programs
+from tests.support.markdown_page import ROOT, MarkdownPage, pages
 
 _SHELL = ("", "sh", "bash", "shell", "console")
 _WORDS = {"cd", "cp", "export", "git", "ls", "printf", "rm", "source", "python", "python3"}

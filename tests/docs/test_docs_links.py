@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from markdown_page import ROOT, MarkdownPage, pages
+
+from tests.support.markdown_page import ROOT, MarkdownPage, pages
 
 
 @pytest.mark.parametrize("path", pages(), ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from markdown_page import ROOT
-
 from docs.press.models import models_page
-from tests.models.matrix import MATRIX, REFUSALS
+from tests.support.markdown_page import ROOT
+from tests.support.models.matrix import MATRIX, REFUSALS
 
 
 def test_the_page_is_current_and_has_every_row() -> None:

@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from markdown_page import ROOT
 
 from docs.press import __main__ as press
 from docs.press import variable
@@ -19,6 +18,7 @@ from docs.press.page import anchor, cell, prose
 from docs.press.sample import Sample
 from docs.press.variable import variables_read
 from gmi_registry import errors
+from tests.support.markdown_page import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_clip import write_tiny_clip
 
 from gmi_registry.encoders.export import export_encoder
 from gmi_registry.encoders.open_clip import OpenClipEncoder
+from tests.support.tiny_clip import write_tiny_clip
 
 
 @pytest.fixture(scope="session")

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1]))
-
-from loopback import User, fixtures
-
 from gmi_registry.encoders import light
 from gmi_registry.encoders.onnx import OnnxEncoder
 from gmi_registry.encoders.open_clip import OpenClipEncoder
-from gmi_registry.equipment import Equipment
 from gmi_registry.errors import DigestMismatchError, IncomparableSpecsError, MissingExtraError
 from gmi_registry.hubs.huggingface import HuggingFaceHub, traffic
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.encoder_files import encoder_path, fetch_encoder_files
 from gmi_registry.hubs.registry.supplement import SupplementedHub
+from gmi_registry.search.loading import ModelLoader
 from gmi_registry.spec import EncoderRef
+from tests.support.loopback import User, fixtures
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 
@@ -61,8 +57,8 @@ def searched(tmp_path: Path, **options: Any) -> SupplementedHub:
     )
 
 
-def equipment(tmp_path: Path, *, offline: bool = False) -> Equipment:
-    return Equipment(tmp_path / "cache" / "hub", offline, "cpu")
+def equipment(tmp_path: Path, *, offline: bool = False) -> ModelLoader:
+    return ModelLoader(tmp_path / "cache" / "hub", offline, "cpu")
 
 
 def test_the_layout() -> None:
@@ -176,8 +172,8 @@ def test_an_interrogator_that_builds_on_torch_gets_it(
 ) -> None:
     from PIL import Image
 
-    from gmi_registry import equipment as equipment_module
     from gmi_registry.hubs.local import LocalHub
+    from gmi_registry.search import loading as equipment_module
 
     class Asking:
         mode = "clip_interrogator"

@@ -1,21 +1,20 @@
 """Mutated graphs: what passes the check is run as it was checked, and nothing else is.
 
-A few hundred here; thousands by ``python tests/encoders/onnx_fuzz.py 5000``.
+A few hundred here; thousands by ``python -m tests.support.onnx_fuzz 5000``.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from onnx_fuzz import NAME, honest, hostile, require_seen
 
 from gmi_registry.encoders.graph import read_graph
 from gmi_registry.encoders.outline import outline_of
 from gmi_registry.encoders.wire import WireError
+from tests.support.onnx_fuzz import NAME, honest, hostile, require_seen
 
 on_linux = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux tells which files are opened"
@@ -26,8 +25,6 @@ def in_a_new_process(*command: str) -> str:
     """What it prints. This process has the threads of other tests, which no copy of it would."""
     done = subprocess.run(
         [sys.executable, *command],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -39,7 +36,7 @@ def in_a_new_process(*command: str) -> str:
 
 @on_linux
 def test_a_mutated_graph_runs_as_it_was_checked_or_not_at_all() -> None:
-    lines = in_a_new_process("onnx_fuzz.py", "250", "3").splitlines()
+    lines = in_a_new_process("-m", "tests.support.onnx_fuzz", "250", "3").splitlines()
     found = {what: int(times) for times, what in (line.split(maxsplit=1) for line in lines)}
     assert found["passed the check, and onnxruntime ran it"] >= 15
     assert found["refused by the check"] >= 150
@@ -54,7 +51,7 @@ def test_what_mutants_are_mixed_with_is_refused() -> None:
 NOTICES = """
 import os, sys, time
 from pathlib import Path
-from onnx_fuzz import Opened, in_a_process
+from tests.support.onnx_fuzz import Opened, in_a_process
 folder = Path(sys.argv[1])
 opened = Opened(folder)
 print(in_a_process(lambda: str((folder / "read").read_bytes())), opened.names(), opened.names())

@@ -13,12 +13,12 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx_fuzz import Part, honest, joined, parsed, require_seen
 
 from gmi_registry.encoders.graph import check_graph, read_graph
 from gmi_registry.encoders.outline import outline, outline_of
 from gmi_registry.encoders.wire import WireError
 from gmi_registry.errors import InputError
+from tests.support.onnx_fuzz import Part, honest, joined, parsed, require_seen
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 Spoil = Callable[[Any], None]

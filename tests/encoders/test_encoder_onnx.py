@@ -21,7 +21,6 @@ from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import save_file
-from tiny_clip import MODEL
 
 from gmi_registry import search
 from gmi_registry.encoders import Encoder, light, load_encoder
@@ -36,8 +35,9 @@ from gmi_registry.encoders.wording import ClipTokens, Pair, join_merges, split_m
 from gmi_registry.errors import InputError, MissingExtraError
 from gmi_registry.generation.encoding import TowersApart
 from gmi_registry.hubs.local import LocalHub
-from gmi_registry.query import build_query
+from gmi_registry.search.query import build_query
 from gmi_registry.spec import Preprocess
+from tests.support.tiny_clip import MODEL
 
 MODES = ("RGB", "L", "RGBA", "P", "CMYK", "1", "LA")
 ODD_TEXTS = (

@@ -18,8 +18,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.numpy import load, save
-from spoiled_export import Change, describe, put
-from tiny_clip import write_tiny_clip
 
 from gmi_registry.encoders import onnx as onnx_module
 from gmi_registry.encoders import trial
@@ -36,6 +34,8 @@ from gmi_registry.errors import (
     UnsupportedVersionError,
 )
 from gmi_registry.sealed import read_sealed
+from tests.support.spoiled_export import Change, describe, put
+from tests.support.tiny_clip import write_tiny_clip
 
 GOLDEN = ("image_embeddings", "text_embeddings")
 

@@ -15,13 +15,13 @@ import torch
 from huggingface_hub import errors as hub_errors
 from PIL import Image
 from safetensors.torch import save_file
-from tiny_clip import MODEL, PREPROCESS, tiny_state, write_tiny_clip
 
 from gmi_registry.encoders import load_encoder
 from gmi_registry.encoders import weights as weights_module
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.errors import AuthError, GmiError, HubError, InputError, OfflineError
 from gmi_registry.generation.encoding import TowersApart
+from tests.support.tiny_clip import MODEL, PREPROCESS, tiny_state, write_tiny_clip
 
 REVISION = "0" * 40
 

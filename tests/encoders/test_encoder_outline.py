@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from spoiled_export import put
 
 from gmi_registry.encoders.layout import OnnxFolder
 from gmi_registry.encoders.onnx import OnnxEncoder
 from gmi_registry.encoders.outline import ALIGNMENT, aligned, outline
 from gmi_registry.encoders.wire import MOST_PARTS, VARINT, WireError, fields, varint, written
 from gmi_registry.errors import InputError
+from tests.support.spoiled_export import put
 
 TOWERS = ("image.onnx", "text.onnx")
 PICTURES = [Image.new("RGB", (40, 30), (200, shade, 10)) for shade in (0, 90, 250)]

@@ -55,7 +55,7 @@ def test_the_default_is_the_first_row() -> None:
 
 def test_the_package_imports_no_torch() -> None:
     code = (
-        "import sys, gmi_registry.encoders, gmi_registry.interrogators, gmi_registry.query\n"
+        "import sys, gmi_registry.encoders, gmi_registry.interrogators, gmi_registry.search.query\n"
         "heavy = {'torch', 'open_clip', 'transformers', 'clip_interrogator'} & set(sys.modules)\n"
         "sys.exit(' '.join(heavy) or 0)"
     )

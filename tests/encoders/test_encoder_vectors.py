@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from encoder_vectors import ENCODER, EXPORT, VECTORS, vector_files
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
@@ -19,6 +18,7 @@ from gmi_registry.encoders.golden import deviation, golden_pictures
 from gmi_registry.encoders.layout import OnnxFolder
 from gmi_registry.encoders.onnx import OnnxEncoder
 from gmi_registry.encoders.open_clip import OpenClipEncoder
+from tests.support.encoder_vectors import ENCODER, EXPORT, VECTORS, vector_files
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import deeds
 import pytest
-from jobs_machine import Machine
-from loopback import Fault, User
-from loopback.fixtures import hf_hub
 
 from gmi_registry.errors import AuthError, InputError
 from gmi_registry.regeneration import Options, Result, Work
@@ -21,6 +17,10 @@ from gmi_registry.regeneration.executors.job import (
     result_line,
     work_text,
 )
+from tests.support import deeds
+from tests.support.jobs_machine import Machine
+from tests.support.loopback import Fault, User
+from tests.support.loopback.fixtures import hf_hub
 
 __all__ = ["hf_hub"]
 

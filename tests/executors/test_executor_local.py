@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import deeds
 import pytest
 
 from gmi_registry.errors import InputError
@@ -18,6 +17,7 @@ from gmi_registry.regeneration import Options, Result, Work
 from gmi_registry.regeneration.executors.local import LocalExecutor
 from gmi_registry.regeneration.executors.memory import BASE
 from gmi_registry.regeneration.executors.process import WorkerProcess, stop_all
+from tests.support import deeds
 
 GIB = 2**30
 
@@ -142,8 +142,7 @@ def test_who_does_not_listen_is_ended(tmp_path):
 
 _PROGRAM = """
 import sys
-sys.path.insert(0, {here!r})
-import deeds
+from tests.support import deeds
 from pathlib import Path
 from gmi_registry.regeneration.executors.local import LocalExecutor
 if __name__ == "__main__":
@@ -155,7 +154,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_ctrl_c_and_the_end_of_the_parent(tmp_path, number):
-    program = _PROGRAM.format(here=str(Path(__file__).parent))
+    program = _PROGRAM
     parent = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)],
         stderr=subprocess.PIPE,

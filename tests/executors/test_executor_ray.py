@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-import deeds
 import pytest
 
 from gmi_registry.errors import InputError, MissingExtraError
 from gmi_registry.regeneration import Work
 from gmi_registry.regeneration.executors import executor_named
 from gmi_registry.regeneration.executors.ray import RayExecutor
+from tests.support import deeds
 
 ray = pytest.importorskip("ray")
 
@@ -70,8 +69,7 @@ def test_a_dead_worker_is_named(outcomes):
 
 _PROGRAM = """
 import sys
-sys.path.insert(0, {here!r})
-import deeds
+from tests.support import deeds
 from pathlib import Path
 from gmi_registry.regeneration.executors.ray import RayExecutor
 works = deeds.works(Path(sys.argv[1]), "sleep 60", "sleep 60")
@@ -81,7 +79,7 @@ list(run)
 
 
 def test_ctrl_c_ends_ray_too(tmp_path):
-    program = _PROGRAM.format(here=str(Path(__file__).parent))
+    program = _PROGRAM
     parent = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)],
         stderr=subprocess.DEVNULL,

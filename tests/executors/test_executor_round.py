@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
-import deeds
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "regeneration"))
-
-from regeneration_world import fill_folder, save_models
 
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.regeneration import Options, Round, SequentialExecutor
 from gmi_registry.regeneration.executors import executor_named
 from gmi_registry.regeneration.executors.local import LocalExecutor
 from gmi_registry.spec import read_spec
+from tests.support import deeds
+from tests.support.regeneration_world import fill_folder, save_models
 
 NAMES = ("base", "ink", "oil")
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_builder import HubBuilder, ProjectionEncoder
 
 from gmi_registry.errors import InputError
 from gmi_registry.regeneration import Options, Work
@@ -21,6 +20,7 @@ from gmi_registry.regeneration.executors.memory import (
     estimated_need,
     free_memory,
 )
+from tests.support.hub_builder import HubBuilder, ProjectionEncoder
 
 
 @pytest.mark.parametrize("name", EXECUTORS)

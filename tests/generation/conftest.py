@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_models import model_files, save_base, save_lora
 
 from gmi_registry.generation import load_pipeline
 from gmi_registry.model import ModelFiles
+from tests.support.tiny_models import model_files, save_base, save_lora
 
 
 @pytest.fixture(scope="session")

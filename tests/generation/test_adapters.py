@@ -8,7 +8,11 @@ import warnings
 
 import pytest
 import torch
-from lora_layouts import (
+
+from gmi_registry.errors import GenerationError, GmiError, InputError
+from gmi_registry.generation import RecipeOverrides, check_model, default_recipe, load_model
+from gmi_registry.generation.adapters import apply_lora, set_lora_scale
+from tests.support.lora_layouts import (
     ATTENTION,
     RANK,
     T5,
@@ -21,10 +25,6 @@ from lora_layouts import (
     weight_now,
     write,
 )
-
-from gmi_registry.errors import GenerationError, GmiError, InputError
-from gmi_registry.generation import RecipeOverrides, check_model, default_recipe, load_model
-from gmi_registry.generation.adapters import apply_lora, set_lora_scale
 
 CONVOLUTIONS = (*ATTENTION, "conv1", "conv_shortcut", "time_emb_proj", "proj_in")
 

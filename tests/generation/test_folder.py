@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_models import save_lora
 
 from gmi_registry.errors import GenerationError, HubError
 from gmi_registry.generation import check_model, folder, load_pipeline
 from gmi_registry.hubs import LocalHub
 from gmi_registry.spec import ModelRef
+from tests.support.tiny_models import save_lora
 
 UNET = "unet/diffusion_pytorch_model"
 

@@ -5,14 +5,14 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from grey_encoder import GreyEncoder
 from PIL import Image
-from tiny_models import model_files
 
 from gmi_registry import __version__
 from gmi_registry.errors import InputError, SpecFormatError
 from gmi_registry.generation import Encoding, build_spec, contact_sheet, describe, draft_spec
 from gmi_registry.spec import GenerationRecipe, PromptSet, Sampler, WeightFile, encode_spec
+from tests.support.grey_encoder import GreyEncoder
+from tests.support.tiny_models import model_files
 
 SETS = (PromptSet("default", 1, ("a cat", "snow")), PromptSet("own", 1, ("a dog",)))
 

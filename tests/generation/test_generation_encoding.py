@@ -4,10 +4,10 @@ import threading
 
 import numpy as np
 import pytest
-from grey_encoder import GreyEncoder
 from PIL import Image
 
 from gmi_registry.generation import Encoding
+from tests.support.grey_encoder import GreyEncoder
 
 
 def pictures(count):

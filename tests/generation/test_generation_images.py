@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_models import SIDE
 
 from gmi_registry.errors import GenerationError
 from gmi_registry.generation import (
@@ -20,6 +19,7 @@ from gmi_registry.generation import (
     load_pipeline,
     noise_seed,
 )
+from tests.support.tiny_models import SIDE
 
 PROMPTS = ("a cat", "a red house", "the sea", "an old man", "snow")
 

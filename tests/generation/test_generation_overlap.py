@@ -8,7 +8,6 @@ import weakref
 
 import numpy as np
 import pytest
-from grey_encoder import GreyEncoder
 from PIL import Image
 
 from gmi_registry import generation
@@ -26,6 +25,7 @@ from gmi_registry.generation import (
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet, encode_spec
+from tests.support.grey_encoder import GreyEncoder
 
 BASE = ModelRef("local", "base")
 FEW = PromptSet("few", 1, tuple(f"thing number {n}" for n in range(11)))

@@ -4,11 +4,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from tiny_models import CONTEXT, SIDE
 
 from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation import RecipeOverrides, check_prompts, default_recipe
 from gmi_registry.spec import PromptSet
+from tests.support.tiny_models import CONTEXT, SIDE
 
 
 def test_the_default_comes_from_the_pipeline(pipeline, base):

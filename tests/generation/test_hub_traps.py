@@ -6,16 +6,11 @@ A tensor file that is named like weights is loaded as the LoRA; a commit is not 
 from __future__ import annotations
 
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1]))
-
-from loopback import User, fixtures
-
 from gmi_registry.generation import load_pipeline
+from tests.support.loopback import User, fixtures
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

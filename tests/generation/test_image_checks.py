@@ -7,10 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from grey_encoder import GreyEncoder
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_models import SIDE, model_files
 
 from gmi_registry import generation
 from gmi_registry.errors import GenerationError, InputError
@@ -29,6 +27,8 @@ from gmi_registry.generation.image_checks import DecoderWatch, is_one_colour
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet, read_spec
+from tests.support.grey_encoder import GreyEncoder
+from tests.support.tiny_models import SIDE, model_files
 
 PROMPTS = tuple(f"thing number {number}" for number in range(12))
 FEW = PromptSet("few", 1, PROMPTS[:6])

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from lora_layouts import ATTENTION, RANK, Bases, kohya_names, write
 
 from gmi_registry.errors import GenerationError
 from gmi_registry.generation import load_model
 from gmi_registry.generation.adapters import set_lora_scale
+from tests.support.lora_layouts import ATTENTION, RANK, Bases, kohya_names, write
 
 LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 NAME = "lora_unet_" + LAYER.replace(".", "_")

@@ -6,10 +6,10 @@ import sys
 from dataclasses import replace
 
 import pytest
-from tiny_models import model_files, save_lora
 
 from gmi_registry.errors import GenerationError, InputError, MissingExtraError
 from gmi_registry.generation import OutOfMemoryError, default_recipe, load_pipeline, pipelines
+from tests.support.tiny_models import model_files, save_lora
 
 
 @pytest.fixture

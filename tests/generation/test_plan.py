@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from grey_encoder import GreyEncoder
-from tiny_models import model_files
 
 from gmi_registry.generation import draft_spec
 from gmi_registry.generation.plan import make_plan
 from gmi_registry.spec import GenerationRecipe, ModelRef, PromptSet, Sampler, WeightFile
+from tests.support.grey_encoder import GreyEncoder
+from tests.support.tiny_models import model_files
 
 SETS = (PromptSet("default", 1, ("a cat", "snow")),)
 RECIPE = GenerationRecipe(

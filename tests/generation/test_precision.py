@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import model_files
 
 from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation import (
@@ -30,6 +29,7 @@ from gmi_registry.generation.precision import (
     stored_dtype,
     usual_dtype,
 )
+from tests.support.tiny_models import model_files
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 

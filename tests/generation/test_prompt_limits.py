@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tiny_models import CONTEXT
 
 from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation import check_prompts, default_recipe, load_pipeline
 from gmi_registry.spec import PromptSet
+from tests.support.tiny_models import CONTEXT
 
 FITS = " ".join(["cat"] * (CONTEXT - 2))
 

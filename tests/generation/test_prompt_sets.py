@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from tiny_models import model_files
 
 from gmi_registry.errors import InputError
 from gmi_registry.generation import default_prompt_set, prompt_set_named, prompt_set_names
+from tests.support.tiny_models import model_files
 
 
 @pytest.mark.parametrize("name", ["general-v1", "icons-v1"])

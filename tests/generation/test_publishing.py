@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from grey_encoder import GreyEncoder
 
 import gmi_registry.encoders
 from gmi_registry import generation
@@ -27,6 +26,7 @@ from gmi_registry.generation import RecipeOverrides, plan
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.publish import publish
 from gmi_registry.spec import MANIFEST_NAME, ModelRef, PromptSet, read_spec, verify
+from tests.support.grey_encoder import GreyEncoder
 
 # The package's own name "publish" is the function.
 publish_module = importlib.import_module("gmi_registry.publish")

@@ -7,12 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-from grey_encoder import GreyEncoder
-from models.adapters import lora_folder
-from models.architectures import SIZES
-from models.files import architecture_folder
-from models.originals import single_file
-from models.refused import refused_folder
 
 from gmi_registry import generation
 from gmi_registry.errors import GenerationError
@@ -20,6 +14,12 @@ from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet, read_spec, verify
+from tests.support.grey_encoder import GreyEncoder
+from tests.support.models.adapters import lora_folder
+from tests.support.models.architectures import SIZES
+from tests.support.models.files import architecture_folder
+from tests.support.models.originals import single_file
+from tests.support.models.refused import refused_folder
 
 FEW = PromptSet("few", 1, ("a cat", "the sea", "an old man"))
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tiny_models import model_files
 
 from gmi_registry.errors import GenerationError
 from gmi_registry.generation.pipelines import check_model
 from gmi_registry.generation.refusals import refused, require_described_weights
 from gmi_registry.model import ModelFiles
+from tests.support.tiny_models import model_files
 
 
 def weights(path: Path, shapes: dict[str, tuple[int, ...]], **metadata: str) -> Path:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from models.files import architecture_folder, model_files
-from models.originals import SINGLE_FILES
 from safetensors.torch import load_file, save_file
 
 from gmi_registry.errors import GenerationError, GmiError
 from gmi_registry.generation import check_model, default_recipe, load_model
 from gmi_registry.model import ModelFiles
+from tests.support.models.files import architecture_folder, model_files
+from tests.support.models.originals import SINGLE_FILES
 
 Tensors = dict[str, torch.Tensor]
 UNET, VAE = "model.diffusion_model.", "first_stage_model."

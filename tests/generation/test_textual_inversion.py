@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from lora_layouts import ATTENTION, Bases, kohya_names, write
 
 from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation import RecipeOverrides, check_prompts, default_recipe, load_model
 from gmi_registry.generation.textual_inversion import learned_words, require_words_used
 from gmi_registry.spec import PromptSet
+from tests.support.lora_layouts import ATTENTION, Bases, kohya_names, write
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hub_builder import HubBuilder, ProjectionEncoder
+
+from tests.support.hub_builder import HubBuilder, ProjectionEncoder
 
 
 @pytest.fixture

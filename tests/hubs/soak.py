@@ -1,4 +1,4 @@
-"""Any number of runs with faults: ``python tests/hubs/soak.py [RUNS] [--from SEED] [--seed SEED]``.
+"""Any number of runs with faults: ``python -m tests.hubs.soak [RUNS] [--from SEED] [--seed SEED]``.
 
 What was done is in the journal, a line a run; killed and started again, it goes on where it was,
 and runs again what failed. A journal of other code is begun anew. Progress is on stderr, a summary
@@ -22,11 +22,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-sys.path.append(str(Path(__file__).parents[1]))
-
-from fault_plan import draw
-from fault_run import Outcome, run
-from fault_world import World, open_world
+from tests.support.fault_plan import draw
+from tests.support.fault_run import Outcome, run
+from tests.support.fault_world import World, open_world
 
 __all__ = ["main"]
 

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
-
-sys.path.append(str(Path(__file__).parents[1]))
-
-from loopback import LoopbackHub, fixtures
 
 from gmi_registry.errors import AuthError, HubError, InputError
 from gmi_registry.generation import describe
@@ -22,6 +16,7 @@ from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.place import find_base
 from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef
+from tests.support.loopback import LoopbackHub, fixtures
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

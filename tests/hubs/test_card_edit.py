@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hub_builder import PROMPTS, ProjectionEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +28,7 @@ from gmi_registry.spec import (
     WeightFile,
     build_spec,
 )
+from tests.support.hub_builder import PROMPTS, ProjectionEncoder
 
 RULES = settings(max_examples=150, deadline=None, derandomize=True)
 

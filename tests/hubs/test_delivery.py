@@ -5,20 +5,16 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from pathlib import Path
 
 import pytest
 from huggingface_hub import hf_hub_download, scan_cache_dir
 
-sys.path.append(str(Path(__file__).parents[1]))
-
-from loopback import Fault, User, fixtures
-from loopback.blob import Blob
-
 from gmi_registry.errors import AuthError, HubError, SpecNotFoundError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.spec import ModelRef
+from tests.support.loopback import Fault, User, fixtures
+from tests.support.loopback.blob import Blob
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

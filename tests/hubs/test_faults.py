@@ -6,21 +6,16 @@ A run is known by its seed: ``nox -s soak -- --seed 17`` replays one, and any of
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1]))
-
-import soak
-from fault_plan import KINDS, draw
-from fault_run import run
-from fault_world import open_world
-from hostile_specs import hostile_cases
-
 from gmi_registry.hubs.huggingface import change, download
+from tests.hubs import soak
+from tests.support.fault_plan import KINDS, draw
+from tests.support.fault_run import run
+from tests.support.fault_world import open_world
+from tests.support.hostile_specs import hostile_cases
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric import ec
-from hub_builder import PROMPTS, RECIPE, ProjectionEncoder
-
-sys.path.append(str(Path(__file__).parents[1]))
-
-from loopback import User, fixtures
 
 from gmi_registry.errors import OfflineError, SpecError, SpecNotFoundError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
@@ -29,6 +22,8 @@ from gmi_registry.spec import (
     read_spec,
     write_spec,
 )
+from tests.support.hub_builder import PROMPTS, RECIPE, ProjectionEncoder
+from tests.support.loopback import User, fixtures
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hub_builder import INDEX, save_lora, save_whole
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -23,6 +22,7 @@ from gmi_registry.errors import (
 )
 from gmi_registry.hubs import Hub, Listing, ListingFilter, LocalHub, open_hub
 from gmi_registry.spec import ModelRef, read_spec
+from tests.support.hub_builder import INDEX, save_lora, save_whole
 
 ALL = ListingFilter()
 

@@ -8,22 +8,17 @@ import math
 import pickle
 import re
 import struct
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors.numpy import save
 
-sys.path.append(str(Path(__file__).parents[1]))
-
-from loopback import Fault, LoopbackHub, User, fixtures
-
 from gmi_registry.errors import AuthError, HubError, SpecNotFoundError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.selection import RepoFile, select_pipeline, select_weights
 from gmi_registry.spec import ModelRef
+from tests.support.loopback import Fault, LoopbackHub, User, fixtures
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hub_builder import PROMPTS, RECIPE, ProjectionEncoder
 from huggingface_hub import HfApi
-
-sys.path.append(str(Path(__file__).parents[1]))
-
-from loopback import Fault, User, fixtures
 
 from gmi_registry.errors import AuthError, HubError, RateLimitError, SpecNotFoundError
 from gmi_registry.hubs.huggingface.card_edit import SECTION_START
@@ -29,6 +22,8 @@ from gmi_registry.spec import (
     build_spec,
     write_spec,
 )
+from tests.support.hub_builder import PROMPTS, RECIPE, ProjectionEncoder
+from tests.support.loopback import Fault, User, fixtures
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

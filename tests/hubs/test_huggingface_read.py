@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1]))
-
-from hub_builder import PROMPTS, RECIPE, ProjectionEncoder
-from loopback import Fault, User, fixtures
 
 from gmi_registry.errors import (
     AuthError,
@@ -38,6 +31,8 @@ from gmi_registry.spec import (
     encode_spec,
     read_spec,
 )
+from tests.support.hub_builder import PROMPTS, RECIPE, ProjectionEncoder
+from tests.support.loopback import Fault, User, fixtures
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

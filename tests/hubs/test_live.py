@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,18 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1]))
-
-from hub_builder import ProjectionEncoder, save_lora, style_spec
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
-from loopback import LoopbackHub, User, fixtures
 
 from gmi_registry.errors import AuthError, HubError, SpecNotFoundError
 from gmi_registry.hubs import ListingFilter
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.spec import ModelRef, read_spec, write_spec
+from tests.support.hub_builder import ProjectionEncoder, save_lora, style_spec
+from tests.support.loopback import LoopbackHub, User, fixtures
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 RED, BLUE = (240, 20, 10), (20, 30, 230)

@@ -14,9 +14,6 @@ from pathlib import Path
 import httpx2
 import pytest
 import yaml
-
-sys.path.append(str(Path(__file__).parents[1]))
-
 from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
@@ -32,7 +29,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from loopback import Fault, LoopbackHub, Quota, User, fixtures
+
+from tests.support.loopback import Fault, LoopbackHub, Quota, User, fixtures
 
 # A test that reached the real hub would be wrong, so no other host may be reached.
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])

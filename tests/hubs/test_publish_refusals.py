@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_builder import ProjectionEncoder
 from huggingface_hub import HfApi
 from safetensors.numpy import save
-
-sys.path.append(str(Path(__file__).parents[1]))
-
-from loopback import User, fixtures
 
 from gmi_registry import generation
 from gmi_registry.errors import AuthError, GmiError, HubError, InputError, OfflineError
@@ -26,8 +19,10 @@ from gmi_registry.hubs.local import LocalHub
 from gmi_registry.hubs.mark import write_mark
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.publish import publish
-from gmi_registry.search import search
+from gmi_registry.search.run import search
 from gmi_registry.spec import ModelRef
+from tests.support.hub_builder import ProjectionEncoder
+from tests.support.loopback import User, fixtures
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

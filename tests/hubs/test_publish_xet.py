@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1]))
-
 pytest.importorskip("hf_xet")
-
-from fault_plan import draw
-from fault_world import REF, open_world
-from loopback import Fault
 
 from gmi_registry.errors import HubError
 from gmi_registry.hubs.huggingface import download
 from gmi_registry.spec import ModelRef, read_spec
 from gmi_registry.spec.specification import encode_spec
+from tests.support.fault_plan import draw
+from tests.support.fault_world import REF, open_world
+from tests.support.loopback import Fault
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

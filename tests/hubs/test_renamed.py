@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
-from hub_builder import picture, style_spec
 from safetensors.numpy import save
 from typer.testing import CliRunner
-
-sys.path.append(str(Path(__file__).parents[1]))
-
-from loopback import LoopbackHub, User, fixtures
 
 from gmi_registry.cli.document import search_document
 from gmi_registry.cli.main import app
@@ -33,9 +26,11 @@ from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.indexing import index_hubs
 from gmi_registry.place import find_spec, read_from
 from gmi_registry.report.answer import answer_page
-from gmi_registry.search import search
+from gmi_registry.search.run import search
 from gmi_registry.signature import PrivateKey, PublicKey, sign_spec, verify_signature
 from gmi_registry.spec import ModelRef, WeightFile, encode_spec, write_spec
+from tests.support.hub_builder import picture, style_spec
+from tests.support.loopback import LoopbackHub, User, fixtures
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

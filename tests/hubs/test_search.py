@@ -9,15 +9,16 @@ import sys
 
 import numpy as np
 import pytest
-from hub_builder import OTHER_PROMPTS, HubBuilder, ProjectionEncoder, picture
 
 import gmi_registry
 import gmi_registry.encoders
 from gmi_registry.errors import IncomparableSpecsError, InputError, RateLimitError
 from gmi_registry.hubs import ListingFilter
 from gmi_registry.index import Ranking
-from gmi_registry.search import Timings, search
+from gmi_registry.search.result import Timings
+from gmi_registry.search.run import search
 from gmi_registry.spec import ModelRef
+from tests.support.hub_builder import OTHER_PROMPTS, HubBuilder, ProjectionEncoder, picture
 
 COLOURS = {"blue": (20, 30, 230), "green": (30, 200, 40), "red": (240, 20, 10)}
 
@@ -139,7 +140,7 @@ def test_the_json_is_plain_and_complete(colours, look, encoder):
 class TestCache:
     def test_a_second_search_reads_nothing_again(self, colours, look, monkeypatch):
         first = look(picture(COLOURS["red"]))
-        monkeypatch.setattr(sys.modules["gmi_registry.gathering"], "read_from", None)
+        monkeypatch.setattr(sys.modules["gmi_registry.search.source"], "read_from", None)
         second = look(picture(COLOURS["red"]))
         assert (first.read, first.from_cache) == (3, 0)
         assert (second.read, second.from_cache) == (0, 3)
@@ -228,7 +229,7 @@ class TestListing:
             return colours.encoder
 
         monkeypatch.setattr(gmi_registry.encoders, "load_encoder", load)
-        search_module = importlib.import_module("gmi_registry.search")
+        search_module = importlib.import_module("gmi_registry.search.run")
         monkeypatch.setattr(search_module, "require_device", lambda name: name)
         result = look(picture(COLOURS["red"]), encoder=None, offline=True, device="cuda:1")
         assert asked == [{"cache_dir": colours.cache / "hub", "offline": True, "device": "cuda:1"}]

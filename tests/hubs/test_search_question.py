@@ -8,15 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hub_builder import OTHER_PROMPTS, ProjectionEncoder, picture
 
 import gmi_registry
 from gmi_registry.errors import InputError, OfflineError, SpecNotFoundError
 from gmi_registry.hubs import ListingFilter
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.indexing import index_hubs
-from gmi_registry.search import search
+from gmi_registry.search.run import search
 from gmi_registry.spec import ModelRef, build_spec, write_spec
+from tests.support.hub_builder import OTHER_PROMPTS, ProjectionEncoder, picture
 
 COLOURS = {"blue": (20, 30, 230), "green": (30, 200, 40), "red": (240, 20, 10)}
 TWIN = (238, 24, 12)

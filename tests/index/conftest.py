@@ -6,10 +6,10 @@ import hashlib
 
 import numpy as np
 import pytest
-from index_specs import DIMENSIONS, GENERAL, TEXT_DIMENSIONS, encoder_named
 
 from gmi_registry.scoring import Query
 from gmi_registry.spec import DescribedModel, GenerationRecipe, Sampler, WeightFile, build_spec
+from tests.support.index_specs import DIMENSIONS, GENERAL, TEXT_DIMENSIONS, encoder_named
 
 
 @pytest.fixture

@@ -6,16 +6,16 @@ import io
 
 import numpy as np
 import pytest
-from index_specs import DIMENSIONS, encoder_named, index_of, spec_of_images
 from PIL import Image
 
 from gmi_registry import background
-from gmi_registry.background.drawing import sheet
-from gmi_registry.background.proposal import compared
 from gmi_registry.index import Filters, Hubness, SpecCache, measure_hubness
 from gmi_registry.index.hubness import CANDIDATE
+from gmi_registry.proposal import proposal_findings
 from gmi_registry.scoring.hubness import lower_share
 from gmi_registry.spec import PromptSet
+from tests.support.index_specs import DIMENSIONS, encoder_named, index_of, spec_of_images
+from zoo.background import sheet
 
 PROMPTS = PromptSet("many", 1, tuple(f"thing {i}" for i in range(30)))
 
@@ -162,7 +162,7 @@ def test_a_proposal_is_compared_with_what_there_is(honest, make_spec, tmp_path):
     cache, stack = SpecCache(tmp_path), stack_of(*honest)
 
     def told(spec, known=stack):
-        return {it.check: (it.status, it.detail) for it in compared(spec, known, cache)}
+        return {it.check: (it.status, it.detail) for it in proposal_findings(spec, known, cache)}
 
     new = told(
         spec_of(make_spec, "new", 5 + np.ones((len(PROMPTS), 1)) * np.eye(DIMENSIONS)[0] * 9)

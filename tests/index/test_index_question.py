@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from index_specs import GENERAL, OWN, encoder_named, index_of, names
 
 from gmi_registry.errors import IncomparableSpecsError, InputError
 from gmi_registry.index import (
@@ -19,6 +18,7 @@ from gmi_registry.index import (
     Wording,
 )
 from gmi_registry.scoring import SCORES
+from tests.support.index_specs import GENERAL, OWN, encoder_named, index_of, names
 
 
 def like(spec):

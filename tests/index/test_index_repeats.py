@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from index_specs import DIMENSIONS, index_of, names, spec_of_images
 
 from gmi_registry.index import SpecIndex, SpecSource, SpecStatus
 from gmi_registry.scoring import WithinScatter
 from gmi_registry.scoring.default import mean_images
 from gmi_registry.scoring.repeats import REPEATED, repeats, separations, whitened
 from gmi_registry.spec import PromptSet
+from tests.support.index_specs import DIMENSIONS, index_of, names, spec_of_images
 
 PROMPTS = PromptSet("many", 1, tuple(f"thing {i}" for i in range(40)))
 

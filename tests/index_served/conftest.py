@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from loopback_qdrant import LoopbackQdrant
 from qdrant_client import QdrantClient
-from served_specs import index_of, make_spec
-from shards import Shards
 
 from gmi_registry.index.qdrant import connection
+from tests.support.loopback_qdrant import LoopbackQdrant
+from tests.support.served_specs import index_of, make_spec
+from tests.support.shards import Shards
 
 
 @pytest.fixture(autouse=True)

@@ -11,13 +11,13 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient
-from served_specs import PROMPTS, ask, encoder_named, index_of, load, make_spec
 
 from gmi_registry.errors import InputError
 from gmi_registry.index import Filters, ImageQuery
 from gmi_registry.index.qdrant import QdrantIndex, search
 from gmi_registry.scoring import SCORES
 from gmi_registry.spec import build_spec
+from tests.support.served_specs import PROMPTS, ask, encoder_named, index_of, load, make_spec
 
 NUMBERS = {"distance", "margin", "confidence"}
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from qdrant_client import models
-from served_specs import ask, encoder_named, index_of, load, make_spec, stack_of
 
 from gmi_registry.errors import AuthError, HubError, InputError, RateLimitError
 from gmi_registry.index import ImageQuery, SpecIndex
@@ -21,6 +20,7 @@ from gmi_registry.index.qdrant.points import images_id, point_id, unpacked_image
 from gmi_registry.index.stored import FolderFiles, NewSpec, StoredIndex, update_index
 from gmi_registry.scoring import SCORES, WithinScatter
 from gmi_registry.spec import ModelRef
+from tests.support.served_specs import ask, encoder_named, index_of, load, make_spec, stack_of
 
 
 def found(opened, seed=0):

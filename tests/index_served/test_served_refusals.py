@@ -15,9 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from loopback_qdrant import LoopbackQdrant
 from qdrant_client import QdrantClient, models
-from served_specs import DIMENSIONS, TEXT_DIMENSIONS, ask, encoder_named, load, make_spec, stack_of
 
 from gmi_registry.errors import (
     AuthError,
@@ -35,6 +33,16 @@ from gmi_registry.index import ImageQuery, IndexedSpec, ModelQuery, TextQuery, W
 from gmi_registry.index.qdrant import Location, QdrantIndex, serve_into
 from gmi_registry.index.qdrant.points import images_id, metadata_ids, point_id
 from gmi_registry.scoring import SCORES
+from tests.support.loopback_qdrant import LoopbackQdrant
+from tests.support.served_specs import (
+    DIMENSIONS,
+    TEXT_DIMENSIONS,
+    ask,
+    encoder_named,
+    load,
+    make_spec,
+    stack_of,
+)
 
 DEFAULT = SCORES["default"]
 SECRET = "s3cr3t-s3cr3t"

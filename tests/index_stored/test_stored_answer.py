@@ -6,7 +6,12 @@ import random
 
 import numpy as np
 import pytest
-from stored_specs import (
+
+from gmi_registry.errors import IncomparableSpecsError
+from gmi_registry.index import Filters, ImageQuery, IndexedSpec, ModelQuery, TextQuery, Wording
+from gmi_registry.index.stored import update_index
+from gmi_registry.scoring import SCORES
+from tests.support.stored_specs import (
     DIMENSIONS,
     OTHER,
     Opened,
@@ -17,11 +22,6 @@ from stored_specs import (
     query,
     stored,
 )
-
-from gmi_registry.errors import IncomparableSpecsError
-from gmi_registry.index import Filters, ImageQuery, IndexedSpec, ModelQuery, TextQuery, Wording
-from gmi_registry.index.stored import update_index
-from gmi_registry.scoring import SCORES
 
 FILTERS = [
     Filters(),

@@ -7,13 +7,13 @@ from functools import partial
 
 import numpy as np
 import pytest
-from stored_specs import Opened, make_row, query, stored
 
 from gmi_registry.index import Filters, ImageQuery, queries, rank
 from gmi_registry.index.stored import database, frame_file, reader, update_index
 from gmi_registry.index.stored.database import database_path, discard_database
 from gmi_registry.scoring import SCORES
 from gmi_registry.scoring.settled import Care, settles_all
+from tests.support.stored_specs import Opened, make_row, query, stored
 
 FLIPS = 40
 QUESTION = ImageQuery(query(4), SCORES["default"])

@@ -8,8 +8,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-from stored_specs import Opened, in_memory, make_row, query, ref_of, stored
-from test_stored_answer import same
 
 from gmi_registry.index import Filters, ImageQuery, ModelQuery, TextQuery, Wording, queries, rank
 from gmi_registry.index.stored import FolderFiles, StoredIndex, frame, reader, update_index
@@ -17,6 +15,8 @@ from gmi_registry.index.stored.frame_file import opened
 from gmi_registry.scoring import SCORES, coarse
 from gmi_registry.scoring.narrowed import narrowed
 from gmi_registry.scoring.settled import Care, settles_all
+from tests.index_stored.test_stored_answer import same
+from tests.support.stored_specs import Opened, in_memory, make_row, query, ref_of, stored
 
 MODELS = 400
 

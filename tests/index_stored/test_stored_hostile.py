@@ -8,12 +8,12 @@ import os
 
 import numpy as np
 import pytest
-from stored_specs import OTHER, encoder_named, make_row
 
 from gmi_registry.errors import DigestMismatchError, SpecFormatError, UnsupportedVersionError
 from gmi_registry.index import Filters
 from gmi_registry.index.stored import FolderFiles, StoredIndex, update_index
 from gmi_registry.spec.canonical import canonical_json
+from tests.support.stored_specs import OTHER, encoder_named, make_row
 
 COUNT = 6
 

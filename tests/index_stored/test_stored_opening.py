@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stored_specs import OTHER, Opened, in_memory, make_row, query, stored
 
 from gmi_registry.errors import SpecFormatError, SpecNotFoundError
 from gmi_registry.index import Filters, ImageQuery
@@ -16,6 +15,7 @@ from gmi_registry.index.stored import FolderFiles, StoredIndex, files, update_in
 from gmi_registry.index.stored import reader as stack_module
 from gmi_registry.index.stored.database import database_path, kept_database
 from gmi_registry.scoring import SCORES
+from tests.support.stored_specs import OTHER, Opened, in_memory, make_row, query, stored
 
 QUESTION = ImageQuery(query(4), SCORES["default"])
 

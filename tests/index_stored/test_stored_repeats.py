@@ -6,8 +6,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-from stored_specs import Opened, in_memory, make_row, query, stored
-from test_stored_answer import same
 
 from gmi_registry.index import (
     Filters,
@@ -21,6 +19,8 @@ from gmi_registry.index import (
 from gmi_registry.index.stored import reader, update_index
 from gmi_registry.scoring import SCORES
 from gmi_registry.scoring.settled import Care, settles_all
+from tests.index_stored.test_stored_answer import same
+from tests.support.stored_specs import Opened, in_memory, make_row, query, stored
 
 VICTIM = 4
 

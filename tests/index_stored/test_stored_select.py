@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stored_specs import make_row, ref_of, renamed, stored
 
 from gmi_registry.index import Filters, SpecStatus
 from gmi_registry.index.stored import FolderFiles, StoredIndex, database, metadata, update_index
 from gmi_registry.index.stored.database import database_path
+from tests.support.stored_specs import make_row, ref_of, renamed, stored
 
 WORDS = ["icon", "ICON", "Straße", "STRASSE", "ǅ", "it's", 'a"b', "%", "_", "x' or 1=1 --", "ı"]
 WORDS += ["caf\u00e9", "CAFE\u0301", "two  words", "base_model:Owner/Base", "base_model:lora:o/b"]

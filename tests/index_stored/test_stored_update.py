@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from stored_specs import OTHER, Opened, in_memory, make_row, query, renamed, stored
 
 from gmi_registry.errors import InputError, SpecFormatError
 from gmi_registry.index import Filters, ImageQuery, SpecStatus
@@ -22,6 +21,7 @@ from gmi_registry.index.stored import FolderFiles, StoredIndex, update_index, wr
 from gmi_registry.index.stored.format import IndexDocument
 from gmi_registry.scoring import SCORES
 from gmi_registry.spec import ModelRef
+from tests.support.stored_specs import OTHER, Opened, in_memory, make_row, query, renamed, stored
 
 
 def rows_of(*numbers, **changes):
@@ -368,17 +368,15 @@ def test_files_of_others_are_left_alone(tmp_path):
 
 WRITER = """
 import sys
-sys.path.insert(0, sys.argv[1])
-from stored_specs import make_row
+from tests.support.stored_specs import make_row
 from gmi_registry.index.stored import update_index
-for number in range(int(sys.argv[3]), int(sys.argv[4])):
-    update_index(sys.argv[2], [make_row(number)])
+for number in range(int(sys.argv[2]), int(sys.argv[3])):
+    update_index(sys.argv[1], [make_row(number)])
 """
 
 
 def test_writers_at_the_same_time_lose_nothing(tmp_path):
-    here = str(Path(__file__).parent)
-    arguments = [sys.executable, "-c", WRITER, here, str(tmp_path / "i")]
+    arguments = [sys.executable, "-c", WRITER, str(tmp_path / "i")]
     processes = [subprocess.Popen([*arguments, *span]) for span in (("0", "6"), ("6", "12"))]
     assert [process.wait(120) for process in processes] == [0, 0]
     assert answers(tmp_path / "i", tmp_path / "c", rows_of(*range(12)))

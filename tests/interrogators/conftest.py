@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_blip import write_tiny_blip
 
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.interrogators.caption import CaptionInterrogator
-
-sys.path.append(str(Path(__file__).parents[1] / "encoders"))
+from tests.support.tiny_blip import write_tiny_blip
 
 
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> OpenClipEncoder:
-    from tiny_clip import write_tiny_clip
+    from tests.support.tiny_clip import write_tiny_clip
 
     folder = write_tiny_clip(tmp_path_factory.mktemp("encoder"))
     return OpenClipEncoder.from_folder(folder, "tiny", "random")

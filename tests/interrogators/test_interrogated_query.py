@@ -11,7 +11,7 @@ from PIL import Image
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.interrogators.caption import CaptionInterrogator
 from gmi_registry.interrogators.clip_interrogator import ClipInterrogator
-from gmi_registry.query import build_query
+from gmi_registry.search.query import build_query
 
 
 def test_every_mode_on_files(

@@ -14,12 +14,12 @@ import pytest
 from gmi_registry import generation
 from gmi_registry.generation import RecipeOverrides
 from gmi_registry.model import ModelFiles
-from models.adapters import lora_folder
-from models.architectures import SIZES
-from models.files import architecture_folder, model_files
-from models.matrix import MATRIX
-from models.originals import single_file
-from models.store import ModelStore
+from tests.support.models.adapters import lora_folder
+from tests.support.models.architectures import SIZES
+from tests.support.models.files import architecture_folder, model_files
+from tests.support.models.matrix import MATRIX
+from tests.support.models.originals import single_file
+from tests.support.models.store import ModelStore
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from safetensors.numpy import load_file, save_file
 from gmi_registry import generation
 from gmi_registry.errors import GmiError, InputError
 from gmi_registry.spec import PromptSet
-from models.adapters import lora_folder, takes_lora
-from models.architectures import ARCHITECTURES
-from models.files import architecture_folder, model_files
-from models.matrix import MATRIX
-from models.originals import SINGLE_FILES, single_file
+from tests.support.models.adapters import lora_folder, takes_lora
+from tests.support.models.architectures import ARCHITECTURES
+from tests.support.models.files import architecture_folder, model_files
+from tests.support.models.matrix import MATRIX
+from tests.support.models.originals import SINGLE_FILES, single_file
 
 
 def _differ(one: np.ndarray, other: np.ndarray) -> bool:

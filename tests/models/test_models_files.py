@@ -10,8 +10,8 @@ import pytest
 from gmi_registry.hubs import LocalHub
 from gmi_registry.hubs.selection import RepoFile, select_pipeline
 from gmi_registry.spec import ModelRef
-from models.architectures import ARCHITECTURES
-from models.files import architecture_folder
+from tests.support.models.architectures import ARCHITECTURES
+from tests.support.models.files import architecture_folder
 
 WEIGHTS = (".safetensors",)
 

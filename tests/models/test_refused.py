@@ -11,10 +11,10 @@ import pytest
 
 from gmi_registry import generation
 from gmi_registry.errors import GenerationError
-from models.architectures import ARCHITECTURES
-from models.files import architecture_folder, model_files
-from models.matrix import REFUSALS
-from models.refused import BUILDERS, refused_folder
+from tests.support.models.architectures import ARCHITECTURES
+from tests.support.models.files import architecture_folder, model_files
+from tests.support.models.matrix import REFUSALS
+from tests.support.models.refused import BUILDERS, refused_folder
 
 
 def test_every_refusal_has_a_model():

@@ -9,7 +9,7 @@ import pytest
 
 from gmi_registry import generation
 from gmi_registry.errors import InputError
-from models.matrix import MATRIX
+from tests.support.models.matrix import MATRIX
 
 
 def _differ(one, other) -> bool:

@@ -6,7 +6,8 @@ import importlib
 import shutil
 
 import pytest
-from regeneration_world import (
+
+from tests.support.regeneration_world import (
     encoder_from,
     fill_folder,
     fill_loopback,
@@ -16,11 +17,10 @@ from regeneration_world import (
 )
 
 # isort: split
-from loopback import fixtures
-
 from gmi_registry import generation
 from gmi_registry.regeneration import worker
 from gmi_registry.spec import PromptSet
+from tests.support.loopback import fixtures
 
 hf_hub = fixtures.hf_hub
 

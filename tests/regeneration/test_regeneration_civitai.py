@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from regeneration_world import WEIGHTS, other_weights, round_over
-
-# Its loopback hub is the one of its own tests.
-sys.path.append(str(Path(__file__).parents[1] / "civitai"))
-
-from civitai_loopback import File, LoopbackCivitai, Model, Version
-from folder_store import FolderStore
 
 from gmi_registry.hubs.civitai import CivitaiHub
 from gmi_registry.hubs.huggingface import HuggingFaceHub
+
+# Its loopback hub is the one of its own tests.
+from tests.support.civitai_loopback import File, LoopbackCivitai, Model, Version
+from tests.support.folder_store import FolderStore
+from tests.support.regeneration_world import WEIGHTS, other_weights, round_over
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -11,10 +11,17 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from regeneration_world import SECRET, UNFIT, WEIGHTS, card, fill_folder, other_weights
 from typer.testing import CliRunner
 
 from gmi_registry.cli.main import app
+from tests.support.regeneration_world import (
+    SECRET,
+    UNFIT,
+    WEIGHTS,
+    card,
+    fill_folder,
+    other_weights,
+)
 
 ROOT = Path(__file__).parents[2]
 

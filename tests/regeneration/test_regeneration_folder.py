@@ -7,7 +7,6 @@ import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from regeneration_world import UNFIT, WEIGHTS, card, fill_folder, other_weights, round_over
 
 from gmi_registry.errors import InputError
 from gmi_registry.publish import publish
@@ -15,6 +14,14 @@ from gmi_registry.regeneration import Ledger, Result, SequentialExecutor
 from gmi_registry.regeneration.address import folder_about
 from gmi_registry.regeneration.lock import model_lock
 from gmi_registry.spec import ModelRef, PromptSet, read_spec
+from tests.support.regeneration_world import (
+    UNFIT,
+    WEIGHTS,
+    card,
+    fill_folder,
+    other_weights,
+    round_over,
+)
 
 NAMES = ("chalk", "ink", "oil")
 

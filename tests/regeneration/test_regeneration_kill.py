@@ -6,15 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from regeneration_world import WEIGHTS, fill_folder, other_weights
 
 from gmi_registry.spec import read_spec
+from tests.support.regeneration_world import WEIGHTS, fill_folder, other_weights
 
 POINTS = 6
-_PROGRAM = Path(__file__).with_name("kill_run.py")
 _GMI = "import sys; from gmi_registry.cli.main import main; sys.exit(main())"
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
@@ -26,7 +24,7 @@ def environment():
 
 def test_killed_at_seeded_points_the_old_or_the_new_is_there_and_the_next_run_ends_it():
     done = subprocess.run(
-        [sys.executable, str(_PROGRAM), str(POINTS), "--json"],
+        [sys.executable, "-m", "tests.support.kill_run", str(POINTS), "--json"],
         capture_output=True,
         text=True,
         timeout=900,

@@ -7,8 +7,15 @@ import time
 from datetime import timedelta
 
 import pytest
-from loopback import Fault
-from regeneration_world import (
+
+from gmi_registry.errors import GmiError, InputError
+from gmi_registry.hubs import ListingFilter
+from gmi_registry.publish import publish
+from gmi_registry.regeneration import SequentialExecutor
+from gmi_registry.report.difference_past import find_previous
+from gmi_registry.spec import ModelRef, read_spec
+from tests.support.loopback import Fault
+from tests.support.regeneration_world import (
     SECRET,
     SPEC,
     WEIGHTS,
@@ -18,13 +25,6 @@ from regeneration_world import (
     round_over,
     specification,
 )
-
-from gmi_registry.errors import GmiError, InputError
-from gmi_registry.hubs import ListingFilter
-from gmi_registry.publish import publish
-from gmi_registry.regeneration import SequentialExecutor
-from gmi_registry.report.difference_past import find_previous
-from gmi_registry.spec import ModelRef, read_spec
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from loopback import User
-from regeneration_world import WEIGHTS, other_weights
 
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.place import open_hub
 from gmi_registry.publish import publish
 from gmi_registry.regeneration import Options, Round
 from gmi_registry.spec import ModelRef
+from tests.support.loopback import User
+from tests.support.regeneration_world import WEIGHTS, other_weights
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

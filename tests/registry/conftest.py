@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
-from registry_author import REPO
+
+from tests.support.registry_author import REPO
 
 # isort: split
-from loopback import User, fixtures
-
 from gmi_registry.hubs.huggingface import traffic
+from tests.support.loopback import User, fixtures
 
 hf_hub = fixtures.hf_hub
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from registry_author import REPO
 
 from gmi_registry.errors import AuthError, HubError, OfflineError, SpecNotFoundError
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.aggregate import INDEX_FOLDER, push_aggregate
+from tests.support.registry_author import REPO
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

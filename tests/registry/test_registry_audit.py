@@ -5,19 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from loopback import User
-from registry_author import RED, REPO, civitai, described, entry_files, spec_of
-
-sys.path.append(str(Path(__file__).parents[1] / "generation"))
-
-from grey_encoder import GreyEncoder
 from safetensors.numpy import load, save
-from tiny_models import save_base, save_lora
 from typer.testing import CliRunner
 
 import gmi_registry.audit as audit_module
@@ -33,6 +24,10 @@ from gmi_registry.hubs.registry.layout import entry_of
 from gmi_registry.index.stored import NewSpec, update_index
 from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet, build_spec, read_spec, write_spec
+from tests.support.grey_encoder import GreyEncoder
+from tests.support.loopback import User
+from tests.support.registry_author import RED, REPO, civitai, described, entry_files, spec_of
+from tests.support.tiny_models import save_base, save_lora
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 
@@ -468,9 +463,8 @@ class TestVerifyEntry:
         assert models.history(REPO, repo_type="dataset")[0].oid == head
 
     def test_what_somebody_else_adds_meanwhile_stays(self, models, call, entry):
-        from loopback import Fault
-
         from gmi_registry.hubs.registry.verified import Verified
+        from tests.support.loopback import Fault
 
         theirs = Verified({}).with_spec(b"theirs")
         models.inject(Fault("stale-parent", files={"verified.json": theirs.to_bytes()}))

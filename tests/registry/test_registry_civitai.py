@@ -5,17 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import stamina
-from registry_author import REPO
-
-sys.path.append(str(Path(__file__).parents[1] / "generation"))
-
-from civitai_loopback import File, LoopbackCivitai, Model, Version
-from grey_encoder import GreyEncoder
-from tiny_models import save_base, save_lora
 from typer.testing import CliRunner
 
 import gmi_registry.audit as audit_module
@@ -26,6 +18,10 @@ from gmi_registry.hubs import open_hub
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet
+from tests.support.civitai_loopback import File, LoopbackCivitai, Model, Version
+from tests.support.grey_encoder import GreyEncoder
+from tests.support.registry_author import REPO
+from tests.support.tiny_models import save_base, save_lora
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -6,7 +6,6 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from registry_author import civitai, described
 
 from gmi_registry.errors import InputError, UnsupportedOperationError
 from gmi_registry.hubs.huggingface import commit
@@ -23,6 +22,7 @@ from gmi_registry.hubs.registry.layout import (
 )
 from gmi_registry.signature import proof
 from gmi_registry.spec import ModelRef
+from tests.support.registry_author import civitai, described
 
 PIN = "0123456789abcdef" * 4
 NUMBERS = st.integers(1, 10**15 - 1).map(str)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from registry_author import PREVIEW, REPO, civitai, described, entry_files, spec_of, weight_file
+
+from tests.support.registry_author import (
+    PREVIEW,
+    REPO,
+    civitai,
+    described,
+    entry_files,
+    spec_of,
+    weight_file,
+)
 
 # isort: split
-sys.path += [str(Path(__file__).parents[1] / name) for name in ("hubs", "cli")]
 
-from civitai_loopback import File, LoopbackCivitai, Model, Version
-from loopback import User
-from remote_hub import COLOURS, WEIGHTS, Author
 from typer.testing import CliRunner
 
 import gmi_registry
@@ -27,9 +30,13 @@ from gmi_registry.hubs.registry.finding import Finding
 from gmi_registry.hubs.registry.layout import entry_of, entry_path
 from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.place import find_model, find_spec
+from gmi_registry.search.loading import ModelLoader
 from gmi_registry.spec import Manifest, ModelRef, encode_spec, read_spec
 from gmi_registry.webhook.install import _name
 from gmi_registry.webhook.job import _repo
+from tests.support.civitai_loopback import File, LoopbackCivitai, Model, Version
+from tests.support.loopback import User
+from tests.support.remote_hub import COLOURS, WEIGHTS, Author
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 
@@ -51,9 +58,7 @@ def world(hub, shop, tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("CIVITAI_ENDPOINT", shop.endpoint)
-    monkeypatch.setattr(
-        "gmi_registry.equipment.Equipment.encoder_of", lambda *_: Author(hub).encoder
-    )
+    monkeypatch.setattr(ModelLoader, "encoder_of", lambda *_: Author(hub).encoder)
     author = Author(hub)
     author.publish("red")
     hub.add_repo("owner/green", {WEIGHTS: b"green"})

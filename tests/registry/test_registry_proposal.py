@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from registry_author import (
+
+from tests.support.registry_author import (
     BLUE,
     GREEN,
     PREVIEW,
@@ -15,9 +16,6 @@ from registry_author import (
 )
 
 # isort: split
-from hostile_specs import hostile_cases, hostile_files
-from loopback import Fault
-
 from gmi_registry.errors import HubError, InputError, SpecNotFoundError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.registry import Registry
@@ -26,6 +24,8 @@ from gmi_registry.hubs.registry.layout import entry_of, entry_path
 from gmi_registry.hubs.registry.proposal import inspect
 from gmi_registry.hubs.registry.pull import read_pull
 from gmi_registry.spec import ModelRef, encode_spec
+from tests.support.hostile_specs import hostile_cases, hostile_files
+from tests.support.loopback import Fault
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

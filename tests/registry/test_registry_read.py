@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from registry_author import (
+
+from tests.support.registry_author import (
     BLUE,
     PREVIEW,
     RED,
@@ -19,8 +20,6 @@ from registry_author import (
 )
 
 # isort: split
-from loopback import Fault
-
 from gmi_registry.errors import (
     AuthError,
     HubError,
@@ -37,6 +36,7 @@ from gmi_registry.hubs.registry.layout import entry_of
 from gmi_registry.hubs.registry.verified import Verified
 from gmi_registry.sealed import read_sealed, write_sealed
 from gmi_registry.spec import ModelRef, encode_spec, read_spec
+from tests.support.loopback import Fault
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -6,11 +6,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from registry_author import BLUE, PREVIEW, RED, REPO, civitai, described, entry_files, spec_of
+
+from tests.support.registry_author import (
+    BLUE,
+    PREVIEW,
+    RED,
+    REPO,
+    civitai,
+    described,
+    entry_files,
+    spec_of,
+)
 
 # isort: split
-from loopback import Fault, User
-
 from gmi_registry.errors import (
     AuthError,
     HubError,
@@ -22,6 +30,7 @@ from gmi_registry.errors import (
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.layout import entry_of
 from gmi_registry.spec import ModelRef, write_spec
+from tests.support.loopback import Fault, User
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-from pathlib import Path
 
 import pytest
-from registry_author import REPO
+
+from tests.support.registry_author import REPO
 
 # isort: split
-sys.path += [str(Path(__file__).parents[1] / name) for name in ("hubs", "cli")]
-
-from remote_hub import COLOURS, WEIGHTS, Author, picture
 
 import gmi_registry
 from gmi_registry.hubs import ListingFilter
@@ -21,6 +17,7 @@ from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.layout import entry_of, entry_path
 from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.spec import Manifest, ModelRef
+from tests.support.remote_hub import COLOURS, WEIGHTS, Author, picture
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -1,21 +1,15 @@
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 from PIL import Image
 
 from gmi_registry.errors import HubError
-
-sys.path.append(str(Path(__file__).parents[1] / "cli"))
-
-from cli_specs import OTHER_RANKING, RANKING, SKIPPED, answer
-
 from gmi_registry.index import FoldedVersion, Repeat, Universal
 from gmi_registry.report.answer import answer_page
 from gmi_registry.report.html import render
 from gmi_registry.report.page import QueryImage
 from gmi_registry.report.picture import embed
 from gmi_registry.spec import LoraPartial, ModelRef
+from tests.support.cli_specs import OTHER_RANKING, RANKING, SKIPPED, answer
 
 
 def shown(name, prompt="a cat"):

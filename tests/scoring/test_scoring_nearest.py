@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hostile_hubs import KINDS, WIDTH, hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from gmi_registry.scoring.kernels import grams
 from gmi_registry.scoring.nearest import nearest_models
 from gmi_registry.scoring.paper import paper_distances
 from gmi_registry.scoring.sketch import Sketch
+from tests.support.hostile_hubs import KINDS, WIDTH, hub
 
 
 def check(z, weights, queries, gamma, *, count, directions):

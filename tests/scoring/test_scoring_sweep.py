@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hostile_hubs import KINDS, hub
 
 from gmi_registry.scoring import sweep
 from gmi_registry.scoring.default import mean_distances, mean_images
@@ -13,6 +12,7 @@ from gmi_registry.scoring.kernels import grams, widened
 from gmi_registry.scoring.paper import paper_distances
 from gmi_registry.scoring.whitened import WhitenedMeans, whitened_means
 from gmi_registry.scoring.within import WithinScatter
+from tests.support.hostile_hubs import KINDS, hub
 
 
 def plain(z, weights, queries, gamma):

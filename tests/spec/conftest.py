@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import settings
-from small_spec import MakeSpec, parts
 
 from gmi_registry.spec import Spec, build_spec
+from tests.support.small_spec import MakeSpec, parts
 
 # A test that shares its processor with other work is slow now and then, and not wrong.
 settings.register_profile("no-deadline", deadline=None)

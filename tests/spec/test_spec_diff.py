@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import small_spec
 
 from gmi_registry.spec import (
     DescribedModel,
@@ -15,6 +14,7 @@ from gmi_registry.spec import (
     diff_specs,
 )
 from gmi_registry.spec.diff import distance_between
+from tests.support import small_spec
 
 
 def test_nothing_changed(spec: Spec) -> None:

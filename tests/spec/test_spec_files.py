@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small_spec
-from small_spec import MakeSpec
 
 from gmi_registry import sanitize
 from gmi_registry.errors import InputError, SpecFormatError, SpecNotFoundError
@@ -25,6 +23,8 @@ from gmi_registry.spec import (
     write_spec,
 )
 from gmi_registry.spec import files as files_module
+from tests.support import small_spec
+from tests.support.small_spec import MakeSpec
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs links and permissions")
 

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-import small_spec
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -15,6 +14,7 @@ from gmi_registry.errors import SpecFormatError, UnsupportedVersionError
 from gmi_registry.spec import DescribedModel, Manifest, PromptSet, Spec, WeightFile, build_spec
 from gmi_registry.spec.canonical import canonical_digest, canonical_json
 from gmi_registry.spec.manifest import MANIFEST_LIMIT
+from tests.support import small_spec
 
 TEXT = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=20)
 JSON = st.recursive(

@@ -15,26 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small_spec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric import ec
-from hand_signed import (
-    DAMAGES,
-    KEYS,
-    UNTOLD,
-    Key,
-    change,
-    hand_signed,
-    key_file,
-    payload,
-    public_file,
-)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_signing.verifying import Config as Verifying
-from private_sigstore import PrivateSigstore, running
 
 from gmi_registry.errors import (
     DigestMismatchError,
@@ -58,6 +45,19 @@ from gmi_registry.signature import (
 )
 from gmi_registry.signature.identity import certified
 from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, TENSORS_NAME, ModelRef, Spec, write_spec
+from tests.support import small_spec
+from tests.support.hand_signed import (
+    DAMAGES,
+    KEYS,
+    UNTOLD,
+    Key,
+    change,
+    hand_signed,
+    key_file,
+    payload,
+    public_file,
+)
+from tests.support.private_sigstore import PrivateSigstore, running
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs links and pipes")
 

@@ -7,21 +7,19 @@ import hashlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import small_spec
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from safetensors.numpy import load
 
-import gmi_registry
 from gmi_registry.errors import DigestMismatchError, SpecFormatError
 from gmi_registry.spec import ModelRef, PromptSet, Spec, build_spec, decode_spec, encode_spec
 from gmi_registry.spec.tensors import Arrays, decode_tensors, encode_tensors, storable
+from tests.support import small_spec
 
 VALUES = st.floats(-1000, 1000, width=16)
 
@@ -57,16 +55,16 @@ def test_encoding_and_decoding_are_inverse(
 
 def test_the_same_inputs_give_the_same_bytes_in_every_process(spec: Spec) -> None:
     program = (
-        "import small_spec, hashlib; from gmi_registry.spec import build_spec, encode_spec;"
+        "import hashlib; from tests.support import small_spec;"
+        "from gmi_registry.spec import build_spec, encode_spec;"
         "s = build_spec(**small_spec.parts()); m, t = encode_spec(s);"
         "print(s.digest, hashlib.sha256(m).hexdigest(), hashlib.sha256(t).hexdigest())"
     )
-    folders = [str(Path(gmi_registry.__file__).parents[1]), str(Path(__file__).parent)]
     manifest, tensors = encode_spec(spec)
     for seed in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(folders), "PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             check=True,
             text=True,

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import small_spec
 
 from gmi_registry.spec import MANIFEST_NAME, TENSORS_NAME, ModelRef, WeightFile, verify, write_spec
 from gmi_registry.spec.verification import Finding
+from tests.support import small_spec
 
 PREVIEW = b"RIFF\x00\x00\x00\x00WEBPVP8 "
 WEIGHTS = b"weights"

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from pathlib import Path
 
 import httpx2
 import pytest
-from delivery import SECRET
-
-sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "hubs")]
-
-from loopback import fixtures
 
 from gmi_registry.webhook.queue import RepoQueue
 from gmi_registry.webhook.receiver import create_app
 from gmi_registry.webhook.secret import Secret
 from gmi_registry.webhook.server import listen, make_server
+from tests.support.delivery import SECRET
+from tests.support.loopback import fixtures
 
 hf_hub = fixtures.hf_hub
 

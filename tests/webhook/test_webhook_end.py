@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from delivery import SECRET, body
 
-sys.path.append(str(Path(__file__).parents[1] / "regeneration"))
-
-from regeneration_world import SECRET as TOKEN
-from regeneration_world import (
+from gmi_registry import generation
+from gmi_registry.regeneration import worker
+from gmi_registry.spec import PromptSet, read_spec
+from gmi_registry.webhook.job import run
+from gmi_registry.webhook.look import look_with
+from gmi_registry.webhook.worker import work
+from tests.support.delivery import SECRET, body
+from tests.support.regeneration_world import SECRET as TOKEN
+from tests.support.regeneration_world import (
     WEIGHTS,
     card,
     encoder_from,
@@ -23,13 +25,6 @@ from regeneration_world import (
     save_models,
     specification,
 )
-
-from gmi_registry import generation
-from gmi_registry.regeneration import worker
-from gmi_registry.spec import PromptSet, read_spec
-from gmi_registry.webhook.job import run
-from gmi_registry.webhook.look import look_with
-from gmi_registry.webhook.worker import work
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

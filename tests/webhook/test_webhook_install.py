@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from delivery import SECRET
 from huggingface_hub import HfApi
-from loopback import Fault, User
-from loopback.jobs import Jobs
 from typer.testing import CliRunner
 
 from gmi_registry.cli.main import app
@@ -23,6 +20,9 @@ from gmi_registry.webhook.install import (
 )
 from gmi_registry.webhook.order import JobOrder
 from gmi_registry.webhook.secret import Secret
+from tests.support.delivery import SECRET
+from tests.support.loopback import Fault, User
+from tests.support.loopback.jobs import Jobs
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

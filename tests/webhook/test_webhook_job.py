@@ -10,14 +10,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from delivery import SECRET, body
-from loopback import User
-from regenerator import WEIGHTS, Regenerator, card, digest_of
 
 from gmi_registry.errors import AuthError, GenerationError, InputError
 from gmi_registry.regeneration import Result
 from gmi_registry.webhook.job import run
 from gmi_registry.webhook.look import Looked, looked_at
+from tests.support.delivery import SECRET, body
+from tests.support.loopback import User
+from tests.support.regenerator import WEIGHTS, Regenerator, card, digest_of
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -6,15 +6,15 @@ import random
 import time
 
 import pytest
-from delivery import body
-from loopback import User
-from regenerator import WEIGHTS, Regenerator, card, digest_of
 
 from gmi_registry.errors import AuthError, GenerationError, RateLimitError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.spec import ModelRef, read_manifest
 from gmi_registry.webhook.look import Looked
 from gmi_registry.webhook.queue import Counts
+from tests.support.delivery import body
+from tests.support.loopback import User
+from tests.support.regenerator import WEIGHTS, Regenerator, card, digest_of
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

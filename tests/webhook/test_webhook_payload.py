@@ -6,13 +6,13 @@ import json
 import time
 
 import pytest
-from delivery import MAIN, body, payload
 from huggingface_hub import WebhookPayload
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gmi_registry.errors import InputError
 from gmi_registry.webhook.payload import PAYLOAD_LIMIT, Change, Ignored, decide
+from tests.support.delivery import MAIN, body, payload
 
 SHA = "b" * 40
 

@@ -10,9 +10,9 @@ import threading
 import time
 
 import pytest
-from delivery import SECRET, body
 
 from gmi_registry.webhook.payload import PAYLOAD_LIMIT
+from tests.support.delivery import SECRET, body
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

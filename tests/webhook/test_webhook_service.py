@@ -12,10 +12,7 @@ import time
 from pathlib import Path
 
 import httpx2
-import load_run
 import pytest
-from delivery import SECRET, body
-from loopback.fixtures import client_environment
 
 from gmi_registry.errors import InputError, MissingExtraError
 from gmi_registry.webhook.queue import RepoQueue
@@ -23,6 +20,9 @@ from gmi_registry.webhook.receiver import create_app
 from gmi_registry.webhook.secret import Secret
 from gmi_registry.webhook.server import listen, make_server
 from gmi_registry.webhook.worker import only_worker
+from tests.support import load_run
+from tests.support.delivery import SECRET, body
+from tests.support.loopback.fixtures import client_environment
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -7,7 +7,6 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import ADAPTERS, FLUX, LAYOUTS, PARTS, SD1, XL, Layout, header
 
 from gmi_registry.errors import HubError
 from gmi_registry.weights import (
@@ -21,6 +20,7 @@ from gmi_registry.weights import (
 )
 from gmi_registry.weights.architectures import ARCHITECTURES
 from gmi_registry.weights.kinds import HINTS
+from tests.support.layouts import ADAPTERS, FLUX, LAYOUTS, PARTS, SD1, XL, Layout, header
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -12,8 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import gmi_registry
-from gmi_registry.answer import SearchResult
 from gmi_registry.cli.main import publish_app, search_app
+from gmi_registry.search.result import SearchResult
 from zoo.styles import STYLES
 
 ROOT = Path(__file__).parents[2]

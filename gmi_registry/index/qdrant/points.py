@@ -34,12 +34,12 @@ from gmi_registry.index.entry import ComparabilityKey, IndexEntry, SpecStatus
 from gmi_registry.index.groups import ModelGroup
 from gmi_registry.index.qdrant.connection import Connection, load_again
 from gmi_registry.index.stored.writer import agreed_prompts
+from gmi_registry.model import Trust
 from gmi_registry.sanitize import first_fault
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.spec import EncoderRef, LoraPartial, ModelRef
 from gmi_registry.spec.fields import Count, Name, Part, Prompt, Sha256
-from gmi_registry.trust import Trust
 
 FORMAT = "1.0"
 """A newer major is refused; a newer minor may say more, and what it says is left alone."""

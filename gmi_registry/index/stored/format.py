@@ -22,6 +22,7 @@ from gmi_registry.errors import InputError, SpecFormatError, UnsupportedVersionE
 from gmi_registry.filters import Traits
 from gmi_registry.index.entry import ComparabilityKey, IndexEntry, SpecStatus
 from gmi_registry.index.groups import SCATTER_MODELS, TEMPERATURE_MODELS, drawn_by_lot, sampled
+from gmi_registry.model import Trust
 from gmi_registry.sanitize import first_fault
 from gmi_registry.scoring import WithinScatter
 from gmi_registry.scoring.temperature import fitted_temperature
@@ -31,7 +32,6 @@ from gmi_registry.spec.fields import Count, Name, Part, Prompt, Sha256, Text
 from gmi_registry.spec.manifest import MANIFEST_LIMIT, ROWS_LIMIT
 from gmi_registry.spec.prompts import MAX_PROMPTS
 from gmi_registry.spec.tensors import NORM_RANGE
-from gmi_registry.trust import Trust
 
 BUILD_AGAIN = (
     "fetch the index again; if that does not help, whoever publishes it must build it anew: "

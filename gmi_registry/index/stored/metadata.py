@@ -25,9 +25,8 @@ from gmi_registry.index.entry import ComparabilityKey, IndexEntry, SpecStatus
 from gmi_registry.index.stored.database import LocalDatabase
 from gmi_registry.index.stored.files import CheckedFiles
 from gmi_registry.index.stored.format import PartMetadata
-from gmi_registry.model import Kind
+from gmi_registry.model import Kind, Trust
 from gmi_registry.spec import LoraPartial, ModelRef
-from gmi_registry.trust import Trust
 
 # No name and no stamp holds a line's end.
 _LINE_END = "\n"

@@ -1,0 +1,1 @@
+"""What the method finds, and what it costs: benchmarks that are no part of the package."""

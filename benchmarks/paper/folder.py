@@ -1,0 +1,329 @@
+"""The results folder: finished parts of stages, tasks, and in files of their own the answers."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gmi_registry.errors import InputError, MissingExtraError
+from gmi_registry.sanitize import first_fault
+from gmi_registry.spec.canonical import canonical_digest
+from gmi_registry.spec.fields import RelativePath
+
+LIBRARIES = (
+    "clip-interrogator",
+    "diffusers",
+    "numpy",
+    "open_clip_torch",
+    "peft",
+    "pillow",
+    "timm",
+    "torch",
+    "transformers",
+)
+
+
+def versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
+    """Name to version of those that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+SUMMARY = "bench.json"
+"""The file that says what a folder holds; it is there when the stage ``score`` is done."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished part: its files with their SHA-256 in the order they were given, and seconds."""
+
+    inputs: str
+    files: tuple[tuple[str, str], ...]
+    seconds: float
+
+
+class StageCache:
+    """Records in ``folder``/stages, one a part of a stage, for files anywhere in ``folder``.
+
+    A part counts as done when its inputs have the recorded digest and every file of it has the
+    recorded bytes. Only the stage that wrote a record reads it: those of ``generate`` say which
+    model drew which picture, and so hold the answers of the tasks.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._seconds: dict[str, dict[str, float]] = defaultdict(dict)
+
+    def find(self, stage: str, part: str, inputs: object) -> Record | None:
+        """The record of a part that is done, else None.
+
+        A part that is not done makes the whole folder unfinished again: its summary is removed,
+        so that nobody reads old distances beside new tasks.
+        """
+        record = self._read(stage, part)
+        if (
+            record is None
+            or record.inputs != canonical_digest(inputs)
+            or any(sha256_file(self.folder / name) != digest for name, digest in record.files)
+        ):
+            (self.folder / SUMMARY).unlink(missing_ok=True)
+            return None
+        self._seconds[stage][part] = record.seconds
+        return record
+
+    def keep(
+        self,
+        stage: str,
+        part: str,
+        inputs: object,
+        files: Sequence[tuple[str, str]],
+        seconds: float,
+    ) -> Record:
+        """Record that a part is done; ``files`` (name and SHA-256) are in place already."""
+        # Rounded at once, so that this run says what a later one reads.
+        record = Record(canonical_digest(inputs), tuple(files), round(seconds, 3))
+        document = {
+            "inputs": record.inputs,
+            "seconds": record.seconds,
+            "files": [list(file) for file in record.files],
+        }
+        put(self._path(stage, part), document_bytes(document))
+        self._seconds[stage][part] = record.seconds
+        return record
+
+    def seconds(self, stage: str) -> float:
+        """What the parts that were found or kept took when they were made, all together."""
+        return round(sum(self._seconds[stage].values()), 3)
+
+    def _path(self, stage: str, part: str) -> Path:
+        return self.folder / "stages" / stage / f"{part}.json"
+
+    def _read(self, stage: str, part: str) -> Record | None:
+        try:
+            content = json.loads(self._path(stage, part).read_bytes())
+            files = tuple((str(name), str(digest)) for name, digest in content["files"])
+            return Record(str(content["inputs"]), files, float(content["seconds"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # missing or damaged: the part is made again
+
+
+@contextmanager
+def placing(path: Path) -> Iterator[Path]:
+    """A scratch file that becomes ``path`` at the end. Raises InputError where it cannot be.
+
+    It is always of the same name, so that the next run takes the place of what a killed one left.
+    """
+    scratch = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.unlink(missing_ok=True)
+        try:
+            yield scratch
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror or error}",
+            hint="free some space or choose another --out, then run the same command again",
+        ) from error
+
+
+def put(path: Path, data: bytes) -> str:
+    """Write a file whole or not at all; returns its SHA-256. Raises InputError where it cannot."""
+    with placing(path) as scratch:
+        scratch.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def document_bytes(document: object) -> bytes:
+    """JSON for people and programs: the same document gives the same bytes."""
+    return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def array_bytes(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
+    """An ``.npz`` file; the same arrays in the same order give the same bytes."""
+    stream = io.BytesIO()
+    np.savez(stream, **dict(arrays))  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def sha256_file(path: Path) -> str | None:
+    """SHA-256 (hex) of a file, None where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+class _Part(BaseModel):
+    # Fields of a later version are passed over, as its readers do with ours.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+SPECS = "specs.json"
+
+
+class _TaskFormat(_Part):
+    name: Literal["gmi-bench-tasks"] = "gmi-bench-tasks"
+    version: Literal[1] = 1
+
+
+class _AnswerFormat(_Part):
+    name: Literal["gmi-bench-labels"] = "gmi-bench-labels"
+    version: Literal[1] = 1
+
+
+class _SpecFormat(_Part):
+    name: Literal["gmi-bench-specs"] = "gmi-bench-specs"
+    version: Literal[1] = 1
+
+
+class Described(_Part):
+    """A model and the pictures of its specification, default block and own block."""
+
+    name: str
+    model: str
+    downloads: Annotated[int, Field(ge=0)] | None
+    images: tuple[RelativePath, ...]
+    own_prompts: tuple[str, ...]
+    own_images: tuple[RelativePath, ...]
+
+
+class SpecFile(_Part):
+    """``specs.json``: what every model drew for the default prompts. No task is in it."""
+
+    format: _SpecFormat = _SpecFormat()
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    models: tuple[Described, ...]
+
+
+class Task(_Part):
+    """Images that ask together: one prompt, seed and PNG file for each, and the task's group."""
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    images: tuple[RelativePath, ...]
+    group: str
+
+
+class TaskFile(_Part):
+    """The tasks of one split and protocol. ``models`` are those to choose from."""
+
+    format: _TaskFormat = _TaskFormat()
+    models: tuple[str, ...]
+    tasks: tuple[Task, ...]
+
+    def to_bytes(self) -> bytes:
+        """The file's content; the same tasks give the same bytes."""
+        return document_bytes(self.model_dump(mode="json"))
+
+
+class _AnswerFile(_Part):
+    format: _AnswerFormat = _AnswerFormat()
+    truth: tuple[Annotated[int, Field(ge=0)], ...]
+
+
+_File = TypeVar("_File", bound=BaseModel)
+
+
+def task_path(folder: Path, split: str, protocol: str) -> Path:
+    """Where the tasks of a protocol are."""
+    return folder / "tasks" / split / f"{protocol}.json"
+
+
+def answer_path(folder: Path, split: str, protocol: str) -> Path:
+    """Where their answers are."""
+    return folder / "labels" / split / f"{protocol}.json"
+
+
+def answer_bytes(truth: Sequence[int]) -> bytes:
+    """The content of a file of answers."""
+    return document_bytes(_AnswerFile(truth=tuple(truth)).model_dump(mode="json"))
+
+
+def read_tasks(folder: Path, split: str, protocol: str) -> TaskFile:
+    """The tasks of one split and protocol. Raises InputError for a file that holds none."""
+    return _read(task_path(folder, split, protocol), TaskFile)
+
+
+def read_answers(folder: Path, split: str) -> dict[str, tuple[int, ...]]:
+    """Protocol to the right model of each of its tasks, as indices into ``models``.
+
+    The one way to the answers: fitting reads those of ``dev``, the report both, and nothing else
+    any. Raises InputError where there are none.
+    """
+    paths = sorted((folder / "labels" / split).glob("*.json"))
+    if not paths:
+        raise InputError(
+            f"{folder} holds no answers for {split}", hint="python -m benchmarks.paper run"
+        )
+    return {path.stem: _read(path, _AnswerFile).truth for path in paths}
+
+
+def _read(path: Path, kind: type[_File]) -> _File:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read: {error.strerror}",
+            hint="python -m benchmarks.paper run, with the same --out",
+        ) from None
+    except ValidationError as error:
+        raise InputError(
+            f"{path} is damaged: {first_fault(error)}",
+            hint="delete the file and run the same command again",
+        ) from None
+
+
+def missing_package(name: str, *, purpose: str) -> MissingExtraError:
+    """The error where a package of the dependency group ``bench`` is not installed."""
+    error = MissingExtraError(name, extra="bench", purpose=purpose)
+    error.hint = "pip install --group bench"
+    return error
+
+
+def read_specs(folder: Path) -> SpecFile:
+    """The pictures of every specification. Raises InputError for a file that is not there."""
+    path = folder / SPECS
+    try:
+        return SpecFile.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = getattr(error, "strerror", None) or "it is damaged"
+        raise InputError(
+            f"{path}: cannot be read: {reason}",
+            hint="python -m benchmarks.paper run, with the same --out",
+        ) from None
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of one ``.npz`` file; pickles are refused. Raises InputError without them."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or "it is damaged"
+        raise InputError(
+            f"{path}: cannot be read: {reason}",
+            hint="run the same python -m benchmarks.paper run again, without --stage",
+        ) from None

@@ -1,0 +1,175 @@
+"""Stage ``generate``: every picture of a benchmark, its tasks, and in other files their answers."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from benchmarks.paper.definition import (
+    OWN_PROMPTS,
+    PROTOCOLS,
+    SPLITS,
+    Benchmark,
+    Split,
+    group_of,
+    images_of,
+    windows,
+)
+from benchmarks.paper.folder import (
+    SPECS,
+    Described,
+    Record,
+    SpecFile,
+    StageCache,
+    Task,
+    TaskFile,
+    answer_bytes,
+    answer_path,
+    document_bytes,
+    placing,
+    put,
+    sha256_file,
+    task_path,
+)
+from benchmarks.paper.generator import Generator, Order, orders_of
+from gmi_registry.errors import GenerationError
+
+Progress = Callable[[int, int], None]
+Drawn = Mapping[tuple[str, int], tuple[str, ...]]
+"""(part, model) to the picture files of that order, prompt by prompt, seed by seed."""
+
+
+def generate_stage(
+    benchmark: Benchmark, generator: Generator, cache: StageCache, progress: Progress
+) -> bool:
+    """Draw what is missing, then write ``specs.json``, tasks and answers; whether it drew any.
+
+    Pictures go to ``images``, each named by the digest of its bytes. Raises GenerationError for a
+    model that cannot draw, InputError where the folder cannot be written.
+    """
+    orders = orders_of(benchmark)
+    total = sum(map(len, orders))
+    drawn: dict[tuple[str, int], tuple[str, ...]] = {}
+    missing: dict[int, list[Order]] = defaultdict(list)
+    for order in orders:
+        record = cache.find("generate", _part(order), generator.inputs(order))
+        if record is None:
+            missing[order.model].append(order)
+        else:
+            drawn[order.part, order.model] = _names(record)
+    done = total - sum(len(order) for wanted in missing.values() for order in wanted)
+    progress(done, total)
+    for wanted in missing.values():
+        for order, record in _draw(wanted, generator, cache, done, total, progress):
+            drawn[order.part, order.model] = _names(record)
+            done += len(order)
+    _write_specs(benchmark, generator, cache.folder, drawn)
+    for split in SPLITS:
+        for protocol in PROTOCOLS:
+            _write_tasks(benchmark, cache.folder, split, protocol, drawn)
+    return bool(missing)
+
+
+def _draw(
+    wanted: list[Order],
+    generator: Generator,
+    cache: StageCache,
+    done: int,
+    total: int,
+    progress: Progress,
+) -> Iterator[tuple[Order, Record]]:
+    """Orders of one model, which is loaded once for all of them."""
+    start = time.perf_counter()
+    pictures = generator.draw(wanted, lambda count: progress(done + count, total))
+    seconds = time.perf_counter() - start
+    for order, paths in zip(wanted, pictures, strict=True):
+        files = [_adopt(path, cache.folder) for path in paths]
+        share = seconds * len(order) / sum(map(len, wanted))
+        yield order, cache.keep("generate", _part(order), generator.inputs(order), files, share)
+
+
+def _adopt(path: Path, folder: Path) -> tuple[str, str]:
+    """A picture's place in ``images``, where it now is, and its SHA-256.
+
+    The name is the digest of the bytes: it must not say which model drew the picture.
+    """
+    digest = sha256_file(path)
+    if digest is None:
+        raise GenerationError(
+            f"{path}: a generated picture is gone", hint="run the same command again"
+        )
+    name = f"images/{digest[:32]}.png"
+    target = folder / name
+    if sha256_file(target) == digest:
+        return name, digest
+    with placing(target) as scratch:
+        try:
+            scratch.hardlink_to(path)
+        except OSError:  # a disk without hard links
+            shutil.copyfile(path, scratch)
+    return name, digest
+
+
+def _part(order: Order) -> str:
+    return f"{order.part}-{order.model:04d}"
+
+
+def _names(record: Record) -> tuple[str, ...]:
+    return tuple(name for name, _ in record.files)
+
+
+def _write_specs(benchmark: Benchmark, generator: Generator, folder: Path, drawn: Drawn) -> None:
+    models = [
+        Described(
+            name=entry.label,
+            model=generator.models[number],
+            downloads=generator.downloads[number],
+            images=drawn["specs", number],
+            own_prompts=entry.own if benchmark.own_prompts else (),
+            own_images=drawn.get(("own", number), ()),
+        )
+        for number, entry in enumerate(benchmark.models)
+    ]
+    file = SpecFile(prompts=benchmark.defaults, seeds=benchmark.seeds.specs, models=tuple(models))
+    put(folder / SPECS, document_bytes(file.model_dump(mode="json")))
+
+
+def _write_tasks(
+    benchmark: Benchmark, folder: Path, split: Split, protocol: str, drawn: Drawn
+) -> None:
+    tasks, labels = task_path(folder, split, protocol), answer_path(folder, split, protocol)
+    if protocol not in benchmark.protocols_of(split):
+        tasks.unlink(missing_ok=True)
+        labels.unlink(missing_ok=True)
+        return
+    made = [
+        (task, number)
+        for number in range(len(benchmark.models))
+        for task in _tasks_of(benchmark, number, split, protocol, drawn)
+    ]
+    # By digests of pictures: the place of a task must not say which model it is about.
+    made.sort(key=lambda pair: (pair[0].images, pair[1]))
+    names = tuple(entry.label for entry in benchmark.models)
+    put(tasks, TaskFile(models=names, tasks=tuple(task for task, _ in made)).to_bytes())
+    put(labels, answer_bytes([number for _, number in made]))
+
+
+def _tasks_of(
+    benchmark: Benchmark, number: int, split: Split, protocol: str, drawn: Drawn
+) -> Iterator[Task]:
+    if protocol in OWN_PROMPTS:
+        prompts, part = benchmark.models[number].asked, "asked"
+    else:
+        prompts, part = benchmark.prompts_of(split), split
+    seeds = benchmark.seeds_of(split)
+    images = drawn[part, number]
+    for window in windows(len(prompts), len(seeds), images_of(protocol)):
+        yield Task(
+            prompts=tuple(prompts[prompt] for prompt, _ in window),
+            seeds=tuple(seeds[seed] for _, seed in window),
+            images=tuple(images[prompt * len(seeds) + seed] for prompt, seed in window),
+            group="1" if part == "asked" else group_of(window[0][0], len(prompts)),
+        )

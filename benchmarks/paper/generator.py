@@ -1,0 +1,344 @@
+"""Generators of a benchmark's images: what one must do, and models from hubs through diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.paper.definition import Benchmark
+from benchmarks.paper.encoder_pair import PAIR, load_pair, require_pair
+from benchmarks.paper.folder import sha256_file, versions
+from gmi_registry import generation
+from gmi_registry.encoders import Encoder, EncoderName, load_encoder
+from gmi_registry.errors import InputError
+from gmi_registry.generation import Journal, RecipeOverrides
+from gmi_registry.hubs import open_hub
+from gmi_registry.interrogators import load_interrogator
+from gmi_registry.model import ModelFiles
+from gmi_registry.place import Closable
+from gmi_registry.spec import SPEC_DIR, ModelRef, PromptSet
+
+if TYPE_CHECKING:
+    from gmi_registry.hubs.protocol import Hub
+
+
+@dataclass(frozen=True)
+class Order:
+    """Pictures wanted of one model: each prompt once a seed, prompt by prompt.
+
+    ``part`` says what for: ``specs`` and ``own`` (a specification's default and own block), ``dev``
+    and ``test`` (tasks), ``asked`` (tasks like the own block), ``guessed`` (pseudo-prompts).
+    """
+
+    part: str
+    model: int
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompts) * len(self.seeds)
+
+    @property
+    def pairs(self) -> list[tuple[str, int]]:
+        """Prompt and seed of each picture."""
+        return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
+
+
+class Towers(Protocol):
+    """The part of an encoder that a benchmark uses; ``encoders.Encoder`` has it."""
+
+    def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.floating[Any]]:
+        """B pictures to [B, D]."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.floating[Any]]:
+        """B texts to [B, E]."""
+        ...
+
+
+class Generator(Protocol):
+    """The models of a benchmark, ready to be asked; opening one finds what is missing."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Full references, with the revision that was found."""
+        ...
+
+    @property
+    def downloads(self) -> tuple[int | None, ...]:
+        """From the model cards."""
+        ...
+
+    @property
+    def precision(self) -> np.dtype[Any]:
+        """In which specifications store embeddings."""
+        ...
+
+    @property
+    def encoder_id(self) -> str: ...
+
+    @property
+    def free(self) -> bool:
+        """Whether any prompt can be drawn, and not only those of the benchmark."""
+        ...
+
+    def close(self) -> None: ...
+
+    def inputs(self, order: Order) -> object:
+        """Everything that decides the bytes of an order's pictures, as plain JSON values."""
+        ...
+
+    def draw(self, orders: Sequence[Order], progress: Callable[[int], None]) -> list[list[Path]]:
+        """PNG files for orders of one model; ``progress`` is told how many are done.
+
+        A prompt that the model would cut is refused, except in an order ``guessed``.
+        """
+        ...
+
+    def encoder(self) -> Towers: ...
+
+    def guess(self, phrases: Sequence[str]) -> Callable[[Image.Image], str | None]:
+        """The interrogator: a picture's pseudo-prompt, or None."""
+        ...
+
+
+def orders_of(benchmark: Benchmark) -> list[Order]:
+    """Every picture that a benchmark needs, model by model."""
+    orders = []
+    for number, entry in enumerate(benchmark.models):
+        specs, test = benchmark.seeds.specs, benchmark.seeds.test
+        orders.append(Order("specs", number, benchmark.defaults, specs))
+        if benchmark.own_prompts:
+            orders.append(Order("own", number, entry.own, specs))
+            orders.append(Order("asked", number, entry.asked, test))
+        orders.append(Order("dev", number, benchmark.dev_prompts, benchmark.seeds.dev))
+        orders.append(Order("test", number, benchmark.evaluation_prompts, test))
+    return orders
+
+
+class EncoderLoader:
+    """Encoder and interrogator that a benchmark names, each loaded when it is first asked for.
+
+    ``hubs`` are asked for the encoder before open_clip is; ``cache_dir`` is where searches keep
+    what they download, so that no encoder is fetched twice. Raises MissingExtraError where the
+    encoder is the pair and its packages are not installed.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        hubs: Sequence[Hub],
+        *,
+        cache_dir: Path | None,
+        offline: bool,
+        device: str,
+    ) -> None:
+        self._benchmark = benchmark
+        self._hubs = tuple(hubs)
+        self._cache_dir = None if cache_dir is None else cache_dir / "hub"
+        self._offline = offline
+        self._device = device
+        self._encoder: Encoder | None = None
+        self._name = EncoderName.parse(benchmark.encoder)
+        if self._name == PAIR:
+            require_pair()  # before an hour of drawing for it
+
+    def encoder(self) -> Encoder:
+        """The pair of towers where it is named, else a hub's own where one has
+        it, else open_clip's. Raises as ``load_pair`` and ``load_encoder``."""
+        if self._encoder is None:
+            pair = self._name == PAIR
+            self._encoder = load_pair(device=self._device) if pair else self._single()
+        return self._encoder
+
+    def guess(self, phrases: Sequence[str]) -> Callable[[Image.Image], str | None]:
+        """The interrogator, with the encoder."""
+        encoder = self.encoder()
+        interrogator = load_interrogator(
+            self._benchmark.interrogator,
+            phrases=phrases,
+            cache_dir=self._cache_dir,
+            offline=self._offline,
+            device=self._device,
+        )
+        return lambda image: interrogator(image, encoder)
+
+    def _single(self) -> Encoder:
+        folders = (hub.fetch_encoder(*self._name) for hub in self._hubs)
+        folder = next((found for found in folders if found is not None), None)
+        return load_encoder(
+            *self._name,
+            folder,
+            cache_dir=self._cache_dir,
+            offline=self._offline,
+            device=self._device,
+        )
+
+
+_LIBRARIES = ("diffusers", "peft", "torch", "transformers")
+_CONFIG_LIMIT = 4_000_000
+_DESCRIPTIVE = frozenset(
+    {
+        "title",
+        "tags",
+        "licence",
+        "base_model",
+        "nsfw",
+        "downloads",
+        "prompt_set",
+        "encoder",
+        "notes",
+    }
+)
+_NO_HUB = 'add hub = "PATH" to the benchmark file, a folder with hub.json'
+
+
+class DiffusionGenerator:
+    """A :class:`~benchmarks.paper.generator.Generator` of real models.
+
+    Opening it brings every model onto this disk, so that a missing one is found before anything is
+    drawn. ``work`` keeps finished batches. Raises InputError for a name that is none or a hub that
+    is not said, HubError for a model that is not there, GenerationError for one that makes no
+    images here.
+    """
+
+    precision = np.dtype(np.float16)
+    free = True
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        work: Path,
+        *,
+        device: str | None = None,
+        cache_dir: Path | None = None,
+        token: str | None = None,
+        offline: bool | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self._benchmark = benchmark
+        self._work = work
+        self._device = generation.default_device() if device is None else device
+        self._hubs: dict[str, Hub] = {}
+        refs = [ModelRef.parse(entry.model) for entry in benchmark.models]
+        for ref in refs:
+            if ref.hub not in self._hubs:
+                place = self._place(ref)
+                self._hubs[ref.hub] = open_hub(place, cache_dir, token=token, offline=offline)
+        files = []
+        for number, ref in enumerate(refs):
+            progress(number, len(refs))
+            files.append(self._hubs[ref.hub].fetch_model(ref))
+            generation.check_model(files[-1])
+        progress(len(refs), len(refs))
+        self._files: tuple[ModelFiles, ...] = tuple(files)
+        self.models = tuple(str(model.ref) for model in files)
+        self.downloads = tuple(model.card.downloads for model in files)
+        self._loader = EncoderLoader(
+            benchmark,
+            tuple(self._hubs.values()),
+            cache_dir=cache_dir,
+            offline=bool(offline),
+            device=self._device,
+        )
+
+    def close(self) -> None:
+        """Let go of the hubs' connections."""
+        for hub in self._hubs.values():
+            if isinstance(hub, Closable):
+                hub.close()
+
+    @property
+    def encoder_id(self) -> str:
+        """That of the weights that are really used."""
+        return self.encoder().ref.id
+
+    def inputs(self, order: Order) -> object:
+        """Weights, configurations and cards of model and base, settings, prompts, libraries."""
+        model = self._files[order.model]
+        chain: list[object] = []
+        part: ModelFiles | None = model
+        while part is not None:
+            weights = [[weight.path, weight.sha256] for weight in part.weights]
+            chain.append([part.kind, weights, _configurations(part.path), _advice(part)])
+            part = part.base
+        return {
+            "chain": chain,
+            "recipe": self._benchmark.recipe.model_dump(mode="json"),
+            "prompts": list(order.prompts),
+            "seeds": list(order.seeds),
+            "device": self._device.partition(":")[0],
+            "libraries": versions(_LIBRARIES),
+        }
+
+    def draw(self, orders: Sequence[Order], progress: Callable[[int], None]) -> list[list[Path]]:
+        """The pictures of each order; finished batches of an interrupted run are taken up.
+
+        Raises GenerationError for a model that cannot be loaded or draw, InputError for a prompt
+        that it would cut. A guessed one may be cut: nobody can shorten what nobody wrote.
+        """
+        number = orders[0].model
+        model = self._files[number]
+        settings = self._benchmark.recipe.model_dump()
+        overrides = RecipeOverrides(**{key: settings[key] for key in settings if key != "dtype"})
+        dtype = self._benchmark.recipe.dtype
+        pipeline = generation.load_pipeline(model, device=self._device, dtype=dtype)
+        before = 0
+        drawn: list[list[Path]] = []
+        for order in orders:
+            wanted = replace(overrides, seeds=order.seeds)
+            recipe = generation.default_recipe(pipeline, model, wanted)
+            generation.check_settings(pipeline, recipe)
+            if order.part != "guessed":
+                prompts = PromptSet(order.part, 1, order.prompts)
+                generation.check_prompts(pipeline, [prompts], recipe)
+
+            def told(done: int, total: int, before: int = before) -> None:
+                progress(before + done)
+
+            journal = Journal(self._work / "pictures", model, recipe)
+            images = generation.generate(
+                pipeline, order.prompts, recipe, journal=journal, progress=told
+            )
+            drawn.append(list(images.paths))
+            before += len(order)
+        return drawn
+
+    def encoder(self) -> Encoder:
+        """What the benchmark names; a hub of its models may hold it."""
+        return self._loader.encoder()
+
+    def guess(self, phrases: Sequence[str]) -> Callable[[Image.Image], str | None]:
+        """The interrogator that the benchmark names, with the encoder."""
+        return self._loader.guess(phrases)
+
+    def _place(self, ref: ModelRef) -> str:
+        if ref.hub != "local":
+            return ref.hub
+        if self._benchmark.hub is None:
+            raise InputError(f"{ref} is on a hub that the benchmark does not name", hint=_NO_HUB)
+        return f"local:{self._benchmark.folder / self._benchmark.hub}"
+
+
+def _advice(model: ModelFiles) -> dict[str, object]:
+    """What the card says of how to draw. All but what is known not to matter: a field that a later
+    version reads must not be forgotten here."""
+    return {name: value for name, value in vars(model.card).items() if name not in _DESCRIPTIVE}
+
+
+def _configurations(path: Path) -> list[list[str | None]]:
+    """Names and digests of a model's JSON files: a changed sampler draws other pictures."""
+    if path.is_file():
+        return []
+    found = []
+    for file in sorted(path.rglob("*.json")):
+        name = file.relative_to(path)
+        if name.parts[0] != SPEC_DIR and file.stat().st_size <= _CONFIG_LIMIT:
+            found.append([name.as_posix(), sha256_file(file)])
+    return found

@@ -1,1 +1,0 @@
-"""Benchmarks: a small file says what is drawn and asked, a folder holds what came of it."""

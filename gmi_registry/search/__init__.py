@@ -1,0 +1,1 @@
+"""Searching: what a search asks, what it compares with, and its result."""

@@ -1,0 +1,1 @@
+"""What tests share: builders of models and specifications, loopback hubs, faults."""

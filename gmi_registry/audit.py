@@ -22,8 +22,6 @@ from gmi_registry.hubs.selection import main_file
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import LoraPartial, ModelRef, PromptSet, Spec
 
-__all__ = ["Progress", "audit", "choose_prompts"]
-
 Progress = Callable[[Literal["check", "generate", "encode"], int, int], None]
 """Told (stage, done, total): steps in ``check``, pictures in the other two."""
 

@@ -26,24 +26,6 @@ from __future__ import annotations
 
 from gmi_registry.sanitize import shown
 
-__all__ = [
-    "AuthError",
-    "DigestMismatchError",
-    "GenerationError",
-    "GmiError",
-    "HubError",
-    "IncomparableSpecsError",
-    "InputError",
-    "MissingExtraError",
-    "OfflineError",
-    "RateLimitError",
-    "SpecError",
-    "SpecFormatError",
-    "SpecNotFoundError",
-    "UnsupportedOperationError",
-    "UnsupportedVersionError",
-]
-
 
 class GmiError(Exception):
     """Root of the tree. ``message`` is one line; ``hint`` is the next thing to do, or None.

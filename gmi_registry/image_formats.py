@@ -8,16 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
-__all__ = [
-    "HEAD_BYTES",
-    "FileKind",
-    "JpegHeader",
-    "camera_raw",
-    "file_kind",
-    "has_all_scans",
-    "jpeg_header",
-]
-
 HEAD_BYTES = 65_536
 """Bytes from the start of a file that :func:`file_kind` wants to see."""
 

@@ -32,8 +32,6 @@ from gmi_registry.image_formats import (
     jpeg_header,
 )
 
-__all__ = ["MAX_PIXELS", "load_image", "to_rgb"]
-
 MAX_PIXELS = 64_000_000
 """Width times height of the largest picture that is decoded."""
 

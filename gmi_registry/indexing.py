@@ -25,8 +25,6 @@ from gmi_registry.search.source import without_spec
 from gmi_registry.spec import ModelRef
 from gmi_registry.threads import map_in_order
 
-__all__ = ["Indexing", "Progress", "index_hubs"]
-
 Progress = Callable[[int, int], None]
 """Told (done, all) specifications that had to be read."""
 

@@ -1,4 +1,4 @@
-"""The submitting stage: from a model on a hub to its specification beside it.
+"""The publishing stage: from a model on a hub to its specification beside it.
 
 :func:`publish` is the whole stage in one place. Nothing is generated before everything that can
 be known beforehand has been checked, and the files appear together or not at all.
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -37,7 +38,6 @@ from gmi_registry.generation.memory import Offload
 from gmi_registry.generation.plan import (
     Plan,
     PlannedDownload,
-    PlannedFile,
     has_same_images,
     is_same,
     make_plan,
@@ -48,7 +48,6 @@ from gmi_registry.generation.plan import (
 from gmi_registry.hubs.protocol import Destination, Hub, ModelOutline, SpecStore, knows_names
 from gmi_registry.model import ModelFiles
 from gmi_registry.place import find_base, read_former
-from gmi_registry.publication import Order, Progress, Publication, Stage
 from gmi_registry.spec import (
     PREVIEW_NAME,
     SPEC_DIR,
@@ -61,16 +60,62 @@ from gmi_registry.spec import (
 )
 from gmi_registry.spec.manifest import ROWS_LIMIT
 
-__all__ = [
-    "EncoderLoader",
-    "Plan",
-    "PlannedDownload",
-    "PlannedFile",
-    "Progress",
-    "Publication",
-    "Stage",
-    "publish",
-]
+Stage = Literal["check", "generate", "encode", "write"]
+Progress = Callable[[Stage, int, int], None]
+"""Told (stage, done, total): steps in ``check`` and ``write``, pictures in the other two.
+
+Those two go on side by side.
+"""
+
+Outcome = Literal["published", "up to date", "already proposed", "planned"]
+"""``already proposed``: an open pull request of this account's has the same, and is ``where``."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What publishing did.
+
+    ``spec_digest`` is None after a dry run of something new. ``images`` counts the pictures that
+    this call generated, without those of an earlier, interrupted one; ``seconds`` is wall time.
+    """
+
+    ref: ModelRef
+    outcome: Outcome
+    spec_digest: str | None
+    where: str
+    images: int
+    seconds: float
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class PublishRequest:
+    """Where to and how, as :func:`~gmi_registry.publish.publish` was told."""
+
+    ref: ModelRef
+    hub: Hub
+    work: Path
+    output: Path | None
+    device: str | None
+    force: bool
+    proposal: dict[str, bool]
+    progress: Progress
+    store: SpecStore | None
+    base: ModelRef | None = None
+    offload: Offload | None = None
+    allow_partial: bool = False
+
+    @property
+    def options_of_base(self) -> dict[str, ModelRef]:
+        """What the hub is told of the base: nothing where none was named, as a hub of somebody
+        else's may know nothing of it."""
+        return {} if self.base is None else {"base": self.base}
+
+    @property
+    def shelf(self) -> Hub | SpecStore:
+        """What holds the specification: the hub itself, beside the model, or a store."""
+        return self.hub if self.store is None else self.store
+
 
 _CHECKS = 6
 
@@ -97,7 +142,7 @@ class _Ready:
     plan: Plan
 
     @property
-    def order(self) -> Order:
+    def order(self) -> PublishRequest:
         return self.checked.order
 
     @property
@@ -116,7 +161,7 @@ class _Checked:
     ``published`` is the specification at ``place``, which the new one names as its ``previous``.
     """
 
-    order: Order
+    order: PublishRequest
     device: str
     found: _Found
     model: ModelFiles
@@ -207,7 +252,7 @@ def publish(
     # Said only where it is wanted: a hub of somebody else's may know nothing of proposals.
     proposal = {} if create_pr is None else {"create_pr": create_pr}
     named = None if base is None else find_base(str(base), hub)
-    order = Order(
+    order = PublishRequest(
         ref,
         hub,
         work,
@@ -280,7 +325,7 @@ def _described(ready: _Ready, progress: Progress) -> tuple[Spec, bytes, list[str
 
 
 def _check(
-    order: Order,
+    order: PublishRequest,
     device: str,
     encoder: Encoder | None,
     load: EncoderLoader | None,
@@ -468,7 +513,7 @@ def _name_now(ref: ModelRef, hub: Hub) -> ModelRef:
         return ref
 
 
-def _check_machine(order: Order, overrides: RecipeOverrides) -> str:
+def _check_machine(order: PublishRequest, overrides: RecipeOverrides) -> str:
     """What this machine and the caller's own words tell; the device in torch's words."""
     if order.output is not None and (order.proposal.get("create_pr") or order.store is not None):
         raise InputError(
@@ -488,14 +533,14 @@ def _check_machine(order: Order, overrides: RecipeOverrides) -> str:
     return device
 
 
-def _check_destination(order: Order) -> Destination | None:
+def _check_destination(order: PublishRequest) -> Destination | None:
     """Where the hub, or the store, would put the files; None where it does not say."""
     if order.output is not None:
         return None
     return order.shelf.check_writable(order.ref, **order.proposal)
 
 
-def _place(order: Order, destination: Destination | None) -> ModelRef:
+def _place(order: PublishRequest, destination: Destination | None) -> ModelRef:
     """Where the specification that would be replaced is read: of a commit or a tag not there."""
     ref = order.ref
     beside = order.store is None and ref.hub == "hf" and ref.revision is not None
@@ -504,7 +549,9 @@ def _place(order: Order, destination: Destination | None) -> ModelRef:
     return ModelRef(ref.hub, ref.id, destination.branch, ref.file)
 
 
-def _find(order: Order, prompts: PromptSet | None, destination: Destination | None) -> _Found:
+def _find(
+    order: PublishRequest, prompts: PromptSet | None, destination: Destination | None
+) -> _Found:
     """The model and its base, without weights where they are far away; what the cards advise."""
     outline = getattr(order.hub, "outline", None)
     model: ModelFiles | ModelOutline
@@ -598,7 +645,7 @@ def _downloads(found: _Found, encoder: int) -> tuple[PlannedDownload, ...]:
     return tuple(item for item in sizes if item.size)
 
 
-def _fetch(order: Order, found: _Found) -> ModelFiles:
+def _fetch(order: PublishRequest, found: _Found) -> ModelFiles:
     if isinstance(found.outline, ModelFiles):
         return found.outline
     model = order.hub.fetch_model(found.outline.ref, **order.options_of_base)
@@ -645,7 +692,7 @@ def _recipe(
 
 
 def _own_proposal(
-    order: Order, draft: Spec, destination: Destination | None
+    order: PublishRequest, draft: Spec, destination: Destination | None
 ) -> tuple[str | None, Spec | None, Path | None]:
     """What this account has proposed already: its address where it is all that there is to propose,
     the specification with the same images, and its contact sheet."""
@@ -663,7 +710,7 @@ def _own_proposal(
     return None, None, None
 
 
-def _goes_to(order: Order, destination: Destination | None) -> str | None:
+def _goes_to(order: PublishRequest, destination: Destination | None) -> str | None:
     if order.output is not None:
         return f"the folder {order.output / SPEC_DIR}"
     if destination is None:
@@ -678,7 +725,7 @@ def _folder(destination: Destination | None) -> Path | None:
     return Path(destination.where) if destination is not None and there else None
 
 
-def _target(order: Order, model: ModelFiles) -> str:
+def _target(order: PublishRequest, model: ModelFiles) -> str:
     if order.output is not None:
         return str(order.output / SPEC_DIR)
     beside = model.url or str(order.ref)
@@ -770,7 +817,7 @@ def _generate(ready: _Ready, reading: _Reading, progress: Progress) -> list[str]
     return checks.finish()
 
 
-def _old_preview(order: Order, ready: _Ready) -> bytes | None:
+def _old_preview(order: PublishRequest, ready: _Ready) -> bytes | None:
     """The contact sheet that stays; None for an output folder, where it lies already."""
     if ready.preview is not None:
         return ready.preview.read_bytes()
@@ -778,7 +825,7 @@ def _old_preview(order: Order, ready: _Ready) -> bytes | None:
     return None if path is None else path.read_bytes()
 
 
-def _put(order: Order, spec: Spec, preview: bytes | None) -> str:
+def _put(order: PublishRequest, spec: Spec, preview: bytes | None) -> str:
     """Write the files aside, read them back as a stranger would, then put them in place."""
     order.progress("write", 0, 2)
     _make(order.work)

@@ -27,22 +27,6 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-__all__ = [
-    "MASK",
-    "add_secret",
-    "escaped",
-    "fault_place",
-    "first_fault",
-    "guarded_output",
-    "holds_secret",
-    "in_markdown",
-    "on_page",
-    "one_line",
-    "redacted",
-    "shown",
-    "traceback_text",
-    "without_secrets",
-]
 
 MASK = "…"
 """What stands in the place of a secret."""

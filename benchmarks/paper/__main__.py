@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gmi_registry.cli.funnel import funnel
 from gmi_registry.cli.main import run_program
-from gmi_registry.cli.option import (
+from gmi_registry.cli.options import (
     AsJson,
     CacheDir,
     Device,
@@ -22,18 +21,19 @@ from gmi_registry.cli.option import (
     Token,
     Verbose,
     new_app,
-    say_more,
+    show_log,
 )
-from gmi_registry.cli.progress import StageProgress
-from gmi_registry.cli.screen import (
+from gmi_registry.cli.output import (
+    StageProgress,
+    handle_errors,
     output,
-    plain,
-    remark,
+    without_future_warnings,
     write_json,
     write_line,
+    write_message,
     write_pairs,
 )
-from gmi_registry.cli.silence import without_future_warnings
+from gmi_registry.sanitize import escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +67,7 @@ class StageChoice(StrEnum):
 
 
 @app.command()
-@funnel(interrupted=_AGAIN)
+@handle_errors(interrupted=_AGAIN)
 def run(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="The benchmark, such as benchmarks/zoo16.toml.")
@@ -101,7 +101,7 @@ def run(
     Only what depends on something that changed is done again, and an interrupted run goes on
     where it stopped. The answers to the test tasks are read by the last stage alone.
     """
-    say_more(verbose)
+    show_log(verbose)
     from benchmarks.paper.definition import load_benchmark
 
     # Before the imports that take seconds: a mistake in the file shows at once.
@@ -126,12 +126,12 @@ def run(
     else:
         for name, seconds in outcome.seconds.items():
             state = "done" if outcome.made[name] else "up to date"
-            remark(f"{name}: {state}, {seconds:,.1f} s")
+            write_message(f"{name}: {state}, {seconds:,.1f} s")
         write_pairs([("results", str(outcome.folder))])
 
 
 @app.command()
-@funnel()
+@handle_errors()
 def show(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What run left.")],
 ) -> None:
@@ -151,7 +151,7 @@ def show(
     else:
         for line in report.tables.read_text(encoding="utf-8").splitlines():
             write_line(line)
-    remark(f"the report: {report.page}")
+    write_message(f"the report: {report.page}")
 
 
 def _print(console: Console, table: Table) -> None:
@@ -159,15 +159,15 @@ def _print(console: Console, table: Table) -> None:
     from rich.text import Text
 
     # Text, not str: a model's name with [brackets] is a name, not markup.
-    console.print(Text(plain(table.title), style="bold"))
-    console.print(Text(plain(table.note), style="dim"))
+    console.print(Text(escaped(table.title), style="bold"))
+    console.print(Text(escaped(table.note), style="dim"))
     grid = Grid(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for place, name in enumerate(table.head):
-        grid.add_column(Text(plain(name)), justify="right" if place else "left", overflow="fold")
+        grid.add_column(Text(escaped(name)), justify="right" if place else "left", overflow="fold")
     for row in table.rows:
-        cells = [Text(plain(row.title))]
+        cells = [Text(escaped(row.title))]
         for it in row.cells:
-            cell = Text(plain(it.text), style="bold" if it.best else "")
+            cell = Text(escaped(it.text), style="bold" if it.best else "")
             # No space before the figure: where a column is narrow, the two stand one on the other.
             cells.append(cell.append(f" ±{it.spread}", style="dim") if it.spread else cell)
         grid.add_row(*cells, style="italic dim" if row.published else "")

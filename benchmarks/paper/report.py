@@ -29,10 +29,8 @@ from benchmarks.paper.tables import tables
 from gmi_registry import __version__
 from gmi_registry.errors import InputError
 from gmi_registry.images import load_image
-from gmi_registry.report.html import STYLE_SHEET
-from gmi_registry.report.page import Picture
-from gmi_registry.report.picture import embed
-from gmi_registry.report.template import fill
+from gmi_registry.report.page import STYLE_SHEET, fill_template
+from gmi_registry.report.pictures import Picture, embed
 from gmi_registry.scoring.confidence import TEMPERATURE
 from gmi_registry.scoring.temperature import fitted_temperature
 
@@ -146,7 +144,7 @@ class Shown:
 
 def page(results: Results, drawings: Sequence[ReportFigure], examples: Sequence[Example]) -> str:
     """The whole page. Every text is escaped: prompts and models' names are other people's."""
-    return fill(
+    return fill_template(
         "benchmarks.paper",
         "report.html.j2",
         [STYLE_SHEET, ("benchmarks.paper", "report.css")],

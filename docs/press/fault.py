@@ -6,7 +6,7 @@ import inspect
 
 from docs.press.page import Page, code, prose
 from gmi_registry import errors
-from gmi_registry.cli import funnel
+from gmi_registry.cli import output
 
 __all__ = ["error_page"]
 
@@ -34,11 +34,11 @@ def error_page() -> Page:
         ["code", "when"],
         [
             ["0", "done; also a search that finds nothing"],
-            [str(funnel.FAILED), "one of the errors above, or `gmi spec verify` found a fault"],
+            [str(output.FAILED), "one of the errors above, or `gmi spec verify` found a fault"],
             [str(_USAGE), "the command line cannot be understood"],
-            [str(funnel.INTERRUPTED), "interrupted with Ctrl-C"],
+            [str(output.INTERRUPTED), "interrupted with Ctrl-C"],
             [
-                str(funnel.READER_GONE),
+                str(output.READER_GONE),
                 "whoever read stdout has gone, as in `gmi-search ... | head`",
             ],
         ],

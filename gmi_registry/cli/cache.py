@@ -7,22 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gmi_registry.cli.folder import cache_folder
-from gmi_registry.cli.funnel import funnel
-from gmi_registry.cli.measure import parse_age, parse_size
-from gmi_registry.cli.option import AsJson, CacheDir, new_app
-from gmi_registry.cli.screen import remark, write_json, write_line, write_pairs
+from gmi_registry.cli.options import AsJson, CacheDir, cache_folder, new_app, parse_age, parse_size
+from gmi_registry.cli.output import (
+    handle_errors,
+    write_json,
+    write_line,
+    write_message,
+    write_pairs,
+)
 
 if TYPE_CHECKING:
     from gmi_registry.index.cache import StoredFile
 
-__all__ = ["app"]
 
 app: typer.Typer = new_app("Look at, or delete, what earlier searches kept.")
 
 
 @app.command()
-@funnel()
+@handle_errors()
 def info(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     """Say where the cache is, what it holds, and when that was used last."""
     from gmi_registry.cache import cache_parts
@@ -62,7 +64,7 @@ def info(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-@funnel()
+@handle_errors()
 def prune(
     older_than: Annotated[
         str | None,
@@ -112,7 +114,7 @@ def prune(
     for item in done:
         if item.files:
             write_line(f"{item.part.name}: {item.files:,} files, {item.bytes:,} bytes")
-    remark(
+    write_message(
         f"{files:,} files, {size:,} bytes {'would be' if dry_run else 'were'} deleted"
         + ("; leave out --dry-run to do it" if dry_run else "")
     )

@@ -7,20 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gmi_registry.cli.funnel import funnel
-from gmi_registry.cli.option import AsJson, CacheDir, Offline, Verbose, new_app, say_more
-from gmi_registry.cli.screen import remark, write_json, write_line, write_pairs
+from gmi_registry.cli.options import AsJson, CacheDir, Offline, Verbose, new_app, show_log
+from gmi_registry.cli.output import (
+    handle_errors,
+    write_json,
+    write_line,
+    write_message,
+    write_pairs,
+)
 
 if TYPE_CHECKING:
     from gmi_registry.encoders.layout import Description
 
-__all__ = ["app"]
 
 app = new_app("Make encoders that search without torch, or look at one.")
 
 
 @app.command()
-@funnel()
+@handle_errors()
 def export(
     name: Annotated[
         str, typer.Argument(metavar="NAME/PRETRAINED", help="The encoder, as open_clip calls it.")
@@ -60,7 +64,7 @@ def export(
     from gmi_registry.encoders import EncoderName
     from gmi_registry.encoders.light import kept_export, require_exporter
 
-    say_more(verbose)
+    show_log(verbose)
     wanted = EncoderName.parse(name)
     require_exporter()
     from gmi_registry.encoders.export import export_encoder
@@ -73,7 +77,7 @@ def export(
     else:
         encoder = OpenClipEncoder.from_folder(folder, *wanted)
     target = output or kept_export(*wanted, encoder.ref.id, weights)
-    remark(f"exporting {wanted} to {target}")
+    write_message(f"exporting {wanted} to {target}")
     description = export_encoder(encoder, target, half=half)
     if as_json:
         write_json(_document(target, description))
@@ -82,7 +86,7 @@ def export(
 
 
 @app.command()
-@funnel()
+@handle_errors()
 def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with an export.")],
     as_json: AsJson = False,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gmi_registry.cli.folder import cache_folder
-from gmi_registry.cli.funnel import funnel
-from gmi_registry.cli.option import (
+from gmi_registry.cli.options import (
     AsJson,
     CacheDir,
     CivitaiToken,
@@ -19,20 +18,27 @@ from gmi_registry.cli.option import (
     Token,
     Verbose,
     Workers,
+    cache_folder,
     new_app,
-    say_more,
+    show_log,
 )
-from gmi_registry.cli.progress import StageProgress
-from gmi_registry.cli.screen import remark, write_json, write_line
+from gmi_registry.cli.output import (
+    StageProgress,
+    handle_errors,
+    write_json,
+    write_line,
+    write_message,
+    write_pairs,
+)
 from gmi_registry.place import DEFAULT_HUB
 
 if TYPE_CHECKING:
-    from gmi_registry.encoders.protocol import Encoder
-    from gmi_registry.index import SpecCache
-    from gmi_registry.index.stored import StoredGroup
-    from gmi_registry.indexing import Indexing
+    from collections.abc import Mapping
 
-__all__ = ["app"]
+    from gmi_registry.encoders.protocol import Encoder
+    from gmi_registry.index import ComparabilityKey, Hubness, SpecCache
+    from gmi_registry.index.stored import StoredGroup, StoredIndex
+    from gmi_registry.indexing import Indexing
 
 app = new_app("Put many specifications into one index, which a search opens at once.")
 
@@ -63,7 +69,7 @@ _STAGES = {"read": "reading specifications"}
 
 
 @app.command()
-@funnel()
+@handle_errors()
 def build(
     folder: Folder,
     hub: Hubs,
@@ -78,7 +84,7 @@ def build(
     verbose: Verbose = False,
 ) -> None:
     """Make an index of all specifications that hubs hold, with those of the registry."""
-    say_more(verbose)
+    show_log(verbose)
     if folder.exists() and any(folder.iterdir()):
         from gmi_registry.errors import InputError
 
@@ -89,7 +95,7 @@ def build(
 
 
 @app.command()
-@funnel()
+@handle_errors()
 def update(
     folder: Folder,
     hub: Hubs,
@@ -107,7 +113,7 @@ def update(
 
     With the same --tag as before: models of these hubs that pass no more leave the index.
     """
-    say_more(verbose)
+    show_log(verbose)
     from gmi_registry.errors import InputError
     from gmi_registry.index.stored import DOCUMENT_NAME
 
@@ -117,7 +123,7 @@ def update(
 
 
 @app.command()
-@funnel()
+@handle_errors()
 def info(
     folder: Folder,
     hub: Annotated[
@@ -140,7 +146,6 @@ def info(
     the encoder is on this machine. No request is made.
     """
     from gmi_registry.background import hubness
-    from gmi_registry.cli.inventory import inventory, write_inventory
     from gmi_registry.index import SpecCache
     from gmi_registry.index.stored import FolderFiles, StoredIndex
 
@@ -159,7 +164,7 @@ def info(
 
 
 @app.command()
-@funnel()
+@handle_errors()
 def push(
     folder: Folder,
     registry: RegistryText = None,
@@ -185,11 +190,11 @@ def push(
     write_line(where)
     if not quiet:
         size = sum(place.stat().st_size for place in places.values())
-        remark(f"{len(places)} files, {size:,} bytes; what was there already was not sent")
+        write_message(f"{len(places)} files, {size:,} bytes; what was there already was not sent")
 
 
 @app.command("serve-into")
-@funnel()
+@handle_errors()
 def serve_into(
     folder: Folder,
     url: Annotated[str, typer.Argument(metavar="URL", help="qdrant://HOST:PORT/COLLECTION")],
@@ -232,7 +237,7 @@ def serve_into(
             )
     write_line(f"{done.collection}: {done.models:,} models")
     if not quiet:
-        remark(f"{done.sent:,} were sent, the others were there")
+        write_message(f"{done.sent:,} were sent, the others were there")
 
 
 def _encoder(
@@ -253,7 +258,7 @@ def _encoder(
             return equipment.encoder_like(group.encoder, f"group {group.key}", opened)
     except GmiError as error:
         if not quiet:
-            remark(f"background pictures are not asked with: {error.message}")
+            write_message(f"background pictures are not asked with: {error.message}")
         return None
 
 
@@ -296,24 +301,24 @@ def _index(
             progress=lambda count, total: progress("read", count, total),
         )
     if as_json:
-        write_json(_document(folder, done))
+        write_json(_change_document(folder, done))
         return
     change = done.change
     write_line(f"{folder}: {change.rows:,} models")
     if quiet:
         return
-    remark(
+    write_message(
         f"{change.added:,} added, {change.replaced:,} replaced, {change.described:,} described "
         f"anew, {change.removed:,} removed; {done.read:,} of {done.listed:,} were read, "
         f"{change.written:,} bytes written"
     )
     for skipped in done.skipped[:_SHOWN]:
-        remark(f"skipped {skipped.model}: {skipped.reason}")
+        write_message(f"skipped {skipped.model}: {skipped.reason}")
     if len(done.skipped) > _SHOWN:
-        remark(f"{len(done.skipped) - _SHOWN:,} more skipped; --json names all")
+        write_message(f"{len(done.skipped) - _SHOWN:,} more skipped; --json names all")
 
 
-def _document(folder: Path, done: Indexing) -> dict[str, Any]:
+def _change_document(folder: Path, done: Indexing) -> dict[str, Any]:
     change = done.change
     return {
         "index": str(folder),
@@ -329,3 +334,101 @@ def _document(folder: Path, done: Indexing) -> dict[str, Any]:
         "obsolete": list(change.obsolete),
         "skipped": [{"model": str(it.model), "reason": it.reason} for it in done.skipped],
     }
+
+
+_REMARKABLE = 2.0
+"""Times the share that a model has to be first for, beyond chance, to be named."""
+
+
+def inventory(
+    folder: Path, index: StoredIndex, hubness: Mapping[ComparabilityKey, Hubness]
+) -> dict[str, Any]:
+    """The JSON document: models in all, by hub and by group, what they take on the disk, and which
+    of them are near everything."""
+    found = index.info
+    hubs = Counter(name.partition(":")[0] for group in index.groups for name in group.names)
+    return {
+        "index": str(folder),
+        "version": found.version,
+        "digest": found.digest,
+        "models": found.rows,
+        "hubs": dict(sorted(hubs.items())),
+        "bytes": found.bytes,
+        "groups": [
+            {
+                "group": str(group.key),
+                "encoder": f"{group.encoder.name}/{group.encoder.pretrained}",
+                "prompt_set": group.prompt_set,
+                "models": group.rows,
+                "removed": group.removed,
+                "parts": group.parts,
+                "bytes": group.bytes,
+                "hubness": _hubness(hubness[group.key]),
+            }
+            for group in found.groups
+        ],
+    }
+
+
+def _hubness(found: Hubness) -> dict[str, Any]:
+    return {
+        "models": found.models,
+        "images": found.asked,
+        "pictures": found.pictures,
+        "share": found.share,
+        "hubs": [
+            {
+                "model": hub.model,
+                "first": hub.first,
+                "tenth": hub.tenth,
+                "breadth": hub.breadth,
+                "at_least": hub.certain,
+                "pictures": hub.pictured,
+                "pictures_at_least": hub.certain_pictured,
+                "universal": found.is_universal(hub),
+            }
+            for hub in found.hubs
+        ],
+    }
+
+
+def _hub_lines(found: dict[str, Any]) -> list[str]:
+    """A line for each model that is beyond doubt first more often than it should be."""
+    from gmi_registry.index.hubness import FEWEST
+
+    if found["models"] < FEWEST:
+        return [f"{found['models']:,} models are too few to say"]
+    lines = []
+    for hub in found["hubs"]:
+        times = hub["first"] / found["share"]
+        if hub["universal"] or hub["at_least"] > _REMARKABLE * found["share"]:
+            told = f"{hub['model']}: first for {hub['first']:.1%} of {found['images']:,} images"
+            told += f" of other models, {times:.1f} times its share"
+            told += f" (at least {hub['at_least'] / found['share']:.1f})"
+            if hub["pictures"] is not None:
+                told += f", and for {hub['pictures']:.1%} of {found['pictures']} pictures"
+            lines.append(told + ("; near everything" if hub["universal"] else ""))
+    return lines or ["none: no model is first far more often than its share"]
+
+
+def write_inventory(found: dict[str, Any]) -> None:
+    """The same for people."""
+    named = ", ".join(f"{hub} {count:,}" for hub, count in found["hubs"].items())
+    groups = [
+        (
+            "group",
+            f"{group['group']}: {group['models']:,} models, {group['encoder']}, prompts "
+            f"{group['prompt_set']}, {group['parts']} parts, {group['bytes']:,} bytes",
+        )
+        for group in found["groups"]
+    ]
+    write_pairs(
+        [
+            ("models", f"{found['models']:,}" + (f" ({named})" if named else "")),
+            ("size", f"{found['bytes']:,} bytes"),
+            ("format", found["version"]),
+            ("digest", found["digest"]),
+            *groups,
+            *(("hubs", line) for group in found["groups"] for line in _hub_lines(group["hubness"])),
+        ]
+    )

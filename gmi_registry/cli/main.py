@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gmi_registry.cli import cache, encoder, index, registry, spec, webhook
-from gmi_registry.cli.option import new_app
+from gmi_registry.cli.options import new_app
 from gmi_registry.cli.publish import publish
 from gmi_registry.cli.regenerate import regenerate
 from gmi_registry.cli.search import search

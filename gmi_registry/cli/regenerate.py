@@ -1,17 +1,15 @@
-"""``gmi regenerate``: describe anew what is out of date."""
+"""``gmi regenerate``: make specifications again where they are out of date."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from gmi_registry.cli.folder import cache_folder, work_folder
-from gmi_registry.cli.funnel import FAILED, INTERRUPTED, funnel
-from gmi_registry.cli.option import (
+from gmi_registry.cli.options import (
     AsJson,
     CacheDir,
     CivitaiToken,
@@ -21,21 +19,86 @@ from gmi_registry.cli.option import (
     RegistryText,
     Token,
     Verbose,
-    say_more,
+    cache_folder,
+    show_log,
+    work_folder,
 )
-from gmi_registry.cli.progress import StageProgress
-from gmi_registry.cli.regeneration import (
-    Announced,
-    silent,
-    write_plan,
-    write_summary,
+from gmi_registry.cli.output import (
+    FAILED,
+    INTERRUPTED,
+    StageProgress,
+    handle_errors,
+    without_future_warnings,
+    write_json,
+    write_line,
+    write_message,
+    write_rows,
 )
-from gmi_registry.cli.silence import without_future_warnings
 from gmi_registry.cli.traffic import announce_waits
 from gmi_registry.errors import GmiError, InputError
 from gmi_registry.report.file import require_place, write_whole
 
-__all__ = ["regenerate"]
+if TYPE_CHECKING:
+    from gmi_registry.regeneration import RegenerationPlan, Summary
+
+
+class ModelMessages:
+    """Names each model when it begins, with what there is to do."""
+
+    def __init__(self, plan: RegenerationPlan) -> None:
+        self._reasons = {str(model.ref): model.reason for model in plan.due}
+
+    def __call__(self, ended: int, due: int, model: str) -> None:
+        reason = self._reasons.pop(model, None)
+        if reason is not None:
+            write_message(f"{ended + 1} of {due}: {model}: {reason}")
+
+
+def silent(ended: int, due: int, model: str) -> None:
+    """Says nothing."""
+
+
+def write_plan(plan: RegenerationPlan, *, as_json: bool, quiet: bool) -> None:
+    """Every model with its state and why; with ``quiet`` the names of those that are due."""
+    from gmi_registry.regeneration.verdict import State
+
+    if as_json:
+        write_json(plan.to_json())
+    elif quiet:
+        write_rows([str(model.ref)] for model in plan.due)
+    else:
+        write_rows((str(model.ref), model.state, model.reason) for model in plan.models)
+        counts = ", ".join(f"{plan.count(state)} {state}" for state in get_args(State))
+        write_message(f"{counts}; nothing was done; leave out --plan to do it")
+
+
+def write_summary(done: Summary, *, as_json: bool, quiet: bool) -> None:
+    """What was done on stdout, the rest on stderr."""
+    if as_json:
+        write_json(done.to_json())
+    elif quiet:
+        write_rows([result.model] for result in done.done)
+    else:
+        write_rows((it.model, it.outcome, it.where or "") for it in done.done)
+        if not done.results and not done.left:
+            write_line(f"nothing to do: {done.fresh} are fresh")
+    if quiet:
+        return
+    for result in done.passed:
+        write_message(f"{result.model}: {result.outcome}: {result.reason}")
+    for model in done.set_aside:
+        write_message(f"{model.ref}: set aside: {model.reason}")
+    for left in done.left:
+        write_message(f"{left.model.ref}: left for next time: {left.why}")
+    for result in done.failed:
+        write_message(f"error: {result.model}: {result.reason}")
+        if result.hint:
+            write_message(f"hint: {result.hint}")
+    if done.set_aside:
+        write_message("hint: gmi regenerate --retry takes up what was set aside")
+    if done.index is not None:
+        write_message(f"the index has {done.index.change.rows:,} models")
+
 
 _STAGES = {
     "look": "looking at models",
@@ -66,7 +129,7 @@ def _moment(text: str | None) -> datetime | None:
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
-@funnel()
+@handle_errors()
 def regenerate(
     hub: HubText = "hf",
     repo: Annotated[
@@ -183,7 +246,7 @@ def regenerate(
     set aside until it changes. Exit status 1 where a model failed.
     """
     moment = _moment(since)
-    say_more(verbose)
+    show_log(verbose)
     if summary is not None:
         require_place(summary, "summary", hint="name another file: --summary FILE.md")
     if index is not None and index.exists() and not index.is_dir():
@@ -238,7 +301,7 @@ def regenerate(
                 ),
                 max_models=max_models,
                 max_seconds=max_seconds,
-                progress=silent if quiet else Announced(found),
+                progress=silent if quiet else ModelMessages(found),
             )
         fault = None
         if index is not None and not done.interrupted:

@@ -1,19 +1,19 @@
-"""``gmi registry``: what a registry's maintainers need, and the runner that works for them."""
+"""``gmi registry``: check what is proposed to the registry, and mark entries as verified."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import secrets
 import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gmi_registry.cli.audit import Hubs, audited
-from gmi_registry.cli.folder import cache_folder
-from gmi_registry.cli.funnel import FAILED, funnel
-from gmi_registry.cli.option import (
+from gmi_registry.cli.options import (
     AsJson,
     CacheDir,
     CivitaiToken,
@@ -21,20 +21,112 @@ from gmi_registry.cli.option import (
     Quiet,
     RegistryText,
     Token,
+    cache_folder,
     new_app,
+    work_folder,
 )
-from gmi_registry.cli.screen import write_json, write_line
+from gmi_registry.cli.output import FAILED, StageProgress, handle_errors, write_json, write_line
 from gmi_registry.errors import InputError
-from gmi_registry.place import DEFAULT_HUB, find_model, hub_named_in
+from gmi_registry.place import DEFAULT_HUB, find_model, hub_at, hub_named_in
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.registry.finding import Finding
-    from gmi_registry.hubs.registry.proposal import Proposal
+    from gmi_registry.hubs.registry.proposal import Inspection, Proposal
     from gmi_registry.index import ComparabilityKey
     from gmi_registry.index.groups import ModelGroup
     from gmi_registry.spec import ModelRef, Spec
 
-__all__ = ["app"]
+_STAGES = {
+    "check": "loading the model",
+    "generate": "drawing images again",
+    "encode": "encoding images",
+}
+_SEEDS = 2**32
+_HUBS = ("civitai", "hf")
+
+
+class Hubs(Mapping[str, Any]):
+    """The hubs of the models, each opened when it is asked for the first time."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        registry: str | None,
+        token: str | None,
+        civitai_token: str | None,
+        cache_dir: Path | None,
+    ) -> None:
+        self._stack = stack
+        self._open = functools.partial(
+            hub_at,
+            cache_dir=cache_dir,
+            token=token,
+            registry=registry,
+            civitai_token=civitai_token,
+        )
+        self._opened: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._opened:
+            self._opened[name] = self._stack.enter_context(self._open(name))
+        return self._opened[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_HUBS)
+
+    def __len__(self) -> int:
+        return len(_HUBS)
+
+
+def audited(
+    found: Inspection,
+    hubs: Mapping[str, Any],
+    count: int,
+    seed: int | None,
+    device: str | None,
+    cache_dir: Path | None,
+    *,
+    quiet: bool,
+) -> Finding:
+    """Draw the images of ``count`` prompts again, where nothing failed before.
+
+    ``seed`` chooses the prompts, None draws one. Does not raise for what is found, an error of the
+    model or its hub included.
+    """
+    from gmi_registry.hubs.registry.finding import Finding
+
+    if not found.passed or found.spec is None or found.entry is None:
+        return Finding("audit", "skipped", "the rest is not in order")
+    from gmi_registry.audit import audit, choose_prompts
+    from gmi_registry.cli.output import without_future_warnings
+    from gmi_registry.errors import GmiError
+    from gmi_registry.hubs.registry.comparison import MEAN_TOLERANCE, ROW_TOLERANCE
+
+    seed = secrets.randbelow(_SEEDS) if seed is None else seed
+    prompts = choose_prompts(found.spec, count, seed)
+    work = work_folder(None, cache_folder(cache_dir))
+    try:
+        with StageProgress(_STAGES, quiet=quiet) as progress, without_future_warnings():
+            result = audit(
+                found.spec,
+                hubs[found.entry.hub],
+                prompts,
+                work=work,
+                device=device,
+                progress=progress,
+            )
+    except GmiError as error:
+        return Finding("audit", "failed", error.message, error.hint)
+    detail = (
+        f"{len(result.images)} images of {len(prompts)} prompts (seed {seed}): mean shift "
+        f"{result.mean:.3f} of {MEAN_TOLERANCE:g}, worst {result.worst.shift:.3f} of "
+        f"{ROW_TOLERANCE:g} ({result.worst.prompt!r}), of texts {result.text:.4f}"
+    )
+    if result.agrees:
+        return Finding("audit", "ok", detail)
+    hint = "draw more of them on another machine before you accuse somebody: --audit"
+    return Finding("audit", "failed", detail, hint)
+
 
 app = new_app("Check what is proposed to the registry, and say what was verified.")
 
@@ -50,7 +142,7 @@ AuditSeed = Annotated[
 
 
 @app.command()
-@funnel()
+@handle_errors()
 def check(
     folder: Annotated[
         Path | None,
@@ -150,7 +242,7 @@ def check(
 
 
 @app.command("verify-entry")
-@funnel()
+@handle_errors()
 def verify_entry(
     model: Annotated[
         str,

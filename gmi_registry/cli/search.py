@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gmi_registry.cli.funnel import funnel
-from gmi_registry.cli.option import (
+from gmi_registry.cli.options import (
     AsJson,
     CacheDir,
     CivitaiToken,
@@ -23,14 +22,22 @@ from gmi_registry.cli.option import (
     Token,
     Verbose,
     Workers,
-    say_more,
+    show_log,
 )
-from gmi_registry.cli.progress import StageProgress
-from gmi_registry.cli.screen import output, plain, remark, write_json, write_line, write_rows
+from gmi_registry.cli.output import (
+    StageProgress,
+    handle_errors,
+    output,
+    write_json,
+    write_line,
+    write_message,
+    write_rows,
+)
 from gmi_registry.cli.traffic import announce_waits, comment
 from gmi_registry.errors import GmiError
 from gmi_registry.place import DEFAULT_HUB, find_spec, hub_at, is_folder
-from gmi_registry.report.number import near_everything, number, percent
+from gmi_registry.report.numbers import near_everything, number, percent
+from gmi_registry.sanitize import escaped
 from gmi_registry.search.request import request_fault
 
 if TYPE_CHECKING:
@@ -82,7 +89,7 @@ class InterrogatorChoice(StrEnum):
     CLIP_INTERROGATOR = "clip_interrogator"
 
 
-@funnel()
+@handle_errors()
 def search(
     images: Annotated[
         list[Path] | None,
@@ -226,7 +233,7 @@ def search(
     )
     if reason is not None:
         raise typer.BadParameter(reason)
-    say_more(verbose)
+    show_log(verbose)
     if html is not None:
         # Before an answer that would have nowhere to go.
         from gmi_registry.report.file import require_place
@@ -293,9 +300,9 @@ def search(
         write_ranking(result)
     comment(result, quiet=quiet, verbose=verbose)
     if opened.name == "civitai" and not nsfw and not quiet:
-        remark("models rated PG alone; --nsfw takes the others in")
+        write_message("models rated PG alone; --nsfw takes the others in")
     if html is not None:
-        remark(f"report: {page}")
+        write_message(f"report: {page}")
         if open_page:
             typer.launch(page.as_uri())
 
@@ -404,13 +411,13 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
         if width >= _FOR_BASE:
             cells.append(hit.base_model or "")
         # Text, not str: a title with [brackets] is a title, not markup.
-        texts = [Text(plain(cell)) for cell in cells]
+        texts = [Text(escaped(cell)) for cell in cells]
         if hit.universal is not None:
             texts[1].append(f"\n{near_everything(hit.universal)}", "dim")
         # The first that is shown names all others.
         if hit.repeats and hit.ref not in named:
             named.update(other.ref for other in hit.repeats)
-            texts[1].append(f"\n{plain(_repeats(hit))}", "dim")
+            texts[1].append(f"\n{escaped(_repeats(hit))}", "dim")
         table.add_row(*texts, style="green" if hit.rank == 1 else None)
     console.print(table)
     if not alone:
@@ -477,8 +484,7 @@ def write_page(
     The answer's images are files of this machine; ``like`` is how the person named the model of a
     search by a model. Raises InputError where the page cannot be written, or an image read.
     """
-    from gmi_registry.report.answer import answer_page
-    from gmi_registry.report.html import write_html
+    from gmi_registry.report.page import search_page, write_search_page
 
     settings = [
         ("hub", hub),
@@ -494,7 +500,7 @@ def write_page(
     ]
     if result.encoder is not None:
         settings.append(("encoder", f"{result.encoder.name}/{result.encoder.pretrained}"))
-    page = answer_page(
+    page = search_page(
         result,
         _shown(result.images, result.pseudo_prompts),
         unwanted=_shown(result.not_like, result.not_like_prompts),
@@ -503,13 +509,13 @@ def write_page(
         settings=[(label, value) for label, value in settings if value],
         previews=opened.fetch_preview,
     )
-    return write_html(page, html)
+    return write_search_page(page, html)
 
 
 def _shown(names: tuple[str, ...], prompts: tuple[str | None, ...]) -> tuple[QueryImage, ...]:
     from gmi_registry.images import load_image
     from gmi_registry.report.page import QueryImage
-    from gmi_registry.report.picture import embed
+    from gmi_registry.report.pictures import embed
 
     return tuple(
         QueryImage(Path(name).name, embed(load_image(name)), prompt)
@@ -520,7 +526,7 @@ def _shown(names: tuple[str, ...], prompts: tuple[str | None, ...]) -> tuple[Que
 def _exemplar_image(like: str, result: SearchResult, opened: Hub) -> QueryImage:
     """The model that others were compared with, by its contact sheet where that can be had."""
     from gmi_registry.report.page import QueryImage
-    from gmi_registry.report.picture import embed_preview
+    from gmi_registry.report.pictures import embed_preview
     from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR
 
     name = like if result.like is None else str(result.like.without_revision)

@@ -1,46 +1,396 @@
-"""``gmi spec``: look at a specification, check it, sign it; to compare two is a module apart."""
+"""``gmi spec``: show a specification, check it, sign it, or compare two."""
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gmi_registry.cli.difference import diff
-from gmi_registry.cli.funnel import FAILED, funnel
-from gmi_registry.cli.option import (
-    AsJson,
-    Offline,
-    OptionalHubText,
-    RegistryText,
-    Token,
-    new_app,
+from gmi_registry.cli.options import AsJson, Offline, OptionalHubText, RegistryText, Token, new_app
+from gmi_registry.cli.output import (
+    FAILED,
+    handle_errors,
+    write_json,
+    write_line,
+    write_message,
+    write_pairs,
 )
-from gmi_registry.cli.publication import base_words, recipe_words
-from gmi_registry.cli.screen import remark, write_json, write_line, write_pairs
-from gmi_registry.cli.signature import (
-    IdentityName,
-    IdentityProvider,
-    PassphraseEnv,
-    PrivateKeyFile,
-    PublicKeyFile,
-    SignatureFile,
-    TokenEnv,
-    TrustConfig,
-    broken_finding,
-    expected_signer,
-    signature_file,
-    signature_finding,
-    signing_party,
-)
-from gmi_registry.errors import InputError
-from gmi_registry.place import find_spec
+from gmi_registry.cli.publish import base_words, recipe_words
+from gmi_registry.errors import GmiError, InputError, OfflineError, SpecError
+from gmi_registry.place import SpecPlace, find_spec, hub_at
+from gmi_registry.report.numbers import number
 
 if TYPE_CHECKING:
+    from gmi_registry.report.difference import Neighbour
+    from gmi_registry.signature import Identity, PrivateKey, PublicKey, SigstoreAccount
     from gmi_registry.spec import DescribedModel, Finding, GenerationRecipe, Spec, WeightFile
+    from gmi_registry.spec.diff import Movement, SpecDiff
 
-__all__ = ["app"]
+PublicKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key",
+        metavar="PUBLIC_KEY",
+        help="The PEM file with the key of whom you expect to have signed.",
+        show_default=False,
+    ),
+]
+SignatureFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--signature-file",
+        metavar="FILE",
+        help="Check this signature instead of gmi/spec.sig.",
+        show_default=False,
+    ),
+]
+IdentityName = Annotated[
+    str | None,
+    typer.Option(
+        "--identity",
+        metavar="NAME",
+        help="Instead of a key: the e-mail or workflow address that Sigstore should vouch for.",
+        show_default=False,
+    ),
+]
+IdentityProvider = Annotated[
+    str | None,
+    typer.Option(
+        "--identity-provider",
+        metavar="URL",
+        help="Where that identity is known: the address of its OpenID provider.",
+        show_default=False,
+    ),
+]
+TrustConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust-config",
+        metavar="FILE",
+        help="The trust configuration of another Sigstore than the public one.",
+        show_default=False,
+    ),
+]
+PrivateKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key",
+        metavar="PRIVATE_KEY",
+        help="The PEM file with your elliptic curve key.",
+        show_default=False,
+    ),
+]
+PassphraseEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--passphrase-env",
+        metavar="NAME",
+        help="The environment variable with the key's passphrase; else it is asked for.",
+        show_default=False,
+    ),
+]
+TokenEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--identity-token-env",
+        metavar="NAME",
+        help="The environment variable with the identity token for Sigstore; else it is asked for.",
+        show_default=False,
+    ),
+]
+
+
+def expected_signer(
+    key: Path | None,
+    identity: str | None,
+    provider: str | None,
+    trust: Path | None,
+    offline: bool,
+) -> PublicKey | Identity:
+    """Whoever should have signed. Raises InputError where that is nobody, or two."""
+    from gmi_registry.signature import Identity, PublicKey
+
+    if key is not None and identity is None and provider is None and trust is None:
+        return PublicKey.read(key)
+    if key is not None or identity is None or provider is None:
+        raise InputError(
+            "a signature is checked against one signer: a key, or an identity and its provider",
+            hint="add --key PUBLIC_KEY, or --identity NAME --identity-provider URL",
+        )
+    if offline and trust is None:
+        raise OfflineError(
+            "whom Sigstore trusts at present is asked over the network, which is switched off",
+            hint="leave out --offline, or add --trust-config FILE",
+        )
+    return Identity(identity, provider, trust)
+
+
+def signature_file(
+    place: SpecPlace,
+    chosen: Path | None,
+    hub: str | None,
+    *,
+    token: str | None,
+    offline: bool | None,
+) -> Path | None:
+    """The file with the signature where it is not beside the specification, fetched if need be."""
+    if chosen is not None or place.expected is None:
+        return chosen
+    from gmi_registry.signature.source import find_signature
+
+    named = place.expected.hub if place.expected.hub != "local" else hub
+    with hub_at(named, token=token, offline=offline, registry=place.registry) as opened:
+        return find_signature(place.expected, place.folder, opened)
+
+
+def signature_finding(
+    place: SpecPlace, signature: Path | None, signer: PublicKey | Identity
+) -> dict[str, str | None]:
+    """The outcome, in the shape of the other findings."""
+    from gmi_registry.signature import verify_signature
+
+    try:
+        verify_signature(
+            place.folder,
+            signer,
+            signature=signature,
+            expected=place.expected,
+            own_weights=place.own_weights,
+            follow_links=place.follow_links,
+        )
+    except SpecError as error:
+        return _signature_finding("failed", error.message, error.hint)
+    return _signature_finding("ok", f"signed by {signer}", None)
+
+
+def broken_finding() -> dict[str, str | None]:
+    """For a specification that has failed already: its own line says why."""
+    return _signature_finding("failed", "not judged, since the specification is broken", None)
+
+
+def _signature_finding(status: str, detail: str, hint: str | None) -> dict[str, str | None]:
+    return {"check": "signature", "status": status, "detail": detail, "hint": hint}
+
+
+def signing_party(
+    folder: str,
+    key: Path | None,
+    passphrase_env: str | None,
+    sigstore: bool,
+    token_env: str | None,
+    trust: Path | None,
+) -> PrivateKey | SigstoreAccount:
+    """What signs: a key, its passphrase from the variable or the person, or an account.
+
+    Raises InputError where that is nothing, or both, or cannot be used.
+    """
+    if (key is None) != sigstore:
+        raise InputError(
+            "a specification is signed with a key, or by way of Sigstore",
+            hint=f"gmi spec sign {shlex.quote(folder)} --key PRIVATE_KEY",
+        )
+    from gmi_registry.signature import PrivateKey, SigstoreAccount
+
+    if key is None:
+        token = None if token_env is None else _variable(token_env, "--identity-token-env")
+        return SigstoreAccount(token, trust)
+    passphrase = None if passphrase_env is None else _variable(passphrase_env, "--passphrase-env")
+    if passphrase is None and PrivateKey.needs_passphrase(key) and sys.stdin.isatty():
+        passphrase = typer.prompt(f"Passphrase of {key}", hide_input=True, err=True)
+    return PrivateKey.read(key, passphrase)
+
+
+def _variable(name: str, option: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        # The name is not repeated: who mistakes its purpose puts the secret itself there.
+        raise InputError(
+            f"the environment variable that {option} names is not set, or is empty",
+            hint="name the variable, not what is in it, and export it in the same shell",
+        )
+    return value
+
+
+_FIELDS_SHOWN = 40
+_SHIFTS_SHOWN = 5
+
+
+@handle_errors()
+def diff(
+    old: Annotated[
+        str,
+        typer.Argument(
+            metavar="OLD",
+            help="As MODEL of the other commands. Alone it is the new one, and is compared with "
+            "the one that it replaced.",
+        ),
+    ],
+    new: Annotated[
+        str | None, typer.Argument(metavar="[NEW]", help="Likewise.", show_default=False)
+    ] = None,
+    hub: OptionalHubText = None,
+    alone: Annotated[
+        bool,
+        typer.Option("--alone", help="Look for no other model on --hub to hold the distance to."),
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write a page with pictures of the prompts that moved most.",
+            show_default=False,
+        ),
+    ] = None,
+    token: Token = None,
+    registry: RegistryText = None,
+    offline: Offline = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two specifications, field by field and by their images.
+
+    How far the images moved is held against what drawing the same model again moves them, and with
+    --hub against the distance to the nearest other model there.
+    """
+    from gmi_registry.report.difference import difference_page, write_difference
+    from gmi_registry.spec.diff import diff_specs
+
+    access: dict[str, Any] = {"token": token, "offline": offline or None}
+    places = [
+        find_spec(text, hub, **access, registry=registry) for text in (old, new) if text is not None
+    ]
+    specs = [place.read() for place in places]
+    names = [text for text in (old, new) if text is not None]
+    previews: list[Path | None] = []
+    if new is None:
+        from gmi_registry.report.difference import find_previous
+
+        past = find_previous(specs[0], hub, **access)
+        specs.insert(0, past.spec)
+        names.insert(0, past.name)
+        previews.append(past.preview)
+    before, after = specs
+    found = diff_specs(before, after)
+    neighbour = None
+    if hub is not None and not alone and found.movement is not None and not found.identical:
+        neighbour = _neighbour(after, places[-1], hub, access)
+    if html is not None:
+        previews += [_preview(place, hub, access) for place in places]
+        page = difference_page(
+            found,
+            before,
+            after,
+            names=(names[0], names[1]),
+            previews=(previews[0], previews[1]),
+            neighbour=neighbour,
+        )
+        write_message(f"page written: {write_difference(page, html)}")
+    if as_json:
+        write_json(_diff_document(found, neighbour))
+    else:
+        _write_diff(found, neighbour)
+
+
+def _neighbour(spec: Spec, place: SpecPlace, hub: str, access: dict[str, Any]) -> Neighbour | None:
+    from gmi_registry.report.difference import nearest_other
+
+    try:
+        return nearest_other(spec, place, hub, **access)
+    except GmiError as error:
+        # What was asked for is the difference; this is one thing less to hold it against.
+        write_message(f"no other model to hold it against: {error.message}")
+        return None
+
+
+def _preview(place: SpecPlace, hub: str | None, access: dict[str, Any]) -> Path | None:
+    from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR
+
+    beside = place.folder / SPEC_DIR / PREVIEW_NAME
+    if beside.is_file() and (place.follow_links is True or not beside.is_symlink()):
+        return beside
+    if place.expected is None:
+        return None
+    named = place.expected.hub if place.expected.hub != "local" else hub
+    try:
+        with hub_at(named, **access, registry=place.registry) as opened:
+            return opened.fetch_preview(place.expected)
+    except GmiError as error:
+        write_message(f"no contact sheet: {error.message}")
+        return None
+
+
+def _write_diff(found: SpecDiff, neighbour: Neighbour | None) -> None:
+    from gmi_registry.report.difference import scales, verdict
+
+    if found.identical:
+        write_line(f"identical: both have digest {found.new_digest}")
+        return
+    for change in found.fields[:_FIELDS_SHOWN]:
+        write_line(f"{change.path}: {_side(change.old)} -> {_side(change.new)}")
+    if len(found.fields) > _FIELDS_SHOWN:
+        write_line(f"... and {len(found.fields) - _FIELDS_SHOWN} more fields; --json has them all")
+    if found.movement is None:
+        write_line(f"images: not comparable, {found.incomparable}")
+        return
+    write_line(
+        f"images: squared maximum mean discrepancy {number(found.movement.mmd2)} (0 is equal)"
+    )
+    for scale in scales(found.movement, neighbour):
+        write_line(f"  {scale.share} of the distance of {number(scale.mmd2)}: {scale.label}")
+    write_line(verdict(found))
+    for shift in found.prompt_shifts[:_SHIFTS_SHOWN]:
+        if shift.shift > 0:
+            write_line(
+                f"  moved by {number(shift.shift)} ({100 * shift.share:.0f} %): {shift.prompt}"
+            )
+
+
+def _side(value: object) -> str:
+    return "absent" if value is None else str(value)
+
+
+def _diff_document(found: SpecDiff, neighbour: Neighbour | None) -> dict[str, Any]:
+    return {
+        "old": found.old_digest,
+        "new": found.new_digest,
+        "identical": found.identical,
+        "fields": [
+            {"path": change.path, "old": change.old, "new": change.new} for change in found.fields
+        ],
+        "incomparable": found.incomparable,
+        "mmd2": found.mmd2,
+        "movement": None if found.movement is None else _movement(found.movement),
+        "nearest_other": None
+        if neighbour is None
+        else {"model": neighbour.model, "title": neighbour.title, "mmd2": neighbour.mmd2},
+        "prompt_shifts": [
+            {
+                "prompt": item.prompt,
+                "index": item.index,
+                "shift": item.shift,
+                "share": item.share,
+            }
+            for item in found.prompt_shifts
+        ],
+    }
+
+
+def _movement(moved: Movement) -> dict[str, Any]:
+    return {
+        "verdict": moved.verdict,
+        "unordered": moved.unordered,
+        "chance": moved.chance,
+        "halves": moved.halves,
+        "seeds": None
+        if moved.seeds is None
+        else {"within": moved.seeds.within, "across": moved.seeds.across},
+        "mean_share": moved.mean_share,
+    }
+
 
 app = new_app("Look at specifications, check them, sign them, compare two.")
 
@@ -54,7 +404,7 @@ Model = Annotated[
 
 
 @app.command()
-@funnel()
+@handle_errors()
 def show(
     model: Model,
     hub: OptionalHubText = None,
@@ -83,7 +433,7 @@ def show(
 
 
 @app.command()
-@funnel()
+@handle_errors()
 def verify(
     model: Model,
     hub: OptionalHubText = None,
@@ -139,7 +489,7 @@ def verify(
 
 
 @app.command()
-@funnel()
+@handle_errors()
 def sign(
     folder: Annotated[
         str, typer.Argument(metavar="FOLDER", help="A folder that holds gmi/, on your own disk.")
@@ -170,7 +520,9 @@ def sign(
 
     by = signing_party(folder, key, passphrase_env, sigstore, identity_token_env, trust_config)
     if sigstore:
-        remark("Sigstore enters your identity and this signature into a public log, for good")
+        write_message(
+            "Sigstore enters your identity and this signature into a public log, for good"
+        )
     target, signer = sign_spec(find_spec(folder).folder, by)
     if as_json:
         write_json({"signature": str(target), "signer": str(signer)})

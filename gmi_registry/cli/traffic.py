@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gmi_registry.cli.screen import remark
+from gmi_registry.cli.output import write_message
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
@@ -20,36 +20,40 @@ def announce_waits(hub: Hub) -> None:
     from gmi_registry.search.run import Remote
 
     if isinstance(hub, Remote):
-        hub.traffic.on_wait = lambda seconds: remark(f"trying again in {seconds:.0f} s")
+        hub.traffic.on_wait = lambda seconds: write_message(f"trying again in {seconds:.0f} s")
 
 
 def comment(result: SearchResult, *, quiet: bool, verbose: bool) -> None:
     """Say what the ranking itself cannot say."""
     if verbose:
         for skipped in result.skipped:
-            remark(f"skipped {skipped.model}: {skipped.reason}")
+            write_message(f"skipped {skipped.model}: {skipped.reason}")
     if quiet:
         return
     if not result.groups:
-        remark(f"no model matches; {result.looked_at} looked at")
+        write_message(f"no model matches; {result.looked_at} looked at")
     else:
         index = "" if result.index is None else f", in the index {result.index}"
-        remark(f"{result.looked_at:,} models looked at, {result.matched:,} matched{index}")
+        write_message(f"{result.looked_at:,} models looked at, {result.matched:,} matched{index}")
     for hit in result.hits:
         if hit.described_as is not None:
-            remark(f"{hit.ref.repository} was called {hit.described_as} when it was described")
+            write_message(
+                f"{hit.ref.repository} was called {hit.described_as} when it was described"
+            )
     if result.stale_left_out:
-        remark(f"{result.stale_left_out} left out: their weights have changed since")
+        write_message(f"{result.stale_left_out} left out: their weights have changed since")
     if result.skipped and not verbose:
-        remark(f"{len(result.skipped)} skipped; -v says why")
+        write_message(f"{len(result.skipped)} skipped; -v says why")
     if result.offline and result.requests is not None:
         # Last, where it is seen: the answer may be of another day.
         listed = result.catalogue_age
         known = "there was none yet" if listed is None else f"it is {age(listed)} old"
-        remark(f"offline, from the last listing of the hub: {known}")
+        write_message(f"offline, from the last listing of the hub: {known}")
     if verbose and result.requests is not None:
         each = ", ".join(f"{method} {count:,}" for method, count in result.requests.items())
-        remark(f"requests: {sum(result.requests.values()):,}" + (f" ({each})" if each else ""))
+        write_message(
+            f"requests: {sum(result.requests.values()):,}" + (f" ({each})" if each else "")
+        )
 
 
 def age(seconds: float) -> str:

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gmi_registry.cli.folder import cache_folder, work_folder
-from gmi_registry.cli.funnel import funnel
-from gmi_registry.cli.option import (
+from gmi_registry.cli.options import (
     AsJson,
     CacheDir,
     Device,
@@ -18,10 +16,12 @@ from gmi_registry.cli.option import (
     RegistryText,
     Token,
     Verbose,
+    cache_folder,
     new_app,
-    say_more,
+    show_log,
+    work_folder,
 )
-from gmi_registry.cli.screen import remark, write_json, write_rows
+from gmi_registry.cli.output import handle_errors, write_json, write_message, write_rows
 from gmi_registry.sanitize import add_secret
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from gmi_registry.webhook.install import Installed
     from gmi_registry.webhook.order import JobOrder
 
-__all__ = ["app"]
 
 app = new_app("Let a hub tell of models that have changed, so that specifications follow at once.")
 
@@ -59,7 +58,7 @@ SecretVariable = Annotated[
 
 
 @app.command()
-@funnel()
+@handle_errors()
 def install(
     repos: Repos,
     url: Url = None,
@@ -143,11 +142,11 @@ def install(
     if order is not None and schedule is not None:
         identifier = install_schedule(api, repos, order, schedule)
         if not quiet:
-            remark(f"scheduled job {identifier}: hf jobs scheduled ps")
+            write_message(f"scheduled job {identifier}: hf jobs scheduled ps")
 
 
 @app.command("list")
-@funnel()
+@handle_errors()
 def list_(token: Token = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Show the webhooks of your account: id, on or off, where to, and what they watch."""
     from gmi_registry.webhook.install import account_api, list_webhooks
@@ -170,7 +169,7 @@ def list_(token: Token = None, as_json: AsJson = False, quiet: Quiet = False) ->
 
 
 @app.command()
-@funnel()
+@handle_errors()
 def remove(
     repos: Repos,
     url: Url = None,
@@ -186,7 +185,7 @@ def remove(
 
 
 @app.command()
-@funnel(interrupted="stopped: what waits is on the disk, and the next start goes on from it")
+@handle_errors(interrupted="stopped: what waits is on the disk, and the next start goes on from it")
 def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")],
     host: Annotated[
@@ -238,7 +237,7 @@ def serve(
     from gmi_registry.webhook.service import Labour
     from gmi_registry.webhook.service import serve as listen
 
-    say_more(verbose)
+    show_log(verbose)
     cache = cache_folder(cache_dir)
     if worker and device is not None:
         from gmi_registry.device import require_device
@@ -248,7 +247,7 @@ def serve(
 
     def ready(address: str) -> None:
         if not quiet:
-            remark(f"listening at {address}; Ctrl-C stops it")
+            write_message(f"listening at {address}; Ctrl-C stops it")
 
     listen(
         Secret.of_environment(secret_env),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
-    from gmi_registry.publication import Progress
+    from gmi_registry.publish import Progress
 
 __all__ = ["Executor", "Options", "Outcome", "Result", "SequentialExecutor", "Work"]
 

@@ -17,8 +17,7 @@ from gmi_registry.errors import GenerationError, GmiError, HubError, OfflineErro
 from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs.protocol import Hub, SpecStore
 from gmi_registry.place import hub_at
-from gmi_registry.publication import Progress
-from gmi_registry.publish import publish
+from gmi_registry.publish import Progress, publish
 from gmi_registry.regeneration.address import folder_about, model_folder
 from gmi_registry.regeneration.executor import Outcome, Result, Work
 from gmi_registry.regeneration.lock import model_lock

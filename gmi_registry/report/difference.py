@@ -1,26 +1,87 @@
-"""How far a model has moved, in words and as a page with pairs of pictures."""
+"""How far a model has moved: in words, beside other distances, and as a page with pictures."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from gmi_registry import __version__
-from gmi_registry.errors import InputError
-from gmi_registry.report.difference_cells import ContactSheet
-from gmi_registry.report.difference_neighbour import Neighbour
+from gmi_registry.errors import GmiError, InputError, SpecError, SpecNotFoundError
+from gmi_registry.place import SpecPlace, hub_at, read_from
 from gmi_registry.report.file import write_whole
-from gmi_registry.report.html import STYLE_SHEET
-from gmi_registry.report.number import number
-from gmi_registry.report.page import Picture
-from gmi_registry.report.picture import embed
-from gmi_registry.report.template import fill
-from gmi_registry.spec import Spec
-from gmi_registry.spec.diff import Movement, PromptShift, SpecDiff
+from gmi_registry.report.numbers import number
+from gmi_registry.report.page import STYLE_SHEET, fill_template
+from gmi_registry.report.pictures import ContactSheet, Picture, embed
+from gmi_registry.spec import MANIFEST_NAME, ModelRef, Spec
+from gmi_registry.spec.diff import Movement, PromptShift, SpecDiff, distance_between
 
-__all__ = ["DifferencePage", "Pair", "Scale", "difference_page", "scales", "verdict", "write_page"]
+if TYPE_CHECKING:
+    from gmi_registry.hubs.protocol import Hub
+
+_LOOKED_AT = 8
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A model, and ``mmd2`` from it to the one in question, as in :class:`.Movement`."""
+
+    model: str
+    title: str
+    mmd2: float
+
+    def part(self, mmd2: float) -> float:
+        """``mmd2`` as a part of the way to this model: a ratio of distances, not of squares.
+
+        Infinite where the two models draw the same.
+        """
+        if self.mmd2 <= 0:
+            return math.inf if mmd2 > 0 else 0.0
+        return math.sqrt(mmd2 / self.mmd2)
+
+
+def nearest_other(
+    spec: Spec,
+    place: SpecPlace,
+    hub: str | Path | Hub,
+    *,
+    token: str | None = None,
+    offline: bool | None = None,
+) -> Neighbour | None:
+    """The nearest of the models on ``hub`` that can be compared with ``spec``, which ``place`` has.
+
+    A search proposes eight, and the discrepancies decide; so it costs what a search by a model
+    does. None where the hub has no other. Raises what a search raises.
+    """
+    from gmi_registry.search.run import search
+
+    own = {ref.repository for ref in (spec.manifest.model.ref, place.model) if ref is not None}
+    like = str(place.folder) if place.expected is None else str(place.expected)
+    with hub_at(hub, token=token, offline=offline) as opened:
+        found = search((), opened, like=like, top=_LOOKED_AT, offline=bool(offline))
+        distances = [
+            (distance, str(hit.ref.without_revision), hit.title)
+            for hit in found.hits
+            if hit.ref.repository not in own
+            for distance in [_distance(opened, hit.ref, spec)]
+            if distance is not None
+        ]
+    if not distances:
+        return None
+    distance, model, title = min(distances)
+    return Neighbour(model, title, distance)
+
+
+def _distance(hub: Hub, ref: ModelRef, spec: Spec) -> float | None:
+    try:
+        other = read_from(hub, ref)
+    except GmiError:
+        return None
+    return distance_between(other, spec)
+
 
 _PAIRS = 12
 _FIELDS = 40
@@ -157,13 +218,13 @@ def difference_page(
     )
 
 
-def write_page(page: DifferencePage, path: Path) -> Path:
+def write_difference(page: DifferencePage, path: Path) -> Path:
     """Write the page to ``path`` whole or not at all, and return the absolute path.
 
     Raises InputError where that cannot be done; a file that was there before is then unchanged.
     """
     sheets: Sequence[tuple[str, str]] = [STYLE_SHEET, ("gmi_registry.report", "difference.css")]
-    text = fill("gmi_registry.report", "difference.html.j2", sheets, page=page)
+    text = fill_template("gmi_registry.report", "difference.html.j2", sheets, page=page)
     return write_whole(path, text, "page")
 
 
@@ -198,3 +259,97 @@ def _part(mmd2: float, of: float) -> str:
 def _side(value: object) -> str:
     text = "absent" if value is None else str(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+@runtime_checkable
+class _Remote(Protocol):
+    """Hugging Face, with a registry beside it or without."""
+
+    @property
+    def endpoint(self) -> str: ...
+
+    @property
+    def offline(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class PreviousSpec:
+    """An older specification; ``name`` says where it is, ``preview`` is its contact sheet."""
+
+    spec: Spec
+    name: str
+    preview: Path | None
+
+
+def find_previous(
+    new: Spec,
+    hub: str | Path | Hub | None = None,
+    *,
+    token: str | None = None,
+    offline: bool | None = None,
+) -> PreviousSpec:
+    """The specification whose digest ``new`` names as ``previous``.
+
+    It is what the model's hub has now, where ``new`` is not published yet; on Hugging Face it may
+    also be in an older commit of the model, which costs a request a page of commits and up to five
+    for each specification that is looked at, 60 at most. ``hub`` is where a model of a folder lies.
+
+    Raises SpecNotFoundError where ``new`` replaces none, or where what it replaces is not to be
+    had: a folder and the registry are only asked for what they have now. OfflineError where older
+    commits would have to be asked for; HubError, AuthError or RateLimitError where the hub says no.
+    """
+    ref, digest = new.manifest.model.ref, new.manifest.previous
+    compare = "gmi spec diff OLD NEW compares any two"
+    if digest is None:
+        raise SpecNotFoundError(
+            f"the specification of {ref.without_revision} replaces none: it names no previous one",
+            hint=compare,
+        )
+    if ref.hub == "local" and (hub is None or hub in ("hf", "civitai")):
+        raise SpecNotFoundError(
+            f"the specification that {ref.without_revision} had before can only be in its hub, a "
+            "folder that was not named",
+            hint="add --hub FOLDER, or name both: gmi spec diff OLD NEW",
+        )
+    source = hub if ref.hub == "local" else ref.hub
+    with hub_at(source, token=token, offline=offline) as opened:
+        found = _at(opened, ref.identity, digest)
+        if found is None and ref.hub == "hf":
+            found = _in_history(opened, ref, digest, token)
+        if found is not None:
+            return found
+    why = {
+        "hf": "neither what the hub has now nor an older commit of it is that one (its history may "
+        "have been squashed, or it lay in the registry)",
+        "local": "a hub in a folder keeps no older ones",
+        "civitai": "the registry's older commits are not looked through",
+    }[ref.hub]
+    raise SpecNotFoundError(
+        f"the previous specification of {ref.without_revision}, {digest[:12]}, cannot be found: "
+        f"{why}",
+        hint=f"if you have a copy: gmi spec diff COPY {ref.identity}",
+    )
+
+
+def _at(hub: Hub, ref: ModelRef, digest: str) -> PreviousSpec | None:
+    """What ``hub`` has under ``ref``, where it is the one with this digest."""
+    try:
+        folder = hub.fetch_spec(ref)
+        content = (folder / MANIFEST_NAME).read_bytes()
+        if hashlib.sha256(content).hexdigest() != digest:
+            return None
+        return PreviousSpec(read_from(hub, ref), str(ref), hub.fetch_preview(ref))
+    except (SpecNotFoundError, SpecError, OSError):
+        return None
+
+
+def _in_history(hub: Hub, ref: ModelRef, digest: str, token: str | None) -> PreviousSpec | None:
+    from gmi_registry.hubs.huggingface.history import earlier_commits
+
+    if not isinstance(hub, _Remote):
+        return None
+    for commit in earlier_commits(hub.endpoint, ref, token=token, offline=hub.offline):
+        found = _at(hub, ModelRef("hf", ref.id, commit, ref.file), digest)
+        if found is not None:
+            return found
+    return None

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from gmi_registry.errors import InputError
 
-__all__ = ["require_place", "write_whole"]
-
 _HINT = "name a file in a folder that exists and that you may write to"
 
 

@@ -25,7 +25,7 @@ from gmi_registry.hubs.registry.layout import entry_file, entry_of
 from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.indexing import index_hubs
 from gmi_registry.place import find_spec, read_from
-from gmi_registry.report.answer import answer_page
+from gmi_registry.report.page import search_page
 from gmi_registry.search.run import search
 from gmi_registry.signature import PrivateKey, PublicKey, sign_spec, verify_signature
 from gmi_registry.spec import ModelRef, WeightFile, encode_spec, write_spec
@@ -143,7 +143,7 @@ class TestSearch:
         assert f"hf:{NEW} was called hf:{OLD} when it was described" in said
         document = search_document(result, "hf", ListingFilter())
         assert [it.described_as for it in document.results] == [f"hf:{OLD}", None]
-        page = answer_page(result, [], settings=[], previews=lambda ref: None)
+        page = search_page(result, [], settings=[], previews=lambda ref: None)
         cards = page.groups[0].cards
         assert cards[0].described_by == f"as hf:{OLD}, its name at the time"
         assert cards[0].url == f"{renamed.hub.endpoint}/{NEW}"

@@ -4,10 +4,8 @@ from PIL import Image
 
 from gmi_registry.errors import HubError
 from gmi_registry.index import FoldedVersion, Repeat, Universal
-from gmi_registry.report.answer import answer_page
-from gmi_registry.report.html import render
-from gmi_registry.report.page import QueryImage
-from gmi_registry.report.picture import embed
+from gmi_registry.report.page import QueryImage, render, search_page
+from gmi_registry.report.pictures import embed
 from gmi_registry.spec import LoraPartial, ModelRef
 from tests.support.cli_specs import OTHER_RANKING, RANKING, SKIPPED, answer
 
@@ -20,7 +18,7 @@ CAT = shown("cat.png")
 
 
 def page(result, *, previews=lambda ref: None, images=(CAT,), **asked):
-    return answer_page(result, images, settings=[("score", "paper")], previews=previews, **asked)
+    return search_page(result, images, settings=[("score", "paper")], previews=previews, **asked)
 
 
 def test_the_page_says_what_the_answer_says():

@@ -11,9 +11,14 @@ from PIL import Image
 
 from gmi_registry.errors import InputError
 from gmi_registry.generation.preview import contact_sheet
-from gmi_registry.report.difference import difference_page, scales, verdict, write_page
-from gmi_registry.report.difference_cells import ContactSheet
-from gmi_registry.report.difference_neighbour import Neighbour
+from gmi_registry.report.difference import (
+    Neighbour,
+    difference_page,
+    scales,
+    verdict,
+    write_difference,
+)
+from gmi_registry.report.pictures import ContactSheet
 from gmi_registry.spec import (
     DescribedModel,
     EncoderRef,
@@ -130,7 +135,7 @@ def _bytes(image, kind):
 
 
 def html(page, tmp_path):
-    return write_page(page, tmp_path / "page.html").read_text(encoding="utf-8")
+    return write_difference(page, tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_the_page_has_the_pairs_of_what_moved_most(tmp_path):
@@ -172,7 +177,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path):
     old, new = spec(), spec(moved=(4,))
     page = difference_page(diff_specs(old, new), old, new, names=("a", "b"), previews=(None, None))
     with pytest.raises(InputError, match="cannot be written"):
-        write_page(page, tmp_path / "nowhere" / "page.html")
+        write_difference(page, tmp_path / "nowhere" / "page.html")
     assert not list(tmp_path.iterdir())
 
 

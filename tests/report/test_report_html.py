@@ -7,9 +7,16 @@ import pytest
 from PIL import Image
 
 from gmi_registry.errors import InputError
-from gmi_registry.report.html import render, write_html
-from gmi_registry.report.page import Card, Group, Page, QueryImage, SkippedModel
-from gmi_registry.report.picture import embed
+from gmi_registry.report.page import (
+    Card,
+    Group,
+    Page,
+    QueryImage,
+    SkippedModel,
+    render,
+    write_search_page,
+)
+from gmi_registry.report.pictures import embed
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 
@@ -154,7 +161,7 @@ def test_skipped_models_have_their_reasons():
 def test_the_file_is_replaced_as_a_whole(tmp_path):
     path = tmp_path / "report.html"
     path.write_text("old")
-    assert write_html(page(card()), path) == path
+    assert write_search_page(page(card()), path) == path
     assert path.read_text(encoding="utf-8") == render(page(card()))
     assert list(tmp_path.iterdir()) == [path]
 
@@ -164,6 +171,6 @@ def test_a_place_that_cannot_be_written(tmp_path, name):
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match="cannot be written") as caught:
-        write_html(page(card()), tmp_path / name)
+        write_search_page(page(card()), tmp_path / name)
     assert caught.value.hint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]

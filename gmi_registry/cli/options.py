@@ -1,28 +1,14 @@
-"""Options that several commands share, each declared once."""
+"""What several commands share: their options, each declared once, and how values are read."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-__all__ = [
-    "AsJson",
-    "CacheDir",
-    "CivitaiToken",
-    "Device",
-    "HubText",
-    "Offline",
-    "OptionalHubText",
-    "Quiet",
-    "RegistryText",
-    "Token",
-    "Verbose",
-    "Workers",
-    "new_app",
-    "say_more",
-]
+from gmi_registry.errors import InputError
 
 _HUB = "The hub: hf for Hugging Face, civitai, or a folder that holds models."
 
@@ -99,7 +85,7 @@ Device = Annotated[
 ]
 
 
-def say_more(verbose: bool) -> None:
+def show_log(verbose: bool) -> None:
     """Let the package's own log through to stderr."""
     if verbose:
         import logging
@@ -122,3 +108,51 @@ def new_app(help: str | None = None) -> typer.Typer:
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+
+
+_NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
+_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def parse_size(text: str) -> int:
+    """Bytes: ``500MB``, ``2GB``, or a plain number. Raises typer.BadParameter."""
+    return int(_parsed(text, _SIZES, "a size such as 500MB or 2GB"))
+
+
+def parse_age(text: str) -> float:
+    """Seconds: ``12h``, ``30d``, ``8w``. Raises typer.BadParameter."""
+    return _parsed(text, _AGES, "a time such as 12h, 30d or 8w")
+
+
+def _parsed(text: str, units: dict[str, int], wanted: str) -> float:
+    found = _NUMBER.fullmatch(text.strip())
+    unit = None if found is None else units.get(found.group(2).lower())
+    if found is None or unit is None:
+        raise typer.BadParameter(f"{text!r} is not {wanted}")
+    return float(found.group(1)) * unit
+
+
+def cache_folder(chosen: Path | None) -> Path:
+    """Where is kept what was read or worked out once; made when it is first written."""
+    if chosen is not None:
+        return chosen
+    from platformdirs import user_cache_path
+
+    return user_cache_path("gmi-registry", appauthor=False)
+
+
+def work_folder(chosen: Path | None, cache: Path) -> Path:
+    """Where unfinished generation is kept, by default in ``cache``; it exists on return.
+
+    Raises InputError where it cannot be made.
+    """
+    folder = cache / "work" if chosen is None else chosen
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be made: {error.strerror}",
+            hint="choose a work folder with --work DIR",
+        ) from error
+    return folder

@@ -6,7 +6,13 @@ import sys
 import pytest
 import typer
 
-from gmi_registry.cli.funnel import funnel
+from gmi_registry.cli.output import (
+    StageProgress,
+    handle_errors,
+    shows_progress,
+    write_json,
+    write_rows,
+)
 from gmi_registry.errors import HubError, SpecFormatError
 
 
@@ -14,7 +20,7 @@ def program(error):
     app = typer.Typer(pretty_exceptions_enable=False)
 
     @app.command()
-    @funnel(interrupted="interrupted, run it again")
+    @handle_errors(interrupted="interrupted, run it again")
     def command() -> None:
         if error is not None:
             raise error
@@ -64,11 +70,11 @@ def test_a_fault_of_the_program_passes_through(call):
 
 def test_nobody_reads_the_output():
     code = (
-        "from gmi_registry.cli.funnel import funnel\n"
+        "from gmi_registry.cli.output import handle_errors\n"
         "import typer\n"
         "app = typer.Typer()\n"
         "@app.command()\n"
-        "@funnel()\n"
+        "@handle_errors()\n"
         "def command() -> None:\n"
         "    for _ in range(100_000):\n"
         "        print('a line that is long enough to fill a pipe')\n"
@@ -84,11 +90,44 @@ def test_nobody_reads_the_output():
     assert said == b""
 
 
-def test_screen_writes_what_a_stream_can_take(monkeypatch):
-    from gmi_registry.cli import screen
-
+def test_streams_get_what_a_stream_can_take(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)
-    screen.write_rows([("a\tb", "ü"), ("c", "d")])
-    screen.write_json({"ü": [1]})
+    write_rows([("a\tb", "ü"), ("c", "d")])
+    write_json({"ü": [1]})
     assert stream.getvalue() == 'a\\tb\tü\nc\td\n{\n  "\\u00fc": [\n    1\n  ]\n}\n'
+
+
+LABELS = {"check": "checking", "generate": "generating"}
+
+
+def test_elsewhere_than_on_a_terminal_each_stage_is_one_line(capsys):
+    with StageProgress(LABELS, quiet=False) as progress:
+        progress("check", 0, 1)
+        progress("generate", 0, 55)
+        progress("generate", 8, 55)
+        progress("unknown", 1, 2)
+    said = capsys.readouterr()
+    assert said.err == "checking\ngenerating (55)\n"
+    assert said.out == ""
+
+
+def test_quiet_says_nothing(capsys):
+    with StageProgress(LABELS, quiet=True) as progress:
+        progress("generate", 1, 55)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("switch", "bars"), [("0", True), ("1", False)])
+def test_bars_on_a_terminal_unless_switched_off(monkeypatch, capsys, switch, bars):
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", switch)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with StageProgress(LABELS, quiet=False) as progress:
+        assert (progress._bars is not None) is bars
+        progress("generate", 3, 55)
+        progress("generate", 55, 55)
+        if bars:
+            (task,) = progress._bars.tasks
+            assert (task.description, task.completed, task.total) == ("generating", 55, 55)
+    assert capsys.readouterr().out == ""
+    assert shows_progress(True) is False

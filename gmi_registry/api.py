@@ -15,15 +15,11 @@ from PIL.Image import Image
 
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.filters import Filters
+from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import opened_hub
 from gmi_registry.hubs.protocol import Hub
+from gmi_registry.hubs.resolve import base_model_named, find_model, find_spec, hub_named_in
 from gmi_registry.model import Kind
-from gmi_registry.place import (
-    base_model_named,
-    find_model,
-    find_spec,
-    hub_at,
-    hub_named_in,
-)
 from gmi_registry.search.request import ImageSource
 from gmi_registry.search.result import Progress, SearchResult
 from gmi_registry.search.run import WORKERS
@@ -100,7 +96,7 @@ def search(
     for specifications one by one.
 
     ``cache_dir`` takes the place of this user's caches. ``token``, ``registry``, ``civitai_token``
-    and ``offline`` are for a hub that is opened here, see :func:`gmi_registry.place.open_hub`.
+    and ``offline`` are for a hub that is opened here, see :class:`gmi_registry.hubs.HubAccess`.
     ``encoder`` overrides the one that the specifications name; it gives float32 [B, D] for B images
     and [B, E] for B texts.
     ``workers`` specifications are read at a time. ``progress`` is told (stage, done, total).
@@ -117,14 +113,8 @@ def search(
     that made the specifications; MissingExtraError for an interrogator that is not installed.
     """
     cache = None if cache_dir is None else Path(cache_dir)
-    with hub_at(
-        hub,
-        cache_dir=cache,
-        token=token,
-        offline=offline,
-        registry=registry,
-        civitai_token=civitai_token,
-    ) as opened:
+    access = HubAccess(cache, token, offline, registry, civitai_token)
+    with opened_hub(hub, access) as opened:
         return search_hub(
             _listed(images),
             opened,
@@ -207,20 +197,13 @@ def publish(
     if hub is None:
         hub = hub_named_in(str(model))
     with ExitStack() as opening:
-        opened = opening.enter_context(
-            hub_at(
-                hub,
-                cache_dir=cache,
-                token=token,
-                registry=registry,
-                civitai_token=civitai_token,
-            )
-        )
+        access = HubAccess(cache, token, None, registry, civitai_token)
+        opened = opening.enter_context(opened_hub(hub, access))
         store = None
         if to_registry and opened.name != "civitai":
             from gmi_registry.hubs.registry import Registry
 
-            store = opening.enter_context(Registry(registry, token=token, cache_dir=cache))
+            store = opening.enter_context(Registry.open(access))
         return publish_model(
             _model_of(find_model(str(model), opened, revision)),
             opened,
@@ -262,15 +245,9 @@ def load_spec(
     Raises SpecNotFoundError where there is none, SpecFormatError, DigestMismatchError or
     UnsupportedVersionError for one that cannot be used, InputError, HubError or OfflineError.
     """
-    place = find_spec(
-        str(model),
-        hub,
-        cache_dir=None if cache_dir is None else Path(cache_dir),
-        token=token,
-        offline=offline,
-        registry=registry,
-    )
-    return place.read()
+    cache = None if cache_dir is None else Path(cache_dir)
+    access = HubAccess(cache, token, offline, registry)
+    return find_spec(str(model), hub, access).read()
 
 
 def _model_of(ref: ModelRef) -> ModelRef:

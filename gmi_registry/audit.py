@@ -17,7 +17,7 @@ from gmi_registry.errors import HubError, IncomparableSpecsError, InputError
 from gmi_registry.generation import Journal
 from gmi_registry.generation.plan import require_room, require_writable
 from gmi_registry.hubs.protocol import Hub, ModelOutline
-from gmi_registry.hubs.registry.comparison import Comparison, compare
+from gmi_registry.hubs.registry.review import ImageComparison, compare_images
 from gmi_registry.hubs.selection import main_file
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import LoraPartial, ModelRef, PromptSet, Spec
@@ -46,7 +46,7 @@ def audit(
     encoder: Encoder | None = None,
     device: str | None = None,
     progress: Progress = lambda stage, done, total: None,
-) -> Comparison:
+) -> ImageComparison:
     """Draw the images of ``prompts`` again, with all seeds, and compare them with those stated.
 
     The model is the one that ``hub`` has now (of a Civitai model the version that is described); it
@@ -106,7 +106,7 @@ def audit(
     )
     prompt_set = PromptSet("audit", 1, tuple(prompts))
     drawn = generation.build_spec(model, encoding.rows(), encoder, [prompt_set], recipe)
-    found = compare(spec, drawn)
+    found = compare_images(spec, drawn)
     journal.discard()
     return found
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from gmi_registry.errors import GmiError, InputError, RateLimitError, SpecFormatError
 from gmi_registry.filters import Filters
 from gmi_registry.hubs.protocol import Hub, Listing, bases_in, with_base_names
+from gmi_registry.hubs.resolve import read_from
 from gmi_registry.index import IndexEntry, SkippedSpec, SpecStatus
 from gmi_registry.index.stored import (
     DOCUMENT_NAME,
@@ -20,7 +21,6 @@ from gmi_registry.index.stored import (
     StoredIndex,
     update_index,
 )
-from gmi_registry.place import read_from
 from gmi_registry.search.source import without_spec
 from gmi_registry.spec import ModelRef
 from gmi_registry.threads import map_in_order

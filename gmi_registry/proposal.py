@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.background import kept_pictures
-from gmi_registry.hubs.registry.finding import Finding
+from gmi_registry.hubs.registry.review import Finding
 from gmi_registry.index import Hubness, IndexedSpec, SpecCache, measure_hubness
 from gmi_registry.index.groups import ModelGroup, identity_of
 from gmi_registry.index.hubness import CANDIDATE, FEWEST, repeated_members, usual_norms

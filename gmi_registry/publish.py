@@ -46,8 +46,8 @@ from gmi_registry.generation.plan import (
     require_writable,
 )
 from gmi_registry.hubs.protocol import Destination, Hub, ModelOutline, SpecStore, knows_names
+from gmi_registry.hubs.resolve import find_base, read_former
 from gmi_registry.model import ModelFiles
-from gmi_registry.place import find_base, read_former
 from gmi_registry.spec import (
     PREVIEW_NAME,
     SPEC_DIR,

@@ -9,9 +9,9 @@ import pytest
 from huggingface_hub import close_session
 
 from gmi_registry.errors import HubError, RateLimitError
-from gmi_registry.hubs import ListingFilter
+from gmi_registry.hubs import Filters
 from gmi_registry.hubs.huggingface import HuggingFaceHub
-from gmi_registry.hubs.huggingface.limit import LONGEST_WAIT, retry_after, wait_after
+from gmi_registry.hubs.huggingface.client import LONGEST_WAIT, retry_after, wait_after
 from gmi_registry.spec import ModelRef
 from tests.support.loopback import Fault, LoopbackHub
 from tests.support.loopback.fixtures import hf_hub, turn_client
@@ -23,7 +23,7 @@ PINNED = ModelRef("hf", "ada/one", "a" * 40)
 
 
 def listing(hub):
-    return list(hub.list_specs(ListingFilter()))
+    return list(hub.list_specs(Filters()))
 
 
 @pytest.fixture

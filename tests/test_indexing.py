@@ -12,8 +12,8 @@ from gmi_registry.cli.main import app
 from gmi_registry.errors import InputError, RateLimitError, SpecFormatError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.registry import Registry
-from gmi_registry.hubs.registry.aggregate import push_aggregate
-from gmi_registry.hubs.registry.layout import entry_of, entry_path
+from gmi_registry.hubs.registry.entries import entry_of, entry_path
+from gmi_registry.hubs.registry.registry import push_aggregate
 from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.index.stored import DOCUMENT_NAME, FolderFiles, IndexDocument, StoredIndex
 from gmi_registry.indexing import index_hubs

@@ -18,7 +18,7 @@ from gmi_registry import search
 from gmi_registry.filters import Filters, fold, plain_tags
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.registry import Registry
-from gmi_registry.hubs.registry.layout import entry_of, entry_path
+from gmi_registry.hubs.registry.entries import entry_of, entry_path
 from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.index import ImageQuery
 from gmi_registry.index.qdrant import QdrantIndex, serve_into

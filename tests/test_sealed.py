@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gmi_registry.hubs.digest import FileDigests
-from gmi_registry.hubs.huggingface import catalogue as hugging_face
-from gmi_registry.sealed import read_sealed, write_sealed
+from gmi_registry.atomic import read_sealed, write_sealed
+from gmi_registry.hubs.files import FileDigests
+from gmi_registry.hubs.huggingface import listing as hugging_face
 
 
 def damages(content: bytes) -> dict[str, bytes]:
@@ -68,7 +68,7 @@ def test_a_digest_of_weights_is_never_another_one(tmp_path: Path) -> None:
 
 
 def test_a_damaged_listing_is_an_empty_one(tmp_path: Path) -> None:
-    entry = hugging_face.Entry("o/m", ("a" * 40,), ("icon",), None, False, 3, None, 1.0)
+    entry = hugging_face.ListedModel("o/m", ("a" * 40,), ("icon",), None, False, 3, None, 1.0)
 
     catalogue = hugging_face.Catalogue(tmp_path)
     catalogue.keep([entry])

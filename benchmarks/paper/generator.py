@@ -18,10 +18,10 @@ from gmi_registry import generation
 from gmi_registry.encoders import Encoder, EncoderName, load_encoder
 from gmi_registry.errors import InputError
 from gmi_registry.generation import Journal, RecipeOverrides
-from gmi_registry.hubs import open_hub
+from gmi_registry.hubs import HubAccess, open_hub
+from gmi_registry.hubs.open import Closable
 from gmi_registry.interrogators import load_interrogator
 from gmi_registry.model import ModelFiles
-from gmi_registry.place import Closable
 from gmi_registry.spec import SPEC_DIR, ModelRef, PromptSet
 
 if TYPE_CHECKING:
@@ -226,11 +226,12 @@ class DiffusionGenerator:
         self._work = work
         self._device = generation.default_device() if device is None else device
         self._hubs: dict[str, Hub] = {}
+        access = HubAccess(cache_dir, token, offline)
         refs = [ModelRef.parse(entry.model) for entry in benchmark.models]
         for ref in refs:
             if ref.hub not in self._hubs:
                 place = self._place(ref)
-                self._hubs[ref.hub] = open_hub(place, cache_dir, token=token, offline=offline)
+                self._hubs[ref.hub] = open_hub(place, access)
         files = []
         for number, ref in enumerate(refs):
             progress(number, len(refs))

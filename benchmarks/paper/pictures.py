@@ -29,9 +29,9 @@ from benchmarks.paper.generator import EncoderLoader, Order, orders_of
 from gmi_registry.encoders import Encoder
 from gmi_registry.errors import InputError
 from gmi_registry.generation import default_device
-from gmi_registry.hubs import open_hub
+from gmi_registry.hubs import HubAccess, open_hub
+from gmi_registry.hubs.open import Closable
 from gmi_registry.images import load_image
-from gmi_registry.place import Closable
 from gmi_registry.spec.canonical import canonical_digest
 
 ENDINGS = (".png", ".webp", ".jpg", ".jpeg")
@@ -82,7 +82,7 @@ class PictureGenerator:
         }
         hub = None
         if benchmark.hub is not None:
-            hub = open_hub(f"local:{benchmark.folder / benchmark.hub}", cache_dir, offline=offline)
+            hub = open_hub(benchmark.folder / benchmark.hub, HubAccess(cache_dir))
         self._hub = hub
         self._loader = EncoderLoader(
             benchmark,

@@ -21,7 +21,7 @@ from gmi_registry import generation
 from gmi_registry.device import require_device, require_dtype
 from gmi_registry.encoders import EncoderName, check_encoder
 from gmi_registry.errors import InputError
-from gmi_registry.hubs import open_hub
+from gmi_registry.hubs import HubAccess, open_hub
 from gmi_registry.interrogators import require_interrogator
 
 Stage = Literal["generate", "embed", "interrogate", "score", "draw", "report"]
@@ -102,7 +102,7 @@ def _check_machine(
         return  # which is refused at once, and the encoder may lie on the hub that is not named
     folder = None
     if benchmark.hub is not None:
-        hub = open_hub(f"local:{benchmark.folder / benchmark.hub}", cache_dir, offline=offline)
+        hub = open_hub(benchmark.folder / benchmark.hub, HubAccess(cache_dir))
         folder = hub.fetch_encoder(*name)
     check_encoder(*name, folder, cache_dir=cache, offline=offline)
 

@@ -19,8 +19,7 @@ from gmi_registry.index.groups import rows_without
 from gmi_registry.index.rank import rank_groups
 from gmi_registry.index.stored import FolderFiles, StoredGroup, StoredIndex
 from gmi_registry.scoring import SCORES, Query
-from gmi_registry.scoring.default import SHRINKAGE
-from gmi_registry.scoring.whitened import whitened_means
+from gmi_registry.scoring.default import SHRINKAGE, whitened_means
 from gmi_registry.search.source import HubIndex
 
 TOP = 10

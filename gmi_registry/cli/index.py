@@ -30,7 +30,8 @@ from gmi_registry.cli.output import (
     write_message,
     write_pairs,
 )
-from gmi_registry.place import DEFAULT_HUB
+from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import DEFAULT_HUB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,7 +92,8 @@ def build(
         raise InputError(
             f"{folder} is not empty", hint=f"gmi index update {folder} --hub ..., or another folder"
         )
-    _index(folder, hub, tag, workers, token, registry, civitai_token, cache_dir, as_json, quiet)
+    access = HubAccess(cache_dir, token, None, registry, civitai_token)
+    _index(folder, hub, tag, workers, access, as_json, quiet)
 
 
 @app.command()
@@ -119,7 +121,8 @@ def update(
 
     if not (folder / DOCUMENT_NAME).exists():
         raise InputError(f"{folder} holds no index", hint=f"gmi index build {folder} --hub ...")
-    _index(folder, hub, tag, workers, token, registry, civitai_token, cache_dir, as_json, quiet)
+    access = HubAccess(cache_dir, token, None, registry, civitai_token)
+    _index(folder, hub, tag, workers, access, as_json, quiet)
 
 
 @app.command()
@@ -177,7 +180,7 @@ def push(
 ) -> None:
     """Put the index into the registry, where searches find it. For its maintainers."""
     from gmi_registry.hubs.registry import Registry
-    from gmi_registry.hubs.registry.aggregate import push_aggregate
+    from gmi_registry.hubs.registry.registry import push_aggregate
     from gmi_registry.index.stored import DOCUMENT_NAME, FolderFiles, IndexDocument, StoredIndex
 
     files = FolderFiles(folder)
@@ -185,7 +188,7 @@ def push(
         document = files.fetch(DOCUMENT_NAME, sha256=None, size=None)
         names = IndexDocument.from_bytes(document.read_bytes()).files
     places = {name: files.fetch(name, sha256=None, size=None) for name in (DOCUMENT_NAME, *names)}
-    with Registry(registry, token=token, cache_dir=cache_dir) as opened:
+    with Registry.open(HubAccess(cache_dir, token, None, registry)) as opened:
         where = push_aggregate(opened.dataset, places, create_pr=create_pr)
     write_line(where)
     if not quiet:
@@ -247,14 +250,14 @@ def _encoder(
     this machine."""
     from gmi_registry.background import background_of
     from gmi_registry.errors import GmiError
-    from gmi_registry.place import hub_at
+    from gmi_registry.hubs.open import opened_hub
     from gmi_registry.search.loading import ModelLoader
 
     if background_of(group, cache) is not None:
         return None
     equipment = ModelLoader(None if cache_dir is None else cache_dir / "hub", True, "cpu")
     try:
-        with hub_at(hub, cache_dir=cache_dir, offline=True) as opened:
+        with opened_hub(hub, HubAccess(cache_dir, offline=True)) as opened:
             return equipment.encoder_like(group.encoder, f"group {group.key}", opened)
     except GmiError as error:
         if not quiet:
@@ -267,35 +270,21 @@ def _index(
     hubs: list[str],
     tags: list[str] | None,
     workers: int,
-    token: str | None,
-    registry: str | None,
-    civitai_token: str | None,
-    cache_dir: Path | None,
+    access: HubAccess,
     as_json: bool,
     quiet: bool,
 ) -> None:
     from gmi_registry.filters import Filters
+    from gmi_registry.hubs.open import opened_hub
     from gmi_registry.indexing import index_hubs
-    from gmi_registry.place import hub_at
 
     with ExitStack() as stack:
-        opened = [
-            stack.enter_context(
-                hub_at(
-                    hub,
-                    cache_dir=cache_dir,
-                    token=token,
-                    registry=registry,
-                    civitai_token=civitai_token,
-                )
-            )
-            for hub in hubs
-        ]
+        opened = [stack.enter_context(opened_hub(hub, access)) for hub in hubs]
         progress = stack.enter_context(StageProgress(_STAGES, quiet=quiet))
         done = index_hubs(
             folder,
             opened,
-            cache_dir=cache_folder(cache_dir),
+            cache_dir=cache_folder(access.cache_dir),
             wanted=Filters(tags=tuple(tags or ())),
             workers=workers,
             progress=lambda count, total: progress("read", count, total),

@@ -32,7 +32,9 @@ from gmi_registry.cli.output import (
     write_pairs,
 )
 from gmi_registry.cli.traffic import announce_waits
-from gmi_registry.place import DEFAULT_HUB, find_model, hub_at, hub_named_in
+from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import DEFAULT_HUB, opened_hub
+from gmi_registry.hubs.resolve import find_model, hub_named_in
 
 if TYPE_CHECKING:
     from gmi_registry.generation.plan import Plan
@@ -511,13 +513,8 @@ def publish(
 
     # The quickest check first: the imports below take seconds.
     own_prompts = None if prompts is None else PromptSet.from_file(prompts)
-    opening = hub_at(
-        hub or hub_named_in(model) or DEFAULT_HUB,
-        cache_dir=cache_dir,
-        token=token,
-        registry=registry,
-        civitai_token=civitai_token,
-    )
+    access = HubAccess(cache_dir, token, None, registry, civitai_token)
+    opening = opened_hub(hub or hub_named_in(model) or DEFAULT_HUB, access)
     with opening as opened, without_future_warnings():
         ref = find_model(model, opened, revision)
         if not quiet and not verbose:  # which has the same from the log

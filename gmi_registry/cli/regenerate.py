@@ -256,7 +256,7 @@ def regenerate(
 
         install(install_webhook, job=True, token=token, registry=registry, quiet=quiet)
         return
-    from gmi_registry.place import hub_at
+    from gmi_registry.hubs.open import opened_hub
     from gmi_registry.regeneration import Options, Round, SequentialExecutor
     from gmi_registry.regeneration.executors import executor_named
 
@@ -273,14 +273,7 @@ def regenerate(
         token=token,
         civitai_token=civitai_token,
     )
-    opening = hub_at(
-        hub,
-        cache_dir=cache_dir,
-        token=token,
-        registry=registry,
-        civitai_token=civitai_token,
-    )
-    with opening as opened, without_future_warnings():
+    with opened_hub(hub, options.access) as opened, without_future_warnings():
         if not (plan or repo or tag) and create_pr is None:
             _require_own(opened.name)
         if not quiet and not verbose:

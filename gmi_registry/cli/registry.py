@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -27,11 +26,12 @@ from gmi_registry.cli.options import (
 )
 from gmi_registry.cli.output import FAILED, StageProgress, handle_errors, write_json, write_line
 from gmi_registry.errors import InputError
-from gmi_registry.place import DEFAULT_HUB, find_model, hub_at, hub_named_in
+from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import DEFAULT_HUB, opened_hub
+from gmi_registry.hubs.resolve import find_model, hub_named_in
 
 if TYPE_CHECKING:
-    from gmi_registry.hubs.registry.finding import Finding
-    from gmi_registry.hubs.registry.proposal import Inspection, Proposal
+    from gmi_registry.hubs.registry.review import Finding, Inspection, Proposal
     from gmi_registry.index import ComparabilityKey
     from gmi_registry.index.groups import ModelGroup
     from gmi_registry.spec import ModelRef, Spec
@@ -48,27 +48,14 @@ _HUBS = ("civitai", "hf")
 class Hubs(Mapping[str, Any]):
     """The hubs of the models, each opened when it is asked for the first time."""
 
-    def __init__(
-        self,
-        stack: ExitStack,
-        registry: str | None,
-        token: str | None,
-        civitai_token: str | None,
-        cache_dir: Path | None,
-    ) -> None:
+    def __init__(self, stack: ExitStack, access: HubAccess) -> None:
         self._stack = stack
-        self._open = functools.partial(
-            hub_at,
-            cache_dir=cache_dir,
-            token=token,
-            registry=registry,
-            civitai_token=civitai_token,
-        )
+        self._access = access
         self._opened: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._opened:
-            self._opened[name] = self._stack.enter_context(self._open(name))
+            self._opened[name] = self._stack.enter_context(opened_hub(name, self._access))
         return self._opened[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -93,14 +80,14 @@ def audited(
     ``seed`` chooses the prompts, None draws one. Does not raise for what is found, an error of the
     model or its hub included.
     """
-    from gmi_registry.hubs.registry.finding import Finding
+    from gmi_registry.hubs.registry.review import Finding
 
     if not found.passed or found.spec is None or found.entry is None:
         return Finding("audit", "skipped", "the rest is not in order")
     from gmi_registry.audit import audit, choose_prompts
     from gmi_registry.cli.output import without_future_warnings
     from gmi_registry.errors import GmiError
-    from gmi_registry.hubs.registry.comparison import MEAN_TOLERANCE, ROW_TOLERANCE
+    from gmi_registry.hubs.registry.review import MEAN_TOLERANCE, ROW_TOLERANCE
 
     seed = secrets.randbelow(_SEEDS) if seed is None else seed
     prompts = choose_prompts(found.spec, count, seed)
@@ -204,29 +191,29 @@ def check(
     if audit:
         _require_drawing(device)
     from gmi_registry.hubs.registry import Registry
-    from gmi_registry.hubs.registry.folder import compare_folders
-    from gmi_registry.hubs.registry.proposal import inspect
-    from gmi_registry.hubs.registry.pull import read_pull
+    from gmi_registry.hubs.registry.proposals import compare_folders, read_pull
+    from gmi_registry.hubs.registry.review import inspect
 
+    access = HubAccess(cache_dir, token, None, registry, civitai_token)
     with ExitStack() as stack:
         name: str | None = None
         proposal: Proposal
         if folder is not None and base is not None:
             proposal = compare_folders(base, folder)
         else:
-            opened = stack.enter_context(Registry(registry, token=token, cache_dir=cache_dir))
+            opened = stack.enter_context(Registry.open(access))
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gmi-")))
             name = opened.dataset.id
             # The client's cache follows links, and the folder of scratch files may be one.
             proposal = read_pull(opened.dataset, str(revision), scratch.resolve())
-        hubs = Hubs(stack, registry, token, civitai_token, cache_dir)
+        hubs = Hubs(stack, access)
         found = inspect(proposal, hubs)
         findings = list(found.findings)
         if found.spec is not None:
             from gmi_registry.index import SpecCache
             from gmi_registry.proposal import proposal_findings
 
-            others = _others(stack, found.spec, index, base, registry, token, cache_dir)
+            others = _others(stack, found.spec, index, base, access)
             findings += proposal_findings(found.spec, others, SpecCache(cache_folder(cache_dir)))
         if audit:
             findings.append(audited(found, hubs, audit, audit_seed, device, cache_dir, quiet=quiet))
@@ -271,29 +258,29 @@ def verify_entry(
     Exits with 1 where they do not.
     """
     from gmi_registry.hubs.registry import Registry
-    from gmi_registry.hubs.registry.layout import entry_of
-    from gmi_registry.hubs.registry.proposal import Inspection, weigh
-    from gmi_registry.hubs.registry.submission import mark_verified
-    from gmi_registry.hubs.registry.verified import read_verified
+    from gmi_registry.hubs.registry.entries import entry_of
+    from gmi_registry.hubs.registry.review import Inspection, check_weights
+    from gmi_registry.hubs.registry.submission import mark_verified, read_verified
     from gmi_registry.spec import read_spec
 
     _require_drawing(device)
     where: str | None = None
+    access = HubAccess(cache_dir, token, None, registry, civitai_token)
     with ExitStack() as stack:
-        hubs = Hubs(stack, registry, token, civitai_token, cache_dir)
+        hubs = Hubs(stack, access)
         ref = find_model(model, hubs[hub_named_in(model) or DEFAULT_HUB])
         if ref.revision is not None and not ref.is_entry:
             raise InputError(
                 f"{ref} names a revision of the model, and entries are named by their weights",
                 hint=f"gmi registry verify-entry {ref.without_revision}",
             )
-        opened = stack.enter_context(Registry(registry, token=token, cache_dir=cache_dir))
+        opened = stack.enter_context(Registry.open(access))
         opened.check_writable(ref, create_pr=create_pr)
         read_verified(opened.dataset, opened.head())  # what cannot be read cannot be added to
         place = opened.fetch_spec(ref).parent
         spec = read_spec(place, expected=ref, follow_links=True)
         entry = entry_of(spec.manifest.model)
-        findings = list(weigh(spec, entry, hubs))
+        findings = list(check_weights(spec, entry, hubs))
         found = Inspection(tuple(findings), entry, spec)
         findings.append(audited(found, hubs, audit, audit_seed, device, cache_dir, quiet=quiet))
         passed = all(finding.status == "ok" for finding in findings)
@@ -326,9 +313,7 @@ def _others(
     spec: Spec,
     index: Path | None,
     base: Path | None,
-    registry: str | None,
-    token: str | None,
-    cache_dir: Path | None,
+    access: HubAccess,
 ) -> ModelGroup | None:
     """The models that the proposal may be compared with, until ``opened`` is closed.
 
@@ -340,15 +325,15 @@ def _others(
     from gmi_registry.index import ComparabilityKey
     from gmi_registry.index.stored import FolderFiles, StoredIndex
 
-    key, place = ComparabilityKey.of(spec.manifest), cache_folder(cache_dir)
+    key, place = ComparabilityKey.of(spec.manifest), cache_folder(access.cache_dir)
     if index is None and base is not None:
         return _entries(base, key)
     try:
         if index is not None:
             known = StoredIndex.open(FolderFiles(index), cache_dir=place)
         else:
-            asked = opened.enter_context(Registry(registry, token=token, cache_dir=cache_dir))
-            known = StoredIndex.open(asked.aggregate(), cache_dir=place)
+            opened_registry = opened.enter_context(Registry.open(access))
+            known = StoredIndex.open(opened_registry.aggregate(), cache_dir=place)
     except (SpecNotFoundError, OfflineError):
         if index is not None:
             raise

@@ -35,7 +35,9 @@ from gmi_registry.cli.output import (
 )
 from gmi_registry.cli.traffic import announce_waits, comment
 from gmi_registry.errors import GmiError
-from gmi_registry.place import DEFAULT_HUB, find_spec, hub_at, is_folder
+from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import DEFAULT_HUB, opened_hub
+from gmi_registry.hubs.resolve import find_spec, is_folder
 from gmi_registry.report.numbers import near_everything, number, percent
 from gmi_registry.sanitize import escaped
 from gmi_registry.search.request import request_fault
@@ -250,14 +252,8 @@ def search(
         kind=chosen_kind,
         nsfw=nsfw,
     )
-    with hub_at(
-        hub,
-        cache_dir=cache_dir,
-        token=token,
-        offline=offline or None,
-        registry=registry,
-        civitai_token=civitai_token,
-    ) as opened:
+    access = HubAccess(cache_dir, token, offline or None, registry, civitai_token)
+    with opened_hub(hub, access) as opened:
         if not quiet and not verbose:  # which has the same from the log
             announce_waits(opened)
         with StageProgress(_STAGES, quiet=quiet) as progress:

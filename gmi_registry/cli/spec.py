@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,9 @@ from gmi_registry.cli.output import (
 )
 from gmi_registry.cli.publish import base_words, recipe_words
 from gmi_registry.errors import GmiError, InputError, OfflineError, SpecError
-from gmi_registry.place import SpecPlace, find_spec, hub_at
+from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import opened_hub
+from gmi_registry.hubs.resolve import SpecFolder, find_spec
 from gmi_registry.report.numbers import number
 
 if TYPE_CHECKING:
@@ -130,12 +133,7 @@ def expected_signer(
 
 
 def signature_file(
-    place: SpecPlace,
-    chosen: Path | None,
-    hub: str | None,
-    *,
-    token: str | None,
-    offline: bool | None,
+    place: SpecFolder, chosen: Path | None, hub: str | None, access: HubAccess
 ) -> Path | None:
     """The file with the signature where it is not beside the specification, fetched if need be."""
     if chosen is not None or place.expected is None:
@@ -143,12 +141,12 @@ def signature_file(
     from gmi_registry.signature.source import find_signature
 
     named = place.expected.hub if place.expected.hub != "local" else hub
-    with hub_at(named, token=token, offline=offline, registry=place.registry) as opened:
+    with opened_hub(named, replace(access, registry=place.registry)) as opened:
         return find_signature(place.expected, place.folder, opened)
 
 
 def signature_finding(
-    place: SpecPlace, signature: Path | None, signer: PublicKey | Identity
+    place: SpecFolder, signature: Path | None, signer: PublicKey | Identity
 ) -> dict[str, str | None]:
     """The outcome, in the shape of the other findings."""
     from gmi_registry.signature import verify_signature
@@ -259,17 +257,15 @@ def diff(
     from gmi_registry.report.difference import difference_page, write_difference
     from gmi_registry.spec.diff import diff_specs
 
-    access: dict[str, Any] = {"token": token, "offline": offline or None}
-    places = [
-        find_spec(text, hub, **access, registry=registry) for text in (old, new) if text is not None
-    ]
+    access = HubAccess(token=token, offline=offline or None, registry=registry)
+    places = [find_spec(text, hub, access) for text in (old, new) if text is not None]
     specs = [place.read() for place in places]
     names = [text for text in (old, new) if text is not None]
     previews: list[Path | None] = []
     if new is None:
         from gmi_registry.report.difference import find_previous
 
-        past = find_previous(specs[0], hub, **access)
+        past = find_previous(specs[0], hub, access)
         specs.insert(0, past.spec)
         names.insert(0, past.name)
         previews.append(past.preview)
@@ -295,18 +291,18 @@ def diff(
         _write_diff(found, neighbour)
 
 
-def _neighbour(spec: Spec, place: SpecPlace, hub: str, access: dict[str, Any]) -> Neighbour | None:
+def _neighbour(spec: Spec, place: SpecFolder, hub: str, access: HubAccess) -> Neighbour | None:
     from gmi_registry.report.difference import nearest_other
 
     try:
-        return nearest_other(spec, place, hub, **access)
+        return nearest_other(spec, place, hub, access)
     except GmiError as error:
         # What was asked for is the difference; this is one thing less to hold it against.
         write_message(f"no other model to hold it against: {error.message}")
         return None
 
 
-def _preview(place: SpecPlace, hub: str | None, access: dict[str, Any]) -> Path | None:
+def _preview(place: SpecFolder, hub: str | None, access: HubAccess) -> Path | None:
     from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR
 
     beside = place.folder / SPEC_DIR / PREVIEW_NAME
@@ -316,7 +312,7 @@ def _preview(place: SpecPlace, hub: str | None, access: dict[str, Any]) -> Path 
         return None
     named = place.expected.hub if place.expected.hub != "local" else hub
     try:
-        with hub_at(named, **access, registry=place.registry) as opened:
+        with opened_hub(named, replace(access, registry=place.registry)) as opened:
             return opened.fetch_preview(place.expected)
     except GmiError as error:
         write_message(f"no contact sheet: {error.message}")
@@ -414,7 +410,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show what a specification says."""
-    place = find_spec(model, hub, token=token, offline=offline or None, registry=registry)
+    access = HubAccess(token=token, offline=offline or None, registry=registry)
+    place = find_spec(model, hub, access)
     spec = place.read()
     found = place.model
     if as_json:
@@ -463,7 +460,8 @@ def verify(
     signer = None
     if signature or any((key, identity, identity_provider, trust_config, chosen)):
         signer = expected_signer(key, identity, identity_provider, trust_config, offline)
-    place = find_spec(model, hub, token=token, offline=offline or None, registry=registry)
+    access = HubAccess(token=token, offline=offline or None, registry=registry)
+    place = find_spec(model, hub, access)
     findings = verify_folder(
         place.folder,
         expected=place.expected,
@@ -474,7 +472,7 @@ def verify(
     rows = [_finding(finding) for finding in findings]
     if signer is not None:
         broken = any(row["status"] == "failed" for row in rows[:2])
-        file = signature_file(place, chosen, hub, token=token, offline=offline or None)
+        file = signature_file(place, chosen, hub, access)
         rows.append(broken_finding() if broken else signature_finding(place, file, signer))
     failed = any(row["status"] == "failed" for row in rows)
     if as_json:

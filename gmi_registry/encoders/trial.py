@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gmi_registry.atomic import read_sealed, write_sealed
 from gmi_registry.encoders.graph import CHECKER
 from gmi_registry.encoders.layout import OnnxFolder
 from gmi_registry.errors import GmiError, InputError
-from gmi_registry.sealed import read_sealed, write_sealed
 
 __all__ = ["Outlines", "Trials", "answer_trial", "try_encoder"]
 
@@ -58,7 +58,7 @@ class Trials:
 
     A note stands for files of certain sizes, times and inodes, under certain versions of the
     libraries that compute and of our own check. It holds the digests of the bytes that were run. A
-    damaged one counts as none (:mod:`gmi_registry.sealed`): by wrong digests, right files would be
+    damaged one counts as none (:mod:`gmi_registry.atomic`): by wrong digests, right files would be
     refused for ever. Where none can be written, every load checks again.
     """
 

@@ -13,9 +13,9 @@ from statistics import median
 
 from PIL import Image
 
+from gmi_registry.atomic import read_sealed, write_sealed
 from gmi_registry.errors import GenerationError
 from gmi_registry.model import ModelFiles
-from gmi_registry.sealed import read_sealed, write_sealed
 from gmi_registry.spec import GenerationRecipe
 from gmi_registry.spec.canonical import canonical_digest
 

@@ -1,17 +1,43 @@
-"""Hubs: where models are, and specifications beside them."""
+"""Hubs: where models are, and specifications beside them.
 
-from gmi_registry.filters import Filters
-from gmi_registry.hubs.local import LocalHub
-from gmi_registry.hubs.protocol import Hub, KnowsWeights, Listing, ListingFilter, is_stale
-from gmi_registry.hubs.table import open_hub
+What is named here is loaded when it is first named, so that whoever only resolves the name of a hub
+does without the rest.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gmi_registry.filters import Filters
+    from gmi_registry.hubs.access import HubAccess
+    from gmi_registry.hubs.local import LocalHub
+    from gmi_registry.hubs.open import open_hub, opened_hub
+    from gmi_registry.hubs.protocol import Hub, KnowsWeights, Listing, is_stale
 
 __all__ = [
     "Filters",
     "Hub",
+    "HubAccess",
     "KnowsWeights",
     "Listing",
-    "ListingFilter",
     "LocalHub",
     "is_stale",
     "open_hub",
+    "opened_hub",
 ]
+
+_MODULES = {
+    "Filters": "gmi_registry.filters",
+    "HubAccess": "gmi_registry.hubs.access",
+    "LocalHub": "gmi_registry.hubs.local",
+    "open_hub": "gmi_registry.hubs.open",
+    "opened_hub": "gmi_registry.hubs.open",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module(_MODULES.get(name, "gmi_registry.hubs.protocol")), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

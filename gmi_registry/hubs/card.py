@@ -17,8 +17,6 @@ from gmi_registry.spec.fields import unprintable
 if TYPE_CHECKING:
     import yaml
 
-__all__ = ["CARD_LIMIT", "CARD_NAME", "front_events", "parse_card"]
-
 CARD_NAME = "README.md"
 
 CARD_LIMIT = 1024 * 1024

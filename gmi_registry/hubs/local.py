@@ -1,4 +1,8 @@
-"""A folder that behaves as a hub: for demonstrations, tests, and models on a shared disk.
+"""``hub.json``, by which a folder is known to be a hub.
+
+The few fields of a manifest that a listing needs, without the cost of checking all of it.
+
+A folder that behaves as a hub: for demonstrations, tests, and models on a shared disk.
 
 ::
 
@@ -11,10 +15,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,28 +34,127 @@ from gmi_registry.errors import (
 )
 from gmi_registry.filters import Filters, Traits
 from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
-from gmi_registry.hubs.confinement import read_plain, require_inside
-from gmi_registry.hubs.digest import FileDigests
-from gmi_registry.hubs.excerpt import read_excerpt
-from gmi_registry.hubs.mark import check_mark, write_mark
+from gmi_registry.hubs.files import (
+    FileDigests,
+    probe,
+    read_plain,
+    read_upload,
+    replace_spec_folder,
+    require_inside,
+)
 from gmi_registry.hubs.protocol import Destination, Listing
-from gmi_registry.hubs.replacement import probe, replace_spec_folder
-from gmi_registry.hubs.upload import read_upload
 from gmi_registry.model import ModelCard, ModelFiles
-from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR, ModelRef, WeightFile
+from gmi_registry.spec import MANIFEST_NAME, PREVIEW_NAME, SPEC_DIR, ModelRef, WeightFile
 from gmi_registry.spec.canonical import canonical_digest
+from gmi_registry.spec.manifest import MANIFEST_LIMIT
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.weights import FoundWeights
 
-__all__ = ["LocalHub"]
+_HUB_FILE = "hub.json"
+_HUB_FORMAT = "gmi-local-hub"
+_HUB_VERSION = 1
+_HUB_FILE_LIMIT = 65_536
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MODELS, _ENCODERS = "models", "encoders"
 _REVISION_DIGITS = 16
 # A LoRA on a LoRA is odd already; a chain this long is a mistake or a trap.
 _LONGEST_CHAIN = 8
-
 _log = logging.getLogger(__name__)
+
+
+def _write_hub_file(root: Path) -> None:
+    """Put ``hub.json`` into ``root``, unless it is there. Raises OSError."""
+    mark = root / _HUB_FILE
+    if mark.exists():
+        return
+    scratch = root / f".{_HUB_FILE}.{os.getpid()}"
+    try:
+        text = json.dumps({"format": {"name": _HUB_FORMAT, "version": _HUB_VERSION}}) + "\n"
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(mark)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _check_hub_file(root: Path) -> None:
+    """Raise InputError where ``root`` is no hub, HubError where ``hub.json`` is not understood."""
+    code = f"from gmi_registry.hubs import LocalHub; LocalHub.create({str(root)!r})"
+    make = f"python -c {shlex.quote(code)}"
+    if not root.exists():
+        raise InputError(
+            f"{root}: there is no such folder",
+            hint=f"a hub is hf, civitai, or a folder that is one; to make a new one: {make}",
+        )
+    if not root.is_dir():
+        raise InputError(f"{root} is a file, and a hub is a folder", hint="name a folder")
+    mark = root / _HUB_FILE
+    try:
+        content = read_plain(mark, _HUB_FILE_LIMIT)
+    except FileNotFoundError:
+        raise InputError(
+            f"{root} is not a hub: it holds no {_HUB_FILE}", hint=f"make it one: {make}"
+        ) from None
+    try:
+        declared = json.loads(content)["format"]
+        name, version = declared["name"], declared["version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        name = version = None
+    if name != _HUB_FORMAT or type(version) is not int or version < 1:
+        wanted = json.dumps({"format": {"name": _HUB_FORMAT, "version": _HUB_VERSION}})
+        raise HubError(f"{mark} does not describe a hub", hint=f"it should hold {wanted}")
+    if version > _HUB_VERSION:
+        raise HubError(
+            f"{root} is a hub of version {version}; this program knows version {_HUB_VERSION}",
+            hint="pip install --upgrade gmi-registry",
+        )
+
+
+@dataclass(frozen=True)
+class ManifestExcerpt:
+    """``digest`` is the SHA-256 (hex) of ``spec.json``; the rest are fields of ``model`` in it.
+
+    ``weights_digest`` is that of :class:`~gmi_registry.spec.DescribedModel`.
+    """
+
+    digest: str
+    tags: tuple[str, ...]
+    base_model: str | None
+    kind: str
+    weights_digest: str
+
+
+def read_excerpt(folder: Path, inside: Path | None = None) -> ManifestExcerpt:
+    """Read from ``folder``/spec.json, where ``folder`` is a ``gmi`` in the hub ``inside``.
+
+    A full check costs ten times as much, and comes with loading. Raises HubError where the file is
+    missing, a link or too large, lies outside of the hub, or is plainly no manifest.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        content = read_plain(path, MANIFEST_LIMIT, inside or False, within=(folder.name,))
+    except FileNotFoundError:
+        raise HubError(f"{path} is missing") from None
+    try:
+        model = json.loads(content)["model"]
+        tags = model.get("tags", [])
+        base_model, kind = model.get("base_model"), model.get("kind")
+        weights = [[weight["path"], weight["sha256"]] for weight in model["weights"]]
+        usable = (
+            isinstance(tags, list)
+            and all(isinstance(text, str) for text in (*tags, kind))
+            and isinstance(base_model, str | None)
+            and all(_SHA256.fullmatch(sha256) for _, sha256 in weights)
+        )
+        weights_digest = canonical_digest(weights)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        usable = False
+    if not usable:
+        raise HubError(f"{path} is not a manifest")
+    return ManifestExcerpt(
+        hashlib.sha256(content).hexdigest(), tuple(tags), base_model, kind, weights_digest
+    )
 
 
 class LocalHub:
@@ -63,7 +170,7 @@ class LocalHub:
 
     def __init__(self, root: str | Path, cache_dir: Path | None = None) -> None:
         self.root = Path(root)
-        check_mark(self.root)
+        _check_hub_file(self.root)
         if cache_dir is None:
             from platformdirs import user_cache_path
 
@@ -80,7 +187,7 @@ class LocalHub:
         try:
             for folder in (root, root / _MODELS, root / _ENCODERS):
                 folder.mkdir(parents=True, exist_ok=True)
-            write_mark(root)
+            _write_hub_file(root)
         except OSError as error:
             raise InputError(
                 f"{root}: cannot be made a hub: {error.strerror or error}",

@@ -14,30 +14,6 @@ from gmi_registry.model import BaseOrigin, Kind, ModelCard, ModelFiles, Trust
 from gmi_registry.spec import ModelRef, OwnWeights, WeightFile
 from gmi_registry.spec.reference import HubName
 
-__all__ = [
-    "Describes",
-    "Destination",
-    "Hub",
-    "KnowsNames",
-    "KnowsWeights",
-    "Listing",
-    "ListingFilter",
-    "ModelOutline",
-    "Outlines",
-    "ShowsWeights",
-    "SpecStore",
-    "TakesProposals",
-    "bases_in",
-    "is_stale",
-    "knows_names",
-    "own_weights",
-    "with_base_names",
-]
-
-
-ListingFilter = Filters
-"""What :class:`~gmi_registry.filters.Filters` was called where hubs were asked."""
-
 
 @dataclass(frozen=True)
 class Listing:

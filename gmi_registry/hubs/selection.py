@@ -20,20 +20,6 @@ from gmi_registry.sanitize import one_line
 from gmi_registry.spec import SPEC_DIR, ModelRef
 from gmi_registry.spec.fields import unprintable
 
-__all__ = [
-    "INDEX_NAME",
-    "LORA_NAME",
-    "WEIGHT_SUFFIXES",
-    "RepoFile",
-    "Selection",
-    "check_shard_index",
-    "is_plain_path",
-    "is_shard_index",
-    "main_file",
-    "select_pipeline",
-    "select_weights",
-]
-
 INDEX_NAME = "model_index.json"
 LORA_NAME = "pytorch_lora_weights.safetensors"
 """What diffusers calls a LoRA's file."""
@@ -109,7 +95,7 @@ class RepoFile:
 
 
 @dataclass(frozen=True)
-class Selection:
+class FileSelection:
     """``weights`` and ``others`` are sorted by path, and nothing else is downloaded.
 
     ``network`` is the folder (``""``: the root) of a network that diffusers saved by itself, with
@@ -129,7 +115,7 @@ class Selection:
         """The file that says what the model is; of a pipeline any."""
         return self.weights[0] if self.main is None else self.main
 
-    def joined(self, more: Iterable[RepoFile]) -> Selection:
+    def joined(self, more: Iterable[RepoFile]) -> FileSelection:
         """With more weight files, which belong to the main one."""
         return replace(self, weights=_sorted((*self.weights, *more)))
 
@@ -164,7 +150,7 @@ class _Candidate:
 
 def select_pipeline(
     name: str, files: Iterable[RepoFile], index: Mapping[str, object], *, weights: bool = True
-) -> Selection:
+) -> FileSelection:
     """The files of a diffusers pipeline whose ``model_index.json`` is ``index``.
 
     Of each component that it names: all but weights, and one set of safetensors files. Full
@@ -180,7 +166,7 @@ def select_pipeline(
     for component in components:
         others += _configuration(component, by_folder)
     if not weights:
-        return Selection((), _sorted(others))
+        return FileSelection((), _sorted(others))
     for component, (library, _) in components.items():
         inside = by_folder.get(component, [])
         sets = _usual(_weight_sets(inside), library)
@@ -205,10 +191,10 @@ def select_pipeline(
             f"{name} has {len(weight_files)} weight files, more than {_MOST_WEIGHTS}",
             hint="save it in larger shards: save_pretrained(folder, max_shard_size='5GB')",
         )
-    return Selection(weight_files, _sorted(others))
+    return FileSelection(weight_files, _sorted(others))
 
 
-def select_weights(ref: ModelRef, files: Iterable[RepoFile], *, options: str = "") -> Selection:
+def select_weights(ref: ModelRef, files: Iterable[RepoFile], *, options: str = "") -> FileSelection:
     """The weights that are meant where there is no ``model_index.json``, or ``ref`` names a file.
 
     ``ref.file`` is a path, or a pattern (``*v2*.safetensors``) that fits exactly one. Without it
@@ -252,7 +238,7 @@ def select_weights(ref: ModelRef, files: Iterable[RepoFile], *, options: str = "
         for other in by_folder[found.folder]
         if other not in files_there and _names_embedding(other.path) and found.network is None
     ]
-    return Selection(
+    return FileSelection(
         _sorted(files_there),
         _sorted(found.others),
         found.network,

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmi_registry.errors import HubError
-from gmi_registry.hubs.confinement import read_plain, require_inside
+from gmi_registry.hubs.files import read_plain, require_inside
 from gmi_registry.hubs.selection import (
     INDEX_NAME,
     WEIGHT_SUFFIXES,
+    FileSelection,
     RepoFile,
-    Selection,
     check_shard_index,
     is_shard_index,
     select_pipeline,
@@ -34,18 +34,6 @@ from gmi_registry.weights import (
     identify_file,
     require_described,
 )
-
-__all__ = [
-    "FoundWeights",
-    "all_weights",
-    "described_kind",
-    "find_weights",
-    "header_from_ranges",
-    "is_embedding",
-    "kind_of_file",
-    "needs_base_weights",
-    "require_shards",
-]
 
 _INDEX_LIMIT = 1024 * 1024
 _SHARD_INDEX_LIMIT = 64 * 1024 * 1024
@@ -122,7 +110,7 @@ def all_weights(folder: Path, root: Path) -> Mapping[str, Path]:
     }
 
 
-def require_shards(name: str, folder: Path, selection: Selection, root: Path | None) -> None:
+def require_shards(name: str, folder: Path, selection: FileSelection, root: Path | None) -> None:
     """Raise HubError where an index among the files of a model names a shard that is not there.
 
     Links are followed inside ``root``, and anywhere where that is None.

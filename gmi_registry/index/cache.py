@@ -2,7 +2,7 @@
 
 A digest names a content for ever, so nothing here goes stale. A hub that cannot name the digest
 gives a stamp instead (a revision, or sizes and times of the files), which is remembered with the
-digest it led to. Files are sealed (:mod:`gmi_registry.sealed`): one that does not fit, for whatever
+digest it led to. Files are sealed (:mod:`gmi_registry.atomic`): one that does not fit, for whatever
 reason, is deleted and made again. They appear under their names whole or not at all, so any number
 of processes may share a directory, the last to write the same content winning, and ``prune`` may
 run beside them: what it takes away is read from the hub again.
@@ -27,8 +27,8 @@ from typing import Literal
 import numpy as np
 from safetensors.numpy import load, save
 
+from gmi_registry.atomic import read_sealed, write_sealed
 from gmi_registry.index.entry import IndexedSpec, IndexEntry
-from gmi_registry.sealed import read_sealed, write_sealed
 
 _SCRATCH_AGE = 3600.0
 """Seconds after which a file that somebody was writing, its name a dot first, has been given up."""

@@ -36,12 +36,12 @@ from gmi_registry.index.queries import ImageQuery, IndexQuery
 from gmi_registry.index.rank import rank_groups
 from gmi_registry.index.result import Ranking, SkippedSpec
 from gmi_registry.scoring import DEFAULT_SCORE, Candidates, Query, Score, WithinScatter, score_named
+from gmi_registry.scoring.confidence import fitted_temperature
 from gmi_registry.scoring.default import mean_images
-from gmi_registry.scoring.invariants import Invariants
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.repeats import whitened
+from gmi_registry.scoring.paper import Invariants
+from gmi_registry.scoring.repeats import whiten
 from gmi_registry.scoring.sweep import norm_range
-from gmi_registry.scoring.temperature import fitted_temperature
 from gmi_registry.spec import ModelRef, Spec
 from gmi_registry.spec.canonical import canonical_digest
 from gmi_registry.threads import map_in_order
@@ -134,7 +134,7 @@ class MemoryGroup:
         return fitted_temperature(drawn, self.image_prompt)
 
     def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
-        return whitened(self.means[as_rows(rows)], self.scatter, len(self.image_prompt))
+        return whiten(self.means[as_rows(rows)], self.scatter, len(self.image_prompt))
 
     @cached_property
     def invariants(self) -> Invariants:

@@ -27,7 +27,7 @@ from gmi_registry.model import trust_order
 from gmi_registry.scoring import ascending, margins
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.ranking import least
-from gmi_registry.scoring.repeats import repeats as repeated
+from gmi_registry.scoring.repeats import repeat_groups as repeated
 from gmi_registry.spec import ModelRef
 
 # Fewer are put in order as a whole. More than a server ever hands over, whose names are in none.

@@ -2,9 +2,9 @@
 
 ::
 
-    from gmi_registry.place import hub_at
+    from gmi_registry.hubs import opened_hub
 
-    with hub_at("hf") as hub:
+    with opened_hub("hf") as hub:
         this = Round(hub, Options(work="work"), tags=["anime"])
         summary = this.run(this.plan(), max_models=5)
     print(summary.to_markdown())

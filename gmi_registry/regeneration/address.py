@@ -14,7 +14,7 @@ _FOLDER = "regeneration"
 
 
 def hub_text(hub: Hub) -> str:
-    """What :func:`gmi_registry.place.open_hub` takes to open the same hub in another process.
+    """What :func:`gmi_registry.hubs.open_hub` takes to open the same hub in another process.
 
     The path of a folder is absolute. An endpoint is not in it: that is the environment's.
     """

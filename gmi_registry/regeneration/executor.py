@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from gmi_registry.hubs.access import HubAccess
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub
@@ -39,12 +42,18 @@ class Options:
     token: str | None = field(default=None, repr=False)
     civitai_token: str | None = field(default=None, repr=False)
 
+    @property
+    def access(self) -> HubAccess:
+        """How hubs and the registry are reached."""
+        cache_dir = None if self.cache_dir is None else Path(self.cache_dir)
+        return HubAccess(cache_dir, self.token, None, self.registry, self.civitai_token)
+
 
 @dataclass(frozen=True)
 class Work:
     """One model to be described anew, in plain values that can be pickled.
 
-    ``hub`` is what :func:`gmi_registry.place.open_hub` takes: ``hf``, ``civitai`` or the path of a
+    ``hub`` is what :func:`gmi_registry.hubs.open_hub` takes: ``hf``, ``civitai`` or the path of a
     folder. ``model`` is what :meth:`.ModelRef.parse` reads, without a commit. ``reason`` says why.
     ``to_registry``: the specification lies in the registry, and not beside the model.
     """

@@ -11,7 +11,7 @@ from typing import Any
 from gmi_registry.errors import GmiError, InputError, OfflineError, RateLimitError
 from gmi_registry.filters import Filters, Traits
 from gmi_registry.hubs.protocol import Hub, Listing, knows_names
-from gmi_registry.place import find_model
+from gmi_registry.hubs.resolve import find_model
 from gmi_registry.regeneration.address import hub_text
 from gmi_registry.regeneration.ledger import Ledger, Standing
 from gmi_registry.regeneration.today import Survey

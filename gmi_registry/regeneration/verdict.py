@@ -17,8 +17,8 @@ from gmi_registry.errors import (
 )
 from gmi_registry.generation.advice import advised, adviser
 from gmi_registry.hubs.protocol import Hub, SpecStore, is_stale, own_weights
+from gmi_registry.hubs.resolve import makes_links, read_former
 from gmi_registry.hubs.selection import main_file
-from gmi_registry.place import makes_links, read_former
 from gmi_registry.regeneration.today import Survey, Today
 from gmi_registry.spec import SPEC_DIR, Manifest, ModelRef, PromptSet, Spec, WeightFile, read_spec
 from gmi_registry.spec.canonical import canonical_digest

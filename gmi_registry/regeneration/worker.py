@@ -15,8 +15,8 @@ from typing import Any, cast
 from gmi_registry.encoders import Encoder, EncoderName, load_encoder
 from gmi_registry.errors import GenerationError, GmiError, HubError, OfflineError, RateLimitError
 from gmi_registry.generation import RecipeOverrides
+from gmi_registry.hubs.open import opened_hub
 from gmi_registry.hubs.protocol import Hub, SpecStore
-from gmi_registry.place import hub_at
 from gmi_registry.publish import Progress, publish
 from gmi_registry.regeneration.address import folder_about, model_folder
 from gmi_registry.regeneration.executor import Outcome, Result, Work
@@ -60,14 +60,7 @@ def perform(work: Work, *, hub: Hub | None = None, progress: Progress | None = N
 
 @contextmanager
 def _opened(work: Work, hub: Hub | None) -> Iterator[Hub]:
-    options = work.options
-    with hub_at(
-        work.hub if hub is None else hub,
-        cache_dir=None if options.cache_dir is None else Path(options.cache_dir),
-        token=options.token,
-        registry=options.registry,
-        civitai_token=options.civitai_token,
-    ) as opened:
+    with opened_hub(work.hub if hub is None else hub, work.options.access) as opened:
         yield opened
 
 
@@ -97,9 +90,7 @@ def _locked(work: Work, hub: Hub, progress: Progress) -> Result:
 def _registry(work: Work) -> Iterator[SpecStore]:
     from gmi_registry.hubs.registry import Registry
 
-    options = work.options
-    cache = None if options.cache_dir is None else Path(options.cache_dir)
-    with Registry(options.registry, token=options.token, cache_dir=cache) as registry:
+    with Registry.open(work.options.access) as registry:
         yield registry
 
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from gmi_registry import __version__
 from gmi_registry.errors import GmiError, InputError, SpecError, SpecNotFoundError
-from gmi_registry.place import SpecPlace, hub_at, read_from
+from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import opened_hub
+from gmi_registry.hubs.resolve import SpecFolder, read_from
 from gmi_registry.report.file import write_whole
 from gmi_registry.report.numbers import number
 from gmi_registry.report.page import STYLE_SHEET, fill_template
@@ -45,11 +47,9 @@ class Neighbour:
 
 def nearest_other(
     spec: Spec,
-    place: SpecPlace,
+    place: SpecFolder,
     hub: str | Path | Hub,
-    *,
-    token: str | None = None,
-    offline: bool | None = None,
+    access: HubAccess,
 ) -> Neighbour | None:
     """The nearest of the models on ``hub`` that can be compared with ``spec``, which ``place`` has.
 
@@ -60,8 +60,8 @@ def nearest_other(
 
     own = {ref.repository for ref in (spec.manifest.model.ref, place.model) if ref is not None}
     like = str(place.folder) if place.expected is None else str(place.expected)
-    with hub_at(hub, token=token, offline=offline) as opened:
-        found = search((), opened, like=like, top=_LOOKED_AT, offline=bool(offline))
+    with opened_hub(hub, access) as opened:
+        found = search((), opened, like=like, top=_LOOKED_AT, offline=bool(access.offline))
         distances = [
             (distance, str(hit.ref.without_revision), hit.title)
             for hit in found.hits
@@ -284,9 +284,7 @@ class PreviousSpec:
 def find_previous(
     new: Spec,
     hub: str | Path | Hub | None = None,
-    *,
-    token: str | None = None,
-    offline: bool | None = None,
+    access: HubAccess | None = None,
 ) -> PreviousSpec:
     """The specification whose digest ``new`` names as ``previous``.
 
@@ -312,10 +310,10 @@ def find_previous(
             hint="add --hub FOLDER, or name both: gmi spec diff OLD NEW",
         )
     source = hub if ref.hub == "local" else ref.hub
-    with hub_at(source, token=token, offline=offline) as opened:
+    with opened_hub(source, access) as opened:
         found = _at(opened, ref.identity, digest)
         if found is None and ref.hub == "hf":
-            found = _in_history(opened, ref, digest, token)
+            found = _in_history(opened, ref, digest, access)
         if found is not None:
             return found
     why = {
@@ -343,11 +341,14 @@ def _at(hub: Hub, ref: ModelRef, digest: str) -> PreviousSpec | None:
         return None
 
 
-def _in_history(hub: Hub, ref: ModelRef, digest: str, token: str | None) -> PreviousSpec | None:
-    from gmi_registry.hubs.huggingface.history import earlier_commits
+def _in_history(
+    hub: Hub, ref: ModelRef, digest: str, access: HubAccess | None
+) -> PreviousSpec | None:
+    from gmi_registry.hubs.huggingface.listing import earlier_commits
 
     if not isinstance(hub, _Remote):
         return None
+    token = None if access is None else access.token
     for commit in earlier_commits(hub.endpoint, ref, token=token, offline=hub.offline):
         found = _at(hub, ModelRef("hf", ref.id, commit, ref.file), digest)
         if found is not None:

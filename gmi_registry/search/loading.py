@@ -15,9 +15,9 @@ from PIL import Image
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.errors import GmiError, IncomparableSpecsError, InputError
 from gmi_registry.hubs.protocol import Hub
+from gmi_registry.hubs.resolve import makes_links
 from gmi_registry.index import IndexEntry, Selection
 from gmi_registry.interrogators import Interrogator, load_interrogator
-from gmi_registry.place import makes_links
 from gmi_registry.search.query import require_shared_space
 from gmi_registry.search.source import HasRegistry
 from gmi_registry.spec import EncoderRef, read_manifest
@@ -147,8 +147,7 @@ class ModelLoader:
 
         if not isinstance(hub, HasRegistry):
             return None
-        from gmi_registry.hubs.registry.encoder_files import fetch_encoder_files
-        from gmi_registry.hubs.registry.registry import Registry
+        from gmi_registry.hubs.registry.registry import Registry, fetch_encoder_files
 
         if not isinstance(hub.registry, Registry):
             return None

@@ -18,7 +18,9 @@ from gmi_registry.device import require_device
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.errors import InputError, OfflineError, UnsupportedOperationError
 from gmi_registry.filters import Filters
+from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.protocol import Hub, knows_names, with_base_names
+from gmi_registry.hubs.resolve import find_model, find_spec, hub_named_in, is_folder, registry_of
 from gmi_registry.index import (
     ImageQuery,
     IndexedSpec,
@@ -31,7 +33,6 @@ from gmi_registry.index import (
     rank_groups,
 )
 from gmi_registry.interrogators import Interrogator, require_interrogator
-from gmi_registry.place import find_model, find_spec, hub_named_in, is_folder, registry_of
 from gmi_registry.scoring import Query, score_named
 from gmi_registry.search.loading import ModelLoader
 from gmi_registry.search.request import ImageSource, Request
@@ -200,13 +201,12 @@ class SearchRun:
                     return known
         cache = self.equipment.cache_dir
         # A model of another hub is as good a question as one of this hub.
-        place = find_spec(
-            like,
-            self.hub,
+        access = HubAccess(
             cache_dir=None if cache is None else cache.parent,
             offline=self.equipment.offline or None,
             registry=None if here else registry_of(self.hub),
         )
+        place = find_spec(like, self.hub, access)
         spec = place.read()
         exemplar = IndexedSpec.of(spec)
         if place.model is not None:

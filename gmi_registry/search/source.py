@@ -27,6 +27,7 @@ from gmi_registry.hubs.protocol import (
     knows_names,
     with_base_names,
 )
+from gmi_registry.hubs.resolve import makes_links, read_from
 from gmi_registry.index import (
     Index,
     IndexedSpec,
@@ -41,7 +42,6 @@ from gmi_registry.index import (
 )
 from gmi_registry.index.groups import rows_without
 from gmi_registry.index.stored import FolderFiles, IndexFiles, StoredIndex
-from gmi_registry.place import makes_links, read_from
 from gmi_registry.search.result import Progress
 from gmi_registry.spec import EncoderRef, ModelRef, Spec, read_manifest
 from gmi_registry.threads import map_in_order

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gmi_registry.errors import HubError, SpecError, SpecFormatError
-from gmi_registry.hubs.confinement import read_plain
+from gmi_registry.hubs.files import read_plain
 from gmi_registry.signature.extra import signing_library
 from gmi_registry.signature.identity import Identity
 from gmi_registry.signature.key import PublicKey

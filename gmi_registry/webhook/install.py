@@ -201,10 +201,10 @@ def _checked(webhook: WebhookInfo) -> WebhookInfo:
 
 def _existing(api: HfApi, text: str) -> str:
     """The model's id, once the hub says that it is there and called so."""
-    from gmi_registry.hubs.huggingface.errors import Asked, explained
+    from gmi_registry.hubs.huggingface.client import HubRequest, translated_errors
 
     name = _name(text)
-    with explained(Asked(api.endpoint, True, name)):
+    with translated_errors(HubRequest(api.endpoint, True, name)):
         found = _patiently(lambda: api.model_info(name, expand=["sha"])).id
     if found != name:
         raise HubError(f"hf:{name} is now called hf:{found}", hint=f"use that name: hf:{found}")
@@ -213,7 +213,7 @@ def _existing(api: HfApi, text: str) -> str:
 
 def _name(text: str) -> str:
     """The repository of a model that is named in any way: all of it is watched, at no revision."""
-    from gmi_registry.place import endpoints
+    from gmi_registry.hubs.resolve import endpoints
     from gmi_registry.spec.address import read_address
 
     named = read_address(text, "hf", endpoints())
@@ -243,14 +243,14 @@ def _require_secrets(api: HfApi, job: JobOrder | None) -> None:
 
 
 def _patiently(call: Callable[[], T]) -> T:
-    from gmi_registry.hubs.huggingface.patience import patiently
+    from gmi_registry.hubs.huggingface.client import retried
 
-    return patiently(call)
+    return retried(call)
 
 
 @contextmanager
 def _explained(api: HfApi) -> Iterator[None]:
-    from gmi_registry.hubs.huggingface.errors import Asked, explained
+    from gmi_registry.hubs.huggingface.client import HubRequest, translated_errors
 
-    with explained(Asked(api.endpoint, True, writing=True)):
+    with translated_errors(HubRequest(api.endpoint, True, writing=True)):
         yield

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gmi_registry.errors import AuthError, GmiError, InputError
-from gmi_registry.place import endpoints
+from gmi_registry.hubs.resolve import endpoints
 from gmi_registry.sanitize import guarded_output
 from gmi_registry.spec.address import read_address
 from gmi_registry.webhook.look import Look, Looked, look_with

@@ -59,7 +59,7 @@ def look_with(
     """
 
     def look(repo: str) -> Looked:
-        from gmi_registry.place import hub_at
+        from gmi_registry.hubs.open import opened_hub
         from gmi_registry.regeneration.executor import Options
         from gmi_registry.regeneration.round import Round
 
@@ -69,7 +69,7 @@ def look_with(
             create_pr=create_pr,
             device=device,
         )
-        with hub_at("hf", cache_dir=cache_dir) as hub:
+        with opened_hub("hf", options.access) as hub:
             runner = Round(hub, options, repos=[f"hf:{repo}"])
             plan = runner.plan()
             summary = runner.run(plan)

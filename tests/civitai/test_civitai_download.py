@@ -14,9 +14,9 @@ from safetensors.numpy import save
 
 from gmi_registry.errors import AuthError, HubError, InputError, OfflineError
 from gmi_registry.hubs.civitai import CivitaiClient
+from gmi_registry.hubs.civitai.documents import digests_of, select_file
 from gmi_registry.hubs.civitai.download import Downloads
-from gmi_registry.hubs.civitai.weights import digests_of, select_file
-from gmi_registry.hubs.digest import FileDigests
+from gmi_registry.hubs.files import FileDigests
 from gmi_registry.spec import ModelRef
 from tests.support.civitai_loopback import Fault, File, Model, Version
 from tests.support.civitai_specs import vae_bytes

@@ -12,10 +12,9 @@ from pydantic import ValidationError
 
 from gmi_registry.errors import GmiError
 from gmi_registry.hubs.civitai import CivitaiClient, find_civitai
-from gmi_registry.hubs.civitai.card import card_of
+from gmi_registry.hubs.civitai.documents import Page, WireModel, card_of
 from gmi_registry.hubs.civitai.listing import list_among
-from gmi_registry.hubs.civitai.reference import named_model
-from gmi_registry.hubs.civitai.wire import Page, WireModel
+from gmi_registry.hubs.civitai.models import named_model
 from gmi_registry.spec.fields import unprintable
 from tests.support.civitai_loopback import Fault
 from tests.support.civitai_specs import style

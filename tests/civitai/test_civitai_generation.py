@@ -8,7 +8,7 @@ import pytest
 
 from gmi_registry import generation
 from gmi_registry.generation import RecipeOverrides, load_pipeline
-from gmi_registry.hubs import ListingFilter
+from gmi_registry.hubs import Filters
 from gmi_registry.hubs.civitai import CivitaiHub
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.publish import publish
@@ -137,7 +137,7 @@ def test_a_publication_from_first_to_last(hub, filled, store, monkeypatch, tmp_p
     assert [weight.path for weight in model.weights] == ["100.safetensors"]
     assert model.base_weights
     assert spec.manifest.generation.recipe.trigger_words == ("ink",)
-    (listing,) = hub.list_specs(ListingFilter(tags=("tiny",)))
+    (listing,) = hub.list_specs(Filters(tags=("tiny",)))
     assert (listing.ref, listing.spec_digest) == (LORA, spec.digest)
     again = publish(
         ref,

@@ -21,14 +21,13 @@ from gmi_registry.errors import (
     SpecNotFoundError,
     UnsupportedOperationError,
 )
-from gmi_registry.hubs import Hub, KnowsWeights, ListingFilter, is_stale
+from gmi_registry.hubs import Filters, Hub, KnowsWeights, is_stale
 from gmi_registry.hubs.civitai import CivitaiHub
-from gmi_registry.hubs.civitai.card import card_of, licence_of
+from gmi_registry.hubs.civitai.documents import WireModel, card_of, licence_of
 from gmi_registry.hubs.civitai.models import GivesConfigurations
-from gmi_registry.hubs.civitai.wire import WireModel
 from gmi_registry.hubs.protocol import Describes, ModelOutline
+from gmi_registry.hubs.resolve import FindsModels
 from gmi_registry.model import ModelFiles
-from gmi_registry.place import Finds
 from gmi_registry.search.run import Remote
 from gmi_registry.spec import ModelRef, read_manifest, read_spec, write_spec
 from tests.support.civitai_loopback import Fault, File, Model, Version
@@ -72,7 +71,7 @@ def test_it_is_what_searches_and_publications_ask_for(hub):
     assert isinstance(hub, KnowsWeights)
     assert isinstance(hub, Remote)
     assert isinstance(hub, Describes)
-    assert isinstance(hub, Finds)
+    assert isinstance(hub, FindsModels)
     typed: Hub = hub
     assert typed.name == "civitai"
     assert hub.offline is False
@@ -172,7 +171,7 @@ def test_a_version_that_is_gone_has_no_weights(filled, hub, store):
 def test_of_an_archived_model_nothing_is_known(filled, hub, store):
     describe(store, filled, "civitai:1@11")
     filled.state.models[1].archived = True
-    list(hub.list_specs(ListingFilter(("style",))))
+    list(hub.list_specs(Filters(("style",))))
     assert hub.weight_digests(REF) is None
     with pytest.raises(HubError, match="gives out no files; the model may be archived"):
         hub.fetch_model(REF)
@@ -536,7 +535,7 @@ def test_a_search_over_civitai(filled, hub, store, tmp_path):
         spread = np.random.default_rng(number).standard_normal((3, 6)) * 0.01
         write_spec(spec_of(ref, content, vector=vector + spread[0]), folder)
     found = search(
-        [], hub, like="civitai:1@11", wanted=ListingFilter(("style",)), cache_dir=tmp_path / "cache"
+        [], hub, like="civitai:1@11", wanted=Filters(("style",)), cache_dir=tmp_path / "cache"
     )
     assert found.skipped == ()
     assert [str(hit.ref) for hit in found.hits] == ["civitai:3@31", "civitai:2@21"]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from gmi_registry import generation
 from gmi_registry.generation import RecipeOverrides
-from gmi_registry.hubs import ListingFilter, open_hub
+from gmi_registry.hubs import Filters, HubAccess, open_hub
 from gmi_registry.publish import publish
 from gmi_registry.search.run import search
 from gmi_registry.spec import ModelRef, PromptSet
@@ -79,7 +79,7 @@ def described(hub, text, work):
 
 
 def test_from_civitai_into_the_registry_and_back(both, hf_hub, tmp_path):
-    with open_hub("civitai", tmp_path / "cache") as hub:
+    with open_hub("civitai", HubAccess(tmp_path / "cache")) as hub:
         for text in ("civitai:1@11", "civitai:1", "urn:air:sd1:lora:civitai:2@21"):
             done = described(hub, text, tmp_path / "work")
             assert done.outcome == "published"
@@ -94,11 +94,11 @@ def test_from_civitai_into_the_registry_and_back(both, hf_hub, tmp_path):
     both.clear_requests()
     hf_hub.clear_requests()
     picture = Image.new("RGB", (32, 32), (200, 40, 40))
-    with open_hub("civitai", tmp_path / "other") as hub:
+    with open_hub("civitai", HubAccess(tmp_path / "other")) as hub:
         found = search(
             [picture],
             hub,
-            wanted=ListingFilter(tags=("ink",)),
+            wanted=Filters(tags=("ink",)),
             cache_dir=tmp_path / "other",
             encoder=GreyEncoder(),
         )
@@ -111,11 +111,11 @@ def test_from_civitai_into_the_registry_and_back(both, hf_hub, tmp_path):
 
     both.clear_requests()
     hf_hub.clear_requests()
-    with open_hub("civitai", tmp_path / "other", offline=True) as hub:
+    with open_hub("civitai", HubAccess(tmp_path / "other", offline=True)) as hub:
         again = search(
             [picture],
             hub,
-            wanted=ListingFilter(tags=("ink",)),
+            wanted=Filters(tags=("ink",)),
             cache_dir=tmp_path / "other",
             encoder=GreyEncoder(),
         )

@@ -317,10 +317,10 @@ def test_what_is_passed_on(call, hub, monkeypatch):
             asked.append(create_pr)
             return "https://example.org/pull/1"
 
-    def open_hub(hub, **options):
+    def open_hub(hub, access=None):
         if isinstance(hub, Remote):
             return hub
-        asked.append(options["token"])
+        asked.append(access.token)
         return Remote(hub)
 
     def publish(ref, hub, **options):
@@ -328,7 +328,7 @@ def test_what_is_passed_on(call, hub, monkeypatch):
         hub.push_spec(ref, options["work"], create_pr=options["create_pr"])
         raise HubError("far enough")
 
-    monkeypatch.setattr(import_module("gmi_registry.place"), "open_hub", open_hub)
+    monkeypatch.setattr(import_module("gmi_registry.hubs.open"), "open_hub", open_hub)
     monkeypatch.setattr(import_module("gmi_registry.publish"), "publish", publish)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

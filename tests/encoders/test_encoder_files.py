@@ -14,9 +14,9 @@ from gmi_registry.encoders import light
 from gmi_registry.encoders.onnx import OnnxEncoder
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.errors import DigestMismatchError, IncomparableSpecsError, MissingExtraError
-from gmi_registry.hubs.huggingface import HuggingFaceHub, traffic
+from gmi_registry.hubs.huggingface import HuggingFaceHub, client
 from gmi_registry.hubs.registry import Registry
-from gmi_registry.hubs.registry.encoder_files import encoder_path, fetch_encoder_files
+from gmi_registry.hubs.registry.registry import encoder_path, fetch_encoder_files
 from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.search.loading import ModelLoader
 from gmi_registry.spec import EncoderRef
@@ -46,7 +46,7 @@ def hub(hf_hub: Any, monkeypatch: pytest.MonkeyPatch, exported: Path, ref: Encod
     files[f"{cut}/encoder.json"] = (exported / "encoder.json").read_bytes()
     hf_hub.add_repo(REPO, {"README.md": b"# Specifications\n", **files}, repo_type="dataset")
     yield hf_hub
-    for opened in traffic._hook._open:
+    for opened in client._hook._open:
         opened.close()
 
 

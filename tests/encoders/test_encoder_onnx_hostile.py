@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.numpy import load, save
 
+from gmi_registry.atomic import read_sealed
 from gmi_registry.encoders import onnx as onnx_module
 from gmi_registry.encoders import trial
 from gmi_registry.encoders.export import export_encoder
@@ -33,7 +34,6 @@ from gmi_registry.errors import (
     InputError,
     UnsupportedVersionError,
 )
-from gmi_registry.sealed import read_sealed
 from tests.support.spoiled_export import Change, describe, put
 from tests.support.tiny_clip import write_tiny_clip
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from gmi_registry.errors import GmiError, HubError
-from gmi_registry.hubs.confinement import read_plain
-from gmi_registry.hubs.digest import FileDigests
-from gmi_registry.place import makes_links
+from gmi_registry.hubs.files import FileDigests, read_plain
+from gmi_registry.hubs.resolve import makes_links
 from gmi_registry.spec import ModelRef, files, read_manifest, read_spec, write_spec
 
 pytestmark = pytest.mark.skipif(
@@ -95,11 +94,11 @@ def test_a_card_outside_of_the_hub_is_not_read(built, swap, monkeypatch, part):
 
 
 def test_models_are_listed_by_what_is_in_the_hub(built, swap, monkeypatch):
-    from gmi_registry.hubs import ListingFilter
+    from gmi_registry.hubs import Filters
 
     inside = read_spec(built.folder("style")).digest
     before_opening(monkeypatch, "style", lambda: swap(""))
-    assert {it.spec_digest for it in built.hub.list_specs(ListingFilter())} <= {inside, None}
+    assert {it.spec_digest for it in built.hub.list_specs(Filters())} <= {inside, None}
 
 
 def test_nothing_is_written_to_or_copied_from_outside(built, swap, tmp_path, monkeypatch):

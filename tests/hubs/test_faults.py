@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from gmi_registry.hubs.huggingface import change, download
+from gmi_registry.hubs.huggingface import changes, download
 from tests.hubs import soak
 from tests.support.fault_plan import KINDS, draw
 from tests.support.fault_run import run
@@ -80,13 +80,13 @@ def test_a_run_without_faults_is_done_at_once(world):
 @pytest.fixture
 def send_half(monkeypatch):
     """From now on publishing leaves the tensors out."""
-    send = change._send
+    send = changes._send
 
     def sent(api, made, start, propose):
         files = {path: new for path, new in start.files.items() if "tensors" not in path}
         return send(api, made, replace(start, files=files), propose)
 
-    monkeypatch.setattr(change, "_send", sent)
+    monkeypatch.setattr(changes, "_send", sent)
     return monkeypatch
 
 
@@ -98,7 +98,7 @@ def test_half_a_specification_is_noticed(world, send_half):
 
 def test_wrong_bytes_in_the_cache_are_noticed(world, monkeypatch):
     # As it was before the digest was looked at: neither on arrival nor in the cache.
-    monkeypatch.setattr(download, "deliver", lambda *_, **__: None)
+    monkeypatch.setattr(download, "fetch_small", lambda *_, **__: None)
     monkeypatch.setattr(download, "has_stated_digest", lambda place: True)
     plans = (draw(seed) for seed in SEEDS if seed % 2)
     plan = next(plan for plan in plans if plan.faults[0].kind == "wrong-digest")

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from gmi_registry.errors import HubError
-from gmi_registry.hubs import digest as digest_module
-from gmi_registry.hubs.digest import FileDigests
+from gmi_registry.hubs import files as digest_module
+from gmi_registry.hubs.files import FileDigests
 
 OLD = time.time() - 3600
 

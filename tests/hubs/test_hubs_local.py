@@ -20,11 +20,11 @@ from gmi_registry.errors import (
     SpecNotFoundError,
     UnsupportedOperationError,
 )
-from gmi_registry.hubs import Hub, Listing, ListingFilter, LocalHub, open_hub
+from gmi_registry.hubs import Filters, Hub, HubAccess, Listing, LocalHub, open_hub
 from gmi_registry.spec import ModelRef, read_spec
 from tests.support.hub_builder import INDEX, save_lora, save_whole
 
-ALL = ListingFilter()
+ALL = Filters()
 
 
 def names(listings):
@@ -101,13 +101,13 @@ class TestOpening:
 
     def test_open_hub_takes_a_path_with_or_without_its_prefix(self, built, tmp_path):
         for text in (str(built.root), f"local:{built.root}"):
-            opened = open_hub(text, tmp_path)
+            opened = open_hub(text, HubAccess(tmp_path))
             assert isinstance(opened, LocalHub)
             assert opened.root == built.root
 
     def test_open_hub_knows_the_hubs_across_the_network(self, tmp_path):
         for name in ("hf", "civitai"):
-            assert open_hub(name, tmp_path, offline=True).name == name
+            assert open_hub(name, HubAccess(tmp_path, offline=True)).name == name
 
     def test_without_a_cache_folder_the_users_own_is_meant(self, built, monkeypatch, tmp_path):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
@@ -138,12 +138,12 @@ class TestListing:
     @pytest.mark.parametrize(
         ("wanted", "found"),
         [
-            (ListingFilter(tags=("FLAT",)), ["flat-lora", "flat-old"]),
-            (ListingFilter(tags=("flat", "old")), ["flat-old"]),
-            (ListingFilter(not_tags=("Old",)), ["flat-lora", "whole"]),
-            (ListingFilter(base_model="Base"), ["flat-lora"]),
-            (ListingFilter(kind="checkpoint"), ["whole"]),
-            (ListingFilter(tags=("none such",)), []),
+            (Filters(tags=("FLAT",)), ["flat-lora", "flat-old"]),
+            (Filters(tags=("flat", "old")), ["flat-old"]),
+            (Filters(not_tags=("Old",)), ["flat-lora", "whole"]),
+            (Filters(base_model="Base"), ["flat-lora"]),
+            (Filters(kind="checkpoint"), ["whole"]),
+            (Filters(tags=("none such",)), []),
         ],
     )
     def test_filters_by_the_manifest(self, built, wanted, found):
@@ -177,7 +177,7 @@ class TestListing:
         gmi = built.folder("broken") / "gmi"
         gmi.mkdir(parents=True)
         (gmi / "spec.json").write_bytes(manifest)
-        listings = list(built.hub.list_specs(ListingFilter(tags=("flat",))))
+        listings = list(built.hub.list_specs(Filters(tags=("flat",))))
         assert listings == [Listing(ModelRef("local", "broken"), ())]
 
     def test_so_are_an_empty_folder_a_file_and_links(self, built, tmp_path):
@@ -194,7 +194,7 @@ class TestListing:
             spec_elsewhere / "spec.json"
         )
         (built.root / "models" / "outside").symlink_to(tmp_path)
-        listings = list(built.hub.list_specs(ListingFilter(tags=("flat",))))
+        listings = list(built.hub.list_specs(Filters(tags=("flat",))))
         assert names(listings) == ["empty", "file", "link", "manifest-link", "outside"]
         assert all(listing.spec_digest is None for listing in listings)
 

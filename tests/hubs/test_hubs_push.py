@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from gmi_registry.atomic import exchange
 from gmi_registry.errors import (
     AuthError,
     DigestMismatchError,
@@ -23,8 +24,7 @@ from gmi_registry.errors import (
     SpecFormatError,
     SpecNotFoundError,
 )
-from gmi_registry.hubs import replacement
-from gmi_registry.hubs.exchange import exchange
+from gmi_registry.hubs import files
 from gmi_registry.spec import ModelRef, read_spec, write_spec
 
 REF = ModelRef("local", "style")
@@ -61,7 +61,7 @@ def snapshot(folder):
 def way(request, monkeypatch):
     """Both ways to swap folders: systems differ in what they offer."""
     if request.param == "two renames":
-        monkeypatch.setattr(replacement, "exchange", lambda first, second: False)
+        monkeypatch.setattr(files, "exchange", lambda first, second: False)
 
 
 @pytest.mark.usefixtures("way")
@@ -135,7 +135,7 @@ def test_a_failed_second_rename_is_undone(built, upload, monkeypatch):
     first, folder = upload(RED)
     built.hub.push_spec(REF, folder)
     _, folder = upload(BLUE)
-    monkeypatch.setattr(replacement, "exchange", lambda first, second: False)
+    monkeypatch.setattr(files, "exchange", lambda first, second: False)
     real = Path.rename
 
     def rename(self, target):
@@ -152,7 +152,7 @@ def test_a_failed_second_rename_is_undone(built, upload, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from gmi_registry.hubs import LocalHub, replacement
+from gmi_registry.hubs import LocalHub, files
 from gmi_registry.spec import ModelRef
 
 root, folder, cache, step, way = sys.argv[1:]
@@ -170,11 +170,11 @@ def die_at_last(real):
 hub = LocalHub(root, Path(cache))
 os.fsync = die_at_last(os.fsync)
 Path.rename = die_at_last(Path.rename)
-replacement.shutil.rmtree = die_at_last(replacement.shutil.rmtree)
+files.shutil.rmtree = die_at_last(files.shutil.rmtree)
 if way == "two renames":
-    replacement.exchange = lambda first, second: False
+    files.exchange = lambda first, second: False
 else:
-    replacement.exchange = die_at_last(replacement.exchange)
+    files.exchange = die_at_last(files.exchange)
 hub.push_spec(ModelRef("local", "style"), Path(folder))
 """
 
@@ -197,7 +197,7 @@ def test_killed_at_any_step_the_specification_is_the_old_or_the_new_one(built, u
         # The next call puts right what the killed one left, even when it fails itself.
         if between:
             with pytest.MonkeyPatch.context() as patched:
-                patched.setattr(replacement, "_filled", full_disk)
+                patched.setattr(files, "_filled", full_disk)
                 with pytest.raises(HubError):
                     built.hub.push_spec(REF, new_folder)
             assert read_spec(built.folder("style")) == old
@@ -350,7 +350,7 @@ class TestWritable:
         def refuse(*_, **__):
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(replacement.tempfile, "mkdtemp", refuse)
+        monkeypatch.setattr(files.tempfile, "mkdtemp", refuse)
         for attempt in (
             lambda: built.hub.check_writable(REF),
             lambda: built.hub.push_spec(REF, folder),

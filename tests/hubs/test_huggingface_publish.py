@@ -13,8 +13,7 @@ from huggingface_hub import HfApi
 
 from gmi_registry.errors import AuthError, HubError, RateLimitError, SpecNotFoundError
 from gmi_registry.hubs.huggingface.card_edit import SECTION_START
-from gmi_registry.hubs.huggingface.commit import push_spec
-from gmi_registry.hubs.huggingface.preflight import check_writable
+from gmi_registry.hubs.huggingface.publishing import check_writable, push_spec
 from gmi_registry.spec import (
     DescribedModel,
     ModelRef,

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from gmi_registry.atomic import read_sealed
 from gmi_registry.errors import (
     AuthError,
     HubError,
@@ -18,11 +19,10 @@ from gmi_registry.errors import (
     SpecNotFoundError,
     UnsupportedOperationError,
 )
-from gmi_registry.hubs import Hub, KnowsWeights, ListingFilter, is_stale, open_hub
+from gmi_registry.hubs import Filters, Hub, HubAccess, KnowsWeights, is_stale, open_hub
 from gmi_registry.hubs.huggingface import HuggingFaceHub
-from gmi_registry.hubs.huggingface.traffic import Traffic
+from gmi_registry.hubs.huggingface.client import RequestCounter
 from gmi_registry.hubs.registry.supplement import SupplementedHub
-from gmi_registry.sealed import read_sealed
 from gmi_registry.spec import (
     DescribedModel,
     ModelRef,
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 hf_hub = fixtures.hf_hub
 
 ADA = User("ada-example", "hf_adasecret")
-EVERYTHING = ListingFilter()
+EVERYTHING = Filters()
 WEIGHTS = b"weights of a model"
 LORA = "pytorch_lora_weights.safetensors"
 
@@ -126,13 +126,13 @@ def test_filters_are_applied_here_to_what_the_hub_lists(hf_hub, opened):
     add(hf_hub, "ada/c", tags=("gmi-spec",), base="ada/base")
     add(hf_hub, "ada/d", base="ada/another")
     hub = opened()
-    wanted = ListingFilter(tags=("Anime",), not_tags=("DARK",), base_model="Ada/Base")
+    wanted = Filters(tags=("Anime",), not_tags=("DARK",), base_model="Ada/Base")
     assert [it.ref.id for it in hub.list_specs(wanted)] == ["ada/a"]
     # The hub knows tags in one spelling, and is asked by the one that has no other.
     assert hf_hub.requests[0].path.startswith("/api/models?filter=gmi-spec&expand=")
     # One file at the root may be a LoRA or a whole model: which, the manifest knows.
     for kind in ("checkpoint", "lora", "single-file"):
-        assert len(list(hub.list_specs(ListingFilter(kind=kind)))) == 4
+        assert len(list(hub.list_specs(Filters(kind=kind)))) == 4
 
 
 # specifications
@@ -234,7 +234,7 @@ def test_offline_lists_what_is_here_without_a_request(hf_hub, opened):
     list(hub.list_specs(EVERYTHING))
     hf_hub.clear_requests()
     away = opened(offline=True)
-    found = list(away.list_specs(ListingFilter(tags=("Anime",))))
+    found = list(away.list_specs(Filters(tags=("Anime",))))
     assert {it.ref.id: it.ref.revision for it in found} == {n: shas[n] for n in ("ada/a", "ada/b")}
     assert all(it.spec_digest for it in found)
     assert 0 <= away.catalogue_age < 60
@@ -444,7 +444,7 @@ def test_the_client_is_as_before_once_the_last_counter_closes(hf_hub):
     from huggingface_hub.utils import _http
 
     before = _http._GLOBAL_CLIENT_FACTORY
-    first, second = Traffic(), Traffic()
+    first, second = RequestCounter(), RequestCounter()
     first.open()
     with second:
         first.close()
@@ -459,7 +459,7 @@ def test_the_client_is_as_before_once_the_last_counter_closes(hf_hub):
 
 
 def test_the_table_opens_it_by_name(hf_hub):
-    hub: Hub = open_hub("hf", token="hf_x")
+    hub: Hub = open_hub("hf", HubAccess(token="hf_x"))
     assert (hub.name, hub.endpoint) == ("hf", hf_hub.endpoint)
     assert isinstance(hub, SupplementedHub)
     assert isinstance(hub.hub, HuggingFaceHub)

@@ -19,7 +19,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from gmi_registry.errors import AuthError, HubError, SpecNotFoundError
-from gmi_registry.hubs import ListingFilter
+from gmi_registry.hubs import Filters
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.spec import ModelRef, read_spec, write_spec
 from tests.support.hub_builder import ProjectionEncoder, save_lora, style_spec
@@ -117,7 +117,7 @@ def listed(model: Throwaway, sha: str):
     deadline = time.monotonic() + _LISTED_WITHIN
     while True:
         with model.open() as hub:
-            found = list(hub.list_specs(ListingFilter(tags=(model.tag,))))
+            found = list(hub.list_specs(Filters(tags=(model.tag,))))
         if [entry.ref.revision for entry in found] == [sha] or time.monotonic() > deadline:
             return found
         # The live hub indexes new tags in its own time, and has no call that waits for it.
@@ -144,9 +144,7 @@ def test_what_is_published_is_there_is_found_and_needs_no_network_again(model, r
     assert current == {file.path: file.sha256 for file in spec.manifest.model.weights}
     assert model.read(found.ref) == spec
     with model.open(offline=True) as hub:
-        assert [entry.ref for entry in hub.list_specs(ListingFilter(tags=(model.tag,)))] == [
-            found.ref
-        ]
+        assert [entry.ref for entry in hub.list_specs(Filters(tags=(model.tag,)))] == [found.ref]
         assert hub.traffic.total == 0
     assert model.read(model.ref, offline=True) == spec
 

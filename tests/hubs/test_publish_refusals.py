@@ -15,8 +15,7 @@ from gmi_registry import generation
 from gmi_registry.errors import AuthError, GmiError, HubError, InputError, OfflineError
 from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs.huggingface import HuggingFaceHub
-from gmi_registry.hubs.local import LocalHub
-from gmi_registry.hubs.mark import write_mark
+from gmi_registry.hubs.local import LocalHub, _write_hub_file
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.publish import publish
 from gmi_registry.search.run import search
@@ -307,7 +306,7 @@ def test_it_is_refused_before_an_image_and_before_any_weights(world, name):
 def test_what_could_not_be_kept_in_a_folder_is_found_beforehand(tmp_path):
     folder = tmp_path / "models/ink"
     (folder / "gmi").mkdir(parents=True)
-    write_mark(tmp_path)
+    _write_hub_file(tmp_path)
     hub = LocalHub(tmp_path, cache_dir=tmp_path / "cache")
     (folder / "gmi/link").symlink_to("nowhere")
     hub.check_writable(ModelRef("local", "ink"))

@@ -53,7 +53,7 @@ def publish(world):
 @pytest.fixture
 def by_client(monkeypatch):
     """Every file comes by hf_xet, as weights do, and none by a plain request."""
-    monkeypatch.setattr(download, "deliver", lambda *_, **__: None)
+    monkeypatch.setattr(download, "fetch_small", lambda *_, **__: None)
 
 
 def fetched(world, ref=REF):

@@ -17,14 +17,14 @@ from gmi_registry.cli.document import search_document
 from gmi_registry.cli.main import app
 from gmi_registry.cli.traffic import comment
 from gmi_registry.errors import AuthError, HubError, InputError, SpecFormatError, SpecNotFoundError
-from gmi_registry.hubs import ListingFilter
-from gmi_registry.hubs.huggingface import HuggingFaceHub, reach
+from gmi_registry.hubs import Filters
+from gmi_registry.hubs.huggingface import HuggingFaceHub, client
 from gmi_registry.hubs.huggingface.names import KEPT_ELSEWHERE, Names, base_reference
 from gmi_registry.hubs.registry import Registry
-from gmi_registry.hubs.registry.layout import entry_file, entry_of
+from gmi_registry.hubs.registry.entries import entry_file, entry_of
 from gmi_registry.hubs.registry.supplement import SupplementedHub
+from gmi_registry.hubs.resolve import find_spec, read_from
 from gmi_registry.indexing import index_hubs
-from gmi_registry.place import find_spec, read_from
 from gmi_registry.report.page import search_page
 from gmi_registry.search.run import search
 from gmi_registry.signature import PrivateKey, PublicKey, sign_spec, verify_signature
@@ -100,7 +100,7 @@ def world(hf_hub, encoder, tmp_path, monkeypatch):
 @pytest.fixture
 def renamed(world):
     """ada/rose was transferred and renamed: it is ben/flower now."""
-    world.search(wanted=ListingFilter(tags=("icons",)))
+    world.search(wanted=Filters(tags=("icons",)))
     world.hub.rename(OLD, NEW)
     return world
 
@@ -125,7 +125,7 @@ def test_the_redirect_is_as_the_hub_s(world, status):
 
 class TestSearch:
     def test_it_keeps_its_place_under_its_new_name_and_address(self, renamed):
-        result = renamed.search(wanted=ListingFilter(tags=("icons",)))
+        result = renamed.search(wanted=Filters(tags=("icons",)))
         assert ids(result) == [NEW, "ada/sea"]
         hit = result.hits[0]
         assert hit.digest == renamed.spec.digest
@@ -141,7 +141,7 @@ class TestSearch:
         said = capsys.readouterr().err
         assert said.count("was called") == 1
         assert f"hf:{NEW} was called hf:{OLD} when it was described" in said
-        document = search_document(result, "hf", ListingFilter())
+        document = search_document(result, "hf", Filters())
         assert [it.described_as for it in document.results] == [f"hf:{OLD}", None]
         page = search_page(result, [], settings=[], previews=lambda ref: None)
         cards = page.groups[0].cards
@@ -446,7 +446,7 @@ class TestOtherHosts:
         monkeypatch.setattr(world.hub.state, "page_size", 1)
         monkeypatch.setattr(world.hub.state, "endpoint", other.endpoint)  # in its Link headers
         with world.open(token="hf_adasecret") as hub, pytest.raises(HubError, match="sends this"):
-            list(hub.list_specs(ListingFilter()))
+            list(hub.list_specs(Filters()))
         assert other.requests == []
 
     @pytest.mark.parametrize("host", ["evil;reboot", "a b", "$(id)", "\u202eevil", "x" * 300])
@@ -632,24 +632,24 @@ class TestBaseFilter:
         filled.search()  # so that all of it lies on this disk
         for base, wanted in self.WANTED.items():
             for options in ({}, {"index": str(filled.room / "index")}, {"offline": True}):
-                found = filled.search(wanted=ListingFilter(base_model=base), top=None, **options)
+                found = filled.search(wanted=Filters(base_model=base), top=None, **options)
                 assert set(ids(found)) == wanted, (base, options)
 
     def test_names_are_asked_for_once(self, filled):
-        filled.search(wanted=ListingFilter(base_model="new/foundation"))
+        filled.search(wanted=Filters(base_model="new/foundation"))
         filled.hub.clear_requests()
-        filled.search(wanted=ListingFilter(base_model="new/foundation"))
+        filled.search(wanted=Filters(base_model="new/foundation"))
         assert len(filled.hub.requests) == 1  # the listing
 
     def test_an_index_does_not_wait_for_a_hub_that_is_not_there(self, filled, monkeypatch, caplog):
-        monkeypatch.setattr(reach, "_PATIENCE", 0.0)
+        monkeypatch.setattr(client, "_CONNECTION_SECONDS", 0.0)
         with filled.open() as hub:
             index_hubs(filled.room / "index", [hub], cache_dir=filled.room / "cache")
         port = filled.hub.endpoint.rpartition(":")[2]
         nobody = HuggingFaceHub(f"http://127.0.0.1:{int(port) ^ 1}", cache_dir=filled.room / "x")
         found = filled.search(
             nobody,
-            wanted=ListingFilter(base_model="org/base"),
+            wanted=Filters(base_model="org/base"),
             index=str(filled.room / "index"),
         )
         assert set(ids(found)) == {"m/old", "m/case", "m/page"}
@@ -688,7 +688,7 @@ class TestNames:
             assert hub.name_now(ref).id == NEW
         world.add(OLD, BLUE)
         with world.open() as hub:
-            list(hub.list_specs(ListingFilter()))
+            list(hub.list_specs(Filters()))
         with world.open(offline=True) as hub:
             assert hub.name_now(ref) == ref
 

@@ -13,7 +13,7 @@ import pytest
 import gmi_registry
 import gmi_registry.encoders
 from gmi_registry.errors import IncomparableSpecsError, InputError, RateLimitError
-from gmi_registry.hubs import ListingFilter
+from gmi_registry.hubs import Filters
 from gmi_registry.index import Ranking
 from gmi_registry.search.result import Timings
 from gmi_registry.search.run import search
@@ -155,7 +155,7 @@ class TestCache:
         assert {hit.ref.id for hit in result.hits[:2]} == {"red", "green"}
 
     def test_a_filtered_search_fills_the_same_cache(self, colours, look):
-        assert look(picture(COLOURS["red"]), wanted=ListingFilter(tags=("cold",))).read == 2
+        assert look(picture(COLOURS["red"]), wanted=Filters(tags=("cold",))).read == 2
         assert look(picture(COLOURS["red"])).read == 1
 
     def test_without_a_folder_the_users_own_cache_is_meant(
@@ -168,12 +168,12 @@ class TestCache:
 
 class TestFilters:
     def test_only_what_passes_is_ranked(self, colours, look):
-        result = look(picture(COLOURS["red"]), wanted=ListingFilter(tags=("Cold",)))
+        result = look(picture(COLOURS["red"]), wanted=Filters(tags=("Cold",)))
         assert {hit.ref.id for hit in result.hits} == {"blue", "green"}
         assert (result.looked_at, result.matched, result.read) == (2, 2, 2)
 
     def test_nothing_matches(self, colours, look, encoder):
-        result = look(picture(COLOURS["red"]), wanted=ListingFilter(tags=("none",)), prompt="a cat")
+        result = look(picture(COLOURS["red"]), wanted=Filters(tags=("none",)), prompt="a cat")
         assert (result.hits, result.groups, result.skipped) == ((), (), ())
         assert (result.looked_at, result.matched) == (3, 0)
         assert (result.pseudo_prompts, result.interrogator) == (("a cat",), "prompt")
@@ -188,9 +188,9 @@ class TestFilters:
         assert result.to_json()["encoder"] is None
 
     def test_the_manifest_decides_whatever_the_hub_lets_through(self, colours, look, monkeypatch):
-        everything = list(colours.hub.list_specs(ListingFilter()))
+        everything = list(colours.hub.list_specs(Filters()))
         monkeypatch.setattr(colours.hub, "list_specs", lambda wanted: iter(everything))
-        result = look(picture(COLOURS["red"]), wanted=ListingFilter(tags=("warm",)))
+        result = look(picture(COLOURS["red"]), wanted=Filters(tags=("warm",)))
         assert [hit.ref.id for hit in result.hits] == ["red"]
 
 
@@ -201,17 +201,17 @@ class TestListing:
         monkeypatch.setattr(
             colours.hub, "list_specs", lambda wanted: asked.append(wanted) or listed(wanted)
         )
-        cold = ListingFilter(tags=("cold",))
+        cold = Filters(tags=("cold",))
         look(picture(COLOURS["red"]), wanted=cold)
-        assert asked == [ListingFilter()]
-        look(picture(COLOURS["red"]), wanted=ListingFilter(tags=("none",)))
-        assert asked[1:] == [ListingFilter()]
+        assert asked == [Filters()]
+        look(picture(COLOURS["red"]), wanted=Filters(tags=("none",)))
+        assert asked[1:] == [Filters()]
 
     @pytest.mark.parametrize("stale", [True, False, None])
     def test_what_the_hub_knows_of_the_weights_is_shown(self, colours, look, monkeypatch, stale):
         listings = [
             dataclasses.replace(listing, stale=stale if listing.ref.id == "red" else None)
-            for listing in colours.hub.list_specs(ListingFilter())
+            for listing in colours.hub.list_specs(Filters())
         ]
         monkeypatch.setattr(colours.hub, "list_specs", lambda wanted: iter(listings))
         result = look(picture(COLOURS["red"]))
@@ -250,7 +250,7 @@ class TestSkipped:
         (gmi["tensors-gone"] / "spec.tensors").unlink()
         gmi["linked"].rename(tmp_path / "elsewhere")
         gmi["linked"].symlink_to(tmp_path / "elsewhere")
-        result = look(picture(COLOURS["red"]), wanted=ListingFilter(not_tags=("cold",)))
+        result = look(picture(COLOURS["red"]), wanted=Filters(not_tags=("cold",)))
         assert [hit.ref.id for hit in result.hits] == ["red"]
         reasons = {skipped.model.id: skipped.reason for skipped in result.skipped}
         assert "names" in reasons["cut"]
@@ -274,7 +274,7 @@ class TestSkipped:
             assert "describes local:red" in skipped.reason
 
     def test_a_specification_that_vanishes_meanwhile_is_skipped(self, colours, look, monkeypatch):
-        listings = list(colours.hub.list_specs(ListingFilter()))
+        listings = list(colours.hub.list_specs(Filters()))
         monkeypatch.setattr(colours.hub, "list_specs", lambda wanted: iter(listings))
         for path in (colours.folder("blue") / "gmi").iterdir():
             path.unlink()
@@ -339,7 +339,7 @@ class TestEncoder:
         with pytest.raises(IncomparableSpecsError, match="the same weights with another preproc"):
             look(picture(COLOURS["red"]), encoder=None)
         # From the cache, with the file gone in the meantime, the ids have to do.
-        listings = list(colours.hub.list_specs(ListingFilter()))
+        listings = list(colours.hub.list_specs(Filters()))
         monkeypatch.setattr(colours.hub, "list_specs", lambda wanted: iter(listings))
         for path in colours.root.glob("models/*/gmi/spec.json"):
             path.unlink()

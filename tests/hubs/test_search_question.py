@@ -11,7 +11,7 @@ import pytest
 
 import gmi_registry
 from gmi_registry.errors import InputError, OfflineError, SpecNotFoundError
-from gmi_registry.hubs import ListingFilter
+from gmi_registry.hubs import Filters
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.indexing import index_hubs
 from gmi_registry.search.run import search
@@ -101,8 +101,8 @@ class TestLike:
         assert result.matched == 2
 
     def test_filters_hold(self, colours, look):
-        assert names(look(like="red", wanted=ListingFilter(tags=("green",)))) == ["green"]
-        only_itself = look(like="red", wanted=ListingFilter(tags=("warm",)))
+        assert names(look(like="red", wanted=Filters(tags=("green",)))) == ["green"]
+        only_itself = look(like="red", wanted=Filters(tags=("warm",)))
         assert (only_itself.hits, only_itself.looked_at, only_itself.matched) == ((), 1, 0)
 
     def test_models_of_other_prompts_follow_in_a_ranking_of_their_own(self, colours, look):

@@ -13,8 +13,7 @@ from gmi_registry.index import Filters, ImageQuery, ModelQuery, TextQuery, Wordi
 from gmi_registry.index.stored import FolderFiles, StoredIndex, frame, reader, update_index
 from gmi_registry.index.stored.frame_file import opened
 from gmi_registry.scoring import SCORES, coarse
-from gmi_registry.scoring.narrowed import narrowed
-from gmi_registry.scoring.settled import Care, settles_all
+from gmi_registry.scoring.refine import Care, refine_by_line, refines_all
 from tests.index_stored.test_stored_answer import same
 from tests.support.stored_specs import Opened, in_memory, make_row, query, ref_of, stored
 
@@ -29,8 +28,8 @@ def large(monkeypatch):
     monkeypatch.setattr(reader, "_IMAGES_AT_ONCE", 40)
     monkeypatch.setattr(queries, "LOOSE", Care(16, 1))
     monkeypatch.setattr(queries, "CLOSE", Care(16, 1))
-    monkeypatch.setattr(queries, "settles_all", partial(settles_all, care=Care(16, 1)))
-    monkeypatch.setattr(queries, "narrowed", partial(narrowed, care=Care(16, 1)))
+    monkeypatch.setattr(queries, "refines_all", partial(refines_all, care=Care(16, 1)))
+    monkeypatch.setattr(queries, "refine_by_line", partial(refine_by_line, care=Care(16, 1)))
 
 
 @pytest.fixture
@@ -171,7 +170,7 @@ def test_questions_that_read_images_read_those_of_few_models(
 def test_words_for_the_style_read_the_images_of_few_models(
     rows, folder, cache, monkeypatch, read, prompt
 ):
-    monkeypatch.setattr(queries, "narrowed", partial(narrowed, care=Care(16, 1)))
+    monkeypatch.setattr(queries, "refine_by_line", partial(refine_by_line, care=Care(16, 1)))
     memory, asked = in_memory(rows), {"top": 4, "best_prompts": 0}
     few = 0
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from gmi_registry.errors import GmiError, InputError
-from gmi_registry.hubs import ListingFilter
+from gmi_registry.hubs import Filters
 from gmi_registry.publish import publish
 from gmi_registry.regeneration import SequentialExecutor
 from gmi_registry.report.difference import find_previous
@@ -95,7 +95,7 @@ def test_a_plan_costs_few_requests_and_hardly_any_the_second_time(described, ope
 
 
 def test_what_has_not_changed_since_a_moment_is_left_out(described, opened, work):
-    (listing,) = opened.list_specs(ListingFilter())
+    (listing,) = opened.list_specs(Filters())
     assert listing.modified is not None
     assert states(opened, work, since=listing.modified)[INK][0] == "fresh"
     assert states(opened, work, since=listing.modified + timedelta(seconds=1)) == {}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gmi_registry.hubs import HubAccess, open_hub
 from gmi_registry.hubs.registry import Registry
-from gmi_registry.place import open_hub
 from gmi_registry.publish import publish
 from gmi_registry.regeneration import Options, Round
 from gmi_registry.spec import ModelRef
@@ -29,7 +29,7 @@ def settings(remote, tmp_path):
 
 @pytest.fixture
 def opened(settings):
-    with open_hub("hf", **settings) as hub:
+    with open_hub("hf", HubAccess(**settings)) as hub:
         yield hub
 
 
@@ -69,5 +69,5 @@ def test_an_entry_of_the_registry(remote, opened, settings, a_round, work, model
     assert len(entries) == 2
     # Who made a plan before that finds it done.
     assert [result.outcome for result in this.run(found).results] == ["fresh"]
-    with open_hub("hf", **settings) as again:
+    with open_hub("hf", HubAccess(**settings)) as again:
         assert [model.state for model in a_round(again).plan().models] == ["fresh"]

@@ -9,7 +9,7 @@ import pytest
 from tests.support.registry_author import REPO
 
 # isort: split
-from gmi_registry.hubs.huggingface import traffic
+from gmi_registry.hubs.huggingface import client
 from tests.support.loopback import User, fixtures
 
 hf_hub = fixtures.hf_hub
@@ -19,7 +19,7 @@ hf_hub = fixtures.hf_hub
 def _close_what_was_opened():
     """Most tests here ask one thing of a registry and leave it; others count what is sent."""
     yield
-    for opened in traffic._hook._open:
+    for opened in client._hook._open:
         opened.close()
 
 

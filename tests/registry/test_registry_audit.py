@@ -19,8 +19,8 @@ from gmi_registry.errors import HubError, IncomparableSpecsError, InputError
 from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.registry import Registry
-from gmi_registry.hubs.registry.comparison import compare
-from gmi_registry.hubs.registry.layout import entry_of
+from gmi_registry.hubs.registry.entries import entry_of
+from gmi_registry.hubs.registry.review import compare_images
 from gmi_registry.index.stored import NewSpec, update_index
 from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet, build_spec, read_spec, write_spec
@@ -229,14 +229,14 @@ def test_what_cannot_be_compared(tmp_path):
         ),
     )
     with pytest.raises(IncomparableSpecsError, match="images seen by"):
-        compare(other, spec)
+        compare_images(other, spec)
     lone = altered(spec)
     block = lone.manifest.prompt_sets[0].model_copy(update={"prompts": ("x", "y", "z")})
     lone = dataclasses.replace(
         lone, manifest=lone.manifest.model_copy(update={"prompt_sets": (block,)})
     )
     with pytest.raises(IncomparableSpecsError, match="no image of 'x' with seed 0"):
-        compare(spec, lone)
+        compare_images(spec, lone)
     with pytest.raises(InputError, match="has no prompt 'a dog'"):
         audit(spec, HuggingFaceHub(), ["a dog"], work=tmp_path)
     with pytest.raises(InputError, match="no prompt to draw"):
@@ -463,7 +463,7 @@ class TestVerifyEntry:
         assert models.history(REPO, repo_type="dataset")[0].oid == head
 
     def test_what_somebody_else_adds_meanwhile_stays(self, models, call, entry):
-        from gmi_registry.hubs.registry.verified import Verified
+        from gmi_registry.hubs.registry.submission import Verified
         from tests.support.loopback import Fault
 
         theirs = Verified({}).with_spec(b"theirs")

@@ -14,7 +14,7 @@ import gmi_registry.audit as audit_module
 from gmi_registry import generation
 from gmi_registry.cli.main import app
 from gmi_registry.generation import RecipeOverrides
-from gmi_registry.hubs import open_hub
+from gmi_registry.hubs import HubAccess, open_hub
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet
@@ -64,7 +64,7 @@ def call(*arguments):
 
 
 def propose(tmp_path):
-    with open_hub("civitai", tmp_path / "cache", token="hf_ada") as opened:
+    with open_hub("civitai", HubAccess(tmp_path / "cache", token="hf_ada")) as opened:
         return publish(
             REF,
             opened,

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmi_registry.errors import InputError, UnsupportedOperationError
-from gmi_registry.hubs.huggingface import commit
-from gmi_registry.hubs.registry.layout import (
+from gmi_registry.hubs.huggingface import publishing
+from gmi_registry.hubs.registry.entries import (
     ENTRY_FILES,
     SIGNATURE_NAME,
     entry_file,
@@ -118,7 +118,7 @@ def test_a_signature_is_what_section_8_says():
         proof.SIGNATURE_NAME,
         proof.SIGNATURE_LIMIT,
     )
-    assert commit.SIGNATURE_NAME == proof.SIGNATURE_NAME
+    assert publishing.SIGNATURE_NAME == proof.SIGNATURE_NAME
 
 
 def test_what_has_no_place_is_refused():

@@ -25,11 +25,11 @@ import gmi_registry
 from gmi_registry.cli import registry as registry_commands
 from gmi_registry.cli.main import app
 from gmi_registry.errors import HubError, InputError
-from gmi_registry.hubs import open_hub
-from gmi_registry.hubs.registry.finding import Finding
-from gmi_registry.hubs.registry.layout import entry_of, entry_path
+from gmi_registry.hubs import HubAccess, open_hub
+from gmi_registry.hubs.registry.entries import entry_of, entry_path
+from gmi_registry.hubs.registry.review import Finding
+from gmi_registry.hubs.resolve import find_model, find_spec
 from gmi_registry.model import ModelCard, ModelFiles
-from gmi_registry.place import find_model, find_spec
 from gmi_registry.search.loading import ModelLoader
 from gmi_registry.spec import Manifest, ModelRef, encode_spec, read_spec
 from gmi_registry.webhook.install import _name
@@ -211,16 +211,16 @@ def test_verify_entry_takes_them(world, monkeypatch):
 
 def test_what_is_published_or_watched_is_the_model_itself(world, caplog):
     for text, model in world["pages"]["hf"].items():
-        with open_hub("hf", world["cache"]) as opened:
+        with open_hub("hf", HubAccess(world["cache"])) as opened:
             assert find_model(text, opened).repository == ModelRef.parse(model)
         assert _name(text) == _repo(text) == model.removeprefix("hf:")
     assert "webhooks tell of every change of owner/red" in caplog.text
-    with open_hub("civitai", world["cache"]) as opened:
+    with open_hub("civitai", HubAccess(world["cache"])) as opened:
         for text in world["pages"]["civitai"]:
             assert str(find_model(text, opened)) == "civitai:123@456"
         with pytest.raises(InputError, match="is a model of Hugging Face, and the hub that was"):
             find_model("https://huggingface.co/owner/red", opened)
-    with open_hub("hf", world["cache"]) as opened:
+    with open_hub("hf", HubAccess(world["cache"])) as opened:
         for text in ("models/1", "api/download/models/6?token=SECRET"):
             with pytest.raises(InputError, match="is a model of Civitai") as caught:
                 find_model(f"https://civitai.com/{text}", opened)
@@ -231,7 +231,7 @@ def test_what_is_published_or_watched_is_the_model_itself(world, caplog):
 
 def test_an_entry_is_drawn_again_only_from_its_own_weights(world, monkeypatch):
     entry = ModelRef.parse(world["entry"])
-    with open_hub("hf", world["cache"]) as opened:
+    with open_hub("hf", HubAccess(world["cache"])) as opened:
         assert opened.weight_digests(entry) is not None
         assert opened.fetch_signature(entry) is None
         folder = opened.fetch_spec(entry).parent

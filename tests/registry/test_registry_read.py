@@ -20,6 +20,7 @@ from tests.support.registry_author import (
 )
 
 # isort: split
+from gmi_registry.atomic import read_sealed, write_sealed
 from gmi_registry.errors import (
     AuthError,
     HubError,
@@ -32,9 +33,8 @@ from gmi_registry.errors import (
 )
 from gmi_registry.hubs.protocol import SpecStore
 from gmi_registry.hubs.registry import DEFAULT_REGISTRY, Registry
-from gmi_registry.hubs.registry.layout import entry_of
-from gmi_registry.hubs.registry.verified import Verified
-from gmi_registry.sealed import read_sealed, write_sealed
+from gmi_registry.hubs.registry.entries import entry_of
+from gmi_registry.hubs.registry.submission import Verified
 from gmi_registry.spec import ModelRef, encode_spec, read_spec
 from tests.support.loopback import Fault
 

@@ -28,7 +28,7 @@ from gmi_registry.errors import (
     UnsupportedOperationError,
 )
 from gmi_registry.hubs.registry import Registry
-from gmi_registry.hubs.registry.layout import entry_of
+from gmi_registry.hubs.registry.entries import entry_of
 from gmi_registry.spec import ModelRef, write_spec
 from tests.support.loopback import Fault, User
 

@@ -11,10 +11,10 @@ from tests.support.registry_author import REPO
 # isort: split
 
 import gmi_registry
-from gmi_registry.hubs import ListingFilter
+from gmi_registry.hubs import Filters
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.registry import Registry
-from gmi_registry.hubs.registry.layout import entry_of, entry_path
+from gmi_registry.hubs.registry.entries import entry_of, entry_path
 from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.spec import Manifest, ModelRef
 from tests.support.remote_hub import COLOURS, WEIGHTS, Author, picture
@@ -62,7 +62,7 @@ def test_the_owners_word_goes_before_the_registrys(author, opened):
     author.contribute("red", COLOURS["blue"])
     author.bare("green")
     entry = author.contribute("green", COLOURS["green"])
-    found = list(opened.list_specs(ListingFilter()))
+    found = list(opened.list_specs(Filters()))
     assert names(found) == ["hf:owner/red", "hf:owner/green"]
     assert [listing.trust for listing in found] == ["owner", "self-published"]
     assert found[1].ref == entry
@@ -93,7 +93,7 @@ def test_of_several_weights_those_of_today_count(author, opened):
     author.bare("red", b"second")
     for weights in (b"first", b"second", b"third"):
         author.contribute("red", COLOURS["red"], weights)
-    (listing,) = opened.list_specs(ListingFilter())
+    (listing,) = opened.list_specs(Filters())
     digests = opened.weight_digests(listing.ref)
     assert digests == {WEIGHTS: hashlib.sha256(b"second").hexdigest()}
     folder = opened.fetch_spec(listing.ref)
@@ -114,7 +114,7 @@ def test_without_entries_the_hub_is_as_it_was(author, tmp_path, repo):
     author.publish("red")
     opened = SupplementedHub(HuggingFaceHub(cache_dir=tmp_path), Registry(repo, cache_dir=tmp_path))
     with opened:
-        (listing,) = opened.list_specs(ListingFilter())
+        (listing,) = opened.list_specs(Filters())
         assert listing.ref.without_revision == ModelRef("hf", "owner/red")
         assert opened.fetch_spec(listing.ref).name == "gmi"
         assert opened.fetch_preview(listing.ref) is None

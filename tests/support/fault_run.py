@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmi_registry.errors import GmiError
-from gmi_registry.hubs import ListingFilter
+from gmi_registry.hubs import Filters
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.publish import _published
 from gmi_registry.search.result import SearchResult
@@ -126,7 +126,7 @@ def _require_published(world: World, plan: Plan, wanted: dict[str, bytes]) -> No
     assert head.files["README.md"].content.count(b"gmi-spec\n") == 1
     if plan.owner and not plan.create_pr:
         with world.open() as hub:
-            (listed,) = hub.list_specs(ListingFilter())
+            (listed,) = hub.list_specs(Filters())
             read = _read(hub, listed.ref)
         with world.open(offline=True) as hub:
             assert _read(hub, REF) == read

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gmi_registry.errors import AuthError, SpecNotFoundError
-from gmi_registry.hubs.excerpt import read_excerpt
+from gmi_registry.hubs.files import read_upload
+from gmi_registry.hubs.local import read_excerpt
 from gmi_registry.hubs.protocol import Listing
-from gmi_registry.hubs.upload import read_upload
 from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR, ModelRef
 
 

@@ -45,7 +45,7 @@ class FolderWorld:
 
     def spec(self) -> Spec | None:
         folder = self._run / "hub" / "models" / "ink"
-        # A reader sees the one or the other, or between two renames none: see replacement.py.
+        # A reader sees the one or the other, or between two renames none: see hubs/files.py.
         return read_spec(folder) if (folder / "gmi").exists() else None
 
     def commits(self) -> int:

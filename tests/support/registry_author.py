@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from gmi_registry.hubs.registry.layout import entry_file, entry_of
+from gmi_registry.hubs.registry.entries import entry_file, entry_of
 from gmi_registry.spec import DescribedModel, WeightFile, build_spec, encode_spec
 
 # The loopback hub, and pictures of one colour, are those of the tests of the hubs.

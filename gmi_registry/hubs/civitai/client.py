@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
+
+import stamina
+from pydantic import BaseModel, ValidationError
 
 from gmi_registry.errors import (
     AuthError,
@@ -20,50 +26,209 @@ from gmi_registry.errors import (
     RateLimitError,
     SpecNotFoundError,
 )
-from gmi_registry.hubs.civitai.answer import (
-    BODY_LIMIT,
-    REFUSAL_LIMIT,
-    decoded,
-    origin,
-    parsed,
-    read,
-    without_query,
-)
-from gmi_registry.hubs.civitai.patience import patiently
-from gmi_registry.hubs.civitai.refusal import (
-    Asked,
+from gmi_registry.hubs.civitai.documents import Page, WireModel, WireVersion
+from gmi_registry.hubs.civitai.errors import (
     BusyError,
+    CivitaiRequest,
     answered_instead,
     is_login,
     refusal,
     stranger,
     unreachable,
 )
-from gmi_registry.hubs.civitai.traffic import CivitaiTraffic
-from gmi_registry.hubs.civitai.wire import Page, WireModel, WireVersion
-from gmi_registry.sanitize import add_secret
+from gmi_registry.sanitize import add_secret, first_fault, one_line
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.address import CIVITAI_HOSTS
 
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["DEFAULT_ENDPOINT", "OTHER_ENDPOINT", "CivitaiClient"]
+OnWait = Callable[[float], None]
+"""Told the seconds of every wait before the hub is asked again."""
 
+_log = logging.getLogger("gmi_registry.hubs")
+
+T = TypeVar("T")
+LONGEST_WAIT = 300.0
+"""Seconds. A hub that asks for more is not waited for."""
+_TRIES = 5
+_BUSY_TRIES = 4
+_UNREACHED_TRIES = 3
+"""So that nobody waits long for a hub that is not there."""
+Document = TypeVar("Document", bound=BaseModel)
+BODY_LIMIT = 48 * 1024 * 1024
+"""Bytes: a hundred models with all that their authors wrote about them are some ten million."""
+REFUSAL_LIMIT = 64 * 1024
+"""Bytes of an answer that says why not."""
+_PATIENCE = 120.0
+"""Seconds for one answer that is no file."""
 DEFAULT_ENDPOINT = "https://civitai.com"
-
 OTHER_ENDPOINT = "https://civitai.red"
 """Of the same site: what is rated above PG may be there alone. (civitai.green has no model that
 civitai.com has not.)"""
-
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]+)?|https?://\[[0-9a-f:]+\](?::[0-9]+)?")
 _HOST = re.compile(r"[A-Za-z0-9.-]+|[0-9a-f:]+")
 _TOKEN = re.compile(r"[!-~]{1,500}")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _HOPS = 4
 _MOST_DIGESTS = 100
+_http_log = logging.getLogger("httpx2")
 
-_log = logging.getLogger("httpx2")
+
+class Counted(Protocol):
+    """Requests of something else, as :class:`CivitaiTraffic` counts its own."""
+
+    on_wait: OnWait | None
+
+    @property
+    def methods(self) -> Mapping[str, int]: ...
+
+
+@runtime_checkable
+class HasTraffic(Protocol):
+    """A store across a network."""
+
+    @property
+    def traffic(self) -> Counted: ...
+
+
+class CivitaiRequestCounter:
+    """Counts requests to Civitai and its storage, together with those that ``other`` counts."""
+
+    def __init__(self, other: Counted | None = None) -> None:
+        self._other = other
+        self._methods: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._on_wait: OnWait | None = None
+
+    @property
+    def methods(self) -> dict[str, int]:
+        """Requests so far by method, the methods in alphabetical order."""
+        with self._lock:
+            total = Counter(self._methods)
+        total.update({} if self._other is None else self._other.methods)
+        return dict(sorted(total.items()))
+
+    @property
+    def on_wait(self) -> OnWait | None:
+        """Called in the thread that waits."""
+        return self._on_wait
+
+    @on_wait.setter
+    def on_wait(self, told: OnWait | None) -> None:
+        self._on_wait = told
+        if self._other is not None:
+            self._other.on_wait = told
+
+    def count(self, method: str) -> None:
+        """One request more."""
+        with self._lock:
+            self._methods[method] += 1
+
+    def wait(self, seconds: float) -> None:
+        """Tell of a wait that begins now."""
+        _log.info("Civitai is asked again in %.0f s", seconds)
+        if self._on_wait is not None:
+            self._on_wait(seconds)
+
+
+def retried(call: Callable[[], T], on_wait: Callable[[float], None]) -> T:
+    """What ``call`` returns, asked for again while the hub is busy, so it may be made twice.
+
+    After 429 it waits as long as the hub says, a second more since hubs round, up to four times,
+    unless that is longer than :data:`LONGEST_WAIT`; without a word of it, and after an error of
+    the server or of the connection, for 1, 2 and 4 seconds. ``on_wait`` is told the seconds of
+    each. Raises what ``call`` raises in the end.
+    """
+    logging.getLogger("stamina").addFilter(_not_ours)
+    tries = 0
+
+    def wait(error: Exception) -> bool | float:
+        nonlocal tries
+        tries += 1
+        seconds = 2.0 ** (tries - 1)
+        if isinstance(error, RateLimitError):
+            most = _TRIES
+            if error.retry_after is not None:
+                seconds = error.retry_after + 1
+        elif isinstance(error, BusyError):
+            most = _BUSY_TRIES if error.reached else _UNREACHED_TRIES
+        else:
+            return False
+        if tries >= most or seconds > LONGEST_WAIT:
+            return False
+        on_wait(seconds)
+        return seconds
+
+    return stamina.retry(on=wait, attempts=_TRIES, timeout=None)(call)()
+
+
+def _not_ours(record: logging.LogRecord) -> bool:
+    """A filter: the library warns of every wait, and ``on_wait`` has told of ours already."""
+    return not str(getattr(record, "stamina.callable", "")).startswith("gmi_registry.")
+
+
+def parsed(kind: type[Document], content: object, asked: CivitaiRequest) -> Document:
+    """What a document holds. Raises HubError where it cannot be used."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise HubError(
+            f"{asked.name}: what Civitai says of it cannot be used: {first_fault(error, 120)}",
+            hint=f"see {asked.page}",
+        ) from None
+
+
+def read(response: httpx2.Response, limit: int, asked: CivitaiRequest) -> bytes:
+    """The body. Raises HubError for more than ``limit`` bytes, BusyError where it breaks off or
+    takes too long."""
+    import httpx2
+
+    content = bytearray()
+    start = time.monotonic()
+    try:
+        for chunk in response.iter_bytes():
+            content += chunk
+            if len(content) > limit:
+                raise stranger(asked, f"its answer has more than {limit:,} bytes")
+            if time.monotonic() - start > _PATIENCE:
+                raise BusyError(f"{asked.endpoint} takes more than {_PATIENCE:.0f} s for an answer")
+    except httpx2.HTTPError as error:
+        raise unreachable(error, asked, reached=True) from error
+    return bytes(content)
+
+
+def decoded(
+    content: bytes, response: httpx2.Response, asked: CivitaiRequest, token: str | None
+) -> Any:
+    """A body that is JSON and says so, and not why there is none. Raises an error of this package
+    for any other."""
+    error = answered_instead(content, response.url.path, asked, token)
+    if error is not None:
+        raise error
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise stranger(asked, f"it sends {one_line(kind, 60) or 'something'} in place of JSON")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        raise stranger(asked, "its JSON is broken") from None
+
+
+def origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port of an address: what a token is good for."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def without_query(record: logging.LogRecord) -> bool:
+    """A filter of the HTTP library's log: an address with its query is a permission to download."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            str(part).partition("?")[0] if type(part).__name__ == "URL" else part
+            for part in record.args
+        )
+    return True
 
 
 class CivitaiClient:
@@ -85,7 +250,7 @@ class CivitaiClient:
         endpoint: str | None = None,
         token: str | None = None,
         offline: bool = False,
-        traffic: CivitaiTraffic | None = None,
+        traffic: CivitaiRequestCounter | None = None,
         others: Sequence[str] | None = None,
     ) -> None:
         named = endpoint or os.environ.get("CIVITAI_ENDPOINT")
@@ -94,7 +259,7 @@ class CivitaiClient:
             others = () if named else (OTHER_ENDPOINT,)
         self.others = tuple(other.rstrip("/") for other in others)
         self.offline = offline
-        self.traffic = CivitaiTraffic() if traffic is None else traffic
+        self.traffic = CivitaiRequestCounter() if traffic is None else traffic
         self._token = (token or os.environ.get("CIVITAI_TOKEN") or "").strip() or None
         self._lock = threading.Lock()
         self._http: httpx2.Client | None = None
@@ -126,7 +291,7 @@ class CivitaiClient:
             if self._http is not None:
                 self._http.close()
                 self._http = None
-        _log.removeFilter(without_query)
+        _http_log.removeFilter(without_query)
 
     def model(self, model_id: str) -> WireModel:
         """The model with its published versions. One request, and one to each of the others where
@@ -211,30 +376,32 @@ class CivitaiClient:
 
     def asked(
         self, ref: ModelRef | None, version_id: str | None = None, *, download: bool = False
-    ) -> Asked:
+    ) -> CivitaiRequest:
         """For messages about a model, or about a version whose model is not known."""
         if ref is None:
             name, page = f"version {version_id}", f"{self.endpoint}/model-versions/{version_id}"
         else:
             name, page = str(ref), self.page_of(ref)
         endpoint = self.endpoint if ref is None else self._home_of(ref)
-        return Asked(endpoint, name, page, self._token is not None, download)
+        return CivitaiRequest(endpoint, name, page, self._token is not None, download)
 
     def page_of(self, ref: ModelRef) -> str:
         """Where a person looks at the version, or at the model."""
         version = "" if ref.revision is None else f"?modelVersionId={ref.revision}"
         return f"{self._home_of(ref)}/models/{ref.id}{version}"
 
-    def require_file(self, content: bytes, response: httpx2.Response, asked: Asked) -> None:
+    def require_file(
+        self, content: bytes, response: httpx2.Response, asked: CivitaiRequest
+    ) -> None:
         """Raise what a body says that came in place of a file, where it does not look like one."""
         at_home = origin(str(response.url)) in self._origins
         error = answered_instead(content, response.url.path, asked, self._token, at_home=at_home)
         if error is not None:
             raise error
 
-    def _asked_of_hub(self, home: str | None = None) -> Asked:
+    def _asked_of_hub(self, home: str | None = None) -> CivitaiRequest:
         home = home or self.endpoint
-        return Asked(home, home, home, self._token is not None)
+        return CivitaiRequest(home, home, home, self._token is not None)
 
     def _home_of(self, ref: ModelRef) -> str:
         """Where the model was found; the endpoint where nobody looked."""
@@ -242,7 +409,7 @@ class CivitaiClient:
         known = (self._homes[path] for path in paths if path in self._homes)
         return next(known, self.endpoint)
 
-    def _somewhere(self, asked: Asked, path: str) -> Any:
+    def _somewhere(self, asked: CivitaiRequest, path: str) -> Any:
         """What ``endpoint`` has at a path, else what one of the others has."""
         known = self._homes.get(path)
         first, *others = [known] if known else [self.endpoint, *self.others]
@@ -271,7 +438,7 @@ class CivitaiClient:
             hint=missed.hint,
         ) from missed
 
-    def _found(self, asked: Asked, path: str, home: str) -> Any:
+    def _found(self, asked: CivitaiRequest, path: str, home: str) -> Any:
         content = self._json(replace(asked, endpoint=home), path, home=home)
         with self._lock:
             self._homes[path] = home
@@ -279,7 +446,7 @@ class CivitaiClient:
 
     def _json(
         self,
-        asked: Asked,
+        asked: CivitaiRequest,
         path: str,
         *,
         query: Mapping[str, str | list[str]] | None = None,
@@ -294,12 +461,12 @@ class CivitaiClient:
             with self._open(asked, method, url, headers=headers, query=query, body=body) as answer:
                 return decoded(read(answer, BODY_LIMIT, asked), answer, asked, self._token)
 
-        return patiently(call, self.traffic.wait) if patient else call()
+        return retried(call, self.traffic.wait) if patient else call()
 
     @contextmanager
     def _open(
         self,
-        asked: Asked,
+        asked: CivitaiRequest,
         method: str,
         url: str,
         *,
@@ -340,7 +507,7 @@ class CivitaiClient:
                 response.close()
         raise stranger(asked, "it sends from one address to the next")
 
-    def _next(self, response: httpx2.Response, asked: Asked) -> str:
+    def _next(self, response: httpx2.Response, asked: CivitaiRequest) -> str:
         """Where a download goes on. Its address is a permission, so no message holds it."""
         import httpx2
 
@@ -367,7 +534,9 @@ class CivitaiClient:
             raise stranger(asked, "it sends on to an address that is not encrypted")
         return str(target)
 
-    def _require_usable(self, response: httpx2.Response, asked: Asked, *, at_home: bool) -> None:
+    def _require_usable(
+        self, response: httpx2.Response, asked: CivitaiRequest, *, at_home: bool
+    ) -> None:
         status = response.status_code
         if status < 400 or (asked.download and status == 416):
             return
@@ -390,7 +559,7 @@ class CivitaiClient:
 
                 from gmi_registry import __version__
 
-                _log.addFilter(without_query)
+                _http_log.addFilter(without_query)
                 self._http = httpx2.Client(
                     headers={"User-Agent": f"gmi-registry/{__version__}"},
                     timeout=httpx2.Timeout(30.0, connect=10.0),

@@ -15,14 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gmi_registry.errors import AuthError, HubError, InputError, OfflineError, RateLimitError
-from gmi_registry.hubs.civitai.answer import REFUSAL_LIMIT
-from gmi_registry.hubs.civitai.bar import OnProgress, watched
-from gmi_registry.hubs.civitai.client import CivitaiClient
-from gmi_registry.hubs.civitai.patience import patiently
-from gmi_registry.hubs.civitai.refusal import Asked, BusyError, is_web_page, stranger
-from gmi_registry.hubs.civitai.weights import require_loadable
-from gmi_registry.hubs.civitai.wire import WireFile
-from gmi_registry.hubs.digest import FileDigests
+from gmi_registry.hubs.civitai.client import REFUSAL_LIMIT, CivitaiClient, retried
+from gmi_registry.hubs.civitai.documents import WireFile, require_loadable
+from gmi_registry.hubs.civitai.errors import BusyError, CivitaiRequest, is_web_page, stranger
+from gmi_registry.hubs.files import FileDigests
 from gmi_registry.model import Kind
 from gmi_registry.spec import ModelRef, WeightFile
 
@@ -31,7 +27,8 @@ if TYPE_CHECKING:
 
     from gmi_registry.weights import Header
 
-__all__ = ["Downloads"]
+OnProgress = Callable[[int, int], None]
+"""Told (bytes that are here, bytes in all) of the file that is being downloaded."""
 
 _CHUNK = 1024 * 1024
 _SPARE = 16 * 1024 * 1024
@@ -42,8 +39,34 @@ _ENOUGH = 512
 """Bytes that tell a page from tensors, which begin with the length of a header."""
 _RANGE = re.compile(r"bytes ([0-9]{1,15})-[0-9]{1,15}/(?:[0-9]{1,15}|\*)")
 _NUMBER = re.compile(r"[0-9]{1,15}")
-
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def watched(told: OnProgress | None, what: str) -> Iterator[OnProgress]:
+    """``told``, or in its place a bar of huggingface_hub's, under the settings that it has for all.
+
+    ``what`` stands before the bar.
+    """
+    if told is not None:
+        yield told
+        return
+    from huggingface_hub.utils.tqdm import tqdm
+
+    bar: Any = None
+
+    def draw(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            settings: Any = {"total": total, "unit": "B", "unit_scale": True, "desc": what}
+            bar = tqdm(initial=done, **settings)  # type: ignore[no-untyped-call]
+        bar.update(done - bar.n)
+
+    try:
+        yield draw
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 class Downloads:
@@ -95,7 +118,7 @@ class Downloads:
         name = f"the file of {ref}"
 
         def read(length: int) -> bytes:
-            return patiently(lambda: self._beginning(ref, file, length), self._client.traffic.wait)
+            return retried(lambda: self._beginning(ref, file, length), self._client.traffic.wait)
 
         def read_here(length: int) -> bytes:
             with place.open("rb") as stream:
@@ -144,7 +167,7 @@ class Downloads:
         ref: ModelRef,
         file: WireFile,
         place: Path,
-        asked: Asked,
+        asked: CivitaiRequest,
         kind: Kind,
         told: OnProgress,
     ) -> None:
@@ -180,7 +203,7 @@ class Downloads:
         while True:
             before = arrival.size
             try:
-                patiently(lambda: self._continue(ref, file, arrival), self._client.traffic.wait)
+                retried(lambda: self._continue(ref, file, arrival), self._client.traffic.wait)
                 return
             except BusyError:
                 if arrival.size - before < _PROGRESS:
@@ -198,9 +221,9 @@ class _Arrival:
         self,
         part: Path,
         file: WireFile,
-        asked: Asked,
+        asked: CivitaiRequest,
         told: OnProgress,
-        require_file: Callable[[bytes, httpx2.Response, Asked], None],
+        require_file: Callable[[bytes, httpx2.Response, CivitaiRequest], None],
     ) -> None:
         self._part = part
         self._require_file = require_file
@@ -326,7 +349,7 @@ def _locked(place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(asked: Asked, folder: Path) -> Iterator[None]:
+def _explained(asked: CivitaiRequest, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

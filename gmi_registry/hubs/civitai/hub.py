@@ -1,9 +1,10 @@
-"""Civitai as a hub. It keeps no files of ours, so specifications lie in a store of their own."""
+"""Civitai as a hub. It keeps no files of ours, so specifications lie in a registry."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,19 +14,25 @@ from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
 from gmi_registry.bases import family_named
-from gmi_registry.errors import AuthError, HubError, RateLimitError, UnsupportedOperationError
+from gmi_registry.errors import (
+    AuthError,
+    HubError,
+    InputError,
+    RateLimitError,
+    UnsupportedOperationError,
+)
 from gmi_registry.filters import Filters, Traits
-from gmi_registry.hubs.civitai.bar import OnProgress
-from gmi_registry.hubs.civitai.catalogue import Catalogue
-from gmi_registry.hubs.civitai.client import CivitaiClient
-from gmi_registry.hubs.civitai.download import Downloads
-from gmi_registry.hubs.civitai.listing import ListedVersion, list_among
-from gmi_registry.hubs.civitai.models import Models
-from gmi_registry.hubs.civitai.reference import find_civitai, named_model, newest_version
-from gmi_registry.hubs.civitai.snippet import description_snippet
-from gmi_registry.hubs.civitai.traffic import CivitaiTraffic, HasTraffic, OnWait
-from gmi_registry.hubs.civitai.weights import AIR_TYPES
-from gmi_registry.hubs.digest import FileDigests
+from gmi_registry.hubs.civitai.client import (
+    CivitaiClient,
+    CivitaiRequestCounter,
+    HasTraffic,
+    OnWait,
+)
+from gmi_registry.hubs.civitai.documents import AIR_TYPES
+from gmi_registry.hubs.civitai.download import Downloads, OnProgress
+from gmi_registry.hubs.civitai.listing import Catalogue, ListedVersion, list_among
+from gmi_registry.hubs.civitai.models import Models, find_civitai, named_model, newest_version
+from gmi_registry.hubs.files import FileDigests, read_upload
 from gmi_registry.hubs.protocol import (
     Destination,
     Hub,
@@ -35,17 +42,43 @@ from gmi_registry.hubs.protocol import (
     TakesProposals,
     is_stale,
 )
-from gmi_registry.hubs.upload import read_upload
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef
+from gmi_registry.spec.fields import unprintable
 
-__all__ = ["CivitaiHub"]
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _log = logging.getLogger(__name__)
-
 _SHOWN = 5
-
 _ON = frozenset({"1", "ON", "YES", "TRUE"})
+
+
+def description_snippet(
+    ref: ModelRef, spec_digest: str, where: str, *, air: str | None = None
+) -> str:
+    """A few lines of plain text, since Civitai keeps no files beside a model.
+
+    ``spec_digest`` is the SHA-256 (hex) of ``spec.json``, ``where`` its address in the registry,
+    ``air`` the version's own name (None: ``civitai:MODEL@VERSION``). Raises InputError for a
+    version without a number, and for a digest, a name or an address that is none.
+    """
+    if ref.hub != "civitai" or ref.revision is None:
+        raise InputError(f"{ref} is no version on Civitai", hint="name one: civitai:MODEL@VERSION")
+    if not _SHA256.fullmatch(spec_digest):
+        raise InputError(f"{spec_digest[:80]!r} is no SHA-256", hint="gmi spec show prints it")
+    if not where.strip() or unprintable(where) or "<" in where:
+        raise InputError(f"{where[:80]!r} is no place of a specification")
+    if air is not None and ModelRef.parse(air) != ref:
+        raise InputError(f"{air[:80]!r} is not the AIR of {ref}")
+    return "\n".join(
+        (
+            "This model can be found by a picture (GMI specification).",
+            f"Model: {air or ref}",
+            f"Specification: {where}",
+            f"SHA-256 of its spec.json: {spec_digest}",
+            "",
+        )
+    )
 
 
 @runtime_checkable
@@ -91,7 +124,9 @@ class CivitaiHub:
 
             cache_dir = user_cache_path("gmi-registry", appauthor=False)
         self.offline = offline
-        self.traffic = CivitaiTraffic(store.traffic if isinstance(store, HasTraffic) else None)
+        self.traffic = CivitaiRequestCounter(
+            store.traffic if isinstance(store, HasTraffic) else None
+        )
         if on_wait is not None:
             self.traffic.on_wait = on_wait
         self.client = CivitaiClient(

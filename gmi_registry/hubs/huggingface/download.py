@@ -1,39 +1,212 @@
-"""Single files of a repository, through huggingface_hub's own cache."""
+"""Single files of a repository, in huggingface_hub's own cache.
+
+The client asks for a file's headers before it asks for the file. A small file at a commit is
+fetched by one request here: the answer holds the same headers.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
+import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, get_session, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import hf_raise_for_status
 from huggingface_hub.utils.tqdm import tqdm
 
 from gmi_registry.errors import HubError, SpecNotFoundError
-from gmi_registry.hubs.confinement import require_inside
-from gmi_registry.hubs.huggingface.delivery import (
-    WrongBytesError,
-    beginning,
-    deliver,
-    git_digest,
-    remember_missing,
-    require_small,
+from gmi_registry.hubs.files import require_inside
+from gmi_registry.hubs.huggingface.client import (
+    HubRequest,
+    offline_error,
+    retried,
+    translated_errors,
 )
-from gmi_registry.hubs.huggingface.errors import Asked, explained, offline_error
-from gmi_registry.hubs.huggingface.patience import patiently
 
-__all__ = ["COMMIT", "Downloads", "has_stated_digest"]
+_SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 """A full commit sha, under which a file never changes."""
-
 _SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1024 * 1024
+
+
+class WrongBytesError(Exception):
+    """What arrived has another digest than the hub stated."""
+
+
+@dataclass(frozen=True)
+class FetchedFile:
+    """A file as it arrived: its ``content``, the ``commit`` it is of, and the ``digest`` that the
+    hub states, by which the cache names it."""
+
+    commit: str
+    digest: str
+    content: bytes
+
+    def put(self, repository: Path, path: str) -> Path:
+        """Place it in a model's folder of the cache, as the cache's documentation lays it out.
+
+        The bytes lie in ``blobs``, and below ``snapshots`` a link to them, or where links do not
+        work the file itself. Both appear whole or not at all. Returns the latter's place.
+        """
+        blob = repository / "blobs" / self.digest
+        place = repository / "snapshots" / self.commit / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        with _scratch_of(blob) as scratch:
+            scratch.write_bytes(self.content)
+            scratch.replace(blob)
+        with _scratch_of(place) as scratch:
+            try:
+                scratch.symlink_to(os.path.relpath(blob, place.parent))
+            except OSError:
+                blob.replace(place)
+            else:
+                scratch.replace(place)
+        return place
+
+
+def fetch_small(api: HfApi, url: str, asked: HubRequest, *, limit: int) -> FetchedFile | None:
+    """The file at ``url``, which is the one that ``asked`` names, held in memory.
+
+    One GET, and one more for each place that the hub sends it on to. Returns None where the hub
+    states no commit, or no digest by which a blob could be named: then the client must fetch the
+    file its own way. Raises SpecNotFoundError for more than ``limit`` bytes, judged before any
+    content is read where the size is stated, :class:`WrongBytesError`, and the client's errors.
+    """
+    # Compressed on the way it would have no stated size.
+    headers = build_hf_headers(
+        token=api.token, library_name=api.library_name, headers={"Accept-Encoding": "identity"}
+    )
+    with get_session().stream(
+        "GET",
+        url,
+        headers=headers,
+        timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        follow_redirects=True,
+    ) as response:
+        hf_raise_for_status(response)
+        commit, digest, size = _stated(response)
+        if commit is None or digest is None:
+            return None
+        require_small(asked, size, limit)
+        content = _content(response, asked, limit)
+    if _digest_like(digest, content) != digest:
+        raise WrongBytesError
+    return FetchedFile(commit, digest, content)
+
+
+def fetch_beginning(api: HfApi, url: str, *, length: int) -> bytes:
+    """The first ``length`` bytes of the file at ``url``, or all of a shorter one.
+
+    One GET with a range, and one more for each place that the hub sends it on to. From a hub that
+    knows no ranges no more is read than that either. Raises the client's errors.
+    """
+    headers = build_hf_headers(
+        token=api.token,
+        library_name=api.library_name,
+        headers={"Accept-Encoding": "identity", "Range": f"bytes=0-{length - 1}"},
+    )
+    with get_session().stream(
+        "GET",
+        url,
+        headers=headers,
+        timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        follow_redirects=True,
+    ) as response:
+        hf_raise_for_status(response)
+        content = bytearray()
+        for chunk in response.iter_bytes():
+            content += chunk
+            if len(content) >= length:
+                break
+    return bytes(content[:length])
+
+
+def remember_missing(repository: Path, sha: str, path: str) -> None:
+    """Keep, as the client does, that a commit has no such file: that never changes either."""
+    note = repository / ".no_exist" / sha / path
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.touch()
+
+
+def require_small(asked: HubRequest, size: float | None, limit: int) -> None:
+    """Raises SpecNotFoundError where ``size`` is known and more than ``limit`` bytes.
+
+    It counts as missing: whoever publishes must be able to put the real one in its place.
+    """
+    if size is not None and size > limit:
+        raise SpecNotFoundError(
+            f"{asked.name}: {asked.path} has {size:,.0f} bytes, more than {limit:,}",
+            hint="its author must publish it anew",
+        )
+
+
+def git_digest(size: int) -> Any:
+    """A SHA-1 that has begun as git's of a file of so many bytes."""
+    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+
+
+def _stated(response: Any) -> tuple[str | None, str | None, int | None]:
+    """Commit, digest and bytes, from the first answer on the way that speaks of a commit.
+
+    That one is the hub's; what follows may be a storage's.
+    """
+    for answer in (*response.history, response):
+        headers = answer.headers
+        commit, etag = headers.get("X-Repo-Commit"), headers.get("ETag")
+        etag = headers.get("X-Linked-Etag") or etag
+        if commit is None or etag is None:
+            continue
+        name = etag.removeprefix("W/").strip('"')
+        known = _SHA1.fullmatch(name) or _SHA256.fullmatch(name)
+        size = headers.get("X-Linked-Size")
+        if size is None and answer is response:
+            size = headers.get("Content-Length")
+        return commit, name if known else None, _number(size)
+    return None, None, None
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else None
+
+
+def _content(response: Any, asked: HubRequest, limit: int) -> bytes:
+    content = bytearray()
+    for chunk in response.iter_bytes():
+        content += chunk
+        require_small(asked, len(content), limit)
+    return bytes(content)
+
+
+def _digest_like(stated: str, content: bytes) -> str:
+    """The digest of ``content`` of the kind that ``stated`` is."""
+    if _SHA256.fullmatch(stated):
+        return hashlib.sha256(content).hexdigest()
+    digest = git_digest(len(content))
+    digest.update(content)
+    return str(digest.hexdigest())
+
+
+@contextmanager
+def _scratch_of(target: Path) -> Iterator[Path]:
+    """A name beside ``target`` that nobody else has, and that is gone afterwards."""
+    scratch = target.with_name(f"{target.name}.{secrets.token_hex(4)}.incomplete")
+    try:
+        yield scratch
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 class Downloads:
@@ -48,7 +221,7 @@ class Downloads:
     def __init__(
         self,
         api: HfApi,
-        asked: Asked,
+        asked: HubRequest,
         cache_dir: Path,
         *,
         offline: bool,
@@ -60,7 +233,9 @@ class Downloads:
         self.cache_dir = cache_dir
         self.offline = offline
 
-    def asked(self, model_id: str, path: str | None = None, revision: str | None = None) -> Asked:
+    def asked(
+        self, model_id: str, path: str | None = None, revision: str | None = None
+    ) -> HubRequest:
         """Of the hub and the token of these downloads."""
         return dataclasses.replace(
             self._asked, id=model_id, revision=revision, path=path, writing=False
@@ -96,8 +271,8 @@ class Downloads:
             )
             return str(found)
 
-        with explained(asked):
-            place = Path(patiently(download, limited=False))
+        with translated_errors(asked):
+            place = Path(retried(download, limited=False))
         require_inside(place, self.cache_dir)
         return place
 
@@ -146,9 +321,9 @@ class Downloads:
         url = hf_hub_url(
             model_id, path, revision=sha, endpoint=asked.endpoint, repo_type=self._repo_type
         )
-        with explained(asked):
+        with translated_errors(asked):
             try:
-                arrived = patiently(lambda: deliver(self._api, url, asked, limit=limit))
+                arrived = retried(lambda: fetch_small(self._api, url, asked, limit=limit))
             except RemoteEntryNotFoundError:
                 remember_missing(repository, sha, path)
                 raise
@@ -173,8 +348,8 @@ class Downloads:
         url = hf_hub_url(
             model_id, path, revision=sha, endpoint=asked.endpoint, repo_type=self._repo_type
         )
-        with explained(asked):
-            return patiently(lambda: beginning(self._api, url, length=length))
+        with translated_errors(asked):
+            return retried(lambda: fetch_beginning(self._api, url, length=length))
 
     def cached(self, model_id: str, path: str, sha: str) -> Path | None:
         """The file at a full commit sha where it is on this disk, without a request."""
@@ -241,7 +416,7 @@ def _links(place: Path) -> Iterator[Path]:
         yield place
 
 
-def _bar(limit: int, asked: Asked, shown: bool) -> type[Any]:
+def _bar(limit: int, asked: HubRequest, shown: bool) -> type[Any]:
     """A progress bar that also stops what is too large.
 
     The client makes it when it knows the size and has read no content yet, and this is the only

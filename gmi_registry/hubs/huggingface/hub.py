@@ -26,15 +26,18 @@ from gmi_registry.errors import (
 )
 from gmi_registry.filters import Filters
 from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
-from gmi_registry.hubs.digest import FileDigests
-from gmi_registry.hubs.huggingface.catalogue import Catalogue
+from gmi_registry.hubs.files import FileDigests
+from gmi_registry.hubs.huggingface.client import (
+    HubRequest,
+    OnWait,
+    RequestCounter,
+    offline_error,
+    translated_errors,
+)
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
-from gmi_registry.hubs.huggingface.errors import Asked, explained, offline_error
-from gmi_registry.hubs.huggingface.listing import list_entries
+from gmi_registry.hubs.huggingface.listing import MANIFEST, TENSORS, Catalogue, Shelf, list_models
 from gmi_registry.hubs.huggingface.models import Models, is_unknown, weight_files
 from gmi_registry.hubs.huggingface.names import Names, base_reference, kept_elsewhere
-from gmi_registry.hubs.huggingface.shelf import MANIFEST, TENSORS, Shelf
-from gmi_registry.hubs.huggingface.traffic import OnWait, Traffic
 from gmi_registry.hubs.protocol import (
     Destination,
     Listing,
@@ -48,8 +51,6 @@ from gmi_registry.spec import PREVIEW_NAME, SIGNATURE_NAME, SPEC_DIR, ModelRef
 from gmi_registry.spec.files import PREVIEW_LIMIT, SIGNATURE_LIMIT
 from gmi_registry.spec.manifest import MANIFEST_LIMIT
 from gmi_registry.spec.tensors import TENSORS_LIMIT
-
-__all__ = ["HuggingFaceHub"]
 
 _log = logging.getLogger(__name__)
 
@@ -96,15 +97,15 @@ class HuggingFaceHub:
         if workers < 1:
             raise InputError(f"{workers} downloads at once are none", hint="use at least 1")
         self.offline = is_offline_mode() if offline is None else offline
-        self.traffic = Traffic(on_wait)
+        self.traffic = RequestCounter(on_wait)
         home = None if cache_dir is None else Path(cache_dir).expanduser().absolute()
         hub_cache = Path(constants.HF_HUB_CACHE) if home is None else home / "hub"
         self._api = HfApi(self.endpoint, token=token, library_name=_LIBRARY)
         known = get_token() if token is None else token
         add_secret(known if isinstance(known, str) else None)
         has_token = bool(known)
-        self._asked = Asked(self.endpoint, has_token)
-        with explained(self._asked):
+        self._asked = HubRequest(self.endpoint, has_token)
+        with translated_errors(self._asked):
             assets = cached_assets_path(
                 _LIBRARY,
                 namespace=re.sub(r"[^A-Za-z0-9.]+", "-", self.endpoint.partition("://")[2]),
@@ -161,7 +162,7 @@ class HuggingFaceHub:
             entries = [entry for entry in here if entry is not None]
         else:
             self.traffic.open()
-            entries = self._catalogue.keep(list_entries(self._api, self._asked))
+            entries = self._catalogue.keep(list_models(self._api, self._asked))
             for entry in entries:
                 self._names.learn(entry.id, entry.id)  # in case that it took a former name
         listings = [self._shelf.listing(entry) for entry in entries]
@@ -419,7 +420,7 @@ class HuggingFaceHub:
         Raises AuthError or HubError where it could not even propose one, or the hub would refuse
         the card; OfflineError without a network.
         """
-        from gmi_registry.hubs.huggingface.preflight import check_push
+        from gmi_registry.hubs.huggingface.publishing import check_push
 
         self._require_network(ref)
         return check_push(self._api, self.name_now(ref), create_pr=create_pr)
@@ -429,12 +430,12 @@ class HuggingFaceHub:
 
         Addresses and folders as of :meth:`fetch_spec`, which costs as much for each.
         """
-        from gmi_registry.hubs.huggingface.change import own_proposals
+        from gmi_registry.hubs.huggingface.changes import own_proposals
 
         self._require_network(ref)
         ref = self.name_now(ref)
         asked = self._writing(ref)
-        with explained(asked):
+        with translated_errors(asked):
             user = self._api.whoami(cache=True).get("name")
         for address, revision in own_proposals(self._api, asked, "model", str(user)):
             proposed = ModelRef("hf", ref.id, revision)
@@ -445,7 +446,7 @@ class HuggingFaceHub:
 
     def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = False) -> str:
         """Commit the files of ``folder`` beside the model, or propose it; returns the address."""
-        from gmi_registry.hubs.huggingface.commit import push_spec
+        from gmi_registry.hubs.huggingface.publishing import push_spec
 
         self._require_network(ref)
         return push_spec(self._api, self.name_now(ref), folder, create_pr=create_pr)
@@ -468,8 +469,8 @@ class HuggingFaceHub:
         if self.offline:
             raise offline_error(self._writing(ref))
 
-    def _writing(self, ref: ModelRef) -> Asked:
-        return Asked(self.endpoint, self._asked.has_token, ref.id, ref.revision, writing=True)
+    def _writing(self, ref: ModelRef) -> HubRequest:
+        return HubRequest(self.endpoint, self._asked.has_token, ref.id, ref.revision, writing=True)
 
     def _revision(self, ref: ModelRef) -> str:
         if ref.revision is None and self.offline:

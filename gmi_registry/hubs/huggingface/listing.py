@@ -1,38 +1,191 @@
-"""One listing of a hub's models with a specification, to its end."""
+"""Which models of the hub have a specification, and what this disk keeps of it for offline use."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import logging
+import re
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
 
-from gmi_registry.errors import HubError, InputError
-from gmi_registry.filters import plain_tags
+from gmi_registry.atomic import read_sealed, write_sealed
+from gmi_registry.errors import HubError, InputError, OfflineError
+from gmi_registry.filters import Traits, plain_tags
 from gmi_registry.hubs.card import CARD_NAME
-from gmi_registry.hubs.huggingface.catalogue import Entry
-from gmi_registry.hubs.huggingface.download import COMMIT
-from gmi_registry.hubs.huggingface.errors import Asked, explained
-from gmi_registry.spec import SPEC_DIR, ModelRef
+from gmi_registry.hubs.huggingface.client import (
+    HubRequest,
+    offline_error,
+    retried,
+    translated_errors,
+)
+from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
+from gmi_registry.hubs.protocol import Listing, is_stale
+from gmi_registry.sanitize import add_secret, holds_secret
+from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, TENSORS_NAME, ModelRef, WeightFile
+from gmi_registry.spec.manifest import MANIFEST_LIMIT
 
-__all__ = ["SPEC_TAG", "list_entries"]
+_VERSION = 1
+# Commits of one model that are remembered: offline, the newest whose files are here is used.
+_COMMITS = 4
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+_log = logging.getLogger(__name__)
 
 SPEC_TAG = "gmi-spec"
 """The tag in a model card by which a model with a specification is found."""
-
 _INDEX = "model_index.json"
 _WEIGHTS = ".safetensors"
 # A list of files that is as long as this may go on where it ends.
 _LONG_LIST = 1_000
 # The same models again and again: a listing whose pages lead back into themselves.
 _MOST_REPEATS = 10_000
+MANIFEST = f"{SPEC_DIR}/{MANIFEST_NAME}"
+"""The manifest's path in a repository."""
+TENSORS = f"{SPEC_DIR}/{TENSORS_NAME}"
+"""Likewise the tensor file's."""
+_MOST_LOOKS = 60
 
-_log = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class ListedModel:
+    """One model of a listing.
+
+    ``commits`` are full shas, the newest first; ``seen`` is when it was listed last, in seconds
+    since 1970; ``has_spec`` is as in :class:`~gmi_registry.hubs.protocol.Listing`.
+    """
+
+    id: str
+    commits: tuple[str, ...]
+    tags: tuple[str, ...]
+    gated: bool
+    downloads: int | None
+    modified: str | None
+    seen: float
+    has_spec: bool = True
+
+    @property
+    def sha(self) -> str:
+        """The commit of the last listing."""
+        return self.commits[0]
 
 
-def list_entries(api: HfApi, asked: Asked) -> list[Entry]:
+_FIELDS = tuple(field.name for field in fields(ListedModel))
+
+
+class Catalogue:
+    """The last listing of one hub, in ``directory``; nothing there is needed for long.
+
+    Files are replaced whole, so that a reader, or a crash, finds the old one or the new one. What
+    is damaged counts as empty, and where nothing can be written nothing is remembered.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._lock = threading.Lock()
+
+    @property
+    def listed(self) -> float | None:
+        """When the last complete listing was, in seconds since 1970; None where there was none."""
+        listed = self._document().get("listed")
+        return float(listed) if isinstance(listed, int | float) else None
+
+    def entries(self) -> list[ListedModel]:
+        """All models known, sorted by id."""
+        models = self._document().get("models")
+        found = (_kept_model(value) for value in models) if isinstance(models, list) else ()
+        return sorted((entry for entry in found if entry is not None), key=lambda entry: entry.id)
+
+    def keep(self, listed: Iterable[ListedModel]) -> list[ListedModel]:
+        """Keep a complete listing, and return it with the older commits that were known before.
+
+        A model that it does not hold is gone from the hub, or has lost the tag, and is dropped.
+        """
+        with self._lock:
+            known = {entry.id: entry for entry in self.entries()}
+            fresh = []
+            for entry in listed:
+                before = known.get(entry.id)
+                older = () if before is None else before.commits
+                commits = tuple(dict.fromkeys((*entry.commits, *older)))[:_COMMITS]
+                fresh.append(replace(entry, commits=commits))
+            document = {
+                "format": {"name": "gmi-catalogue", "version": _VERSION},
+                "listed": time.time(),
+                "models": [asdict(entry) for entry in sorted(fresh, key=lambda entry: entry.id)],
+            }
+            write_note(self.directory / "catalogue.json", document)
+        return fresh
+
+    def weights(self, model_id: str, sha: str) -> dict[str, str | None] | None:
+        """Path to SHA-256 of the weight files at that commit, as :meth:`keep_weights` was told."""
+        note = read_note(self._note(model_id))
+        files = note.get("files")
+        if note.get("commit") != sha or not isinstance(files, dict):
+            return None
+        usable = all(
+            value is None or (isinstance(value, str) and _SHA256.fullmatch(value))
+            for value in files.values()
+        )
+        return files if usable else None
+
+    def keep_weights(self, model_id: str, sha: str, files: Mapping[str, str | None]) -> None:
+        """Remember the weight files of a commit; those of the commit before are forgotten."""
+        write_note(self._note(model_id), {"commit": sha, "files": dict(files)})
+
+    def _note(self, model_id: str) -> Path:
+        return self.directory / "weights" / f"{model_id.replace('/', '--')}.json"
+
+    def _document(self) -> dict[str, Any]:
+        document = read_note(self.directory / "catalogue.json")
+        declared = document.get("format")
+        known = isinstance(declared, dict) and declared.get("version") == _VERSION
+        return document if known else {}
+
+
+def _kept_model(value: Any) -> ListedModel | None:
+    try:
+        # Files of another version of this program may say more, or less.
+        told = {name: value[name] for name in _FIELDS if name in value}
+        lists = {"commits": tuple(value["commits"]), "tags": plain_tags(value["tags"])}
+        entry = ListedModel(**told | lists)
+        usable = all(COMMIT.fullmatch(commit) for commit in entry.commits) and entry.commits
+    except (TypeError, KeyError):
+        return None
+    return entry if usable and isinstance(entry.id, str) else None
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one where there is none that can be read."""
+    content = read_sealed(path)
+    try:
+        found = {} if content is None else json.loads(content)
+    except (ValueError, RecursionError) as error:
+        _log.debug("%s cannot be read, and counts as empty: %s", path, error)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_note(path: Path, document: object) -> None:
+    """Put a document into a file, whole or not at all; where that fails nothing is remembered."""
+    text = json.dumps(document)
+    if holds_secret(text):
+        return  # which the hub has echoed
+    try:
+        write_sealed(path, text.encode())
+    except OSError as error:
+        _log.debug("%s cannot be written: %s", path, error)
+
+
+def list_models(api: HfApi, asked: HubRequest) -> list[ListedModel]:
     """Every model with :data:`SPEC_TAG`, sorted by id, each at the commit it has now.
 
     One request a page. By no other tag is the hub asked to filter: it knows each in the spelling of
@@ -40,14 +193,14 @@ def list_entries(api: HfApi, asked: Asked) -> list[Entry]:
     model whose name or commit makes no sense is left out with a warning in the log. Raises every
     error of the hub.
     """
-    found: dict[str, Entry] = {}
+    found: dict[str, ListedModel] = {}
     repeats = 0
-    with explained(asked):
+    with translated_errors(asked):
         for info in api.list_models(
             filter=[SPEC_TAG],
             expand=["sha", "siblings", "tags", "lastModified", "gated", "downloads"],
         ):
-            entry = _entry(info)
+            entry = _listed_model(info)
             if entry is None:
                 continue
             repeats += entry.id in found
@@ -60,7 +213,7 @@ def list_entries(api: HfApi, asked: Asked) -> list[Entry]:
     return [found[name] for name in sorted(found)]
 
 
-def _entry(info: Any) -> Entry | None:
+def _listed_model(info: Any) -> ListedModel | None:
     try:
         ModelRef("hf", info.id)
     except (InputError, TypeError):
@@ -70,7 +223,7 @@ def _entry(info: Any) -> Entry | None:
         _log.warning("hf:%s is listed without a commit, and is passed over", info.id)
         return None
     downloads, gated = info.downloads, info.gated not in (None, False)
-    return Entry(
+    return ListedModel(
         id=info.id,
         commits=(info.sha,),
         tags=plain_tags(info.tags),
@@ -103,3 +256,103 @@ def _lacks_spec(siblings: Any, tags: Iterable[Any]) -> bool:
         elif isinstance(tag, str) and tag.startswith("diffusers:"):
             whole = whole and _INDEX in names
     return whole
+
+
+class Shelf:
+    """The specifications of the hub at ``endpoint`` that ``downloads`` brought here before."""
+
+    def __init__(self, endpoint: str, downloads: Downloads, catalogue: Catalogue) -> None:
+        self._endpoint = endpoint
+        self._downloads = downloads
+        self._catalogue = catalogue
+
+    def on_disk(self, entry: ListedModel) -> ListedModel | None:
+        """The entry at its newest commit of which both files are here; None where there is none, or
+        the hub says that the model has none any more."""
+        if not entry.has_spec:
+            return None
+        for position, sha in enumerate(entry.commits):
+            if all(self._downloads.cached(entry.id, path, sha) for path in (MANIFEST, TENSORS)):
+                return dataclasses.replace(entry, commits=entry.commits[position:])
+        return None
+
+    def listing(self, entry: ListedModel) -> Listing:
+        """The entry for a search, with what is known of its specification at that commit."""
+        digest = stale = None
+        manifest = self._downloads.cached(entry.id, MANIFEST, entry.sha)
+        if manifest is not None:
+            with manifest.open("rb") as stream:
+                content = stream.read(MANIFEST_LIMIT + 1)
+            digest = hashlib.sha256(content).hexdigest()
+            current = self._catalogue.weights(entry.id, entry.sha)
+            if current is not None:
+                stale = is_stale(_described(content), current)
+        return Listing(
+            ModelRef("hf", entry.id, entry.sha),
+            entry.tags,
+            spec_digest=digest,
+            url=f"{self._endpoint}/{entry.id}",
+            stale=stale,
+            modified=_time(entry.modified),
+            traits=Traits.listed("hf", entry.tags),
+            has_spec=entry.has_spec,
+        )
+
+
+def _described(content: bytes) -> list[WeightFile]:
+    """The weights that a manifest names; none where it is broken, as whoever loads it will say."""
+    try:
+        return [WeightFile(**weight) for weight in json.loads(content)["model"]["weights"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
+def _time(text: str | None) -> datetime | None:
+    try:
+        found = None if text is None else datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found
+
+
+def earlier_commits(
+    endpoint: str, ref: ModelRef, *, token: str | bool | None, offline: bool
+) -> Iterator[str]:
+    """Commits that gave the model another ``spec.json``, the newest first, as they are wanted.
+
+    A request a page of commits, and one for each that is looked at, 60 at most. Raises OfflineError
+    where ``offline``, and HubError, AuthError or RateLimitError where the hub says no.
+    """
+    asked = HubRequest(endpoint, bool(token), ref.id)
+    if offline:
+        error = offline_error(asked)
+        raise OfflineError(
+            f"older commits of hf:{ref.id} have to be asked for, and the network is switched off",
+            hint=error.hint,
+        )
+    add_secret(token if isinstance(token, str) else None)
+    api = HfApi(endpoint, token=token, library_name="gmi-registry")
+    with translated_errors(asked):
+        listed = retried(lambda: api.list_repo_commits(ref.id))
+    commits = [it.commit_id for it in listed if COMMIT.fullmatch(it.commit_id)]
+    position = {commit: number for number, commit in enumerate(commits)}
+    at = 0
+    for _ in range(_MOST_LOOKS):
+        if at >= len(commits):
+            return
+        commit = commits[at]
+
+        def look(commit: str = commit) -> list[Any]:
+            return list(api.get_paths_info(ref.id, MANIFEST, revision=commit, expand=True))
+
+        with translated_errors(asked):
+            files = retried(look)
+        if not files:
+            at += 1
+            continue
+        # The same file lies in all commits from its last change up to this one.
+        last = getattr(files[0].last_commit, "oid", None)
+        changed = position.get(str(last), at)
+        if (getattr(files[0], "size", None) or 0) <= MANIFEST_LIMIT:
+            yield commits[max(at, changed)]
+        at = max(at, changed) + 1

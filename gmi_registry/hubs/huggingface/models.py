@@ -34,19 +34,18 @@ from gmi_registry.errors import (
     SpecNotFoundError,
 )
 from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
-from gmi_registry.hubs.digest import FileDigests
+from gmi_registry.hubs.files import FileDigests
+from gmi_registry.hubs.huggingface.client import offline_error, retried, translated_errors
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads, has_stated_digest
-from gmi_registry.hubs.huggingface.errors import explained, offline_error
 from gmi_registry.hubs.huggingface.listing import SPEC_TAG
 from gmi_registry.hubs.huggingface.names import Names, base_reference, kept_elsewhere
-from gmi_registry.hubs.huggingface.patience import patiently
 from gmi_registry.hubs.protocol import ModelOutline
 from gmi_registry.hubs.selection import (
     INDEX_NAME,
     LORA_NAME,
     WEIGHT_SUFFIXES,
+    FileSelection,
     RepoFile,
-    Selection,
     select_pipeline,
     select_weights,
 )
@@ -69,8 +68,6 @@ from gmi_registry.weights import (
     identify_file,
     require_described,
 )
-
-__all__ = ["Models", "is_unknown", "weight_files"]
 
 T = TypeVar("T")
 
@@ -133,7 +130,7 @@ class _Found:
             return needs_base_weights(self.file)
         return self.choose(config_only=False).first.path == LORA_NAME
 
-    def choose(self, *, config_only: bool) -> Selection:
+    def choose(self, *, config_only: bool) -> FileSelection:
         """The files that are fetched. Raises HubError where there are no usable weights."""
         name, files = f"hf:{self.ref.id}", _files(self.info)
         if self.index is not None:
@@ -182,8 +179,8 @@ class Models:
         asked = self._downloads.asked(model_id, revision=revision)
         if self._downloads.offline:
             raise offline_error(asked)
-        with explained(asked):
-            info = patiently(
+        with translated_errors(asked):
+            info = retried(
                 lambda: self._api.model_info(model_id, revision=revision, files_metadata=True)
             )
         if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
@@ -248,8 +245,8 @@ class Models:
         pipeline = INDEX_NAME in paths and ref.file is None
         if info.gated and not pipeline and CARD_NAME not in paths:
             # Else the first small file tells.
-            with explained(asked):
-                patiently(lambda: self._api.auth_check(info.id))
+            with translated_errors(asked):
+                retried(lambda: self._api.auth_check(info.id))
         card = self._card(info, CARD_NAME in paths)
         copied = card.base_model if _is_quantised(info, card) and ref.file is None else None
         if resolve and copied is not None:
@@ -277,7 +274,7 @@ class Models:
             self._require_no_image(found)
         return found
 
-    def _embeddings(self, found: _Found, chosen: Selection) -> tuple[RepoFile, ...]:
+    def _embeddings(self, found: _Found, chosen: FileSelection) -> tuple[RepoFile, ...]:
         """The files beside a LoRA that hold the words which were taught with it.
 
         One whose header the hub does not give out counts by its name: left out it would change what
@@ -440,7 +437,7 @@ class Models:
             file = identify_file(place)
             kind = described_kind(file, f"hf:{model_id}/{one_line(chosen.first.path)}")
             if kind == "lora" and found.header is None and chosen.beside:
-                _, more = self._download(model_id, sha, Selection(chosen.beside, ()))
+                _, more = self._download(model_id, sha, FileSelection(chosen.beside, ()))
                 taught = (it for it in more if is_embedding(folder / it.path))
                 weights = tuple(sorted((*weights, *taught), key=lambda it: it.path))
             if chosen.network is not None:
@@ -533,7 +530,7 @@ class Models:
         return index
 
     def _download(
-        self, model_id: str, sha: str, chosen: Selection
+        self, model_id: str, sha: str, chosen: FileSelection
     ) -> tuple[Path, tuple[WeightFile, ...]]:
         """The model's folder in the cache, and its weights, checked."""
         self._require_room(model_id, sha, chosen)
@@ -567,7 +564,7 @@ class Models:
             raise self._downloads.wrong_bytes(model_id, file.path)
         return WeightFile(path=file.path, size=size, sha256=sha256)
 
-    def _require_room(self, model_id: str, sha: str, chosen: Selection) -> None:
+    def _require_room(self, model_id: str, sha: str, chosen: FileSelection) -> None:
         self._require_free(model_id, self._missing(model_id, sha, chosen))
 
     def _require_free(self, model_id: str, missing: int) -> None:
@@ -582,7 +579,7 @@ class Models:
                 hint="free some space: hf cache ls, hf cache rm; or set HF_HOME to another disk",
             )
 
-    def _missing(self, model_id: str, sha: str, chosen: Selection) -> int:
+    def _missing(self, model_id: str, sha: str, chosen: FileSelection) -> int:
         """Bytes that are not on this disk yet."""
         return sum(
             file.size or 0
@@ -611,7 +608,7 @@ def weight_files(info: Any) -> dict[str, str | None]:
     return {file.path: file.sha256 for file in _files(info) if file.path.endswith(WEIGHT_SUFFIXES)}
 
 
-def _named(ref: ModelRef, chosen: Selection) -> ModelRef:
+def _named(ref: ModelRef, chosen: FileSelection) -> ModelRef:
     """The model under its file's own name, where a pattern was given."""
     return dataclasses.replace(ref, file=chosen.first.path) if ref.is_pattern else ref
 

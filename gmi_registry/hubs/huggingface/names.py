@@ -14,10 +14,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from gmi_registry.errors import InputError
-from gmi_registry.hubs.huggingface.catalogue import read_note, write_note
+from gmi_registry.hubs.huggingface.listing import read_note, write_note
 from gmi_registry.spec import ModelRef
-
-__all__ = ["KEPT_ELSEWHERE", "Names", "base_reference", "kept_elsewhere"]
 
 KEPT_ELSEWHERE = {
     # Runway deleted its account in August 2024. The card of the first says that it is a mirror of

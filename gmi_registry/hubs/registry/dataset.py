@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,15 +21,17 @@ from huggingface_hub.errors import (
 )
 
 from gmi_registry.errors import AuthError, GmiError, HubError, InputError, SpecNotFoundError
+from gmi_registry.hubs.huggingface.client import (
+    HubRequest,
+    offline_error,
+    retried,
+    translated_errors,
+)
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
-from gmi_registry.hubs.huggingface.errors import Asked, explained, offline_error
-from gmi_registry.hubs.huggingface.patience import patiently
-from gmi_registry.hubs.huggingface.preflight import StoredFile
+from gmi_registry.hubs.huggingface.publishing import StoredFile
 from gmi_registry.sanitize import add_secret
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.address import dataset_name
-
-__all__ = ["DEFAULT_REGISTRY", "REPO_TYPE", "AskedDataset", "Dataset"]
 
 DEFAULT_REGISTRY = "gmi-registry/specs"
 """The dataset that is meant where neither the caller nor GMI_REGISTRY names one."""
@@ -45,9 +48,11 @@ _ANOTHER = "name another with --registry, or GMI_REGISTRY"
 # One request; the hub takes 1,000 paths.
 _PATHS_AT_ONCE = 500
 
+_MOMENT = 10.0
+
 
 @dataclasses.dataclass(frozen=True)
-class AskedDataset(Asked):
+class DatasetRequest(HubRequest):
     """Of a dataset, for the messages."""
 
     @property
@@ -69,7 +74,9 @@ class Dataset:
     RateLimitError and HubError.
     """
 
-    def __init__(self, api: HfApi, asked: AskedDataset, cache_dir: Path, *, offline: bool) -> None:
+    def __init__(
+        self, api: HfApi, asked: DatasetRequest, cache_dir: Path, *, offline: bool
+    ) -> None:
         self.api = api
         self.asked = asked
         self.id = str(asked.id)
@@ -97,7 +104,7 @@ class Dataset:
         known = get_token() if token is None else token
         add_secret(known if isinstance(known, str) else None)
         has_token = bool(known)
-        asked = AskedDataset(address, has_token, _checked_id(repo_id, address))
+        asked = DatasetRequest(address, has_token, _checked_id(repo_id, address))
         cache = Path(constants.HF_HUB_CACHE) if home is None else home / "hub"
         return cls(
             HfApi(address, token=token, library_name=_LIBRARY), asked, cache, offline=offline
@@ -110,7 +117,7 @@ class Dataset:
 
     def assets(self, home: Path | None) -> Path:
         """Where is kept what was learnt of this hub's datasets, below ``home`` or in HF_HOME."""
-        with explained(self.asked):
+        with translated_errors(self.asked):
             return cached_assets_path(
                 _LIBRARY,
                 namespace=re.sub(r"[^A-Za-z0-9.]+", "-", self.asked.endpoint.partition("://")[2]),
@@ -193,14 +200,14 @@ class Dataset:
         if self.offline:
             raise offline_error(self.asked)
         with self.named_errors(revision):
-            return patiently(call)
+            return retried(call)
 
     @contextmanager
     def named_errors(self, revision: str) -> Iterator[None]:
         """Errors that speak of models, in the words that a dataset wants."""
         asked = dataclasses.replace(self.asked, revision=revision)
         try:
-            with explained(asked):
+            with translated_errors(asked):
                 yield
         except GmiError as error:
             mine = _worded(error, asked)
@@ -247,7 +254,7 @@ def _checked_id(text: str | None, address: str) -> str:
     return name
 
 
-def _worded(error: GmiError, asked: Asked) -> GmiError | None:
+def _worded(error: GmiError, asked: HubRequest) -> GmiError | None:
     cause = error.__cause__
     if isinstance(cause, GatedRepoError):
         return None
@@ -277,3 +284,27 @@ def _stored(info: Any) -> StoredFile:
     lfs: Mapping[str, Any] | None = info.lfs
     sha256 = None if lfs is None else lfs["sha256"]
     return StoredFile(info.blob_id, sha256, int(info.size or 0))
+
+
+class RecentHead:
+    """The head of ``dataset``, of which one search that asks for it twice is told once."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._known: tuple[float, str | GmiError] | None = None
+
+    def glance(self) -> str:
+        """The commit as it was in the last ten seconds, as :meth:`.Dataset.head` gives it.
+
+        That there is no such dataset is remembered for as long, and raised again.
+        """
+        now = time.monotonic()
+        if self._known is None or now - self._known[0] > _MOMENT:
+            try:
+                self._known = now, self._dataset.head()
+            except (SpecNotFoundError, AuthError) as error:
+                self._known = now, error
+        commit = self._known[1]
+        if isinstance(commit, str):
+            return commit
+        raise commit

@@ -1,14 +1,25 @@
-"""The registry: specifications that do not lie beside their models, in one dataset."""
+"""The registry: specifications that do not lie beside their models, in one dataset.
+
+Beside the entries it holds an aggregated index and exported encoders, so that who only searches
+needs neither torch nor weights::
+
+    index/v1/...
+    encoders/{architecture}/{weights tag}/{first 16 digits of the weights' SHA-256}/...
+
+Only its maintainers write there: a proposal may change an entry, and nothing else.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from huggingface_hub import is_offline_mode
 from huggingface_hub.errors import RevisionNotFoundError
@@ -19,13 +30,17 @@ from gmi_registry.errors import (
     OfflineError,
     SpecNotFoundError,
 )
-from gmi_registry.hubs.huggingface.errors import offline_error
-from gmi_registry.hubs.huggingface.traffic import OnWait, Traffic
+from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.huggingface.changes import ChangeStart
+from gmi_registry.hubs.huggingface.client import OnWait, RequestCounter, offline_error
 from gmi_registry.hubs.protocol import Destination, Listing
-from gmi_registry.hubs.registry.dataset import DEFAULT_REGISTRY, Dataset
-from gmi_registry.hubs.registry.head import Head
-from gmi_registry.hubs.registry.layout import (
+from gmi_registry.hubs.registry.dataset import Dataset, RecentHead
+from gmi_registry.hubs.registry.entries import (
     ENTRY_FILES,
+    RegistryEntry,
+    RegistryListing,
+    Shelf,
+    entries_of,
     entry_file,
     entry_path,
     hub_folder,
@@ -34,8 +49,7 @@ from gmi_registry.hubs.registry.layout import (
     require_place,
     weights_ids,
 )
-from gmi_registry.hubs.registry.shelf import Entry, Listed, Shelf, entries_of
-from gmi_registry.hubs.registry.verified import read_verified
+from gmi_registry.hubs.registry.submission import change_files, read_verified
 from gmi_registry.spec import (
     MANIFEST_NAME,
     PREVIEW_NAME,
@@ -45,21 +59,161 @@ from gmi_registry.spec import (
 )
 from gmi_registry.spec.reference import HubName
 
-if TYPE_CHECKING:
-    from gmi_registry.hubs.registry.aggregate import AggregateFiles
+_FOLDER = "encoders"
+_DIGITS = 16
+_MOST = 8
+"""Weights of one name that are looked at: more than were ever published under one."""
 
-__all__ = ["DEFAULT_REGISTRY", "Registry"]
-
+INDEX_FOLDER = "index/v1"
+"""Where the index lies, below the root of the dataset."""
+_LARGEST = 2 * 1024**3
+"""Bytes of a file whose size nothing has told yet."""
 _MOST_OTHERS = 8
-
 _log = logging.getLogger(__name__)
+
+
+def encoder_path(name: str, pretrained: str, weights_sha256: str) -> str:
+    """The folder of an encoder's export, below the root of the dataset."""
+    return f"{_FOLDER}/{name}/{pretrained}/{weights_sha256[:_DIGITS]}"
+
+
+def fetch_encoder_files(
+    dataset: Dataset,
+    name: str,
+    pretrained: str,
+    target: Path,
+    *,
+    limits: Mapping[str, int],
+    accepts: Callable[[Path], bool],
+) -> Path | None:
+    """Put an export of the encoder ``name/pretrained`` into ``target``, all files or none.
+
+    ``limits`` are the files and the most bytes of each. The first file of every export is shown to
+    ``accepts`` in a folder of its own; the rest are fetched of the first that it accepts. None
+    where there is no such export; the target where it is there already. Two requests, two or more
+    a file, and nothing is sent but the name.
+
+    Raises InputError where the target cannot be written, and as :class:`.Dataset`.
+    """
+    if target.exists():
+        return target
+    commit = dataset.head()
+    folders = sorted(
+        path
+        for path, held in dataset.level(commit, f"{_FOLDER}/{name}/{pretrained}").items()
+        if isinstance(held, str)
+    )
+    first = next(iter(limits))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target, so that a rename is all that is left to do.
+        with tempfile.TemporaryDirectory(prefix=".gmi-", dir=target.parent) as place:
+            scratch = Path(place)
+            source = dataset.in_cache(scratch / "hub")
+            for folder in folders[:_MOST]:
+                there = dataset.stored(commit, [f"{folder}/{name}" for name in limits])
+                if len(there) < len(limits):
+                    continue
+                fresh = scratch / Path(folder).name
+                fresh.mkdir()
+                _take(source, f"{folder}/{first}", commit, fresh / first, limits[first])
+                if not accepts(fresh):
+                    continue
+                for file in [file for file in limits if file != first]:
+                    _take(source, f"{folder}/{file}", commit, fresh / file, limits[file])
+                try:
+                    fresh.rename(target)
+                except OSError:
+                    if not target.exists():  # else another search was quicker
+                        raise
+                return target
+    except OSError as error:
+        raise InputError(
+            f"{target} cannot be written: {error.strerror or error}",
+            hint="name another place: --cache-dir DIR",
+        ) from error
+    return None
+
+
+def _take(dataset: Dataset, path: str, commit: str, target: Path, limit: int) -> None:
+    # What is fetched is a link within the cache, which goes away: the file itself is moved.
+    shutil.move(dataset.fetch(path, commit, limit=limit).resolve(), target)
+
+
+class AggregateFiles:
+    """The files of the index at one commit, each fetched when it is asked for, and kept.
+
+    ``shelf`` remembers at which commit each was fetched, so that one that stays the same is never
+    asked for again.
+    """
+
+    def __init__(self, dataset: Dataset, commit: str, shelf: Shelf) -> None:
+        self.name = f"{dataset.id}@{commit[:7]}"
+        self._dataset = dataset
+        self._commit = commit
+        self._shelf = shelf
+        self._known = shelf.index_commits()[1]
+
+    def fetch(self, name: str, *, sha256: str | None = None, size: int | None = None) -> Path:
+        """The file called ``name`` below :data:`INDEX_FOLDER`, of at most ``size`` bytes.
+
+        With ``sha256`` the name stands for one content; who asks checks it. Raises
+        SpecNotFoundError where the commit has no such file, and as :meth:`.Dataset.fetch`.
+        """
+        path = f"{INDEX_FOLDER}/{name}"
+        limit = _LARGEST if size is None else size
+        older = self._known.get(name) if sha256 is not None else None
+        if older is not None:
+            kept = self._dataset.cached(path, older)
+            if kept is not None:
+                return kept
+        found = self._dataset.fetch(path, self._commit, limit=limit)
+        self._known = self._known | ({} if sha256 is None else {name: self._commit})
+        self._shelf.keep_index_commits(self._commit, self._known)
+        return found
+
+    def has(self, name: str) -> bool:
+        """Whether the file is on this disk, at this commit or an older one."""
+        path = f"{INDEX_FOLDER}/{name}"
+        commits = {self._commit, self._known.get(name, self._commit)}
+        return any(self._dataset.cached(path, commit) is not None for commit in commits)
+
+
+def push_aggregate(dataset: Dataset, files: Mapping[str, Path], *, create_pr: bool = False) -> str:
+    """Make the index folder of the registry hold ``files``, by name, and nothing else.
+
+    One commit, or one pull request; returns its address, or that of the folder where all is there
+    already. Only what differs is sent. Raises as :meth:`.Registry.push_spec`.
+    """
+
+    def missing(revision: str) -> dict[str, bytes | Path | None]:
+        there = dataset.tree(revision, INDEX_FOLDER)
+        wanted = {f"{INDEX_FOLDER}/{name}": path for name, path in files.items()}
+        gone: dict[str, bytes | Path | None] = {path: None for path in there if path not in wanted}
+        new = {
+            path: place
+            for path, place in wanted.items()
+            if path not in there or not there[path].holds(place)
+        }
+        return gone | new
+
+    done = change_files(
+        dataset,
+        missing,
+        title=f"Index: {len(files)} files",
+        text="The aggregated index, by which a search asks for no model one by one.",
+        create_pr=create_pr,
+    )
+    if isinstance(done, ChangeStart):
+        return f"{dataset.url}/tree/{done.parent_commit}/{INDEX_FOLDER}"
+    return done
 
 
 class Registry:
     """The dataset ``repo_id`` (None: GMI_REGISTRY, else :data:`DEFAULT_REGISTRY`) at ``endpoint``.
 
     The rest is as for :class:`~gmi_registry.hubs.huggingface.HuggingFaceHub`. References to entries
-    are pinned as :mod:`~gmi_registry.hubs.registry.layout` says: ``civitai:123@456``, and
+    are pinned as :mod:`~gmi_registry.hubs.registry.entries` says: ``civitai:123@456``, and
     ``hf:owner/name@`` with the digest of the weights that are described, 64 hex digits, which is
     no revision of the model: ask a hub about ``ref.without_revision``.
 
@@ -82,7 +236,7 @@ class Registry:
         on_wait: OnWait | None = None,
     ) -> None:
         self.offline = is_offline_mode() if offline is None else offline
-        self.traffic = Traffic(on_wait)
+        self.traffic = RequestCounter(on_wait)
         home = None if cache_dir is None else Path(cache_dir).expanduser().absolute()
         self.dataset = Dataset.named(
             repo_id, endpoint=endpoint, token=token, home=home, offline=self.offline
@@ -94,8 +248,18 @@ class Registry:
             "cache_dir": cache_dir,
             "offline": offline,
         }
-        self._listed: dict[HubName, Listed] = {}
-        self._head = Head(self.dataset)
+        self._listed: dict[HubName, RegistryListing] = {}
+        self._head = RecentHead(self.dataset)
+
+    @classmethod
+    def open(cls, access: HubAccess) -> Registry:
+        """The registry that ``access`` names, reached as it says."""
+        return cls(
+            access.registry,
+            token=access.token,
+            cache_dir=access.cache_dir,
+            offline=access.offline,
+        )
 
     def close(self) -> None:
         """Stop counting requests; the registry can still be used."""
@@ -253,7 +417,6 @@ class Registry:
         by asking for it. Raises SpecNotFoundError or AuthError where there is no such registry,
         OfflineError where its index was never opened.
         """
-        from gmi_registry.hubs.registry.aggregate import AggregateFiles
 
         commit = self._shelf.index_commits()[0] if self.offline else self._glance()
         if commit is None:
@@ -264,12 +427,14 @@ class Registry:
         self._require_network()
         return self._head.glance()
 
-    def _list(self, hub: HubName) -> Listed:
+    def _list(self, hub: HubName) -> RegistryListing:
         commit = self._glance()
         known = self._shelf.listed(hub)
         if known is None or known.commit != commit:
             entries = entries_of(self.dataset.tree(commit, hub_folder(hub)), commit)
-            known = self._shelf.keep(hub, Listed(commit, tuple(entries), self._trusted(commit)))
+            known = self._shelf.keep(
+                hub, RegistryListing(commit, tuple(entries), self._trusted(commit))
+            )
             # The name alone: a later command, which knows nothing of cache_dir, may be given one
             # of the references that this one printed.
             self._usual_shelf().remember()
@@ -284,7 +449,7 @@ class Registry:
             _log.warning("nothing counts as verified: %s", error.message)
             return {}
 
-    def _kept(self, hub: HubName) -> Listed:
+    def _kept(self, hub: HubName) -> RegistryListing:
         if hub not in self._listed:
             listed = self._shelf.listed(hub)
             if listed is None:
@@ -292,13 +457,13 @@ class Registry:
             self._listed[hub] = listed
         return self._listed[hub]
 
-    def _is_here(self, entry: Entry) -> bool:
+    def _is_here(self, entry: RegistryEntry) -> bool:
         return all(
             self.dataset.cached(entry_file(entry.ref, name), entry.commit)
             for name in (MANIFEST_NAME, TENSORS_NAME)
         )
 
-    def _listing(self, entry: Entry, listed: Listed) -> Listing:
+    def _listing(self, entry: RegistryEntry, listed: RegistryListing) -> Listing:
         path = entry_path(entry.ref)
         return Listing(
             entry.ref,
@@ -337,7 +502,7 @@ class Registry:
             )
         return entries[-1].ref, entries[-1].commit
 
-    def _renamed(self, listed: Listed, ref: ModelRef) -> Entry | None:
+    def _renamed(self, listed: RegistryListing, ref: ModelRef) -> RegistryEntry | None:
         """An entry of the same weights under another name."""
         if ref.hub != "hf":
             return None

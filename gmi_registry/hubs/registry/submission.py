@@ -1,20 +1,38 @@
-"""A specification goes into the registry: one commit, or one pull request, with one entry."""
+"""Specifications go into the registry, and into ``verified.json``, by a commit or a pull request.
+
+``verified.json`` says for which specifications the maintainers generated images again, and found
+them true::
+
+    {"format": {"name": "gmi-verified", "version": 1},
+     "specs": [{"digest": SHA-256 of spec.json, "git": git's name of the same bytes}, ...]}
+
+The digest is what is verified. The other name follows from the same bytes, and is what a listing of
+a repository knows of them without a download.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from gmi_registry.errors import AuthError, HubError, InputError
-from gmi_registry.hubs.huggingface.change import Change, Start, make, own_proposals
-from gmi_registry.hubs.huggingface.download import COMMIT
-from gmi_registry.hubs.huggingface.errors import Asked, explained
-from gmi_registry.hubs.huggingface.patience import patiently
-from gmi_registry.hubs.huggingface.preflight import StoredFile, may_commit
+from gmi_registry.errors import AuthError, HubError, InputError, SpecNotFoundError
+from gmi_registry.hubs.files import read_upload
+from gmi_registry.hubs.huggingface.changes import (
+    Change,
+    ChangeStart,
+    commit_or_propose,
+    own_proposals,
+)
+from gmi_registry.hubs.huggingface.client import HubRequest, retried, translated_errors
+from gmi_registry.hubs.huggingface.download import COMMIT, git_digest
+from gmi_registry.hubs.huggingface.publishing import StoredFile, may_commit
 from gmi_registry.hubs.registry.dataset import REPO_TYPE, Dataset
-from gmi_registry.hubs.registry.layout import (
+from gmi_registry.hubs.registry.entries import (
     ENTRY_FILES,
     VERIFIED_NAME,
     entry_file,
@@ -22,14 +40,104 @@ from gmi_registry.hubs.registry.layout import (
     entry_path,
     is_entry,
 )
-from gmi_registry.hubs.registry.verified import read_verified
-from gmi_registry.hubs.upload import read_upload
 from gmi_registry.sanitize import in_markdown
 from gmi_registry.spec import MANIFEST_NAME, SIGNATURE_NAME, SPEC_DIR, ModelRef
 
-__all__ = ["change_files", "mark_verified", "may_submit", "own_pulls", "submit", "writer"]
+VERIFIED_LIMIT = 16 * 1024 * 1024
+"""Bytes of ``verified.json``: room for 100,000 specifications."""
+
+_FORMAT, _VERSION = "gmi-verified", 1
+_SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
 _WRITES = frozenset({"repo.write", "discussion.write"})
+
+
+def git_name(content: bytes) -> str:
+    """What git calls a file with this content: SHA-1, 40 hex digits."""
+    digest = git_digest(len(content))
+    digest.update(content)
+    return str(digest.hexdigest())
+
+
+@dataclass(frozen=True)
+class Verified:
+    """``specs`` maps git's name of each verified ``spec.json`` to its SHA-256, both in hex."""
+
+    specs: Mapping[str, str]
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Verified:
+        """Read ``verified.json``. Raises HubError where it is not what is described above.
+
+        Fields that are not described are passed over, a newer version is refused.
+        """
+        if len(content) > VERIFIED_LIMIT:
+            raise _broken(f"has {len(content):,} bytes, more than {VERIFIED_LIMIT:,}")
+        try:
+            document = json.loads(content, object_pairs_hook=_once)
+            declared = document["format"]
+            name, version = declared["name"], declared["version"]
+            rows = document["specs"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise _broken("is not JSON with a format and specs") from None
+        if name != _FORMAT or type(version) is not int or version < 1:
+            raise _broken("is of another format")
+        if version > _VERSION:
+            raise HubError(
+                f"{VERIFIED_NAME} has version {version}; this program knows version {_VERSION}",
+                hint="pip install --upgrade gmi-registry",
+            )
+        if not isinstance(rows, list):
+            raise _broken("has specs that are no list")
+        found: dict[str, str] = {}
+        for row in rows:
+            digest, git = (row.get("digest"), row.get("git")) if isinstance(row, dict) else (0, 0)
+            if not _matches(_SHA256, digest) or not _matches(_SHA1, git):
+                raise _broken("has a row without the two digests")
+            if found.setdefault(str(git), str(digest)) != digest:
+                raise _broken("gives one file two digests")
+        return cls(found)
+
+    def with_spec(self, manifest: bytes) -> Verified:
+        """The same, and the specification whose ``spec.json`` has this content."""
+        digest = hashlib.sha256(manifest).hexdigest()
+        return Verified({**self.specs, git_name(manifest): digest})
+
+    def to_bytes(self) -> bytes:
+        """The content of ``verified.json``, by digest, a line a specification."""
+        rows = sorted((digest, git) for git, digest in self.specs.items())
+        lines = ",\n".join(json.dumps({"digest": digest, "git": git}) for digest, git in rows)
+        head = json.dumps({"name": _FORMAT, "version": _VERSION})
+        return f'{{"format": {head},\n"specs": [\n{lines}\n]}}\n'.encode()
+
+
+def read_verified(dataset: Dataset, commit: str) -> Verified:
+    """What ``verified.json`` says at a commit; nothing where there is none.
+
+    Raises HubError where it cannot be understood, and every other error of the hub.
+    """
+    try:
+        path = dataset.fetch(VERIFIED_NAME, commit, limit=VERIFIED_LIMIT)
+    except SpecNotFoundError:
+        return Verified({})
+    return Verified.from_bytes(path.read_bytes())
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
+def _matches(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _broken(reason: str) -> HubError:
+    return HubError(
+        f"{VERIFIED_NAME} {reason}", hint="a maintainer of the registry must put it right"
+    )
 
 
 def submit(dataset: Dataset, ref: ModelRef, folder: Path, *, create_pr: bool) -> str:
@@ -60,7 +168,7 @@ def submit(dataset: Dataset, ref: ModelRef, folder: Path, *, create_pr: bool) ->
         text=f"`{entry_path(entry)}`: {in_markdown(manifest.model.title)}.{replaces} {tool}",
         create_pr=create_pr,
     )
-    if isinstance(done, Start):
+    if isinstance(done, ChangeStart):
         return f"{dataset.url}/tree/{done.parent_commit}/{entry_path(entry)}/{SPEC_DIR}"
     return done
 
@@ -87,7 +195,7 @@ def mark_verified(
         text=f"Images of `{entry_path(entry)}` were drawn again, and are as they are described.",
         create_pr=create_pr,
     )
-    if isinstance(done, Start):
+    if isinstance(done, ChangeStart):
         return f"{dataset.url}/blob/{done.parent_commit}/{VERIFIED_NAME}"
     return done
 
@@ -99,17 +207,17 @@ def change_files(
     title: str,
     text: str,
     create_pr: bool,
-) -> str | Start:
+) -> str | ChangeStart:
     """Commit or propose what is ``missing`` at a revision: path to new content, None to go.
 
     Returns the address, or where the head has all of it what was found there. Raises as
     :meth:`.Registry.push_spec`.
     """
 
-    def look() -> Start:
+    def look() -> ChangeStart:
         user = writer(dataset)
         head = dataset.head()
-        return Start(
+        return ChangeStart(
             user=user,
             # What the hub says to a commit settles it, and a proposal is tried where it says no.
             can_write=True,
@@ -126,7 +234,7 @@ def change_files(
         is_made=lambda revision: not missing(revision),
         describe=lambda _: text,
     )
-    return make(dataset.api, change, propose=create_pr)
+    return commit_or_propose(dataset.api, change, propose=create_pr)
 
 
 def may_submit(dataset: Dataset, *, create_pr: bool) -> Literal["commit", "pull request"]:
@@ -162,8 +270,8 @@ def writer(dataset: Dataset) -> str:
             f"{asked.name}: publishing there needs a token, and there is none",
             hint=f"hf auth login, with one that may write: {_tokens(asked)}",
         )
-    with explained(Asked(asked.endpoint, True, writing=True)):
-        account = _mapping(patiently(lambda: dataset.api.whoami(cache=True)))
+    with translated_errors(HubRequest(asked.endpoint, True, writing=True)):
+        account = _mapping(retried(lambda: dataset.api.whoami(cache=True)))
     user = account.get("name")
     if not isinstance(user, str):
         raise HubError(
@@ -202,5 +310,5 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _tokens(asked: Asked) -> str:
+def _tokens(asked: HubRequest) -> str:
     return f"{asked.endpoint}/settings/tokens"

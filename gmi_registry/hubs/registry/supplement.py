@@ -13,7 +13,7 @@ from typing import Self
 from gmi_registry.errors import GmiError, HubError
 from gmi_registry.filters import Filters
 from gmi_registry.hubs.huggingface import HuggingFaceHub
-from gmi_registry.hubs.huggingface.traffic import Traffic
+from gmi_registry.hubs.huggingface.client import RequestCounter
 from gmi_registry.hubs.protocol import (
     Destination,
     Listing,
@@ -21,13 +21,12 @@ from gmi_registry.hubs.protocol import (
     bases_in,
     with_base_names,
 )
-from gmi_registry.hubs.registry.layout import is_entry
-from gmi_registry.hubs.registry.registry import DEFAULT_REGISTRY, Registry
+from gmi_registry.hubs.registry.dataset import DEFAULT_REGISTRY
+from gmi_registry.hubs.registry.entries import is_entry
+from gmi_registry.hubs.registry.registry import Registry
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef, read_manifest
 from gmi_registry.spec.canonical import canonical_digest
-
-__all__ = ["SupplementedHub"]
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ class SupplementedHub:
         return self.hub.offline
 
     @property
-    def traffic(self) -> Traffic:
+    def traffic(self) -> RequestCounter:
         """That of both."""
         return self.hub.traffic
 

@@ -25,7 +25,7 @@ from gmi_registry.index.groups import SCATTER_MODELS, TEMPERATURE_MODELS, drawn_
 from gmi_registry.model import Trust
 from gmi_registry.sanitize import first_fault
 from gmi_registry.scoring import WithinScatter
-from gmi_registry.scoring.temperature import fitted_temperature
+from gmi_registry.scoring.confidence import fitted_temperature
 from gmi_registry.spec import EncoderRef, LoraPartial, ModelRef, PromptSet
 from gmi_registry.spec.canonical import canonical_digest, canonical_json
 from gmi_registry.spec.fields import Count, Name, Part, Prompt, Sha256, Text

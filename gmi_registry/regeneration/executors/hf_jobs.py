@@ -19,7 +19,7 @@ from gmi_registry.sanitize import add_secret
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from gmi_registry.hubs.huggingface.errors import Asked
+    from gmi_registry.hubs.huggingface.client import HubRequest
 
 __all__ = ["HfJobsExecutor"]
 
@@ -131,14 +131,13 @@ class HfJobsExecutor:
         return HfApi(endpoint, token=token, library_name="gmi-registry"), token
 
     def _own_name(self, api: HfApi) -> str:
-        from gmi_registry.hubs.huggingface.errors import explained
-        from gmi_registry.hubs.huggingface.patience import patiently
+        from gmi_registry.hubs.huggingface.client import retried, translated_errors
 
-        with explained(self._asked(api)):
-            return str(patiently(api.whoami)["name"])
+        with translated_errors(self._asked(api)):
+            return str(retried(api.whoami)["name"])
 
     def _begin(self, api: HfApi, namespace: str, token: str, work: Work) -> _Running | Result:
-        from gmi_registry.hubs.huggingface.errors import explained
+        from gmi_registry.hubs.huggingface.client import translated_errors
 
         if work.hub not in ("hf", "civitai"):
             return failed(
@@ -164,7 +163,7 @@ class HfJobsExecutor:
         }
         try:
             # Once, and no second time: what looks like a failure may have begun a Job.
-            with explained(self._asked(api, writing=True)), warnings.catch_warnings():
+            with translated_errors(self._asked(api, writing=True)), warnings.catch_warnings():
                 # That the call may change is for us to know.
                 warnings.simplefilter("ignore", UserWarning)
                 job = api.run_uv_job("python", script_args=list(_COMMAND), **settings)
@@ -174,10 +173,10 @@ class HfJobsExecutor:
 
     def _look(self, api: HfApi, namespace: str, job: _Running) -> Result | None:
         """What became of it; None while it goes on."""
-        from gmi_registry.hubs.huggingface.errors import explained
+        from gmi_registry.hubs.huggingface.client import translated_errors
 
         try:
-            with explained(self._asked(api)):
+            with translated_errors(self._asked(api)):
                 status = api.inspect_job(job_id=job.id, namespace=namespace).status
         except GmiError as error:
             job.unheard += 1
@@ -206,7 +205,7 @@ class HfJobsExecutor:
                     break
         return lines
 
-    def _asked(self, api: HfApi, *, writing: bool = False) -> Asked:
-        from gmi_registry.hubs.huggingface.errors import Asked
+    def _asked(self, api: HfApi, *, writing: bool = False) -> HubRequest:
+        from gmi_registry.hubs.huggingface.client import HubRequest
 
-        return Asked(api.endpoint, True, writing=writing)
+        return HubRequest(api.endpoint, True, writing=writing)

@@ -50,23 +50,20 @@ def free_memory() -> int:
 
 
 def _described(work: Work) -> int | None:
-    from gmi_registry.place import hub_at, makes_links
+    from gmi_registry.hubs.open import opened_hub
+    from gmi_registry.hubs.resolve import makes_links
     from gmi_registry.spec import SPEC_DIR, ModelRef, read_manifest
 
-    options = work.options
-    access: dict[str, Any] = {
-        "cache_dir": None if options.cache_dir is None else Path(options.cache_dir),
-        "token": options.token,
-    }
+    access = work.options.access
     try:
         ref = ModelRef.parse(work.model)
         if work.to_registry and work.hub == "hf":
             from gmi_registry.hubs.registry import Registry
 
-            with Registry(options.registry, **access) as registry:
+            with Registry.open(access) as registry:
                 model = read_manifest(registry.fetch_spec(ref).parent, follow_links=True).model
         else:
-            with hub_at(work.hub, registry=options.registry, **access) as hub:
+            with opened_hub(work.hub, access) as hub:
                 folder = hub.fetch_spec(ref)
                 parent = folder.parent if folder.name == SPEC_DIR else folder
                 model = read_manifest(parent, follow_links=makes_links(hub)).model

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gmi_registry.hubs.huggingface import traffic
+from gmi_registry.hubs.huggingface import client
 
 from .hub import LoopbackHub
 
@@ -106,6 +106,6 @@ def hf_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback
         turn_client(monkeypatch, hub.endpoint, tmp_path / "hf-home")
         yield hub
         # What a test left open would count, and hook the client of, the tests that follow.
-        for counter in traffic._hook._open:
+        for counter in client._hook._open:
             counter.close()
     assert not hub.failures, os.linesep.join(hub.failures)

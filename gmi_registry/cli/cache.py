@@ -12,7 +12,7 @@ from gmi_registry.cli.options import AsJson, CacheDir, cache_folder, command, ne
 from gmi_registry.cli.output import fields_of, write_json, write_line, write_message, write_pairs
 
 if TYPE_CHECKING:
-    from gmi_registry.index.eviction import StoredFile
+    from gmi_registry.index.cache import StoredFile
 
 _NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
 _SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}

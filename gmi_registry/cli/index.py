@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from gmi_registry.encoders.protocol import Encoder
     from gmi_registry.index import ComparabilityKey, Hubness, SpecCache
-    from gmi_registry.index.stored import StoredIndex, StoredStack
+    from gmi_registry.index.stored import StoredGroup, StoredIndex
 
 app = new_app("Put many specifications into one index, which a search opens at once.")
 
@@ -191,7 +191,7 @@ def info(
 
 
 def _encoder(
-    group: StoredStack, hub: str, cache: SpecCache, cache_dir: Path | None, *, quiet: bool
+    group: StoredGroup, hub: str, cache: SpecCache, cache_dir: Path | None, *, quiet: bool
 ) -> Encoder | None:
     """The encoder of a group, where it is on this machine and the background pictures have not
     been read with it yet."""
@@ -342,7 +342,7 @@ def serve_into(
     The environment variable QDRANT_API_KEY holds the server's key. What is there already is not
     sent again, and searches see the old version until all of the new one is there.
     """
-    from gmi_registry.index.served import serve_into as load
+    from gmi_registry.index.qdrant import serve_into as load
     from gmi_registry.index.stored import FolderFiles, StoredIndex
 
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache_folder(cache_dir)) as index:

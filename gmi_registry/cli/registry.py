@@ -39,7 +39,7 @@ from gmi_registry.hubs.resolve import find_model, hub_named_in
 if TYPE_CHECKING:
     from gmi_registry.hubs.registry.review import Finding, Inspection, Proposal
     from gmi_registry.index import ComparabilityKey
-    from gmi_registry.index.stack import Stack
+    from gmi_registry.index.groups import ModelGroup
     from gmi_registry.spec import Spec
 
 _STAGES = {
@@ -306,7 +306,7 @@ def _others(
     index: Path | None,
     base: Path | None,
     access: HubAccess,
-) -> Stack | None:
+) -> ModelGroup | None:
     """The models that the proposal may be compared with, until ``opened`` is closed.
 
     Of the index that was named; without one, the registry's own, or all that ``base`` holds. None
@@ -333,7 +333,7 @@ def _others(
     return next((group for group in known.groups if group.key == key), None)
 
 
-def _entries(base: Path, key: ComparabilityKey) -> Stack | None:
+def _entries(base: Path, key: ComparabilityKey) -> ModelGroup | None:
     from gmi_registry.index import ComparabilityKey, Filters, SpecIndex
     from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, read_spec
 

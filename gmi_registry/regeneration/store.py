@@ -362,8 +362,9 @@ class FailureStore:
                         if model not in known:
                             _write_history(db, model, history)
                     yield db
-                # Only now: whoever is killed before takes it over once more.
-                self._former.unlink(missing_ok=True)
+                if self._former.exists():
+                    # Only now: whoever is killed before takes it over once more.
+                    self._former.unlink(missing_ok=True)
         except _DAMAGE as error:
             raise InputError(
                 f"{self._path} cannot be written: {_reason(error)}", hint=_HINT_WORK

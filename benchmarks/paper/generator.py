@@ -45,6 +45,11 @@ class Order:
         return len(self.prompts) * len(self.seeds)
 
     @property
+    def name(self) -> str:
+        """By which a stage's cache knows it."""
+        return f"{self.part}-{self.model:04d}"
+
+    @property
     def pairs(self) -> list[tuple[str, int]]:
         """Prompt and seed of each picture."""
         return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]

@@ -419,7 +419,7 @@ def _firsts(one: ProtocolResult) -> Table:
 
 
 def _resemblance(it: Resemblance) -> Table:
-    found = [("The right model", it.right, 1.0)]
+    found: list[tuple[str, Estimate, float | None]] = [("The right model", it.right, 1.0)]
     found += [(method_label(each.method), each.squared_mmd, each.closed) for each in it.methods]
     found += [("Any model, at random", it.random, 0.0)]
     return Table(

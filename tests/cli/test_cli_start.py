@@ -19,6 +19,10 @@ HEAVY = (
     "PIL",
     "jinja2",
     "huggingface_hub",
+    "httpx2",
+    "starlette",
+    "uvicorn",
+    "filelock",
 )
 _PROBE = """
 import sys
@@ -31,6 +35,7 @@ except SystemExit as stop:
 print(sorted(set(sys.modules) & set({heavy!r})), file=sys.stderr)
 """
 
+_WEBHOOK = ([], ["install"], ["list"], ["remove"], ["serve"])
 HELP = [
     ("main", []),
     ("main", ["search"]),
@@ -46,7 +51,7 @@ HELP = [
     *(("main", ["encoder", *words]) for words in ([], ["export"], ["check"])),
     *(("main", ["index", *words]) for words in ([], ["build"], ["info"], ["push"], ["serve-into"])),
     *(("main", ["registry", *words]) for words in ([], ["check"], ["verify-entry"])),
-    *(("main", ["webhook", *words]) for words in ([], ["install"], ["serve"])),
+    *(("main", ["webhook", *words]) for words in _WEBHOOK),
     ("main", ["regenerate"]),
     ("search_main", []),
     ("publish_main", []),

@@ -22,6 +22,10 @@ HEAVY = (
     "model_signing",
     "sigstore",
     "cryptography",
+    "httpx2",
+    "starlette",
+    "uvicorn",
+    "filelock",
 )
 _PROBE = f"""
 import sys
@@ -41,7 +45,8 @@ HELP = (
     *("main encoder", "main encoder export", "main encoder check"),
     *("main index", "main index build", "main index info", "main index push"),
     *("main index serve-into", "main registry", "main registry check"),
-    *("main registry verify-entry", "main webhook", "main webhook install", "main webhook serve"),
+    *("main registry verify-entry", "main webhook", "main webhook install"),
+    *("main webhook list", "main webhook remove", "main webhook serve"),
 )
 
 

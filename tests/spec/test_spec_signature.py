@@ -414,8 +414,8 @@ def test_where_nothing_can_be_written(model: Path, private: PrivateKey) -> None:
 
 _MISSING = """
 import sys
+sys.modules[{module!r}] = None
 from gmi_registry.errors import MissingExtraError
-from gmi_registry.errors import MissingExtraError, install_command
 from gmi_registry.signature import PublicKey
 try:
     PublicKey.read("key.pub")

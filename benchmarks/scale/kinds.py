@@ -2,8 +2,8 @@
 
 Models of several kinds, from such that come in families to such that have nothing in common, and
 queries that are by one of them or by none. Each kind prints the recall of the first ten, the share
-of queries that have them all, how many distances were worked out, milliseconds, and how far the chance
-of any hit is from what all distances give it, at two temperatures.
+of queries that have them all, how many distances were worked out, milliseconds, and how far the
+chance of any hit is from what all distances give it, at two temperatures.
 """
 
 from __future__ import annotations

@@ -144,9 +144,9 @@ def tail_distances(estimates: Floats, deviation: float, limit: float, beta: floa
         return np.empty(0)
     deviation = max(deviation, _LEAST_DEVIATION)
     width = max(deviation / _CLASSES, _FARTHEST / beta / _MOST_CLASSES)
-    sizes = np.bincount(((some - nearest) / width).astype(np.intp))
-    levels = nearest + width * (np.arange(len(sizes)) + 0.5)
-    sizes, levels = sizes[sizes > 0], levels[sizes > 0]
+    classes = ((some - nearest) / width).astype(np.intp)
+    sizes, totals = np.bincount(classes), np.bincount(classes, some)
+    sizes, levels = sizes[sizes > 0], totals[sizes > 0] / sizes[sizes > 0]
     above = (levels - limit) / deviation
     scaled = beta * deviation
     # Φ(a - s) underflows where exp(s²/2) overflows, so both stay logarithms.

@@ -5,8 +5,8 @@ of all means, the default score without a prompt is
 
     d_m = ‖x_m‖² - 2 x_m·y + ‖y‖² - excess,
 
-and all that is slow is one product. Of x_m the numbers along the k directions P in which models vary
-most are kept, in eight bits each with a scale for the model, and the length as it is, so that
+and all that is slow is one product. Of x_m the numbers along the k directions P in which models
+vary most are kept, in eight bits each with a scale for the model, and the length as it is, so that
 
     d_m ≈ ‖x_m‖² - 2 (Pᵀx_m)·(Pᵀy) + ‖y‖² - excess
 
@@ -55,7 +55,7 @@ Means = Callable[[NDArray[np.intp]], Floats]
 
 @dataclass(frozen=True, eq=False)
 class Summaries:
-    """Of m models: ``lengths`` [m] = ‖x‖², and Pᵀx as ``codes`` [m, k] int8 times ``scales`` [m]."""
+    """Of m models: ``lengths`` [m] = ‖x‖²; ``codes`` [m, k] int8 times ``scales`` [m] = Pᵀx."""
 
     lengths: _Single
     scales: _Single
@@ -136,8 +136,7 @@ class Prefilter:
             return self.distances(summaries, means, query_images, concentration, rows[places])
 
         if not self.directions.size or refines_all(len(rows), count, care):
-            everything = exact(np.arange(len(rows)))
-            return Refinement(everything, np.ones(len(rows), bool), 0.0, np.inf)
+            return Refinement.of(exact(np.arange(len(rows))))
         estimates = self.estimates(summaries, query_images, concentration)
         if len(rows) < total:
             estimates = estimates[rows]

@@ -59,6 +59,11 @@ class Refinement(NamedTuple):
     deviation: float
     limit: float
 
+    @classmethod
+    def of(cls, distances: Floats) -> Refinement:
+        """All of them exact."""
+        return cls(distances, np.ones(len(distances), bool), 0.0, np.inf)
+
 
 def refines_all(models: int, count: int, care: Care = LOOSE) -> bool:
     """Whether :func:`refine` would ask for all of so many models, whatever the estimates."""

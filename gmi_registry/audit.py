@@ -1,4 +1,4 @@
-"""Whether a specification is true: some of its images are drawn again and compared."""
+"""Whether a specification is true: some of its images are generated again and compared."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from gmi_registry import generation
 from gmi_registry.device import require_device, require_dtype
 from gmi_registry.encoders import Encoder, check_encoder, load_encoder
 from gmi_registry.errors import HubError, IncomparableSpecsError, InputError
-from gmi_registry.generation import Journal
-from gmi_registry.generation.plan import require_room, require_writable
+from gmi_registry.generation import BatchCache
+from gmi_registry.generation.specification import require_room, require_writable
 from gmi_registry.hubs.protocol import Hub, ModelOutline
 from gmi_registry.hubs.registry.review import ImageComparison, compare_images
 from gmi_registry.hubs.selection import main_file
@@ -47,7 +47,7 @@ def audit(
     device: str | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> ImageComparison:
-    """Draw the images of ``prompts`` again, with all seeds, and compare them with those stated.
+    """Generate the images of ``prompts`` again, with all seeds, and compare them with those stated.
 
     The model is the one that ``hub`` has now (of a Civitai model the version that is described); it
     and its base must have the weights that the specification names. The recipe is the
@@ -57,12 +57,12 @@ def audit(
 
     Raises InputError for a prompt that the specification has not, HubError for other weights,
     IncomparableSpecsError where the encoder's name leads to another encoder, and whatever loading
-    and drawing raise.
+    and generating raise.
     """
     strange = [prompt for prompt in prompts if prompt not in _prompts(spec)]
     if strange or not prompts:
         raise InputError(
-            f"the specification has no prompt {strange[0]!r}" if strange else "no prompt to draw",
+            f"the specification has no prompt {strange[0]!r}" if strange else "no prompt to use",
             hint="choose some of its own prompts",
         )
     recipe = spec.manifest.generation.recipe
@@ -90,7 +90,7 @@ def audit(
     generation.check_settings(pipeline, recipe)
     require_room(work, len(prompts) * len(recipe.seeds) * 3 * recipe.width * recipe.height)
     progress("check", _CHECKS, _CHECKS)
-    journal = Journal(work, model, recipe)
+    cache = BatchCache(work, model, recipe)
     encoding = generation.Encoding(
         encoder,
         len(prompts) * len(recipe.seeds),
@@ -100,14 +100,14 @@ def audit(
         pipeline,
         prompts,
         recipe,
-        journal=journal,
-        follower=encoding,
+        cache=cache,
+        consumer=encoding,
         progress=lambda done, total: progress("generate", done, total),
     )
     prompt_set = PromptSet("audit", 1, tuple(prompts))
-    drawn = generation.build_spec(model, encoding.rows(), encoder, [prompt_set], recipe)
-    found = compare_images(spec, drawn)
-    journal.discard()
+    again = generation.build_spec(model, encoding.rows(), encoder, [prompt_set], recipe)
+    found = compare_images(spec, again)
+    cache.discard()
     return found
 
 
@@ -116,7 +116,8 @@ def _prompts(spec: Spec) -> chain[str]:
 
 
 def _model_ref(spec: Spec) -> ModelRef:
-    """The model as its hub is asked for it, and which file: on Hugging Face what is there now."""
+    """The reference by which the hub is asked for the model: on Hugging Face for what is there now,
+    with the name of its main file."""
     model = spec.manifest.model
     ref = ModelRef("hf", model.id) if model.hub == "hf" else model.ref
     main = main_file([weight.path for weight in model.weights])

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from gmi_registry.cli.main import app
 from gmi_registry.encoders import onnx
 from gmi_registry.encoders.onnx_files import OnnxFolder
+from gmi_registry.errors import install_command
 from gmi_registry.hubs.local import LocalHub
 
 
@@ -67,7 +68,7 @@ def test_a_damaged_export_does_not_pass(exported: Path, tmp_path: Path) -> None:
     ("name", "said"),
     [
         ("tiny", "does not name an encoder"),
-        ("tiny/other", "carries no encoder tiny/other"),
+        ("tiny/other", "has no encoder tiny/other"),
         ("../x/y", "does not name an encoder"),
     ],
 )
@@ -86,4 +87,4 @@ def test_where_the_exporter_is_not_installed(
     done = run("export", "tiny/random", "--hub", str(hub), "--output", str(tmp_path / "out"))
     assert done.exit_code == 1
     assert "needs the package 'onnx'" in done.stderr
-    assert "pip install 'gmi-registry[export]'" in done.stderr
+    assert install_command("export") in done.stderr

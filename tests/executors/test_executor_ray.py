@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gmi_registry.errors import InputError, MissingExtraError
+from gmi_registry.errors import InputError, MissingExtraError, install_command
 from gmi_registry.regeneration import Work
 from gmi_registry.regeneration.ray_executor import RayExecutor
 from gmi_registry.regeneration.run import executor_named
@@ -58,7 +58,7 @@ def test_works_are_done_in_other_processes_two_at_a_time(outcomes):
 
 
 def test_errors_tell_no_token(outcomes):
-    assert outcomes[1]["fail"].reason == "ValueError: no such layer, token …"
+    assert outcomes[1]["fail"].reason == "ValueError: no such layer, token … and more"
     assert outcomes[1]["refuse"].hint == "train it"
 
 
@@ -114,7 +114,7 @@ def test_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError) as caught:
         executor_named("ray", 2)
-    assert caught.value.hint == "pip install 'gmi-registry[ray]'"
+    assert caught.value.hint == install_command("ray")
 
 
 def test_without_works_no_ray_is_started():

@@ -121,7 +121,7 @@ def _index(
             folder,
             opened,
             cache_dir=access.cache,
-            wanted=Filters(tags=tuple(tags or ())),
+            filters=Filters(tags=tuple(tags or ())),
             workers=workers,
             progress=lambda count, total: progress("read", count, total),
         )

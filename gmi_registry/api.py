@@ -27,7 +27,7 @@ from gmi_registry.spec import ModelRef, PromptSet, Spec
 
 if TYPE_CHECKING:
     from gmi_registry.generation import RecipeOverrides
-    from gmi_registry.generation.memory import Offload
+    from gmi_registry.generation.placement import Offload
     from gmi_registry.publish import Progress as PublishProgress
     from gmi_registry.publish import Publication
 

@@ -471,7 +471,7 @@ def _is_plain(name: str) -> bool:
 
 def _base_refusal(what: str, found: FoundWeights) -> HubError | None:
     """What the file tells of the base that nobody names, and that this hub cannot know."""
-    from gmi_registry.stated_base import base_of_file
+    from gmi_registry.bases import base_of_file
     from gmi_registry.weights import identify, read_header
 
     header = read_header(found.files[found.names.index(found.main)])

@@ -38,7 +38,7 @@ from gmi_registry.weights.quantisation import Scales, dequantised, has_bad_scale
 if TYPE_CHECKING:
     import torch
 
-_NETWORKS = ("transformer", "unet")
+_NETWORK_NAMES = ("transformer", "unet")
 _LDM = "model.diffusion_model."
 # What stands before the layers of a network that is shared alone.
 _ALONE = (_LDM, "diffusion_model.", "model.", "unet.", "transformer.", "net.", "module.", "dit.")
@@ -277,7 +277,7 @@ def _text_encoder(
 
 def network_component(classes: Iterable[str]) -> str | None:
     """The component that denoises: a transformer, or a UNet."""
-    return next((name for name in _NETWORKS if name in classes), None)
+    return next((name for name in _NETWORK_NAMES if name in classes), None)
 
 
 def match_parts(

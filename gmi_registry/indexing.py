@@ -93,7 +93,7 @@ def _known(folder: Path, cache_dir: Path) -> dict[ModelRef, tuple[IndexEntry, Sp
         return {}
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache_dir) as index:
         return {
-            entry.model.identity: (entry, group.standing(row))
+            entry.ref.identity: (entry, group.status(row))
             for group in index.groups
             for row, entry in enumerate(group.entries)
         }
@@ -128,19 +128,19 @@ class _Work:
             if known is not None and known[0].described_as is not None:
                 self.renamed.add(listing.ref.identity)
             return
-        entry, standing = known
-        now, told = _today(listing, entry), _standing(listing)
-        if not wanted.admits(now.traits(told)):
+        entry, status = known
+        now, told = _today(listing, entry), _status(listing)
+        if not wanted.admits(now.traits(told.stale)):
             return
         self.present.add(listing.ref.identity)
-        if (now, told) != (entry, replace(standing, stale=None)):
+        if (now, told) != (entry, replace(status, stale=None)):
             self.described.append(MetadataUpdate(now, told))
 
 
-def _is_read(listing: Listing, entry: IndexEntry, standing: SpecStatus) -> bool:
+def _is_read(listing: Listing, entry: IndexEntry, status: SpecStatus) -> bool:
     """Whether the index has the specification that a hub lists, told without reading it."""
     if entry.described_as is not None and not (
-        listing.ref.hub == "hf" and listing.ref == entry.model
+        listing.ref.hub == "hf" and listing.ref == entry.ref
     ):
         # It names another model, and is this one's only as long as the weights are those that it
         # describes. A commit holds them fast; nothing else that is listed does.
@@ -148,26 +148,23 @@ def _is_read(listing: Listing, entry: IndexEntry, standing: SpecStatus) -> bool:
     if listing.spec_digest is not None:
         return listing.spec_digest == entry.digest
     if listing.stamp is not None:
-        return listing.stamp == standing.stamp
+        return listing.stamp == status.stamp
     # On Hugging Face a specification that changes is a commit of its own.
-    return _pins(listing) and listing.ref == entry.model
+    return _pins(listing) and listing.ref == entry.ref
 
 
 def _pins(listing: Listing) -> bool:
     return listing.ref.revision is not None
 
 
-def _standing(listing: Listing) -> SpecStatus:
+def _status(listing: Listing) -> SpecStatus:
     """What the index keeps of what a hub says; whether the weights have changed is soon old."""
     return SpecStatus(trust=listing.trust, stamp=listing.stamp)
 
 
 def _today(listing: Listing, entry: IndexEntry) -> IndexEntry:
     """The hub knows the model of today, the manifest the one of the day it was described."""
-    if _pins(listing) or listing.ref != entry.model.identity:
-        entry = entry.found_at(listing.ref, listing.url)
-    nsfw = entry.nsfw if listing.nsfw is None else listing.nsfw
-    return replace(entry, nsfw=nsfw, hub_tags=listing.tags)
+    return entry.listed(listing.ref, url=listing.url, hub_tags=listing.tags, nsfw=listing.nsfw)
 
 
 class _Reading:
@@ -205,12 +202,12 @@ class _Reading:
                 yield outcome
             else:
                 self.kept_out += 1
-                yield outcome.indexed.entry.model
+                yield outcome.indexed.entry.ref
             self._progress(done, len(listings))
 
     def _passes(self, row: NewSpec) -> bool:
         entry = row.indexed.entry
-        return self._wanted[entry.model.hub].admits(entry.traits(row.standing))
+        return self._wanted[entry.ref.hub].admits(entry.traits(row.status.stale))
 
     def _read(self, it: tuple[Hub, Listing]) -> NewSpec | SkippedSpec:
         hub, listing = it
@@ -225,6 +222,6 @@ class _Reading:
             if isinstance(error, SpecFormatError) and listing.ref.identity in self._renamed:
                 self._refuted.add(listing.ref.identity)
             return SkippedSpec(listing.ref, error.message)
-        row = NewSpec.of(spec, _standing(listing))
+        row = NewSpec.of(spec, _status(listing))
         entry = _today(listing, row.indexed.entry)
         return replace(row, indexed=replace(row.indexed, entry=entry))

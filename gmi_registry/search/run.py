@@ -130,7 +130,7 @@ class SearchRun:
                     asking,
                     top=self.top,
                     repeats=self.repeats,
-                    universal=lambda stack: known_universal(stack, cache),
+                    universal=lambda group: known_universal(group, cache),
                 )
 
             ranking = ranked()
@@ -212,7 +212,7 @@ class SearchRun:
         if place.model is not None:
             # Under the name that the hub lists it by, so that it is not its own neighbour.
             entry = exemplar.entry.found_at(
-                replace(place.model, revision=exemplar.entry.model.revision), None
+                replace(place.model, revision=exemplar.entry.ref.revision), None
             )
             exemplar = replace(exemplar, entry=entry)
         return exemplar, spec.manifest.encoder

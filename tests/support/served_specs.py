@@ -24,7 +24,7 @@ from gmi_registry.spec import (
 
 DIMENSIONS, TEXT_DIMENSIONS, SEEDS = 12, 5, (0, 1)
 PROMPTS = PromptSet("general", 1, ("a cat", "a tree", "a red car", "a castle", "a boat"))
-STANDINGS = (
+STATUSES = (
     SpecStatus(False, "owner"),
     SpecStatus(True, "verified"),
     SpecStatus(None, "self-published"),
@@ -107,7 +107,7 @@ def index_of(*specs):
             spec.manifest.model.ref,
             lambda spec=spec: spec,
             hub_tags=("New", "icon") if row % 4 == 0 else (),
-            standing=STANDINGS[row % 4],
+            status=STATUSES[row % 4],
         )
         for row, spec in enumerate(specs)
     )
@@ -115,13 +115,13 @@ def index_of(*specs):
 
 def load(target, index, **named):
     """The index into the server."""
-    return serve_into(target, stack_of(index), index.standing, encoder=encoder_named(), **named)
+    return serve_into(target, group_of(index), index.status, encoder=encoder_named(), **named)
 
 
-def stack_of(index):
+def group_of(index):
     """Of the one group there is."""
     (selection,) = index.select(Filters())
-    return selection.stack
+    return selection.group
 
 
 def ask(images=1, *, seed=0, prompt=None, encoder=None, dimensions=DIMENSIONS):

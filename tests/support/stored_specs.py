@@ -106,15 +106,15 @@ def ref_of(number):
     )[number % 3]
 
 
-def make_row(number, standing=None, **changes):
-    """A row on one of three hubs, with a standing of its own."""
+def make_row(number, status=None, **changes):
+    """A row on one of three hubs, with a status of its own."""
     spec = make_spec(number, **({"model": ref_of(number)} | changes))
-    standing = standing or SpecStatus(
+    status = status or SpecStatus(
         stale=(None, False, True)[number % 3],
         trust=("owner", "verified", "self-published", None)[number % 4],
         stamp=f"stamp {number}" if number % 2 else None,
     )
-    row = renamed(NewSpec.of(spec, standing), hub_tags=("Fresh",) if number % 5 == 1 else ())
+    row = renamed(NewSpec.of(spec, status), hub_tags=("Fresh",) if number % 5 == 1 else ())
     if number % 4 == 2:
         row = renamed(row, lora_partial=LoraPartial(applied=number, tensors=number + 100))
     return row if number % 7 else renamed(row, described_as=ModelRef("hf", f"o/former{number}"))
@@ -123,7 +123,7 @@ def make_row(number, standing=None, **changes):
 def renamed(row, model=None, **changes):
     """The row with another reference or metadata, and the same digest."""
     entry = row.indexed.entry
-    changes |= {} if model is None else {"model": ModelRef.parse(model)}
+    changes |= {} if model is None else {"ref": ModelRef.parse(model)}
     return replace(row, indexed=replace(row.indexed, entry=replace(entry, **changes)))
 
 
@@ -133,7 +133,7 @@ def in_memory(rows):
     for row in rows:
         entry = row.indexed.entry
         index._put(IndexedSpec(**vars(row.indexed)))
-        index._standing[str(entry.model.identity)] = row.standing
+        index._status[str(entry.ref.identity)] = row.status
     return index
 
 
@@ -148,8 +148,8 @@ class Opened:
     def __len__(self):
         return len(self.stored)
 
-    def standing(self, name):
-        return self.stored.standing(name)
+    def status(self, name):
+        return self.stored.status(name)
 
     def select(self, filters, leave_out=None):
         found = []

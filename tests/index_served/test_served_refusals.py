@@ -377,8 +377,8 @@ class TestHostile:
             refused(SpecFormatError, lambda: opened.answer(question, top=None), "no images of hf:")
 
     def test_an_index_that_says_what_no_specification_may(self, server, forty):
-        stack = group_of(forty)
-        bad = replace(stack, entries=(replace(stack.entries[0], title="a\nb"), *stack.entries[1:]))
+        bad = group_of(forty)
+        bad._entries = (replace(bad.entries[0], title="a\nb"), *bad.entries[1:])
         error = refused(
             SpecFormatError,
             lambda: serve_into(server.url(), bad, forty.status, encoder=encoder_named()),

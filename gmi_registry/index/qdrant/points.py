@@ -20,7 +20,7 @@ import binascii
 import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -261,6 +261,7 @@ class PointPayload(ModelMetadata):
     sees it.
     """
 
+    nsfw: bool = field()  # no server leaves it out
     stale: bool | None = None
     trust: Trust | None = None
 

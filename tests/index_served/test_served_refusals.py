@@ -11,6 +11,7 @@ import logging
 import socket
 import subprocess
 import sys
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -377,7 +378,7 @@ class TestHostile:
             refused(SpecFormatError, lambda: opened.answer(question, top=None), "no images of hf:")
 
     def test_an_index_that_says_what_no_specification_may(self, server, forty):
-        bad = group_of(forty)
+        bad = copy(group_of(forty))
         bad._entries = (replace(bad.entries[0], title="a\nb"), *bad.entries[1:])
         error = refused(
             SpecFormatError,

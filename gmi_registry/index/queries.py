@@ -26,18 +26,18 @@ from gmi_registry.index.groups import (
 )
 from gmi_registry.scoring import DEFAULT_SCORE, KERNEL_SCORES, SCORES, Query, Score
 from gmi_registry.scoring.confidence import (
-    TailMass,
     confidences,
     distances_with_unwanted,
     log_innocence,
+    tail_distances,
 )
 from gmi_registry.scoring.default import whitened_means
 from gmi_registry.scoring.kernels import Floats, working_dtype
 from gmi_registry.scoring.model_distance import content_means, model_distances, shared_contributions
 from gmi_registry.scoring.ranking import best_prompts
 from gmi_registry.scoring.refine import (
-    CLOSE,
     LOOSE,
+    Refinement,
     estimates_of,
     log_kernels,
     refine,
@@ -74,8 +74,6 @@ _TIMES_AS_LONG = 8.0
 _FAINT = 7.0
 """With e⁻⁷ of the chance of the nearest nobody is much suspected, but by many of the kind."""
 _MOST_SUSPECTS = 4096
-_MORE = 4
-"""Times as many models are asked for where all that were had to be measured."""
 
 
 class Shortlist(NamedTuple):
@@ -92,6 +90,17 @@ class Shortlist(NamedTuple):
     def everything(cls, distances: Floats) -> Shortlist:
         """Nothing is left out of ``distances`` [R]."""
         return cls(np.arange(len(distances)), distances, distances[:0])
+
+    @classmethod
+    def of(cls, found: Refinement, beta: float | None = None) -> Shortlist:
+        """Those whose distances are exact. Chances are shares of exp(-``beta`` d) of all, None
+        where distances speak of none."""
+        beyond = found.distances[:0]
+        if beta is not None:
+            others = found.distances[~found.exact]
+            beyond = tail_distances(others, found.deviation, found.limit, beta)
+            beyond = beyond.astype(found.distances.dtype)
+        return cls(np.flatnonzero(found.exact), found.distances[found.exact], beyond)
 
 
 class IndexQuery(ABC):
@@ -176,7 +185,7 @@ def shortlist_by_means(
     found = refine_by_line(
         estimates(numbers), lambda some: distances(members[some].tolist()), count
     )
-    return Shortlist(found.places, found.distances, found.distances[:0])
+    return Shortlist.of(found)
 
 
 def _weighing(
@@ -385,46 +394,34 @@ class ImageQuery(IndexQuery):
         found = refine_by_line(
             estimates, lambda some: self.distances(group, members[some].tolist()), count
         )
-        limit = float(np.partition(found.distances, count - 1)[count - 1])
-        alone, spread = np.ones(len(found.others)), np.full(len(found.others), found.off)
-        left_out = TailMass(alone, found.others, spread, limit)
-        beyond = left_out.distances(len(self.images.image_embeddings) / (2 * group.temperature))
-        return Shortlist(found.places, found.distances, beyond)
+        return Shortlist.of(found, self._beta(group))
+
+    def _beta(self, group: ModelGroup) -> float:
+        """What distances are multiplied with where chances are given out."""
+        return len(self.images.image_embeddings) / (2 * group.temperature)
 
     def _shortlist_by_estimates(
         self, group: ModelGroup, rows: Sequence[int], count: int
     ) -> Shortlist:
         """Means without the prompt, those that matter where they are many; with the prompt, for
         which images have to be read, those of them that matter."""
-        estimator, prompted = group.estimator, self.images.has_prompts
-        images, concentration = self.images.image_embeddings, 1 / len(group.image_prompt)
-        members = as_rows(rows)
+        members, prompted = as_rows(rows), self.images.has_prompts
 
         def measured(places: NDArray[np.intp]) -> Floats:
-            few = members[places].tolist()
-            if estimator is None or prompted:
-                return self._distances_to(self.images, group, few)
-            return estimator.distances(few, images, concentration)
+            return self._distances_to(self.images, group, members[places].tolist())
 
-        if refines_all(len(members), count) and (prompted or estimator is not None):
+        if prompted and refines_all(len(members), count):
             return Shortlist.everything(measured(np.arange(len(members))))
-        care = LOOSE if prompted else CLOSE
-        if estimator is None:
-            estimates = self._distances_of_means(self.images, group, rows)
-            if prompted:
-                estimates = refine(estimates, measured, count, care).distances
-            return Shortlist.everything(estimates)
-        # Without the prompt others are near, so that more of them are wanted.
-        wanted = care.models(count) if prompted else count
-        while True:
-            places, estimates, left_out = estimator.near(rows, images, concentration, wanted)
-            found = refine(estimates, partial(_measured_at, measured, places), count, care)
-            # Where estimates say so little that all of some are measured, more may be as near.
-            if not found.exhausted or len(places) == len(members):
-                break
-            wanted *= _MORE
-        beyond = left_out.distances(len(images) / (2 * group.temperature))
-        return Shortlist(places, found.distances, beyond.astype(found.distances.dtype))
+        if group.estimator is None:
+            found = Refinement.of(self._distances_of_means(self.images, group, rows))
+        else:
+            # Without the prompt others are near, so that more of them are wanted.
+            wanted = LOOSE.models(count) if prompted else count
+            images, concentration = self.images.image_embeddings, 1 / len(group.image_prompt)
+            found = group.estimator.near(rows, images, concentration, wanted)
+        if prompted:
+            found = refine(found.distances, measured, count, LOOSE)
+        return Shortlist.of(found, self._beta(group))
 
     def _distances_to(self, images: Query, group: ModelGroup, rows: Sequence[int]) -> Floats:
         if not self._speaks_of_chances or images.has_prompts:
@@ -520,14 +517,6 @@ def _repeats(group: ModelGroup, distances: Floats) -> list[list[int]]:
     suspects = suspects[np.argsort(nearest, kind="stable")[:_MOST_SUSPECTS]]
     alike = repeat_groups(*group.whitened(suspects.tolist()))
     return [suspects[places].tolist() for places in alike if len(places) > 1]
-
-
-def _measured_at(
-    measured: Callable[[NDArray[np.intp]], Floats],
-    places: NDArray[np.intp],
-    few: NDArray[np.intp],
-) -> Floats:
-    return measured(places[few])
 
 
 def _check_widths(group: ModelGroup, images: Query) -> None:

@@ -34,8 +34,6 @@ from gmi_registry.index.stored.format import (
     IndexDocument,
     PartMetadata,
 )
-from gmi_registry.index.stored.frame import FRAMED_MODELS, Frame, FrameSource
-from gmi_registry.index.stored.frame_file import Stretch
 from gmi_registry.index.stored.metadata import (
     Facets,
     Member,
@@ -43,6 +41,12 @@ from gmi_registry.index.stored.metadata import (
     MetadataLines,
     StoredEntries,
     facet_values,
+)
+from gmi_registry.index.stored.prefilter import (
+    PREFILTER_MODELS,
+    PrefilterSource,
+    Segment,
+    StoredPrefilter,
 )
 from gmi_registry.scoring import WithinScatter, gram
 from gmi_registry.scoring.kernels import Floats
@@ -93,7 +97,7 @@ class StoredGroup(ModelGroup):
         self.encoder: EncoderRef = metadata.encoder
         self._prompt_embeddings = files.prompts(metadata)
         self._statistics = files.statistics(metadata)
-        # Those of a large group are looked at once, when its frame is made.
+        # Those of a large group are looked at once, when its prefilter is made.
         if not self._is_large:
             for part in range(len(self._parts)):
                 self._mapped("means", part)
@@ -132,16 +136,15 @@ class StoredGroup(ModelGroup):
 
     @property
     def _is_large(self) -> bool:
-        return len(self) >= FRAMED_MODELS
+        return len(self) >= PREFILTER_MODELS
 
     @cached_property
-    def estimator(self) -> Frame | None:
+    def estimator(self) -> StoredPrefilter | None:
         if not self._is_large:
             return None
-        stretches = [Stretch(part.means.sha256, part.rows) for part in self._parts]
-        source = FrameSource(
+        source = PrefilterSource(
             folder=self._metadata.folder,
-            stretches=stretches,
+            segments=[Segment(part.means.sha256, part.rows) for part in self._parts],
             statistics=self._metadata.statistics.file.sha256,
             scatter=self.scatter,
             means=self._means_of,
@@ -149,9 +152,9 @@ class StoredGroup(ModelGroup):
         # Where each member's row is, counted through all parts: [M].
         places = np.asarray(self._starts[self._part] + self._within, np.intp)
         try:
-            return Frame.of(source, self._cache_dir, places, partial(self._told, "prepare"))
+            return StoredPrefilter(source, self._cache_dir, places, partial(self._told, "prepare"))
         except OSError as error:
-            _log.warning("searching on without a frame, which takes longer: %s", error)
+            _log.warning("searching on without a prefilter, which takes longer: %s", error)
             return None
 
     def _means_of(self, part: int) -> NDArray[np.float32]:
@@ -171,7 +174,7 @@ class StoredGroup(ModelGroup):
     def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
         if self.estimator is None:
             return super().whitened(rows)
-        # A frame holds the means of a large group, whose parts need not be opened for a few.
+        # A prefilter holds the means of a large group, whose parts need not be opened for a few.
         return whiten(self.estimator.means(rows), self.scatter, len(self.image_prompt))
 
     @property

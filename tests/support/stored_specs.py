@@ -11,18 +11,9 @@ from gmi_registry.index import Filters, IndexedSpec, Selection, SpecIndex, SpecS
 from gmi_registry.index.rank import rank_groups
 from gmi_registry.index.stored import FolderFiles, NewSpec, StoredIndex, update_index
 from gmi_registry.scoring import Query
-from gmi_registry.spec import (
-    DescribedModel,
-    EncoderRef,
-    GenerationRecipe,
-    LoraPartial,
-    ModelRef,
-    Preprocess,
-    PromptSet,
-    Sampler,
-    WeightFile,
-    build_spec,
-)
+from gmi_registry.spec import LoraPartial, ModelRef, PromptSet
+from tests.support import index_specs
+from tests.support.index_specs import spec_of
 
 DIMENSIONS = 6
 GENERAL = PromptSet("general", 1, ("a cat", "a tree", "a red car", "a castle", "a ship"))
@@ -30,20 +21,7 @@ OTHER = PromptSet("other", 1, ("a dragon", "a knight"))
 
 
 def encoder_named(name="tiny"):
-    return EncoderRef(
-        name=name,
-        pretrained="zoo",
-        weights_sha256=hashlib.sha256(name.encode()).hexdigest(),
-        preprocess=Preprocess(
-            size=32,
-            mean=(0.5, 0.5, 0.5),
-            std=(0.5, 0.5, 0.5),
-            interpolation="bicubic",
-            resize_mode="shortest",
-        ),
-        image_dim=DIMENSIONS,
-        text_dim=DIMENSIONS,
-    )
+    return index_specs.encoder_named(name, DIMENSIONS, DIMENSIONS)
 
 
 def make_spec(
@@ -70,30 +48,16 @@ def make_spec(
         "nsfw": number % 5 == 0,
         "downloads": None if number % 7 == 0 else 10 * number,
     } | described
-    weights = hashlib.sha256(str(number).encode()).hexdigest()
-    return build_spec(
-        model=DescribedModel(
-            hub=ref.hub,
-            id=ref.id,
-            revision=ref.revision,
-            weights=(WeightFile(path="w.safetensors", size=1, sha256=weights),),
-            **details,
-        ),
+    return spec_of(
+        ref,
+        images,
         encoder=encoder or encoder_named(),
+        weights=hashlib.sha256(str(number).encode()).hexdigest(),
         prompt_sets=(prompt_set,),
-        recipe=GenerationRecipe(
-            sampler=Sampler(name="DDIM"),
-            steps=5,
-            guidance_scale=3.0,
-            width=64,
-            height=64,
-            seeds=seeds,
-        ),
-        image_embeddings=images,
-        prompt_embeddings=np.random.default_rng(prompts_seed).uniform(
-            0.1, 1, (len(prompt_set), DIMENSIONS)
-        ),
-        image_prompt=rows,
+        seeds=seeds,
+        prompts_seed=prompts_seed,
+        gamma=None,
+        **details,
     )
 
 

@@ -30,7 +30,7 @@ from gmi_registry.encoders.onnx_files import TOLERANCE, Description, deviation
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.encoders.protocol import Matched
 from gmi_registry.encoders.tokenizer import ClipTokens, Pair, join_merges, split_merges
-from gmi_registry.errors import InputError, MissingExtraError
+from gmi_registry.errors import InputError, MissingExtraError, install_command
 from gmi_registry.generation.encoding import TowersApart
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.search.query import build_query
@@ -403,7 +403,7 @@ def test_without_torch_and_export_the_error_names_both_ways_out(
     with pytest.raises(MissingExtraError, match="tiny/random, of which there is no") as caught:
         load_encoder("tiny", "random", folder, cache_dir=tmp_path / "hub")
     hint = str(caught.value.hint)
-    assert hint.startswith("pip install 'gmi-registry[torch]'; or ")
+    assert hint.startswith(f"{install_command('torch')}; or ")
     assert "gmi encoder export tiny/random --output DIR" in hint
 
 

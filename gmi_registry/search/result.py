@@ -7,14 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from gmi_registry.index import (
-    GroupRanking,
-    ImageQuestion,
-    ModelQuestion,
-    Question,
-    Ranking,
-    SearchHit,
-)
+from gmi_registry.index import GroupRanking, ImageQuery, IndexQuery, ModelQuery, Ranking, SearchHit
 from gmi_registry.search.request import LIKE_SCORE, TEXT_SCORE, Request
 from gmi_registry.spec import EncoderRef, ModelRef
 
@@ -148,7 +141,7 @@ class SearchResult(Ranking):
 
 
 def query_fields(
-    request: Request, question: Question | None, interrogator: str, score: str
+    request: Request, question: IndexQuery | None, interrogator: str, score: str
 ) -> dict[str, Any]:
     """What a result says of the question; of prompts what was guessed, once that has been done."""
     from gmi_registry.search.query import PROMPT_MODE
@@ -159,12 +152,12 @@ def query_fields(
         "interrogator": interrogator if request.prompt is None else PROMPT_MODE,
     }
     like = None
-    if isinstance(question, ImageQuestion):
+    if isinstance(question, ImageQuery):
         prompts["pseudo_prompts"] = question.query.pseudo_prompts
         prompts["interrogator"] = question.query.interrogator
         if question.unwanted is not None:
             prompts["not_like_prompts"] = question.unwanted.pseudo_prompts
-    elif isinstance(question, ModelQuestion):
+    elif isinstance(question, ModelQuery):
         like, score = question.exemplar.entry.model, LIKE_SCORE
     if request.text is not None:
         score = TEXT_SCORE

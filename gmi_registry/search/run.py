@@ -22,15 +22,15 @@ from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.protocol import Hub, knows_names, with_base_names
 from gmi_registry.hubs.resolve import find_model, find_spec, hub_named_in, is_folder, registry_of
 from gmi_registry.index import (
-    ImageQuestion,
+    ImageQuery,
     IndexedSpec,
-    ModelQuestion,
-    Question,
+    IndexQuery,
+    ModelQuery,
     Ranking,
     SpecCache,
-    TextQuestion,
+    TextQuery,
     Wording,
-    answer,
+    rank_groups,
 )
 from gmi_registry.interrogators import Interrogator, require_interrogator
 from gmi_registry.scoring import Query, score_named
@@ -69,7 +69,7 @@ class SearchOutcome:
     together."""
 
     ranking: Ranking
-    question: Question | None
+    question: IndexQuery | None
     encoder: EncoderRef | None
     looked_at: int
     listed: int
@@ -97,12 +97,12 @@ class SearchRun:
 
     def by_rows(self, gathering: SearchSource, *, fresh_only: bool) -> SearchOutcome:
         """With the specifications at hand, or the rows of an index."""
-        question: Question | None = None
+        question: IndexQuery | None = None
         compared_by = None if self.encoder is None else self.encoder.ref
         with gathering.opened(self.progress) as known:
             if self.request.like is not None:
                 exemplar, compared_by = self._exemplar(self.request.like, known)
-                question = ModelQuestion(exemplar)
+                question = ModelQuery(exemplar)
             found = self._gathered(gathering, known)
             leave_out = None if question is None else question.about
             filters = with_base_names(self.wanted, self.hub, found.index.base_models)
@@ -124,7 +124,7 @@ class SearchRun:
             def ranked() -> Ranking:
                 chosen = replace(filters, fresh_only=fresh_only)
                 selections = found.index.select(chosen, leave_out)
-                return answer(
+                return rank_groups(
                     found.index,
                     selections,
                     asking,
@@ -149,7 +149,7 @@ class SearchRun:
         Raises UnsupportedOperationError for what a server cannot answer or tell, and what
         :meth:`.ServedIndex.open` and :meth:`.ServedIndex.answer` raise.
         """
-        from gmi_registry.index.served import Place, ServedIndex
+        from gmi_registry.index.qdrant import Location, QdrantIndex
 
         if self.request.like is not None or self.request.text is not None:
             raise UnsupportedOperationError(
@@ -161,13 +161,13 @@ class SearchRun:
                 f"{url} does not know which models have changed since",
                 hint="search without --fresh-only, or with the files of the index: --index DIR",
             )
-        place = Place.parse(url)
+        place = Location.parse(url)
         if self.equipment.offline and not place.is_here:
             raise OfflineError(
                 f"{url} is across the network, which is switched off",
                 hint="search without --offline, or with the files of the index: --index DIR",
             )
-        with ServedIndex.open(place) as served:
+        with QdrantIndex.open(place) as served:
             self.clock.begin("encoder")
             encoder = self.encoder or self.equipment.encoder_like(served.encoder, url, self.hub)
             question = self._question(encoder, ())
@@ -217,14 +217,14 @@ class SearchRun:
             exemplar = replace(exemplar, entry=entry)
         return exemplar, spec.manifest.encoder
 
-    def _question(self, encoder: Encoder, phrases: Sequence[str]) -> Question:
+    def _question(self, encoder: Encoder, phrases: Sequence[str]) -> IndexQuery:
         from gmi_registry.search.query import OwnPrompts, build_query, embed_text, logit_scale
 
         self.clock.begin("query")
         request = self.request
         prompts = OwnPrompts(encoder, SpecCache(self.cache_dir))
         if request.text is not None:
-            return TextQuestion(embed_text(request.text, encoder), encoder.ref.id, prompts)
+            return TextQuery(embed_text(request.text, encoder), encoder.ref.id, prompts)
         style = None
         if request.style is not None:
             style = Wording(embed_text(request.style, encoder), logit_scale(encoder))
@@ -236,14 +236,14 @@ class SearchRun:
             return build_query(pictures, encoder, interrogator=guess, prompt=request.prompt)
 
         unwanted = query(request.unwanted) if request.unwanted else None
-        return ImageQuestion(
+        return ImageQuery(
             query(request.pictures), score_named(self.score), unwanted, style, prompts
         )
 
     def _sought(
         self,
         ranking: Ranking,
-        question: Question | None,
+        question: IndexQuery | None,
         encoder: EncoderRef | None,
         found: LoadedSpecs,
         left_out: int = 0,

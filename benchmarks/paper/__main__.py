@@ -26,7 +26,7 @@ from gmi_registry.cli.options import (
 from gmi_registry.cli.output import (
     StageProgress,
     handle_errors,
-    output,
+    terminal,
     without_future_warnings,
     write_json,
     write_line,
@@ -141,8 +141,8 @@ def show(
     from benchmarks.paper.report import write_report
 
     report = write_report(folder)
-    console = output()
-    if console.is_terminal:
+    console = terminal()
+    if console is not None:
         from benchmarks.paper.tables import tables
 
         for table in tables(report.results):

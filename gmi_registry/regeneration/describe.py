@@ -17,7 +17,7 @@ from gmi_registry.errors import GenerationError, HubError, OfflineError, RateLim
 from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs.open import opened_hub
 from gmi_registry.hubs.protocol import Hub, SpecStore
-from gmi_registry.publish import Progress, publish
+from gmi_registry.publish import Progress, PublishRequest, publish
 from gmi_registry.regeneration.store import folder_about, model_folder, model_lock
 from gmi_registry.regeneration.verdict import DUE, Survey, Verdict, judge
 from gmi_registry.regeneration.work import Outcome, Result, Work, failed
@@ -101,11 +101,9 @@ def _published(
 ) -> Result:
     options = work.options
     target = _Watched(hub if store is None else store, look)
-    done = publish(
+    request = PublishRequest(
         ref,
-        cast("Hub", target) if store is None else hub,
         work=room,
-        load=_encoder,
         prompts=_own_prompts(ref, now.manifest),
         base=None if now.manifest is None else now.manifest.model.named_base,
         overrides=_kept(now.manifest, now.advised),
@@ -116,8 +114,9 @@ def _published(
         create_pr=options.create_pr,
         store=None if store is None else cast("SpecStore", target),
         device=options.device,
-        progress=progress,
     )
+    place = cast("Hub", target) if store is None else hub
+    done = publish(request, place, load=_encoder, progress=progress)
     if target.overtaken is not None:
         reason = "published elsewhere while it was generated here"
         return Result(

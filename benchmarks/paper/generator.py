@@ -17,7 +17,7 @@ from benchmarks.paper.folder import sha256_file, versions
 from gmi_registry import generation
 from gmi_registry.encoders import Encoder, EncoderName, load_encoder
 from gmi_registry.errors import InputError
-from gmi_registry.generation import Journal, RecipeOverrides
+from gmi_registry.generation import BatchCache, RecipeOverrides
 from gmi_registry.hubs import HubAccess, open_hub
 from gmi_registry.hubs.open import Closable
 from gmi_registry.interrogators import load_interrogator
@@ -286,9 +286,9 @@ class DiffusionGenerator(EncodedGenerator):
             def told(done: int, total: int, before: int = before) -> None:
                 progress(before + done)
 
-            journal = Journal(self._work / "pictures", model, recipe)
+            cache = BatchCache(self._work / "pictures", model, recipe)
             images = generation.generate(
-                pipeline, order.prompts, recipe, journal=journal, progress=told
+                pipeline, order.prompts, recipe, cache=cache, progress=told
             )
             generated.append(list(images.paths))
             before += len(order)

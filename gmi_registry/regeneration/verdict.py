@@ -21,7 +21,7 @@ from gmi_registry.errors import (
     SpecNotFoundError,
     UnsupportedVersionError,
 )
-from gmi_registry.generation.advice import advised, adviser
+from gmi_registry.generation.recommended_settings import recommended, recommending_model
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.hubs.protocol import Hub, KnowsWeights, Listing, SpecStore, is_stale, own_weights
 from gmi_registry.hubs.resolve import makes_links, read_former
@@ -277,7 +277,9 @@ def judge(
     file = _file(manifest, ref, today)
     stated = frozenset[str]()
     if today.model is not None:
-        stated = frozenset(name for name in _KEPT if adviser(today.model, name) is not None)
+        stated = frozenset(
+            name for name in _KEPT if recommending_model(today.model, name) is not None
+        )
     found = list(_differences(manifest, ref, today, encoder, prompts))
     if found:
         reasons = "; ".join(found)
@@ -321,7 +323,7 @@ def _advice(today: CurrentModel) -> tuple[EncoderName | None, PromptSet | None]:
     """
     if today.model is None:
         return None, None
-    named = advised(today.model, "encoder")
+    named = recommended(today.model, "encoder")
     encoder = DEFAULT_ENCODER if named is None else EncoderName.parse(named)
     return encoder, generation.default_prompt_set(today.model)
 

@@ -27,7 +27,7 @@ from benchmarks.paper.report import examples, write_report
 from benchmarks.paper.run import run_benchmark
 from gmi_registry import generation
 from gmi_registry.errors import GenerationError, InputError
-from gmi_registry.generation import Journal, RecipeOverrides
+from gmi_registry.generation import BatchCache, RecipeOverrides
 from gmi_registry.hubs import HubAccess
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.images import load_image
@@ -115,9 +115,9 @@ def test_a_picture_is_what_the_model_draws_of_the_guess(hub, finished):
         pipeline = generation.load_pipeline(model, device="cpu")
         wanted = RecipeOverrides(steps=2, batch_size=3, seeds=(SEED,))
         recipe = generation.default_recipe(pipeline, model, wanted)
-        journal = Journal(hub.parent / f"anew-{number}", model, recipe)
+        cache = BatchCache(hub.parent / f"anew-{number}", model, recipe)
         for prompt, picture in zip(
-            prompts, generation.generate(pipeline, prompts, recipe, journal=journal), strict=True
+            prompts, generation.generate(pipeline, prompts, recipe, cache=cache), strict=True
         ):
             with Image.open(finished / said[number, prompt]) as kept:
                 np.testing.assert_array_equal(np.asarray(kept), np.asarray(picture))
@@ -196,7 +196,7 @@ def test_a_damaged_picture_is_drawn_again(hub, finished, tmp_path):
 @pytest.mark.parametrize("kept", [0, 1, 2])
 def test_interrupted_while_drawing(hub, scored, finished, tmp_path, monkeypatch, kept):
     """The distances are there all the while, and the next run ends with the same bytes."""
-    out, keep, count = tmp_path / "out", Journal.keep, 0
+    out, keep, count = tmp_path / "out", BatchCache.keep, 0
     shutil.copytree(scored, out)
 
     def stop(self, batch, images):
@@ -207,7 +207,7 @@ def test_interrupted_while_drawing(hub, scored, finished, tmp_path, monkeypatch,
         return keep(self, batch, images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "keep", stop)
+        patch.setattr(BatchCache, "keep", stop)
         with pytest.raises(KeyboardInterrupt):
             run(hub, out)
     assert not (out / "drawn" / "drawn.json").exists()

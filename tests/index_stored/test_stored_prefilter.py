@@ -374,7 +374,7 @@ def test_a_name_is_found_by_its_beginning_alone(folder, cache):
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
         (group,) = index.groups
         for number in (0, 3, 30, 300):
-            found = index.find(make_row(number).indexed.entry.model)
+            found = index.find(make_row(number).indexed.entry.ref)
             assert found is not None
             assert group.names[found[1]] == ref_of(number)
-        assert index.standing("hf:o/m") == index.standing("hf:o/m30000")
+        assert index.status("hf:o/m") == index.status("hf:o/m30000")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from PIL.Image import Image
 
+from gmi_registry.atomic import user_cache
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.open import opened_hub
@@ -257,7 +258,4 @@ def _listed(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource
 def _work_folder(chosen: str | Path | None, cache_dir: Path | None) -> Path:
     if chosen is not None:
         return Path(chosen)
-    from platformdirs import user_cache_path
-
-    cache = user_cache_path("gmi-registry", appauthor=False) if cache_dir is None else cache_dir
-    return cache / "work"
+    return user_cache(cache_dir) / "work"

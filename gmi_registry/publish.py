@@ -129,7 +129,7 @@ class PublishRequest:
     def __post_init__(self) -> None:
         if self.output is not None and (self.create_pr or self.store is not None):
             raise InputError(
-                f"{self.output} is a folder of yours, to which nothing can be proposed",
+                f"{self.output} is your own folder, to which nothing can be proposed",
                 hint="leave out --output, or --create-pr and --to",
             )
         generation.check_overrides(self.overrides)
@@ -423,7 +423,7 @@ def _planned(
     left = (plan.images - plan.images_kept) / recipe.batch_size
     plan = replace(
         plan,
-        # What lies in a proposal is not at the target, and may be proposed anew.
+        # What lies in a proposal is not at the target, and may be proposed again.
         up_to_date=plan.up_to_date and proposed is None,
         reuses_images=plan.reuses_images or (proposed is not None and address is None),
         proposal=address,
@@ -431,7 +431,7 @@ def _planned(
         device=checked.device,
         origins=origins,
         downloads=checked.downloads,
-        destination=_goes_to(job, checked.destination),
+        destination=_destination_words(job, checked.destination),
         seconds=None if pace is None else pace * left,
     )
     if not plan.up_to_date and address is None:
@@ -482,8 +482,8 @@ def _remedy(ready: _Ready, error: GenerationError) -> _Remedy | None:
 
 
 def _mended(ready: _Ready, remedy: _Remedy) -> _Ready:
-    """The plan anew, by ``remedy``; of ``ready`` the first images are gone, and for another dtype
-    the pipeline, beside which a second one might not fit."""
+    """The plan made again, by ``remedy``; of ``ready`` the first images are gone, and for another
+    dtype the pipeline, beside which a second one might not fit."""
     checked, loaded, overrides = ready.checked, ready.loaded, ready.overrides
     ready.cache.discard()
     if remedy.dtype is not None:
@@ -615,7 +615,7 @@ def _require_apart(output: Path | None, model: ModelFiles) -> None:
     folder = model.path if model.path.is_dir() else model.path.parent
     if output is not None and output.resolve() == folder.resolve():
         raise InputError(
-            f"{output} is the model's own folder in the hub, which --output leaves alone",
+            f"{output} is the model's own folder in the hub, and --output does not change the hub",
             hint="leave out --output, or choose another folder",
         )
 
@@ -711,7 +711,7 @@ def _own_proposal(
     return None, None, None
 
 
-def _goes_to(job: _Job, destination: Destination | None) -> str | None:
+def _destination_words(job: _Job, destination: Destination | None) -> str | None:
     if job.request.output is not None:
         return f"the folder {job.request.output / SPEC_DIR}"
     if destination is None:

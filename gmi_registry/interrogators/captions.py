@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from gmi_registry.atomic import user_cache
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.errors import InputError, MissingExtraError, OfflineError
 
@@ -137,13 +138,9 @@ class ClipInterrogator:
         max_flavors: int = 32,
     ) -> None:
         require_library()
-        if cache_dir is None:
-            from platformdirs import user_cache_path
-
-            cache_dir = user_cache_path("gmi-registry", appauthor=False)
         self.captions = captions
         self.max_flavors = max_flavors
-        self._cache = cache_dir / "clip-interrogator"
+        self._cache = user_cache(cache_dir) / "clip-interrogator"
         self._offline = offline
         self._vocabulary = vocabulary
         self._libraries: dict[str, Any] = {}

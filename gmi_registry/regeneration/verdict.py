@@ -246,12 +246,12 @@ def judge(
     ref: ModelRef,
     *,
     place: ModelRef | None = None,
-    shelf: SpecStore | None = None,
+    store: SpecStore | None = None,
     listed: bool = True,
 ) -> Verdict:
     """Compare the specification of ``ref`` with what its hub has of the model.
 
-    ``place`` is under which reference the specification is fetched (None: ``ref``), from ``shelf``
+    ``place`` is under which reference the specification is fetched (None: ``ref``), from ``store``
     (None: the hub), which is not asked for it where it is not ``listed``. Compared are the digests
     of the weights, the base model's too, the format's major version, and the encoder and the
     default prompts that the card, or this package, names today. Where the hub cannot tell
@@ -260,7 +260,7 @@ def judge(
 
     Raises what the hub raises, SpecNotFoundError for a model that is not there.
     """
-    hub: Hub | SpecStore = survey.hub if shelf is None else shelf
+    hub: Hub | SpecStore = survey.hub if store is None else store
     state, reason, spec = _MISSING
     if listed:
         state, reason, spec = _read(hub, place or ref, ref, follow_links=makes_links(survey.hub))

@@ -113,13 +113,13 @@ def test_a_changed_card_redraws_its_model_alone(hub, finished, monkeypatch):
     out = hub.parent / "changed"
     shutil.copytree(finished, out)
     card = hub / "models" / "ink" / "README.md"
-    before, drawn, draw = card.read_text(), [], DiffusionGenerator.draw
+    before, drawn, draw = card.read_text(), [], DiffusionGenerator.generate
 
     def watched(self, orders, progress):
         drawn.extend(order.model for order in orders)
         return draw(self, orders, progress)
 
-    monkeypatch.setattr(DiffusionGenerator, "draw", watched)
+    monkeypatch.setattr(DiffusionGenerator, "generate", watched)
     card.write_text(before.replace("base_model", "instance_prompt: ink\nbase_model"))
     try:
         assert run(hub, out, last="generate").made == {"generate": True}

@@ -104,6 +104,13 @@ def test_the_nearest_are_found_and_few_means_are_read(few, count):
     assert read < 20 * 1000
 
 
+def test_of_more_models_more_distances_are_worked_out(few, monkeypatch):
+    means, images, scatter = hub()
+    plain = Asked(means, scatter, images).nearest(1).exact.sum()
+    monkeypatch.setattr(module, "_EXACT_SHARE", 5)
+    assert plain < 600 <= Asked(means, scatter, images).nearest(1).exact.sum()
+
+
 def test_where_leading_numbers_do_not_carry_the_order_all_means_are_read(few, monkeypatch):
     monkeypatch.setattr(module, "_LEAST_SHARE", 0.6)
     means, images, scatter = shapeless()

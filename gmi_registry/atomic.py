@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all, and files of a cache, which are read as they were written.
+"""Files and folders that appear whole or not at all, and files of a cache.
 
-Each of the latter begins with the SHA-256 of what follows, so that what a disk, a crash or another
-program did to it is noticed, and made again. Processes share a folder without locks: the last to
+The latter begin with the SHA-256 of what follows, so that what a disk, a crash or another program
+did to one is noticed, and it is made again. Processes share a folder without locks: the last to
 write wins.
 """
 
@@ -13,53 +13,113 @@ import hashlib
 import logging
 import os
 import sys
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 _SEAL = hashlib.sha256().digest_size
-
-_log = logging.getLogger(__name__)
-
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _RENAME_SWAP = 2  # sys/stdio.h of macOS
 # The kernel, the C library or the file system does not know the call.
 _UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
+_log = logging.getLogger(__name__)
 
-def read_sealed(path: Path, *, limit: int = -1) -> bytes | None:
-    """What ``write_sealed`` was given; None where there is no file, or one that is damaged, cannot
-    be read, or is longer than ``limit`` bytes. A damaged one is deleted."""
+
+@contextlib.contextmanager
+def scratch_file(
+    folder: Path, name: str | None = None, *, private: bool = False
+) -> Iterator[tuple[BinaryIO, Path]]:
+    """A new file in ``folder``, open for writing and reading; it goes away unless it gets a name.
+
+    It is called ``name`` until then, in place of what a killed process left under that; without one
+    ``.WORD.part``, where WORD is nobody else's. ``private`` keeps other users from reading it.
+    Raises OSError.
+    """
+    scratch = folder / (name or f".{os.urandom(8).hex()}.part")
+    if name is not None:
+        scratch.unlink(missing_ok=True)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    handle = os.open(scratch, flags, 0o600 if private else 0o666)
     try:
-        with path.open("rb") as stream:
-            data = stream.read(limit + _SEAL if limit >= 0 else -1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        _log.debug("cannot read %s: %s", path, error)
-        return None
-    content = data[_SEAL:]
-    if hashlib.sha256(content).digest() == data[:_SEAL]:
-        return content
-    _log.debug("%s is damaged and will be made again", path)
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-    return None
-
-
-def write_sealed(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all, and the folder that it lies in. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(hashlib.sha256(content).digest())
-            stream.write(content)
-        # No fsync: after a power cut the seal tells a torn file from a whole one.
-        Path(scratch).replace(path)
-    except BaseException:
+        with os.fdopen(handle, "w+b") as stream:
+            yield stream, scratch
+    finally:
         with contextlib.suppress(OSError):
-            Path(scratch).unlink()
+            scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_file(
+    path: Path, *, flush: bool = True, private: bool = False, scratch: str | None = None
+) -> Iterator[BinaryIO]:
+    """A file to be filled, which takes the name ``path`` where the block ends without an error.
+
+    With ``flush`` it is on the disk before that, so that after a power cut, too, ``path`` is the
+    old file or the whole new one. ``private`` and ``scratch``, its name until then, are as for
+    :func:`scratch_file`. Raises OSError; ``path`` is then as it was.
+    """
+    with scratch_file(path.parent, scratch, private=private) as (stream, place):
+        yield stream
+        flush_file(stream, disk=flush)
+        # Closed before it gets its name, since Windows renames no open file.
+        stream.close()
+        place.replace(path)
+
+
+def flush_file(stream: BinaryIO, *, disk: bool = True) -> None:
+    """Hand over what a stream has gathered, and with ``disk`` wait until it is on the disk."""
+    stream.flush()
+    if disk:
+        os.fsync(stream.fileno())
+
+
+def write_file(
+    path: Path, content: bytes, *, flush: bool = True, scratch: str | None = None
+) -> None:
+    """Write a file whole or not at all, as :func:`new_file` does."""
+    with new_file(path, flush=flush, scratch=scratch) as stream:
+        stream.write(content)
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that must not be there yet, and have it on the disk; for a folder that appears
+    whole. Raises OSError."""
+    with path.open("xb") as stream:
+        stream.write(content)
+        flush_file(stream)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder survive a power cut, where the system can. Raises OSError."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_folder(fresh: Path, target: Path, old: Path) -> None:
+    """Let the folder ``fresh`` take the name ``target``, which may be that of another folder.
+
+    That one is then called ``fresh`` or ``old``, which must not be there before; all three lie on
+    one file system. Where this system cannot exchange two folders, a reader finds no ``target`` for
+    a moment, and after a crash just then its old content at ``old``. Raises OSError; all is then
+    as it was.
+    """
+    if not target.exists():
+        fresh.rename(target)
+        return
+    if exchange(fresh, target):
+        return
+    target.rename(old)
+    try:
+        fresh.rename(target)
+    except BaseException:
+        old.rename(target)
         raise
 
 
@@ -87,3 +147,32 @@ def exchange(first: Path, second: Path) -> bool:
     if number in _UNKNOWN:
         return False
     raise OSError(number, os.strerror(number), str(first), None, str(second))
+
+
+def read_sealed(path: Path, *, limit: int = -1) -> bytes | None:
+    """What ``write_sealed`` was given; None where there is no file, or one that is damaged, cannot
+    be read, or is longer than ``limit`` bytes. A damaged one is deleted."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(limit + _SEAL if limit >= 0 else -1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _log.debug("cannot read %s: %s", path, error)
+        return None
+    content = data[_SEAL:]
+    if hashlib.sha256(content).digest() == data[:_SEAL]:
+        return content
+    _log.debug("%s is damaged and will be made again", path)
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+    return None
+
+
+def write_sealed(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all, and the folder that it lies in. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not flushed: after a power cut the seal tells a torn file from a whole one.
+    with new_file(path, flush=False, private=True) as stream:
+        stream.write(hashlib.sha256(content).digest())
+        stream.write(content)

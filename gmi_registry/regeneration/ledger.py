@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from gmi_registry.atomic import write_file
 from gmi_registry.errors import InputError
 from gmi_registry.regeneration.address import folder_about, model_folder
 from gmi_registry.regeneration.executor import Result
@@ -28,6 +28,8 @@ FAILURES = 3
 """So many, with the same weights, and a model is set aside."""
 
 _NAME = "ledger.json"
+# One name, since there is one writer: what a killed one left is written over.
+_UNFINISHED = f".{_NAME}.unfinished"
 _PATIENCE = 60.0  # seconds that another runner may take to write its lines
 
 _log = logging.getLogger(__name__)
@@ -186,7 +188,11 @@ class Ledger:
                 models = dict(self._read().models)
                 yield models
                 document = _Document.of(models)
-                _replace(self.folder / _NAME, document.model_dump_json(indent=2).encode() + b"\n")
+                write_file(
+                    self.folder / _NAME,
+                    document.model_dump_json(indent=2).encode() + b"\n",
+                    scratch=_UNFINISHED,
+                )
         except Timeout:
             raise InputError(
                 f"another program has been writing {self.folder / _NAME} for a minute",
@@ -202,13 +208,3 @@ class Ledger:
 def _of(models: dict[str, Standing], model: str, key: str) -> Standing:
     found = models.get(model)
     return found if found is not None and found.key == key else Standing(key=key)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    # One name, since there is one writer: what a killed one left is written over.
-    scratch = path.with_name(f".{path.name}.unfinished")
-    with scratch.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    scratch.replace(path)

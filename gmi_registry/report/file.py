@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 from pathlib import Path
 
+from gmi_registry.atomic import write_file
 from gmi_registry.errors import InputError
 
 _HINT = "name a file in a folder that exists and that you may write to"
@@ -35,19 +34,11 @@ def write_whole(path: Path, text: str, what: str, *, hint: str = _HINT) -> Path:
     # A file name may hold bytes that are no text.
     content = text.encode("utf-8", "backslashreplace")
     path = path.absolute()
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with scratch.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        scratch.replace(path)
+        write_file(path, content)
     except OSError as error:
         raise InputError(
             f"{path}: the {what} cannot be written: {error.strerror}",
             hint=hint,
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
     return path

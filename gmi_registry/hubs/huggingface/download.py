@@ -24,6 +24,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 from huggingface_hub.utils.tqdm import tqdm
 
+from gmi_registry.atomic import write_file
 from gmi_registry.errors import HubError, SpecNotFoundError
 from gmi_registry.hubs.files import require_inside
 from gmi_registry.hubs.huggingface.client import (
@@ -64,9 +65,7 @@ class FetchedFile:
         place = repository / "snapshots" / self.commit / path
         place.parent.mkdir(parents=True, exist_ok=True)
         blob.parent.mkdir(parents=True, exist_ok=True)
-        with _scratch_of(blob) as scratch:
-            scratch.write_bytes(self.content)
-            scratch.replace(blob)
+        write_file(blob, self.content, flush=False)
         with _scratch_of(place) as scratch:
             try:
                 scratch.symlink_to(os.path.relpath(blob, place.parent))

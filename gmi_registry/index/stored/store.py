@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
-import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from gmi_registry.atomic import flush_file, flush_folder, scratch_file
 from gmi_registry.index.stored.document import DOCUMENT_NAME
 from gmi_registry.index.stored.record import FileRecord, file_name
 
@@ -36,27 +35,25 @@ class Store:
         place = self.folder / group
         place.mkdir(exist_ok=True)
         digest, size = hashlib.sha256(), 0
-        with _scratch(place) as (handle, scratch):
-            with os.fdopen(handle, "wb") as stream:
-                for piece in pieces:
-                    digest.update(piece)
-                    size += stream.write(piece)
-                stream.flush()
-                os.fsync(stream.fileno())
+        with scratch_file(place, private=True) as (stream, scratch):
+            for piece in pieces:
+                digest.update(piece)
+                size += stream.write(piece)
+            flush_file(stream)
+            stream.close()
             name = file_name(group, kind, digest.hexdigest())
-            Path(scratch).replace(self.folder / name)
+            scratch.replace(self.folder / name)
         self.written += size
         return FileRecord(name=name, sha256=digest.hexdigest(), size=size)
 
     def conclude(self, document: bytes, keep: Collection[str]) -> None:
         """Make ``document`` the index, of which ``keep`` are the files; all others go."""
-        with _scratch(self.folder) as (handle, scratch):
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(document)
-                stream.flush()
-                os.fsync(stream.fileno())
+        with scratch_file(self.folder, private=True) as (stream, scratch):
+            stream.write(document)
+            flush_file(stream)
+            stream.close()
             _sync_folders(self.folder)
-            Path(scratch).replace(self.folder / DOCUMENT_NAME)
+            scratch.replace(self.folder / DOCUMENT_NAME)
         _sync_folders(self.folder)
         self.written += len(document)
         self.sweep(keep)
@@ -79,23 +76,7 @@ class Store:
                 place.rmdir()
 
 
-@contextlib.contextmanager
-def _scratch(place: Path) -> Iterator[tuple[int, str]]:
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=place)
-    try:
-        yield handle, name
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
-
-
 def _sync_folders(folder: Path) -> None:
     """Have the names of new files reach the disk too, where the system knows how."""
-    if os.name != "posix":
-        return
     for place in (folder, *(it for it in folder.iterdir() if _GROUP.fullmatch(it.name))):
-        handle = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        flush_folder(place)

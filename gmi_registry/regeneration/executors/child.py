@@ -11,8 +11,9 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from gmi_registry.atomic import write_file
 from gmi_registry.regeneration.executors.failure import performed
 from gmi_registry.sanitize import guarded_output
 
@@ -29,7 +30,7 @@ def main() -> None:
     perform, work, place = pickle.load(orders)
     threading.Thread(target=_end_with_parent, args=(orders,), daemon=True).start()
     with guarded_output():
-        _write(Path(place), pickle.dumps(performed(perform, work)))
+        write_file(Path(place), pickle.dumps(performed(perform, work)), flush=False)
 
 
 def _stop(number: int, frame: object) -> None:
@@ -43,12 +44,3 @@ def _end_with_parent(orders: IO[bytes]) -> None:
     if os.name == "posix" and os.getpgrp() == os.getpid():
         os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(1)
-
-
-def _write(place: Path, content: bytes) -> None:
-    """Whole or not at all: a process may be killed at any moment."""
-    scratch = place.with_suffix(".part")
-    stream: Any
-    with scratch.open("xb") as stream:
-        stream.write(content)
-    scratch.replace(place)

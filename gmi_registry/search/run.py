@@ -358,7 +358,7 @@ def search(
     # All that can be told without the hub, before it is asked for anything.
     device = require_device(device)
     if device != "cpu" and encoder is None and request.like is None:
-        from gmi_registry.encoders.light import require_processor
+        from gmi_registry.encoders.onnx import require_processor
 
         require_processor(device)
     hub_cache = None if cache_dir is None else cache_dir / "hub"

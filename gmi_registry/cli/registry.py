@@ -191,8 +191,7 @@ def check(
     if audit:
         _require_drawing(device)
     from gmi_registry.hubs.registry import Registry
-    from gmi_registry.hubs.registry.proposals import compare_folders, read_pull
-    from gmi_registry.hubs.registry.review import inspect
+    from gmi_registry.hubs.registry.review import compare_folders, inspect, read_pull
 
     access = HubAccess(cache_dir, token, None, registry, civitai_token)
     with ExitStack() as stack:

@@ -50,6 +50,7 @@ Check = Literal[
     "manifest",
     "tensors",
     "preview",
+    "signature",
     "place",
     "owner",
     "weights",

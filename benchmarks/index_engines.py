@@ -153,13 +153,14 @@ def remote(name: str, source: Path, folder: Path) -> dict[str, Any]:
     from tests.support.loopback.fixtures import client_environment
 
     served: list[int] = []
-    plain = reading.Reply
+    plain = reading.serve
 
-    def counted(status: int, body: bytes = b"", *more: Any, **named: Any) -> Any:
-        served.append(len(body))
-        return plain(status, body, *more, **named)
+    def counted(*asked: Any) -> Any:
+        reply = plain(*asked)
+        served.append(len(reply.body))
+        return reply
 
-    reading.Reply = counted  # type: ignore[assignment, misc]
+    reading.serve = counted
     with LoopbackHub() as hub, tempfile.TemporaryDirectory() as home:
         files = {
             it: (folder / it).read_bytes()
@@ -175,7 +176,7 @@ def remote(name: str, source: Path, folder: Path) -> dict[str, Any]:
             "served": sum(served),
             "whole": sum(map(len, files.values())),
         }
-    reading.Reply = plain  # type: ignore[misc]
+    reading.serve = plain
     return done | facts
 
 

@@ -152,6 +152,15 @@ def exchange(first: Path, second: Path) -> bool:
     raise OSError(number, os.strerror(number), str(first), None, str(second))
 
 
+def user_cache(chosen: Path | None = None) -> Path:
+    """``chosen``, else the folder for what this package keeps for this user; neither need exist."""
+    if chosen is not None:
+        return chosen
+    from platformdirs import user_cache_path
+
+    return user_cache_path("gmi-registry", appauthor=False)
+
+
 def read_sealed(path: Path, *, limit: int = -1) -> bytes | None:
     """What ``write_sealed`` was given; None where there is no file, or one that is damaged, cannot
     be read, or is longer than ``limit`` bytes. A damaged one is deleted."""

@@ -40,7 +40,13 @@ from gmi_registry.atomic import read_sealed, write_sealed
 from gmi_registry.encoders.graph import CHECKER, LARGEST_FILE
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.encoders.tokenizer import Cleaning
-from gmi_registry.errors import DigestMismatchError, GmiError, InputError, UnsupportedVersionError
+from gmi_registry.errors import (
+    DigestMismatchError,
+    GmiError,
+    InputError,
+    UnsupportedVersionError,
+    install_command,
+)
 from gmi_registry.sanitize import first_fault
 from gmi_registry.spec import EncoderRef
 from gmi_registry.spec.canonical import canonical_json, parse_json
@@ -61,6 +67,12 @@ LIMITS: dict[str, int] = {
     "golden.safetensors": 4 * 1024 * 1024,
 }
 """The files, and the most bytes that each may have."""
+
+
+def export_again() -> str:
+    """The way out where an export cannot be run."""
+    return f"export it again, or install what runs it: {install_command('torch')}"
+
 
 _EXPORT_AGAIN = "export the encoder again: gmi encoder export NAME/PRETRAINED --output DIR"
 
@@ -323,10 +335,6 @@ _REFUSED = 3
 _SECONDS, _BYTES_A_SECOND = 60.0, 8e6
 # Beside the mapped weights. What lies at odd places in the files is copied, and more than once.
 _MEMORY, _COPIES = 4 * 2**30, 4
-_EXPORT_AGAIN_OR_TORCH = (
-    "export it again, or install what runs it: pip install 'gmi-registry[torch]'"
-)
-
 _log = logging.getLogger(__name__)
 
 
@@ -472,9 +480,7 @@ def _bound(seconds: float, memory: int) -> None:
 
 
 def _failed(folder: OnnxFolder, what: str) -> InputError:
-    return InputError(
-        f"{folder.path}: the trial of this encoder {what}", hint=_EXPORT_AGAIN_OR_TORCH
-    )
+    return InputError(f"{folder.path}: the trial of this encoder {what}", hint=export_again())
 
 
 def _named(code: int) -> str:

@@ -23,8 +23,8 @@ from gmi_registry.filters import Filters
 from gmi_registry.index.entry import ComparabilityKey, IndexEntry, SpecStatus
 from gmi_registry.index.result import SkippedSpec
 from gmi_registry.scoring import Candidates, WithinScatter
-from gmi_registry.scoring.confidence import TailMass
 from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.refine import Refinement
 from gmi_registry.spec import ModelRef
 
 HeldPrompts = tuple[NDArray[np.float16], NDArray[np.intp]]
@@ -40,10 +40,9 @@ class Estimator(Protocol):
 
     def near(
         self, rows: Sequence[int], query_images: Floats, concentration: float, count: int
-    ) -> tuple[NDArray[np.intp], Floats, TailMass]:
-        """Of the members at ``rows`` [R], which ascend, the places of those that may be among the
-        ``count`` nearest, in no order, and their distances, nearly: [n] and [n]; and what is known
-        of all others."""
+    ) -> Refinement:
+        """Distances of the members at ``rows`` [R], exact of those that may be among the ``count``
+        nearest, and estimates of others."""
         ...
 
     def distances(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:

@@ -25,18 +25,18 @@ from gmi_registry.index.groups import (
 )
 from gmi_registry.scoring import DEFAULT_SCORE, KERNEL_SCORES, SCORES, Query, Score
 from gmi_registry.scoring.confidence import (
-    TailMass,
     confidences,
     distances_with_unwanted,
     log_innocence,
+    tail_distances,
 )
 from gmi_registry.scoring.default import whitened_means
 from gmi_registry.scoring.kernels import Floats, working_dtype
 from gmi_registry.scoring.model_distance import content_means, model_distances, shared_contributions
 from gmi_registry.scoring.ranking import best_prompts
 from gmi_registry.scoring.refine import (
-    CLOSE,
     LOOSE,
+    Refinement,
     estimates_of,
     log_kernels,
     refine,
@@ -70,6 +70,17 @@ class Shortlist(NamedTuple):
     def everything(cls, distances: Floats) -> Shortlist:
         """Nothing is left out of ``distances`` [R]."""
         return cls(np.arange(len(distances)), distances, distances[:0])
+
+    @classmethod
+    def of(cls, found: Refinement, beta: float | None = None) -> Shortlist:
+        """Those whose distances are exact. Chances are shares of exp(-``beta`` d) of all, None
+        where distances speak of none."""
+        beyond = found.distances[:0]
+        if beta is not None:
+            others = found.distances[~found.exact]
+            beyond = tail_distances(others, found.deviation, found.limit, beta)
+            beyond = beyond.astype(found.distances.dtype)
+        return cls(np.flatnonzero(found.exact), found.distances[found.exact], beyond)
 
 
 PromptReader = Callable[[ComparabilityKey, tuple[str, ...]], Floats]
@@ -189,7 +200,7 @@ def shortlist_by_means(
     else:
         return Shortlist.everything(distances(rows))
     found = refine_by_line(estimates(said), lambda some: distances(members[some].tolist()), count)
-    return Shortlist(found.places, found.distances, found.distances[:0])
+    return Shortlist.of(found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,8 +288,6 @@ _TIMES_AS_LONG = 8.0
 _FAINT = 7.0
 """With e⁻⁷ of the chance of the nearest nobody is much suspected, but by many of the kind."""
 _MOST_SUSPECTS = 4096
-_MORE = 4
-"""Times as many models are asked for where all that were had to be measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -363,7 +372,7 @@ class ImageQuery:
     def near(self, stack: ModelGroup, rows: Sequence[int], count: int) -> Shortlist:
         _check_lengths(stack, self.query)
         if self._may_be_estimated:
-            return self._settled(stack, rows, count)
+            return self._refined(stack, rows, count)
         if self.score in KERNEL_SCORES:
             images, gamma = self.query.image_embeddings, stack.key.gamma
             each = partial(log_kernels, query_images=images, gamma=gamma)
@@ -388,50 +397,36 @@ class ImageQuery:
         found = refine_by_line(
             estimates, lambda some: self.distances(stack, members[some].tolist()), count
         )
-        limit = float(np.partition(found.distances, count - 1)[count - 1])
-        alone, spread = np.ones(len(found.others)), np.full(len(found.others), found.off)
-        left = TailMass(alone, found.others, spread, limit)
-        beyond = left.distances(len(self.query.image_embeddings) / (2 * stack.temperature))
-        return Shortlist(found.places, found.distances, beyond)
+        return Shortlist.of(found, self._beta(stack))
+
+    def _beta(self, stack: ModelGroup) -> float:
+        """What distances are multiplied with where chances are given out."""
+        return len(self.query.image_embeddings) / (2 * stack.temperature)
 
     @property
     def _may_be_estimated(self) -> bool:
         return self._speaks_of_chances and self.unwanted is None and self.style is None
 
-    def _settled(self, stack: ModelGroup, rows: Sequence[int], count: int) -> Shortlist:
+    def _refined(self, stack: ModelGroup, rows: Sequence[int], count: int) -> Shortlist:
         """Means without the prompt, those that matter where they are many; with the prompt, for
         which images have to be read, those of them that matter."""
-        estimator, prompted = stack.estimator, self.query.has_prompts
-        images, concentration = self.query.image_embeddings, 1 / len(stack.image_prompt)
-        members = as_rows(rows)
-        everybody = np.arange(len(members))
+        members, prompted = as_rows(rows), self.query.has_prompts
 
         def measured(places: NDArray[np.intp]) -> Floats:
-            few = members[places].tolist()
-            if prompted:
-                return self._of(self.query, stack, few)
-            assert estimator is not None
-            return estimator.distances(few, images, concentration)
+            return self._of(self.query, stack, members[places].tolist())
 
-        if refines_all(len(members), count) and (prompted or estimator is not None):
-            return Shortlist.everything(measured(everybody))
-        care = LOOSE if prompted else CLOSE
-        if estimator is None:
-            estimates = self._by_means(self.query, stack, rows)
-            if prompted:
-                estimates = refine(estimates, measured, count, care).distances
-            return Shortlist.everything(estimates)
-        # Without the prompt others are near, so that more of them are wanted.
-        wanted = care.models(count) if prompted else count
-        while True:
-            places, estimates, left = estimator.near(rows, images, concentration, wanted)
-            found = refine(estimates, partial(_at, measured, places), count, care)
-            # Where estimates say so little that all of some are measured, more may be as near.
-            if not found.exhausted or len(places) == len(members):
-                break
-            wanted *= _MORE
-        beyond = left.distances(len(images) / (2 * stack.temperature))
-        return Shortlist(places, found.distances, beyond.astype(found.distances.dtype))
+        if prompted and refines_all(len(members), count):
+            return Shortlist.everything(measured(np.arange(len(members))))
+        if stack.estimator is None:
+            found = Refinement.of(self._by_means(self.query, stack, rows))
+        else:
+            # Without the prompt others are near, so that more of them are wanted.
+            wanted = LOOSE.models(count) if prompted else count
+            images, concentration = self.query.image_embeddings, 1 / len(stack.image_prompt)
+            found = stack.estimator.near(rows, images, concentration, wanted)
+        if prompted:
+            found = refine(found.distances, measured, count, LOOSE)
+        return Shortlist.of(found, self._beta(stack))
 
     def _of(self, query: Query, stack: ModelGroup, rows: Sequence[int]) -> Floats:
         if not self._speaks_of_chances or query.has_prompts:
@@ -528,14 +523,6 @@ def _repeats(stack: ModelGroup, distances: Floats) -> list[list[int]]:
     suspects = suspects[np.argsort(nearest, kind="stable")[:_MOST_SUSPECTS]]
     groups = repeat_groups(*stack.whitened(suspects.tolist()))
     return [suspects[group].tolist() for group in groups if len(group) > 1]
-
-
-def _at(
-    measured: Callable[[NDArray[np.intp]], Floats],
-    places: NDArray[np.intp],
-    few: NDArray[np.intp],
-) -> Floats:
-    return measured(places[few])
 
 
 def _check_lengths(stack: ModelGroup, query: Query) -> None:

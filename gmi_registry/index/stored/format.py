@@ -80,6 +80,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
+    "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
 }
 _WRITTEN_AT_ONCE = 1 << 24
 
@@ -122,6 +124,16 @@ class ArrayLayout:
             flat = np.ascontiguousarray(values[name], _DTYPES[dtype]).reshape(-1).view(np.uint8)
             for start in range(0, len(flat), _WRITTEN_AT_ONCE):
                 yield flat[start : start + _WRITTEN_AT_ONCE].data
+
+    def put(self, stream: IO[bytes], row: int, values: Mapping[str, NDArray[Any]]) -> None:
+        """Write rows of some arrays where they belong, from ``row`` on; others are passed over."""
+        start = len(self.header)
+        for name, dtype, shape in self.arrays:
+            size = math.prod(shape[1:]) * _DTYPES[dtype].itemsize
+            if name in values:
+                stream.seek(start + row * size)
+                stream.write(np.ascontiguousarray(values[name], _DTYPES[dtype]).data)
+            start += shape[0] * size
 
     def mapped(self, stream: IO[bytes]) -> dict[str, NDArray[Any]] | None:
         """Read-only maps of the arrays in a file of the right size; None for another header."""

@@ -29,8 +29,6 @@ from gmi_registry.index.stored.format import (
     PartMetadata,
     Statistics,
 )
-from gmi_registry.index.stored.frame import FRAMED_MODELS, Frame, FrameSource
-from gmi_registry.index.stored.frame_file import Stretch
 from gmi_registry.index.stored.metadata import (
     Facets,
     Member,
@@ -38,6 +36,12 @@ from gmi_registry.index.stored.metadata import (
     PartLines,
     StoredEntries,
     facet_values,
+)
+from gmi_registry.index.stored.prefilter import (
+    PREFILTER_MODELS,
+    PrefilterSource,
+    Segment,
+    StoredPrefilter,
 )
 from gmi_registry.scoring import Candidates, WithinScatter, gram
 from gmi_registry.scoring.kernels import Floats
@@ -89,7 +93,7 @@ class StoredGroup:
         self.encoder: EncoderRef = record.encoder
         self._prompt_embeddings = delivery.prompts(record)
         self._statistics: Statistics = delivery.statistics(record)
-        # Those of a large group are looked at once, when its frame is made.
+        # Those of a large group are looked at once, when its prefilter is made.
         if not self._is_large:
             for part in range(len(self._parts)):
                 self._mapped("means", part)
@@ -143,25 +147,24 @@ class StoredGroup:
 
     @property
     def _is_large(self) -> bool:
-        return len(self) >= FRAMED_MODELS
+        return len(self) >= PREFILTER_MODELS
 
     @cached_property
-    def estimator(self) -> Frame | None:
+    def estimator(self) -> StoredPrefilter | None:
         if not self._is_large:
             return None
-        stretches = [Stretch(part.means.sha256, part.rows) for part in self._parts]
-        source = FrameSource(
+        source = PrefilterSource(
             folder=self._record.folder,
-            stretches=stretches,
+            segments=[Segment(part.means.sha256, part.rows) for part in self._parts],
             statistics=self._record.statistics.file.sha256,
             scatter=self.scatter,
             means=self._means_of,
         )
         try:
             told = partial(self._told, "prepare")
-            return Frame.of(source, self._cache_dir, self._places, told)
+            return StoredPrefilter(source, self._cache_dir, self._places, told)
         except OSError as error:
-            _log.warning("searching on without a frame, which takes longer: %s", error)
+            _log.warning("searching on without a prefilter, which takes longer: %s", error)
             return None
 
     def _means_of(self, part: int) -> NDArray[np.float32]:
@@ -180,9 +183,9 @@ class StoredGroup:
 
     def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
         places = as_rows(rows)
-        frame = self.estimator
-        # A frame holds the means of a large group, whose parts need not be opened for a few.
-        means = self.means[places] if frame is None else frame.means(rows)
+        prefilter = self.estimator
+        # A prefilter holds the means of a large group, whose parts need not be opened for a few.
+        means = self.means[places] if prefilter is None else prefilter.means(rows)
         return whiten(means, self.scatter, len(self.image_prompt))
 
     @property

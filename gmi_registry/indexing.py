@@ -93,7 +93,7 @@ def _known(folder: Path, cache_dir: Path) -> dict[ModelRef, tuple[IndexEntry, Sp
         return {}
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache_dir) as index:
         return {
-            entry.model.identity: (entry, group.standing(row))
+            entry.ref.identity: (entry, group.status(row))
             for group in index.groups
             for row, entry in enumerate(group.entries)
         }
@@ -130,17 +130,17 @@ class _SortedListings:
             return
         entry, before = known
         now, status = _today(listing, entry), _status(listing)
-        if not filters.admits(now.traits(status)):
+        if not filters.admits(now.traits(status.stale)):
             return
         self.present.add(listing.ref.identity)
         if (now, status) != (entry, replace(before, stale=None)):
             self.described.append(MetadataUpdate(now, status))
 
 
-def _is_read(listing: Listing, entry: IndexEntry, standing: SpecStatus) -> bool:
+def _is_read(listing: Listing, entry: IndexEntry, status: SpecStatus) -> bool:
     """Whether the index has the specification that a hub lists, told without reading it."""
     if entry.described_as is not None and not (
-        listing.ref.hub == "hf" and listing.ref == entry.model
+        listing.ref.hub == "hf" and listing.ref == entry.ref
     ):
         # It names another model, and is this one's only as long as the weights are those that it
         # describes. A commit holds them fast; nothing else that is listed does.
@@ -148,9 +148,9 @@ def _is_read(listing: Listing, entry: IndexEntry, standing: SpecStatus) -> bool:
     if listing.spec_digest is not None:
         return listing.spec_digest == entry.digest
     if listing.stamp is not None:
-        return listing.stamp == standing.stamp
+        return listing.stamp == status.stamp
     # On Hugging Face a specification that changes is a commit of its own.
-    return _pins(listing) and listing.ref == entry.model
+    return _pins(listing) and listing.ref == entry.ref
 
 
 def _pins(listing: Listing) -> bool:
@@ -164,10 +164,7 @@ def _status(listing: Listing) -> SpecStatus:
 
 def _today(listing: Listing, entry: IndexEntry) -> IndexEntry:
     """The hub knows the model of today, the manifest the one of the day it was described."""
-    if _pins(listing) or listing.ref != entry.model.identity:
-        entry = entry.found_at(listing.ref, listing.url)
-    nsfw = entry.nsfw if listing.nsfw is None else listing.nsfw
-    return replace(entry, nsfw=nsfw, hub_tags=listing.tags)
+    return entry.listed(listing.ref, url=listing.url, hub_tags=listing.tags, nsfw=listing.nsfw)
 
 
 class _Reader:
@@ -205,12 +202,12 @@ class _Reader:
                 yield outcome
             else:
                 self.kept_out += 1
-                yield outcome.indexed.entry.model
+                yield outcome.indexed.entry.ref
             self._progress(done, len(listings))
 
     def _passes(self, row: NewSpec) -> bool:
         entry = row.indexed.entry
-        return self._filters[entry.model.hub].admits(entry.traits(row.standing))
+        return self._filters[entry.ref.hub].admits(entry.traits(row.status.stale))
 
     def _read(self, it: tuple[Hub, Listing]) -> NewSpec | SkippedSpec:
         hub, listing = it

@@ -206,7 +206,7 @@ def test_the_same_hits_by_every_way(hub, found, asked):
         client = QdrantClient(":memory:")
         with StoredIndex.open(FolderFiles(folder), cache_dir=world.room / "c") as stored:
             for stack in stored.groups:
-                serve_into(client, stack, stored.standing, encoder=stack.encoder, collection="all")
+                serve_into(client, stack, stored.status, encoder=stack.encoder, collection="all")
         query = build_query([picture((200, 9, 9))], world.encoder, interrogator="none")
         question = ImageQuery(query, SCORES["default"])
         # The first fills the cache, so that all is at hand offline.

@@ -251,7 +251,7 @@ def _hubness(found: Hubness) -> dict[str, Any]:
                 "pictures_at_least": hub.certain_pictured,
                 "universal": found.is_universal(hub),
             }
-            for hub in found.hubs
+            for hub in found.frequent
         ],
     }
 
@@ -358,7 +358,7 @@ def serve_into(
             done = load(
                 url,
                 named[group],
-                index.standing,
+                index.status,
                 encoder=named[group].encoder,
                 progress=lambda done, total: progress("load", done, total),
             )

@@ -344,4 +344,4 @@ def _entries(base: Path, key: ComparabilityKey) -> ModelGroup | None:
             if ComparabilityKey.of(spec.manifest) == key:
                 found.add(spec)
     selections = found.select(Filters())
-    return selections[0].stack if selections else None
+    return selections[0].group if selections else None

@@ -27,12 +27,12 @@ FILTERS = (
 
 
 def everything(folder, cache):
-    """All that can be asked of an index: standings, filters, metadata and rankings."""
+    """All that can be asked of an index: statuses, filters, metadata and rankings."""
     with stored(folder, cache=cache) as index:
         opened = Opened(index)
         (group,) = index.groups
         return (
-            [(name, index.standing(name)) for name in group.names],
+            [(name, index.status(name)) for name in group.names],
             [list(group.select(it)) for it in FILTERS],
             list(group.select(Filters(), among={"local:m2", "hf:o/m3"})),
             list(group.entries),
@@ -98,8 +98,8 @@ def test_damage_while_an_index_is_open_changes_no_answer(folder, tmp_path):
     wanted = everything(folder, cache)
     with stored(folder, cache=cache) as index:
         (group,) = index.groups
-        with index._ledger._lock:
-            index._ledger._database.execute("update entry set value = zeroblob(length(value))")
+        with index._database._lock:
+            index._database._database.execute("update entry set value = zeroblob(length(value))")
         assert list(group.entries) == wanted[3]
         discard_database(cache)
         assert [list(group.select(it)) for it in FILTERS] == wanted[1]

@@ -72,10 +72,10 @@ def test_copies_are_one_hit(both, top):
 def test_hubs_are_measured_alike(both, tmp_path):
     memory, files = both
     (ours,), (theirs,) = memory.select(Filters()), files.select(Filters())
-    found = measure_hubness(theirs.stack)
+    found = measure_hubness(theirs.group)
     # Another lot is drawn, of the same models.
-    assert found.models == measure_hubness(ours.stack).models == 60
-    before = theirs.stack.digest
+    assert found.models == measure_hubness(ours.group).models == 60
+    before = theirs.group.digest
     update_index(tmp_path / "i", [make_row(200)])
     with stored(tmp_path / "i", cache=tmp_path / "cache") as index:
         assert index.groups[0].digest != before

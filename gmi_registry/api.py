@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, TypeAlias
 from PIL.Image import Image
 
 from gmi_registry.encoders.protocol import Encoder
-from gmi_registry.filters import Filters
 from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.open import opened_hub
 from gmi_registry.hubs.protocol import Hub
-from gmi_registry.hubs.resolve import base_model_named, find_model, find_spec, hub_named_in
+from gmi_registry.hubs.resolve import find_model, find_spec, hub_named_in
 from gmi_registry.model import Kind
-from gmi_registry.search.request import ImageSource
+from gmi_registry.search.request import WORKERS, ImageSource, SearchRequest
 from gmi_registry.search.result import Progress, SearchResult
-from gmi_registry.search.run import WORKERS
 from gmi_registry.search.run import search as search_hub
 from gmi_registry.spec import ModelRef, PromptSet, Spec
 
@@ -112,36 +110,30 @@ def search(
     where the network is needed and off; IncomparableSpecsError where the encoder is not the one
     that made the specifications; MissingExtraError for an interrogator that is not installed.
     """
+    request = SearchRequest(
+        images=_listed(images),
+        not_like=_listed(not_like),
+        prompt=prompt,
+        style=style,
+        like=None if like is None else str(like),
+        tags=tuple(tags),
+        not_tags=tuple(not_tags),
+        base_model=base_model,
+        kind=kind,
+        nsfw=nsfw,
+        fresh_only=fresh_only,
+        score=score,
+        interrogator=interrogator,
+        top=top,
+        repeats=repeats,
+        index=index,
+        device=device,
+        workers=workers,
+    )
     cache = None if cache_dir is None else Path(cache_dir)
     access = HubAccess(cache, token, offline, registry, civitai_token)
     with opened_hub(hub, access) as opened:
-        return search_hub(
-            _listed(images),
-            opened,
-            like=str(like) if isinstance(like, ModelRef) else like,
-            not_like=_listed(not_like),
-            style=style,
-            wanted=Filters(
-                tuple(tags),
-                tuple(not_tags),
-                None if base_model is None else base_model_named(base_model),
-                kind,
-                nsfw,
-            ),
-            fresh_only=fresh_only,
-            score=score,
-            interrogator=interrogator,
-            prompt=prompt,
-            top=top,
-            repeats=repeats,
-            index=index,
-            cache_dir=cache,
-            encoder=encoder,
-            device=device,
-            offline=bool(offline),
-            workers=workers,
-            progress=progress,
-        )
+        return search_hub(request, opened, access, encoder=encoder, progress=progress)
 
 
 def publish(
@@ -189,40 +181,40 @@ def publish(
     Raises InputError, AuthError, HubError, SpecError, GenerationError, or MissingExtraError where
     the libraries that generate are not installed; the hub is then as it was.
     """
+    from gmi_registry.generation import RecipeOverrides
+    from gmi_registry.publish import PublishRequest
     from gmi_registry.publish import publish as publish_model
 
     cache = None if cache_dir is None else Path(cache_dir)
     if isinstance(prompts, str | Path):
         prompts = PromptSet.from_file(Path(prompts))
-    if hub is None:
-        hub = hub_named_in(str(model))
+    access = HubAccess(cache, token, None, registry, civitai_token)
     with ExitStack() as opening:
-        access = HubAccess(cache, token, None, registry, civitai_token)
-        opened = opening.enter_context(opened_hub(hub, access))
+        named = hub_named_in(str(model)) if hub is None else hub
+        opened = opening.enter_context(opened_hub(named, access))
         store = None
         if to_registry and opened.name != "civitai":
             from gmi_registry.hubs.registry import Registry
 
             store = opening.enter_context(Registry.open(access))
-        return publish_model(
+        request = PublishRequest(
             _model_of(find_model(str(model), opened, revision)),
-            opened,
             work=_work_folder(work, cache),
-            encoder=encoder,
             prompts=prompts,
+            overrides=overrides or RecipeOverrides(),
             base=base,
-            overrides=overrides,
+            encoder=encoder,
             output=None if output is None else Path(output),
+            create_pr=create_pr,
+            store=store,
             dry_run=dry_run,
             force=force,
             allow_partial=allow_partial,
             keep_images=keep_images,
-            create_pr=create_pr,
-            store=store,
             device=device,
             offload=offload,
-            progress=progress,
         )
+        return publish_model(request, opened, progress=progress)
 
 
 def load_spec(

@@ -14,6 +14,7 @@ import stat
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -31,6 +32,7 @@ from gmi_registry.image_formats import (
     has_all_scans,
     jpeg_header,
 )
+from gmi_registry.sanitize import one_line
 
 MAX_PIXELS = 64_000_000
 """Width times height of the largest picture that is decoded."""
@@ -48,6 +50,9 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 # Formats whose decoders are in Pillow itself: none that starts another program (EPS) or exists for
 # something other than pictures.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
+# How files begin that Pillow reads without being told to load more, and what reads the others.
+_USUAL_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM")
+_OTHER_PLUGINS = ("Mpo", "WebP", "Tiff", "Avif")
 _FORMAT_HINT = "give a PNG, JPEG, WebP, GIF, TIFF, BMP or AVIF picture"
 _AGAIN = "open it in a viewer and save it again"
 _SMALLER = "scale the picture down first"
@@ -87,7 +92,7 @@ def load_image(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> I
     """
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), "the image", max_pixels)
-    name = _shown(source)
+    name = str(source)
     try:
         with _opened(Path(source), name) as stream:
             return _decode(stream, name, max_pixels)
@@ -97,7 +102,7 @@ def load_image(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> I
             hint = "standard input is not read: save the picture to a file, and name that"
         raise InputError(f"{name}: no such file", hint=hint) from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
+        reason = getattr(error, "strerror", None) or _words(error)
         raise InputError(
             f"{name}: cannot read the image: {reason}",
             hint="check the path, and that you may read the file",
@@ -161,7 +166,7 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
             raise InputError(f"{name}: {error.message}", hint=error.hint) from None
         except Exception as error:  # a decoder raises whatever the broken bytes run it into
             raise InputError(
-                f"{name}: the image is damaged or cut short: {_first_line(error)}", hint=_AGAIN
+                f"{name}: the image is damaged or cut short: {_words(error)}", hint=_AGAIN
             ) from error
 
 
@@ -207,14 +212,14 @@ def _decoded(stream: BinaryIO, head: bytes, max_pixels: int) -> Image.Image:
 def _open(stream: BinaryIO, head: bytes) -> Image.Image:
     """The picture with its header read."""
     stream.seek(0)
-    Image.init()
+    _load_plugins(head)
     formats = [known for known in _FORMATS if known in Image.OPEN]
     kind = file_kind(head)
     what, hint = ("not an image", _FORMAT_HINT) if kind is None else (kind.name, kind.hint)
     try:
         return Image.open(stream, formats=formats)
     except Image.DecompressionBombError as error:
-        raise InputError(_first_line(error), hint=_SMALLER) from None
+        raise InputError(_words(error), hint=_SMALLER) from None
     except UnidentifiedImageError:
         missing = kind is not None and kind.name == "an AVIF picture" and "AVIF" not in formats
         if missing:
@@ -230,7 +235,15 @@ def _open(stream: BinaryIO, head: bytes) -> Image.Image:
             if kind is None
             else f"{what} that is damaged, cut short or of a rare sort"
         )
-        raise InputError(f"{reason}: {_first_line(error)}", hint=hint) from error
+        raise InputError(f"{reason}: {_words(error)}", hint=hint) from error
+
+
+def _load_plugins(head: bytes) -> None:
+    """Pillow's readers of a file that begins so. It has some forty, few of which are used here."""
+    Image.preinit()
+    if not head.startswith(_USUAL_STARTS):
+        for name in _OTHER_PLUGINS:
+            import_module(f"PIL.{name}ImagePlugin")
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
@@ -706,22 +719,6 @@ def _joined(stream: BinaryIO, parts: Sequence[tuple[int, int] | bytes]) -> Binar
     return cast("BinaryIO", io.BufferedReader(_Joined(stream, merged), 1 << 16))
 
 
-# ------------------------------------------------------------------ words
-
-
-def _shown(name: str | Path) -> str:
-    """A path in one line."""
-    text = str(name)
-    if text.isprintable():
-        return text
-    return "".join(
-        letter
-        if letter.isprintable()
-        else letter.encode("unicode_escape", "backslashreplace").decode("ascii")
-        for letter in text
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+def _words(error: BaseException) -> str:
+    """The first line of what a library says, or the kind of its error."""
+    return one_line(str(error).strip().partition("\n")[0]) or type(error).__name__

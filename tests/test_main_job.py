@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from gmi_registry.cli.main import publish_app, search_app
+from gmi_registry.cli.publish import app as publish_app
+from gmi_registry.cli.search import app as search_app
 
 ZOO = Path(__file__).parents[1] / "zoo"
 PUBLISHED = ("icon-blueprint", "icon-fluent-3d-merged", "icon-monotone")

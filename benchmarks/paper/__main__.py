@@ -26,7 +26,7 @@ from gmi_registry.cli.options import (
 from gmi_registry.cli.output import (
     StageProgress,
     handle_errors,
-    output,
+    terminal,
     without_future_warnings,
     write_json,
     write_line,
@@ -107,6 +107,7 @@ def run(
     # Before the imports that take seconds: a mistake in the file shows at once.
     benchmark = load_benchmark(file).limited(limit)
     from benchmarks.paper.run import run_benchmark
+    from gmi_registry.hubs import HubAccess
 
     with StageProgress(_LABELS, quiet=quiet) as progress, without_future_warnings():
         outcome = run_benchmark(
@@ -114,9 +115,7 @@ def run(
             out,
             last=stage.value,
             device=device,
-            cache_dir=cache_dir,
-            token=token,
-            offline=offline or None,
+            access=HubAccess(cache_dir, token, offline or None),
             progress=progress,
         )
     if as_json:
@@ -142,8 +141,8 @@ def show(
     from benchmarks.paper.report import write_report
 
     report = write_report(folder)
-    console = output()
-    if console.is_terminal:
+    console = terminal()
+    if console is not None:
         from benchmarks.paper.tables import tables
 
         for table in tables(report.results):

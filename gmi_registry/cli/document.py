@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from gmi_registry.filters import Filters
+    from gmi_registry.search.request import SearchRequest
     from gmi_registry.search.result import SearchResult
 
 __all__ = ["SearchDocument", "search_document"]
@@ -211,17 +211,17 @@ class SearchDocument(_Part):
     timings: TimingsPart
 
 
-def search_document(result: SearchResult, hub: str, wanted: Filters) -> SearchDocument:
+def search_document(result: SearchResult, request: SearchRequest, hub: str) -> SearchDocument:
     """The document of one search of the hub called ``hub``."""
     document = result.to_json()
     document["query"] |= {
         "images": _texts(result.images),
         "not_like": _texts(result.not_like),
         "hub": hub,
-        "tags": wanted.tags,
-        "not_tags": wanted.not_tags,
-        "base_model": wanted.base_model,
-        "kind": wanted.kind,
+        "tags": request.tags,
+        "not_tags": request.not_tags,
+        "base_model": request.base_model,
+        "kind": request.kind,
     }
     return SearchDocument.model_validate(document)
 

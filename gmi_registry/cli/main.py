@@ -1,20 +1,52 @@
-"""The programs: ``gmi`` (also ``hf-gmi``) with all commands, and two with one command each."""
+"""The programs: ``gmi`` (also ``hf-gmi``) with all commands, and two with one command each.
+
+Only the module of the command that is run is imported; the help of ``gmi`` itself needs them all.
+"""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from gmi_registry.cli import cache, encoder, index, registry, spec, webhook
 from gmi_registry.cli.options import new_app
-from gmi_registry.cli.publish import publish
-from gmi_registry.cli.regenerate import regenerate
-from gmi_registry.cli.search import search
 from gmi_registry.sanitize import guarded_output, traceback_text
 
-__all__ = ["app", "main", "publish_main", "search_main"]
+_COMMANDS = (
+    "search",
+    "publish",
+    "regenerate",
+    "spec",
+    "registry",
+    "index",
+    "encoder",
+    "cache",
+    "webhook",
+)
+"""Commands of ``gmi``; each is the ``app`` of the module of its name."""
+
+
+class _Commands(TyperGroup):
+    """Commands that are imported when they are named."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands: dict[str, Any] = dict.fromkeys(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, or None."""
+        if cmd_name in self.commands and self.commands[cmd_name] is None:
+            self.commands[cmd_name] = typer.main.get_command(app_of(cmd_name))
+        return self.commands.get(cmd_name)
+
+
+def app_of(command: str) -> typer.Typer:
+    """The application of one command of ``gmi``."""
+    found: typer.Typer = import_module(f"gmi_registry.cli.{command}").app
+    return found
 
 
 def _print_version(wanted: bool) -> None:
@@ -28,7 +60,7 @@ def _print_version(wanted: bool) -> None:
 app = new_app("Find the text-to-image model that makes images like yours.")
 
 
-@app.callback()
+@app.callback(cls=_Commands)
 def _root(
     version: Annotated[
         bool,
@@ -40,23 +72,6 @@ def _root(
     pass
 
 
-app.command()(search)
-app.command()(publish)
-app.command()(regenerate)
-app.add_typer(spec.app, name="spec")
-app.add_typer(registry.app, name="registry")
-app.add_typer(index.app, name="index")
-app.add_typer(encoder.app, name="encoder")
-app.add_typer(cache.app, name="cache")
-app.add_typer(webhook.app, name="webhook")
-
-search_app = new_app()
-search_app.command()(search)
-
-publish_app = new_app()
-publish_app.command()(publish)
-
-
 def main() -> None:
     """``gmi`` and ``hf-gmi``."""
     run_program(app)
@@ -64,12 +79,12 @@ def main() -> None:
 
 def search_main() -> None:
     """``gmi-search``."""
-    run_program(search_app)
+    run_program(app_of("search"))
 
 
 def publish_main() -> None:
     """``gmi-publish``."""
-    run_program(publish_app)
+    run_program(app_of("publish"))
 
 
 def run_program(program: typer.Typer) -> None:

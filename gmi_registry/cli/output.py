@@ -12,10 +12,11 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, ParamSpec, Self
+from typing import TYPE_CHECKING, Any, ParamSpec, Self
 
 import typer
 
@@ -26,12 +27,22 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
+    from gmi_registry.hubs.protocol import Hub
 
-def output() -> Console:
-    """A console on stdout. Colours and width are rich's to find out (NO_COLOR, COLUMNS)."""
+
+def terminal() -> Console | None:
+    """A console on stdout where that is a terminal, else None.
+
+    Whether it is one, its colours and its width are rich's to find out (FORCE_COLOR, NO_COLOR,
+    COLUMNS), which is imported where there may be one.
+    """
+    forced = any(name in os.environ for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
+    if not (forced or sys.stdout.isatty()):
+        return None
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, soft_wrap=False)
+    return console if console.is_terminal else None
 
 
 def write_line(text: str) -> None:
@@ -46,14 +57,32 @@ def write_rows(rows: Iterable[Sequence[str]]) -> None:
 
 
 def write_json(document: object) -> None:
-    """One JSON document. ASCII, so that it survives every terminal and pipe."""
-    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    """One JSON document. ASCII, so that it survives every terminal and pipe.
+
+    Results of this package may stand in it as they are: dataclasses and pydantic's models with
+    their fields, models and paths by their names.
+    """
+    text = json.dumps(document, indent=2, allow_nan=False, default=_json_value)
+    sys.stdout.write(text + "\n")
+
+
+def _json_value(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if is_dataclass(value) and type(value).__str__ is object.__str__:
+        return fields_of(value, *(field.name for field in fields(value)))
+    return dict(value) if isinstance(value, Mapping) else str(value)
+
+
+def fields_of(value: object, *names: str) -> dict[str, Any]:
+    """Attributes as an object of a JSON document; one text may hold several names."""
+    return {name: getattr(value, name) for name in " ".join(names).split()}
 
 
 def write_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     """Labels and values: two columns on a terminal, else ``label: value`` lines."""
-    console = output()
-    if not console.is_terminal:
+    console = terminal()
+    if console is None:
         for label, value in pairs:
             write_line(f"{label}: {value}")
         return
@@ -69,9 +98,25 @@ def write_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     console.print(table)
 
 
+def write_findings(findings: Iterable[Any]) -> None:
+    """The outcomes of checks, one a line, with a hint below those that failed."""
+    for it in findings:
+        write_line(f"{it.check:9} {it.status:8} {it.detail}")
+        if it.hint and it.status == "failed":
+            write_line(f"{'':18} hint: {it.hint}")
+
+
 def write_message(text: str) -> None:
     """One line for the person at the terminal."""
     sys.stderr.write(escaped(text) + "\n")
+
+
+def announce_waits(hub: Hub) -> None:
+    """Say so when the hub is busy or does not answer, and this program waits."""
+    from gmi_registry.search.run import Remote
+
+    if isinstance(hub, Remote):
+        hub.traffic.on_wait = lambda seconds: write_message(f"trying again in {seconds:.0f} s")
 
 
 def is_switched_on(variable: str) -> bool:
@@ -167,7 +212,7 @@ FAILED = 1
 INTERRUPTED = 130
 READER_GONE = 141
 READER_PREFIX = "gmi-reader-"
-"""Names of the threads of :mod:`gmi_registry.index.crew`, which is too heavy to import here."""
+"""Names of the threads of :mod:`gmi_registry.threads`, which is too heavy to import here."""
 
 
 def handle_errors(

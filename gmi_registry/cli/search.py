@@ -17,39 +17,39 @@ from gmi_registry.cli.options import (
     Device,
     HubText,
     Offline,
+    QuickCommand,
     Quiet,
     RegistryText,
     Token,
     Verbose,
     Workers,
+    new_app,
     show_log,
 )
 from gmi_registry.cli.output import (
     StageProgress,
+    announce_waits,
     handle_errors,
-    output,
+    terminal,
     write_json,
     write_line,
     write_message,
     write_rows,
 )
-from gmi_registry.cli.traffic import announce_waits, comment
 from gmi_registry.errors import GmiError
 from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.open import DEFAULT_HUB, opened_hub
 from gmi_registry.hubs.resolve import find_spec, is_folder
 from gmi_registry.report.numbers import near_everything, number, percent
 from gmi_registry.sanitize import escaped
-from gmi_registry.search.request import request_fault
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gmi_registry.filters import Filters
     from gmi_registry.hubs.protocol import Hub
     from gmi_registry.index.result import GroupRanking, Ranking, Repeat, SearchHit
-    from gmi_registry.model import Kind
     from gmi_registry.report.page import QueryImage
+    from gmi_registry.search.request import SearchRequest
     from gmi_registry.search.result import SearchResult
     from gmi_registry.spec import ModelRef
 
@@ -61,8 +61,10 @@ _STALE = {True: "yes", False: "no", None: ""}
 # Columns in the order in which a terminal that grows wider makes room for them.
 _FOR_MARGIN, _FOR_TAGS, _FOR_PROMPTS, _FOR_BASE = 52, 76, 104, 132
 _FEWEST_OF_TAGS, _MOST_OF_TAGS = 12, 28
-# Rank, distance, chance and margin, with the gaps between columns.
-_BESIDE_TAGS = 44
+# Rank, distance, confidence and margin, with the gaps between columns.
+_BESIDE_TAGS = 48
+
+_TIME_UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
 
 _STAGES = {
     "list": "asking the hub",
@@ -91,6 +93,10 @@ class InterrogatorChoice(StrEnum):
     CLIP_INTERROGATOR = "clip_interrogator"
 
 
+app = new_app()
+
+
+@app.command(cls=QuickCommand)
 @handle_errors()
 def search(
     images: Annotated[
@@ -223,78 +229,58 @@ def search(
     """
     if open_page and html is None:
         raise typer.BadParameter("needs --html FILE", param_hint="--open")
-    pictures, unwanted = images or [], not_like or []
-    reason = request_fault(
-        images=len(pictures),
-        prompt=prompt,
-        like=like,
-        not_like=len(unwanted),
-        style=style,
-        interrogator=interrogator.value,
-        score=score,
-    )
-    if reason is not None:
-        raise typer.BadParameter(reason)
+    from gmi_registry.search.request import OptionsError, SearchRequest
+
+    try:
+        request = SearchRequest(
+            images=images or (),
+            not_like=not_like or (),
+            prompt=prompt,
+            style=style,
+            like=like,
+            tags=tuple(tag or ()),
+            not_tags=tuple(not_tag or ()),
+            base_model=base_model,
+            kind=None if kind is None else kind.value,
+            nsfw=nsfw,
+            fresh_only=fresh_only,
+            score=score,
+            interrogator=interrogator.value,
+            top=top,
+            repeats=repeats,
+            index=index,
+            device=device or "cpu",
+            workers=workers,
+        )
+    except OptionsError as error:
+        raise typer.BadParameter(error.message) from None
     show_log(verbose)
     if html is not None:
         # Before an answer that would have nowhere to go.
-        from gmi_registry.report.file import require_place
+        from gmi_registry.atomic import require_writable_file
 
-        require_place(html, "report")
-    from gmi_registry.api import search as search_hub
-    from gmi_registry.filters import Filters
+        require_writable_file(html, "report")
+    from gmi_registry.search.run import search as search_hub
 
-    chosen_kind: Kind | None = None if kind is None else kind.value
-    wanted = Filters(
-        tags=tuple(tag or ()),
-        not_tags=tuple(not_tag or ()),
-        base_model=base_model,
-        kind=chosen_kind,
-        nsfw=nsfw,
-    )
     access = HubAccess(cache_dir, token, offline or None, registry, civitai_token)
     with opened_hub(hub, access) as opened:
         if not quiet and not verbose:  # which has the same from the log
             announce_waits(opened)
         with StageProgress(_STAGES, quiet=quiet) as progress:
-            result = search_hub(
-                pictures,
-                opened,
-                like=like,
-                not_like=unwanted,
-                style=style,
-                tags=wanted.tags,
-                not_tags=wanted.not_tags,
-                base_model=wanted.base_model,
-                kind=chosen_kind,
-                nsfw=wanted.nsfw,
-                fresh_only=fresh_only,
-                score=score,
-                interrogator=interrogator.value,
-                prompt=prompt,
-                top=top,
-                repeats=repeats,
-                index=index,
-                cache_dir=cache_dir,
-                offline=offline,
-                device=device or "cpu",
-                workers=workers,
-                progress=progress,
-            )
+            result = search_hub(request, opened, access, progress=progress)
         if html is not None:
             # Before the answer goes out: a reader that closes the pipe must not cost the page.
-
-            page = write_page(result, opened, hub, wanted, html, like=like)
+            page = write_page(result, request, opened, hub, html)
     if as_json:
         from gmi_registry.cli.document import search_document
 
-        write_json(search_document(result, hub, wanted).model_dump(mode="json"))
+        write_json(search_document(result, request, hub).model_dump(mode="json"))
     elif quiet:
         for hit in result.groups[0].hits if result.groups else ():
             write_line(str(hit.ref))
     else:
         write_ranking(result)
-    comment(result, quiet=quiet, verbose=verbose)
+    write_comments(result, quiet=quiet, verbose=verbose)
     if opened.name == "civitai" and not nsfw and not quiet:
         write_message("models rated PG alone; --nsfw takes the others in")
     if html is not None:
@@ -305,8 +291,8 @@ def search(
 
 def write_ranking(result: Ranking) -> None:
     """Print all groups to stdout: tables on a terminal, else tab-separated with one header."""
-    console = output()
-    if console.is_terminal:
+    console = terminal()
+    if console is not None:
         for position, group in enumerate(result.groups):
             _write_table(console, group, is_first=position == 0, alone=len(result.groups) == 1)
     elif result.groups:
@@ -377,9 +363,9 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
     table.add_column("distance", justify="right", no_wrap=True)
     sure = any(hit.confidence is not None for hit in group.hits)
     if sure:
-        table.add_column("chance", justify="right", no_wrap=True)
+        table.add_column("confidence", justify="right", no_wrap=True)
     if width >= _FOR_MARGIN:
-        table.add_column("ahead of next", no_wrap=True)
+        table.add_column("margin", no_wrap=True)
     # Names are there to be copied, so tags give way to them.
     for_tags = (
         width - max(len(_name(hit)) for hit in group.hits) - _BESIDE_TAGS if group.hits else 0
@@ -466,19 +452,55 @@ def _margin(hit: SearchHit, spread: float, console: Console) -> str:
     return f"{bar(hit.margin, spread, blocks=blocks)} {number(hit.margin)}"
 
 
-def write_page(
-    result: SearchResult,
-    opened: Hub,
-    hub: str,
-    wanted: Filters,
-    html: Path,
-    *,
-    like: str | None = None,
-) -> Path:
-    """Write the page of an answer to ``html``, and return its absolute path.
+def write_comments(result: SearchResult, *, quiet: bool, verbose: bool) -> None:
+    """Say what the ranking itself cannot say."""
+    if verbose:
+        for skipped in result.skipped:
+            write_message(f"skipped {skipped.model}: {skipped.reason}")
+    if quiet:
+        return
+    if not result.groups:
+        write_message(f"no model matches; {result.looked_at} looked at")
+    else:
+        index = "" if result.index is None else f", in the index {result.index}"
+        write_message(f"{result.looked_at:,} models looked at, {result.matched:,} matched{index}")
+    for hit in result.hits:
+        if hit.described_as is not None:
+            write_message(
+                f"{hit.ref.repository} was called {hit.described_as} when it was described"
+            )
+    if result.stale_left_out:
+        write_message(f"{result.stale_left_out} left out: their weights have changed since")
+    if result.skipped and not verbose:
+        write_message(f"{len(result.skipped)} skipped; -v says why")
+    if result.offline and result.requests is not None:
+        # Last, where it is seen: the answer may be of another day.
+        listed = result.catalogue_age
+        known = "there was none yet" if listed is None else f"it is {age(listed)} old"
+        write_message(f"offline, from the last listing of the hub: {known}")
+    if verbose and result.requests is not None:
+        each = ", ".join(f"{method} {count:,}" for method, count in result.requests.items())
+        write_message(
+            f"requests: {sum(result.requests.values()):,}" + (f" ({each})" if each else "")
+        )
 
-    The answer's images are files of this machine; ``like`` is how the person named the model of a
-    search by a model. Raises InputError where the page cannot be written, or an image read.
+
+def age(seconds: float) -> str:
+    """A time span in its largest unit: ``3 hours``."""
+    for unit, length in _TIME_UNITS:
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}" + ("" if count == 1 else "s")
+    return "less than a minute"
+
+
+def write_page(
+    result: SearchResult, request: SearchRequest, opened: Hub, hub: str, html: Path
+) -> Path:
+    """Write the page of a search of the hub called ``hub`` to ``html``; its absolute path.
+
+    The images of ``request`` are files of this machine. Raises InputError where the page cannot be
+    written, or an image read.
     """
     from gmi_registry.report.page import search_page, write_search_page
 
@@ -488,10 +510,10 @@ def write_page(
         ("score", result.score),
         ("style", result.style or ""),
         ("prompts by", result.interrogator if result.images else ""),
-        ("tags", ", ".join(wanted.tags)),
-        ("without tags", ", ".join(wanted.not_tags)),
-        ("base model", wanted.base_model or ""),
-        ("kind", wanted.kind or ""),
+        ("tags", ", ".join(request.tags)),
+        ("without tags", ", ".join(request.not_tags)),
+        ("base model", request.base_model or ""),
+        ("kind", request.kind or ""),
         ("stale models", f"{result.stale_left_out} left out" if result.stale_left_out else ""),
     ]
     if result.encoder is not None:
@@ -501,7 +523,7 @@ def write_page(
         _shown(result.images, result.pseudo_prompts),
         unwanted=_shown(result.not_like, result.not_like_prompts),
         text=result.text,
-        exemplar=None if like is None else _exemplar_image(like, result, opened),
+        exemplar=None if request.like is None else _exemplar_image(request.like, result, opened),
         settings=[(label, value) for label, value in settings if value],
         previews=opened.fetch_preview,
     )

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from gmi_registry.device import require_device
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.errors import GmiError, IncomparableSpecsError, InputError
 from gmi_registry.hubs.protocol import Hub
 from gmi_registry.hubs.resolve import makes_links
 from gmi_registry.index import IndexEntry, Selection
-from gmi_registry.interrogators import Interrogator, load_interrogator
+from gmi_registry.interrogators import Interrogator, load_interrogator, require_interrogator
 from gmi_registry.search.query import require_shared_space
+from gmi_registry.search.request import NO_INTERROGATOR, SearchRequest
 from gmi_registry.search.source import HasRegistry
 from gmi_registry.spec import EncoderRef, read_manifest
 
@@ -44,8 +46,31 @@ class ModelLoader:
     device: str
     _folders: dict[EncoderName, Path | None] = field(default_factory=dict, compare=False)
 
-    def interrogator(self, mode: str, phrases: Sequence[str]) -> Interrogator:
-        """The interrogator of a mode, which tries ``phrases`` first. Raises as that does."""
+    @classmethod
+    def checked(
+        cls, request: SearchRequest, encoder: Encoder | None, cache_dir: Path | None, offline: bool
+    ) -> ModelLoader:
+        """One for ``request``, where nothing will be missing, as far as the hub need not tell that.
+
+        ``encoder`` is the caller's own, ``cache_dir`` its cache. Raises InputError for a device
+        that cannot be used, and as :func:`.require_interrogator`.
+        """
+        device = request.device if request.device == "cpu" else require_device(request.device)
+        if device != "cpu" and encoder is None and request.like is None:
+            from gmi_registry.encoders.onnx import require_processor
+
+            require_processor(device)
+        loader = cls(None if cache_dir is None else cache_dir / "hub", offline, device)
+        if request.images and request.prompt is None:
+            require_interrogator(request.interrogator, cache_dir=loader.cache_dir, offline=offline)
+        return loader
+
+    def interrogator(self, request: SearchRequest, phrases: Sequence[str]) -> Interrogator | None:
+        """What guesses the prompts of a request's images, and tries ``phrases`` first; None where
+        nothing is to be guessed. Raises as :func:`.load_interrogator`."""
+        mode = request.interrogator
+        if mode == NO_INTERROGATOR or request.prompt is not None:
+            return None
         found = load_interrogator(
             mode,
             phrases=phrases,

@@ -1,9 +1,10 @@
-"""From what a user brings, a few pictures or words, to what models can be compared with."""
+"""From what a user brings, a few images or words, to what models can be compared with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,20 +13,75 @@ from PIL import Image
 from gmi_registry.encoders.protocol import Encoder, Matched
 from gmi_registry.errors import IncomparableSpecsError, InputError
 from gmi_registry.images import load_image, to_rgb
-from gmi_registry.index import ComparabilityKey, SpecCache
-from gmi_registry.interrogators import Interrogator, load_interrogator
+from gmi_registry.index import (
+    ComparabilityKey,
+    ImageQuery,
+    IndexQuery,
+    SpecCache,
+    TextQuery,
+    Wording,
+)
 from gmi_registry.scoring.query import Query
-from gmi_registry.search.request import checked_prompt
+from gmi_registry.scoring.scores import score_named
+from gmi_registry.search.request import (
+    NO_INTERROGATOR,
+    ImageSource,
+    SearchRequest,
+    checked_prompt,
+)
+from gmi_registry.search.result import PROMPT_MODE
 
-PROMPT_MODE = "prompt"
-"""What ``Query.interrogator`` says where the user gave the prompt."""
+if TYPE_CHECKING:
+    from gmi_registry.interrogators import Interrogator
+
+
+def open_images(sources: Sequence[ImageSource]) -> tuple[Image.Image, ...]:
+    """The images of a request, decoded. Raises InputError for one that cannot be used."""
+    return tuple(
+        to_rgb(source) if isinstance(source, Image.Image) else load_image(source)
+        for source in sources
+    )
+
+
+def make_query(
+    request: SearchRequest,
+    images: Sequence[Image.Image],
+    unwanted: Sequence[Image.Image],
+    encoder: Encoder,
+    interrogator: Interrogator | None,
+    cache: SpecCache,
+) -> IndexQuery:
+    """The query of a ``request`` for images or a text, whose ``images`` are decoded.
+
+    ``interrogator`` guesses what images show where the request does not say it. Raises as
+    :func:`build_query`, :func:`embed_text` and :func:`logit_scale`.
+    """
+    prompts = OwnPrompts(encoder, cache)
+    if request.text is not None:
+        return TextQuery(embed_text(request.text, encoder), encoder.ref.id, prompts)
+    style = None
+    if request.style is not None:
+        style = Wording(embed_text(request.style, encoder), logit_scale(encoder))
+
+    def query(pictures: Sequence[Image.Image]) -> Query:
+        return build_query(
+            pictures, encoder, interrogator=interrogator or NO_INTERROGATOR, prompt=request.prompt
+        )
+
+    return ImageQuery(
+        query(images),
+        score_named(request.score),
+        query(unwanted) if unwanted else None,
+        style,
+        prompts,
+    )
 
 
 def build_query(
     images: Sequence[str | Path | Image.Image],
     encoder: Encoder,
     *,
-    interrogator: str | Interrogator = "none",
+    interrogator: str | Interrogator = NO_INTERROGATOR,
     prompt: str | None = None,
     phrases: Sequence[str] | None = None,
 ) -> Query:
@@ -42,14 +98,16 @@ def build_query(
         raise InputError("a query needs an image", hint="name at least one image file")
     if prompt is not None:
         prompt = checked_prompt(prompt)
-    pictures = [
-        to_rgb(image) if isinstance(image, Image.Image) else load_image(image) for image in images
-    ]
+    pictures = open_images(images)
     pseudo_prompts: tuple[str | None, ...]
     if prompt is not None:
         mode, pseudo_prompts = PROMPT_MODE, (prompt,) * len(pictures)
+    elif interrogator == NO_INTERROGATOR:
+        mode, pseudo_prompts = NO_INTERROGATOR, (None,) * len(pictures)
     else:
         if isinstance(interrogator, str):
+            from gmi_registry.interrogators import load_interrogator
+
             interrogator = load_interrogator(interrogator, phrases=phrases or ())
         mode = interrogator.mode
         pseudo_prompts = tuple(interrogator(picture, encoder) for picture in pictures)

@@ -1,165 +1,169 @@
-"""All options of a search, checked once. Light: the command line reads it before anything heavy."""
+"""All options of a search, checked once, before anything is read or asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
 from gmi_registry.errors import InputError
+from gmi_registry.filters import Filters
+from gmi_registry.spec.fields import MAX_PROMPT_LENGTH
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ANY_SCORE = "default"
-"""The score of a search that names none."""
-
-NO_INTERROGATOR = "none"
-"""The interrogator of a search that names none."""
-
-
-def request_fault(
-    *,
-    images: int,
-    prompt: str | None,
-    like: str | None,
-    not_like: int,
-    style: str | None = None,
-    interrogator: str = NO_INTERROGATOR,
-    score: str = ANY_SCORE,
-) -> str | None:
-    """Why these parts make no search, in one line, or None where they do.
-
-    ``images`` and ``not_like`` are numbers of pictures.
-    """
-    if like is not None:
-        others = {
-            "an IMAGE": images > 0,
-            "--prompt": prompt is not None,
-            "--not-like": not_like > 0,
-            "--style": style is not None,
-            "--interrogator": interrogator != NO_INTERROGATOR,
-            "--score": score != ANY_SCORE,
-        }
-        named = [name for name, is_given in others.items() if is_given]
-        if named:
-            return f"--like asks for models near a model, and goes without {' and '.join(named)}"
-        return None
-    if images:
-        return _score_fault(score, {"--not-like": not_like > 0, "--style": style is not None})
-    if style is not None:
-        return "--style says how an IMAGE like yours should look: name one, or use --prompt alone"
-    if not_like:
-        return "--not-like says what is not wanted: name an IMAGE of what is, too"
-    if prompt is None:
-        return "nothing to search with: name an IMAGE, or give --prompt TEXT or --like MODEL"
-    if interrogator != NO_INTERROGATOR:
-        return "--interrogator guesses what an IMAGE shows, and there is none: leave it out"
-    if score != ANY_SCORE:
-        return f"--score {score} measures from an IMAGE, and there is none: leave it out"
-    return None
-
-
-def _score_fault(score: str, weighed: dict[str, bool]) -> str | None:
-    named = [name for name, is_given in weighed.items() if is_given]
-    if not named or score == ANY_SCORE:
-        return None
-    go = "goes" if len(named) == 1 else "go"
-    return f"{' and '.join(named)} {go} with the default score, not with --score {score}"
-
+    from gmi_registry.model import Kind
 
 ImageSource: TypeAlias = Union[str, Path, bytes, "Image"]
 """A file, a file's bytes, or a decoded picture."""
 
-LIKE_SCORE = "like"
-"""What a result says of its score where models are compared with a model."""
+DEFAULT_SCORE = "default"
+NO_INTERROGATOR = "none"
 
-TEXT_SCORE = "text"
-"""Likewise, where they are compared with a text alone."""
+REGISTRY_INDEX = "auto"
+"""The registry's index where it has one that knows the hub."""
+
+NO_INDEX = "none"
+"""Specifications one by one."""
+
+WORKERS = 8
+"""Specifications read at a time, which a hub across a network answers faster than one by one."""
+
+_SERVER = "qdrant://"
 
 
-@dataclass(frozen=True, eq=False)
-class Request:
-    """The pictures of a search, decoded, with names for people, and the rest of what it asks.
+class OptionsError(InputError):
+    """Options that do not go together: to the command line that is wrong usage."""
 
-    ``unwanted`` are pictures of what is not wanted; ``like`` names the model that others are to be
-    near; ``style`` says in words how images like the pictures should look.
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SearchRequest:
+    """What one search asks for, by which filters, and how.
+
+    The query is ``images`` (with ``prompt``, what they show, and ``style``, how they should look),
+    or ``prompt`` alone, or ``like``, the name of a model or a folder with a specification.
+    ``not_like`` are images of what is not wanted. ``tags`` to ``nsfw`` filter models;
+    ``fresh_only`` leaves out those whose weights have changed since they were described. ``top`` is
+    the most models shown of each group (None: all); with ``repeats`` models whose specifications
+    repeat each other take room from others. ``index`` is the folder of an index, ``qdrant://...``,
+    :data:`REGISTRY_INDEX` or :data:`NO_INDEX`.
+
+    ``prompt`` and ``style`` are kept with their white space trimmed. Raises :class:`OptionsError`
+    for options that do not go together, InputError for one that cannot be used. Images are opened
+    later.
     """
 
-    pictures: tuple[Image, ...]
-    names: tuple[str, ...]
+    images: Sequence[ImageSource] = ()
+    not_like: Sequence[ImageSource] = ()
     prompt: str | None = None
-    like: str | None = None
-    unwanted: tuple[Image, ...] = ()
-    unwanted_names: tuple[str, ...] = ()
     style: str | None = None
+    like: str | None = None
+    tags: tuple[str, ...] = ()
+    not_tags: tuple[str, ...] = ()
+    base_model: str | None = None
+    kind: Kind | None = None
+    nsfw: bool = False
+    fresh_only: bool = False
+    score: str = DEFAULT_SCORE
+    interrogator: str = NO_INTERROGATOR
+    top: int | None = 10
+    repeats: bool = False
+    index: str | Path = REGISTRY_INDEX
+    device: str = "cpu"
+    workers: int = WORKERS
 
-    @classmethod
-    def of(
-        cls,
-        images: Sequence[ImageSource],
-        not_like: Sequence[ImageSource] = (),
-        *,
-        prompt: str | None = None,
-        like: str | Path | None = None,
-        style: str | None = None,
-        interrogator: str = NO_INTERROGATOR,
-        score: str = ANY_SCORE,
-    ) -> Request:
-        """Check the parts and open the pictures; nothing is asked of a hub yet.
-
-        Raises InputError for parts that do not go together, and for an image or a prompt that
-        cannot be used.
-        """
-        if isinstance(images, str | bytes) or isinstance(not_like, str | bytes):
+    def __post_init__(self) -> None:
+        if isinstance(self.images, str | bytes) or isinstance(self.not_like, str | bytes):
             raise InputError(
                 "images are a list, also where there is one", hint="search([image], hub)"
             )
-        name = None if like is None else str(like)
-        reason = request_fault(
-            images=len(images),
-            prompt=prompt,
-            like=name,
-            not_like=len(not_like),
-            style=style,
-            interrogator=interrogator,
-            score=score,
-        )
+        reason = self._conflict()
         if reason is not None:
-            raise InputError(reason, hint="gmi-search --help")
-        if prompt is not None:
-            prompt = checked_prompt(prompt)
-        if style is not None:
-            style = checked_prompt(style)
-        pictures, names = _opened(images, "image")
-        unwanted, unwanted_names = _opened(not_like, "unwanted image")
-        return cls(pictures, names, prompt, name, unwanted, unwanted_names, style)
+            raise OptionsError(reason, hint="gmi-search --help")
+        for name in ("prompt", "style"):
+            text = getattr(self, name)
+            if text is not None:
+                object.__setattr__(self, name, checked_prompt(text))
+        if self.score != DEFAULT_SCORE:
+            from gmi_registry.scoring.scores import score_named
+
+            score_named(self.score)
+        if self.top is not None and self.top < 1:
+            raise InputError(
+                f"the first {self.top} models are none", hint="give a top of at least 1"
+            )
+        if self.workers < 1:
+            raise InputError(f"{self.workers} workers read nothing", hint="give at least 1")
 
     @property
     def text(self) -> str | None:
-        """The prompt where it is all there is."""
-        return None if self.pictures else self.prompt
+        """The prompt where it is the whole query."""
+        return None if self.images else self.prompt
 
+    @property
+    def image_names(self) -> tuple[str, ...]:
+        """Names of the images for people."""
+        return _names(self.images, "image")
 
-def _opened(images: Sequence[ImageSource], what: str) -> tuple[tuple[Image, ...], tuple[str, ...]]:
-    from gmi_registry.images import load_image, to_rgb
+    @property
+    def not_like_names(self) -> tuple[str, ...]:
+        """Likewise, of the images of what is not wanted."""
+        return _names(self.not_like, "unwanted image")
 
-    pictures, names = [], []
-    for number, image in enumerate(images, start=1):
-        if isinstance(image, str | Path):
-            names.append(str(image))
-            pictures.append(load_image(image))
-        else:
-            names.append(f"{what} {number}")
-            pictures.append(load_image(image) if isinstance(image, bytes) else to_rgb(image))
-    return tuple(pictures), tuple(names)
+    @property
+    def names_server(self) -> bool:
+        """Whether the index lies on a server."""
+        return isinstance(self.index, str) and self.index.startswith(_SERVER)
+
+    @cached_property
+    def filters(self) -> Filters:
+        """What models have to pass. A base model may be named by the address of its page."""
+        from gmi_registry.hubs.resolve import base_model_named
+
+        base = None if self.base_model is None else base_model_named(self.base_model)
+        return Filters(self.tags, self.not_tags, base, self.kind, self.nsfw)
+
+    def _conflict(self) -> str | None:
+        """Why these options make no search, in one line, or None where they do."""
+        asks = {
+            "an IMAGE": bool(self.images),
+            "--prompt": self.prompt is not None,
+            "--not-like": bool(self.not_like),
+            "--style": self.style is not None,
+            "--interrogator": self.interrogator != NO_INTERROGATOR,
+            "--score": self.score != DEFAULT_SCORE,
+        }
+        if self.like is not None:
+            named = [name for name, is_given in asks.items() if is_given]
+            if named:
+                return f"--like asks for models near a model, and goes without {_listed(named)}"
+            return None
+        if self.images:
+            named = [name for name in ("--not-like", "--style") if asks[name]]
+            if not named or not asks["--score"]:
+                return None
+            go = "goes" if len(named) == 1 else "go"
+            return f"{_listed(named)} {go} with the default score, not with --score {self.score}"
+        if asks["--style"]:
+            return (
+                "--style says how an IMAGE like yours should look: name one, or use --prompt alone"
+            )
+        if asks["--not-like"]:
+            return "--not-like says what is not wanted: name an IMAGE of what is, too"
+        if self.prompt is None:
+            return "nothing to search with: name an IMAGE, or give --prompt TEXT or --like MODEL"
+        if asks["--interrogator"]:
+            return "--interrogator guesses what an IMAGE shows, and there is none: leave it out"
+        if asks["--score"]:
+            return f"--score {self.score} measures from an IMAGE, and there is none: leave it out"
+        return None
 
 
 def checked_prompt(prompt: str) -> str:
     """The prompt with its blanks trimmed. Raises InputError for an empty or a very long one."""
-    from gmi_registry.spec.fields import MAX_PROMPT_LENGTH
-
     trimmed = " ".join(prompt.split())
     if not trimmed:
         raise InputError(
@@ -171,3 +175,14 @@ def checked_prompt(prompt: str) -> str:
             hint="an encoder reads some 75 words: shorten it",
         )
     return trimmed
+
+
+def _names(images: Sequence[ImageSource], what: str) -> tuple[str, ...]:
+    return tuple(
+        str(image) if isinstance(image, str | Path) else f"{what} {number}"
+        for number, image in enumerate(images, start=1)
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(names)

@@ -7,15 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from gmi_registry.index import (
-    GroupRanking,
-    ImageQuestion,
-    ModelQuestion,
-    Question,
-    Ranking,
-    SearchHit,
-)
-from gmi_registry.search.request import LIKE_SCORE, TEXT_SCORE, Request
+from gmi_registry.index import GroupRanking, ImageQuery, IndexQuery, ModelQuery, Ranking, SearchHit
+from gmi_registry.search.request import SearchRequest
 from gmi_registry.spec import EncoderRef, ModelRef
 
 Stage = Literal["list", "index", "prepare", "encoder", "query", "rank"]
@@ -48,7 +41,7 @@ class StageTimer:
     """Times one stage after the other, and reports where each begins and ends."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+        self.progress = progress
         self._seconds: dict[Stage, float] = {}
         self._stage: Stage | None = None
         self._start = 0.0
@@ -66,19 +59,28 @@ class StageTimer:
 
     def _tell(self, done: int) -> None:
         if self._stage is not None and self._stage != "index":  # which counts for itself
-            self._progress(self._stage, done, 1)
+            self.progress(self._stage, done, 1)
 
     @property
     def timings(self) -> Timings:
         return Timings(**self._seconds)
 
 
+PROMPT_MODE = "prompt"
+"""The interrogator of a result where the user gave the prompt."""
+
+LIKE_SCORE = "like"
+"""The score of a result where models are compared with a model."""
+
+TEXT_SCORE = "text"
+"""Likewise, where they are compared with a text alone."""
+
 _COUNTS = ("looked_at", "matched", "stale_left_out", "read", "from_cache", "index", "offline")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult(Ranking):
-    """The rankings, what was asked, and what it took.
+    """The rankings, the query, and what it took.
 
     ``looked_at`` counts the models with a specification that the hub named for the filter, and
     where it named none, all that it has; ``matched`` those that passed the filter and could be
@@ -147,35 +149,27 @@ class SearchResult(Ranking):
         }
 
 
-def query_fields(
-    request: Request, question: Question | None, interrogator: str, score: str
-) -> dict[str, Any]:
-    """What a result says of the question; of prompts what was guessed, once that has been done."""
-    from gmi_registry.search.query import PROMPT_MODE
-
-    prompts: dict[str, Any] = {
-        "pseudo_prompts": (request.prompt,) * len(request.pictures),
-        "not_like_prompts": (request.prompt,) * len(request.unwanted),
-        "interrogator": interrogator if request.prompt is None else PROMPT_MODE,
-    }
-    like = None
-    if isinstance(question, ImageQuestion):
-        prompts["pseudo_prompts"] = question.query.pseudo_prompts
-        prompts["interrogator"] = question.query.interrogator
-        if question.unwanted is not None:
-            prompts["not_like_prompts"] = question.unwanted.pseudo_prompts
-    elif isinstance(question, ModelQuestion):
-        like, score = question.exemplar.entry.model, LIKE_SCORE
-    if request.text is not None:
-        score = TEXT_SCORE
-    return prompts | {
-        "score": score,
-        "images": request.names,
-        "not_like": request.unwanted_names,
+def query_fields(request: SearchRequest, query: IndexQuery | None) -> dict[str, Any]:
+    """What a result says of its query; of prompts what was guessed, once that has been done."""
+    fields: dict[str, Any] = {
+        "score": request.score if request.text is None else TEXT_SCORE,
+        "images": request.image_names,
+        "pseudo_prompts": (request.prompt,) * len(request.images),
+        "not_like": request.not_like_names,
+        "not_like_prompts": (request.prompt,) * len(request.not_like),
+        "interrogator": request.interrogator if request.prompt is None else PROMPT_MODE,
         "text": request.text,
         "style": request.style,
-        "like": like,
+        "like": None,
     }
+    if isinstance(query, ImageQuery):
+        fields["pseudo_prompts"] = query.query.pseudo_prompts
+        fields["interrogator"] = query.query.interrogator
+        if query.unwanted is not None:
+            fields["not_like_prompts"] = query.unwanted.pseudo_prompts
+    elif isinstance(query, ModelQuery):
+        fields |= {"score": LIKE_SCORE, "like": query.exemplar.entry.model}
+    return fields
 
 
 def _group_json(group: GroupRanking) -> dict[str, Any]:

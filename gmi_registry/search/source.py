@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from gmi_registry.errors import (
     GmiError,
@@ -17,6 +17,7 @@ from gmi_registry.errors import (
     SpecNotFoundError,
 )
 from gmi_registry.filters import Filters
+from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.protocol import (
     Hub,
     KnowsNames,
@@ -27,7 +28,15 @@ from gmi_registry.hubs.protocol import (
     knows_names,
     with_base_names,
 )
-from gmi_registry.hubs.resolve import makes_links, read_from
+from gmi_registry.hubs.resolve import (
+    find_model,
+    find_spec,
+    hub_named_in,
+    is_folder,
+    makes_links,
+    read_from,
+    registry_of,
+)
 from gmi_registry.index import (
     Index,
     IndexedSpec,
@@ -38,34 +47,31 @@ from gmi_registry.index import (
     SpecCache,
     SpecIndex,
     SpecSource,
-    Standing,
+    SpecStatus,
 )
-from gmi_registry.index.crew import in_order
-from gmi_registry.index.name import without
-from gmi_registry.index.stored import FolderFiles, IndexFiles, StoredIndex
-from gmi_registry.search.result import Progress
-from gmi_registry.spec import EncoderRef, ModelRef, Spec, read_manifest
+from gmi_registry.index.groups import rows_without
+from gmi_registry.search.request import NO_INDEX, REGISTRY_INDEX, SearchRequest
+from gmi_registry.search.result import Progress, StageTimer
+from gmi_registry.threads import map_in_order
 
-REGISTRY_INDEX = "auto"
-"""The registry's index where it has one that knows the hub."""
+if TYPE_CHECKING:
+    from gmi_registry.index.stored import IndexFiles, StoredIndex
+    from gmi_registry.spec import EncoderRef, ModelRef, Spec
 
-NO_INDEX = "none"
-"""Specifications one by one."""
+    class NamedIndexFiles(IndexFiles, Protocol):
+        """The files of an index, and what to call it."""
+
+        name: str
+
 
 _log = logging.getLogger(__name__)
-
-
-class RegistryIndexFiles(IndexFiles, Protocol):
-    """The files of an index, and what to call it."""
-
-    name: str
 
 
 @runtime_checkable
 class HasIndex(Protocol):
     """A store of specifications that may have an index of them."""
 
-    def aggregate(self) -> RegistryIndexFiles: ...
+    def aggregate(self) -> NamedIndexFiles: ...
 
 
 @runtime_checkable
@@ -100,7 +106,7 @@ class HubIndex:
         found = []
         for stack in self._stored.groups:
             rows = stack.select(filters, hub=self._hub)
-            kept = without(rows, stack.names, gone) if gone else rows
+            kept = rows_without(rows, stack.names, gone) if gone else rows
             if len(kept):
                 found.append(Selection(stack, kept))
         return found
@@ -109,7 +115,7 @@ class HubIndex:
         """What base models are called, in lower case; those of other hubs and indexes as well."""
         return self._stored.base_models()
 
-    def standing(self, name: str) -> Standing:
+    def standing(self, name: str) -> SpecStatus:
         """What is known of the specification of the model whose identity has that name."""
         known = self._stored.standing(name)
         return replace(known, stale=self._marks[name]) if name in self._marks else known
@@ -156,6 +162,8 @@ def open_index(
             raise InputError(
                 f"{place} is no folder with an index", hint="gmi index build DIR --hub HUB"
             )
+        from gmi_registry.index.stored import FolderFiles, StoredIndex
+
         stored = StoredIndex.open(FolderFiles(folder), cache_dir=cache_dir, progress=progress)
         index = HubIndex(stored, hub.name, str(folder))
         if not len(index) and len(stored):
@@ -169,6 +177,8 @@ def open_index(
         return index
     if not isinstance(hub, HasRegistry) or not isinstance(hub.registry, HasIndex):
         return None
+    from gmi_registry.index.stored import StoredIndex
+
     try:
         found = hub.registry.aggregate()
         stored = StoredIndex.open(found, cache_dir=cache_dir, progress=progress)
@@ -183,80 +193,105 @@ def open_index(
     return index if len(index) else None
 
 
-SpecProgress = Callable[[int, int], None]
-"""Told (done, all) specifications."""
-
-
-@dataclass(frozen=True)
-class LoadedSpecs:
-    """``looked_at`` models of which the hub or the index knows, ``listed`` specifications of those
-    that may pass the filter; of those ``read`` were read from the hub. ``name`` is that of the
-    index, None where there was none."""
-
-    index: Index
-    looked_at: int
-    listed: int
-    read: int
-    name: str | None
-
-
-@dataclass(frozen=True)
+@dataclass
 class SearchSource:
-    """Where to look: a hub, by the index at ``place`` (as :func:`.open_index` has it)."""
+    """The specifications that a search of ``hub`` compares with, and how they were come by.
+
+    ``index`` takes the place of specifications one by one where it is not None. ``looked_at``
+    counts the models with a specification that the hub or the index knows for the filter, and where
+    it knows none, all that it has; ``listed`` the specifications of those that may pass; of these
+    ``read`` were read from the hub. All are 0 before :meth:`load`.
+    """
 
     hub: Hub
-    place: str | Path
     cache_dir: Path
     workers: int
+    index: HubIndex | None = None
+    looked_at: int = 0
+    listed: int = 0
+    read: int = 0
 
+    @classmethod
     @contextmanager
-    def opened(self, progress: Progress) -> Iterator[HubIndex | None]:
-        """The index, until the end of the block; None where there is none to use."""
-        index = open_index(self.place, self.hub, cache_dir=self.cache_dir, progress=progress)
+    def open(
+        cls, request: SearchRequest, hub: Hub, cache_dir: Path, progress: Progress
+    ) -> Iterator[SearchSource]:
+        """For the block, with the index that ``request`` names. Raises as :func:`open_index`."""
+        index = open_index(request.index, hub, cache_dir=cache_dir, progress=progress)
         try:
-            yield index
+            yield cls(hub, cache_dir, request.workers, index)
         finally:
             if index is not None:
                 index.close()
 
-    def one_by_one(self, wanted: Filters) -> tuple[list[Listing], int]:
-        """What may pass the filter, and its number; where nothing does, how many there are."""
+    def load(self, filters: Filters, timer: StageTimer) -> Index:
+        """All that may pass ``filters``, in memory, out of the cache where that has it; or the
+        index. Raises what the hub has for its listing as a whole."""
+        if self.index is not None:
+            self.looked_at = self.listed = len(self.index)
+            return self.index
         listings = list(self.hub.list_specs(Filters()))
-        named = with_base_names(wanted, self.hub, lambda: bases_in(listings))
-        passing = [listing for listing in listings if named.admits(listing.traits)]
-        return passing, len(passing) or len(listings)
-
-    def read(self, listings: Sequence[Listing], looked_at: int, told: SpecProgress) -> LoadedSpecs:
-        """The specifications of ``listings`` in memory, out of the cache where it has them."""
-        fetched: list[ModelRef] = []
-
-        def source(listing: Listing) -> SpecSource:
-            def load() -> Spec:
-                if not listing.has_spec:
-                    raise without_spec(listing)
-                fetched.append(listing.ref)
-                return read_from(self.hub, listing.ref)
-
-            return SpecSource(
-                listing.ref,
-                load,
-                digest=listing.spec_digest,
-                stamp=listing.stamp,
-                nsfw=listing.nsfw,
-                hub_tags=listing.tags,
-                standing=Standing(listing.stale, listing.trust, listing.stamp),
-                url=listing.url,
-                checked=True,
-            )
-
+        filters = with_base_names(filters, self.hub, lambda: bases_in(listings))
+        passing = [listing for listing in listings if filters.admits(listing.traits)]
+        self.looked_at = len(passing) or len(listings)
+        self.listed = sum(listing.has_spec for listing in passing)
+        timer.begin("index")
         cache = SpecCache(self.cache_dir)
         index = SpecIndex.from_sources(
-            map(source, listings), cache=cache, workers=self.workers, progress=told
+            map(self._spec_source, passing),
+            cache=cache,
+            workers=self.workers,
+            progress=lambda done, total: timer.progress("index", done, total),
         )
-        if fetched:
+        if self.read:
             cache.keep_within_limit()
-        described = sum(listing.has_spec for listing in listings)
-        return LoadedSpecs(index, looked_at, described, len(fetched), None)
+        return index
+
+    def _spec_source(self, listing: Listing) -> SpecSource:
+        def load() -> Spec:
+            if not listing.has_spec:
+                raise without_spec(listing)
+            self.read += 1
+            return read_from(self.hub, listing.ref)
+
+        return SpecSource(
+            listing.ref,
+            load,
+            digest=listing.spec_digest,
+            stamp=listing.stamp,
+            nsfw=listing.nsfw,
+            hub_tags=listing.tags,
+            standing=SpecStatus(listing.stale, listing.trust, listing.stamp),
+            url=listing.url,
+            checked=True,
+        )
+
+
+def find_exemplar(
+    name: str, hub: Hub, access: HubAccess, index: HubIndex | None
+) -> tuple[IndexedSpec, EncoderRef]:
+    """The specification of the model called ``name``, which others are to be near, and its encoder:
+    out of ``index`` where that has it. Raises as :func:`.find_spec`, and what reading it raises."""
+    here = hub_named_in(name) in (None, hub.name)
+    if index is not None and here and not is_folder(name):
+        ref = find_model(name, hub)
+        names = knows_names(hub)
+        for known_as in dict.fromkeys([ref] if names is None else [ref, names.name_now(ref)]):
+            known = index.exemplar(known_as)
+            if known is not None:
+                return known
+    # A model of another hub is as good a query as one of this hub.
+    elsewhere = HubAccess(
+        access.cache_dir, offline=access.offline, registry=None if here else registry_of(hub)
+    )
+    place = find_spec(name, hub, elsewhere)
+    spec = place.read()
+    exemplar = IndexedSpec.of(spec)
+    if place.model is not None:
+        # Under the name that the hub lists it by, so that it is not its own neighbour.
+        model = replace(place.model, revision=exemplar.entry.model.revision)
+        exemplar = replace(exemplar, entry=exemplar.entry.found_at(model, None))
+    return exemplar, spec.manifest.encoder
 
 
 def without_spec(listing: Listing) -> SpecNotFoundError:
@@ -299,6 +334,8 @@ class Freshness:
         return any(state is not None for state in found.values())
 
     def _states(self, hub: KnowsWeights, hits: Sequence[SearchHit]) -> list[bool | None]:
+        from gmi_registry.spec import read_manifest
+
         def state(hit: SearchHit) -> bool | None:
             try:
                 now = hit.ref.identity if self.may_be_old else hit.ref
@@ -308,7 +345,7 @@ class Freshness:
             except GmiError:
                 return None
 
-        return list(in_order(state, hits, self.workers))
+        return list(map_in_order(state, hits, self.workers))
 
 
 def with_present_names(ranking: Ranking, hub: Hub) -> Ranking:

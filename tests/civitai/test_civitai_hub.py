@@ -519,7 +519,7 @@ def test_the_page_names_every_base():
 
 def test_a_search_over_civitai(filled, hub, store, tmp_path):
     """The real search, with an encoder that is not needed for a model near a model."""
-    from gmi_registry.search.run import search
+    from gmi_registry import search
 
     filled.add(style(3, 31))
     rng = np.random.default_rng(5)
@@ -534,7 +534,7 @@ def test_a_search_over_civitai(filled, hub, store, tmp_path):
         spread = np.random.default_rng(number).standard_normal((3, 6)) * 0.01
         write_spec(spec_of(ref, content, vector=vector + spread[0]), folder)
     found = search(
-        [], hub, like="civitai:1@11", wanted=Filters(("style",)), cache_dir=tmp_path / "cache"
+        [], hub, like="civitai:1@11", tags=("style",), nsfw=True, cache_dir=tmp_path / "cache"
     )
     assert found.skipped == ()
     assert [str(hit.ref) for hit in found.hits] == ["civitai:3@31", "civitai:2@21"]

@@ -15,6 +15,7 @@ from gmi_registry.hubs import Filters
 from gmi_registry.hubs.civitai import CivitaiClient, CivitaiHub
 from gmi_registry.hubs.civitai.listing import list_among
 from gmi_registry.indexing import index_hubs
+from gmi_registry.search.result import StageTimer
 from gmi_registry.search.source import SearchSource, open_index
 from tests.support.civitai_loopback import Fault, LoopbackCivitai
 from tests.support.civitai_specs import describe, style, version_of
@@ -292,9 +293,9 @@ def test_the_same_versions_listed_offline_and_by_an_index(civitai, described, as
                     ):
                         listed.add(f"civitai:{number}@{10 * number}")
                 for way in (hub, off):
-                    gathering = SearchSource(way, "none", cache, 1)
-                    read = gathering.read(*gathering.one_by_one(chosen), lambda done, total: None)
-                    assert selected(read.index, chosen) == listed
+                    timer = StageTimer(lambda stage, done, total: None)
+                    specs = SearchSource(way, cache, workers=1).load(chosen, timer)
+                    assert selected(specs, chosen) == listed
                 assert selected(opened, chosen) == listed
             opened.close()
 

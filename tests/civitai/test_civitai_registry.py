@@ -7,15 +7,14 @@ import json
 import pytest
 from PIL import Image
 
-from gmi_registry import generation
+from gmi_registry import generation, search
 from gmi_registry.generation import RecipeOverrides
-from gmi_registry.hubs import Filters, HubAccess, open_hub
-from gmi_registry.publish import publish
-from gmi_registry.search.run import search
+from gmi_registry.hubs import HubAccess, open_hub
 from gmi_registry.spec import ModelRef, PromptSet
 from tests.support.civitai_loopback import File, Model, Version
 from tests.support.grey_encoder import GreyEncoder
 from tests.support.loopback import User, fixtures
+from tests.support.publishing import publish
 from tests.support.tiny_models import save_base, save_lora
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
@@ -98,7 +97,8 @@ def test_from_civitai_into_the_registry_and_back(both, hf_hub, tmp_path):
         found = search(
             [picture],
             hub,
-            wanted=Filters(tags=("ink",)),
+            tags=("ink",),
+            nsfw=True,
             cache_dir=tmp_path / "other",
             encoder=GreyEncoder(),
         )
@@ -115,7 +115,8 @@ def test_from_civitai_into_the_registry_and_back(both, hf_hub, tmp_path):
         again = search(
             [picture],
             hub,
-            wanted=Filters(tags=("ink",)),
+            tags=("ink",),
+            nsfw=True,
             cache_dir=tmp_path / "other",
             encoder=GreyEncoder(),
         )

@@ -9,7 +9,7 @@ from PIL import Image
 
 import gmi_registry.encoders
 from gmi_registry.cli.document import SearchDocument
-from gmi_registry.cli.main import search_app
+from gmi_registry.cli.search import app as search_app
 from tests.support.hub_builder import HubBuilder, ProjectionEncoder, picture
 
 COLOURS = {"blue": (20, 30, 230), "green": (30, 200, 40), "red": (240, 20, 10)}

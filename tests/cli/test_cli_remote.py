@@ -15,7 +15,8 @@ import pytest
 
 import gmi_registry
 import gmi_registry.encoders
-from gmi_registry.cli.main import app, search_app
+from gmi_registry.cli.main import app
+from gmi_registry.cli.search import app as search_app
 from gmi_registry.errors import AuthError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from tests.support.loopback import Fault, User

@@ -19,6 +19,7 @@ from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.registry import encoder_path, fetch_encoder_files
 from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.search.loading import ModelLoader
+from gmi_registry.search.request import SearchRequest
 from gmi_registry.spec import EncoderRef
 from tests.support.loopback import User, fixtures
 
@@ -183,6 +184,9 @@ def test_an_interrogator_that_builds_on_torch_gets_it(
             self.given = [*getattr(self, "given", []), encoder]
             return "a cat"
 
+    def asks_by(mode: str) -> SearchRequest:
+        return SearchRequest(images=["a.png"], interrogator=mode)
+
     asking = Asking()
     monkeypatch.setattr(equipment_module, "load_interrogator", lambda *_, **__: asking)
     hub = LocalHub.create(tmp_path / "hub", tmp_path / "cache")
@@ -192,11 +196,12 @@ def test_an_interrogator_that_builds_on_torch_gets_it(
     parts = equipment(tmp_path)
     encoder = parts.encoder_like(ref, "the index", hub)
     assert isinstance(encoder, OnnxEncoder)
-    guess = parts.interrogator("clip_interrogator", ())
+    guess = parts.interrogator(asks_by("clip_interrogator"), ())
+    assert guess is not None
     for _ in range(2):
         assert guess(Image.new("RGB", (8, 8)), encoder) == "a cat"
     assert [type(given) for given in asking.given] == [OpenClipEncoder] * 2
     assert asking.given[0] is asking.given[1]
     assert guess.mode == "clip_interrogator"
-    phrases = parts.interrogator("phrases", ())
+    phrases = parts.interrogator(asks_by("phrases"), ())
     assert phrases is asking  # given as it is

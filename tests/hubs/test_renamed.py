@@ -13,9 +13,10 @@ import pytest
 from safetensors.numpy import save
 from typer.testing import CliRunner
 
+from gmi_registry import search
 from gmi_registry.cli.document import search_document
 from gmi_registry.cli.main import app
-from gmi_registry.cli.traffic import comment
+from gmi_registry.cli.search import write_comments
 from gmi_registry.errors import AuthError, HubError, InputError, SpecFormatError, SpecNotFoundError
 from gmi_registry.hubs import Filters
 from gmi_registry.hubs.huggingface import HuggingFaceHub, client
@@ -26,7 +27,7 @@ from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.hubs.resolve import find_spec, read_from
 from gmi_registry.indexing import index_hubs
 from gmi_registry.report.page import search_page
-from gmi_registry.search.run import search
+from gmi_registry.search.request import SearchRequest
 from gmi_registry.signature import PrivateKey, PublicKey, sign_spec, verify_signature
 from gmi_registry.spec import ModelRef, WeightFile, encode_spec, write_spec
 from tests.support.hub_builder import picture, style_spec
@@ -100,7 +101,7 @@ def world(hf_hub, encoder, tmp_path, monkeypatch):
 @pytest.fixture
 def renamed(world):
     """ada/rose was transferred and renamed: it is ben/flower now."""
-    world.search(wanted=Filters(tags=("icons",)))
+    world.search(tags=("icons",))
     world.hub.rename(OLD, NEW)
     return world
 
@@ -125,7 +126,7 @@ def test_the_redirect_is_as_the_hub_s(world, status):
 
 class TestSearch:
     def test_it_keeps_its_place_under_its_new_name_and_address(self, renamed):
-        result = renamed.search(wanted=Filters(tags=("icons",)))
+        result = renamed.search(tags=("icons",))
         assert ids(result) == [NEW, "ada/sea"]
         hit = result.hits[0]
         assert hit.digest == renamed.spec.digest
@@ -137,11 +138,11 @@ class TestSearch:
 
     def test_people_are_told(self, renamed, capsys):
         result = renamed.search()
-        comment(result, quiet=False, verbose=False)
+        write_comments(result, quiet=False, verbose=False)
         said = capsys.readouterr().err
         assert said.count("was called") == 1
         assert f"hf:{NEW} was called hf:{OLD} when it was described" in said
-        document = search_document(result, "hf", Filters())
+        document = search_document(result, SearchRequest(prompt="x"), "hf")
         assert [it.described_as for it in document.results] == [f"hf:{OLD}", None]
         page = search_page(result, [], settings=[], previews=lambda ref: None)
         cards = page.groups[0].cards
@@ -632,13 +633,13 @@ class TestBaseFilter:
         filled.search()  # so that all of it lies on this disk
         for base, wanted in self.WANTED.items():
             for options in ({}, {"index": str(filled.room / "index")}, {"offline": True}):
-                found = filled.search(wanted=Filters(base_model=base), top=None, **options)
+                found = filled.search(base_model=base, top=None, **options)
                 assert set(ids(found)) == wanted, (base, options)
 
     def test_names_are_asked_for_once(self, filled):
-        filled.search(wanted=Filters(base_model="new/foundation"))
+        filled.search(base_model="new/foundation")
         filled.hub.clear_requests()
-        filled.search(wanted=Filters(base_model="new/foundation"))
+        filled.search(base_model="new/foundation")
         assert len(filled.hub.requests) == 1  # the listing
 
     def test_an_index_does_not_wait_for_a_hub_that_is_not_there(self, filled, monkeypatch, caplog):
@@ -649,7 +650,7 @@ class TestBaseFilter:
         nobody = HuggingFaceHub(f"http://127.0.0.1:{int(port) ^ 1}", cache_dir=filled.room / "x")
         found = filled.search(
             nobody,
-            wanted=Filters(base_model="org/base"),
+            base_model="org/base",
             index=str(filled.room / "index"),
         )
         assert set(ids(found)) == {"m/old", "m/case", "m/page"}

@@ -12,11 +12,12 @@ import pytest
 
 import gmi_registry
 import gmi_registry.encoders
+from gmi_registry import search
 from gmi_registry.errors import IncomparableSpecsError, InputError, RateLimitError
 from gmi_registry.hubs import Filters
 from gmi_registry.index import Ranking
+from gmi_registry.search.request import SearchRequest
 from gmi_registry.search.result import Timings
-from gmi_registry.search.run import search
 from gmi_registry.spec import ModelRef
 from tests.support.hub_builder import OTHER_PROMPTS, HubBuilder, ProjectionEncoder, picture
 
@@ -155,7 +156,7 @@ class TestCache:
         assert {hit.ref.id for hit in result.hits[:2]} == {"red", "green"}
 
     def test_a_filtered_search_fills_the_same_cache(self, colours, look):
-        assert look(picture(COLOURS["red"]), wanted=Filters(tags=("cold",))).read == 2
+        assert look(picture(COLOURS["red"]), tags=("cold",)).read == 2
         assert look(picture(COLOURS["red"])).read == 1
 
     def test_without_a_folder_the_users_own_cache_is_meant(
@@ -168,12 +169,12 @@ class TestCache:
 
 class TestFilters:
     def test_only_what_passes_is_ranked(self, colours, look):
-        result = look(picture(COLOURS["red"]), wanted=Filters(tags=("Cold",)))
+        result = look(picture(COLOURS["red"]), tags=("Cold",))
         assert {hit.ref.id for hit in result.hits} == {"blue", "green"}
         assert (result.looked_at, result.matched, result.read) == (2, 2, 2)
 
     def test_nothing_matches(self, colours, look, encoder):
-        result = look(picture(COLOURS["red"]), wanted=Filters(tags=("none",)), prompt="a cat")
+        result = look(picture(COLOURS["red"]), tags=("none",), prompt="a cat")
         assert (result.hits, result.groups, result.skipped) == ((), (), ())
         assert (result.looked_at, result.matched) == (3, 0)
         assert (result.pseudo_prompts, result.interrogator) == (("a cat",), "prompt")
@@ -190,7 +191,7 @@ class TestFilters:
     def test_the_manifest_decides_whatever_the_hub_lets_through(self, colours, look, monkeypatch):
         everything = list(colours.hub.list_specs(Filters()))
         monkeypatch.setattr(colours.hub, "list_specs", lambda wanted: iter(everything))
-        result = look(picture(COLOURS["red"]), wanted=Filters(tags=("warm",)))
+        result = look(picture(COLOURS["red"]), tags=("warm",))
         assert [hit.ref.id for hit in result.hits] == ["red"]
 
 
@@ -201,10 +202,9 @@ class TestListing:
         monkeypatch.setattr(
             colours.hub, "list_specs", lambda wanted: asked.append(wanted) or listed(wanted)
         )
-        cold = Filters(tags=("cold",))
-        look(picture(COLOURS["red"]), wanted=cold)
+        look(picture(COLOURS["red"]), tags=("cold",))
         assert asked == [Filters()]
-        look(picture(COLOURS["red"]), wanted=Filters(tags=("none",)))
+        look(picture(COLOURS["red"]), tags=("none",))
         assert asked[1:] == [Filters()]
 
     @pytest.mark.parametrize("stale", [True, False, None])
@@ -229,8 +229,8 @@ class TestListing:
             return colours.encoder
 
         monkeypatch.setattr(gmi_registry.encoders, "load_encoder", load)
-        search_module = importlib.import_module("gmi_registry.search.run")
-        monkeypatch.setattr(search_module, "require_device", lambda name: name)
+        loading = importlib.import_module("gmi_registry.search.loading")
+        monkeypatch.setattr(loading, "require_device", lambda name: name)
         result = look(picture(COLOURS["red"]), encoder=None, offline=True, device="cuda:1")
         assert asked == [{"cache_dir": colours.cache / "hub", "offline": True, "device": "cuda:1"}]
         assert (result.offline, result.requests, result.catalogue_age) == (True, None, None)
@@ -250,7 +250,7 @@ class TestSkipped:
         (gmi["tensors-gone"] / "spec.tensors").unlink()
         gmi["linked"].rename(tmp_path / "elsewhere")
         gmi["linked"].symlink_to(tmp_path / "elsewhere")
-        result = look(picture(COLOURS["red"]), wanted=Filters(not_tags=("cold",)))
+        result = look(picture(COLOURS["red"]), not_tags=("cold",))
         assert [hit.ref.id for hit in result.hits] == ["red"]
         reasons = {skipped.model.id: skipped.reason for skipped in result.skipped}
         assert "names" in reasons["cut"]
@@ -364,9 +364,9 @@ class TestBadInput:
         with pytest.raises(InputError, match="nothing to search with: name an IMAGE, or give"):
             look()
 
-    def test_one_path_is_not_a_list_of_images(self, colours):
+    def test_one_path_is_not_a_list_of_images(self):
         with pytest.raises(InputError, match="images are a list"):
-            search("red.png", colours.hub, cache_dir=colours.cache)
+            SearchRequest(images="red.png")
 
     def test_an_unknown_score(self, colours, look, monkeypatch):
         monkeypatch.setattr(colours.hub, "list_specs", None)

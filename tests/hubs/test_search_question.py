@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 import gmi_registry
+from gmi_registry import search
 from gmi_registry.errors import InputError, OfflineError, SpecNotFoundError
-from gmi_registry.hubs import Filters
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.indexing import index_hubs
-from gmi_registry.search.run import search
 from gmi_registry.spec import ModelRef, build_spec, write_spec
 from tests.support.hub_builder import OTHER_PROMPTS, ProjectionEncoder, picture
 
@@ -101,8 +100,8 @@ class TestLike:
         assert result.matched == 2
 
     def test_filters_hold(self, colours, look):
-        assert names(look(like="red", wanted=Filters(tags=("green",)))) == ["green"]
-        only_itself = look(like="red", wanted=Filters(tags=("warm",)))
+        assert names(look(like="red", tags=("green",))) == ["green"]
+        only_itself = look(like="red", tags=("warm",))
         assert (only_itself.hits, only_itself.looked_at, only_itself.matched) == ((), 1, 0)
 
     def test_models_of_other_prompts_follow_in_a_ranking_of_their_own(self, colours, look):

@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 import gmi_registry
-from gmi_registry.cli.main import app, search_app
+from gmi_registry.cli.main import app
+from gmi_registry.cli.search import app as search_app
 from gmi_registry.errors import IncomparableSpecsError, OfflineError, UnsupportedOperationError
 
 ROOT = Path(__file__).parents[2]

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from gmi_registry import search
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.huggingface.client import ClientRequestCounter
 from gmi_registry.search.result import SearchResult
-from gmi_registry.search.run import search
 from gmi_registry.spec import ModelRef, Spec, WeightFile, write_spec
 from gmi_registry.spec.specification import encode_spec
 from tests.support.fault_plan import Plan

@@ -12,7 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import gmi_registry
-from gmi_registry.cli.main import publish_app, search_app
+from gmi_registry.cli.publish import app as publish_app
+from gmi_registry.cli.search import app as search_app
 from gmi_registry.search.result import SearchResult
 from zoo.styles import STYLES
 

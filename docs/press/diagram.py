@@ -46,7 +46,7 @@ def architecture_picture() -> Drawing:
         "files of each model. Images stay on the machine that searches.",
     )
     _lane(drawing, 24, "gmi-publish", "on the developer's machine", _PUBLISHING)
-    _lane(drawing, 500, "gmi-search", "on the machine of the person who searches", _SEARCHING)
+    _lane(drawing, 500, "gmi-search", "on the user's machine", _SEARCHING)
     _hub(drawing)
     for row, rightwards in ((0, True), (1, False), (5, True)):
         _between(drawing, 24 + _WIDTH, 312, row, rightwards)

@@ -1,7 +1,7 @@
 """The documentation as a website, by Sphinx, from the pages as they lie in the repository.
 
-``nox -s site`` builds it. The front page is README.md, to which the contents in ``contents.md`` are
-added; the source folder is the repository, so that links lead to the same files as on a hub.
+``nox -s site`` builds it. The front page is README.md, to which ``contents.txt`` is
+added. The source folder is the repository, so that links lead to the same files as on a hub.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ include_patterns = [
     "zoo/ATTRIBUTION.md",
     "zoo/README.md",
 ]
-exclude_patterns = ["docs/_site", "docs/site/contents.md"]
+exclude_patterns = ["docs/_site"]
 
 # Headings have the anchors that hubs make.
 myst_heading_anchors = 4
@@ -46,7 +46,7 @@ html_show_sphinx = False
 
 def _add_contents(app: Any, docname: str, source: list[str]) -> None:
     if docname == root_doc:
-        source[0] += "\n" + (_HERE / "contents.md").read_text("utf-8")
+        source[0] += "\n" + (_HERE / "contents.txt").read_text("utf-8")
 
 
 def setup(app: Any) -> None:

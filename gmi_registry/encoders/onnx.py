@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from gmi_registry.atomic import user_cache
 from gmi_registry.encoders.external_data import graph_with_external_data
 from gmi_registry.encoders.graph import check_graph
 from gmi_registry.encoders.onnx_files import (
@@ -531,8 +532,4 @@ def _no_export(name: str, pretrained: str, cache_dir: Path | None) -> MissingExt
 
 
 def _home(cache_dir: Path | None) -> Path:
-    if cache_dir is not None:
-        return cache_dir.parent
-    from platformdirs import user_cache_path
-
-    return user_cache_path("gmi-registry", appauthor=False)
+    return user_cache() if cache_dir is None else cache_dir.parent

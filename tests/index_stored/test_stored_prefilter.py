@@ -9,10 +9,12 @@ from functools import partial
 import numpy as np
 import pytest
 
+from gmi_registry.atomic import write_sealed
 from gmi_registry.index import Filters, ImageQuery, ModelQuery, TextQuery, Wording, queries, rank
-from gmi_registry.index.stored import FolderFiles, StoredIndex, frame, reader, update_index
-from gmi_registry.index.stored.frame_file import opened
-from gmi_registry.scoring import SCORES, coarse
+from gmi_registry.index.stored import FolderFiles, StoredIndex, prefilter, reader, update_index
+from gmi_registry.scoring import SCORES
+from gmi_registry.scoring import prefilter as scoring_prefilter
+from gmi_registry.scoring.prefilter import Prefilter
 from gmi_registry.scoring.refine import Care, refine_by_line, refines_all
 from tests.index_stored.test_stored_answer import same
 from tests.support.stored_specs import Opened, in_memory, make_row, query, ref_of, stored
@@ -23,11 +25,13 @@ MODELS = 400
 @pytest.fixture(autouse=True)
 def large(monkeypatch):
     """Groups of 50 are large ones, and few distances are enough."""
-    monkeypatch.setattr(reader, "FRAMED_MODELS", 50)
+    monkeypatch.setattr(reader, "PREFILTER_MODELS", 50)
     monkeypatch.setattr(rank, "_MANY", 50)
     monkeypatch.setattr(reader, "_IMAGES_AT_ONCE", 40)
     monkeypatch.setattr(queries, "LOOSE", Care(16, 1))
-    monkeypatch.setattr(queries, "CLOSE", Care(16, 1))
+    monkeypatch.setattr(scoring_prefilter, "LEADING", 5)
+    monkeypatch.setattr(scoring_prefilter, "_LEAST_EXACT", 16)
+    monkeypatch.setattr(scoring_prefilter, "_EXACT_EACH", 1)
     monkeypatch.setattr(queries, "refines_all", partial(refines_all, care=Care(16, 1)))
     monkeypatch.setattr(queries, "refine_by_line", partial(refine_by_line, care=Care(16, 1)))
 
@@ -64,8 +68,8 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def frames(cache):
-    return sorted((cache / "stored-index-frames").glob("*"))
+def prefilters(cache):
+    return sorted((cache / "stored-index-prefilters").glob("*.safetensors"))
 
 
 def alike(memory, files, chances=1e-2):
@@ -93,12 +97,12 @@ def test_hits_are_those_of_the_index_in_memory(rows, folder, cache, filters, pro
                 memory.answer(question, filters, top=5, best_prompts=0),
                 Opened(index).answer(question, filters, top=5, best_prompts=0),
             )
-    assert len(frames(cache)) == 1
+    assert len(prefilters(cache)) == 1
 
 
 def test_a_prompt_reads_the_images_of_few_models_alone(rows, folder, cache, monkeypatch, read):
     """Also where means are few enough to be read."""
-    monkeypatch.setattr(reader, "FRAMED_MODELS", 1000)
+    monkeypatch.setattr(reader, "PREFILTER_MODELS", 1000)
     memory, question = in_memory(rows), ImageQuery(query(8, prompt="x"), SCORES["default"])
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
         asked = {"top": 3, "best_prompts": 0, "filters": Filters(tags=("icon",), kind="lora")}
@@ -148,11 +152,11 @@ QUESTIONS = {
 
 
 @pytest.mark.parametrize("named", QUESTIONS)
-@pytest.mark.parametrize("framed", [50, 1000], ids=["of a frame", "of means"])
+@pytest.mark.parametrize("least", [50, 1000], ids=["of a prefilter", "of means"])
 def test_questions_that_read_images_read_those_of_few_models(
-    rows, folder, cache, monkeypatch, read, named, framed
+    rows, folder, cache, monkeypatch, read, named, least
 ):
-    monkeypatch.setattr(reader, "FRAMED_MODELS", framed)
+    monkeypatch.setattr(reader, "PREFILTER_MODELS", least)
     monkeypatch.setattr(queries, "CONTENT_MODELS", 20)
     memory, asked = in_memory(rows), {"top": 4, "best_prompts": 0}
     few = 0
@@ -216,131 +220,117 @@ def test_what_did_not_change_is_copied(rows, tmp_path, monkeypatch):
     first = [make_row(number, model=f"local:m{number}") for number in range(300)]
     late = sorted(first, key=lambda row: row.indexed.entry.digest)[-20:]
     early = [row for row in first if row not in late]
-    coded = []
-    original = coarse.CoarseSpace.coded
+    summarized, learnt = [], []
+    original = Prefilter.summaries
+    learn = Prefilter.learn
 
     def counted(self, means):
-        coded.append(len(means))
+        summarized.append(len(means))
         return original(self, means)
 
-    monkeypatch.setattr(coarse.CoarseSpace, "coded", counted)
+    def learning(means, scatter):
+        learnt.append(len(means))
+        return learn(means, scatter)
+
+    monkeypatch.setattr(Prefilter, "summaries", counted)
+    monkeypatch.setattr(Prefilter, "learn", learning)
     question = ImageQuery(query(9), SCORES["default"])
     with stored(folder, early, cache=cache) as index:
         Opened(index).answer(question)
-    assert sum(coded) == 280
-    (before,) = frames(cache)
-    coded.clear()
+    assert (sum(summarized), learnt) == (280, [280])
+    (before,) = prefilters(cache)
+    summarized.clear()
     with stored(folder, late[:5], cache=cache) as index:
         alike(
             in_memory([*early, *late[:5]]).answer(question, best_prompts=0),
             Opened(index).answer(question, best_prompts=0),
         )
-    assert sum(coded) == 5
-    (after,) = frames(cache)
+    assert (sum(summarized), learnt) == (5, [280])
+    (after,) = prefilters(cache)
     assert after != before
-    assert opened(after).learnt == 280
+    assert len(list(after.parent.iterdir())) == 2
 
 
-def place_of(path, name):
-    """Where an array of a frame is in the file, and how long."""
-    whole = path.read_bytes()
+def test_without_leading_numbers_answers_are_the_same(rows, folder, tmp_path, monkeypatch):
+    """Where they do not carry the order; and that is remembered in the file."""
+    monkeypatch.setattr(scoring_prefilter, "_LEAST_SHARE", 2.0)
+    question = ImageQuery(query(9), SCORES["default"])
+    memory = in_memory(rows).answer(question, best_prompts=0)
+    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as index:
+        alike(memory, Opened(index).answer(question, best_prompts=0))
+    (path,) = prefilters(tmp_path)
+    assert b"codes" not in path.read_bytes()[:1000]
+    monkeypatch.setattr(Prefilter, "learn", None)
+    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as index:
+        alike(memory, Opened(index).answer(question, best_prompts=0))
+
+
+def place_of(whole, name):
+    """Where an array of the file is."""
     length = int.from_bytes(whole[:8], "little")
     start, stop = json.loads(whole[8 : 8 + length])[name]["data_offsets"]
     return slice(8 + length + start, 8 + length + stop)
 
 
-@pytest.mark.parametrize(
-    ("name", "index", "number"),
-    [
-        ("rows", None, 0),
-        ("rows", 7, 400),
-        ("rows", 7, -1),
-        ("rows", 7, 2**31 - 1),
-        ("cells", 200, 10**6),
-        ("cells", 200, -1),
-        ("cells", 0, -1),
-        ("cells", -1, 10**6),
-    ],
-)
-def test_a_frame_with_torn_pages_is_made_again(folder, tmp_path, name, index, number):
+def overwritten(whole, name, content=None):
+    """The file with other bytes in the place of an array; zeros for None."""
+    place = place_of(whole, name)
+    length = place.stop - place.start
+    return whole[: place.start] + (content or bytes(length))[:length] + whole[place.stop :]
+
+
+DAMAGE = {
+    "gone": lambda path: path.unlink(),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"x"),
+    "empty": lambda path: path.write_bytes(b""),
+    "another header": lambda path: path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:]),
+    "description gone": lambda path: path.with_suffix(".json").unlink(),
+    "description cut": lambda path: path.with_suffix(".json").write_bytes(
+        path.with_suffix(".json").read_bytes()[:-1]
+    ),
+    "description of nothing": lambda path: write_sealed(path.with_suffix(".json"), b"[]"),
+    "description of another form": lambda path: write_sealed(
+        path.with_suffix(".json"), b'{"segments":[[1]],"statistics":[],"numbers":-1}'
+    ),
+    **{
+        f"{name} lost": lambda path, name=name: path.write_bytes(
+            overwritten(path.read_bytes(), name)
+        )
+        for name in ("centre", "directions", "lengths", "scales", "codes", "means", "sums")
+    },
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_prefilter_is_made_again(folder, tmp_path, damage):
     question = ImageQuery(query(4), SCORES["default"])
-    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as opening:
-        wanted = Opened(opening).answer(question)
-    (path,) = frames(tmp_path)
-    whole, place = path.read_bytes(), place_of(path, name)
-    numbers = np.frombuffer(whole[place], "<i4").copy()
-    numbers[slice(None) if index is None else index] = number
-    path.write_bytes(whole[: place.start] + numbers.tobytes() + whole[place.stop :])
-    assert opened(path) is None
-    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as opening:
-        assert Opened(opening).answer(question) == wanted
-    assert path.read_bytes() == whole
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        b'{"__metadata__":{}}',
-        b"[" * 100_000,
-        b"[1]",
-        b'{"__metadata__":{},"centre":{"shape":[],"data_offsets":[-9999999999999999999999,0]}}',
-    ],
-)
-def test_no_header_is_more_than_damage(tmp_path, header):
-    path = tmp_path / "x.frame"
-    path.write_bytes(len(header).to_bytes(8, "little") + header)
-    assert opened(path) is None
-
-
-def test_numbers_without_columns_are_damage(folder, tmp_path):
     with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as index:
-        Opened(index).answer(ImageQuery(query(4), SCORES["default"]))
-    (path,) = frames(tmp_path)
-    whole = path.read_bytes()
-    length = int.from_bytes(whole[:8], "little")
-    entries = json.loads(whole[8 : 8 + length])
-    for name in ("first", "second", "third", "means"):
-        changed = {**entries, name: {**entries[name], "shape": [], "data_offsets": [0, 4]}}
-        header = json.dumps(changed).encode()
-        path.write_bytes(len(header).to_bytes(8, "little") + header + whole[8 + length :])
-        assert opened(path) is None
+        wanted = Opened(index).answer(question)
+    (path,) = prefilters(tmp_path)
+    whole, described = path.read_bytes(), path.with_suffix(".json").read_bytes()
+    DAMAGE[damage](path)
+    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as index:
+        assert Opened(index).answer(question) == wanted
+    assert prefilters(tmp_path) == [path]
+    assert path.read_bytes() == whole
+    assert path.with_suffix(".json").read_bytes() == described
 
 
-def test_another_groups_frame_is_not_taken_for_this_ones(rows, folder, tmp_path):
+def test_another_groups_prefilter_is_not_taken_for_this_ones(rows, folder, tmp_path):
     question = ImageQuery(query(4), SCORES["default"])
     with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path / "a") as index:
         wanted = Opened(index).answer(question)
-    (path,) = frames(tmp_path / "a")
+    (path,) = prefilters(tmp_path / "a")
     whole = path.read_bytes()
     with stored(tmp_path / "i", rows[:300], cache=tmp_path / "b") as index:
         Opened(index).answer(question)
-    (other,) = frames(tmp_path / "b")
+    (other,) = prefilters(tmp_path / "b")
     path.write_bytes(other.read_bytes())
+    path.with_suffix(".json").write_bytes(other.with_suffix(".json").read_bytes())
     with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path / "a") as index:
         assert Opened(index).answer(question) == wanted
     assert path.read_bytes() == whole
-
-
-@pytest.mark.parametrize("damage", ["cut", "empty", "header", "shapes", "folder"])
-def test_a_damaged_frame_is_made_again(rows, folder, tmp_path, damage):
-    question = ImageQuery(query(4), SCORES["default"])
-    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as index:
-        wanted = Opened(index).answer(question)
-    (path,) = frames(tmp_path)
-    whole = path.read_bytes()
-    if damage == "folder":
-        path.unlink()
-    elif damage == "cut":
-        path.write_bytes(whole[:-100])
-    elif damage == "empty":
-        path.write_bytes(b"")
-    elif damage == "header":
-        path.write_bytes(b"\xff" * 8 + whole[8:])
-    else:
-        path.write_bytes(whole.replace(b"[400]", b"[399]"))
-    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as index:
-        assert Opened(index).answer(question) == wanted
-    assert [it.read_bytes() == whole for it in frames(tmp_path)] == [True]
 
 
 def test_what_takes_a_while_is_told_of_once(folder, tmp_path):
@@ -355,7 +345,7 @@ def test_what_takes_a_while_is_told_of_once(folder, tmp_path):
 
 
 def test_what_a_killed_process_left_goes(folder, tmp_path):
-    place = tmp_path / "stored-index-frames"
+    place = tmp_path / "stored-index-prefilters"
     place.mkdir()
     old, new = place / ".old.part", place / ".new.part"
     for path in (old, new):
@@ -367,24 +357,24 @@ def test_what_a_killed_process_left_goes(folder, tmp_path):
     assert new.exists()
 
 
-def test_without_room_for_a_frame_the_search_goes_on(folder, tmp_path, caplog, monkeypatch):
+def test_without_room_for_a_prefilter_the_search_goes_on(folder, tmp_path, caplog, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(frame, "written", full)
+    monkeypatch.setattr(prefilter, "_write", full)
     question = ImageQuery(query(4), SCORES["default"])
     with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as index:
         found = Opened(index).answer(question)
     assert len(found.groups[0].hits) == 10
     assert "No space left" in caplog.text
-    assert not frames(tmp_path)
+    assert not prefilters(tmp_path)
 
 
 def test_a_name_is_found_by_its_beginning_alone(folder, cache):
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
         (group,) = index.groups
         for number in (0, 3, 30, 300):
-            found = index.find(make_row(number).indexed.entry.model)
+            found = index.find(make_row(number).indexed.entry.ref)
             assert found is not None
             assert group.names[found[1]] == ref_of(number)
-        assert index.standing("hf:o/m") == index.standing("hf:o/m30000")
+        assert index.status("hf:o/m") == index.status("hf:o/m30000")

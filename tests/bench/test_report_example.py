@@ -63,7 +63,7 @@ def write_list(folder, **changes):
 
 
 def shown(folder):
-    """(task, specimen) pairs."""
+    """(task, example) pairs."""
     found = examples(folder, read_scored(folder, "test", read_run(folder))[0])
     return list(zip(chosen_tasks(6 * MODELS), found, strict=True))
 

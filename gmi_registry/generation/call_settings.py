@@ -1,15 +1,17 @@
-"""Which settings of a recipe a pipeline reads, and the arguments with which it is called.
+"""What the call of a pipeline reads of a recipe, and which sizes and steps it can make.
 
 diffusers' pipelines take arguments that they ignore: a guidance scale of a network that was trained
 without one, a negative prompt without the guidance that would read it. A recipe must hold nothing
 that has no effect, so that what a pipeline reads is found out here, once, for every class: from the
 signature of its call, from its own ``do_classifier_free_guidance``, and from what its network's
-configuration says of embedded guidance. Checked with diffusers 0.42.
+configuration says of embedded guidance. Some pipelines generate an image of another size without a
+word; sizes and steps are checked before anything is generated. Checked with diffusers 0.42.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,21 +20,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from gmi_registry.errors import InputError
-from gmi_registry.generation.pipelines import Pipeline
+from gmi_registry.generation.model_checks import Pipeline, call_source, error_line, whole_number
+from gmi_registry.generation.schedulers import recorded_scheduler
 from gmi_registry.spec import GenerationRecipe
-
-__all__ = [
-    "BATCH_OF_ONE",
-    "WHY_ONE",
-    "CallSettings",
-    "call_arguments",
-    "call_settings",
-    "call_source",
-    "check_effects",
-    "skipping_layers",
-    "stated_size",
-    "why_no_skip",
-]
 
 _IGNORING = frozenset({"DreamLiteMobilePipeline"})
 """Pipelines whose call takes guidance and negative prompt for company's sake, and says so."""
@@ -55,9 +45,6 @@ _SCALES = ("guidance_scale", "distilled_guidance_scale", "prior_guidance_scale")
 """What pipelines call the first scale of their guidance."""
 
 _HIGH = 1000.0
-
-_SOURCES: dict[Any, str] = {}
-"""Of the classes that were asked about: reading one takes longer than a batch of a tiny model."""
 
 
 @dataclass(frozen=True)
@@ -244,16 +231,6 @@ def skipping_layers(pipeline: Pipeline, recipe: GenerationRecipe) -> Iterator[No
         del vars(encoder)["text_model"]
 
 
-def call_source(pipeline_class: Any) -> str:
-    """The source of a pipeline class's call, which says what no signature does; empty without."""
-    if pipeline_class not in _SOURCES:
-        try:
-            _SOURCES[pipeline_class] = inspect.getsource(pipeline_class.__call__)
-        except (OSError, TypeError):
-            _SOURCES[pipeline_class] = ""
-    return _SOURCES[pipeline_class]
-
-
 def stated_size(pipeline: Pipeline, side: str) -> int | None:
     """What the call itself takes for ``side`` (``height`` or ``width``) where none is given.
 
@@ -264,8 +241,8 @@ def stated_size(pipeline: Pipeline, side: str) -> int | None:
     if "use_resolution_binning" in takes:
         return None
     for name in (side, "output_resolution"):
-        value = takes[name].default if name in takes else None
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        value = whole_number(takes[name].default if name in takes else None)
+        if value is not None:
             return value
     written = re.search(rf"\b{side} = {side} or (\d+)", call_source(type(pipeline)))
     return None if written is None else int(written[1])
@@ -361,3 +338,161 @@ def _default_scale(takes: Any, argument: str) -> float | None:
         if isinstance(schedule, tuple) and schedule:
             return float(schedule[0])
     return value
+
+
+def check_settings(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
+    """Raise InputError for a recipe that the model cannot follow.
+
+    That is a size or a number of steps that it cannot make, a scheduler that does not fit, or a
+    setting that has no effect on it.
+    """
+    check_effects(pipeline, recipe)
+    _check_size(pipeline, recipe)
+    _check_steps(pipeline, recipe)
+
+
+def _check_size(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
+    multiple = _multiple(pipeline, recipe)
+    for name, pixels in (("width", recipe.width), ("height", recipe.height)):
+        if pixels % multiple:
+            below = max(multiple, pixels // multiple * multiple)
+            raise _cannot(
+                pipeline,
+                f"{name} {pixels}",
+                f"its sides are multiples of {multiple}",
+                f"--{name} {below} or {below + multiple}",
+            )
+    largest = _largest(pipeline)
+    if largest is not None and max(recipe.width, recipe.height) > largest:
+        raise _cannot(
+            pipeline,
+            f"{recipe.width} x {recipe.height}",
+            f"its sides have at most {largest} pixels",
+            "a smaller --width and --height",
+        )
+    other = _generated_size(pipeline, recipe.width, recipe.height)
+    if other != (recipe.width, recipe.height):
+        raise _cannot(
+            pipeline,
+            f"{recipe.width} x {recipe.height}",
+            f"it generates {other[0]} x {other[1]} for that",
+            f"--width {other[0]} --height {other[1]}",
+        )
+    said = _refusal(pipeline, recipe, recipe.width, recipe.height)
+    # What is said of a size that must be right is about how it was asked here.
+    usual = 8 * multiple
+    if said is not None and _refusal(pipeline, recipe, usual, usual) is None:
+        size = f"{recipe.width} x {recipe.height}"
+        raise _cannot(pipeline, size, said, "another --width and --height")
+
+
+def _check_steps(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
+    """Let a copy of the recorded scheduler lay out its steps."""
+    scheduler = recorded_scheduler(pipeline, recipe.sampler)
+    lay_out = getattr(scheduler, "set_timesteps", None)
+    if lay_out is None or not hasattr(type(scheduler), "from_config"):
+        return
+    takes = inspect.signature(lay_out).parameters
+    more = {"mu": 1.0} if "mu" in takes and scheduler.config.get("use_dynamic_shifting") else {}
+
+    def fault(steps: int) -> str | None:
+        try:
+            type(scheduler).from_setting(scheduler.config).set_timesteps(steps, **more)
+        except Exception as error:  # asserts, indexes and divides as it likes
+            return error_line(error)
+        return None
+
+    said = fault(recipe.steps)
+    # A scheduler that fails at its usual number, too, wants to be asked in another way.
+    if said is not None and fault(25) is None:
+        raise _cannot(pipeline, f"{recipe.steps} steps", said, "another --steps")
+
+
+def _multiple(pipeline: Pipeline, recipe: GenerationRecipe) -> int:
+    """What the sides of a picture are multiples of, as far as the parts and the pipeline say."""
+    of_parts = _multiple_of_parts(pipeline)
+    for more in (1, 2, 4, 8):
+        multiple = more * of_parts
+        # An odd multiple, which is one of nothing larger.
+        if _refusal(pipeline, recipe, 9 * multiple, 9 * multiple) is None:
+            return multiple
+    return of_parts
+
+
+def _multiple_of_parts(pipeline: Pipeline) -> int:
+    """The autoencoder's factor, times the patch that a transformer reads at once."""
+    factor = whole_number(getattr(pipeline, "vae_scale_factor", None))
+    # Pipelines that pack latents say so in the settings of this part, and nowhere else.
+    packed = whole_number(_setting(getattr(pipeline, "image_processor", None), "vae_scale_factor"))
+    patch = whole_number(_setting(getattr(pipeline, "transformer", None), "patch_size"))
+    return math.lcm(factor or 1, packed or 1, (factor or 1) * (patch or 1))
+
+
+def _largest(pipeline: Pipeline) -> int | None:
+    """The longest side in pixels that has positions of its own, where there is such a limit."""
+    transformer = getattr(pipeline, "transformer", None)
+    embedding = getattr(transformer, "pos_embed", None)
+    # The others count patches in all, or work positions out.
+    if not hasattr(embedding, "cropped_pos_embed"):
+        return None
+    positions = whole_number(getattr(embedding, "pos_embed_max_size", None))
+    patch = whole_number(getattr(embedding, "patch_size", None))
+    factor = whole_number(getattr(pipeline, "vae_scale_factor", None))
+    if positions is None or patch is None or factor is None:
+        return None
+    return positions * patch * factor
+
+
+def _generated_size(pipeline: Pipeline, width: int, height: int) -> tuple[int, int]:
+    """What the pipeline makes of a size where it maps sizes to its own and cannot be told not to.
+
+    As HiDreamImagePipeline and Kandinsky5T2IPipeline of diffusers 0.42 do in their calls.
+    """
+    name = type(pipeline).__name__
+    listed = getattr(pipeline, "resolutions", None)
+    if name.startswith("Kandinsky5") and listed and (width, height) not in listed:
+        near = min(listed, key=lambda size: abs(size[0] / size[1] - width / height))
+        return int(near[0]), int(near[1])
+    if name.startswith("HiDreamImage"):
+        factor = int(pipeline.vae_scale_factor)
+        step, side = 2 * factor, pipeline.default_sample_size * factor
+        scale = math.sqrt(side**2 / (width * height))
+        return int(width * scale // step * step), int(height * scale // step * step)
+    return width, height
+
+
+def _refusal(pipeline: Pipeline, recipe: GenerationRecipe, width: int, height: int) -> str | None:
+    """What the pipeline's own check says, in one line; None where it is content, or has none."""
+    check = getattr(pipeline, "check_inputs", None)
+    if check is None:
+        return None
+    usual = inspect.signature(pipeline.__call__).parameters
+    known: dict[str, Any] = {
+        "prompt": "a cat",
+        "width": width,
+        "height": height,
+        "num_inference_steps": recipe.steps,
+        "callback_steps": 1,
+    }
+    if recipe.guidance_scale is not None:
+        known["guidance_scale"] = recipe.guidance_scale
+    given: dict[str, Any] = {}
+    for name, parameter in inspect.signature(check).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        default = parameter.default
+        if name in usual and usual[name].default is not parameter.empty:
+            default = usual[name].default
+        given[name] = known.get(name, None if default is parameter.empty else default)
+    try:
+        check(**given)
+    except (ValueError, TypeError) as error:
+        return error_line(error)
+    return None
+
+
+def _cannot(pipeline: Pipeline, what: str, why: str, instead: str) -> InputError:
+    return InputError(
+        f"a {type(pipeline).__name__} like this one generates no image with {what}: {why}",
+        hint=f"give {instead}",
+    )

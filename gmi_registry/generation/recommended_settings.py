@@ -1,29 +1,68 @@
-"""Models distilled to a few steps: what their families are generated with, and how they are known.
+"""Settings that are recommended for a model: by its card, or by the family of distilled models it
+belongs to.
 
-With the settings of an ordinary model such a one makes burnt or smeared images, and few cards say
-how many steps are right. A model belongs to a family by its repository, by what its hub calls its
-base, by its configuration, or, which is a guess, by its name.
+With the settings of an ordinary model one that was distilled to a few steps makes burnt or smeared
+images, and few cards say how many steps are right. A model belongs to a family by its repository,
+by what its hub calls its base, by its configuration, or, which is a guess, by its name.
 """
 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import log
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, Protocol, overload
 
 from gmi_registry.errors import HubError
-from gmi_registry.generation.advice import Carded
-from gmi_registry.generation.pipelines import Pipeline
+from gmi_registry.generation.model_checks import Pipeline
+from gmi_registry.model import ModelCard
+from gmi_registry.spec import ModelRef
 from gmi_registry.weights import read_header
 
-__all__ = ["Family", "FamilyAdvice", "family_advice", "looks_distilled"]
+
+class ModelWithCard(Protocol):
+    """A model with its card and perhaps a base, on this disk or still on its hub."""
+
+    @property
+    def ref(self) -> ModelRef: ...
+    @property
+    def card(self) -> ModelCard: ...
+    @property
+    def base(self) -> ModelWithCard | None: ...
+
+
+@overload
+def recommended(
+    model: ModelWithCard, field: Literal["prompt_set", "encoder", "prompt_template"]
+) -> str | None: ...
+@overload
+def recommended(model: ModelWithCard, field: Literal["steps"]) -> int | None: ...
+@overload
+def recommended(model: ModelWithCard, field: Literal["guidance_scale"]) -> float | None: ...
+def recommended(model: ModelWithCard, field: str) -> object:
+    """A field of the card's ``gmi`` section: the model's own, else its base's, else None.
+
+    A family shares one base, so that what is said there holds for adapters that say nothing.
+    """
+    found = recommending_model(model, field)
+    return None if found is None else getattr(found.card, field)
+
+
+def recommending_model(model: ModelWithCard, field: str) -> ModelWithCard | None:
+    """Whose card it is that :func:`advised` reads; None where none says anything."""
+    described: ModelWithCard | None = model
+    while described is not None:
+        if getattr(described.card, field) is not None:
+            return described
+        described = described.base
+    return None
 
 
 @dataclass(frozen=True)
-class Family:
+class DistilledFamily:
     """What one family is generated with.
 
     ``architectures`` are those of :func:`_architecture`. ``guidance`` None leaves the pipeline's
@@ -37,7 +76,7 @@ class Family:
     title: str
     architectures: tuple[str, ...]
     steps: int
-    guidance: float | None
+    guidance: float | None = None
     scheduler: str | None = None
     words: str = ""
     weak: bool = False
@@ -48,13 +87,13 @@ class Family:
 
 
 @dataclass(frozen=True)
-class FamilyAdvice:
+class FamilySettings:
     """``family``, with the number of steps that the model's name states, else the family's.
 
     ``certain`` is False for a guess; ``why`` says in a few words how it is known.
     """
 
-    family: Family
+    family: DistilledFamily
     steps: int
     certain: bool
     why: str
@@ -66,123 +105,31 @@ class FamilyAdvice:
         return f"{how}: {self.family.title}, by {self.why}"
 
 
-_TURBO = r"\bturbo\b"
-_HYPER = (
-    r"\bhyper (?:sdxl|sd|xl|flux|lora|\d+ ?steps?)|\bhypers(?:d|dxl)\b|\b\d+ ?steps? hyper\b"
-    r"|(?:xl|sd|dev|\d) hyper\b(?! ?(?:real|detail|focus|color|colour))|\bhyper$"
-)
+class _Families(NamedTuple):
+    """What ``distilled_families.toml`` holds; ``architectures`` are pairs of the beginning of a
+    pipeline's class and a word."""
 
-# Steps and guidance are those of the authors' own examples; where those name a range, four or its
-# upper end: SDXL Turbo makes an image in one step, and a better one in four. The first that fits
-# wins.
-_FAMILIES = (
-    Family(
-        "SDXL Turbo", ("sdxl",), 4, 0.0, "Euler a Trailing", _TURBO, True,
-        ("stabilityai/sdxl-turbo",), ("sdxl turbo",),
-    ),
-    Family("SD Turbo", ("sd",), 4, 0.0, "Euler a Trailing", _TURBO, True,
-           ("stabilityai/sd-turbo",)),
-    Family(
-        "SDXL Lightning", ("sdxl",), 4, 0.0, "Euler Trailing", r"\blightning\b", True,
-        ("bytedance/sdxl-lightning",), ("sdxl lightning",),
-    ),
-    Family("Hyper-SD with guidance", ("sdxl", "sd"), 8, 5.0, "DDIM Trailing",
-           rf"(?:{_HYPER}).*\bcfg\b"),
-    Family(
-        "Hyper-SD", ("sdxl", "sd"), 8, 0.0, "DDIM Trailing", _HYPER, False,
-        ("bytedance/hyper-sd",), ("sdxl hyper", "sd 1.5 hyper"),
-    ),
-    Family("Hyper-FLUX", ("flux",), 8, 3.5, None, _HYPER, False, ("bytedance/hyper-sd",),
-           lora_scale=0.125),
-    Family("Hyper-SD3", ("sd3",), 8, 5.0, None, _HYPER, False, ("bytedance/hyper-sd",),
-           lora_scale=0.125),
-    Family("DMD2", ("sdxl", "sd"), 4, 0.0, "LCM", r"\bdmd ?2?\b", False, ("tianweiy/dmd2",)),
-    Family(
-        "LCM", ("sdxl", "sd"), 4, 1.0, "LCM", r"\blcm\b", False,
-        ("latent-consistency/lcm-lora-sdxl", "latent-consistency/lcm-lora-sdv1-5",
-         "latent-consistency/lcm-lora-ssd-1b", "segmind/segmind-vegart",
-         "latent-consistency/lcm-sdxl", "latent-consistency/lcm-ssd-1b",
-         "simianluo/lcm_dreamshaper_v7"),
-        ("sdxl 1.0 lcm", "sd 1.5 lcm"),
-    ),
-    Family(
-        "PixArt LCM", ("pixart",), 4, 0.0, "LCM", r"\blcm\b", False,
-        ("pixart-alpha/pixart-lcm-xl-2-1024-ms", "pixart-alpha/pixart-lcm-lora-xl-2-1024-ms"),
-    ),
-    Family("PixArt DMD", ("pixart",), 1, 1.0, None, r"\bdmd\b", False,
-           ("pixart-alpha/pixart-alpha-dmd-xl-2-512x512",)),
-    Family("TCD", ("sdxl", "sd"), 4, 0.0, "TCD", r"\btcd\b", False,
-           ("h1t/tcd-sdxl-lora", "h1t/tcd-sd15-lora", "h1t/tcd-sd21-base-lora")),
-    Family("PCM", ("sdxl", "sd"), 4, 1.0, "DDIM Trailing", r"\bpcm\b", False,
-           ("wangfuyun/pcm_weights",)),
-    Family("SDXS", ("sd",), 1, 0.0, None, r"\bsdxs\b", False,
-           ("idkiro/sdxs-512-0.9", "idkiro/sdxs-512-dreamshaper")),
-    Family("Flash Diffusion", ("sdxl", "sd", "pixart"), 4, 0.0, "LCM Trailing", r"\bflash\b", True,
-           ("jasperai/flash-sdxl", "jasperai/flash-sd", "jasperai/flash-pixart")),
-    Family("Flash Diffusion", ("sd3",), 4, 0.0, None, r"\bflash\b", True, ("jasperai/flash-sd3",)),
-    Family(
-        "SD 3.5 Medium Turbo", ("sd3",), 8, 1.5, None, r"\bmedium\b.*\bturbo\b", False,
-        ("tensorart/stable-diffusion-3.5-medium-turbo",),
-    ),
-    Family(
-        "SD 3.5 Large Turbo", ("sd3",), 4, 0.0, None, _TURBO, True,
-        ("stabilityai/stable-diffusion-3.5-large-turbo",), ("sd 3.5 large turbo",),
-    ),
-    Family(
-        "FLUX.1 schnell", ("flux",), 4, None, None, r"\bschnell\b", False,
-        ("black-forest-labs/flux.1-schnell",), ("flux.1 s",),
-    ),
-    Family("FLUX.1 Turbo", ("flux",), 8, 3.5, None, _TURBO, True,
-           ("alimama-creative/flux.1-turbo-alpha",)),
-    Family("FLUX.2 Turbo", ("flux2",), 8, 2.5, None, _TURBO, True, ("fal/flux.2-dev-turbo",)),
-    Family(
-        "FLUX.2 klein", ("flux2-klein",), 4, None, None, "", False,
-        ("black-forest-labs/flux.2-klein-4b", "black-forest-labs/flux.2-klein-9b"),
-        ("flux.2 klein 4b", "flux.2 klein 9b"),
-    ),
-    Family(
-        "Z-Image-Turbo", ("z-image",), 8, 0.0, None, _TURBO, True,
-        ("tongyi-mai/z-image-turbo",), ("zimageturbo",),
-    ),
-    Family(
-        "Qwen-Image-Lightning", ("qwen-image",), 8, 1.0, "FlowMatchEulerDiscreteScheduler",
-        r"\blightning\b", True, ("lightx2v/qwen-image-lightning",),
-        settings={"base_shift": log(3), "max_shift": log(3), "shift": 1.0, "shift_terminal": None,
-                  "use_dynamic_shifting": True, "time_shift_type": "exponential"},
-    ),
-    Family("HiDream-I1-Dev", ("hidream",), 28, 0.0, None, r"\bi1 dev\b", False,
-           ("hidream-ai/hidream-i1-dev",)),
-    Family("HiDream-I1-Fast", ("hidream",), 16, 0.0, None, r"\bi1 fast\b", False,
-           ("hidream-ai/hidream-i1-fast",)),
-    Family("Chroma1-Flash", ("chroma",), 8, 1.0, None, r"\bflash\b", True,
-           ("lodestones/chroma1-flash",)),
-    Family("Krea 2 Turbo", ("krea2",), 8, 0.0, None, _TURBO, True, ("krea/krea-2-turbo",)),
-    Family("HunyuanImage distilled", ("hunyuan-image",), 8, 3.25, None, r"\bdistilled\b", False,
-           ("hunyuanvideo-community/hunyuanimage-2.1-distilled-diffusers",)),
-    Family("PRX distilled", ("prx",), 8, 1.0, None, r"\bdistilled\b"),
-    Family("Sana-Sprint", ("sana-sprint",), 2, 4.5, None, r"\bsprint\b"),
-)  # fmt: skip
+    families: tuple[DistilledFamily, ...]
+    architectures: tuple[tuple[str, str], ...]
 
-_EMBEDDED_LCM = Family("LCM with guidance as an input", ("sdxl", "sd"), 4, 8.0, "LCM")
 
-_ARCHITECTURES = (
-    ("StableDiffusionXL", "sdxl"),
-    ("StableDiffusion3", "sd3"),
-    ("StableDiffusion", "sd"),
-    ("LatentConsistencyModel", "sd"),
-    ("Flux2Klein", "flux2-klein"),
-    ("Flux2", "flux2"),
-    ("Flux", "flux"),
-    ("QwenImage", "qwen-image"),
-    ("ZImage", "z-image"),
-    ("PixArt", "pixart"),
-    ("SanaSprint", "sana-sprint"),
-    ("HiDream", "hidream"),
-    ("Chroma", "chroma"),
-    ("Krea2", "krea2"),
-    ("HunyuanImage", "hunyuan-image"),
-    ("PRX", "prx"),
-)
+@cache
+def _table() -> _Families:
+    file = Path(__file__).with_name("distilled_families.toml")
+    stored = tomllib.loads(file.read_text(encoding="utf-8"))
+    families = []
+    for entry in stored["family"]:
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
+        }
+        fields["settings"] = fields.get("settings", {}) | dict.fromkeys(fields.pop("unset", ()))
+        for name, pattern in stored["patterns"].items():
+            fields["words"] = fields.get("words", "").replace(name, pattern)
+        families.append(DistilledFamily(**fields))
+    return _Families(tuple(families), tuple(map(tuple, stored["architectures"])))
+
+
+_EMBEDDED_LCM = DistilledFamily("LCM with guidance as an input", ("sdxl", "sd"), 4, 8.0, "LCM")
 
 _FEW = 16
 """Steps above which a number in a name says nothing of distillation."""
@@ -192,6 +139,11 @@ _COMPOUND = (
     r"(?:xl|sd|sdxl|sd15|image|dev|flux\w*|qwen|alpha|\d\w*) (?:turbo|lightning|flash)\b"
     r"|\b(?:turbo|lightning|flash) (?:alpha|lora)\b"
 )
+# What follows the kind of a model, where its name does not go on: "lightning storms" are none.
+_AFTER_A_KIND = (
+    r"$| (?:v ?\d|\d|steps?\b|dpm|euler|lcm|sde|lora\b|sdxl\b|xl\b|alpha\b|beta\b|final\b|fix\b"
+    r"|mix\b|merge\b|model\b|edition\b|version\b|baked\b|vae\b|pruned\b|fp ?\d|bf ?\d|by\b|with\b)"
+)
 _SIGNS = re.compile(
     r"\b(?:turbo|lightning|lcm|dmd ?2?|distill\w*|schnell|sprint|tcd|pcm|sdxs|few ?steps?"
     r"|one ?step|flash)\b"
@@ -200,13 +152,13 @@ _STEPS = re.compile(r"\b(\d{1,2}) ?(?:steps?|nfe)\b")
 _OTHER_STEPS = re.compile(r"\bsteps? ?(\d{1,2})\b")
 
 
-def family_advice(model: Carded, pipeline: Pipeline) -> FamilyAdvice | None:
+def family_settings(model: ModelWithCard, pipeline: Pipeline) -> FamilySettings | None:
     """The family of ``model`` alone, whatever its base is; None where none is known.
 
     ``pipeline`` is the loaded one, of whose configuration counts what is the model's own.
     """
     architecture = _architecture(pipeline)
-    families = [family for family in _FAMILIES if architecture in family.architectures]
+    families = [family for family in _table().families if architecture in family.architectures]
     texts = dict(_texts(model))
     for family in families:
         why = _known_by(model, family)
@@ -214,13 +166,13 @@ def family_advice(model: Carded, pipeline: Pipeline) -> FamilyAdvice | None:
             chosen = _variant(families, family, texts)
             # Civitai's authors name the base that a LoRA is for, which may be a distilled one.
             certain = not (_is_lora(model) and model.ref.hub == "civitai")
-            return FamilyAdvice(chosen, _steps_in(texts) or chosen.steps, certain, why)
+            return FamilySettings(chosen, _steps_in(texts) or chosen.steps, certain, why)
     by_name = None
     for what, text in texts.items():
         family_named = next((f for f in families if _says(f, text, what, _is_lora(model))), None)
         if family_named is not None:
             steps = _steps_in(texts) or family_named.steps
-            by_name = FamilyAdvice(family_named, steps, False, what)
+            by_name = FamilySettings(family_named, steps, False, what)
             break
     configured = _configured(model, pipeline, architecture, texts)
     if configured is not None and (by_name is None or configured.certain):
@@ -228,7 +180,7 @@ def family_advice(model: Carded, pipeline: Pipeline) -> FamilyAdvice | None:
     return by_name
 
 
-def looks_distilled(model: Carded, pipeline: Pipeline) -> str | None:
+def looks_distilled(model: ModelWithCard, pipeline: Pipeline) -> str | None:
     """What of ``model`` looks like distillation, in a few words, where no family is known."""
     for what, text in _texts(model, tags=True):
         found = _SIGNS.search(text)
@@ -245,7 +197,7 @@ def looks_distilled(model: Carded, pipeline: Pipeline) -> str | None:
     return None
 
 
-def _known_by(model: Carded, family: Family) -> str | None:
+def _known_by(model: ModelWithCard, family: DistilledFamily) -> str | None:
     """How it is certain that ``model`` is of ``family``; None where it is not."""
     named = (model.card.base_model or "").casefold()
     if model.ref.hub == "hf" and model.ref.id.casefold() in family.repositories:
@@ -257,7 +209,9 @@ def _known_by(model: Carded, family: Family) -> str | None:
     return None
 
 
-def _variant(families: list[Family], known: Family, texts: Mapping[str, str]) -> Family:
+def _variant(
+    families: list[DistilledFamily], known: DistilledFamily, texts: Mapping[str, str]
+) -> DistilledFamily:
     """``known``, or a kind of it that shares its repository and that a file's name spells out."""
     first = known.title.partition(" ")[0]
     for family in families:
@@ -267,16 +221,17 @@ def _variant(families: list[Family], known: Family, texts: Mapping[str, str]) ->
     return known
 
 
-def _says(family: Family, text: str, what: str, lora: bool) -> bool:
+def _says(family: DistilledFamily, text: str, what: str, lora: bool) -> bool:
     if not family.words:
         return False
     found = re.search(family.words, text)
     if found is None or _denied(text, found.start()):
         return False
     # A LoRA may be of lightning, and a photograph be taken with a flash.
-    if not family.weak or not (lora or what.startswith("a tag")):
+    if not family.weak or _few_steps(text) is not None or re.search(_COMPOUND, text) is not None:
         return True
-    return _few_steps(text) is not None or re.search(_COMPOUND, text) is not None
+    of_a_thing = lora or what.startswith("a tag")
+    return not of_a_thing and re.match(_AFTER_A_KIND, text[found.end() :]) is not None
 
 
 def _denied(text: str, start: int) -> bool:
@@ -284,15 +239,16 @@ def _denied(text: str, start: int) -> bool:
 
 
 def _configured(
-    model: Carded, pipeline: Pipeline, architecture: str, texts: Mapping[str, str]
-) -> FamilyAdvice | None:
+    model: ModelWithCard, pipeline: Pipeline, architecture: str, texts: Mapping[str, str]
+) -> FamilySettings | None:
     """What the configuration says, where it is the model's own and not its base's."""
     if model.base is not None or any(re.search(_NOT + "distill", t) for t in texts.values()):
         return None
 
-    def named(title: str) -> Family | None:
+    def named(title: str) -> DistilledFamily | None:
         return next(
-            (f for f in _FAMILIES if f.title == title and architecture in f.architectures), None
+            (f for f in _table().families if f.title == title and architecture in f.architectures),
+            None,
         )
 
     scheduler = getattr(pipeline, "scheduler", None)
@@ -302,7 +258,7 @@ def _configured(
         getattr(getattr(pipeline, part, None), "config", {}) for part in ("unet", "transformer")
     )
     still = not config.get("use_dynamic_shifting")
-    found: Family | None = None
+    found: DistilledFamily | None = None
     certain, why = False, "its scheduler"
     if unet.get("time_cond_proj_dim") is not None:
         found, certain, why = _EMBEDDED_LCM, True, "its network, which takes guidance as an input"
@@ -325,19 +281,19 @@ def _configured(
         found = named("HiDream-I1-Fast" if config.get("shift") == 3.0 else "HiDream-I1-Dev")
     if found is None:
         return None
-    return FamilyAdvice(found, _steps_in(texts) or found.steps, certain, why)
+    return FamilySettings(found, _steps_in(texts) or found.steps, certain, why)
 
 
 def _architecture(pipeline: Pipeline) -> str:
     name = type(pipeline).__name__
-    return next((word for start, word in _ARCHITECTURES if name.startswith(start)), name)
+    return next((word for start, word in _table().architectures if name.startswith(start)), name)
 
 
-def _is_lora(model: Carded) -> bool:
+def _is_lora(model: ModelWithCard) -> bool:
     return getattr(model, "kind", None) in ("lora", "textual-inversion")
 
 
-def _texts(model: Carded, *, tags: bool = False) -> Iterator[tuple[str, str]]:
+def _texts(model: ModelWithCard, *, tags: bool = False) -> Iterator[tuple[str, str]]:
     """What names the model, each with what it is, in the spelling of :func:`_plain`.
 
     Tags are read where the model is described alone: Civitai has one list for all versions.
@@ -365,7 +321,7 @@ def _texts(model: Carded, *, tags: bool = False) -> Iterator[tuple[str, str]]:
             yield (what if keys[what] == 1 else f"{what} ({keys[what]})"), plain
 
 
-def _stated(model: Carded) -> Iterator[tuple[str, str]]:
+def _stated(model: ModelWithCard) -> Iterator[tuple[str, str]]:
     """What the file of a LoRA or a whole model in one file says of itself, where it is here."""
     path = getattr(model, "path", None)
     weights = getattr(model, "weights", ())

@@ -72,7 +72,8 @@ def command_page() -> Page:
 
 
 def _commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
+    for name in group.commands:
+        command = group.get_command(None, name)  # imports it, where it was not yet
         yield f"{path} {name}", command
         if getattr(command, "commands", None):
             yield from _commands(command, f"{path} {name}")

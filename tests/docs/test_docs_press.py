@@ -112,7 +112,8 @@ def test_a_variable_that_nobody_described_stops_the_press(monkeypatch: pytest.Mo
 def test_variables_are_found_however_they_are_read(tmp_path: Path) -> None:
     (tmp_path / "module.py").write_text(
         'import os\na = os.environ["A"]\nb = os.environ.get("B")\nc = os.getenv("C", "x")\n'
-        'd = option(envvar="D")\ne = is_switched_on("E")\nf = other.get("F")\ng = os.environ["G" + a]\n',
+        'd = option(envvar="D")\ne = is_switched_on("E")\n'
+        'f = other.get("F")\ng = os.environ["G" + a]\n',
         encoding="utf-8",
     )
     assert set(variables_read(tmp_path)) == {"A", "B", "C", "D", "E"}

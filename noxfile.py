@@ -127,6 +127,14 @@ def docs(session: nox.Session) -> None:
     run(session, "pytest", "tests/docs")
 
 
+@nox.session(venv_backend="venv", reuse_venv=True)
+def site(session: nox.Session) -> None:
+    """The documentation as a website in docs/_site; every warning is an error."""
+    session.install(*nox.project.dependency_groups(nox.project.load_toml(), "site"))
+    options = ["-W", "--keep-going", "-q", "-c", "docs/site", "-d", ".nox/site-pages"]
+    session.run("sphinx-build", *options, ".", "docs/_site")
+
+
 @nox.session
 def reference(session: nox.Session) -> None:
     """Write the reference and the pictures of the documentation."""

@@ -20,7 +20,7 @@ from typing import Any
 
 __all__ = ["__version__", "load_spec", "publish", "search"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _FUNCTIONS = ("load_spec", "publish", "search")
 

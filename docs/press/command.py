@@ -72,7 +72,8 @@ def command_page() -> Page:
 
 
 def _commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
+    for name in group.commands:
+        command = group.get_command(None, name)  # imports it, where it was not yet
         yield f"{path} {name}", command
         if getattr(command, "commands", None):
             yield from _commands(command, f"{path} {name}")
@@ -105,7 +106,9 @@ def _metavar(argument: Any) -> str:
 
 
 def _parameters(page: Page, command: Any) -> None:
-    hints = typing.get_type_hints(_function(command), include_extras=True)
+    # The options one by one, as the parser has them, where the function takes them as objects.
+    parsed = inspect.unwrap(command.callback, stop=lambda it: hasattr(it, "__signature__"))
+    hints = typing.get_type_hints(parsed, include_extras=True)
     arguments, options = [], []
     for item in command.params:
         if getattr(item, "hidden", False) or item.name not in hints:

@@ -9,21 +9,21 @@ from docs.press.drawing import Drawing
 __all__ = ["architecture_picture"]
 
 _PUBLISHING = (
-    ("hubs", "may this account write? is the card sound?"),
-    ("hubs", "weights, card and base onto this disk"),
-    ("generation", "diffusers draws every prompt"),
+    ("hubs", "may this account write? is the card valid?"),
+    ("hubs", "download weights, card and base"),
+    ("generation", "diffusers generates every image"),
     ("encoders", "open_clip turns images into vectors"),
-    ("spec", "two files, written and read back"),
+    ("spec", "write two files, and read them back"),
     ("hubs", "one commit, or one pull request"),
 )
 _SEARCHING = (
-    ("hubs", "models with the tag and a specification"),
-    ("hubs", "their two files, once for each state"),
-    ("index", "checked, and grouped by what compares"),
-    ("encoders", "the picture as a vector, its prompt too"),
+    ("hubs", "list models that have a specification"),
+    ("hubs", "download their two files, once"),
+    ("index", "check them, group what compares"),
+    ("encoders", "turn the picture into a vector"),
     ("scoring", "one distance a model, nearest first"),
-    ("hubs", "do those shown still have these weights?"),
-    ("report", "a table, JSON, or a page with pictures"),
+    ("hubs", "have these models changed since?"),
+    ("cli, report", "a table, JSON or a page"),
 )
 _REPOSITORY = (
     ("weights", "one"),
@@ -46,7 +46,7 @@ def architecture_picture() -> Drawing:
         "files of each model. Images stay on the machine that searches.",
     )
     _lane(drawing, 24, "gmi-publish", "on the developer's machine", _PUBLISHING)
-    _lane(drawing, 500, "gmi-search", "on the machine of whoever searches", _SEARCHING)
+    _lane(drawing, 500, "gmi-search", "on the user's machine", _SEARCHING)
     _hub(drawing)
     for row, rightwards in ((0, True), (1, False), (5, True)):
         _between(drawing, 24 + _WIDTH, 312, row, rightwards)

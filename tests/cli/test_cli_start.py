@@ -85,7 +85,7 @@ def processor_time(*arguments):
 def test_version(start):
     began = time.perf_counter()
     done = start("main", "--version")
-    assert done.stdout == "gmi-registry 0.1.0\n"
+    assert done.stdout == "gmi-registry 0.2.0\n"
     assert time.perf_counter() - began < 10
 
 

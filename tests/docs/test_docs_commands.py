@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import inspect
 import json
@@ -198,6 +199,10 @@ def test_python_examples_call_what_there_is(text: str) -> None:
             function = getattr(gmi_registry, name.partition(".")[2])
             keywords = {keyword.arg: None for keyword in call.keywords if keyword.arg}
             assert inspect.signature(function).bind(*call.args, **keywords)
+    for line in (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)):
+        if line.module and line.module.startswith("gmi_registry"):
+            module = importlib.import_module(line.module)
+            assert [alias.name for alias in line.names if not hasattr(module, alias.name)] == []
 
 
 @pytest.mark.parametrize("text", list(_blocks("yaml", "json")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,26 @@ def test_every_page_of_the_documentation_is_reached_from_its_index() -> None:
             if target.suffix == ".md" and target.is_relative_to(docs) and target.is_file():
                 waiting.append(target)
     assert sorted(set(docs.rglob("*.md")) - reached) == []
+
+
+_PATH = re.compile(
+    r"`((?:benchmarks|ci|docs|examples|gmi_registry|spec_format|tests|zoo)/[\w./-]+)`"
+)
+_MADE = {"docs/_site"}
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_that_a_page_names_are_there(path: Path) -> None:
+    named = set(_PATH.findall(path.read_text("utf-8")))
+    assert [name for name in sorted(named - _MADE) if not (ROOT / name).exists()] == []
+
+
+def test_the_contents_of_the_website_name_every_page_once() -> None:
+    contents = (ROOT / "docs" / "site" / "contents.txt").read_text("utf-8")
+    listed = [line for line in contents.splitlines() if line and line[0] not in "`:"]
+    beside = [ROOT / "examples" / "README.md", ROOT / "zoo" / "ATTRIBUTION.md"]
+    expected = {path.relative_to(ROOT).with_suffix("").as_posix() for path in [*pages(), *beside]}
+    assert sorted(listed) == sorted(expected - {"README"})  # which is the front page
 
 
 @pytest.mark.parametrize(

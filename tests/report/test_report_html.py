@@ -46,7 +46,7 @@ def page(*cards, **changes):
         "groups": (Group("Ranking", "2 of 2", cards),) if cards else (),
         "skipped": (),
         "looked_at": 3,
-        "version": "0.1.0",
+        "version": "0.2.0",
     }
     return Page(**(fields | changes))
 

@@ -22,7 +22,7 @@ def pages() -> list[Path]:
     found = [*ROOT.glob("*.md"), ROOT / "zoo" / "README.md"]
     for folder in ("docs", "spec_format"):
         found += (ROOT / folder).rglob("*.md")
-    return sorted(found)
+    return sorted(path for path in found if "_site" not in path.parts)
 
 
 @dataclass(frozen=True)

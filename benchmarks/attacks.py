@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.scoring import WithinScatter
-from gmi_registry.scoring.confidence import confidences
+from gmi_registry.scoring.confidence import confidences, fitted_temperature
 from gmi_registry.scoring.default import mean_distances, mean_images
-from gmi_registry.scoring.temperature import fitted_temperature
 from gmi_registry.spec import read_spec
 
 Rows = NDArray[np.float32]

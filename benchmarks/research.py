@@ -27,9 +27,9 @@ from gmi_registry.scoring.confidence import confidences
 from gmi_registry.scoring.default import whitened_distances
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.paper import paper_distances
+from gmi_registry.scoring.query import unit_rows
 from gmi_registry.scoring.ranking import mid_ranks, top_k_credit
-from gmi_registry.scoring.weights import unit_rows
-from gmi_registry.scoring.within import WithinScatter
+from gmi_registry.scoring.scatter import WithinScatter
 
 GAMMA = 0.02
 Array = NDArray[np.float64]

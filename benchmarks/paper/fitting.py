@@ -25,11 +25,11 @@ from benchmarks.paper.methods import (
     paper_by,
 )
 from gmi_registry.errors import InputError
-from gmi_registry.scoring.candidates import PAPER_GAMMA
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.ranking import mid_ranks, top_k_credit
-from gmi_registry.scoring.within import WithinScatter
+from gmi_registry.scoring.scatter import WithinScatter
+from gmi_registry.scoring.scores import PAPER_GAMMA
 
 GAMMAS = (0.005, 0.006, 0.007, 0.008, 0.009, 0.01, 0.02, 0.03, 0.04, 0.05)
 """The values that the paper tries."""

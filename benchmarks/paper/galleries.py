@@ -14,9 +14,9 @@ from benchmarks.paper.definition import HALVES, gallery_of
 from benchmarks.paper.folder import SpecFile, Task, TaskFile, load_arrays, read_specs
 from benchmarks.paper.methods import Array, Gallery, Queries
 from gmi_registry.errors import InputError
-from gmi_registry.scoring.candidates import Candidates
 from gmi_registry.scoring.kernels import grams
-from gmi_registry.scoring.within import WithinScatter
+from gmi_registry.scoring.scatter import WithinScatter
+from gmi_registry.scoring.scores import Candidates
 
 
 class RunArrays:

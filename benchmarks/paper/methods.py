@@ -24,7 +24,6 @@ from gmi_registry.scoring.baselines import (
     monte_carlo_distances,
     second_moment_distances,
 )
-from gmi_registry.scoring.candidates import Candidates
 from gmi_registry.scoring.default import SHRINKAGE, whitened_distances
 from gmi_registry.scoring.kernels import Floats, gram
 from gmi_registry.scoring.paper import (
@@ -33,7 +32,8 @@ from gmi_registry.scoring.paper import (
     reduced_distances,
     reduced_point,
 )
-from gmi_registry.scoring.weights import cosine_weights
+from gmi_registry.scoring.query import cosine_weights
+from gmi_registry.scoring.scores import Candidates
 
 _PIXEL_BLOCK = 1 << 24  # values: 128 MB
 

@@ -31,8 +31,7 @@ from gmi_registry.errors import InputError
 from gmi_registry.images import load_image
 from gmi_registry.report.page import STYLE_SHEET, fill_template
 from gmi_registry.report.pictures import Picture, embed
-from gmi_registry.scoring.confidence import TEMPERATURE
-from gmi_registry.scoring.temperature import fitted_temperature
+from gmi_registry.scoring.confidence import TEMPERATURE, fitted_temperature
 
 _SIDE = 224  # pixels of a picture in the page
 _PIXELS = 16_000_000

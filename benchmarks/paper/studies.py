@@ -33,14 +33,18 @@ from benchmarks.paper.results import (
     Sweep,
     Unlikeness,
 )
-from gmi_registry.scoring.contrast import contrasted, innocence
+from gmi_registry.scoring.confidence import distances_with_unwanted, log_innocence
 from gmi_registry.scoring.default import SHRINKAGE
-from gmi_registry.scoring.discrepancy import median_gamma, squared_discrepancy
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.kinship import content_means, model_distances
+from gmi_registry.scoring.model_distance import (
+    content_means,
+    median_gamma,
+    model_distances,
+    squared_discrepancy,
+)
+from gmi_registry.scoring.query import unit_rows
 from gmi_registry.scoring.ranking import top_k_credit
-from gmi_registry.scoring.weights import unit_rows
-from gmi_registry.scoring.wording import text_distances, worded_distances
+from gmi_registry.scoring.text import distances_with_text, text_distances
 
 SWEPT_GAMMAS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -389,7 +393,7 @@ class _Asking:
     def _beside(
         self, question: QuestionKind, variant: str, words: Distances, scale: float
     ) -> QuestionResult:
-        joint = worded_distances(
+        joint = distances_with_text(
             self._test.distances[_PICTURE_METHOD],
             words,
             1,
@@ -466,7 +470,9 @@ class _Asking:
         heat = self._temperature
 
         def moved(row: Floats, unwanted: Floats) -> Floats:
-            return contrasted(row, innocence(unwanted, temperature=heat), 1, temperature=heat)
+            return distances_with_unwanted(
+                row, log_innocence(unwanted, temperature=heat), 1, temperature=heat
+            )
 
         for variant, models in picks.items():
             keys = [

@@ -26,8 +26,7 @@ from gmi_registry.index.comparison import answer
 from gmi_registry.index.name import without
 from gmi_registry.index.stored import FolderFiles, StoredIndex, StoredStack
 from gmi_registry.scoring import SCORES, Query
-from gmi_registry.scoring.default import SHRINKAGE
-from gmi_registry.scoring.whitened import whitened_means
+from gmi_registry.scoring.default import SHRINKAGE, whitened_means
 from gmi_registry.search.source import HubIndex
 
 TOP = 10

@@ -22,7 +22,7 @@ from gmi_registry.scoring import WithinScatter
 from gmi_registry.scoring.coarse import CoarseCodes, CoarseSpace
 from gmi_registry.scoring.confidence import TEMPERATURE, confidences
 from gmi_registry.scoring.inverted import InvertedFile, Positions
-from gmi_registry.scoring.settled import CLOSE, settled
+from gmi_registry.scoring.refine import CLOSE, refine
 from gmi_registry.scoring.sweep import cores
 
 _TOP, _ASKED, _QUERIES, _CONTENTS = 10, 22, 100, 20_000
@@ -123,7 +123,7 @@ class Hub:
         places, estimates, left = self._inverted.near(
             asked, _ASKED, lambda rows: self.exact(image, rows)
         )
-        found, _ = settled(estimates, lambda few: self.exact(image, places[few]), _ASKED, CLOSE)
+        found, _ = refine(estimates, lambda few: self.exact(image, places[few]), _ASKED, CLOSE)
         seconds = time.perf_counter() - began
         everything = self.exact(image, slice(None))
         limit = np.partition(everything, _TOP - 1)[_TOP - 1]

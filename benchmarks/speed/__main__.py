@@ -18,14 +18,12 @@ import torch
 from benchmarks.speed.blas import add_kernels, blas_kernels, settle_blas
 from benchmarks.speed.clock import ratio, timed
 from benchmarks.speed.loop import added, multiplied, plain_on
+from benchmarks.speed.lower_bounds import DIRECTIONS, Nearest, nearest_models
 from benchmarks.speed.specs import GAMMA, Hub
-from gmi_registry.scoring.default import whitened_distances
-from gmi_registry.scoring.nearest import Nearest, nearest_models
+from gmi_registry.scoring.default import whitened_distances, whitened_means
 from gmi_registry.scoring.paper import paper_distances
-from gmi_registry.scoring.settled import settled
-from gmi_registry.scoring.sketch import DIRECTIONS
+from gmi_registry.scoring.refine import refine
 from gmi_registry.scoring.sweep import cores
-from gmi_registry.scoring.whitened import whitened_means
 
 _LOOPED = 500
 """The loop's time is so many models' worth of it, times the rest."""
@@ -54,7 +52,7 @@ def nearest(hub: Hub, number: int, weights: np.ndarray) -> Nearest:
         hub.queries[number : number + 1],
         GAMMA,
         model_grams=hub.grams,
-        sketch=hub.sketch,
+        lower_bounds=hub.lower_bounds,
         count=10,
         invariants=hub.invariants,
     )
@@ -82,7 +80,7 @@ def weighted_first_ten(hub: Hub, number: int = 0) -> np.ndarray:
         parts = np.split(rows, range(_PICKED, len(rows), _PICKED))
         return np.concatenate([weighted_default(hub, number, part) for part in parts])
 
-    return settled(unweighted, exact, 10).distances
+    return refine(unweighted, exact, 10).distances
 
 
 def found_of_ten(hub: Hub) -> float:
@@ -154,21 +152,21 @@ def main() -> None:
     middle = {name: statistics.median(times) for name, times in found.items()}
     read = min(("read, added", "read, multiplied"), key=lambda name: middle[name])
     image_bytes = hub.images.nbytes + hub.invariants.norms.nbytes
-    sketch = sum(array.nbytes for array in vars(hub.sketch).values())
+    bounds = sum(array.nbytes for array in vars(hub.lower_bounds).values())
     touched = {
         read: hub.images.nbytes,
         "Eq. 9": image_bytes + hub.grams.nbytes,
         "Eq. 9, w = 1": image_bytes,
         "default": hub.means.nbytes,
         "default, prompts": hub.images.nbytes,
-        "first ten": sketch,
-        "first ten, w = 1": sketch,
+        "first ten": bounds,
+        "first ten, w = 1": bounds,
     }
     print(
         f"{models:,} x {rows} x {width} float32 ({hub.images.nbytes / 1e9:.2f} GB), {cores()} cores"
         f", BLAS kernels for {blas_kernels()}, torch "
         f"{torch.__version__}, load before {load[0]:.1f}, after {os.getloadavg()[0]:.1f}, "
-        f"{arguments.rounds} rounds; sketch {sketch / 1e6:.0f} MB\n"
+        f"{arguments.rounds} rounds; lower bounds {bounds / 1e6:.0f} MB\n"
     )
     print("| work | median ms | least ms | µs a model | GB/s | of reading | times the loop |")
     print("|---|---|---|---|---|---|---|")

@@ -29,13 +29,12 @@ from benchmarks.speed import curves
 from benchmarks.speed.blas import add_kernels, settle_blas
 from benchmarks.speed.clock import ratio
 from benchmarks.speed.loop import plain_on
+from benchmarks.speed.lower_bounds import DIRECTIONS, nearest_models
 from benchmarks.speed.market import Market
 from benchmarks.speed.record import Row, machine, written
 from benchmarks.speed.specs import GAMMA, Hub
-from gmi_registry.scoring.nearest import nearest_models
+from gmi_registry.scoring.default import whitened_means
 from gmi_registry.scoring.paper import paper_distances
-from gmi_registry.scoring.sketch import DIRECTIONS
-from gmi_registry.scoring.whitened import whitened_means
 
 try:
     from benchmarks.speed.neighbours import COUNT, indexes, nearest_images
@@ -79,7 +78,7 @@ def nearest(hub: Hub, number: int) -> np.ndarray:
         hub.queries[number : number + 1],
         GAMMA,
         model_grams=hub.grams,
-        sketch=hub.sketch,
+        lower_bounds=hub.lower_bounds,
         count=COUNT,
         invariants=hub.invariants,
     ).rows
@@ -103,7 +102,7 @@ def own_works(hub: Hub, threads: int) -> dict[str, Work]:
     means, _ = whitened_means(hub.means, hub.scatter)
     images = hub.images.nbytes
     exact = images + hub.grams.nbytes + sum(part.nbytes for part in vars(hub.invariants).values())
-    sketch = sum(part.nbytes for part in vars(hub.sketch).values())
+    bounds = sum(part.nbytes for part in vars(hub.lower_bounds).values())
     kept = means.means.nbytes + means.lengths.nbytes + means.factor.nbytes
     some = hub.images[:_PART]
     return {
@@ -116,7 +115,7 @@ def own_works(hub: Hub, threads: int) -> dict[str, Work]:
             lambda: first(eq9(hub, 0, hub.weights)), facts={"kept_mb": exact / 1e6}
         ),
         "images: Eq. 9, certain ten": Work(
-            lambda: nearest(hub, 0), facts={"kept_mb": (exact + sketch) / 1e6}
+            lambda: nearest(hub, 0), facts={"kept_mb": (exact + bounds) / 1e6}
         ),
         "means: default score of all": Work(
             lambda: first(default(hub, 0)), facts={"kept_mb": kept / 1e6}

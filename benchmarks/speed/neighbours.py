@@ -15,8 +15,8 @@ import faiss
 import numpy as np
 from usearch.index import Index
 
+from gmi_registry.scoring.default import WhitenedMeans
 from gmi_registry.scoring.sweep import cores
-from gmi_registry.scoring.whitened import WhitenedMeans
 
 COUNT = 10
 _LINKS = 32

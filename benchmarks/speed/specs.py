@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.speed.lower_bounds import LowerBounds
 from gmi_registry.scoring import WithinScatter, grams
 from gmi_registry.scoring.default import mean_images
-from gmi_registry.scoring.invariants import Invariants
-from gmi_registry.scoring.sketch import Sketch
+from gmi_registry.scoring.paper import Invariants
 
 GAMMA = 0.02
 _FAMILIES = 250
@@ -36,7 +36,7 @@ class Hub:
     invariants: Invariants
     scatter: WithinScatter
     means: Array
-    sketch: Sketch
+    lower_bounds: LowerBounds
 
     @classmethod
     def made(cls, models: int, rows: int, width: int, directions: int, queries: int) -> Hub:
@@ -69,5 +69,5 @@ class Hub:
             invariants=Invariants.of(images, known),
             scatter=WithinScatter.of(images),
             means=mean_images(images),
-            sketch=Sketch.of(images, known, directions=directions),
+            lower_bounds=LowerBounds.of(images, known, directions=directions),
         )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gmi_registry.errors import InputError
 from gmi_registry.scoring import PAPER_GAMMA, paper_distances
 from gmi_registry.scoring.default import whitened_distances
-from gmi_registry.scoring.weights import cosine_weights
+from gmi_registry.scoring.query import cosine_weights
 from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, TENSORS_NAME, Spec, read_spec
 
 __all__ = ["Numbers", "Sample", "take"]

@@ -17,12 +17,12 @@ from gmi_registry.index.sample import SCATTER_MODELS, TEMPERATURE_MODELS, drawn_
 from gmi_registry.index.selection import as_rows
 from gmi_registry.index.stack import Held
 from gmi_registry.scoring import Candidates, WithinScatter
+from gmi_registry.scoring.confidence import fitted_temperature
 from gmi_registry.scoring.default import mean_images
-from gmi_registry.scoring.invariants import Invariants
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.repeats import whitened
+from gmi_registry.scoring.paper import Invariants
+from gmi_registry.scoring.repeats import whiten
 from gmi_registry.scoring.sweep import norm_range
-from gmi_registry.scoring.temperature import fitted_temperature
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.canonical import canonical_digest
 
@@ -88,7 +88,7 @@ class MemoryStack:
         return fitted_temperature(drawn, self.image_prompt)
 
     def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
-        return whitened(self.means[as_rows(rows)], self.scatter, len(self.image_prompt))
+        return whiten(self.means[as_rows(rows)], self.scatter, len(self.image_prompt))
 
     @cached_property
     def invariants(self) -> Invariants:

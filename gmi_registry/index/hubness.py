@@ -17,9 +17,17 @@ from numpy.typing import NDArray
 
 from gmi_registry.index.result import Universal
 from gmi_registry.index.stack import Stack
-from gmi_registry.scoring.hubness import Drawn, counted, lower_share, nearest
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.repeats import REPEATED, repeats, separations, whitened
+from gmi_registry.scoring.repeats import (
+    REPEATED,
+    SampleModel,
+    count_neighbours,
+    lower_share,
+    nearest_members,
+    repeat_groups,
+    separations,
+    whiten,
+)
 
 __all__ = ["CANDIDATE", "FEWEST", "Hub", "Hubness", "measured", "repeated_by", "usual_norms"]
 
@@ -137,17 +145,17 @@ def measured(
 
     drawn, distinct = _drawn(stack, excess)
     asked = np.empty((0, stack.image_dim)) if pictures is None else _turned(stack, pictures)
-    by_models, by_pictures = nearest(len(names), means, drawn, asked, excess)
+    by_models, by_pictures = nearest_members(len(names), means, drawn, asked, excess)
     winners = np.unique(np.concatenate([by_models.ravel(), by_pictures.ravel()]))
     winners = winners[winners >= 0]
     if candidate is not None:
         winners = np.union1d(winners, [members])
-    groups = repeats(means(winners.tolist()), excess, window=len(winners))
+    groups = repeat_groups(means(winners.tolist()), excess, window=len(winners))
     numbers = np.full(len(names) + 1, -1, np.intp)  # the last is for -1
     for number, group in enumerate(groups):
         numbers[winners[group]] = number
-    ours = counted(numbers[by_models], len(drawn), len(groups))
-    theirs = counted(numbers[by_pictures], 0, len(groups))
+    ours = count_neighbours(numbers[by_models], len(drawn), len(groups))
+    theirs = count_neighbours(numbers[by_pictures], 0, len(groups))
     shown = np.lexsort((-theirs.first, -ours.first))[:_SHOWN].tolist()
     shown += np.argsort(-theirs.first, kind="stable")[:1].tolist()
     if candidate is not None:
@@ -198,7 +206,7 @@ def _share(count: int, asked: int) -> float:
 
 def _turned(stack: Stack, images: Floats) -> Floats:
     """Images [n, D], whitened."""
-    return whitened(images.astype(np.float32), stack.scatter, len(stack.image_prompt))[0]
+    return whiten(images.astype(np.float32), stack.scatter, len(stack.image_prompt))[0]
 
 
 def _lot(stack: Stack, lot: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -212,7 +220,7 @@ def _lot(stack: Stack, lot: NDArray[np.intp]) -> NDArray[np.intp]:
     return np.asarray(lot[np.sort(np.concatenate(kept))])
 
 
-def _drawn(stack: Stack, excess: float) -> tuple[list[Drawn], float]:
+def _drawn(stack: Stack, excess: float) -> tuple[list[SampleModel], float]:
     """Members that are drawn, in the order of the lot, and as many images of each; and how many of
     the members are distinct, as a share. Of those that repeat each other one is drawn."""
     seed = hashlib.sha256(stack.digest.encode()).digest()
@@ -220,7 +228,7 @@ def _drawn(stack: Stack, excess: float) -> tuple[list[Drawn], float]:
     members, images = len(stack.names), len(stack.image_prompt)
     lot = _lot(stack, random.permutation(members))
     means = stack.whitened(lot.tolist())[0]
-    groups = repeats(means, excess, window=len(lot))
+    groups = repeat_groups(means, excess, window=len(lot))
     places = [group[0] for group in groups[:_DRAWN]]
     each = min(images, _IMAGES // max(len(places), 1))
     rows = lot[places].tolist()
@@ -229,5 +237,5 @@ def _drawn(stack: Stack, excess: float) -> tuple[list[Drawn], float]:
     chosen = np.stack([np.sort(random.choice(images, each, replace=False)) for _ in rows])
     some = np.take_along_axis(stack.images(rows), chosen[:, :, None], axis=1)
     turned = _turned(stack, some.reshape(-1, stack.image_dim)).reshape(*some.shape)
-    drawn = [Drawn(*it) for it in zip(rows, turned, means[places], strict=True)]
+    drawn = [SampleModel(*it) for it in zip(rows, turned, means[places], strict=True)]
     return drawn, len(groups) / max(len(lot), 1)

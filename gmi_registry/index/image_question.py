@@ -22,16 +22,26 @@ from gmi_registry.index.selection import as_rows
 from gmi_registry.index.stack import Stack
 from gmi_registry.index.text_question import TextQuestion, check_common_space
 from gmi_registry.scoring import DEFAULT_SCORE, KERNEL_SCORES, SCORES, Query, Score
-from gmi_registry.scoring.confidence import confidences
-from gmi_registry.scoring.contrast import contrasted, innocence
+from gmi_registry.scoring.confidence import (
+    TailMass,
+    confidences,
+    distances_with_unwanted,
+    log_innocence,
+)
+from gmi_registry.scoring.default import whitened_means
 from gmi_registry.scoring.kernels import Floats, working_dtype
-from gmi_registry.scoring.left_out import LeftOut
-from gmi_registry.scoring.narrowed import estimates_of, log_kernels, narrowed
 from gmi_registry.scoring.ranking import best_prompts
-from gmi_registry.scoring.repeats import repeats
-from gmi_registry.scoring.settled import CLOSE, LOOSE, settled, settles_all
-from gmi_registry.scoring.whitened import whitened_means
-from gmi_registry.scoring.wording import mean_text_distances, worded_distances
+from gmi_registry.scoring.refine import (
+    CLOSE,
+    LOOSE,
+    estimates_of,
+    log_kernels,
+    refine,
+    refine_by_line,
+    refines_all,
+)
+from gmi_registry.scoring.repeats import repeat_groups
+from gmi_registry.scoring.text import distances_with_text, mean_text_distances
 from gmi_registry.spec import ModelRef
 
 __all__ = ["ImageQuestion", "Wording"]
@@ -100,13 +110,15 @@ class ImageQuestion:
             # All members are suspects, whatever a filter leaves, so that a filter changes nothing.
             everybody = range(len(stack.names))
             suspects = [self._of(each, stack, everybody) for each in self.unwanted.each()]
-            innocent = innocence(
+            innocent = log_innocence(
                 np.stack(suspects),
                 temperature=stack.temperature,
                 repeats=_repeats(stack, np.stack(suspects)),
             )
             chosen = innocent[as_rows(rows)]
-            distances = contrasted(distances, chosen, images, temperature=stack.temperature)
+            distances = distances_with_unwanted(
+                distances, chosen, images, temperature=stack.temperature
+            )
         if self.style is not None:
             texts = TextQuestion(self.style.embedding, self.encoder_id, self.prompts).distances(
                 stack, rows
@@ -115,7 +127,7 @@ class ImageQuestion:
         return distances
 
     def _worded(self, stack: Stack, style: Wording, distances: Floats, texts: Floats) -> Floats:
-        return worded_distances(
+        return distances_with_text(
             distances,
             texts,
             len(self.query.image_embeddings),
@@ -140,18 +152,18 @@ class ImageQuestion:
     def _near_by_words(self, stack: Stack, rows: Sequence[int], count: int, style: Wording) -> Near:
         """Means say how near images are, with and without the words, and so for whom images have to
         be read."""
-        if stack.estimator is None or settles_all(len(rows), count):
+        if stack.estimator is None or refines_all(len(rows), count):
             return Near.everything(self.distances(stack, rows))
         each = partial(mean_text_distances, text_embedding=style.embedding)
         texts = stack.estimator.of_means(rows, each)
         estimates = self._worded(stack, style, self._by_means(self.query, stack, rows), texts)
         members = as_rows(rows)
-        found = narrowed(
+        found = refine_by_line(
             estimates, lambda some: self.distances(stack, members[some].tolist()), count
         )
         limit = float(np.partition(found.distances, count - 1)[count - 1])
         alone, spread = np.ones(len(found.others)), np.full(len(found.others), found.off)
-        left = LeftOut(alone, found.others, spread, limit)
+        left = TailMass(alone, found.others, spread, limit)
         beyond = left.distances(len(self.query.image_embeddings) / (2 * stack.temperature))
         return Near(found.places, found.distances, beyond)
 
@@ -174,19 +186,19 @@ class ImageQuestion:
             assert estimator is not None
             return estimator.distances(few, images, concentration)
 
-        if settles_all(len(members), count) and (prompted or estimator is not None):
+        if refines_all(len(members), count) and (prompted or estimator is not None):
             return Near.everything(measured(everybody))
         care = LOOSE if prompted else CLOSE
         if estimator is None:
             estimates = self._by_means(self.query, stack, rows)
             if prompted:
-                estimates = settled(estimates, measured, count, care).distances
+                estimates = refine(estimates, measured, count, care).distances
             return Near.everything(estimates)
         # Without the prompt others are near, so that more of them are wanted.
         wanted = care.models(count) if prompted else count
         while True:
             places, estimates, left = estimator.near(rows, images, concentration, wanted)
-            found = settled(estimates, partial(_at, measured, places), count, care)
+            found = refine(estimates, partial(_at, measured, places), count, care)
             # Where estimates say so little that all of some are measured, more may be as near.
             if not found.exhausted or len(places) == len(members):
                 break
@@ -285,7 +297,7 @@ def _repeats(stack: Stack, distances: Floats) -> list[list[int]]:
     suspects = np.flatnonzero((distances <= limit).any(axis=0))
     nearest = distances[:, suspects].min(axis=0, initial=np.inf)
     suspects = suspects[np.argsort(nearest, kind="stable")[:_MOST_SUSPECTS]]
-    groups = repeats(*stack.whitened(suspects.tolist()))
+    groups = repeat_groups(*stack.whitened(suspects.tolist()))
     return [suspects[group].tolist() for group in groups if len(group) > 1]
 
 

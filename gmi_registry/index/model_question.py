@@ -16,8 +16,8 @@ from gmi_registry.index.reading import by_portions, near_by_means
 from gmi_registry.index.sample import CONTENT_MODELS, sampled_by_name
 from gmi_registry.index.stack import Stack
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.kinship import content_means, model_distances, shared_contributions
-from gmi_registry.scoring.narrowed import estimates_of, log_kernels
+from gmi_registry.scoring.model_distance import content_means, model_distances, shared_contributions
+from gmi_registry.scoring.refine import estimates_of, log_kernels
 from gmi_registry.spec import ModelRef
 
 __all__ = ["ModelQuestion"]

@@ -23,7 +23,7 @@ from gmi_registry.index.standing import Standing
 from gmi_registry.model import trust_order
 from gmi_registry.scoring import margins
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.repeats import repeats as repeated
+from gmi_registry.scoring.repeats import repeat_groups as repeated
 
 __all__ = ["ranked"]
 

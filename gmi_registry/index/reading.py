@@ -10,8 +10,7 @@ from gmi_registry.index.question import Near
 from gmi_registry.index.selection import as_rows
 from gmi_registry.index.stack import Stack
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.narrowed import narrowed
-from gmi_registry.scoring.settled import settles_all
+from gmi_registry.scoring.refine import refine_by_line, refines_all
 
 __all__ = ["Distances", "by_portions", "near_by_means"]
 
@@ -46,7 +45,7 @@ def near_by_means(
     ``each`` says something of raw means, [n, D] to [n], of which ``estimates`` makes what distances
     rise with, [R] to [R]. Where members are few, or their images in memory, it is not asked.
     """
-    if settles_all(len(rows), count):
+    if refines_all(len(rows), count):
         return Near.everything(distances(rows))
     members, estimator = as_rows(rows), stack.estimator
     if estimator is not None:
@@ -56,5 +55,5 @@ def near_by_means(
         said = each(stack.means if everything else stack.means[members])
     else:
         return Near.everything(distances(rows))
-    found = narrowed(estimates(said), lambda some: distances(members[some].tolist()), count)
+    found = refine_by_line(estimates(said), lambda some: distances(members[some].tolist()), count)
     return Near(found.places, found.distances, found.distances[:0])

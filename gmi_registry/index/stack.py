@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from gmi_registry.index.entry import IndexEntry
 from gmi_registry.index.key import ComparabilityKey
 from gmi_registry.scoring import Candidates, WithinScatter
+from gmi_registry.scoring.confidence import TailMass
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.left_out import LeftOut
 
 __all__ = ["Estimator", "Held", "Stack"]
 
@@ -29,7 +29,7 @@ class Estimator(Protocol):
 
     def near(
         self, rows: Sequence[int], query_images: Floats, concentration: float, count: int
-    ) -> tuple[NDArray[np.intp], Floats, LeftOut]:
+    ) -> tuple[NDArray[np.intp], Floats, TailMass]:
         """Of the members at ``rows`` [R], which ascend, the places of those that may be among the
         ``count`` nearest, in no order, and their distances, nearly: [n] and [n]; and what is known
         of all others."""

@@ -13,11 +13,7 @@ from gmi_registry.index.question import Near, PromptReader, PromptValues, larges
 from gmi_registry.index.reading import by_portions, near_by_means
 from gmi_registry.index.stack import Stack
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.wording import (
-    mean_text_distances,
-    text_contributions,
-    text_distances,
-)
+from gmi_registry.scoring.text import mean_text_distances, text_contributions, text_distances
 from gmi_registry.spec import ModelRef
 
 __all__ = ["TextQuestion", "check_common_space"]

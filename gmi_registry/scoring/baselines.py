@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gmi_registry.scoring.kernels import Floats, working_dtype
-from gmi_registry.scoring.weights import unit_rows
+from gmi_registry.scoring.query import unit_rows
 
 __all__ = [
     "LOGIT_SCALE",

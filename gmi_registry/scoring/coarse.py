@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from gmi_registry.scoring.clusters import cell_means, clustered, nearest_cells
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.scatter import WithinScatter, bounded_weights
 from gmi_registry.scoring.sweep import products, row_norms, swept
-from gmi_registry.scoring.within import WithinScatter, bounded_weights
 
 __all__ = ["LEARNT_FROM", "Asked", "CoarseCodes", "CoarseSpace", "drawn_rows"]
 

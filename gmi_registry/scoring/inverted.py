@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.scoring.coarse import Asked, CoarseCodes, Single
+from gmi_registry.scoring.confidence import TailMass
 from gmi_registry.scoring.kernels import Floats, widened
-from gmi_registry.scoring.left_out import LeftOut
 from gmi_registry.scoring.ranking import least
 from gmi_registry.scoring.sweep import products, row_norms, swept
 
@@ -116,7 +116,7 @@ class InvertedFile:
 
     def near(
         self, asked: Asked, count: int, exact: Exact, positions: Positions | None = None
-    ) -> tuple[Positions, Single, LeftOut]:
+    ) -> tuple[Positions, Single, TailMass]:
         """The models that may be among the ``count`` nearest, estimates of their distances, and
         what is known of all others.
 
@@ -134,7 +134,7 @@ class InvertedFile:
         first = int(np.searchsorted(reached, looked_at)) + 1
         found = self._looked_at(order[:first], asked, positions)
         if not len(found.places):
-            return found.places, found.estimates, LeftOut.nobody()
+            return found.places, found.estimates, TailMass.nobody()
         limit = self._limit(found, asked, count, exact)
         further = order[first:]
         deviations = np.sqrt(asked.variances[0] * self._shares[further] + self._length_variance)
@@ -147,7 +147,7 @@ class InvertedFile:
             worthy = _worthy(found.estimates[some] - limit, deviation, _MISSED * count)
             self._look_closer(found, some[worthy], asked)
         unseen = further[worth:]
-        left = LeftOut(sizes[unseen].astype(float), levels[unseen], deviations[worth:], limit)
+        left = TailMass(sizes[unseen].astype(float), levels[unseen], deviations[worth:], limit)
         closely = np.flatnonzero(found.steps == _STEPS)
         left = left.joined(_grouped(found, asked, limit))
         return found.places[closely], found.estimates[closely], left
@@ -234,9 +234,9 @@ def _worth(beyond: Floats, deviations: Floats, sizes: NDArray[np.intp], missed: 
     return int(np.count_nonzero(expected > missed))
 
 
-def _grouped(found: _Looked, asked: Asked, limit: float) -> LeftOut:
+def _grouped(found: _Looked, asked: Asked, limit: float) -> TailMass:
     """Those that were not looked at through all numbers, by how far their estimates are."""
-    left = LeftOut.nobody()
+    left = TailMass.nobody()
     for step in range(1, _STEPS):
         estimates = found.estimates[found.steps == step]
         if not len(estimates):
@@ -248,7 +248,7 @@ def _grouped(found: _Looked, asked: Asked, limit: float) -> LeftOut:
         sizes = np.bincount(classes.astype(np.int32)).astype(float)
         levels = np.linspace(nearest, nearest + width * len(sizes), len(sizes), endpoint=False)
         spread = np.full(len(sizes), deviation)
-        left = left.joined(LeftOut(sizes, levels + width / 2, spread, limit))
+        left = left.joined(TailMass(sizes, levels + width / 2, spread, limit))
     return left
 
 

@@ -17,7 +17,7 @@ from gmi_registry.index import (
     Standing,
 )
 from gmi_registry.scoring import SCORES, paper_distance
-from gmi_registry.scoring.weights import cosine_weights
+from gmi_registry.scoring.query import cosine_weights
 from gmi_registry.spec import ModelRef
 from tests.support.index_specs import GENERAL, OWN, encoder_named, index_of, names
 

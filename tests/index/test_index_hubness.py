@@ -12,7 +12,7 @@ from gmi_registry import background
 from gmi_registry.index import Filters, Hubness, SpecCache, measured
 from gmi_registry.index.hubness import CANDIDATE
 from gmi_registry.proposal import proposal_findings
-from gmi_registry.scoring.hubness import lower_share
+from gmi_registry.scoring.repeats import lower_share
 from gmi_registry.spec import PromptSet
 from tests.support.index_specs import DIMENSIONS, encoder_named, index_of, spec_of_images
 from zoo.background import sheet

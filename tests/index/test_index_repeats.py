@@ -10,7 +10,7 @@ import pytest
 from gmi_registry.index import SpecIndex, SpecSource, Standing
 from gmi_registry.scoring import WithinScatter
 from gmi_registry.scoring.default import mean_images
-from gmi_registry.scoring.repeats import REPEATED, repeats, separations, whitened
+from gmi_registry.scoring.repeats import REPEATED, repeat_groups, separations, whiten
 from gmi_registry.spec import PromptSet
 from tests.support.index_specs import DIMENSIONS, index_of, names, spec_of_images
 
@@ -178,7 +178,7 @@ class TestSeparation:
     def test_it_is_one_on_average_for_two_draws_of_one_model(self):
         random = np.random.default_rng(6)
         images = random.standard_normal((400, 40, DIMENSIONS)) * 2 + 5
-        means, excess = whitened(mean_images(images), self.scatter(), 40)
+        means, excess = whiten(mean_images(images), self.scatter(), 40)
         found = [separations(means[i], means[i + 1 : i + 2], excess)[0] for i in range(0, 400, 2)]
         # A little less than 1, since one mean may be made longer.
         assert np.mean(found) == pytest.approx(1, abs=0.2)
@@ -186,7 +186,7 @@ class TestSeparation:
 
     def test_length_and_rounding_make_no_difference(self):
         mean = np.random.default_rng(7).standard_normal((1, DIMENSIONS))
-        means, excess = whitened(
+        means, excess = whiten(
             np.concatenate([mean, mean * 1.4, (mean * 1.1).astype(np.float16), mean * 4]),
             self.scatter(),
             40,
@@ -196,13 +196,13 @@ class TestSeparation:
 
     def test_without_statistics_only_equal_means_repeat(self):
         means = np.array([[1.0, 2], [1, 2], [1, 2.1]])
-        assert repeats(means, 0.0) == [[0, 1], [2]]
+        assert repeat_groups(means, 0.0) == [[0, 1], [2]]
 
     def test_a_chain_is_no_group(self):
         step = np.sqrt(2 * 0.1 * REPEATED * 0.9)
         means = np.zeros((9, 3))
         means[:, 0], means[:, 1] = 5, step * np.arange(9)
-        groups = repeats(means, 0.1)
+        groups = repeat_groups(means, 0.1)
         assert max(map(len, groups)) == 2
         assert sorted(row for group in groups for row in group) == list(range(9))
 
@@ -211,7 +211,7 @@ class TestSeparation:
         means = np.zeros((3, 3))
         means[:, 0], means[:, 1] = 5, np.sqrt(2 * 0.1 * REPEATED * 0.9) * np.arange(3)
         for order in ([0, 1, 2], [1, 0, 2], [2, 0, 1]):
-            groups = [[order[row] for row in group] for group in repeats(means[order], 0.1)]
+            groups = [[order[row] for row in group] for group in repeat_groups(means[order], 0.1)]
             assert not any({0, 2} <= set(group) for group in groups)
             assert max(map(len, groups)) == 2
 
@@ -221,4 +221,4 @@ class TestSeparation:
         noise = random.standard_normal((12, 200))
         noise *= np.sqrt(2 * 0.1 * REPEATED * 0.8) / np.linalg.norm(noise, axis=1)[:, None]
         rows = np.concatenate([original + noise, original[None]])
-        assert repeats(rows, 0.1) == [list(range(13))]
+        assert repeat_groups(rows, 0.1) == [list(range(13))]

@@ -12,7 +12,7 @@ from gmi_registry.index import Filters, ImageQuestion, image_question, leading
 from gmi_registry.index.stored import frame_file, ledger, stack, update_index
 from gmi_registry.index.stored.database import database_path, discard
 from gmi_registry.scoring import SCORES
-from gmi_registry.scoring.settled import Care, settles_all
+from gmi_registry.scoring.refine import Care, refines_all
 from tests.support.stored_specs import Opened, make_row, query, stored
 
 FLIPS = 40
@@ -125,8 +125,8 @@ class TestFrame:
         monkeypatch.setattr(leading, "_MANY", 50)
         monkeypatch.setattr(image_question, "LOOSE", Care(16, 1))
         monkeypatch.setattr(image_question, "CLOSE", Care(16, 1))
-        close = partial(settles_all, care=Care(16, 1))
-        monkeypatch.setattr(image_question, "settles_all", close)
+        close = partial(refines_all, care=Care(16, 1))
+        monkeypatch.setattr(image_question, "refines_all", close)
 
     @pytest.fixture
     def framed(self, folder, tmp_path):

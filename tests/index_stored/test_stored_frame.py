@@ -23,8 +23,7 @@ from gmi_registry.index import (
 from gmi_registry.index.stored import FolderFiles, StoredIndex, frame, stack, update_index
 from gmi_registry.index.stored.frame_file import opened
 from gmi_registry.scoring import SCORES, coarse
-from gmi_registry.scoring.narrowed import narrowed
-from gmi_registry.scoring.settled import Care, settles_all
+from gmi_registry.scoring.refine import Care, refine_by_line, refines_all
 from tests.index_stored.test_stored_answer import same
 from tests.support.stored_specs import Opened, in_memory, make_row, query, ref_of, stored
 
@@ -39,9 +38,9 @@ def large(monkeypatch):
     monkeypatch.setattr(stack, "_AT_ONCE", 40)
     monkeypatch.setattr(image_question, "LOOSE", Care(16, 1))
     monkeypatch.setattr(image_question, "CLOSE", Care(16, 1))
-    monkeypatch.setattr(image_question, "settles_all", partial(settles_all, care=Care(16, 1)))
-    monkeypatch.setattr(reading, "settles_all", partial(settles_all, care=Care(16, 1)))
-    monkeypatch.setattr(reading, "narrowed", partial(narrowed, care=Care(16, 1)))
+    monkeypatch.setattr(image_question, "refines_all", partial(refines_all, care=Care(16, 1)))
+    monkeypatch.setattr(reading, "refines_all", partial(refines_all, care=Care(16, 1)))
+    monkeypatch.setattr(reading, "refine_by_line", partial(refine_by_line, care=Care(16, 1)))
 
 
 @pytest.fixture
@@ -182,7 +181,7 @@ def test_questions_that_read_images_read_those_of_few_models(
 def test_words_for_the_style_read_the_images_of_few_models(
     rows, folder, cache, monkeypatch, read, prompt
 ):
-    monkeypatch.setattr(image_question, "narrowed", partial(narrowed, care=Care(16, 1)))
+    monkeypatch.setattr(image_question, "refine_by_line", partial(refine_by_line, care=Care(16, 1)))
     memory, asked = in_memory(rows), {"top": 4, "best_prompts": 0}
     few = 0
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:

@@ -19,7 +19,7 @@ from gmi_registry.index import (
 )
 from gmi_registry.index.stored import stack, update_index
 from gmi_registry.scoring import SCORES
-from gmi_registry.scoring.settled import Care, settles_all
+from gmi_registry.scoring.refine import Care, refines_all
 from tests.index_stored.test_stored_answer import same
 from tests.support.stored_specs import Opened, in_memory, make_row, query, stored
 
@@ -34,8 +34,8 @@ def both(request, tmp_path, monkeypatch):
         monkeypatch.setattr(leading, "_MANY", 50)
         monkeypatch.setattr(image_question, "CLOSE", Care(16, 1))
         for module in (image_question, reading):
-            settles = partial(settles_all, care=Care(16, 1))
-            monkeypatch.setattr(module, "settles_all", settles)
+            refines = partial(refines_all, care=Care(16, 1))
+            monkeypatch.setattr(module, "refines_all", refines)
     rows = [make_row(number, model=f"hf:o/m{number}") for number in range(60)]
     rows += [make_row(number, model=f"hf:o/m{number}", seed=VICTIM) for number in range(100, 130)]
     with stored(tmp_path / "i", rows[::2], rows[1::2], cache=tmp_path / "cache") as index:

@@ -10,8 +10,8 @@ from gmi_registry.scoring.clusters import clustered, nearest_cells
 from gmi_registry.scoring.coarse import CoarseCodes, CoarseSpace, drawn_rows
 from gmi_registry.scoring.default import mean_distances
 from gmi_registry.scoring.inverted import InvertedFile, cell_starts
-from gmi_registry.scoring.settled import Care, settled
-from gmi_registry.scoring.within import WithinScatter
+from gmi_registry.scoring.refine import Care, refine
+from gmi_registry.scoring.scatter import WithinScatter
 
 
 def hub(seed=0, models=3000, width=24, families=40):
@@ -312,7 +312,7 @@ def test_the_nearest_are_right_whatever_estimates_say(monkeypatch, numbers, coun
                 asked.append(len(rows))
                 return exact[places[rows]]
 
-            found = settled(estimates, known, count, Care(20, 4)).distances
+            found = refine(estimates, known, count, Care(20, 4)).distances
             near = places[np.argsort(found, kind="stable")[:count]]
             least = np.argsort(exact, kind="stable")[:count]
             right += len(set(near) & set(least))
@@ -323,18 +323,18 @@ def test_the_nearest_are_right_whatever_estimates_say(monkeypatch, numbers, coun
 def test_all_are_asked_for_where_estimates_say_nothing():
     rng = np.random.default_rng(1)
     exact = rng.standard_normal(10_000)
-    found = settled(rng.standard_normal(10_000), lambda rows: exact[rows], 5)
+    found = refine(rng.standard_normal(10_000), lambda rows: exact[rows], 5)
     assert np.array_equal(found.distances, exact)
     assert found.exhausted
-    few = settled(np.zeros(7), lambda rows: exact[rows], 3)
+    few = refine(np.zeros(7), lambda rows: exact[rows], 3)
     assert np.array_equal(few.distances, exact[:7])
     with pytest.raises(ValueError, match="count"):
-        settled(np.zeros(7), lambda rows: exact[rows], 0)
+        refine(np.zeros(7), lambda rows: exact[rows], 0)
 
 
 def test_equal_estimates_are_no_trouble():
     exact = np.arange(20_000)[::-1].astype(np.float32)
-    found = settled(np.zeros(20_000, np.float32), lambda rows: exact[rows], 3)
+    found = refine(np.zeros(20_000, np.float32), lambda rows: exact[rows], 3)
     assert np.array_equal(np.argsort(found.distances)[:3], [19_999, 19_998, 19_997])
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gmi_registry.scoring.default import whitened_distances
-from gmi_registry.scoring.within import WithinScatter, bounded_weights, model_weights
+from gmi_registry.scoring.scatter import WithinScatter, bounded_weights, model_weights
 
 
 def hub(seed, models=12, rows=20, dimensions=10, style=0.5, content=5.0):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gmi_registry.scoring.kinship import (
+from gmi_registry.scoring.model_distance import (
     content_means,
     model_distances,
     residuals,
@@ -140,7 +140,7 @@ def test_many_models_come_in_blocks(monkeypatch):
     z = drawn(9)
     content = content_means(z, IMAGE_PROMPT, PROMPTS)
     whole = model_distances(z, z[0], GAMMA)
-    monkeypatch.setattr("gmi_registry.scoring.kinship._BLOCK_ELEMENTS", 2 * z[0].size)
+    monkeypatch.setattr("gmi_registry.scoring.model_distance._BLOCK_ELEMENTS", 2 * z[0].size)
     monkeypatch.setattr("gmi_registry.scoring.sweep._CACHED_ELEMENTS", 2 * z[0].size)
     np.testing.assert_array_equal(model_distances(z, z[0], GAMMA), whole)
     np.testing.assert_allclose(content_means(z, IMAGE_PROMPT, PROMPTS), content, atol=1e-12)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gmi_registry.scoring.left_out import LeftOut, _log_normal
+from gmi_registry.scoring.confidence import TailMass, _log_normal
 
 
 def group(size, level, deviation, limit):
-    return LeftOut(np.array([float(size)]), np.array([level]), np.array([deviation]), limit)
+    return TailMass(np.array([float(size)]), np.array([level]), np.array([deviation]), limit)
 
 
 @pytest.mark.parametrize("beta", [0.01, 0.1, 0.5, 2.0])
@@ -36,7 +36,7 @@ def test_without_a_deviation_it_is_the_level():
 
 
 def test_groups_without_models_say_nothing():
-    assert LeftOut.nobody().distances(1.0).shape == (0,)
+    assert TailMass.nobody().distances(1.0).shape == (0,)
     both = group(0, 20.0, 1.0, 10.0).joined(group(3, 20.0, 1.0, math.inf))
     assert both.limit == 10
     assert both.distances(1.0).shape == (1,)

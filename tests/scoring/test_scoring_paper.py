@@ -18,7 +18,7 @@ from gmi_registry.scoring.paper import (
     reduced_point,
     rkme_distance,
 )
-from gmi_registry.scoring.weights import cosine_weights, uniform
+from gmi_registry.scoring.query import cosine_weights, uniform
 
 
 def slow_distance(z_rows, weights, z, gamma):

@@ -9,7 +9,7 @@ import pytest
 
 from gmi_registry.errors import InputError
 from gmi_registry.scoring import SCORES, Candidates, Query, paper_distance, score_named
-from gmi_registry.scoring.weights import cosine_weights
+from gmi_registry.scoring.query import cosine_weights
 
 
 @pytest.fixture

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 
 from gmi_registry.scoring import sweep
-from gmi_registry.scoring.default import mean_distances, mean_images
-from gmi_registry.scoring.invariants import Invariants
+from gmi_registry.scoring.default import WhitenedMeans, mean_distances, mean_images, whitened_means
 from gmi_registry.scoring.kernels import grams, widened
-from gmi_registry.scoring.paper import paper_distances
-from gmi_registry.scoring.whitened import WhitenedMeans, whitened_means
-from gmi_registry.scoring.within import WithinScatter
+from gmi_registry.scoring.paper import Invariants, paper_distances
+from gmi_registry.scoring.scatter import WithinScatter
 from tests.support.hostile_hubs import KINDS, hub
 
 

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gmi_registry.scoring.confidence import TEMPERATURE, confidences
+from gmi_registry.scoring.confidence import TEMPERATURE, confidences, fitted_temperature
 from gmi_registry.scoring.default import whitened_distances
-from gmi_registry.scoring.temperature import fitted_temperature
 
 PROMPTS = np.arange(60)
 

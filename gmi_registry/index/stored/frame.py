@@ -29,9 +29,9 @@ from gmi_registry.index.stored.frame_file import (
 )
 from gmi_registry.scoring import WithinScatter
 from gmi_registry.scoring.coarse import LEARNT_FROM, CoarseSpace, drawn_rows
+from gmi_registry.scoring.confidence import TailMass
 from gmi_registry.scoring.inverted import InvertedFile, Positions
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.left_out import LeftOut
 from gmi_registry.scoring.sweep import swept
 from gmi_registry.spec.canonical import canonical_digest
 
@@ -169,12 +169,12 @@ class Frame:
 
     def near(
         self, rows: Sequence[int], query_images: Floats, concentration: float, count: int
-    ) -> tuple[NDArray[np.intp], Floats, LeftOut]:
+    ) -> tuple[NDArray[np.intp], Floats, TailMass]:
         return self._undamaged(lambda: self._near(rows, query_images, concentration, count))
 
     def _near(
         self, rows: Sequence[int], query_images: Floats, concentration: float, count: int
-    ) -> tuple[NDArray[np.intp], Floats, LeftOut]:
+    ) -> tuple[NDArray[np.intp], Floats, TailMass]:
         asked = self._space.asked(query_images, concentration)
 
         def exact(positions: Positions) -> NDArray[np.float32]:

@@ -31,7 +31,7 @@ from gmi_registry.index.stored.record import GroupRecord
 from gmi_registry.index.stored.statistics import Statistics
 from gmi_registry.scoring import Candidates, WithinScatter, gram
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.repeats import whitened
+from gmi_registry.scoring.repeats import whiten
 from gmi_registry.scoring.sweep import norm_range
 from gmi_registry.spec import EncoderRef
 from gmi_registry.spec.canonical import canonical_digest
@@ -175,7 +175,7 @@ class StoredStack:
         frame = self.estimator
         # A frame holds the means of a large group, whose parts need not be opened for a few.
         means = self.means[places] if frame is None else frame.means(rows)
-        return whitened(means, self.scatter, len(self.image_prompt))
+        return whiten(means, self.scatter, len(self.image_prompt))
 
     @property
     def scatter(self) -> WithinScatter:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gmi_registry.index.sample import SCATTER_MODELS, TEMPERATURE_MODELS, drawn_by_lot, sampled
 from gmi_registry.index.stored.layout import ArrayLayout
 from gmi_registry.scoring import WithinScatter
-from gmi_registry.scoring.temperature import fitted_temperature
+from gmi_registry.scoring.confidence import fitted_temperature
 from gmi_registry.spec.canonical import canonical_digest
 
 __all__ = ["Statistics", "sample_of", "statistics_fault"]

@@ -1,12 +1,12 @@
-"""The nearest models by a score that reads images, looked for where means say that they are.
+"""From estimates to the nearest models, with as few exact distances as that takes.
 
-What means say need not have the units of the score. Among models that are near by their means it is
-taken that
+Estimates may have the units of the distance (:func:`refine`), or only rise with it
+(:func:`refine_by_line`). In the latter case it is taken that, among models with small estimates,
 
     distance = a + b · estimate + noise,
 
-which the models whose distances were worked out show; and some that are drawn from all show whether
-others, too, may be near.
+which the models whose distances were worked out show; and some models that are drawn from all show
+whether others, too, may be near.
 """
 
 from __future__ import annotations
@@ -21,20 +21,89 @@ from numpy.typing import NDArray
 from gmi_registry.scoring.coarse import drawn_rows
 from gmi_registry.scoring.kernels import Floats, working_dtype
 from gmi_registry.scoring.ranking import least
-from gmi_registry.scoring.settled import LOOSE, Care
 from gmi_registry.scoring.sweep import products, row_norms
 
-__all__ = ["Narrowed", "estimates_of", "log_kernels", "narrowed"]
-
-# The noise is normal; so many standard deviations of it are looked into.
+# Estimates are off by a normal deviate; so many standard deviations of it are looked into.
 _DEVIATIONS = 3.0
+
+
+class Care(NamedTuple):
+    """Of so many models the distance is worked out at ``least``, and of so many for ``each`` that
+    is asked for."""
+
+    least: int
+    each: int
+
+    def models(self, count: int) -> int:
+        """Where ``count`` are asked for."""
+        return max(self.least, self.each * count)
+
+
+LOOSE = Care(512, 24)
+"""For estimates that know nothing of the prompt."""
+CLOSE = Care(256, 8)
+"""For estimates that are off by little."""
+
+
+class Refinement(NamedTuple):
+    """``distances`` [R], some of them estimates unless all had to be worked out, which is
+    ``exhausted``."""
+
+    distances: Floats
+    exhausted: bool
+
+
+def refines_all(models: int, count: int, care: Care = LOOSE) -> bool:
+    """Whether :func:`refine` would ask for all of so many models, whatever the estimates."""
+    return 2 * care.models(count) >= models
+
+
+def refine(
+    estimates: Floats,
+    exact: Callable[[NDArray[np.intp]], Floats],
+    count: int,
+    care: Care = LOOSE,
+) -> Refinement:
+    """``estimates`` [R] with distances in the place of those that may be among the ``count`` least.
+
+    ``exact`` gives the distances of some rows, ascending. They are asked for until no other
+    estimate is within three standard deviations, as far as estimates were found to be off, of the
+    ``count``-th distance: so no estimate that is left is less than that. Where half of all would
+    have to be asked for, all are. Raises ValueError for a ``count`` below 1.
+    """
+    if count < 1:
+        raise ValueError(f"count must be positive, got {count}")
+    models = len(estimates)
+    out = np.array(estimates, np.result_type(np.float32, estimates))
+    known = np.zeros(models, bool)
+    wanted = care.models(count)
+    while True:
+        if 2 * wanted >= models:
+            rows = np.flatnonzero(~known)
+        else:
+            rows = least(estimates, wanted)
+            rows = rows[~known[rows]]
+        out[rows] = exact(rows)
+        known[rows] = True
+        found_rows = np.flatnonzero(known)
+        if len(found_rows) == models:
+            return Refinement(out, exhausted=True)
+        found = out[found_rows]
+        off = float(np.sqrt(np.square(found - estimates[found_rows], dtype=np.float64).mean()))
+        limit = float(np.partition(found, count - 1)[count - 1]) + _DEVIATIONS * off
+        needed = int(np.count_nonzero(estimates <= limit))
+        if needed <= len(found_rows):
+            return Refinement(out, exhausted=False)
+        wanted = max(needed, len(found_rows) + 1)
+
+
 _DRAWN = 128
 """Models that are looked at wherever they are."""
 _FEW = 16
 """Of so many drawn ones no curve is learnt."""
 
 
-class Narrowed(NamedTuple):
+class LineRefinement(NamedTuple):
     """``places`` [n], ascending, of models that were looked at, and their ``distances`` [n];
     ``others`` [M - n]: what those of all others nearly are, if they are on the line too, and
     ``off`` the standard deviation from it."""
@@ -69,12 +138,12 @@ def estimates_of(log_kernels: Floats) -> Floats:
     return np.asarray(-np.exp(log_kernels - log_kernels.max(initial=-np.inf)))
 
 
-def narrowed(
+def refine_by_line(
     estimates: Floats,
     exact: Callable[[NDArray[np.intp]], Floats],
     count: int,
     care: Care = LOOSE,
-) -> Narrowed:
+) -> LineRefinement:
     """The models that may be among the ``count`` nearest, by ``estimates`` [M] that rise with
     distances; their distances are exact.
 
@@ -97,7 +166,7 @@ def narrowed(
         distances = exact(rows)
         found[rows], known[rows] = distances, True
         if everything:
-            return Narrowed(near, found.astype(distances.dtype), np.empty(0), 0.0)
+            return LineRefinement(near, found.astype(distances.dtype), np.empty(0), 0.0)
         line, off = _fitted(estimates[near], found[near], 1)
         limit = float(np.partition(found[known], count - 1)[count - 1])
         elsewhere = np.setdiff1d(drawn, near)
@@ -108,7 +177,7 @@ def narrowed(
         wanted = max(needed, 2 * wanted)
     places = np.flatnonzero(known)
     others = line(estimates[~known].astype(np.float64))
-    return Narrowed(places, found[places].astype(distances.dtype), others, off)
+    return LineRefinement(places, found[places].astype(distances.dtype), others, off)
 
 
 def _reach(

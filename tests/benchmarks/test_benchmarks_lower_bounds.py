@@ -7,12 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gmi_registry.scoring.equation import Equation
-from gmi_registry.scoring.invariants import Invariants
+from benchmarks.speed.lower_bounds import LowerBounds, nearest_models
 from gmi_registry.scoring.kernels import grams
-from gmi_registry.scoring.nearest import nearest_models
-from gmi_registry.scoring.paper import paper_distances
-from gmi_registry.scoring.sketch import Sketch
+from gmi_registry.scoring.paper import Equation, Invariants, paper_distances
 from tests.support.hostile_hubs import KINDS, WIDTH, hub
 
 
@@ -20,7 +17,7 @@ def check(z, weights, queries, gamma, *, count, directions):
     known = grams(z, gamma)
     everything = paper_distances(z, weights, queries, gamma, model_grams=known).mean(axis=0)
     order = np.lexsort((np.arange(len(z)), everything))[:count]
-    sketch = Sketch.of(z, known, directions=directions)
+    bounds = LowerBounds.of(z, known, directions=directions)
     for kept in (None, Invariants.of(z, known)):
         got = nearest_models(
             z,
@@ -28,14 +25,14 @@ def check(z, weights, queries, gamma, *, count, directions):
             queries,
             gamma,
             model_grams=known,
-            sketch=sketch,
+            lower_bounds=bounds,
             count=count,
             invariants=kept,
         )
         assert got.rows.tolist() == order.tolist()
         assert np.array_equal(got.distances, everything[order])
-    bounds = sketch.bounds(Equation.of(z, weights, queries, gamma))
-    assert (bounds <= everything).all()
+    least = bounds.of_query(Equation.of(z, weights, queries, gamma))
+    assert (least <= everything).all()
     return got
 
 
@@ -73,29 +70,31 @@ def test_where_content_has_few_directions_most_models_are_never_looked_at():
     assert got.rescored < 400
 
 
-def test_a_sketch_of_all_directions_leaves_no_doubt_where_images_count_alike():
+def test_bounds_of_all_directions_leave_no_doubt_where_images_count_alike():
     z, weights, queries, gamma = hub("random")
     known = grams(z, gamma)
     everything = paper_distances(
         z, np.full_like(weights, 0.7), queries, gamma, model_grams=known
     ).mean(axis=0)
-    sketch = Sketch.of(z, known, directions=WIDTH)
+    bounds = LowerBounds.of(z, known, directions=WIDTH)
     even = np.full_like(weights, 0.7)
-    bounds = sketch.bounds(Equation.of(z, even, queries, gamma))
-    np.testing.assert_allclose(bounds, everything, atol=3e-4)
+    least = bounds.of_query(Equation.of(z, even, queries, gamma))
+    np.testing.assert_allclose(least, everything, atol=3e-4)
 
 
 def test_what_does_not_fit_is_refused():
     z, weights, queries, gamma = hub("random")
     known = grams(z, gamma)
-    sketch = Sketch.of(z, known)
+    bounds = LowerBounds.of(z, known)
     with pytest.raises(ValueError, match="count"):
-        nearest_models(z, weights, queries, gamma, model_grams=known, sketch=sketch, count=0)
-    with pytest.raises(ValueError, match="sketch"):
+        nearest_models(z, weights, queries, gamma, model_grams=known, lower_bounds=bounds, count=0)
+    with pytest.raises(ValueError, match="lower bounds"):
         nearest_models(
-            z[1:], weights, queries, gamma, model_grams=known[1:], sketch=sketch, count=1
+            z[1:], weights, queries, gamma, model_grams=known[1:], lower_bounds=bounds, count=1
         )
     with pytest.raises(ValueError, match="gamma"):
-        nearest_models(z, weights, queries, -1.0, model_grams=known, sketch=sketch, count=1)
+        nearest_models(z, weights, queries, -1.0, model_grams=known, lower_bounds=bounds, count=1)
     with pytest.raises(ValueError, match="weights have shape"):
-        nearest_models(z, weights[:1], queries, gamma, model_grams=known, sketch=sketch, count=1)
+        nearest_models(
+            z, weights[:1], queries, gamma, model_grams=known, lower_bounds=bounds, count=1
+        )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gmi_registry.scoring.confidence import confidences
-from gmi_registry.scoring.wording import text_contributions, text_distances, worded_distances
+from gmi_registry.scoring.text import distances_with_text, text_contributions, text_distances
 
 PROMPTS, EACH, WIDTH = 5, 2, 8
 IMAGE_PROMPT = np.repeat(np.arange(PROMPTS), EACH)
@@ -108,7 +108,7 @@ def test_contributions_sum_to_the_mean_cosine(arrays):
 def test_beside_images_the_chances_of_both_are_multiplied(count):
     rng = np.random.default_rng(1)
     distances, to_text = 9 * rng.random(12), rng.random(12)
-    joint = worded_distances(distances, to_text, count, temperature=1.7, logit_scale=20)
+    joint = distances_with_text(distances, to_text, count, temperature=1.7, logit_scale=20)
     images = confidences(distances, count, temperature=1.7)
     product = images * np.exp(-20 * to_text)
     found = confidences(joint, count, temperature=1.7)
@@ -117,11 +117,13 @@ def test_beside_images_the_chances_of_both_are_multiplied(count):
 
 def test_words_that_fit_all_alike_leave_the_order_and_the_chances():
     distances = np.array([3.0, 1.0, 2.0])
-    joint = worded_distances(distances, np.full(3, 0.8), 1, temperature=2, logit_scale=100)
+    joint = distances_with_text(distances, np.full(3, 0.8), 1, temperature=2, logit_scale=100)
     np.testing.assert_allclose(confidences(joint, 1), confidences(distances, 1))
 
 
 @pytest.mark.parametrize(("count", "temperature", "scale"), [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
 def test_beside_images_nothing_may_be_zero(count, temperature, scale):
     with pytest.raises(ValueError, match="needs an image, T > 0 and s > 0"):
-        worded_distances(np.ones(2), np.ones(2), count, temperature=temperature, logit_scale=scale)
+        distances_with_text(
+            np.ones(2), np.ones(2), count, temperature=temperature, logit_scale=scale
+        )

@@ -1,4 +1,4 @@
-"""How the images of one model differ among themselves, pooled over models.
+"""How images of one model differ among themselves, pooled over models; lengths measured by it.
 
 The scatter of a model, Σ_i (z_i - μ)(z_i - μ)ᵀ, says in which directions embeddings move with the
 content of the prompt rather than with the model. All distances are measured by the scatter that is
@@ -14,22 +14,54 @@ weights depend on S and S on them, so both are worked out in turns: an M-estimat
 influence is bounded by model (Maronna, Annals of Statistics 4, 1976, bounds it by row). λ_m is
 estimated from above. Honest models are within c, have the weight 1, and what comes out is the plain
 sum.
+
+Lengths xᵀAx under A = (S + λI)⁻¹ take half of the usual products: with A = L Lᵀ and L triangular,
+xᵀAx = ‖Lᵀx‖², and the zeros of L need no multiplying. L is cut into blocks of columns, each without
+the rows above the diagonal, so that BLAS does all of it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.mahalanobis import Mahalanobis
-from gmi_registry.scoring.sweep import swept
+from gmi_registry.scoring.sweep import row_norms, swept
 
-__all__ = ["WithinScatter", "bounded_weights", "model_weights"]
+# With k blocks (k + 1)/2k of the products are left; thinner ones are multiplied more slowly.
+_BLOCKS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Mahalanobis:
+    """``blocks`` of L's columns by where they start: rows from there on, [D - start, width]."""
+
+    blocks: tuple[tuple[int, Floats], ...]
+
+    @classmethod
+    def of(cls, factor: NDArray[np.float64], dtype: np.dtype[Any]) -> Mahalanobis:
+        """For A = F Fᵀ of a ``factor`` F [D, D]; lengths of vectors of ``dtype``."""
+        triangle = np.linalg.qr(factor.T).R.T
+        edges = np.linspace(0, len(triangle), _BLOCKS + 1).round().astype(int).tolist()
+        return cls(
+            tuple(
+                (start, np.ascontiguousarray(triangle[start:, start:stop], dtype))
+                for start, stop in pairwise(edges)
+            )
+        )
+
+    def squared(self, rows: Floats) -> Floats:
+        """xᵀAx of each of ``rows`` [n, D]: [n], at least 0."""
+        total = np.zeros(len(rows), rows.dtype)
+        for start, block in self.blocks:
+            total += row_norms(rows[:, start:] @ block)
+        return total
+
 
 _BLOCK_MODELS = 64
 # Ten thousand rows pin down a covariance of a thousand dimensions better than the shrinkage cares

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gmi_registry.scoring.mahalanobis import Mahalanobis
-from gmi_registry.scoring.within import WithinScatter
+from gmi_registry.scoring.scatter import Mahalanobis, WithinScatter
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 4, 5, 37, 130])

@@ -26,10 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.scoring.kernels import Floats, widened, working_dtype
+from gmi_registry.scoring.query import clamped, cosine_weights, unit_rows
 from gmi_registry.scoring.sweep import products, row_norms, swept
-from gmi_registry.scoring.weights import clamped, cosine_weights, unit_rows
-
-__all__ = ["mean_text_distances", "text_contributions", "text_distances", "worded_distances"]
 
 _LEAST = 1e-20
 
@@ -69,7 +67,7 @@ def mean_text_distances(means: Floats, text_embedding: Floats) -> Floats:
     return np.asarray(1 - products(rows, text) / lengths)
 
 
-def worded_distances(
+def distances_with_text(
     distances: Floats, to_text: Floats, images: int, *, temperature: float, logit_scale: float
 ) -> Floats:
     """Distances [M] of the default score to ``images`` query images, and ``to_text`` [M] as

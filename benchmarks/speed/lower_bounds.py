@@ -1,7 +1,8 @@
-"""A small picture of every image, from which its kernel with any query can be bounded.
+"""The first few of a ranking by Eq. 9, certain and not approximate, without the distances of all.
 
-What an image shows is mostly what every model shows for its prompt, and how its model shows
-anything; what is left of it, e, is short and lies in few directions:
+A lower bound of each model's distance comes from a small summary of each of its images. What an
+image shows is mostly what every model shows for its prompt, and how its model shows anything; what
+is left of it, e, is short and lies in few directions:
 
     z_i = c + content_i + style_m + e,    e = P code + rest,   P [D, r] orthonormal.
 
@@ -27,11 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.scoring.default import mean_images
-from gmi_registry.scoring.equation import Equation
 from gmi_registry.scoring.kernels import Floats, widened
+from gmi_registry.scoring.paper import Equation, Invariants, paper_distances
 from gmi_registry.scoring.sweep import products, row_norms, swept
-
-__all__ = ["DIRECTIONS", "Sketch"]
 
 DIRECTIONS = 64
 _SINGLE = np.dtype(np.float32)
@@ -45,7 +44,7 @@ _ROUNDING = 64 * float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True, eq=False)
-class Sketch:
+class LowerBounds:
     """Of M models, all float32: ``centre`` [D], ``contents`` [N, D], ``styles`` [M, D], ``basis``
     [D, r], ``codes`` [M, N, r], ``rests`` [M, N] = ‖rest‖, ``lengths`` [M, N] = ‖z_i - c‖², and
     ``largest`` [M], the largest ‖z_i‖² of each model, which says how exact all these are;
@@ -65,7 +64,9 @@ class Sketch:
     gram_floors: Floats
 
     @classmethod
-    def of(cls, image_embeddings: Floats, grams: Floats, *, directions: int = DIRECTIONS) -> Sketch:
+    def of(
+        cls, image_embeddings: Floats, grams: Floats, *, directions: int = DIRECTIONS
+    ) -> LowerBounds:
         """Of ``image_embeddings`` [M, N, D] and their ``grams`` [M, N, N], at least one model; r is
         at most ``directions``.
 
@@ -120,7 +121,7 @@ class Sketch:
             gram_floors=gram_floors,
         )
 
-    def bounds(self, equation: Equation) -> NDArray[np.float64]:
+    def of_query(self, equation: Equation) -> NDArray[np.float64]:
         """What the mean of Eq. 9 over the query images cannot be below, of each model: [M].
 
         -inf where nothing can be said.
@@ -211,3 +212,93 @@ def _leading(images: Floats, contents: Floats, styles: Floats, directions: int) 
 def _norms(block: Floats) -> Floats:
     models, rows, width = block.shape
     return row_norms(block.reshape(models * rows, width)).reshape(models, rows)
+
+
+_FIRST = 32
+# Beyond this share of the models, reading all in order is faster than picking.
+_MOST = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """``rows`` [k] of the nearest models and their ``distances`` [k], nearest first, equal ones in
+    the order of their rows; ``rescored``: for how many the distance had to be worked out."""
+
+    rows: NDArray[np.intp]
+    distances: Floats
+    rescored: int
+
+
+def nearest_models(
+    image_embeddings: Floats,
+    weights: Floats,
+    query_images: Floats,
+    gamma: float,
+    *,
+    model_grams: Floats,
+    lower_bounds: LowerBounds,
+    count: int,
+    invariants: Invariants | None = None,
+) -> Nearest:
+    """The ``count`` models nearest by Eq. 9, k = min(count, M) of them.
+
+    Arguments as for :func:`~gmi_registry.scoring.paper.paper_distances`, ``lower_bounds`` those of
+    the images and Gram matrices. Models and distances are those of sorting what that function gives
+    for all, averaged over the query images; to the last bit for up to eight of these. A model is
+    left out only where its bound is beyond the k-th distance. Raises ValueError where shapes
+    disagree or γ is not positive, and for a ``count`` below 1.
+    """
+    models, rows, width = image_embeddings.shape
+    if count < 1:
+        raise ValueError(f"count must be positive, got {count}")
+    if lower_bounds.rests.shape != (models, rows):
+        raise ValueError(
+            f"the lower bounds are of {lower_bounds.rests.shape}, not of {(models, rows)} images"
+        )
+    equation = Equation.of(image_embeddings, weights, query_images, gamma)
+    count = min(count, models)
+    bounds = lower_bounds.of_query(equation)
+
+    def rescored(chosen: NDArray[np.intp]) -> Floats:
+        found = np.empty(len(chosen), equation.dtype)
+
+        def work(part: slice) -> None:
+            picked = chosen[part]
+            each = equation.distances(
+                image_embeddings[picked],
+                model_grams[picked],
+                norms=None if invariants is None else invariants.norms[picked],
+                sums=None if invariants is None else invariants.sums[picked],
+            )
+            found[part] = each.mean(axis=0)
+
+        swept(work, len(chosen), rows * width, streamed=False, spread=True)
+        return found
+
+    order = np.argsort(bounds, kind="stable")
+    ordered = bounds[order]
+    done = min(models, max(_FIRST, 2 * count))
+    distances = rescored(order[:done])
+    while done < models:
+        farthest = np.partition(distances, count - 1)[count - 1]
+        # A model that is exactly as far may come first by its row.
+        left = int(np.searchsorted(ordered, farthest, side="right"))
+        if left <= done:
+            break
+        if left > models // _MOST:
+            order, done = np.arange(models), models
+            distances = paper_distances(
+                image_embeddings,
+                weights,
+                query_images,
+                gamma,
+                model_grams=model_grams,
+                invariants=invariants,
+            ).mean(axis=0)
+            break
+        # What is nearer by its bound may move the k-th distance, and spare the rest.
+        until = min(left, 2 * done)
+        distances = np.concatenate([distances, rescored(order[done:until])])
+        done = until
+    best = np.lexsort((order[:done], distances))[:count]
+    return Nearest(order[best], distances[best], done)

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmi_registry.scoring.kernels import rbf
-from gmi_registry.scoring.narrowed import estimates_of, log_kernels, narrowed
-from gmi_registry.scoring.settled import Care
+from gmi_registry.scoring.refine import Care, estimates_of, log_kernels, refine_by_line
 
 MODELS = 3000
 CARE = Care(64, 4)
@@ -45,7 +44,7 @@ def test_the_nearest_are_found_whatever_units_estimates_have(scale, level):
     looked_at = []
     for seed in range(20):
         estimates, asked = hub(seed, 0.1 * scale, scale, level)
-        found = narrowed(estimates, asked, 10, CARE)
+        found = refine_by_line(estimates, asked, 10, CARE)
         assert found.distances.dtype == np.float32
         assert found.distances.tolist() == asked.distances[found.places].tolist()
         nearest = found.places[first(found.distances, 10)].tolist()
@@ -57,7 +56,7 @@ def test_the_nearest_are_found_whatever_units_estimates_have(scale, level):
 
 def test_the_others_are_about_as_far_as_they_are():
     estimates, asked = hub(0, 0.1, 3.0, -5.0)
-    found = narrowed(estimates, asked, 10, CARE)
+    found = refine_by_line(estimates, asked, 10, CARE)
     others = np.delete(asked.distances, found.places)
     assert found.others.shape == others.shape
     # The line is known from the nearest alone, so its slope is known to a fifth.
@@ -68,7 +67,7 @@ def test_the_others_are_about_as_far_as_they_are():
 @given(st.integers(0, 1000), st.floats(0, 3), st.integers(1, 30), st.integers(1, 400))
 def test_no_estimate_is_wrong_enough_to_break_it(seed, noise, count, models):
     estimates, asked = hub(seed, noise, models=models)
-    found = narrowed(estimates, asked, min(count, models), Care(8, 2))
+    found = refine_by_line(estimates, asked, min(count, models), Care(8, 2))
     assert (np.diff(found.places) > 0).all()
     assert found.distances.tolist() == asked.distances[found.places].tolist()
     assert len(found.places) >= min(count, models)
@@ -81,20 +80,20 @@ def test_no_estimate_is_wrong_enough_to_break_it(seed, noise, count, models):
 )
 def test_estimates_that_say_nothing_have_all_looked_at(estimates):
     _, asked = hub(0, 1.0)
-    found = narrowed(estimates, asked, 10, CARE)
+    found = refine_by_line(estimates, asked, 10, CARE)
     assert found.places.tolist() == list(range(MODELS))
 
 
 def test_estimates_that_are_upside_down_have_all_looked_at():
     estimates, asked = hub(0, 0.1)
-    assert len(narrowed(-estimates, asked, 10, CARE).places) == MODELS
+    assert len(refine_by_line(-estimates, asked, 10, CARE).places) == MODELS
 
 
 def test_what_is_near_for_another_reason_is_found_by_those_that_are_drawn():
     """A tenth of the models is near though their estimates are not."""
     estimates, asked = hub(0, 0.1)
     asked.distances[::10] -= 10
-    found = narrowed(estimates, asked, 10, CARE)
+    found = refine_by_line(estimates, asked, 10, CARE)
     nearest = found.places[first(found.distances, 10)].tolist()
     assert nearest == first(asked.distances, 10)
 
@@ -102,13 +101,13 @@ def test_what_is_near_for_another_reason_is_found_by_those_that_are_drawn():
 def test_what_is_no_number_is_handed_on():
     estimates, asked = hub(0, 0.1)
     asked.distances[np.argmin(estimates)] = np.nan
-    assert np.isnan(narrowed(estimates, asked, 10, CARE).distances).any()
+    assert np.isnan(refine_by_line(estimates, asked, 10, CARE).distances).any()
 
 
 def test_nothing_is_wanted():
     estimates, asked = hub(0, 0.1)
     with pytest.raises(ValueError, match="count must be positive, got 0"):
-        narrowed(estimates, asked, 0)
+        refine_by_line(estimates, asked, 0)
 
 
 @pytest.mark.parametrize("images", [1, 3])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gmi_registry.scoring.weights import clamped, cosine_weights, uniform
+from gmi_registry.scoring.query import clamped, cosine_weights, uniform
 
 PROMPTS = np.array([[3.0, 0.0], [0.0, 2.0], [-1.0, 0.0], [0.0, 0.0]], np.float32)
 

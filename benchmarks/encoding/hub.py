@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gmi_registry.encoders.layout import OnnxFolder
+from gmi_registry.encoders.onnx_files import OnnxFolder
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.spec import (
     DescribedModel,

@@ -45,7 +45,7 @@ search(picture, **where)
 passed("first search")
 search(picture, **where)
 passed("next search")
-from gmi_registry.encoders.light import open_export
+from gmi_registry.encoders.onnx import open_export
 encoder = open_export(Path(export), Path(cache) / "hub")
 encoder.encode_images([__import__("PIL.Image").Image.open(picture)])
 passed("encoder loaded, first image")

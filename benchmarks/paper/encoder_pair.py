@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks.paper.folder import missing_package, sha256_file
 from gmi_registry.encoders import EncoderName
-from gmi_registry.encoders.precision import full_precision
+from gmi_registry.encoders.open_clip import full_precision
 from gmi_registry.errors import InputError
 from gmi_registry.spec import EncoderRef, Preprocess
 from gmi_registry.spec.canonical import canonical_digest

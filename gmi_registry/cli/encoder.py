@@ -17,7 +17,7 @@ from gmi_registry.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from gmi_registry.encoders.layout import Description
+    from gmi_registry.encoders.onnx_files import Description
 
 
 app = new_app("Make encoders that search without torch, or look at one.")
@@ -62,7 +62,7 @@ def export(
     beside the encoder, in encoders/NAME/PRETRAINED/onnx.
     """
     from gmi_registry.encoders import EncoderName
-    from gmi_registry.encoders.light import kept_export, require_exporter
+    from gmi_registry.encoders.onnx import kept_export, require_exporter
 
     show_log(verbose)
     wanted = EncoderName.parse(name)
@@ -92,8 +92,8 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check an export: its digests, what it is made of, and that it gives torch's results here."""
-    from gmi_registry.encoders.layout import OnnxFolder
     from gmi_registry.encoders.onnx import OnnxEncoder
+    from gmi_registry.encoders.onnx_files import OnnxFolder
 
     OnnxEncoder.from_folder(folder)
     description = OnnxFolder(folder).description

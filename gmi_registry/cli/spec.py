@@ -138,7 +138,7 @@ def signature_file(
     """The file with the signature where it is not beside the specification, fetched if need be."""
     if chosen is not None or place.expected is None:
         return chosen
-    from gmi_registry.signature.source import find_signature
+    from gmi_registry.signature.signing import find_signature
 
     named = place.expected.hub if place.expected.hub != "local" else hub
     with opened_hub(named, replace(access, registry=place.registry)) as opened:

@@ -19,20 +19,18 @@ from onnxscript.optimizer import fold_constants, inline, remove_unused_nodes
 from open_clip.tokenizer import SimpleTokenizer, get_clean_fn
 from safetensors.numpy import save
 
-from gmi_registry.encoders.golden import golden_embeddings
-from gmi_registry.encoders.layout import (
+from gmi_registry.encoders.external_data import aligned
+from gmi_registry.encoders.onnx import OnnxEncoder
+from gmi_registry.encoders.onnx_files import (
     ENCODER_NAME,
     Description,
     FileEntry,
     TextInput,
+    reference_embeddings,
 )
-from gmi_registry.encoders.onnx import OnnxEncoder
 from gmi_registry.encoders.open_clip import OpenClipEncoder
-from gmi_registry.encoders.outline import aligned
-from gmi_registry.encoders.wording import Cleaning, join_merges
+from gmi_registry.encoders.tokenizer import Cleaning, join_merges
 from gmi_registry.errors import InputError
-
-__all__ = ["export_encoder"]
 
 _OPSET = 18
 _LARGEST_BATCH = 4096
@@ -91,7 +89,7 @@ def _golden(encoder: OpenClipEncoder) -> dict[str, NDArray[np.float32]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return golden_embeddings(encoder)
+        return reference_embeddings(encoder)
     finally:
         torch.set_num_threads(threads)
 

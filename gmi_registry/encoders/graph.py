@@ -3,8 +3,8 @@
 A runtime would open further files that a model names, and knows operators by the hundred, some of
 which run loops or other models; and it may read the same bytes in another way than a check does.
 So the runtime never sees the bytes of a file. A file becomes a :class:`Graph`, which has no place
-for anything but plain operators, their attributes and weights, and what is run is written from that
-alone (:mod:`gmi_registry.encoders.outline`). No library is needed for it, and none is trusted.
+for anything but plain operators, their attributes and weights, and what is run is written from
+that alone (:mod:`gmi_registry.encoders.external_data`). It needs no library, and trusts none.
 """
 
 from __future__ import annotations
@@ -26,20 +26,6 @@ from gmi_registry.encoders.wire import (
     numbers,
 )
 from gmi_registry.errors import InputError
-
-__all__ = [
-    "BYTES_OF_KIND",
-    "CHECKER",
-    "LARGEST_FILE",
-    "OPERATORS",
-    "Attribute",
-    "Graph",
-    "Node",
-    "Tensor",
-    "Value",
-    "check_graph",
-    "read_graph",
-]
 
 CHECKER = 2
 """Version of what is accepted here, and of the bytes that are written from it."""

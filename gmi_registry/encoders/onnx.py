@@ -1,4 +1,7 @@
-"""CLIP and its kin without torch: two ONNX files, run by onnxruntime."""
+"""CLIP and its kin without torch: two ONNX files, run by onnxruntime, and where they lie.
+
+A picture becomes the input of the image tower in Pillow and numpy, as open_clip does it.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,103 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
-from gmi_registry.encoders.golden import TOLERANCE, deviation, golden_embeddings
+from gmi_registry.encoders.external_data import graph_with_external_data
 from gmi_registry.encoders.graph import check_graph
-from gmi_registry.encoders.layout import OnnxFolder
-from gmi_registry.encoders.outline import outline_of
-from gmi_registry.encoders.pixels import Pixels
-from gmi_registry.encoders.trial import Outlines, Trials, answer_trial, try_encoder
-from gmi_registry.encoders.wording import ClipTokens, split_merges
-from gmi_registry.errors import DigestMismatchError, InputError
-from gmi_registry.spec import EncoderRef
+from gmi_registry.encoders.onnx_files import (
+    ENCODER_NAME,
+    ONNX_FOLDER,
+    TOLERANCE,
+    GraphDigests,
+    OnnxFolder,
+    Trials,
+    answer_trial,
+    deviation,
+    reference_embeddings,
+    try_encoder,
+)
+from gmi_registry.encoders.tokenizer import ClipTokens, split_merges
+from gmi_registry.errors import DigestMismatchError, InputError, MissingExtraError
+from gmi_registry.spec import EncoderRef, Preprocess
 
-__all__ = ["OnnxEncoder", "run_trial"]
+_RESAMPLING = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+
+
+class Preprocessing:
+    """Pictures to the numbers that the tower was trained on.
+
+    ``fill_color`` (0 to 255) is what the mode ``longest`` pads with. Raises InputError for an
+    interpolation that open_clip has not.
+    """
+
+    def __init__(self, preprocess: Preprocess, fill_color: int = 0) -> None:
+        if preprocess.interpolation not in _RESAMPLING:
+            raise InputError(
+                f"pictures are never resized by {preprocess.interpolation} here",
+                hint=f"one of {', '.join(_RESAMPLING)}",
+            )
+        self._mode = preprocess.resize_mode
+        self._side = preprocess.size
+        self._resampling = _RESAMPLING[preprocess.interpolation]
+        self._fill = (fill_color,) * 3
+        self._mean = np.array(preprocess.mean, dtype=np.float32)
+        self._std = np.array(preprocess.std, dtype=np.float32)
+
+    def square(self, image: Image.Image) -> NDArray[np.uint8]:
+        """One picture, made RGB where it is not, to uint8 [S, S, 3] before normalisation."""
+        if image.mode != "RGB":  # a copy of a large picture takes as much again
+            image = image.convert("RGB")
+        side = self._side
+        if self._mode == "squash":
+            image = image.resize((side, side), self._resampling)
+        elif self._mode == "shortest":
+            image = self._cropped(image.resize(self._covering(image), self._resampling))
+        else:
+            image = self._cropped(self._padded(image.resize(self._within(image), self._resampling)))
+        return np.asarray(image, dtype=np.uint8)
+
+    def __call__(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """B pictures to float32 [B, 3, S, S]."""
+        rows = np.stack([self.square(image) for image in images]).astype(np.float32)
+        # The order of the operations is that of torchvision: another one rounds differently.
+        rows = (rows / np.float32(255) - self._mean) / self._std
+        return np.ascontiguousarray(rows.transpose(0, 3, 1, 2))
+
+    def _covering(self, image: Image.Image) -> tuple[int, int]:
+        """The size at which the short side fits; the long one is rounded down."""
+        width, height = image.size
+        long = int(self._side * max(width, height) / min(width, height))
+        return (self._side, long) if width <= height else (long, self._side)
+
+    def _within(self, image: Image.Image) -> tuple[int, int]:
+        """The size at which the long side fits; the short one is rounded to the nearest."""
+        ratio = max(length / self._side for length in image.size)
+        width, height = (max(1, round(length / ratio)) for length in image.size)
+        return width, height
+
+    def _padded(self, image: Image.Image) -> Image.Image:
+        missing = [max(0, self._side - length) for length in image.size]
+        if not any(missing):
+            return image
+        left, top = (some // 2 for some in missing)
+        right, bottom = ((some + 1) // 2 for some in missing)
+        return ImageOps.expand(image, border=(left, top, right, bottom), fill=self._fill)
+
+    def _cropped(self, image: Image.Image) -> Image.Image:
+        # round() takes a half to the even neighbour, here as in torchvision.
+        left, top = (round((length - self._side) / 2) for length in image.size)
+        return image.crop((left, top, left + self._side, top + self._side))
+
 
 _AGAIN = "export it again, or install what runs it: pip install 'gmi-registry[torch]'"
 
@@ -60,11 +142,11 @@ class OnnxEncoder:
         folder: OnnxFolder,
         *,
         trusted: bool,
-        outlines: Outlines | None = None,
+        digests: GraphDigests | None = None,
         batch_size: int = 32,
         threads: int = 0,
     ) -> None:
-        """``trusted`` compares no digests of files; ``outlines`` are all that may be run, if given.
+        """``trusted`` compares no digests of files; ``digests`` are all that may be run, if given.
 
         Nothing is read here but the description: files that are refused are so when first used.
         """
@@ -74,10 +156,10 @@ class OnnxEncoder:
         self._folder = folder
         self._about = folder.description
         self._trusted = trusted
-        self._outlines = outlines
+        self._digests = digests
         self._written: dict[_TowerName, bytes] = {}
         self._threads = threads
-        self._pixels = Pixels(self._about.encoder.preprocess, self._about.fill_color)
+        self._pixels = Preprocessing(self._about.encoder.preprocess, self._about.fill_color)
 
     @classmethod
     def from_folder(
@@ -102,19 +184,19 @@ class OnnxEncoder:
         """
         folder = OnnxFolder(Path(path))
         trials = None if memory is None else Trials(memory)
-        outlines = None if trials is None else trials.passed(folder)
+        digests = None if trials is None else trials.passed(folder)
         encoder = cls(
             folder,
-            trusted=outlines is not None,
-            outlines=outlines,
+            trusted=digests is not None,
+            digests=digests,
             batch_size=batch_size,
             threads=threads,
         )
-        if outlines is None:
+        if digests is None:
             stamp = None if trials is None else trials.before(folder)
-            outlines = encoder._check()
+            digests = encoder._check()
             if trials is not None:
-                trials.remember(folder, outlines, stamp)
+                trials.remember(folder, digests, stamp)
         return encoder
 
     @property
@@ -181,19 +263,19 @@ class OnnxEncoder:
         if name not in self._written:
             path = self._folder.path / name
             data = self._folder.view(name, trusted=self._trusted)
-            graph = outline_of(check_graph(data, str(path)), name)
-            if self._outlines is not None and self._outlines.get(name) != _sha256(graph):
+            graph = graph_with_external_data(check_graph(data, str(path)), name)
+            if self._digests is not None and self._digests.get(name) != _sha256(graph):
                 raise DigestMismatchError(f"{path} is not the file that was checked", hint=_AGAIN)
             self._written[name] = graph
         return self._written[name]
 
-    def _check(self) -> Outlines:
+    def _check(self) -> GraphDigests:
         """The digests of what is run, once it has given the golden results."""
         _log.info("checking the encoder in %s, once", self._folder.path)
         golden = self._golden()
         self._tokens  # noqa: B018  read and compared with its digest
-        outlines: Outlines = {name: _sha256(self._graph(name)) for name in _TOWERS}
-        tried = try_encoder(self._folder, outlines, threads=self._threads)
+        digests: GraphDigests = {name: _sha256(self._graph(name)) for name in _TOWERS}
+        tried = try_encoder(self._folder, digests, threads=self._threads)
         for name, expected in golden.items():  # images first, whatever order they came back in
             away = deviation(tried[name], expected)
             if not away <= TOLERANCE:
@@ -202,7 +284,7 @@ class OnnxEncoder:
                     f"than where it was exported: {away:.2g} away, more than {TOLERANCE:g}",
                     hint=_AGAIN,
                 )
-        return outlines
+        return digests
 
     def _golden(self) -> dict[str, NDArray[np.float32]]:
         from safetensors.numpy import load
@@ -223,12 +305,12 @@ class OnnxEncoder:
 
 
 def run_trial() -> None:
-    """What the process of a trial does: :func:`~gmi_registry.encoders.trial.try_encoder`."""
+    """What the process of a trial does: :func:`~gmi_registry.encoders.onnx_files.try_encoder`."""
 
-    def work(folder: OnnxFolder, outlines: Outlines, threads: int) -> dict[str, NDArray[Any]]:
+    def work(folder: OnnxFolder, digests: GraphDigests, threads: int) -> dict[str, NDArray[Any]]:
         # Its files were compared with their digests by the process that waits for this one.
-        encoder = OnnxEncoder(folder, trusted=True, outlines=outlines, threads=threads)
-        return golden_embeddings(encoder)
+        encoder = OnnxEncoder(folder, trusted=True, digests=digests, threads=threads)
+        return reference_embeddings(encoder)
 
     answer_trial(work)
 
@@ -354,3 +436,101 @@ def _cannot_run(where: str, error: Exception) -> InputError:
 def _one_line(error: Exception) -> str:
     text = "".join(letter if letter.isprintable() else " " for letter in str(error))
     return " ".join(text.split())[:300] or type(error).__name__
+
+
+_EXPORTS, _TRIALS = "encoders", "encoders-checked-v1"
+
+
+def has_torch() -> bool:
+    """Whether open_clip, and torch with it, could be imported; neither is."""
+    return all(find_spec(name) is not None for name in ("torch", "open_clip"))
+
+
+def require_processor(device: str) -> None:
+    """Raise InputError for a ``device`` that an export would pass over: it runs on the processor.
+
+    Nothing is wrong where open_clip is installed, which uses the device.
+    """
+    if device.partition(":")[0] != "cpu" and not has_torch():
+        raise InputError(
+            f"without open_clip everything is encoded on the processor, and not on {device[:80]}",
+            hint="leave out --device, or install open_clip: pip install 'gmi-registry[torch]'",
+        )
+
+
+def require_exporter() -> None:
+    """Raise MissingExtraError where something is missing that an export needs."""
+    for package in ("torch", "open_clip", "onnx", "onnxscript"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, extra="export", purpose="exporting an encoder")
+
+
+def kept_export(name: str, pretrained: str, encoder_id: str, cache_dir: Path | None) -> Path:
+    """Where this machine keeps the export of an encoder with that id; it need not be there.
+
+    ``cache_dir`` is that of the weights, as for :func:`gmi_registry.encoders.load_encoder`.
+    """
+    return _home(cache_dir) / _EXPORTS / name / pretrained / encoder_id
+
+
+def exports_of(
+    name: str, pretrained: str, folder: Path | None, cache_dir: Path | None
+) -> list[Path]:
+    """The exports of an encoder that are there: the one in the hub's ``folder`` first."""
+    found = [] if folder is None else [folder / ONNX_FOLDER]
+    kept = _home(cache_dir) / _EXPORTS / name / pretrained
+    if kept.is_dir():
+        found += sorted(path for path in kept.iterdir() if not path.name.startswith("."))
+    return [path for path in found if (path / ENCODER_NAME).is_file()]
+
+
+def open_export(path: Path, cache_dir: Path | None, *, batch_size: int = 32) -> OnnxEncoder:
+    """The encoder in ``path``, checked once on this machine. Raises as ``from_folder``."""
+    return OnnxEncoder.from_folder(path, memory=_home(cache_dir) / _TRIALS, batch_size=batch_size)
+
+
+def sole_export(
+    name: str,
+    pretrained: str,
+    folder: Path | None,
+    cache_dir: Path | None,
+    *,
+    batch_size: int = 32,
+) -> OnnxEncoder:
+    """The first export of an encoder that is there.
+
+    Raises MissingExtraError where there is none, and as :meth:`.OnnxEncoder.from_folder`.
+    """
+    for path in exports_of(name, pretrained, folder, cache_dir):
+        encoder = open_export(path, cache_dir, batch_size=batch_size)
+        if (encoder.ref.name, encoder.ref.pretrained) == (name, pretrained):
+            return encoder
+    raise _no_export(name, pretrained, cache_dir)
+
+
+def require_export(name: str, pretrained: str, folder: Path | None, cache_dir: Path | None) -> None:
+    """Raise MissingExtraError where :func:`sole_export` would find no export. Reads none."""
+    if not exports_of(name, pretrained, folder, cache_dir):
+        raise _no_export(name, pretrained, cache_dir)
+
+
+def _no_export(name: str, pretrained: str, cache_dir: Path | None) -> MissingExtraError:
+    error = MissingExtraError(
+        "open_clip_torch",
+        extra="torch",
+        purpose=f"the encoder {name}/{pretrained}, of which there is no export here,",
+    )
+    # Torch is gigabytes, and need not be on this machine.
+    error.hint = (
+        f"{error.hint}; or where that is, gmi encoder export {name}/{pretrained} --output DIR, "
+        f"and put DIR on this machine as {kept_export(name, pretrained, 'exported', cache_dir)}"
+    )
+    return error
+
+
+def _home(cache_dir: Path | None) -> Path:
+    if cache_dir is not None:
+        return cache_dir.parent
+    from platformdirs import user_cache_path
+
+    return user_cache_path("gmi-registry", appauthor=False)

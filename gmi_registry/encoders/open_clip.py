@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,19 @@ from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from gmi_registry.encoders.precision import full_precision
 from gmi_registry.encoders.weights import fetch_weights, read_layout, sha256_of
 from gmi_registry.errors import InputError, OfflineError
 from gmi_registry.spec import EncoderRef, Preprocess
 
-__all__ = ["OpenClipEncoder"]
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """No gradients, and no TF32, which convolutions on a GPU take by default."""
+    with (
+        torch.no_grad(),
+        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+    ):
+        yield
 
 
 class OpenClipEncoder:

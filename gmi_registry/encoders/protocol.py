@@ -11,8 +11,6 @@ from PIL import Image
 
 from gmi_registry.spec import EncoderRef
 
-__all__ = ["Encoder", "Matched"]
-
 
 class Encoder(Protocol):
     """G and T of Eq. 5 and Eq. 6 under one reference, which pins the weights and preprocessing.

@@ -10,15 +10,6 @@ from typing import NamedTuple
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.errors import InputError
 
-__all__ = [
-    "DEFAULT_ENCODER",
-    "KNOWN_ENCODERS",
-    "EncoderName",
-    "KnownEncoder",
-    "check_encoder",
-    "load_encoder",
-]
-
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
@@ -92,11 +83,11 @@ def load_encoder(
     MissingExtraError where open_clip would be needed and is not installed. An export runs on the
     processor, and InputError is raised for another device.
     """
-    from gmi_registry.encoders import light
+    from gmi_registry.encoders import onnx
 
-    if not light.has_torch():
-        light.require_processor(device)
-        return light.sole_export(name, pretrained, folder, cache_dir, batch_size=batch_size)
+    if not onnx.has_torch():
+        onnx.require_processor(device)
+        return onnx.sole_export(name, pretrained, folder, cache_dir, batch_size=batch_size)
     # torch and open_clip take seconds to import: only now, when an encoder is really wanted.
     from gmi_registry.encoders.open_clip import OpenClipEncoder
 
@@ -130,10 +121,10 @@ def check_encoder(
     that is not in its layout, weights that are published as a pickle only or cannot be had, where
     the disk has no room for them, and where open_clip is missing and no export takes its place.
     """
-    from gmi_registry.encoders import light
+    from gmi_registry.encoders import onnx
 
-    if not light.has_torch():
-        light.require_export(name, pretrained, folder, cache_dir)
+    if not onnx.has_torch():
+        onnx.require_export(name, pretrained, folder, cache_dir)
         return 0
     from gmi_registry.encoders.weights import missing_bytes, read_layout
 

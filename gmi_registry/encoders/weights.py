@@ -29,15 +29,6 @@ from huggingface_hub.errors import (
 
 from gmi_registry.errors import AuthError, HubError, InputError, OfflineError
 
-__all__ = [
-    "CONFIG_NAME",
-    "WEIGHTS_NAME",
-    "fetch_weights",
-    "missing_bytes",
-    "read_layout",
-    "sha256_of",
-]
-
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
 

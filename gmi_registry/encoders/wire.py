@@ -12,21 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = [
-    "BYTES",
-    "FIXED32",
-    "FIXED64",
-    "MOST_PARTS",
-    "VARINT",
-    "Field",
-    "WireError",
-    "fields",
-    "message",
-    "numbers",
-    "varint",
-    "written",
-]
-
 MOST_PARTS = 400_000
 """Fields that a file may have, and numbers in its lists."""
 

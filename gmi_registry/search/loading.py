@@ -139,36 +139,36 @@ class ModelLoader:
 
     def _by_export(self, name: EncoderName, encoder_id: str, hub: Hub) -> Encoder | None:
         """An export of exactly that encoder, or None."""
-        from gmi_registry.encoders import light
+        from gmi_registry.encoders import onnx
 
-        if self.device != "cpu" and light.has_torch():
+        if self.device != "cpu" and onnx.has_torch():
             return None
-        for path in light.exports_of(*name, self._folders.get(name), self.cache_dir):
+        for path in onnx.exports_of(*name, self._folders.get(name), self.cache_dir):
             try:
-                found = light.open_export(path, self.cache_dir)
+                found = onnx.open_export(path, self.cache_dir)
             except GmiError as error:
-                if not light.has_torch():
+                if not onnx.has_torch():
                     raise
                 _log.warning("not used: %s", error.message)
                 continue
             if found.ref.id == encoder_id:
                 return found
         # Who has torch has the weights, or fetches them from where they were published.
-        if light.has_torch() or self.offline:
+        if onnx.has_torch() or self.offline:
             return None
         fetched = self._from_registry(name, encoder_id, hub)
         if fetched is None:
             return None
         try:
-            return light.open_export(fetched, self.cache_dir)
+            return onnx.open_export(fetched, self.cache_dir)
         except GmiError:
             # Kept, it would stand in the way of every later search.
             shutil.rmtree(fetched, ignore_errors=True)
             raise
 
     def _from_registry(self, name: EncoderName, encoder_id: str, hub: Hub) -> Path | None:
-        from gmi_registry.encoders.layout import LIMITS, OnnxFolder
-        from gmi_registry.encoders.light import kept_export
+        from gmi_registry.encoders.onnx import kept_export
+        from gmi_registry.encoders.onnx_files import LIMITS, OnnxFolder
 
         if not isinstance(hub, HasRegistry):
             return None

@@ -4,10 +4,9 @@ A signature is a Sigstore bundle in ``gmi/spec.sig``, made by the library of mod
 key or with an identity that Sigstore vouches for. It needs the extra ``sign``.
 """
 
-from gmi_registry.signature.identity import Identity, SigstoreAccount
-from gmi_registry.signature.key import PrivateKey, PublicKey
-from gmi_registry.signature.proof import SIGNATURE_LIMIT, SIGNATURE_NAME, verify_signature
-from gmi_registry.signature.signing import sign_spec
+from gmi_registry.signature.library import Identity, PrivateKey, PublicKey, SigstoreAccount
+from gmi_registry.signature.signing import sign_spec, verify_signature
+from gmi_registry.spec.files import SIGNATURE_LIMIT, SIGNATURE_NAME
 
 __all__ = [
     "SIGNATURE_LIMIT",

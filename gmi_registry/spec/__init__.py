@@ -3,7 +3,6 @@
 Imports only the standard library, numpy, safetensors, pydantic and :mod:`gmi_registry.errors`.
 """
 
-from gmi_registry.spec.described import DescribedModel, OwnWeights, WeightFile
 from gmi_registry.spec.diff import SpecDiff, diff_specs
 from gmi_registry.spec.files import (
     MANIFEST_NAME,
@@ -15,9 +14,18 @@ from gmi_registry.spec.files import (
     read_spec,
     write_spec,
 )
-from gmi_registry.spec.manifest import Manifest, PromptBlock, Tool
+from gmi_registry.spec.manifest import (
+    DescribedModel,
+    GenerationRecipe,
+    LoraPartial,
+    Manifest,
+    OwnWeights,
+    PromptBlock,
+    Sampler,
+    Tool,
+    WeightFile,
+)
 from gmi_registry.spec.prompts import PromptSet
-from gmi_registry.spec.recipe import GenerationRecipe, LoraPartial, Sampler
 from gmi_registry.spec.reference import EncoderRef, ModelRef, Preprocess
 from gmi_registry.spec.specification import Spec, build_spec, decode_spec, encode_spec
 from gmi_registry.spec.verification import Finding, verify

@@ -18,15 +18,6 @@ from gmi_registry.errors import InputError
 from gmi_registry.spec.fields import unprintable
 from gmi_registry.spec.reference import HubName, ModelRef, split_file
 
-__all__ = [
-    "CIVITAI_HOSTS",
-    "HF_HOSTS",
-    "Address",
-    "dataset_name",
-    "read_address",
-    "repository_name",
-]
-
 HF_HOSTS = ("huggingface.co", "hf.co")
 """The hosts of Hugging Face's pages."""
 

@@ -14,15 +14,6 @@ from collections.abc import Mapping
 from decimal import Decimal
 from json.encoder import encode_basestring
 
-__all__ = [
-    "MAX_DEPTH",
-    "MAX_NUMBER",
-    "MAX_VALUES",
-    "canonical_digest",
-    "canonical_json",
-    "parse_json",
-]
-
 MAX_DEPTH = 32
 """Containers may be nested this deep."""
 

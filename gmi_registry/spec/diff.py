@@ -11,17 +11,6 @@ import numpy.typing as npt
 
 from gmi_registry.spec.specification import Spec
 
-__all__ = [
-    "FieldChange",
-    "Movement",
-    "PromptShift",
-    "SeedScale",
-    "SpecDiff",
-    "Verdict",
-    "diff_specs",
-    "distance_between",
-]
-
 Verdict = Literal["unmoved", "other numerics", "redrawn", "moved", "too few prompts"]
 """What :attr:`Movement.verdict` says."""
 

@@ -16,18 +16,6 @@ from pydantic import (
     model_serializer,
 )
 
-__all__ = [
-    "MAX_PROMPT_LENGTH",
-    "Count",
-    "Name",
-    "Part",
-    "Prompt",
-    "RelativePath",
-    "Sha256",
-    "Text",
-    "unprintable",
-]
-
 MAX_PROMPT_LENGTH = 1000
 """Characters (Unicode code points) in one prompt."""
 

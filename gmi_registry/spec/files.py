@@ -14,31 +14,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from gmi_registry.errors import DigestMismatchError, InputError, SpecFormatError, SpecNotFoundError
-from gmi_registry.spec.described import OwnWeights
-from gmi_registry.spec.manifest import MANIFEST_LIMIT, Manifest
+from gmi_registry.spec.manifest import MANIFEST_LIMIT, Manifest, OwnWeights
 from gmi_registry.spec.reference import ModelRef
 from gmi_registry.spec.specification import Spec, checked_spec, encode_spec, require_model
 from gmi_registry.spec.tensors import TENSORS_LIMIT
-
-__all__ = [
-    "MANIFEST_NAME",
-    "PREVIEW_LIMIT",
-    "PREVIEW_NAME",
-    "SIGNATURE_LIMIT",
-    "SIGNATURE_NAME",
-    "SPEC_DIR",
-    "TENSORS_NAME",
-    "HeldFolder",
-    "Links",
-    "UnusableFileError",
-    "copy_others",
-    "first_uncopied",
-    "held_folder",
-    "read_manifest",
-    "read_spec",
-    "replaced_names",
-    "write_spec",
-]
 
 SPEC_DIR = "gmi"
 MANIFEST_NAME = "spec.json"

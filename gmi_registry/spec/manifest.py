@@ -1,36 +1,234 @@
-"""The manifest: everything about a specification that is not an array. SPEC.md section 3."""
+"""The manifest: everything about a specification that is not an array. SPEC.md section 3.
+
+``python -m gmi_registry.spec.manifest`` prints its JSON schema.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal, Self
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
 from gmi_registry.errors import InputError, SpecFormatError, UnsupportedVersionError
 from gmi_registry.sanitize import first_fault, one_line
-from gmi_registry.spec.canonical import canonical_json, parse_json
-from gmi_registry.spec.described import DescribedModel, WeightFile
-from gmi_registry.spec.fields import Count, Name, Part, Prompt, Sha256
+from gmi_registry.spec.canonical import canonical_digest, canonical_json, parse_json
+from gmi_registry.spec.fields import Count, Name, Part, Prompt, RelativePath, Sha256, Text
 from gmi_registry.spec.prompts import MAX_PROMPTS, PromptSet
-from gmi_registry.spec.recipe import GenerationRecipe
-from gmi_registry.spec.reference import EncoderRef
+from gmi_registry.spec.reference import EncoderRef, HubName, ModelRef
 from gmi_registry.spec.tensors import TensorName
 
-__all__ = [
-    "FORMAT_VERSION",
-    "MANIFEST_LIMIT",
-    "ROWS_LIMIT",
-    "Format",
-    "Generation",
-    "Kernel",
-    "Manifest",
-    "PromptBlock",
-    "TensorEntry",
-    "TensorFile",
-    "Tool",
-    "WeightFile",
+OwnWeights = Callable[[], Mapping[str, str | None] | None]
+"""Asks for the weight files of the model in whose place a specification was found: path to SHA-256
+in hex, None for a file whose digest is not known; None where nothing is known."""
+
+
+class WeightFile(Part):
+    """One weight file: its path in the model's repository, its size in bytes and its digest."""
+
+    path: RelativePath
+    size: Count
+    sha256: Sha256
+
+
+def _sorted_by_path(weights: tuple[WeightFile, ...]) -> tuple[WeightFile, ...]:
+    if any(first.path >= second.path for first, second in pairwise(weights)):
+        raise ValueError("must be sorted by path, each path once")
+    return weights
+
+
+_WeightFiles = Annotated[
+    tuple[WeightFile, ...], Field(min_length=1, max_length=200), AfterValidator(_sorted_by_path)
 ]
+
+
+class DescribedModel(Part):
+    """The model, as its hub described it when the specification was made.
+
+    The specification is bound to ``weights``, the model's own files, and to ``base_weights``, the
+    files of the base model that a LoRA or a single file was loaded on; both are sorted by path,
+    1 to 200 files. ``base_weights`` is None for a checkpoint, and where the base is not known.
+    ``base_origin`` says who named the base where that was neither the model card nor the hub, and
+    ``base_revision`` is the one that was named.
+    ``revision`` is a record only, since committing a specification beside a model changes the
+    repository's revision. Raises pydantic's ValidationError for values that break these rules.
+    """
+
+    hub: HubName
+    id: Name
+    revision: Name | None = None
+    title: Name
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[!-~]+$", max_length=2000)] | None = (
+        None
+    )
+    kind: Literal["checkpoint", "lora", "single-file", "textual-inversion"]
+    base_model: Name | None = None
+    base_origin: Literal["option", "metadata", "architecture"] | None = None
+    base_revision: Name | None = None
+    weights: _WeightFiles
+    base_weights: _WeightFiles | None = None
+    tags: Annotated[tuple[Name, ...], Field(max_length=200)] = ()
+    licence: Name | None = None
+    nsfw: bool = False
+    downloads: Count | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            ModelRef(self.hub, self.id, self.revision)
+        except InputError as error:
+            raise ValueError(error.message) from None
+        if self.kind == "checkpoint" and self.base_weights is not None:
+            raise ValueError("a checkpoint is whole, so it has no base_weights")
+        for name in ("base_origin", "base_revision"):
+            if getattr(self, name) is None:
+                continue
+            if self.kind == "checkpoint":
+                raise ValueError(f"a checkpoint is whole, so it has no {name}")
+            if self.base_model is None:
+                raise ValueError(f"{name} says something of base_model, which is absent")
+        if len(set(self.tags)) != len(self.tags):
+            raise ValueError("a tag appears twice")
+        return self
+
+    @property
+    def ref(self) -> ModelRef:
+        """The model's name, with the revision it had."""
+        return ModelRef(self.hub, self.id, self.revision)
+
+    @property
+    def named_base(self) -> ModelRef | None:
+        """The base that whoever published named, as its hub is asked for it; None for any other."""
+        if self.base_origin != "option" or self.base_model is None:
+            return None
+        files = [weight.path for weight in self.base_weights or ()]
+        alone = files[0] if len(files) == 1 and "/" not in files[0] else None
+        hub: HubName = "local" if self.hub == "local" else "hf"
+        try:
+            file = alone if hub == "hf" else None
+            return ModelRef(hub, self.base_model, self.base_revision, file)
+        except InputError:
+            return None
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 (hex) of the canonical JSON list of [path, sha256] of the model's own files.
+
+        Equal for equal weights; the base has its own digest.
+        """
+        return _digest(self.weights)
+
+    @property
+    def base_weights_digest(self) -> str | None:
+        """Like ``weights_digest``, over ``base_weights``; None where there are none."""
+        return None if self.base_weights is None else _digest(self.base_weights)
+
+
+def are_among(weights: Sequence[WeightFile], own: Mapping[str, str | None] | None) -> bool:
+    """Whether each of ``weights`` is one of a model's ``own`` files: the same path and digest.
+
+    Files beside them do not count, since an author describes one variant of several. False where
+    a digest is not known, and for no weights at all.
+    """
+    if not own or not weights:
+        return False
+    return all(own.get(weight.path) == weight.sha256 for weight in weights)
+
+
+def _digest(weights: tuple[WeightFile, ...]) -> str:
+    return canonical_digest([[weight.path, weight.sha256] for weight in weights])
+
+
+_Scalar = bool | int | float | Text | None
+
+
+class Sampler(Part):
+    """The scheduler's class name and the settings that differ from run to run."""
+
+    name: Name
+    config: Annotated[dict[Name, _Scalar], Field(default_factory=dict, max_length=200)]
+
+
+class LoraPartial(Part):
+    """How many of a LoRA file's tensors reached the base model, where not all of them did."""
+
+    applied: Annotated[int, Field(ge=1, le=10**6)]
+    tensors: Annotated[int, Field(ge=2, le=10**6)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.applied >= self.tensors:
+            raise ValueError("applied is not below tensors: leave lora_partial out")
+        return self
+
+
+class GenerationRecipe(Part):
+    """Every setting of one generation run; the pixels follow from it, the model and the prompts.
+
+    One image is generated of each prompt per seed. ``batch_size`` is recorded because it can
+    change the last bits of a result, ``libraries`` (name to version) because a newer version can.
+    ``width`` and ``height`` are in pixels. A setting that the pipeline does not read is None, so
+    that nothing is recorded that had no effect: ``guidance_scale``, ``true_cfg_scale`` (the scale
+    of classifier-free guidance where ``guidance_scale`` is something else, as in FLUX.1) and
+    ``clip_skip`` (layers of a CLIP text encoder that are left out at its end). ``vae_dtype`` is set
+    where the autoencoder computed in another type than ``dtype``, ``vae_tiling`` where it
+    decoded an image in overlapping tiles, as it may for want of memory, which changes the image;
+    ``lora_scale`` where a LoRA was applied, ``lora_partial`` where only some of its tensors were.
+    """
+
+    sampler: Sampler
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    guidance_scale: Annotated[float, Field(ge=0, le=1000)] | None = None
+    true_cfg_scale: Annotated[float, Field(ge=0, le=1000)] | None = None
+    clip_skip: Annotated[int, Field(ge=1, le=100)] | None = None
+    width: Annotated[int, Field(ge=1, le=8192)]
+    height: Annotated[int, Field(ge=1, le=8192)]
+    seeds: Annotated[tuple[Count, ...], Field(min_length=1, max_length=1000)]
+    negative_prompt: Text = ""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    vae_dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    vae_tiling: Literal[True] | None = None
+    lora_scale: Annotated[float, Field(ge=-100, le=100)] | None = None
+    lora_partial: LoraPartial | None = None
+    trigger_words: Annotated[tuple[Name, ...], Field(max_length=50)] = ()
+    prompt_template: Text = "{prompt}"
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
+    libraries: Annotated[dict[Name, Name], Field(default_factory=dict, max_length=100)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("a seed appears twice")
+        if self.prompt_template.count("{prompt}") != 1:
+            raise ValueError("prompt_template must hold {prompt} exactly once")
+        if self.vae_dtype == self.dtype:
+            raise ValueError("vae_dtype is for another type than dtype: leave it out")
+        if self.lora_partial is not None and self.lora_scale is None:
+            raise ValueError("lora_partial needs a lora_scale")
+        return self
+
+    @property
+    def id(self) -> str:
+        """SHA-256 (hex) of the canonical JSON of all fields but ``libraries``.
+
+        Library versions are recorded for people; were they hashed, every patch release would
+        make a new recipe out of the same settings.
+        """
+        fields = self.known()
+        del fields["libraries"]
+        return canonical_digest(fields)
+
+    def render(self, prompt: str) -> str:
+        """The text that the pipeline is given: trigger words, then the filled template.
+
+        All of them are joined by a comma and a space; ``prompt`` may hold ``{prompt}`` itself.
+        """
+        filled = self.prompt_template.replace("{prompt}", prompt)
+        return ", ".join((*self.trigger_words, filled))
+
 
 FORMAT_VERSION = "1.0"
 """What this package writes."""
@@ -236,3 +434,36 @@ def _unknown_fields(value: object, path: str) -> Iterator[str]:
     elif isinstance(value, tuple):
         for position, item in enumerate(value):
             yield from _unknown_fields(item, f"{path}[{position}]")
+
+
+def manifest_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of ``spec.json``, as the file is written.
+
+    Two rules of the file differ from the Python classes: a field without a value is absent and
+    never null, and every other field is present even where Python has a default for it. What
+    fields mean and the rules that tie them together are in SPEC.md alone.
+    """
+    schema = Manifest.model_json_schema(mode="validation")
+    for part in (schema, *schema["$defs"].values()):
+        _as_written(part)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "urn:gmi-spec:manifest:1",
+        **schema,
+    }
+
+
+def _as_written(part: dict[str, Any]) -> None:
+    part.pop("description")  # the docstring: about Python, and no part of the contract
+    part["required"] = []
+    for name, field in part["properties"].items():
+        field.pop("title", None)
+        if "default" in field and field.pop("default") is None:
+            (kept,) = (option for option in field.pop("anyOf") if option != {"type": "null"})
+            field.update(kept)
+        else:
+            part["required"].append(name)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(manifest_schema(), indent=2, sort_keys=True) + "\n")

@@ -10,8 +10,6 @@ from gmi_registry.errors import InputError
 from gmi_registry.spec.canonical import canonical_digest
 from gmi_registry.spec.fields import MAX_PROMPT_LENGTH, unprintable
 
-__all__ = ["MAX_PROMPTS", "PromptSet"]
-
 MAX_PROMPTS = 1000
 """Prompts in one set."""
 

@@ -12,8 +12,6 @@ from gmi_registry.errors import InputError
 from gmi_registry.spec.canonical import canonical_digest
 from gmi_registry.spec.fields import Name, Part, Sha256, unprintable
 
-__all__ = ["EncoderRef", "HubName", "ModelRef", "Preprocess", "split_file"]
-
 HubName = Literal["hf", "civitai", "local"]
 
 _WORD = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"

@@ -15,19 +15,21 @@ from pydantic import ValidationError
 from gmi_registry import __version__
 from gmi_registry.errors import DigestMismatchError, SpecFormatError
 from gmi_registry.sanitize import first_fault, holds_secret
-from gmi_registry.spec.described import DescribedModel, OwnWeights, are_among
 from gmi_registry.spec.manifest import (
     ROWS_LIMIT,
+    DescribedModel,
     Generation,
+    GenerationRecipe,
     Kernel,
     Manifest,
+    OwnWeights,
     PromptBlock,
     TensorEntry,
     TensorFile,
     Tool,
+    are_among,
 )
 from gmi_registry.spec.prompts import PromptSet
-from gmi_registry.spec.recipe import GenerationRecipe
 from gmi_registry.spec.reference import EncoderRef, ModelRef
 from gmi_registry.spec.tensors import (
     TENSORS_LIMIT,
@@ -37,8 +39,6 @@ from gmi_registry.spec.tensors import (
     encode_tensors,
     storable,
 )
-
-__all__ = ["Spec", "build_spec", "decode_spec", "encode_spec"]
 
 # Where a model can get another id and stay the same.
 _RENAMES = frozenset({"hf", "local"})

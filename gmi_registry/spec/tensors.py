@@ -16,18 +16,6 @@ from safetensors.numpy import save
 from gmi_registry.errors import SpecFormatError
 from gmi_registry.spec.canonical import parse_json
 
-__all__ = [
-    "HEADER_LIMIT",
-    "NORM_RANGE",
-    "TENSORS_LIMIT",
-    "Arrays",
-    "TensorName",
-    "check_values",
-    "decode_tensors",
-    "encode_tensors",
-    "storable",
-]
-
 TENSORS_LIMIT = 16 * 1024 * 1024
 """Bytes of ``spec.tensors``."""
 

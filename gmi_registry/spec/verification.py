@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 from gmi_registry.errors import GmiError
-from gmi_registry.spec.described import OwnWeights, WeightFile
 from gmi_registry.spec.files import (
     PREVIEW_LIMIT,
     PREVIEW_NAME,
@@ -20,10 +19,8 @@ from gmi_registry.spec.files import (
     read_manifest,
     read_spec,
 )
-from gmi_registry.spec.manifest import Manifest
+from gmi_registry.spec.manifest import Manifest, OwnWeights, WeightFile
 from gmi_registry.spec.reference import ModelRef
-
-__all__ = ["Finding", "verify"]
 
 _CHUNK = 1024 * 1024
 

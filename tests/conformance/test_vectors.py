@@ -14,7 +14,7 @@ import pytest
 
 from gmi_registry import errors
 from gmi_registry.spec import ModelRef, read_spec, write_spec
-from gmi_registry.spec.schema import manifest_schema
+from gmi_registry.spec.manifest import manifest_schema
 from tests.conformance import independent_reader
 from tests.conformance.generate_vectors import CASES, VECTORS, lay_out, vector_files
 

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from gmi_registry.cli.main import app
-from gmi_registry.encoders import light
-from gmi_registry.encoders.layout import OnnxFolder
+from gmi_registry.encoders import onnx
+from gmi_registry.encoders.onnx_files import OnnxFolder
 from gmi_registry.hubs.local import LocalHub
 
 
@@ -40,8 +40,8 @@ def test_an_export_lies_where_searches_on_this_machine_look(
     assert document["encoder_id"] == ref.id
     assert document["weights"] == "float16"
     assert document["bytes"] == sum(file["size"] for file in document["files"].values())
-    assert place == light.kept_export("tiny", "random", ref.id, tmp_path / "hub")
-    assert light.exports_of("tiny", "random", None, tmp_path / "hub") == [place]
+    assert place == onnx.kept_export("tiny", "random", ref.id, tmp_path / "hub")
+    assert onnx.exports_of("tiny", "random", None, tmp_path / "hub") == [place]
 
 
 def test_a_check_says_what_it_is(exported: Path) -> None:
@@ -81,8 +81,8 @@ def test_names_that_mean_nothing(hub: Path, tmp_path: Path, name: str, said: str
 def test_where_the_exporter_is_not_installed(
     hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = light.find_spec
-    monkeypatch.setattr(light, "find_spec", lambda name: None if name == "onnx" else real(name))
+    real = onnx.find_spec
+    monkeypatch.setattr(onnx, "find_spec", lambda name: None if name == "onnx" else real(name))
     done = run("export", "tiny/random", "--hub", str(hub), "--output", str(tmp_path / "out"))
     assert done.exit_code == 1
     assert "needs the package 'onnx'" in done.stderr

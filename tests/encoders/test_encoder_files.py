@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gmi_registry.encoders import light
+from gmi_registry.encoders import onnx
 from gmi_registry.encoders.onnx import OnnxEncoder
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.errors import DigestMismatchError, IncomparableSpecsError, MissingExtraError
@@ -39,7 +39,7 @@ def hub(hf_hub: Any, monkeypatch: pytest.MonkeyPatch, exported: Path, ref: Encod
     """A registry with one export, and beside it one of the same name that is not complete."""
     monkeypatch.delenv("GMI_REGISTRY", raising=False)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(light, "has_torch", lambda: False)
+    monkeypatch.setattr(onnx, "has_torch", lambda: False)
     hf_hub.add_user(User("keeper", "hf_keeper", orgs=("gmi-registry",)))
     place = encoder_path(ref.name, ref.pretrained, ref.weights_sha256)
     files = {f"{place}/{path.name}": path.read_bytes() for path in exported.iterdir()}
@@ -73,7 +73,7 @@ def test_a_search_without_torch_fetches_the_encoder_once(
     first = equipment(tmp_path).encoder_like(ref, "the index", searched(tmp_path))
     assert isinstance(first, OnnxEncoder)
     assert first.ref == ref
-    kept = light.kept_export(ref.name, ref.pretrained, ref.id, tmp_path / "cache" / "hub")
+    kept = onnx.kept_export(ref.name, ref.pretrained, ref.id, tmp_path / "cache" / "hub")
     assert len(list(kept.iterdir())) == 5
     assert not any(path.is_symlink() for path in kept.iterdir())
     assert [path.name for path in kept.parent.iterdir()] == [ref.id]
@@ -107,7 +107,7 @@ def test_a_name_that_the_registry_lacks(hub: Any, tmp_path: Path, ref: EncoderRe
 
 
 def test_no_registry_at_all(hf_hub: Any, tmp_path: Path, ref: EncoderRef, monkeypatch: Any) -> None:
-    monkeypatch.setattr(light, "has_torch", lambda: False)
+    monkeypatch.setattr(onnx, "has_torch", lambda: False)
     with pytest.raises(MissingExtraError):
         equipment(tmp_path).encoder_like(ref, "the index", searched(tmp_path))
 

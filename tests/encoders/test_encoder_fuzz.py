@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gmi_registry.encoders.external_data import graph_with_external_data
 from gmi_registry.encoders.graph import read_graph
-from gmi_registry.encoders.outline import outline_of
 from gmi_registry.encoders.wire import WireError
 from tests.support.onnx_fuzz import NAME, honest, hostile, require_seen
 
@@ -71,13 +71,15 @@ def test_what_would_break_the_rule_is_noticed(tmp_path: Path) -> None:
 def test_another_graph_than_the_checked_one_is_noticed() -> None:
     data = honest()
     graph = read_graph(data)
-    run = outline_of(graph, NAME)
+    run = graph_with_external_data(graph, NAME)
     require_seen(graph, data, run)
     first, *rest = graph.nodes
     others = [
-        outline_of(graph._replace(nodes=(first._replace(operator="MaxPool"), *rest)), NAME),
-        outline_of(graph, "secret"),
-        outline_of(graph._replace(weights=graph.weights[1:]), NAME),
+        graph_with_external_data(
+            graph._replace(nodes=(first._replace(operator="MaxPool"), *rest)), NAME
+        ),
+        graph_with_external_data(graph, "secret"),
+        graph_with_external_data(graph._replace(weights=graph.weights[1:]), NAME),
         run + b"\x72\x00",
         run[:1] + bytes([run[1] | 0x80, 0]) + run[2:],
     ]

@@ -14,8 +14,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from gmi_registry.encoders.external_data import graph_with_external_data, with_external_data
 from gmi_registry.encoders.graph import check_graph, read_graph
-from gmi_registry.encoders.outline import outline, outline_of
 from gmi_registry.encoders.wire import WireError
 from gmi_registry.errors import InputError
 from tests.support.onnx_fuzz import Part, honest, joined, parsed, require_seen
@@ -112,7 +112,7 @@ def test_a_field_that_counts_is_there_once() -> None:
             graph = read_graph(data)
         except WireError:
             continue
-        run = outline_of(graph, "image.onnx")
+        run = graph_with_external_data(graph, "image.onnx")
         require_seen(graph, data, run)
         kept += 1
     assert kept > 5
@@ -333,7 +333,7 @@ def other_spellings() -> dict[str, bytes]:
 def test_other_spellings_of_the_same_are_run_as_the_same(case: str, tmp_path: Path) -> None:
     data = other_spellings()[case]
     assert data != honest()
-    run = outline(data, "x")
+    run = with_external_data(data, "x")
     whole = onnx.load_from_string(run).graph.initializer
     assert any(tensor.data_location == TensorProto.EXTERNAL for tensor in whole)
     (tmp_path / "x").write_bytes(data)
@@ -346,4 +346,4 @@ def test_other_spellings_of_the_same_are_run_as_the_same(case: str, tmp_path: Pa
 
 def test_a_reader_of_another_make_reads_the_same() -> None:
     for data in (honest(), *other_spellings().values()):
-        require_seen(read_graph(data), data, outline(data, "image.onnx"))
+        require_seen(read_graph(data), data, with_external_data(data, "image.onnx"))

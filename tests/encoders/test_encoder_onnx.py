@@ -23,15 +23,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from gmi_registry import search
-from gmi_registry.encoders import Encoder, light, load_encoder
+from gmi_registry.encoders import Encoder, load_encoder, onnx
 from gmi_registry.encoders.export import export_encoder
-from gmi_registry.encoders.golden import TOLERANCE, deviation
-from gmi_registry.encoders.layout import Description
-from gmi_registry.encoders.onnx import OnnxEncoder
+from gmi_registry.encoders.onnx import OnnxEncoder, Preprocessing
+from gmi_registry.encoders.onnx_files import TOLERANCE, Description, deviation
 from gmi_registry.encoders.open_clip import OpenClipEncoder
-from gmi_registry.encoders.pixels import Pixels
 from gmi_registry.encoders.protocol import Matched
-from gmi_registry.encoders.wording import ClipTokens, Pair, join_merges, split_merges
+from gmi_registry.encoders.tokenizer import ClipTokens, Pair, join_merges, split_merges
 from gmi_registry.errors import InputError, MissingExtraError
 from gmi_registry.generation.encoding import TowersApart
 from gmi_registry.hubs.local import LocalHub
@@ -99,7 +97,7 @@ def test_pixels_are_those_of_open_clip_to_the_last_bit(
         ),
         is_train=False,
     )
-    ours = Pixels(
+    ours = Preprocessing(
         Preprocess(size=size, mean=mean, std=std, interpolation=interpolation, resize_mode=resize),
         fill,
     )
@@ -118,7 +116,7 @@ def test_an_interpolation_that_open_clip_has_not() -> None:
         size=8, mean=(0, 0, 0), std=(1, 1, 1), interpolation="lanczos", resize_mode="squash"
     )
     with pytest.raises(InputError, match="never resized by lanczos"):
-        Pixels(odd)
+        Preprocessing(odd)
 
 
 # --- tokens
@@ -401,7 +399,7 @@ def test_a_search_with_torch_uses_the_export_too(hub: Path, tmp_path: Path) -> N
 def test_without_torch_and_export_the_error_names_both_ways_out(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(light, "has_torch", lambda: False)
+    monkeypatch.setattr(onnx, "has_torch", lambda: False)
     with pytest.raises(MissingExtraError, match="tiny/random, of which there is no") as caught:
         load_encoder("tiny", "random", folder, cache_dir=tmp_path / "hub")
     hint = str(caught.value.hint)
@@ -413,13 +411,13 @@ def test_without_torch_an_export_in_the_cache_is_found(
     tmp_path: Path, exported: Path, torch_encoder: OpenClipEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = tmp_path / "hub"
-    kept = light.kept_export("tiny", "random", torch_encoder.ref.id, weights)
+    kept = onnx.kept_export("tiny", "random", torch_encoder.ref.id, weights)
     shutil.copytree(exported, kept)
-    monkeypatch.setattr(light, "has_torch", lambda: False)
+    monkeypatch.setattr(onnx, "has_torch", lambda: False)
     encoder = load_encoder("tiny", "random", cache_dir=weights)
     assert isinstance(encoder, OnnxEncoder)
     assert encoder.ref == torch_encoder.ref
-    other = light.kept_export("other", "random", torch_encoder.ref.id, weights)
+    other = onnx.kept_export("other", "random", torch_encoder.ref.id, weights)
     shutil.copytree(exported, other)
     with pytest.raises(MissingExtraError):  # what it says it is decides, not where it lies
         load_encoder("other", "random", cache_dir=weights)

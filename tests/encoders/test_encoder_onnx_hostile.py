@@ -21,13 +21,13 @@ from safetensors.numpy import load, save
 
 from gmi_registry.atomic import read_sealed
 from gmi_registry.encoders import onnx as onnx_module
-from gmi_registry.encoders import trial
+from gmi_registry.encoders import onnx_files
 from gmi_registry.encoders.export import export_encoder
+from gmi_registry.encoders.external_data import with_external_data
 from gmi_registry.encoders.graph import CHECKER, check_graph
-from gmi_registry.encoders.layout import OnnxFolder
 from gmi_registry.encoders.onnx import OnnxEncoder
+from gmi_registry.encoders.onnx_files import OnnxFolder
 from gmi_registry.encoders.open_clip import OpenClipEncoder
-from gmi_registry.encoders.outline import outline
 from gmi_registry.errors import (
     DigestMismatchError,
     GmiError,
@@ -400,13 +400,13 @@ HUGE: dict[str, bytes] = {
 def test_a_model_that_asks_for_more_memory_than_there_is(
     copy: Path, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "_MEMORY", 2**30)
+    monkeypatch.setattr(onnx_files, "_MEMORY", 2**30)
     put(copy, "image.onnx", HUGE[case])
     refuse(copy, r"image\.onnx cannot be run: it asks for more memory beside its weights than")
 
 
 def test_a_trial_that_does_not_end(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "_SECONDS", 2.0)
+    monkeypatch.setattr(onnx_files, "_SECONDS", 2.0)
     put(copy, "image.onnx", slow(2000))
     began = time.perf_counter()
     refuse(copy, "the trial of this encoder did not come to an end in 2 seconds")
@@ -414,9 +414,9 @@ def test_a_trial_that_does_not_end(copy: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_trial_whose_process_dies(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "_MAIN", "import os; os.abort()")
+    monkeypatch.setattr(onnx_files, "_MAIN", "import os; os.abort()")
     refuse(copy, "the trial of this encoder ended with signal 6")
-    monkeypatch.setattr(trial, "_MAIN", "print('no embeddings')")
+    monkeypatch.setattr(onnx_files, "_MAIN", "print('no embeddings')")
     refuse(copy, "gave no embeddings")
 
 
@@ -488,7 +488,7 @@ def test_an_encoder_is_checked_once(copy: Path, tmp_path: Path, checks: list[Pat
     remembered = json.loads(read_sealed(note) or b"")
     assert remembered["checker"] == CHECKER
     for name, digest in remembered["outlines"].items():
-        run = outline((copy / name).read_bytes(), name)
+        run = with_external_data((copy / name).read_bytes(), name)
         assert hashlib.sha256(run).hexdigest() == digest
     shutil.rmtree(memory)
     OnnxEncoder.from_folder(copy, memory=memory)
@@ -557,7 +557,7 @@ def test_another_runtime_is_another_trial(
 ) -> None:
     age(copy)
     OnnxEncoder.from_folder(copy, memory=tmp_path / "memory")
-    monkeypatch.setattr(trial, "version", lambda name: "0.0")
+    monkeypatch.setattr(onnx_files, "version", lambda name: "0.0")
     OnnxEncoder.from_folder(copy, memory=tmp_path / "memory")
     assert checks == [copy, copy]
 

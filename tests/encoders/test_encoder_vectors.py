@@ -14,9 +14,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from gmi_registry.encoders import Encoder
-from gmi_registry.encoders.golden import deviation, golden_pictures
-from gmi_registry.encoders.layout import OnnxFolder
 from gmi_registry.encoders.onnx import OnnxEncoder
+from gmi_registry.encoders.onnx_files import OnnxFolder, deviation, reference_images
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from tests.support.encoder_vectors import ENCODER, EXPORT, VECTORS, vector_files
 
@@ -74,7 +73,7 @@ def test_the_export_of_the_zoo_is_of_the_weights_beside_it() -> None:
 
 
 def test_open_clip_makes_the_same_pixels() -> None:
-    pictures = {image.size: image for image in golden_pictures()}
+    pictures = {image.size: image for image in reference_images()}
     table = json.loads((VECTORS / "pixels.json").read_bytes())
     assert len(table) == 60
     for row in table:

@@ -13,7 +13,7 @@ from gmi_registry.errors import OfflineError, SpecError, SpecNotFoundError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.signature import PrivateKey, sign_spec, verify_signature
-from gmi_registry.signature.source import find_signature
+from gmi_registry.signature.signing import find_signature
 from gmi_registry.spec import (
     DescribedModel,
     ModelRef,

@@ -20,7 +20,7 @@ from gmi_registry.hubs.registry.entries import (
     parse_entry,
     parse_file,
 )
-from gmi_registry.signature import proof
+from gmi_registry.signature import signing
 from gmi_registry.spec import ModelRef
 from tests.support.registry_author import civitai, described
 
@@ -115,10 +115,10 @@ def test_the_version_names_it_on_civitai():
 
 def test_a_signature_is_what_section_8_says():
     assert (SIGNATURE_NAME, ENTRY_FILES[SIGNATURE_NAME]) == (
-        proof.SIGNATURE_NAME,
-        proof.SIGNATURE_LIMIT,
+        signing.SIGNATURE_NAME,
+        signing.SIGNATURE_LIMIT,
     )
-    assert publishing.SIGNATURE_NAME == proof.SIGNATURE_NAME
+    assert publishing.SIGNATURE_NAME == signing.SIGNATURE_NAME
 
 
 def test_what_has_no_place_is_refused():

@@ -43,7 +43,7 @@ from gmi_registry.signature import (
     sign_spec,
     verify_signature,
 )
-from gmi_registry.signature.identity import certified
+from gmi_registry.signature.library import certified
 from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, TENSORS_NAME, ModelRef, Spec, write_spec
 from tests.support import small_spec
 from tests.support.hand_signed import (

@@ -13,10 +13,14 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import load
 
-from gmi_registry.encoders.golden import GOLDEN_TEXTS, TOLERANCE, golden_pictures
-from gmi_registry.encoders.layout import OnnxFolder
-from gmi_registry.encoders.pixels import Pixels
-from gmi_registry.encoders.wording import ClipTokens, split_merges
+from gmi_registry.encoders.onnx import Preprocessing
+from gmi_registry.encoders.onnx_files import (
+    REFERENCE_TEXTS,
+    TOLERANCE,
+    OnnxFolder,
+    reference_images,
+)
+from gmi_registry.encoders.tokenizer import ClipTokens, split_merges
 from gmi_registry.spec import Preprocess
 
 ROOT = Path(__file__).parents[2]
@@ -35,13 +39,13 @@ def vector_files() -> dict[str, bytes]:
     files = {"pixels.json": _json(_pixel_table())}
     folder = OnnxFolder(EXPORT)
     about = folder.description
-    pixels = Pixels(about.encoder.preprocess, about.fill_color)
+    pixels = Preprocessing(about.encoder.preprocess, about.fill_color)
     tokens = ClipTokens(
         split_merges(folder.read("merges.txt")), about.text.length, about.text.cleaning
     )
     golden = load(folder.read("golden.safetensors"))
     pictures = []
-    for place, image in enumerate(golden_pictures()):
+    for place, image in enumerate(reference_images()):
         square = pixels.square(image)
         files[f"{ENCODER}/picture-{place}.png"] = _png(image)
         files[f"{ENCODER}/picture-{place}.input.png"] = _png(Image.fromarray(square))
@@ -58,7 +62,7 @@ def vector_files() -> dict[str, bytes]:
             "tokens": tokens([text])[0].tolist(),
             "embedding": _numbers(golden["text_embeddings"][place]),
         }
-        for place, text in enumerate(GOLDEN_TEXTS)
+        for place, text in enumerate(REFERENCE_TEXTS)
     ]
     document = {
         "encoder": about.encoder.model_dump(mode="json"),
@@ -83,8 +87,8 @@ def _pixel_table() -> list[dict[str, Any]]:
             interpolation=interpolation,
             resize_mode=mode,
         )
-        pixels = Pixels(preprocess, FILL)
-        for image in golden_pictures():
+        pixels = Preprocessing(preprocess, FILL)
+        for image in reference_images():
             square = np.ascontiguousarray(pixels.square(image))
             table.append(
                 {

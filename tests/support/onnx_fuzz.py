@@ -33,10 +33,14 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from gmi_registry.encoders.external_data import (
+    aligned,
+    graph_with_external_data,
+    with_external_data,
+)
 from gmi_registry.encoders.graph import OPERATORS, Graph, Tensor, read_graph
-from gmi_registry.encoders.layout import FileEntry, OnnxFolder
 from gmi_registry.encoders.onnx import OnnxEncoder
-from gmi_registry.encoders.outline import aligned, outline, outline_of
+from gmi_registry.encoders.onnx_files import FileEntry, OnnxFolder
 from gmi_registry.encoders.wire import WireError, varint
 from gmi_registry.errors import GmiError
 
@@ -553,8 +557,8 @@ def fuzz(count: int, seed: int) -> dict[str, int]:
             except WireError:
                 found["refused by the check"] += 1
                 continue
-            made = outline_of(graph, NAME)
-            assert made == outline(data, NAME), case
+            made = graph_with_external_data(graph, NAME)
+            assert made == with_external_data(data, NAME), case
             require_seen(graph, data, made)
             put(folder, data)
             opened.names()

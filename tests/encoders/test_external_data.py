@@ -1,4 +1,4 @@
-"""Weights that are mapped where they lie: an ONNX file's outline, and how exports are laid out."""
+"""Weights that are mapped where they lie: references in a graph, and how exports are laid out."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from gmi_registry.encoders.layout import OnnxFolder
+from gmi_registry.encoders.external_data import ALIGNMENT, aligned, with_external_data
 from gmi_registry.encoders.onnx import OnnxEncoder
-from gmi_registry.encoders.outline import ALIGNMENT, aligned, outline
+from gmi_registry.encoders.onnx_files import OnnxFolder
 from gmi_registry.encoders.wire import MOST_PARTS, VARINT, WireError, fields, varint, written
 from gmi_registry.errors import InputError
 from tests.support.spoiled_export import put
@@ -42,9 +42,12 @@ def weights(model: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", TOWERS)
-def test_an_outline_refers_to_the_weights_and_holds_the_rest(exported: Path, name: str) -> None:
+def test_a_graph_refers_to_the_weights_and_holds_the_rest(exported: Path, name: str) -> None:
     data = (exported / name).read_bytes()
-    whole, made = onnx.load_from_string(data), onnx.load_from_string(outline(data, "x.onnx"))
+    whole, made = (
+        onnx.load_from_string(data),
+        onnx.load_from_string(with_external_data(data, "x.onnx")),
+    )
     outside = references(made)
     known = weights(whole)
     large = {name for name, tensor in known.items() if len(tensor.raw_data) >= 4096}
@@ -56,12 +59,14 @@ def test_an_outline_refers_to_the_weights_and_holds_the_rest(exported: Path, nam
     for title, tensor in weights(made).items():
         assert (tensor.dims, tensor.data_type) == (known[title].dims, known[title].data_type)
         assert title in large or tensor == known[title]
-    assert len(outline(data, "x.onnx")) < len(data) / 4
+    assert len(with_external_data(data, "x.onnx")) < len(data) / 4
 
 
 @pytest.mark.parametrize("name", TOWERS)
 def test_exports_put_weights_where_a_processor_likes_them(exported: Path, name: str) -> None:
-    outside = references(onnx.load_from_string(outline((exported / name).read_bytes(), "x.onnx")))
+    outside = references(
+        onnx.load_from_string(with_external_data((exported / name).read_bytes(), "x.onnx"))
+    )
     assert {offset % ALIGNMENT for offset, _ in outside.values()} == {0}
 
 
@@ -73,8 +78,8 @@ def shifted(data: bytes) -> bytes:
     for blanks in range(1, 9):
         model.producer_name = "x" * blanks
         made: bytes = model.SerializeToString()
-        if len(references(onnx.load_from_string(outline(made, "x.onnx")))) < len(
-            references(onnx.load_from_string(outline(data, "x.onnx")))
+        if len(references(onnx.load_from_string(with_external_data(made, "x.onnx")))) < len(
+            references(onnx.load_from_string(with_external_data(data, "x.onnx")))
         ):
             return made
     raise AssertionError("every weight fell on a good place")
@@ -105,7 +110,7 @@ def test_alignment_whatever_comes_before(extra: int) -> None:
     graph = helper.make_graph([], "g", [side], [side], initializer=rows)
     opset = [helper.make_opsetid("", 18)]
     data = aligned(helper.make_model(graph, opset_imports=opset).SerializeToString())
-    outside = references(onnx.load_from_string(outline(data, "x.onnx")))
+    outside = references(onnx.load_from_string(with_external_data(data, "x.onnx")))
     assert len(outside) == 4
     assert {offset % ALIGNMENT for offset, _ in outside.values()} == {0}
     assert aligned(data) == data
@@ -169,8 +174,8 @@ def test_a_view_is_the_file(exported: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x08", b"\x3a\x05", b"garbage", b"\x3a\x00\x3a\x00"])
-def test_what_is_no_model_has_no_outline(data: bytes) -> None:
-    for rewrite in (aligned, lambda data: outline(data, "x.onnx")):
+def test_what_is_no_model_is_refused(data: bytes) -> None:
+    for rewrite in (aligned, lambda data: with_external_data(data, "x.onnx")):
         with pytest.raises(WireError):
             rewrite(data)
 

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from gmi_registry.errors import InputError
 
-__all__ = ["Cleaning", "ClipTokens", "join_merges", "split_merges"]
-
 Cleaning = Literal["lower", "whitespace", "canonicalize"]
 
 _START, _END = "<start_of_text>", "<end_of_text>"

@@ -2,7 +2,7 @@
 
 They are an ONNX file without its weights, which the runtime maps where they lie, and does not copy.
 Given the whole file as bytes, onnxruntime copies it, reads the weights into messages and copies
-those. Given this outline it opens the file itself, and a tower takes the memory that the system
+those. Given this graph it opens the file itself, and a tower takes the memory that the system
 lends it: https://onnx.ai/onnx/repo-docs/ExternalData.html. The file stays one and complete in
 itself.
 """
@@ -23,8 +23,6 @@ from gmi_registry.encoders.graph import (
 )
 from gmi_registry.encoders.wire import BYTES, FIXED32, VARINT, varint, written
 
-__all__ = ["ALIGNMENT", "aligned", "outline", "outline_of"]
-
 ALIGNMENT = 64
 """Bytes: a line of the processor's cache, and the longest register."""
 
@@ -38,15 +36,15 @@ _DIMS, _TYPE, _TENSOR_NAME, _RAW, _DOC, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 12, 1
 Pieces = list[bytes | memoryview]
 
 
-def outline(data: bytes | memoryview, location: str) -> bytes:
-    """The ONNX file ``data`` as it is run: :func:`outline_of` the graph that it holds.
+def with_external_data(data: bytes | memoryview, location: str) -> bytes:
+    """The ONNX file ``data`` as it is run: its graph with references for its weights.
 
     Raises WireError as :func:`~gmi_registry.encoders.graph.read_graph`.
     """
-    return outline_of(read_graph(data), location)
+    return graph_with_external_data(read_graph(data), location)
 
 
-def outline_of(graph: Graph, location: str) -> bytes:
+def graph_with_external_data(graph: Graph, location: str) -> bytes:
     """A graph with references for its weights into the file of that name, from which it was read.
 
     Weights are in it that are small, or lie where a processor would not read them as numbers. The

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.scale.hub import ENCODER, GAMMA, D, N, entry
-from gmi_registry.index import Filters, ImageQuestion, IndexedSpec, Standing
-from gmi_registry.index.comparison import answer
-from gmi_registry.index.stored import FolderFiles, Row, StoredIndex, update_index
+from gmi_registry.index import Filters, ImageQuery, IndexedSpec, SpecStatus
+from gmi_registry.index.rank import rank_groups
+from gmi_registry.index.stored import FolderFiles, NewSpec, StoredIndex, update_index
 from gmi_registry.scoring import SCORES, Query, gram
 from gmi_registry.search.source import HubIndex
 
@@ -58,7 +58,7 @@ class Source:
         self._prompts = self._rng.normal(size=(N, D)).astype(np.float16)
         self.seconds = 0.0
 
-    def rows(self, start: int, stop: int) -> Iterator[Row]:
+    def rows(self, start: int, stop: int) -> Iterator[NewSpec]:
         for number in range(start, stop):
             began = time.perf_counter()
             row = self._row(number)
@@ -74,7 +74,7 @@ class Source:
         scale = scale * np.sqrt(variance / np.square(scale).sum())
         return (self._rng.standard_normal((rows, D), np.float32) * scale) @ self._basis
 
-    def _row(self, number: int) -> Row:
+    def _row(self, number: int) -> NewSpec:
         style = self._families[number % len(self._families)] + self._drawn(1, 13, -0.8)
         images = (self._content + style + self._drawn(N, 17, -2.9)).astype(np.float16)
         described = entry(number)
@@ -83,7 +83,7 @@ class Source:
         indexed = IndexedSpec(
             described, images, self._prompts, gram(images, GAMMA).astype(np.float32)
         )
-        return Row(indexed, Standing(False, "verified", f"{number:040x}"), ENCODER)
+        return NewSpec(indexed, SpecStatus(False, "verified", f"{number:040x}"), ENCODER)
 
 
 def operation(work: str, folder: Path, models: int) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def operation(work: str, folder: Path, models: int) -> dict[str, Any]:
         mine = {"MB written": change.written / 1e6, "files": len(change.new)}
         return {"seconds": seconds} | mine
     filters = Filters(tags=(RARE,)) if work == "tag" else Filters()
-    question = ImageQuestion(source.query(), SCORES["paper" if work == "paper" else "default"])
+    question = ImageQuery(source.query(), SCORES["paper" if work == "paper" else "default"])
     began = time.perf_counter()
     cache = folder / "cache"
     with StoredIndex.open(FolderFiles(folder / "index"), cache_dir=cache) as stored:
@@ -111,7 +111,7 @@ def operation(work: str, folder: Path, models: int) -> dict[str, Any]:
         index = HubIndex(stored, "hf", "made")
         selections = index.select(filters)
         selected = time.perf_counter()
-        found = answer(index, selections, question, best_prompts=0)
+        found = rank_groups(index, selections, question, best_prompts=0)
         ended = time.perf_counter()
     return {
         "seconds": ended - began,

@@ -20,9 +20,9 @@ from safetensors.numpy import load, save
 
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.errors import GmiError
-from gmi_registry.index import Hubness, SpecCache, Universal, measured
+from gmi_registry.index import Hubness, SpecCache, Universal, measure_hubness
+from gmi_registry.index.groups import ModelGroup
 from gmi_registry.index.hubness import FEWEST
-from gmi_registry.index.stack import Stack
 
 _SIDE, _ACROSS = 96, 8
 # Part of the name of what is kept: numbers of another way to measure are others.
@@ -62,7 +62,7 @@ def embedded(encoder: Encoder, cache: SpecCache) -> NDArray[np.float32]:
     return found
 
 
-def hubness(stack: Stack, cache: SpecCache, encoder: Encoder | None = None) -> Hubness:
+def hubness(stack: ModelGroup, cache: SpecCache, encoder: Encoder | None = None) -> Hubness:
     """Who of ``stack`` is near everything, measured now unless that is known.
 
     The pictures take part where ``cache`` has what the encoder made of them, or ``encoder`` is
@@ -72,12 +72,12 @@ def hubness(stack: Stack, cache: SpecCache, encoder: Encoder | None = None) -> H
     known = known_hubness(stack, cache)
     if known is not None and (known.pictures or asked is None):
         return known
-    found = measured(stack, asked)
+    found = measure_hubness(stack, asked)
     cache.keep("hubness", _measured_name(stack), found.to_bytes())
     return found
 
 
-def known_hubness(stack: Stack, cache: SpecCache) -> Hubness | None:
+def known_hubness(stack: ModelGroup, cache: SpecCache) -> Hubness | None:
     """What was measured before of exactly these members, or None."""
     data = cache.kept("hubness", _measured_name(stack))
     try:
@@ -87,7 +87,7 @@ def known_hubness(stack: Stack, cache: SpecCache) -> Hubness | None:
         return None
 
 
-def known_universal(stack: Stack, cache: SpecCache) -> Mapping[str, Universal]:
+def known_universal(stack: ModelGroup, cache: SpecCache) -> Mapping[str, Universal]:
     """The members that are near everything, for a search: as far as they were measured before, or
     are so few that it takes no time, and their images are on this machine."""
     known = known_hubness(stack, cache)
@@ -103,7 +103,7 @@ def known_universal(stack: Stack, cache: SpecCache) -> Mapping[str, Universal]:
     return known.universal
 
 
-def background_of(stack: Stack, cache: SpecCache) -> NDArray[np.float32] | None:
+def background_of(stack: ModelGroup, cache: SpecCache) -> NDArray[np.float32] | None:
     """What the encoder of ``stack`` made of the pictures, where ``cache`` has it: [64, D]."""
     return kept_pictures(stack.key.encoder_id, stack.image_dim, cache)
 
@@ -126,5 +126,5 @@ def _name(encoder_id: str) -> str:
     return f"{encoder_id} {pictures_digest()}"
 
 
-def _measured_name(stack: Stack) -> str:
+def _measured_name(stack: ModelGroup) -> str:
     return f"{_METHOD} {stack.key} {stack.digest} {pictures_digest()}"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gmi_registry.index.cache import SpecCache
-from gmi_registry.index.eviction import StoredFile, evict, stored_files
+from gmi_registry.index.cache import SpecCache, StoredFile, evict, stored_files
 from gmi_registry.index.stored.database import database_path, kept_database
 
 __all__ = ["CachePart", "Pruned", "cache_parts", "prune"]

@@ -25,18 +25,6 @@ from typing import Literal
 from gmi_registry.spec.address import repository_name
 from gmi_registry.spec.fields import unprintable
 
-__all__ = [
-    "UNKNOWN_TRAITS",
-    "Clause",
-    "Field",
-    "Filters",
-    "Traits",
-    "bases",
-    "fold",
-    "listed_bases",
-    "plain_tags",
-]
-
 Field = Literal["tag", "base_model", "kind", "mark"]
 """What a clause looks at. Marks are ``stale``, and ``mature`` for what Civitai rates above PG."""
 

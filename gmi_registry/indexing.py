@@ -11,19 +11,19 @@ from gmi_registry.errors import GmiError, InputError, RateLimitError, SpecFormat
 from gmi_registry.filters import Filters
 from gmi_registry.hubs.protocol import Hub, Listing, bases_in, with_base_names
 from gmi_registry.hubs.resolve import read_from
-from gmi_registry.index import IndexEntry, SkippedSpec, Standing
-from gmi_registry.index.crew import in_order
+from gmi_registry.index import IndexEntry, SkippedSpec, SpecStatus
 from gmi_registry.index.stored import (
     DOCUMENT_NAME,
-    Description,
     FolderFiles,
     IndexChange,
-    Row,
+    MetadataUpdate,
+    NewSpec,
     StoredIndex,
     update_index,
 )
 from gmi_registry.search.source import without_spec
 from gmi_registry.spec import ModelRef
+from gmi_registry.threads import map_in_order
 
 Progress = Callable[[int, int], None]
 """Told (done, all) specifications that had to be read."""
@@ -88,7 +88,7 @@ def index_hubs(
     return Indexing(change, listed, len(work.fresh), skipped)
 
 
-def _known(folder: Path, cache_dir: Path) -> dict[ModelRef, tuple[IndexEntry, Standing]]:
+def _known(folder: Path, cache_dir: Path) -> dict[ModelRef, tuple[IndexEntry, SpecStatus]]:
     if not (folder / DOCUMENT_NAME).exists():
         return {}
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache_dir) as index:
@@ -108,14 +108,14 @@ class _Work:
     present: set[ModelRef] = field(default_factory=set)
     renamed: set[ModelRef] = field(default_factory=set)
     fresh: list[tuple[Hub, Listing]] = field(default_factory=list)
-    described: list[Description] = field(default_factory=list)
+    described: list[MetadataUpdate] = field(default_factory=list)
     skipped: list[SkippedSpec] = field(default_factory=list)
 
     def sort(
         self,
         hub: Hub,
         listing: Listing,
-        known: tuple[IndexEntry, Standing] | None,
+        known: tuple[IndexEntry, SpecStatus] | None,
         wanted: Filters,
     ) -> None:
         """Find the place of one; ``known`` is what the index has of its model."""
@@ -134,10 +134,10 @@ class _Work:
             return
         self.present.add(listing.ref.identity)
         if (now, told) != (entry, replace(standing, stale=None)):
-            self.described.append(Description(now, told))
+            self.described.append(MetadataUpdate(now, told))
 
 
-def _is_read(listing: Listing, entry: IndexEntry, standing: Standing) -> bool:
+def _is_read(listing: Listing, entry: IndexEntry, standing: SpecStatus) -> bool:
     """Whether the index has the specification that a hub lists, told without reading it."""
     if entry.described_as is not None and not (
         listing.ref.hub == "hf" and listing.ref == entry.model
@@ -157,9 +157,9 @@ def _pins(listing: Listing) -> bool:
     return listing.ref.revision is not None
 
 
-def _standing(listing: Listing) -> Standing:
+def _standing(listing: Listing) -> SpecStatus:
     """What the index keeps of what a hub says; whether the weights have changed is soon old."""
-    return Standing(trust=listing.trust, stamp=listing.stamp)
+    return SpecStatus(trust=listing.trust, stamp=listing.stamp)
 
 
 def _today(listing: Listing, entry: IndexEntry) -> IndexEntry:
@@ -191,11 +191,11 @@ class _Reading:
         self._renamed = renamed
         self._refuted: set[ModelRef] = set()
 
-    def rows(self, listings: Sequence[tuple[Hub, Listing]]) -> Iterator[Row | ModelRef]:
+    def rows(self, listings: Sequence[tuple[Hub, Listing]]) -> Iterator[NewSpec | ModelRef]:
         """Those that can be used, in order; of one that does not pass, or is not the model that it
         was taken for, its reference: it leaves."""
         self._progress(0, len(listings))
-        outcomes = in_order(self._read, listings, self._workers)
+        outcomes = map_in_order(self._read, listings, self._workers)
         for done, outcome in enumerate(outcomes, 1):
             if isinstance(outcome, SkippedSpec):
                 self.skipped.append(outcome)
@@ -208,11 +208,11 @@ class _Reading:
                 yield outcome.indexed.entry.model
             self._progress(done, len(listings))
 
-    def _passes(self, row: Row) -> bool:
+    def _passes(self, row: NewSpec) -> bool:
         entry = row.indexed.entry
         return self._wanted[entry.model.hub].admits(entry.traits(row.standing))
 
-    def _read(self, it: tuple[Hub, Listing]) -> Row | SkippedSpec:
+    def _read(self, it: tuple[Hub, Listing]) -> NewSpec | SkippedSpec:
         hub, listing = it
         if self.refusal is not None:
             return SkippedSpec(listing.ref, f"not read any more: {self.refusal.message}")
@@ -225,6 +225,6 @@ class _Reading:
             if isinstance(error, SpecFormatError) and listing.ref.identity in self._renamed:
                 self._refuted.add(listing.ref.identity)
             return SkippedSpec(listing.ref, error.message)
-        row = Row.of(spec, _standing(listing))
+        row = NewSpec.of(spec, _standing(listing))
         entry = _today(listing, row.indexed.entry)
         return replace(row, indexed=replace(row.indexed, entry=entry))

@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from gmi_registry.background import kept_pictures
 from gmi_registry.hubs.registry.review import Finding
-from gmi_registry.index import Hubness, IndexedSpec, SpecCache, measured
-from gmi_registry.index.hubness import CANDIDATE, FEWEST, repeated_by, usual_norms
-from gmi_registry.index.name import identity_of
-from gmi_registry.index.stack import Stack
+from gmi_registry.index import Hubness, IndexedSpec, SpecCache, measure_hubness
+from gmi_registry.index.groups import ModelGroup, identity_of
+from gmi_registry.index.hubness import CANDIDATE, FEWEST, repeated_members, usual_norms
 from gmi_registry.scoring.sweep import norm_range
 from gmi_registry.spec import Spec
 
@@ -22,7 +21,7 @@ _HINT = "gmi index build DIR --hub HUB, and --index DIR"
 _TIMES_AS_LONG = 3.0
 
 
-def proposal_findings(spec: Spec, stack: Stack | None, cache: SpecCache) -> list[Finding]:
+def proposal_findings(spec: Spec, stack: ModelGroup | None, cache: SpecCache) -> list[Finding]:
     """Whether a proposed specification holds what its encoder gives for images, repeats a model of
     ``stack``, or is near all of them.
 
@@ -37,12 +36,12 @@ def proposal_findings(spec: Spec, stack: Stack | None, cache: SpecCache) -> list
     if stack is None:
         why = "no index of models that this one can be compared with"
         return [norms, Finding("copies", "skipped", why, _HINT), Finding("hubness", "skipped", why)]
-    found = measured(stack, pictures, images)
-    return [norms, _copies(spec, stack, repeated_by(stack, images)), _near_all(found)]
+    found = measure_hubness(stack, pictures, images)
+    return [norms, _copies(spec, stack, repeated_members(stack, images)), _near_all(found)]
 
 
 def _norms(
-    images: NDArray[np.float16], stack: Stack | None, pictures: NDArray[np.float32] | None
+    images: NDArray[np.float16], stack: ModelGroup | None, pictures: NDArray[np.float32] | None
 ) -> Finding:
     """By the pictures, which are the reader's own; where these were never read, by what most of the
     other models hold."""
@@ -63,7 +62,7 @@ def _norms(
     return Finding("norms", "failed", f"not what its encoder gives for images: {detail}", hint)
 
 
-def _copies(spec: Spec, stack: Stack, rows: Sequence[int]) -> Finding:
+def _copies(spec: Spec, stack: ModelGroup, rows: Sequence[int]) -> Finding:
     own = str(spec.manifest.model.ref.identity)
     names = [stack.names[row] for row in rows]
     others = [name for name in names if identity_of(name) != own]

@@ -20,8 +20,8 @@ from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.entries import entry_of, entry_path
 from gmi_registry.hubs.registry.supplement import SupplementedHub
-from gmi_registry.index import ImageQuestion
-from gmi_registry.index.served import ServedIndex, serve_into
+from gmi_registry.index import ImageQuery
+from gmi_registry.index.qdrant import QdrantIndex, serve_into
 from gmi_registry.index.stored import FolderFiles, StoredIndex
 from gmi_registry.indexing import index_hubs
 from gmi_registry.regeneration.plan import make_plan
@@ -208,7 +208,7 @@ def test_the_same_hits_by_every_way(hub, found, asked):
             for stack in stored.groups:
                 serve_into(client, stack, stored.standing, encoder=stack.encoder, collection="all")
         query = build_query([picture((200, 9, 9))], world.encoder, interrogator="none")
-        question = ImageQuestion(query, SCORES["default"])
+        question = ImageQuery(query, SCORES["default"])
         # The first fills the cache, so that all is at hand offline.
         for chosen in (Filters(), *asked):
             right = {f"owner/m{number}" for number, it in enumerate(found) if expected(it, chosen)}
@@ -216,7 +216,7 @@ def test_the_same_hits_by_every_way(hub, found, asked):
             assert world.hits(chosen, offline=True) == right, f"offline: {chosen}"
             assert world.hits(chosen, folder) == right, f"index: {chosen}"
             if client.get_collections().collections:
-                with ServedIndex.open(client, collection="all") as served:
+                with QdrantIndex.open(client, collection="all") as served:
                     served_hits = served.answer(question, chosen, hub="hf", top=None).hits
                 assert {hit.ref.id for hit in served_hits} == right, f"server: {chosen}"
         # An index of some models holds those that pass.

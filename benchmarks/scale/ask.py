@@ -14,17 +14,10 @@ import numpy as np
 from benchmarks.scale.build import entry_name
 from benchmarks.scale.hub import ENCODER, SHARES, MadeHub, N
 from benchmarks.scale.spectrum import ICONS
-from gmi_registry.index import (
-    Filters,
-    ImageQuestion,
-    ModelQuestion,
-    Question,
-    TextQuestion,
-    Wording,
-)
-from gmi_registry.index.comparison import answer
-from gmi_registry.index.name import without
-from gmi_registry.index.stored import FolderFiles, StoredIndex, StoredStack
+from gmi_registry.index import Filters, ImageQuery, IndexQuery, ModelQuery, TextQuery, Wording
+from gmi_registry.index.groups import rows_without
+from gmi_registry.index.rank import rank_groups
+from gmi_registry.index.stored import FolderFiles, StoredGroup, StoredIndex
 from gmi_registry.scoring import SCORES, Query
 from gmi_registry.scoring.default import SHRINKAGE, whitened_means
 from gmi_registry.search.source import HubIndex
@@ -134,9 +127,9 @@ def asked(work: str, stored: StoredIndex, folder: Path, queries: int) -> dict[st
     filters = selections().get(work, Filters())
     asked = questions(work, stack, queries)
 
-    def once(question: Question) -> list[Any]:
+    def once(question: IndexQuery) -> list[Any]:
         selected = index.select(filters, question.about)
-        return list(answer(index, selected, question, top=TOP, best_prompts=0).groups[0].hits)
+        return list(rank_groups(index, selected, question, top=TOP, best_prompts=0).groups[0].hits)
 
     first, _ = _timed(once, asked[0])
     times, hits = zip(*(_timed(once, question) for question in asked), strict=True)
@@ -155,21 +148,21 @@ def asked(work: str, stored: StoredIndex, folder: Path, queries: int) -> dict[st
     return found
 
 
-def questions(work: str, stack: StoredStack, queries: int) -> list[Question]:
+def questions(work: str, stack: StoredGroup, queries: int) -> list[IndexQuery]:
     """One for each query image, or for the model that it is by."""
     hub = MadeHub(ICONS)
     numbers, images = hub.queries(len(stack), queries)
     if work == "words":
         # Texts have the images' space; where they lie in it this hub does not say.
-        return [TextQuestion(image, ENCODER.id) for image in images]
+        return [TextQuery(image, ENCODER.id) for image in images]
     if work == "like":
         rows = {name: row for row, name in enumerate(stack.names)}
         names = [entry_name(int(number)) for number in numbers]
-        return [ModelQuestion(stack.indexed(rows[name])) for name in names]
+        return [ModelQuery(stack.indexed(rows[name])) for name in names]
     if work == "style":
         plain = [Query(image[None], None, (None,), "none", ENCODER.id) for image in images]
         return [
-            ImageQuestion(query, SCORES["default"], None, Wording(image, _LOGIT_SCALE))
+            ImageQuery(query, SCORES["default"], None, Wording(image, _LOGIT_SCALE))
             for query, image in zip(plain, images, strict=True)
         ]
     # About as near to one prompt as to another, as texts are: weights vary by a quarter.
@@ -177,18 +170,18 @@ def questions(work: str, stack: StoredStack, queries: int) -> list[Question]:
     score = SCORES["paper" if work == "paper" else "default"]
     pseudo = (None if wording is None else "words",)
     return [
-        ImageQuestion(Query(image[None], wording, pseudo, "none", ENCODER.id), score)
+        ImageQuery(Query(image[None], wording, pseudo, "none", ENCODER.id), score)
         for image in images
     ]
 
 
-def _recall(stack: StoredStack, questions: Sequence[Question], hits: Any) -> dict[str, Any]:
+def _recall(stack: StoredGroup, questions: Sequence[IndexQuery], hits: Any) -> dict[str, Any]:
     """The share of the first ten that are as near as the tenth of the full pass, and how long that
     takes."""
     shares, times = [], []
     for question, mine in zip(questions, hits, strict=False):
         about = [] if question.about is None else [str(question.about)]
-        chosen = without(range(len(stack)), stack.names, about)
+        chosen = rows_without(range(len(stack)), stack.names, about)
         began = time.perf_counter()
         distances = question.distances(stack, chosen)
         times.append(time.perf_counter() - began)

@@ -12,20 +12,22 @@ import numpy as np
 from benchmarks.scale.hub import BLOCK, ENCODER, KEY, OWNER, PROMPTS, D, MadeHub, N, entry
 from benchmarks.scale.spectrum import ICONS
 from gmi_registry.index.stored import update_index
-from gmi_registry.index.stored.document import IndexDocument
-from gmi_registry.index.stored.layout import part_layout, prompts_layout
-from gmi_registry.index.stored.line import EntryLine
-from gmi_registry.index.stored.record import (
-    FileRecord,
-    GroupRecord,
-    KeyRecord,
+from gmi_registry.index.stored.format import (
+    FileMetadata,
+    GroupMetadata,
+    IndexDocument,
+    KeyMetadata,
     NamedPrompts,
-    PartRecord,
-    StatisticsRecord,
+    PartMetadata,
+    Statistics,
+    StatisticsMetadata,
+    StoredMetadata,
     file_name,
+    part_layout,
+    prompts_layout,
+    sample_of,
 )
-from gmi_registry.index.stored.statistics import Statistics, sample_of
-from gmi_registry.index.stored.store import Store
+from gmi_registry.index.stored.writer import IndexFolder
 
 
 def whole(folder: Path, models: int, hub: MadeHub) -> None:
@@ -37,19 +39,19 @@ def without_images(folder: Path, models: int, hub: MadeHub) -> None:
     """The same files less images and Gram matrices, which ``index.json`` names all the same, with
     digests that no file has: whoever asked for one would be refused."""
     folder.mkdir(parents=True, exist_ok=True)
-    key = KeyRecord(
+    key = KeyMetadata(
         encoder_id=KEY.encoder_id,
         prompt_set_id=KEY.prompt_set_id,
         kernel="rbf",
         gamma=KEY.gamma,
         images_per_prompt=1,
     )
-    store = Store(folder)
+    store = IndexFolder(folder)
     with ProcessPoolExecutor(2) as pool:
         blocks = range(models // BLOCK)
         parts = tuple(pool.map(_part, [folder] * len(blocks), [key.folder] * len(blocks), blocks))
     layout = prompts_layout(N, D)
-    record = GroupRecord(
+    record = GroupMetadata(
         key=key,
         encoder=ENCODER,
         prompt_set=NamedPrompts(name=PROMPTS.name, prompts=PROMPTS.prompts),
@@ -61,11 +63,11 @@ def without_images(folder: Path, models: int, hub: MadeHub) -> None:
     store.conclude(document.to_bytes(), document.files)
 
 
-def _part(folder: Path, group: str, block: int) -> PartRecord:
-    hub, store = MadeHub(ICONS), Store(folder)
+def _part(folder: Path, group: str, block: int) -> PartMetadata:
+    hub, store = MadeHub(ICONS), IndexFolder(folder)
     layout = part_layout("means", BLOCK, N, D)
     numbers = range(block * BLOCK, (block + 1) * BLOCK)
-    return PartRecord(
+    return PartMetadata(
         rows=BLOCK,
         entries=store.put(group, "entries", _lines(numbers)),
         means=store.put(group, "means", layout.pieces({"means": hub.means(block)})),
@@ -76,16 +78,16 @@ def _part(folder: Path, group: str, block: int) -> PartRecord:
 
 def _lines(numbers: range) -> Iterator[bytes]:
     for number in numbers:
-        yield EntryLine.of(entry(number), OWNER, PROMPTS.name).to_bytes() + b"\n"
+        yield StoredMetadata.of(entry(number), OWNER, PROMPTS.name).to_bytes() + b"\n"
 
 
-def _absent(group: str, kind: str, block: int) -> FileRecord:
+def _absent(group: str, kind: str, block: int) -> FileMetadata:
     digest = hashlib.sha256(b"%s %d" % (kind.encode(), block)).hexdigest()
     size = part_layout(kind, BLOCK, N, D).size
-    return FileRecord(name=file_name(group, kind, digest), sha256=digest, size=size)
+    return FileMetadata(name=file_name(group, kind, digest), sha256=digest, size=size)
 
 
-def _statistics(store: Store, group: str, models: int, hub: MadeHub) -> StatisticsRecord:
+def _statistics(store: IndexFolder, group: str, models: int, hub: MadeHub) -> StatisticsMetadata:
     numbers = sorted(range(models), key=lambda number: str(entry_name(number)))
     digests = [hashlib.sha256(b"%d" % number).hexdigest() for number in numbers]
 
@@ -94,7 +96,7 @@ def _statistics(store: Store, group: str, models: int, hub: MadeHub) -> Statisti
 
     found = Statistics.of(digests, images, np.arange(N, dtype=np.int32))
     pieces = Statistics.layout(D).pieces(found.arrays)
-    return StatisticsRecord(
+    return StatisticsMetadata(
         file=store.put(group, "statistics", pieces),
         freedom=found.scatter.freedom,
         temperature=found.temperature,

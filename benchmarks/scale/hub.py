@@ -13,8 +13,8 @@ from functools import cache
 import numpy as np
 
 from benchmarks.scale.spectrum import Spectrum
-from gmi_registry.index import ComparabilityKey, IndexedSpec, IndexEntry, Standing
-from gmi_registry.index.stored import Row
+from gmi_registry.index import ComparabilityKey, IndexedSpec, IndexEntry, SpecStatus
+from gmi_registry.index.stored import NewSpec
 from gmi_registry.scoring import gram
 from gmi_registry.spec import EncoderRef, ModelRef, Preprocess, PromptSet
 
@@ -40,7 +40,7 @@ ENCODER = EncoderRef(
     text_dim=D,
 )
 KEY = ComparabilityKey(ENCODER.id, PROMPTS.id, "rbf", GAMMA, 1)
-OWNER = Standing(False, "owner")
+OWNER = SpecStatus(False, "owner")
 
 
 class MadeHub:
@@ -99,12 +99,12 @@ class MadeHub:
         own = self._drawn(rng, count, self._spectrum.own)
         return asked, styles + shown + own + self._centre
 
-    def rows(self, start: int, stop: int) -> Iterator[Row]:
+    def rows(self, start: int, stop: int) -> Iterator[NewSpec]:
         """Whole specifications."""
         for number in range(start, stop):
             images = self.images(number)
             own = gram(images, GAMMA).astype(np.float32, copy=False)
-            yield Row(IndexedSpec(entry(number), images, self.prompts, own), OWNER, ENCODER)
+            yield NewSpec(IndexedSpec(entry(number), images, self.prompts, own), OWNER, ENCODER)
 
 
 def entry(number: int) -> IndexEntry:

@@ -17,7 +17,7 @@ from gmi_registry.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from gmi_registry.index.eviction import StoredFile
+    from gmi_registry.index.cache import StoredFile
 
 
 app: typer.Typer = new_app("Look at, or delete, what earlier searches kept.")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from gmi_registry.encoders.protocol import Encoder
     from gmi_registry.index import ComparabilityKey, Hubness, SpecCache
-    from gmi_registry.index.stored import StoredIndex, StoredStack
+    from gmi_registry.index.stored import StoredGroup, StoredIndex
     from gmi_registry.indexing import Indexing
 
 app = new_app("Put many specifications into one index, which a search opens at once.")
@@ -218,7 +218,7 @@ def serve_into(
     the old version until all of the new one is there.
     """
     from gmi_registry.errors import InputError
-    from gmi_registry.index.served import serve_into as load
+    from gmi_registry.index.qdrant import serve_into as load
     from gmi_registry.index.stored import FolderFiles, StoredIndex
 
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache_folder(cache_dir)) as index:
@@ -244,7 +244,7 @@ def serve_into(
 
 
 def _encoder(
-    group: StoredStack, hub: str, cache: SpecCache, cache_dir: Path | None, *, quiet: bool
+    group: StoredGroup, hub: str, cache: SpecCache, cache_dir: Path | None, *, quiet: bool
 ) -> Encoder | None:
     """The encoder of a group, where the background pictures were never read with it, and it is on
     this machine."""

@@ -185,7 +185,7 @@ FAILED = 1
 INTERRUPTED = 130
 READER_GONE = 141
 READER_PREFIX = "gmi-reader-"
-"""Names of the threads of :mod:`gmi_registry.index.crew`, which is too heavy to import here."""
+"""Names of the threads of :mod:`gmi_registry.threads`, which is too heavy to import here."""
 
 
 def handle_errors(

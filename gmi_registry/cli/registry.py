@@ -33,7 +33,7 @@ from gmi_registry.hubs.resolve import find_model, hub_named_in
 if TYPE_CHECKING:
     from gmi_registry.hubs.registry.review import Finding, Inspection, Proposal
     from gmi_registry.index import ComparabilityKey
-    from gmi_registry.index.stack import Stack
+    from gmi_registry.index.groups import ModelGroup
     from gmi_registry.spec import ModelRef, Spec
 
 _STAGES = {
@@ -314,7 +314,7 @@ def _others(
     index: Path | None,
     base: Path | None,
     access: HubAccess,
-) -> Stack | None:
+) -> ModelGroup | None:
     """The models that the proposal may be compared with, until ``opened`` is closed.
 
     Of the index that was named; without one, the registry's own, or all that ``base`` holds. None
@@ -342,7 +342,7 @@ def _others(
     return next((group for group in known.groups if group.key == key), None)
 
 
-def _entries(base: Path, key: ComparabilityKey) -> Stack | None:
+def _entries(base: Path, key: ComparabilityKey) -> ModelGroup | None:
     from gmi_registry.errors import GmiError
     from gmi_registry.index import ComparabilityKey, Filters, SpecIndex
     from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, read_spec

@@ -1,16 +1,13 @@
-"""Many specifications in one catalogue that can be ranked against a query."""
+"""Many specifications as one index, which ranks their models by a query."""
 
 from gmi_registry.filters import Filters
 from gmi_registry.index.cache import CacheUse, SpecCache
-from gmi_registry.index.catalogue import SpecIndex
-from gmi_registry.index.comparison import answer
-from gmi_registry.index.entry import IndexEntry
-from gmi_registry.index.hubness import Hub, Hubness, measured
-from gmi_registry.index.image_question import ImageQuestion, Wording
-from gmi_registry.index.indexed import IndexedSpec
-from gmi_registry.index.key import ComparabilityKey
-from gmi_registry.index.model_question import ModelQuestion
-from gmi_registry.index.question import Question
+from gmi_registry.index.entry import ComparabilityKey, IndexedSpec, IndexEntry, SpecStatus
+from gmi_registry.index.groups import Index, ModelGroup, Selection
+from gmi_registry.index.hubness import FrequentNeighbour, Hubness, measure_hubness
+from gmi_registry.index.memory import SpecIndex, SpecSource
+from gmi_registry.index.queries import ImageQuery, IndexQuery, ModelQuery, TextQuery, Wording
+from gmi_registry.index.rank import rank_groups
 from gmi_registry.index.result import (
     FoldedVersion,
     GroupRanking,
@@ -21,26 +18,23 @@ from gmi_registry.index.result import (
     SkippedSpec,
     Universal,
 )
-from gmi_registry.index.selection import Index, Selection
-from gmi_registry.index.source import SpecSource
-from gmi_registry.index.standing import Standing
-from gmi_registry.index.text_question import TextQuestion
 
 __all__ = [
     "CacheUse",
     "ComparabilityKey",
     "Filters",
     "FoldedVersion",
+    "FrequentNeighbour",
     "GroupRanking",
-    "Hub",
     "Hubness",
-    "ImageQuestion",
+    "ImageQuery",
     "Index",
     "IndexEntry",
+    "IndexQuery",
     "IndexedSpec",
-    "ModelQuestion",
+    "ModelGroup",
+    "ModelQuery",
     "PromptMatch",
-    "Question",
     "Ranking",
     "Repeat",
     "SearchHit",
@@ -49,10 +43,10 @@ __all__ = [
     "SpecCache",
     "SpecIndex",
     "SpecSource",
-    "Standing",
-    "TextQuestion",
+    "SpecStatus",
+    "TextQuery",
     "Universal",
     "Wording",
-    "answer",
-    "measured",
+    "measure_hubness",
+    "rank_groups",
 ]

@@ -1,19 +1,25 @@
-"""Specifications that were read before, on disk under their digests.
+"""Specifications that were read before, kept on disk, and what of a cache is deleted first.
 
-A digest names a content for ever, so nothing here goes stale; a hub that cannot name the digest
+A digest names a content for ever, so nothing here goes stale. A hub that cannot name the digest
 gives a stamp instead (a revision, or sizes and times of the files), which is remembered with the
-digest it led to. Files are sealed (:mod:`gmi_registry.atomic`): one that does not fit,
-for whatever reason, is deleted and made again. They appear under their names whole or not at all,
-so any number of processes may share a directory, the last to write the same content winning, and
-``prune`` may run beside them: what it takes away is read from the hub again.
+digest it led to. Files are sealed (:mod:`gmi_registry.atomic`): one that does not fit, for whatever
+reason, is deleted and made again. They appear under their names whole or not at all, so any number
+of processes may share a directory, the last to write the same content winning, and ``prune`` may
+run beside them: what it takes away is read from the hub again.
+
+The time of a file's last use is its modification time, which the caches here set anew when they
+read it; the access time that a file system keeps is switched off on many.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
-from collections.abc import Sequence
+import stat
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,11 +28,99 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from gmi_registry.atomic import read_sealed, write_sealed
-from gmi_registry.index.entry import IndexEntry
-from gmi_registry.index.eviction import StoredFile, evict, mark_used, stored_files
-from gmi_registry.index.indexed import IndexedSpec
+from gmi_registry.index.entry import IndexedSpec, IndexEntry
 
-__all__ = ["CacheUse", "SpecCache"]
+_SCRATCH_AGE = 3600.0
+"""Seconds after which a file that somebody was writing, its name a dot first, has been given up."""
+
+_MARK_AGE = 3600.0
+"""Seconds after which a use is noted again: not at every read, and soon enough for days."""
+
+_log = logging.getLogger(__name__)
+
+
+def _deleted(path: Path) -> bool:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        _log.debug("cannot delete %s: %s", path, error)
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file with its size in bytes and its last use in seconds since 1970.
+
+    ``delete`` takes ``path`` away and says whether it did.
+    """
+
+    path: Path
+    size: int
+    used: float
+    delete: Callable[[Path], bool] = _deleted
+
+
+def stored_files(folder: Path) -> list[StoredFile]:
+    """The plain files in ``folder`` and below, sorted by path; links are not followed.
+
+    What cannot be looked at, or vanishes meanwhile, is left out.
+    """
+    found = []
+    for place, _, names in os.walk(folder, followlinks=False):
+        for name in names:
+            path = Path(place, name)
+            try:
+                status = path.lstat()
+            except OSError:
+                continue
+            if stat.S_ISREG(status.st_mode):
+                found.append(StoredFile(path, status.st_size, status.st_mtime))
+    return sorted(found, key=lambda file: file.path)
+
+
+def evict(
+    files: Iterable[StoredFile],
+    *,
+    unused_for: float = 0.0,
+    max_bytes: int = 0,
+    dry_run: bool = False,
+) -> list[StoredFile]:
+    """Delete the files longest unused until at most ``max_bytes`` are left; return what went.
+
+    Files used within the last ``unused_for`` seconds are spared, even where more than ``max_bytes``
+    stay then. With the defaults everything goes. ``dry_run`` only says what would. Each file goes
+    in one step, so a program that reads them at the same time finds one whole or not at all; one
+    that cannot be deleted stays, without an error.
+    """
+    files = list(files)
+    now = time.time()
+    left = sum(file.size for file in files)
+    gone = []
+    for file in sorted(files, key=lambda file: (file.used, file.path)):
+        if left <= max_bytes and max_bytes > 0:
+            break
+        age = now - file.used
+        if unused_for > 0 and age < unused_for:
+            continue
+        if file.path.name.startswith(".") and age < _SCRATCH_AGE:
+            continue
+        if dry_run or file.delete(file.path):
+            gone.append(file)
+            left -= file.size
+    return gone
+
+
+def mark_used(path: Path) -> None:
+    """Note that ``path`` was read now. Nothing is raised: a cache may be read-only."""
+    try:
+        if abs(time.time() - path.stat().st_mtime) > _MARK_AGE:
+            os.utime(path)
+    except OSError as error:
+        _log.debug("cannot note the use of %s: %s", path, error)
+
 
 # Part of the path: a program that stores something else stores it elsewhere.
 _LAYOUT = "index-v1"
@@ -41,8 +135,6 @@ Beside = Literal["background", "hubness", "prompts"]
 models."""
 
 _KINDS: tuple[Beside, ...] = ("background", "hubness", "prompts")
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -130,7 +222,7 @@ class SpecCache:
     def prune(
         self, *, unused_for: float = 0.0, max_bytes: int = 0, dry_run: bool = False
     ) -> CacheUse:
-        """Delete what was used longest ago, as :func:`gmi_registry.index.eviction.evict` does.
+        """Delete what was used longest ago, as :func:`gmi_registry.index.cache.evict` does.
 
         Returns what went (``dry_run``: what would). With the defaults that is everything.
         """

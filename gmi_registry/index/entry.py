@@ -1,4 +1,7 @@
-"""What the catalogue knows of a model besides its arrays."""
+"""What an index knows of one model: its metadata, its status on a hub, and its arrays.
+
+Two specifications can be compared where their :class:`ComparabilityKey` is the same.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,62 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from gmi_registry.filters import Traits, bases
-from gmi_registry.index.key import ComparabilityKey
-from gmi_registry.index.standing import UNKNOWN, Standing
-from gmi_registry.spec import LoraPartial, ModelRef, Spec
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["IndexEntry"]
+from gmi_registry.filters import Traits, bases
+from gmi_registry.model import Trust
+from gmi_registry.scoring import gram
+from gmi_registry.spec import LoraPartial, Manifest, ModelRef, Spec
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ComparabilityKey:
+    """Encoder, default prompt set, kernel, and how many images answer each prompt.
+
+    The last is part of it because Eq. 9 holds the diagonal of the Gram matrix: with more images of
+    the same model every distance shrinks, and a ranking would reward the longer specification.
+    A developer's own prompt sets, which follow the default one, have no part in it.
+    """
+
+    encoder_id: str
+    prompt_set_id: str
+    kernel: str
+    gamma: float
+    images_per_prompt: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> ComparabilityKey:
+        """The key of the default prompt set of a specification."""
+        return cls(
+            encoder_id=manifest.encoder.id,
+            prompt_set_id=manifest.prompt_sets[0].id,
+            kernel=manifest.kernel.name,
+            gamma=manifest.kernel.gamma,
+            images_per_prompt=len(manifest.generation.recipe.seeds),
+        )
+
+    def __str__(self) -> str:
+        """Short and stable, for JSON and tables."""
+        return (
+            f"{self.encoder_id[:8]}/{self.prompt_set_id[:8]}/{self.kernel}:{self.gamma:g}"
+            f"/x{self.images_per_prompt}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SpecStatus:
+    """``stale``: whether the model's weights are others than those that were described, None where
+    nobody knows. ``trust``: who stands behind it, None where only the user is concerned. ``stamp``:
+    a text that changes whenever the specification does, where the hub has one."""
+
+    stale: bool | None = None
+    trust: Trust | None = None
+    stamp: str | None = None
+
+
+UNKNOWN_STATUS: SpecStatus = SpecStatus()
+"""Of a specification that no hub said anything of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +135,7 @@ class IndexEntry:
         """What the base models are called: as the hub lists them now, else as the manifest says."""
         return bases(self.model.hub, self.hub_tags, self.base_model)
 
-    def traits(self, standing: Standing = UNKNOWN) -> Traits:
+    def traits(self, standing: SpecStatus = UNKNOWN_STATUS) -> Traits:
         """What filters look at, of the model of which a hub says ``standing``."""
         return Traits.of(
             self.model.hub,
@@ -129,3 +182,38 @@ def _share(plain: dict[str, int] | None) -> LoraPartial | None:
 
 def _reference(text: str | None) -> ModelRef | None:
     return None if text is None else ModelRef.parse(text)
+
+
+@dataclass(frozen=True, eq=False)
+class IndexedSpec:
+    """``image_embeddings`` [N, D] float16, ``prompt_embeddings`` [P, E] float16 and ``gram`` [N, N]
+    float32, k(Z, Z) with the γ of the manifest.
+
+    Rows are sorted by prompt, so that all members of one group have one layout: row i answers
+    prompt i // images_per_prompt. The Gram matrix is computed here and never taken from a
+    published file, where it could be forged.
+    """
+
+    entry: IndexEntry
+    image_embeddings: NDArray[np.float16]
+    prompt_embeddings: NDArray[np.float16]
+    gram: NDArray[np.float32]
+
+    @property
+    def image_prompt(self) -> NDArray[np.int32]:
+        """The prompt that made row i, in 0..P-1: [N]."""
+        each = self.entry.key.images_per_prompt
+        return np.repeat(np.arange(len(self.prompt_embeddings), dtype=np.int32), each)
+
+    @classmethod
+    def of(cls, spec: Spec) -> IndexedSpec:
+        """The default block of a specification, which is the first, and so numbered from 0."""
+        entry = IndexEntry.of(spec)
+        order = np.argsort(spec.image_prompt[spec.default_rows], kind="stable")
+        images = np.ascontiguousarray(spec.image_embeddings[spec.default_rows][order])
+        return cls(
+            entry=entry,
+            image_embeddings=images,
+            prompt_embeddings=np.ascontiguousarray(spec.prompt_embeddings[: len(entry.prompts)]),
+            gram=gram(images, entry.key.gamma).astype(np.float32, copy=False),
+        )

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gmi_registry.index.groups import ModelGroup
 from gmi_registry.index.result import Universal
-from gmi_registry.index.stack import Stack
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.repeats import (
     REPEATED,
@@ -28,8 +28,6 @@ from gmi_registry.scoring.repeats import (
     separations,
     whiten,
 )
-
-__all__ = ["CANDIDATE", "FEWEST", "Hub", "Hubness", "measured", "repeated_by", "usual_norms"]
 
 CANDIDATE = "candidate"
 """The name of a specification that is measured against a group and is no member of it."""
@@ -55,7 +53,7 @@ _SHOWN = 10
 _AT_ONCE = 4096
 
 
-class Hub(NamedTuple):
+class FrequentNeighbour(NamedTuple):
     """One model: the shares of images that it is ``first`` for, and among the first ten,
     ``tenth``; ``breadth``, of how many models it is first for some image; ``pictured``, the share
     of pictures, None where there were none. ``certain`` and ``certain_pictured`` are what is left
@@ -79,14 +77,14 @@ class Hubness:
     models: int
     asked: int
     pictures: int
-    hubs: tuple[Hub, ...]
+    hubs: tuple[FrequentNeighbour, ...]
 
     @property
     def share(self) -> float:
         """Of all images, what falls to each of so many models."""
         return 1 / self.models
 
-    def is_universal(self, hub: Hub) -> bool:
+    def is_universal(self, hub: FrequentNeighbour) -> bool:
         """Whether a model is nearest to so much that it cannot be for what its images are."""
         if self.models < FEWEST:
             return False
@@ -94,7 +92,7 @@ class Hubness:
         by_models = hub.certain >= limit and hub.breadth >= _BREADTH
         return by_models or hub.certain_pictured >= _MOST_PICTURES
 
-    def of(self, model: str) -> Hub | None:
+    def of(self, model: str) -> FrequentNeighbour | None:
         """What is known of a model by its name, None for one that is no hub."""
         return next((hub for hub in self.hubs if hub.model == model), None)
 
@@ -116,12 +114,12 @@ class Hubness:
     def from_bytes(cls, data: bytes) -> Hubness:
         """The inverse of :meth:`to_bytes`. Raises some Exception for anything else."""
         plain: dict[str, Any] = json.loads(data)
-        hubs = tuple(Hub(**hub) for hub in plain.pop("hubs"))
+        hubs = tuple(FrequentNeighbour(**hub) for hub in plain.pop("hubs"))
         return cls(**plain, hubs=hubs)
 
 
-def measured(
-    stack: Stack,
+def measure_hubness(
+    stack: ModelGroup,
     pictures: Floats | None = None,
     candidate: NDArray[np.float16] | None = None,
 ) -> Hubness:
@@ -161,7 +159,7 @@ def measured(
     if candidate is not None:
         shown.append(int(numbers[members]))
     hubs = [
-        Hub(
+        FrequentNeighbour(
             model=names[row],
             first=_share(ours.first[number], len(by_models)),
             tenth=_share(ours.tenth[number], len(by_models)),
@@ -177,7 +175,7 @@ def measured(
     return Hubness(models, len(by_models), len(asked), tuple(hubs))
 
 
-def repeated_by(stack: Stack, candidate: NDArray[np.float16]) -> list[int]:
+def repeated_members(stack: ModelGroup, candidate: NDArray[np.float16]) -> list[int]:
     """Members of ``stack`` that a specification with the images ``candidate`` [N, D] repeats."""
     own = _turned(stack, candidate).mean(axis=0)
     found: list[int] = []
@@ -188,7 +186,7 @@ def repeated_by(stack: Stack, candidate: NDArray[np.float16]) -> list[int]:
     return found
 
 
-def usual_norms(stack: Stack) -> tuple[float, float] | None:
+def usual_norms(stack: ModelGroup) -> tuple[float, float] | None:
     """The least and the greatest norm of the images of most members, drawn by lot: the medians of
     each member's own. None where there are too few members to say what is usual."""
     if len(stack.names) < FEWEST:
@@ -204,12 +202,12 @@ def _share(count: int, asked: int) -> float:
     return float(count) / max(asked, 1)
 
 
-def _turned(stack: Stack, images: Floats) -> Floats:
+def _turned(stack: ModelGroup, images: Floats) -> Floats:
     """Images [n, D], whitened."""
     return whiten(images.astype(np.float32), stack.scatter, len(stack.image_prompt))[0]
 
 
-def _lot(stack: Stack, lot: NDArray[np.intp]) -> NDArray[np.intp]:
+def _lot(stack: ModelGroup, lot: NDArray[np.intp]) -> NDArray[np.intp]:
     """The first of ``lot`` that lie in few files, as many of each."""
     files = stack.files(lot[: 4 * _LOT].tolist())
     firsts = np.sort(np.unique(files, return_index=True)[1])[:_FILES]
@@ -220,7 +218,7 @@ def _lot(stack: Stack, lot: NDArray[np.intp]) -> NDArray[np.intp]:
     return np.asarray(lot[np.sort(np.concatenate(kept))])
 
 
-def _drawn(stack: Stack, excess: float) -> tuple[list[SampleModel], float]:
+def _drawn(stack: ModelGroup, excess: float) -> tuple[list[SampleModel], float]:
     """Members that are drawn, in the order of the lot, and as many images of each; and how many of
     the members are distinct, as a share. Of those that repeat each other one is drawn."""
     seed = hashlib.sha256(stack.digest.encode()).digest()

@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.index.entry import ComparabilityKey
 from gmi_registry.model import Trust
 from gmi_registry.spec import LoraPartial, ModelRef
-
-__all__ = [
-    "FoldedVersion",
-    "GroupRanking",
-    "PromptMatch",
-    "Ranking",
-    "Repeat",
-    "SearchHit",
-    "SkippedSpec",
-    "Universal",
-]
 
 
 @dataclass(frozen=True, slots=True)

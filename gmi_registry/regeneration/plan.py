@@ -12,12 +12,12 @@ from gmi_registry.errors import GmiError, InputError, OfflineError, RateLimitErr
 from gmi_registry.filters import Filters, Traits
 from gmi_registry.hubs.protocol import Hub, Listing, knows_names
 from gmi_registry.hubs.resolve import find_model
-from gmi_registry.index.crew import in_order
 from gmi_registry.regeneration.address import hub_text
 from gmi_registry.regeneration.ledger import Ledger, Standing
 from gmi_registry.regeneration.today import Survey
 from gmi_registry.regeneration.verdict import DUE, State, Verdict, judge
 from gmi_registry.spec import ModelRef
+from gmi_registry.threads import map_in_order
 
 __all__ = ["PlannedModel", "Progress", "RegenerationPlan", "make_plan"]
 
@@ -118,7 +118,7 @@ def make_plan(
         return _planned(survey, listing, wanted, strict=bool(named))
 
     # A folder's hub reads and hashes, which goes no faster by many.
-    models = in_order(look, listings, 1 if hub.name == "local" else workers)
+    models = map_in_order(look, listings, 1 if hub.name == "local" else workers)
     for done, model in enumerate(models, 1):
         if model is not None:
             found.setdefault(model.ref, _recalled(model, ledger, retry=retry))

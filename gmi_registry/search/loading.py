@@ -57,7 +57,7 @@ class ModelLoader:
         """
         device = request.device if request.device == "cpu" else require_device(request.device)
         if device != "cpu" and encoder is None and request.like is None:
-            from gmi_registry.encoders.light import require_processor
+            from gmi_registry.encoders.onnx import require_processor
 
             require_processor(device)
         loader = cls(None if cache_dir is None else cache_dir / "hub", offline, device)

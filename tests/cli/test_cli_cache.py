@@ -9,8 +9,8 @@ import pytest
 
 from gmi_registry.cli.main import app
 from gmi_registry.index.cache import SpecCache
-from gmi_registry.index.indexed import IndexedSpec
-from gmi_registry.index.stored.ledger import Ledger
+from gmi_registry.index.entry import IndexedSpec
+from gmi_registry.index.stored.database import LocalDatabase
 from tests.support.cli_specs import make_spec
 
 
@@ -83,7 +83,7 @@ def worked_out(call) -> dict:
 
 def test_what_was_worked_out_for_indexes(call, tmp_path):
     home = tmp_path / "cache"
-    Ledger(home).close()
+    LocalDatabase(home).close()
     database = home / "stored-index-v2.sqlite"
     frame = home / "stored-index-frames" / "0123.frame"
     frame.parent.mkdir()
@@ -100,13 +100,13 @@ def test_what_was_worked_out_for_indexes(call, tmp_path):
     assert call(app, "cache", "prune").stdout == line
     assert not database.exists()
     assert not frame.exists()
-    Ledger(home).close()
+    LocalDatabase(home).close()
     assert database.exists()
 
 
 def test_a_database_that_is_written_stays(call, tmp_path):
     home = tmp_path / "cache"
-    ledger = Ledger(home)
+    ledger = LocalDatabase(home)
     file = tmp_path / "file"
     file.write_text("part")
     with contextlib.closing(sqlite3.connect(home / "stored-index-v2.sqlite")) as writer:

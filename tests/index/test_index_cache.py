@@ -12,8 +12,7 @@ import pytest
 
 from gmi_registry.errors import RateLimitError, SpecFormatError
 from gmi_registry.index import SpecCache, SpecIndex, SpecSource
-from gmi_registry.index.entry import IndexEntry
-from gmi_registry.index.indexed import IndexedSpec
+from gmi_registry.index.entry import IndexedSpec, IndexEntry
 from gmi_registry.spec import ModelRef
 
 

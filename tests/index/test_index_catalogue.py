@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 
 from gmi_registry.errors import IncomparableSpecsError, InputError
-from gmi_registry.index import (
-    Filters,
-    ImageQuestion,
-    IndexedSpec,
-    SpecIndex,
-    SpecSource,
-    Standing,
-)
+from gmi_registry.index import Filters, ImageQuery, IndexedSpec, SpecIndex, SpecSource, SpecStatus
 from gmi_registry.scoring import SCORES, paper_distance
 from gmi_registry.scoring.query import cosine_weights
 from gmi_registry.spec import ModelRef
@@ -228,7 +221,7 @@ def test_a_score_may_be_any_function(make_spec, ask):
 def test_no_majority_of_prompt_embeddings_moves_or_evicts_anybody(make_spec, ask, score, reader):
     honest = [make_spec(f"m{i}", seed=i, prompts_seed=7 + i % 2) for i in range(4)]
     forged = [make_spec(f"odd{i}", seed=1, prompts_seed=99) for i in range(9)]
-    question = ImageQuestion(ask(), SCORES[score], prompts=reader)
+    question = ImageQuery(ask(), SCORES[score], prompts=reader)
     scatter = {}
 
     def distances(index):
@@ -253,7 +246,7 @@ def test_prompts_are_weighed_as_the_reader_embeds_them(make_spec, ask):
         return np.random.default_rng(7).uniform(0.1, 1, (len(prompts), 5))
 
     for score in ("paper", "default"):
-        question = ImageQuestion(ask(), SCORES[score], prompts=reader)
+        question = ImageQuery(ask(), SCORES[score], prompts=reader)
         theirs = index_of(make_spec("a", prompts_seed=7), make_spec("b", prompts_seed=7))
         ours = index.answer(question).hits
         assert [(hit.ref, hit.distance) for hit in ours] == [
@@ -363,7 +356,7 @@ def test_a_version_is_removed_alone(make_spec, ask):
 
 def test_what_the_hub_says_of_a_specification_stands_in_the_hit(make_spec, ask):
     spec = make_spec("a")
-    standing = Standing(stale=True, trust="verified")
+    standing = SpecStatus(stale=True, trust="verified")
     source = SpecSource(ModelRef("local", "a"), lambda: spec, standing=standing)
     (hit,) = SpecIndex.from_sources([source]).rank(ask()).hits
     assert (hit.stale, hit.trust) == (True, "verified")

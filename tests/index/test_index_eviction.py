@@ -8,8 +8,8 @@ import time
 import pytest
 
 from gmi_registry.index import SpecCache, SpecIndex, SpecSource
-from gmi_registry.index.eviction import evict, mark_used, stored_files
-from gmi_registry.index.indexed import IndexedSpec
+from gmi_registry.index.cache import evict, mark_used, stored_files
+from gmi_registry.index.entry import IndexedSpec
 from gmi_registry.spec import ModelRef
 
 DAY = 86400.0

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from gmi_registry import background
-from gmi_registry.index import Filters, Hubness, SpecCache, measured
+from gmi_registry.index import Filters, Hubness, SpecCache, measure_hubness
 from gmi_registry.index.hubness import CANDIDATE
 from gmi_registry.proposal import proposal_findings
 from gmi_registry.scoring.repeats import lower_share
@@ -48,18 +48,18 @@ def stack_of(*specs):
 
 
 def test_the_mean_of_all_models_is_near_everything(honest, make_spec):
-    plain = measured(stack_of(*honest))
+    plain = measure_hubness(stack_of(*honest))
     assert plain.universal == {}
     assert (plain.models, plain.asked, plain.pictures) == (16, 480, 0)
     cheat = spec_of(make_spec, "cheat", mean_of(honest))
-    found = measured(stack_of(*honest, cheat))
+    found = measure_hubness(stack_of(*honest, cheat))
     (name,) = found.universal
     assert name.startswith("local:cheat@")
     assert found.universal[name].first > 4 * found.share
     # It is measured alike from outside.
-    beside = measured(stack_of(*honest), candidate=cheat.image_embeddings)
+    beside = measure_hubness(stack_of(*honest), candidate=cheat.image_embeddings)
     assert beside.is_universal(beside.of(CANDIDATE))
-    honest_one = measured(stack_of(*honest[1:]), candidate=honest[0].image_embeddings)
+    honest_one = measure_hubness(stack_of(*honest[1:]), candidate=honest[0].image_embeddings)
     assert not honest_one.is_universal(honest_one.of(CANDIDATE))
 
 
@@ -71,33 +71,33 @@ def test_copies_neither_hide_a_cheat_nor_accuse_its_neighbour(honest, make_spec)
         return [spec_of(make_spec, f"{name}{i:02}", each) for i, each in enumerate(near)]
 
     cheats = copies(mean_of(honest), "cheat")
-    found = measured(stack_of(*honest, *cheats))
+    found = measure_hubness(stack_of(*honest, *cheats))
     assert {name.partition("@")[0] for name in found.universal} == {
         f"local:cheat{i:02}" for i in range(15)
     }
     assert found.models == 17
     crowd = copies(honest[4].image_embeddings.astype(np.float64), "copy")
-    assert measured(stack_of(*honest, *crowd)).universal == {}
+    assert measure_hubness(stack_of(*honest, *crowd)).universal == {}
 
 
 def test_pictures_alone_may_give_a_cheat_away(honest, make_spec):
     asked = np.random.default_rng(4).standard_normal((64, DIMENSIONS)).astype(np.float32) - 9
     pictured = np.resize(asked, (len(PROMPTS), DIMENSIONS))
     cheat = spec_of(make_spec, "cheat", pictured)
-    assert measured(stack_of(*honest, cheat)).universal == {}
-    (name,) = measured(stack_of(*honest, cheat), asked).universal
+    assert measure_hubness(stack_of(*honest, cheat)).universal == {}
+    (name,) = measure_hubness(stack_of(*honest, cheat), asked).universal
     assert name.startswith("local:cheat@")
 
 
 def test_it_is_the_same_each_time_whatever_the_order(honest, tmp_path):
-    first, second = (measured(stack_of(*specs)) for specs in (honest, honest[::-1]))
+    first, second = (measure_hubness(stack_of(*specs)) for specs in (honest, honest[::-1]))
     assert first == second
     assert Hubness.from_bytes(first.to_bytes()) == first
 
 
 def test_few_models_prove_nothing(honest, make_spec):
     few = honest[:5]
-    found = measured(stack_of(*few, spec_of(make_spec, "cheat", mean_of(few))))
+    found = measure_hubness(stack_of(*few, spec_of(make_spec, "cheat", mean_of(few))))
     assert found.universal == {}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gmi_registry.index.name import identity_of, without
+from gmi_registry.index.groups import identity_of, rows_without
 from gmi_registry.spec import ModelRef
 
 NAMES = sorted(
@@ -33,12 +33,12 @@ def test_identities_are_those_of_references(name):
     "identities", [[], *([str(ModelRef.parse(name).identity)] for name in NAMES), ["hf:o/n"]]
 )
 def test_rows_of_other_models_are_left(rows, identities):
-    left = without(rows, NAMES, identities)
+    left = rows_without(rows, NAMES, identities)
     assert list(left) == [row for row in rows if identity_of(NAMES[row]) not in identities]
 
 
 def test_rows_of_several_models():
-    kept = without(range(len(NAMES)), NAMES, ["hf:o/m", "local:m", "civitai:1@2"])
+    kept = rows_without(range(len(NAMES)), NAMES, ["hf:o/m", "local:m", "civitai:1@2"])
     assert [NAMES[row] for row in kept] == [
         "civitai:10@2",
         "civitai:1@20",
@@ -50,4 +50,4 @@ def test_rows_of_several_models():
 
 def test_rows_that_stay_are_the_same_object():
     rows = range(4)
-    assert without(rows, NAMES, ["local:m"]) is rows
+    assert rows_without(rows, NAMES, ["local:m"]) is rows

@@ -10,11 +10,11 @@ import pytest
 from gmi_registry.errors import IncomparableSpecsError, InputError
 from gmi_registry.index import (
     Filters,
-    ImageQuestion,
+    ImageQuery,
     IndexedSpec,
-    ModelQuestion,
+    ModelQuery,
     SpecIndex,
-    TextQuestion,
+    TextQuery,
     Wording,
 )
 from gmi_registry.scoring import SCORES
@@ -22,7 +22,7 @@ from tests.support.index_specs import GENERAL, OWN, encoder_named, index_of, nam
 
 
 def like(spec):
-    return ModelQuestion(IndexedSpec.of(spec))
+    return ModelQuery(IndexedSpec.of(spec))
 
 
 class TestModel:
@@ -67,7 +67,7 @@ class TestModel:
             index = SpecIndex()
             for i in range(4):
                 index._put(moved(make_spec(f"m{i}", seed=i, centre=np.full(8, i / 2)), size))
-            question = ModelQuestion(moved(make_spec("x", seed=9, centre=np.zeros(8)), size))
+            question = ModelQuery(moved(make_spec("x", seed=9, centre=np.zeros(8)), size))
             found.append({hit.ref: hit.distance for hit in index.answer(question).hits})
         for ref, distance in found[0].items():
             assert found[1][ref] == pytest.approx(distance, abs=5e-3)
@@ -115,7 +115,7 @@ class TestModel:
 
 class TestText:
     def test_towers_without_a_common_space_are_one_clear_error(self, make_spec):
-        question = TextQuestion(np.ones(5), encoder_named().id)
+        question = TextQuery(np.ones(5), encoder_named().id)
         with pytest.raises(IncomparableSpecsError, match="no common space") as caught:
             index_of(make_spec("a")).answer(question)
         assert "the text has 5 values, images have 8" in caught.value.message
@@ -125,7 +125,7 @@ class TestText:
     @pytest.mark.parametrize("embedding", [np.ones((1, 5)), np.array([1.0, np.nan])])
     def test_what_is_no_vector_of_numbers(self, embedding):
         with pytest.raises(InputError, match="no vector of numbers"):
-            TextQuestion(embedding, encoder_named().id)
+            TextQuery(embedding, encoder_named().id)
 
 
 class TestUnwanted:
@@ -167,11 +167,11 @@ class TestStyle:
         style = Wording(np.ones(8), 100.0)
         for unwanted, words in ((None, style), (ask(), None), (ask(), style)):
             with pytest.raises(InputError, match="with the default score alone") as caught:
-                ImageQuestion(ask(), SCORES["paper"], unwanted, words)
+                ImageQuery(ask(), SCORES["paper"], unwanted, words)
             assert caught.value.hint
-            assert ImageQuestion(ask(), SCORES["default"], unwanted, words).style is words
+            assert ImageQuery(ask(), SCORES["default"], unwanted, words).style is words
 
     def test_words_of_another_length_are_an_error(self, make_spec, ask):
-        question = ImageQuestion(ask(), SCORES["default"], None, Wording(np.ones(5), 100.0))
+        question = ImageQuery(ask(), SCORES["default"], None, Wording(np.ones(5), 100.0))
         with pytest.raises(IncomparableSpecsError, match="the text has 5 values"):
             index_of(make_spec("a")).answer(question)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from gmi_registry.index import SpecIndex, SpecSource, Standing
+from gmi_registry.index import SpecIndex, SpecSource, SpecStatus
 from gmi_registry.scoring import WithinScatter
 from gmi_registry.scoring.default import mean_images
 from gmi_registry.scoring.repeats import REPEATED, repeat_groups, separations, whiten
@@ -123,7 +123,7 @@ def test_the_best_trusted_is_shown_and_of_these_the_nearest(honest, make_spec, a
     def ranked(**trust):
         def source(spec):
             ref = spec.manifest.model.ref
-            standing = Standing(trust=trust.get(ref.id, "self-published"))
+            standing = SpecStatus(trust=trust.get(ref.id, "self-published"))
             return SpecSource(ref, lambda: spec, standing=standing)
 
         index = SpecIndex.from_sources(map(source, [*honest, *copies]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from gmi_registry.index.sample import drawn_by_lot
+from gmi_registry.index.groups import drawn_by_lot
 
 
 def digests_of(names):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from qdrant_client import QdrantClient
 
-from gmi_registry.index.served import connection
+from gmi_registry.index.qdrant import connection
 from tests.support.loopback_qdrant import LoopbackQdrant
 from tests.support.served_specs import index_of, make_spec
 from tests.support.shards import Shards

@@ -13,8 +13,8 @@ import pytest
 from qdrant_client import QdrantClient
 
 from gmi_registry.errors import InputError
-from gmi_registry.index import Filters, ImageQuestion
-from gmi_registry.index.served import ServedIndex, catalogue
+from gmi_registry.index import Filters, ImageQuery
+from gmi_registry.index.qdrant import QdrantIndex, search
 from gmi_registry.scoring import SCORES
 from gmi_registry.spec import build_spec
 from tests.support.served_specs import PROMPTS, ask, encoder_named, index_of, load, make_spec
@@ -23,13 +23,13 @@ NUMBERS = {"distance", "margin", "confidence"}
 
 
 def images(query):
-    return ImageQuestion(query, SCORES["default"])
+    return ImageQuery(query, SCORES["default"])
 
 
 @pytest.fixture
 def served(server, forty):
     load(server.url(), forty)
-    with ServedIndex.open(server.url()) as opened:
+    with QdrantIndex.open(server.url()) as opened:
         yield opened
 
 
@@ -102,7 +102,7 @@ class TestSameAnswer:
     def test_the_clients_embedded_mode_answers_alike(self, forty):
         client = QdrantClient(":memory:")
         load(client, forty, collection="models")
-        with ServedIndex.open(client, collection="models") as opened:
+        with QdrantIndex.open(client, collection="models") as opened:
             hits = opened.answer(images(ask())).hits
         assert_same(hits, forty.rank(ask()).hits)
         assert client.get_collections().collections, "a client that was handed in stays open"
@@ -156,7 +156,7 @@ class TestFilters:
 class TestRepeats:
     def test_copies_are_one_hit_as_in_memory(self, server, monkeypatch):
         """Also where there are more of them than the server is asked for at first."""
-        monkeypatch.setattr(catalogue, "_NEAREST", 8)
+        monkeypatch.setattr(search, "_NEAREST", 8)
         models = [make_spec(3 * number) for number in range(20)]
         original = models[2]
         random = np.random.default_rng(0)
@@ -180,7 +180,7 @@ class TestRepeats:
         load(server.url(), index)
         middle = original.image_embeddings.astype(np.float32).mean(axis=0, keepdims=True)
         query = replace(ask(), image_embeddings=middle)
-        with ServedIndex.open(server.url()) as opened:
+        with QdrantIndex.open(server.url()) as opened:
             ours = opened.answer(images(query), top=5).hits
             apart = opened.answer(images(query), top=5, repeats=True).hits
         theirs = index.rank(query, top=5).hits
@@ -198,7 +198,7 @@ class TestCompeting:
 
     @pytest.fixture
     def few(self, monkeypatch):
-        monkeypatch.setattr(catalogue, "_NEAREST", 8)
+        monkeypatch.setattr(search, "_NEAREST", 8)
 
     def confidences(self, opened, query):
         hits = opened.answer(images(query), top=3, best_prompts=0).hits
@@ -223,7 +223,7 @@ class TestCompeting:
         assert [path.rpartition("/")[2] for _, path, _ in server.seen] == ["query", "points"]
 
     def test_nor_all_of_them(self, served, forty, few, monkeypatch):
-        monkeypatch.setattr(catalogue, "COMPETING", 12)
+        monkeypatch.setattr(search, "COMPETING", 12)
         expected = [hit.confidence for hit in forty.rank(ask(seed=1), top=3).hits]
         shares = self.confidences(served, ask(seed=1)) / expected
         assert shares == pytest.approx([shares[0]] * 3)
@@ -243,7 +243,7 @@ class TestCompeting:
         assert len({spec.manifest.model.id for spec in crowd}) == 1
         index = index_of(*crowd, *map(make_spec, range(0, 30, 3)))
         load(server.url(), index)
-        with ServedIndex.open(server.url()) as opened:
+        with QdrantIndex.open(server.url()) as opened:
             found = opened.answer(images(ask()), top=8).hits
         assert max(len(hit.versions) for hit in found) == 17
         assert [hit.ref for hit in found] == [hit.ref for hit in index.rank(ask(), top=8).hits]
@@ -259,7 +259,7 @@ class TestCompeting:
 
         monkeypatch.setattr(served._connection.client, "query_points", spy)
         served.answer(images(ask()))
-        monkeypatch.setattr(catalogue, "_EXACT", 10)
+        monkeypatch.setattr(search, "_EXACT", 10)
         served.answer(images(ask()))
         assert [it.exact for it in bodies] == [True, False]
         assert bodies[1].hnsw_ef >= 256

@@ -14,24 +14,23 @@ import pytest
 from qdrant_client import models
 
 from gmi_registry.errors import AuthError, HubError, InputError, RateLimitError
-from gmi_registry.index import ImageQuestion, SpecIndex
-from gmi_registry.index.served import ServedIndex, delivery, facts, serve_into
-from gmi_registry.index.served.pictures import unpacked
-from gmi_registry.index.served.row import images_id, point_id
-from gmi_registry.index.stored import FolderFiles, Row, StoredIndex, update_index
+from gmi_registry.index import ImageQuery, SpecIndex
+from gmi_registry.index.qdrant import QdrantIndex, points, serve_into, upload
+from gmi_registry.index.qdrant.points import images_id, point_id, unpacked_images
+from gmi_registry.index.stored import FolderFiles, NewSpec, StoredIndex, update_index
 from gmi_registry.scoring import SCORES, WithinScatter
 from gmi_registry.spec import ModelRef
 from tests.support.served_specs import ask, encoder_named, index_of, load, make_spec, stack_of
 
 
 def found(opened, seed=0):
-    question = ImageQuestion(ask(seed=seed), SCORES["default"])
+    question = ImageQuery(ask(seed=seed), SCORES["default"])
     return [hit.ref for hit in opened.answer(question).hits]
 
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(delivery, "_MOST_MODELS", 6)
+    monkeypatch.setattr(upload, "_MOST_MODELS", 6)
 
 
 class TestLoading:
@@ -70,7 +69,7 @@ class TestLoading:
         (point,) = server.engine.retrieve("models", [images_id(model)], with_vectors=True)
         assert not point.vector
         expected = make_spec(4).image_embeddings
-        assert np.array_equal(unpacked(point.payload, expected.shape), expected)
+        assert np.array_equal(unpacked_images(point.payload, expected.shape), expected)
 
     def test_a_new_revision_keeps_its_point(self):
         old, new = ModelRef("hf", "o/n", "a" * 40), ModelRef("hf", "o/n", "b" * 40)
@@ -79,16 +78,16 @@ class TestLoading:
         assert len(versions) == 2
 
     def test_requests_stay_small(self, server, forty, monkeypatch):
-        monkeypatch.setattr(delivery, "_REQUEST_BYTES", 20_000)
+        monkeypatch.setattr(upload, "_REQUEST_BYTES", 20_000)
         load(server.url(), forty)
         sizes = [size for _, path, size in server.seen if path.endswith("/points")]
         assert len(sizes) > 8
         assert max(sizes) < 20_000
 
     def test_what_all_models_share_may_take_several_points(self, server, forty, monkeypatch):
-        monkeypatch.setattr(facts, "_PART_BYTES", 100)
+        monkeypatch.setattr(points, "_PART_BYTES", 100)
         load(server.url(), forty)
-        with ServedIndex.open(server.url()) as opened:
+        with QdrantIndex.open(server.url()) as opened:
             assert found(opened) == [hit.ref for hit in forty.rank(ask()).hits]
         assert server.engine.count("models").count > 85
 
@@ -114,7 +113,7 @@ class TestLoading:
         folder = tmp_path / "index"
         rows = []
         for number, entry in enumerate(forty.entries):
-            row = Row.of(make_spec(number), forty.standing(str(entry.model.identity)))
+            row = NewSpec.of(make_spec(number), forty.standing(str(entry.model.identity)))
             rows.append(replace(row, indexed=replace(row.indexed, entry=entry)))
         update_index(folder, rows)
         files = FolderFiles(folder)
@@ -123,7 +122,7 @@ class TestLoading:
             done = serve_into(server.url(), group, stored.standing, encoder=group.encoder)
         assert done.sent == 40
         assert load(server.url(), forty).sent == 0
-        with ServedIndex.open(server.url()) as opened:
+        with QdrantIndex.open(server.url()) as opened:
             assert found(opened) == [hit.ref for hit in forty.rank(ask()).hits]
 
 
@@ -134,12 +133,12 @@ class TestInterrupted:
             load(server.url(), forty)
         assert len(server.collections) == 1
         with pytest.raises(HubError, match="no index under the name"):
-            ServedIndex.open(server.url())
+            QdrantIndex.open(server.url())
         steps = []
         done = load(server.url(), forty, progress=lambda *step: steps.append(step))
         assert (done.models, done.sent) == (40, 28)
         assert steps[0] == (12, 40)
-        with ServedIndex.open(server.url()) as opened:
+        with QdrantIndex.open(server.url()) as opened:
             assert found(opened) == [hit.ref for hit in forty.rank(ask()).hits]
 
     def test_the_whitening_of_the_first_try_is_kept(
@@ -152,7 +151,7 @@ class TestInterrupted:
         real = WithinScatter.whitening
         monkeypatch.setattr(WithinScatter, "whitening", lambda *it: -real(*it))
         load(server.url(), forty)
-        with ServedIndex.open(server.url()) as opened:
+        with QdrantIndex.open(server.url()) as opened:
             assert found(opened) == [hit.ref for hit in forty.rank(ask()).hits]
 
     def test_before_the_facts_were_there(self, server, forty):
@@ -160,7 +159,7 @@ class TestInterrupted:
         with pytest.raises(AuthError):
             load(server.url(), forty)
         assert load(server.url(), forty).sent == 40
-        with ServedIndex.open(server.url()) as opened:
+        with QdrantIndex.open(server.url()) as opened:
             assert len(found(opened)) == 10
 
     @pytest.mark.parametrize("status", [0, 500, 502, 503, 504])
@@ -196,7 +195,7 @@ class TestReplaced:
         second = load(server.url(), fewer)
         assert second.replaced == (first.own,)
         assert server.collections == [second.own]
-        with ServedIndex.open(server.url()) as opened:
+        with QdrantIndex.open(server.url()) as opened:
             assert len(opened) == 34
             assert found(opened) == [hit.ref for hit in fewer.rank(ask()).hits]
 
@@ -206,8 +205,8 @@ class TestReplaced:
         model = make_spec(3).manifest.model.ref
         index.mark(model, stale=True)
         assert load(server.url(), index).own != first.own
-        with ServedIndex.open(server.url()) as opened:
-            question = ImageQuestion(ask(), SCORES["default"])
+        with QdrantIndex.open(server.url()) as opened:
+            question = ImageQuery(ask(), SCORES["default"])
             stale = {hit.ref for hit in opened.answer(question).hits if hit.stale}
         assert model in stale
 
@@ -239,7 +238,7 @@ class TestMeanwhile:
     def test_between_two_searches(self, server, forty):
         load(server.url(), forty)
         other = index_of(*(make_spec(number, content=1) for number in range(40)))
-        with ServedIndex.open(server.url()) as opened:
+        with QdrantIndex.open(server.url()) as opened:
             before = found(opened)
             load(server.url(), other)
             after = found(opened)
@@ -251,9 +250,9 @@ class TestMeanwhile:
         """Between counting and searching, so that an answer could mix the two."""
         load(server.url(), forty)
         other = index_of(*(make_spec(number, content=1) for number in range(30)))
-        with ServedIndex.open(server.url()) as opened:
+        with QdrantIndex.open(server.url()) as opened:
             server.hooks.append(lambda: load(server.engine, other, collection="models"))
-            question = ImageQuestion(ask(), SCORES["default"])
+            question = ImageQuery(ask(), SCORES["default"])
             ranking = opened.answer(question, top=None)
         assert server.hooks == []
         assert ranking.members == 30
@@ -266,7 +265,7 @@ class TestMeanwhile:
         seen = []
 
         def look(done, total):
-            with ServedIndex.open(server.url()) as opened:
+            with QdrantIndex.open(server.url()) as opened:
                 seen.append((done, len(opened), len(found(opened))))
 
         load(server.url(), forty, progress=look)

@@ -29,10 +29,9 @@ from gmi_registry.errors import (
     UnsupportedOperationError,
     UnsupportedVersionError,
 )
-from gmi_registry.index import ImageQuestion, IndexedSpec, ModelQuestion, TextQuestion, Wording
-from gmi_registry.index.served import Place, ServedIndex, serve_into
-from gmi_registry.index.served.facts import fact_ids
-from gmi_registry.index.served.row import images_id, point_id
+from gmi_registry.index import ImageQuery, IndexedSpec, ModelQuery, TextQuery, Wording
+from gmi_registry.index.qdrant import Location, QdrantIndex, serve_into
+from gmi_registry.index.qdrant.points import images_id, metadata_ids, point_id
 from gmi_registry.scoring import SCORES
 from tests.support.loopback_qdrant import LoopbackQdrant
 from tests.support.served_specs import (
@@ -77,16 +76,16 @@ class TestServer:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             url = f"qdrant://127.0.0.1:{taken.getsockname()[1]}/models"
-        refused(HubError, lambda: ServedIndex.open(url), "does not answer")
+        refused(HubError, lambda: QdrantIndex.open(url), "does not answer")
         refused(HubError, lambda: load(url, forty), "does not answer")
 
     def test_another_kind_of_server(self, server):
         server.answer = lambda *_: ["hello"]
-        refused(HubError, lambda: ServedIndex.open(server.url()), "no Qdrant server says")
+        refused(HubError, lambda: QdrantIndex.open(server.url()), "no Qdrant server says")
 
     def test_no_such_collection(self, server):
         error = refused(
-            SpecNotFoundError, lambda: ServedIndex.open(server.url()), "no index under the name"
+            SpecNotFoundError, lambda: QdrantIndex.open(server.url()), "no index under the name"
         )
         assert "gmi index serve-into" in error.hint
 
@@ -94,22 +93,22 @@ class TestServer:
         client = QdrantClient(":memory:")
         refused(
             SpecNotFoundError,
-            lambda: ServedIndex.open(client, collection="models"),
+            lambda: QdrantIndex.open(client, collection="models"),
             "no index under the name",
         )
 
     def test_a_collection_of_somebody_else(self, server):
         size = models.VectorParams(size=2, distance=models.Distance.DOT)
         server.engine.create_collection("models", vectors_config=size)
-        refused(SpecFormatError, lambda: ServedIndex.open(server.url()), "that is no index")
+        refused(SpecFormatError, lambda: QdrantIndex.open(server.url()), "that is no index")
 
     def test_it_goes_away_for_good_while_open(self, loaded):
-        with ServedIndex.open(loaded.url()) as opened:
+        with QdrantIndex.open(loaded.url()) as opened:
             for name in loaded.collections:
                 loaded.engine.delete_collection(name)
             refused(
                 SpecNotFoundError,
-                lambda: opened.answer(ImageQuestion(ask(), DEFAULT)),
+                lambda: opened.answer(ImageQuery(ask(), DEFAULT)),
                 "no index under the name",
             )
 
@@ -118,12 +117,12 @@ class TestKey:
     def test_the_right_one(self, loaded, monkeypatch):
         loaded.key = SECRET
         monkeypatch.setenv("QDRANT_API_KEY", SECRET)
-        with ServedIndex.open(loaded.url()) as opened:
+        with QdrantIndex.open(loaded.url()) as opened:
             assert len(opened) == 40
 
     def test_none(self, loaded):
         loaded.key = SECRET
-        error = refused(AuthError, lambda: ServedIndex.open(loaded.url()), "wants a key")
+        error = refused(AuthError, lambda: QdrantIndex.open(loaded.url()), "wants a key")
         assert "QDRANT_API_KEY" in error.hint
 
     def test_a_wrong_one_is_never_shown(self, loaded, forty, monkeypatch, caplog, capfd):
@@ -131,7 +130,7 @@ class TestKey:
         loaded.key = "another"
         monkeypatch.setenv("QDRANT_API_KEY", SECRET)
         found = [
-            refused(AuthError, lambda: ServedIndex.open(loaded.url()), "refuses the key"),
+            refused(AuthError, lambda: QdrantIndex.open(loaded.url()), "refuses the key"),
             refused(
                 AuthError,
                 lambda: load(loaded.url(), forty),
@@ -154,40 +153,40 @@ class TestKey:
     @pytest.mark.parametrize("key", [f"{SECRET}\nx", f"{SECRET}\u20ac", f"{SECRET} {SECRET}"])
     def test_what_cannot_be_one(self, loaded, monkeypatch, key):
         monkeypatch.setenv("QDRANT_API_KEY", key)
-        error = refused(InputError, lambda: ServedIndex.open(loaded.url()), "no key has")
+        error = refused(InputError, lambda: QdrantIndex.open(loaded.url()), "no key has")
         assert SECRET not in error.message + error.hint
 
     def test_space_around_it_does_no_harm(self, loaded, monkeypatch):
         loaded.key = SECRET
         monkeypatch.setenv("QDRANT_API_KEY", f" {SECRET}\n")
-        with ServedIndex.open(loaded.url()) as opened:
+        with QdrantIndex.open(loaded.url()) as opened:
             assert len(opened) == 40
 
     def test_it_does_not_cross_a_network_in_the_open(self, monkeypatch):
         monkeypatch.setenv("QDRANT_API_KEY", SECRET)
         error = refused(
-            InputError, lambda: ServedIndex.open("qdrant://example.org/models"), "without TLS"
+            InputError, lambda: QdrantIndex.open("qdrant://example.org/models"), "without TLS"
         )
         assert "?tls=1" in error.hint
         assert SECRET not in error.message + error.hint
         # Nothing is sent when a client is made.
-        Place.parse("qdrant://example.org/models?tls=0").client().close()
-        Place.parse("qdrant://example.org/models?tls=1").client().close()
+        Location.parse("qdrant://example.org/models?tls=0").client().close()
+        Location.parse("qdrant://example.org/models?tls=1").client().close()
 
 
 class TestPlace:
     @pytest.mark.parametrize(
         ("url", "place"),
         [
-            ("qdrant://localhost/models", Place("localhost", 6333, "models")),
-            ("qdrant://db.example.org:443/a.b?tls=1", Place("db.example.org", 443, "a.b", True)),
-            ("qdrant://10.0.0.7/a-b_c?tls=0", Place("10.0.0.7", 6333, "a-b_c", False)),
-            ("qdrant://[::1]:7000/models/", Place("::1", 7000, "models")),
+            ("qdrant://localhost/models", Location("localhost", 6333, "models")),
+            ("qdrant://db.example.org:443/a.b?tls=1", Location("db.example.org", 443, "a.b", True)),
+            ("qdrant://10.0.0.7/a-b_c?tls=0", Location("10.0.0.7", 6333, "a-b_c", False)),
+            ("qdrant://[::1]:7000/models/", Location("::1", 7000, "models")),
         ],
     )  # fmt: skip
     def test_read_and_written(self, url, place):
-        assert Place.parse(url) == place
-        assert Place.parse(str(place)) == place
+        assert Location.parse(url) == place
+        assert Location.parse(str(place)) == place
 
     @pytest.mark.parametrize(
         "url",
@@ -216,7 +215,7 @@ class TestPlace:
     )
     def test_what_is_none(self, url):
         refused(
-            InputError, lambda: ServedIndex.open(url), "not the URL|cannot be the name|may follow"
+            InputError, lambda: QdrantIndex.open(url), "not the URL|cannot be the name|may follow"
         )
 
     @pytest.mark.parametrize(
@@ -230,30 +229,30 @@ class TestPlace:
         ],
     )
     def test_secrets_do_not_belong_there(self, url):
-        error = refused(InputError, lambda: ServedIndex.open(url), "URL|may follow")
+        error = refused(InputError, lambda: QdrantIndex.open(url), "URL|may follow")
         assert SECRET not in error.message + error.hint
 
     def test_a_client_needs_a_name(self):
         refused(
-            InputError, lambda: ServedIndex.open(QdrantClient(":memory:")), "cannot be the name"
+            InputError, lambda: QdrantIndex.open(QdrantClient(":memory:")), "cannot be the name"
         )
 
 
 class TestQuestion:
     @pytest.fixture
     def opened(self, loaded):
-        with ServedIndex.open(loaded.url()) as opened:
+        with QdrantIndex.open(loaded.url()) as opened:
             yield opened
 
     @pytest.mark.parametrize(
         "question",
         [
-            ImageQuestion(ask(), SCORES["paper"]),
-            ImageQuestion(ask(prompt="a cat"), DEFAULT),
-            ImageQuestion(ask(), DEFAULT, unwanted=ask(seed=1)),
-            ImageQuestion(ask(), DEFAULT, style=Wording(np.ones(TEXT_DIMENSIONS), 100.0)),
-            TextQuestion(np.ones(TEXT_DIMENSIONS), encoder_named().id),
-            ModelQuestion(IndexedSpec.of(make_spec(1))),
+            ImageQuery(ask(), SCORES["paper"]),
+            ImageQuery(ask(prompt="a cat"), DEFAULT),
+            ImageQuery(ask(), DEFAULT, unwanted=ask(seed=1)),
+            ImageQuery(ask(), DEFAULT, style=Wording(np.ones(TEXT_DIMENSIONS), 100.0)),
+            TextQuery(np.ones(TEXT_DIMENSIONS), encoder_named().id),
+            ModelQuery(IndexedSpec.of(make_spec(1))),
         ],
         ids=["score", "prompt", "unwanted", "style", "text", "model"],
     )
@@ -266,11 +265,11 @@ class TestQuestion:
         assert len(server.seen) == before
 
     def test_another_encoder(self, opened):
-        question = ImageQuestion(ask(encoder=encoder_named("large")), DEFAULT)
+        question = ImageQuery(ask(encoder=encoder_named("large")), DEFAULT)
         refused(IncomparableSpecsError, lambda: opened.answer(question), "tiny/zoo")
 
     def test_another_width(self, opened):
-        question = ImageQuestion(ask(dimensions=3), DEFAULT)
+        question = ImageQuery(ask(dimensions=3), DEFAULT)
         refused(IncomparableSpecsError, lambda: opened.answer(question), "3 values")
 
 
@@ -282,15 +281,15 @@ class TestHostile:
         loaded.engine.set_payload(name, payload, [identifier])
 
     def test_a_newer_format(self, loaded):
-        self.change(loaded, fact_ids(0)[0], format="2.0", byte_order=None)
+        self.change(loaded, metadata_ids(0)[0], format="2.0", byte_order=None)
         error = refused(
-            UnsupportedVersionError, lambda: ServedIndex.open(loaded.url()), "format 2.0"
+            UnsupportedVersionError, lambda: QdrantIndex.open(loaded.url()), "format 2.0"
         )
         assert "pip install" in error.hint
 
     def test_a_newer_minor_is_read(self, loaded):
-        self.change(loaded, fact_ids(0)[0], format="1.7", novelty=[1, 2])
-        with ServedIndex.open(loaded.url()) as opened:
+        self.change(loaded, metadata_ids(0)[0], format="1.7", novelty=[1, 2])
+        with QdrantIndex.open(loaded.url()) as opened:
             assert len(opened) == 40
 
     @pytest.mark.parametrize(
@@ -316,18 +315,18 @@ class TestHostile:
         ids=str,
     )
     def test_facts_that_lie(self, loaded, lie):
-        self.change(loaded, fact_ids(0)[0], **lie)
-        refused(SpecFormatError, lambda: ServedIndex.open(loaded.url()), "holds")
+        self.change(loaded, metadata_ids(0)[0], **lie)
+        refused(SpecFormatError, lambda: QdrantIndex.open(loaded.url()), "holds")
 
     @pytest.mark.parametrize("part", [None, 7, "", "####", "AAAA"])
     def test_arrays_that_are_damaged(self, loaded, part):
-        self.change(loaded, fact_ids(1)[1], part=part)
-        refused(SpecFormatError, lambda: ServedIndex.open(loaded.url()), "arrays are damaged")
+        self.change(loaded, metadata_ids(1)[1], part=part)
+        refused(SpecFormatError, lambda: QdrantIndex.open(loaded.url()), "arrays are damaged")
 
     def test_arrays_that_are_missing(self, loaded):
         (name,) = loaded.collections
-        loaded.engine.delete(name, models.PointIdsList(points=fact_ids(1)[1:]))
-        refused(SpecFormatError, lambda: ServedIndex.open(loaded.url()), "arrays are damaged")
+        loaded.engine.delete(name, models.PointIdsList(points=metadata_ids(1)[1:]))
+        refused(SpecFormatError, lambda: QdrantIndex.open(loaded.url()), "arrays are damaged")
 
     @pytest.mark.parametrize(
         "lie",
@@ -348,8 +347,8 @@ class TestHostile:
     )
     def test_a_model_that_lies(self, loaded, lie):
         self.change(loaded, point_id(make_spec(0).manifest.model.ref), **lie)
-        with ServedIndex.open(loaded.url()) as opened:
-            question = ImageQuestion(ask(), DEFAULT)
+        with QdrantIndex.open(loaded.url()) as opened:
+            question = ImageQuery(ask(), DEFAULT)
             refused(SpecFormatError, lambda: opened.answer(question, top=None), "model")
 
     @pytest.mark.parametrize(
@@ -365,16 +364,16 @@ class TestHostile:
     )
     def test_images_that_do_not_fit(self, loaded, images):
         self.change(loaded, images_id(make_spec(0).manifest.model.ref), images=images)
-        with ServedIndex.open(loaded.url()) as opened:
-            question = ImageQuestion(ask(), DEFAULT)
+        with QdrantIndex.open(loaded.url()) as opened:
+            question = ImageQuery(ask(), DEFAULT)
             refused(SpecFormatError, lambda: opened.answer(question, top=None), "no images of hf:")
 
     def test_images_that_are_missing(self, loaded):
         (name,) = loaded.collections
         gone = [images_id(make_spec(0).manifest.model.ref)]
         loaded.engine.delete(name, models.PointIdsList(points=gone))
-        with ServedIndex.open(loaded.url()) as opened:
-            question = ImageQuestion(ask(), DEFAULT)
+        with QdrantIndex.open(loaded.url()) as opened:
+            question = ImageQuery(ask(), DEFAULT)
             refused(SpecFormatError, lambda: opened.answer(question, top=None), "no images of hf:")
 
     def test_an_index_that_says_what_no_specification_may(self, server, forty):
@@ -398,8 +397,8 @@ class TestHostile:
             return found
 
         loaded.answer = lie
-        with ServedIndex.open(loaded.url()) as opened:
-            question = ImageQuestion(ask(), DEFAULT)
+        with QdrantIndex.open(loaded.url()) as opened:
+            question = ImageQuery(ask(), DEFAULT)
             refused(SpecFormatError, lambda: opened.answer(question), "distance that is none")
 
     def test_a_server_that_loses_points(self, server, forty):
@@ -411,7 +410,7 @@ class TestHostile:
 
         server.answer = lose
         refused(HubError, lambda: load(server.url(), forty), "took 82 points and holds 81")
-        refused(SpecNotFoundError, lambda: ServedIndex.open(server.url()), "no index under")
+        refused(SpecNotFoundError, lambda: QdrantIndex.open(server.url()), "no index under")
 
 
 class TestWithoutTheClient:
@@ -419,7 +418,7 @@ class TestWithoutTheClient:
         monkeypatch.setitem(sys.modules, "qdrant_client", None)
         error = refused(
             MissingExtraError,
-            lambda: ServedIndex.open("qdrant://localhost/models"),
+            lambda: QdrantIndex.open("qdrant://localhost/models"),
             "qdrant-client",
         )
         assert "gmi-registry[qdrant]" in error.hint
@@ -427,7 +426,7 @@ class TestWithoutTheClient:
     def test_nothing_heavy_is_imported_for_it(self):
         """The command line lists its commands without the client, or even installed without it."""
         code = (
-            "import sys; import gmi_registry.index.served; "
+            "import sys; import gmi_registry.index.qdrant; "
             "print({'qdrant_client', 'grpc', 'httpx', 'torch'} & set(sys.modules))"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -436,7 +435,7 @@ class TestWithoutTheClient:
 
 def test_every_error_is_one_of_ours(loaded):
     assert issubclass(SpecNotFoundError, GmiError)
-    with ServedIndex.open(loaded.url()) as opened:
+    with QdrantIndex.open(loaded.url()) as opened:
         loaded.answer = lambda *_: {}
         with pytest.raises(GmiError):
-            opened.answer(ImageQuestion(ask(), DEFAULT))
+            opened.answer(ImageQuery(ask(), DEFAULT))

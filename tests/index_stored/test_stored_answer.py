@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 
 from gmi_registry.errors import IncomparableSpecsError
-from gmi_registry.index import (
-    Filters,
-    ImageQuestion,
-    IndexedSpec,
-    ModelQuestion,
-    TextQuestion,
-    Wording,
-)
+from gmi_registry.index import Filters, ImageQuery, IndexedSpec, ModelQuery, TextQuery, Wording
 from gmi_registry.index.stored import update_index
 from gmi_registry.scoring import SCORES
 from tests.support.stored_specs import (
@@ -99,7 +92,7 @@ def same(memory, files, *, exactly):
 @pytest.mark.parametrize("images", [1, 3])
 def test_the_default_score_is_the_same_to_the_last_bit(both, filters, images):
     memory, files = both
-    question = ImageQuestion(query(images, images), SCORES["default"])
+    question = ImageQuery(query(images, images), SCORES["default"])
     asked = {"filters": filters, "top": None}
     same(memory.answer(question, **asked), files.answer(question, **asked), exactly=True)
 
@@ -108,7 +101,7 @@ def test_the_default_score_is_the_same_to_the_last_bit(both, filters, images):
 @pytest.mark.parametrize("filters", FILTERS[:3])
 def test_so_is_every_score_with_a_prompt_as_near_as_it_can_be(both, score, filters):
     memory, files = both
-    question = ImageQuestion(query(5, 2, prompt="a cat"), SCORES[score])
+    question = ImageQuery(query(5, 2, prompt="a cat"), SCORES[score])
     asked = {"filters": filters, "top": None}
     same(memory.answer(question, **asked), files.answer(question, **asked), exactly=False)
 
@@ -116,25 +109,25 @@ def test_so_is_every_score_with_a_prompt_as_near_as_it_can_be(both, score, filte
 def test_pictures_against_and_words_for_the_style(both):
     memory, files = both
     words = Wording(np.ones(DIMENSIONS, np.float32), 20.0)
-    question = ImageQuestion(query(1), SCORES["default"], query(2, 2), words)
+    question = ImageQuery(query(1), SCORES["default"], query(2, 2), words)
     same(memory.answer(question), files.answer(question), exactly=True)
 
 
 @pytest.mark.parametrize("filters", FILTERS)
 def test_words_and_models(both, filters):
     memory, files = both
-    text = TextQuestion(np.linspace(-1, 1, DIMENSIONS), encoder_named().id)
+    text = TextQuery(np.linspace(-1, 1, DIMENSIONS), encoder_named().id)
     inside, outside = make_row(12).indexed, IndexedSpec.of(make_spec(500))
-    for question in (text, ModelQuestion(inside), ModelQuestion(outside)):
+    for question in (text, ModelQuery(inside), ModelQuery(outside)):
         asked = {"filters": filters, "top": None}
         same(memory.answer(question, **asked), files.answer(question, **asked), exactly=False)
 
 
 def test_an_encoder_of_one_group_leaves_the_others_out_with_a_reason(both):
     memory, files = both
-    question = ImageQuestion(query(encoder=encoder_named("another")), SCORES["default"])
+    question = ImageQuery(query(encoder=encoder_named("another")), SCORES["default"])
     same(memory.answer(question), files.answer(question), exactly=True)
-    unknown = ImageQuestion(query(encoder=encoder_named("third")), SCORES["default"])
+    unknown = ImageQuery(query(encoder=encoder_named("third")), SCORES["default"])
     with pytest.raises(IncomparableSpecsError, match="none of the 90 models"):
         files.answer(unknown)
 
@@ -175,7 +168,7 @@ def test_more_models_than_the_statistics_sample(tmp_path):
         assert group.scatter.freedom == selection.stack.scatter.freedom
         assert group.temperature == selection.stack.temperature
         assert np.array_equal(group.means, selection.stack.means)
-        question = ImageQuestion(query(9), SCORES["default"])
+        question = ImageQuery(query(9), SCORES["default"])
         same(memory.answer(question), Opened(index).answer(question), exactly=True)
 
 
@@ -183,7 +176,7 @@ def test_one_image_a_model_has_no_statistics(tmp_path):
     one = type(OTHER)("one", 1, ("a cat",))
     rows = [make_row(number, prompt_set=one) for number in range(4)]
     with stored(tmp_path / "i", rows, cache=tmp_path / "c") as index:
-        question = ImageQuestion(query(9), SCORES["paper"])
+        question = ImageQuery(query(9), SCORES["paper"])
         same(in_memory(rows).answer(question), Opened(index).answer(question), exactly=False)
-        question = ImageQuestion(query(9), SCORES["default"])
+        question = ImageQuery(query(9), SCORES["default"])
         same(in_memory(rows).answer(question), Opened(index).answer(question), exactly=True)

@@ -8,15 +8,15 @@ from functools import partial
 import numpy as np
 import pytest
 
-from gmi_registry.index import Filters, ImageQuestion, image_question, leading
-from gmi_registry.index.stored import frame_file, ledger, stack, update_index
-from gmi_registry.index.stored.database import database_path, discard
+from gmi_registry.index import Filters, ImageQuery, queries, rank
+from gmi_registry.index.stored import database, frame_file, reader, update_index
+from gmi_registry.index.stored.database import database_path, discard_database
 from gmi_registry.scoring import SCORES
 from gmi_registry.scoring.refine import Care, refines_all
 from tests.support.stored_specs import Opened, make_row, query, stored
 
 FLIPS = 40
-QUESTION = ImageQuestion(query(4), SCORES["default"])
+QUESTION = ImageQuery(query(4), SCORES["default"])
 FILTERS = (
     Filters(),
     Filters(tags=("icon",), not_tags=("t1",)),
@@ -100,13 +100,13 @@ def test_damage_while_an_index_is_open_changes_no_answer(folder, tmp_path):
         with index._ledger._lock:
             index._ledger._database.execute("update entry set value = zeroblob(length(value))")
         assert list(group.entries) == wanted[3]
-        discard(cache)
+        discard_database(cache)
         assert [list(group.select(it)) for it in FILTERS] == wanted[1]
     assert everything(folder, cache) == wanted
 
 
 def test_a_value_is_found_under_its_own_name_alone(tmp_path):
-    kept = ledger.Ledger(tmp_path)
+    kept = database.LocalDatabase(tmp_path)
     kept.put("one", {0: b"a", 1: b"b"})
     kept.put("two", {0: b"c"})
     assert (kept.get("one"), kept.get("one", 1), kept.get("two")) == (b"a", b"b", b"c")
@@ -121,12 +121,12 @@ class TestFrame:
     @pytest.fixture(autouse=True)
     def large(self, monkeypatch):
         """Groups of 50 are large ones, and few distances are enough."""
-        monkeypatch.setattr(stack, "FRAMED_MODELS", 50)
-        monkeypatch.setattr(leading, "_MANY", 50)
-        monkeypatch.setattr(image_question, "LOOSE", Care(16, 1))
-        monkeypatch.setattr(image_question, "CLOSE", Care(16, 1))
+        monkeypatch.setattr(reader, "FRAMED_MODELS", 50)
+        monkeypatch.setattr(rank, "_MANY", 50)
+        monkeypatch.setattr(queries, "LOOSE", Care(16, 1))
+        monkeypatch.setattr(queries, "CLOSE", Care(16, 1))
         close = partial(refines_all, care=Care(16, 1))
-        monkeypatch.setattr(image_question, "refines_all", close)
+        monkeypatch.setattr(queries, "refines_all", close)
 
     @pytest.fixture
     def framed(self, folder, tmp_path):

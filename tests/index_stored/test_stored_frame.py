@@ -9,18 +9,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from gmi_registry.index import (
-    Filters,
-    ImageQuestion,
-    ModelQuestion,
-    TextQuestion,
-    Wording,
-    image_question,
-    leading,
-    model_question,
-    reading,
-)
-from gmi_registry.index.stored import FolderFiles, StoredIndex, frame, stack, update_index
+from gmi_registry.index import Filters, ImageQuery, ModelQuery, TextQuery, Wording, queries, rank
+from gmi_registry.index.stored import FolderFiles, StoredIndex, frame, reader, update_index
 from gmi_registry.index.stored.frame_file import opened
 from gmi_registry.scoring import SCORES, coarse
 from gmi_registry.scoring.refine import Care, refine_by_line, refines_all
@@ -33,27 +23,26 @@ MODELS = 400
 @pytest.fixture(autouse=True)
 def large(monkeypatch):
     """Groups of 50 are large ones, and few distances are enough."""
-    monkeypatch.setattr(stack, "FRAMED_MODELS", 50)
-    monkeypatch.setattr(leading, "_MANY", 50)
-    monkeypatch.setattr(stack, "_AT_ONCE", 40)
-    monkeypatch.setattr(image_question, "LOOSE", Care(16, 1))
-    monkeypatch.setattr(image_question, "CLOSE", Care(16, 1))
-    monkeypatch.setattr(image_question, "refines_all", partial(refines_all, care=Care(16, 1)))
-    monkeypatch.setattr(reading, "refines_all", partial(refines_all, care=Care(16, 1)))
-    monkeypatch.setattr(reading, "refine_by_line", partial(refine_by_line, care=Care(16, 1)))
+    monkeypatch.setattr(reader, "FRAMED_MODELS", 50)
+    monkeypatch.setattr(rank, "_MANY", 50)
+    monkeypatch.setattr(reader, "_IMAGES_AT_ONCE", 40)
+    monkeypatch.setattr(queries, "LOOSE", Care(16, 1))
+    monkeypatch.setattr(queries, "CLOSE", Care(16, 1))
+    monkeypatch.setattr(queries, "refines_all", partial(refines_all, care=Care(16, 1)))
+    monkeypatch.setattr(queries, "refine_by_line", partial(refine_by_line, care=Care(16, 1)))
 
 
 @pytest.fixture
 def read(monkeypatch):
     """Of how many models images were read, each time."""
     read: list[int] = []
-    original = stack.StoredStack.images
+    original = reader.StoredGroup.images
 
     def counted(self, chosen=None):
         read.append(len(chosen))
         return original(self, chosen)
 
-    monkeypatch.setattr(stack.StoredStack, "images", counted)
+    monkeypatch.setattr(reader.StoredGroup, "images", counted)
     return read
 
 
@@ -99,7 +88,7 @@ def test_hits_are_those_of_the_index_in_memory(rows, folder, cache, filters, pro
     memory = in_memory(rows)
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
         for seed in range(6):
-            question = ImageQuestion(query(seed, 2, prompt=prompt), SCORES["default"])
+            question = ImageQuery(query(seed, 2, prompt=prompt), SCORES["default"])
             alike(
                 memory.answer(question, filters, top=5, best_prompts=0),
                 Opened(index).answer(question, filters, top=5, best_prompts=0),
@@ -109,8 +98,8 @@ def test_hits_are_those_of_the_index_in_memory(rows, folder, cache, filters, pro
 
 def test_a_prompt_reads_the_images_of_few_models_alone(rows, folder, cache, monkeypatch, read):
     """Also where means are few enough to be read."""
-    monkeypatch.setattr(stack, "FRAMED_MODELS", 1000)
-    memory, question = in_memory(rows), ImageQuestion(query(8, prompt="x"), SCORES["default"])
+    monkeypatch.setattr(reader, "FRAMED_MODELS", 1000)
+    memory, question = in_memory(rows), ImageQuery(query(8, prompt="x"), SCORES["default"])
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
         asked = {"top": 3, "best_prompts": 0, "filters": Filters(tags=("icon",), kind="lora")}
         alike(memory.answer(question, **asked), Opened(index).answer(question, **asked))
@@ -122,7 +111,7 @@ def test_versions_that_are_far_away_are_named(rows, folder, cache):
     """Civitai's three models have 44 versions each, more than are looked at."""
     memory = in_memory(rows)
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
-        question = ImageQuestion(query(0), SCORES["default"])
+        question = ImageQuery(query(0), SCORES["default"])
         asked = {"top": 4, "best_prompts": 0, "filters": Filters(kind="checkpoint")}
         mine, theirs = memory.answer(question, **asked), Opened(index).answer(question, **asked)
         alike(mine, theirs)
@@ -134,9 +123,9 @@ def test_other_questions_are_answered_as_before(rows, folder, cache):
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
         encoder = query().encoder_id
         for question in (
-            ImageQuestion(query(1, prompt="a cat"), SCORES["paper"]),
-            ImageQuestion(query(1), SCORES["default"], query(2)),
-            TextQuestion(np.linspace(-1, 1, 6), encoder),
+            ImageQuery(query(1, prompt="a cat"), SCORES["paper"]),
+            ImageQuery(query(1), SCORES["default"], query(2)),
+            TextQuery(np.linspace(-1, 1, 6), encoder),
         ):
             for top in (4, None):
                 asked = {"top": top, "best_prompts": 0}
@@ -148,11 +137,11 @@ def test_other_questions_are_answered_as_before(rows, folder, cache):
 
 
 QUESTIONS = {
-    "paper": lambda seed: ImageQuestion(query(seed, prompt="a cat"), SCORES["paper"]),
-    "two images": lambda seed: ImageQuestion(query(seed, 2), SCORES["rkme-clip"]),
-    "words": lambda seed: TextQuestion(query(seed).image_embeddings[0], query().encoder_id),
-    "like": lambda seed: ModelQuestion(make_row(seed).indexed),
-    "like one that is not there": lambda seed: ModelQuestion(
+    "paper": lambda seed: ImageQuery(query(seed, prompt="a cat"), SCORES["paper"]),
+    "two images": lambda seed: ImageQuery(query(seed, 2), SCORES["rkme-clip"]),
+    "words": lambda seed: TextQuery(query(seed).image_embeddings[0], query().encoder_id),
+    "like": lambda seed: ModelQuery(make_row(seed).indexed),
+    "like one that is not there": lambda seed: ModelQuery(
         make_row(seed + MODELS, model=f"local:other{seed}").indexed
     ),
 }
@@ -163,8 +152,8 @@ QUESTIONS = {
 def test_questions_that_read_images_read_those_of_few_models(
     rows, folder, cache, monkeypatch, read, named, framed
 ):
-    monkeypatch.setattr(stack, "FRAMED_MODELS", framed)
-    monkeypatch.setattr(model_question, "CONTENT_MODELS", 20)
+    monkeypatch.setattr(reader, "FRAMED_MODELS", framed)
+    monkeypatch.setattr(queries, "CONTENT_MODELS", 20)
     memory, asked = in_memory(rows), {"top": 4, "best_prompts": 0}
     few = 0
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
@@ -181,13 +170,13 @@ def test_questions_that_read_images_read_those_of_few_models(
 def test_words_for_the_style_read_the_images_of_few_models(
     rows, folder, cache, monkeypatch, read, prompt
 ):
-    monkeypatch.setattr(image_question, "refine_by_line", partial(refine_by_line, care=Care(16, 1)))
+    monkeypatch.setattr(queries, "refine_by_line", partial(refine_by_line, care=Care(16, 1)))
     memory, asked = in_memory(rows), {"top": 4, "best_prompts": 0}
     few = 0
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as index:
         for seed in range(8):
             words = Wording(query(seed + 50).image_embeddings[0], 5.0)
-            question = ImageQuestion(query(seed, prompt=prompt), SCORES["default"], None, words)
+            question = ImageQuery(query(seed, prompt=prompt), SCORES["default"], None, words)
             read.clear()
             found = Opened(index).answer(question, **asked)
             few += sum(read) < MODELS
@@ -235,7 +224,7 @@ def test_what_did_not_change_is_copied(rows, tmp_path, monkeypatch):
         return original(self, means)
 
     monkeypatch.setattr(coarse.CoarseSpace, "coded", counted)
-    question = ImageQuestion(query(9), SCORES["default"])
+    question = ImageQuery(query(9), SCORES["default"])
     with stored(folder, early, cache=cache) as index:
         Opened(index).answer(question)
     assert sum(coded) == 280
@@ -274,7 +263,7 @@ def place_of(path, name):
     ],
 )
 def test_a_frame_with_torn_pages_is_made_again(folder, tmp_path, name, index, number):
-    question = ImageQuestion(query(4), SCORES["default"])
+    question = ImageQuery(query(4), SCORES["default"])
     with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as opening:
         wanted = Opened(opening).answer(question)
     (path,) = frames(tmp_path)
@@ -305,7 +294,7 @@ def test_no_header_is_more_than_damage(tmp_path, header):
 
 def test_numbers_without_columns_are_damage(folder, tmp_path):
     with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as index:
-        Opened(index).answer(ImageQuestion(query(4), SCORES["default"]))
+        Opened(index).answer(ImageQuery(query(4), SCORES["default"]))
     (path,) = frames(tmp_path)
     whole = path.read_bytes()
     length = int.from_bytes(whole[:8], "little")
@@ -318,7 +307,7 @@ def test_numbers_without_columns_are_damage(folder, tmp_path):
 
 
 def test_another_groups_frame_is_not_taken_for_this_ones(rows, folder, tmp_path):
-    question = ImageQuestion(query(4), SCORES["default"])
+    question = ImageQuery(query(4), SCORES["default"])
     with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path / "a") as index:
         wanted = Opened(index).answer(question)
     (path,) = frames(tmp_path / "a")
@@ -334,7 +323,7 @@ def test_another_groups_frame_is_not_taken_for_this_ones(rows, folder, tmp_path)
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "header", "shapes", "folder"])
 def test_a_damaged_frame_is_made_again(rows, folder, tmp_path, damage):
-    question = ImageQuestion(query(4), SCORES["default"])
+    question = ImageQuery(query(4), SCORES["default"])
     with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as index:
         wanted = Opened(index).answer(question)
     (path,) = frames(tmp_path)
@@ -360,7 +349,7 @@ def test_what_takes_a_while_is_told_of_once(folder, tmp_path):
         with StoredIndex.open(
             FolderFiles(folder), cache_dir=tmp_path, progress=lambda *it: told.append(it)
         ) as index:
-            Opened(index).answer(ImageQuestion(query(4), SCORES["default"]))
+            Opened(index).answer(ImageQuery(query(4), SCORES["default"]))
     assert told == [("index", 400, 400), ("prepare", 0, 400), *told[2:-1], ("prepare", 400, 400)]
     assert [done for _, done, _ in told[1:]] == sorted({done for _, done, _ in told[1:]})
 
@@ -373,7 +362,7 @@ def test_what_a_killed_process_left_goes(folder, tmp_path):
         path.write_bytes(b"half")
     os.utime(old, (0, 0))
     with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as index:
-        Opened(index).answer(ImageQuestion(query(4), SCORES["default"]))
+        Opened(index).answer(ImageQuery(query(4), SCORES["default"]))
     assert not old.exists()
     assert new.exists()
 
@@ -383,7 +372,7 @@ def test_without_room_for_a_frame_the_search_goes_on(folder, tmp_path, caplog, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(frame, "written", full)
-    question = ImageQuestion(query(4), SCORES["default"])
+    question = ImageQuery(query(4), SCORES["default"])
     with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path) as index:
         found = Opened(index).answer(question)
     assert len(found.groups[0].hits) == 10

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from gmi_registry.errors import SpecFormatError, SpecNotFoundError
-from gmi_registry.index import Filters, ImageQuestion
-from gmi_registry.index.stored import FolderFiles, StoredIndex, delivery, update_index
-from gmi_registry.index.stored import stack as stack_module
+from gmi_registry.index import Filters, ImageQuery
+from gmi_registry.index.stored import FolderFiles, StoredIndex, files, update_index
+from gmi_registry.index.stored import reader as stack_module
 from gmi_registry.index.stored.database import database_path, kept_database
 from gmi_registry.scoring import SCORES
 from tests.support.stored_specs import OTHER, Opened, in_memory, make_row, query, stored
 
-QUESTION = ImageQuestion(query(4), SCORES["default"])
+QUESTION = ImageQuery(query(4), SCORES["default"])
 
 
 class Recorded:
@@ -51,13 +51,13 @@ def folder(tmp_path):
 def hashed(monkeypatch):
     """The names of files that were read to check them."""
     names = []
-    original = delivery._digest
+    original = files._digest
 
     def counting(stream):
         names.append(Path(stream.name).name.rpartition("-")[2])
         return original(stream)
 
-    monkeypatch.setattr(delivery, "_digest", counting)
+    monkeypatch.setattr(files, "_digest", counting)
     return names
 
 
@@ -184,7 +184,7 @@ def test_an_open_index_goes_on_while_another_is_written(folder, tmp_path):
 
 def test_no_more_files_are_open_than_a_process_may_have(tmp_path, monkeypatch):
     monkeypatch.setattr(stack_module, "_MOST_MAPS", 2)
-    monkeypatch.setattr("gmi_registry.index.stored.draft._PART_ROWS", 2)
+    monkeypatch.setattr("gmi_registry.index.stored.writer._PART_ROWS", 2)
     update_index(tmp_path / "i", [make_row(number) for number in range(20)])
     with stored(tmp_path / "i", cache=tmp_path / "c") as index:
         (group,) = index.groups

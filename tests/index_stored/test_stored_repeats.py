@@ -9,15 +9,14 @@ import pytest
 
 from gmi_registry.index import (
     Filters,
-    ImageQuestion,
-    TextQuestion,
+    ImageQuery,
+    TextQuery,
     hubness,
-    image_question,
-    leading,
-    measured,
-    reading,
+    measure_hubness,
+    queries,
+    rank,
 )
-from gmi_registry.index.stored import stack, update_index
+from gmi_registry.index.stored import reader, update_index
 from gmi_registry.scoring import SCORES
 from gmi_registry.scoring.refine import Care, refines_all
 from tests.index_stored.test_stored_answer import same
@@ -30,10 +29,10 @@ VICTIM = 4
 def both(request, tmp_path, monkeypatch):
     """Sixty models, one of them with thirty copies, as a small index and as one with a frame."""
     if request.param == "large":
-        monkeypatch.setattr(stack, "FRAMED_MODELS", 50)
-        monkeypatch.setattr(leading, "_MANY", 50)
-        monkeypatch.setattr(image_question, "CLOSE", Care(16, 1))
-        for module in (image_question, reading):
+        monkeypatch.setattr(reader, "FRAMED_MODELS", 50)
+        monkeypatch.setattr(rank, "_MANY", 50)
+        monkeypatch.setattr(queries, "CLOSE", Care(16, 1))
+        for module in (queries, queries):
             refines = partial(refines_all, care=Care(16, 1))
             monkeypatch.setattr(module, "refines_all", refines)
     rows = [make_row(number, model=f"hf:o/m{number}") for number in range(60)]
@@ -49,9 +48,9 @@ def test_copies_are_one_hit(both, top):
     asked = query(1)
     asked.image_embeddings[:] = victim.mean(axis=0)
     for question in (
-        ImageQuestion(asked, SCORES["default"]),
-        ImageQuestion(asked, SCORES["paper"]),
-        TextQuestion(asked.image_embeddings[0], asked.encoder_id),
+        ImageQuery(asked, SCORES["default"]),
+        ImageQuery(asked, SCORES["paper"]),
+        TextQuery(asked.image_embeddings[0], asked.encoder_id),
     ):
         ours = memory.answer(question, top=top)
         found = files.answer(question, top=top)
@@ -60,7 +59,7 @@ def test_copies_are_one_hit(both, top):
         assert len(hits) == top
         crowd = [hit for hit in hits if hit.repeats]
         assert all(len(hit.repeats) == 30 for hit in crowd)
-        if isinstance(question, ImageQuestion):
+        if isinstance(question, ImageQuery):
             assert crowd == [hits[0]]
         assert [[it.ref for it in hit.repeats] for hit in hits] == [
             [it.ref for it in hit.repeats] for hit in ours.groups[0].hits
@@ -72,9 +71,9 @@ def test_copies_are_one_hit(both, top):
 def test_hubs_are_measured_alike(both, tmp_path):
     memory, files = both
     (ours,), (theirs,) = memory.select(Filters()), files.select(Filters())
-    found = measured(theirs.stack)
+    found = measure_hubness(theirs.stack)
     # Another lot is drawn, of the same models.
-    assert found.models == measured(ours.stack).models == 60
+    assert found.models == measure_hubness(ours.stack).models == 60
     before = theirs.stack.digest
     update_index(tmp_path / "i", [make_row(200)])
     with stored(tmp_path / "i", cache=tmp_path / "cache") as index:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gmi_registry.index import Filters, Standing
-from gmi_registry.index.stored import FolderFiles, StoredIndex, facets, ledger, update_index
+from gmi_registry.index import Filters, SpecStatus
+from gmi_registry.index.stored import FolderFiles, StoredIndex, database, metadata, update_index
 from gmi_registry.index.stored.database import database_path
 from tests.support.stored_specs import make_row, ref_of, renamed, stored
 
@@ -21,10 +21,10 @@ WORDS += ["caf\u00e9", "CAFE\u0301", "two  words", "base_model:Owner/Base", "bas
 STRAY = "lone \udc80"
 BASES = [None, "SDXL 1.0", "sdxl 1.0", "Größe", "GRÖSSE", "'; drop table row; --", "owner/BASE"]
 STANDINGS = [
-    Standing(),
-    Standing(True, "owner", "s 1"),
-    Standing(False, "verified"),
-    Standing(True, None, "s 2"),
+    SpecStatus(),
+    SpecStatus(True, "owner", "s 1"),
+    SpecStatus(False, "verified"),
+    SpecStatus(True, None, "s 2"),
 ]
 HUB_TAGS = [
     (),
@@ -121,8 +121,8 @@ def test_no_filter_is_everything(index):
 def test_standings_are_those_of_this_index(index):
     (stack,) = index.groups
     assert {index.standing(name) for name in stack.names} == set(STANDINGS)
-    assert index.standing("local:nobody") == Standing()
-    assert index.standing("hf:o/m3") == Standing()
+    assert index.standing("local:nobody") == SpecStatus()
+    assert index.standing("hf:o/m3") == SpecStatus()
 
 
 def test_entries_are_a_sequence(index):
@@ -135,10 +135,10 @@ def test_entries_are_a_sequence(index):
 
 
 def test_a_question_reads_the_tags_of_its_shard_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(facets, "_SHARD_MEMBERS", 3)
+    monkeypatch.setattr(metadata, "_SHARD_MEMBERS", 3)
     rows = [plain_row(number) for number in range(24)]
     asked = []
-    original = ledger.Ledger.values
+    original = database.LocalDatabase.values
 
     def counted(self, owner, places):
         asked.extend((owner.partition(" ")[0], place) for place in places)
@@ -146,7 +146,7 @@ def test_a_question_reads_the_tags_of_its_shard_alone(tmp_path, monkeypatch):
 
     with stored(tmp_path / "i", rows, cache=tmp_path / "c") as opened:
         wanted = list(opened.groups[0].select(Filters(tags=("icon",))))
-    monkeypatch.setattr(ledger.Ledger, "values", counted)
+    monkeypatch.setattr(database.LocalDatabase, "values", counted)
     with stored(tmp_path / "i", cache=tmp_path / "c") as opened:
         (group,) = opened.groups
         assert asked == [("members", 0)]

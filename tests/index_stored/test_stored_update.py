@@ -16,10 +16,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from gmi_registry.errors import InputError, SpecFormatError
-from gmi_registry.index import Filters, ImageQuestion, Standing
-from gmi_registry.index.stored import FolderFiles, StoredIndex, update_index
-from gmi_registry.index.stored import lock as lock_module
-from gmi_registry.index.stored.document import IndexDocument
+from gmi_registry.index import Filters, ImageQuery, SpecStatus
+from gmi_registry.index.stored import FolderFiles, StoredIndex, update_index, writer
+from gmi_registry.index.stored.format import IndexDocument
 from gmi_registry.scoring import SCORES
 from gmi_registry.spec import ModelRef
 from tests.support.stored_specs import OTHER, Opened, in_memory, make_row, query, renamed, stored
@@ -34,7 +33,7 @@ def contents(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(Path(folder).rglob("*"))
-        if path.is_file() and path.name != lock_module.LOCK_NAME
+        if path.is_file() and path.name != writer.LOCK_NAME
     }
 
 
@@ -47,7 +46,7 @@ def document(folder):
     return IndexDocument.from_bytes((folder / "index.json").read_bytes())
 
 
-QUESTION = ImageQuestion(query(4), SCORES["default"])
+QUESTION = ImageQuery(query(4), SCORES["default"])
 
 
 def expected(rows):
@@ -104,7 +103,7 @@ class TestRows:
         changed = [
             renamed(rows[0], downloads=12345),
             renamed(rows[3], f"hf:o/m3@{'b' * 40}"),
-            replace(rows[4], standing=Standing(True, "verified")),
+            replace(rows[4], standing=SpecStatus(True, "verified")),
         ]
         change = update_index(tmp_path / "i", changed)
         assert (change.described, change.unchanged, change.replaced) == (3, 0, 0)
@@ -180,7 +179,7 @@ class TestRows:
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_happens_in_whatever_order(seed, tmp_path, monkeypatch):
     """Random updates of small parts, after each of which both indexes hold the same."""
-    monkeypatch.setattr("gmi_registry.index.stored.draft._PART_ROWS", 5)
+    monkeypatch.setattr("gmi_registry.index.stored.writer._PART_ROWS", 5)
     dice, held = random.Random(seed), {}
     for _ in range(8):
         gone = dice.sample(sorted(held), min(len(held), dice.randrange(4)))
@@ -248,7 +247,7 @@ class TestParts:
         assert answers(tmp_path / "i", tmp_path / "c", rows_of(*range(14, 20)))
 
     def test_a_part_is_full_some_day(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("gmi_registry.index.stored.draft._PART_ROWS", 8)
+        monkeypatch.setattr("gmi_registry.index.stored.writer._PART_ROWS", 8)
         for start in range(0, 40, 5):
             update_index(tmp_path / "i", rows_of(*range(start, start + 5)))
         update_index(tmp_path / "i", rows_of(*range(40, 61)))
@@ -378,14 +377,14 @@ for number in range(int(sys.argv[2]), int(sys.argv[3])):
 
 def test_writers_at_the_same_time_lose_nothing(tmp_path):
     arguments = [sys.executable, "-c", WRITER, str(tmp_path / "i")]
-    writers = [subprocess.Popen([*arguments, *span]) for span in (("0", "6"), ("6", "12"))]
-    assert [writer.wait(120) for writer in writers] == [0, 0]
+    processes = [subprocess.Popen([*arguments, *span]) for span in (("0", "6"), ("6", "12"))]
+    assert [process.wait(120) for process in processes] == [0, 0]
     assert answers(tmp_path / "i", tmp_path / "c", rows_of(*range(12)))
 
 
 def test_a_writer_does_not_wait_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock_module, "PATIENCE", 0.05)
-    with lock_module.locked(tmp_path), pytest.raises(InputError, match="another program"):
+    monkeypatch.setattr(writer, "LOCK_PATIENCE", 0.05)
+    with writer.writing_alone(tmp_path), pytest.raises(InputError, match="another program"):
         update_index(tmp_path, rows_of(0))
     assert update_index(tmp_path, rows_of(0)).rows == 1
 

@@ -21,7 +21,7 @@ from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.entries import entry_of
 from gmi_registry.hubs.registry.review import compare_images
-from gmi_registry.index.stored import Row, update_index
+from gmi_registry.index.stored import NewSpec, update_index
 from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet, build_spec, read_spec, write_spec
 from tests.support.grey_encoder import GreyEncoder
@@ -343,7 +343,7 @@ class TestCheck:
         rows = []
         for number in range(12):
             away = np.zeros(width) if number == 0 else length * random.standard_normal(width)
-            row = Row.of(altered(spec, images=images + away.astype(np.float32)))
+            row = NewSpec.of(altered(spec, images=images + away.astype(np.float32)))
             entry = dataclasses.replace(
                 row.indexed.entry, model=ModelRef("local", f"m{number:02}"), digest=f"{number:064x}"
             )

@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from gmi_registry.index.key import ComparabilityKey
+from gmi_registry.index.entry import ComparabilityKey
 from gmi_registry.index.result import (
     GroupRanking,
     PromptMatch,

@@ -7,8 +7,8 @@ import hashlib
 import numpy as np
 
 from gmi_registry.filters import Filters
-from gmi_registry.index import SpecIndex, SpecSource, Standing
-from gmi_registry.index.served import serve_into
+from gmi_registry.index import SpecIndex, SpecSource, SpecStatus
+from gmi_registry.index.qdrant import serve_into
 from gmi_registry.scoring import Query
 from gmi_registry.spec import (
     DescribedModel,
@@ -25,10 +25,10 @@ from gmi_registry.spec import (
 DIMENSIONS, TEXT_DIMENSIONS, SEEDS = 12, 5, (0, 1)
 PROMPTS = PromptSet("general", 1, ("a cat", "a tree", "a red car", "a castle", "a boat"))
 STANDINGS = (
-    Standing(False, "owner"),
-    Standing(True, "verified"),
-    Standing(None, "self-published"),
-    Standing(False),
+    SpecStatus(False, "owner"),
+    SpecStatus(True, "verified"),
+    SpecStatus(None, "self-published"),
+    SpecStatus(False),
 )
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from gmi_registry.index import Filters, IndexedSpec, Selection, SpecIndex, Standing
-from gmi_registry.index.comparison import answer
-from gmi_registry.index.stored import FolderFiles, Row, StoredIndex, update_index
+from gmi_registry.index import Filters, IndexedSpec, Selection, SpecIndex, SpecStatus
+from gmi_registry.index.rank import rank_groups
+from gmi_registry.index.stored import FolderFiles, NewSpec, StoredIndex, update_index
 from gmi_registry.scoring import Query
 from gmi_registry.spec import (
     DescribedModel,
@@ -109,12 +109,12 @@ def ref_of(number):
 def make_row(number, standing=None, **changes):
     """A row on one of three hubs, with a standing of its own."""
     spec = make_spec(number, **({"model": ref_of(number)} | changes))
-    standing = standing or Standing(
+    standing = standing or SpecStatus(
         stale=(None, False, True)[number % 3],
         trust=("owner", "verified", "self-published", None)[number % 4],
         stamp=f"stamp {number}" if number % 2 else None,
     )
-    row = renamed(Row.of(spec, standing), hub_tags=("Fresh",) if number % 5 == 1 else ())
+    row = renamed(NewSpec.of(spec, standing), hub_tags=("Fresh",) if number % 5 == 1 else ())
     if number % 4 == 2:
         row = renamed(row, lora_partial=LoraPartial(applied=number, tensors=number + 100))
     return row if number % 7 else renamed(row, described_as=ModelRef("hf", f"o/former{number}"))
@@ -163,7 +163,7 @@ class Opened:
 
     def answer(self, question, filters=None, **options):
         chosen = self.select(filters or Filters(), question.about)
-        return answer(self, chosen, question, **options)
+        return rank_groups(self, chosen, question, **options)
 
 
 def stored(folder, *updates, cache):

@@ -1,15 +1,38 @@
-"""Where the files of an index come from."""
+"""Where the files of an index come from, and how each is checked once."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Any, Protocol
 
-from gmi_registry.errors import SpecFormatError, SpecNotFoundError
-from gmi_registry.index.stored.document import DOCUMENT_NAME
-from gmi_registry.index.stored.fault import AGAIN
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["FolderFiles", "IndexFiles"]
+from gmi_registry.errors import DigestMismatchError, SpecFormatError, SpecNotFoundError
+from gmi_registry.index.stored.database import LocalDatabase
+from gmi_registry.index.stored.format import (
+    BUILD_AGAIN,
+    DOCUMENT_LIMIT,
+    DOCUMENT_NAME,
+    MEAN_NORMS,
+    ArrayLayout,
+    FileMetadata,
+    GroupMetadata,
+    IndexDocument,
+    PartMetadata,
+    Statistics,
+    StoredMetadata,
+    kernel_fault,
+    norm_fault,
+    prompts_layout,
+    statistics_fault,
+)
+from gmi_registry.spec.tensors import NORM_RANGE
 
 
 class IndexFiles(Protocol):
@@ -50,9 +73,143 @@ class FolderFiles:
         if path.is_symlink() or path.parent.is_symlink():
             raise SpecFormatError(f"{path} is a symbolic link", hint="put the file itself there")
         if not path.is_file():
-            raise SpecFormatError(f"{path} is missing", hint=AGAIN)
+            raise SpecFormatError(f"{path} is missing", hint=BUILD_AGAIN)
         return path
 
     def has(self, name: str) -> bool:
         """All of an index in a folder is there."""
         return True
+
+
+Arrays = dict[str, NDArray[Any]]
+_READ_AT_ONCE = 1 << 20
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0)
+
+
+class CheckedFiles:
+    """What ``files`` has, less everything that is not what ``index.json`` says.
+
+    Methods raise DigestMismatchError for other bytes and SpecFormatError for bytes that break a
+    rule, besides what ``files`` raises. What was checked is remembered in ``ledger``, so that a
+    file is read to check it once. Without one, arrays are taken for what they should be, by their
+    size and header alone: for a writer that looks into its own files here and there.
+    """
+
+    def __init__(self, files: IndexFiles, ledger: LocalDatabase | None) -> None:
+        self._files = files
+        self._ledger = ledger
+
+    def document(self) -> tuple[IndexDocument, str]:
+        """``index.json`` and its digest."""
+        path = self._files.fetch(DOCUMENT_NAME, sha256=None, size=None)
+        with _opened_file(path, DOCUMENT_NAME) as stream:
+            data = stream.read(DOCUMENT_LIMIT + 1)
+        return IndexDocument.from_bytes(data), hashlib.sha256(data).hexdigest()
+
+    def lines(self, part: PartMetadata) -> list[tuple[StoredMetadata, bytes]]:
+        """The metadata of a part's rows, and the bytes of each."""
+        record = part.entries
+        with self._checked(record) as stream:
+            data = stream.read()
+        if hashlib.sha256(data).hexdigest() != record.sha256:
+            raise _mismatch(record)
+        rows = data.split(b"\n")
+        if rows.pop() != b"" or len(rows) != part.rows:
+            raise _broken_file(record, f"has {len(rows)} whole lines, not {part.rows}")
+        return [
+            (StoredMetadata.from_bytes(row, f"{record.name}:{number}"), row)
+            for number, row in enumerate(rows, 1)
+        ]
+
+    def prompts(self, group: GroupMetadata) -> NDArray[np.float16]:
+        """[P, E] of a group."""
+        layout = prompts_layout(len(group.prompt_set.prompts), group.encoder.text_dim)
+        record = group.prompt_embeddings
+        return self._arrays(record, layout, lambda it: norm_fault(it["prompts"], NORM_RANGE))[
+            "prompts"
+        ]
+
+    def statistics(self, group: GroupMetadata) -> Statistics:
+        """What the default score needs to know of a group."""
+        record = group.statistics
+        layout = Statistics.layout(group.encoder.image_dim)
+        arrays = self._arrays(record.file, layout, statistics_fault)
+        return Statistics.from_arrays(arrays, record.freedom, record.temperature)
+
+    def part(self, part: PartMetadata, kind: str, layout: ArrayLayout) -> NDArray[Any]:
+        """The ``means``, ``images`` or ``grams`` of a part, mapped."""
+        checks: dict[str, Callable[[Arrays], str | None]] = {
+            "means": lambda it: norm_fault(it["means"], MEAN_NORMS),
+            "images": lambda it: norm_fault(it["images"], NORM_RANGE),
+            "grams": lambda it: kernel_fault(it["grams"]),
+        }
+        record: FileMetadata = getattr(part, kind)
+        return self._arrays(record, layout, checks[kind])[kind]
+
+    def has_images(self, part: PartMetadata) -> bool:
+        """Whether the images of a part would be there at once."""
+        return self._files.has(part.images.name)
+
+    def _arrays(
+        self, record: FileMetadata, layout: ArrayLayout, fault: Callable[[Arrays], str | None]
+    ) -> Arrays:
+        with self._checked(record) as stream:
+            found = layout.mapped(stream)
+            if found is None:
+                raise _broken_file(record, "does not begin with the header that its rows imply")
+            path, status = Path(stream.name), os.fstat(stream.fileno())
+            # The name says what the file is for, and so how its values were checked.
+            if self._ledger is None or self._ledger.is_checked(record.name, path, status):
+                return found
+            if _digest(stream) != record.sha256:
+                raise _mismatch(record)
+            reason = fault(found)
+            if reason is not None:
+                raise _broken_file(record, reason)
+            self._ledger.set_checked(record.name, path, status)
+        return found
+
+    def _checked(self, record: FileMetadata) -> IO[bytes]:
+        """The file, which is of the right size."""
+        path = self._files.fetch(record.name, sha256=record.sha256, size=record.size)
+        stream = _opened_file(path, record.name)
+        size = os.fstat(stream.fileno()).st_size
+        if size != record.size:
+            stream.close()
+            raise DigestMismatchError(
+                f"{record.name} has {size:,} bytes, but {DOCUMENT_NAME} names {record.size:,}",
+                hint=BUILD_AGAIN,
+            )
+        return stream
+
+
+def _opened_file(path: Path, name: str) -> IO[bytes]:
+    try:
+        # A pipe would keep the reader waiting for ever.
+        raw = io.FileIO(path, "rb", opener=lambda it, how: os.open(it, how | _NO_WAITING))
+    except OSError as error:
+        raise SpecFormatError(
+            f"{name} cannot be read: {error.strerror}", hint=BUILD_AGAIN
+        ) from error
+    if not stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
+        raw.close()
+        raise SpecFormatError(f"{name} is not a regular file", hint=BUILD_AGAIN)
+    return io.BufferedReader(raw)
+
+
+def _digest(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    found = hashlib.sha256()
+    while piece := stream.read(_READ_AT_ONCE):
+        found.update(piece)
+    return found.hexdigest()
+
+
+def _mismatch(record: FileMetadata) -> DigestMismatchError:
+    return DigestMismatchError(
+        f"{record.name} is not the file whose digest {DOCUMENT_NAME} names", hint=BUILD_AGAIN
+    )
+
+
+def _broken_file(record: FileMetadata, reason: str) -> SpecFormatError:
+    return SpecFormatError(f"{record.name} {reason}", hint=BUILD_AGAIN)

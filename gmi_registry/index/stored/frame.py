@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gmi_registry.index.selection import as_rows
+from gmi_registry.index.groups import as_rows
 from gmi_registry.index.stored.frame_file import (
     FrameDamageError,
     FrameFile,
@@ -79,7 +79,7 @@ class FrameSource:
 class Frame:
     """M models of a group that can be ranked without reading all their means.
 
-    A :class:`~gmi_registry.index.stack.Estimator`; ``places`` [M] says which row of the file each
+    A :class:`~gmi_registry.index.groups.Estimator`; ``places`` [M] says which row of the file each
     member is.
     """
 

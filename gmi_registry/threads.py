@@ -1,4 +1,4 @@
-"""A few threads that read at the same time, whose results come in the order of the work."""
+"""Work done by a few threads at the same time, its results in the order of the work."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Generic, TypeVar
 
-__all__ = ["in_order"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -19,7 +17,9 @@ _GRACE = 1.0
 """Seconds that readings under way get to end by themselves once nobody waits for them."""
 
 
-def in_order(work: Callable[[T], R], items: Sequence[T], workers: int) -> Generator[R, None, None]:
+def map_in_order(
+    work: Callable[[T], R], items: Sequence[T], workers: int
+) -> Generator[R, None, None]:
     """``work`` of each of ``items``, ``workers`` at a time, in the order of ``items``.
 
     What ``work`` raises is raised at its place, and ends the iteration. No new work begins once the
@@ -30,14 +30,14 @@ def in_order(work: Callable[[T], R], items: Sequence[T], workers: int) -> Genera
         # A loop is easier to follow in a traceback.
         yield from map(work, items)
         return
-    crew = _Crew(work, items, min(workers, len(items)))
+    crew = _Threads(work, items, min(workers, len(items)))
     try:
         yield from crew.results()
     finally:
         crew.dismiss()
 
 
-class _Crew(Generic[T, R]):
+class _Threads(Generic[T, R]):
     def __init__(self, work: Callable[[T], R], items: Sequence[T], workers: int) -> None:
         self._work, self._items = work, items
         self._next = iter(range(len(items)))

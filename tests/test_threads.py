@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from gmi_registry.index.crew import in_order
+from gmi_registry.threads import map_in_order
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5, 50])
@@ -22,7 +22,7 @@ def test_results_come_in_the_order_of_the_work(workers):
         done[number].set()
         return number * number
 
-    assert list(in_order(work, range(20), workers)) == [n * n for n in range(20)]
+    assert list(map_in_order(work, range(20), workers)) == [n * n for n in range(20)]
 
 
 def test_no_more_than_so_many_at_a_time():
@@ -40,7 +40,7 @@ def test_no_more_than_so_many_at_a_time():
             running -= 1
         four.wait()
 
-    assert len(list(in_order(work, range(32), 4))) == 32
+    assert len(list(map_in_order(work, range(32), 4))) == 32
     assert most == 4
 
 
@@ -51,7 +51,7 @@ def test_an_error_is_raised_at_its_place(workers):
             raise ZeroDivisionError(number)
         return number
 
-    outcomes = in_order(work, range(10), workers)
+    outcomes = map_in_order(work, range(10), workers)
     assert [next(outcomes) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ZeroDivisionError):
         next(outcomes)
@@ -65,7 +65,7 @@ def test_nothing_new_begins_once_it_is_closed():
         time.sleep(0.01)
         return number
 
-    outcomes = in_order(work, range(1000), 2)
+    outcomes = map_in_order(work, range(1000), 2)
     next(outcomes)
     outcomes.close()
     count = len(begun)
@@ -76,9 +76,9 @@ def test_nothing_new_begins_once_it_is_closed():
 def test_work_that_hangs_does_not_hold_up_the_end():
     code = (
         "import threading\n"
-        "from gmi_registry.index.crew import in_order\n"
+        "from gmi_registry.threads import map_in_order\n"
         "forever = threading.Event()\n"
-        "results = in_order(lambda n: n if n == 0 else forever.wait(), range(4), 4)\n"
+        "results = map_in_order(lambda n: n if n == 0 else forever.wait(), range(4), 4)\n"
         "assert next(results) == 0\n"
         "results.close()\n"
         "print('closed')\n"
@@ -90,4 +90,4 @@ def test_work_that_hangs_does_not_hold_up_the_end():
 
 
 def test_no_work_gives_no_results():
-    assert list(in_order(str, [], 8)) == []
+    assert list(map_in_order(str, [], 8)) == []

@@ -12,21 +12,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gmi_registry.errors import HubError, InputError
-from gmi_registry.index.served.connection import Connection
-from gmi_registry.index.served.facts import FORMAT, Facts
-from gmi_registry.index.served.pictures import packed
-from gmi_registry.index.served.place import Place
-from gmi_registry.index.served.row import FILTERED, Row, images_id, point_id
-from gmi_registry.index.served.storage import stored_facts
-from gmi_registry.index.stack import Stack
-from gmi_registry.index.standing import Standing
+from gmi_registry.index.entry import SpecStatus
+from gmi_registry.index.groups import ModelGroup
+from gmi_registry.index.qdrant.connection import Connection, Location
+from gmi_registry.index.qdrant.points import (
+    FILTERED,
+    FORMAT,
+    CollectionMetadata,
+    PointPayload,
+    fetch_metadata,
+    images_id,
+    packed_images,
+    point_id,
+)
 from gmi_registry.spec import EncoderRef
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
     from qdrant_client.models import AliasOperations, PointStruct
-
-__all__ = ["Delivery", "serve_into"]
 
 Progress = Callable[[int, int], None]
 
@@ -40,7 +43,7 @@ _IDS = 10_000
 
 
 @dataclass(frozen=True)
-class Delivery:
+class Upload:
     """What was done. ``collection`` is the name that searches use, ``own`` that of the collection
     behind it. Of ``models``, ``sent`` were sent now; the others were there already. ``replaced``
     are collections that were taken away: versions before this one, and uploads that nobody
@@ -54,14 +57,14 @@ class Delivery:
 
 
 def serve_into(
-    target: str | Place | QdrantClient,
-    stack: Stack,
-    standing: Callable[[str], Standing],
+    target: str | Location | QdrantClient,
+    stack: ModelGroup,
+    standing: Callable[[str], SpecStatus],
     *,
     encoder: EncoderRef,
     collection: str | None = None,
     progress: Progress | None = None,
-) -> Delivery:
+) -> Upload:
     """Load the group ``stack``, and what hubs say of its models, into a Qdrant server.
 
     ``target`` is a URL, ``qdrant://host:port/collection?tls=1``, or an open client, for which
@@ -90,17 +93,17 @@ def serve_into(
         )
     connection = Connection.to(target, collection)
     try:
-        return _Loading(connection, stack, standing, encoder).run(progress)
+        return _Uploading(connection, stack, standing, encoder).run(progress)
     finally:
         connection.close()
 
 
-class _Loading:
+class _Uploading:
     def __init__(
         self,
         connection: Connection,
-        stack: Stack,
-        standing: Callable[[str], Standing],
+        stack: ModelGroup,
+        standing: Callable[[str], SpecStatus],
         encoder: EncoderRef,
     ) -> None:
         self.encoder = encoder
@@ -108,10 +111,12 @@ class _Loading:
         self.client = connection.client
         self.stack = stack
         self.ids = [point_id(entry.model) for entry in stack.entries]
-        self.rows = [Row.of(entry, standing(str(entry.model.identity))) for entry in stack.entries]
+        self.rows = [
+            PointPayload.of(entry, standing(str(entry.model.identity))) for entry in stack.entries
+        ]
         self.own = f"{connection.collection}--{_digest(stack, self.rows)}"
 
-    def run(self, progress: Progress | None) -> Delivery:
+    def run(self, progress: Progress | None) -> Upload:
         ask, name = self.connection.ask, self.connection.collection
         existing = {it.name for it in ask(self.client.get_collections).collections}
         if name in existing:
@@ -128,7 +133,7 @@ class _Loading:
         if aliases.get(name) != self.own:
             self._turn(name, replaces=name in aliases)
         replaced = self._clear(existing)
-        return Delivery(
+        return Upload(
             collection=name,
             own=self.own,
             models=len(self.rows),
@@ -148,7 +153,7 @@ class _Loading:
             },
         )
 
-    def _facts(self) -> Facts:
+    def _facts(self) -> CollectionMetadata:
         """Those of an earlier try, if there was one: another machine rounds otherwise, and all
         models must be whitened alike."""
         from qdrant_client import models
@@ -160,10 +165,10 @@ class _Loading:
                 field,
                 field_schema=models.PayloadSchemaType.KEYWORD,
             )
-        known = stored_facts(self.connection, self.own)
+        known = fetch_metadata(self.connection, self.own)
         if known is not None:
             return known
-        facts = Facts.of(self.stack, self.encoder, self.own)
+        facts = CollectionMetadata.of(self.stack, self.encoder, self.own)
         points = [
             models.PointStruct(id=name, payload=payload, vector={})
             for name, payload in zip(facts.ids, facts.payloads(), strict=True)
@@ -173,7 +178,7 @@ class _Loading:
             self._upsert([point])
         return facts
 
-    def _send(self, facts: Facts, progress: Progress | None) -> int:
+    def _send(self, facts: CollectionMetadata, progress: Progress | None) -> int:
         there = set(self._there())
         missing = [row for row, name in enumerate(self.ids) if name not in there]
         done = len(self.ids) - len(missing)
@@ -186,7 +191,9 @@ class _Loading:
             progress(done, len(self.ids))
         return len(missing)
 
-    def _batches(self, facts: Facts, missing: Sequence[int]) -> Iterator[list[PointStruct]]:
+    def _batches(
+        self, facts: CollectionMetadata, missing: Sequence[int]
+    ) -> Iterator[list[PointStruct]]:
         from qdrant_client import models
 
         width = facts.image_dim
@@ -198,7 +205,7 @@ class _Loading:
             images = self.stack.images(chosen)
             points = []
             for row, style, shown in zip(chosen, styles, images, strict=True):
-                payload = packed(shown)
+                payload = packed_images(shown)
                 name = images_id(self.rows[row].reference)
                 points.append(models.PointStruct(id=name, payload=payload, vector={}))
                 vector = {"style": style.astype(np.float32).tolist()}
@@ -224,7 +231,7 @@ class _Loading:
             if offset is None:
                 return
 
-    def _check(self, facts: Facts) -> None:
+    def _check(self, facts: CollectionMetadata) -> None:
         expected = 2 * len(self.ids) + len(facts.ids)
         found = self.connection.ask(self.client.count, self.own, exact=True).count
         if found != expected:
@@ -254,7 +261,7 @@ class _Loading:
         return tuple(gone)
 
 
-def _digest(stack: Stack, rows: Sequence[Row]) -> str:
+def _digest(stack: ModelGroup, rows: Sequence[PointPayload]) -> str:
     """16 hex digits that change whenever what is served does."""
     key = stack.key
     content = [

@@ -1,0 +1,12 @@
+"""An index that outgrew one machine, on a Qdrant server.
+
+One collection holds one group: models that share a :class:`~gmi_registry.index.ComparabilityKey`.
+The default score without a prompt is the squared Euclidean distance between whitened means, less
+a constant, so that Qdrant's own nearest neighbours are its answer, and only those travel.
+"""
+
+from gmi_registry.index.qdrant.connection import Location
+from gmi_registry.index.qdrant.search import QdrantIndex
+from gmi_registry.index.qdrant.upload import Upload, serve_into
+
+__all__ = ["Location", "QdrantIndex", "Upload", "serve_into"]

@@ -15,10 +15,10 @@ from gmi_registry.errors import IncomparableSpecsError, InputError
 from gmi_registry.images import load_image, to_rgb
 from gmi_registry.index import (
     ComparabilityKey,
-    ImageQuestion,
-    Question,
+    ImageQuery,
+    IndexQuery,
     SpecCache,
-    TextQuestion,
+    TextQuery,
     Wording,
 )
 from gmi_registry.scoring.query import Query
@@ -50,7 +50,7 @@ def make_query(
     encoder: Encoder,
     interrogator: Interrogator | None,
     cache: SpecCache,
-) -> Question:
+) -> IndexQuery:
     """The query of a ``request`` for images or a text, whose ``images`` are decoded.
 
     ``interrogator`` guesses what images show where the request does not say it. Raises as
@@ -58,7 +58,7 @@ def make_query(
     """
     prompts = OwnPrompts(encoder, cache)
     if request.text is not None:
-        return TextQuestion(embed_text(request.text, encoder), encoder.ref.id, prompts)
+        return TextQuery(embed_text(request.text, encoder), encoder.ref.id, prompts)
     style = None
     if request.style is not None:
         style = Wording(embed_text(request.style, encoder), logit_scale(encoder))
@@ -68,7 +68,7 @@ def make_query(
             pictures, encoder, interrogator=interrogator or NO_INTERROGATOR, prompt=request.prompt
         )
 
-    return ImageQuestion(
+    return ImageQuery(
         query(images),
         score_named(request.score),
         query(unwanted) if unwanted else None,

@@ -7,14 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from gmi_registry.index import (
-    GroupRanking,
-    ImageQuestion,
-    ModelQuestion,
-    Question,
-    Ranking,
-    SearchHit,
-)
+from gmi_registry.index import GroupRanking, ImageQuery, IndexQuery, ModelQuery, Ranking, SearchHit
 from gmi_registry.search.request import SearchRequest
 from gmi_registry.spec import EncoderRef, ModelRef
 
@@ -156,7 +149,7 @@ class SearchResult(Ranking):
         }
 
 
-def query_fields(request: SearchRequest, query: Question | None) -> dict[str, Any]:
+def query_fields(request: SearchRequest, query: IndexQuery | None) -> dict[str, Any]:
     """What a result says of its query; of prompts what was guessed, once that has been done."""
     fields: dict[str, Any] = {
         "score": request.score if request.text is None else TEXT_SCORE,
@@ -169,12 +162,12 @@ def query_fields(request: SearchRequest, query: Question | None) -> dict[str, An
         "style": request.style,
         "like": None,
     }
-    if isinstance(query, ImageQuestion):
+    if isinstance(query, ImageQuery):
         fields["pseudo_prompts"] = query.query.pseudo_prompts
         fields["interrogator"] = query.query.interrogator
         if query.unwanted is not None:
             fields["not_like_prompts"] = query.unwanted.pseudo_prompts
-    elif isinstance(query, ModelQuestion):
+    elif isinstance(query, ModelQuery):
         fields |= {"score": LIKE_SCORE, "like": query.exemplar.entry.model}
     return fields
 

@@ -16,7 +16,7 @@ from gmi_registry.background import known_universal
 from gmi_registry.errors import OfflineError, UnsupportedOperationError
 from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.protocol import Hub, with_base_names
-from gmi_registry.index import ModelQuestion, Question, Ranking, SpecCache, answer
+from gmi_registry.index import IndexQuery, ModelQuery, Ranking, SpecCache, rank_groups
 from gmi_registry.search.loading import ModelLoader
 from gmi_registry.search.query import make_query, open_images
 from gmi_registry.search.request import SearchRequest
@@ -25,7 +25,7 @@ from gmi_registry.search.source import Freshness, SearchSource, find_exemplar, w
 
 if TYPE_CHECKING:
     from gmi_registry.encoders.protocol import Encoder
-    from gmi_registry.index.served import ServedIndex
+    from gmi_registry.index.qdrant import QdrantIndex
     from gmi_registry.spec.reference import HubName
 
 
@@ -91,7 +91,7 @@ def search(
     loader = ModelLoader.checked(request, encoder, access.cache_dir, offline)
     requests_before = {} if remote is None else remote.traffic.methods
 
-    query: Question | None = None
+    query: IndexQuery | None = None
     encoder_ref = None if encoder is None else encoder.ref
     cache = SpecCache(cache_dir)
     timer.begin("list")
@@ -118,7 +118,7 @@ def search(
         with SearchSource.open(request, hub, cache_dir, progress) as source:
             if request.like is not None:
                 exemplar, encoder_ref = find_exemplar(request.like, hub, access, source.index)
-                query = ModelQuestion(exemplar)
+                query = ModelQuery(exemplar)
 
             # The specifications in memory, or the rows of the index, that pass the filter.
             specs = source.load(request.filters, timer)
@@ -142,7 +142,7 @@ def search(
                 timer.begin("rank")
                 freshness = Freshness(hub, request.workers, may_be_old=source.index is not None)
                 while True:
-                    ranking = answer(
+                    ranking = rank_groups(
                         specs,
                         specs.select(replace(filters, fresh_only=request.fresh_only), leave_out),
                         query,
@@ -180,13 +180,13 @@ def search(
 
 
 @contextmanager
-def _open_server(request: SearchRequest, *, offline: bool) -> Iterator[ServedIndex]:
+def _open_server(request: SearchRequest, *, offline: bool) -> Iterator[QdrantIndex]:
     """The collection that ``request`` names, for the block.
 
     Raises UnsupportedOperationError for what a server cannot answer or tell, OfflineError, and what
     :meth:`.ServedIndex.open` raises.
     """
-    from gmi_registry.index.served import Place, ServedIndex
+    from gmi_registry.index.qdrant import Location, QdrantIndex
 
     url = str(request.index)
     if request.like is not None or request.text is not None:
@@ -199,13 +199,13 @@ def _open_server(request: SearchRequest, *, offline: bool) -> Iterator[ServedInd
             f"{url} does not know which models have changed since",
             hint="search without --fresh-only, or with the files of the index: --index DIR",
         )
-    place = Place.parse(url)
+    place = Location.parse(url)
     if offline and not place.is_here:
         raise OfflineError(
             f"{url} is across the network, which is switched off",
             hint="search without --offline, or with the files of the index: --index DIR",
         )
-    with ServedIndex.open(place) as served:
+    with QdrantIndex.open(place) as served:
         yield served
 
 

@@ -47,12 +47,12 @@ from gmi_registry.index import (
     SpecCache,
     SpecIndex,
     SpecSource,
-    Standing,
+    SpecStatus,
 )
-from gmi_registry.index.crew import in_order
-from gmi_registry.index.name import without
+from gmi_registry.index.groups import rows_without
 from gmi_registry.search.request import NO_INDEX, REGISTRY_INDEX, SearchRequest
 from gmi_registry.search.result import Progress, StageTimer
+from gmi_registry.threads import map_in_order
 
 if TYPE_CHECKING:
     from gmi_registry.index.stored import IndexFiles, StoredIndex
@@ -106,7 +106,7 @@ class HubIndex:
         found = []
         for stack in self._stored.groups:
             rows = stack.select(filters, hub=self._hub)
-            kept = without(rows, stack.names, gone) if gone else rows
+            kept = rows_without(rows, stack.names, gone) if gone else rows
             if len(kept):
                 found.append(Selection(stack, kept))
         return found
@@ -115,7 +115,7 @@ class HubIndex:
         """What base models are called, in lower case; those of other hubs and indexes as well."""
         return self._stored.base_models()
 
-    def standing(self, name: str) -> Standing:
+    def standing(self, name: str) -> SpecStatus:
         """What is known of the specification of the model whose identity has that name."""
         known = self._stored.standing(name)
         return replace(known, stale=self._marks[name]) if name in self._marks else known
@@ -261,7 +261,7 @@ class SearchSource:
             stamp=listing.stamp,
             nsfw=listing.nsfw,
             hub_tags=listing.tags,
-            standing=Standing(listing.stale, listing.trust, listing.stamp),
+            standing=SpecStatus(listing.stale, listing.trust, listing.stamp),
             url=listing.url,
             checked=True,
         )
@@ -345,7 +345,7 @@ class Freshness:
             except GmiError:
                 return None
 
-        return list(in_order(state, hits, self.workers))
+        return list(map_in_order(state, hits, self.workers))
 
 
 def with_present_names(ranking: Ranking, hub: Hub) -> Ranking:

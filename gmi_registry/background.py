@@ -12,17 +12,19 @@ import logging
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.numpy import load, save
 
-from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.errors import GmiError
 from gmi_registry.index import Hubness, SpecCache, Universal, measure_hubness
-from gmi_registry.index.groups import ModelGroup
 from gmi_registry.index.hubness import FEWEST
+
+if TYPE_CHECKING:
+    from gmi_registry.encoders.protocol import Encoder
+    from gmi_registry.index.groups import ModelGroup
 
 _SIDE, _ACROSS = 96, 8
 # Part of the name of what is kept: numbers of another way to measure are others.
@@ -56,6 +58,8 @@ def embedded(encoder: Encoder, cache: SpecCache) -> NDArray[np.float32]:
     known = kept_pictures(encoder.ref.id, encoder.ref.image_dim, cache)
     if known is not None:
         return known
+    from safetensors.numpy import save
+
     _log.info("reading 64 background pictures, once for this encoder")
     found = np.asarray(encoder.encode_images(pictures()), np.float32)
     cache.keep("background", _name(encoder.ref.id), save({"images": found}))
@@ -113,6 +117,8 @@ def kept_pictures(encoder_id: str, width: int, cache: SpecCache) -> NDArray[np.f
     data = cache.kept("background", _name(encoder_id))
     if data is None:
         return None
+    from safetensors.numpy import load
+
     try:
         found = load(data)["images"]
     except Exception as error:

@@ -17,7 +17,7 @@ from gmi_registry.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from gmi_registry.encoders.onnx_files import Description
+    from gmi_registry.encoders.description import Description
 
 
 app = new_app("Make encoders that search without torch, or look at one.")

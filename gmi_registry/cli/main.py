@@ -5,6 +5,7 @@ Only the module of the command that is run is imported; the help of ``gmi`` itse
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -89,6 +90,8 @@ def publish_main() -> None:
 
 def run_program(program: typer.Typer) -> None:
     """Run a command line; what strangers wrote is cleaned on its way out."""
+    # Imports make many objects and no garbage, among which it would be looked for all the time.
+    gc.set_threshold(50_000, 20, 20)
     with guarded_output():
         try:
             program()

@@ -19,15 +19,10 @@ from onnxscript.optimizer import fold_constants, inline, remove_unused_nodes
 from open_clip.tokenizer import SimpleTokenizer, get_clean_fn
 from safetensors.numpy import save
 
+from gmi_registry.encoders.description import Description, FileEntry, TextInput
 from gmi_registry.encoders.external_data import aligned
 from gmi_registry.encoders.onnx import OnnxEncoder
-from gmi_registry.encoders.onnx_files import (
-    ENCODER_NAME,
-    Description,
-    FileEntry,
-    TextInput,
-    reference_embeddings,
-)
+from gmi_registry.encoders.onnx_files import ENCODER_NAME, reference_embeddings
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.encoders.tokenizer import Cleaning, join_merges
 from gmi_registry.errors import InputError

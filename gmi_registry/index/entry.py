@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.filters import Traits, bases
-from gmi_registry.model import Trust
 from gmi_registry.scoring import gram
-from gmi_registry.spec import LoraPartial, Manifest, ModelRef, Spec
+from gmi_registry.spec.reference import ModelRef
+
+if TYPE_CHECKING:
+    from gmi_registry.model import Trust
+    from gmi_registry.spec import LoraPartial, Manifest, Spec
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -177,7 +180,11 @@ class IndexEntry:
 
 
 def _share(plain: dict[str, int] | None) -> LoraPartial | None:
-    return None if plain is None else LoraPartial.model_validate(plain)
+    if plain is None:
+        return None
+    from gmi_registry.spec import LoraPartial
+
+    return LoraPartial.model_validate(plain)
 
 
 def _reference(text: str | None) -> ModelRef | None:

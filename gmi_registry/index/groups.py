@@ -14,18 +14,19 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gmi_registry.filters import Filters
-from gmi_registry.index.entry import ComparabilityKey, IndexEntry, SpecStatus
-from gmi_registry.index.result import SkippedSpec
-from gmi_registry.scoring import Candidates, WithinScatter
-from gmi_registry.scoring.confidence import TailMass
-from gmi_registry.scoring.kernels import Floats
-from gmi_registry.spec import ModelRef
+if TYPE_CHECKING:
+    from gmi_registry.filters import Filters
+    from gmi_registry.index.entry import ComparabilityKey, IndexEntry, SpecStatus
+    from gmi_registry.index.result import SkippedSpec
+    from gmi_registry.scoring import Candidates, WithinScatter
+    from gmi_registry.scoring.confidence import TailMass
+    from gmi_registry.scoring.kernels import Floats
+    from gmi_registry.spec import ModelRef
 
 HeldPrompts = tuple[NDArray[np.float16], NDArray[np.intp]]
 """Prompt embeddings [P, E], and the places of the members that hold them."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.errors import GmiError, RateLimitError
 from gmi_registry.filters import Filters
-from gmi_registry.index.cache import SpecCache
 from gmi_registry.index.entry import (
     UNKNOWN_STATUS,
     ComparabilityKey,
@@ -38,13 +39,16 @@ from gmi_registry.index.result import Ranking, SkippedSpec
 from gmi_registry.scoring import DEFAULT_SCORE, Candidates, Query, Score, WithinScatter, score_named
 from gmi_registry.scoring.confidence import fitted_temperature
 from gmi_registry.scoring.default import mean_images
-from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.paper import Invariants
 from gmi_registry.scoring.repeats import whiten
 from gmi_registry.scoring.sweep import norm_range
-from gmi_registry.spec import ModelRef, Spec
 from gmi_registry.spec.canonical import canonical_digest
 from gmi_registry.threads import map_in_order
+
+if TYPE_CHECKING:
+    from gmi_registry.index.cache import SpecCache
+    from gmi_registry.scoring.kernels import Floats
+    from gmi_registry.spec import ModelRef, Spec
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,18 @@ class SpecSource:
     checked: bool = False
 
 
+# Part of the name of what is kept: a temperature fitted in another way is another.
+_TEMPERATURE_METHOD = 1
+_TEMPERATURE = struct.Struct("<d")
+
+
 @dataclass(frozen=True, eq=False)
 class MemoryGroup:
     """A :class:`~gmi_registry.index.ModelGroup` with everything in memory.
 
     ``image_embeddings`` are [M, N, D] float16, ``grams`` [M, N, N] float32. ``prompt_embeddings``
     are the different arrays [P, E] that members hold, and ``held`` [M] says which is whose.
+    ``cache`` keeps what was worked out of exactly these members.
     """
 
     key: ComparabilityKey
@@ -88,6 +98,7 @@ class MemoryGroup:
     prompt_embeddings: tuple[NDArray[np.float16], ...]
     held: NDArray[np.intp]
     image_prompt: NDArray[np.int32]
+    cache: SpecCache | None = None
 
     @cached_property
     def names(self) -> list[str]:
@@ -105,7 +116,7 @@ class MemoryGroup:
         whose = self.held[as_rows(rows)]
         return [
             (self.prompt_embeddings[number], np.flatnonzero(whose == number))
-            for number in np.unique(whose).tolist()
+            for number in sorted(set(whose.tolist()))
         ]
 
     @property
@@ -129,9 +140,16 @@ class MemoryGroup:
 
     @cached_property
     def temperature(self) -> float:
+        name = f"{_TEMPERATURE_METHOD} {self.key} {self.digest}"
+        kept = None if self.cache is None else self.cache.kept("temperature", name)
+        if kept is not None and len(kept) == _TEMPERATURE.size:
+            return float(_TEMPERATURE.unpack(kept)[0])
         digests = [entry.digest for entry in self.entries]
         drawn = self.images(drawn_by_lot(digests, TEMPERATURE_MODELS).tolist())
-        return fitted_temperature(drawn, self.image_prompt)
+        found = fitted_temperature(drawn, self.image_prompt)
+        if self.cache is not None:
+            self.cache.keep("temperature", name, _TEMPERATURE.pack(found))
+        return found
 
     def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
         return whiten(self.means[as_rows(rows)], self.scatter, len(self.image_prompt))
@@ -182,8 +200,9 @@ class MemoryGroup:
 class GroupMembers:
     """The members that share one key. Stacking is put off until somebody asks."""
 
-    def __init__(self, key: ComparabilityKey) -> None:
+    def __init__(self, key: ComparabilityKey, cache: SpecCache | None = None) -> None:
         self.key = key
+        self._cache = cache
         self._members: dict[ModelRef, IndexedSpec] = {}
         self._prompt_embeddings: dict[bytes, NDArray[np.float16]] = {}
         self._fingerprints: dict[ModelRef, bytes] = {}
@@ -241,6 +260,7 @@ class GroupMembers:
             image_prompt=np.repeat(
                 np.arange(len(prompts[0]), dtype=np.int32), self.key.images_per_prompt
             ),
+            cache=self._cache,
         )
 
 
@@ -260,7 +280,8 @@ class SpecIndex:
     the same time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cache: SpecCache | None = None) -> None:
+        self._cache = cache
         self._entries: dict[ModelRef, IndexEntry] = {}
         self._groups: dict[ComparabilityKey, GroupMembers] = {}
         self._skipped: list[SkippedSpec] = []
@@ -285,7 +306,7 @@ class SpecIndex:
         is skipped too, as far as the cache does not have it; where no model could be taken in at
         all, that error is raised.
         """
-        index = cls()
+        index = cls(cache)
         waiting = list(sources)
         reader = _Reader(cache)
         outcomes = map_in_order(reader.read, waiting, workers)
@@ -414,7 +435,7 @@ class SpecIndex:
         if entry.model.identity in self._entries:
             self.remove(entry.model)
         self._entries[entry.model.identity] = entry
-        self._groups.setdefault(entry.key, GroupMembers(entry.key)).add(indexed)
+        self._groups.setdefault(entry.key, GroupMembers(entry.key, self._cache)).add(indexed)
 
 
 class _Reader:

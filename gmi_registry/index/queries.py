@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,9 @@ from gmi_registry.scoring.text import (
     text_contributions,
     text_distances,
 )
-from gmi_registry.spec import ModelRef
+
+if TYPE_CHECKING:
+    from gmi_registry.spec import ModelRef
 
 PromptValues = Sequence[tuple[int, float]]
 """Prompts by their index, each with what it adds; the nearest first."""
@@ -413,7 +415,7 @@ class ImageQuery:
             assert estimator is not None
             return estimator.distances(few, images, concentration)
 
-        if refines_all(len(members), count) and (prompted or estimator is not None):
+        if (prompted or estimator is not None) and refines_all(len(members), count):
             return Shortlist.everything(measured(everybody))
         care = LOOSE if prompted else CLOSE
         if estimator is None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.errors import IncomparableSpecsError
-from gmi_registry.index.entry import IndexEntry, SpecStatus
 from gmi_registry.index.groups import Index, ModelGroup, Selection, as_rows
-from gmi_registry.index.queries import IndexQuery
 from gmi_registry.index.result import (
     FoldedVersion,
     GroupRanking,
@@ -23,18 +22,27 @@ from gmi_registry.index.result import (
     SkippedSpec,
     Universal,
 )
-from gmi_registry.model import trust_order
 from gmi_registry.scoring import ascending, margins
-from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.ranking import least
 from gmi_registry.scoring.repeats import repeat_groups as repeated
 from gmi_registry.spec import ModelRef
+
+if TYPE_CHECKING:
+    from gmi_registry.index.entry import IndexEntry, SpecStatus
+    from gmi_registry.index.queries import IndexQuery
+    from gmi_registry.model import Trust
+    from gmi_registry.scoring.kernels import Floats
 
 # Fewer are put in order as a whole. More than a server ever hands over, whose names are in none.
 _MANY = 5000
 # Of each model several versions may be among the nearest, which are shown as one, and several
 # models may repeat each other.
 _ROOM = 2
+
+# What sorts specifications by how much stands behind them, the best first. Those whose images were
+# generated again come first: that is evidence, while everybody is the owner of some repository.
+# None, of a folder of the user's own, counts as an owner's.
+_TRUST_ORDER: dict[Trust | None, int] = {"verified": 0, "owner": 1, None: 1, "self-published": 2}
 
 
 class NearestModels:
@@ -299,7 +307,7 @@ def _repeat_groups(
 
     def worth(number: int) -> tuple[int, bool, int]:
         known = standing(str(stack.entries[firsts[number]].model.identity))
-        return trust_order(known.trust), bool(known.stale), number
+        return _TRUST_ORDER[known.trust], bool(known.stale), number
 
     groups = [
         sorted(group, key=worth) if len(group) > 1 else group

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from gmi_registry.index.entry import ComparabilityKey
-from gmi_registry.model import Trust
-from gmi_registry.spec import LoraPartial, ModelRef
+if TYPE_CHECKING:
+    from gmi_registry.index.entry import ComparabilityKey
+    from gmi_registry.model import Trust
+    from gmi_registry.spec import LoraPartial, ModelRef
 
 
 @dataclass(frozen=True, slots=True)

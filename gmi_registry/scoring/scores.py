@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ from gmi_registry.scoring.baselines import (
     second_moment_distances,
 )
 from gmi_registry.scoring.default import whitened_distances
-from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.paper import (
     Invariants,
     concatenated,
@@ -30,8 +29,11 @@ from gmi_registry.scoring.paper import (
     reduced_distances,
     reduced_point,
 )
-from gmi_registry.scoring.query import Query
-from gmi_registry.scoring.scatter import WithinScatter
+
+if TYPE_CHECKING:
+    from gmi_registry.scoring.kernels import Floats
+    from gmi_registry.scoring.query import Query
+    from gmi_registry.scoring.scatter import WithinScatter
 
 PAPER_GAMMA = 0.02
 

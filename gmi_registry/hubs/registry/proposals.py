@@ -22,7 +22,7 @@ from gmi_registry.hubs.registry.dataset import REPO_TYPE, Dataset
 from gmi_registry.hubs.registry.entries import ENTRY_FILES, entry_file, entry_path
 from gmi_registry.hubs.registry.review import Proposal
 from gmi_registry.spec import MANIFEST_NAME, ModelRef
-from gmi_registry.spec.fields import unprintable
+from gmi_registry.spec.reference import unprintable
 
 # A proposal that is older than so many commits on either side is to be made anew.
 _FARTHEST = 10_000

@@ -27,9 +27,9 @@ from gmi_registry.sanitize import first_fault
 from gmi_registry.scoring import WithinScatter
 from gmi_registry.scoring.confidence import fitted_temperature
 from gmi_registry.spec import EncoderRef, LoraPartial, ModelRef, PromptSet
-from gmi_registry.spec.canonical import canonical_digest, canonical_json
+from gmi_registry.spec.canonical import MANIFEST_LIMIT, canonical_digest, canonical_json
 from gmi_registry.spec.fields import Count, Name, Part, Prompt, Sha256, Text
-from gmi_registry.spec.manifest import MANIFEST_LIMIT, ROWS_LIMIT
+from gmi_registry.spec.manifest import ROWS_LIMIT
 from gmi_registry.spec.prompts import MAX_PROMPTS
 from gmi_registry.spec.tensors import NORM_RANGE
 

@@ -10,6 +10,6 @@ Once and for named models, it runs from here: hf jobs uv run ci/hf_job.py hf:own
 
 import sys
 
-from gmi_registry.webhook.job import main
+from gmi_registry.regeneration.webhook_service import job_main
 
-sys.exit(main())
+sys.exit(job_main(sys.argv[1:]))

@@ -11,7 +11,8 @@ from huggingface_hub import close_session
 from gmi_registry.errors import HubError, RateLimitError
 from gmi_registry.hubs import Filters
 from gmi_registry.hubs.huggingface import HuggingFaceHub
-from gmi_registry.hubs.huggingface.client import LONGEST_WAIT, retry_after, wait_after
+from gmi_registry.hubs.huggingface.client import retry_after, wait_after
+from gmi_registry.hubs.requests import LONGEST_WAIT
 from gmi_registry.spec import ModelRef
 from tests.support.loopback import Fault, LoopbackHub
 from tests.support.loopback.fixtures import hf_hub, turn_client

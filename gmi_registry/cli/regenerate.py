@@ -110,7 +110,7 @@ _STAGES = {
 
 
 class ExecutorChoice(StrEnum):
-    """As in :data:`gmi_registry.regeneration.executors.EXECUTORS`."""
+    """As in :data:`gmi_registry.regeneration.run.EXECUTORS`."""
 
     LOCAL = "local"
     RAY = "ray"
@@ -263,7 +263,7 @@ def regenerate(
         return
     from gmi_registry.hubs.open import opened_hub
     from gmi_registry.regeneration import Options, Round, SequentialExecutor
-    from gmi_registry.regeneration.executors import executor_named
+    from gmi_registry.regeneration.run import executor_named
 
     if device is not None and not plan and executor is ExecutorChoice.LOCAL:
         from gmi_registry.device import require_device

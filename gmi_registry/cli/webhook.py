@@ -27,8 +27,7 @@ from gmi_registry.sanitize import add_secret
 if TYPE_CHECKING:
     from huggingface_hub import WebhookInfo
 
-    from gmi_registry.webhook.install import Installed
-    from gmi_registry.webhook.order import JobOrder
+    from gmi_registry.regeneration.webhook_install import JobSettings, WebhookChange
 
 
 app = new_app("Let a hub tell of models that have changed, so that specifications follow at once.")
@@ -118,17 +117,21 @@ def install(
     A webhook that is there already is not made twice.
     """
     from gmi_registry.errors import InputError
-    from gmi_registry.webhook.install import account_api, install_schedule, install_webhook
-    from gmi_registry.webhook.order import JobOrder
-    from gmi_registry.webhook.secret import Secret
+    from gmi_registry.regeneration.webhook_install import (
+        JobSettings,
+        account_api,
+        install_schedule,
+        install_webhook,
+    )
+    from gmi_registry.regeneration.webhook_receiver import Secret
 
     if schedule is not None and not job:
         raise InputError("--schedule is for jobs", hint="add --job, or use a timer of your own")
     secret = Secret.of_environment(secret_env)
     api = account_api(token)
-    order: JobOrder | None = None
+    order: JobSettings | None = None
     if job:
-        order = JobOrder(
+        order = JobSettings(
             token=_job_token(job_token_env, str(api.token)),
             flavor=flavor,
             timeout=timeout,
@@ -149,7 +152,7 @@ def install(
 @handle_errors()
 def list_(token: Token = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Show the webhooks of your account: id, on or off, where to, and what they watch."""
-    from gmi_registry.webhook.install import account_api, list_webhooks
+    from gmi_registry.regeneration.webhook_install import account_api, list_webhooks
 
     found = [_shown(webhook) for webhook in list_webhooks(account_api(token))]
     if as_json:
@@ -179,7 +182,7 @@ def remove(
     quiet: Quiet = False,
 ) -> None:
     """Let the hub no longer tell a receiver at --url, or start a --job, for models."""
-    from gmi_registry.webhook.install import account_api, remove_webhook
+    from gmi_registry.regeneration.webhook_install import account_api, remove_webhook
 
     _write(remove_webhook(account_api(token), repos, url=url, job=job), as_json, quiet)
 
@@ -233,9 +236,9 @@ def serve(
 
     Put a server with TLS before it. The work is done by a process of its own, with your token.
     """
-    from gmi_registry.webhook.secret import Secret
-    from gmi_registry.webhook.service import Labour
-    from gmi_registry.webhook.service import serve as listen
+    from gmi_registry.regeneration.webhook_receiver import Secret
+    from gmi_registry.regeneration.webhook_service import WorkerSettings
+    from gmi_registry.regeneration.webhook_service import serve as listen
 
     show_log(verbose)
     cache = cache_folder(cache_dir)
@@ -243,7 +246,9 @@ def serve(
         from gmi_registry.device import require_device
 
         require_device(device)
-    labour = Labour(work_folder(work, cache), cache_dir, device, create_pr) if worker else None
+    settings = (
+        WorkerSettings(work_folder(work, cache), cache_dir, device, create_pr) if worker else None
+    )
 
     def ready(address: str) -> None:
         if not quiet:
@@ -255,7 +260,7 @@ def serve(
         host=host,
         port=port,
         capacity=capacity,
-        labour=labour,
+        worker=settings,
         secret_variable=secret_env,
         ready=ready,
     )
@@ -273,7 +278,7 @@ def _job_token(variable: str | None, own: str) -> str:
     return found
 
 
-def _write(done: tuple[Installed, ...], as_json: bool, quiet: bool) -> None:
+def _write(done: tuple[WebhookChange, ...], as_json: bool, quiet: bool) -> None:
     if as_json:
         write_json(
             {
@@ -290,7 +295,7 @@ def _write(done: tuple[Installed, ...], as_json: bool, quiet: bool) -> None:
 
 def _shown(webhook: WebhookInfo) -> dict[str, str | bool | list[str]]:
     """What may be seen of it; the secret is not."""
-    from gmi_registry.webhook.address import shown_address
+    from gmi_registry.regeneration.webhook_install import shown_address
 
     where = "a job" if webhook.url is None else shown_address(webhook.url)
     return {

@@ -10,23 +10,21 @@
     print(summary.to_markdown())
 """
 
-from gmi_registry.regeneration.executor import (
+from gmi_registry.regeneration.plan import PlannedModel, RegenerationPlan, make_plan
+from gmi_registry.regeneration.run import Round, SequentialExecutor, regenerate
+from gmi_registry.regeneration.store import FailureStore
+from gmi_registry.regeneration.summary import Summary
+from gmi_registry.regeneration.work import (
     Executor,
     Options,
     Outcome,
     Result,
-    SequentialExecutor,
     Work,
 )
-from gmi_registry.regeneration.ledger import Ledger
-from gmi_registry.regeneration.plan import PlannedModel, RegenerationPlan, make_plan
-from gmi_registry.regeneration.round import Round
-from gmi_registry.regeneration.run import regenerate
-from gmi_registry.regeneration.summary import Summary
 
 __all__ = [
     "Executor",
-    "Ledger",
+    "FailureStore",
     "Options",
     "Outcome",
     "PlannedModel",

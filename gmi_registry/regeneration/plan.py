@@ -6,20 +6,17 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from gmi_registry.errors import GmiError, InputError, OfflineError, RateLimitError
 from gmi_registry.filters import Filters, Traits
 from gmi_registry.hubs.protocol import Hub, Listing, knows_names
 from gmi_registry.hubs.resolve import find_model
-from gmi_registry.regeneration.address import hub_text
-from gmi_registry.regeneration.ledger import Ledger, Standing
-from gmi_registry.regeneration.today import Survey
-from gmi_registry.regeneration.verdict import DUE, State, Verdict, judge
+from gmi_registry.regeneration.store import FailureStore, ModelHistory
+from gmi_registry.regeneration.verdict import DUE, State, Survey, Verdict, judge
 from gmi_registry.spec import ModelRef
 from gmi_registry.threads import map_in_order
-
-__all__ = ["PlannedModel", "Progress", "RegenerationPlan", "make_plan"]
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +84,7 @@ def make_plan(
     repos: Sequence[str] = (),
     tags: Sequence[str] = (),
     since: datetime | None = None,
-    ledger: Ledger | None = None,
+    failures: FailureStore | None = None,
     retry: bool = False,
     workers: int = 8,
     progress: Progress = lambda done, total: None,
@@ -96,7 +93,7 @@ def make_plan(
 
     ``repos`` are names of models to look at in their stead, whether they have a specification or
     not. ``since`` leaves out what has not changed from then on, as far as the hub says when.
-    ``ledger`` knows what is set aside, which ``retry`` takes up again. Nothing is generated and,
+    ``failures`` knows what is set aside, which ``retry`` takes up again. Nothing is generated and,
     but for a folder's hub, no weights are read; a model costs a few small requests, and fewer where
     nothing has changed since the last plan. ``workers`` models are looked at a time.
 
@@ -112,6 +109,7 @@ def make_plan(
         moment = since if since.tzinfo is not None else since.replace(tzinfo=UTC)
         listings = [it for it in listings if survey.is_newer(it, moment)]
     found: dict[ModelRef, PlannedModel] = {}
+    known = {} if failures is None else failures.histories()
     progress(0, len(listings))
 
     def look(listing: Listing) -> PlannedModel | None:
@@ -121,10 +119,19 @@ def make_plan(
     models = map_in_order(look, listings, 1 if hub.name == "local" else workers)
     for done, model in enumerate(models, 1):
         if model is not None:
-            found.setdefault(model.ref, _recalled(model, ledger, retry=retry))
+            found.setdefault(model.ref, _recalled(model, known.get(str(model.ref)), retry=retry))
         progress(done, len(listings))
     ordered = sorted(found.values(), key=lambda it: str(it.ref))
-    return RegenerationPlan(hub_text(hub), tuple(ordered))
+    return RegenerationPlan(_hub_text(hub), tuple(ordered))
+
+
+def _hub_text(hub: Hub) -> str:
+    """What :func:`gmi_registry.hubs.open_hub` takes to open the same hub in another process.
+
+    The path of a folder is absolute. An endpoint is not in it: that is the environment's.
+    """
+    root = getattr(hub, "root", None)
+    return str(root.absolute()) if isinstance(root, Path) else hub.name
 
 
 def _named(ref: ModelRef, hub: Hub) -> Listing:
@@ -190,12 +197,11 @@ def _of_file(ref: ModelRef, file: str | None) -> ModelRef:
     return ref if file is None or ref.file is not None else replace(ref, file=file)
 
 
-def _recalled(model: PlannedModel, ledger: Ledger | None, *, retry: bool) -> PlannedModel:
+def _recalled(model: PlannedModel, known: ModelHistory | None, *, retry: bool) -> PlannedModel:
     """With what is known of earlier runs."""
-    if ledger is None or not model.is_due:
+    if known is None or known.key != model.key or not model.is_due:
         return model
-    standing: Standing = ledger.standing(str(model.ref), model.key)
-    model = replace(model, unfinished=standing.unfinished)
-    if retry or standing.reason is None:
+    model = replace(model, unfinished=known.unfinished)
+    if retry or known.reason is None:
         return model
-    return replace(model, state="set aside", reason=standing.reason)
+    return replace(model, state="set aside", reason=known.reason)

@@ -1,19 +1,27 @@
-"""A run: what a plan found to be due, one model after the other or many at once."""
+"""A run over a hub: compare all its models, describe what is out of date, update an index."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from gmi_registry.regeneration.executor import Executor, Options, Result, Work
-from gmi_registry.regeneration.ledger import Ledger
-from gmi_registry.regeneration.plan import PlannedModel, RegenerationPlan
-from gmi_registry.regeneration.summary import Left, Summary
+from gmi_registry.errors import InputError
+from gmi_registry.filters import Filters
+from gmi_registry.hubs.protocol import Hub
+from gmi_registry.indexing import index_hubs
+from gmi_registry.regeneration.plan import PlannedModel, RegenerationPlan, make_plan
+from gmi_registry.regeneration.plan import Progress as PlanProgress
+from gmi_registry.regeneration.store import FailureStore
+from gmi_registry.regeneration.summary import Postponed, Summary
+from gmi_registry.regeneration.work import Executor, Options, Result, Work
 
-__all__ = ["Progress", "regenerate"]
+if TYPE_CHECKING:
+    from gmi_registry.publish import Progress as PublicationProgress
 
 Progress = Callable[[int, int, str], None]
 """Told (ended, due, model): how many models have ended, and which one begins or ended now."""
@@ -30,7 +38,7 @@ def regenerate(
     executor: Executor,
     *,
     options: Options,
-    ledger: Ledger,
+    failures: FailureStore,
     max_models: int | None = None,
     max_seconds: float | None = None,
     progress: Progress = lambda ended, due, model: None,
@@ -39,14 +47,14 @@ def regenerate(
 
     No model is begun after ``max_models`` were, not counting those with which there was nothing to
     do, nor ``max_seconds`` after the beginning; what is begun is ended. A failure is noted in
-    ``ledger`` and the next model goes on; where a hub asks for fewer requests, or is out of reach
+    ``failures`` and the next model goes on; where a hub asks for fewer requests, or is out of reach
     by setting, no further one is begun. Ctrl-C ends the run: the summary says so, and nothing is
     raised. Killed at any point, the same call goes on from there.
 
-    Raises InputError where the ledger cannot be written.
+    Raises InputError where that cannot be written.
     """
-    ledger.forget(str(it.ref) for it in plan.models if it.state == "fresh")
-    run = _Run(plan, options, ledger, max_models, max_seconds, progress)
+    failures.forget(str(it.ref) for it in plan.models if it.state == "fresh")
+    run = _Run(plan, options, failures, max_models, max_seconds, progress)
     try:
         # An executor's iterator is a generator, which ends its workers when it is closed.
         with closing(cast("Any", executor.run(run.works()))) as results:
@@ -62,7 +70,7 @@ def regenerate(
 class _Run:
     plan: RegenerationPlan
     options: Options
-    ledger: Ledger
+    failures: FailureStore
     max_models: int | None
     max_seconds: float | None
     progress: Progress
@@ -70,7 +78,7 @@ class _Run:
     _start: float = field(default_factory=time.monotonic)
     _begun: dict[str, PlannedModel] = field(default_factory=dict)
     _results: list[Result] = field(default_factory=list)
-    _failures: dict[str, int] = field(default_factory=dict)
+    _failed: dict[str, int] = field(default_factory=dict)
     _counted: int = 0
     _stopped: str | None = None
 
@@ -83,7 +91,7 @@ class _Run:
             name = str(model.ref)
             self._begun[name] = model
             self._counted += 1
-            self.ledger.begin(name, model.key)
+            self.failures.begin(name, model.key)
             self.progress(len(self._results), len(self.plan.due), name)
             yield Work(self.plan.hub, name, model.reason, self.options, model.to_registry)
 
@@ -91,9 +99,9 @@ class _Run:
         """Note one result."""
         model = self._begun[result.model]
         self._results.append(result)
-        standing = self.ledger.settle(result.model, model.key, result)
+        standing = self.failures.record(result.model, model.key, result)
         if result.outcome in ("failed", "lost"):
-            self._failures[result.model] = len(standing.failures)
+            self._failed[result.model] = len(standing.failures)
         if result.outcome in ("fresh", "busy"):
             self._counted -= 1
         if result.error in _ENDS_RUN:
@@ -109,18 +117,18 @@ class _Run:
         ended = {result.model for result in self._results}
         for name, model in self._begun.items():
             if name not in ended:
-                self.ledger.settle(name, model.key, None)
+                self.failures.record(name, model.key, None)
         return Summary(
             hub=self.plan.hub,
             results=tuple(sorted(self._results, key=lambda it: it.model)),
             set_aside=tuple(it for it in self.plan.models if it.state == "set aside"),
             left=tuple(
-                Left(it, self._stopped or "its worker gave no result")
+                Postponed(it, self._stopped or "its worker gave no result")
                 for it in self.plan.models
                 if it.is_due and str(it.ref) not in ended
             ),
             fresh=self.plan.count("fresh"),
-            failures=self._failures,
+            failures=self._failed,
             interrupted=self.interrupted,
             seconds=time.monotonic() - self._start,
         )
@@ -130,3 +138,142 @@ class _Run:
             self.stop(_LIMIT_MODELS)
         if self.max_seconds is not None and time.monotonic() - self._start >= self.max_seconds:
             self.stop(_LIMIT_SECONDS)
+
+
+class SequentialExecutor:
+    """One model after the other, in this process.
+
+    ``hub`` is one that is open already; with None each work opens its own. ``progress`` is told
+    what :func:`gmi_registry.publish.publish` tells.
+    """
+
+    def __init__(
+        self, hub: Hub | None = None, *, progress: PublicationProgress | None = None
+    ) -> None:
+        self._hub = hub
+        self._progress = progress
+
+    def run(self, works: Iterator[Work]) -> Iterator[Result]:
+        """The results in the order of ``works``."""
+        from gmi_registry.regeneration.describe import perform
+
+        for work in works:
+            yield perform(work, hub=self._hub, progress=self._progress)
+
+
+ExecutorName = Literal["local", "ray", "hf-jobs"]
+
+EXECUTORS: tuple[ExecutorName, ...] = get_args(ExecutorName)
+"""What ``--executor`` may be."""
+
+
+def executor_named(
+    name: str,
+    workers: int = 1,
+    *,
+    address: str | None = None,
+    namespace: str | None = None,
+    flavor: str | None = None,
+    timeout: int | str | None = None,
+    token: str | None = None,
+    civitai_token: str | None = None,
+) -> Executor:
+    """The executor called ``name``, for ``workers`` models at a time.
+
+    ``address`` is of a Ray cluster, and for ``ray`` alone. ``namespace``, ``flavor``, ``timeout``
+    (seconds, or a text such as ``2h``) and the tokens are for ``hf-jobs`` alone; the others find
+    tokens in the works. Nothing is imported, started or asked that this executor does not need.
+
+    Raises InputError for another name, or fewer than one worker; MissingExtraError for ``ray``
+    without its extra.
+    """
+    if name == "local":
+        from gmi_registry.regeneration.processes import LocalExecutor
+
+        return LocalExecutor(workers)
+    if name == "ray":
+        from gmi_registry.regeneration.ray_executor import RayExecutor
+
+        return RayExecutor(workers, address=address)
+    if name == "hf-jobs":
+        from gmi_registry.regeneration.job_executor import HfJobsExecutor
+
+        return HfJobsExecutor(
+            workers,
+            namespace=namespace,
+            flavor=flavor,
+            timeout=timeout,
+            token=token,
+            civitai_token=civitai_token,
+        )
+    raise InputError(
+        f"{name[:80]!r} is no executor", hint=f"use --executor {' or '.join(EXECUTORS)}"
+    )
+
+
+class Round:
+    """One round over ``hub``: :meth:`plan`, :meth:`run`, :meth:`index`.
+
+    ``options`` say where the work is kept, with what failed before. ``repos``,
+    ``tags``, ``since`` and ``retry`` are as for :func:`.make_plan`.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        options: Options,
+        *,
+        repos: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        since: datetime | None = None,
+        retry: bool = False,
+    ) -> None:
+        self.hub = hub
+        self.options = options
+        self.failures = FailureStore.about(Path(options.work), hub)
+        self._repos, self._tags = tuple(repos), tuple(tags)
+        self._since, self._retry = since, retry
+
+    def plan(self, *, progress: PlanProgress = lambda done, total: None) -> RegenerationPlan:
+        """What there is to do. Writes nothing. Raises as :func:`.make_plan`."""
+        return make_plan(
+            self.hub,
+            repos=self._repos,
+            tags=self._tags,
+            since=self._since,
+            failures=self.failures,
+            retry=self._retry,
+            progress=progress,
+        )
+
+    def run(
+        self,
+        plan: RegenerationPlan,
+        executor: Executor | None = None,
+        *,
+        max_models: int | None = None,
+        max_seconds: float | None = None,
+        progress: Progress = lambda ended, due, model: None,
+    ) -> Summary:
+        """Do it, in this process unless there is an ``executor``. As :func:`.regenerate`."""
+        return regenerate(
+            plan,
+            executor or SequentialExecutor(self.hub),
+            options=self.options,
+            failures=self.failures,
+            max_models=max_models,
+            max_seconds=max_seconds,
+            progress=progress,
+        )
+
+    def index(self, summary: Summary, folder: Path, *, cache_dir: Path) -> Summary:
+        """Bring the index in ``folder`` to what the hub holds, and ``summary`` with it.
+
+        With ``tags`` it is an index of the models that have them, whichever models were named.
+        ``cache_dir`` and what is raised are as for :func:`~gmi_registry.indexing.index_hubs`.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is no folder", hint="name one: gmi regenerate --index DIR")
+        wanted = Filters(tags=self._tags)
+        done = index_hubs(folder, [self.hub], cache_dir=cache_dir, wanted=wanted)
+        return replace(summary, index=done)

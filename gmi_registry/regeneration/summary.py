@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from gmi_registry.indexing import Indexing
-from gmi_registry.regeneration.executor import Result
 from gmi_registry.regeneration.plan import PlannedModel
+from gmi_registry.regeneration.work import Result
 from gmi_registry.sanitize import in_markdown
-
-__all__ = ["Left", "Summary"]
 
 
 @dataclass(frozen=True)
-class Left:
+class Postponed:
     """A model for the next run, and ``why`` it is."""
 
     model: PlannedModel
@@ -35,7 +33,7 @@ class Summary:
     hub: str
     results: tuple[Result, ...]
     set_aside: tuple[PlannedModel, ...]
-    left: tuple[Left, ...]
+    left: tuple[Postponed, ...]
     fresh: int
     failures: dict[str, int]
     interrupted: bool

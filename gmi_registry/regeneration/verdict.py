@@ -1,31 +1,215 @@
-"""Whether a model's specification is still true, and if not, in what."""
+"""Whether a specification is still true of the model that its hub has now, and if not, why."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from gmi_registry import generation
+from gmi_registry.bases import QUANTIZED
 from gmi_registry.encoders import DEFAULT_ENCODER, EncoderName
 from gmi_registry.errors import (
+    AuthError,
+    HubError,
     InputError,
+    RateLimitError,
     SpecFormatError,
     SpecNotFoundError,
     UnsupportedVersionError,
 )
 from gmi_registry.generation.advice import advised, adviser
-from gmi_registry.hubs.protocol import Hub, SpecStore, is_stale, own_weights
+from gmi_registry.hubs.local import LocalHub
+from gmi_registry.hubs.protocol import Hub, KnowsWeights, Listing, SpecStore, is_stale, own_weights
 from gmi_registry.hubs.resolve import makes_links, read_former
 from gmi_registry.hubs.selection import main_file
-from gmi_registry.regeneration.today import Survey, Today
-from gmi_registry.spec import SPEC_DIR, Manifest, ModelRef, PromptSet, Spec, WeightFile, read_spec
+from gmi_registry.model import Kind, ModelCard, ModelFiles
+from gmi_registry.spec import (
+    SPEC_DIR,
+    DescribedModel,
+    Manifest,
+    ModelRef,
+    PromptSet,
+    Spec,
+    WeightFile,
+    read_spec,
+)
 from gmi_registry.spec.canonical import canonical_digest
 from gmi_registry.spec.files import Links
 from gmi_registry.spec.manifest import FORMAT_VERSION
 
-__all__ = ["DUE", "State", "Verdict", "judge"]
+if TYPE_CHECKING:
+    from gmi_registry.hubs.huggingface import HuggingFaceHub
+
+Digests = Mapping[str, str | None]
+
+_LONGEST_CHAIN = 8
+
+
+@dataclass(frozen=True)
+class CurrentModel:
+    """A model as it is now.
+
+    ``weights`` and ``base_weights`` are path to SHA-256 (hex; None where the hub has none) of its
+    own files and its base model's, None where the hub cannot say. They are ``exact`` where they
+    are the very files that a specification would be bound to, and else all that lie there.
+    ``model`` has the cards of the model and its bases, and perhaps no files; None where the hub
+    keeps no cards that advise anything.
+    """
+
+    weights: Digests | None
+    base_weights: Digests | None
+    exact: bool
+    model: ModelFiles | None
+
+
+class Survey:
+    """Looks at the models of ``hub``. Base models are looked at once, whoever stands on them."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self._bases: dict[str, tuple[ModelFiles, Digests | None] | HubError | None] = {}
+        # One at a time, so that nobody asks for what another is about to learn.
+        self._asking = threading.RLock()
+
+    def today(self, ref: ModelRef, described: DescribedModel | None) -> CurrentModel:
+        """The model at the revision of ``ref``, or as it is now where that has none.
+
+        ``described`` is what its specification says; with None, that of a hub whose models are not
+        at hand, its base model is left out. A base that whoever published named counts, and one
+        that was taken for want of a name as long as the card has none. Raises what the hub raises;
+        SpecNotFoundError for a model that is not there, and HubError for a broken card.
+        """
+        if isinstance(self.hub, LocalHub):
+            return _here(self._local(self.hub, ref.without_revision, described))
+        weights = self.hub.weight_digests(ref) if isinstance(self.hub, KnowsWeights) else None
+        if self.hub.name != "hf" or described is None:
+            return CurrentModel(weights, None, False, None)
+        card = self._remote.fetch_card(ref)
+        kind, name = described.kind, card.base_model
+        if described.base_model in card.other_bases:  # of several, the one that was taken
+            name = described.base_model
+        if described.base_origin is not None and (
+            name is None or described.base_origin == "option"
+        ):
+            name = described.base_model
+        if kind == "checkpoint" or name is None or described.base_revision is not None:
+            return CurrentModel(weights, None, False, _described(ref, kind, card))
+        base = self._base(name, (ref.id,))
+        if base is None:
+            return CurrentModel(weights, None, False, None)
+        return CurrentModel(weights, base[1], False, _described(ref, kind, card, base[0]))
+
+    def _local(self, hub: LocalHub, ref: ModelRef, described: DescribedModel | None) -> ModelFiles:
+        """The model, and the file of it that is described where several could be meant."""
+        named = None if described is None else described.named_base
+        options = {} if named is None else {"base": named}
+        file = None
+        if described is not None and described.kind != "checkpoint" and ref.file is None:
+            file = _own_file(ref, described)
+        try:
+            model = hub.fetch_model(ref, **options)
+            if file is None or file.file in [weight.path for weight in model.weights]:
+                return model
+        except HubError:
+            if file is None:
+                raise
+            return hub.fetch_model(file, **options)
+        try:
+            return hub.fetch_model(file, **options)
+        except HubError:
+            return model  # the file is gone, and another took its place
+
+    def is_newer(self, listing: Listing, since: datetime) -> bool:
+        """Whether the model changed at ``since`` or later; True where the hub does not say."""
+        if isinstance(self.hub, LocalHub):
+            return any(
+                datetime.fromtimestamp(path.stat().st_mtime, UTC) >= since
+                for path in (self.hub.root / "models" / listing.ref.id).rglob("*")
+                if path.is_file()
+            )
+        return listing.modified is None or listing.modified >= since
+
+    @property
+    def _remote(self) -> HuggingFaceHub:
+        # With a registry the hub itself is inside.
+        return cast("HuggingFaceHub", getattr(self.hub, "hub", self.hub))
+
+    def _base(self, name: str, above: tuple[str, ...]) -> tuple[ModelFiles, Digests | None] | None:
+        """The base model's cards and weights; None where one of its own bases is not at hand.
+
+        Why that is so, and of circles, whoever publishes the model learns.
+        """
+        name = name.removeprefix("hf:")
+        if name in above or len(above) >= _LONGEST_CHAIN:
+            return None
+        if name not in self._bases:
+            with self._asking:
+                if name not in self._bases:
+                    self._bases[name] = self._outcome(name, above)
+        known = self._bases[name]
+        if isinstance(known, HubError):
+            raise known
+        return known
+
+    def _outcome(
+        self, name: str, above: tuple[str, ...]
+    ) -> tuple[ModelFiles, Digests | None] | HubError | None:
+        """What :meth:`_found_base` gives, or raises: the next model is told the same."""
+        try:
+            return self._found_base(name, above)
+        except RateLimitError:
+            raise
+        except HubError as error:
+            return error
+
+    def _found_base(
+        self, name: str, above: tuple[str, ...]
+    ) -> tuple[ModelFiles, Digests | None] | None:
+        try:
+            ref, weights = self._remote.base_weights(name)
+            if ref.id in above:
+                return None
+            card = self._remote.fetch_card(ref)
+        except (InputError, SpecNotFoundError, AuthError):
+            return None
+        # The parts of a checkpoint lie in folders, and what it was made from does not count.
+        whole = any("/" in path for path in weights or ())
+        copied = card.base_model if card.base_model_relation == QUANTIZED else None
+        if copied is not None:  # the original is what a publication takes
+            return self._base(copied, (*above, ref.id))
+        if whole or card.base_model is None:
+            return _described(ref, "checkpoint", card), weights
+        further = self._base(card.base_model, (*above, ref.id))
+        return None if further is None else (_described(ref, "lora", card, further[0]), weights)
+
+
+def _own_file(ref: ModelRef, described: DescribedModel) -> ModelRef | None:
+    main = main_file([weight.path for weight in described.weights])
+    try:
+        return None if main is None else replace(ref, file=main)
+    except InputError:
+        return None
+
+
+def _here(model: ModelFiles) -> CurrentModel:
+    base = model.base if model.kind != "checkpoint" else None
+    return CurrentModel(
+        weights={weight.path: weight.sha256 for weight in model.weights},
+        base_weights=None if base is None else {w.path: w.sha256 for w in base.weights},
+        exact=True,
+        model=model,
+    )
+
+
+def _described(
+    ref: ModelRef, kind: Kind, card: ModelCard, base: ModelFiles | None = None
+) -> ModelFiles:
+    return ModelFiles(ref=ref, kind=kind, path=Path(), card=card, weights=(), base=base)
+
 
 State = Literal["fresh", "stale", "missing", "broken", "set aside"]
 
@@ -130,7 +314,7 @@ def _read(
     return "fresh", "", spec
 
 
-def _advice(today: Today) -> tuple[EncoderName | None, PromptSet | None]:
+def _advice(today: CurrentModel) -> tuple[EncoderName | None, PromptSet | None]:
     """The encoder and the default prompts of a publication today; None where cards do not tell.
 
     Raises InputError for a card that names what there is not.
@@ -142,7 +326,7 @@ def _advice(today: Today) -> tuple[EncoderName | None, PromptSet | None]:
     return encoder, generation.default_prompt_set(today.model)
 
 
-def _key(today: Today, encoder: EncoderName | None, prompts: PromptSet | None) -> str:
+def _key(today: CurrentModel, encoder: EncoderName | None, prompts: PromptSet | None) -> str:
     return canonical_digest(
         [
             [[path, digest] for path, digest in sorted((part or {}).items())]
@@ -152,7 +336,7 @@ def _key(today: Today, encoder: EncoderName | None, prompts: PromptSet | None) -
     )
 
 
-def _file(manifest: Manifest, ref: ModelRef, today: Today) -> str | None:
+def _file(manifest: Manifest, ref: ModelRef, today: CurrentModel) -> str | None:
     """The file that is described, where the hub holds others and could take one of them."""
     described = [weight.path for weight in manifest.model.weights]
     if ref.hub == "local":
@@ -170,7 +354,7 @@ def _file(manifest: Manifest, ref: ModelRef, today: Today) -> str | None:
 def _differences(
     manifest: Manifest,
     ref: ModelRef,
-    today: Today,
+    today: CurrentModel,
     encoder: EncoderName | None,
     prompts: PromptSet | None,
 ) -> Iterator[str]:

@@ -20,7 +20,7 @@ from gmi_registry.errors import (
     SpecNotFoundError,
 )
 from gmi_registry.hubs.civitai import CivitaiClient
-from gmi_registry.hubs.civitai.client import CivitaiRequestCounter
+from gmi_registry.hubs.requests import RequestCounter
 from gmi_registry.spec import ModelRef
 from tests.support.civitai_loopback import Fault, File, LoopbackCivitai, Model, Version
 from tests.support.civitai_specs import style
@@ -273,7 +273,7 @@ def test_errors_of_the_server_are_asked_for_again(filled, client):
 
 def test_waits_grow_and_are_told_and_nobody_else_warns(filled, caplog):
     told = []
-    traffic = CivitaiRequestCounter()
+    traffic = RequestCounter()
     traffic.on_wait = told.append
     client = CivitaiClient(endpoint=filled.endpoint, traffic=traffic)
     filled.inject(Fault("500", times=3))
@@ -323,7 +323,7 @@ def test_a_connection_that_breaks_is_made_again(filled, client):
 
 
 def test_a_hub_that_is_not_there_is_given_up_soon():
-    traffic = CivitaiRequestCounter()
+    traffic = RequestCounter()
     with socket.socket() as taken:  # and not listening
         taken.bind(("127.0.0.1", 0))
         nowhere = f"http://127.0.0.1:{taken.getsockname()[1]}"

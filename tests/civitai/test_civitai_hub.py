@@ -26,6 +26,7 @@ from gmi_registry.hubs.civitai import CivitaiHub
 from gmi_registry.hubs.civitai.documents import WireModel, card_of, licence_of
 from gmi_registry.hubs.civitai.models import GivesConfigurations
 from gmi_registry.hubs.protocol import Describes, ModelOutline
+from gmi_registry.hubs.requests import RequestCounter
 from gmi_registry.hubs.resolve import FindsModels
 from gmi_registry.model import ModelFiles
 from gmi_registry.search.run import Remote
@@ -225,11 +226,9 @@ def test_names_of_other_hubs_are_refused(hub):
 
 
 def test_requests_of_the_registry_are_counted_as_well(filled, store, tmp_path):
-    class Counting:
-        on_wait = None
-        methods = {"GET": 3, "HEAD": 1}  # noqa: RUF012
-
-    store.traffic = Counting()
+    store.traffic = RequestCounter()
+    for method in ("GET", "GET", "GET", "HEAD"):
+        store.traffic.count(method)
     told = []
     hub = CivitaiHub(store, endpoint=filled.endpoint, cache_dir=tmp_path / "c", on_wait=told.append)
     filled.inject(Fault("500"))

@@ -9,9 +9,9 @@ import pytest
 
 from gmi_registry.errors import AuthError, InputError
 from gmi_registry.regeneration import Options, Result, Work
-from gmi_registry.regeneration.executors.hf_jobs import HfJobsExecutor
-from gmi_registry.regeneration.executors.job import (
-    main,
+from gmi_registry.regeneration.job_executor import (
+    HfJobsExecutor,
+    job_main,
     read_result,
     read_work,
     result_line,
@@ -55,7 +55,7 @@ def test_each_model_has_a_job_and_its_result_comes_out_of_the_log(machine, tmp_p
         model = json.loads(job["environment"]["GMI_WORK"])["model"]
         assert machine.commands[identifier] == [
             "uv", "run", "--with", "gmi-registry[publish]",
-            "python", "-m", "gmi_registry.regeneration.executors.job",
+            "python", "-m", "gmi_registry.regeneration.job_executor",
         ]  # fmt: skip
         assert found[model].where.endswith(f"/jobs/runner/{identifier}")
         assert (job["flavor"], job["timeout"]) == ("t4-small", 7200)
@@ -205,4 +205,4 @@ def test_other_lines_are_no_result(line):
 def test_other_texts_are_no_work(text, monkeypatch):
     monkeypatch.setenv("GMI_WORK", text)
     with pytest.raises(InputError, match="holds no work"):
-        main(deeds.do)
+        job_main(deeds.do)

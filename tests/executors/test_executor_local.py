@@ -14,9 +14,7 @@ import pytest
 
 from gmi_registry.errors import InputError
 from gmi_registry.regeneration import Options, Result, Work
-from gmi_registry.regeneration.executors.local import LocalExecutor
-from gmi_registry.regeneration.executors.memory import BASE
-from gmi_registry.regeneration.executors.process import WorkerProcess, stop_all
+from gmi_registry.regeneration.processes import BASE, LocalExecutor, WorkerProcess, stop_all
 from tests.support import deeds
 
 GIB = 2**30
@@ -144,7 +142,7 @@ _PROGRAM = """
 import sys
 from tests.support import deeds
 from pathlib import Path
-from gmi_registry.regeneration.executors.local import LocalExecutor
+from gmi_registry.regeneration.processes import LocalExecutor
 if __name__ == "__main__":
     works = deeds.works(Path(sys.argv[1]), "breed 60", "breed 60")
     run = LocalExecutor(2, perform=deeds.do, need=lambda work: 0).run(iter(works))

@@ -10,8 +10,8 @@ import pytest
 
 from gmi_registry.errors import InputError, MissingExtraError
 from gmi_registry.regeneration import Work
-from gmi_registry.regeneration.executors import executor_named
-from gmi_registry.regeneration.executors.ray import RayExecutor
+from gmi_registry.regeneration.ray_executor import RayExecutor
+from gmi_registry.regeneration.run import executor_named
 from tests.support import deeds
 
 ray = pytest.importorskip("ray")
@@ -71,7 +71,7 @@ _PROGRAM = """
 import sys
 from tests.support import deeds
 from pathlib import Path
-from gmi_registry.regeneration.executors.ray import RayExecutor
+from gmi_registry.regeneration.ray_executor import RayExecutor
 works = deeds.works(Path(sys.argv[1]), "sleep 60", "sleep 60")
 run = RayExecutor(2, perform=deeds.do, need=lambda work: 0, num_gpus=0).run(iter(works))
 list(run)

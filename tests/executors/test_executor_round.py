@@ -9,8 +9,8 @@ import pytest
 
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.regeneration import Options, Round, SequentialExecutor
-from gmi_registry.regeneration.executors import executor_named
-from gmi_registry.regeneration.executors.local import LocalExecutor
+from gmi_registry.regeneration.processes import LocalExecutor
+from gmi_registry.regeneration.run import executor_named
 from gmi_registry.spec import read_spec
 from tests.support import deeds
 from tests.support.regeneration_world import fill_folder, save_models

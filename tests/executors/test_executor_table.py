@@ -11,8 +11,7 @@ import pytest
 
 from gmi_registry.errors import InputError
 from gmi_registry.regeneration import Options, Work
-from gmi_registry.regeneration.executors import EXECUTORS, executor_named
-from gmi_registry.regeneration.executors.memory import (
+from gmi_registry.regeneration.processes import (
     BASE,
     FACTOR,
     UNKNOWN,
@@ -20,6 +19,7 @@ from gmi_registry.regeneration.executors.memory import (
     estimated_need,
     free_memory,
 )
+from gmi_registry.regeneration.run import EXECUTORS, executor_named
 from tests.support.hub_builder import HubBuilder, ProjectionEncoder
 
 
@@ -38,7 +38,7 @@ def test_another_name_is_an_error():
 
 def test_naming_one_imports_nothing_heavy():
     program = (
-        "import sys; from gmi_registry.regeneration.executors import executor_named;"
+        "import sys; from gmi_registry.regeneration.run import executor_named;"
         "executor_named('local', 2); executor_named('hf-jobs', 2);"
         "print(sorted({'ray', 'torch', 'diffusers', 'huggingface_hub'} & sys.modules.keys()))"
     )

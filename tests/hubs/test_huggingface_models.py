@@ -360,7 +360,7 @@ def test_a_long_header_takes_two_requests_and_no_more_of_the_file(hf_hub, hub):
 
 @pytest.mark.parametrize("kind", ["500", "cut"])
 def test_a_hub_that_gives_no_beginning_gives_the_file(hf_hub, hub, monkeypatch, kind):
-    monkeypatch.setattr("gmi_registry.hubs.huggingface.client.pause", lambda _: None)
+    monkeypatch.setattr("gmi_registry.hubs.huggingface.client.time.sleep", lambda _: None)
     hf_hub.add_repo("ada/base", CONFIG | FULL)
     hf_hub.add_repo("ada/style", {"README.md": card(base_model="ada/base"), "a.safetensors": VAE})
     hf_hub.inject(Fault(kind, method="GET", path_regex="storage", times=3))

@@ -21,7 +21,7 @@ from gmi_registry.errors import (
 )
 from gmi_registry.hubs import Filters, Hub, HubAccess, KnowsWeights, is_stale, open_hub
 from gmi_registry.hubs.huggingface import HuggingFaceHub
-from gmi_registry.hubs.huggingface.client import RequestCounter
+from gmi_registry.hubs.huggingface.client import ClientRequestCounter
 from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.spec import (
     DescribedModel,
@@ -444,7 +444,7 @@ def test_the_client_is_as_before_once_the_last_counter_closes(hf_hub):
     from huggingface_hub.utils import _http
 
     before = _http._GLOBAL_CLIENT_FACTORY
-    first, second = RequestCounter(), RequestCounter()
+    first, second = ClientRequestCounter(), ClientRequestCounter()
     first.open()
     with second:
         first.close()

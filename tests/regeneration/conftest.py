@@ -18,7 +18,7 @@ from tests.support.regeneration_world import (
 
 # isort: split
 from gmi_registry import generation
-from gmi_registry.regeneration import worker
+from gmi_registry.regeneration import describe
 from gmi_registry.spec import PromptSet
 from tests.support.loopback import fixtures
 
@@ -38,7 +38,7 @@ def _quick(monkeypatch, models, tmp_path):
     """Four default prompts in place of 55, the tiny encoder, nothing kept elsewhere."""
     monkeypatch.setattr(generation, "default_prompt_set", lambda model: FEW)
     load = encoder_from(models)
-    monkeypatch.setattr(worker, "load_encoder", load)
+    monkeypatch.setattr(describe, "load_encoder", load)
     publishing = importlib.import_module("gmi_registry.publish")
     monkeypatch.setattr(publishing, "load_encoder", load)
     monkeypatch.setattr(publishing, "check_encoder", lambda *_, **__: 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from datetime import UTC, datetime, timedelta
 
@@ -10,9 +9,8 @@ import pytest
 
 from gmi_registry.errors import InputError
 from gmi_registry.publish import publish
-from gmi_registry.regeneration import Ledger, Result, SequentialExecutor
-from gmi_registry.regeneration.address import folder_about
-from gmi_registry.regeneration.lock import model_lock
+from gmi_registry.regeneration import FailureStore, Result, SequentialExecutor
+from gmi_registry.regeneration.store import folder_about, model_lock
 from gmi_registry.spec import ModelRef, PromptSet, read_spec
 from tests.support.regeneration_world import (
     UNFIT,
@@ -182,7 +180,7 @@ def test_a_model_that_fails_three_times_is_set_aside_and_others_go_on(many, go, 
     assert outcomes(go(many, repos=NAMES, retry=True)) == {"local:ink": "failed"}
     change(many, models)
     assert outcomes(go(many, repos=NAMES)) == {"local:ink": "published"}
-    assert json.loads((folder_about(work, many) / "ledger.json").read_text())["models"] == {}
+    assert FailureStore.about(work, many).histories() == {}
 
 
 def test_a_fault_of_a_library_is_a_failure_of_that_model(many, go, monkeypatch):
@@ -216,7 +214,7 @@ def test_ctrl_c_ends_the_run_and_the_next_goes_on(many, work, go):
     assert outcomes(done) == {}
     assert {it.why for it in done.left} == {"the run was interrupted"}
     assert len(done.left) == 3
-    assert Ledger.about(work, many)._read().models == {}
+    assert FailureStore.about(work, many).histories() == {}
     again = go(many, repos=NAMES)
     assert len(again.done) == 3
     # The first model's pictures were there.
@@ -226,7 +224,7 @@ def test_ctrl_c_ends_the_run_and_the_next_goes_on(many, work, go):
 def test_what_ended_a_runner_comes_last(many, work):
     this = round_over(many, work, repos=NAMES)
     first = this.plan()
-    this.ledger.begin("local:chalk", first.models[0].key)
+    this.failures.begin("local:chalk", first.models[0].key)
     second = this.plan()
     assert [str(model.ref) for model in second.due] == ["local:ink", "local:oil", "local:chalk"]
 
@@ -274,12 +272,13 @@ def test_two_hubs_of_the_same_names_share_a_work_folder(published, models, tmp_p
     assert len(go(other, repos=["ink"]).set_aside) == 1
 
 
+@pytest.mark.parametrize("name", ["failures.sqlite3", "ledger.json"])
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"models": {"local:ink": {"key": 3}}}'])
-def test_a_ledger_that_cannot_be_read_counts_as_empty(published, work, models, go, content):
+def test_failures_that_cannot_be_read_count_as_none(published, work, models, go, name, content):
     change(published, models)
     folder = folder_about(work, published)
     folder.mkdir(parents=True)
-    (folder / "ledger.json").write_bytes(content)
+    (folder / name).write_bytes(content)
     assert outcomes(go(published)) == {"local:ink": "published"}
 
 

@@ -1,13 +1,21 @@
-"""What a summary says, whatever the hub's words are; and the ledger under many writers."""
+"""What a summary says, whatever the hub's words are; and what is kept of failures."""
 
 from __future__ import annotations
 
+import json
 import pickle
+import sqlite3
 import threading
+from pathlib import Path
 
-from gmi_registry.regeneration import Ledger, Options, PlannedModel, Result, Summary, Work
-from gmi_registry.regeneration.summary import Left
+import pytest
+
+from gmi_registry.errors import InputError
+from gmi_registry.regeneration import FailureStore, Options, PlannedModel, Result, Summary, Work
+from gmi_registry.regeneration.store import Failure, ModelHistory
+from gmi_registry.regeneration.summary import Postponed
 from gmi_registry.spec import ModelRef
+from gmi_registry.spec.canonical import canonical_digest
 
 HOSTILE = "a | b\n# head ![x](https://evil.example/x.png) <img src=x> `code` \x1b[31m"
 
@@ -22,7 +30,7 @@ def summary(**changes):
             Result("local:c", "busy", "another runner has it"),
         ),
         "set_aside": (ink,),
-        "left": (Left(ink, "--max-models was reached"),),
+        "left": (Postponed(ink, "--max-models was reached"),),
         "fresh": 7,
         "failures": {"local:b": 2},
         "interrupted": False,
@@ -89,12 +97,17 @@ def test_works_and_results_are_pickled_whole():
     assert pickle.loads(pickle.dumps(result)) == result
 
 
-def test_many_writers_of_one_ledger_lose_nothing(tmp_path):
+def history(store, model, key):
+    found = store.histories().get(model, ModelHistory(key))
+    return found if found.key == key else ModelHistory(key)
+
+
+def test_many_writers_of_one_store_lose_nothing(tmp_path):
     def write(name):
-        ledger = Ledger(tmp_path)
+        store = FailureStore(tmp_path)
         for _ in range(5):
-            ledger.begin(name, "k")
-            ledger.settle(name, "k", Result(name, "failed", "no"))
+            store.begin(name, "k")
+            store.record(name, "k", Result(name, "failed", "no"))
 
     names = [f"local:m{number}" for number in range(8)]
     threads = [threading.Thread(target=write, args=(name,)) for name in names]
@@ -102,24 +115,96 @@ def test_many_writers_of_one_ledger_lose_nothing(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    found = [Ledger(tmp_path).standing(name, "k") for name in names]
+    found = [history(FailureStore(tmp_path), name, "k") for name in names]
     assert [(len(it.failures), it.unfinished) for it in found] == [(5, False)] * 8
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ledger.json", "ledger.json.lock"]
+    assert [path.name for path in tmp_path.iterdir()] == ["failures.sqlite3"]
 
 
 def test_what_is_known_is_known_of_the_weights_it_is_of(tmp_path):
-    ledger = Ledger(tmp_path)
+    store = FailureStore(tmp_path)
     for _ in range(3):
-        ledger.settle("local:ink", "old", Result("local:ink", "failed", "no room"))
-    assert ledger.standing("local:ink", "old").reason.endswith(": no room")
-    assert ledger.standing("local:ink", "new").reason is None
-    known = ledger.settle("local:ink", "new", Result("local:ink", "failed", "again"))
+        store.record("local:ink", "old", Result("local:ink", "failed", "no room"))
+    assert history(store, "local:ink", "old").reason.endswith(": no room")
+    assert history(store, "local:ink", "new").reason is None
+    known = store.record("local:ink", "new", Result("local:ink", "failed", "again"))
     assert len(known.failures) == 1
-    ledger.settle("local:ink", "new", Result("local:ink", "failed", "hub", passing=True))
-    assert len(ledger.standing("local:ink", "new").failures) == 1
-    ledger.settle("local:ink", "new", Result("local:ink", "proposed", "why", where="there"))
-    assert ledger.standing("local:ink", "new").reason == (
+    store.record("local:ink", "new", Result("local:ink", "failed", "hub", passing=True))
+    assert len(history(store, "local:ink", "new").failures) == 1
+    store.record("local:ink", "new", Result("local:ink", "proposed", "why", where="there"))
+    assert history(store, "local:ink", "new").reason == (
         "proposed, and the owner has not decided: there"
     )
-    ledger.forget(["local:ink", "local:oil"])
-    assert ledger.standing("local:ink", "new").reason is None
+    store.forget(["local:ink", "local:oil"])
+    assert store.histories() == {}
+
+
+FORMER = {
+    "local:ink": {
+        "key": "k",
+        "failures": [{"when": "2026-11-30T10:00:00+00:00", "reason": "no", "error": "HubError"}],
+        "proposed": None,
+        "unfinished": False,
+    },
+    "local:oil": {"key": "k", "failures": [], "proposed": "there", "unfinished": True},
+}
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_the_ledger_of_an_earlier_version_is_taken_over(tmp_path, sealed):
+    """It is read as it lies, and goes once all of it is in the store."""
+    seal = canonical_digest(FORMER) if sealed else None
+    former = tmp_path / "ledger.json"
+    former.write_text(json.dumps({"models": FORMER, "seal": seal}))
+    store = FailureStore(tmp_path)
+    before = store.histories()
+    assert before["local:ink"].failures == (Failure("2026-11-30T10:00:00+00:00", "no", "HubError"),)
+    assert before["local:oil"] == ModelHistory("k", proposed="there", unfinished=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger.json"]
+    store.begin("local:chalk", "k")
+    assert not former.exists()
+    assert store.histories() == before | {"local:chalk": ModelHistory("k", unfinished=True)}
+
+
+def test_a_takeover_that_was_cut_off_is_done_again(tmp_path, monkeypatch):
+    former = tmp_path / "ledger.json"
+    former.write_text(json.dumps({"models": FORMER, "seal": None}))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            FailureStore(tmp_path).begin("local:ink", "other")
+    store = FailureStore(tmp_path)
+    store.record("local:oil", "k", Result("local:oil", "published", "why"))
+    assert not former.exists()
+    assert store.histories() == {"local:ink": ModelHistory("other", unfinished=True)}
+
+
+def test_a_damaged_store_counts_as_empty_and_is_begun_anew(tmp_path, caplog):
+    store = FailureStore(tmp_path)
+    store.begin("local:ink", "k")
+    path = tmp_path / "failures.sqlite3"
+    good = path.read_bytes()
+    spoilt = {
+        "no database": b"no database at all " * 50,
+        "cut off": good[: len(good) // 2],
+        "a changed line": good.replace(b"local:ink", b"local:inc"),
+    }
+    for what, content in spoilt.items():
+        path.write_bytes(content)
+        assert store.histories() == {}, what
+        store.begin("local:oil", "k")
+        assert list(store.histories()) == ["local:oil"], what
+    assert len(caplog.records) == len(spoilt)
+
+
+def test_a_store_that_somebody_holds_is_left_alone(tmp_path, monkeypatch):
+    store = FailureStore(tmp_path)
+    store.begin("local:ink", "k")
+    monkeypatch.setattr("gmi_registry.regeneration.store._PATIENCE", 0.05)
+    other = sqlite3.connect(tmp_path / "failures.sqlite3", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(InputError, match="locked"):
+        store.begin("local:oil", "k")
+    assert store.histories() == {}
+    other.execute("ROLLBACK")
+    other.close()
+    assert list(store.histories()) == ["local:ink"]

@@ -30,10 +30,10 @@ from gmi_registry.hubs.registry.entries import entry_of, entry_path
 from gmi_registry.hubs.registry.review import Finding
 from gmi_registry.hubs.resolve import find_model, find_spec
 from gmi_registry.model import ModelCard, ModelFiles
+from gmi_registry.regeneration.webhook_install import _name
+from gmi_registry.regeneration.webhook_service import _repo
 from gmi_registry.search.loading import ModelLoader
 from gmi_registry.spec import Manifest, ModelRef, encode_spec, read_spec
-from gmi_registry.webhook.install import _name
-from gmi_registry.webhook.job import _repo
 from tests.support.civitai_loopback import File, LoopbackCivitai, Model, Version
 from tests.support.loopback import User
 from tests.support.remote_hub import COLOURS, WEIGHTS, Author

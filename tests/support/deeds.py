@@ -157,7 +157,7 @@ def hear_ctrl_c() -> None:
 
 def describe_and_die_once(work: Work) -> Result:
     """The worker's own, killed once, when two batches of ``ink`` are drawn, one of them kept."""
-    from gmi_registry.regeneration.worker import perform
+    from gmi_registry.regeneration.describe import perform
 
     mark = Path(work.options.work) / "died"
     drawn: list[int] = []

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 
 from gmi_registry import search
 from gmi_registry.hubs.huggingface import HuggingFaceHub
-from gmi_registry.hubs.huggingface.client import RequestCounter
+from gmi_registry.hubs.huggingface.client import ClientRequestCounter
 from gmi_registry.search.result import SearchResult
 from gmi_registry.spec import ModelRef, Spec, WeightFile, write_spec
 from gmi_registry.spec.specification import encode_spec
@@ -46,7 +46,7 @@ def open_world(folder: Path) -> Iterator[World]:
         patch.setattr(time, "sleep", lambda seconds: _real_sleep(min(seconds, 0.001)))
         hub.add_user(User("alice", SECRET))
         hub.add_user(User("bob", _STRANGERS))
-        with RequestCounter():  # the client is made once, and not for each run
+        with ClientRequestCounter():  # the client is made once, and not for each run
             yield World(hub, folder, patch)
 
 

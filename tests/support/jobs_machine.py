@@ -18,8 +18,8 @@ from tests.support.loopback.reply import Reply
 _MAIN = """
 import sys
 from tests.support import deeds
-from gmi_registry.regeneration.executors.job import main
-sys.exit(main(deeds.do))
+from gmi_registry.regeneration.job_executor import job_main
+sys.exit(job_main(deeds.do))
 """
 
 

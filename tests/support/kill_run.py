@@ -35,7 +35,7 @@ from tests.support.regeneration_world import encoder_from, other_weights, round_
 import pytest
 
 from gmi_registry import generation
-from gmi_registry.regeneration import worker
+from gmi_registry.regeneration import FailureStore, describe
 from tests.support.loopback import LoopbackHub, fixtures
 
 __all__ = ["Point", "main"]
@@ -146,9 +146,9 @@ def _point(world: Any, run: Path, seed: int, names: list[str]) -> Point:
     assert (last["fresh"], last["done"]) == (1, []), last
     rooms = run / "work" / "regeneration"
     assert not list(rooms.glob("*/work/*/*")), "pictures were left"
-    (ledger,) = rooms.glob("*/ledger.json")
-    assert json.loads(ledger.read_text())["models"] == {}, "the ledger was not cleared"
-    assert not list(rooms.glob("*/.*")), "a scratch file of the ledger was left"
+    (kept,) = rooms.glob("*/failures.sqlite3")
+    assert FailureStore(kept.parent).histories() == {}, "what failed was not cleared"
+    assert not list(rooms.glob("*/failures.sqlite3-*")), "a journal was left"
     seen = "none" if left is None else "old" if left.digest == old.digest else "new"
     what = said["done"] or said["passed"]
     return Point(
@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
         other_weights(models)
         load = encoder_from(models)
         patch.setattr(generation, "default_prompt_set", lambda model: PROMPTS)
-        patch.setattr(worker, "load_encoder", load)
+        patch.setattr(describe, "load_encoder", load)
         publishing = importlib.import_module("gmi_registry.publish")
         patch.setattr(publishing, "load_encoder", load)
         patch.setattr(publishing, "check_encoder", lambda *_, **__: 0)

@@ -15,7 +15,10 @@ __all__ = ["COMMITTING", "NOTE", "PROMPTS", "Steps", "stages"]
 
 PROMPTS = PromptSet("few", 1, tuple(f"a picture of thing number {n}" for n in range(20)))
 _CHANGES = frozenset(
-    {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.link", "os.symlink", "os.truncate"}
+    {
+        *("os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.link", "os.symlink"),
+        *("os.truncate", "sqlite3.connect"),
+    }
 )
 _COMMIT = "POST /api/models/alice/ink/commit/main"
 COMMITTING = (_COMMIT, f"the answer to {_COMMIT} is used")

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import httpx2
 
-from gmi_registry.webhook.queue import RepoQueue
+from gmi_registry.regeneration.store import DeliveryQueue
 from tests.support.delivery import SECRET, body
 
 _START = "import sys; from gmi_registry.cli.main import main; sys.exit(main())"
@@ -66,7 +66,7 @@ def run(seconds: float, rate: float, *, seed: int = 0) -> Load:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "queue"
         with started(folder) as (process, url):
-            queue = RepoQueue(folder, patience=30)
+            queue = DeliveryQueue(folder, patience=30)
             stop, looked = threading.Event(), Counter[str]()
             worker = threading.Thread(target=_work, args=(queue, stop, looked))
             worker.start()
@@ -157,7 +157,7 @@ async def _hang(host: str, port: int) -> None:
                 writer.close()
 
 
-def _work(queue: RepoQueue, stop: threading.Event, looked: Counter[str]) -> None:
+def _work(queue: DeliveryQueue, stop: threading.Event, looked: Counter[str]) -> None:
     while not stop.is_set():
         taken = queue.take()
         if taken is None:

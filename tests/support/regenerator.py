@@ -15,9 +15,8 @@ from gmi_registry.errors import SpecNotFoundError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.protocol import is_stale
 from gmi_registry.regeneration import Result
+from gmi_registry.regeneration.webhook_service import check_result, work_off
 from gmi_registry.spec import ModelRef, WeightFile, read_manifest, write_spec
-from gmi_registry.webhook.look import looked_at
-from gmi_registry.webhook.worker import work
 from tests.support.hub_builder import ProjectionEncoder, style_spec
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -45,14 +44,14 @@ class Regenerator:
         ref = ModelRef("hf", repo)
         now = {path: digest for path, digest in self.hub.weight_digests(ref).items() if digest}
         if self._described(ref, now):
-            return looked_at([Result(str(ref), "fresh", "the same weights")])
+            return check_result([Result(str(ref), "fresh", "the same weights")])
         files = [WeightFile(path=path, size=1, sha256=digest) for path, digest in now.items()]
         self.before_push(repo)
         with tempfile.TemporaryDirectory() as scratch:
             spec = style_spec(self._encoder, repo, tuple(files), (200, 30, 30))
             where = self.hub.push_spec(ref, write_spec(spec, Path(scratch)))
         self.made.append((repo, now[WEIGHTS]))
-        return looked_at([Result(str(ref), "published", "weights changed", where=where)])
+        return check_result([Result(str(ref), "published", "weights changed", where=where)])
 
     def _described(self, ref, now):
         try:
@@ -64,7 +63,7 @@ class Regenerator:
     def start(self, queue):
         """Work on ``queue`` in a thread, until :meth:`stop`."""
         settings = {"stop": self._stop, "poll": 0.01, "again": 0.05}
-        self._thread = threading.Thread(target=work, args=(queue, self.look), kwargs=settings)
+        self._thread = threading.Thread(target=work_off, args=(queue, self.look), kwargs=settings)
         self._thread.start()
 
     def stop(self):

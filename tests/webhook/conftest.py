@@ -8,10 +8,8 @@ import time
 import httpx2
 import pytest
 
-from gmi_registry.webhook.queue import RepoQueue
-from gmi_registry.webhook.receiver import create_app
-from gmi_registry.webhook.secret import Secret
-from gmi_registry.webhook.server import listen, make_server
+from gmi_registry.regeneration.store import DeliveryQueue
+from gmi_registry.regeneration.webhook_receiver import Secret, create_app, listen, make_server
 from tests.support.delivery import SECRET
 from tests.support.loopback import fixtures
 
@@ -22,7 +20,7 @@ class Receiver:
     """``client`` speaks to it; ``stop`` ends it, and its queue stays on the disk."""
 
     def __init__(self, folder, *, capacity=1000, body_seconds=10.0, **limits):
-        self.queue = RepoQueue(folder, capacity=capacity)
+        self.queue = DeliveryQueue(folder, capacity=capacity)
         app = create_app(Secret(SECRET), self.queue, body_seconds=body_seconds)
         self.server = make_server(app, **limits)
         self.socket = listen("127.0.0.1", 0)

@@ -9,11 +9,9 @@ import time
 import pytest
 
 from gmi_registry import generation
-from gmi_registry.regeneration import worker
+from gmi_registry.regeneration import describe
+from gmi_registry.regeneration.webhook_service import model_check, run_job, work_off
 from gmi_registry.spec import PromptSet, read_spec
-from gmi_registry.webhook.job import run
-from gmi_registry.webhook.look import look_with
-from gmi_registry.webhook.worker import work
 from tests.support.delivery import SECRET, body
 from tests.support.regeneration_world import SECRET as TOKEN
 from tests.support.regeneration_world import (
@@ -42,7 +40,7 @@ def hub(hf_hub, models, monkeypatch):
     """Two default prompts in place of 55, and a tiny encoder."""
     monkeypatch.setattr(generation, "default_prompt_set", lambda model: FEW)
     load = encoder_from(models)
-    monkeypatch.setattr(worker, "load_encoder", load)
+    monkeypatch.setattr(describe, "load_encoder", load)
     publishing = importlib.import_module("gmi_registry.publish")
     monkeypatch.setattr(publishing, "load_encoder", load)
     monkeypatch.setattr(publishing, "check_encoder", lambda *_, **__: 0)
@@ -54,7 +52,7 @@ def hub(hf_hub, models, monkeypatch):
 
 @pytest.fixture
 def look(tmp_path):
-    return look_with(tmp_path / "work", cache_dir=tmp_path / "cache", device="cpu")
+    return model_check(tmp_path / "work", cache_dir=tmp_path / "cache", device="cpu")
 
 
 @pytest.fixture
@@ -63,7 +61,7 @@ def receiver(receive, look):
     started, stop = receive(), threading.Event()
     started.seen = []
     settings = {"stop": stop, "poll": 0.01, "ended": lambda taken, it: started.seen.append(it)}
-    thread = threading.Thread(target=work, args=(started.queue, look), kwargs=settings)
+    thread = threading.Thread(target=work_off, args=(started.queue, look), kwargs=settings)
     thread.start()
     yield started
     stop.set()
@@ -113,7 +111,7 @@ def test_a_job_does_the_same(hub, look, models, tmp_path):
         if number == 2:
             hub.commit(REPO, {WEIGHTS: other_weights(models)})
         environment["WEBHOOK_PAYLOAD"] = body(REPO, hub.history(REPO)[0].oid).decode()
-        (done,) = run([], environment, look)
+        (done,) = run_job([], environment, look)
         reasons.append((done[1].outcome, done[1].reason.partition(":")[0]))
     assert reasons == [("done", "published"), ("done", "fresh"), ("done", "published")]
 

@@ -10,16 +10,17 @@ from typer.testing import CliRunner
 
 from gmi_registry.cli.main import app
 from gmi_registry.errors import AuthError, HubError, InputError, SpecNotFoundError
-from gmi_registry.webhook.address import receiver_address, shown_address
-from gmi_registry.webhook.install import (
+from gmi_registry.regeneration.webhook_install import (
+    JobSettings,
     account_api,
     install_schedule,
     install_webhook,
     list_webhooks,
+    receiver_address,
     remove_webhook,
+    shown_address,
 )
-from gmi_registry.webhook.order import JobOrder
-from gmi_registry.webhook.secret import Secret
+from gmi_registry.regeneration.webhook_receiver import Secret
 from tests.support.delivery import SECRET
 from tests.support.loopback import Fault, User
 from tests.support.loopback.jobs import Jobs
@@ -52,7 +53,7 @@ def api(jobs):
 
 
 def order(**changes):
-    return JobOrder(**{"token": JOB_TOKEN, **changes})
+    return JobSettings(**{"token": JOB_TOKEN, **changes})
 
 
 def install(api, repos=REPOS, secret=SECRET, **where):
@@ -94,8 +95,9 @@ def test_a_job_is_run_once_and_each_webhook_starts_it(api, jobs, hf_hub):
     assert install(api, job=order()) == ["made", "made"]
     (job,) = jobs.made.values()
     assert job["command"] == [
-        "uv", "run", "--with", "gmi-registry[publish]", "python", "-m", "gmi_registry.webhook.job",
-    ]  # fmt: skip
+        *("uv", "run", "--with", "gmi-registry[publish]", "python", "-m"),
+        *("gmi_registry.regeneration.webhook_service", "job"),
+    ]
     assert (job["flavor"], job["timeoutSeconds"]) == ("t4-small", 7200)
     assert job["environment"] == {"HF_ENDPOINT": hf_hub.endpoint}
     # It is run without a delivery, so that it needs no token; the webhook's runs do.
@@ -170,8 +172,9 @@ def test_a_timer_looks_at_the_same_models_and_is_not_made_twice(api, jobs):
     assert made[0] == made[1] == next(iter(jobs.scheduled))
     (job,) = jobs.scheduled.values()
     assert job["schedule"] == "@daily"
-    assert job["jobSpec"]["command"][-3:] == [
-        "gmi_registry.webhook.job",
+    assert job["jobSpec"]["command"][-4:] == [
+        "gmi_registry.regeneration.webhook_service",
+        "job",
         "hf:ada/one@main",
         "hf:ada/two@main",
     ]

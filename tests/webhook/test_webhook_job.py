@@ -13,8 +13,7 @@ import pytest
 
 from gmi_registry.errors import AuthError, GenerationError, InputError
 from gmi_registry.regeneration import Result
-from gmi_registry.webhook.job import run
-from gmi_registry.webhook.look import Looked, looked_at
+from gmi_registry.regeneration.webhook_service import CheckResult, check_result, run_job
 from tests.support.delivery import SECRET, body
 from tests.support.loopback import User
 from tests.support.regenerator import WEIGHTS, Regenerator, card, digest_of
@@ -37,7 +36,7 @@ def given(content=None, **changes):
 
 
 def fresh(repo):
-    return Looked("done", "fresh")
+    return CheckResult("done", "fresh")
 
 
 def never(repo):
@@ -45,11 +44,11 @@ def never(repo):
 
 
 def test_a_change_is_looked_at():
-    assert run([], given(), fresh) == (("ada/style", Looked("done", "fresh")),)
+    assert run_job([], given(), fresh) == (("ada/style", CheckResult("done", "fresh")),)
 
 
 def test_the_payload_counts_and_not_the_name_beside_it():
-    (done,) = run([], given(WEBHOOK_REPO_ID="eve/other"), fresh)
+    (done,) = run_job([], given(WEBHOOK_REPO_ID="eve/other"), fresh)
     assert done[0] == "ada/style"
 
 
@@ -64,27 +63,27 @@ def test_the_payload_counts_and_not_the_name_beside_it():
 )
 def test_what_is_not_concerned_ends_at_once(content, words, capsys):
     environment = given() | {"WEBHOOK_PAYLOAD": content.decode()}
-    assert run([], environment, never) == ()
+    assert run_job([], environment, never) == ()
     assert words in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("secret", [None, "", "x", SECRET[:-1], SECRET + "x", SECRET[::-1]])
 def test_a_delivery_without_the_secret_is_refused(secret):
     with pytest.raises(AuthError, match="missing or wrong") as refused:
-        run([], given(WEBHOOK_SECRET=secret), never)
+        run_job([], given(WEBHOOK_SECRET=secret), never)
     assert SECRET not in refused.value.message + str(refused.value.hint)
 
 
 @pytest.mark.parametrize("expected", [None, "", "short"])
 def test_without_a_secret_of_its_own_a_job_believes_nothing(expected):
     with pytest.raises(InputError, match="GMI_WEBHOOK_SECRET"):
-        run([], given(GMI_WEBHOOK_SECRET=expected, WEBHOOK_SECRET=expected), never)
+        run_job([], given(GMI_WEBHOOK_SECRET=expected, WEBHOOK_SECRET=expected), never)
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\x00", b"x" * 70_000])
 def test_what_is_no_payload_is_refused(content):
     with pytest.raises(InputError, match="cannot be read"):
-        run([], given(content), never)
+        run_job([], given(content), never)
 
 
 def test_named_models_are_looked_at_without_a_delivery():
@@ -93,12 +92,12 @@ def test_named_models_are_looked_at_without_a_delivery():
             raise GenerationError("it cannot be drawn", hint="mend it")
         return fresh(repo)
 
-    assert run(["hf:ada/broken@main", "ada/style"], {}, look) == (
-        ("ada/broken", Looked("failed", "it cannot be drawn (mend it)")),
-        ("ada/style", Looked("done", "fresh")),
+    assert run_job(["hf:ada/broken@main", "ada/style"], {}, look) == (
+        ("ada/broken", CheckResult("failed", "it cannot be drawn (mend it)")),
+        ("ada/style", CheckResult("done", "fresh")),
     )
     with pytest.raises(InputError):
-        run(["civitai:1@2"], {}, never)
+        run_job(["civitai:1@2"], {}, never)
 
 
 def test_two_jobs_for_one_change_describe_it_once(hf_hub):
@@ -107,7 +106,7 @@ def test_two_jobs_for_one_change_describe_it_once(hf_hub):
     sha = hf_hub.add_repo("ada/style", {"README.md": card(), WEIGHTS: b"weights"})
     one, two = Regenerator(hf_hub, "hf_ada"), Regenerator(hf_hub, "hf_ada")
     for runner in (one, two):
-        (done,) = run([], given(body("ada/style", sha)), runner.look)
+        (done,) = run_job([], given(body("ada/style", sha)), runner.look)
         assert done[1].outcome == "done"
         runner.stop()
     assert (one.made, two.made) == ([("ada/style", digest_of(b"weights"))], [])
@@ -121,29 +120,29 @@ COMMIT = "c" * 40
     [
         (
             {"outcome": "published", "where": f"http://hub/ada/style/commit/{COMMIT}"},
-            Looked("done", "published: why", commit=COMMIT),
+            CheckResult("done", "published: why", commit=COMMIT),
         ),
         (
             {"outcome": "published", "where": "http://hub/ada/style/tree/main/gmi"},
-            Looked("done", "published: why"),
+            CheckResult("done", "published: why"),
         ),
         (
             {"outcome": "proposed", "where": "http://hub/ada/style/discussions/1"},
-            Looked("done", "proposed: why"),
+            CheckResult("done", "proposed: why"),
         ),
-        ({"outcome": "fresh"}, Looked("done", "fresh: why")),
-        ({"outcome": "set aside"}, Looked("done", "set aside: why")),
-        ({"outcome": "busy"}, Looked("passing", "why")),
-        ({"outcome": "lost"}, Looked("passing", "why")),
-        ({"outcome": "failed"}, Looked("failed", "why")),
-        ({"outcome": "failed", "error": "AuthError"}, Looked("passing", "why", after=600.0)),
-        ({"outcome": "failed", "passing": True}, Looked("passing", "why")),
+        ({"outcome": "fresh"}, CheckResult("done", "fresh: why")),
+        ({"outcome": "set aside"}, CheckResult("done", "set aside: why")),
+        ({"outcome": "busy"}, CheckResult("passing", "why")),
+        ({"outcome": "lost"}, CheckResult("passing", "why")),
+        ({"outcome": "failed"}, CheckResult("failed", "why")),
+        ({"outcome": "failed", "error": "AuthError"}, CheckResult("passing", "why", after=600.0)),
+        ({"outcome": "failed", "passing": True}, CheckResult("passing", "why")),
     ],
 )
 def test_what_a_regeneration_came_to(result, looked):
-    assert looked_at([Result("hf:ada/style", reason="why", **result)]) == looked
+    assert check_result([Result("hf:ada/style", reason="why", **result)]) == looked
     if looked.outcome != "done":
-        assert looked_at(
+        assert check_result(
             [Result("hf:ada/a", "fresh", "x"), Result("hf:ada/b", reason="why", **result)]
         )
 
@@ -161,7 +160,9 @@ def start(command, tmp_path, **environment):
     )
 
 
-@pytest.mark.parametrize("command", [["-m", "gmi_registry.webhook.job"], [str(SCRIPT)]])
+@pytest.mark.parametrize(
+    "command", [["-m", "gmi_registry.regeneration.webhook_service", "job"], [str(SCRIPT)]]
+)
 def test_the_first_run_of_a_job_costs_nothing(command, tmp_path):
     done = start(command, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

@@ -9,9 +9,9 @@ import pytest
 
 from gmi_registry.errors import AuthError, GenerationError, RateLimitError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
+from gmi_registry.regeneration.store import QueueCounts
+from gmi_registry.regeneration.webhook_service import CheckResult
 from gmi_registry.spec import ModelRef, read_manifest
-from gmi_registry.webhook.look import Looked
-from gmi_registry.webhook.queue import Counts
 from tests.support.delivery import body
 from tests.support.loopback import User
 from tests.support.regenerator import WEIGHTS, Regenerator, card, digest_of
@@ -191,7 +191,7 @@ def test_a_fault_of_the_program_or_of_the_hub_is_told_apart(receive, regenerator
     receiver = receive()
     answers = {
         "ada/fault": ValueError("x"),
-        "ada/later": Looked("passing", "out of order"),
+        "ada/later": CheckResult("passing", "out of order"),
         "ada/rights": AuthError("the token has run out"),
         "ada/limit": RateLimitError("too many", retry_after=0.05),
     }
@@ -210,8 +210,8 @@ def test_a_fault_of_the_program_or_of_the_hub_is_told_apart(receive, regenerator
     wait_until(lambda: receiver.queue.counts().aside == 1)
     wait_until(lambda: regenerator.looks.count("ada/later") > 5)
     wait_until(lambda: regenerator.looks.count("ada/limit") > 5)
-    answers["ada/later"] = answers["ada/limit"] = Looked("done", "fresh")
+    answers["ada/later"] = answers["ada/limit"] = CheckResult("done", "fresh")
     # Rights do not come back within seconds: it waits, and is not set aside.
-    wait_until(lambda: receiver.queue.counts() == Counts(1, 0, 1))
+    wait_until(lambda: receiver.queue.counts() == QueueCounts(1, 0, 1))
     assert regenerator.looks.count("ada/rights") == 1
     assert receiver.queue.set_aside() == (("ada/fault", "ValueError in this program"),)

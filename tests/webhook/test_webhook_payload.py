@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmi_registry.errors import InputError
-from gmi_registry.webhook.payload import PAYLOAD_LIMIT, Change, Ignored, decide
+from gmi_registry.regeneration.webhook_receiver import PAYLOAD_LIMIT, Change, Ignored, decide
 from tests.support.delivery import MAIN, body, payload
 
 SHA = "b" * 40

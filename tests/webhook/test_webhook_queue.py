@@ -19,19 +19,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gmi_registry.errors import InputError
-from gmi_registry.webhook.queue import Counts, RepoQueue
+from gmi_registry.regeneration.store import DeliveryQueue, QueueCounts
 
 
 @pytest.fixture
 def queue(tmp_path):
-    made = RepoQueue(tmp_path / "queue", capacity=5)
+    made = DeliveryQueue(tmp_path / "queue", capacity=5)
     yield made
     made.close()
 
 
 def again(queue, tmp_path):
     queue.close()
-    return RepoQueue(tmp_path / "queue", capacity=5)
+    return DeliveryQueue(tmp_path / "queue", capacity=5)
 
 
 def test_models_are_taken_in_the_order_in_which_they_came(queue):
@@ -54,7 +54,7 @@ def test_our_own_commit_is_nothing_new_whether_it_is_told_of_before_or_after(que
     taken = queue.take()
     assert queue.put("a", "ours") == "waiting"
     queue.finish(taken, "ours")
-    assert queue.counts() == Counts(0, 0, 0)
+    assert queue.counts() == QueueCounts(0, 0, 0)
     assert queue.put("a", "ours") == "ours"
     assert queue.put("b", "ours") == "queued"
 
@@ -84,7 +84,7 @@ def test_three_failures_set_a_model_aside_until_it_changes(queue):
     queue.put("a", "1")
     for number in range(3):
         assert queue.fail(queue.take(), f"reason {number}", after=0) == (number == 2)
-    assert queue.counts() == Counts(0, 0, 1)
+    assert queue.counts() == QueueCounts(0, 0, 1)
     assert queue.set_aside() == (("a", "reason 2"),)
     assert queue.put("a", "1") == "set aside"
     assert queue.take() is None
@@ -109,7 +109,7 @@ def test_what_is_not_the_models_fault_never_sets_it_aside(queue):
     for _ in range(10):
         queue.postpone(queue.take(), after=0)
     assert queue.take().tries == 1
-    assert queue.counts() == Counts(0, 1, 0)
+    assert queue.counts() == QueueCounts(0, 1, 0)
 
 
 def test_a_failure_that_something_overtook_is_forgotten(queue):
@@ -145,8 +145,8 @@ def test_a_model_that_ends_its_worker_is_set_aside_at_the_third_time(queue, tmp_
 
 
 def test_models_set_aside_and_commits_of_ours_are_kept_within_bounds(queue, monkeypatch):
-    monkeypatch.setattr("gmi_registry.webhook.queue._MOST_ASIDE", 3)
-    monkeypatch.setattr("gmi_registry.webhook.queue._MOST_OURS", 3)
+    monkeypatch.setattr("gmi_registry.regeneration.store._MOST_ASIDE", 3)
+    monkeypatch.setattr("gmi_registry.regeneration.store._MOST_OURS", 3)
     for number in range(6):
         queue.put(f"m{number}", "1")
         for _ in range(3):
@@ -164,13 +164,13 @@ def test_models_set_aside_and_commits_of_ours_are_kept_within_bounds(queue, monk
 def test_a_file_that_is_no_queue_is_said(tmp_path, content):
     (tmp_path / "queue.sqlite3").write_bytes(content)
     with pytest.raises(InputError, match="cannot be used") as refused:
-        RepoQueue(tmp_path).put("a", "1")
+        DeliveryQueue(tmp_path).put("a", "1")
     assert "--queue" in refused.value.hint
 
 
 def test_a_flipped_bit_is_said_or_changes_nothing(queue, tmp_path):
     def answers(folder):
-        opened = RepoQueue(folder)
+        opened = DeliveryQueue(folder)
         try:
             found = [opened.counts(), opened.set_aside(), opened.recover()]
             while (taken := opened.take()) is not None:
@@ -221,7 +221,7 @@ def test_a_queue_of_an_earlier_version_is_sealed(tmp_path):
             """
         )
     for _ in range(2):
-        opened = RepoQueue(tmp_path)
+        opened = DeliveryQueue(tmp_path)
         assert opened.put("o/n", "2") == "ours"
         assert opened.put("o/m", "1") == "waiting"
         opened.close()
@@ -230,7 +230,7 @@ def test_a_queue_of_an_earlier_version_is_sealed(tmp_path):
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be used"):
-        RepoQueue(tmp_path / "file" / "queue")
+        DeliveryQueue(tmp_path / "file" / "queue")
 
 
 def test_a_queue_that_somebody_holds_fails_in_time_and_unchanged(queue, tmp_path):
@@ -243,7 +243,7 @@ def test_a_queue_that_somebody_holds_fails_in_time_and_unchanged(queue, tmp_path
     assert time.monotonic() - start < 2
     other.execute("ROLLBACK")
     other.close()
-    assert queue.counts() == Counts(1, 0, 0)
+    assert queue.counts() == QueueCounts(1, 0, 0)
 
 
 def test_only_its_owner_can_look_into_it(queue, tmp_path):
@@ -251,7 +251,7 @@ def test_only_its_owner_can_look_into_it(queue, tmp_path):
 
 
 def _put_many(folder, name, count):
-    queue = RepoQueue(folder, capacity=1000, patience=30)
+    queue = DeliveryQueue(folder, capacity=1000, patience=30)
     for number in range(count):
         queue.put(f"{name}-{number % 7}", str(number))
     queue.close()
@@ -266,8 +266,8 @@ def test_processes_and_threads_share_a_queue(tmp_path):
         one.start()
     for one in (*others, *threads):
         one.join()
-    queue = RepoQueue(tmp_path)
-    assert queue.counts() == Counts(21, 0, 0)
+    queue = DeliveryQueue(tmp_path)
+    assert queue.counts() == QueueCounts(21, 0, 0)
     taken = {queue.take().repo for _ in range(21)}
     assert taken == {f"{name}-{number}" for name in "abc" for number in range(7)}
     queue.close()
@@ -276,8 +276,8 @@ def test_processes_and_threads_share_a_queue(tmp_path):
 _WRITER = """
 import sys
 from pathlib import Path
-from gmi_registry.webhook.queue import RepoQueue
-queue = RepoQueue(Path(sys.argv[1]), capacity=10**6, patience=30)
+from gmi_registry.regeneration.store import DeliveryQueue
+queue = DeliveryQueue(Path(sys.argv[1]), capacity=10**6, patience=30)
 for number in range(10**6):
     queue.put(f"m{number}", "1")
     print(number, flush=True)
@@ -293,7 +293,7 @@ def test_what_was_said_to_be_noted_is_there_after_a_kill(tmp_path, lines):
         os.kill(writer.pid, signal.SIGKILL)
         rest = writer.stdout.read().split("\n")
     told = max([last, *(int(line) for line in rest[:-1] if line)])
-    queue = RepoQueue(tmp_path)
+    queue = DeliveryQueue(tmp_path)
     assert queue.counts().waiting in (told + 1, told + 2)
     assert queue.take().repo == "m0"
     queue.close()
@@ -309,7 +309,7 @@ _STEPS = st.lists(
 @given(steps=_STEPS)
 def test_whatever_happens_no_change_is_forgotten(tmp_path_factory, steps):
     """A commit by somebody else is followed by a look that began after it, or by setting aside."""
-    queue = RepoQueue(tmp_path_factory.mktemp("queue"), capacity=3)
+    queue = DeliveryQueue(tmp_path_factory.mktemp("queue"), capacity=3)
     unseen, held = set(), {}
     for count, (step, number) in enumerate(steps):
         name = f"m{number}"

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from gmi_registry.webhook.payload import PAYLOAD_LIMIT
+from gmi_registry.regeneration.webhook_receiver import PAYLOAD_LIMIT
 from tests.support.delivery import SECRET, body
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])

@@ -15,11 +15,9 @@ import httpx2
 import pytest
 
 from gmi_registry.errors import InputError, MissingExtraError
-from gmi_registry.webhook.queue import RepoQueue
-from gmi_registry.webhook.receiver import create_app
-from gmi_registry.webhook.secret import Secret
-from gmi_registry.webhook.server import listen, make_server
-from gmi_registry.webhook.worker import only_worker
+from gmi_registry.regeneration.store import DeliveryQueue
+from gmi_registry.regeneration.webhook_receiver import Secret, create_app, listen, make_server
+from gmi_registry.regeneration.webhook_service import only_worker
 from tests.support import load_run
 from tests.support.delivery import SECRET, body
 from tests.support.loopback.fixtures import client_environment
@@ -123,7 +121,7 @@ def test_a_delivery_is_worked_on_by_a_process_that_does_not_know_the_secret(serv
     wait_until(lambda: not is_there(worker))
     assert "stopped: what waits is on the disk" in running.text
     assert SECRET not in running.text
-    queue = RepoQueue(running.folder / "queue")
+    queue = DeliveryQueue(running.folder / "queue")
     assert queue.counts().waiting == 1
     queue.close()
 
@@ -152,10 +150,13 @@ def test_a_worker_that_falls_is_begun_again(service):
 
 
 def test_a_second_worker_leaves_a_queue_alone(tmp_path):
-    command = [sys.executable, "-m", "gmi_registry.webhook.worker", str(tmp_path)]
+    command = [sys.executable, "-m", "gmi_registry.regeneration.webhook_service", "worker"]
     with only_worker(tmp_path):
         done = subprocess.run(
-            [*command, "--work", str(tmp_path)], capture_output=True, text=True, timeout=120
+            [*command, str(tmp_path), "--work", str(tmp_path)],
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
     said = done.stderr
     assert done.returncode == 1
@@ -193,7 +194,7 @@ def test_without_the_extra_the_pip_line_is_said(monkeypatch, tmp_path):
             raise ImportError(name)
         return real(name, *args, **kwargs)
 
-    queue = RepoQueue(tmp_path)
+    queue = DeliveryQueue(tmp_path)
     app = create_app(Secret(SECRET), queue)
     monkeypatch.setattr(builtins, "__import__", without)
     for make in (lambda: create_app(Secret(SECRET), queue), lambda: make_server(app)):

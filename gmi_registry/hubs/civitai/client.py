@@ -8,14 +8,12 @@ import os
 import re
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-import stamina
 from pydantic import BaseModel, ValidationError
 
 from gmi_registry.errors import (
@@ -36,6 +34,7 @@ from gmi_registry.hubs.civitai.errors import (
     stranger,
     unreachable,
 )
+from gmi_registry.hubs.requests import Passing, RequestCounter, log_wait, retry
 from gmi_registry.sanitize import add_secret, first_fault, one_line
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.address import CIVITAI_HOSTS
@@ -43,24 +42,13 @@ from gmi_registry.spec.address import CIVITAI_HOSTS
 if TYPE_CHECKING:
     import httpx2
 
-OnWait = Callable[[float], None]
-"""Told the seconds of every wait before the hub is asked again."""
-
-_log = logging.getLogger("gmi_registry.hubs")
-
 T = TypeVar("T")
-LONGEST_WAIT = 300.0
-"""Seconds. A hub that asks for more is not waited for."""
-_TRIES = 5
-_BUSY_TRIES = 4
-_UNREACHED_TRIES = 3
-"""So that nobody waits long for a hub that is not there."""
 Document = TypeVar("Document", bound=BaseModel)
 BODY_LIMIT = 48 * 1024 * 1024
 """Bytes: a hundred models with all that their authors wrote about them are some ten million."""
 REFUSAL_LIMIT = 64 * 1024
 """Bytes of an answer that says why not."""
-_PATIENCE = 120.0
+_LONGEST_ANSWER = 120.0
 """Seconds for one answer that is no file."""
 DEFAULT_ENDPOINT = "https://civitai.com"
 OTHER_ENDPOINT = "https://civitai.red"
@@ -75,97 +63,14 @@ _MOST_DIGESTS = 100
 _http_log = logging.getLogger("httpx2")
 
 
-class Counted(Protocol):
-    """Requests of something else, as :class:`CivitaiTraffic` counts its own."""
-
-    on_wait: OnWait | None
-
-    @property
-    def methods(self) -> Mapping[str, int]: ...
-
-
-@runtime_checkable
-class HasTraffic(Protocol):
-    """A store across a network."""
-
-    @property
-    def traffic(self) -> Counted: ...
-
-
-class CivitaiRequestCounter:
-    """Counts requests to Civitai and its storage, together with those that ``other`` counts."""
-
-    def __init__(self, other: Counted | None = None) -> None:
-        self._other = other
-        self._methods: Counter[str] = Counter()
-        self._lock = threading.Lock()
-        self._on_wait: OnWait | None = None
-
-    @property
-    def methods(self) -> dict[str, int]:
-        """Requests so far by method, the methods in alphabetical order."""
-        with self._lock:
-            total = Counter(self._methods)
-        total.update({} if self._other is None else self._other.methods)
-        return dict(sorted(total.items()))
-
-    @property
-    def on_wait(self) -> OnWait | None:
-        """Called in the thread that waits."""
-        return self._on_wait
-
-    @on_wait.setter
-    def on_wait(self, told: OnWait | None) -> None:
-        self._on_wait = told
-        if self._other is not None:
-            self._other.on_wait = told
-
-    def count(self, method: str) -> None:
-        """One request more."""
-        with self._lock:
-            self._methods[method] += 1
-
-    def wait(self, seconds: float) -> None:
-        """Tell of a wait that begins now."""
-        _log.info("Civitai is asked again in %.0f s", seconds)
-        if self._on_wait is not None:
-            self._on_wait(seconds)
-
-
-def retried(call: Callable[[], T], on_wait: Callable[[float], None]) -> T:
-    """What ``call`` returns, asked for again while the hub is busy, so it may be made twice.
-
-    After 429 it waits as long as the hub says, a second more since hubs round, up to four times,
-    unless that is longer than :data:`LONGEST_WAIT`; without a word of it, and after an error of
-    the server or of the connection, for 1, 2 and 4 seconds. ``on_wait`` is told the seconds of
-    each. Raises what ``call`` raises in the end.
-    """
-    logging.getLogger("stamina").addFilter(_not_ours)
-    tries = 0
-
-    def wait(error: Exception) -> bool | float:
-        nonlocal tries
-        tries += 1
-        seconds = 2.0 ** (tries - 1)
-        if isinstance(error, RateLimitError):
-            most = _TRIES
-            if error.retry_after is not None:
-                seconds = error.retry_after + 1
-        elif isinstance(error, BusyError):
-            most = _BUSY_TRIES if error.reached else _UNREACHED_TRIES
-        else:
-            return False
-        if tries >= most or seconds > LONGEST_WAIT:
-            return False
-        on_wait(seconds)
-        return seconds
-
-    return stamina.retry(on=wait, attempts=_TRIES, timeout=None)(call)()
-
-
-def _not_ours(record: logging.LogRecord) -> bool:
-    """A filter: the library warns of every wait, and ``on_wait`` has told of ours already."""
-    return not str(getattr(record, "stamina.callable", "")).startswith("gmi_registry.")
+def passing(error: Exception) -> Passing | None:
+    """How often Civitai is asked again after a failure; None for one that does not pass."""
+    if isinstance(error, RateLimitError):
+        return Passing(tries=5, stated=error.retry_after)
+    if isinstance(error, BusyError):
+        # Nobody waits long for a hub that is not there.
+        return Passing(tries=4 if error.reached else 3)
+    return None
 
 
 def parsed(kind: type[Document], content: object, asked: CivitaiRequest) -> Document:
@@ -191,8 +96,10 @@ def read(response: httpx2.Response, limit: int, asked: CivitaiRequest) -> bytes:
             content += chunk
             if len(content) > limit:
                 raise stranger(asked, f"its answer has more than {limit:,} bytes")
-            if time.monotonic() - start > _PATIENCE:
-                raise BusyError(f"{asked.endpoint} takes more than {_PATIENCE:.0f} s for an answer")
+            if time.monotonic() - start > _LONGEST_ANSWER:
+                raise BusyError(
+                    f"{asked.endpoint} takes more than {_LONGEST_ANSWER:.0f} s for an answer"
+                )
     except httpx2.HTTPError as error:
         raise unreachable(error, asked, reached=True) from error
     return bytes(content)
@@ -250,7 +157,7 @@ class CivitaiClient:
         endpoint: str | None = None,
         token: str | None = None,
         offline: bool = False,
-        traffic: CivitaiRequestCounter | None = None,
+        traffic: RequestCounter | None = None,
         others: Sequence[str] | None = None,
     ) -> None:
         named = endpoint or os.environ.get("CIVITAI_ENDPOINT")
@@ -259,7 +166,7 @@ class CivitaiClient:
             others = () if named else (OTHER_ENDPOINT,)
         self.others = tuple(other.rstrip("/") for other in others)
         self.offline = offline
-        self.traffic = CivitaiRequestCounter() if traffic is None else traffic
+        self.traffic = RequestCounter() if traffic is None else traffic
         self._token = (token or os.environ.get("CIVITAI_TOKEN") or "").strip() or None
         self._lock = threading.Lock()
         self._http: httpx2.Client | None = None
@@ -385,6 +292,10 @@ class CivitaiClient:
         endpoint = self.endpoint if ref is None else self._home_of(ref)
         return CivitaiRequest(endpoint, name, page, self._token is not None, download)
 
+    def retried(self, call: Callable[[], T]) -> T:
+        """What ``call`` returns, asked for again while Civitai is busy."""
+        return retry(call, passing, self._wait)
+
     def page_of(self, ref: ModelRef) -> str:
         """Where a person looks at the version, or at the model."""
         version = "" if ref.revision is None else f"?modelVersionId={ref.revision}"
@@ -398,6 +309,10 @@ class CivitaiClient:
         error = answered_instead(content, response.url.path, asked, self._token, at_home=at_home)
         if error is not None:
             raise error
+
+    def _wait(self, seconds: float) -> None:
+        log_wait(seconds)
+        self.traffic.tell(seconds)
 
     def _asked_of_hub(self, home: str | None = None) -> CivitaiRequest:
         home = home or self.endpoint
@@ -461,7 +376,7 @@ class CivitaiClient:
             with self._open(asked, method, url, headers=headers, query=query, body=body) as answer:
                 return decoded(read(answer, BODY_LIMIT, asked), answer, asked, self._token)
 
-        return retried(call, self.traffic.wait) if patient else call()
+        return self.retried(call) if patient else call()
 
     @contextmanager
     def _open(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gmi_registry.errors import AuthError, HubError, InputError, OfflineError, RateLimitError
-from gmi_registry.hubs.civitai.client import REFUSAL_LIMIT, CivitaiClient, retried
+from gmi_registry.hubs.civitai.client import REFUSAL_LIMIT, CivitaiClient
 from gmi_registry.hubs.civitai.documents import WireFile, require_loadable
 from gmi_registry.hubs.civitai.errors import BusyError, CivitaiRequest, is_web_page, stranger
 from gmi_registry.hubs.files import FileDigests
@@ -118,7 +118,7 @@ class Downloads:
         name = f"the file of {ref}"
 
         def read(length: int) -> bytes:
-            return retried(lambda: self._beginning(ref, file, length), self._client.traffic.wait)
+            return self._client.retried(lambda: self._beginning(ref, file, length))
 
         def read_here(length: int) -> bytes:
             with place.open("rb") as stream:
@@ -203,7 +203,7 @@ class Downloads:
         while True:
             before = arrival.size
             try:
-                retried(lambda: self._continue(ref, file, arrival), self._client.traffic.wait)
+                self._client.retried(lambda: self._continue(ref, file, arrival))
                 return
             except BusyError:
                 if arrival.size - before < _PROGRESS:

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,15 +23,19 @@ from gmi_registry.errors import (
 from gmi_registry.filters import Filters, Traits
 from gmi_registry.hubs.civitai.client import (
     CivitaiClient,
-    CivitaiRequestCounter,
-    HasTraffic,
-    OnWait,
 )
 from gmi_registry.hubs.civitai.documents import AIR_TYPES
 from gmi_registry.hubs.civitai.download import Downloads, OnProgress
-from gmi_registry.hubs.civitai.listing import Catalogue, ListedVersion, list_among
+from gmi_registry.hubs.civitai.listing import (
+    LISTING_VERSION,
+    ListedVersion,
+    keep_versions,
+    kept_versions,
+    list_among,
+)
 from gmi_registry.hubs.civitai.models import Models, find_civitai, named_model, newest_version
 from gmi_registry.hubs.files import FileDigests, read_upload
+from gmi_registry.hubs.listing_cache import ListingCache
 from gmi_registry.hubs.protocol import (
     Destination,
     Hub,
@@ -42,6 +45,7 @@ from gmi_registry.hubs.protocol import (
     TakesProposals,
     is_stale,
 )
+from gmi_registry.hubs.requests import OnWait, RequestCounter
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.reference import unprintable
@@ -124,9 +128,9 @@ class CivitaiHub:
 
             cache_dir = user_cache_path("gmi-registry", appauthor=False)
         self.offline = offline
-        self.traffic = CivitaiRequestCounter(
-            store.traffic if isinstance(store, HasTraffic) else None
-        )
+        # Those of a store across a network are counted together with Civitai's own.
+        shared = getattr(store, "traffic", None)
+        self.traffic = shared if isinstance(shared, RequestCounter) else RequestCounter()
         if on_wait is not None:
             self.traffic.on_wait = on_wait
         self.client = CivitaiClient(
@@ -137,7 +141,7 @@ class CivitaiHub:
         self._digests = FileDigests(self._folder / "digests")
         self._downloads = Downloads(self.client, self._folder, self._digests)
         self._models = Models(self.client, self._downloads, bases, bases_cache)
-        self._catalogue = Catalogue(self._folder / "catalogue.json")
+        self._listing = ListingCache(self._folder / "catalogue.json", LISTING_VERSION)
         self._lock = threading.Lock()
         self._newest: dict[str, ModelRef] = {}
         self._weights: dict[ModelRef, Mapping[str, str | None]] = {}
@@ -183,8 +187,7 @@ class CivitaiHub:
     @property
     def catalogue_age(self) -> float | None:
         """Seconds since the older of the two listings, Civitai's and the store's; None: never."""
-        listed = self._catalogue.listed
-        ages = [None if listed is None else max(0.0, time.time() - listed)]
+        ages = [self._listing.age]
         if isinstance(self._store, _Listed):
             ages.append(self._store.catalogue_age)
         known = [age for age in ages if age is not None]
@@ -335,7 +338,7 @@ class CivitaiHub:
 
     def _listed(self, listings: list[Listing]) -> dict[ModelRef, ListedVersion]:
         if self.offline:
-            return {item.ref: item for item in self._catalogue.versions()}
+            return {item.ref: item for item in kept_versions(self._listing)}
         described = {listing.ref for listing in listings if listing.ref.revision is not None}
         among = sorted({ref.id for ref in described}, key=int)
         try:
@@ -351,7 +354,7 @@ class CivitaiHub:
         if found.failed:
             _log.warning("%s", _unlisted(found.failed))
         mine = [item for item in found.versions if item.ref in described]
-        self._catalogue.keep(mine)
+        keep_versions(self._listing, mine)
         return {item.ref: item for item in mine}
 
     def _addressed(self, listing: Listing) -> Listing:

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from gmi_registry.atomic import read_sealed, write_sealed
 from gmi_registry.errors import (
     AuthError,
     HubError,
@@ -28,7 +20,7 @@ from gmi_registry.filters import plain_tags
 from gmi_registry.hubs.civitai.client import CivitaiClient
 from gmi_registry.hubs.civitai.documents import Page, WireModel, digests_of, is_mature
 from gmi_registry.hubs.civitai.errors import BusyError
-from gmi_registry.sanitize import holds_secret
+from gmi_registry.hubs.listing_cache import ListingCache
 from gmi_registry.spec import ModelRef
 
 PAGE_SIZE = 100
@@ -43,8 +35,8 @@ _PASSED_ON = (AuthError, RateLimitError, OfflineError)
 
 _log = logging.getLogger(__name__)
 
-_LIMIT = 512 * 1024 * 1024
-_VERSION = 2
+LISTING_VERSION = 3
+"""Of what :func:`keep_versions` keeps."""
 
 
 @dataclass(frozen=True)
@@ -202,82 +194,30 @@ def _versions(model: WireModel) -> Iterator[ListedVersion]:
             )
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    ref: str
-    tags: list[str]
-    mature: bool
-    weights: dict[str, str | None]
+def kept_versions(cache: ListingCache) -> list[ListedVersion]:
+    """Those of the last listing, in the order of their references."""
+    rows = cache.read().get("versions")
+    found = map(_kept_version, rows if isinstance(rows, list) else ())
+    return [version for version in found if version is not None]
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+def keep_versions(cache: ListingCache, listed: Iterable[ListedVersion]) -> None:
+    """Keep a complete listing in place of the one before."""
+    versions = {item.ref: item for item in listed}
+    cache.keep(
+        versions=[
+            asdict(versions[ref]) | {"ref": str(ref), "weights": dict(versions[ref].weights)}
+            for ref in sorted(versions)
+        ]
+    )
 
-    version: Literal[2]
-    listed: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    versions: list[_Entry]
 
-
-class Catalogue:
-    """The last listing of one endpoint, in the file ``place``; deleting it is always safe.
-
-    It is replaced whole. What is damaged counts as empty, and where it cannot be written
-    nothing is remembered.
-    """
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        self._lock = threading.Lock()
-
-    @property
-    def listed(self) -> float | None:
-        """When the last complete listing was, in seconds since 1970; None where there was none."""
-        document = self._read()
-        return None if document is None else document.listed
-
-    def versions(self) -> list[ListedVersion]:
-        """All that are known, in the order of their references."""
-        document = self._read()
-        found = []
-        for entry in () if document is None else document.versions:
-            with contextlib.suppress(InputError):
-                found.append(
-                    ListedVersion(
-                        ModelRef.parse(entry.ref),
-                        tuple(entry.tags),
-                        entry.mature,
-                        entry.weights,
-                    )
-                )
-        return found
-
-    def keep(self, listed: Iterable[ListedVersion]) -> None:
-        """Keep a complete listing in place of the one before."""
-        with self._lock:
-            kept = {item.ref: item for item in listed}
-            document = {
-                "version": _VERSION,
-                "listed": time.time(),
-                "versions": [
-                    asdict(kept[ref]) | {"ref": str(ref), "weights": dict(kept[ref].weights)}
-                    for ref in sorted(kept)
-                ],
-            }
-            self._write(json.dumps(document, ensure_ascii=False))
-
-    def _read(self) -> _Document | None:
-        content = read_sealed(self.place, limit=_LIMIT)
-        try:
-            return None if content is None else _Document.model_validate_json(content)
-        except ValidationError as error:
-            _log.debug("%s cannot be read, and counts as empty: %s", self.place, error)
-            return None
-
-    def _write(self, text: str) -> None:
-        if holds_secret(text):
-            return  # which the hub has echoed
-        try:
-            write_sealed(self.place, text.encode("utf-8", "surrogatepass"))
-        except OSError as error:
-            _log.debug("%s cannot be written: %s", self.place, error)
+def _kept_version(row: Any) -> ListedVersion | None:
+    try:
+        ref, weights = ModelRef.parse(row["ref"]), row["weights"]
+        texts = all(isinstance(it, str | None) for pair in weights.items() for it in pair)
+        if texts and isinstance(row["mature"], bool):
+            return ListedVersion(ref, plain_tags(row["tags"]), row["mature"], weights)
+    except (InputError, KeyError, TypeError, AttributeError):
+        pass
+    return None

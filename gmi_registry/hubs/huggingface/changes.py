@@ -29,8 +29,6 @@ from gmi_registry.hubs.huggingface.client import (
 from gmi_registry.sanitize import one_line
 from gmi_registry.spec.reference import unprintable
 
-RepoType = Literal["model", "dataset"]
-
 _WAITS = (0.5, 1.0, 2.0, 4.0)
 _PROPOSALS = 20
 _NOTHING_IGNORED = "#\n"
@@ -65,7 +63,6 @@ class Change:
     """
 
     asked: HubRequest
-    repo_type: RepoType
     look: Callable[[], ChangeStart]
     is_made: Callable[[str], bool]
     describe: Callable[[bool], str]
@@ -104,9 +101,7 @@ def commit_or_propose(api: HfApi, change: Change, *, propose: bool) -> str | Cha
     raise AssertionError("unreachable")  # pragma: no cover
 
 
-def own_proposals(
-    api: HfApi, asked: HubRequest, repo_type: RepoType, user: str
-) -> Iterator[tuple[str, str]]:
+def own_proposals(api: HfApi, asked: HubRequest, user: str) -> Iterator[tuple[str, str]]:
     """Address and revision (``refs/pr/3``) of the newest open pull requests of ``user``.
 
     One request. Raises HubError where pull requests are switched off.
@@ -118,7 +113,7 @@ def own_proposals(
             author=user,
             discussion_type="pull_request",
             discussion_status="open",
-            repo_type=repo_type,
+            repo_type=asked.repo_type,
         )
         return list(itertools.islice(found, _PROPOSALS))
 
@@ -143,7 +138,7 @@ def own_proposals(
 
 def _proposed(api: HfApi, change: Change, start: ChangeStart) -> str | None:
     """The address of an open pull request of this account's that has all of the change."""
-    for address, revision in own_proposals(api, change.asked, change.repo_type, start.user):
+    for address, revision in own_proposals(api, change.asked, start.user):
         with translated_errors(change.asked):
             if change.is_made(revision):
                 return address
@@ -159,7 +154,7 @@ def _send(api: HfApi, change: Change, start: ChangeStart, propose: bool) -> str:
     api.preupload_lfs_files(
         repo_id,
         added,
-        repo_type=change.repo_type,
+        repo_type=change.asked.repo_type,
         revision=start.branch,
         create_pr=propose,
         free_memory=False,
@@ -168,7 +163,7 @@ def _send(api: HfApi, change: Change, start: ChangeStart, propose: bool) -> str:
     info = api.create_commit(
         repo_id,
         [*added, *removed],
-        repo_type=change.repo_type,
+        repo_type=change.asked.repo_type,
         commit_message=start.title,
         commit_description=change.describe(propose),
         revision=start.branch,

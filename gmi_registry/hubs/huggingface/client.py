@@ -13,15 +13,14 @@ import re
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
-from huggingface_hub import set_client_factory
+from huggingface_hub import HfApi, cached_assets_path, constants, get_token, set_client_factory
 from huggingface_hub.errors import (
     DisabledRepoError,
     FileMetadataError,
@@ -47,10 +46,14 @@ from gmi_registry.errors import (
     RateLimitError,
     SpecNotFoundError,
 )
-from gmi_registry.sanitize import one_line
-
-LONGEST_WAIT = 310.0
-"""Seconds. The hub counts requests over five minutes, so no honest wait is longer."""
+from gmi_registry.hubs.requests import (
+    LONGEST_WAIT,
+    Passing,
+    RequestCounter,
+    log_wait,
+    retry,
+)
+from gmi_registry.sanitize import add_secret, one_line
 
 # Thirty years. A hub may name a number that no float holds, and no clock either.
 _MOST = 10.0**9
@@ -65,19 +68,15 @@ _API = re.compile(rf"{_BELOW}/api/(models|datasets|spaces)/({_NAME})(?:/.*)?")
 _FILE = re.compile(rf"{_BELOW}(?:/(datasets|spaces))?/({_NAME})/(?:resolve|raw)/.+")
 http_library: Any = sys.modules[HfHubHTTPError.__bases__[0].__module__.partition(".")[0]]
 """httpx or httpx2, whichever this version of huggingface_hub was built on."""
-OnWait = Callable[[float], None]
-"""Told the seconds that the client is going to wait before it asks the hub again."""
 # The client says here when it waits, and to nobody else.
 _CLIENT_LOGS = ("huggingface_hub.utils._http", "huggingface_hub.file_download")
 _WAIT = re.compile(r"(?:Waiting|Retrying in) ([0-9]+(?:\.[0-9]+)?)s")
 # Eight workers that are sent away at once wait for one and the same moment.
 _SAME_MOMENT = 0.5
-_log = logging.getLogger("gmi_registry.hubs")
 T = TypeVar("T")
-_RATE_LIMIT_TRIES = 5
-_BUSY = frozenset({500, 502, 503, 504})
-_BUSY_TRIES = 3
-_BUSY_WAIT = 1.0
+_BUSY_STATUSES = frozenset({500, 502, 503, 504})
+# Its client tries again by itself, too.
+_BUSY = Passing(tries=3)
 _BROKEN = (
     http_library.RemoteProtocolError,
     http_library.ReadError,
@@ -88,6 +87,10 @@ _BROKEN = (
 # Of httpx or httpx2, whichever this version of huggingface_hub was built on.
 _HTTP_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
 _LOGIN = "hf auth login"
+_ANOTHER_REGISTRY = "name another with --registry, or GMI_REGISTRY"
+_LIBRARY = "gmi-registry"
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]/_-]+")
+RepoType = Literal["model", "dataset"]
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -232,43 +235,20 @@ def require_same_host(response: Any) -> None:
         )
 
 
-class RequestCounter:
+class ClientRequestCounter(RequestCounter):
     """Counts the HTTP requests of huggingface_hub's client in this process while it is open.
 
     The client is one for the whole process, so requests of other parts of the program count as
-    well, and several Traffics may be open at once; every hop of a redirect is a request. Data that
-    hf_xet moves by its own means is not seen. ``on_wait`` is called in the thread that waits; the
-    same is logged to ``gmi_registry.hubs``, in place of the client's own warnings, which hold
-    addresses (a level above WARNING set for the client silences both). The client's factory that
-    was set before is put back when the last Traffic closes, unless another was set meanwhile.
+    well, and several counters may be open at once; every hop of a redirect is a request. Data that
+    hf_xet moves by its own means is not seen. Waits are logged to ``gmi_registry.hubs``, in place
+    of the client's own warnings, which hold addresses (a level above WARNING set for the client
+    silences both). The client's factory that was set before is put back when the last counter
+    closes, unless another was set meanwhile.
 
     While one is open the client's own loops give up sooner, too: where nothing ever answers
-    (:class:`~.reach.Reach`), and where the hub asks for a wait that nobody sits through
-    (:data:`~.limit.LONGEST_WAIT`).
+    (:class:`Reach`), and where the hub asks for a wait that nobody sits through
+    (:data:`.LONGEST_WAIT`).
     """
-
-    def __init__(self, on_wait: OnWait | None = None) -> None:
-        self.on_wait = on_wait
-        self._methods: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    @property
-    def total(self) -> int:
-        """Requests so far."""
-        with self._lock:
-            return self._methods.total()
-
-    @property
-    def methods(self) -> dict[str, int]:
-        """Requests so far by method, the methods in alphabetical order."""
-        with self._lock:
-            return dict(sorted(self._methods.items()))
-
-    def __str__(self) -> str:
-        """E.g. ``requests: 1,003 (GET 503, HEAD 500)``."""
-        methods = self.methods
-        parts = ", ".join(f"{method} {count:,}" for method, count in methods.items())
-        return f"requests: {sum(methods.values()):,}" + (f" ({parts})" if parts else "")
 
     def open(self) -> None:
         """Begin to count; without effect where it is open."""
@@ -282,58 +262,43 @@ class RequestCounter:
         self.open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def moved(self, endpoint: str, kind: str, repo_id: str) -> str | None:
-        """As :meth:`.Reach.moved`, since the first Traffic that is open was opened."""
-        return _hook.moved(endpoint, kind, repo_id)
-
-    def count(self, method: str) -> None:
-        """One request more."""
-        with self._lock:
-            self._methods[method] += 1
-
-
-def announce_wait(seconds: float) -> None:
-    """Tell every open Traffic, and the log, of a wait that begins now."""
-    _hook.announce(seconds)
+        """As :meth:`.Reach.moved`, since the first counter that is open was opened."""
+        return _hook.reach.moved(endpoint, kind, repo_id)
 
 
 class _Hook:
     """The one place in this process where the client is hooked."""
 
     def __init__(self) -> None:
-        self._open: tuple[RequestCounter, ...] = ()
+        self._open: tuple[ClientRequestCounter, ...] = ()
         self._lock = threading.RLock()
         self._factory: Callable[[], Any] | None = None
         self._told_until = 0.0
-        self._reach = Reach()
+        self.reach = Reach()
 
-    def add(self, traffic: RequestCounter) -> None:
+    def add(self, counter: ClientRequestCounter) -> None:
         with self._lock:
-            if traffic in self._open:
+            if counter in self._open:
                 return
             first = not self._open
-            self._open = (*self._open, traffic)
+            self._open = (*self._open, counter)
             if first:
                 self._told_until = 0.0
-                self._reach.forget()
+                self.reach.forget()
                 self._factory = client_http._GLOBAL_CLIENT_FACTORY
                 set_client_factory(self.make_client)
                 for name in _CLIENT_LOGS:
                     logging.getLogger(name).addFilter(self.pass_on)
 
-    def remove(self, traffic: RequestCounter) -> None:
+    def remove(self, counter: ClientRequestCounter) -> None:
         with self._lock:
-            if traffic not in self._open:
+            if counter not in self._open:
                 return
-            self._open = tuple(other for other in self._open if other is not traffic)
+            self._open = tuple(other for other in self._open if other is not counter)
             if self._open:
                 return
             for name in _CLIENT_LOGS:
@@ -350,15 +315,12 @@ class _Hook:
             "request": [*hooks.get("request", ()), self.sent],
             "response": [*hooks.get("response", ()), self.received],
         }
-        client.send = functools.partial(self._reach.send, client.send)
+        client.send = functools.partial(self.reach.send, client.send)
         return client
 
     def sent(self, request: Any) -> None:
-        for traffic in self._open:
-            traffic.count(request.method)
-
-    def moved(self, endpoint: str, kind: str, repo_id: str) -> str | None:
-        return self._reach.moved(endpoint, kind, repo_id)
+        for counter in self._open:
+            counter.count(request.method)
 
     def received(self, response: Any) -> None:
         require_same_host(response)
@@ -382,51 +344,40 @@ class _Hook:
                 return
             self._told_until = until
             told = self._open
-        _log.info("the hub is asked again in %.0f s", seconds)
-        for traffic in told:
-            if traffic.on_wait is not None:
-                traffic.on_wait(seconds)
+        # Once to the log, however many are open.
+        log_wait(seconds)
+        for counter in told:
+            counter.tell(seconds)
 
 
 _hook = _Hook()
 
 
 def pause(seconds: float) -> None:
-    """Ask nothing of the hub for so long, and say so to :class:`~.traffic.Traffic`.
+    """Ask nothing of the hub for so long, and say so to every open counter.
 
     A hub that is asked again at once stays as busy as it is: the wait is what it asked for.
     """
-    announce_wait(seconds)
+    _hook.announce(seconds)
     time.sleep(seconds)
 
 
 def retried(call: Callable[[], T], *, limited: bool = True) -> T:
-    """What ``call`` returns, asked for again while the hub is busy.
+    """What ``call`` returns, asked for again while the hub is busy, as :func:`.retry` does.
 
-    After 429 it waits as long as the hub says, up to four times, unless that is longer than
-    :data:`~.limit.LONGEST_WAIT`; after an error of the server, or a connection that broke or did
-    not come about, a few seconds, twice. So ``call`` must be one that may be made twice.
-    ``limited=False`` is for calls that see to 429 and to connections by themselves. The waits are
-    told to :class:`~.traffic.Traffic`. Raises what ``call`` raises in the end.
+    After 429 that is four times, after an error of the server, or a connection that broke or did
+    not come about, twice. ``limited=False`` is for calls that see to 429 and to connections by
+    themselves.
     """
-    for attempt in range(1, _RATE_LIMIT_TRIES):
-        try:
-            return call()
-        except HfHubHTTPError as error:
-            status = error.response.status_code
-            wait = None
-            if status == 429 and limited:
-                wait = wait_after(error.response.headers, 2.0**attempt)
-            elif status in _BUSY and attempt < _BUSY_TRIES:
-                wait = _BUSY_WAIT * attempt
-            if wait is None:
-                raise
-        except _BROKEN:
-            if not limited or attempt >= _BUSY_TRIES:
-                raise
-            wait = _BUSY_WAIT * attempt
-        pause(wait)
-    return call()
+
+    def passing(error: Exception) -> Passing | None:
+        if isinstance(error, HfHubHTTPError):
+            if error.response.status_code == 429 and limited:
+                return Passing(tries=5, stated=retry_after(error.response.headers), first=2.0)
+            return _BUSY if error.response.status_code in _BUSY_STATUSES else None
+        return _BUSY if limited and isinstance(error, _BROKEN) else None
+
+    return retry(call, passing, _hook.announce)
 
 
 @dataclass(frozen=True)
@@ -434,7 +385,8 @@ class HubRequest:
     """What was asked of the hub, for the message where it fails.
 
     ``id`` is the repository, or None for the listing; ``path`` a file in it. ``has_token`` says
-    whether a token was sent, never which. ``writing`` is for calls that change something.
+    whether a token was sent, never which. ``writing`` is for calls that change something. The only
+    dataset that is asked for is the registry.
     """
 
     endpoint: str
@@ -443,16 +395,59 @@ class HubRequest:
     revision: str | None = None
     path: str | None = None
     writing: bool = False
+    repo_type: RepoType = "model"
 
     @property
     def url(self) -> str:
         """The repository's page, or the hub's."""
-        return self.endpoint if self.id is None else f"{self.endpoint}/{self.id}"
+        if self.id is None:
+            return self.endpoint
+        return f"{self.endpoint}/{'' if self.repo_type == 'model' else 'datasets/'}{self.id}"
 
     @property
     def name(self) -> str:
-        """The model as people type it, or the hub's address."""
-        return self.endpoint if self.id is None else f"hf:{self.id}"
+        """The model as people type it, the registry, or the hub's address."""
+        if self.id is None:
+            return self.endpoint
+        return f"hf:{self.id}" if self.repo_type == "model" else f"the registry {self.id}"
+
+
+def connect(endpoint: str | None, token: str | bool | None) -> tuple[HfApi, HubRequest]:
+    """The client for the hub at ``endpoint`` (None: HF_ENDPOINT, else Hugging Face).
+
+    With it what messages about its requests say. Raises InputError for what is no address.
+    """
+    address = (endpoint or constants.ENDPOINT).rstrip("/")
+    if not _ENDPOINT.fullmatch(address):
+        raise InputError(
+            f"{address[:120]!r} is not the address of a hub",
+            hint="set HF_ENDPOINT to one that begins with https://",
+        )
+    api = HfApi(address, token=token, library_name=_LIBRARY)
+    return api, HubRequest(address, has_token(token))
+
+
+def has_token(token: str | bool | None) -> bool:
+    """Whether a token is sent, by default the one that is stored; messages never hold it."""
+    known = get_token() if token is None else token
+    add_secret(known if isinstance(known, str) else None)
+    return bool(known)
+
+
+def download_folder(home: Path | None) -> Path:
+    """Where the client keeps downloads, with ``home`` in place of HF_HOME."""
+    return Path(constants.HF_HUB_CACHE) if home is None else home / "hub"
+
+
+def assets_folder(asked: HubRequest, kind: str, home: Path | None) -> Path:
+    """Where is kept what was learnt of a hub, in a folder ``kind`` of its own."""
+    with translated_errors(asked):
+        return cached_assets_path(
+            _LIBRARY,
+            namespace=re.sub(r"[^A-Za-z0-9.]+", "-", asked.endpoint.partition("://")[2]),
+            subfolder=kind,
+            assets_dir=None if home is None else home / "assets",
+        )
 
 
 @contextmanager
@@ -519,9 +514,11 @@ def offline_error(asked: HubRequest) -> OfflineError:
 def _refusal(error: HfHubHTTPError, asked: HubRequest) -> GmiError:
     status = error.response.status_code
     if isinstance(error, RevisionNotFoundError):
+        hint = f"name the model without a revision: {asked.name}"
+        if asked.repo_type == "dataset":
+            hint = f"see {asked.url}/discussions"
         return SpecNotFoundError(
-            f"{asked.name} has no revision {asked.revision or 'main'}",
-            hint=f"name the model without a revision: {asked.name}",
+            f"{asked.name} has no revision {asked.revision or 'main'}", hint=hint
         )
     if isinstance(error, RemoteEntryNotFoundError):
         return SpecNotFoundError(
@@ -568,15 +565,18 @@ def _unknown(asked: HubRequest) -> GmiError:
         return AuthError(
             f"{asked.endpoint} shows its models to nobody without a token", hint=_LOGIN
         )
+    kind = asked.repo_type
     if asked.has_token:
+        private = "check the name; for a private model, use a token of its owner: hf auth login"
         return SpecNotFoundError(
-            f"{asked.endpoint} holds no model {asked.id}, or this account may not see it",
-            hint="check the name; for a private model, use a token of its owner: hf auth login",
+            f"{asked.endpoint} holds no {kind} {asked.id}, or this account may not see it",
+            hint=private if kind == "model" else _ANOTHER_REGISTRY,
         )
+    hint = f"check the name; for a private model: {_LOGIN}"
     return AuthError(
-        f"{asked.endpoint} shows no model {asked.id} to somebody without a token: it is private, "
+        f"{asked.endpoint} shows no {kind} {asked.id} to somebody without a token: it is private, "
         "or not there",
-        hint=f"check the name; for a private model: {_LOGIN}",
+        hint=hint if kind == "model" else f"{_ANOTHER_REGISTRY}; for a private one: {_LOGIN}",
     )
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from huggingface_hub import HfApi, cached_assets_path, constants, get_token, is_offline_mode
+from huggingface_hub import constants, is_offline_mode
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from gmi_registry.errors import (
@@ -28,14 +26,16 @@ from gmi_registry.filters import Filters
 from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
 from gmi_registry.hubs.files import FileDigests
 from gmi_registry.hubs.huggingface.client import (
+    ClientRequestCounter,
     HubRequest,
-    OnWait,
-    RequestCounter,
+    assets_folder,
+    connect,
+    download_folder,
     offline_error,
     translated_errors,
 )
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
-from gmi_registry.hubs.huggingface.listing import MANIFEST, TENSORS, Catalogue, Shelf, list_models
+from gmi_registry.hubs.huggingface.listing import MANIFEST, TENSORS, KnownModels, list_models
 from gmi_registry.hubs.huggingface.models import Models, is_unknown, weight_files
 from gmi_registry.hubs.huggingface.names import Names, base_reference, kept_elsewhere
 from gmi_registry.hubs.protocol import (
@@ -45,8 +45,8 @@ from gmi_registry.hubs.protocol import (
     bases_in,
     with_base_names,
 )
+from gmi_registry.hubs.requests import OnWait
 from gmi_registry.model import ModelCard, ModelFiles
-from gmi_registry.sanitize import add_secret
 from gmi_registry.spec import PREVIEW_NAME, SIGNATURE_NAME, SPEC_DIR, ModelRef
 from gmi_registry.spec.canonical import MANIFEST_LIMIT
 from gmi_registry.spec.files import PREVIEW_LIMIT, SIGNATURE_LIMIT
@@ -54,8 +54,6 @@ from gmi_registry.spec.tensors import TENSORS_LIMIT
 
 _log = logging.getLogger(__name__)
 
-_LIBRARY = "gmi-registry"
-_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]/_-]+")
 _MOST_ASKED = 64
 _PREVIEW = f"{SPEC_DIR}/{PREVIEW_NAME}"
 _SIGNATURE = f"{SPEC_DIR}/{SIGNATURE_NAME}"
@@ -88,33 +86,17 @@ class HuggingFaceHub:
         *,
         on_wait: OnWait | None = None,
     ) -> None:
-        self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
-        if not _ENDPOINT.fullmatch(self.endpoint):
-            raise InputError(
-                f"{self.endpoint[:120]!r} is not the address of a hub",
-                hint="set HF_ENDPOINT to one that begins with https://",
-            )
         if workers < 1:
             raise InputError(f"{workers} downloads at once are none", hint="use at least 1")
+        self._api, self._asked = connect(endpoint, token)
+        self.endpoint = self._asked.endpoint
         self.offline = is_offline_mode() if offline is None else offline
-        self.traffic = RequestCounter(on_wait)
+        self.traffic = ClientRequestCounter(on_wait)
         home = None if cache_dir is None else Path(cache_dir).expanduser().absolute()
-        hub_cache = Path(constants.HF_HUB_CACHE) if home is None else home / "hub"
-        self._api = HfApi(self.endpoint, token=token, library_name=_LIBRARY)
-        known = get_token() if token is None else token
-        add_secret(known if isinstance(known, str) else None)
-        has_token = bool(known)
-        self._asked = HubRequest(self.endpoint, has_token)
-        with translated_errors(self._asked):
-            assets = cached_assets_path(
-                _LIBRARY,
-                namespace=re.sub(r"[^A-Za-z0-9.]+", "-", self.endpoint.partition("://")[2]),
-                subfolder="hf",
-                assets_dir=None if home is None else home / "assets",
-            )
+        hub_cache = download_folder(home)
+        assets = assets_folder(self._asked, "hf", home)
         self._downloads = Downloads(self._api, self._asked, hub_cache, offline=self.offline)
-        self._catalogue = Catalogue(assets)
-        self._shelf = Shelf(self.endpoint, self._downloads, self._catalogue)
+        self._known = KnownModels(self.endpoint, self._downloads, assets)
         self._names = Names(assets)
         self._models = Models(
             self._api,
@@ -144,8 +126,7 @@ class HuggingFaceHub:
     @property
     def catalogue_age(self) -> float | None:
         """Seconds since the last complete listing, on which an offline one rests; None: never."""
-        listed = self._catalogue.listed
-        return None if listed is None else max(0.0, time.time() - listed)
+        return self._known.cache.age
 
     def list_specs(self, wanted: Filters) -> Iterator[Listing]:
         """The models tagged ``gmi-spec`` that pass the filter, by id, each at its current commit.
@@ -158,14 +139,14 @@ class HuggingFaceHub:
         before.
         """
         if self.offline:
-            here = map(self._shelf.on_disk, self._catalogue.entries())
+            here = map(self._known.on_disk, self._known.models())
             entries = [entry for entry in here if entry is not None]
         else:
             self.traffic.open()
-            entries = self._catalogue.keep(list_models(self._api, self._asked))
+            entries = self._known.keep(list_models(self._api, self._asked))
             for entry in entries:
                 self._names.learn(entry.id, entry.id)  # in case that it took a former name
-        listings = [self._shelf.listing(entry) for entry in entries]
+        listings = [self._known.listing(entry) for entry in entries]
         named = with_base_names(wanted, self, lambda: bases_in(listings))
         return (listing for listing in listings if named.admits(listing.traits))
 
@@ -278,14 +259,14 @@ class HuggingFaceHub:
         revision = ref.revision
         if revision is not None and COMMIT.fullmatch(revision):
             for name in dict.fromkeys((ref.id, self._names.now(ref.id))):
-                known = self._catalogue.weights(name, revision)
+                known = self._known.weights(name, revision)
                 if known is not None:
                     return known
         if self.offline:
             return None
         info = self._models.info(ref.id, revision)
         files = weight_files(info)
-        self._catalogue.keep_weights(info.id, info.sha, files)
+        self._known.keep_weights(info.id, info.sha, files)
         return files
 
     def weights_beside(self, ref: ModelRef, folder: Path) -> Mapping[str, str | None] | None:
@@ -437,7 +418,7 @@ class HuggingFaceHub:
         asked = self._writing(ref)
         with translated_errors(asked):
             user = self._api.whoami(cache=True).get("name")
-        for address, revision in own_proposals(self._api, asked, "model", str(user)):
+        for address, revision in own_proposals(self._api, asked, str(user)):
             proposed = ModelRef("hf", ref.id, revision)
             with contextlib.suppress(SpecNotFoundError):
                 folder = self.fetch_spec(proposed)
@@ -475,8 +456,8 @@ class HuggingFaceHub:
     def _revision(self, ref: ModelRef) -> str:
         if ref.revision is None and self.offline:
             # Only what was asked for by a branch's name is found under it in the cache.
-            known = {entry.id: entry for entry in self._catalogue.entries()}.get(ref.id)
-            here = None if known is None else self._shelf.on_disk(known)
+            known = {entry.id: entry for entry in self._known.models()}.get(ref.id)
+            here = None if known is None else self._known.on_disk(known)
             if here is not None:
                 return here.sha
         return ref.revision or constants.DEFAULT_REVISION

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
 import re
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -17,19 +15,19 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-from gmi_registry.atomic import read_sealed, write_sealed
 from gmi_registry.errors import HubError, InputError, OfflineError
 from gmi_registry.filters import Traits, plain_tags
 from gmi_registry.hubs.card import CARD_NAME
 from gmi_registry.hubs.huggingface.client import (
     HubRequest,
+    connect,
     offline_error,
     retried,
     translated_errors,
 )
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
+from gmi_registry.hubs.listing_cache import ListingCache, read_note, write_note
 from gmi_registry.hubs.protocol import Listing, is_stale
-from gmi_registry.sanitize import add_secret, holds_secret
 from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, TENSORS_NAME, ModelRef, WeightFile
 from gmi_registry.spec.canonical import MANIFEST_LIMIT
 
@@ -59,17 +57,14 @@ _MOST_LOOKS = 60
 class ListedModel:
     """One model of a listing.
 
-    ``commits`` are full shas, the newest first; ``seen`` is when it was listed last, in seconds
-    since 1970; ``has_spec`` is as in :class:`~gmi_registry.hubs.protocol.Listing`.
+    ``commits`` are full shas, the newest first; ``has_spec`` is as in :class:`.Listing`, and
+    ``modified`` the time that the hub states, in ISO 8601.
     """
 
     id: str
     commits: tuple[str, ...]
     tags: tuple[str, ...]
-    gated: bool
-    downloads: int | None
     modified: str | None
-    seen: float
     has_spec: bool = True
 
     @property
@@ -77,32 +72,38 @@ class ListedModel:
         """The commit of the last listing."""
         return self.commits[0]
 
+    @classmethod
+    def kept(cls, value: Any) -> ListedModel | None:
+        """As :func:`dataclasses.asdict` has it; None for what makes no sense."""
+        try:
+            # Files of another version of this program may say more, or less.
+            told = {it.name: value[it.name] for it in fields(cls) if it.name in value}
+            lists = {"commits": tuple(value["commits"]), "tags": plain_tags(value["tags"])}
+            model = cls(**told | lists)
+            usable = all(COMMIT.fullmatch(commit) for commit in model.commits) and model.commits
+        except (TypeError, KeyError):
+            return None
+        return model if usable and isinstance(model.id, str) else None
 
-_FIELDS = tuple(field.name for field in fields(ListedModel))
 
+class KnownModels:
+    """What the hub at ``endpoint`` listed last, and what of it ``downloads`` has on this disk.
 
-class Catalogue:
-    """The last listing of one hub, in ``directory``; nothing there is needed for long.
-
-    Files are replaced whole, so that a reader, or a crash, finds the old one or the new one. What
-    is damaged counts as empty, and where nothing can be written nothing is remembered.
+    It is kept in ``directory``; nothing there is needed for long.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, endpoint: str, downloads: Downloads, directory: Path) -> None:
+        self.cache = ListingCache(directory / "catalogue.json", _VERSION)
+        self._directory = directory
+        self._endpoint = endpoint
+        self._downloads = downloads
         self._lock = threading.Lock()
 
-    @property
-    def listed(self) -> float | None:
-        """When the last complete listing was, in seconds since 1970; None where there was none."""
-        listed = self._document().get("listed")
-        return float(listed) if isinstance(listed, int | float) else None
-
-    def entries(self) -> list[ListedModel]:
+    def models(self) -> list[ListedModel]:
         """All models known, sorted by id."""
-        models = self._document().get("models")
-        found = (_kept_model(value) for value in models) if isinstance(models, list) else ()
-        return sorted((entry for entry in found if entry is not None), key=lambda entry: entry.id)
+        rows = self.cache.read().get("models")
+        found = map(ListedModel.kept, rows) if isinstance(rows, list) else ()
+        return sorted((model for model in found if model is not None), key=lambda it: it.id)
 
     def keep(self, listed: Iterable[ListedModel]) -> list[ListedModel]:
         """Keep a complete listing, and return it with the older commits that were known before.
@@ -110,19 +111,12 @@ class Catalogue:
         A model that it does not hold is gone from the hub, or has lost the tag, and is dropped.
         """
         with self._lock:
-            known = {entry.id: entry for entry in self.entries()}
+            older = {model.id: model.commits for model in self.models()}
             fresh = []
-            for entry in listed:
-                before = known.get(entry.id)
-                older = () if before is None else before.commits
-                commits = tuple(dict.fromkeys((*entry.commits, *older)))[:_COMMITS]
-                fresh.append(replace(entry, commits=commits))
-            document = {
-                "format": {"name": "gmi-catalogue", "version": _VERSION},
-                "listed": time.time(),
-                "models": [asdict(entry) for entry in sorted(fresh, key=lambda entry: entry.id)],
-            }
-            write_note(self.directory / "catalogue.json", document)
+            for model in listed:
+                commits = dict.fromkeys((*model.commits, *older.get(model.id, ())))
+                fresh.append(replace(model, commits=tuple(commits)[:_COMMITS]))
+            self.cache.keep(models=[asdict(model) for model in sorted(fresh, key=lambda it: it.id)])
         return fresh
 
     def weights(self, model_id: str, sha: str) -> dict[str, str | None] | None:
@@ -141,48 +135,40 @@ class Catalogue:
         """Remember the weight files of a commit; those of the commit before are forgotten."""
         write_note(self._note(model_id), {"commit": sha, "files": dict(files)})
 
-    def _note(self, model_id: str) -> Path:
-        return self.directory / "weights" / f"{model_id.replace('/', '--')}.json"
-
-    def _document(self) -> dict[str, Any]:
-        document = read_note(self.directory / "catalogue.json")
-        declared = document.get("format")
-        known = isinstance(declared, dict) and declared.get("version") == _VERSION
-        return document if known else {}
-
-
-def _kept_model(value: Any) -> ListedModel | None:
-    try:
-        # Files of another version of this program may say more, or less.
-        told = {name: value[name] for name in _FIELDS if name in value}
-        lists = {"commits": tuple(value["commits"]), "tags": plain_tags(value["tags"])}
-        entry = ListedModel(**told | lists)
-        usable = all(COMMIT.fullmatch(commit) for commit in entry.commits) and entry.commits
-    except (TypeError, KeyError):
+    def on_disk(self, model: ListedModel) -> ListedModel | None:
+        """The model at its newest commit of which both files are here; None where there is none, or
+        the hub says that it has none any more."""
+        if not model.has_spec:
+            return None
+        for position, sha in enumerate(model.commits):
+            if all(self._downloads.cached(model.id, path, sha) for path in (MANIFEST, TENSORS)):
+                return replace(model, commits=model.commits[position:])
         return None
-    return entry if usable and isinstance(entry.id, str) else None
 
+    def listing(self, model: ListedModel) -> Listing:
+        """The model for a search, with what is known of its specification at that commit."""
+        digest = stale = None
+        manifest = self._downloads.cached(model.id, MANIFEST, model.sha)
+        if manifest is not None:
+            with manifest.open("rb") as stream:
+                content = stream.read(MANIFEST_LIMIT + 1)
+            digest = hashlib.sha256(content).hexdigest()
+            current = self.weights(model.id, model.sha)
+            if current is not None:
+                stale = is_stale(_described(content), current)
+        return Listing(
+            ModelRef("hf", model.id, model.sha),
+            model.tags,
+            spec_digest=digest,
+            url=f"{self._endpoint}/{model.id}",
+            stale=stale,
+            modified=_time(model.modified),
+            traits=Traits.listed("hf", model.tags),
+            has_spec=model.has_spec,
+        )
 
-def read_note(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; an empty one where there is none that can be read."""
-    content = read_sealed(path)
-    try:
-        found = {} if content is None else json.loads(content)
-    except (ValueError, RecursionError) as error:
-        _log.debug("%s cannot be read, and counts as empty: %s", path, error)
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def write_note(path: Path, document: object) -> None:
-    """Put a document into a file, whole or not at all; where that fails nothing is remembered."""
-    text = json.dumps(document)
-    if holds_secret(text):
-        return  # which the hub has echoed
-    try:
-        write_sealed(path, text.encode())
-    except OSError as error:
-        _log.debug("%s cannot be written: %s", path, error)
+    def _note(self, model_id: str) -> Path:
+        return self._directory / "weights" / f"{model_id.replace('/', '--')}.json"
 
 
 def list_models(api: HfApi, asked: HubRequest) -> list[ListedModel]:
@@ -198,7 +184,7 @@ def list_models(api: HfApi, asked: HubRequest) -> list[ListedModel]:
     with translated_errors(asked):
         for info in api.list_models(
             filter=[SPEC_TAG],
-            expand=["sha", "siblings", "tags", "lastModified", "gated", "downloads"],
+            expand=["sha", "siblings", "tags", "lastModified", "gated"],
         ):
             entry = _listed_model(info)
             if entry is None:
@@ -222,17 +208,13 @@ def _listed_model(info: Any) -> ListedModel | None:
     if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
         _log.warning("hf:%s is listed without a commit, and is passed over", info.id)
         return None
-    downloads, gated = info.downloads, info.gated not in (None, False)
     return ListedModel(
         id=info.id,
         commits=(info.sha,),
         tags=plain_tags(info.tags),
-        gated=gated,
-        downloads=downloads if type(downloads) is int and 0 <= downloads < 2**53 else None,
         modified=None if info.last_modified is None else info.last_modified.isoformat(),
-        seen=time.time(),
         # Of a gated one whether it may be read shows when it is asked for.
-        has_spec=gated or not _lacks_spec(info.siblings, info.tags or ()),
+        has_spec=info.gated not in (None, False) or not _lacks_spec(info.siblings, info.tags or ()),
     )
 
 
@@ -256,47 +238,6 @@ def _lacks_spec(siblings: Any, tags: Iterable[Any]) -> bool:
         elif isinstance(tag, str) and tag.startswith("diffusers:"):
             whole = whole and _INDEX in names
     return whole
-
-
-class Shelf:
-    """The specifications of the hub at ``endpoint`` that ``downloads`` brought here before."""
-
-    def __init__(self, endpoint: str, downloads: Downloads, catalogue: Catalogue) -> None:
-        self._endpoint = endpoint
-        self._downloads = downloads
-        self._catalogue = catalogue
-
-    def on_disk(self, entry: ListedModel) -> ListedModel | None:
-        """The entry at its newest commit of which both files are here; None where there is none, or
-        the hub says that the model has none any more."""
-        if not entry.has_spec:
-            return None
-        for position, sha in enumerate(entry.commits):
-            if all(self._downloads.cached(entry.id, path, sha) for path in (MANIFEST, TENSORS)):
-                return dataclasses.replace(entry, commits=entry.commits[position:])
-        return None
-
-    def listing(self, entry: ListedModel) -> Listing:
-        """The entry for a search, with what is known of its specification at that commit."""
-        digest = stale = None
-        manifest = self._downloads.cached(entry.id, MANIFEST, entry.sha)
-        if manifest is not None:
-            with manifest.open("rb") as stream:
-                content = stream.read(MANIFEST_LIMIT + 1)
-            digest = hashlib.sha256(content).hexdigest()
-            current = self._catalogue.weights(entry.id, entry.sha)
-            if current is not None:
-                stale = is_stale(_described(content), current)
-        return Listing(
-            ModelRef("hf", entry.id, entry.sha),
-            entry.tags,
-            spec_digest=digest,
-            url=f"{self._endpoint}/{entry.id}",
-            stale=stale,
-            modified=_time(entry.modified),
-            traits=Traits.listed("hf", entry.tags),
-            has_spec=entry.has_spec,
-        )
 
 
 def _described(content: bytes) -> list[WeightFile]:
@@ -323,15 +264,14 @@ def earlier_commits(
     A request a page of commits, and one for each that is looked at, 60 at most. Raises OfflineError
     where ``offline``, and HubError, AuthError or RateLimitError where the hub says no.
     """
-    asked = HubRequest(endpoint, bool(token), ref.id)
+    api, asked = connect(endpoint, token)
+    asked = replace(asked, id=ref.id)
     if offline:
         error = offline_error(asked)
         raise OfflineError(
             f"older commits of hf:{ref.id} have to be asked for, and the network is switched off",
             hint=error.hint,
         )
-    add_secret(token if isinstance(token, str) else None)
-    api = HfApi(endpoint, token=token, library_name="gmi-registry")
     with translated_errors(asked):
         listed = retried(lambda: api.list_repo_commits(ref.id))
     commits = [it.commit_id for it in listed if COMMIT.fullmatch(it.commit_id)]

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from gmi_registry.errors import InputError
-from gmi_registry.hubs.huggingface.listing import read_note, write_note
+from gmi_registry.hubs.listing_cache import read_note, write_note
 from gmi_registry.spec import ModelRef
 
 KEPT_ELSEWHERE = {

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, get_session, get_token
+from huggingface_hub import HfApi, constants, get_session
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
@@ -26,12 +26,12 @@ from gmi_registry.hubs.huggingface.changes import (
     commit_or_propose,
     own_proposals,
 )
-from gmi_registry.hubs.huggingface.client import HubRequest, retried, translated_errors
+from gmi_registry.hubs.huggingface.client import HubRequest, has_token, retried, translated_errors
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
 from gmi_registry.hubs.huggingface.models import Models
 from gmi_registry.hubs.protocol import Destination
 from gmi_registry.hubs.selection import WEIGHT_SUFFIXES
-from gmi_registry.sanitize import add_secret, in_markdown
+from gmi_registry.sanitize import in_markdown
 from gmi_registry.spec import (
     MANIFEST_NAME,
     PREVIEW_NAME,
@@ -45,6 +45,7 @@ from gmi_registry.spec import (
 _COMMIT_LIKE = re.compile(r"[0-9a-f]{7,40}")
 _WRITERS = frozenset({"admin", "write"})
 _PUSH, _PROPOSE = "repo.write", "discussion.write"
+_OPEN_DISCUSSIONS = "let it open discussions in"
 _HEADS, _TAGS, _PULLS = "refs/heads/", "refs/tags/", "refs/pr/"
 _AT_LINE = re.compile(r"\((\d+):\d+\)")
 _ELSEWHERE = "leave this repository alone: --to registry, or --output DIR"
@@ -112,10 +113,10 @@ def check_push(api: HfApi, ref: ModelRef, *, create_pr: bool = False) -> Destina
     """
     now = check_writable(api, ref, create_pr=create_pr)
     asked = asked_of(api, ref)
-    propose = create_pr or not now.can_write or not may_commit(api, asked, "model")
+    propose = create_pr or not now.can_write or not may_commit(api, asked)
     validate_card(api, asked, now.card, check_card(now.card))
     if propose:
-        list(own_proposals(api, asked, "model", now.user))
+        list(own_proposals(api, asked, now.user))
     return Destination(
         where=f"{asked.url}/tree/{now.branch}/{SPEC_DIR}",
         way="pull request" if propose else "commit",
@@ -142,19 +143,7 @@ def check_writable(api: HfApi, ref: ModelRef, *, create_pr: bool = False) -> Pre
     if ref.hub != "hf":
         raise UnsupportedOperationError(f"{ref} is not on this hub", hint="write hf:owner/name")
     asked = asked_of(api, ref)
-    if not asked.has_token:
-        raise AuthError(
-            f"{asked.name}: publishing needs a token, and there is none",
-            hint=f"hf auth login, with one that may write: {_tokens(asked)}",
-        )
-    with translated_errors(asked):
-        account = _mapping(retried(lambda: api.whoami(cache=True)))
-    user = account.get("name")
-    if not isinstance(user, str):
-        raise HubError(
-            f"{asked.endpoint} does not say whose token this is", hint="check HF_ENDPOINT"
-        )
-    can_write = _may_push(account, asked)
+    user, can_write = writer(api, asked)
     branch = _branch(api, ref, asked, propose=create_pr or not can_write)
     info = _model(api, asked, branch)
     if getattr(info, "disabled", False):
@@ -183,11 +172,11 @@ def check_writable(api: HfApi, ref: ModelRef, *, create_pr: bool = False) -> Pre
     )
 
 
-def may_commit(api: HfApi, asked: HubRequest, repo_type: str) -> bool:
+def may_commit(api: HfApi, asked: HubRequest) -> bool:
     """Whether the hub says that this account may commit there; True where it does not say."""
     with translated_errors(asked):
         try:
-            retried(lambda: api.auth_check(str(asked.id), repo_type=repo_type, write=True))
+            retried(lambda: api.auth_check(str(asked.id), repo_type=asked.repo_type, write=True))
         except HfHubHTTPError as error:
             return error.response.status_code != 403
         except TypeError:  # an older client
@@ -310,11 +299,7 @@ def _not_a_model(api: HfApi, asked: HubRequest) -> HubError | None:
 
 def asked_of(api: HfApi, ref: ModelRef) -> HubRequest:
     """For messages about a push to ``ref``."""
-    token = api.token
-    known = get_token() if token is None else token
-    add_secret(known if isinstance(known, str) else None)
-    has_token = bool(known)
-    return HubRequest(api.endpoint, has_token, ref.id, ref.revision, writing=True)
+    return HubRequest(api.endpoint, has_token(api.token), ref.id, ref.revision, writing=True)
 
 
 def stored_files(api: HfApi, model_id: str, revision: str) -> dict[str, StoredFile]:
@@ -349,41 +334,62 @@ def _files(info: Any) -> Iterator[tuple[str, StoredFile]]:
         yield sibling.rfilename, StoredFile(sibling.blob_id, sha256, sibling.size or 0)
 
 
-def _may_push(account: Mapping[str, Any], asked: HubRequest) -> bool:
-    """Whether account and token may commit there. Raises AuthError where not even propose."""
-    model_id = asked.id or ""
-    owner = model_id.partition("/")[0].casefold() if "/" in model_id else None
+def writer(api: HfApi, asked: HubRequest) -> tuple[str, bool]:
+    """The account whose token this is, and whether it may commit there as far as it tells.
+
+    One request a process. Raises AuthError without a token, and with one that is wrong, only reads,
+    or is made for other repositories, so that not even a proposal is possible.
+    """
+    if not asked.has_token:
+        there = "" if asked.repo_type == "model" else " there"
+        raise AuthError(
+            f"{asked.name}: publishing{there} needs a token, and there is none",
+            hint=f"hf auth login, with one that may write: {_tokens(asked)}",
+        )
+    # About the account, and not about the repository.
+    with translated_errors(HubRequest(asked.endpoint, True, writing=True)):
+        account = _mapping(retried(lambda: api.whoami(cache=True)))
+    user = account.get("name")
+    if not isinstance(user, str):
+        raise HubError(
+            f"{asked.endpoint} does not say whose token this is", hint="check HF_ENDPOINT"
+        )
     token = _mapping(_mapping(account.get("auth")).get("accessToken"))
-    role = token.get("role")
-    if role == "read":
+    if token.get("role") == "read":
         raise AuthError(
             f"{asked.name}: this token may only read",
             hint=f"hf auth login, with a token with write access: {_tokens(asked)}",
         )
-    if role == "fineGrained":
-        granted = set(_granted(_mapping(token.get("fineGrained")), owner, model_id))
+    repository = str(asked.id).casefold()
+    owner = repository.partition("/")[0] if "/" in repository else None
+    if token.get("role") == "fineGrained":
+        rights = _mapping(token.get("fineGrained"))
+        granted = set(_granted(rights, asked.repo_type, repository, owner))
         if not granted & {_PUSH, _PROPOSE}:
+            give = "give it write access to" if asked.repo_type == "model" else _OPEN_DISCUSSIONS
             raise AuthError(
                 f"{asked.name}: this token is made for other repositories",
-                hint=f"give it write access to {model_id} at {_tokens(asked)}, or hf auth login",
+                hint=f"{give} {asked.id} at {_tokens(asked)}, or hf auth login",
             )
         if _PUSH not in granted:
-            return False
-    if owner == str(account.get("name")).casefold():
-        return True
+            return user, False
+    if owner == user.casefold():
+        return user, True
     for org in map(_mapping, account.get("orgs") or ()):
         if str(org.get("name")).casefold() == owner:
             # Contributors may write only to what they made themselves, which nothing here tells.
-            return org.get("roleInOrg", "write") in _WRITERS
-    return False
+            return user, org.get("roleInOrg", "write") in _WRITERS
+    return user, False
 
 
-def _granted(rights: Mapping[str, Any], owner: str | None, model_id: str) -> Iterator[str]:
+def _granted(
+    rights: Mapping[str, Any], kind: str, repository: str, owner: str | None
+) -> Iterator[str]:
     yield from map(str, rights.get("global") or ())
+    covered = {kind: repository, "user": owner, "org": owner}
     for scope in map(_mapping, rights.get("scoped") or ()):
         entity = _mapping(scope.get("entity"))
-        name, kind = str(entity.get("name")).casefold(), entity.get("type")
-        if name == (model_id.casefold() if kind == "model" else owner):
+        if covered.get(str(entity.get("type"))) == str(entity.get("name")).casefold():
             yield from map(str, scope.get("permissions") or ())
 
 
@@ -415,7 +421,7 @@ def push_spec(api: HfApi, ref: ModelRef, folder: Path, *, create_pr: bool = Fals
     names = (MANIFEST_NAME, TENSORS_NAME, PREVIEW_NAME, SIGNATURE_NAME)
     ours = {f"{SPEC_DIR}/{name}": contents.get(name) for name in names}
     beside = _Beside(api, ref, manifest, ours, create_pr)
-    change = Change(asked_of(api, ref), "model", beside.look, beside.is_made, beside.describe)
+    change = Change(asked_of(api, ref), beside.look, beside.is_made, beside.describe)
     done = commit_or_propose(api, change, propose=create_pr)
     if isinstance(done, ChangeStart):
         return f"{change.asked.url}/tree/{done.parent_commit}/{SPEC_DIR}"

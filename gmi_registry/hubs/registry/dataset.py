@@ -5,31 +5,29 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import HfApi, cached_assets_path, constants, get_token
+from huggingface_hub import HfApi
 from huggingface_hub.errors import (
-    GatedRepoError,
     RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
 
 from gmi_registry.errors import AuthError, GmiError, HubError, InputError, SpecNotFoundError
 from gmi_registry.hubs.huggingface.client import (
     HubRequest,
+    assets_folder,
+    connect,
+    download_folder,
     offline_error,
     retried,
     translated_errors,
 )
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
 from gmi_registry.hubs.huggingface.publishing import StoredFile
-from gmi_registry.sanitize import add_secret
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.address import dataset_name
 
@@ -41,29 +39,10 @@ REPO_TYPE: Literal["dataset"] = "dataset"
 
 _log = logging.getLogger(__name__)
 
-_LIBRARY = "gmi-registry"
-_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]/_-]+")
-
-_ANOTHER = "name another with --registry, or GMI_REGISTRY"
 # One request; the hub takes 1,000 paths.
 _PATHS_AT_ONCE = 500
 
 _MOMENT = 10.0
-
-
-@dataclasses.dataclass(frozen=True)
-class DatasetRequest(HubRequest):
-    """Of a dataset, for the messages."""
-
-    @property
-    def url(self) -> str:
-        """The dataset's page."""
-        return f"{self.endpoint}/datasets/{self.id}"
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return f"the registry {self.id}"
 
 
 class Dataset:
@@ -74,9 +53,7 @@ class Dataset:
     RateLimitError and HubError.
     """
 
-    def __init__(
-        self, api: HfApi, asked: DatasetRequest, cache_dir: Path, *, offline: bool
-    ) -> None:
+    def __init__(self, api: HfApi, asked: HubRequest, cache_dir: Path, *, offline: bool) -> None:
         self.api = api
         self.asked = asked
         self.id = str(asked.id)
@@ -95,20 +72,10 @@ class Dataset:
         offline: bool,
     ) -> Dataset:
         """The dataset called ``repo_id``, with the arguments of :class:`.Registry`."""
-        address = (endpoint or constants.ENDPOINT).rstrip("/")
-        if not _ENDPOINT.fullmatch(address):
-            raise InputError(
-                f"{address[:120]!r} is not the address of a hub",
-                hint="set HF_ENDPOINT to one that begins with https://",
-            )
-        known = get_token() if token is None else token
-        add_secret(known if isinstance(known, str) else None)
-        has_token = bool(known)
-        asked = DatasetRequest(address, has_token, _checked_id(repo_id, address))
-        cache = Path(constants.HF_HUB_CACHE) if home is None else home / "hub"
-        return cls(
-            HfApi(address, token=token, library_name=_LIBRARY), asked, cache, offline=offline
-        )
+        api, asked = connect(endpoint, token)
+        name = _checked_id(repo_id, asked.endpoint)
+        asked = dataclasses.replace(asked, id=name, repo_type=REPO_TYPE)
+        return cls(api, asked, download_folder(home), offline=offline)
 
     @property
     def url(self) -> str:
@@ -117,13 +84,7 @@ class Dataset:
 
     def assets(self, home: Path | None) -> Path:
         """Where is kept what was learnt of this hub's datasets, below ``home`` or in HF_HOME."""
-        with translated_errors(self.asked):
-            return cached_assets_path(
-                _LIBRARY,
-                namespace=re.sub(r"[^A-Za-z0-9.]+", "-", self.asked.endpoint.partition("://")[2]),
-                subfolder="registry",
-                assets_dir=None if home is None else home / "assets",
-            )
+        return assets_folder(self.asked, "registry", home)
 
     def in_cache(self, cache_dir: Path) -> Dataset:
         """The same dataset, its files kept elsewhere."""
@@ -188,7 +149,7 @@ class Dataset:
         A link within the cache; no request where it is there. Raises SpecNotFoundError where the
         commit has no such file.
         """
-        with self.named_errors(sha):
+        with self.translated_errors(sha):
             return self._downloads.fetch_checked(self.id, path, sha, limit=limit)
 
     def cached(self, path: str, sha: str) -> Path | None:
@@ -196,24 +157,15 @@ class Dataset:
         return self._downloads.cached(self.id, path, sha)
 
     def ask(self, call: Any, revision: str) -> Any:
-        """What ``call`` returns, asked patiently; ``revision`` is for the words of errors."""
+        """What ``call`` returns, asked again while the hub is busy; errors name ``revision``."""
         if self.offline:
             raise offline_error(self.asked)
-        with self.named_errors(revision):
+        with self.translated_errors(revision):
             return retried(call)
 
-    @contextmanager
-    def named_errors(self, revision: str) -> Iterator[None]:
-        """Errors that speak of models, in the words that a dataset wants."""
-        asked = dataclasses.replace(self.asked, revision=revision)
-        try:
-            with translated_errors(asked):
-                yield
-        except GmiError as error:
-            mine = _worded(error, asked)
-            if mine is None:
-                raise
-            raise mine from error.__cause__
+    def translated_errors(self, revision: str) -> AbstractContextManager[None]:
+        """As :func:`.translated_errors`, about the dataset at ``revision``."""
+        return translated_errors(dataclasses.replace(self.asked, revision=revision))
 
     def _walk(self, sha: str, folder: str | None, *, recursive: bool) -> list[Any]:
         """Files and folders as the client gives them; none where there is no such folder."""
@@ -252,28 +204,6 @@ def _checked_id(text: str | None, address: str) -> str:
             hint="write owner/name after --registry, or in GMI_REGISTRY",
         )
     return name
-
-
-def _worded(error: GmiError, asked: HubRequest) -> GmiError | None:
-    cause = error.__cause__
-    if isinstance(cause, GatedRepoError):
-        return None
-    if isinstance(cause, RevisionNotFoundError):
-        return SpecNotFoundError(
-            f"{asked.name} has no revision {asked.revision}", hint=f"see {asked.url}/discussions"
-        )
-    if not isinstance(cause, RepositoryNotFoundError):
-        return None
-    if asked.has_token:
-        return SpecNotFoundError(
-            f"{asked.endpoint} holds no dataset {asked.id}, or this account may not see it",
-            hint=_ANOTHER,
-        )
-    return AuthError(
-        f"{asked.endpoint} shows no dataset {asked.id} to somebody without a token: it is private, "
-        "or not there",
-        hint=f"{_ANOTHER}; for a private one: hf auth login",
-    )
 
 
 def _is_file(info: Any) -> bool:

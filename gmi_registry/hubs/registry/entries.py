@@ -18,18 +18,15 @@ files, once downloaded, are found without a request.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gmi_registry.atomic import read_sealed, write_sealed
 from gmi_registry.errors import (
     HubError,
     InputError,
@@ -39,8 +36,8 @@ from gmi_registry.errors import (
 )
 from gmi_registry.hubs.huggingface.download import COMMIT
 from gmi_registry.hubs.huggingface.publishing import StoredFile
+from gmi_registry.hubs.listing_cache import ListingCache, read_note, write_note
 from gmi_registry.hubs.selection import RepoFile, select_pipeline
-from gmi_registry.sanitize import holds_secret
 from gmi_registry.spec import (
     MANIFEST_NAME,
     PREVIEW_NAME,
@@ -269,7 +266,7 @@ def _order(ref: ModelRef) -> tuple[str, int, str, int, str]:
     return ref.hub, number, ref.id, version, ref.revision or ""
 
 
-class Shelf:
+class RegistryCache:
     """Listings of the dataset called ``repo_id``, one file a hub in ``directory``.
 
     Files are replaced whole. What is damaged counts as empty, and where nothing can be written
@@ -306,11 +303,9 @@ class Shelf:
 
     def listed(self, hub: HubName) -> RegistryListing | None:
         """The last listing of a hub, None where there was none."""
-        document = _read(self._directory / f"{hub}.json")
+        document = self._cache(hub).read()
         try:
-            if document["format"]["version"] != _VERSION or not COMMIT.fullmatch(
-                document["commit"]
-            ):
+            if not COMMIT.fullmatch(document["commit"]):
                 return None
             entries = tuple(_entry(row) for row in document["entries"])
             verified = {str(git): str(digest) for git, digest in document["verified"].items()}
@@ -323,17 +318,14 @@ class Shelf:
         before = self.listed(hub)
         known = {} if before is None else {entry.ref: entry for entry in before.entries}
         kept = replace(fresh, entries=tuple(_aged(fresh.entries, known)))
-        document = {
-            "format": {"name": "gmi-registry-listing", "version": _VERSION},
-            "listed": time.time(),
-            "commit": kept.commit,
-            "entries": [
+        self._cache(hub).keep(
+            commit=kept.commit,
+            entries=[
                 [entry_path(entry.ref), entry.commit, *(getattr(entry, name) for name in _NAMES)]
                 for entry in kept.entries
             ],
-            "verified": dict(kept.verified),
-        }
-        _write(self._directory / f"{hub}.json", document)
+            verified=dict(kept.verified),
+        )
         return kept
 
     def index_commits(self) -> tuple[str | None, dict[str, str]]:
@@ -342,7 +334,7 @@ class Shelf:
         Files of an index carry their digests in their names: what was fetched at an older commit
         is the same at a newer one.
         """
-        document = _read(self._directory / _INDEX)
+        document = read_note(self._directory / _INDEX)
         try:
             last, files = document["commit"], dict(document["files"])
             commits = [last, *files.values()]
@@ -354,7 +346,10 @@ class Shelf:
 
     def keep_index_commits(self, commit: str, files: Mapping[str, str]) -> None:
         """Remember what :meth:`index_commits` gives."""
-        _write(self._directory / _INDEX, {"commit": commit, "files": dict(files)})
+        write_note(self._directory / _INDEX, {"commit": commit, "files": dict(files)})
+
+    def _cache(self, hub: HubName) -> ListingCache:
+        return ListingCache(self._directory / f"{hub}.json", _VERSION)
 
 
 def _aged(
@@ -379,23 +374,3 @@ def _entry(row: Any) -> RegistryEntry:
     if not all(map(_DIGEST.fullmatch, (manifest, tensors, *filter(None, others)))):
         raise ValueError("no digest")
     return RegistryEntry(ref, commit, manifest, tensors, *others)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content = read_sealed(path)
-    try:
-        found = {} if content is None else json.loads(content)
-    except (ValueError, RecursionError) as error:
-        _log.debug("%s cannot be read, and counts as empty: %s", path, error)
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _write(path: Path, document: object) -> None:
-    text = json.dumps(document)
-    if holds_secret(text):
-        return  # which the hub has echoed
-    try:
-        write_sealed(path, text.encode())
-    except OSError as error:
-        _log.debug("%s cannot be written: %s", path, error)

@@ -50,7 +50,7 @@ class Commit:
 def commits(dataset: Dataset, revision: str) -> Iterator[Commit]:
     """The commits of a revision, the newest first; one request a page, when it is reached."""
     api = dataset.api
-    with dataset.named_errors(revision):
+    with dataset.translated_errors(revision):
         for item in paginate(
             f"{api.endpoint}/api/{REPO_TYPE}s/{dataset.id}/commits/{quote(revision, safe='')}",
             params={},

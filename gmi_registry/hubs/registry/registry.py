@@ -32,14 +32,14 @@ from gmi_registry.errors import (
 )
 from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.huggingface.changes import ChangeStart
-from gmi_registry.hubs.huggingface.client import OnWait, RequestCounter, offline_error
+from gmi_registry.hubs.huggingface.client import ClientRequestCounter, offline_error
 from gmi_registry.hubs.protocol import Destination, Listing
 from gmi_registry.hubs.registry.dataset import Dataset, RecentHead
 from gmi_registry.hubs.registry.entries import (
     ENTRY_FILES,
+    RegistryCache,
     RegistryEntry,
     RegistryListing,
-    Shelf,
     entries_of,
     entry_file,
     entry_path,
@@ -50,6 +50,7 @@ from gmi_registry.hubs.registry.entries import (
     weights_ids,
 )
 from gmi_registry.hubs.registry.submission import change_files, read_verified
+from gmi_registry.hubs.requests import OnWait
 from gmi_registry.spec import (
     MANIFEST_NAME,
     PREVIEW_NAME,
@@ -143,16 +144,16 @@ def _take(dataset: Dataset, path: str, commit: str, target: Path, limit: int) ->
 class AggregateFiles:
     """The files of the index at one commit, each fetched when it is asked for, and kept.
 
-    ``shelf`` remembers at which commit each was fetched, so that one that stays the same is never
+    ``cache`` remembers at which commit each was fetched, so that one that stays the same is never
     asked for again.
     """
 
-    def __init__(self, dataset: Dataset, commit: str, shelf: Shelf) -> None:
+    def __init__(self, dataset: Dataset, commit: str, cache: RegistryCache) -> None:
         self.name = f"{dataset.id}@{commit[:7]}"
         self._dataset = dataset
         self._commit = commit
-        self._shelf = shelf
-        self._known = shelf.index_commits()[1]
+        self._cache = cache
+        self._known = cache.index_commits()[1]
 
     def fetch(self, name: str, *, sha256: str | None = None, size: int | None = None) -> Path:
         """The file called ``name`` below :data:`INDEX_FOLDER`, of at most ``size`` bytes.
@@ -169,7 +170,7 @@ class AggregateFiles:
                 return kept
         found = self._dataset.fetch(path, self._commit, limit=limit)
         self._known = self._known | ({} if sha256 is None else {name: self._commit})
-        self._shelf.keep_index_commits(self._commit, self._known)
+        self._cache.keep_index_commits(self._commit, self._known)
         return found
 
     def has(self, name: str) -> bool:
@@ -236,12 +237,12 @@ class Registry:
         on_wait: OnWait | None = None,
     ) -> None:
         self.offline = is_offline_mode() if offline is None else offline
-        self.traffic = RequestCounter(on_wait)
+        self.traffic = ClientRequestCounter(on_wait)
         home = None if cache_dir is None else Path(cache_dir).expanduser().absolute()
         self.dataset = Dataset.named(
             repo_id, endpoint=endpoint, token=token, home=home, offline=self.offline
         )
-        self._shelf = Shelf(self.dataset.assets(home), self.dataset.id)
+        self._cache = RegistryCache(self.dataset.assets(home), self.dataset.id)
         self._settings: dict[str, Any] = {
             "endpoint": endpoint,
             "token": token,
@@ -396,14 +397,14 @@ class Registry:
         one of those may. No request. At most eight; what is no registry any more is for their
         readers to find out.
         """
-        for name in self._usual_shelf().others()[:_MOST_OTHERS]:
+        for name in self._usual_cache().others()[:_MOST_OTHERS]:
             if name != self.dataset.id:
                 with contextlib.suppress(InputError):
                     yield Registry(name, **self._settings)
 
-    def _usual_shelf(self) -> Shelf:
+    def _usual_cache(self) -> RegistryCache:
         """Where listings are kept that no ``cache_dir`` keeps apart."""
-        return Shelf(self.dataset.assets(None), self.dataset.id)
+        return RegistryCache(self.dataset.assets(None), self.dataset.id)
 
     def head(self) -> str:
         """The commit that the registry stands at now: one request."""
@@ -418,10 +419,10 @@ class Registry:
         OfflineError where its index was never opened.
         """
 
-        commit = self._shelf.index_commits()[0] if self.offline else self._glance()
+        commit = self._cache.index_commits()[0] if self.offline else self._glance()
         if commit is None:
             raise offline_error(self.dataset.asked)
-        return AggregateFiles(self.dataset, commit, self._shelf)
+        return AggregateFiles(self.dataset, commit, self._cache)
 
     def _glance(self) -> str:
         self._require_network()
@@ -429,15 +430,15 @@ class Registry:
 
     def _list(self, hub: HubName) -> RegistryListing:
         commit = self._glance()
-        known = self._shelf.listed(hub)
+        known = self._cache.listed(hub)
         if known is None or known.commit != commit:
             entries = entries_of(self.dataset.tree(commit, hub_folder(hub)), commit)
-            known = self._shelf.keep(
+            known = self._cache.keep(
                 hub, RegistryListing(commit, tuple(entries), self._trusted(commit))
             )
             # The name alone: a later command, which knows nothing of cache_dir, may be given one
             # of the references that this one printed.
-            self._usual_shelf().remember()
+            self._usual_cache().remember()
         self._listed[hub] = known
         return known
 
@@ -451,7 +452,7 @@ class Registry:
 
     def _kept(self, hub: HubName) -> RegistryListing:
         if hub not in self._listed:
-            listed = self._shelf.listed(hub)
+            listed = self._cache.listed(hub)
             if listed is None:
                 raise offline_error(self.dataset.asked)
             self._listed[hub] = listed

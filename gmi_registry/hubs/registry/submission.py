@@ -18,9 +18,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from gmi_registry.errors import AuthError, HubError, InputError, SpecNotFoundError
+from gmi_registry.errors import HubError, InputError, SpecNotFoundError
 from gmi_registry.hubs.files import read_upload
 from gmi_registry.hubs.huggingface.changes import (
     Change,
@@ -28,10 +28,9 @@ from gmi_registry.hubs.huggingface.changes import (
     commit_or_propose,
     own_proposals,
 )
-from gmi_registry.hubs.huggingface.client import HubRequest, retried, translated_errors
 from gmi_registry.hubs.huggingface.download import COMMIT, git_digest
-from gmi_registry.hubs.huggingface.publishing import StoredFile, may_commit
-from gmi_registry.hubs.registry.dataset import REPO_TYPE, Dataset
+from gmi_registry.hubs.huggingface.publishing import StoredFile, may_commit, writer
+from gmi_registry.hubs.registry.dataset import Dataset
 from gmi_registry.hubs.registry.entries import (
     ENTRY_FILES,
     VERIFIED_NAME,
@@ -48,8 +47,6 @@ VERIFIED_LIMIT = 16 * 1024 * 1024
 
 _FORMAT, _VERSION = "gmi-verified", 1
 _SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
-
-_WRITES = frozenset({"repo.write", "discussion.write"})
 
 
 def git_name(content: bytes) -> str:
@@ -214,8 +211,10 @@ def change_files(
     :meth:`.Registry.push_spec`.
     """
 
+    asked = replace(dataset.asked, writing=True)
+
     def look() -> ChangeStart:
-        user = writer(dataset)
+        user, _ = writer(dataset.api, asked)
         head = dataset.head()
         return ChangeStart(
             user=user,
@@ -228,8 +227,7 @@ def change_files(
         )
 
     change = Change(
-        replace(dataset.asked, writing=True),
-        REPO_TYPE,
+        asked,
         look,
         is_made=lambda revision: not missing(revision),
         describe=lambda _: text,
@@ -243,72 +241,20 @@ def may_submit(dataset: Dataset, *, create_pr: bool) -> Literal["commit", "pull 
     Raises what :func:`writer` and :meth:`.Dataset.head` raise, and HubError where a change can only
     be proposed and pull requests are switched off.
     """
-    user = writer(dataset)
-    dataset.head()
     asked = replace(dataset.asked, writing=True)
-    if not create_pr and may_commit(dataset.api, asked, REPO_TYPE):
+    user, _ = writer(dataset.api, asked)
+    dataset.head()
+    if not create_pr and may_commit(dataset.api, asked):
         return "commit"
-    list(own_proposals(dataset.api, asked, REPO_TYPE, user))
+    list(own_proposals(dataset.api, asked, user))
     return "pull request"
 
 
 def own_pulls(dataset: Dataset) -> Iterator[tuple[str, str]]:
     """Address and revision of each open pull request of this account's, newest first."""
     asked = replace(dataset.asked, writing=True)
-    return own_proposals(dataset.api, asked, REPO_TYPE, writer(dataset))
-
-
-def writer(dataset: Dataset) -> str:
-    """The name of the account whose token this is, which may at least propose something.
-
-    One request a process. Raises AuthError without a token, and with one that is wrong, only reads,
-    or is made for other repositories.
-    """
-    asked = replace(dataset.asked, writing=True)
-    if not asked.has_token:
-        raise AuthError(
-            f"{asked.name}: publishing there needs a token, and there is none",
-            hint=f"hf auth login, with one that may write: {_tokens(asked)}",
-        )
-    with translated_errors(HubRequest(asked.endpoint, True, writing=True)):
-        account = _mapping(retried(lambda: dataset.api.whoami(cache=True)))
-    user = account.get("name")
-    if not isinstance(user, str):
-        raise HubError(
-            f"{asked.endpoint} does not say whose token this is", hint="check HF_ENDPOINT"
-        )
-    token = _mapping(_mapping(account.get("auth")).get("accessToken"))
-    if token.get("role") == "read":
-        raise AuthError(
-            f"{asked.name}: this token may only read",
-            hint=f"hf auth login, with a token with write access: {_tokens(asked)}",
-        )
-    rights = _mapping(token.get("fineGrained"))
-    if token.get("role") == "fineGrained" and not _WRITES & set(_granted(rights, dataset.id)):
-        raise AuthError(
-            f"{asked.name}: this token is made for other repositories",
-            hint=f"let it open discussions in {dataset.id} at {_tokens(asked)}, or hf auth login",
-        )
-    return user
+    return own_proposals(dataset.api, asked, writer(dataset.api, asked)[0])
 
 
 def _is_so(stored: StoredFile | None, wanted: bytes | None) -> bool:
     return stored is None if wanted is None else stored is not None and stored.holds(wanted)
-
-
-def _granted(rights: Mapping[str, Any], repo_id: str) -> Iterator[str]:
-    yield from map(str, rights.get("global") or ())
-    owner = repo_id.partition("/")[0].casefold()
-    for scope in map(_mapping, rights.get("scoped") or ()):
-        entity = _mapping(scope.get("entity"))
-        covered = {"dataset": repo_id.casefold(), "user": owner, "org": owner}
-        if covered.get(str(entity.get("type"))) == str(entity.get("name")).casefold():
-            yield from map(str, scope.get("permissions") or ())
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _tokens(asked: HubRequest) -> str:
-    return f"{asked.endpoint}/settings/tokens"

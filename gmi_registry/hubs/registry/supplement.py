@@ -13,7 +13,7 @@ from typing import Self
 from gmi_registry.errors import GmiError, HubError
 from gmi_registry.filters import Filters
 from gmi_registry.hubs.huggingface import HuggingFaceHub
-from gmi_registry.hubs.huggingface.client import RequestCounter
+from gmi_registry.hubs.huggingface.client import ClientRequestCounter
 from gmi_registry.hubs.protocol import (
     Destination,
     Listing,
@@ -59,7 +59,7 @@ class SupplementedHub:
         return self.hub.offline
 
     @property
-    def traffic(self) -> RequestCounter:
+    def traffic(self) -> ClientRequestCounter:
         """That of both."""
         return self.hub.traffic
 

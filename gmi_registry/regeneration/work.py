@@ -1,19 +1,16 @@
-"""Who does the work: the protocol between a run and whatever draws, and the plainest executor."""
+"""What is done with one model: the work, its options, its result, and who does it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
+from gmi_registry.errors import GmiError
 from gmi_registry.hubs.access import HubAccess
-
-if TYPE_CHECKING:
-    from gmi_registry.hubs.protocol import Hub
-    from gmi_registry.publish import Progress
-
-__all__ = ["Executor", "Options", "Outcome", "Result", "SequentialExecutor", "Work"]
+from gmi_registry.sanitize import add_secret, one_line
 
 Outcome = Literal["published", "proposed", "fresh", "busy", "set aside", "failed", "lost"]
 """What became of one model.
@@ -88,7 +85,7 @@ class Result:
 
 
 class Executor(Protocol):
-    """Does works through :func:`gmi_registry.regeneration.worker.perform`, here or elsewhere."""
+    """Does works through :func:`gmi_registry.regeneration.describe.perform`, here or elsewhere."""
 
     def run(self, works: Iterator[Work]) -> Iterator[Result]:
         """One result for each work, in whatever order they end.
@@ -101,20 +98,41 @@ class Executor(Protocol):
         ...
 
 
-class SequentialExecutor:
-    """One model after the other, in this process.
+Perform = Callable[[Work], Result]
+"""What is done with a work. Other processes find it by its name, so it stands in a module."""
 
-    ``hub`` is one that is open already; with None each work opens its own. ``progress`` is told
-    what :func:`gmi_registry.publish.publish` tells.
-    """
+_LONGEST = 300
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "CIVITAI_TOKEN", "GMI_WEBHOOK_SECRET")
 
-    def __init__(self, hub: Hub | None = None, *, progress: Progress | None = None) -> None:
-        self._hub = hub
-        self._progress = progress
 
-    def run(self, works: Iterator[Work]) -> Iterator[Result]:
-        """The results in the order of ``works``."""
-        from gmi_registry.regeneration.worker import perform
+def performed(perform: Perform, work: Work) -> Result:
+    """``perform(work)``, and where it raises, or gives something else, a ``failed`` result."""
+    try:
+        result = perform(work)
+    except Exception as error:  # one model's fault must not cost another's
+        return failed(work, error)
+    if not isinstance(result, Result) or result.model != work.model:
+        return Result(work.model, "failed", "what did the work gave no result of it")
+    return result
 
-        for work in works:
-            yield perform(work, hub=self._hub, progress=self._progress)
+
+def failed(work: Work, error: Exception, *, passing: bool = False) -> Result:
+    """The error as a result: its first line, without tokens and control characters."""
+    lines = (error.message if isinstance(error, GmiError) else str(error)).strip().splitlines()
+    said = _clean(lines[0], work) if lines else ""
+    name = type(error).__name__
+    hint = error.hint if isinstance(error, GmiError) else None
+    known = isinstance(error, GmiError)
+    reason = said if known and said else f"{name}: {said}" if said else name
+    return Result(work.model, "failed", reason, hint=hint, error=name, passing=passing)
+
+
+def lost(work: Work, why: str, *, hint: str | None = None, where: str | None = None) -> Result:
+    """``why`` nothing is known of the work."""
+    return Result(work.model, "lost", _clean(why, work), hint=hint, where=where)
+
+
+def _clean(line: str, work: Work) -> str:
+    for secret in (work.options.token, work.options.civitai_token, *map(os.environ.get, _SECRETS)):
+        add_secret(secret)
+    return one_line(line, _LONGEST)

@@ -1,30 +1,135 @@
-"""Jobs on Hugging Face's machines, one a model."""
+"""Jobs on Hugging Face's machines, one a model.
+
+``python -m gmi_registry.regeneration.job_executor`` is what such a Job runs: one work from its
+environment, one result into its log.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import re
+import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from gmi_registry.errors import AuthError, GmiError, InputError
-from gmi_registry.regeneration.executor import Result, Work
-from gmi_registry.regeneration.executors.failure import failed, lost
-from gmi_registry.regeneration.executors.job import WORK, read_result, work_text
-from gmi_registry.sanitize import add_secret
+from gmi_registry.regeneration.processes import usual_perform
+from gmi_registry.regeneration.work import (
+    Options,
+    Outcome,
+    Perform,
+    Result,
+    Work,
+    failed,
+    lost,
+    performed,
+)
+from gmi_registry.sanitize import add_secret, guarded_output
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from gmi_registry.hubs.huggingface.client import HubRequest
+WORK = "GMI_WORK"
+"""The variable that holds the work as JSON."""
 
-__all__ = ["HfJobsExecutor"]
+_MARK = "gmi-result "
+_LONGEST = 16_384
+_DONE = ("published", "proposed", "fresh", "busy", "set aside")
+
+
+def job_main(perform: Perform | None = None) -> int:
+    """Do the work of ``GMI_WORK`` and print its result; 0 unless it failed.
+
+    Tokens are those of the environment, HF_TOKEN and CIVITAI_TOKEN. Raises InputError where the
+    variable holds no work.
+    """
+    with tempfile.TemporaryDirectory(prefix="gmi-work-") as folder:
+        work = read_work(os.environ.get(WORK, ""), folder)
+        result = performed(perform or usual_perform(), work)
+    print(result_line(result), flush=True)
+    return 0 if result.outcome in _DONE else 1
+
+
+def work_text(work: Work) -> str:
+    """The work for another machine: without tokens, and without folders of this one.
+
+    The registry is named that GMI_REGISTRY names here.
+    """
+    document = asdict(work)
+    document["options"]["registry"] = work.options.registry or os.environ.get("GMI_REGISTRY")
+    for name in ("work", "cache_dir", "token", "civitai_token", "device"):
+        del document["options"][name]
+    return json.dumps(document, sort_keys=True)
+
+
+def read_work(text: str, folder: str) -> Work:
+    """What :func:`work_text` wrote, to be done in ``folder``. Raises InputError for others."""
+    try:
+        document = json.loads(text)
+        options = Options(work=folder, **document.pop("options"))
+        work = Work(options=options, **document)
+        for part in (work, options):
+            _require_types(part)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise InputError(
+            f"{WORK} holds no work", hint="gmi regenerate --executor hf-jobs starts Jobs"
+        ) from error
+    return work
+
+
+def result_line(result: Result) -> str:
+    """One line of a log."""
+    return _MARK + json.dumps(asdict(result), sort_keys=True)
+
+
+def read_result(lines: Iterable[str], model: str) -> Result | None:
+    """The last result of ``model`` among the lines of a log, of which anybody may print some.
+
+    None where there is none that is whole.
+    """
+    found = None
+    for line in lines:
+        if line.startswith(_MARK) and len(line) <= _LONGEST:
+            result = _result(line.removeprefix(_MARK))
+            if result is not None and result.model == model:
+                found = result
+    return found
+
+
+def _result(text: str) -> Result | None:
+    try:
+        document = json.loads(text)
+        names = {field.name for field in fields(Result)}
+        result = Result(**{name: value for name, value in document.items() if name in names})
+        _require_types(result)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    if result.outcome not in get_args(Outcome):
+        return None
+    texts = (result.reason, result.where, result.hint, result.digest, result.error)
+    return result if all(text is None or text.isprintable() for text in texts) else None
+
+
+def _require_types(part: Any) -> None:
+    """Raises TypeError for a field whose value is not what its annotation says."""
+    hints: Mapping[str, Any] = get_type_hints(type(part))
+    for field in fields(part):
+        value, hint = getattr(part, field.name), hints[field.name]
+        allowed = {str: (str,), bool: (bool,), int: (int,), float: (int, float)}.get(hint)
+        if allowed is None and type(None) in get_args(hint):
+            allowed = (*(kind for kind in get_args(hint) if kind is not type(None)), type(None))
+        if allowed is not None and type(value) not in allowed:
+            raise TypeError(f"{field.name} is a {type(value).__name__}")
+
 
 PACKAGE = "gmi-registry[publish]"
-_COMMAND = ("-m", "gmi_registry.regeneration.executors.job")
+_COMMAND = ("-m", "gmi_registry.regeneration.job_executor")
 _LABEL = "gmi-regenerate"
 _NO_NAME = re.compile(r"[^A-Za-z0-9]+")
 _OVER = frozenset({"COMPLETED", "CANCELED", "ERROR", "DELETED"})
@@ -131,14 +236,12 @@ class HfJobsExecutor:
         return HfApi(endpoint, token=token, library_name="gmi-registry"), token
 
     def _own_name(self, api: HfApi) -> str:
-        from gmi_registry.hubs.huggingface.client import retried, translated_errors
+        from gmi_registry.hubs.huggingface.client import retried
 
-        with translated_errors(self._asked(api)):
+        with hub_errors(api):
             return str(retried(api.whoami)["name"])
 
     def _begin(self, api: HfApi, namespace: str, token: str, work: Work) -> _Running | Result:
-        from gmi_registry.hubs.huggingface.client import translated_errors
-
         if work.hub not in ("hf", "civitai"):
             return failed(
                 work,
@@ -163,7 +266,7 @@ class HfJobsExecutor:
         }
         try:
             # Once, and no second time: what looks like a failure may have begun a Job.
-            with translated_errors(self._asked(api, writing=True)), warnings.catch_warnings():
+            with hub_errors(api, writing=True), warnings.catch_warnings():
                 # That the call may change is for us to know.
                 warnings.simplefilter("ignore", UserWarning)
                 job = api.run_uv_job("python", script_args=list(_COMMAND), **settings)
@@ -173,10 +276,8 @@ class HfJobsExecutor:
 
     def _look(self, api: HfApi, namespace: str, job: _Running) -> Result | None:
         """What became of it; None while it goes on."""
-        from gmi_registry.hubs.huggingface.client import translated_errors
-
         try:
-            with translated_errors(self._asked(api)):
+            with hub_errors(api):
                 status = api.inspect_job(job_id=job.id, namespace=namespace).status
         except GmiError as error:
             job.unheard += 1
@@ -205,7 +306,16 @@ class HfJobsExecutor:
                     break
         return lines
 
-    def _asked(self, api: HfApi, *, writing: bool = False) -> HubRequest:
-        from gmi_registry.hubs.huggingface.client import HubRequest
 
-        return HubRequest(api.endpoint, True, writing=writing)
+@contextlib.contextmanager
+def hub_errors(api: HfApi, *, writing: bool = False) -> Iterator[None]:
+    """Around calls of the client: its errors become those of this package."""
+    from gmi_registry.hubs.huggingface.client import HubRequest, translated_errors
+
+    with translated_errors(HubRequest(api.endpoint, True, writing=writing)):
+        yield
+
+
+if __name__ == "__main__":
+    with guarded_output():
+        sys.exit(job_main())

@@ -14,11 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gmi_registry.errors import InputError, MissingExtraError
-from gmi_registry.regeneration.executor import Result, Work
-from gmi_registry.regeneration.executors.failure import Perform, lost, performed, usual_perform
-from gmi_registry.regeneration.executors.memory import estimated_need
-
-__all__ = ["RayExecutor"]
+from gmi_registry.regeneration.processes import estimated_need, usual_perform
+from gmi_registry.regeneration.work import Perform, Result, Work, lost, performed
 
 _STORE = 80 * 2**20  # works and results are a few kB; Ray takes no less than 75 MiB
 _LOOK_AGAIN = 1.0

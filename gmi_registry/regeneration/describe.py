@@ -1,4 +1,4 @@
-"""One model described anew: locked, looked at again, published."""
+"""One model described anew: locked, compared once more, published."""
 
 from __future__ import annotations
 
@@ -18,15 +18,11 @@ from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs.open import opened_hub
 from gmi_registry.hubs.protocol import Hub, SpecStore
 from gmi_registry.publish import Progress, publish
-from gmi_registry.regeneration.address import folder_about, model_folder
-from gmi_registry.regeneration.executor import Outcome, Result, Work
-from gmi_registry.regeneration.lock import model_lock
-from gmi_registry.regeneration.today import Survey
-from gmi_registry.regeneration.verdict import DUE, Verdict, judge
+from gmi_registry.regeneration.store import folder_about, model_folder, model_lock
+from gmi_registry.regeneration.verdict import DUE, Survey, Verdict, judge
+from gmi_registry.regeneration.work import Outcome, Result, Work
 from gmi_registry.sanitize import one_line
 from gmi_registry.spec import Manifest, ModelRef, PromptSet
-
-__all__ = ["perform"]
 
 _LONGEST = 300
 

@@ -181,40 +181,40 @@ def publish(
     Raises InputError, AuthError, HubError, SpecError, GenerationError, or MissingExtraError where
     the libraries that generate are not installed; the hub is then as it was.
     """
+    from gmi_registry.generation import RecipeOverrides
+    from gmi_registry.publish import PublishRequest
     from gmi_registry.publish import publish as publish_model
 
     cache = None if cache_dir is None else Path(cache_dir)
     if isinstance(prompts, str | Path):
         prompts = PromptSet.from_file(Path(prompts))
-    if hub is None:
-        hub = hub_named_in(str(model))
+    access = HubAccess(cache, token, None, registry, civitai_token)
     with ExitStack() as opening:
-        access = HubAccess(cache, token, None, registry, civitai_token)
-        opened = opening.enter_context(opened_hub(hub, access))
+        named = hub_named_in(str(model)) if hub is None else hub
+        opened = opening.enter_context(opened_hub(named, access))
         store = None
         if to_registry and opened.name != "civitai":
             from gmi_registry.hubs.registry import Registry
 
             store = opening.enter_context(Registry.open(access))
-        return publish_model(
+        request = PublishRequest(
             _model_of(find_model(str(model), opened, revision)),
-            opened,
             work=_work_folder(work, cache),
-            encoder=encoder,
             prompts=prompts,
+            overrides=overrides or RecipeOverrides(),
             base=base,
-            overrides=overrides,
+            encoder=encoder,
             output=None if output is None else Path(output),
+            create_pr=create_pr,
+            store=store,
             dry_run=dry_run,
             force=force,
             allow_partial=allow_partial,
             keep_images=keep_images,
-            create_pr=create_pr,
-            store=store,
             device=device,
             offload=offload,
-            progress=progress,
         )
+        return publish_model(request, opened, progress=progress)
 
 
 def load_spec(

@@ -1,8 +1,8 @@
-"""Files that appear whole or not at all, and files of a cache, which are read as they were written.
+"""Files that appear whole or not at all: texts, and sealed files of a cache.
 
-Each of the latter begins with the SHA-256 of what follows, so that what a disk, a crash or another
-program did to it is noticed, and made again. Processes share a folder without locks: the last to
-write wins.
+A sealed file begins with the SHA-256 of what follows, so that what a disk, a crash or another
+program did to it is noticed, and it is made again. Processes share a folder without locks: the
+last to write wins.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import errno
 import hashlib
 import logging
 import os
+import secrets
 import sys
 import tempfile
 from pathlib import Path
+
+from gmi_registry.errors import InputError
 
 _SEAL = hashlib.sha256().digest_size
 
@@ -87,3 +90,47 @@ def exchange(first: Path, second: Path) -> bool:
     if number in _UNKNOWN:
         return False
     raise OSError(number, os.strerror(number), str(first), None, str(second))
+
+
+_HINT = "name a file in a folder that exists and that you may write to"
+
+
+def require_writable_file(path: Path, what: str, *, hint: str = _HINT) -> None:
+    """Raise InputError where :func:`write_whole` could not write ``path``; nothing is written."""
+    folder = path.absolute().parent
+    reason = None
+    if path.is_dir():
+        reason = "it is a folder"
+    elif not folder.is_dir():
+        reason = f"{folder} is no folder"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        reason = f"you may not write to {folder}"
+    if reason is not None:
+        raise InputError(f"{path}: the {what} cannot be written: {reason}", hint=hint)
+
+
+def write_text(path: Path, text: str, what: str, *, hint: str = _HINT) -> Path:
+    """Write ``text`` as UTF-8 to ``path`` whole or not at all, and return the absolute path.
+
+    Raises InputError, which calls the text ``what``, where that cannot be done; a file that was
+    there before is then unchanged.
+    """
+    # A file name may hold bytes that are no text.
+    content = text.encode("utf-8", "backslashreplace")
+    path = path.absolute()
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with scratch.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        scratch.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: the {what} cannot be written: {error.strerror}",
+            hint=hint,
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+    return path

@@ -1,4 +1,4 @@
-"""Whether a specification is true: some of its images are drawn again and compared."""
+"""Whether a specification is true: some of its images are generated again and compared."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def audit(
     device: str | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> ImageComparison:
-    """Draw the images of ``prompts`` again, with all seeds, and compare them with those stated.
+    """Generate the images of ``prompts`` again, with all seeds, and compare them with those stated.
 
     The model is the one that ``hub`` has now (of a Civitai model the version that is described); it
     and its base must have the weights that the specification names. The recipe is the
@@ -57,12 +57,12 @@ def audit(
 
     Raises InputError for a prompt that the specification has not, HubError for other weights,
     IncomparableSpecsError where the encoder's name leads to another encoder, and whatever loading
-    and drawing raise.
+    and generating raise.
     """
     strange = [prompt for prompt in prompts if prompt not in _prompts(spec)]
     if strange or not prompts:
         raise InputError(
-            f"the specification has no prompt {strange[0]!r}" if strange else "no prompt to draw",
+            f"the specification has no prompt {strange[0]!r}" if strange else "no prompt to use",
             hint="choose some of its own prompts",
         )
     recipe = spec.manifest.generation.recipe
@@ -105,8 +105,8 @@ def audit(
         progress=lambda done, total: progress("generate", done, total),
     )
     prompt_set = PromptSet("audit", 1, tuple(prompts))
-    drawn = generation.build_spec(model, encoding.rows(), encoder, [prompt_set], recipe)
-    found = compare_images(spec, drawn)
+    again = generation.build_spec(model, encoding.rows(), encoder, [prompt_set], recipe)
+    found = compare_images(spec, again)
     journal.discard()
     return found
 
@@ -116,7 +116,8 @@ def _prompts(spec: Spec) -> chain[str]:
 
 
 def _model_ref(spec: Spec) -> ModelRef:
-    """The model as its hub is asked for it, and which file: on Hugging Face what is there now."""
+    """The reference by which the hub is asked for the model: on Hugging Face for what is there now,
+    with the name of its main file."""
     model = spec.manifest.model
     ref = ModelRef("hf", model.id) if model.hub == "hf" else model.ref
     main = main_file([weight.path for weight in model.weights])

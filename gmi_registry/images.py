@@ -32,6 +32,7 @@ from gmi_registry.image_formats import (
     has_all_scans,
     jpeg_header,
 )
+from gmi_registry.sanitize import one_line
 
 MAX_PIXELS = 64_000_000
 """Width times height of the largest picture that is decoded."""
@@ -91,7 +92,7 @@ def load_image(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> I
     """
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), "the image", max_pixels)
-    name = _shown(source)
+    name = str(source)
     try:
         with _opened(Path(source), name) as stream:
             return _decode(stream, name, max_pixels)
@@ -101,7 +102,7 @@ def load_image(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> I
             hint = "standard input is not read: save the picture to a file, and name that"
         raise InputError(f"{name}: no such file", hint=hint) from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
+        reason = getattr(error, "strerror", None) or _words(error)
         raise InputError(
             f"{name}: cannot read the image: {reason}",
             hint="check the path, and that you may read the file",
@@ -165,7 +166,7 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
             raise InputError(f"{name}: {error.message}", hint=error.hint) from None
         except Exception as error:  # a decoder raises whatever the broken bytes run it into
             raise InputError(
-                f"{name}: the image is damaged or cut short: {_first_line(error)}", hint=_AGAIN
+                f"{name}: the image is damaged or cut short: {_words(error)}", hint=_AGAIN
             ) from error
 
 
@@ -216,7 +217,7 @@ def _open(stream: BinaryIO, head: bytes) -> Image.Image:
     try:
         return Image.open(stream, formats=formats)
     except Image.DecompressionBombError as error:
-        raise InputError(_first_line(error), hint=_SMALLER) from None
+        raise InputError(_words(error), hint=_SMALLER) from None
     except UnidentifiedImageError:
         raise _unreadable(head, None, avif="AVIF" in formats) from None
     except Exception as error:  # a parser raises whatever the broken bytes run it into
@@ -235,7 +236,7 @@ def _unreadable(head: bytes, error: Exception | None, *, avif: bool = True) -> I
         reason, hint = "not an image" if error is None else "not a readable image", _FORMAT_HINT
     else:
         reason, hint = f"{kind.name} that is damaged, cut short or of a rare sort", kind.hint
-    return InputError(reason if error is None else f"{reason}: {_first_line(error)}", hint=hint)
+    return InputError(reason if error is None else f"{reason}: {_words(error)}", hint=hint)
 
 
 def _load_plugins(head: bytes) -> None:
@@ -719,22 +720,6 @@ def _joined(stream: BinaryIO, parts: Sequence[tuple[int, int] | bytes]) -> Binar
     return cast("BinaryIO", io.BufferedReader(_Joined(stream, merged), 1 << 16))
 
 
-# ------------------------------------------------------------------ words
-
-
-def _shown(name: str | Path) -> str:
-    """A path in one line."""
-    text = str(name)
-    if text.isprintable():
-        return text
-    return "".join(
-        letter
-        if letter.isprintable()
-        else letter.encode("unicode_escape", "backslashreplace").decode("ascii")
-        for letter in text
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+def _words(error: BaseException) -> str:
+    """The first line of what a library says, or the kind of its error."""
+    return one_line(str(error).strip().partition("\n")[0]) or type(error).__name__

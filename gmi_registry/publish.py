@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -90,31 +90,78 @@ class Publication:
 
 @dataclass(frozen=True)
 class PublishRequest:
-    """Where to and how, as :func:`~gmi_registry.publish.publish` was told."""
+    """All options of a publication.
 
-    ref: ModelRef
-    hub: Hub
+    ``model`` is what is described. ``prompts`` is the developer's own block, which follows the
+    default set; ``overrides`` change the recipe. ``base`` is the model that this one was made from,
+    whatever the model card says; it is recorded. ``encoder`` is by default the one that the model
+    card names, else the package's.
+
+    With ``output`` the files go to ``output``/gmi and the hub is left alone; with ``create_pr``
+    they are proposed to the model's owner, who decides (None: as is usual there); with ``store``
+    they go there and not beside the model. ``work`` keeps the pictures of an interrupted call, from
+    which the same call then continues; they are removed once the files are in place, unless
+    ``keep_images``. ``dry_run`` makes the same checks, plans, and writes nothing. ``force``
+    publishes also where the same is published already. ``allow_partial`` lets a LoRA pass of which
+    some tensors have no place in its base. ``offload`` keeps weights off a GPU that is too small
+    for them, as in :func:`~gmi_registry.generation.load_model`.
+
+    Raises InputError for options that contradict each other or that no model can have.
+    """
+
+    model: ModelRef
+    _: KW_ONLY
     work: Path
-    output: Path | None
-    device: str | None
-    force: bool
-    proposal: dict[str, bool]
-    progress: Progress
-    store: SpecStore | None
-    base: ModelRef | None = None
-    offload: Offload | None = None
+    prompts: PromptSet | None = None
+    overrides: RecipeOverrides = RecipeOverrides()  # noqa: RUF009, it is frozen
+    base: str | ModelRef | None = None
+    encoder: Encoder | None = None
+    output: Path | None = None
+    create_pr: bool | None = None
+    store: SpecStore | None = None
+    dry_run: bool = False
+    force: bool = False
     allow_partial: bool = False
+    keep_images: bool = False
+    device: str | None = None
+    offload: Offload | None = None
+
+    def __post_init__(self) -> None:
+        if self.output is not None and (self.create_pr or self.store is not None):
+            raise InputError(
+                f"{self.output} is a folder of yours, to which nothing can be proposed",
+                hint="leave out --output, or --create-pr and --to",
+            )
+        generation.check_overrides(self.overrides)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A request whose names are resolved: the model's present name, its file and its base."""
+
+    request: PublishRequest
+    hub: Hub
+    ref: ModelRef
+    base: ModelRef | None
+    progress: Progress
+    start: float
 
     @property
-    def options_of_base(self) -> dict[str, ModelRef]:
+    def base_options(self) -> dict[str, ModelRef]:
         """What the hub is told of the base: nothing where none was named, as a hub of somebody
         else's may know nothing of it."""
         return {} if self.base is None else {"base": self.base}
 
     @property
-    def shelf(self) -> Hub | SpecStore:
+    def proposal(self) -> dict[str, bool]:
+        """What is said of a pull request: nothing where the user does not choose, likewise."""
+        chosen = self.request.create_pr
+        return {} if chosen is None else {"create_pr": chosen}
+
+    @property
+    def spec_store(self) -> Hub | SpecStore:
         """What holds the specification: the hub itself, beside the model, or a store."""
-        return self.hub if self.store is None else self.store
+        return self.hub if self.request.store is None else self.request.store
 
 
 _CHECKS = 6
@@ -129,7 +176,7 @@ class _Ready:
 
     ``existing`` lies at the place now, or in a proposal of this account's; ``preview`` is the
     contact sheet that is beside it there, where that is a proposal. ``overrides`` are those by
-    which the recipe was made, and ``order`` names the model's file in full where a pattern was
+    which the recipe was made, and ``job`` names the model's file in full where a pattern was
     given.
     """
 
@@ -142,8 +189,8 @@ class _Ready:
     plan: Plan
 
     @property
-    def order(self) -> PublishRequest:
-        return self.checked.order
+    def job(self) -> _Job:
+        return self.checked.job
 
     @property
     def model(self) -> ModelFiles:
@@ -161,9 +208,9 @@ class _Checked:
     ``published`` is the specification at ``place``, which the new one names as its ``previous``.
     """
 
-    order: PublishRequest
+    job: _Job
     device: str
-    found: _Found
+    found: _ModelFacts
     model: ModelFiles
     encoder: Encoder
     destination: Destination | None
@@ -174,7 +221,7 @@ class _Checked:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _ModelFacts:
     """A model with what its cards say of the work: on this disk, or else as its hub outlines it."""
 
     outline: ModelFiles | ModelOutline
@@ -195,46 +242,22 @@ class _Found:
 
 
 def publish(
-    ref: ModelRef,
+    request: PublishRequest,
     hub: Hub,
     *,
-    work: Path,
-    encoder: Encoder | None = None,
-    prompts: PromptSet | None = None,
-    overrides: RecipeOverrides | None = None,
-    base: str | ModelRef | None = None,
-    output: Path | None = None,
-    dry_run: bool = False,
-    force: bool = False,
-    allow_partial: bool = False,
-    keep_images: bool = False,
-    create_pr: bool | None = None,
-    store: SpecStore | None = None,
-    device: str | None = None,
-    offload: Offload | None = None,
     load: EncoderLoader | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Publication:
-    """Describe the model that ``hub`` holds under ``ref``, and put the description beside it.
-
-    ``prompts`` is the developer's own block, which follows the default set. ``base`` is the model
-    that this one was made from, whatever the model card says; it is recorded. With ``output`` the
-    files go to ``output``/gmi and the hub is left alone; with ``create_pr`` they are proposed to
-    the model's owner, who decides (None: as is usual there). With ``store`` they go there and not
-    beside the model. ``work`` keeps the pictures of an interrupted call, which the same call then
-    goes on from; they are removed once the files are in place, unless ``keep_images``. ``dry_run``
-    makes the same checks, plans, and writes nothing. ``encoder`` is by default the one that the
-    model card names, else the package's, which ``load`` loads. ``offload`` keeps weights off a GPU
-    that is too small for them, as in :func:`~gmi_registry.generation.load_model`.
+    """Describe a model of ``hub``, and put the description beside it.
 
     Everything that can be refused is refused before the first image: first what this machine tells,
-    then what the hub tells, then what the model's configuration, and last what the loaded model
-    tells. No weights are downloaded before the hub's part is over.
+    then what the hub tells, then what the model's configuration tells, and last what the loaded
+    model tells. No weights are downloaded before the hub's part is over. ``load`` loads the encoder
+    in place of the package.
 
     A specification of the same weights, recipe, encoder and prompts is left as it is, and so is an
     open proposal of this account's. Where only the model card has changed since, the new
-    description goes out with the old embeddings, and no image is generated. ``force`` generates
-    them all the same.
+    description goes out with the old embeddings, and no image is generated.
 
     Images that show nothing of a model are refused. On a GPU, where nobody chose a dtype, the next
     one is tried first; a batch that does not fit is halved, and one image decoded in tiles. The
@@ -248,50 +271,30 @@ def publish(
     Raises a GmiError; everything is then as it was, the journal apart.
     """
     start = time.perf_counter()
-    overrides = overrides or RecipeOverrides()
-    # Said only where it is wanted: a hub of somebody else's may know nothing of proposals.
-    proposal = {} if create_pr is None else {"create_pr": create_pr}
-    named = None if base is None else find_base(str(base), hub)
-    order = PublishRequest(
-        ref,
-        hub,
-        work,
-        output,
-        device,
-        force,
-        proposal,
-        progress,
-        store,
-        named,
-        offload,
-        allow_partial,
-    )
+    base = None if request.base is None else find_base(str(request.base), hub)
     progress("check", 0, _CHECKS)
-    there = _check_machine(order, overrides)
+    device = _check_machine(request)
     # A model that was renamed is described, and pushed to, under its present name.
-    asked, ref = ref, _name_now(ref, hub)
-    order = replace(order, ref=ref)
-    ready = _check(order, there, encoder, load, prompts, overrides)
-    order, ref = ready.order, ready.order.ref
+    ref = _present_name(request.model, hub)
     notes: list[str] = []
-    if asked.id != ref.id:
-        notes.append(f"{asked.repository} is called {ref.repository} now")
+    if ref.id != request.model.id:
+        notes.append(f"{request.model.repository} is called {ref.repository} now")
+    ready = _prepare(_Job(request, hub, ref, base, progress, start), device, load)
+    job = ready.job
     while True:
         plan = replace(ready.plan, warnings=(*notes, *ready.plan.warnings))
         if plan.proposal is not None and ready.existing is not None:
-            digest, where = ready.existing.digest, plan.proposal
-            return Publication(ref, "already proposed", digest, where, 0, _since(start), plan)
+            return _publication(job, plan, "already proposed", ready.existing.digest, plan.proposal)
         if plan.up_to_date and ready.existing is not None:
-            digest, where = ready.existing.digest, plan.target
-            return Publication(ref, "up to date", digest, where, 0, _since(start), plan)
-        if dry_run:
-            return Publication(ref, "planned", None, plan.target, 0, _since(start), plan)
+            return _publication(job, plan, "up to date", ready.existing.digest, plan.target)
+        if request.dry_run:
+            return _publication(job, plan, "planned", None, plan.target)
         if plan.reuses_images and ready.existing is not None:
             spec = generation.redescribe(ready.existing, ready.model, previous=plan.previous)
-            preview = _old_preview(order, ready)
+            preview = _old_preview(ready)
             break
         try:
-            spec, preview, seen = _described(ready, progress)
+            spec, preview, seen = _make_spec(ready)
             plan = replace(plan, warnings=(*plan.warnings, *seen))
             break
         except GenerationError as error:
@@ -301,18 +304,25 @@ def publish(
         # Not before the error is gone, which holds on to the memory of what failed.
         notes.append(remedy.note)
         ready = _mended(ready, remedy)
-    where = _put(order, spec, preview)
-    if not keep_images:
+    where = _write_files(job, spec, preview)
+    if not request.keep_images:
         ready.journal.discard()
-    generated = plan.images - plan.images_kept
-    return Publication(ref, "published", spec.digest, where, generated, _since(start), plan)
+    images = plan.images - plan.images_kept
+    return _publication(job, plan, "published", spec.digest, where, images)
 
 
-def _described(ready: _Ready, progress: Progress) -> tuple[Spec, bytes, list[str]]:
+def _publication(
+    job: _Job, plan: Plan, outcome: Outcome, digest: str | None, where: str, images: int = 0
+) -> Publication:
+    seconds = time.perf_counter() - job.start
+    return Publication(job.ref, outcome, digest, where, images, seconds, plan)
+
+
+def _make_spec(ready: _Ready) -> tuple[Spec, bytes, list[str]]:
     """The specification and contact sheet of images generated now, and what was seen on them."""
     plan = ready.plan
-    reading = _Reading(ready, progress)
-    seen = _generate(ready, reading, progress)
+    reading = _Follower(ready)
+    seen = _generate(ready, reading)
     spec = generation.build_spec(
         ready.model,
         reading.encoding.rows(),
@@ -324,58 +334,52 @@ def _described(ready: _Ready, progress: Progress) -> tuple[Spec, bytes, list[str
     return spec, reading.sheet.to_bytes(), seen
 
 
-def _check(
-    order: PublishRequest,
-    device: str,
-    encoder: Encoder | None,
-    load: EncoderLoader | None,
-    prompts: PromptSet | None,
-    overrides: RecipeOverrides,
-) -> _Ready:
+def _prepare(job: _Job, device: str, load: EncoderLoader | None) -> _Ready:
     """Everything that can be refused without an image and that this machine alone cannot tell, the
     quick checks first, downloads last; ``device`` is there.
 
     A dry run is this and no more, so that it finds whatever a publication would.
     """
-    progress = order.progress
+    request, progress = job.request, job.progress
+    overrides, encoder = request.overrides, request.encoder
     progress("check", 1, _CHECKS)
-    destination = _check_destination(order)
-    place = _place(order, destination)
+    destination = _check_destination(job)
+    place = _place(job, destination)
     progress("check", 2, _CHECKS)
-    found = _find(order, prompts, destination)
-    if order.ref.is_pattern:
-        order = replace(order, ref=replace(order.ref, file=found.outline.ref.file))
-        place = _place(order, destination)
+    found = _find(job, destination)
+    if job.ref.is_pattern:
+        job = replace(job, ref=replace(job.ref, file=found.outline.ref.file))
+        place = _place(job, destination)
     generation.check_advice(found.outline, found.outline.kind, overrides)
-    if order.allow_partial and found.outline.kind not in (None, "lora"):
+    if job.request.allow_partial and found.outline.kind not in (None, "lora"):
         raise InputError(
-            f"--allow-partial is for LoRAs, and {order.ref} is none",
+            f"--allow-partial is for LoRAs, and {job.ref} is none",
             hint="leave out --allow-partial",
         )
-    published = _published(place, order.shelf, found.weights, order.hub)
+    published = _published(place, job.spec_store, found.weights, job.hub)
     existing = published
-    if order.output is not None:
-        existing = _read_folder(order.output, order.ref, found.weights, order.hub)
+    if job.request.output is not None:
+        existing = _read_folder(job.request.output, job.ref, found.weights, job.hub)
     _require_few(found.prompt_sets, overrides)
-    size = 0 if encoder is not None else _check_encoder(order.hub, found)
+    size = 0 if encoder is not None else _check_encoder(job.hub, found)
     downloads = _downloads(found, size)
     progress("check", 3, _CHECKS)
-    model = _fetch(order, found)
+    model = _fetch(job, found)
     generation.describe(model)
     progress("check", 4, _CHECKS)
     if encoder is None:
-        folder = order.hub.fetch_encoder(*found.encoder)
+        folder = job.hub.fetch_encoder(*found.encoder)
         encoder = (load or _load)(found.encoder, folder, device)
     progress("check", 5, _CHECKS)
     checked = _Checked(
-        order, device, found, model, encoder, destination, place, published, existing, downloads
+        job, device, found, model, encoder, destination, place, published, existing, downloads
     )
     loaded = generation.load_model(
         model,
         device=device,
         dtype=overrides.dtype,
-        offload=order.offload,
-        allow_partial=order.allow_partial,
+        offload=job.request.offload,
+        allow_partial=job.request.allow_partial,
         lora_scale=overrides.lora_scale,
     )
     ready = _planned(checked, loaded, overrides)
@@ -391,7 +395,7 @@ def _planned(
     vae_tiling: bool = False,
 ) -> _Ready:
     """The plan for a loaded model, once there is room for what it would write."""
-    order, model, found = checked.order, checked.model, checked.found
+    job, model, found = checked.job, checked.model, checked.found
     recipe, origins, notes = _recipe(loaded, model, overrides, found.prompt_sets)
     if recipe.lora_partial is not None:
         origins = {**origins, "lora_partial": "the others have no place in its base"}
@@ -401,11 +405,11 @@ def _planned(
     draft = generation.draft_spec(
         model, checked.encoder.ref, found.prompt_sets, recipe, previous=previous
     )
-    journal = Journal(order.work, model, recipe)
-    existing = None if order.force else checked.existing
+    journal = Journal(job.request.work, model, recipe)
+    existing = None if job.request.force else checked.existing
     address, proposed, preview = None, None, None
     if existing is None or not has_same_images(existing, draft):
-        address, proposed, preview = _own_proposal(order, draft, checked.destination)
+        address, proposed, preview = _own_proposal(job, draft, checked.destination)
     plan = make_plan(
         model,
         draft,
@@ -413,7 +417,7 @@ def _planned(
             generation.images_kept(journal, block.prompts, recipe) for block in found.prompt_sets
         ),
         existing=proposed or existing,
-        target=_target(order, model),
+        target=_target(job, model),
     )
     pace = journal.pace()
     left = (plan.images - plan.images_kept) / recipe.batch_size
@@ -427,12 +431,12 @@ def _planned(
         device=checked.device,
         origins=origins,
         downloads=checked.downloads,
-        destination=_goes_to(order, checked.destination),
+        destination=_goes_to(job, checked.destination),
         seconds=None if pace is None else pace * left,
     )
     if not plan.up_to_date and address is None:
-        require_room(order.work, plan.scratch)
-        target = order.output or _folder(checked.destination)
+        require_room(job.request.work, plan.scratch)
+        target = job.request.output or _folder(checked.destination)
         if target is not None:
             require_room(target, sum(file.size for file in plan.files))
     return _Ready(checked, loaded, overrides, journal, proposed or existing, preview, plan)
@@ -488,8 +492,8 @@ def _mended(ready: _Ready, remedy: _Remedy) -> _Ready:
             checked.model,
             device=checked.device,
             dtype=remedy.dtype,
-            offload=checked.order.offload,
-            allow_partial=checked.order.allow_partial,
+            offload=checked.job.request.offload,
+            allow_partial=checked.job.request.allow_partial,
             lora_scale=overrides.lora_scale,
         )
     if remedy.batch_size is not None:
@@ -502,7 +506,7 @@ def _mended(ready: _Ready, remedy: _Remedy) -> _Ready:
     return replace(again, plan=replace(again.plan, origins=origins))
 
 
-def _name_now(ref: ModelRef, hub: Hub) -> ModelRef:
+def _present_name(ref: ModelRef, hub: Hub) -> ModelRef:
     names = knows_names(hub)
     if names is None:
         return ref
@@ -513,62 +517,54 @@ def _name_now(ref: ModelRef, hub: Hub) -> ModelRef:
         return ref
 
 
-def _check_machine(order: PublishRequest, overrides: RecipeOverrides) -> str:
-    """What this machine and the caller's own words tell; the device in torch's words."""
-    if order.output is not None and (order.proposal.get("create_pr") or order.store is not None):
-        raise InputError(
-            f"{order.output} is a folder of yours, to which nothing can be proposed",
-            hint="leave out --output, or --create-pr and --to",
-        )
-    generation.check_overrides(overrides)
+def _check_machine(request: PublishRequest) -> str:
+    """What this machine can tell; the device in torch's words."""
     generation.require_packages()
     generation.require_webp()
-    if order.output is not None:
-        require_spec_place(order.output)
-    require_writable(order.work)
-    device = require_device(order.device)
-    if overrides.dtype is not None:
-        require_dtype(device, overrides.dtype)
-    generation.require_offload(device, order.offload)
+    if request.output is not None:
+        require_spec_place(request.output)
+    require_writable(request.work)
+    device = require_device(request.device)
+    if request.overrides.dtype is not None:
+        require_dtype(device, request.overrides.dtype)
+    generation.require_offload(device, request.offload)
     return device
 
 
-def _check_destination(order: PublishRequest) -> Destination | None:
+def _check_destination(job: _Job) -> Destination | None:
     """Where the hub, or the store, would put the files; None where it does not say."""
-    if order.output is not None:
+    if job.request.output is not None:
         return None
-    return order.shelf.check_writable(order.ref, **order.proposal)
+    return job.spec_store.check_writable(job.ref, **job.proposal)
 
 
-def _place(order: PublishRequest, destination: Destination | None) -> ModelRef:
+def _place(job: _Job, destination: Destination | None) -> ModelRef:
     """Where the specification that would be replaced is read: of a commit or a tag not there."""
-    ref = order.ref
-    beside = order.store is None and ref.hub == "hf" and ref.revision is not None
+    ref = job.ref
+    beside = job.request.store is None and ref.hub == "hf" and ref.revision is not None
     if not beside or destination is None or destination.branch is None:
         return ref
     return ModelRef(ref.hub, ref.id, destination.branch, ref.file)
 
 
-def _find(
-    order: PublishRequest, prompts: PromptSet | None, destination: Destination | None
-) -> _Found:
+def _find(job: _Job, destination: Destination | None) -> _ModelFacts:
     """The model and its base, without weights where they are far away; what the cards advise."""
-    outline = getattr(order.hub, "outline", None)
+    outline = getattr(job.hub, "outline", None)
     model: ModelFiles | ModelOutline
-    look = order.hub.fetch_model if outline is None else outline
-    model = look(order.ref, **order.options_of_base)
+    look = job.hub.fetch_model if outline is None else outline
+    model = look(job.ref, **job.base_options)
     if isinstance(model, ModelFiles):
         generation.check_model(model)
-        _require_apart(order.output, model)
+        _require_apart(job.request.output, model)
     else:
         _check_outline(model)
-        if order.store is None and destination is not None:
+        if job.request.store is None and destination is not None:
             _require_same_weights(model, destination)
-    default = generation.default_prompt_set(model)
+    default, own = generation.default_prompt_set(model), job.request.prompts
     named = advised(model, "encoder")
-    return _Found(
+    return _ModelFacts(
         model,
-        (default,) if prompts is None else (default, prompts),
+        (default,) if own is None else (default, own),
         DEFAULT_ENCODER if named is None else EncoderName.parse(named),
     )
 
@@ -624,7 +620,7 @@ def _require_apart(output: Path | None, model: ModelFiles) -> None:
         )
 
 
-def _check_encoder(hub: Hub, found: _Found) -> int:
+def _check_encoder(hub: Hub, found: _ModelFacts) -> int:
     """Bytes of the encoder that are not on this disk yet."""
     return check_encoder(
         *found.encoder,
@@ -634,7 +630,7 @@ def _check_encoder(hub: Hub, found: _Found) -> int:
     )
 
 
-def _downloads(found: _Found, encoder: int) -> tuple[PlannedDownload, ...]:
+def _downloads(found: _ModelFacts, encoder: int) -> tuple[PlannedDownload, ...]:
     sizes: list[PlannedDownload] = []
     part: ModelFiles | ModelOutline | None = found.outline
     what = "model"
@@ -645,10 +641,10 @@ def _downloads(found: _Found, encoder: int) -> tuple[PlannedDownload, ...]:
     return tuple(item for item in sizes if item.size)
 
 
-def _fetch(order: PublishRequest, found: _Found) -> ModelFiles:
+def _fetch(job: _Job, found: _ModelFacts) -> ModelFiles:
     if isinstance(found.outline, ModelFiles):
         return found.outline
-    model = order.hub.fetch_model(found.outline.ref, **order.options_of_base)
+    model = job.hub.fetch_model(found.outline.ref, **job.base_options)
     generation.check_model(model)
     return model
 
@@ -692,16 +688,21 @@ def _recipe(
 
 
 def _own_proposal(
-    order: PublishRequest, draft: Spec, destination: Destination | None
+    job: _Job, draft: Spec, destination: Destination | None
 ) -> tuple[str | None, Spec | None, Path | None]:
     """What this account has proposed already: its address where it is all that there is to propose,
     the specification with the same images, and its contact sheet."""
-    look = getattr(order.shelf, "open_proposals", None)
-    if order.force or look is None or destination is None or destination.way != "pull request":
+    look = getattr(job.spec_store, "open_proposals", None)
+    if (
+        job.request.force
+        or look is None
+        or destination is None
+        or destination.way != "pull request"
+    ):
         return None, None, None
-    for address, folder in look(order.ref):
+    for address, folder in look(job.ref):
         described = {weight.path: weight.sha256 for weight in draft.manifest.model.weights}
-        spec = _read_folder(folder.parent, order.ref, described, order.hub)
+        spec = _read_folder(folder.parent, job.ref, described, job.hub)
         if spec is None or not has_same_images(spec, draft):
             continue
         sheet = folder / PREVIEW_NAME
@@ -710,9 +711,9 @@ def _own_proposal(
     return None, None, None
 
 
-def _goes_to(order: PublishRequest, destination: Destination | None) -> str | None:
-    if order.output is not None:
-        return f"the folder {order.output / SPEC_DIR}"
+def _goes_to(job: _Job, destination: Destination | None) -> str | None:
+    if job.request.output is not None:
+        return f"the folder {job.request.output / SPEC_DIR}"
     if destination is None:
         return None
     if destination.way == "folder":
@@ -725,20 +726,20 @@ def _folder(destination: Destination | None) -> Path | None:
     return Path(destination.where) if destination is not None and there else None
 
 
-def _target(order: PublishRequest, model: ModelFiles) -> str:
-    if order.output is not None:
-        return str(order.output / SPEC_DIR)
-    beside = model.url or str(order.ref)
-    return beside if order.store is None else f"the registry, for {beside}"
+def _target(job: _Job, model: ModelFiles) -> str:
+    if job.request.output is not None:
+        return str(job.request.output / SPEC_DIR)
+    beside = model.url or str(job.ref)
+    return beside if job.request.store is None else f"the registry, for {beside}"
 
 
 def _published(
     ref: ModelRef,
-    shelf: Hub | SpecStore,
+    store: Hub | SpecStore,
     weights: Mapping[str, str | None],
     hub: Hub,
 ) -> Spec | None:
-    """The specification that ``shelf`` has now for ``ref``; a broken one counts as none.
+    """The specification that ``store`` has now for ``ref``; a broken one counts as none.
 
     One under a former name is the model's where it describes ``weights``, or ``hub`` says that the
     name is a former one.
@@ -747,7 +748,7 @@ def _published(
     what it cannot read.
     """
     try:
-        folder = shelf.fetch_spec(ref)
+        folder = store.fetch_spec(ref)
     except SpecNotFoundError:
         return None
     return _read_folder(folder.parent if folder.name == SPEC_DIR else folder, ref, weights, hub)
@@ -767,15 +768,15 @@ def _read_folder(
         return read_former(hub, folder, ref)
 
 
-class _Reading:
+class _Follower:
     """Follows the generation: the embeddings of all pictures, and the sheet that shows them."""
 
-    def __init__(self, ready: _Ready, progress: Progress) -> None:
+    def __init__(self, ready: _Ready) -> None:
         plan = ready.plan
         self.encoding = generation.Encoding(
             ready.encoder,
             plan.images,
-            progress=lambda done, total: progress("encode", done, total),
+            progress=lambda done, total: ready.job.progress("encode", done, total),
         )
         self.sheet = generation.ContactSheet([len(block) for block in plan.prompt_sets])
         self._seeds = len(plan.recipe.seeds)
@@ -792,7 +793,7 @@ class _Reading:
         self.encoding.advance()
 
 
-def _generate(ready: _Ready, reading: _Reading, progress: Progress) -> list[str]:
+def _generate(ready: _Ready, reading: _Follower) -> list[str]:
     """One block a prompt set, so that a developer's own prompts leave the default batches alone.
 
     The images of all blocks are judged together; returns notes on those that were let pass.
@@ -802,7 +803,7 @@ def _generate(ready: _Ready, reading: _Reading, progress: Progress) -> list[str]
     for prompt_set in plan.prompt_sets:
 
         def told(done: int, _: int, before: int = before) -> None:
-            progress("generate", before + done, plan.images)
+            ready.job.progress("generate", before + done, plan.images)
 
         images = generation.generate(
             ready.loaded.pipeline,
@@ -817,32 +818,35 @@ def _generate(ready: _Ready, reading: _Reading, progress: Progress) -> list[str]
     return checks.finish()
 
 
-def _old_preview(order: PublishRequest, ready: _Ready) -> bytes | None:
+def _old_preview(ready: _Ready) -> bytes | None:
     """The contact sheet that stays; None for an output folder, where it lies already."""
     if ready.preview is not None:
         return ready.preview.read_bytes()
-    path = order.shelf.fetch_preview(ready.checked.place) if order.output is None else None
+    job = ready.job
+    if job.request.output is not None:
+        return None
+    path = job.spec_store.fetch_preview(ready.checked.place)
     return None if path is None else path.read_bytes()
 
 
-def _put(order: PublishRequest, spec: Spec, preview: bytes | None) -> str:
+def _write_files(job: _Job, spec: Spec, preview: bytes | None) -> str:
     """Write the files aside, read them back as a stranger would, then put them in place."""
-    order.progress("write", 0, 2)
-    _make(order.work)
-    with tempfile.TemporaryDirectory(prefix=".gmi-spec-", dir=order.work) as scratch:
+    job.progress("write", 0, 2)
+    _make(job.request.work)
+    with tempfile.TemporaryDirectory(prefix=".gmi-spec-", dir=job.request.work) as scratch:
         folder = write_spec(spec, scratch, preview=preview)
-        if read_spec(scratch, expected=order.ref) != spec:
+        if read_spec(scratch, expected=job.ref) != spec:
             raise GenerationError(
                 f"{folder}: the files read back are not those that were written",
                 hint="check the disk, then run the same command again",
             )
-        order.progress("write", 1, 2)
-        if order.output is None:
-            where = order.shelf.push_spec(order.ref, folder, **order.proposal)
+        job.progress("write", 1, 2)
+        if job.request.output is None:
+            where = job.spec_store.push_spec(job.ref, folder, **job.proposal)
         else:
-            _make(order.output.parent)
-            where = str(write_spec(spec, order.output, preview=preview))
-    order.progress("write", 2, 2)
+            _make(job.request.output.parent)
+            where = str(write_spec(spec, job.request.output, preview=preview))
+    job.progress("write", 2, 2)
     return where
 
 
@@ -854,7 +858,3 @@ def _make(folder: Path) -> None:
             f"{folder} cannot be made: {error.strerror or error}",
             hint="choose a place that you may write to",
         ) from error
-
-
-def _since(start: float) -> float:
-    return time.perf_counter() - start

@@ -298,7 +298,7 @@ class TestCommands:
         assert "models: 4 (hf 4)" in shown.stdout
         assert "hubs: 4 models are too few to say" in shown.stdout
         # Its encoder is that of the tests, which nobody can load.
-        assert "background pictures are not asked with: " in shown.stderr
+        assert "background pictures are left out: " in shown.stderr
         pushed = call("push", folder)
         assert pushed.exit_code == 0, pushed.output
         assert pushed.stdout.startswith(author.hub.endpoint)

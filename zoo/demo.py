@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gmi_registry.hubs import open_hub
-from gmi_registry.publish import publish
+from gmi_registry.publish import PublishRequest, publish
 from gmi_registry.spec import ModelRef
 from zoo.build import HUB, MODELS, QUERIES
 
@@ -44,7 +44,8 @@ def publish_zoo(hub_folder: Path, work: Path, *, announce: bool = True) -> None:
                 if stage == "generate":
                     progress.update(images, completed=done, total=total)
 
-            done = publish(ModelRef("local", name), hub, work=work, progress=show)
+            request = PublishRequest(ModelRef("local", name), work=work)
+            done = publish(request, hub, progress=show)
             if announce:
                 progress.console.print(
                     f"  {done.outcome}, {done.images} images in {done.seconds:.1f} s",

@@ -107,6 +107,7 @@ def run(
     # Before the imports that take seconds: a mistake in the file shows at once.
     benchmark = load_benchmark(file).limited(limit)
     from benchmarks.paper.run import run_benchmark
+    from gmi_registry.hubs import HubAccess
 
     with StageProgress(_LABELS, quiet=quiet) as progress, without_future_warnings():
         outcome = run_benchmark(
@@ -114,9 +115,7 @@ def run(
             out,
             last=stage.value,
             device=device,
-            cache_dir=cache_dir,
-            token=token,
-            offline=offline or None,
+            access=HubAccess(cache_dir, token, offline or None),
             progress=progress,
         )
     if as_json:

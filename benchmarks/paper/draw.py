@@ -25,10 +25,8 @@ from benchmarks.paper.folder import (
     load_arrays,
     put,
     read_tasks,
-    sha256_file,
 )
 from benchmarks.paper.generator import Generator, Order
-from gmi_registry.errors import GenerationError
 from gmi_registry.scoring.ranking import ascending
 from gmi_registry.spec.fields import RelativePath
 
@@ -114,8 +112,7 @@ def draw_stage(
     orders = [Order("guessed", model, prompts[model], (seed,)) for model in sorted(prompts)]
     total = sum(map(len, orders))
     found = {
-        order.model: cache.find("draw", _part_name(order), generator.inputs(order))
-        for order in orders
+        order.model: cache.find("draw", order.name, generator.inputs(order)) for order in orders
     }
     done = sum(len(order) for order in orders if found[order.model] is not None)
     progress(done, total)
@@ -129,9 +126,9 @@ def draw_stage(
                 progress(before + drawn, total)
 
             start = time.perf_counter()
-            files = [_adopt(path, cache.folder) for path in generator.draw([order], told)[0]]
+            files = [cache.adopt(path, "drawn") for path in generator.draw([order], told)[0]]
             seconds = time.perf_counter() - start
-            record = cache.keep("draw", _part_name(order), generator.inputs(order), files, seconds)
+            record = cache.keep("draw", order.name, generator.inputs(order), files, seconds)
             done += len(order)
         pictures += [
             _Drawn(model=names[order.model], prompt=prompt, image=image)
@@ -177,18 +174,3 @@ def _free_seed(benchmark: Benchmark) -> int:
     """The smallest that the benchmark does not use: the right model must not repeat the query."""
     used = {*benchmark.seeds.specs, *benchmark.seeds.dev, *benchmark.seeds.test}
     return next(seed for seed in count() if seed not in used)
-
-
-def _part_name(order: Order) -> str:
-    return f"{order.part}-{order.model:04d}"
-
-
-def _adopt(path: Path, folder: Path) -> tuple[str, str]:
-    """A picture's place in ``drawn``, where it now is, and its SHA-256."""
-    digest = sha256_file(path)
-    if digest is None:
-        raise GenerationError(
-            f"{path}: a generated picture is gone", hint="run the same command again"
-        )
-    name = f"drawn/{digest[:32]}.png"
-    return name, put(folder / name, path.read_bytes())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -181,13 +180,11 @@ class _Embedding:
         return [self._generator.encoder_id, versions(_ENCODING)]
 
     def _make(self, part: str, inputs: object, count: int, arrays: Callable[[], Arrays]) -> None:
-        if self._cache.find("embed", part, inputs) is None:
+        def files() -> list[tuple[str, str]]:
+            return [self._cache.write(f"embeddings/{part}.npz", array_bytes(arrays()))]
+
+        if self._cache.make("embed", part, inputs, files):
             self.made = True
-            start = time.perf_counter()
-            name = f"embeddings/{part}.npz"
-            digest = put(self._cache.folder / name, array_bytes(arrays()))
-            seconds = time.perf_counter() - start
-            self._cache.keep("embed", part, inputs, [(name, digest)], seconds)
             shutil.rmtree(self._chunks, ignore_errors=True)
         else:
             self._done += count
@@ -250,16 +247,16 @@ def interrogate_stage(
     total, done, made = sum(map(len, images.values())), 0, False
     progress(0, total)
     for split, names in images.items():
-        inputs = [key, list(names)]
-        if cache.find("interrogate", split, inputs) is None:
+
+        def told(count: int, before: int = done) -> None:
+            progress(before + count, total)
+
+        def files(split: str = split, names: Sequence[str] = names) -> list[tuple[str, str]]:
+            guesses = _guesses(benchmark, generator, cache.folder, key, names, told)
+            return _write_guesses(generator, cache, split, names, guesses)
+
+        if cache.make("interrogate", split, [key, list(names)], files):
             made = True
-            start = time.perf_counter()
-            guesses = _guesses(
-                benchmark, generator, cache.folder, key, names, done, total, progress
-            )
-            files = _write_guesses(generator, cache.folder, split, names, guesses)
-            seconds = time.perf_counter() - start
-            cache.keep("interrogate", split, inputs, files, seconds)
             shutil.rmtree(cache.folder / "work" / "pseudo", ignore_errors=True)
         done += len(names)
         progress(done, total)
@@ -272,9 +269,7 @@ def _guesses(
     folder: Path,
     key: object,
     names: Sequence[str],
-    done: int,
-    total: int,
-    progress: Progress,
+    progress: Callable[[int], None],
 ) -> Guesses:
     """In chunks that are kept until the whole split is written: a captioner takes its time."""
     if benchmark.interrogator == "none":
@@ -290,7 +285,7 @@ def _guesses(
             found = [ask(open_picture(folder / image)) for image in chunk]
             put(place, document_bytes(found))
         guesses += found
-        progress(done + len(guesses), total)
+        progress(len(guesses))
     return guesses
 
 
@@ -303,7 +298,7 @@ def _kept_guesses(place: Path, count: int) -> Guesses | None:
 
 
 def _write_guesses(
-    generator: Generator, folder: Path, split: str, names: Sequence[str], guesses: Guesses
+    generator: Generator, cache: StageCache, split: str, names: Sequence[str], guesses: Guesses
 ) -> list[tuple[str, str]]:
     texts = sorted({guess for guess in guesses if guess is not None})
     # One more text, so that the width is known where nothing was guessed.
@@ -313,8 +308,7 @@ def _write_guesses(
     embeddings = np.stack([nothing if guess is None else known[guess] for guess in guesses])
     arrays = {"images": np.array(names), "prompt_embeddings": embeddings}
     said = dict(zip(names, guesses, strict=True))
-    files = {
-        f"pseudo/{split}.json": document_bytes(said),
-        f"pseudo/{split}.npz": array_bytes(arrays),
-    }
-    return [(name, put(folder / name, data)) for name, data in files.items()]
+    return [
+        cache.write(f"pseudo/{split}.json", document_bytes(said)),
+        cache.write(f"pseudo/{split}.npz", array_bytes(arrays)),
+    ]

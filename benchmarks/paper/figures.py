@@ -238,15 +238,7 @@ def _sweep(sweeps: Sequence[Sweep], gamma: float) -> ReportFigure:
             for it in sweeps:
                 if it.features != features:
                     continue
-                look = style(it.method)
-                axes.plot(
-                    it.gammas,
-                    it.top_1,
-                    color=look.colour,
-                    marker=look.marker,
-                    linestyle=look.line,
-                    label=method_label(it.method),
-                )
+                _curve(axes, it.method, it.gammas, it.top_1)
             axes.axvline(gamma, color=SOFT, linewidth=0.9, linestyle=":")
             axes.set_xscale("log")
             axes.set_xlabel("γ")
@@ -283,20 +275,11 @@ def _several(results: Results) -> ReportFigure | None:
         for name, points in curves.items():
             if not points:
                 continue
-            look = style(name)
             counts = [count for count, _ in points]
             tops = [method.top[0] for _, method in points]
-            axes.fill_between(
-                counts,
-                [top.low for top in tops],
-                [top.high for top in tops],
-                color=look.colour,
-                alpha=0.15,
-                linewidth=0,
-            )
-            values = [top.value for top in tops]
-            axes.plot(counts, values, look.line, color=look.colour, marker=look.marker,
-                      label=method_label(name))  # fmt: skip
+            low, high = [top.low for top in tops], [top.high for top in tops]
+            axes.fill_between(counts, low, high, color=style(name).colour, alpha=0.15, linewidth=0)
+            _curve(axes, name, counts, [top.value for top in tops])
         protocol = results.protocol("images-1")
         if protocol is not None and len(protocol.models) == published.MODELS:
             theirs = published.TABLE_4
@@ -326,16 +309,9 @@ def _reliability(one: ProtocolResult) -> ReportFigure | None:
         axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.9, linestyle=":")
         for method in methods:
             assert method.confidence is not None
-            look = style(method.method)
             bins = method.confidence.bins
-            axes.plot(
-                [part.confidence for part in bins],
-                [part.accuracy for part in bins],
-                color=look.colour,
-                marker=look.marker,
-                linestyle=look.line,
-                label=f"{method_label(method.method)} (error {method.confidence.error:.3f})",
-            )
+            said, right = [part.confidence for part in bins], [part.accuracy for part in bins]
+            _curve(axes, method.method, said, right, f" (error {method.confidence.error:.3f})")
         axes.set_xlim(0, 1.03)
         axes.set_ylim(0, 1.03)
         axes.set_xlabel("confidence")
@@ -348,6 +324,15 @@ def _reliability(one: ProtocolResult) -> ReportFigure | None:
         "Test tasks in bins of like confidence. On the dotted line the confidence is the chance.",
         content,
     )
+
+
+def _curve(
+    axes: Axes, method: str, across: Sequence[float], up: Sequence[float], more: str = ""
+) -> None:
+    """A method's line, in its own look."""
+    look = style(method)
+    label = f"{method_label(method)}{more}"
+    axes.plot(across, up, color=look.colour, marker=look.marker, linestyle=look.line, label=label)
 
 
 def _short(name: str) -> str:

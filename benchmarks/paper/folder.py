@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gmi_registry.errors import InputError, MissingExtraError
+from gmi_registry.errors import GenerationError, InputError, MissingExtraError
 from gmi_registry.sanitize import first_fault
 from gmi_registry.spec.canonical import canonical_digest
 from gmi_registry.spec.fields import RelativePath
@@ -108,6 +110,42 @@ class StageCache:
         put(self._path(stage, part), document_bytes(document))
         self._seconds[stage][part] = record.seconds
         return record
+
+    def make(
+        self, stage: str, part: str, inputs: object, files: Callable[[], Sequence[tuple[str, str]]]
+    ) -> bool:
+        """Have ``files`` write those of a part (name and SHA-256) unless it is done; whether it
+        was not."""
+        if self.find(stage, part, inputs) is not None:
+            return False
+        start = time.perf_counter()
+        written = files()
+        self.keep(stage, part, inputs, written, time.perf_counter() - start)
+        return True
+
+    def write(self, name: str, data: bytes) -> tuple[str, str]:
+        """Put a file into the folder; its name and SHA-256."""
+        return name, put(self.folder / name, data)
+
+    def adopt(self, path: Path, room: str) -> tuple[str, str]:
+        """An image's place in ``room`` of the folder, where it now is, and its SHA-256.
+
+        The name is the digest of the bytes: it must not say which model made the image.
+        """
+        digest = sha256_file(path)
+        if digest is None:
+            raise GenerationError(
+                f"{path}: a generated picture is gone", hint="run the same command again"
+            )
+        name = f"{room}/{digest[:32]}.png"
+        target = self.folder / name
+        if sha256_file(target) != digest:
+            with placing(target) as scratch:
+                try:
+                    scratch.hardlink_to(path)
+                except OSError:  # a disk without hard links
+                    shutil.copyfile(path, scratch)
+        return name, digest
 
     def seconds(self, stage: str) -> float:
         """What the parts that were found or kept took when they were made, all together."""

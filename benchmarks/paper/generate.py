@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -29,13 +28,10 @@ from benchmarks.paper.folder import (
     answer_bytes,
     answer_path,
     document_bytes,
-    placing,
     put,
-    sha256_file,
     task_path,
 )
 from benchmarks.paper.generator import Generator, Order, orders_of
-from gmi_registry.errors import GenerationError
 
 Progress = Callable[[int, int], None]
 Drawn = Mapping[tuple[str, int], tuple[str, ...]]
@@ -55,7 +51,7 @@ def generate_stage(
     drawn: dict[tuple[str, int], tuple[str, ...]] = {}
     missing: dict[int, list[Order]] = defaultdict(list)
     for order in orders:
-        record = cache.find("generate", _part(order), generator.inputs(order))
+        record = cache.find("generate", order.name, generator.inputs(order))
         if record is None:
             missing[order.model].append(order)
         else:
@@ -86,35 +82,9 @@ def _draw(
     pictures = generator.draw(wanted, lambda count: progress(done + count, total))
     seconds = time.perf_counter() - start
     for order, paths in zip(wanted, pictures, strict=True):
-        files = [_adopt(path, cache.folder) for path in paths]
+        files = [cache.adopt(path, "images") for path in paths]
         share = seconds * len(order) / sum(map(len, wanted))
-        yield order, cache.keep("generate", _part(order), generator.inputs(order), files, share)
-
-
-def _adopt(path: Path, folder: Path) -> tuple[str, str]:
-    """A picture's place in ``images``, where it now is, and its SHA-256.
-
-    The name is the digest of the bytes: it must not say which model drew the picture.
-    """
-    digest = sha256_file(path)
-    if digest is None:
-        raise GenerationError(
-            f"{path}: a generated picture is gone", hint="run the same command again"
-        )
-    name = f"images/{digest[:32]}.png"
-    target = folder / name
-    if sha256_file(target) == digest:
-        return name, digest
-    with placing(target) as scratch:
-        try:
-            scratch.hardlink_to(path)
-        except OSError:  # a disk without hard links
-            shutil.copyfile(path, scratch)
-    return name, digest
-
-
-def _part(order: Order) -> str:
-    return f"{order.part}-{order.model:04d}"
+        yield order, cache.keep("generate", order.name, generator.inputs(order), files, share)
 
 
 def _names(record: Record) -> tuple[str, ...]:

@@ -45,6 +45,11 @@ class Order:
         return len(self.prompts) * len(self.seeds)
 
     @property
+    def name(self) -> str:
+        """By which a stage's cache knows it."""
+        return f"{self.part}-{self.model:04d}"
+
+    @property
     def pairs(self) -> list[tuple[str, int]]:
         """Prompt and seed of each picture."""
         return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
@@ -122,63 +127,61 @@ def orders_of(benchmark: Benchmark) -> list[Order]:
     return orders
 
 
-class EncoderLoader:
-    """Encoder and interrogator that a benchmark names, each loaded when it is first asked for.
+class EncodedGenerator:
+    """The half of a generator that looks at images: its encoder and interrogator, loaded when they
+    are first asked for.
 
-    ``hubs`` are asked for the encoder before open_clip is; ``cache_dir`` is where searches keep
-    what they download, so that no encoder is fetched twice. Raises MissingExtraError where the
-    encoder is the pair and its packages are not installed.
+    ``hubs`` are asked for the encoder before open_clip is, and are closed with it. Downloads lie
+    where searches keep theirs, so that no encoder is fetched twice. Raises MissingExtraError where
+    the encoder is the pair and its packages are not installed.
     """
 
+    precision = np.dtype(np.float16)
+
     def __init__(
-        self,
-        benchmark: Benchmark,
-        hubs: Sequence[Hub],
-        *,
-        cache_dir: Path | None,
-        offline: bool,
-        device: str,
+        self, benchmark: Benchmark, hubs: Sequence[Hub], access: HubAccess, device: str | None
     ) -> None:
         self._benchmark = benchmark
-        self._hubs = tuple(hubs)
-        self._cache_dir = None if cache_dir is None else cache_dir / "hub"
-        self._offline = offline
-        self._device = device
+        self._opened = tuple(hubs)
+        self._device = generation.default_device() if device is None else device
+        self._settings: dict[str, Any] = {
+            "cache_dir": None if access.cache_dir is None else access.cache_dir / "hub",
+            "offline": bool(access.offline),
+            "device": self._device,
+        }
         self._encoder: Encoder | None = None
         self._name = EncoderName.parse(benchmark.encoder)
         if self._name == PAIR:
-            require_pair()  # before an hour of drawing for it
+            require_pair()  # before an hour of generating for it
+
+    def close(self) -> None:
+        """Let go of the hubs' connections."""
+        for hub in self._opened:
+            if isinstance(hub, Closable):
+                hub.close()
+
+    @property
+    def encoder_id(self) -> str:
+        """That of the weights that are really used."""
+        return self.encoder().ref.id
 
     def encoder(self) -> Encoder:
-        """The pair of towers where it is named, else a hub's own where one has
-        it, else open_clip's. Raises as ``load_pair`` and ``load_encoder``."""
+        """The pair of towers where it is named, else a hub's own where one has it, else
+        open_clip's. Raises as ``load_pair`` and ``load_encoder``."""
         if self._encoder is None:
-            pair = self._name == PAIR
-            self._encoder = load_pair(device=self._device) if pair else self._single()
+            if self._name == PAIR:
+                self._encoder = load_pair(device=self._device)
+            else:
+                folders = (hub.fetch_encoder(*self._name) for hub in self._opened)
+                folder = next((found for found in folders if found is not None), None)
+                self._encoder = load_encoder(*self._name, folder, **self._settings)
         return self._encoder
 
     def guess(self, phrases: Sequence[str]) -> Callable[[Image.Image], str | None]:
         """The interrogator, with the encoder."""
-        encoder = self.encoder()
-        interrogator = load_interrogator(
-            self._benchmark.interrogator,
-            phrases=phrases,
-            cache_dir=self._cache_dir,
-            offline=self._offline,
-            device=self._device,
-        )
+        encoder, name = self.encoder(), self._benchmark.interrogator
+        interrogator = load_interrogator(name, phrases=phrases, **self._settings)
         return lambda image: interrogator(image, encoder)
-
-    def _single(self) -> Encoder:
-        folders = (hub.fetch_encoder(*self._name) for hub in self._hubs)
-        folder = next((found for found in folders if found is not None), None)
-        return load_encoder(
-            *self._name,
-            folder,
-            cache_dir=self._cache_dir,
-            offline=self._offline,
-            device=self._device,
-        )
 
 
 _LIBRARIES = ("diffusers", "peft", "torch", "transformers")
@@ -199,7 +202,7 @@ _DESCRIPTIVE = frozenset(
 _NO_HUB = 'add hub = "PATH" to the benchmark file, a folder with hub.json'
 
 
-class DiffusionGenerator:
+class DiffusionGenerator(EncodedGenerator):
     """A :class:`~benchmarks.paper.generator.Generator` of real models.
 
     Opening it brings every model onto this disk, so that a missing one is found before anything is
@@ -208,7 +211,6 @@ class DiffusionGenerator:
     images here.
     """
 
-    precision = np.dtype(np.float16)
     free = True
 
     def __init__(
@@ -217,48 +219,25 @@ class DiffusionGenerator:
         work: Path,
         *,
         device: str | None = None,
-        cache_dir: Path | None = None,
-        token: str | None = None,
-        offline: bool | None = None,
+        access: HubAccess | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self._benchmark = benchmark
-        self._work = work
-        self._device = generation.default_device() if device is None else device
-        self._hubs: dict[str, Hub] = {}
-        access = HubAccess(cache_dir, token, offline)
+        access = access or HubAccess()
         refs = [ModelRef.parse(entry.model) for entry in benchmark.models]
+        hubs: dict[str, Hub] = {}
         for ref in refs:
-            if ref.hub not in self._hubs:
-                place = self._place(ref)
-                self._hubs[ref.hub] = open_hub(place, access)
-        files = []
+            if ref.hub not in hubs:
+                hubs[ref.hub] = open_hub(_place(benchmark, ref), access)
+        super().__init__(benchmark, tuple(hubs.values()), access, device)
+        self._work = work
+        self._files: list[ModelFiles] = []
         for number, ref in enumerate(refs):
             progress(number, len(refs))
-            files.append(self._hubs[ref.hub].fetch_model(ref))
-            generation.check_model(files[-1])
+            self._files.append(hubs[ref.hub].fetch_model(ref))
+            generation.check_model(self._files[-1])
         progress(len(refs), len(refs))
-        self._files: tuple[ModelFiles, ...] = tuple(files)
-        self.models = tuple(str(model.ref) for model in files)
-        self.downloads = tuple(model.card.downloads for model in files)
-        self._loader = EncoderLoader(
-            benchmark,
-            tuple(self._hubs.values()),
-            cache_dir=cache_dir,
-            offline=bool(offline),
-            device=self._device,
-        )
-
-    def close(self) -> None:
-        """Let go of the hubs' connections."""
-        for hub in self._hubs.values():
-            if isinstance(hub, Closable):
-                hub.close()
-
-    @property
-    def encoder_id(self) -> str:
-        """That of the weights that are really used."""
-        return self.encoder().ref.id
+        self.models = tuple(str(model.ref) for model in self._files)
+        self.downloads = tuple(model.card.downloads for model in self._files)
 
     def inputs(self, order: Order) -> object:
         """Weights, configurations and cards of model and base, settings, prompts, libraries."""
@@ -311,20 +290,13 @@ class DiffusionGenerator:
             before += len(order)
         return drawn
 
-    def encoder(self) -> Encoder:
-        """What the benchmark names; a hub of its models may hold it."""
-        return self._loader.encoder()
 
-    def guess(self, phrases: Sequence[str]) -> Callable[[Image.Image], str | None]:
-        """The interrogator that the benchmark names, with the encoder."""
-        return self._loader.guess(phrases)
-
-    def _place(self, ref: ModelRef) -> str:
-        if ref.hub != "local":
-            return ref.hub
-        if self._benchmark.hub is None:
-            raise InputError(f"{ref} is on a hub that the benchmark does not name", hint=_NO_HUB)
-        return f"local:{self._benchmark.folder / self._benchmark.hub}"
+def _place(benchmark: Benchmark, ref: ModelRef) -> str | Path:
+    if ref.hub != "local":
+        return ref.hub
+    if benchmark.hub is None:
+        raise InputError(f"{ref} is on a hub that the benchmark does not name", hint=_NO_HUB)
+    return benchmark.folder / benchmark.hub
 
 
 def _advice(model: ModelFiles) -> dict[str, object]:

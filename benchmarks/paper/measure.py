@@ -152,30 +152,25 @@ def fit_calibration(margins: Floats, right: Floats) -> Calibration:
     """
     if len(margins) == 0:
         raise ValueError("there is no task to fit a confidence to")
-    order = np.argsort(margins, kind="stable")
-    parts = np.array_split(order, _bins(len(order)))
-    places = [float(margins[part].mean()) for part in parts]
-    shares = [float(right[part].mean()) for part in parts]
-    sizes = [len(part) for part in parts]
-    chances = np.repeat(*_pooled(shares, sizes))
+    from sklearn.isotonic import IsotonicRegression
+
+    parts = _bins(margins)
+    places, shares = (
+        np.array([values[part].mean() for part in parts]) for values in (margins, right)
+    )
+    curve = IsotonicRegression(out_of_bounds="clip")
+    curve.fit(places, shares, sample_weight=[len(part) for part in parts])
     # Equal margins in two bins: the curve would be two-valued there.
-    knots, first, counts = np.unique(places, return_index=True, return_counts=True)
-    weights = np.array(sizes, dtype=np.float64)
-    ends = first + counts
-    joined = [
-        float(np.average(chances[start:end], weights=weights[start:end]))
-        for start, end in zip(first, ends, strict=True)
-    ]
-    # Averaging may part equal neighbours by a rounding.
-    return Calibration(knots, np.maximum.accumulate(joined))
+    knots = np.unique(places)
+    # Blocks that agree but for a rounding are one: tasks must not be told apart by it.
+    return Calibration(knots, np.round(curve.predict(knots), 12))
 
 
 def reliability(confidence: Floats, right: Floats) -> Reliability:
     """Compare confidences [Q] with what was right [Q], in 0..1. Raises ValueError for Q = 0."""
     if len(confidence) == 0:
         raise ValueError("there is no task to measure a confidence on")
-    order = np.argsort(confidence, kind="stable")
-    parts = np.array_split(order, _bins(len(order)))
+    parts = _bins(confidence)
     means = np.array([confidence[part].mean() for part in parts])
     shares = np.array([right[part].mean() for part in parts])
     tasks = np.array([len(part) for part in parts], dtype=np.int64)
@@ -183,26 +178,10 @@ def reliability(confidence: Floats, right: Floats) -> Reliability:
     return Reliability(means, shares, tasks, error)
 
 
-def _bins(tasks: int) -> int:
-    return max(1, min(BINS, tasks // FEWEST))
-
-
-def _pooled(shares: list[float], sizes: list[int]) -> tuple[list[float], list[int]]:
-    """Non-decreasing values nearest to ``shares`` weighted by ``sizes``, and how many bins each
-    stands for."""
-    values: list[float] = []
-    weights: list[int] = []
-    spans: list[int] = []
-    for share, size in zip(shares, sizes, strict=True):
-        values.append(share)
-        weights.append(size)
-        spans.append(1)
-        while len(values) > 1 and values[-2] > values[-1]:
-            weight = weights[-2] + weights[-1]
-            mean = (values[-2] * weights[-2] + values[-1] * weights[-1]) / weight
-            values[-2:], weights[-2:] = [mean], [weight]
-            spans[-2:] = [spans[-2] + spans[-1]]
-    return values, spans
+def _bins(values: Floats) -> list[NDArray[np.intp]]:
+    """The tasks in bins of equally many, by their values."""
+    order = np.argsort(values, kind="stable")
+    return np.array_split(order, max(1, min(BINS, len(order) // FEWEST)))
 
 
 _HINT = "python -m benchmarks.paper run FILE --out {folder}"

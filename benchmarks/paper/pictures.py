@@ -25,12 +25,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from benchmarks.paper.definition import Benchmark
 from benchmarks.paper.folder import put, sha256_file, versions
-from benchmarks.paper.generator import EncoderLoader, Order, orders_of
-from gmi_registry.encoders import Encoder
+from benchmarks.paper.generator import EncodedGenerator, Order, orders_of
 from gmi_registry.errors import InputError
-from gmi_registry.generation import default_device
 from gmi_registry.hubs import HubAccess, open_hub
-from gmi_registry.hubs.open import Closable
 from gmi_registry.images import load_image
 from gmi_registry.spec.canonical import canonical_digest
 
@@ -46,15 +43,14 @@ _PIXELS = 16_000_000
 _DRAWING = ("numpy", "pillow")
 
 
-class PictureGenerator:
+class PictureGenerator(EncodedGenerator):
     """A :class:`~benchmarks.paper.generator.Generator` of folders in the folder ``pictures``.
 
     A model is the name of a folder, and a prompt that of a picture in it without its ending.
     Opening it finds every picture. Raises InputError for one that is missing and for a name that
-    leads elsewhere, HubError for a hub that is none, MissingExtraError as ``EncoderLoader``.
+    leads elsewhere, HubError for a hub that is none, MissingExtraError as ``EncodedGenerator``.
     """
 
-    precision = np.dtype(np.float16)
     free = False
 
     def __init__(
@@ -63,13 +59,13 @@ class PictureGenerator:
         work: Path,
         *,
         device: str | None = None,
-        cache_dir: Path | None = None,
-        offline: bool | None = None,
+        access: HubAccess | None = None,
     ) -> None:
-        self._work = work
+        access = access or HubAccess()
         width, height = benchmark.recipe.width, benchmark.recipe.height
         if benchmark.pictures is None or width is None or height is None:
             raise InputError("the benchmark does not say which pictures, and of what size")
+        self._work = work
         self._size = (width, height)
         root = benchmark.folder / benchmark.pictures
         self.models = tuple(entry.model for entry in benchmark.models)
@@ -80,27 +76,8 @@ class PictureGenerator:
             for order in orders_of(benchmark)
             for prompt in order.prompts
         }
-        hub = None
-        if benchmark.hub is not None:
-            hub = open_hub(benchmark.folder / benchmark.hub, HubAccess(cache_dir))
-        self._hub = hub
-        self._loader = EncoderLoader(
-            benchmark,
-            () if hub is None else (hub,),
-            cache_dir=cache_dir,
-            offline=bool(offline),
-            device=default_device() if device is None else device,
-        )
-
-    def close(self) -> None:
-        """Let go of the hub that held the encoder."""
-        if isinstance(self._hub, Closable):
-            self._hub.close()
-
-    @property
-    def encoder_id(self) -> str:
-        """That of the weights that are really used."""
-        return self.encoder().ref.id
+        hubs = [] if benchmark.hub is None else [open_hub(benchmark.folder / benchmark.hub, access)]
+        super().__init__(benchmark, hubs, access, device)
 
     def inputs(self, order: Order) -> object:
         """The pictures' bytes, and everything that moves and zooms them."""
@@ -132,14 +109,6 @@ class PictureGenerator:
                 progress(done)
             drawn.append(paths)
         return drawn
-
-    def encoder(self) -> Encoder:
-        """What the benchmark names; the hub may hold it."""
-        return self._loader.encoder()
-
-    def guess(self, phrases: Sequence[str]) -> Callable[[Image.Image], str | None]:
-        """The interrogator that the benchmark names, with the encoder."""
-        return self._loader.guess(phrases)
 
 
 def jittered(picture: Image.Image, size: tuple[int, int], key: str) -> Image.Image:

@@ -53,9 +53,7 @@ def run_benchmark(
     *,
     last: Stage = "report",
     device: str | None = None,
-    cache_dir: Path | None = None,
-    token: str | None = None,
-    offline: bool | None = None,
+    access: HubAccess | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Outcome:
     """Bring ``folder`` up to date with ``benchmark``, up to and with the stage ``last``.
@@ -65,10 +63,11 @@ def run_benchmark(
     for a folder that holds something else or another version of the benchmark, before anything in
     it is touched; and what the stages raise.
     """
+    access = access or HubAccess()
     if benchmark.generator != "example-2.1":
-        _check_machine(benchmark, last, device, cache_dir, offline=bool(offline))
+        _check_machine(benchmark, last, device, access)
     _claim(benchmark, folder)
-    generator = _open(benchmark, folder / "work", device, cache_dir, token, offline, progress)
+    generator = _open(benchmark, folder / "work", device, access, progress)
     _forget_other(benchmark, folder)
     cache = StageCache(folder)
     made: dict[str, bool] = {}
@@ -83,7 +82,7 @@ def run_benchmark(
 
 
 def _check_machine(
-    benchmark: Benchmark, last: Stage, device: str | None, cache_dir: Path | None, *, offline: bool
+    benchmark: Benchmark, last: Stage, device: str | None, access: HubAccess
 ) -> None:
     """What can be refused before a model is fetched or an image generated, hours before its use."""
     found = require_device(device)
@@ -92,8 +91,8 @@ def _check_machine(
         require_dtype(found, benchmark.recipe.dtype or "float32")
     if last == "generate":
         return
-    cache = None if cache_dir is None else cache_dir / "hub"
-    require_interrogator(benchmark.interrogator, cache_dir=cache, offline=offline)
+    cache = None if access.cache_dir is None else access.cache_dir / "hub"
+    require_interrogator(benchmark.interrogator, cache_dir=cache, offline=bool(access.offline))
     name = EncoderName.parse(benchmark.encoder)
     if name == PAIR:
         require_pair()
@@ -102,9 +101,9 @@ def _check_machine(
         return  # which is refused at once, and the encoder may lie on the hub that is not named
     folder = None
     if benchmark.hub is not None:
-        hub = open_hub(benchmark.folder / benchmark.hub, HubAccess(cache_dir))
+        hub = open_hub(benchmark.folder / benchmark.hub, access)
         folder = hub.fetch_encoder(*name)
-    check_encoder(*name, folder, cache_dir=cache, offline=offline)
+    check_encoder(*name, folder, cache_dir=cache, offline=bool(access.offline))
 
 
 def _do(
@@ -144,13 +143,7 @@ def _do(
 
 
 def _open(
-    benchmark: Benchmark,
-    work: Path,
-    device: str | None,
-    cache_dir: Path | None,
-    token: str | None,
-    offline: bool | None,
-    progress: Progress,
+    benchmark: Benchmark, work: Path, device: str | None, access: HubAccess, progress: Progress
 ) -> Generator:
     if benchmark.generator == "example-2.1":
         from benchmarks.paper.pictures import CircleGenerator
@@ -159,20 +152,13 @@ def _open(
     if benchmark.generator == "pictures":
         from benchmarks.paper.pictures import PictureGenerator
 
-        return PictureGenerator(
-            benchmark, work, device=device, cache_dir=cache_dir, offline=offline
-        )
+        return PictureGenerator(benchmark, work, device=device, access=access)
     from benchmarks.paper.generator import DiffusionGenerator
 
-    return DiffusionGenerator(
-        benchmark,
-        work,
-        device=device,
-        cache_dir=cache_dir,
-        token=token,
-        offline=offline,
-        progress=lambda done, total: progress("models", done, total),
-    )
+    def told(done: int, total: int) -> None:
+        progress("models", done, total)
+
+    return DiffusionGenerator(benchmark, work, device=device, access=access, progress=told)
 
 
 def _claim(benchmark: Benchmark, folder: Path) -> None:

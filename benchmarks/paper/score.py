@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -26,7 +25,6 @@ from benchmarks.paper.folder import (
     answer_path,
     array_bytes,
     document_bytes,
-    put,
     read_tasks,
     sha256_file,
     task_path,
@@ -88,27 +86,26 @@ class _Scoring:
 
     def score(self, split: Split, protocol: str) -> None:
         """One split under one protocol."""
+        methods = self._benchmark.methods
+
+        def files() -> list[tuple[str, str]]:
+            tasks = read_tasks(self._cache.folder, split, protocol)
+            queries, members = self._run_arrays.queries(split, tasks)
+            scores = {}
+            for method in methods:
+                each = self._distances(split, protocol, method, queries)
+                scores[method] = each[members].mean(axis=1)
+                if self._benchmark.resolution:
+                    steps = np.round(scores[method] / self._benchmark.resolution)
+                    scores[method] = steps * self._benchmark.resolution
+                self._told()
+            return [self._cache.write(f"scores/{split}/{protocol}.npz", array_bytes(scores))]
+
         inputs = self._inputs(split, protocol)
-        part = f"{split}-{protocol}"
-        if self._cache.find("score", part, inputs) is not None:
-            self._done += len(self._benchmark.methods)
-            self._progress(self._done, self.total)
-            return
-        self.made = True
-        start = time.perf_counter()
-        tasks = read_tasks(self._cache.folder, split, protocol)
-        queries, members = self._run_arrays.queries(split, tasks)
-        scores = {}
-        for method in self._benchmark.methods:
-            scores[method] = self._distances(split, protocol, method, queries)[members].mean(axis=1)
-            if self._benchmark.resolution:
-                steps = np.round(scores[method] / self._benchmark.resolution)
-                scores[method] = steps * self._benchmark.resolution
-            self._told()
-        name = f"scores/{split}/{protocol}.npz"
-        digest = put(self._cache.folder / name, array_bytes(scores))
-        seconds = time.perf_counter() - start
-        self._cache.keep("score", part, inputs, [(name, digest)], seconds)
+        if self._cache.make("score", f"{split}-{protocol}", inputs, files):
+            self.made = True
+        else:
+            self._told(len(methods))
 
     def score_late(self) -> None:
         """The test tasks of single images, with models left out of what is pooled and fitted."""
@@ -119,20 +116,18 @@ class _Scoring:
         inputs: list[object] = [self._common(), list(self._late_methods), self._late.tolist()]
         inputs += [self._files(split, _SINGLE) for split in SPLITS]
         inputs += [sha256_file(answer_path(folder, "dev", _SINGLE)), list(GAMMAS), list(SHRINKAGES)]
-        if self._cache.find("score", "late", inputs) is None:
-            self.made = True
-            start = time.perf_counter()
+
+        def files() -> list[tuple[str, str]]:
             arrays = held_out_distances(
                 folder, self._run_arrays, _SINGLE, self._late_methods, self._late, self._told
             )
-            digest = put(folder / HELD_OUT_FILE, array_bytes(arrays))
-            seconds = time.perf_counter() - start
-            self._cache.keep("score", "late", inputs, [(HELD_OUT_FILE, digest)], seconds)
-        self._done = self.total
-        self._progress(self._done, self.total)
+            return [self._cache.write(HELD_OUT_FILE, array_bytes(arrays))]
 
-    def _told(self) -> None:
-        self._done += 1
+        self.made |= self._cache.make("score", "late", inputs, files)
+        self._told(self.total - self._done)
+
+    def _told(self, parts: int = 1) -> None:
+        self._done += parts
         self._progress(self._done, self.total)
 
     def _distances(self, split: Split, protocol: str, method: str, queries: Queries) -> Array:
@@ -150,25 +145,17 @@ class _Scoring:
     def _fitted(self) -> Fit:
         """Fitted on dev when a method first asks; what was fitted before is taken up."""
         if self._fit is None:
-            protocol = self._fitting_protocol
-            inputs: list[object] = [
-                self._common(),
-                self._files("dev", protocol),
-                list(GAMMAS),
-                list(SHRINKAGES),
-            ]
-            inputs.append(sha256_file(answer_path(self._cache.folder, "dev", protocol)))
-            place = self._cache.folder / FITTED
-            if self._cache.find("fit", "fit", inputs) is not None:
-                said = json.loads(place.read_bytes())["fit"]
-                self._fit = Fit(said["gamma"], said["shrinkage"])
-            else:
-                start = time.perf_counter()
-                self._fit, tried = fit(self._cache.folder, self._run_arrays, protocol)
-                document = {"split": "dev", "protocol": protocol, "fit": asdict(self._fit)}
-                digest = put(place, document_bytes({**document, "top_1": tried}))
-                seconds = time.perf_counter() - start
-                self._cache.keep("fit", "fit", inputs, [(FITTED, digest)], seconds)
+            folder, protocol = self._cache.folder, self._fitting_protocol
+            inputs = [self._common(), self._files("dev", protocol), list(GAMMAS), list(SHRINKAGES)]
+            inputs.append(sha256_file(answer_path(folder, "dev", protocol)))
+
+            def files() -> list[tuple[str, str]]:
+                found, tried = fit(folder, self._run_arrays, protocol)
+                document = {"split": "dev", "protocol": protocol, "fit": asdict(found)}
+                return [self._cache.write(FITTED, document_bytes({**document, "top_1": tried}))]
+
+            self._cache.make("fit", "fit", inputs, files)
+            self._fit = Fit(**json.loads((folder / FITTED).read_bytes())["fit"])
         return self._fit
 
     @property

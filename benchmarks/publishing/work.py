@@ -25,7 +25,7 @@ from gmi_registry.generation import (
 )
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.model import ModelFiles
-from gmi_registry.publish import publish
+from gmi_registry.publish import PublishRequest, publish
 from gmi_registry.spec import GenerationRecipe, PromptSet
 
 PLACES = ("a harbour", "a forest", "a kitchen", "a market", "a desert", "a station", "a library")
@@ -103,16 +103,15 @@ class Works:
                 began.append(_now())
 
         with TemporaryDirectory(dir=self._setting.folder) as scratch:
-            publish(
+            request = PublishRequest(
                 REF,
-                self.hub,
                 encoder=self.encoder,
                 prompts=self.own,
                 overrides=self._overrides,
                 work=Path(scratch) / "work",
                 output=Path(scratch) / "out",
-                progress=told,
             )
+            publish(request, self.hub, progress=told)
             return _since(began[0])
 
     def _prompts(self) -> list[str]:

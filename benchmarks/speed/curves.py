@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.paper.figures import INK, LINE, SOFT, plain, require_matplotlib, sheet
 from benchmarks.speed.record import Row, read
+from gmi_registry.atomic import write_text
 from gmi_registry.errors import MissingExtraError
-from gmi_registry.report.file import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ def drawn(paths: Sequence[Path], out: Path) -> list[Path]:
     pictures = []
     for family, works in sorted(families.items()):
         path = out / (f"growth-{family}.svg" if family else "growth.svg")
-        pictures.append(write_whole(path, picture(family, works), "picture"))
+        pictures.append(write_text(path, picture(family, works), "picture"))
     return pictures
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.blas import blas_kernels
-from gmi_registry.report.file import write_whole
+from gmi_registry.atomic import write_text
 from gmi_registry.scoring.sweep import cores
 
 
@@ -65,7 +65,7 @@ def written(path: Path, rows: Sequence[Row], **facts: Any) -> Path:
     ]
     lines = ",\n    ".join(json.dumps(row, sort_keys=True) for row in kept)
     head = json.dumps(facts | {"rows": []}, sort_keys=True, indent=2, ensure_ascii=False)
-    return write_whole(
+    return write_text(
         path, head.replace('"rows": []', f'"rows": [\n    {lines}\n  ]') + "\n", "record"
     )
 

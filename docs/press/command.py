@@ -30,7 +30,7 @@ def programs() -> dict[str, Any]:
     for name, target in sorted(scripts.items()):
         module, _, function = target.partition(":")
         loaded = import_module(module)
-        with patch.object(loaded, "_run") as run:
+        with patch.object(loaded, "run_program") as run:
             getattr(loaded, function)()
         found[name] = get_command(run.call_args.args[0])
     return found

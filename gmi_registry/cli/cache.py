@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gmi_registry.cli.options import AsJson, CacheDir, cache_folder, new_app, parse_age, parse_size
-from gmi_registry.cli.output import (
-    handle_errors,
-    write_json,
-    write_line,
-    write_message,
-    write_pairs,
-)
+from gmi_registry.cli.options import AsJson, CacheDir, cache_folder, command, new_app
+from gmi_registry.cli.output import fields_of, write_json, write_line, write_message, write_pairs
 
 if TYPE_CHECKING:
     from gmi_registry.index.cache import StoredFile
 
+_NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
+_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
-app: typer.Typer = new_app("Look at, or delete, what earlier searches kept.")
+app = new_app("Show, or delete, what earlier searches kept.")
 
 
-@app.command()
-@handle_errors()
+@command(app)
 def info(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
-    """Say where the cache is, what it holds, and when that was used last."""
+    """Say where the cache is, what it holds, and when each part was last used."""
     from gmi_registry.cache import cache_parts
     from gmi_registry.index.cache import SpecCache
 
@@ -36,9 +33,7 @@ def info(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     if as_json:
         described = [
             {
-                "name": part.name,
-                "folders": [str(folder) for folder in part.folders],
-                "database": None if part.database is None else str(part.database),
+                **fields_of(part, "name folders database"),
                 "files": len(files),
                 "bytes": _size(files),
                 "last_used": _last_used(files),
@@ -46,14 +41,8 @@ def info(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
             }
             for part, files in parts
         ]
-        write_json(
-            {
-                "directory": str(cache.directory),
-                "specs": use.specs,
-                "bytes": use.bytes,
-                "parts": described,
-            }
-        )
+        totals = fields_of(use, "specs bytes")
+        write_json({"directory": cache.directory, **totals, "parts": described})
         return
     pairs = [("folder", str(cache.directory)), ("specifications", f"{use.specs:,}")]
     for part, files in parts:
@@ -63,26 +52,15 @@ def info(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     write_pairs(pairs)
 
 
-@app.command()
-@handle_errors()
+@command(app)
 def prune(
     older_than: Annotated[
         str | None,
-        typer.Option(
-            "--older-than",
-            metavar="AGE",
-            help="Spare what was used since: 12h, 30d, 8w.",
-            show_default=False,
-        ),
+        typer.Option(metavar="AGE", help="Keep what was used since then: 12h, 30d, 8w."),
     ] = None,
     max_size: Annotated[
         str | None,
-        typer.Option(
-            "--max-size",
-            metavar="SIZE",
-            help="Stop once this much is left: 500MB, 2GB.",
-            show_default=False,
-        ),
+        typer.Option(metavar="SIZE", help="Stop when no more than this is left: 500MB, 2GB."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be deleted.")
@@ -92,8 +70,8 @@ def prune(
 ) -> None:
     """Delete what was kept, the longest unused first; the next search reads it again.
 
-    Without the listings --offline finds nothing. Images of an interrupted publication are
-    not touched, nor is what was downloaded, for which there is hf cache prune.
+    Without the listings --offline finds nothing. Images of an interrupted publication are not
+    deleted, nor are downloads, for which there is hf cache prune.
     """
     unused_for = 0.0 if older_than is None else parse_age(older_than)
     max_bytes = 0 if max_size is None else parse_size(max_size)
@@ -105,11 +83,8 @@ def prune(
     )
     files, size = sum(item.files for item in done), sum(item.bytes for item in done)
     if as_json:
-        document: dict[str, Any] = {"dry_run": dry_run, "files": files, "bytes": size}
-        document["parts"] = [
-            {"name": item.part.name, "files": item.files, "bytes": item.bytes} for item in done
-        ]
-        write_json(document)
+        parts = [{"name": item.part.name, **fields_of(item, "files bytes")} for item in done]
+        write_json({"dry_run": dry_run, "files": files, "bytes": size, "parts": parts})
         return
     for item in done:
         if item.files:
@@ -118,6 +93,24 @@ def prune(
         f"{files:,} files, {size:,} bytes {'would be' if dry_run else 'were'} deleted"
         + ("; leave out --dry-run to do it" if dry_run else "")
     )
+
+
+def parse_size(text: str) -> int:
+    """Bytes: ``500MB``, ``2GB``, or a plain number. Raises typer.BadParameter."""
+    return int(_parsed(text, _SIZES, "a size such as 500MB or 2GB"))
+
+
+def parse_age(text: str) -> float:
+    """Seconds: ``12h``, ``30d``, ``8w``. Raises typer.BadParameter."""
+    return _parsed(text, _AGES, "a time such as 12h, 30d or 8w")
+
+
+def _parsed(text: str, units: dict[str, int], wanted: str) -> float:
+    found = _NUMBER.fullmatch(text.strip())
+    unit = None if found is None else units.get(found.group(2).lower())
+    if found is None or unit is None:
+        raise typer.BadParameter(f"{text!r} is not {wanted}")
+    return float(found.group(1)) * unit
 
 
 def _size(files: list[StoredFile]) -> int:

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gmi_registry.cli.options import AsJson, CacheDir, Offline, Verbose, new_app, show_log
+from gmi_registry.cli.options import (
+    AsJson,
+    CacheDir,
+    Offline,
+    Verbose,
+    command,
+    new_app,
+    show_log,
+)
 from gmi_registry.cli.output import (
-    handle_errors,
     write_json,
     write_line,
     write_message,
@@ -20,11 +27,10 @@ if TYPE_CHECKING:
     from gmi_registry.encoders.description import Description
 
 
-app = new_app("Make encoders that search without torch, or look at one.")
+app = new_app("Export encoders, which then need no torch, or check an export.")
 
 
-@app.command()
-@handle_errors()
+@command(app)
 def export(
     name: Annotated[
         str, typer.Argument(metavar="NAME/PRETRAINED", help="The encoder, as open_clip calls it.")
@@ -34,8 +40,7 @@ def export(
         typer.Option(
             "--hub",
             metavar="DIR",
-            help="A folder with models that carries the encoder; else open_clip's own.",
-            show_default=False,
+            help="A folder of models that has the encoder; else open_clip's own.",
         ),
     ] = None,
     output: Annotated[
@@ -43,13 +48,12 @@ def export(
         typer.Option(
             "--output",
             metavar="DIR",
-            help="Where to write it; else where searches on this machine look for it.",
-            show_default=False,
+            help="Where to write it; else where searches on this machine find it.",
         ),
     ] = None,
     half: Annotated[
         bool,
-        typer.Option("--half", help="Store weights in 2 bytes, where the results stay equal."),
+        typer.Option("--half", help="Store weights in 2 bytes, if the results stay the same."),
     ] = False,
     offline: Offline = False,
     cache_dir: CacheDir = None,
@@ -58,8 +62,8 @@ def export(
 ) -> None:
     """Export an encoder as ONNX files, which searches load quickly and without torch.
 
-    Needs the extra export. Searches use an export in a folder of models by itself where it lies
-    beside the encoder, in encoders/NAME/PRETRAINED/onnx.
+    Needs the extra gmi-registry[export]. In a folder of models, searches use an export that is in
+    encoders/NAME/PRETRAINED/onnx, beside the encoder.
     """
     from gmi_registry.encoders import EncoderName
     from gmi_registry.encoders.onnx import kept_export, require_exporter
@@ -85,13 +89,12 @@ def export(
         write_line(str(target))
 
 
-@app.command()
-@handle_errors()
+@command(app)
 def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with an export.")],
     as_json: AsJson = False,
 ) -> None:
-    """Check an export: its digests, what it is made of, and that it gives torch's results here."""
+    """Check an export: its digests, its parts, and that it gives the results of torch here."""
     from gmi_registry.encoders.onnx import OnnxEncoder
     from gmi_registry.encoders.onnx_files import OnnxFolder
 
@@ -118,7 +121,7 @@ def _carried(hub: Path, wanted: tuple[str, str]) -> Path:
     folder = LocalHub(hub).fetch_encoder(*wanted)
     if folder is None:
         raise InputError(
-            f"{hub} carries no encoder {'/'.join(wanted)}",
+            f"{hub} has no encoder {'/'.join(wanted)}",
             hint="leave out --hub for open_clip's own",
         )
     return folder
@@ -126,7 +129,7 @@ def _carried(hub: Path, wanted: tuple[str, str]) -> Path:
 
 def _document(folder: Path, description: Description) -> dict[str, object]:
     return {
-        "folder": str(folder),
+        "folder": folder,
         "bytes": _size(description),
         "encoder_id": description.encoder.id,
         **description.model_dump(mode="json"),

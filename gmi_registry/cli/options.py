@@ -1,23 +1,33 @@
-"""What several commands share: their options, each declared once, and how values are read."""
+"""What several commands share: their options, each declared once, and how values are read.
+
+A command takes options that belong together as one object: a parameter whose type is a dataclass,
+of which each field is an option. :func:`command` shows typer the options one by one.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
-import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
+from gmi_registry.cli.output import handle_errors
 from gmi_registry.errors import InputError
+from gmi_registry.hubs.access import HubAccess
+
+if TYPE_CHECKING:
+    from gmi_registry.hubs.protocol import Hub
 
 _HUB = "The hub: hf for Hugging Face, civitai, or a folder that holds models."
 
-HubText = Annotated[
-    str, typer.Option("--hub", metavar="HUB", envvar="GMI_HUB", help=_HUB, show_default=True)
-]
+HubText = Annotated[str, typer.Option("--hub", metavar="HUB", envvar="GMI_HUB", help=_HUB)]
 OptionalHubText = Annotated[
     str | None,
     typer.Option(
@@ -25,8 +35,11 @@ OptionalHubText = Annotated[
         metavar="HUB",
         envvar="GMI_HUB",
         help=f"{_HUB} Needed where MODEL is neither a folder nor hf:owner/name.",
-        show_default=False,
     ),
+]
+Tags = Annotated[
+    list[str] | None,
+    typer.Option("--tag", "-t", metavar="TAG", help="Only models with this tag; repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print names only, and no progress.")]
@@ -34,40 +47,31 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stde
 CacheDir = Annotated[
     Path | None,
     typer.Option(
-        "--cache-dir",
         metavar="DIR",
         envvar="GMI_CACHE_DIR",
         help="The folder for what was read or computed once; else this user's caches.",
-        show_default=False,
     ),
 ]
 Token = Annotated[
     str | None,
     typer.Option(
-        "--token",
-        metavar="TOKEN",
-        help="Your access token; else the one of hf auth login, or HF_TOKEN.",
-        show_default=False,
+        metavar="TOKEN", help="Your access token; else the one of hf auth login, or HF_TOKEN."
     ),
 ]
 CivitaiToken = Annotated[
     str | None,
     typer.Option(
-        "--civitai-token",
         metavar="TOKEN",
         envvar="CIVITAI_TOKEN",
         show_envvar=False,
         help="Your access token for Civitai; else CIVITAI_TOKEN.",
-        show_default=False,
     ),
 ]
 RegistryText = Annotated[
     str | None,
     typer.Option(
-        "--registry",
         metavar="ID",
         help="The dataset with specifications that are not beside their models; else GMI_REGISTRY.",
-        show_default=False,
     ),
 ]
 Offline = Annotated[
@@ -78,14 +82,120 @@ Offline = Annotated[
         help="Make no request: use what earlier searches left on this disk.",
     ),
 ]
-Workers = Annotated[
-    int,
-    typer.Option("--workers", min=1, max=64, help="Specifications to read at a time."),
+Workers = Annotated[int, typer.Option(min=1, max=64, help="Specifications to read at a time.")]
+Device = Annotated[str | None, typer.Option(help="Where to compute, such as cpu or cuda.")]
+WorkDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--work",
+        metavar="DIR",
+        help="Where images are kept until the work is done; else in the cache.",
+    ),
 ]
-Device = Annotated[
-    str | None,
-    typer.Option("--device", help="Where to compute, such as cpu or cuda.", show_default=False),
-]
+
+
+@dataclass(frozen=True)
+class AccessOptions:
+    """How hubs and the registry are reached."""
+
+    token: Token = None
+    registry: RegistryText = None
+    civitai_token: CivitaiToken = None
+    cache_dir: CacheDir = None
+
+    @property
+    def access(self) -> HubAccess:
+        """The same for the package."""
+        return HubAccess(self.cache_dir, self.token, None, self.registry, self.civitai_token)
+
+    @property
+    def cache(self) -> Path:
+        """The folder of the cache."""
+        return cache_folder(self.cache_dir)
+
+    def opened(self, hub: str) -> AbstractContextManager[Hub]:
+        """The hub of that name, closed at the end of the block."""
+        from gmi_registry.hubs.open import opened_hub
+
+        return opened_hub(hub, self.access)
+
+
+@dataclass(frozen=True)
+class SpecAccessOptions:
+    """How one specification is reached."""
+
+    token: Token = None
+    registry: RegistryText = None
+    offline: Offline = False
+
+    @property
+    def access(self) -> HubAccess:
+        """The same for the package."""
+        return HubAccess(token=self.token, offline=self.offline or None, registry=self.registry)
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is printed."""
+
+    as_json: AsJson = False
+    quiet: Quiet = False
+    verbose: Verbose = False
+
+
+def command(
+    app: typer.Typer,
+    name: str | None = None,
+    *,
+    cls: type[TyperCommand] | None = None,
+    interrupted: str = "interrupted",
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command of ``app``; its errors become exit codes.
+
+    ``interrupted`` is what Ctrl-C prints. The function itself stays as it is.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        run = handle_errors(interrupted=interrupted)(_flat(function))
+        app.command(name, cls=cls)(run)
+        return function
+
+    return register
+
+
+def _flat(function: Callable[..., None]) -> Callable[..., None]:
+    """``function`` with the fields of its groups of options as parameters of its own."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, tuple[Any, list[str]]] = {}
+    hints = get_type_hints(function, include_extras=True)
+    for it in inspect.signature(function).parameters.values():
+        kind = hints[it.name]
+        if not is_dataclass(kind):
+            parameters.append(it.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        types = get_type_hints(kind, include_extras=True)
+        groups[it.name] = kind, [field.name for field in fields(kind)]
+        parameters += [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if field.default is MISSING else field.default,
+                annotation=types[field.name],
+            )
+            for field in fields(kind)
+        ]
+
+    @functools.wraps(function)
+    def run(**values: Any) -> None:
+        made = {
+            name: kind(**{field: values.pop(field) for field in names})
+            for name, (kind, names) in groups.items()
+        }
+        function(**values, **made)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {it.name: it.annotation for it in parameters}
+    return run
 
 
 def show_log(verbose: bool) -> None:
@@ -160,31 +270,8 @@ def new_app(help: str | None = None) -> typer.Typer:
     )
 
 
-_NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
-_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
-
-def parse_size(text: str) -> int:
-    """Bytes: ``500MB``, ``2GB``, or a plain number. Raises typer.BadParameter."""
-    return int(_parsed(text, _SIZES, "a size such as 500MB or 2GB"))
-
-
-def parse_age(text: str) -> float:
-    """Seconds: ``12h``, ``30d``, ``8w``. Raises typer.BadParameter."""
-    return _parsed(text, _AGES, "a time such as 12h, 30d or 8w")
-
-
-def _parsed(text: str, units: dict[str, int], wanted: str) -> float:
-    found = _NUMBER.fullmatch(text.strip())
-    unit = None if found is None else units.get(found.group(2).lower())
-    if found is None or unit is None:
-        raise typer.BadParameter(f"{text!r} is not {wanted}")
-    return float(found.group(1)) * unit
-
-
 def cache_folder(chosen: Path | None) -> Path:
-    """Where is kept what was read or worked out once; made when it is first written."""
+    """Where this program keeps what it read or computed once; made when it is first written."""
     if chosen is not None:
         return chosen
     from platformdirs import user_cache_path
@@ -202,7 +289,7 @@ def work_folder(chosen: Path | None, cache: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be made: {error.strerror}",
+            f"{folder}: this folder cannot be made: {error.strerror}",
             hint="choose a work folder with --work DIR",
         ) from error
     return folder

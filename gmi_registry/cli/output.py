@@ -12,10 +12,11 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, ParamSpec, Self
+from typing import TYPE_CHECKING, Any, ParamSpec, Self
 
 import typer
 
@@ -56,8 +57,26 @@ def write_rows(rows: Iterable[Sequence[str]]) -> None:
 
 
 def write_json(document: object) -> None:
-    """One JSON document. ASCII, so that it survives every terminal and pipe."""
-    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    """One JSON document. ASCII, so that it survives every terminal and pipe.
+
+    Results of this package may stand in it as they are: dataclasses and pydantic's models with
+    their fields, models and paths by their names.
+    """
+    text = json.dumps(document, indent=2, allow_nan=False, default=_json_value)
+    sys.stdout.write(text + "\n")
+
+
+def _json_value(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if is_dataclass(value) and type(value).__str__ is object.__str__:
+        return fields_of(value, *(field.name for field in fields(value)))
+    return dict(value) if isinstance(value, Mapping) else str(value)
+
+
+def fields_of(value: object, *names: str) -> dict[str, Any]:
+    """Attributes as an object of a JSON document; one text may hold several names."""
+    return {name: getattr(value, name) for name in " ".join(names).split()}
 
 
 def write_pairs(pairs: Sequence[tuple[str, str]]) -> None:
@@ -77,6 +96,14 @@ def write_pairs(pairs: Sequence[tuple[str, str]]) -> None:
         # Text, not str: a title with [brackets] is a title, not markup.
         table.add_row(label, Text(escaped(value)))
     console.print(table)
+
+
+def write_findings(findings: Iterable[Any]) -> None:
+    """The outcomes of checks, one a line, with a hint below those that failed."""
+    for it in findings:
+        write_line(f"{it.check:9} {it.status:8} {it.detail}")
+        if it.hint and it.status == "failed":
+            write_line(f"{'':18} hint: {it.hint}")
 
 
 def write_message(text: str) -> None:

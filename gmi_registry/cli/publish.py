@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,15 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gmi_registry.cli.options import (
-    AsJson,
-    CacheDir,
-    CivitaiToken,
+    AccessOptions,
     Device,
-    Quiet,
-    RegistryText,
-    Token,
-    Verbose,
-    cache_folder,
+    OutputOptions,
+    WorkDir,
+    command,
     new_app,
     show_log,
     work_folder,
@@ -26,22 +23,327 @@ from gmi_registry.cli.options import (
 from gmi_registry.cli.output import (
     StageProgress,
     announce_waits,
-    handle_errors,
+    fields_of,
     without_future_warnings,
     write_json,
     write_line,
     write_message,
     write_pairs,
 )
-from gmi_registry.hubs.access import HubAccess
-from gmi_registry.hubs.open import DEFAULT_HUB, opened_hub
+from gmi_registry.hubs.open import DEFAULT_HUB
 from gmi_registry.hubs.resolve import find_model, hub_named_in
 
 if TYPE_CHECKING:
+    from gmi_registry.generation import RecipeOverrides
     from gmi_registry.generation.plan import Plan
     from gmi_registry.model import BaseOrigin
     from gmi_registry.publish import Publication
     from gmi_registry.spec import GenerationRecipe
+
+_STAGES = {
+    "check": "checking",
+    "generate": "generating images",
+    "encode": "encoding images",
+    "write": "writing",
+}
+
+
+class Target(StrEnum):
+    """Where a specification goes."""
+
+    MODEL = "model"
+    REGISTRY = "registry"
+
+
+class DtypeChoice(StrEnum):
+    """The precisions, as in ``GenerationRecipe.dtype``."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+class OffloadChoice(StrEnum):
+    """How much of a pipeline is on the GPU at a time: a network, or a layer."""
+
+    MODEL = "model"
+    SEQUENTIAL = "sequential"
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """How images are generated, where that is not left to the model.
+
+    The fields are those of :class:`~gmi_registry.generation.RecipeOverrides`.
+    """
+
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help='A scheduler in place of the model\'s own: "Euler a", "DPM++ 2M Karras", "LCM" '
+            "and so on, or a class of diffusers.",
+        ),
+    ] = None
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option("--guidance", help="Guidance scale, of the kind that the pipeline reads."),
+    ] = None
+    true_cfg_scale: Annotated[
+        float | None,
+        typer.Option(
+            help="Scale of classifier-free guidance where --guidance is something else (FLUX.1); "
+            "above 1 it takes twice the time.",
+        ),
+    ] = None
+    clip_skip: Annotated[
+        int | None,
+        typer.Option(
+            metavar="LAYERS",
+            help="Layers left out at the end of the CLIP text encoders: 1 for what other tools "
+            "call CLIP skip 2.",
+        ),
+    ] = None
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="N,N", help="One image of each prompt for each seed."),
+    ] = None
+    width: Annotated[int | None, typer.Option(help="Width of an image in pixels.")] = None
+    height: Annotated[int | None, typer.Option(help="Height of an image in pixels.")] = None
+    negative_prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the images should not show.")
+    ] = None
+    lora_scale: Annotated[float | None, typer.Option(help="Strength of a LoRA.")] = None
+    trigger_words: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trigger-word",
+            metavar="WORD",
+            help="A word to put before every prompt, instead of the model card's; may be repeated.",
+        ),
+    ] = None
+    prompt_template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help='Words around every prompt, as in "{prompt}, pixel art"; instead of the card\'s.',
+        ),
+    ] = None
+    batch_size: Annotated[int | None, typer.Option(help="Images at a time.")] = None
+    dtype: Annotated[DtypeChoice | None, typer.Option(help="Precision of the computation.")] = None
+
+    def seed_numbers(self) -> tuple[int, ...] | None:
+        """``seeds`` as numbers. Raises typer.BadParameter."""
+        try:
+            return None if self.seeds is None else tuple(map(int, self.seeds.split(",")))
+        except ValueError:
+            raise typer.BadParameter(
+                f"{self.seeds!r}: write whole numbers with commas between, such as 0,1,2",
+                param_hint="--seeds",
+            ) from None
+
+    def overrides(self) -> RecipeOverrides:
+        """The same for the package."""
+        from gmi_registry.generation import RecipeOverrides
+
+        chosen: dict[str, Any] = vars(self) | {
+            "seeds": self.seed_numbers(),
+            "trigger_words": tuple(self.trigger_words) if self.trigger_words else None,
+            "dtype": None if self.dtype is None else self.dtype.value,
+        }
+        return RecipeOverrides(**chosen)
+
+
+app = new_app()
+
+
+@command(
+    app,
+    interrupted="interrupted: the images so far are kept; run the same command again to continue",
+)
+def publish(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Its name on the hub, such as owner/name; owner/name/FILE.safetensors for one "
+            "of several files, or a pattern that fits one (quoted); on Civitai "
+            "civitai:MODEL@VERSION, an AIR, the page's address, or a weights file on this disk.",
+        ),
+    ],
+    hub: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HUB",
+            envvar="GMI_HUB",
+            help="The hub: hf for Hugging Face, civitai, or a folder that holds models; else the "
+            "one that MODEL names, else hf.",
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REV",
+            help="The commit, branch or tag to describe. The specification of a branch goes to "
+            "that branch, and that of a commit to main; so does that of a tag, with --create-pr.",
+        ),
+    ] = None,
+    to: Annotated[
+        Target,
+        typer.Option(
+            help="Put it beside the model, or, where you cannot write to the model, in the "
+            "registry.",
+        ),
+    ] = Target.MODEL,
+    create_pr: Annotated[
+        bool | None,
+        typer.Option(
+            "--create-pr/--no-create-pr",
+            help="Open a pull request, or commit; by default a pull request in the registry, and "
+            "a commit elsewhere.",
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REPO",
+            help="The base model that a LoRA, a textual inversion or a single file was made for, "
+            "such as owner/name or owner/name@REV on Hugging Face, or the name of a model in the "
+            "same local hub; instead of what its card and its file say.",
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Your own prompts, one a line, besides the default ones."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the files to DIR/gmi, and nothing to the hub."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the plan, write nothing.")
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Publish also where the same is published already."),
+    ] = False,
+    allow_partial: Annotated[
+        bool,
+        typer.Option(
+            "--allow-partial",
+            help="Describe a LoRA although its base has no place for some of its tensors; the "
+            "specification says how many are applied.",
+        ),
+    ] = False,
+    *,
+    recipe: RecipeOptions,
+    device: Device = None,
+    offload: Annotated[
+        OffloadChoice | None,
+        typer.Option(
+            help="For a GPU with little memory: keep the weights in the machine's memory, and on "
+            "the GPU only the network (model) or the layer (sequential) that computes.",
+        ),
+    ] = None,
+    work: WorkDir = None,
+    keep_images: Annotated[
+        bool, typer.Option("--keep-images", help="Keep the images when the work is done.")
+    ] = False,
+    access: AccessOptions,
+    show: OutputOptions,
+) -> None:
+    """Describe a model by the images that it generates.
+
+    The description goes beside the model, where searches find it. What can be checked is checked
+    before the first image is generated.
+    """
+    recipe.seed_numbers()
+    show_log(show.verbose)
+    from gmi_registry.spec import PromptSet
+
+    # The quickest check first: the imports below take seconds.
+    own_prompts = None if prompts is None else PromptSet.from_file(prompts)
+    with (
+        access.opened(hub or hub_named_in(model) or DEFAULT_HUB) as opened,
+        without_future_warnings(),
+    ):
+        ref = find_model(model, opened, revision)
+        if not show.quiet and not show.verbose:  # the log says the same
+            announce_waits(opened)
+        from gmi_registry.api import publish as publish_model
+
+        with StageProgress(_STAGES, quiet=show.quiet) as progress:
+            done = publish_model(
+                ref,
+                opened,
+                work=work_folder(work, access.cache),
+                prompts=own_prompts,
+                base=base,
+                overrides=recipe.overrides(),
+                output=output,
+                dry_run=dry_run,
+                force=force,
+                allow_partial=allow_partial,
+                create_pr=create_pr,
+                to_registry=to is Target.REGISTRY,
+                token=access.token,
+                registry=access.registry,
+                cache_dir=access.cache_dir,
+                keep_images=keep_images,
+                device=device,
+                offload=None if offload is None else offload.value,
+                progress=progress,
+            )
+        snippet = _snippet(opened, done)
+    for warning in done.plan.warnings:
+        write_message(f"warning: {warning}")
+    if show.as_json:
+        write_json(_document(done) | {"snippet": snippet})
+    elif show.quiet:
+        write_line(str(done.ref))
+    else:
+        write_publication(done, dry_run=dry_run)
+        if snippet is not None:
+            write_message("for the model's description, so that people know what was described:")
+            for line in snippet.splitlines():
+                write_line(line)
+
+
+def _snippet(hub: object, done: Publication) -> str | None:
+    """What to put into the description of a model on a hub that cannot hold specifications."""
+    from gmi_registry.hubs.protocol import Describes
+
+    undone = done.outcome in ("planned", "already proposed")
+    if not isinstance(hub, Describes) or undone or done.spec_digest is None:
+        return None
+    return hub.snippet(done.ref, done.spec_digest, done.where)
+
+
+def _document(done: Publication) -> dict[str, Any]:
+    plan = done.plan
+    return {
+        "model": done.ref,
+        "outcome": done.outcome,
+        "digest": done.spec_digest,
+        "where": done.where,
+        "images": done.images,
+        "seconds": round(done.seconds, 3),
+        "plan": {
+            "title": plan.title,
+            "kind": plan.kind,
+            "prompt_sets": [
+                {"id": block.id, "name": block.name, "prompts": len(block)}
+                for block in plan.prompt_sets
+            ],
+            **fields_of(plan, "recipe encoder images images_kept reuses_images files scratch"),
+            **fields_of(plan, "target destination proposal up_to_date"),
+            "base_model": plan.base,
+            **fields_of(plan, "base_origin device origins downloads seconds previous warnings"),
+        },
+    }
 
 
 def write_publication(done: Publication, *, dry_run: bool = False) -> None:
@@ -67,9 +369,9 @@ def write_publication(done: Publication, *, dry_run: bool = False) -> None:
         # Hugging Face calls the page of a pull request that.
         proposed = "/discussions/" in done.where
         write_line(f"{done.ref} is {'proposed' if proposed else 'published'}: {done.where}")
-        kept = f", {done.plan.images_kept} taken over" if done.plan.images_kept else ""
+        kept = f", {done.plan.images_kept} kept from before" if done.plan.images_kept else ""
         if done.plan.reuses_images:
-            write_message("only the description had changed; the images are described as before")
+            write_message("only the description had changed; no image was generated")
             return
         write_message(
             f"{_counted(done.images, 'image')} generated{kept} in {done.seconds:.1f} s, "
@@ -202,389 +504,3 @@ def _time(plan: Plan) -> str:
     if plan.seconds is None:
         return "not known before some images are done"
     return f"about {plan.seconds:,.0f} s, by the images that are done"
-
-
-def publication_document(done: Publication) -> dict[str, Any]:
-    """What ``gmi publish --json`` prints."""
-    plan = done.plan
-    return {
-        "model": str(done.ref),
-        "outcome": done.outcome,
-        "digest": done.spec_digest,
-        "where": done.where,
-        "images": done.images,
-        "seconds": round(done.seconds, 3),
-        "plan": {
-            "title": plan.title,
-            "kind": plan.kind,
-            "prompt_sets": [
-                {"id": block.id, "name": block.name, "prompts": len(block)}
-                for block in plan.prompt_sets
-            ],
-            "recipe": plan.recipe.model_dump(mode="json"),
-            "encoder": plan.encoder.model_dump(mode="json"),
-            "images": plan.images,
-            "images_kept": plan.images_kept,
-            "reuses_images": plan.reuses_images,
-            "files": [
-                {"path": file.path, "size": file.size, "exact": file.exact} for file in plan.files
-            ],
-            "scratch": plan.scratch,
-            "target": plan.target,
-            "destination": plan.destination,
-            "proposal": plan.proposal,
-            "up_to_date": plan.up_to_date,
-            "base_model": None if plan.base is None else str(plan.base),
-            "base_origin": plan.base_origin,
-            "device": plan.device,
-            "origins": dict(plan.origins),
-            "downloads": [
-                {"what": item.what, "name": item.name, "size": item.size} for item in plan.downloads
-            ],
-            "seconds": plan.seconds,
-            "previous": plan.previous,
-            "warnings": list(plan.warnings),
-        },
-    }
-
-
-_STAGES = {
-    "check": "checking",
-    "generate": "generating images",
-    "encode": "encoding images",
-    "write": "writing",
-}
-_AGAIN = "interrupted: the images so far are kept, run the same command again to go on from them"
-
-
-class Target(StrEnum):
-    """Where a specification goes."""
-
-    MODEL = "model"
-    REGISTRY = "registry"
-
-
-class DtypeChoice(StrEnum):
-    """The precisions, as in ``GenerationRecipe.dtype``."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-    BFLOAT16 = "bfloat16"
-
-
-class OffloadChoice(StrEnum):
-    """What of a pipeline lies on the GPU at a time: a network, or a layer."""
-
-    MODEL = "model"
-    SEQUENTIAL = "sequential"
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r}: write whole numbers with commas between, such as 0,1,2",
-            param_hint="--seeds",
-        ) from None
-
-
-app = new_app()
-
-
-@app.command()
-@handle_errors(interrupted=_AGAIN)
-def publish(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="Its name on the hub, such as owner/name; owner/name/FILE.safetensors for one "
-            "of several files, or a pattern that fits one (quoted); on Civitai "
-            "civitai:MODEL@VERSION, an AIR, the page's address, or a weights file on this disk.",
-        ),
-    ],
-    hub: Annotated[
-        str | None,
-        typer.Option(
-            "--hub",
-            metavar="HUB",
-            envvar="GMI_HUB",
-            help="The hub: hf for Hugging Face, civitai, or a folder that holds models; else the "
-            "one that MODEL names, else hf.",
-            show_default=False,
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            "--revision",
-            metavar="REV",
-            help="The commit, branch or tag to describe. A branch gets the specification itself; "
-            "main gets that of a commit, and with --create-pr that of a tag.",
-            show_default=False,
-        ),
-    ] = None,
-    to: Annotated[
-        Target,
-        typer.Option(
-            "--to",
-            help="Put it beside the model, or, where that is somebody else's, in the registry.",
-        ),
-    ] = Target.MODEL,
-    create_pr: Annotated[
-        bool | None,
-        typer.Option(
-            "--create-pr/--no-create-pr",
-            help="Open a pull request, or commit; by default a pull request in the registry, and "
-            "a commit elsewhere.",
-            show_default=False,
-        ),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            "--base",
-            metavar="REPO",
-            help="The base model that a LoRA, a textual inversion or a single file was made for, "
-            "such as owner/name or owner/name@REV on Hugging Face, or the name of a model in the "
-            "same local hub; instead of what its card and its file say.",
-            show_default=False,
-        ),
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            "--prompts",
-            metavar="FILE",
-            help="Your own prompts, one a line, besides the default ones.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            metavar="DIR",
-            help="Write the files to DIR/gmi and leave the hub alone.",
-            show_default=False,
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, print the plan, write nothing.")
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Publish even what is published already, unchanged.")
-    ] = False,
-    steps: Annotated[
-        int | None, typer.Option("--steps", help="Denoising steps.", show_default=False)
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            "--scheduler",
-            metavar="NAME",
-            help='A scheduler in place of the model\'s own: "Euler a", "DPM++ 2M Karras", "LCM" '
-            "and so on, or a class of diffusers.",
-            show_default=False,
-        ),
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            "--guidance",
-            help="Guidance scale, of the kind that the pipeline reads.",
-            show_default=False,
-        ),
-    ] = None,
-    true_cfg_scale: Annotated[
-        float | None,
-        typer.Option(
-            "--true-cfg-scale",
-            help="Scale of classifier-free guidance where --guidance is something else (FLUX.1); "
-            "above 1 it takes twice the time.",
-            show_default=False,
-        ),
-    ] = None,
-    clip_skip: Annotated[
-        int | None,
-        typer.Option(
-            "--clip-skip",
-            metavar="LAYERS",
-            help="Layers left out at the end of the CLIP text encoders: 1 for what other tools "
-            "call CLIP skip 2.",
-            show_default=False,
-        ),
-    ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option(
-            "--seeds",
-            metavar="N,N",
-            help="One image of each prompt for each seed.",
-            show_default=False,
-        ),
-    ] = None,
-    width: Annotated[
-        int | None, typer.Option("--width", help="Width of an image in pixels.", show_default=False)
-    ] = None,
-    height: Annotated[
-        int | None,
-        typer.Option("--height", help="Height of an image in pixels.", show_default=False),
-    ] = None,
-    negative_prompt: Annotated[
-        str | None,
-        typer.Option(
-            "--negative-prompt",
-            metavar="TEXT",
-            help="What the images should not show.",
-            show_default=False,
-        ),
-    ] = None,
-    lora_scale: Annotated[
-        float | None, typer.Option("--lora-scale", help="Strength of a LoRA.", show_default=False)
-    ] = None,
-    allow_partial: Annotated[
-        bool,
-        typer.Option(
-            "--allow-partial",
-            help="Describe a LoRA although some of its tensors have no place in its base; the "
-            "specification says how many are applied.",
-        ),
-    ] = False,
-    trigger_word: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--trigger-word",
-            metavar="WORD",
-            help="A word to put before every prompt, instead of the model card's; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    prompt_template: Annotated[
-        str | None,
-        typer.Option(
-            "--prompt-template",
-            metavar="TEXT",
-            help='Words around every prompt, as in "{prompt}, pixel art"; instead of the card\'s.',
-            show_default=False,
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Images at a time.", show_default=False)
-    ] = None,
-    dtype: Annotated[
-        DtypeChoice | None,
-        typer.Option("--dtype", help="Precision of the computation.", show_default=False),
-    ] = None,
-    device: Device = None,
-    offload: Annotated[
-        OffloadChoice | None,
-        typer.Option(
-            "--offload",
-            help="For a GPU with little memory: keep the weights in the machine's memory, and on "
-            "the GPU only the network (model) or the layer (sequential) that computes.",
-            show_default=False,
-        ),
-    ] = None,
-    work: Annotated[
-        Path | None,
-        typer.Option(
-            "--work",
-            metavar="DIR",
-            help="Where images are kept until the work is done; else in the cache.",
-            show_default=False,
-        ),
-    ] = None,
-    keep_images: Annotated[
-        bool, typer.Option("--keep-images", help="Keep the images when the work is done.")
-    ] = False,
-    token: Token = None,
-    registry: RegistryText = None,
-    civitai_token: CivitaiToken = None,
-    cache_dir: CacheDir = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
-    """Describe a model by the images that it generates.
-
-    The description goes beside the model, where searches find it. What can be checked is checked
-    before the first image is generated.
-    """
-    chosen_seeds = None if seeds is None else _seeds(seeds)
-    show_log(verbose)
-    from gmi_registry.spec import PromptSet
-
-    # The quickest check first: the imports below take seconds.
-    own_prompts = None if prompts is None else PromptSet.from_file(prompts)
-    access = HubAccess(cache_dir, token, None, registry, civitai_token)
-    opening = opened_hub(hub or hub_named_in(model) or DEFAULT_HUB, access)
-    with opening as opened, without_future_warnings():
-        ref = find_model(model, opened, revision)
-        if not quiet and not verbose:  # which has the same from the log
-            announce_waits(opened)
-        from gmi_registry.api import publish as publish_model
-        from gmi_registry.generation import RecipeOverrides
-
-        overrides = RecipeOverrides(
-            steps=steps,
-            scheduler=scheduler,
-            guidance_scale=guidance,
-            true_cfg_scale=true_cfg_scale,
-            clip_skip=clip_skip,
-            seeds=chosen_seeds,
-            width=width,
-            height=height,
-            negative_prompt=negative_prompt,
-            lora_scale=lora_scale,
-            trigger_words=tuple(trigger_word) if trigger_word else None,
-            prompt_template=prompt_template,
-            batch_size=batch_size,
-            dtype=None if dtype is None else dtype.value,
-        )
-        with StageProgress(_STAGES, quiet=quiet) as progress:
-            publication = publish_model(
-                ref,
-                opened,
-                work=work_folder(work, cache_folder(cache_dir)),
-                prompts=own_prompts,
-                base=base,
-                overrides=overrides,
-                output=output,
-                dry_run=dry_run,
-                force=force,
-                allow_partial=allow_partial,
-                create_pr=create_pr,
-                to_registry=to is Target.REGISTRY,
-                token=token,
-                registry=registry,
-                cache_dir=cache_dir,
-                keep_images=keep_images,
-                device=device,
-                offload=None if offload is None else offload.value,
-                progress=progress,
-            )
-        snippet = _snippet(opened, publication)
-    for warning in publication.plan.warnings:
-        write_message(f"warning: {warning}")
-    if as_json:
-        write_json(publication_document(publication) | {"snippet": snippet})
-    elif quiet:
-        write_line(str(publication.ref))
-    else:
-        write_publication(publication, dry_run=dry_run)
-        if snippet is not None:
-            write_message("for the model's description, so that people know what was described:")
-            for line in snippet.splitlines():
-                write_line(line)
-
-
-def _snippet(hub: object, done: Publication) -> str | None:
-    """What to put into the description of a model whose hub keeps no files of ours."""
-    from gmi_registry.hubs.protocol import Describes
-
-    undone = done.outcome in ("planned", "already proposed")
-    if not isinstance(hub, Describes) or undone or done.spec_digest is None:
-        return None
-    return hub.snippet(done.ref, done.spec_digest, done.where)

@@ -7,25 +7,31 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gmi_registry.cli.options import (
-    AsJson,
-    CacheDir,
-    CivitaiToken,
+    AccessOptions,
     Device,
-    Quiet,
-    RegistryText,
-    Token,
+    OutputOptions,
     cache_folder,
+    command,
     new_app,
+    show_log,
     work_folder,
 )
-from gmi_registry.cli.output import FAILED, StageProgress, handle_errors, write_json, write_line
-from gmi_registry.errors import InputError
+from gmi_registry.cli.output import (
+    FAILED,
+    StageProgress,
+    without_future_warnings,
+    write_findings,
+    write_json,
+    write_line,
+)
+from gmi_registry.errors import GmiError, InputError, OfflineError, SpecNotFoundError
 from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.open import DEFAULT_HUB, opened_hub
 from gmi_registry.hubs.resolve import find_model, hub_named_in
@@ -34,19 +40,210 @@ if TYPE_CHECKING:
     from gmi_registry.hubs.registry.review import Finding, Inspection, Proposal
     from gmi_registry.index import ComparabilityKey
     from gmi_registry.index.groups import ModelGroup
-    from gmi_registry.spec import ModelRef, Spec
+    from gmi_registry.spec import Spec
 
 _STAGES = {
     "check": "loading the model",
-    "generate": "drawing images again",
+    "generate": "generating images again",
     "encode": "encoding images",
 }
 _SEEDS = 2**32
-_HUBS = ("civitai", "hf")
+
+app = new_app("Check what is proposed to the registry, and mark entries as verified.")
+
+AuditSeed = Annotated[
+    int | None,
+    typer.Option(min=0, help="Choose the same prompts as another audit did; else they are random."),
+]
 
 
-class Hubs(Mapping[str, Any]):
-    """The hubs of the models, each opened when it is asked for the first time."""
+@dataclass(frozen=True)
+class _Audit:
+    """How some of an entry's images are generated again."""
+
+    prompts: int
+    seed: int | None
+    device: str | None
+    cache_dir: Path | None
+    quiet: bool
+
+
+@command(app)
+def check(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FOLDER",
+            help="The registry's files with the proposal in them, in place of --revision.",
+        ),
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The same files without the proposal.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="REV", help="The pull request, such as refs/pr/3.")
+    ] = None,
+    audit: Annotated[
+        int,
+        typer.Option(
+            metavar="K",
+            min=0,
+            help="Generate the images of K prompts again, if everything else is in order.",
+        ),
+    ] = 0,
+    audit_seed: AuditSeed = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Compare with the models of this index; else with the registry's, or --base.",
+        ),
+    ] = None,
+    device: Device = None,
+    *,
+    access: AccessOptions,
+    show: OutputOptions,
+) -> None:
+    """Check a proposal: one entry, its place and owner, its files, the weights that it describes,
+    and whether it repeats other models or is near all of them.
+
+    Exits with 1 where a check failed.
+    """
+    if (folder is None) != (base is None) or (folder is None) == (revision is None):
+        raise typer.BadParameter("give --revision REV, or FOLDER and --base FOLDER")
+    show_log(show.verbose)
+    if audit:
+        _require_generator(device)
+    from gmi_registry.hubs.registry import Registry
+    from gmi_registry.hubs.registry.proposals import compare_folders, read_pull
+    from gmi_registry.hubs.registry.review import inspect
+
+    with ExitStack() as stack:
+        name: str | None = None
+        proposal: Proposal
+        if folder is not None and base is not None:
+            proposal = compare_folders(base, folder)
+        else:
+            opened = stack.enter_context(Registry.open(access.access))
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gmi-")))
+            name = opened.dataset.id
+            # The client's cache follows links, and the folder of scratch files may be one.
+            proposal = read_pull(opened.dataset, str(revision), scratch.resolve())
+        hubs = _Hubs(stack, access.access)
+        found = inspect(proposal, hubs)
+        findings: list[Any] = list(found.findings)
+        if found.spec is not None:
+            from gmi_registry.index import SpecCache
+            from gmi_registry.proposal import proposal_findings
+
+            others = _others(stack, found.spec, index, base, access.access)
+            findings += proposal_findings(found.spec, others, SpecCache(access.cache))
+        if audit:
+            options = _Audit(audit, audit_seed, device, access.cache_dir, show.quiet)
+            findings.append(_audited(found, hubs, options))
+    passed = all(finding.status != "failed" for finding in findings)
+    document = {
+        "ok": passed,
+        "registry": name,
+        "revision": revision,
+        "commit": proposal.commit,
+        "author": proposal.author,
+        "entry": found.entry,
+    }
+    _write(document, findings, show)
+    if not passed:
+        raise typer.Exit(FAILED)
+
+
+@command(app, "verify-entry")
+def verify_entry(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="The entry: civitai:MODEL@VERSION, or hf:owner/name@DIGEST."
+        ),
+    ],
+    audit: Annotated[
+        int, typer.Option(metavar="K", min=1, help="Generate the images of K prompts again.")
+    ] = 3,
+    audit_seed: AuditSeed = None,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Propose the change to verified.json.")
+    ] = False,
+    device: Device = None,
+    *,
+    access: AccessOptions,
+    show: OutputOptions,
+) -> None:
+    """Generate some images of an entry again; where they agree, add it to verified.json.
+
+    Exits with 1 where they do not.
+    """
+    from gmi_registry.hubs.registry import Registry
+    from gmi_registry.hubs.registry.entries import entry_of
+    from gmi_registry.hubs.registry.review import Inspection, check_weights
+    from gmi_registry.hubs.registry.submission import mark_verified, read_verified
+    from gmi_registry.spec import read_spec
+
+    show_log(show.verbose)
+    _require_generator(device)
+    where: str | None = None
+    with ExitStack() as stack:
+        hubs = _Hubs(stack, access.access)
+        ref = find_model(model, hubs[hub_named_in(model) or DEFAULT_HUB])
+        if ref.revision is not None and not ref.is_entry:
+            raise InputError(
+                f"{ref} names a revision of the model, and entries are named by their weights",
+                hint=f"gmi registry verify-entry {ref.without_revision}",
+            )
+        opened = stack.enter_context(Registry.open(access.access))
+        opened.check_writable(ref, create_pr=create_pr)
+        read_verified(opened.dataset, opened.head())  # what cannot be read cannot be added to
+        place = opened.fetch_spec(ref).parent
+        spec = read_spec(place, expected=ref, follow_links=True)
+        entry = entry_of(spec.manifest.model)
+        findings = list(check_weights(spec, entry, hubs))
+        options = _Audit(audit, audit_seed, device, access.cache_dir, show.quiet)
+        findings.append(_audited(Inspection(tuple(findings), entry, spec), hubs, options))
+        passed = all(finding.status == "ok" for finding in findings)
+        if passed:
+            content = spec.manifest.to_bytes()
+            where = mark_verified(opened.dataset, entry, content, create_pr=create_pr)
+    document = {
+        "ok": passed,
+        "registry": opened.dataset.id,
+        "entry": entry,
+        "digest": spec.digest,
+        "where": where,
+    }
+    _write(document, findings, show)
+    if where is not None and not (show.as_json or show.quiet):
+        write_line(f"verified  {spec.digest} {where}")
+    if not passed:
+        raise typer.Exit(FAILED)
+
+
+def _write(document: dict[str, Any], findings: list[Finding], show: OutputOptions) -> None:
+    """``document`` without its findings; docs/registry.md says what each field means."""
+    if show.as_json:
+        write_json({**document, "findings": findings})
+    elif not show.quiet:
+        write_findings(findings)
+    elif document["entry"] is not None:
+        write_line(str(document["entry"]))
+
+
+def _require_generator(device: str | None) -> None:
+    """Raise where this machine cannot generate: that is no fault of anybody's specification."""
+    from gmi_registry.device import require_device
+    from gmi_registry.generation import require_packages
+
+    require_packages()
+    require_device(device)
+
+
+class _Hubs(Mapping[str, Any]):
+    """The hubs of the models, each opened when it is first needed."""
 
     def __init__(self, stack: ExitStack, access: HubAccess) -> None:
         self._stack = stack
@@ -59,47 +256,35 @@ class Hubs(Mapping[str, Any]):
         return self._opened[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_HUBS)
+        return iter(("civitai", "hf"))
 
     def __len__(self) -> int:
-        return len(_HUBS)
+        return 2
 
 
-def audited(
-    found: Inspection,
-    hubs: Mapping[str, Any],
-    count: int,
-    seed: int | None,
-    device: str | None,
-    cache_dir: Path | None,
-    *,
-    quiet: bool,
-) -> Finding:
-    """Draw the images of ``count`` prompts again, where nothing failed before.
+def _audited(found: Inspection, hubs: Mapping[str, Any], options: _Audit) -> Finding:
+    """Generate the images of some prompts again, where nothing failed before.
 
-    ``seed`` chooses the prompts, None draws one. Does not raise for what is found, an error of the
-    model or its hub included.
+    Does not raise for what is found, an error of the model or its hub included.
     """
     from gmi_registry.hubs.registry.review import Finding
 
     if not found.passed or found.spec is None or found.entry is None:
         return Finding("audit", "skipped", "the rest is not in order")
     from gmi_registry.audit import audit, choose_prompts
-    from gmi_registry.cli.output import without_future_warnings
-    from gmi_registry.errors import GmiError
     from gmi_registry.hubs.registry.review import MEAN_TOLERANCE, ROW_TOLERANCE
 
-    seed = secrets.randbelow(_SEEDS) if seed is None else seed
-    prompts = choose_prompts(found.spec, count, seed)
-    work = work_folder(None, cache_folder(cache_dir))
+    seed = secrets.randbelow(_SEEDS) if options.seed is None else options.seed
+    prompts = choose_prompts(found.spec, options.prompts, seed)
+    work = work_folder(None, cache_folder(options.cache_dir))
     try:
-        with StageProgress(_STAGES, quiet=quiet) as progress, without_future_warnings():
+        with StageProgress(_STAGES, quiet=options.quiet) as progress, without_future_warnings():
             result = audit(
                 found.spec,
                 hubs[found.entry.hub],
                 prompts,
                 work=work,
-                device=device,
+                device=options.device,
                 progress=progress,
             )
     except GmiError as error:
@@ -111,201 +296,8 @@ def audited(
     )
     if result.agrees:
         return Finding("audit", "ok", detail)
-    hint = "draw more of them on another machine before you accuse somebody: --audit"
+    hint = "generate more of them on another machine before you accuse anybody: --audit"
     return Finding("audit", "failed", detail, hint)
-
-
-app = new_app("Check what is proposed to the registry, and say what was verified.")
-
-AuditSeed = Annotated[
-    int | None,
-    typer.Option(
-        "--audit-seed",
-        min=0,
-        help="Choose the prompts that another audit chose; else they are drawn by lot.",
-        show_default=False,
-    ),
-]
-
-
-@app.command()
-@handle_errors()
-def check(
-    folder: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="FOLDER",
-            help="Files of the registry with a proposal in them, in place of --revision.",
-            show_default=False,
-        ),
-    ] = None,
-    base: Annotated[
-        Path | None,
-        typer.Option(
-            "--base", metavar="FOLDER", help="The same files without it.", show_default=False
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            "--revision",
-            metavar="REV",
-            help="The pull request, such as refs/pr/3.",
-            show_default=False,
-        ),
-    ] = None,
-    registry: RegistryText = None,
-    audit: Annotated[
-        int,
-        typer.Option(
-            "--audit",
-            metavar="K",
-            min=0,
-            help="Draw the images of K prompts again, where all else is in order.",
-        ),
-    ] = 0,
-    audit_seed: AuditSeed = None,
-    index: Annotated[
-        Path | None,
-        typer.Option(
-            "--index",
-            metavar="DIR",
-            help="Compare with the models of this index; else with the registry's, or --base.",
-            show_default=False,
-        ),
-    ] = None,
-    device: Device = None,
-    token: Token = None,
-    civitai_token: CivitaiToken = None,
-    cache_dir: CacheDir = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Check a proposal: one entry, its place and owner, its files, the weights it describes, and
-    whether it repeats other models or is near all of them.
-
-    Exits with 1 where a check failed.
-    """
-    if (folder is None) != (base is None) or (folder is None) == (revision is None):
-        raise typer.BadParameter("give --revision REV, or FOLDER and --base FOLDER")
-    if audit:
-        _require_drawing(device)
-    from gmi_registry.hubs.registry import Registry
-    from gmi_registry.hubs.registry.proposals import compare_folders, read_pull
-    from gmi_registry.hubs.registry.review import inspect
-
-    access = HubAccess(cache_dir, token, None, registry, civitai_token)
-    with ExitStack() as stack:
-        name: str | None = None
-        proposal: Proposal
-        if folder is not None and base is not None:
-            proposal = compare_folders(base, folder)
-        else:
-            opened = stack.enter_context(Registry.open(access))
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gmi-")))
-            name = opened.dataset.id
-            # The client's cache follows links, and the folder of scratch files may be one.
-            proposal = read_pull(opened.dataset, str(revision), scratch.resolve())
-        hubs = Hubs(stack, access)
-        found = inspect(proposal, hubs)
-        findings = list(found.findings)
-        if found.spec is not None:
-            from gmi_registry.index import SpecCache
-            from gmi_registry.proposal import proposal_findings
-
-            others = _others(stack, found.spec, index, base, access)
-            findings += proposal_findings(found.spec, others, SpecCache(cache_folder(cache_dir)))
-        if audit:
-            findings.append(audited(found, hubs, audit, audit_seed, device, cache_dir, quiet=quiet))
-    document = _document(name, revision, proposal, found.entry, findings)
-    if as_json:
-        write_json(document)
-    elif quiet:
-        _write_name(found.entry)
-    else:
-        _write(findings)
-    if not document["ok"]:
-        raise typer.Exit(FAILED)
-
-
-@app.command("verify-entry")
-@handle_errors()
-def verify_entry(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="The entry: civitai:MODEL@VERSION, or hf:owner/name@DIGEST."
-        ),
-    ],
-    registry: RegistryText = None,
-    audit: Annotated[
-        int,
-        typer.Option("--audit", metavar="K", min=1, help="Draw the images of K prompts again."),
-    ] = 3,
-    audit_seed: AuditSeed = None,
-    create_pr: Annotated[
-        bool, typer.Option("--create-pr", help="Propose the change to verified.json.")
-    ] = False,
-    device: Device = None,
-    token: Token = None,
-    civitai_token: CivitaiToken = None,
-    cache_dir: CacheDir = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Draw some images of an entry again; where they agree, add it to verified.json.
-
-    Exits with 1 where they do not.
-    """
-    from gmi_registry.hubs.registry import Registry
-    from gmi_registry.hubs.registry.entries import entry_of
-    from gmi_registry.hubs.registry.review import Inspection, check_weights
-    from gmi_registry.hubs.registry.submission import mark_verified, read_verified
-    from gmi_registry.spec import read_spec
-
-    _require_drawing(device)
-    where: str | None = None
-    access = HubAccess(cache_dir, token, None, registry, civitai_token)
-    with ExitStack() as stack:
-        hubs = Hubs(stack, access)
-        ref = find_model(model, hubs[hub_named_in(model) or DEFAULT_HUB])
-        if ref.revision is not None and not ref.is_entry:
-            raise InputError(
-                f"{ref} names a revision of the model, and entries are named by their weights",
-                hint=f"gmi registry verify-entry {ref.without_revision}",
-            )
-        opened = stack.enter_context(Registry.open(access))
-        opened.check_writable(ref, create_pr=create_pr)
-        read_verified(opened.dataset, opened.head())  # what cannot be read cannot be added to
-        place = opened.fetch_spec(ref).parent
-        spec = read_spec(place, expected=ref, follow_links=True)
-        entry = entry_of(spec.manifest.model)
-        findings = list(check_weights(spec, entry, hubs))
-        found = Inspection(tuple(findings), entry, spec)
-        findings.append(audited(found, hubs, audit, audit_seed, device, cache_dir, quiet=quiet))
-        passed = all(finding.status == "ok" for finding in findings)
-        if passed:
-            content = spec.manifest.to_bytes()
-            where = mark_verified(opened.dataset, entry, content, create_pr=create_pr)
-    if as_json:
-        write_json(
-            {
-                "ok": passed,
-                "registry": opened.dataset.id,
-                "entry": str(entry),
-                "digest": spec.digest,
-                "where": where,
-                "findings": [_finding(finding) for finding in findings],
-            }
-        )
-    elif quiet:
-        _write_name(entry)
-    else:
-        _write(findings)
-        if where is not None:
-            write_line(f"verified  {spec.digest} {where}")
-    if not passed:
-        raise typer.Exit(FAILED)
 
 
 def _others(
@@ -320,7 +312,6 @@ def _others(
     Of the index that was named; without one, the registry's own, or all that ``base`` holds. None
     where there are none.
     """
-    from gmi_registry.errors import OfflineError, SpecNotFoundError
     from gmi_registry.hubs.registry import Registry
     from gmi_registry.index import ComparabilityKey
     from gmi_registry.index.stored import FolderFiles, StoredIndex
@@ -343,7 +334,6 @@ def _others(
 
 
 def _entries(base: Path, key: ComparabilityKey) -> ModelGroup | None:
-    from gmi_registry.errors import GmiError
     from gmi_registry.index import ComparabilityKey, Filters, SpecIndex
     from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, read_spec
 
@@ -356,52 +346,3 @@ def _entries(base: Path, key: ComparabilityKey) -> ModelGroup | None:
                 found.add(spec)
     selections = found.select(Filters())
     return selections[0].stack if selections else None
-
-
-def _require_drawing(device: str | None) -> None:
-    """Raise where this machine cannot generate: that is no fault of anybody's specification."""
-    from gmi_registry.device import require_device
-    from gmi_registry.generation import require_packages
-
-    require_packages()
-    require_device(device)
-
-
-def _document(
-    name: str | None,
-    revision: str | None,
-    proposal: Proposal,
-    entry: ModelRef | None,
-    findings: list[Finding],
-) -> dict[str, Any]:
-    """What ``check --json`` prints; docs/registry.md says what each field means."""
-    return {
-        "ok": all(finding.status != "failed" for finding in findings),
-        "registry": name,
-        "revision": revision,
-        "commit": proposal.commit,
-        "author": proposal.author,
-        "entry": None if entry is None else str(entry),
-        "findings": [_finding(finding) for finding in findings],
-    }
-
-
-def _finding(finding: Finding) -> dict[str, str | None]:
-    return {
-        "check": finding.check,
-        "status": finding.status,
-        "detail": finding.detail,
-        "hint": finding.hint,
-    }
-
-
-def _write(findings: list[Finding]) -> None:
-    for finding in findings:
-        write_line(f"{finding.check:9} {finding.status:8} {finding.detail}")
-        if finding.hint and finding.status == "failed":
-            write_line(f"{'':18} hint: {finding.hint}")
-
-
-def _write_name(entry: ModelRef | None) -> None:
-    if entry is not None:
-        write_line(str(entry))

@@ -61,8 +61,8 @@ _STALE = {True: "yes", False: "no", None: ""}
 # Columns in the order in which a terminal that grows wider makes room for them.
 _FOR_MARGIN, _FOR_TAGS, _FOR_PROMPTS, _FOR_BASE = 52, 76, 104, 132
 _FEWEST_OF_TAGS, _MOST_OF_TAGS = 12, 28
-# Rank, distance, chance and margin, with the gaps between columns.
-_BESIDE_TAGS = 44
+# Rank, distance, confidence and margin, with the gaps between columns.
+_BESIDE_TAGS = 48
 
 _TIME_UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
 
@@ -257,9 +257,9 @@ def search(
     show_log(verbose)
     if html is not None:
         # Before an answer that would have nowhere to go.
-        from gmi_registry.report.file import require_place
+        from gmi_registry.atomic import require_writable_file
 
-        require_place(html, "report")
+        require_writable_file(html, "report")
     from gmi_registry.search.run import search as search_hub
 
     access = HubAccess(cache_dir, token, offline or None, registry, civitai_token)
@@ -363,9 +363,9 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
     table.add_column("distance", justify="right", no_wrap=True)
     sure = any(hit.confidence is not None for hit in group.hits)
     if sure:
-        table.add_column("chance", justify="right", no_wrap=True)
+        table.add_column("confidence", justify="right", no_wrap=True)
     if width >= _FOR_MARGIN:
-        table.add_column("ahead of next", no_wrap=True)
+        table.add_column("margin", no_wrap=True)
     # Names are there to be copied, so tags give way to them.
     for_tags = (
         width - max(len(_name(hit)) for hit in group.hits) - _BESIDE_TAGS if group.hits else 0

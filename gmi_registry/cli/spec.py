@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gmi_registry.cli.options import AsJson, Offline, OptionalHubText, RegistryText, Token, new_app
+from gmi_registry.cli.options import (
+    AsJson,
+    OptionalHubText,
+    SpecAccessOptions,
+    command,
+    new_app,
+)
 from gmi_registry.cli.output import (
     FAILED,
-    handle_errors,
+    fields_of,
+    write_findings,
     write_json,
     write_line,
     write_message,
@@ -31,364 +38,9 @@ if TYPE_CHECKING:
     from gmi_registry.report.difference import Neighbour
     from gmi_registry.signature import Identity, PrivateKey, PublicKey, SigstoreAccount
     from gmi_registry.spec import DescribedModel, Finding, GenerationRecipe, Spec, WeightFile
-    from gmi_registry.spec.diff import Movement, SpecDiff
+    from gmi_registry.spec.diff import SpecDiff
 
-PublicKeyFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--key",
-        metavar="PUBLIC_KEY",
-        help="The PEM file with the key of whom you expect to have signed.",
-        show_default=False,
-    ),
-]
-SignatureFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--signature-file",
-        metavar="FILE",
-        help="Check this signature instead of gmi/spec.sig.",
-        show_default=False,
-    ),
-]
-IdentityName = Annotated[
-    str | None,
-    typer.Option(
-        "--identity",
-        metavar="NAME",
-        help="Instead of a key: the e-mail or workflow address that Sigstore should vouch for.",
-        show_default=False,
-    ),
-]
-IdentityProvider = Annotated[
-    str | None,
-    typer.Option(
-        "--identity-provider",
-        metavar="URL",
-        help="Where that identity is known: the address of its OpenID provider.",
-        show_default=False,
-    ),
-]
-TrustConfig = Annotated[
-    Path | None,
-    typer.Option(
-        "--trust-config",
-        metavar="FILE",
-        help="The trust configuration of another Sigstore than the public one.",
-        show_default=False,
-    ),
-]
-PrivateKeyFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--key",
-        metavar="PRIVATE_KEY",
-        help="The PEM file with your elliptic curve key.",
-        show_default=False,
-    ),
-]
-PassphraseEnv = Annotated[
-    str | None,
-    typer.Option(
-        "--passphrase-env",
-        metavar="NAME",
-        help="The environment variable with the key's passphrase; else it is asked for.",
-        show_default=False,
-    ),
-]
-TokenEnv = Annotated[
-    str | None,
-    typer.Option(
-        "--identity-token-env",
-        metavar="NAME",
-        help="The environment variable with the identity token for Sigstore; else it is asked for.",
-        show_default=False,
-    ),
-]
-
-
-def expected_signer(
-    key: Path | None,
-    identity: str | None,
-    provider: str | None,
-    trust: Path | None,
-    offline: bool,
-) -> PublicKey | Identity:
-    """Whoever should have signed. Raises InputError where that is nobody, or two."""
-    from gmi_registry.signature import Identity, PublicKey
-
-    if key is not None and identity is None and provider is None and trust is None:
-        return PublicKey.read(key)
-    if key is not None or identity is None or provider is None:
-        raise InputError(
-            "a signature is checked against one signer: a key, or an identity and its provider",
-            hint="add --key PUBLIC_KEY, or --identity NAME --identity-provider URL",
-        )
-    if offline and trust is None:
-        raise OfflineError(
-            "whom Sigstore trusts at present is asked over the network, which is switched off",
-            hint="leave out --offline, or add --trust-config FILE",
-        )
-    return Identity(identity, provider, trust)
-
-
-def signature_file(
-    place: SpecFolder, chosen: Path | None, hub: str | None, access: HubAccess
-) -> Path | None:
-    """The file with the signature where it is not beside the specification, fetched if need be."""
-    if chosen is not None or place.expected is None:
-        return chosen
-    from gmi_registry.signature.signing import find_signature
-
-    named = place.expected.hub if place.expected.hub != "local" else hub
-    with opened_hub(named, replace(access, registry=place.registry)) as opened:
-        return find_signature(place.expected, place.folder, opened)
-
-
-def signature_finding(
-    place: SpecFolder, signature: Path | None, signer: PublicKey | Identity
-) -> dict[str, str | None]:
-    """The outcome, in the shape of the other findings."""
-    from gmi_registry.signature import verify_signature
-
-    try:
-        verify_signature(
-            place.folder,
-            signer,
-            signature=signature,
-            expected=place.expected,
-            own_weights=place.own_weights,
-            follow_links=place.follow_links,
-        )
-    except SpecError as error:
-        return _signature_finding("failed", error.message, error.hint)
-    return _signature_finding("ok", f"signed by {signer}", None)
-
-
-def broken_finding() -> dict[str, str | None]:
-    """For a specification that has failed already: its own line says why."""
-    return _signature_finding("failed", "not judged, since the specification is broken", None)
-
-
-def _signature_finding(status: str, detail: str, hint: str | None) -> dict[str, str | None]:
-    return {"check": "signature", "status": status, "detail": detail, "hint": hint}
-
-
-def signing_party(
-    folder: str,
-    key: Path | None,
-    passphrase_env: str | None,
-    sigstore: bool,
-    token_env: str | None,
-    trust: Path | None,
-) -> PrivateKey | SigstoreAccount:
-    """What signs: a key, its passphrase from the variable or the person, or an account.
-
-    Raises InputError where that is nothing, or both, or cannot be used.
-    """
-    if (key is None) != sigstore:
-        raise InputError(
-            "a specification is signed with a key, or by way of Sigstore",
-            hint=f"gmi spec sign {shlex.quote(folder)} --key PRIVATE_KEY",
-        )
-    from gmi_registry.signature import PrivateKey, SigstoreAccount
-
-    if key is None:
-        token = None if token_env is None else _variable(token_env, "--identity-token-env")
-        return SigstoreAccount(token, trust)
-    passphrase = None if passphrase_env is None else _variable(passphrase_env, "--passphrase-env")
-    if passphrase is None and PrivateKey.needs_passphrase(key) and sys.stdin.isatty():
-        passphrase = typer.prompt(f"Passphrase of {key}", hide_input=True, err=True)
-    return PrivateKey.read(key, passphrase)
-
-
-def _variable(name: str, option: str) -> str:
-    value = os.environ.get(name)
-    if not value:
-        # The name is not repeated: who mistakes its purpose puts the secret itself there.
-        raise InputError(
-            f"the environment variable that {option} names is not set, or is empty",
-            hint="name the variable, not what is in it, and export it in the same shell",
-        )
-    return value
-
-
-_FIELDS_SHOWN = 40
-_SHIFTS_SHOWN = 5
-
-
-@handle_errors()
-def diff(
-    old: Annotated[
-        str,
-        typer.Argument(
-            metavar="OLD",
-            help="As MODEL of the other commands. Alone it is the new one, and is compared with "
-            "the one that it replaced.",
-        ),
-    ],
-    new: Annotated[
-        str | None, typer.Argument(metavar="[NEW]", help="Likewise.", show_default=False)
-    ] = None,
-    hub: OptionalHubText = None,
-    alone: Annotated[
-        bool,
-        typer.Option("--alone", help="Look for no other model on --hub to hold the distance to."),
-    ] = False,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            "--html",
-            metavar="FILE",
-            help="Write a page with pictures of the prompts that moved most.",
-            show_default=False,
-        ),
-    ] = None,
-    token: Token = None,
-    registry: RegistryText = None,
-    offline: Offline = False,
-    as_json: AsJson = False,
-) -> None:
-    """Compare two specifications, field by field and by their images.
-
-    How far the images moved is held against what drawing the same model again moves them, and with
-    --hub against the distance to the nearest other model there.
-    """
-    from gmi_registry.report.difference import difference_page, write_difference
-    from gmi_registry.spec.diff import diff_specs
-
-    access = HubAccess(token=token, offline=offline or None, registry=registry)
-    places = [find_spec(text, hub, access) for text in (old, new) if text is not None]
-    specs = [place.read() for place in places]
-    names = [text for text in (old, new) if text is not None]
-    previews: list[Path | None] = []
-    if new is None:
-        from gmi_registry.report.difference import find_previous
-
-        past = find_previous(specs[0], hub, access)
-        specs.insert(0, past.spec)
-        names.insert(0, past.name)
-        previews.append(past.preview)
-    before, after = specs
-    found = diff_specs(before, after)
-    neighbour = None
-    if hub is not None and not alone and found.movement is not None and not found.identical:
-        neighbour = _neighbour(after, places[-1], hub, access)
-    if html is not None:
-        previews += [_preview(place, hub, access) for place in places]
-        page = difference_page(
-            found,
-            before,
-            after,
-            names=(names[0], names[1]),
-            previews=(previews[0], previews[1]),
-            neighbour=neighbour,
-        )
-        write_message(f"page written: {write_difference(page, html)}")
-    if as_json:
-        write_json(_diff_document(found, neighbour))
-    else:
-        _write_diff(found, neighbour)
-
-
-def _neighbour(spec: Spec, place: SpecFolder, hub: str, access: HubAccess) -> Neighbour | None:
-    from gmi_registry.report.difference import nearest_other
-
-    try:
-        return nearest_other(spec, place, hub, access)
-    except GmiError as error:
-        # What was asked for is the difference; this is one thing less to hold it against.
-        write_message(f"no other model to hold it against: {error.message}")
-        return None
-
-
-def _preview(place: SpecFolder, hub: str | None, access: HubAccess) -> Path | None:
-    from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR
-
-    beside = place.folder / SPEC_DIR / PREVIEW_NAME
-    if beside.is_file() and (place.follow_links is True or not beside.is_symlink()):
-        return beside
-    if place.expected is None:
-        return None
-    named = place.expected.hub if place.expected.hub != "local" else hub
-    try:
-        with opened_hub(named, replace(access, registry=place.registry)) as opened:
-            return opened.fetch_preview(place.expected)
-    except GmiError as error:
-        write_message(f"no contact sheet: {error.message}")
-        return None
-
-
-def _write_diff(found: SpecDiff, neighbour: Neighbour | None) -> None:
-    from gmi_registry.report.difference import scales, verdict
-
-    if found.identical:
-        write_line(f"identical: both have digest {found.new_digest}")
-        return
-    for change in found.fields[:_FIELDS_SHOWN]:
-        write_line(f"{change.path}: {_side(change.old)} -> {_side(change.new)}")
-    if len(found.fields) > _FIELDS_SHOWN:
-        write_line(f"... and {len(found.fields) - _FIELDS_SHOWN} more fields; --json has them all")
-    if found.movement is None:
-        write_line(f"images: not comparable, {found.incomparable}")
-        return
-    write_line(
-        f"images: squared maximum mean discrepancy {number(found.movement.mmd2)} (0 is equal)"
-    )
-    for scale in scales(found.movement, neighbour):
-        write_line(f"  {scale.share} of the distance of {number(scale.mmd2)}: {scale.label}")
-    write_line(verdict(found))
-    for shift in found.prompt_shifts[:_SHIFTS_SHOWN]:
-        if shift.shift > 0:
-            write_line(
-                f"  moved by {number(shift.shift)} ({100 * shift.share:.0f} %): {shift.prompt}"
-            )
-
-
-def _side(value: object) -> str:
-    return "absent" if value is None else str(value)
-
-
-def _diff_document(found: SpecDiff, neighbour: Neighbour | None) -> dict[str, Any]:
-    return {
-        "old": found.old_digest,
-        "new": found.new_digest,
-        "identical": found.identical,
-        "fields": [
-            {"path": change.path, "old": change.old, "new": change.new} for change in found.fields
-        ],
-        "incomparable": found.incomparable,
-        "mmd2": found.mmd2,
-        "movement": None if found.movement is None else _movement(found.movement),
-        "nearest_other": None
-        if neighbour is None
-        else {"model": neighbour.model, "title": neighbour.title, "mmd2": neighbour.mmd2},
-        "prompt_shifts": [
-            {
-                "prompt": item.prompt,
-                "index": item.index,
-                "shift": item.shift,
-                "share": item.share,
-            }
-            for item in found.prompt_shifts
-        ],
-    }
-
-
-def _movement(moved: Movement) -> dict[str, Any]:
-    return {
-        "verdict": moved.verdict,
-        "unordered": moved.unordered,
-        "chance": moved.chance,
-        "halves": moved.halves,
-        "seeds": None
-        if moved.seeds is None
-        else {"within": moved.seeds.within, "across": moved.seeds.across},
-        "mean_share": moved.mean_share,
-    }
-
-
-app = new_app("Look at specifications, check them, sign them, compare two.")
+app = new_app("Show specifications, check them, sign them, compare two.")
 
 Model = Annotated[
     str,
@@ -397,138 +49,36 @@ Model = Annotated[
         help="A folder that holds gmi/, a model such as hf:owner/name, or its page's address.",
     ),
 ]
+TrustConfig = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="The trust configuration of a Sigstore other than the public one."
+    ),
+]
 
 
-@app.command()
-@handle_errors()
+# ------------------------------------------------------------------ show
+
+
+@command(app)
 def show(
     model: Model,
     hub: OptionalHubText = None,
-    token: Token = None,
-    registry: RegistryText = None,
-    offline: Offline = False,
+    *,
+    access: SpecAccessOptions,
     as_json: AsJson = False,
 ) -> None:
     """Show what a specification says."""
-    access = HubAccess(token=token, offline=offline or None, registry=registry)
-    place = find_spec(model, hub, access)
+    place = find_spec(model, hub, access.access)
     spec = place.read()
     found = place.model
     if as_json:
-        write_json(
-            {
-                "digest": spec.digest,
-                "found_at": None if found is None else str(found),
-                "manifest": spec.manifest.model_dump(mode="json"),
-            }
-        )
+        write_json({"digest": spec.digest, "found_at": found, "manifest": spec.manifest})
         return
     pairs = _described(spec)
     if found is not None and found.id != spec.manifest.model.id:
-        pairs.insert(0, ("found at", f"{found}, which is what the model is called now"))
+        pairs.insert(0, ("found at", f"{found}, which is the model's present name"))
     write_pairs(pairs)
-
-
-@app.command()
-@handle_errors()
-def verify(
-    model: Model,
-    hub: OptionalHubText = None,
-    no_weights: Annotated[
-        bool, typer.Option("--no-weights", help="Leave the model's own weight files unread.")
-    ] = False,
-    signature: Annotated[
-        bool, typer.Option("--signature", help="Check as well who signed: --key, or --identity.")
-    ] = False,
-    key: PublicKeyFile = None,
-    identity: IdentityName = None,
-    identity_provider: IdentityProvider = None,
-    trust_config: TrustConfig = None,
-    chosen: SignatureFile = None,
-    token: Token = None,
-    registry: RegistryText = None,
-    offline: Offline = False,
-    as_json: AsJson = False,
-) -> None:
-    """Check both files, the preview, and the weight files they are bound to.
-
-    A signature says who made the files, not whether they are true. Exits with 1 where a check
-    failed.
-    """
-    from gmi_registry.spec import verify as verify_folder
-
-    signer = None
-    if signature or any((key, identity, identity_provider, trust_config, chosen)):
-        signer = expected_signer(key, identity, identity_provider, trust_config, offline)
-    access = HubAccess(token=token, offline=offline or None, registry=registry)
-    place = find_spec(model, hub, access)
-    findings = verify_folder(
-        place.folder,
-        expected=place.expected,
-        own_weights=place.own_weights,
-        follow_links=place.follow_links,
-        weights=not no_weights,
-    )
-    rows = [_finding(finding) for finding in findings]
-    if signer is not None:
-        broken = any(row["status"] == "failed" for row in rows[:2])
-        file = signature_file(place, chosen, hub, access)
-        rows.append(broken_finding() if broken else signature_finding(place, file, signer))
-    failed = any(row["status"] == "failed" for row in rows)
-    if as_json:
-        write_json({"ok": not failed, "findings": rows})
-    else:
-        for row in rows:
-            write_line(f"{row['check']:9} {row['status']:8} {row['detail']}")
-            if row["hint"] and row["status"] == "failed":
-                write_line(f"{'':18} hint: {row['hint']}")
-    if failed:
-        raise typer.Exit(FAILED)
-
-
-@app.command()
-@handle_errors()
-def sign(
-    folder: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="A folder that holds gmi/, on your own disk.")
-    ],
-    key: PrivateKeyFile = None,
-    passphrase_env: PassphraseEnv = None,
-    sigstore: Annotated[
-        bool,
-        typer.Option(
-            "--sigstore",
-            help="Instead of a key: log in, and have your identity entered into a public log.",
-        ),
-    ] = False,
-    identity_token_env: TokenEnv = None,
-    trust_config: TrustConfig = None,
-    as_json: AsJson = False,
-) -> None:
-    """Sign a specification, as gmi/spec.sig beside it.
-
-    Needs the extra gmi-registry[sign].
-    """
-    if not Path(folder).is_dir():
-        raise InputError(
-            f"{folder!r} is not a folder, and only what lies on your own disk can be signed",
-            hint="gmi-publish MODEL --output DIR, then gmi spec sign DIR",
-        )
-    from gmi_registry.signature import sign_spec
-
-    by = signing_party(folder, key, passphrase_env, sigstore, identity_token_env, trust_config)
-    if sigstore:
-        write_message(
-            "Sigstore enters your identity and this signature into a public log, for good"
-        )
-    target, signer = sign_spec(find_spec(folder).folder, by)
-    if as_json:
-        write_json({"signature": str(target), "signer": str(signer)})
-    else:
-        write_pairs([("signature", str(target)), ("signed by", str(signer))])
-
-
-app.command()(diff)
 
 
 def _described(spec: Spec) -> list[tuple[str, str]]:
@@ -592,10 +142,378 @@ def _listed(seeds: tuple[int, ...]) -> str:
     return f"{shown} and {len(seeds) - 4} more" if len(seeds) > 4 else shown
 
 
-def _finding(finding: Finding) -> dict[str, str | None]:
+# ------------------------------------------------------------------ verify
+
+
+@dataclass(frozen=True)
+class SignerOptions:
+    """Who should have signed, and where the signature is."""
+
+    signature: Annotated[
+        bool,
+        typer.Option("--signature", help="Check the signature too: with --key, or --identity."),
+    ] = False
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PUBLIC_KEY", help="The PEM file with the public key of the expected signer."
+        ),
+    ] = None
+    identity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Instead of a key: the e-mail or workflow address that Sigstore should vouch for.",
+        ),
+    ] = None
+    identity_provider: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where that identity is known: the address of its OpenID provider.",
+        ),
+    ] = None
+    trust_config: TrustConfig = None
+    signature_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Check this signature instead of gmi/spec.sig."),
+    ] = None
+
+    def signer(self, *, offline: bool) -> PublicKey | Identity | None:
+        """The expected signer, None where nobody asks. Raises InputError where it is not clear."""
+        provider, trust = self.identity_provider, self.trust_config
+        named = (self.identity, provider, trust)
+        if not self.signature and not any((self.key, self.signature_file, *named)):
+            return None
+        from gmi_registry.signature import Identity, PublicKey
+
+        if self.key is not None and named == (None, None, None):
+            return PublicKey.read(self.key)
+        if self.key is not None or self.identity is None or provider is None:
+            raise InputError(
+                "a signature is checked against one signer: a key, or an identity and its provider",
+                hint="add --key PUBLIC_KEY, or --identity NAME --identity-provider URL",
+            )
+        if offline and trust is None:
+            raise OfflineError(
+                "whom Sigstore trusts at present is asked over the network, which is switched off",
+                hint="leave out --offline, or add --trust-config FILE",
+            )
+        return Identity(self.identity, provider, trust)
+
+
+@command(app)
+def verify(
+    model: Model,
+    hub: OptionalHubText = None,
+    no_weights: Annotated[
+        bool, typer.Option("--no-weights", help="Do not read the model's own weight files.")
+    ] = False,
+    *,
+    expected: SignerOptions,
+    access: SpecAccessOptions,
+    as_json: AsJson = False,
+) -> None:
+    """Check both files, the preview, and the weight files that they describe.
+
+    A signature says who made the files, not whether they are true. Exits with 1 where a check
+    failed.
+    """
+    from gmi_registry.spec import verify as verify_folder
+
+    signer = expected.signer(offline=access.offline)
+    place = find_spec(model, hub, access.access)
+    findings = verify_folder(
+        place.folder,
+        expected=place.expected,
+        own_weights=place.own_weights,
+        follow_links=place.follow_links,
+        weights=not no_weights,
+    )
+    if signer is not None:
+        file = _signature_file(place, expected.signature_file, hub, access.access)
+        broken = any(it.status == "failed" for it in findings[:2])
+        findings.append(_signature_finding(place, file, None if broken else signer))
+    failed = any(it.status == "failed" for it in findings)
+    if as_json:
+        write_json({"ok": not failed, "findings": findings})
+    else:
+        write_findings(findings)
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _signature_file(
+    place: SpecFolder, chosen: Path | None, hub: str | None, access: HubAccess
+) -> Path | None:
+    """The file with the signature where it is not beside the specification, fetched if need be."""
+    if chosen is not None or place.expected is None:
+        return chosen
+    from gmi_registry.signature.signing import find_signature
+
+    named = place.expected.hub if place.expected.hub != "local" else hub
+    with opened_hub(named, replace(access, registry=place.registry)) as opened:
+        return find_signature(place.expected, place.folder, opened)
+
+
+def _signature_finding(
+    place: SpecFolder, signature: Path | None, signer: PublicKey | Identity | None
+) -> Finding:
+    """``signer`` is None for a broken specification, whose own line says why."""
+    from gmi_registry.signature import verify_signature
+    from gmi_registry.spec import Finding
+
+    if signer is None:
+        return Finding("signature", "failed", "not checked, since the specification is broken")
+    try:
+        verify_signature(
+            place.folder,
+            signer,
+            signature=signature,
+            expected=place.expected,
+            own_weights=place.own_weights,
+            follow_links=place.follow_links,
+        )
+    except SpecError as error:
+        return Finding("signature", "failed", error.message, error.hint)
+    return Finding("signature", "ok", f"signed by {signer}")
+
+
+# ------------------------------------------------------------------ sign
+
+
+@dataclass(frozen=True)
+class SigningOptions:
+    """What signs: a key, or an account of Sigstore."""
+
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="PRIVATE_KEY", help="The PEM file with your elliptic curve key."),
+    ] = None
+    passphrase_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The environment variable with the key's passphrase; else it is asked for.",
+        ),
+    ] = None
+    sigstore: Annotated[
+        bool,
+        typer.Option(
+            "--sigstore",
+            help="Instead of a key: log in, and have your identity entered into a public log.",
+        ),
+    ] = False
+    identity_token_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The environment variable with the identity token for Sigstore; else it is asked "
+            "for.",
+        ),
+    ] = None
+    trust_config: TrustConfig = None
+
+    def party(self, folder: str) -> PrivateKey | SigstoreAccount:
+        """The key, with its passphrase from the variable or the person, or the account.
+
+        Raises InputError where neither or both are named, or what is named cannot be used.
+        """
+        if (self.key is None) != self.sigstore:
+            raise InputError(
+                "a specification is signed with a key, or by way of Sigstore",
+                hint=f"gmi spec sign {shlex.quote(folder)} --key PRIVATE_KEY",
+            )
+        from gmi_registry.signature import PrivateKey, SigstoreAccount
+
+        if self.key is None:
+            token = _variable(self.identity_token_env, "--identity-token-env")
+            return SigstoreAccount(token, self.trust_config)
+        passphrase = _variable(self.passphrase_env, "--passphrase-env")
+        if passphrase is None and PrivateKey.needs_passphrase(self.key) and sys.stdin.isatty():
+            passphrase = typer.prompt(f"Passphrase of {self.key}", hide_input=True, err=True)
+        return PrivateKey.read(self.key, passphrase)
+
+
+def _variable(name: str | None, option: str) -> str | None:
+    value = None if name is None else os.environ.get(name)
+    if name is not None and not value:
+        # The name is not repeated: who mistakes its purpose puts the secret itself there.
+        raise InputError(
+            f"the environment variable that {option} names is not set, or is empty",
+            hint="name the variable, not what is in it, and export it in the same shell",
+        )
+    return value
+
+
+@command(app)
+def sign(
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="A folder that holds gmi/, on your own disk.")
+    ],
+    *,
+    signing: SigningOptions,
+    as_json: AsJson = False,
+) -> None:
+    """Sign a specification; the signature is gmi/spec.sig beside it.
+
+    Needs the extra gmi-registry[sign].
+    """
+    if not Path(folder).is_dir():
+        raise InputError(
+            f"{folder!r} is not a folder, and only what is on your own disk can be signed",
+            hint="gmi-publish MODEL --output DIR, then gmi spec sign DIR",
+        )
+    from gmi_registry.signature import sign_spec
+
+    party = signing.party(folder)
+    if signing.sigstore:
+        write_message("Sigstore enters your identity and this signature into a public log for good")
+    target, signer = sign_spec(find_spec(folder).folder, party)
+    if as_json:
+        write_json({"signature": target, "signer": str(signer)})
+    else:
+        write_pairs([("signature", str(target)), ("signed by", str(signer))])
+
+
+# ------------------------------------------------------------------ diff
+
+_FIELDS_SHOWN = 40
+_SHIFTS_SHOWN = 5
+
+
+@command(app)
+def diff(
+    old: Annotated[
+        str,
+        typer.Argument(
+            metavar="OLD",
+            help="As MODEL of the other commands. Without NEW it is the new one, and is compared "
+            "with the one that it replaced.",
+        ),
+    ],
+    new: Annotated[str | None, typer.Argument(metavar="[NEW]", help="Likewise.")] = None,
+    hub: OptionalHubText = None,
+    alone: Annotated[
+        bool,
+        typer.Option("--alone", help="Do not look on --hub for another model to compare with."),
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a page with pictures of the prompts that moved most."
+        ),
+    ] = None,
+    *,
+    access: SpecAccessOptions,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two specifications, field by field and by their images.
+
+    How far the images moved is compared with how far they move when the same model generates them
+    again, and with --hub also with the distance to the nearest other model there.
+    """
+    from gmi_registry.report.difference import difference_page, find_previous, write_difference
+    from gmi_registry.spec.diff import diff_specs
+
+    texts = [text for text in (old, new) if text is not None]
+    places = [find_spec(text, hub, access.access) for text in texts]
+    specs = [place.read() for place in places]
+    previews: list[Path | None] = []
+    if new is None:
+        past = find_previous(specs[0], hub, access.access)
+        specs.insert(0, past.spec)
+        texts.insert(0, past.name)
+        previews.append(past.preview)
+    before, after = specs
+    found = diff_specs(before, after)
+    neighbour = None
+    if hub is not None and not alone and found.movement is not None and not found.identical:
+        neighbour = _neighbour(after, places[-1], hub, access.access)
+    if html is not None:
+        previews += [_preview(place, hub, access.access) for place in places]
+        page = difference_page(
+            found,
+            before,
+            after,
+            names=(texts[0], texts[1]),
+            previews=(previews[0], previews[1]),
+            neighbour=neighbour,
+        )
+        write_message(f"page written: {write_difference(page, html)}")
+    if as_json:
+        write_json(_diff_document(found, neighbour))
+    else:
+        _write_diff(found, neighbour)
+
+
+def _neighbour(spec: Spec, place: SpecFolder, hub: str, access: HubAccess) -> Neighbour | None:
+    from gmi_registry.report.difference import nearest_other
+
+    try:
+        return nearest_other(spec, place, hub, access)
+    except GmiError as error:
+        # The difference itself is known: this is one thing less to compare it with.
+        write_message(f"no other model to compare with: {error.message}")
+        return None
+
+
+def _preview(place: SpecFolder, hub: str | None, access: HubAccess) -> Path | None:
+    from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR
+
+    beside = place.folder / SPEC_DIR / PREVIEW_NAME
+    if beside.is_file() and (place.follow_links is True or not beside.is_symlink()):
+        return beside
+    if place.expected is None:
+        return None
+    named = place.expected.hub if place.expected.hub != "local" else hub
+    try:
+        with opened_hub(named, replace(access, registry=place.registry)) as opened:
+            return opened.fetch_preview(place.expected)
+    except GmiError as error:
+        write_message(f"no contact sheet: {error.message}")
+        return None
+
+
+def _write_diff(found: SpecDiff, neighbour: Neighbour | None) -> None:
+    from gmi_registry.report.difference import scales, verdict
+
+    if found.identical:
+        write_line(f"identical: both have digest {found.new_digest}")
+        return
+    for change in found.fields[:_FIELDS_SHOWN]:
+        write_line(f"{change.path}: {_side(change.old)} -> {_side(change.new)}")
+    if len(found.fields) > _FIELDS_SHOWN:
+        write_line(f"... and {len(found.fields) - _FIELDS_SHOWN} more fields; --json has them all")
+    if found.movement is None:
+        write_line(f"images: not comparable, {found.incomparable}")
+        return
+    write_line(
+        f"images: squared maximum mean discrepancy {number(found.movement.mmd2)} (0 is equal)"
+    )
+    for scale in scales(found.movement, neighbour):
+        write_line(f"  {scale.share} of the distance of {number(scale.mmd2)}: {scale.label}")
+    write_line(verdict(found))
+    for shift in found.prompt_shifts[:_SHIFTS_SHOWN]:
+        if shift.shift > 0:
+            write_line(
+                f"  moved by {number(shift.shift)} ({100 * shift.share:.0f} %): {shift.prompt}"
+            )
+
+
+def _side(value: object) -> str:
+    return "absent" if value is None else str(value)
+
+
+def _diff_document(found: SpecDiff, neighbour: Neighbour | None) -> dict[str, Any]:
+    moved = found.movement
     return {
-        "check": finding.check,
-        "status": finding.status,
-        "detail": finding.detail,
-        "hint": finding.hint,
+        "old": found.old_digest,
+        "new": found.new_digest,
+        **fields_of(found, "identical fields incomparable mmd2"),
+        "movement": None
+        if moved is None
+        else fields_of(moved, "verdict unordered chance halves seeds mean_share"),
+        "nearest_other": neighbour,
+        "prompt_shifts": [fields_of(it, "prompt index shift share") for it in found.prompt_shifts],
     }

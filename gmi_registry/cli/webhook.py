@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,35 +17,30 @@ from gmi_registry.cli.options import (
     RegistryText,
     Token,
     Verbose,
+    WorkDir,
     cache_folder,
+    command,
     new_app,
     show_log,
     work_folder,
 )
-from gmi_registry.cli.output import handle_errors, write_json, write_message, write_rows
+from gmi_registry.cli.output import write_json, write_message, write_rows
+from gmi_registry.errors import InputError
 from gmi_registry.sanitize import add_secret
 
 if TYPE_CHECKING:
     from huggingface_hub import WebhookInfo
 
-    from gmi_registry.regeneration.webhook_install import JobSettings, WebhookChange
-
+    from gmi_registry.regeneration.webhook_install import WebhookChange
 
 app = new_app("Let a hub tell of models that have changed, so that specifications follow at once.")
 
 _SECRET = "GMI_WEBHOOK_SECRET"
 
-Repos = Annotated[
-    list[str], typer.Argument(metavar="REPO...", help="Models, as owner/name.", show_default=False)
-]
+Repos = Annotated[list[str], typer.Argument(metavar="REPO...", help="Models, as owner/name.")]
 Url = Annotated[
     str | None,
-    typer.Option(
-        "--url",
-        metavar="URL",
-        help="Where gmi webhook serve can be reached from outside.",
-        show_default=False,
-    ),
+    typer.Option(metavar="URL", help="Where gmi webhook serve can be reached from the hub."),
 ]
 SecretVariable = Annotated[
     str,
@@ -56,8 +52,46 @@ SecretVariable = Annotated[
 ]
 
 
-@app.command()
-@handle_errors()
+@dataclass(frozen=True)
+class JobOptions:
+    """How a job of the hub runs."""
+
+    flavor: Annotated[
+        str, typer.Option(help="With --job: the hardware, as in hf jobs hardware.")
+    ] = "t4-small"
+    timeout: Annotated[str, typer.Option(help="With --job: the most time, such as 90m or 2h.")] = (
+        "2h"
+    )
+    package: Annotated[str, typer.Option(help="With --job: what it installs, as for pip.")] = (
+        "gmi-registry[publish]"
+    )
+    script: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="With --job: the address of a script as ci/hf_job.py, in place of --package.",
+        ),
+    ] = None
+    namespace: Annotated[
+        str | None, typer.Option(help="With --job: the organisation that pays.")
+    ] = None
+    job_token_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --job: the variable with the token that it publishes with; else yours.",
+        ),
+    ] = None
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN",
+            help="With --job: also run at fixed times, such as @daily or '0 3 * * 1'.",
+        ),
+    ] = None
+
+
+@command(app)
 def install(
     repos: Repos,
     url: Url = None,
@@ -65,58 +99,17 @@ def install(
         bool, typer.Option("--job", help="Start a job on the hub's machines, which cost money.")
     ] = False,
     secret_env: SecretVariable = _SECRET,
-    flavor: Annotated[
-        str, typer.Option("--flavor", help="With --job: the hardware, as in hf jobs hardware.")
-    ] = "t4-small",
-    timeout: Annotated[
-        str, typer.Option("--timeout", help="With --job: the most time, such as 90m or 2h.")
-    ] = "2h",
-    package: Annotated[
-        str, typer.Option("--package", help="With --job: what it installs, as for pip.")
-    ] = "gmi-registry[publish]",
-    script: Annotated[
-        str | None,
-        typer.Option(
-            "--script",
-            metavar="URL",
-            help="With --job: the address of a script as ci/hf_job.py, in place of --package.",
-            show_default=False,
-        ),
-    ] = None,
-    namespace: Annotated[
-        str | None,
-        typer.Option(
-            "--namespace", help="With --job: the organisation that pays.", show_default=False
-        ),
-    ] = None,
-    job_token_env: Annotated[
-        str | None,
-        typer.Option(
-            "--job-token-env",
-            metavar="NAME",
-            help="With --job: the variable with the token it publishes with; else yours.",
-            show_default=False,
-        ),
-    ] = None,
-    schedule: Annotated[
-        str | None,
-        typer.Option(
-            "--schedule",
-            metavar="WHEN",
-            help="With --job: look again at times too, such as @daily or '0 3 * * 1'.",
-            show_default=False,
-        ),
-    ] = None,
+    *,
+    options: JobOptions,
     registry: RegistryText = None,
     token: Token = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Let the hub tell of every change of models: a receiver at --url, or a --job.
+    """Let the hub report every change of models: to a receiver at --url, or with a --job.
 
     A webhook that is there already is not made twice.
     """
-    from gmi_registry.errors import InputError
     from gmi_registry.regeneration.webhook_install import (
         JobSettings,
         account_api,
@@ -125,31 +118,30 @@ def install(
     )
     from gmi_registry.regeneration.webhook_receiver import Secret
 
-    if schedule is not None and not job:
+    if options.schedule is not None and not job:
         raise InputError("--schedule is for jobs", hint="add --job, or use a timer of your own")
     secret = Secret.of_environment(secret_env)
     api = account_api(token)
     order: JobSettings | None = None
     if job:
         order = JobSettings(
-            token=_job_token(job_token_env, str(api.token)),
-            flavor=flavor,
-            timeout=timeout,
-            package=package,
-            script=script,
-            namespace=namespace,
+            token=_job_token(options.job_token_env, str(api.token)),
+            flavor=options.flavor,
+            timeout=options.timeout,
+            package=options.package,
+            script=options.script,
+            namespace=options.namespace,
             registry=registry or os.environ.get("GMI_REGISTRY") or None,
         )
     done = install_webhook(api, repos, secret=secret, url=url, job=order)
     _write(done, as_json, quiet)
-    if order is not None and schedule is not None:
-        identifier = install_schedule(api, repos, order, schedule)
+    if order is not None and options.schedule is not None:
+        identifier = install_schedule(api, repos, order, options.schedule)
         if not quiet:
             write_message(f"scheduled job {identifier}: hf jobs scheduled ps")
 
 
-@app.command("list")
-@handle_errors()
+@command(app, "list")
 def list_(token: Token = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Show the webhooks of your account: id, on or off, where to, and what they watch."""
     from gmi_registry.regeneration.webhook_install import account_api, list_webhooks
@@ -171,8 +163,7 @@ def list_(token: Token = None, as_json: AsJson = False, quiet: Quiet = False) ->
         )
 
 
-@app.command()
-@handle_errors()
+@command(app)
 def remove(
     repos: Repos,
     url: Url = None,
@@ -181,32 +172,26 @@ def remove(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Let the hub no longer tell a receiver at --url, or start a --job, for models."""
+    """Remove the webhooks of models: those to a receiver at --url, or those that start a --job."""
     from gmi_registry.regeneration.webhook_install import account_api, remove_webhook
 
     _write(remove_webhook(account_api(token), repos, url=url, job=job), as_json, quiet)
 
 
-@app.command()
-@handle_errors(interrupted="stopped: what waits is on the disk, and the next start goes on from it")
+@command(
+    app, interrupted="stopped: what waits is on the disk, and the next start continues with it"
+)
 def serve(
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")],
     host: Annotated[
-        str, typer.Option("--host", help="0.0.0.0 for all networks of this machine.")
+        str, typer.Option(help="0.0.0.0 for all networks of this machine.")
     ] = "127.0.0.1",
     secret_env: SecretVariable = _SECRET,
     queue: Annotated[
         Path | None,
-        typer.Option(
-            "--queue",
-            metavar="DIR",
-            help="Where is kept what waits; else in the cache.",
-            show_default=False,
-        ),
+        typer.Option(metavar="DIR", help="Where the models that wait are kept; else in the cache."),
     ] = None,
-    capacity: Annotated[
-        int, typer.Option("--capacity", min=1, help="The most models that wait.")
-    ] = 1000,
+    capacity: Annotated[int, typer.Option(min=1, help="How many models may wait.")] = 1000,
     worker: Annotated[
         bool, typer.Option("--worker/--no-worker", help="Whether to do the work as well.")
     ] = True,
@@ -214,27 +199,19 @@ def serve(
         bool | None,
         typer.Option(
             "--create-pr/--no-create-pr",
-            help="Whether to propose to owners; else where you may not write.",
-            show_default=False,
+            help="Whether to open pull requests; by default only for models that you cannot write "
+            "to.",
         ),
     ] = None,
     device: Device = None,
-    work: Annotated[
-        Path | None,
-        typer.Option(
-            "--work",
-            metavar="DIR",
-            help="Where images are kept until the work is done; else in the cache.",
-            show_default=False,
-        ),
-    ] = None,
+    work: WorkDir = None,
     cache_dir: CacheDir = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Listen to the hub, and describe anew what has changed: one model after the other.
+    """Listen to the hub, and describe each model that has changed again, one after the other.
 
-    Put a server with TLS before it. The work is done by a process of its own, with your token.
+    Put a server with TLS before it. Another process does the work, with your token.
     """
     from gmi_registry.regeneration.webhook_receiver import Secret
     from gmi_registry.regeneration.webhook_service import WorkerSettings
@@ -267,8 +244,6 @@ def serve(
 
 
 def _job_token(variable: str | None, own: str) -> str:
-    from gmi_registry.errors import InputError
-
     if variable is None:
         return own
     found = os.environ.get(variable)
@@ -280,13 +255,8 @@ def _job_token(variable: str | None, own: str) -> str:
 
 def _write(done: tuple[WebhookChange, ...], as_json: bool, quiet: bool) -> None:
     if as_json:
-        write_json(
-            {
-                "webhooks": [
-                    {"model": f"hf:{it.repo}", "id": it.id, "state": it.state} for it in done
-                ]
-            }
-        )
+        found = [{"model": f"hf:{it.repo}", "id": it.id, "state": it.state} for it in done]
+        write_json({"webhooks": found})
     elif quiet:
         write_rows([it.id] for it in done if it.id is not None)
     else:

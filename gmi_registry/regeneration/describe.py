@@ -13,18 +13,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from gmi_registry.encoders import Encoder, EncoderName, load_encoder
-from gmi_registry.errors import GenerationError, GmiError, HubError, OfflineError, RateLimitError
+from gmi_registry.errors import GenerationError, HubError, OfflineError, RateLimitError
 from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs.open import opened_hub
 from gmi_registry.hubs.protocol import Hub, SpecStore
-from gmi_registry.publish import Progress, publish
+from gmi_registry.publish import Progress, PublishRequest, publish
 from gmi_registry.regeneration.store import folder_about, model_folder, model_lock
 from gmi_registry.regeneration.verdict import DUE, Survey, Verdict, judge
-from gmi_registry.regeneration.work import Outcome, Result, Work
-from gmi_registry.sanitize import one_line
+from gmi_registry.regeneration.work import Outcome, Result, Work, failed
 from gmi_registry.spec import Manifest, ModelRef, PromptSet
-
-_LONGEST = 300
 
 _log = logging.getLogger(__name__)
 
@@ -44,20 +41,12 @@ def perform(work: Work, *, hub: Hub | None = None, progress: Progress | None = N
     """
     start = time.perf_counter()
     try:
-        with _opened(work, hub) as opened:
+        with opened_hub(work.hub if hub is None else hub, work.options.access) as opened:
             result = _locked(work, opened, progress or (lambda stage, done, total: None))
-    except GmiError as error:
-        result = _failed(work, error.message, error)
-    except Exception as error:  # a library's: the other models do not stop for it
+    except Exception as error:  # a library's too: the other models do not stop for it
         _log.debug("%s", work.model, exc_info=True)
-        result = _failed(work, f"{type(error).__name__}: {error}", error)
-    return _timed(result, time.perf_counter() - start)
-
-
-@contextmanager
-def _opened(work: Work, hub: Hub | None) -> Iterator[Hub]:
-    with opened_hub(work.hub if hub is None else hub, work.options.access) as opened:
-        yield opened
+        result = failed(work, error, passing=_is_passing(error))
+    return replace(result, seconds=round(time.perf_counter() - start, 3))
 
 
 def _locked(work: Work, hub: Hub, progress: Progress) -> Result:
@@ -112,11 +101,9 @@ def _published(
 ) -> Result:
     options = work.options
     shelf = _Watched(hub if store is None else store, look)
-    done = publish(
+    request = PublishRequest(
         ref,
-        cast("Hub", shelf) if store is None else hub,
         work=room,
-        load=_encoder,
         prompts=_own_prompts(ref, now.manifest),
         base=None if now.manifest is None else now.manifest.model.named_base,
         overrides=_kept(now.manifest, now.advised),
@@ -127,8 +114,9 @@ def _published(
         create_pr=options.create_pr,
         store=None if store is None else cast("SpecStore", shelf),
         device=options.device,
-        progress=progress,
     )
+    place = cast("Hub", shelf) if store is None else hub
+    done = publish(request, place, load=_encoder, progress=progress)
     if shelf.overtaken is not None:
         reason = "published elsewhere while it was generated here"
         return Result(
@@ -230,17 +218,6 @@ def _stamps(folder: Path) -> Iterator[tuple[str, int, int]]:
         yield path.name, status.st_size, status.st_mtime_ns
 
 
-def _failed(work: Work, reason: str, error: Exception) -> Result:
-    return Result(
-        work.model,
-        "failed",
-        _clean(reason),
-        hint=error.hint if isinstance(error, GmiError) else None,
-        error=type(error).__name__,
-        passing=_is_passing(error),
-    )
-
-
 def _is_passing(error: BaseException) -> bool:
     """Whether the hub or the network is to blame, and not the model."""
     if isinstance(error, RateLimitError | OfflineError):
@@ -259,12 +236,3 @@ def _is_passing(error: BaseException) -> bool:
             return status >= 500 or status == 408
         cause = cause.__cause__
     return False
-
-
-def _clean(text: str) -> str:
-    """One short line, without what may be a token."""
-    return one_line(text, _LONGEST)
-
-
-def _timed(result: Result, seconds: float) -> Result:
-    return replace(result, seconds=round(seconds, 3))

@@ -14,21 +14,22 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
 
 from gmi_registry.errors import AuthError, GmiError, InputError
 from gmi_registry.regeneration.processes import usual_perform
 from gmi_registry.regeneration.work import (
-    Options,
-    Outcome,
     Perform,
     Result,
     Work,
     failed,
     lost,
     performed,
+    require_workers,
 )
 from gmi_registry.sanitize import add_secret, guarded_output
 
@@ -72,15 +73,14 @@ def read_work(text: str, folder: str) -> Work:
     """What :func:`work_text` wrote, to be done in ``folder``. Raises InputError for others."""
     try:
         document = json.loads(text)
-        options = Options(work=folder, **document.pop("options"))
-        work = Work(options=options, **document)
-        for part in (work, options):
-            _require_types(part)
+        document["options"] = {"work": folder, **document["options"]}
+        if document["options"]["work"] != folder:
+            raise ValueError("a work says nothing of the folders of another machine")
+        return TypeAdapter(Work).validate_json(json.dumps(document), strict=True)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise InputError(
             f"{WORK} holds no work", hint="gmi regenerate --executor hf-jobs starts Jobs"
         ) from error
-    return work
 
 
 def result_line(result: Result) -> str:
@@ -104,28 +104,11 @@ def read_result(lines: Iterable[str], model: str) -> Result | None:
 
 def _result(text: str) -> Result | None:
     try:
-        document = json.loads(text)
-        names = {field.name for field in fields(Result)}
-        result = Result(**{name: value for name, value in document.items() if name in names})
-        _require_types(result)
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return None
-    if result.outcome not in get_args(Outcome):
+        result = TypeAdapter(Result).validate_json(text, strict=True)
+    except ValueError:
         return None
     texts = (result.reason, result.where, result.hint, result.digest, result.error)
     return result if all(text is None or text.isprintable() for text in texts) else None
-
-
-def _require_types(part: Any) -> None:
-    """Raises TypeError for a field whose value is not what its annotation says."""
-    hints: Mapping[str, Any] = get_type_hints(type(part))
-    for field in fields(part):
-        value, hint = getattr(part, field.name), hints[field.name]
-        allowed = {str: (str,), bool: (bool,), int: (int,), float: (int, float)}.get(hint)
-        if allowed is None and type(None) in get_args(hint):
-            allowed = (*(kind for kind in get_args(hint) if kind is not type(None)), type(None))
-        if allowed is not None and type(value) not in allowed:
-            raise TypeError(f"{field.name} is a {type(value).__name__}")
 
 
 PACKAGE = "gmi-registry[publish]"
@@ -176,8 +159,7 @@ class HfJobsExecutor:
         endpoint: str | None = None,
         interval: float = 10.0,
     ) -> None:
-        if workers < 1:
-            raise InputError(f"{workers} workers do nothing", hint="use --workers 1 or more")
+        require_workers(workers)
         self._workers = workers
         self._namespace = namespace
         self._flavor = flavor
@@ -193,7 +175,9 @@ class HfJobsExecutor:
 
         Raises AuthError without a token, or with one that the hub does not know.
         """
-        api, token = self._api()
+        add_secret(self._civitai_token)
+        api = hub_api(self._token, "Jobs need a token, and there is none", self._endpoint)
+        token = str(api.token)
         namespace = self._namespace or self._own_name(api)
         running: list[_Running] = []
         more = True
@@ -221,19 +205,6 @@ class HfJobsExecutor:
             for job in running:
                 with contextlib.suppress(Exception):  # each of the others is to be cancelled too
                     api.cancel_job(job_id=job.id, namespace=namespace)
-
-    def _api(self) -> tuple[HfApi, str]:
-        from huggingface_hub import HfApi, constants, get_token
-
-        endpoint = (self._endpoint or constants.ENDPOINT).rstrip("/")
-        token = self._token or get_token()
-        for secret in (token, self._civitai_token):
-            add_secret(secret)
-        if token is None:
-            raise AuthError(
-                f"{endpoint}: Jobs need a token, and there is none", hint="hf auth login"
-            )
-        return HfApi(endpoint, token=token, library_name="gmi-registry"), token
 
     def _own_name(self, api: HfApi) -> str:
         from gmi_registry.hubs.huggingface.client import retried
@@ -305,6 +276,19 @@ class HfJobsExecutor:
                 if len(lines) > 10 * _TAIL:
                     break
         return lines
+
+
+def hub_api(token: str | None, missing: str, endpoint: str | None = None) -> HfApi:
+    """The client of the hub at ``endpoint`` (None: HF_ENDPOINT's), for ``token`` (None: the one of
+    ``hf auth login`` or HF_TOKEN). Raises AuthError, which says what is ``missing``, without."""
+    from huggingface_hub import HfApi, constants, get_token
+
+    place = (endpoint or constants.ENDPOINT).rstrip("/")
+    found = token or get_token()
+    add_secret(found)
+    if not found:
+        raise AuthError(f"{place}: {missing}", hint="hf auth login")
+    return HfApi(place, token=found, library_name="gmi-registry")
 
 
 @contextlib.contextmanager

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from gmi_registry.errors import GmiError, InputError
-from gmi_registry.regeneration.work import Perform, Result, Work, lost, performed
+from gmi_registry.errors import GmiError
+from gmi_registry.regeneration.work import Perform, Result, Work, lost, performed, require_workers
 from gmi_registry.sanitize import guarded_output
 
 # --- Memory --------------------------------------------------------------------------------------
@@ -359,8 +359,7 @@ class LocalExecutor:
         need: Callable[[Work], int] = estimated_need,
         free: Callable[[], int] = free_memory,
     ) -> None:
-        if workers < 1:
-            raise InputError(f"{workers} workers do nothing", hint="use --workers 1 or more")
+        require_workers(workers)
         self._workers = workers
         self._perform = perform
         self._need = need

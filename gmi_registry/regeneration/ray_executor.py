@@ -15,7 +15,7 @@ from typing import Any
 
 from gmi_registry.errors import InputError, MissingExtraError
 from gmi_registry.regeneration.processes import estimated_need, usual_perform
-from gmi_registry.regeneration.work import Perform, Result, Work, lost, performed
+from gmi_registry.regeneration.work import Perform, Result, Work, lost, performed, require_workers
 
 _STORE = 80 * 2**20  # works and results are a few kB; Ray takes no less than 75 MiB
 _LOOK_AGAIN = 1.0
@@ -49,8 +49,7 @@ class RayExecutor:
         max_retries: int = 1,
         need: Callable[[Work], int] = estimated_need,
     ) -> None:
-        if workers < 1:
-            raise InputError(f"{workers} workers do nothing", hint="use --workers 1 or more")
+        require_workers(workers)
         self._ray = _library()
         self._workers = workers
         self._perform = perform

@@ -294,14 +294,15 @@ class FailureStore:
         return cls(folder_about(work, hub))
 
     def histories(self) -> dict[str, ModelHistory]:
-        """Of every model of which something is known. Makes no file."""
+        """Of every model of which something is known. Makes no file, and changes none."""
+        former = _former_histories(self._former)
         if not self._path.exists():
-            return _former_histories(self._former)
+            return former
         try:
-            with self._changed() as db:
-                return _read_histories(db)
-        except InputError as error:
-            _log.warning("%s, and counts as empty", error.message)
+            with self._opened() as database, database.transaction("DEFERRED") as db:
+                return former | _read_histories(db)
+        except _DAMAGE as error:
+            _log.warning("%s cannot be read, and counts as empty: %s", self._path, _reason(error))
             return {}
 
     def begin(self, model: str, key: str) -> None:
@@ -362,8 +363,9 @@ class FailureStore:
                         if model not in known:
                             _write_history(db, model, history)
                     yield db
-                # Only now: whoever is killed before takes it over once more.
-                self._former.unlink(missing_ok=True)
+                if self._former.exists():
+                    # Only now: whoever is killed before takes it over once more.
+                    self._former.unlink(missing_ok=True)
         except _DAMAGE as error:
             raise InputError(
                 f"{self._path} cannot be written: {_reason(error)}", hint=_HINT_WORK

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from gmi_registry.errors import AuthError, HubError, InputError
-from gmi_registry.regeneration.job_executor import hub_errors
+from gmi_registry.errors import HubError, InputError
+from gmi_registry.regeneration.job_executor import hub_api, hub_errors
 from gmi_registry.regeneration.webhook_receiver import PATH, SECRET_VARIABLE, Secret
-from gmi_registry.sanitize import add_secret
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, JobInfo, WebhookInfo
@@ -72,7 +71,7 @@ _LABEL = "purpose"
 _PURPOSE = "gmi-webhook"
 _SCHEDULED = "gmi-webhook-schedule"
 _DIGEST = "gmi-order"
-_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ADDRESS = re.compile(r"https://[!-~]{1,1000}")
 _GONE = "DELETED"
 _PROGRAM = "python"
@@ -147,9 +146,9 @@ def source_job(api: HfApi, order: JobSettings) -> str:
     # The client filters by one label at most in some versions, and a server may by none.
     for job in api.list_jobs(labels=wanted, namespace=namespace):
         if wanted.items() <= (job.labels or {}).items() and str(job.status.stage) != _GONE:
-            return _checked_job_id(job)
+            return _id_of(job, "job")
     with _asking(order):
-        return _checked_job_id(api.run_uv_job(order.program, namespace=namespace, **settings))
+        return _id_of(api.run_uv_job(order.program, namespace=namespace, **settings), "job")
 
 
 def schedule_job(api: HfApi, order: JobSettings, repos: Sequence[str], schedule: str) -> str:
@@ -166,7 +165,7 @@ def schedule_job(api: HfApi, order: JobSettings, repos: Sequence[str], schedule:
     digest = order.digest(*models, schedule)
     settings["labels"][_DIGEST] = digest
     for made in api.list_scheduled_jobs(labels={_DIGEST: digest}, namespace=namespace):
-        return _checked_job_id(made)
+        return _id_of(made, "job")
     with _asking(order):
         made = api.create_scheduled_uv_job(
             order.program,
@@ -175,7 +174,7 @@ def schedule_job(api: HfApi, order: JobSettings, repos: Sequence[str], schedule:
             namespace=namespace,
             **settings,
         )
-    return _checked_job_id(made)
+    return _id_of(made, "job")
 
 
 def is_ours(job: Any) -> bool:
@@ -191,11 +190,11 @@ def is_ours(job: Any) -> bool:
     return any(word.endswith((JOB_MODULE, _FORMER_MODULE)) for word in words)
 
 
-def _checked_job_id(job: JobInfo | Any) -> str:
-    identifier = job.id
-    if not isinstance(identifier, str) or not _JOB_ID.fullmatch(identifier):
-        raise HubError("the hub gives a job an impossible id", hint="check HF_ENDPOINT")
-    return identifier
+def _id_of(made: JobInfo | WebhookInfo | Any, what: str) -> str:
+    """The id of a job or a webhook. Raises HubError for one that could lead elsewhere."""
+    if not isinstance(made.id, str) or not _ID.fullmatch(made.id):
+        raise HubError(f"the hub gives a {what} an impossible id", hint="check HF_ENDPOINT")
+    return made.id
 
 
 @contextmanager
@@ -214,8 +213,6 @@ def _asking(order: JobSettings) -> Iterator[None]:
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-
-_WEBHOOK_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -236,16 +233,7 @@ def account_api(token: str | None = None) -> HfApi:
 
     Raises AuthError without a token.
     """
-    from huggingface_hub import HfApi, constants, get_token
-
-    found = token or get_token()
-    add_secret(found)
-    if not found:
-        raise AuthError(
-            f"{constants.ENDPOINT}: webhooks belong to an account, and there is no token",
-            hint="hf auth login",
-        )
-    return HfApi(constants.ENDPOINT, token=found, library_name="gmi-registry")
+    return hub_api(token, "webhooks belong to an account, and there is no token")
 
 
 def install_webhook(
@@ -336,7 +324,7 @@ def _install(
         made = api.create_webhook(
             watched=list(watched), domains=["repo"], secret=secret.reveal(), **target
         )
-        return WebhookChange(repo, _checked_webhook(made).id, "made")
+        return WebhookChange(repo, _id_of(made, "webhook"), "made")
     state: Literal["updated", "there"] = "there"
     for webhook in found:
         # What secrets a job has the hub does not show, so that they are sent again.
@@ -373,13 +361,10 @@ def _of(webhooks: Sequence[WebhookInfo], repo: str, address: str | None) -> list
 
 def _webhooks(api: HfApi) -> list[WebhookInfo]:
     with hub_errors(api, writing=True):
-        return [_checked_webhook(webhook) for webhook in _patiently(api.list_webhooks)]
-
-
-def _checked_webhook(webhook: WebhookInfo) -> WebhookInfo:
-    if not isinstance(webhook.id, str) or not _WEBHOOK_ID.fullmatch(webhook.id):
-        raise HubError("the hub gives a webhook an impossible id", hint="check HF_ENDPOINT")
-    return webhook
+        found = _patiently(api.list_webhooks)
+    for webhook in found:
+        _id_of(webhook, "webhook")
+    return found
 
 
 def _existing(api: HfApi, text: str) -> str:

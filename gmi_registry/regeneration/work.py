@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from gmi_registry.errors import GmiError
+from pydantic import ConfigDict
+
+from gmi_registry.errors import GmiError, InputError
 from gmi_registry.hubs.access import HubAccess
 from gmi_registry.sanitize import add_secret, one_line
 
@@ -22,6 +24,10 @@ gone, and nothing is known; it is the next run's, and no failure of the model.
 """
 
 
+_NOTHING_ELSE: ConfigDict = {"extra": "forbid"}
+"""Where it is read from a text: what a later version added is not passed over."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What is the same for every model of a run. Strings and truth values only: it is pickled.
@@ -30,6 +36,8 @@ class Options:
     usual at the hub. Tokens are not shown by ``repr``; where they are None, those of the
     environment count, and an executor on another machine should send them no other way.
     """
+
+    __pydantic_config__ = _NOTHING_ELSE
 
     work: str
     cache_dir: str | None = None
@@ -54,6 +62,8 @@ class Work:
     folder. ``model`` is what :meth:`.ModelRef.parse` reads, without a commit. ``reason`` says why.
     ``to_registry``: the specification lies in the registry, and not beside the model.
     """
+
+    __pydantic_config__ = _NOTHING_ELSE
 
     hub: str
     model: str
@@ -82,6 +92,12 @@ class Result:
     passing: bool = False
     images: int = 0
     seconds: float = 0.0
+
+
+def require_workers(workers: int) -> None:
+    """Raises InputError for fewer than one worker."""
+    if workers < 1:
+        raise InputError(f"{workers} workers do nothing", hint="use --workers 1 or more")
 
 
 class Executor(Protocol):
@@ -117,14 +133,13 @@ def performed(perform: Perform, work: Work) -> Result:
 
 
 def failed(work: Work, error: Exception, *, passing: bool = False) -> Result:
-    """The error as a result: its first line, without tokens and control characters."""
-    lines = (error.message if isinstance(error, GmiError) else str(error)).strip().splitlines()
-    said = _clean(lines[0], work) if lines else ""
-    name = type(error).__name__
-    hint = error.hint if isinstance(error, GmiError) else None
-    known = isinstance(error, GmiError)
-    reason = said if known and said else f"{name}: {said}" if said else name
-    return Result(work.model, "failed", reason, hint=hint, error=name, passing=passing)
+    """The error as a result: one line, without tokens and control characters."""
+    name, text = type(error).__name__, str(error)
+    if isinstance(error, GmiError):
+        reason = _clean(error.message, work) or name
+        return Result(work.model, "failed", reason, hint=error.hint, error=name, passing=passing)
+    reason = _clean(f"{name}: {text}" if text.strip() else name, work)
+    return Result(work.model, "failed", reason, error=name, passing=passing)
 
 
 def lost(work: Work, why: str, *, hint: str | None = None, where: str | None = None) -> Result:

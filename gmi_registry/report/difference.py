@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from gmi_registry import __version__
+from gmi_registry.atomic import write_text
 from gmi_registry.errors import GmiError, InputError, SpecError, SpecNotFoundError
 from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.open import opened_hub
 from gmi_registry.hubs.resolve import SpecFolder, read_from
-from gmi_registry.report.file import write_whole
 from gmi_registry.report.numbers import number
 from gmi_registry.report.page import STYLE_SHEET, fill_template
 from gmi_registry.report.pictures import ContactSheet, Picture, embed
@@ -34,15 +34,6 @@ class Neighbour:
     model: str
     title: str
     mmd2: float
-
-    def part(self, mmd2: float) -> float:
-        """``mmd2`` as a part of the way to this model: a ratio of distances, not of squares.
-
-        Infinite where the two models draw the same.
-        """
-        if self.mmd2 <= 0:
-            return math.inf if mmd2 > 0 else 0.0
-        return math.sqrt(mmd2 / self.mmd2)
 
 
 def nearest_other(
@@ -93,7 +84,7 @@ _LONGEST = 160
 
 @dataclass(frozen=True)
 class Scale:
-    """Something to hold a movement against: ``label`` says what moves that far, ``mmd2``, or None.
+    """A distance to compare a movement with: ``label`` says what is ``mmd2`` apart.
 
     ``share`` is the movement as a part of it, of distances and not of squares.
     """
@@ -145,28 +136,33 @@ def verdict(found: SpecDiff) -> str:
     chance = f"{round(100 * moved.chance, 1):g} % of"
     return {
         "unmoved": "The images are the same.",
-        "other numerics": "The model draws what it drew: its images moved by "
+        "other numerics": "The model generates the same images: they moved by "
         f"{100 * moved.mean_share:.1f} % on average, as other numerics or another machine move "
         "them.",
-        "redrawn": "The model draws as it drew: its images moved as they do when the same model "
-        f"draws them again with other seeds (as far or farther in {chance} shuffles).",
-        "moved": f"{moves} in a common direction, which drawing the same model again does not do "
-        f"(as far in {chance} shuffles).",
-        "too few prompts": f"The images moved; from {moved.prompts} prompts it cannot be told "
+        "redrawn": "The model has not moved: its images changed as they do when the same model "
+        f"generates them again with other seeds (as far or farther in {chance} shuffles).",
+        "moved": f"{moves} in a common direction, which they do not when the same model generates "
+        f"them again (as far in {chance} shuffles).",
+        "too few prompts": f"The images moved; {moved.prompts} prompts are too few to say "
         "whether the model did.",
     }[moved.verdict]
 
 
 def scales(moved: Movement, neighbour: Neighbour | None = None) -> tuple[Scale, ...]:
-    """What the movement is to be held against, the smallest first as a rule."""
-    found = [("the same steps in no common direction, as redrawing takes them", moved.unordered)]
+    """The distances to compare the movement with, the smallest first as a rule."""
+    found = [
+        (
+            "the same steps in no common direction, as when a model generates its images again",
+            moved.unordered,
+        )
+    ]
     if moved.halves is not None:
         found.append(("two halves of one model's own prompts", moved.halves))
     if neighbour is not None:
         found.append((f"the nearest other model, {neighbour.model}", neighbour.mmd2))
     rows = [Scale(label, mmd2, _part(moved.mmd2, mmd2)) for label, mmd2 in found]
     if moved.seeds is not None:
-        # Sets of one image a prompt, so held against their like and not against the whole.
+        # Sets of one image a prompt, so compared with their like and not with the whole.
         part = _part(moved.seeds.across, moved.seeds.within)
         rows.insert(
             1, Scale("two seeds of one model, against a seed of each", moved.seeds.within, part)
@@ -228,7 +224,7 @@ def write_difference(page: DifferencePage, path: Path) -> Path:
     """
     sheets: Sequence[tuple[str, str]] = [STYLE_SHEET, ("gmi_registry.report", "difference.css")]
     text = fill_template("gmi_registry.report", "difference.html.j2", sheets, page=page)
-    return write_whole(path, text, "page")
+    return write_text(path, text, "page")
 
 
 def _sheet(which: str, path: Path | None, spec: Spec, reasons: list[str]) -> ContactSheet | None:

@@ -17,10 +17,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from gmi_registry import __version__
+from gmi_registry.atomic import write_text
 from gmi_registry.errors import GmiError
 from gmi_registry.index.result import GroupRanking, Ranking, SearchHit
 from gmi_registry.model import Trust
-from gmi_registry.report.file import write_whole
 from gmi_registry.report.numbers import near_everything, number, percent, strip
 from gmi_registry.report.pictures import Picture, embed_preview
 from gmi_registry.sanitize import on_page
@@ -326,4 +326,4 @@ def write_search_page(page: Page, path: Path) -> Path:
 
     Raises InputError where that cannot be done; a file that was there before is then unchanged.
     """
-    return write_whole(path, render(page), "report")
+    return write_text(path, render(page), "report")

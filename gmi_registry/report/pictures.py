@@ -34,11 +34,10 @@ class Picture:
     height: int
 
 
-def embed_preview(path: Path) -> Picture:
-    """A model's contact sheet as a picture of the page.
+def read_preview(path: Path) -> Image.Image:
+    """A contact sheet, decoded within limits: it is for people, and nobody vouches for it.
 
-    The bytes of the file never reach the page: they are decoded within limits and encoded anew,
-    which also drops metadata and whatever else the file carries. Raises InputError.
+    Raises InputError, which names the file.
     """
     try:
         # Links are those of a download cache; a pipe in a file's place would not end.
@@ -53,9 +52,18 @@ def embed_preview(path: Path) -> Picture:
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         raise InputError(f"{path}: is not a WebP picture")
     try:
-        return embed(load_image(data, max_pixels=PREVIEW_PIXELS), side=_PREVIEW_SIDE)
+        return load_image(data, max_pixels=PREVIEW_PIXELS)
     except InputError as error:
         raise InputError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def embed_preview(path: Path) -> Picture:
+    """A model's contact sheet as a picture of the page.
+
+    The bytes of the file never reach the page: they are decoded and encoded again, which also drops
+    metadata and whatever else the file carries. Raises InputError.
+    """
+    return embed(read_preview(path), side=_PREVIEW_SIDE)
 
 
 def embed(image: Image.Image, *, side: int = _QUERY_SIDE) -> Picture:
@@ -79,7 +87,7 @@ def _view(image: Image.Image) -> Image.Image:
     return image._new(image.im)
 
 
-# As generation.preview lays them out; a test cuts what that has drawn.
+# As generation.preview lays them out; a test cuts what that has made.
 _CELL = 128
 _GAP = 8
 _MARGIN = 16
@@ -90,25 +98,13 @@ _MOST = 200
 class ContactSheet:
     """The sheet at ``path``, of a model that ``manifest`` describes.
 
-    A sheet is for people, and nobody vouches for it: it is decoded within limits. Where it is not
-    laid out for as many prompts as the manifest has it was made by other means, and which picture
-    answers which prompt is not known. Raises InputError for one of either sort.
+    Where it is not laid out for as many prompts as the manifest has, it was made by other means,
+    and which picture answers which prompt is not known. Raises InputError for such a sheet, and for
+    one that cannot be read.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
-        try:
-            with path.open("rb") as stream:
-                data = stream.read(PREVIEW_BYTES + 1)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-        if len(data) > PREVIEW_BYTES:
-            raise InputError(f"{path}: has more than {PREVIEW_BYTES:,} bytes")
-        if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
-            raise InputError(f"{path}: is not a WebP picture")
-        try:
-            self._sheet = load_image(data, max_pixels=PREVIEW_PIXELS)
-        except InputError as error:
-            raise InputError(f"{path}: {error.message}") from error
+        self._sheet = read_preview(path)
         # One picture a prompt, whatever the seeds.
         counts = [min(_MOST, len(block.prompts)) for block in manifest.prompt_sets]
         columns = self._laid_out(counts)

@@ -29,7 +29,7 @@ _CHUNK = 1024 * 1024
 class Finding:
     """The outcome of one check; ``detail`` is one line, ``hint`` the next thing to do or None."""
 
-    check: Literal["manifest", "tensors", "preview", "weights"]
+    check: Literal["manifest", "tensors", "preview", "weights", "signature"]
     status: Literal["ok", "failed", "skipped"]
     detail: str
     hint: str | None = None

@@ -28,6 +28,7 @@ from benchmarks.paper.run import run_benchmark
 from gmi_registry import generation
 from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation import Journal, RecipeOverrides
+from gmi_registry.hubs import HubAccess
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.images import load_image
 from gmi_registry.scoring.ranking import ascending
@@ -127,7 +128,9 @@ def test_a_picture_is_what_the_model_draws_of_the_guess(hub, finished):
 def test_a_guess_may_be_longer_than_what_the_model_reads(hub, tmp_path):
     """Nobody can be told to shorten it, as he is told of a prompt of his own."""
     benchmark = load_benchmark(write_file(hub, **ALONE))
-    studio = DiffusionGenerator(benchmark, tmp_path, device="cpu", cache_dir=hub.parent / "cache")
+    studio = DiffusionGenerator(
+        benchmark, tmp_path, device="cpu", access=HubAccess(hub.parent / "cache")
+    )
     long = " ".join(f"word{number}" for number in range(60))
     with pytest.raises(InputError, match="tokens, but the model reads 16"):
         studio.draw([Order("test", 0, (long,), (0,))], lambda done: None)
@@ -159,7 +162,7 @@ def test_each_model_is_loaded_once(hub, scored, tmp_path, monkeypatch):
         out,
         last="draw",
         device="cpu",
-        cache_dir=hub.parent / "cache",
+        access=HubAccess(hub.parent / "cache"),
         progress=lambda stage, done, total: told.append((stage, done, total)),
     )
     refs = [str(ref) for ref in _refs(out)]
@@ -234,7 +237,7 @@ def test_drawing_never_reads_the_answers_of_test(hub, scored, finished, tmp_path
     shutil.copytree(scored, out)
     benchmark = load_benchmark(write_file(hub, **ALONE))
     studio = DiffusionGenerator(
-        benchmark, out / "work", device="cpu", cache_dir=hub.parent / "cache"
+        benchmark, out / "work", device="cpu", access=HubAccess(hub.parent / "cache")
     )
     read_bytes, open_file = Path.read_bytes, Path.open
 

@@ -19,6 +19,7 @@ from benchmarks.paper.generator import orders_of
 from benchmarks.paper.pictures import PictureGenerator, jittered
 from benchmarks.paper.run import run_benchmark
 from gmi_registry.errors import InputError, MissingExtraError
+from gmi_registry.hubs import HubAccess
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.scoring import top_k_credit
 from gmi_registry.spec.canonical import canonical_digest
@@ -108,7 +109,7 @@ def write(place, **changes):
 
 def run(place, out, *, last="score", **changes):
     benchmark = load_benchmark(write(place, **changes))
-    return run_benchmark(benchmark, out, last=last, device="cpu", cache_dir=place / "cache")
+    return run_benchmark(benchmark, out, last=last, device="cpu", access=HubAccess(place / "cache"))
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from gmi_registry.generation import RecipeOverrides, load_pipeline
 from gmi_registry.hubs import Filters
 from gmi_registry.hubs.civitai import CivitaiHub
 from gmi_registry.hubs.huggingface import HuggingFaceHub
-from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet, read_spec
 from tests.support.civitai_loopback import Fault, File, Model, Version
 from tests.support.grey_encoder import GreyEncoder
 from tests.support.loopback import fixtures
+from tests.support.publishing import publish
 from tests.support.tiny_models import save_base, save_lora
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])

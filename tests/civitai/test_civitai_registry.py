@@ -10,11 +10,11 @@ from PIL import Image
 from gmi_registry import generation, search
 from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs import HubAccess, open_hub
-from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet
 from tests.support.civitai_loopback import File, Model, Version
 from tests.support.grey_encoder import GreyEncoder
 from tests.support.loopback import User, fixtures
+from tests.support.publishing import publish
 from tests.support.tiny_models import save_base, save_lora
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])

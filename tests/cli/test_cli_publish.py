@@ -15,7 +15,7 @@ from gmi_registry.cli.main import app
 from gmi_registry.cli.publish import app as publish_app
 from gmi_registry.errors import HubError
 from gmi_registry.spec import GenerationRecipe, read_spec
-from tests.support.cli_hub import write_card
+from tests.support.cli_hub import refused, write_card
 
 QUICK = ("--steps", "1")
 
@@ -127,14 +127,6 @@ def test_a_warning_stops_nothing(call, hub):
     assert "warning: the model card has no tags" in done.stderr
 
 
-def refused(done):
-    """The one line of an error."""
-    assert done.exit_code == 1
-    assert done.stdout == ""
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
-    return line
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -186,17 +178,17 @@ def test_a_base_that_is_named(call, hub):
     assert "needs no base model" in refused(done)
 
 
-def test_a_model_that_is_not_there(call, hub):
-    assert "holds no model 'tusche'" in refused(call(publish_app, "tusche", "--hub", hub))
-
-
-def test_a_model_of_another_hub(call, hub):
-    assert "hf:owner/name" in refused(call(publish_app, "hf:owner/name", "--hub", hub))
-
-
-def test_a_folder_that_is_no_hub(call, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "folder", "reason"),
+    [
+        ("tusche", "hub", "holds no model 'tusche'"),
+        ("hf:owner/name", "hub", "hf:owner/name"),
+        ("ink", "empty", "empty"),
+    ],
+)
+def test_models_and_hubs_that_are_not_there(call, hub, tmp_path, model, folder, reason):
     (tmp_path / "empty").mkdir()
-    assert "empty" in refused(call(publish_app, "ink", "--hub", tmp_path / "empty"))
+    assert reason in refused(call(publish_app, model, "--hub", tmp_path / folder))
 
 
 @pytest.mark.parametrize("place", ["work", "output"])
@@ -246,12 +238,12 @@ def test_an_interrupted_generation_goes_on(call, hub, monkeypatch):
         patched.setattr(module, "StageProgress", Interrupted)
         done = call(publish_app, "ink", "--hub", hub, *QUICK)
     assert done.exit_code == 130
-    assert "run the same command again to go on" in done.stderr
+    assert "run the same command again to continue" in done.stderr
     assert contents(hub) == before
 
     done = call(publish_app, "ink", "--hub", hub, *QUICK)
     assert done.exit_code == 0, done.stderr
-    assert "taken over" in done.stderr
+    assert "kept from before" in done.stderr
 
 
 def test_ctrl_c_in_a_process_of_its_own(start_only, call, hub):
@@ -324,9 +316,9 @@ def test_what_is_passed_on(call, hub, monkeypatch):
         asked.append(access.token)
         return Remote(hub)
 
-    def publish(ref, hub, **options):
+    def publish(request, hub, **options):
         warnings.warn("of no interest to users", FutureWarning, stacklevel=1)
-        hub.push_spec(ref, options["work"], create_pr=options["create_pr"])
+        hub.push_spec(request.model, request.work, create_pr=request.create_pr)
         raise HubError("far enough")
 
     monkeypatch.setattr(import_module("gmi_registry.hubs.open"), "open_hub", open_hub)

@@ -81,7 +81,7 @@ def sure_ranking():
     return answer(replace(RANKING, hits=tuple(replace(it, confidence=p) for it, p in pairs)))
 
 
-def test_a_pipe_gets_chances_where_the_score_speaks_of_them(capsys):
+def test_a_pipe_gets_confidence_where_the_score_speaks_of_them(capsys):
     write_ranking(sure_ranking())
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [row[-4] for row in rows] == ["confidence", "0.971", "0.020", "0.001"]
@@ -143,12 +143,12 @@ def test_models_that_repeat_each_other_and_that_are_near_everything(capsys, tabl
     assert "and 10 more" in " ".join(table(200, answer(replace(RANKING, hits=many))).split())
 
 
-def test_a_terminal_shows_chances_beside_the_distance(table):
+def test_a_terminal_shows_confidence_beside_the_distance(table):
     lines = table(60, sure_ranking()).splitlines()
-    assert lines[0].split()[:4] == ["#", "model", "distance", "chance"]
+    assert lines[0].split()[:4] == ["#", "model", "distance", "confidence"]
     assert "97 %" in lines[1]
     assert "< 1 %" in lines[3]
-    assert "chance" not in table(60, answer(RANKING))
+    assert "confidence" not in table(60, answer(RANKING))
 
 
 def test_a_wide_terminal_shows_everything(table):

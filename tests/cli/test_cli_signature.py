@@ -137,7 +137,7 @@ def test_a_broken_specification(call, signed, name):
     path.write_bytes(path.read_bytes()[:-1])
     done = call(app, "spec", "verify", place, "--key", public)
     assert done.exit_code == 1
-    assert "signature failed   not judged, since the specification is broken" in done.stdout
+    assert "signature failed   not checked, since the specification is broken" in done.stdout
 
 
 def test_other_weights_do_not_touch_the_signature(call, signed):
@@ -294,26 +294,6 @@ def test_a_model_of_a_local_hub(call, folder, keys, tmp_path):
     (hub / "models" / "flat" / "gmi" / "spec.sig").symlink_to(elsewhere)
     refused(call(app, *verify), "is a symbolic link")
     assert call(app, *verify, "--signature-file", elsewhere).exit_code == 0
-
-
-_HELP = """
-import sys
-from gmi_registry.cli.main import main
-sys.argv[1:] = ["spec", {command!r}, "--help"]
-try:
-    main()
-except SystemExit:
-    pass
-print(sorted(set(sys.modules) & {{"model_signing", "sigstore", "cryptography", "numpy"}}))
-"""
-
-
-@pytest.mark.parametrize("command", ["sign", "verify"])
-def test_help_imports_nothing_heavy(command):
-    code = _HELP.format(command=command)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--key" in done.stdout
-    assert done.stdout.endswith("[]\n")
 
 
 def test_without_the_extra(start, folder, keys):

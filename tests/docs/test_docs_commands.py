@@ -11,6 +11,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import click
@@ -28,7 +29,9 @@ _SHELL = ("", "sh", "bash", "shell", "console")
 _WORDS = {"cd", "cp", "export", "git", "ls", "printf", "rm", "source", "python", "python3"}
 _SEPARATORS = re.compile(r"[|&;]+")
 _ASSIGNMENT = re.compile(r"[A-Z][A-Z0-9_]*=.*")
-_PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+_PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+_PROJECT = _PYPROJECT["project"]
+_GROUPS = _PYPROJECT["dependency-groups"].keys()
 
 _SHOWN = [path for path in pages() if path.parent == ROOT or path.is_relative_to(ROOT / "docs")]
 
@@ -120,10 +123,14 @@ def _nox(arguments: Sequence[str]) -> str | None:
 def _pip(arguments: Sequence[str]) -> str | None:
     if not arguments or arguments[0] != "install":
         return "pip only installs here"
+    groups = {after for word, after in pairwise(arguments) if word == "--group"}
+    if not groups <= _GROUPS:
+        return f"there is no group {', '.join(sorted(groups - _GROUPS))}"
     for text in arguments[1:]:
-        if text.startswith("-"):
+        if text.startswith("-") or text in groups:
             continue
-        wanted = Requirement(text)
+        # From a checkout: the project that lies there.
+        wanted = Requirement(re.sub(r"^\.(?=\[|$)", _PROJECT["name"], text))
         unknown = wanted.extras - _PROJECT["optional-dependencies"].keys()
         if wanted.name == _PROJECT["name"] and unknown:
             return f"there is no extra {', '.join(sorted(unknown))}"
@@ -161,6 +168,8 @@ def test_commands_are_parsed(line: str) -> None:
         "hf auth logon",
         "nox -s nothing",
         "pip install 'gmi-registry[everything]'",
+        "pip install -e . --group nothing",
+        "pip install -e '.[everything]'",
         "python -m gmi_registry.nothing",
         "python benchmarks/nothing.py",
         "gmi-serach picture.png",

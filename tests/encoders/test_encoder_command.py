@@ -67,7 +67,7 @@ def test_a_damaged_export_does_not_pass(exported: Path, tmp_path: Path) -> None:
     ("name", "said"),
     [
         ("tiny", "does not name an encoder"),
-        ("tiny/other", "carries no encoder tiny/other"),
+        ("tiny/other", "has no encoder tiny/other"),
         ("../x/y", "does not name an encoder"),
     ],
 )

@@ -59,7 +59,7 @@ def test_errors_are_results_and_tell_no_token(tmp_path):
     works = deeds.works(tmp_path, "fail", "refuse", token="hf_abcdefghijkl")
     fault, refusal = executor(1).run(iter(works))
     assert (fault.outcome, fault.error) == ("failed", "ValueError")
-    assert fault.reason == "ValueError: no such layer, token …"
+    assert fault.reason == "ValueError: no such layer, token … and more"
     assert (refusal.outcome, refusal.reason, refusal.hint) == (
         "failed",
         "it draws nothing",

@@ -58,7 +58,7 @@ def test_works_are_done_in_other_processes_two_at_a_time(outcomes):
 
 
 def test_errors_tell_no_token(outcomes):
-    assert outcomes[1]["fail"].reason == "ValueError: no such layer, token …"
+    assert outcomes[1]["fail"].reason == "ValueError: no such layer, token … and more"
     assert outcomes[1]["refuse"].hint == "train it"
 
 

@@ -23,9 +23,9 @@ from gmi_registry.generation import (
     images_kept,
 )
 from gmi_registry.hubs.local import LocalHub
-from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet, encode_spec
 from tests.support.grey_encoder import GreyEncoder
+from tests.support.publishing import publish
 
 BASE = ModelRef("local", "base")
 FEW = PromptSet("few", 1, tuple(f"thing number {n}" for n in range(11)))

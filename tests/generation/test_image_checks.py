@@ -25,9 +25,9 @@ from gmi_registry.generation import (
 )
 from gmi_registry.generation.image_checks import DecoderWatch, is_one_colour
 from gmi_registry.hubs.local import LocalHub
-from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet, read_spec
 from tests.support.grey_encoder import GreyEncoder
+from tests.support.publishing import publish
 from tests.support.tiny_models import SIDE, model_files
 
 PROMPTS = tuple(f"thing number {number}" for number in range(12))

@@ -24,9 +24,9 @@ from gmi_registry.errors import (
 )
 from gmi_registry.generation import RecipeOverrides, plan
 from gmi_registry.hubs.local import LocalHub
-from gmi_registry.publish import publish
 from gmi_registry.spec import MANIFEST_NAME, ModelRef, PromptSet, read_spec, verify
 from tests.support.grey_encoder import GreyEncoder
+from tests.support.publishing import publish
 
 # The package's own name "publish" is the function.
 publish_module = importlib.import_module("gmi_registry.publish")

@@ -12,7 +12,6 @@ from gmi_registry import generation
 from gmi_registry.errors import GenerationError
 from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs.local import LocalHub
-from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet, read_spec, verify
 from tests.support.grey_encoder import GreyEncoder
 from tests.support.models.adapters import lora_folder
@@ -20,6 +19,7 @@ from tests.support.models.architectures import SIZES
 from tests.support.models.files import architecture_folder
 from tests.support.models.originals import single_file
 from tests.support.models.refused import refused_folder
+from tests.support.publishing import publish
 
 FEW = PromptSet("few", 1, ("a cat", "the sea", "an old man"))
 

@@ -14,9 +14,9 @@ from gmi_registry.generation.plan import _base_notes
 from gmi_registry.hubs import LocalHub
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.resolve import find_base
-from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef
 from tests.support.loopback import LoopbackHub, fixtures
+from tests.support.publishing import publish
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

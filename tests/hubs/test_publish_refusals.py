@@ -17,10 +17,10 @@ from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.local import LocalHub, _write_hub_file
 from gmi_registry.hubs.registry import Registry
-from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef
 from tests.support.hub_builder import ProjectionEncoder
 from tests.support.loopback import User, fixtures
+from tests.support.publishing import publish
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

@@ -160,23 +160,6 @@ def test_all_of_a_hub_is_proposed_to_nobody_by_accident(remote, tmp_path):
     assert done.stdout.startswith("hf:alice/ink\tfresh\t")
 
 
-def test_help_imports_nothing_heavy():
-    program = (
-        "import sys\n"
-        "from gmi_registry.cli.main import main\n"
-        "sys.argv[1:] = ['regenerate', '--help']\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "heavy = {'torch', 'diffusers', 'huggingface_hub', 'numpy', 'filelock'}\n"
-        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
-    )
-    shown = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert "--max-seconds" in shown.stdout
-    assert shown.stderr.strip() == "[]"
-
-
 def test_the_runners_script_passes_everything_on(stale, tmp_path):
     """What a timer calls."""
     script = ROOT / "ci" / "regenerate.sh"

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gmi_registry.errors import InputError
-from gmi_registry.publish import publish
 from gmi_registry.regeneration import FailureStore, Result, SequentialExecutor
 from gmi_registry.regeneration.store import folder_about, model_lock
 from gmi_registry.spec import ModelRef, PromptSet, read_spec
+from tests.support.publishing import publish
 from tests.support.regeneration_world import (
     UNFIT,
     WEIGHTS,

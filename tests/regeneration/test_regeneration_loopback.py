@@ -10,11 +10,11 @@ import pytest
 
 from gmi_registry.errors import GmiError, InputError
 from gmi_registry.hubs import Filters
-from gmi_registry.publish import publish
 from gmi_registry.regeneration import SequentialExecutor
 from gmi_registry.report.difference import find_previous
 from gmi_registry.spec import ModelRef, read_spec
 from tests.support.loopback import Fault
+from tests.support.publishing import publish
 from tests.support.regeneration_world import (
     SECRET,
     SPEC,

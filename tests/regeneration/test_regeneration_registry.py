@@ -8,10 +8,10 @@ import pytest
 
 from gmi_registry.hubs import HubAccess, open_hub
 from gmi_registry.hubs.registry import Registry
-from gmi_registry.publish import publish
 from gmi_registry.regeneration import Options, Round
 from gmi_registry.spec import ModelRef
 from tests.support.loopback import User
+from tests.support.publishing import publish
 from tests.support.regeneration_world import WEIGHTS, other_weights
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])

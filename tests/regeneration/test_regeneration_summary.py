@@ -208,3 +208,18 @@ def test_a_store_that_somebody_holds_is_left_alone(tmp_path, monkeypatch):
     other.execute("ROLLBACK")
     other.close()
     assert list(store.histories()) == ["local:ink"]
+
+
+def test_what_is_kept_in_a_folder_that_cannot_be_written_is_read(tmp_path, monkeypatch):
+    store = FailureStore(tmp_path)
+    store.begin("local:ink", "k")
+    before, connect = store.histories(), sqlite3.connect
+
+    def read_only(path, **settings):
+        # As root may write anything, SQLite has to say no.
+        return connect(f"file:{path}?mode=ro", uri=True, **settings)
+
+    monkeypatch.setattr(sqlite3, "connect", read_only)
+    assert store.histories() == before
+    with pytest.raises(InputError, match="cannot be written: attempt to write a readonly"):
+        store.begin("local:oil", "k")

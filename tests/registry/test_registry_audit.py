@@ -22,10 +22,10 @@ from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.entries import entry_of
 from gmi_registry.hubs.registry.review import compare_images
 from gmi_registry.index.stored import NewSpec, update_index
-from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet, build_spec, read_spec, write_spec
 from tests.support.grey_encoder import GreyEncoder
 from tests.support.loopback import User
+from tests.support.publishing import publish
 from tests.support.registry_author import RED, REPO, civitai, described, entry_files, spec_of
 from tests.support.tiny_models import save_base, save_lora
 
@@ -239,7 +239,7 @@ def test_what_cannot_be_compared(tmp_path):
         compare_images(spec, lone)
     with pytest.raises(InputError, match="has no prompt 'a dog'"):
         audit(spec, HuggingFaceHub(), ["a dog"], work=tmp_path)
-    with pytest.raises(InputError, match="no prompt to draw"):
+    with pytest.raises(InputError, match="no prompt to use"):
         audit(spec, HuggingFaceHub(), [], work=tmp_path)
 
 

@@ -16,10 +16,10 @@ from gmi_registry.cli.main import app
 from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs import HubAccess, open_hub
 from gmi_registry.hubs.registry import Registry
-from gmi_registry.publish import publish
 from gmi_registry.spec import ModelRef, PromptSet
 from tests.support.civitai_loopback import File, LoopbackCivitai, Model, Version
 from tests.support.grey_encoder import GreyEncoder
+from tests.support.publishing import publish
 from tests.support.registry_author import REPO
 from tests.support.tiny_models import save_base, save_lora
 

@@ -196,7 +196,7 @@ def test_a_registry_that_an_earlier_search_named_is_found_again(world, caplog):
 
 def test_verify_entry_takes_them(world, monkeypatch):
     monkeypatch.setattr(
-        registry_commands, "audited", lambda *_, **__: Finding("audit", "failed", "not now")
+        registry_commands, "_audited", lambda *_, **__: Finding("audit", "failed", "not now")
     )
     for hub, texts in world["pages"].items():
         for text, model in texts.items():

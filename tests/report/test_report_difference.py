@@ -186,7 +186,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path):
     [
         (spec(), "are the same"),
         (spec(title="Other"), "The images are the same"),
-        (spec(seed=1), "as they do when the same model draws them again"),
+        (spec(seed=1), "as they do when the same model generates them again"),
         (spec(moved=range(30)), "The model has moved"),
         (spec(moved=range(30), model="other"), "The two models differ"),
         (spec(5), "cannot be compared: other default prompts"),
@@ -198,7 +198,7 @@ def test_the_verdict_in_words(new, said):
 
 
 def test_few_prompts_give_no_verdict():
-    assert "cannot be told" in verdict(diff_specs(spec(4), spec(4, moved=(1, 2))))
+    assert "4 prompts are too few to say" in verdict(diff_specs(spec(4), spec(4, moved=(1, 2))))
 
 
 def test_scales_are_ratios_of_distances_and_not_of_squares():
@@ -206,6 +206,5 @@ def test_scales_are_ratios_of_distances_and_not_of_squares():
     neighbour = Neighbour("local:near", "Near", 4 * movement.mmd2)
     found = {scale.label: scale for scale in scales(movement, neighbour)}
     assert found["the nearest other model, local:near"].share == "50 %"
-    assert neighbour.part(movement.mmd2) == pytest.approx(0.5)
     assert len(found) == 3
     assert len(scales(movement)) == 2

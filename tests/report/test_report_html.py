@@ -71,8 +71,8 @@ def test_the_page_holds_what_there_is_to_say():
     for part in ("cat.png", "a cat", "Flat icons", "0.2500", "a red apple", "mit", "zoo/base"):
         assert part in text
     assert "none here" in text
-    assert text.count("ahead of the next by") == 1
-    assert "chance" not in text
+    assert text.count("<dt>margin</dt>") == 1
+    assert "confidence" not in text
     assert "<dd>97 %</dd>" in render(page(card(1, confidence=0.9712)))
 
 

@@ -48,3 +48,12 @@ def draw_picture(path: Path, colour: str = "red") -> Path:
     ImageDraw.Draw(image).ellipse((6, 6, 40, 34), fill=colour)
     image.save(path)
     return path
+
+
+def refused(done):
+    """The one line of an error."""
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    return line

@@ -8,6 +8,7 @@ import shutil
 from benchmarks.paper.definition import load_benchmark
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.run import run_benchmark
+from gmi_registry.hubs import HubAccess
 from gmi_registry.hubs.local import LocalHub
 
 OWN = ("own-prompts", "own-prompts-default", "own-prompts-mixed")
@@ -90,4 +91,4 @@ def run(hub, out, *, last="score", **changes):
     """The real stages on the processor."""
     benchmark = load_benchmark(write_file(hub, **changes))
     cache = hub.parent / "cache"
-    return run_benchmark(benchmark, out, last=last, device="cpu", cache_dir=cache)
+    return run_benchmark(benchmark, out, last=last, device="cpu", access=HubAccess(cache))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import pytest
 
@@ -15,6 +14,7 @@ from gmi_registry.spec import ModelRef, read_manifest
 from tests.support.delivery import body
 from tests.support.loopback import User
 from tests.support.regenerator import WEIGHTS, Regenerator, card, digest_of
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 
@@ -41,13 +41,6 @@ def deliveries(hub, repo=REPO):
     history = [commit.oid for commit in reversed(hub.history(repo))]
     pairs = zip([None, *history], history, strict=False)
     return [body(repo, new, old=old) for old, new in pairs]
-
-
-def wait_until(quiet, seconds=60):
-    end = time.monotonic() + seconds
-    while not quiet():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def idle(receiver):

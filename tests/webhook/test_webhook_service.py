@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx2
@@ -21,6 +20,7 @@ from gmi_registry.regeneration.webhook_service import only_worker
 from tests.support import load_run
 from tests.support.delivery import SECRET, body
 from tests.support.loopback.fixtures import client_environment
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 
@@ -76,13 +76,6 @@ class Service:
     def stop(self, number=signal.SIGINT):
         self.process.send_signal(number)
         return self.process.wait(60)
-
-
-def wait_until(done, seconds=60):
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def is_there(pid):
@@ -162,20 +155,6 @@ def test_a_second_worker_leaves_a_queue_alone(tmp_path):
     assert done.returncode == 1
     assert said.startswith("error: another program works on the queue")
     assert "hint: " in said
-
-
-@pytest.mark.parametrize("command", ["", "install", "list", "remove", "serve"])
-def test_help_imports_nothing_heavy(command):
-    code = (
-        "import sys\nfrom gmi_registry.cli import main\n"
-        f"sys.argv[1:] = {['webhook', *command.split(), '--help']}\n"
-        "try:\n    main.main()\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
-        "heavy = {'torch', 'numpy', 'huggingface_hub', 'httpx2', 'starlette', 'uvicorn'}\n"
-        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stderr == "[]\n"
-    assert "Usage:" in done.stdout
 
 
 def test_a_port_that_is_taken_is_said():

@@ -27,6 +27,7 @@ Check = Literal[
     "manifest",
     "tensors",
     "preview",
+    "signature",
     "place",
     "owner",
     "weights",

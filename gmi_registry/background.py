@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gmi_registry.encoders.protocol import Encoder
     from gmi_registry.index.groups import ModelGroup
 
+_FILE = Path(__file__).with_name("background.png")
 _SIDE, _ACROSS = 96, 8
 # Part of the name of what is kept: numbers of another way to measure are others.
 _METHOD = 1
@@ -37,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 @cache
 def _content() -> bytes:
-    return files("gmi_registry").joinpath("background.png").read_bytes()
+    return _FILE.read_bytes()
 
 
 def pictures_digest() -> str:
@@ -47,7 +48,7 @@ def pictures_digest() -> str:
 
 def pictures() -> list[Image.Image]:
     """The 64 pictures, 96 x 96 pixels, RGB."""
-    with files("gmi_registry").joinpath("background.png").open("rb") as stream:
+    with _FILE.open("rb") as stream:
         whole = Image.open(stream, formats=["PNG"]).convert("RGB")
     corners = [(_SIDE * x, _SIDE * y) for y in range(_ACROSS) for x in range(_ACROSS)]
     return [whole.crop((left, top, left + _SIDE, top + _SIDE)) for left, top in corners]

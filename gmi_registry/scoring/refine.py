@@ -12,16 +12,17 @@ whether others, too, may be near.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 
-from gmi_registry.scoring.coarse import drawn_rows
 from gmi_registry.scoring.kernels import Floats, working_dtype
 from gmi_registry.scoring.ranking import least
 from gmi_registry.scoring.sweep import products, row_norms
+
+if TYPE_CHECKING:
+    from numpy.polynomial import Polynomial
 
 # Estimates are off by a normal deviate; so many standard deviations of it are looked into.
 _DEVIATIONS = 3.0
@@ -156,6 +157,9 @@ def refine_by_line(
         raise ValueError(f"count must be positive, got {count}")
     models = len(estimates)
     found, known = np.zeros(models), np.zeros(models, bool)
+    # A search of few models comes nowhere near this.
+    from gmi_registry.scoring.coarse import drawn_rows
+
     drawn = drawn_rows(models, _DRAWN)
     wanted = care.models(count)
     while True:
@@ -200,6 +204,8 @@ def _reach(
 
 def _fitted(x: Floats, y: NDArray[np.float64], degree: int) -> tuple[Polynomial, float]:
     """A polynomial of x that y is near to, and by how much it is off."""
+    from numpy.polynomial import Polynomial
+
     if not np.ptp(x) > 0:
         return Polynomial([float(y.mean())]), float(y.std())
     curve = Polynomial.fit(x.astype(np.float64), y, degree)

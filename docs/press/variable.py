@@ -13,7 +13,7 @@ from docs.press.page import Page, code
 
 __all__ = ["variable_page", "variables_read"]
 
-_CALLS = {"get", "getenv", "is_wanted"}
+_CALLS = {"get", "getenv", "is_switched_on"}
 
 _OURS = {
     "GMI_HUB": "The hub where none is named: `hf`, or a folder that holds `hub.json`.",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from PIL.Image import Image
 
+from gmi_registry.atomic import user_cache
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.open import opened_hub
@@ -26,7 +27,7 @@ from gmi_registry.spec import ModelRef, PromptSet, Spec
 
 if TYPE_CHECKING:
     from gmi_registry.generation import RecipeOverrides
-    from gmi_registry.generation.memory import Offload
+    from gmi_registry.generation.placement import Offload
     from gmi_registry.publish import Progress as PublishProgress
     from gmi_registry.publish import Publication
 
@@ -257,7 +258,4 @@ def _listed(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource
 def _work_folder(chosen: str | Path | None, cache_dir: Path | None) -> Path:
     if chosen is not None:
         return Path(chosen)
-    from platformdirs import user_cache_path
-
-    cache = user_cache_path("gmi-registry", appauthor=False) if cache_dir is None else cache_dir
-    return cache / "work"
+    return user_cache(cache_dir) / "work"

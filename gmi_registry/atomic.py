@@ -12,9 +12,7 @@ import errno
 import hashlib
 import logging
 import os
-import secrets
 import sys
-import tempfile
 from pathlib import Path
 
 from gmi_registry.errors import InputError
@@ -28,6 +26,15 @@ _RENAME_EXCHANGE = 2  # linux/fs.h
 _RENAME_SWAP = 2  # sys/stdio.h of macOS
 # The kernel, the C library or the file system does not know the call.
 _UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+def user_cache(chosen: Path | None = None) -> Path:
+    """``chosen``, else the folder for what this package keeps for this user; neither need exist."""
+    if chosen is not None:
+        return chosen
+    from platformdirs import user_cache_path
+
+    return user_cache_path("gmi-registry", appauthor=False)
 
 
 def read_sealed(path: Path, *, limit: int = -1) -> bytes | None:
@@ -52,6 +59,8 @@ def read_sealed(path: Path, *, limit: int = -1) -> bytes | None:
 
 def write_sealed(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all, and the folder that it lies in. Raises OSError."""
+    import tempfile  # not for who only asks where the cache is
+
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, scratch = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
     try:
@@ -115,6 +124,8 @@ def write_text(path: Path, text: str, what: str, *, hint: str = _HINT) -> Path:
     Raises InputError, which calls the text ``what``, where that cannot be done; a file that was
     there before is then unchanged.
     """
+    import secrets
+
     # A file name may hold bytes that are no text.
     content = text.encode("utf-8", "backslashreplace")
     path = path.absolute()

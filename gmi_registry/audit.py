@@ -14,8 +14,8 @@ from gmi_registry import generation
 from gmi_registry.device import require_device, require_dtype
 from gmi_registry.encoders import Encoder, check_encoder, load_encoder
 from gmi_registry.errors import HubError, IncomparableSpecsError, InputError
-from gmi_registry.generation import Journal
-from gmi_registry.generation.plan import require_room, require_writable
+from gmi_registry.generation import BatchCache
+from gmi_registry.generation.specification import require_room, require_writable
 from gmi_registry.hubs.protocol import Hub, ModelOutline
 from gmi_registry.hubs.registry.review import ImageComparison, compare_images
 from gmi_registry.hubs.selection import main_file
@@ -90,7 +90,7 @@ def audit(
     generation.check_settings(pipeline, recipe)
     require_room(work, len(prompts) * len(recipe.seeds) * 3 * recipe.width * recipe.height)
     progress("check", _CHECKS, _CHECKS)
-    journal = Journal(work, model, recipe)
+    cache = BatchCache(work, model, recipe)
     encoding = generation.Encoding(
         encoder,
         len(prompts) * len(recipe.seeds),
@@ -100,14 +100,14 @@ def audit(
         pipeline,
         prompts,
         recipe,
-        journal=journal,
-        follower=encoding,
+        cache=cache,
+        consumer=encoding,
         progress=lambda done, total: progress("generate", done, total),
     )
     prompt_set = PromptSet("audit", 1, tuple(prompts))
     again = generation.build_spec(model, encoding.rows(), encoder, [prompt_set], recipe)
     found = compare_images(spec, again)
-    journal.discard()
+    cache.discard()
     return found
 
 

@@ -67,50 +67,50 @@ def embedded(encoder: Encoder, cache: SpecCache) -> NDArray[np.float32]:
     return found
 
 
-def hubness(stack: ModelGroup, cache: SpecCache, encoder: Encoder | None = None) -> Hubness:
-    """Who of ``stack`` is near everything, measured now unless that is known.
+def hubness(group: ModelGroup, cache: SpecCache, encoder: Encoder | None = None) -> Hubness:
+    """Who of ``group`` is near everything, measured now unless that is known.
 
     The pictures take part where ``cache`` has what the encoder made of them, or ``encoder`` is
-    given. Some of the members' images are read, with the errors of the stack.
+    given. Some of the members' images are read, with the errors of the group.
     """
-    asked = embedded(encoder, cache) if encoder is not None else background_of(stack, cache)
-    known = known_hubness(stack, cache)
+    asked = embedded(encoder, cache) if encoder is not None else background_of(group, cache)
+    known = known_hubness(group, cache)
     if known is not None and (known.pictures or asked is None):
         return known
-    found = measure_hubness(stack, asked)
-    cache.keep("hubness", _measured_name(stack), found.to_bytes())
+    found = measure_hubness(group, asked)
+    cache.keep("hubness", _measured_name(group), found.to_bytes())
     return found
 
 
-def known_hubness(stack: ModelGroup, cache: SpecCache) -> Hubness | None:
+def known_hubness(group: ModelGroup, cache: SpecCache) -> Hubness | None:
     """What was measured before of exactly these members, or None."""
-    data = cache.kept("hubness", _measured_name(stack))
+    data = cache.kept("hubness", _measured_name(group))
     try:
         return None if data is None else Hubness.from_bytes(data)
     except Exception as error:  # written by a program that meant something else
-        _log.debug("what was measured of %s is of another layout: %s", stack.key, error)
+        _log.debug("what was measured of %s is of another layout: %s", group.key, error)
         return None
 
 
-def known_universal(stack: ModelGroup, cache: SpecCache) -> Mapping[str, Universal]:
+def known_universal(group: ModelGroup, cache: SpecCache) -> Mapping[str, Universal]:
     """The members that are near everything, for a search: as far as they were measured before, or
     are so few that it takes no time, and their images are on this machine."""
-    known = known_hubness(stack, cache)
+    known = known_hubness(group, cache)
     if known is None:
-        few = FEWEST <= len(stack.names) <= _FEW
-        if not few or not stack.at_hand(range(len(stack.names))):
+        few = FEWEST <= len(group.names) <= _FEW
+        if not few or not group.at_hand(range(len(group.names))):
             return {}
         try:
-            known = hubness(stack, cache)
+            known = hubness(group, cache)
         except GmiError as error:  # an answer does without
-            _log.debug("hubs of %s are not known: %s", stack.key, error.message)
+            _log.debug("hubs of %s are not known: %s", group.key, error.message)
             return {}
     return known.universal
 
 
-def background_of(stack: ModelGroup, cache: SpecCache) -> NDArray[np.float32] | None:
-    """What the encoder of ``stack`` made of the pictures, where ``cache`` has it: [64, D]."""
-    return kept_pictures(stack.key.encoder_id, stack.image_dim, cache)
+def background_of(group: ModelGroup, cache: SpecCache) -> NDArray[np.float32] | None:
+    """What the encoder of ``group`` made of the pictures, where ``cache`` has it: [64, D]."""
+    return kept_pictures(group.key.encoder_id, group.image_dim, cache)
 
 
 def kept_pictures(encoder_id: str, width: int, cache: SpecCache) -> NDArray[np.float32] | None:
@@ -133,5 +133,5 @@ def _name(encoder_id: str) -> str:
     return f"{encoder_id} {pictures_digest()}"
 
 
-def _measured_name(stack: ModelGroup) -> str:
-    return f"{_METHOD} {stack.key} {stack.digest} {pictures_digest()}"
+def _measured_name(group: ModelGroup) -> str:
+    return f"{_METHOD} {group.key} {group.digest} {pictures_digest()}"

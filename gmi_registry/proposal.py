@@ -21,34 +21,34 @@ _HINT = "gmi index build DIR --hub HUB, and --index DIR"
 _TIMES_AS_LONG = 3.0
 
 
-def proposal_findings(spec: Spec, stack: ModelGroup | None, cache: SpecCache) -> list[Finding]:
+def proposal_findings(spec: Spec, group: ModelGroup | None, cache: SpecCache) -> list[Finding]:
     """Whether a proposed specification holds what its encoder gives for images, repeats a model of
-    ``stack``, or is near all of them.
+    ``group``, or is near all of them.
 
-    ``stack`` is the group of what it may be compared with, None where nothing is known of one. An
+    ``group`` is the group of what it may be compared with, None where nothing is known of one. An
     earlier specification of the same model is no other model. Background pictures take part where
-    ``cache`` has what the encoder made of them. Raises what the stack raises.
+    ``cache`` has what the encoder made of them. Raises what the group raises.
     """
     images = IndexedSpec.of(spec).image_embeddings
     encoder = spec.manifest.encoder
     pictures = kept_pictures(encoder.id, encoder.image_dim, cache)
-    norms = _norms(images, stack, pictures)
-    if stack is None:
+    norms = _norms(images, group, pictures)
+    if group is None:
         why = "no index of models that this one can be compared with"
         return [norms, Finding("copies", "skipped", why, _HINT), Finding("hubness", "skipped", why)]
-    found = measure_hubness(stack, pictures, images)
-    return [norms, _copies(spec, stack, repeated_members(stack, images)), _near_all(found)]
+    found = measure_hubness(group, pictures, images)
+    return [norms, _copies(spec, group, repeated_members(group, images)), _near_all(found)]
 
 
 def _norms(
-    images: NDArray[np.float16], stack: ModelGroup | None, pictures: NDArray[np.float32] | None
+    images: NDArray[np.float16], group: ModelGroup | None, pictures: NDArray[np.float32] | None
 ) -> Finding:
     """By the pictures, which are the reader's own; where these were never read, by what most of the
     other models hold."""
     if pictures is not None:
         lengths = np.linalg.norm(pictures, axis=1)
         usual, whose = (float(lengths.min()), float(lengths.max())), "the background pictures have"
-    elif stack is not None and (known := usual_norms(stack)) is not None:
+    elif group is not None and (known := usual_norms(group)) is not None:
         usual, whose = known, "most models have"
     else:
         why = "nothing to compare norms with: no eight models, and no background pictures"
@@ -62,29 +62,29 @@ def _norms(
     return Finding("norms", "failed", f"not what its encoder gives for images: {detail}", hint)
 
 
-def _copies(spec: Spec, stack: ModelGroup, rows: Sequence[int]) -> Finding:
+def _copies(spec: Spec, group: ModelGroup, rows: Sequence[int]) -> Finding:
     own = str(spec.manifest.model.ref.identity)
-    names = [stack.names[row] for row in rows]
+    names = [group.names[row] for row in rows]
     others = [name for name in names if identity_of(name) != own]
     if not others:
-        return Finding("copies", "ok", f"repeats none of {len(stack.names):,} models")
+        return Finding("copies", "ok", f"repeats none of {len(group.names):,} models")
     more = f" and {len(others) - _NAMED:,} more" if len(others) > _NAMED else ""
     # A LoRA and what it was merged into are honest repeats, so that this is for people to weigh.
     return Finding("copies", "ok", f"the same images as {', '.join(others[:_NAMED])}{more}")
 
 
 def _near_all(found: Hubness) -> Finding:
-    hub = found.of(CANDIDATE)
-    if hub is None or found.models < FEWEST:
+    model = found.of(CANDIDATE)
+    if model is None or found.models < FEWEST:
         few = f"{found.models:,} models are too few to say what is near all of them"
         return Finding("hubness", "skipped", few)
     detail = (
-        f"first for {hub.first:.1%} of {found.asked:,} images of other models, "
+        f"first for {model.first:.1%} of {found.asked:,} images of other models, "
         f"where {found.share:.1%} would be its share"
     )
-    if hub.pictured is not None:
-        detail += f", and for {hub.pictured:.1%} of {found.pictures} background pictures"
-    if not found.is_universal(hub):
+    if model.pictured is not None:
+        detail += f", and for {model.pictured:.1%} of {found.pictures} background pictures"
+    if not found.is_universal(model):
         return Finding("hubness", "ok", detail)
     hint = "a maintainer looks at its pictures, decides, and merges by hand"
     return Finding("hubness", "failed", f"near everything: {detail}", hint)

@@ -32,10 +32,10 @@ from gmi_registry.errors import (
     SpecFormatError,
     SpecNotFoundError,
 )
-from gmi_registry.generation import Journal, RecipeOverrides
-from gmi_registry.generation.advice import advised
-from gmi_registry.generation.memory import Offload
-from gmi_registry.generation.plan import (
+from gmi_registry.generation import BatchCache, RecipeOverrides
+from gmi_registry.generation.placement import Offload
+from gmi_registry.generation.recommended_settings import recommended
+from gmi_registry.generation.specification import (
     Plan,
     PlannedDownload,
     has_same_images,
@@ -129,7 +129,7 @@ class PublishRequest:
     def __post_init__(self) -> None:
         if self.output is not None and (self.create_pr or self.store is not None):
             raise InputError(
-                f"{self.output} is a folder of yours, to which nothing can be proposed",
+                f"{self.output} is your own folder, to which nothing can be proposed",
                 hint="leave out --output, or --create-pr and --to",
             )
         generation.check_overrides(self.overrides)
@@ -183,7 +183,7 @@ class _Ready:
     checked: _Checked
     loaded: generation.LoadedModel
     overrides: RecipeOverrides
-    journal: Journal
+    cache: BatchCache
     existing: Spec | None
     preview: Path | None
     plan: Plan
@@ -268,7 +268,7 @@ def publish(
     A card without a licence is a warning and no error: the format has the field for those who
     state one, hubs take models without, and a model that is not described cannot be found.
 
-    Raises a GmiError; everything is then as it was, the journal apart.
+    Raises a GmiError; everything is then as it was, the kept images apart.
     """
     start = time.perf_counter()
     base = None if request.base is None else find_base(str(request.base), hub)
@@ -306,7 +306,7 @@ def publish(
         ready = _mended(ready, remedy)
     where = _write_files(job, spec, preview)
     if not request.keep_images:
-        ready.journal.discard()
+        ready.cache.discard()
     images = plan.images - plan.images_kept
     return _publication(job, plan, "published", spec.digest, where, images)
 
@@ -350,7 +350,7 @@ def _prepare(job: _Job, device: str, load: EncoderLoader | None) -> _Ready:
     if job.ref.is_pattern:
         job = replace(job, ref=replace(job.ref, file=found.outline.ref.file))
         place = _place(job, destination)
-    generation.check_advice(found.outline, found.outline.kind, overrides)
+    generation.check_recommended(found.outline, found.outline.kind, overrides)
     if job.request.allow_partial and found.outline.kind not in (None, "lora"):
         raise InputError(
             f"--allow-partial is for LoRAs, and {job.ref} is none",
@@ -405,7 +405,7 @@ def _planned(
     draft = generation.draft_spec(
         model, checked.encoder.ref, found.prompt_sets, recipe, previous=previous
     )
-    journal = Journal(job.request.work, model, recipe)
+    cache = BatchCache(job.request.work, model, recipe)
     existing = None if job.request.force else checked.existing
     address, proposed, preview = None, None, None
     if existing is None or not has_same_images(existing, draft):
@@ -414,16 +414,16 @@ def _planned(
         model,
         draft,
         kept=sum(
-            generation.images_kept(journal, block.prompts, recipe) for block in found.prompt_sets
+            generation.images_kept(cache, block.prompts, recipe) for block in found.prompt_sets
         ),
         existing=proposed or existing,
         target=_target(job, model),
     )
-    pace = journal.pace()
+    pace = cache.pace()
     left = (plan.images - plan.images_kept) / recipe.batch_size
     plan = replace(
         plan,
-        # What lies in a proposal is not at the target, and may be proposed anew.
+        # What lies in a proposal is not at the target, and may be proposed again.
         up_to_date=plan.up_to_date and proposed is None,
         reuses_images=plan.reuses_images or (proposed is not None and address is None),
         proposal=address,
@@ -431,7 +431,7 @@ def _planned(
         device=checked.device,
         origins=origins,
         downloads=checked.downloads,
-        destination=_goes_to(job, checked.destination),
+        destination=_destination_words(job, checked.destination),
         seconds=None if pace is None else pace * left,
     )
     if not plan.up_to_date and address is None:
@@ -439,7 +439,7 @@ def _planned(
         target = job.request.output or _folder(checked.destination)
         if target is not None:
             require_room(target, sum(file.size for file in plan.files))
-    return _Ready(checked, loaded, overrides, journal, proposed or existing, preview, plan)
+    return _Ready(checked, loaded, overrides, cache, proposed or existing, preview, plan)
 
 
 @dataclass(frozen=True)
@@ -482,10 +482,10 @@ def _remedy(ready: _Ready, error: GenerationError) -> _Remedy | None:
 
 
 def _mended(ready: _Ready, remedy: _Remedy) -> _Ready:
-    """The plan anew, by ``remedy``; of ``ready`` the first images are gone, and for another dtype
-    the pipeline, beside which a second one might not fit."""
+    """The plan made again, by ``remedy``; of ``ready`` the first images are gone, and for another
+    dtype the pipeline, beside which a second one might not fit."""
     checked, loaded, overrides = ready.checked, ready.loaded, ready.overrides
-    ready.journal.discard()
+    ready.cache.discard()
     if remedy.dtype is not None:
         generation.release_pipeline(loaded.pipeline, checked.device)
         loaded = generation.load_model(
@@ -561,7 +561,7 @@ def _find(job: _Job, destination: Destination | None) -> _ModelFacts:
         if job.request.store is None and destination is not None:
             _require_same_weights(model, destination)
     default, own = generation.default_prompt_set(model), job.request.prompts
-    named = advised(model, "encoder")
+    named = recommended(model, "encoder")
     return _ModelFacts(
         model,
         (default,) if own is None else (default, own),
@@ -615,7 +615,7 @@ def _require_apart(output: Path | None, model: ModelFiles) -> None:
     folder = model.path if model.path.is_dir() else model.path.parent
     if output is not None and output.resolve() == folder.resolve():
         raise InputError(
-            f"{output} is the model's own folder in the hub, which --output leaves alone",
+            f"{output} is the model's own folder in the hub, and --output does not change the hub",
             hint="leave out --output, or choose another folder",
         )
 
@@ -711,7 +711,7 @@ def _own_proposal(
     return None, None, None
 
 
-def _goes_to(job: _Job, destination: Destination | None) -> str | None:
+def _destination_words(job: _Job, destination: Destination | None) -> str | None:
     if job.request.output is not None:
         return f"the folder {job.request.output / SPEC_DIR}"
     if destination is None:
@@ -809,8 +809,8 @@ def _generate(ready: _Ready, reading: _Follower) -> list[str]:
             ready.loaded.pipeline,
             prompt_set.prompts,
             plan.recipe,
-            journal=ready.journal,
-            follower=reading,
+            cache=ready.cache,
+            consumer=reading,
             checks=checks,
             progress=told,
         )

@@ -9,6 +9,7 @@ import pytest
 
 from gmi_registry.bases import (
     base_named,
+    base_of_file,
     claimed_family,
     families,
     family_named,
@@ -16,16 +17,13 @@ from gmi_registry.bases import (
     family_of_layers,
     known_bases,
     pipeline_architectures,
-)
-from gmi_registry.errors import HubError
-from gmi_registry.hubs.huggingface.names import KEPT_ELSEWHERE
-from gmi_registry.spec import ModelRef
-from gmi_registry.stated_base import (
-    base_of_file,
     repository_of,
     require_made_for,
     stated_base,
 )
+from gmi_registry.errors import HubError
+from gmi_registry.hubs.huggingface.names import KEPT_ELSEWHERE
+from gmi_registry.spec import ModelRef
 from gmi_registry.weights import WeightsFile, architecture_title
 
 # fmt: off

@@ -108,7 +108,7 @@ class TestIndexing:
         assert (done.change.rows, done.change.added) == (4, 4)
         with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path / "c") as opened:
             trusts = {
-                name.partition("@")[0]: opened.standing(name).trust
+                name.partition("@")[0]: opened.status(name).trust
                 for group in opened.groups
                 for name in group.names
             }

@@ -168,7 +168,7 @@ class World(Author):
     def index(self, wanted=None):
         folder = self.room / f"index-{len(list(self.room.iterdir()))}"
         with self.opened() as opened:
-            index_hubs(folder, [opened], cache_dir=self.room / "c", wanted=wanted)
+            index_hubs(folder, [opened], cache_dir=self.room / "c", filters=wanted)
         return folder
 
     def hits(self, chosen, index="none", **options):
@@ -206,7 +206,7 @@ def test_the_same_hits_by_every_way(hub, found, asked):
         client = QdrantClient(":memory:")
         with StoredIndex.open(FolderFiles(folder), cache_dir=world.room / "c") as stored:
             for stack in stored.groups:
-                serve_into(client, stack, stored.standing, encoder=stack.encoder, collection="all")
+                serve_into(client, stack, stored.status, encoder=stack.encoder, collection="all")
         query = build_query([picture((200, 9, 9))], world.encoder, interrogator="none")
         question = ImageQuery(query, SCORES["default"])
         # The first fills the cache, so that all is at hand offline.
@@ -289,7 +289,7 @@ class TestIndexOfToday:
         hub.commit("owner/red", {"README.md": b"---\ntags: [gmi-spec]\n---\n"})
         hub.commit("owner/green", {"gmi/spec.json": None, "gmi/spec.tensors": None})
         with world.opened() as opened:
-            done = index_hubs(folder, [opened], cache_dir=tmp_path / "c", wanted=wanted)
+            done = index_hubs(folder, [opened], cache_dir=tmp_path / "c", filters=wanted)
         assert (done.listed, done.change.rows, done.change.removed) == (1, 1, 2)
         assert [(it.model.id, "no specification" in it.reason) for it in done.skipped] == [
             ("owner/green", True)

@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from gmi_registry.encoders import load_encoder
 from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.generation import (
-    Journal,
+    BatchCache,
     RecipeOverrides,
     default_recipe,
     generate,
@@ -77,7 +77,7 @@ def published_specs(work: Path) -> list[Spec]:
     """The sixteen LoRAs' specifications, generated where they are not there yet."""
     folder = work / "report-hub"
     shutil.copytree(HUB, folder, dirs_exist_ok=True)
-    publish_zoo(folder, work / "report-journal", announce=False)
+    publish_zoo(folder, work / "report-images", announce=False)
     return [read_spec(folder / "models" / lora_name(style)) for style in STYLES]
 
 
@@ -91,8 +91,8 @@ def draw_tasks(work: Path, encoder: Encoder) -> tuple[Tasks, Image.Image]:
         model = hub.fetch_model(ModelRef("local", lora_name(style)))
         pipeline = load_pipeline(model)
         recipe = default_recipe(pipeline, model, RecipeOverrides(seeds=SEEDS))
-        journal = Journal(work / "report-tasks", model, recipe)
-        pictures = list(generate(pipeline, prompts, recipe, journal=journal))
+        cache = BatchCache(work / "report-tasks", model, recipe)
+        pictures = list(generate(pipeline, prompts, recipe, cache=cache))
         embeddings.append(encoder.encode_images(pictures))
         for column in range(SHEET_PROMPTS):
             place = (column * PICTURE_SIZE, row * PICTURE_SIZE)

@@ -49,7 +49,7 @@ _LABELS = {
     "embed": "encoding images",
     "interrogate": "guessing prompts",
     "score": "scoring tasks",
-    "draw": "drawing with the picked models",
+    "draw": "generating with the picked models",
     "report": "writing the report",
 }
 _AGAIN = "interrupted: what is done is kept, run the same command again to go on from it"

@@ -126,7 +126,7 @@ def draw_stage(
                 progress(before + drawn, total)
 
             start = time.perf_counter()
-            files = [cache.adopt(path, "drawn") for path in generator.draw([order], told)[0]]
+            files = [cache.adopt(path, "drawn") for path in generator.generate([order], told)[0]]
             seconds = time.perf_counter() - start
             record = cache.keep("draw", order.name, generator.inputs(order), files, seconds)
             done += len(order)

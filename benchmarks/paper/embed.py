@@ -28,7 +28,7 @@ from benchmarks.paper.folder import (
 from benchmarks.paper.generator import Generator
 from gmi_registry.encoders.protocol import Matched
 from gmi_registry.errors import GenerationError
-from gmi_registry.interrogators.phrases import shipped_phrases
+from gmi_registry.interrogators.modes import shipped_phrases
 from gmi_registry.spec.canonical import canonical_digest
 
 _AT_ONCE = 256

@@ -34,7 +34,7 @@ from benchmarks.paper.folder import (
 from benchmarks.paper.generator import Generator, Order, orders_of
 
 Progress = Callable[[int, int], None]
-Drawn = Mapping[tuple[str, int], tuple[str, ...]]
+Generated = Mapping[tuple[str, int], tuple[str, ...]]
 """(part, model) to the picture files of that order, prompt by prompt, seed by seed."""
 
 
@@ -48,24 +48,24 @@ def generate_stage(
     """
     orders = orders_of(benchmark)
     total = sum(map(len, orders))
-    drawn: dict[tuple[str, int], tuple[str, ...]] = {}
+    generated: dict[tuple[str, int], tuple[str, ...]] = {}
     missing: dict[int, list[Order]] = defaultdict(list)
     for order in orders:
         record = cache.find("generate", order.name, generator.inputs(order))
         if record is None:
             missing[order.model].append(order)
         else:
-            drawn[order.part, order.model] = _names(record)
+            generated[order.part, order.model] = _names(record)
     done = total - sum(len(order) for wanted in missing.values() for order in wanted)
     progress(done, total)
     for wanted in missing.values():
         for order, record in _draw(wanted, generator, cache, done, total, progress):
-            drawn[order.part, order.model] = _names(record)
+            generated[order.part, order.model] = _names(record)
             done += len(order)
-    _write_specs(benchmark, generator, cache.folder, drawn)
+    _write_specs(benchmark, generator, cache.folder, generated)
     for split in SPLITS:
         for protocol in PROTOCOLS:
-            _write_tasks(benchmark, cache.folder, split, protocol, drawn)
+            _write_tasks(benchmark, cache.folder, split, protocol, generated)
     return bool(missing)
 
 
@@ -79,7 +79,7 @@ def _draw(
 ) -> Iterator[tuple[Order, Record]]:
     """Orders of one model, which is loaded once for all of them."""
     start = time.perf_counter()
-    pictures = generator.draw(wanted, lambda count: progress(done + count, total))
+    pictures = generator.generate(wanted, lambda count: progress(done + count, total))
     seconds = time.perf_counter() - start
     for order, paths in zip(wanted, pictures, strict=True):
         files = [cache.adopt(path, "images") for path in paths]
@@ -91,15 +91,17 @@ def _names(record: Record) -> tuple[str, ...]:
     return tuple(name for name, _ in record.files)
 
 
-def _write_specs(benchmark: Benchmark, generator: Generator, folder: Path, drawn: Drawn) -> None:
+def _write_specs(
+    benchmark: Benchmark, generator: Generator, folder: Path, generated: Generated
+) -> None:
     models = [
         Described(
             name=entry.label,
             model=generator.models[number],
             downloads=generator.downloads[number],
-            images=drawn["specs", number],
+            images=generated["specs", number],
             own_prompts=entry.own if benchmark.own_prompts else (),
-            own_images=drawn.get(("own", number), ()),
+            own_images=generated.get(("own", number), ()),
         )
         for number, entry in enumerate(benchmark.models)
     ]
@@ -108,7 +110,7 @@ def _write_specs(benchmark: Benchmark, generator: Generator, folder: Path, drawn
 
 
 def _write_tasks(
-    benchmark: Benchmark, folder: Path, split: Split, protocol: str, drawn: Drawn
+    benchmark: Benchmark, folder: Path, split: Split, protocol: str, generated: Generated
 ) -> None:
     tasks, labels = task_path(folder, split, protocol), answer_path(folder, split, protocol)
     if protocol not in benchmark.protocols_of(split):
@@ -118,7 +120,7 @@ def _write_tasks(
     made = [
         (task, number)
         for number in range(len(benchmark.models))
-        for task in _tasks_of(benchmark, number, split, protocol, drawn)
+        for task in _tasks_of(benchmark, number, split, protocol, generated)
     ]
     # By digests of pictures: the place of a task must not say which model it is about.
     made.sort(key=lambda pair: (pair[0].images, pair[1]))
@@ -128,14 +130,14 @@ def _write_tasks(
 
 
 def _tasks_of(
-    benchmark: Benchmark, number: int, split: Split, protocol: str, drawn: Drawn
+    benchmark: Benchmark, number: int, split: Split, protocol: str, generated: Generated
 ) -> Iterator[Task]:
     if protocol in OWN_PROMPTS:
         prompts, part = benchmark.models[number].asked, "asked"
     else:
         prompts, part = benchmark.prompts_of(split), split
     seeds = benchmark.seeds_of(split)
-    images = drawn[part, number]
+    images = generated[part, number]
     for window in windows(len(prompts), len(seeds), images_of(protocol)):
         yield Task(
             prompts=tuple(prompts[prompt] for prompt, _ in window),

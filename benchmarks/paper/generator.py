@@ -17,7 +17,7 @@ from benchmarks.paper.folder import sha256_file, versions
 from gmi_registry import generation
 from gmi_registry.encoders import Encoder, EncoderName, load_encoder
 from gmi_registry.errors import InputError
-from gmi_registry.generation import Journal, RecipeOverrides
+from gmi_registry.generation import BatchCache, RecipeOverrides
 from gmi_registry.hubs import HubAccess, open_hub
 from gmi_registry.hubs.open import Closable
 from gmi_registry.interrogators import load_interrogator
@@ -90,7 +90,7 @@ class Generator(Protocol):
 
     @property
     def free(self) -> bool:
-        """Whether any prompt can be drawn, and not only those of the benchmark."""
+        """Whether it can generate any prompt, and not only those of the benchmark."""
         ...
 
     def close(self) -> None: ...
@@ -99,7 +99,9 @@ class Generator(Protocol):
         """Everything that decides the bytes of an order's pictures, as plain JSON values."""
         ...
 
-    def draw(self, orders: Sequence[Order], progress: Callable[[int], None]) -> list[list[Path]]:
+    def generate(
+        self, orders: Sequence[Order], progress: Callable[[int], None]
+    ) -> list[list[Path]]:
         """PNG files for orders of one model; ``progress`` is told how many are done.
 
         A prompt that the model would cut is refused, except in an order ``guessed``.
@@ -206,8 +208,8 @@ class DiffusionGenerator(EncodedGenerator):
     """A :class:`~benchmarks.paper.generator.Generator` of real models.
 
     Opening it brings every model onto this disk, so that a missing one is found before anything is
-    drawn. ``work`` keeps finished batches. Raises InputError for a name that is none or a hub that
-    is not said, HubError for a model that is not there, GenerationError for one that makes no
+    generated. ``work`` keeps finished batches. Raises InputError for a name that is none or a hub
+    that is not said, HubError for a model that is not there, GenerationError for one that makes no
     images here.
     """
 
@@ -257,7 +259,9 @@ class DiffusionGenerator(EncodedGenerator):
             "libraries": versions(_LIBRARIES),
         }
 
-    def draw(self, orders: Sequence[Order], progress: Callable[[int], None]) -> list[list[Path]]:
+    def generate(
+        self, orders: Sequence[Order], progress: Callable[[int], None]
+    ) -> list[list[Path]]:
         """The pictures of each order; finished batches of an interrupted run are taken up.
 
         Raises GenerationError for a model that cannot be loaded or draw, InputError for a prompt
@@ -270,7 +274,7 @@ class DiffusionGenerator(EncodedGenerator):
         dtype = self._benchmark.recipe.dtype
         pipeline = generation.load_pipeline(model, device=self._device, dtype=dtype)
         before = 0
-        drawn: list[list[Path]] = []
+        generated: list[list[Path]] = []
         for order in orders:
             wanted = replace(overrides, seeds=order.seeds)
             recipe = generation.default_recipe(pipeline, model, wanted)
@@ -282,13 +286,13 @@ class DiffusionGenerator(EncodedGenerator):
             def told(done: int, total: int, before: int = before) -> None:
                 progress(before + done)
 
-            journal = Journal(self._work / "pictures", model, recipe)
+            cache = BatchCache(self._work / "pictures", model, recipe)
             images = generation.generate(
-                pipeline, order.prompts, recipe, journal=journal, progress=told
+                pipeline, order.prompts, recipe, cache=cache, progress=told
             )
-            drawn.append(list(images.paths))
+            generated.append(list(images.paths))
             before += len(order)
-        return drawn
+        return generated
 
 
 def _place(benchmark: Benchmark, ref: ModelRef) -> str | Path:
@@ -306,7 +310,7 @@ def _advice(model: ModelFiles) -> dict[str, object]:
 
 
 def _configurations(path: Path) -> list[list[str | None]]:
-    """Names and digests of a model's JSON files: a changed sampler draws other pictures."""
+    """Names and digests of a model's JSON files: a changed sampler makes other images."""
     if path.is_file():
         return []
     found = []

@@ -91,10 +91,12 @@ class PictureGenerator(EncodedGenerator):
             "libraries": versions(_DRAWING),
         }
 
-    def draw(self, orders: Sequence[Order], progress: Callable[[int], None]) -> list[list[Path]]:
+    def generate(
+        self, orders: Sequence[Order], progress: Callable[[int], None]
+    ) -> list[list[Path]]:
         """Each prompt's picture, moved by each seed. Raises InputError for one that is none."""
         done = 0
-        drawn: list[list[Path]] = []
+        generated: list[list[Path]] = []
         for order in orders:
             paths = []
             for prompt in order.prompts:
@@ -107,8 +109,8 @@ class PictureGenerator(EncodedGenerator):
                     paths.append(path)
                     done += 1
                 progress(done)
-            drawn.append(paths)
-        return drawn
+            generated.append(paths)
+        return generated
 
 
 def jittered(picture: Image.Image, size: tuple[int, int], key: str) -> Image.Image:
@@ -203,9 +205,11 @@ class CircleGenerator:
         """The function and its prompts; seeds mean nothing to it."""
         return [self.models[order.model], list(order.prompts), list(order.seeds)]
 
-    def draw(self, orders: Sequence[Order], progress: Callable[[int], None]) -> list[list[Path]]:
+    def generate(
+        self, orders: Sequence[Order], progress: Callable[[int], None]
+    ) -> list[list[Path]]:
         """A small picture of each point, for people; the point itself stands in its PNG text."""
-        drawn = []
+        generated = []
         for order in orders:
             function = _FUNCTIONS[self.models[order.model]]
             paths = []
@@ -214,9 +218,9 @@ class CircleGenerator:
                 path = self._work / "points" / f"{canonical_digest(data.hex())[:32]}.png"
                 put(path, data)
                 paths.append(path)
-            drawn.append(paths)
+            generated.append(paths)
         progress(sum(map(len, orders)))
-        return drawn
+        return generated
 
     def encoder(self) -> CircleTowers:
         """The identity."""

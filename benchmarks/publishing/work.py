@@ -95,7 +95,7 @@ class Works:
         return _since(began)
 
     def published(self) -> Cost:
-        """Everything that follows the checks: pictures, journal, embeddings, preview, files."""
+        """Everything that follows the checks: pictures, batch cache, embeddings, preview, files."""
         began: list[Cost] = []
 
         def told(stage: str, done: int, total: int) -> None:

@@ -114,7 +114,7 @@ def entry(number: int) -> IndexEntry:
     mixed = int.from_bytes(hashlib.sha256(b"tag %d" % number).digest()[:4], "little")
     words += [tag for tag, share in SHARES.items() if mixed % share == 0]
     return IndexEntry(
-        model=ModelRef("hf", f"owner-{number % 997}/model-{number:07}", f"{number:040x}"),
+        ref=ModelRef("hf", f"owner-{number % 997}/model-{number:07}", f"{number:040x}"),
         digest=hashlib.sha256(b"%d" % number).hexdigest(),
         title=f"Model {number}, a title of some words",
         kind=("checkpoint", "lora")[number % 3 > 0],

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gmi_registry.cli.options import AsJson, CacheDir, cache_folder, command, new_app
+from gmi_registry.atomic import user_cache
+from gmi_registry.cli.options import AsJson, CacheDir, command, new_app
 from gmi_registry.cli.output import fields_of, write_json, write_line, write_message, write_pairs
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def info(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     from gmi_registry.index.cache import SpecCache
 
     parts = [(part, part.files()) for part in cache_parts(cache_dir)]
-    cache = SpecCache(cache_folder(cache_dir))
+    cache = SpecCache(user_cache(cache_dir))
     use = cache.use()
     if as_json:
         described = [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gmi_registry.atomic import user_cache
 from gmi_registry.cli.options import (
     AccessOptions,
     AsJson,
@@ -19,7 +20,6 @@ from gmi_registry.cli.options import (
     Tags,
     Token,
     Workers,
-    cache_folder,
     command,
     new_app,
     show_log,
@@ -121,7 +121,7 @@ def _index(
             folder,
             opened,
             cache_dir=access.cache,
-            wanted=Filters(tags=tuple(tags or ())),
+            filters=Filters(tags=tuple(tags or ())),
             workers=workers,
             progress=lambda count, total: progress("read", count, total),
         )
@@ -176,7 +176,7 @@ def info(
     from gmi_registry.index import SpecCache
     from gmi_registry.index.stored import FolderFiles, StoredIndex
 
-    place = cache_folder(cache_dir)
+    place = user_cache(cache_dir)
     cache = SpecCache(place)
     with StoredIndex.open(FolderFiles(folder), cache_dir=place) as index:
         measured = {
@@ -251,7 +251,7 @@ def _hubness(found: Hubness) -> dict[str, Any]:
                 "pictures_at_least": hub.certain_pictured,
                 "universal": found.is_universal(hub),
             }
-            for hub in found.hubs
+            for hub in found.frequent
         ],
     }
 
@@ -314,7 +314,7 @@ def push(
     from gmi_registry.index.stored import DOCUMENT_NAME, FolderFiles, IndexDocument, StoredIndex
 
     files = FolderFiles(folder)
-    with StoredIndex.open(files, cache_dir=cache_folder(cache_dir)):
+    with StoredIndex.open(files, cache_dir=user_cache(cache_dir)):
         document = files.fetch(DOCUMENT_NAME, sha256=None, size=None)
         names = IndexDocument.from_bytes(document.read_bytes()).files
     places = {name: files.fetch(name, sha256=None, size=None) for name in (DOCUMENT_NAME, *names)}
@@ -345,7 +345,7 @@ def serve_into(
     from gmi_registry.index.qdrant import serve_into as load
     from gmi_registry.index.stored import FolderFiles, StoredIndex
 
-    with StoredIndex.open(FolderFiles(folder), cache_dir=cache_folder(cache_dir)) as index:
+    with StoredIndex.open(FolderFiles(folder), cache_dir=user_cache(cache_dir)) as index:
         named = {str(stack.key): stack for stack in index.groups}
         if group is None and len(named) == 1:
             group = next(iter(named))
@@ -358,7 +358,7 @@ def serve_into(
             done = load(
                 url,
                 named[group],
-                index.standing,
+                index.status,
                 encoder=named[group].encoder,
                 progress=lambda done, total: progress("load", done, total),
             )

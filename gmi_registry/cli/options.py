@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from gmi_registry.atomic import user_cache
 from gmi_registry.cli.output import handle_errors
 from gmi_registry.errors import InputError
 from gmi_registry.hubs.access import HubAccess
@@ -111,7 +112,7 @@ class AccessOptions:
     @property
     def cache(self) -> Path:
         """The folder of the cache."""
-        return cache_folder(self.cache_dir)
+        return user_cache(self.cache_dir)
 
     def opened(self, hub: str) -> AbstractContextManager[Hub]:
         """The hub of that name, closed at the end of the block."""
@@ -268,15 +269,6 @@ def new_app(help: str | None = None) -> typer.Typer:
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-
-
-def cache_folder(chosen: Path | None) -> Path:
-    """Where this program keeps what it read or computed once; made when it is first written."""
-    if chosen is not None:
-        return chosen
-    from platformdirs import user_cache_path
-
-    return user_cache_path("gmi-registry", appauthor=False)
 
 
 def work_folder(chosen: Path | None, cache: Path) -> Path:

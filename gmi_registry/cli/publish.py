@@ -35,7 +35,7 @@ from gmi_registry.hubs.resolve import find_model, hub_named_in
 
 if TYPE_CHECKING:
     from gmi_registry.generation import RecipeOverrides
-    from gmi_registry.generation.plan import Plan
+    from gmi_registry.generation.specification import Plan
     from gmi_registry.model import BaseOrigin
     from gmi_registry.publish import Publication
     from gmi_registry.spec import GenerationRecipe

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gmi_registry.atomic import user_cache
 from gmi_registry.cli.options import (
     AccessOptions,
     Device,
     OutputOptions,
-    cache_folder,
     command,
     new_app,
     show_log,
@@ -276,7 +276,7 @@ def _audited(found: Inspection, hubs: Mapping[str, Any], options: _Audit) -> Fin
 
     seed = secrets.randbelow(_SEEDS) if options.seed is None else options.seed
     prompts = choose_prompts(found.spec, options.prompts, seed)
-    work = work_folder(None, cache_folder(options.cache_dir))
+    work = work_folder(None, user_cache(options.cache_dir))
     try:
         with StageProgress(_STAGES, quiet=options.quiet) as progress, without_future_warnings():
             result = audit(
@@ -316,7 +316,7 @@ def _others(
     from gmi_registry.index import ComparabilityKey
     from gmi_registry.index.stored import FolderFiles, StoredIndex
 
-    key, place = ComparabilityKey.of(spec.manifest), cache_folder(access.cache_dir)
+    key, place = ComparabilityKey.of(spec.manifest), user_cache(access.cache_dir)
     if index is None and base is not None:
         return _entries(base, key)
     try:
@@ -345,4 +345,4 @@ def _entries(base: Path, key: ComparabilityKey) -> ModelGroup | None:
             if ComparabilityKey.of(spec.manifest) == key:
                 found.add(spec)
     selections = found.select(Filters())
-    return selections[0].stack if selections else None
+    return selections[0].group if selections else None

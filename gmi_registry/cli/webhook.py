@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gmi_registry.atomic import user_cache
 from gmi_registry.cli.options import (
     AsJson,
     CacheDir,
@@ -18,7 +19,6 @@ from gmi_registry.cli.options import (
     Token,
     Verbose,
     WorkDir,
-    cache_folder,
     command,
     new_app,
     show_log,
@@ -218,7 +218,7 @@ def serve(
     from gmi_registry.regeneration.webhook_service import serve as listen
 
     show_log(verbose)
-    cache = cache_folder(cache_dir)
+    cache = user_cache(cache_dir)
     if worker and device is not None:
         from gmi_registry.device import require_device
 

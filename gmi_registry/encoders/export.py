@@ -25,7 +25,7 @@ from gmi_registry.encoders.onnx import OnnxEncoder
 from gmi_registry.encoders.onnx_files import ENCODER_NAME, reference_embeddings
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.encoders.tokenizer import Cleaning, join_merges
-from gmi_registry.errors import InputError
+from gmi_registry.errors import InputError, install_command
 
 _OPSET = 18
 _LARGEST_BATCH = 4096
@@ -115,7 +115,7 @@ def _text_input(encoder: OpenClipEncoder) -> TextInput:
     raise InputError(
         f"{encoder.ref.name}/{encoder.ref.pretrained}: its texts are not split by CLIP's byte "
         "pairs, which is all that an export knows",
-        hint="search with it where torch is: pip install 'gmi-registry[torch]'",
+        hint=f"search with it where torch is: {install_command('torch')}",
     )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gmi_registry.atomic import user_cache
 from gmi_registry.encoders.onnx_files import (
     ENCODER_NAME,
     ONNX_FOLDER,
@@ -29,10 +30,11 @@ from gmi_registry.encoders.onnx_files import (
     Trials,
     answer_trial,
     deviation,
+    export_again,
     reference_embeddings,
     try_encoder,
 )
-from gmi_registry.errors import DigestMismatchError, InputError, MissingExtraError
+from gmi_registry.errors import DigestMismatchError, InputError, MissingExtraError, install_command
 
 if TYPE_CHECKING:
     from gmi_registry.encoders.tokenizer import ClipTokens
@@ -111,8 +113,6 @@ class Preprocessing:
         left, top = (round((length - self._side) / 2) for length in image.size)
         return image.crop((left, top, left + self._side, top + self._side))
 
-
-_AGAIN = "export it again, or install what runs it: pip install 'gmi-registry[torch]'"
 
 _FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -301,7 +301,7 @@ class OnnxEncoder:
 
                 graph = graph_with_external_data(check_graph(data, str(path)), name)
             if digest is not None and digest != hashlib.sha256(graph).hexdigest():
-                raise DigestMismatchError(f"{path} is not the file that was checked", hint=_AGAIN)
+                raise DigestMismatchError(f"{path} is not the file that was checked", hint=export_again())
             self._written[name] = graph
         return self._written[name]
 
@@ -321,7 +321,7 @@ class OnnxEncoder:
                 raise InputError(
                     f"{self._folder.path}: the encoder gives other {name.replace('_', ' ')} here "
                     f"than where it was exported: {away:.2g} away, more than {TOLERANCE:g}",
-                    hint=_AGAIN,
+                    hint=export_again(),
                 )
         return graphs
 
@@ -338,7 +338,8 @@ class OnnxEncoder:
                 raise ValueError("embeddings that are not finite, or of no length")
         except Exception as error:  # safetensors has errors of its own
             raise InputError(
-                f"{self._folder.path / 'golden.safetensors'}: {_one_line(error)}", hint=_AGAIN
+                f"{self._folder.path / 'golden.safetensors'}: {_one_line(error)}",
+                hint=export_again(),
             ) from None
         return found
 
@@ -476,7 +477,7 @@ def _cannot_run(where: str, error: Exception) -> InputError:
             f"may have, which is {_most_memory() / 2**30:.1f} GiB at most",
             hint="encode fewer images at a time; if that is one, export the encoder again",
         )
-    return InputError(f"{where} cannot be run: {_one_line(error)}", hint=_AGAIN)
+    return InputError(f"{where} cannot be run: {_one_line(error)}", hint=export_again())
 
 
 def _one_line(error: Exception) -> str:
@@ -500,7 +501,7 @@ def require_processor(device: str) -> None:
     if device.partition(":")[0] != "cpu" and not has_torch():
         raise InputError(
             f"without open_clip everything is encoded on the processor, and not on {device[:80]}",
-            hint="leave out --device, or install open_clip: pip install 'gmi-registry[torch]'",
+            hint=f"leave out --device, or install open_clip: {install_command('torch')}",
         )
 
 
@@ -575,8 +576,4 @@ def _no_export(name: str, pretrained: str, cache_dir: Path | None) -> MissingExt
 
 
 def _home(cache_dir: Path | None) -> Path:
-    if cache_dir is not None:
-        return cache_dir.parent
-    from platformdirs import user_cache_path
-
-    return user_cache_path("gmi-registry", appauthor=False)
+    return user_cache() if cache_dir is None else cache_dir.parent

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gmi_registry.atomic import read_sealed, write_sealed
-from gmi_registry.errors import DigestMismatchError, GmiError, InputError
+from gmi_registry.errors import DigestMismatchError, GmiError, InputError, install_command
 
 if TYPE_CHECKING:
     from gmi_registry.encoders.description import Description
@@ -63,6 +63,13 @@ LIMITS: dict[str, int] = {
     "golden.safetensors": 4 * 1024 * 1024,
 }
 """The files, and the most bytes that each may have."""
+
+
+
+def export_again() -> str:
+    """The way out where an export cannot be run."""
+    return f"export it again, or install what runs it: {install_command('torch')}"
+
 
 EXPORT_AGAIN = "export the encoder again: gmi encoder export NAME/PRETRAINED --output DIR"
 
@@ -259,10 +266,6 @@ _REFUSED = 3
 _SECONDS, _BYTES_A_SECOND = 60.0, 8e6
 # Beside the mapped weights. What lies at odd places in the files is copied, and more than once.
 _MEMORY, _COPIES = 4 * 2**30, 4
-_EXPORT_AGAIN_OR_TORCH = (
-    "export it again, or install what runs it: pip install 'gmi-registry[torch]'"
-)
-
 _log = logging.getLogger(__name__)
 
 
@@ -462,9 +465,7 @@ def _bound(seconds: float, memory: int) -> None:
 
 
 def _failed(folder: OnnxFolder, what: str) -> InputError:
-    return InputError(
-        f"{folder.path}: the trial of this encoder {what}", hint=_EXPORT_AGAIN_OR_TORCH
-    )
+    return InputError(f"{folder.path}: the trial of this encoder {what}", hint=export_again())
 
 
 def _named(code: int) -> str:

@@ -3,65 +3,76 @@
 Importing this package loads neither torch nor diffusers; loading a model does.
 """
 
-from gmi_registry.generation.builder import build_spec, describe, draft_spec, redescribe
-from gmi_registry.generation.encoding import Encoding
+from gmi_registry.device import default_device
+from gmi_registry.generation.call_settings import check_settings
 from gmi_registry.generation.image_checks import FaultyImagesError, ImageChecks
-from gmi_registry.generation.images import GeneratedImages, generate, images_kept, noise_seed
-from gmi_registry.generation.journal import Journal
-from gmi_registry.generation.limits import check_settings
-from gmi_registry.generation.memory import (
+from gmi_registry.generation.images import (
+    BatchCache,
+    GeneratedImages,
+    generate,
+    images_kept,
+    noise_seed,
+)
+from gmi_registry.generation.model_checks import Pipeline, require_pipeline
+from gmi_registry.generation.pipelines import (
+    LoadedModel,
+    check_model,
+    load_model,
+    load_pipeline,
+    require_packages,
+)
+from gmi_registry.generation.placement import (
     OutOfMemoryError,
+    dtypes_to_try,
     free_memory,
     release_pipeline,
     require_offload,
     tiling_helps,
 )
-from gmi_registry.generation.pipelines import (
-    LoadedModel,
-    Pipeline,
-    check_model,
-    default_device,
-    load_model,
-    load_pipeline,
-    require_packages,
-    require_pipeline,
-)
-from gmi_registry.generation.precision import dtypes_to_try
-from gmi_registry.generation.preview import ContactSheet, contact_sheet, require_webp
-from gmi_registry.generation.prompt_limits import check_prompts
 from gmi_registry.generation.prompt_sets import (
     DEFAULT_PROMPT_SET,
+    check_prompts,
     default_prompt_set,
     prompt_set_named,
     prompt_set_names,
 )
 from gmi_registry.generation.recipes import (
     RecipeOverrides,
-    check_advice,
     check_overrides,
+    check_recommended,
     default_recipe,
     recipe_notes,
     recipe_origins,
+)
+from gmi_registry.generation.specification import (
+    ContactSheet,
+    Encoding,
+    build_spec,
+    contact_sheet,
+    describe,
+    draft_spec,
+    redescribe,
+    require_webp,
 )
 from gmi_registry.generation.textual_inversion import require_words_used
 
 __all__ = [
     "DEFAULT_PROMPT_SET",
+    "BatchCache",
     "ContactSheet",
     "Encoding",
     "FaultyImagesError",
     "GeneratedImages",
     "ImageChecks",
-    "Journal",
     "LoadedModel",
     "OutOfMemoryError",
     "Pipeline",
     "RecipeOverrides",
     "build_spec",
-    "check_advice",
     "check_model",
     "check_overrides",
     "check_prompts",
+    "check_recommended",
     "check_settings",
     "contact_sheet",
     "default_device",

@@ -31,15 +31,6 @@ from PIL import Image
 
 from gmi_registry.errors import GenerationError
 
-__all__ = [
-    "DecoderWatch",
-    "FaultyImagesError",
-    "ImageChecks",
-    "dtype_hint",
-    "is_one_colour",
-    "watch_decoder",
-]
-
 Pair = tuple[str, int]
 
 _FLAT = 4.0

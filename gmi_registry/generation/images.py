@@ -1,23 +1,32 @@
-"""Images of prompts: generated in fixed batches, each kept while the next is generated."""
+"""Images of prompts, generated in fixed batches; each batch is kept on disk while the next is
+generated, so that an interrupted run goes on.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import inspect
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
+from operator import sub
 from pathlib import Path
-from typing import Any, Protocol, overload
+from statistics import median
+from types import TracebackType
+from typing import Any, Protocol, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gmi_registry.atomic import read_sealed, write_sealed
 from gmi_registry.errors import GenerationError
-from gmi_registry.generation.adapters import set_lora_scale
-from gmi_registry.generation.backlog import Backlog
+from gmi_registry.generation.call_settings import call_arguments, skipping_layers
 from gmi_registry.generation.image_checks import (
     FaultyImagesError,
     ImageChecks,
@@ -25,15 +34,155 @@ from gmi_registry.generation.image_checks import (
     is_one_colour,
     watch_decoder,
 )
-from gmi_registry.generation.journal import Journal
-from gmi_registry.generation.memory import OutOfMemoryError, is_out_of_memory, tiling
-from gmi_registry.generation.pipelines import Pipeline
-from gmi_registry.generation.refusals import one_line
+from gmi_registry.generation.lora import set_lora_scale
+from gmi_registry.generation.model_checks import Pipeline, error_line
+from gmi_registry.generation.placement import OutOfMemoryError, is_out_of_memory, tiling
 from gmi_registry.generation.schedulers import stepping, use_sampler
-from gmi_registry.generation.settings import call_arguments, skipping_layers
+from gmi_registry.model import ModelFiles
 from gmi_registry.spec import GenerationRecipe
+from gmi_registry.spec.canonical import canonical_digest
 
-__all__ = ["Follower", "GeneratedImages", "generate", "images_kept", "noise_seed"]
+_UNFINISHED = ".unfinished-"
+_SUMS = "sha256"
+"""The file of a batch with the digests of its pictures."""
+
+
+class BatchCache:
+    """A folder of finished batches, each a folder of PNG files that appeared as one.
+
+    A batch is found again by everything that decides its bytes: the recipe with its library
+    versions, the weights of the model and its base, and the batch's own prompts and seeds.
+    """
+
+    def __init__(self, folder: Path, model: ModelFiles, recipe: GenerationRecipe) -> None:
+        """``folder`` may hold the batches of many runs; it is made when a batch is kept."""
+        weights: list[list[list[str]]] = []
+        part: ModelFiles | None = model
+        while part is not None:
+            weights.append([[weight.path, weight.sha256] for weight in part.weights])
+            part = part.base
+        self.folder = folder / canonical_digest([recipe.known(), weights])[:32]
+
+    def find(self, batch: Sequence[tuple[str, int]]) -> tuple[Path, ...] | None:
+        """The PNG files of a batch of (prompt, seed) pairs, or None unless all are there, whole."""
+        paths = self.paths(batch)
+        # A decoder does not notice everything: a picture with other pixels would be published.
+        sums = read_sealed(paths[0].parent / _SUMS)
+        try:
+            whole = sums is not None and sums == _sums(paths)
+        except OSError:
+            return None
+        return paths if whole else None
+
+    def keep(
+        self, batch: Sequence[tuple[str, int]], images: Sequence[Image.Image]
+    ) -> tuple[Path, ...]:
+        """Write a batch; it appears whole or not at all.
+
+        Raises GenerationError where the disk is full or the folder cannot be written.
+        """
+        paths = self.paths(batch)
+        scratch: Path | None = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self.folder))
+            for path, image in zip(paths, images, strict=True):
+                # Not forced to the disk: after a power cut find() sees what is not whole.
+                with (scratch / path.name).open("xb") as stream:
+                    image.save(stream, "PNG", compress_level=1)
+            write_sealed(scratch / _SUMS, _sums([scratch / path.name for path in paths]))
+            # What stands there is not whole (find would have seen it): it makes way.
+            shutil.rmtree(paths[0].parent, ignore_errors=True)
+            scratch.rename(paths[0].parent)
+        except OSError as error:
+            raise self._cannot_keep(error) from error
+        finally:
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
+        return paths
+
+    def pace(self) -> float | None:
+        """Seconds a batch, by when those that are here were kept; None where fewer than two are.
+
+        The median, so that a pause between two runs does not count.
+        """
+        try:
+            kept = sorted(
+                path.stat().st_mtime
+                for path in self.folder.iterdir()
+                if not path.name.startswith(_UNFINISHED)
+            )
+        except OSError:
+            return None
+        return median(map(sub, kept[1:], kept)) if len(kept) > 1 else None
+
+    def discard(self) -> None:
+        """Remove all batches of this run, and what a killed run left unfinished."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def paths(self, batch: Sequence[tuple[str, int]]) -> tuple[Path, ...]:
+        """Where the PNG files of a batch lie, once they are there."""
+        # The whole batch names the folder: its make-up can change the last bits of a picture.
+        folder = self.folder / canonical_digest([list(pair) for pair in batch])[:32]
+        return tuple(folder / f"{position:04d}.png" for position in range(len(batch)))
+
+    def _cannot_keep(self, error: OSError) -> GenerationError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return GenerationError(
+                f"{self.folder}: the disk is full; finished batches are kept",
+                hint="free some space and run the same command again: it goes on from here",
+            )
+        return GenerationError(
+            f"{self.folder} cannot be written: {error.strerror or error}",
+            hint="choose a work folder that you may write to",
+        )
+
+
+def _sums(paths: Sequence[Path]) -> bytes:
+    """The digests of files, in order, a line each."""
+    found = []
+    for path in paths:
+        with path.open("rb") as stream:
+            found.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    return "".join(f"{digest}\n" for digest in found).encode()
+
+
+class WorkerThread:
+    """A context manager that does one piece of work at a time, in the order given.
+
+    At most one piece is not done yet, so what waits holds the memory of one batch. Whatever ends
+    the block, Ctrl-C too, what was put is finished first. An error of the work is raised by the
+    next :meth:`put`, or at the end of a block that has no error of its own.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keep-images")
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def put(self, work: Callable[[], None]) -> None:
+        """Wait until the piece before is done, and start this one. Raises what that one raised."""
+        self.wait()
+        self._last = self._thread.submit(work)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown(wait=True)
+        if error is None:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until all is done that was put. Raises what it raised."""
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
 
 Pair = tuple[str, int]
 
@@ -60,7 +209,7 @@ class GeneratedImages(Sequence[Image.Image]):
         return _open(self.paths[index])
 
 
-class Follower(Protocol):
+class ImageConsumer(Protocol):
     """What makes something of the images while more of them are generated."""
 
     def prepare(self, images: Sequence[Image.Image]) -> None:
@@ -72,7 +221,7 @@ class Follower(Protocol):
         ...
 
 
-class _Nobody:
+class _NoConsumer:
     def prepare(self, images: Sequence[Image.Image]) -> None:
         pass
 
@@ -95,17 +244,17 @@ def generate(
     prompts: Sequence[str],
     recipe: GenerationRecipe,
     *,
-    journal: Journal,
-    follower: Follower | None = None,
+    cache: BatchCache,
+    consumer: ImageConsumer | None = None,
     checks: ImageChecks | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> GeneratedImages:
     """Generate an image of each prompt for each seed, prompt by prompt; [prompts x seeds].
 
-    Batches begin at fixed places and are kept in ``journal`` one by one, so a run that was
+    Batches begin at fixed places and are kept in ``cache`` one by one, so a run that was
     interrupted (Ctrl-C, a kill, a full disk) goes on where it stopped, with the bytes that an
     uninterrupted run gives. A batch is written while the next is generated; only a kill loses it.
-    ``follower`` is handed all pictures in their order, those that were kept already too; in memory
+    ``consumer`` is handed all pictures in their order, those that were kept already too; in memory
     are those of two batches, however many there are. ``progress`` is told (pictures done, pictures
     in all) at the start and as each batch is done. ``checks`` judges the images of several calls
     together, and is finished by the caller; without it those of this call are judged, kept ones
@@ -115,68 +264,68 @@ def generate(
 
     Raises FaultyImagesError for images that show nothing of a model, OutOfMemoryError where a batch
     does not fit (``nothing_kept`` says whether a smaller one would lose nothing), GenerationError
-    for a model that fails and for a journal that cannot be written; InputError for a scheduler that
-    cannot be made; whatever ``follower`` raises. Batches before that are kept, but for a first one
+    for a model that fails and for a cache that cannot be written; InputError for a scheduler that
+    cannot be made; whatever ``consumer`` raises. Batches before that are kept, but for a first one
     that is refused.
     """
     own = ImageChecks(_decoding_dtype(recipe)) if checks is None else checks
     batches = _batches(prompts, recipe)
-    found = [journal.find(batch) for batch in batches]
+    found = [cache.find(batch) for batch in batches]
     done = sum(len(paths) for paths in found if paths is not None)
     total = sum(map(len, batches))
     progress(done, total)
     if recipe.lora_scale is not None:
         set_lora_scale(pipeline, recipe.lora_scale)
-    follower = _Nobody() if follower is None else follower
-    with use_sampler(pipeline, recipe.sampler), tiling(pipeline, recipe), Backlog() as backlog:
+    consumer = _NoConsumer() if consumer is None else consumer
+    with use_sampler(pipeline, recipe.sampler), tiling(pipeline, recipe), WorkerThread() as worker:
         for position, batch in enumerate(batches):
             paths = found[position]
             if paths is not None:
-                backlog.put(partial(_hand_on, paths, batch, own, follower))
+                worker.put(partial(_hand_on, paths, batch, own, consumer))
             else:
                 if position and found[position - 1] is not None:
-                    backlog.wait()  # what was kept is judged before more is generated
+                    worker.wait()  # what was kept is judged before more is generated
                 first = own.is_new and done == 0
-                images = _draw(pipeline, batch, recipe, first=first, none_good=own.none_good)
+                images = _generate_batch(
+                    pipeline, batch, recipe, first=first, none_good=own.none_good
+                )
                 if first:
                     # Before anything else is generated or kept: another dtype may be tried.
                     own.take(batch, images)
-                backlog.put(
-                    partial(_keep, journal, batch, images, None if first else own, follower)
-                )
+                worker.put(partial(_keep, cache, batch, images, None if first else own, consumer))
                 done += len(batch)
                 progress(done, total)
-            follower.advance()
+            consumer.advance()
     if checks is None:
         own.finish()
-    return GeneratedImages(tuple(chain.from_iterable(map(journal.paths, batches))))
+    return GeneratedImages(tuple(chain.from_iterable(map(cache.paths, batches))))
 
 
 def _keep(
-    journal: Journal,
+    cache: BatchCache,
     batch: Sequence[Pair],
     images: Sequence[Image.Image],
     checks: ImageChecks | None,
-    follower: Follower,
+    consumer: ImageConsumer,
 ) -> None:
-    # First, so that no image is lost where the follower fails.
-    journal.keep(batch, images)
+    # First, so that no image is lost where the consumer fails.
+    cache.keep(batch, images)
     if checks is not None:
         checks.take(batch, images)
-    follower.prepare(images)
+    consumer.prepare(images)
 
 
 def _hand_on(
-    paths: Sequence[Path], batch: Sequence[Pair], checks: ImageChecks, follower: Follower
+    paths: Sequence[Path], batch: Sequence[Pair], checks: ImageChecks, consumer: ImageConsumer
 ) -> None:
     images = GeneratedImages(paths)[:]
     checks.take(batch, images)
-    follower.prepare(images)
+    consumer.prepare(images)
 
 
-def images_kept(journal: Journal, prompts: Sequence[str], recipe: GenerationRecipe) -> int:
-    """How many of the images that :func:`generate` would make lie in ``journal`` already."""
-    return sum(len(batch) for batch in _batches(prompts, recipe) if journal.find(batch) is not None)
+def images_kept(cache: BatchCache, prompts: Sequence[str], recipe: GenerationRecipe) -> int:
+    """How many of the images that :func:`generate` would make lie in ``cache`` already."""
+    return sum(len(batch) for batch in _batches(prompts, recipe) if cache.find(batch) is not None)
 
 
 def _batches(prompts: Sequence[str], recipe: GenerationRecipe) -> list[Sequence[Pair]]:
@@ -185,7 +334,7 @@ def _batches(prompts: Sequence[str], recipe: GenerationRecipe) -> list[Sequence[
     return [pairs[start : start + size] for start in range(0, len(pairs), size)]
 
 
-def _draw(
+def _generate_batch(
     pipeline: Pipeline,
     batch: Sequence[Pair],
     recipe: GenerationRecipe,
@@ -222,14 +371,14 @@ def _draw(
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfMemoryError(
-                f"the model failed to generate the image of {batch[0][0]!r}: {one_line(error)}",
+                f"the model failed to generate the image of {batch[0][0]!r}: {error_line(error)}",
                 hint=f"memory ran out for {len(batch)} {_images(len(batch))} of {recipe.width} x "
                 f"{recipe.height} pixels: give a smaller --batch-size, or --width and --height; on "
                 "a GPU, --offload model",
                 nothing_kept=first,
             ) from error
         raise GenerationError(
-            f"the model failed to generate the image of {batch[0][0]!r}: {one_line(error)}",
+            f"the model failed to generate the image of {batch[0][0]!r}: {error_line(error)}",
             hint="give other settings, or update diffusers: pip install --upgrade diffusers",
         ) from error
     _require_unblackened(output, batch)
@@ -371,6 +520,6 @@ def _open(path: Path) -> Image.Image:
             return image.convert("RGB")
     except OSError as error:
         raise GenerationError(
-            f"{path}: a generated picture is gone or damaged: {one_line(error)}",
+            f"{path}: a generated picture is gone or damaged: {error_line(error)}",
             hint="run the same command again",
         ) from error

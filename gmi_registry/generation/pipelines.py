@@ -10,82 +10,60 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gmi_registry import sanitize
-from gmi_registry.bases import pipeline_architectures
-from gmi_registry.device import DtypeName, default_device, require_device, require_dtype
+from gmi_registry.bases import pipeline_architectures, require_made_for
+from gmi_registry.device import DtypeName, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
-from gmi_registry.generation.adapters import adapter_file, apply_lora, apply_textual_inversion
-from gmi_registry.generation.folder import is_network_folder, network_component
-from gmi_registry.generation.memory import (
+from gmi_registry.generation.lora import adapter_file, apply_lora, apply_textual_inversion
+from gmi_registry.generation.model_checks import (
+    NETWORKS,
+    PIPELINE_INDEX,
+    Pipeline,
+    pickled,
+    refused,
+    require_described_weights,
+    require_parts,
+    require_pipeline,
+    why_other_channels,
+)
+from gmi_registry.generation.pipeline_folder import (
+    check_unread,
+    component_classes,
+    component_of_network,
+    is_network_folder,
+    load_pipeline_with,
+    model_components,
+    require_finite,
+)
+from gmi_registry.generation.placement import (
     Offload,
+    bytes_in,
+    choose_dtype,
+    keep_decoder_sane,
     place_pipeline,
     require_memory,
     require_offload,
 )
-from gmi_registry.generation.precision import bytes_in, choose_dtype, keep_decoder_sane
-from gmi_registry.generation.prediction import (
+from gmi_registry.generation.schedulers import (
     check_lora_prediction,
     check_scheduler,
     settle_prediction,
 )
-from gmi_registry.generation.quantisation import check_components
-from gmi_registry.generation.refusals import (
-    SAVE_WHOLE,
-    needs_code,
-    one_line,
-    pickled,
-    refused,
-    require_described_weights,
-)
-from gmi_registry.generation.single_file import (
-    check_single_file,
-    check_unread,
-    load_pipeline_with,
-    load_single_file,
-    model_components,
-)
-from gmi_registry.generation.tasks import (
-    missing_packages,
-    needed_components,
-    why_not_text_to_image,
-    why_other_channels,
-)
-from gmi_registry.generation.tensors import component_classes, require_finite
+from gmi_registry.generation.single_file import check_single_file, load_single_file
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import LoraPartial
-from gmi_registry.stated_base import require_made_for
-from gmi_registry.weights import identify, identify_file, read_header
+from gmi_registry.weights import identify, identify_file, read_config, read_header
+from gmi_registry.weights.quantisation import check_components
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "DtypeName",
-    "LoadedModel",
-    "Pipeline",
-    "check_model",
-    "default_device",
-    "load_model",
-    "load_pipeline",
-    "require_packages",
-    "require_pipeline",
-]
-
-Pipeline = Any
-"""A diffusers ``DiffusionPipeline``; diffusers ships no types."""
 
 _PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 _SINGLE_FILES = frozenset({".safetensors", ".gguf"})
-_INDEX = "model_index.json"
-_LIBRARIES = frozenset({"diffusers", "transformers"})
-_NETWORKS = ("unet", "transformer")
-_INDISPENSABLE = frozenset({*_NETWORKS, "vae", "scheduler"})
 
 
 def require_packages() -> None:
@@ -144,120 +122,12 @@ def _architectures(base: ModelFiles) -> frozenset[str]:
     """What the network of a base may be; empty where nothing is known."""
     if base.kind == "checkpoint":
         index = _read_index(base)
-        for part in ("unet", "transformer"):
-            try:
-                network = json.loads((base.path / part / "config.json").read_bytes())
-            except (OSError, ValueError):
-                continue
-            return pipeline_architectures(index, network if isinstance(network, dict) else None)
-        return pipeline_architectures(index)
+        configs = (read_config(base.path / part / "config.json") for part in NETWORKS)
+        return pipeline_architectures(index, next(filter(None, configs), None))
     if base.kind == "single-file" and base.path.is_file():
         architecture = identify_file(base.path).architecture
         return frozenset() if architecture is None else frozenset({architecture})
     return frozenset() if base.base is None else _architectures(base.base)
-
-
-def require_pipeline(who: str, index: Mapping[str, Any]) -> None:
-    """Raise GenerationError where ``who``, with this ``model_index.json``, makes no images here.
-
-    That is a pipeline with code of its own, one that diffusers lacks, one that needs a package
-    which is not installed, or one that does not generate images from a text alone.
-    """
-    import diffusers
-
-    try:
-        wanted = index["_class_name"]
-        components = {
-            name: value
-            for name, value in index.items()
-            if isinstance(value, list) and not name.startswith("_")
-        }
-        libraries = {name: value[0] for name, value in components.items() if value[0] is not None}
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise GenerationError(
-            f"{who}: {_INDEX} does not describe a diffusers pipeline",
-            hint="publish a folder that save_pretrained wrote",
-        ) from error
-    if not isinstance(wanted, str):
-        raise needs_code(who, str(wanted[0] if wanted else wanted))
-    pipeline = _pipeline_class(who, wanted)
-    for name, library in libraries.items():
-        if library not in _LIBRARIES and not hasattr(diffusers.pipelines, str(library)):
-            if _was_of_diffusers(library):
-                raise GenerationError(
-                    f"{who}: diffusers {diffusers.__version__} no longer loads parts of "
-                    f"{library} (component {name})",
-                    hint="try an older version of diffusers",
-                )
-            raise needs_code(who, f"{library} (component {name})")
-        _require_class(who, name, components[name])
-    reason = why_not_text_to_image(pipeline, index)
-    if reason is not None:
-        raise GenerationError(
-            f"{who}: {wanted[:80]} {reason}",
-            hint="publish a model that generates images from a text alone",
-        )
-
-
-def _pipeline_class(who: str, name: str) -> type[Any]:
-    """The class ``name`` of diffusers. Raises GenerationError where there is none to use."""
-    import diffusers
-
-    try:
-        found = getattr(diffusers, name, None)
-    except Exception as error:  # a module that is imported now, and cannot be
-        raise GenerationError(
-            f"{who}: diffusers cannot load its {name[:80]}: {one_line(error)}",
-            hint="pip install --upgrade diffusers transformers",
-        ) from error
-    if found is None:
-        raise GenerationError(
-            f"{who}: diffusers {diffusers.__version__} has no {name[:80]}",
-            hint="pip install --upgrade diffusers",
-        )
-    missing = missing_packages(found)
-    if missing:
-        raise GenerationError(
-            f"{who}: {name[:80]} needs {' and '.join(missing)}, which is not installed",
-            hint=f"pip install {' '.join(missing)}",
-        )
-    if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
-        modular = "a modular pipeline, which is not loaded here"
-        raise GenerationError(
-            f"{who}: {name[:80]} is {modular if 'Modular' in name else 'no pipeline of diffusers'}",
-            hint="publish a folder that save_pretrained wrote",
-        )
-    return found
-
-
-def _require_class(who: str, component: str, value: list[Any]) -> None:
-    """Raise GenerationError for a class that this version of diffusers or transformers lacks."""
-    import diffusers
-    import transformers
-
-    library = {"diffusers": diffusers, "transformers": transformers}.get(value[0])
-    name = value[1] if len(value) > 1 else None
-    if library is None or (isinstance(name, str) and name in _names_in(value[0])):
-        return
-    raise GenerationError(
-        f"{who}: {library.__name__} {library.__version__} has no "
-        f"{sanitize.one_line(str(name), 80)} (component {component})",
-        hint=f"pip install --upgrade {library.__name__}",
-    )
-
-
-@cache
-def _names_in(library: str) -> frozenset[str]:
-    """What a library has, also what it would import only on being asked for it."""
-    return frozenset(dir(import_module(library)))
-
-
-def _was_of_diffusers(library: object) -> bool:
-    """Whether diffusers keeps a package among those that it no longer looks into."""
-    import diffusers
-
-    folder = Path(diffusers.__file__).parent / "pipelines" / "deprecated"
-    return isinstance(library, str) and library.isidentifier() and (folder / library).is_dir()
 
 
 @dataclass(frozen=True)
@@ -286,7 +156,7 @@ def load_model(
 
     A safety checker would put black images into a specification; ``nsfw`` in the model card
     serves instead. ``device`` is torch's name of one, by default :func:`default_device`;
-    ``dtype`` is by default that of :func:`~gmi_registry.generation.precision.choose_dtype`, float32
+    ``dtype`` is by default that of :func:`~gmi_registry.generation.placement.choose_dtype`, float32
     on a CPU. ``offload`` keeps the weights in this machine's memory, and puts on the device what
     computes just then: a whole network (``model``) or a layer (``sequential``); images are then
     decoded one by one. With ``allow_partial`` a LoRA is taken of which some tensors have no place
@@ -379,7 +249,7 @@ def _load(
         return LoadedModel(pipeline, tuple(notes))
     index = _read_index(model)
     _require_no_pickles(model)
-    _require_parts(model, index)
+    require_parts(model, index)
     check_components(model, component_classes(index))
     pipeline = load_pipeline_with(model, index, dtype, {}, model)
     _require_own_channels(model, pipeline)
@@ -388,27 +258,10 @@ def _load(
     return LoadedModel(pipeline, tuple(remarks))
 
 
-def _require_parts(model: ModelFiles, index: Mapping[str, Any]) -> None:
-    """Raise GenerationError for a ``model_index.json`` without a part that the pipeline needs."""
-    pipeline = _pipeline_class(str(model.ref), index["_class_name"])
-    # Text encoders and their tokenizers may be null: some pipelines do without one.
-    lacking = [
-        name
-        for name in needed_components(pipeline)
-        if name not in index or (name in _INDISPENSABLE and index[name] == [None, None])
-    ]
-    if lacking:
-        raise GenerationError(
-            f"{model.ref}: its {_INDEX} names no {' and no '.join(lacking)}, which a "
-            f"{pipeline.__name__} needs",
-            hint=SAVE_WHOLE,
-        )
-
-
 def _require_own_channels(model: ModelFiles, pipeline: Pipeline) -> None:
     """Raise GenerationError for a network that wants an image beside the noise."""
     coder = getattr(getattr(pipeline, "vae", None), "config", {})
-    for part in _NETWORKS:
+    for part in NETWORKS:
         network = getattr(getattr(pipeline, part, None), "config", None)
         _check_channels(model, network or {}, coder)
 
@@ -426,18 +279,9 @@ def _check_channels(
 
 def _check_folder(model: ModelFiles) -> None:
     """The same by a folder's configuration files, before its weights are loaded."""
-    coder = _config_of(model, "vae")
-    for part in _NETWORKS:
-        _check_channels(model, _config_of(model, part), coder)
-
-
-def _config_of(model: ModelFiles, part: str) -> dict[str, Any]:
-    """What a component's ``config.json`` says; nothing where it says nothing that can be read."""
-    try:
-        config = json.loads((model.path / part / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return config if isinstance(config, dict) else {}
+    coder = read_config(model.path / "vae" / "config.json")
+    for part in NETWORKS:
+        _check_channels(model, read_config(model.path / part / "config.json"), coder)
 
 
 def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]:
@@ -456,7 +300,7 @@ def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]
         )
     index = _read_index(base)
     if is_network_folder(model):
-        network_component(model, base, index)
+        component_of_network(model, base, index)
     return base, index
 
 
@@ -509,7 +353,7 @@ def _require_no_lora_below(model: ModelFiles, base: ModelFiles | None) -> None:
 
 def _read_index(model: ModelFiles) -> dict[str, Any]:
     """``model_index.json``, once nothing in it asks for code from outside the known libraries."""
-    path = model.path / _INDEX
+    path = model.path / PIPELINE_INDEX
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -13,12 +13,7 @@ from pydantic import ValidationError
 
 from gmi_registry.device import DtypeName
 from gmi_registry.errors import GenerationError, InputError
-from gmi_registry.generation.advice import Carded, adviser
-from gmi_registry.generation.distilled import FamilyAdvice, family_advice, looks_distilled
-from gmi_registry.generation.pipelines import Pipeline
-from gmi_registry.generation.precision import computing_dtypes
-from gmi_registry.generation.schedulers import build_scheduler, check_scheduler_name, sampler_of
-from gmi_registry.generation.settings import (
+from gmi_registry.generation.call_settings import (
     BATCH_OF_ONE,
     WHY_ONE,
     CallSettings,
@@ -26,19 +21,25 @@ from gmi_registry.generation.settings import (
     stated_size,
     why_no_skip,
 )
+from gmi_registry.generation.model_checks import Pipeline
+from gmi_registry.generation.placement import computing_dtypes
+from gmi_registry.generation.recommended_settings import (
+    FamilySettings,
+    ModelWithCard,
+    family_settings,
+    looks_distilled,
+    recommending_model,
+)
+from gmi_registry.generation.schedulers import (
+    build_scheduler,
+    check_scheduler_name,
+    sampler_of,
+    scheduler_origin,
+)
 from gmi_registry.generation.textual_inversion import LearnedWords, learned_words
 from gmi_registry.model import Kind, ModelFiles
 from gmi_registry.sanitize import one_line
 from gmi_registry.spec import GenerationRecipe, LoraPartial, Sampler
-
-__all__ = [
-    "RecipeOverrides",
-    "check_advice",
-    "check_overrides",
-    "default_recipe",
-    "recipe_notes",
-    "recipe_origins",
-]
 
 DEFAULT_STEPS = 25
 """At most this many: pipelines default to 50, and the second half hardly changes a picture."""
@@ -123,7 +124,7 @@ def check_overrides(overrides: RecipeOverrides) -> None:
         check_scheduler_name(overrides.scheduler, _CALLER)
 
 
-def check_advice(model: Carded, kind: Kind | None, overrides: RecipeOverrides) -> None:
+def check_recommended(model: ModelWithCard, kind: Kind | None, overrides: RecipeOverrides) -> None:
     """Raise InputError for what ``model``'s cards advise and no recipe may hold, as far as
     ``overrides`` leave it; and for an override that no model of its ``kind`` takes (None: which it
     is only its weights tell). Loads nothing."""
@@ -200,30 +201,30 @@ class _Advice:
 
     def __init__(self, pipeline: Pipeline, model: ModelFiles) -> None:
         self.model = model
-        self._chain: list[tuple[Carded, FamilyAdvice | None]] = []
+        self._chain: list[tuple[ModelWithCard, FamilySettings | None]] = []
         part: ModelFiles | None = model
         while part is not None:
-            self._chain.append((part, family_advice(part, pipeline)))
+            self._chain.append((part, family_settings(part, pipeline)))
             part = part.base
-        self.used: dict[str, FamilyAdvice] = {}
+        self.used: dict[str, FamilySettings] = {}
         """The families whose advice was taken, by field."""
 
-    def brought_by(self, family: FamilyAdvice) -> bool:
+    def brought_by(self, family: FamilySettings) -> bool:
         """Whether the pipeline's scheduler comes from the model that ``family`` was known of."""
         part, of_last = self._chain[-1]
         return family is of_last and getattr(part, "kind", None) == "checkpoint"
 
     @property
-    def own_family(self) -> FamilyAdvice | None:
+    def own_family(self) -> FamilySettings | None:
         """The model's own, whatever its base is."""
         return self._chain[0][1]
 
     @property
-    def family(self) -> FamilyAdvice | None:
+    def family(self) -> FamilySettings | None:
         """The nearest that is known."""
         return next((family for _, family in self._chain if family is not None), None)
 
-    def of(self, name: str) -> tuple[Any, str, FamilyAdvice | None] | None:
+    def of(self, name: str) -> tuple[Any, str, FamilySettings | None] | None:
         """The value for a field, its origin, and the family that it comes from, if any."""
         for part, family in self._chain:
             value = getattr(part.card, name, None)
@@ -235,7 +236,7 @@ class _Advice:
         return None
 
 
-def _of_family(advice: FamilyAdvice, name: str) -> Any:
+def _of_family(advice: FamilySettings, name: str) -> Any:
     if name == "steps":
         return advice.steps
     if name == "guidance_scale":
@@ -247,7 +248,7 @@ def _of_family(advice: FamilyAdvice, name: str) -> Any:
 
 def _settings(pipeline: Pipeline, model: ModelFiles, overrides: RecipeOverrides) -> _Settings:
     check_overrides(overrides)
-    check_advice(model, model.kind, overrides)
+    check_recommended(model, model.kind, overrides)
     takes = inspect.signature(pipeline.__call__).parameters
     reads = call_settings(pipeline)
     advice = _Advice(pipeline, model)
@@ -312,7 +313,7 @@ def _choose_sampler(
         built = build_scheduler(pipeline, overrides.scheduler, _CALLER)
         chosen.put("sampler", sampler_of(built), _CALLER)
         return
-    chosen.put("sampler", sampler_of(own), _PIPELINE)
+    chosen.put("sampler", sampler_of(own), scheduler_origin(pipeline))
     found = advice.of("scheduler")
     if found is None:
         return
@@ -561,12 +562,12 @@ def _validated(values: dict[str, Any], origins: dict[str, str]) -> GenerationRec
         ) from error
 
 
-def _card_advice(model: Carded, name: str) -> tuple[Any, str] | None:
-    found = adviser(model, name)
+def _card_advice(model: ModelWithCard, name: str) -> tuple[Any, str] | None:
+    found = recommending_model(model, name)
     return None if found is None else (getattr(found.card, name), _card_of(found))
 
 
-def _card_of(model: Carded) -> str:
+def _card_of(model: ModelWithCard) -> str:
     return f"the model card of {model.ref.without_revision}"
 
 

@@ -9,20 +9,13 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from gmi_registry.errors import GenerationError, InputError
-from gmi_registry.generation.refusals import one_line
+from gmi_registry.generation.model_checks import error_line
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import GenerationRecipe, PromptSet
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "LearnedWords",
-    "embeddings_of",
-    "learned_words",
-    "load_embeddings",
-    "require_words_used",
-]
 
 _ATTRIBUTE = "_gmi_learned_words"
 
@@ -244,7 +237,7 @@ def _teach(
             ids = tokenizer(read, add_special_tokens=False).input_ids
         except Exception as error:
             raise GenerationError(
-                f"{who}: {title!r} cannot be taught to the {part} of its base: {one_line(error)}",
+                f"{who}: {title!r} cannot be taught to the {part} of its base: {error_line(error)}",
                 hint="publish a textual inversion for SD 1.5, SD 2 or SDXL",
             ) from error
         table = encoder.get_input_embeddings().weight.detach()

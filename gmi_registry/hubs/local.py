@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gmi_registry.atomic import user_cache
 from gmi_registry.errors import (
     HubError,
     InputError,
@@ -172,11 +173,7 @@ class LocalHub:
     def __init__(self, root: str | Path, cache_dir: Path | None = None) -> None:
         self.root = Path(root)
         _check_hub_file(self.root)
-        if cache_dir is None:
-            from platformdirs import user_cache_path
-
-            cache_dir = user_cache_path("gmi-registry", appauthor=False)
-        self._digests = FileDigests(Path(cache_dir) / "weights-v1")
+        self._digests = FileDigests(user_cache(cache_dir) / "weights-v1")
 
     @classmethod
     def create(cls, root: str | Path, cache_dir: Path | None = None) -> LocalHub:
@@ -477,7 +474,7 @@ def _is_plain(name: str) -> bool:
 
 def _base_refusal(what: str, found: FoundWeights) -> HubError | None:
     """What the file tells of the base that nobody names, and that this hub cannot know."""
-    from gmi_registry.stated_base import base_of_file
+    from gmi_registry.bases import base_of_file
     from gmi_registry.weights import identify, read_header
 
     header = read_header(found.files[found.names.index(found.main)])

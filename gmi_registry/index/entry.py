@@ -1,29 +1,55 @@
 """What an index knows of one model: its metadata, its status on a hub, and its arrays.
 
-Two specifications can be compared where their :class:`ComparabilityKey` is the same.
+:class:`ModelMetadata` is the one record of what is shown of a model and filtered by. Entries of an
+index, lines of stored files, points of a server and hits of a search all hold it.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, PlainValidator, StringConstraints
 
+from gmi_registry.errors import InputError
 from gmi_registry.filters import Traits, bases
+from gmi_registry.model import Kind, Trust
 from gmi_registry.scoring import gram
-from gmi_registry.spec.reference import ModelRef
+from gmi_registry.spec import LoraPartial, Manifest, ModelRef, Spec
+from gmi_registry.spec.fields import Count, Name, Sha256, Text
 
-if TYPE_CHECKING:
-    from gmi_registry.model import Trust
-    from gmi_registry.spec import LoraPartial, Manifest, Spec
+_LONGEST_REFERENCE = 600
+_FILTERED = ("tags", "base_model", "kind", "nsfw", "hub_tags")
+
+
+def _reference(value: object) -> ModelRef:
+    if isinstance(value, ModelRef):
+        return value
+    if not isinstance(value, str) or len(value) > _LONGEST_REFERENCE:
+        raise ValueError(f"not the name of a model, of {_LONGEST_REFERENCE} characters at most")
+    try:
+        found = ModelRef.parse(value)
+    except InputError as error:
+        raise ValueError(error.message) from None
+    if str(found) != value:
+        raise ValueError(f"the model is not written as {found}")
+    return found
+
+
+Reference = Annotated[ModelRef, PlainValidator(_reference)]
+"""A model, as text in the one spelling of :class:`~gmi_registry.spec.ModelRef`."""
+
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[!-~]+$", max_length=2000)]
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ComparabilityKey:
-    """Encoder, default prompt set, kernel, and how many images answer each prompt.
+    """What two specifications must share before any distance may be compared between them: encoder,
+    default prompt set, kernel, and how many images answer each prompt.
 
     The last is part of it because Eq. 9 holds the diagonal of the Gram matrix: with more images of
     the same model every distance shrinks, and a ranking would reward the longer specification.
@@ -55,60 +81,136 @@ class ComparabilityKey:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SpecStatus:
-    """``stale``: whether the model's weights are others than those that were described, None where
+    """What a hub says of a specification that the specification cannot say itself.
+
+    ``stale``: whether the model's weights are others than those that were described, None where
     nobody knows. ``trust``: who stands behind it, None where only the user is concerned. ``stamp``:
-    a text that changes whenever the specification does, where the hub has one."""
+    a text that changes whenever the specification does, where the hub has one.
+    """
 
     stale: bool | None = None
     trust: Trust | None = None
-    stamp: str | None = None
+    stamp: Text | None = None
 
 
 UNKNOWN_STATUS: SpecStatus = SpecStatus()
 """Of a specification that no hub said anything of."""
 
 
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """The part of a manifest that a search filters on or shows.
+@dataclass(frozen=True, kw_only=True)
+class ModelMetadata:
+    """The part of a specification that a search filters by or shows.
 
-    ``model`` is where the model can be had; ``digest`` is the specification's, SHA-256 in hex.
-    ``encoder`` and ``prompt_set`` are names for people, the ids are in ``key``. ``prompts`` are
-    those of the default set. ``downloads`` is None where no hub said. ``hub_tags`` are those that
-    the hub lists for the model now, which filters compare in place of ``tags``. ``described_as`` is
-    the name that the specification has for the model, where the model has another one now.
-    ``lora_partial`` is the share of a LoRA's tensors that made the images, None where all did.
+    ``ref`` is where the model can be had; ``digest`` is the specification's, SHA-256 in hex.
+    ``downloads`` is None where no hub said. ``hub_tags`` are those that the hub lists for the model
+    now, which filters compare in place of ``tags``. ``described_as`` is the name that the
+    specification has for the model, where the model has another one now. ``lora_partial`` is the
+    share of a LoRA's tensors that made the images, None where all did.
+
+    The constraints are checked by pydantic's ``TypeAdapter`` where a stranger wrote the values:
+    :meth:`.StoredMetadata.from_bytes` and :meth:`.PointPayload.read`. In JSON ``ref`` is ``model``.
     """
 
-    model: ModelRef
-    digest: str
-    title: str
-    kind: str
-    tags: tuple[str, ...]
-    base_model: str | None
-    url: str | None
-    licence: str | None
-    nsfw: bool
-    downloads: int | None
+    ref: Annotated[Reference, Field(alias="model")]
+    digest: Sha256
+    title: Name
+    kind: Kind
+    tags: Annotated[tuple[Name, ...], Field(max_length=200)] = ()
+    base_model: Name | None = None
+    url: Url | None = None
+    licence: Name | None = None
+    nsfw: bool = False
+    downloads: Count | None = None
+    hub_tags: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
+    described_as: Reference | None = None
+    lora_partial: LoraPartial | None = None
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The fields of this class by their names, whatever a subclass adds."""
+        return {field.name: getattr(self, field.name) for field in fields(ModelMetadata)}
+
+    @property
+    def base_models(self) -> frozenset[str]:
+        """What the base models are called: as the hub lists them now, else as the manifest says."""
+        return bases(self.ref.hub, self.hub_tags, self.base_model)
+
+    def traits(self, stale: bool | None = None) -> Traits:
+        """What filters look at; ``stale`` is what a hub says."""
+        filtered = {name: getattr(self, name) for name in _FILTERED}
+        return Traits.of(self.ref.hub, **filtered, stale=stale)
+
+    def found_at(self, ref: ModelRef, url: str | None) -> Self:
+        """The metadata of a specification that a hub has for ``ref``, whose page is at ``url``.
+
+        The page of a model that was renamed since is no longer the one that the manifest names.
+        """
+        described = self.ref if self.described_as is None else self.described_as
+        if described.repository == ref.repository:
+            return replace(self, ref=ref, described_as=None)
+        return replace(self, ref=ref, url=url, described_as=described.repository)
+
+    def listed(
+        self,
+        ref: ModelRef,
+        *,
+        url: str | None,
+        hub_tags: tuple[str, ...],
+        nsfw: bool | None,
+        downloads: int | None = None,
+    ) -> Self:
+        """As a hub lists the model now, None where it says nothing: the hub knows the model of
+        today, the manifest the one of the day it was described."""
+        same = ref == self.ref.identity and ref.revision is None
+        found = self if same else self.found_at(ref, url)
+        return replace(
+            found,
+            hub_tags=hub_tags,
+            nsfw=found.nsfw if nsfw is None else nsfw,
+            downloads=found.downloads if downloads is None else downloads,
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain JSON values, None for what is not known."""
+        plain = self.metadata
+        del plain["ref"]
+        plain["described_as"] = None if self.described_as is None else str(self.described_as)
+        plain["lora_partial"] = None if self.lora_partial is None else self.lora_partial.known()
+        return {"model": str(self.ref), **plain}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any], **more: Any) -> Self:
+        """The inverse of ``to_plain``, of values that were checked before; ``more`` are the fields
+        of a subclass. A name that is missing is not known."""
+        names = [field.name for field in fields(ModelMetadata)]
+        known = {name: plain[name] for name in names if plain.get(name) is not None}
+        for name in ("tags", "hub_tags"):
+            known[name] = tuple(known.get(name, ()))
+        if "described_as" in known:
+            known["described_as"] = ModelRef.parse(known["described_as"])
+        if "lora_partial" in known:
+            known["lora_partial"] = LoraPartial.model_validate(known["lora_partial"])
+        return cls(ref=ModelRef.parse(plain["model"]), **known, **more)
+
+
+def plain_traits(plain: Mapping[str, Any]) -> Traits:
+    """What filters look at, of JSON values as :meth:`ModelMetadata.to_plain` gives them with those
+    of a :class:`SpecStatus`: :meth:`ModelMetadata.traits` without making the object."""
+    known = {name: plain[name] for name in (*_FILTERED, "stale") if plain.get(name) is not None}
+    return Traits.of(plain["model"].partition(":")[0], **known)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexEntry(ModelMetadata):
+    """The metadata of a model with what it shares with its group: ``encoder`` and ``prompt_set``
+    are names for people, whose ids are in ``key``; ``prompts`` are those of the default set."""
+
     encoder: str
     prompt_set: str
     prompts: tuple[str, ...]
     key: ComparabilityKey
-    hub_tags: tuple[str, ...] = ()
-    described_as: ModelRef | None = None
-    lora_partial: LoraPartial | None = None
-
-    def found_at(self, model: ModelRef, url: str | None) -> IndexEntry:
-        """The entry of a specification that a hub has for ``model``, whose page is at ``url``.
-
-        The page of a model that was renamed since is no longer the one that the manifest names.
-        """
-        described = self.model if self.described_as is None else self.described_as
-        if described.repository == model.repository:
-            return replace(self, model=model, described_as=None)
-        return replace(self, model=model, url=url, described_as=described.repository)
 
     @classmethod
     def of(cls, spec: Spec) -> IndexEntry:
@@ -116,7 +218,7 @@ class IndexEntry:
         manifest = spec.manifest
         model, default = manifest.model, manifest.prompt_sets[0]
         return cls(
-            model=model.ref,
+            ref=model.ref,
             digest=spec.digest,
             title=model.title,
             kind=model.kind,
@@ -126,75 +228,39 @@ class IndexEntry:
             licence=model.licence,
             nsfw=model.nsfw,
             downloads=model.downloads,
+            lora_partial=manifest.generation.recipe.lora_partial,
             encoder=f"{manifest.encoder.name}/{manifest.encoder.pretrained}",
             prompt_set=default.name,
             prompts=default.prompts,
             key=ComparabilityKey.of(manifest),
-            lora_partial=manifest.generation.recipe.lora_partial,
-        )
-
-    @property
-    def base_models(self) -> frozenset[str]:
-        """What the base models are called: as the hub lists them now, else as the manifest says."""
-        return bases(self.model.hub, self.hub_tags, self.base_model)
-
-    def traits(self, standing: SpecStatus = UNKNOWN_STATUS) -> Traits:
-        """What filters look at, of the model of which a hub says ``standing``."""
-        return Traits.of(
-            self.model.hub,
-            tags=self.tags,
-            base_model=self.base_model,
-            kind=self.kind,
-            nsfw=self.nsfw,
-            hub_tags=self.hub_tags,
-            stale=standing.stale,
         )
 
     def to_json(self) -> bytes:
         """UTF-8 JSON that ``from_json`` reads."""
-        plain = asdict(self) | {
-            "model": str(self.model),
-            "described_as": None if self.described_as is None else str(self.described_as),
-            "lora_partial": None if self.lora_partial is None else self.lora_partial.known(),
-        }
+        shared = {name: getattr(self, name) for name in ("encoder", "prompt_set", "prompts")}
+        plain = self.to_plain() | shared | {"key": asdict(self.key)}
         return json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> IndexEntry:
         """The inverse of ``to_json``. Raises some Exception for anything that it did not write."""
         plain: dict[str, Any] = json.loads(data)
-        if plain.keys() != {field.name for field in fields(cls)}:
+        if plain.keys() != {"model"} | {field.name for field in fields(cls)} - {"ref"}:
             raise KeyError("fields of another version")
-        return cls(
-            **plain
-            | {
-                "model": ModelRef.parse(plain["model"]),
-                "described_as": _reference(plain["described_as"]),
-                "lora_partial": _share(plain["lora_partial"]),
-                "tags": tuple(plain["tags"]),
-                "prompts": tuple(plain["prompts"]),
-                "hub_tags": tuple(plain["hub_tags"]),
-                "key": ComparabilityKey(**plain["key"]),
-            }
+        return cls.from_plain(
+            plain,
+            encoder=plain["encoder"],
+            prompt_set=plain["prompt_set"],
+            prompts=tuple(plain["prompts"]),
+            key=ComparabilityKey(**plain["key"]),
         )
-
-
-def _share(plain: dict[str, int] | None) -> LoraPartial | None:
-    if plain is None:
-        return None
-    from gmi_registry.spec import LoraPartial
-
-    return LoraPartial.model_validate(plain)
-
-
-def _reference(text: str | None) -> ModelRef | None:
-    return None if text is None else ModelRef.parse(text)
 
 
 @dataclass(frozen=True, eq=False)
 class IndexedSpec:
-    """``image_embeddings`` [N, D] float16, ``prompt_embeddings`` [P, E] float16 and ``gram`` [N, N]
-    float32, k(Z, Z) with the γ of the manifest.
+    """One specification, ready to be compared: its entry, ``image_embeddings`` [N, D] float16 and
+    ``prompt_embeddings`` [P, E] float16 of its default prompt set, and ``gram`` [N, N] float32,
+    k(Z, Z) with the γ of the manifest.
 
     Rows are sorted by prompt, so that all members of one group have one layout: row i answers
     prompt i // images_per_prompt. The Gram matrix is computed here and never taken from a
@@ -209,8 +275,7 @@ class IndexedSpec:
     @property
     def image_prompt(self) -> NDArray[np.int32]:
         """The prompt that made row i, in 0..P-1: [N]."""
-        each = self.entry.key.images_per_prompt
-        return np.repeat(np.arange(len(self.prompt_embeddings), dtype=np.int32), each)
+        return image_prompts(len(self.prompt_embeddings), self.entry.key)
 
     @classmethod
     def of(cls, spec: Spec) -> IndexedSpec:
@@ -224,3 +289,8 @@ class IndexedSpec:
             prompt_embeddings=np.ascontiguousarray(spec.prompt_embeddings[: len(entry.prompts)]),
             gram=gram(images, entry.key.gamma).astype(np.float32, copy=False),
         )
+
+
+def image_prompts(prompts: int, key: ComparabilityKey) -> NDArray[np.int32]:
+    """The prompt of each image of a specification with so many ``prompts``: [N]."""
+    return np.repeat(np.arange(prompts, dtype=np.int32), key.images_per_prompt)

@@ -9,24 +9,29 @@ from __future__ import annotations
 import hashlib
 import heapq
 import zlib
+from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from gmi_registry.filters import Filters
-    from gmi_registry.index.entry import ComparabilityKey, IndexEntry, SpecStatus
-    from gmi_registry.index.result import SkippedSpec
-    from gmi_registry.scoring import Candidates, WithinScatter
-    from gmi_registry.scoring.confidence import TailMass
-    from gmi_registry.scoring.kernels import Floats
-    from gmi_registry.spec import ModelRef
+from gmi_registry.filters import Filters
+from gmi_registry.index.entry import ComparabilityKey, IndexEntry, SpecStatus, image_prompts
+from gmi_registry.index.result import SkippedSpec
+from gmi_registry.scoring import Candidates, WithinScatter
+from gmi_registry.scoring.confidence import fitted_temperature
+from gmi_registry.scoring.kernels import Floats
+from gmi_registry.scoring.paper import Invariants
+from gmi_registry.scoring.refine import Refinement
+from gmi_registry.scoring.repeats import whiten
+from gmi_registry.scoring.sweep import norm_range
+from gmi_registry.spec import ModelRef
 
 HeldPrompts = tuple[NDArray[np.float16], NDArray[np.intp]]
 """Prompt embeddings [P, E], and the places of the members that hold them."""
@@ -41,10 +46,9 @@ class Estimator(Protocol):
 
     def near(
         self, rows: Sequence[int], query_images: Floats, concentration: float, count: int
-    ) -> tuple[NDArray[np.intp], Floats, TailMass]:
-        """Of the members at ``rows`` [R], which ascend, the places of those that may be among the
-        ``count`` nearest, in no order, and their distances, nearly: [n] and [n]; and what is known
-        of all others."""
+    ) -> Refinement:
+        """Distances of the members at ``rows`` [R], exact of those that may be among the ``count``
+        nearest, and estimates of others."""
         ...
 
     def distances(self, rows: Sequence[int], query_images: Floats, concentration: float) -> Floats:
@@ -57,116 +61,6 @@ class Estimator(Protocol):
         ...
 
 
-class ModelGroup(Protocol):
-    """M members that share one key, by their rows 0..M-1, in the order of their references.
-
-    What is large is read where it is asked for: a question that is content with means should ask
-    for nothing else.
-    """
-
-    @property
-    def key(self) -> ComparabilityKey: ...
-
-    @property
-    def entries(self) -> Sequence[IndexEntry]:
-        """One for each row."""
-        ...
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The references of the members as texts, M of them."""
-        ...
-
-    @property
-    def digest(self) -> str:
-        """Another one whenever a member joins, leaves or has another specification."""
-        ...
-
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """The texts that all members answered, P of them."""
-        ...
-
-    def prompts_held(self, rows: Sequence[int]) -> Sequence[HeldPrompts]:
-        """The embeddings of these texts that come with the members at ``rows`` [R].
-
-        Strangers made them, and no majority makes them right: who has the encoder weighs by its
-        own (:data:`~gmi_registry.index.queries.PromptReader`), and who has not weighs each member
-        by what that member holds, which changes no other's distance.
-        """
-        ...
-
-    @property
-    def text_dim(self) -> int:
-        """E."""
-        ...
-
-    def row_norms(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        """The least and the greatest L2 norm of the images of the members at ``rows``: [R, 2]."""
-        ...
-
-    @property
-    def image_prompt(self) -> NDArray[np.int32]:
-        """[N]: the prompt of each image."""
-        ...
-
-    @property
-    def image_dim(self) -> int:
-        """D."""
-        ...
-
-    @property
-    def means(self) -> Floats:
-        """[M, D]: the mean of each member's images."""
-        ...
-
-    @property
-    def scatter(self) -> WithinScatter:
-        """Within-model statistics of all members, whatever a filter leaves of them."""
-        ...
-
-    @property
-    def temperature(self) -> float:
-        """How far distances among all members can be trusted, whatever a filter leaves of them."""
-        ...
-
-    def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
-        """Fᵀμ of the members at ``rows`` [R], few of them: [R, D]; and tr((S + λI)⁻¹ S) / N, with
-        F Fᵀ = (S + λI)⁻¹ of the default score. Raises as :meth:`images` does."""
-        ...
-
-    @property
-    def estimator(self) -> Estimator | None:
-        """For so many members that their means should not all be read; None for fewer."""
-        ...
-
-    def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
-        """The images of the members at ``rows`` [R], None for all: [R, N, D]."""
-        ...
-
-    def portions(self, rows: Sequence[int]) -> Sequence[NDArray[np.intp]]:
-        """Places in ``rows`` [R], all of them in portions that should be read at once: one unless
-        they would take more memory than there may be."""
-        ...
-
-    def files(self, rows: Sequence[int]) -> NDArray[np.intp]:
-        """Numbers of what the images of the members at ``rows`` [R] are read from: [R]. To read
-        from few of these is to fetch and check few."""
-        ...
-
-    def at_hand(self, rows: Sequence[int]) -> bool:
-        """Whether the images of these members are on this machine, so that they may be shown for
-        the asking. A ranking that needs them asks for them all the same."""
-        ...
-
-    def candidates(
-        self, rows: Sequence[int], prompt_embeddings: Floats, *, grams: bool = True
-    ) -> Candidates:
-        """The members at ``rows``, weighed by ``prompt_embeddings`` [P, E], with everything that a
-        score may want; without Gram matrices, which are slow to read, for one that does not."""
-        ...
-
-
 def as_rows(rows: Sequence[int]) -> NDArray[np.intp]:
     """``rows`` as an array; of a range without counting through it."""
     if isinstance(rows, range):
@@ -174,11 +68,139 @@ def as_rows(rows: Sequence[int]) -> NDArray[np.intp]:
     return np.asarray(rows, np.intp)
 
 
+class ModelGroup(ABC):
+    """M members that share one key, by their rows 0..M-1, in the order of their references.
+
+    ``names`` are the references as texts, and ``entries`` has one for each row. ``prompts`` are the
+    P texts that all members answered. What is large is read where it is asked for: a query that is
+    content with means should ask for nothing else.
+    """
+
+    key: ComparabilityKey
+
+    @property
+    @abstractmethod
+    def names(self) -> Sequence[str]: ...
+
+    @property
+    @abstractmethod
+    def entries(self) -> Sequence[IndexEntry]: ...
+
+    @property
+    @abstractmethod
+    def prompts(self) -> tuple[str, ...]: ...
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """Another one whenever a member joins, leaves or has another specification."""
+
+    @property
+    @abstractmethod
+    def image_dim(self) -> int:
+        """D."""
+
+    @property
+    @abstractmethod
+    def text_dim(self) -> int:
+        """E."""
+
+    @abstractmethod
+    def prompts_held(self, rows: Sequence[int]) -> Sequence[HeldPrompts]:
+        """The embeddings of the prompts that come with the members at ``rows`` [R].
+
+        Strangers made them, and no majority makes them right: who has the encoder weighs by its
+        own (:data:`~gmi_registry.index.queries.PromptReader`), and who has not weighs each member
+        by what that member holds, which changes no other's distance.
+        """
+
+    @property
+    @abstractmethod
+    def means(self) -> Floats:
+        """[M, D]: the mean of each member's images."""
+
+    @property
+    @abstractmethod
+    def scatter(self) -> WithinScatter:
+        """Within-model statistics of all members, whatever a filter leaves of them."""
+
+    @property
+    @abstractmethod
+    def temperature(self) -> float:
+        """How far distances among all members can be trusted, whatever a filter leaves of them."""
+
+    @abstractmethod
+    def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
+        """The images of the members at ``rows`` [R], None for all: [R, N, D]."""
+
+    @abstractmethod
+    def grams(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """The Gram matrices of the members at ``rows`` [R]: [R, N, N]."""
+
+    @abstractmethod
+    def downloads(self, rows: Sequence[int]) -> NDArray[np.float64]:
+        """Of the members at ``rows`` [R], NaN for unknown: [R]."""
+
+    @property
+    def estimator(self) -> Estimator | None:
+        """For so many members that their means should not all be read; None for fewer."""
+        return None
+
+    @cached_property
+    def image_prompt(self) -> NDArray[np.int32]:
+        """[N]: the prompt of each image."""
+        return image_prompts(len(self.prompts), self.key)
+
+    def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
+        """Fᵀμ of the members at ``rows`` [R], few of them: [R, D]; and tr((S + λI)⁻¹ S) / N, with
+        F Fᵀ = (S + λI)⁻¹ of the default score. Raises as :meth:`images` does."""
+        return whiten(self.means[as_rows(rows)], self.scatter, len(self.image_prompt))
+
+    def row_norms(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """The least and the greatest L2 norm of the images of the members at ``rows``: [R, 2]."""
+        return norm_range(self.images(rows))
+
+    def portions(self, rows: Sequence[int]) -> Sequence[NDArray[np.intp]]:
+        """Places in ``rows`` [R], all of them in portions that should be read at once: one unless
+        they would take more memory than there may be."""
+        return [np.arange(len(rows))]
+
+    def files(self, rows: Sequence[int]) -> NDArray[np.intp]:
+        """Numbers of what the images of the members at ``rows`` [R] are read from: [R]. To read
+        from few of these is to fetch and check few."""
+        return np.zeros(len(rows), np.intp)
+
+    def at_hand(self, rows: Sequence[int]) -> bool:
+        """Whether the images of these members are on this machine, so that they may be shown for
+        the asking. A ranking that needs them asks for them all the same."""
+        return True
+
+    def invariants(self, rows: Sequence[int]) -> Callable[[], Invariants] | None:
+        """What the paper's score needs of the members at ``rows``, where that is kept."""
+        return None
+
+    def candidates(
+        self, rows: Sequence[int], prompt_embeddings: Floats, *, grams: bool = True
+    ) -> Candidates:
+        """The members at ``rows``, weighed by ``prompt_embeddings`` [P, E], with everything that a
+        score may want; without Gram matrices, which are slow to read, for one that does not."""
+        return Candidates(
+            image_embeddings=self.images(rows),
+            prompt_embeddings=prompt_embeddings,
+            image_prompt=self.image_prompt,
+            gamma=self.key.gamma,
+            grams=self.grams(rows) if grams else None,
+            scatter=lambda: self.scatter,
+            invariants=self.invariants(rows),
+            downloads=self.downloads(rows),
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Members of one group that passed a filter: ``rows`` of ``stack``."""
+    """Members of one group that passed a filter: ``rows`` of ``group``."""
 
-    stack: ModelGroup
+    group: ModelGroup
     rows: Sequence[int]
 
     def __len__(self) -> int:
@@ -187,7 +209,7 @@ class Selection:
     @property
     def first(self) -> IndexEntry:
         """One of them, that says what all share. Raises IndexError where there is none."""
-        return self.stack.entries[self.rows[0]]
+        return self.group.entries[self.rows[0]]
 
 
 class Index(Protocol):
@@ -208,7 +230,7 @@ class Index(Protocol):
         """What passes, group by group, without empty ones; ``leave_out`` is an identity."""
         ...
 
-    def standing(self, name: str) -> SpecStatus:
+    def status(self, name: str) -> SpecStatus:
         """What is known of the specification of the model whose identity has that name."""
         ...
 
@@ -230,8 +252,12 @@ def rows_without(
     gone = rows_of(names, identities)
     members = as_rows(rows)
     left = ~np.isin(members, gone)
-    # Numbers that nobody has to take apart one by one.
-    return rows if left.all() else array("q", members[left].astype(np.int64).tobytes())
+    return rows if left.all() else packed_rows(members[left])
+
+
+def packed_rows(rows: NDArray[np.intp]) -> Sequence[int]:
+    """``rows`` as numbers that nobody has to take apart one by one."""
+    return array("q", rows.astype(np.int64).tobytes())
 
 
 def rows_of(names: Sequence[str], identities: Collection[str]) -> list[int]:
@@ -258,6 +284,10 @@ TEMPERATURE_MODELS = 64
 CONTENT_MODELS = 256
 """What models in general draw for a prompt is known to a sixteenth of what they differ by, and what
 it is off by is the same for all of them."""
+
+
+SampledImages = Callable[[Sequence[int]], NDArray[np.float16]]
+"""Images [R, N, D] of the members at some rows [R], a few hundred at most."""
 
 
 def sampled(digests: Sequence[str], most: int) -> NDArray[np.intp]:
@@ -298,3 +328,26 @@ def sampled_by_name(names: Sequence[str], most: int, but: Callable[[str], bool])
         sums = np.fromiter(map(zlib.crc32, map(str.encode, names)), np.uint32, len(names))
         order = np.argsort(sums, kind="stable").tolist()
     return sorted(islice((row for row in order if not but(names[row])), most))
+
+
+def agreed_prompts(candidates: Sequence[NDArray[np.float16]]) -> NDArray[np.float16]:
+    """What most of ``candidates`` [P, E], at least one, nearly say: the median of each number.
+
+    They come with specifications, so strangers made them. Nobody is left out for other ones, and
+    a search with words embeds the prompts itself; this is for programs that have no encoder.
+    """
+    return np.asarray(np.median(np.stack(candidates).astype(np.float32), axis=0), np.float16)
+
+
+def sampled_scatter(digests: Sequence[str], images: SampledImages) -> WithinScatter:
+    """Within-model statistics of the members of these ``digests``, in order."""
+    return WithinScatter.of(images(sampled(digests, SCATTER_MODELS).tolist()))
+
+
+def sampled_temperature(
+    digests: Sequence[str], images: SampledImages, image_prompt: NDArray[np.integer]
+) -> float:
+    """How far distances among the members of these ``digests``, in order, can be trusted."""
+    return fitted_temperature(
+        images(drawn_by_lot(digests, TEMPERATURE_MODELS).tolist()), image_prompt
+    )

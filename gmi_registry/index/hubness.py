@@ -73,94 +73,97 @@ class FrequentNeighbour(NamedTuple):
 @dataclass(frozen=True)
 class Hubness:
     """Of ``models``, those that repeat each other counted once: ``asked`` images of others and
-    ``pictures``, and the ``hubs`` that were first most often, the first of them first. Models that
-    repeat each other are hubs together. Each would be first for ``share`` by chance."""
+    ``pictures``, and the models that were first most often, ``frequent``, the first of them first.
+    Models that repeat each other are among them together. Each would be first for ``share`` by
+    chance."""
 
     models: int
     asked: int
     pictures: int
-    hubs: tuple[FrequentNeighbour, ...]
+    frequent: tuple[FrequentNeighbour, ...]
 
     @property
     def share(self) -> float:
         """Of all images, what falls to each of so many models."""
         return 1 / self.models
 
-    def is_universal(self, hub: FrequentNeighbour) -> bool:
+    def is_universal(self, model: FrequentNeighbour) -> bool:
         """Whether a model is nearest to so much that it cannot be for what its images are."""
         if self.models < FEWEST:
             return False
         limit = max(_TIMES * self.share, _LEAST)
-        by_models = hub.certain >= limit and hub.breadth >= _BREADTH
-        return by_models or hub.certain_pictured >= _MOST_PICTURES
+        by_models = model.certain >= limit and model.breadth >= _BREADTH
+        return by_models or model.certain_pictured >= _MOST_PICTURES
 
-    def of(self, model: str) -> FrequentNeighbour | None:
-        """What is known of a model by its name, None for one that is no hub."""
-        return next((hub for hub in self.hubs if hub.model == model), None)
+    def of(self, name: str) -> FrequentNeighbour | None:
+        """What is known of a model by its name, None for one that is not frequent."""
+        return next((it for it in self.frequent if it.model == name), None)
 
     @property
     def universal(self) -> dict[str, Universal]:
-        """What is to be said of the hubs that :meth:`is_universal` names, by their models."""
+        """What is to be said of the models that :meth:`is_universal`, by their names."""
         return {
-            hub.model: Universal(hub.first, self.share, hub.pictured)
-            for hub in self.hubs
-            if self.is_universal(hub)
+            it.model: Universal(it.first, self.share, it.pictured)
+            for it in self.frequent
+            if self.is_universal(it)
         }
 
     def to_bytes(self) -> bytes:
         """JSON that :meth:`from_bytes` reads."""
-        plain = asdict(self) | {"hubs": [hub._asdict() for hub in self.hubs]}
+        plain = asdict(self)
+        del plain["frequent"]
+        plain["hubs"] = [it._asdict() for it in self.frequent]
         return json.dumps(plain, ensure_ascii=False).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Hubness:
         """The inverse of :meth:`to_bytes`. Raises some Exception for anything else."""
         plain: dict[str, Any] = json.loads(data)
-        hubs = tuple(FrequentNeighbour(**hub) for hub in plain.pop("hubs"))
-        return cls(**plain, hubs=hubs)
+        frequent = tuple(FrequentNeighbour(**it) for it in plain.pop("hubs"))
+        return cls(**plain, frequent=frequent)
 
 
 def measure_hubness(
-    stack: ModelGroup,
+    group: ModelGroup,
     pictures: Floats | None = None,
     candidate: NDArray[np.float16] | None = None,
 ) -> Hubness:
-    """Measure the members of ``stack``, and a ``candidate`` [N, D] among them, of which statistics
-    know nothing, and which is among the hubs whatever it is.
+    """Measure the members of ``group``, and a ``candidate`` [N, D] among them, of which statistics
+    know nothing, and which is among the frequent ones whatever it is.
 
     ``pictures`` [B, D] are images that no model made. Some of the members' images are read. Raises
-    what the stack raises.
+    what the group raises.
     """
-    members = len(stack.names)
-    names = list(stack.names) if candidate is None else [*stack.names, CANDIDATE]
-    excess = stack.whitened(range(min(1, members)))[1]
+    members = len(group.names)
+    names = list(group.names) if candidate is None else [*group.names, CANDIDATE]
+    excess = group.whitened(range(min(1, members)))[1]
     own = None
     if candidate is not None:
-        own = _turned(stack, candidate).mean(axis=0, keepdims=True)
+        own = _turned(group, candidate).mean(axis=0, keepdims=True)
 
     def means(rows: Sequence[int]) -> Floats:
         inside = [row for row in rows if row < members]
-        found = stack.whitened(inside)[0] if inside else np.empty((0, stack.image_dim))
+        found = group.whitened(inside)[0] if inside else np.empty((0, group.image_dim))
         return found if own is None or len(inside) == len(rows) else np.vstack([found, own])
 
-    drawn, distinct = _drawn(stack, excess)
-    asked = np.empty((0, stack.image_dim)) if pictures is None else _turned(stack, pictures)
+    drawn, distinct = _drawn(group, excess)
+    asked = np.empty((0, group.image_dim)) if pictures is None else _turned(group, pictures)
     by_models, by_pictures = nearest_members(len(names), means, drawn, asked, excess)
     winners = np.unique(np.concatenate([by_models.ravel(), by_pictures.ravel()]))
     winners = winners[winners >= 0]
     if candidate is not None:
         winners = np.union1d(winners, [members])
-    groups = repeat_groups(means(winners.tolist()), excess, window=len(winners))
+    alike = repeat_groups(means(winners.tolist()), excess, window=len(winners))
     numbers = np.full(len(names) + 1, -1, np.intp)  # the last is for -1
-    for number, group in enumerate(groups):
-        numbers[winners[group]] = number
-    ours = count_neighbours(numbers[by_models], len(drawn), len(groups))
-    theirs = count_neighbours(numbers[by_pictures], 0, len(groups))
+    for number, places in enumerate(alike):
+        numbers[winners[places]] = number
+    ours = count_neighbours(numbers[by_models], len(drawn), len(alike))
+    theirs = count_neighbours(numbers[by_pictures], 0, len(alike))
     shown = np.lexsort((-theirs.first, -ours.first))[:_SHOWN].tolist()
     shown += np.argsort(-theirs.first, kind="stable")[:1].tolist()
     if candidate is not None:
         shown.append(int(numbers[members]))
-    hubs = [
+    frequent = [
         FrequentNeighbour(
             model=names[row],
             first=_share(ours.first[number], len(by_models)),
@@ -171,32 +174,32 @@ def measure_hubness(
             certain_pictured=lower_share(int(theirs.first[number]), len(asked)),
         )
         for number in dict.fromkeys(shown)
-        for row in winners[groups[number]].tolist()
+        for row in winners[alike[number]].tolist()
     ]
     models = max(1, round(distinct * members)) + (candidate is not None)
-    return Hubness(models, len(by_models), len(asked), tuple(hubs))
+    return Hubness(models, len(by_models), len(asked), tuple(frequent))
 
 
-def repeated_members(stack: ModelGroup, candidate: NDArray[np.float16]) -> list[int]:
-    """Members of ``stack`` that a specification with the images ``candidate`` [N, D] repeats."""
-    own = _turned(stack, candidate).mean(axis=0)
+def repeated_members(group: ModelGroup, candidate: NDArray[np.float16]) -> list[int]:
+    """Members of ``group`` that a specification with the images ``candidate`` [N, D] repeats."""
+    own = _turned(group, candidate).mean(axis=0)
     found: list[int] = []
-    for start in range(0, len(stack.names), _AT_ONCE):
-        rows = range(start, min(start + _AT_ONCE, len(stack.names)))
-        means, excess = stack.whitened(rows)
+    for start in range(0, len(group.names), _AT_ONCE):
+        rows = range(start, min(start + _AT_ONCE, len(group.names)))
+        means, excess = group.whitened(rows)
         found += (start + np.flatnonzero(separations(own, means, excess) <= REPEATED)).tolist()
     return found
 
 
-def usual_norms(stack: ModelGroup) -> tuple[float, float] | None:
+def usual_norms(group: ModelGroup) -> tuple[float, float] | None:
     """The least and the greatest norm of the images of most members, drawn by lot: the medians of
     each member's own. None where there are too few members to say what is usual."""
-    if len(stack.names) < FEWEST:
+    if len(group.names) < FEWEST:
         return None
-    seed = hashlib.sha256(stack.digest.encode()).digest()
+    seed = hashlib.sha256(group.digest.encode()).digest()
     random = np.random.default_rng(list(seed))
-    rows = _lot(stack, random.permutation(len(stack.names)))[:_DRAWN]
-    least, most = np.median(stack.row_norms(rows.tolist()), axis=0)
+    rows = _lot(group, random.permutation(len(group.names)))[:_DRAWN]
+    least, most = np.median(group.row_norms(rows.tolist()), axis=0)
     return float(least), float(most)
 
 
@@ -204,38 +207,38 @@ def _share(count: int, asked: int) -> float:
     return float(count) / max(asked, 1)
 
 
-def _turned(stack: ModelGroup, images: Floats) -> Floats:
+def _turned(group: ModelGroup, images: Floats) -> Floats:
     """Images [n, D], whitened."""
-    return whiten(images.astype(np.float32), stack.scatter, len(stack.image_prompt))[0]
+    return whiten(images.astype(np.float32), group.scatter, len(group.image_prompt))[0]
 
 
-def _lot(stack: ModelGroup, lot: NDArray[np.intp]) -> NDArray[np.intp]:
+def _lot(group: ModelGroup, lot: NDArray[np.intp]) -> NDArray[np.intp]:
     """The first of ``lot`` that lie in few files, as many of each."""
-    files = stack.files(lot[: 4 * _LOT].tolist())
+    files = group.files(lot[: 4 * _LOT].tolist())
     firsts = np.sort(np.unique(files, return_index=True)[1])[:_FILES]
     if len(firsts) < _FILES:
         return lot[:_LOT]
-    files = stack.files(lot.tolist())
+    files = group.files(lot.tolist())
     kept = [np.flatnonzero(files == files[first])[: _LOT // _FILES] for first in firsts.tolist()]
     return np.asarray(lot[np.sort(np.concatenate(kept))])
 
 
-def _drawn(stack: ModelGroup, excess: float) -> tuple[list[SampleModel], float]:
+def _drawn(group: ModelGroup, excess: float) -> tuple[list[SampleModel], float]:
     """Members that are drawn, in the order of the lot, and as many images of each; and how many of
     the members are distinct, as a share. Of those that repeat each other one is drawn."""
-    seed = hashlib.sha256(stack.digest.encode()).digest()
+    seed = hashlib.sha256(group.digest.encode()).digest()
     random = np.random.default_rng(list(seed))
-    members, images = len(stack.names), len(stack.image_prompt)
-    lot = _lot(stack, random.permutation(members))
-    means = stack.whitened(lot.tolist())[0]
-    groups = repeat_groups(means, excess, window=len(lot))
-    places = [group[0] for group in groups[:_DRAWN]]
+    members, images = len(group.names), len(group.image_prompt)
+    lot = _lot(group, random.permutation(members))
+    means = group.whitened(lot.tolist())[0]
+    alike = repeat_groups(means, excess, window=len(lot))
+    places = [repeats[0] for repeats in alike[:_DRAWN]]
     each = min(images, _IMAGES // max(len(places), 1))
     rows = lot[places].tolist()
     if not rows:
         return [], 1.0
     chosen = np.stack([np.sort(random.choice(images, each, replace=False)) for _ in rows])
-    some = np.take_along_axis(stack.images(rows), chosen[:, :, None], axis=1)
-    turned = _turned(stack, some.reshape(-1, stack.image_dim)).reshape(*some.shape)
+    some = np.take_along_axis(group.images(rows), chosen[:, :, None], axis=1)
+    turned = _turned(group, some.reshape(-1, group.image_dim)).reshape(*some.shape)
     drawn = [SampleModel(*it) for it in zip(rows, turned, means[places], strict=True)]
-    return drawn, len(groups) / max(len(lot), 1)
+    return drawn, len(alike) / max(len(lot), 1)

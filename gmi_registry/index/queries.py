@@ -6,10 +6,11 @@ makes a shortlist by what costs little, and measures exactly what that leaves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,18 +26,18 @@ from gmi_registry.index.groups import (
 )
 from gmi_registry.scoring import DEFAULT_SCORE, KERNEL_SCORES, SCORES, Query, Score
 from gmi_registry.scoring.confidence import (
-    TailMass,
     confidences,
     distances_with_unwanted,
     log_innocence,
+    tail_distances,
 )
 from gmi_registry.scoring.default import whitened_means
 from gmi_registry.scoring.kernels import Floats, working_dtype
 from gmi_registry.scoring.model_distance import content_means, model_distances, shared_contributions
 from gmi_registry.scoring.ranking import best_prompts
 from gmi_registry.scoring.refine import (
-    CLOSE,
     LOOSE,
+    Refinement,
     estimates_of,
     log_kernels,
     refine,
@@ -50,12 +51,29 @@ from gmi_registry.scoring.text import (
     text_contributions,
     text_distances,
 )
-
-if TYPE_CHECKING:
-    from gmi_registry.spec import ModelRef
+from gmi_registry.spec import ModelRef
 
 PromptValues = Sequence[tuple[int, float]]
 """Prompts by their index, each with what it adds; the nearest first."""
+
+PromptReader = Callable[[ComparabilityKey, tuple[str, ...]], Floats]
+"""The reader's own embeddings [P, E] of the prompts of a group, by the encoder that the group's
+key names. Raises IncomparableSpecsError where the reader has another encoder."""
+
+Distances = Callable[[Sequence[int]], Floats]
+"""Of the members at some rows [R]: [R], each by itself."""
+
+Weighed = tuple[Floats, NDArray[np.intp]]
+"""Prompt embeddings [P, E], and the places of the members that are weighed by them."""
+
+_HOPELESS = 60.0
+"""Of a chance e⁻⁶⁰ that of the nearest model nothing is left in double precision, nor of a million
+such."""
+_TIMES_AS_LONG = 8.0
+"""What one encoder gives for images differs in length by a factor of two or three."""
+_FAINT = 7.0
+"""With e⁻⁷ of the chance of the nearest nobody is much suspected, but by many of the kind."""
+_MOST_SUSPECTS = 4096
 
 
 class Shortlist(NamedTuple):
@@ -73,74 +91,129 @@ class Shortlist(NamedTuple):
         """Nothing is left out of ``distances`` [R]."""
         return cls(np.arange(len(distances)), distances, distances[:0])
 
-
-PromptReader = Callable[[ComparabilityKey, tuple[str, ...]], Floats]
-"""The reader's own embeddings [P, E] of the prompts of a group, by the encoder that the group's
-key names. Raises IncomparableSpecsError where the reader has another encoder."""
-
-Weighed = tuple[Floats, NDArray[np.intp]]
-"""Prompt embeddings [P, E], and the places of the members that are weighed by them."""
-
-
-def weighing(
-    stack: ModelGroup, rows: Sequence[int], reader: PromptReader | None
-) -> Sequence[Weighed]:
-    """The prompt embeddings by which the members at ``rows`` are weighed: the reader's own for all
-    of them, or, without a ``reader``, for each those that come with it."""
-    if reader is None:
-        return stack.prompts_held(rows)
-    return [(reader(stack.key, stack.prompts), np.arange(len(rows)))]
+    @classmethod
+    def of(cls, found: Refinement, beta: float | None = None) -> Shortlist:
+        """Those whose distances are exact. Chances are shares of exp(-``beta`` d) of all, None
+        where distances speak of none."""
+        beyond = found.distances[:0]
+        if beta is not None:
+            others = found.distances[~found.exact]
+            beyond = tail_distances(others, found.deviation, found.limit, beta)
+            beyond = beyond.astype(found.distances.dtype)
+        return cls(np.flatnonzero(found.exact), found.distances[found.exact], beyond)
 
 
-class IndexQuery(Protocol):
+class IndexQuery(ABC):
     """Something that gives every model of a group a distance, lower is nearer."""
 
-    @property
-    def encoder_id(self) -> str:
-        """Specifications of any other encoder are not compared."""
-        ...
+    if TYPE_CHECKING:  # a field of one query, worked out by the others
+
+        @property
+        def encoder_id(self) -> str:
+            """Specifications of any other encoder are not compared."""
 
     @property
     def about(self) -> ModelRef | None:
-        """The identity of the model that the question is about, which is then no answer to it."""
-        ...
+        """The identity of the model that the query is about, which is then no answer to it."""
+        return None
 
-    def distances(self, stack: ModelGroup, rows: Sequence[int]) -> Floats:
+    @abstractmethod
+    def distances(self, group: ModelGroup, rows: Sequence[int]) -> Floats:
         """Of the members at ``rows`` [R]: [R].
 
         Raises IncomparableSpecsError where widths differ.
         """
-        ...
 
-    def near(self, stack: ModelGroup, rows: Sequence[int], count: int) -> Shortlist:
+    @abstractmethod
+    def shortlist(self, group: ModelGroup, rows: Sequence[int], count: int) -> Shortlist:
         """Those of ``rows`` [R] that may be among the ``count`` nearest, R at most. Errors are
         those of :meth:`distances`."""
-        ...
 
-    def confidences(self, stack: ModelGroup, distances: Floats) -> Floats | None:
+    def confidences(self, group: ModelGroup, distances: Floats) -> Floats | None:
         """From the distances [R] of all members that are compared, the chance of each; None where
         these distances speak of none."""
-        ...
+        return None
 
+    @abstractmethod
     def best_prompts(
-        self, stack: ModelGroup, rows: Sequence[int], count: int
+        self, group: ModelGroup, rows: Sequence[int], count: int
     ) -> Sequence[PromptValues]:
         """For each of ``rows``, the ``count`` prompts that bring the member nearest."""
-        ...
 
-    def faults(self, stack: ModelGroup, rows: Sequence[int]) -> Sequence[str | None]:
-        """For each of ``rows`` [R], why its arrays cannot be embeddings by the question's encoder;
-        None where the question has nothing to tell it by."""
-        ...
+    def faults(self, group: ModelGroup, rows: Sequence[int]) -> Sequence[str | None]:
+        """For each of ``rows`` [R], why its arrays cannot be embeddings by the query's encoder;
+        None where the query has nothing to tell it by."""
+        return [None] * len(rows)
 
 
-def largest(values: Floats, count: int) -> PromptValues:
+def distances_by_portions(group: ModelGroup, rows: Sequence[int], distances: Distances) -> Floats:
+    """``distances`` of the members at ``rows`` [R], asked for as many at a time as should be read
+    at once: [R]."""
+    portions = group.portions(rows)
+    if len(portions) == 1:
+        return distances(rows)
+    members = as_rows(rows)
+    return _put_together(
+        len(members), ((distances(members[places].tolist()), places) for places in portions)
+    )
+
+
+def shortlist_by_means(
+    group: ModelGroup,
+    rows: Sequence[int],
+    count: int,
+    distances: Distances,
+    of_means: Callable[[Floats], Floats],
+    estimates: Callable[[Floats], Floats] = np.asarray,
+) -> Shortlist:
+    """Those of ``rows`` [R] that may be among the ``count`` nearest.
+
+    ``of_means`` gives a number for each raw mean, [n, D] to [n], of which ``estimates`` makes what
+    distances rise with, [R] to [R]. Where members are few, or their images in memory, it is not
+    asked.
+    """
+    if refines_all(len(rows), count):
+        return Shortlist.everything(distances(rows))
+    members, estimator = as_rows(rows), group.estimator
+    if estimator is not None:
+        numbers = estimator.of_means(rows, of_means)
+    elif len(group.portions(rows)) > 1:
+        everything = len(rows) == len(group.names)
+        numbers = of_means(group.means if everything else group.means[members])
+    else:
+        return Shortlist.everything(distances(rows))
+    found = refine_by_line(
+        estimates(numbers), lambda some: distances(members[some].tolist()), count
+    )
+    return Shortlist.of(found)
+
+
+def _weighing(
+    group: ModelGroup, rows: Sequence[int], reader: PromptReader | None
+) -> Sequence[Weighed]:
+    """The prompt embeddings by which the members at ``rows`` are weighed: the reader's own for all
+    of them, or, without a ``reader``, for each those that come with it."""
+    if reader is None:
+        return group.prompts_held(rows)
+    return [(reader(group.key, group.prompts), np.arange(len(rows)))]
+
+
+def _put_together(count: int, parts: Iterable[tuple[Floats, NDArray[np.intp]]]) -> Floats:
+    """Distances with the places that they are for, as one array [count]."""
+    known = list(parts)
+    out = np.empty(count, np.result_type(*(distances for distances, _ in known)))
+    for distances, places in known:
+        out[places] = distances
+    return out
+
+
+def _largest(values: Floats, count: int) -> PromptValues:
     """The ``count`` prompts with the largest of ``values`` [P]."""
     order = np.argsort(-values, kind="stable")[:count]
     return [(int(prompt), float(values[prompt])) for prompt in order]
 
 
-def check_width(what: str, width: int, theirs: Floats, encoder_id: str) -> None:
+def _check_width(what: str, width: int, theirs: Floats, encoder_id: str) -> None:
     if width != theirs.shape[-1]:
         raise IncomparableSpecsError(
             f"the query's {what} embeddings have {theirs.shape[-1]} values, those of the "
@@ -149,53 +222,19 @@ def check_width(what: str, width: int, theirs: Floats, encoder_id: str) -> None:
         )
 
 
-Distances = Callable[[Sequence[int]], Floats]
-"""Of the members at some rows [R]: [R], each by itself."""
-
-
-def distances_by_portions(stack: ModelGroup, rows: Sequence[int], distances: Distances) -> Floats:
-    """``distances`` of the members at ``rows`` [R], asked for as many at a time as should be read
-    at once: [R]."""
-    portions = stack.portions(rows)
-    if len(portions) == 1:
-        return distances(rows)
-    members = as_rows(rows)
-    found = [distances(members[portion].tolist()) for portion in portions]
-    out = np.empty(len(members), found[0].dtype)
-    for portion, some in zip(portions, found, strict=True):
-        out[portion] = some
-    return out
-
-
-def shortlist_by_means(
-    stack: ModelGroup,
-    rows: Sequence[int],
-    count: int,
-    distances: Distances,
-    each: Callable[[Floats], Floats],
-    estimates: Callable[[Floats], Floats] = np.asarray,
-) -> Shortlist:
-    """Those of ``rows`` [R] that may be among the ``count`` nearest.
-
-    ``each`` says something of raw means, [n, D] to [n], of which ``estimates`` makes what distances
-    rise with, [R] to [R]. Where members are few, or their images in memory, it is not asked.
-    """
-    if refines_all(len(rows), count):
-        return Shortlist.everything(distances(rows))
-    members, estimator = as_rows(rows), stack.estimator
-    if estimator is not None:
-        said = estimator.of_means(rows, each)
-    elif len(stack.portions(rows)) > 1:
-        everything = len(rows) == len(stack.names)
-        said = each(stack.means if everything else stack.means[members])
-    else:
-        return Shortlist.everything(distances(rows))
-    found = refine_by_line(estimates(said), lambda some: distances(members[some].tolist()), count)
-    return Shortlist(found.places, found.distances, found.distances[:0])
+def _check_common_space(group: ModelGroup, text_embedding: Floats) -> None:
+    """Raises IncomparableSpecsError where texts [E] and images are of different widths."""
+    for what, width in {"images": group.image_dim, "prompts": group.text_dim}.items():
+        if width != len(text_embedding):
+            raise IncomparableSpecsError(
+                f"{group.entries[0].encoder} has no common space for images and texts: the "
+                f"text has {len(text_embedding)} values, {what} have {width}",
+                hint="search with an image",
+            )
 
 
 @dataclass(frozen=True, eq=False)
-class TextQuery:
+class TextQuery(IndexQuery):
     """Which models make images of these words? ``embedding`` [E] is T(text), raw; ``prompts``
     embeds the prompts of a group, which images count by.
 
@@ -212,75 +251,36 @@ class TextQuery:
                 f"the text's embedding, of shape {self.embedding.shape}, is no vector of numbers"
             )
 
-    @property
-    def about(self) -> ModelRef | None:
-        return None
+    def distances(self, group: ModelGroup, rows: Sequence[int]) -> Floats:
+        _check_common_space(group, self.embedding)
+        return distances_by_portions(group, rows, partial(self._measured, group))
 
-    def distances(self, stack: ModelGroup, rows: Sequence[int]) -> Floats:
-        check_common_space(stack, self.embedding)
-        return distances_by_portions(stack, rows, partial(self._measured, stack))
+    def _measured(self, group: ModelGroup, rows: Sequence[int]) -> Floats:
+        images = group.images(rows)
 
-    def _measured(self, stack: ModelGroup, rows: Sequence[int]) -> Floats:
-        images = stack.images(rows)
-        parts = weighing(stack, rows, self.prompts)
-        found = [
-            text_distances(images[places], prompts, stack.image_prompt, self.embedding)
-            for prompts, places in parts
-        ]
-        out = np.empty(len(images), np.result_type(*found))
-        for (_, places), distances in zip(parts, found, strict=True):
-            out[places] = distances
-        return out
+        def measured(prompts: Floats, places: NDArray[np.intp]) -> Floats:
+            return text_distances(images[places], prompts, group.image_prompt, self.embedding)
 
-    def near(self, stack: ModelGroup, rows: Sequence[int], count: int) -> Shortlist:
-        check_common_space(stack, self.embedding)
-        distances = partial(self.distances, stack)
-        each = partial(mean_text_distances, text_embedding=self.embedding)
-        return shortlist_by_means(stack, rows, count, distances, each)
+        parts = _weighing(group, rows, self.prompts)
+        return _put_together(len(images), ((measured(*part), part[1]) for part in parts))
 
-    def confidences(self, stack: ModelGroup, distances: Floats) -> Floats | None:
-        return None
+    def shortlist(self, group: ModelGroup, rows: Sequence[int], count: int) -> Shortlist:
+        _check_common_space(group, self.embedding)
+        of_means = partial(mean_text_distances, text_embedding=self.embedding)
+        return shortlist_by_means(group, rows, count, partial(self.distances, group), of_means)
 
     def best_prompts(
-        self, stack: ModelGroup, rows: Sequence[int], count: int
+        self, group: ModelGroup, rows: Sequence[int], count: int
     ) -> Sequence[PromptValues]:
-        images = stack.images(rows)
+        images = group.images(rows)
         named: list[PromptValues] = [()] * len(images)
-        for prompts, places in weighing(stack, rows, self.prompts):
+        for prompts, places in _weighing(group, rows, self.prompts):
             for place in places.tolist():
                 added = text_contributions(
-                    images[place], prompts, stack.image_prompt, self.embedding
+                    images[place], prompts, group.image_prompt, self.embedding
                 )
-                named[place] = largest(added, count)
+                named[place] = _largest(added, count)
         return named
-
-    def faults(self, stack: ModelGroup, rows: Sequence[int]) -> Sequence[str | None]:
-        # Cosines alone are compared: lengths count for nothing.
-        return [None] * len(rows)
-
-
-def check_common_space(stack: ModelGroup, text_embedding: Floats) -> None:
-    """Raises IncomparableSpecsError where texts [E] and images are of different widths."""
-    widths = {"images": stack.image_dim, "prompts": stack.text_dim}
-    for what, width in widths.items():
-        if width != len(text_embedding):
-            raise IncomparableSpecsError(
-                f"{stack.entries[0].encoder} has no common space for images and texts: the "
-                f"text has {len(text_embedding)} values, {what} have {width}",
-                hint="search with an image",
-            )
-
-
-_HOPELESS = 60.0
-"""Of a chance e⁻⁶⁰ that of the nearest model nothing is left in double precision, nor of a million
-such."""
-_TIMES_AS_LONG = 8.0
-"""What one encoder gives for images differs in length by a factor of two or three."""
-_FAINT = 7.0
-"""With e⁻⁷ of the chance of the nearest nobody is much suspected, but by many of the kind."""
-_MOST_SUSPECTS = 4096
-_MORE = 4
-"""Times as many models are asked for where all that were had to be measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,15 +293,16 @@ class Wording:
 
 
 @dataclass(frozen=True, eq=False)
-class ImageQuery:
-    """Which models make images like those of ``query``, and unlike those of ``unwanted``?
+class ImageQuery(IndexQuery):
+    """Which models make images like these, and unlike those of ``unwanted``?
 
-    ``unwanted`` and ``style`` are for the default score alone: only its distances speak of chances,
-    in which pictures against and words can be weighed. ``prompts`` embeds the prompts of a group
-    where those of the query count. Raises InputError for parts that do not go together.
+    ``images`` are embedded, with their pseudo-prompts. ``unwanted`` and ``style`` are for the
+    default score alone: only its distances speak of chances, in which pictures against and words
+    can be weighed. ``prompts`` embeds the prompts of a group where those of the images count.
+    Raises InputError for parts that do not go together.
     """
 
-    query: Query
+    images: Query
     score: Score
     unwanted: Query | None = None
     style: Wording | None = None
@@ -320,157 +321,143 @@ class ImageQuery:
 
     @property
     def encoder_id(self) -> str:
-        return self.query.encoder_id
+        return self.images.encoder_id
 
-    @property
-    def about(self) -> ModelRef | None:
-        return None
-
-    def distances(self, stack: ModelGroup, rows: Sequence[int]) -> Floats:
-        _check_lengths(stack, self.query)
-        distances = self._of(self.query, stack, rows)
-        images = len(self.query.image_embeddings)
+    def distances(self, group: ModelGroup, rows: Sequence[int]) -> Floats:
+        _check_widths(group, self.images)
+        distances = self._distances_to(self.images, group, rows)
         if self.unwanted is not None:
-            _check_lengths(stack, self.unwanted)
-            # All members are suspects, whatever a filter leaves, so that a filter changes nothing.
-            everybody = range(len(stack.names))
-            suspects = [self._of(each, stack, everybody) for each in self.unwanted.each()]
-            innocent = log_innocence(
-                np.stack(suspects),
-                temperature=stack.temperature,
-                repeats=_repeats(stack, np.stack(suspects)),
-            )
-            chosen = innocent[as_rows(rows)]
-            distances = distances_with_unwanted(
-                distances, chosen, images, temperature=stack.temperature
-            )
+            distances = self._with_unwanted(self.unwanted, group, rows, distances)
         if self.style is not None:
-            texts = TextQuery(self.style.embedding, self.encoder_id, self.prompts).distances(
-                stack, rows
-            )
-            distances = self._worded(stack, self.style, distances, texts)
+            text = TextQuery(self.style.embedding, self.encoder_id, self.prompts)
+            distances = self._with_style(self.style, group, distances, text.distances(group, rows))
         return distances
 
-    def _worded(
-        self, stack: ModelGroup, style: Wording, distances: Floats, texts: Floats
+    def _with_unwanted(
+        self, unwanted: Query, group: ModelGroup, rows: Sequence[int], distances: Floats
+    ) -> Floats:
+        _check_widths(group, unwanted)
+        # All members are suspects, whatever a filter leaves, so that a filter changes nothing.
+        everybody = range(len(group.names))
+        suspects = [self._distances_to(each, group, everybody) for each in unwanted.each()]
+        innocent = log_innocence(
+            np.stack(suspects),
+            temperature=group.temperature,
+            repeats=_repeats(group, np.stack(suspects)),
+        )
+        return distances_with_unwanted(
+            distances,
+            innocent[as_rows(rows)],
+            len(self.images.image_embeddings),
+            temperature=group.temperature,
+        )
+
+    def _with_style(
+        self, style: Wording, group: ModelGroup, distances: Floats, texts: Floats
     ) -> Floats:
         return distances_with_text(
             distances,
             texts,
-            len(self.query.image_embeddings),
-            temperature=stack.temperature,
+            len(self.images.image_embeddings),
+            temperature=group.temperature,
             logit_scale=style.logit_scale,
         )
 
-    def near(self, stack: ModelGroup, rows: Sequence[int], count: int) -> Shortlist:
-        _check_lengths(stack, self.query)
-        if self._may_be_estimated:
-            return self._settled(stack, rows, count)
+    def shortlist(self, group: ModelGroup, rows: Sequence[int], count: int) -> Shortlist:
+        _check_widths(group, self.images)
         if self.score in KERNEL_SCORES:
-            images, gamma = self.query.image_embeddings, stack.key.gamma
-            each = partial(log_kernels, query_images=images, gamma=gamma)
-            distances = partial(self.distances, stack)
-            return shortlist_by_means(stack, rows, count, distances, each, estimates_of)
-        if self.unwanted is None and self.style is not None:
-            check_common_space(stack, self.style.embedding)
-            return self._near_by_words(stack, rows, count, self.style)
-        return Shortlist.everything(self.distances(stack, rows))
+            of_means = partial(
+                log_kernels, query_images=self.images.image_embeddings, gamma=group.key.gamma
+            )
+            distances = partial(self.distances, group)
+            return shortlist_by_means(group, rows, count, distances, of_means, estimates_of)
+        if not self._speaks_of_chances or self.unwanted is not None:
+            return Shortlist.everything(self.distances(group, rows))
+        if self.style is not None:
+            _check_common_space(group, self.style.embedding)
+            return self._shortlist_with_style(self.style, group, rows, count)
+        return self._shortlist_by_estimates(group, rows, count)
 
-    def _near_by_words(
-        self, stack: ModelGroup, rows: Sequence[int], count: int, style: Wording
+    def _shortlist_with_style(
+        self, style: Wording, group: ModelGroup, rows: Sequence[int], count: int
     ) -> Shortlist:
         """Means say how near images are, with and without the words, and so for whom images have to
         be read."""
-        if stack.estimator is None or refines_all(len(rows), count):
-            return Shortlist.everything(self.distances(stack, rows))
-        each = partial(mean_text_distances, text_embedding=style.embedding)
-        texts = stack.estimator.of_means(rows, each)
-        estimates = self._worded(stack, style, self._by_means(self.query, stack, rows), texts)
+        if group.estimator is None or refines_all(len(rows), count):
+            return Shortlist.everything(self.distances(group, rows))
+        texts = group.estimator.of_means(
+            rows, partial(mean_text_distances, text_embedding=style.embedding)
+        )
+        by_means = self._distances_of_means(self.images, group, rows)
+        estimates = self._with_style(style, group, by_means, texts)
         members = as_rows(rows)
         found = refine_by_line(
-            estimates, lambda some: self.distances(stack, members[some].tolist()), count
+            estimates, lambda some: self.distances(group, members[some].tolist()), count
         )
-        limit = float(np.partition(found.distances, count - 1)[count - 1])
-        alone, spread = np.ones(len(found.others)), np.full(len(found.others), found.off)
-        left = TailMass(alone, found.others, spread, limit)
-        beyond = left.distances(len(self.query.image_embeddings) / (2 * stack.temperature))
-        return Shortlist(found.places, found.distances, beyond)
+        return Shortlist.of(found, self._beta(group))
 
-    @property
-    def _may_be_estimated(self) -> bool:
-        return self._speaks_of_chances and self.unwanted is None and self.style is None
+    def _beta(self, group: ModelGroup) -> float:
+        """What distances are multiplied with where chances are given out."""
+        return len(self.images.image_embeddings) / (2 * group.temperature)
 
-    def _settled(self, stack: ModelGroup, rows: Sequence[int], count: int) -> Shortlist:
+    def _shortlist_by_estimates(
+        self, group: ModelGroup, rows: Sequence[int], count: int
+    ) -> Shortlist:
         """Means without the prompt, those that matter where they are many; with the prompt, for
         which images have to be read, those of them that matter."""
-        estimator, prompted = stack.estimator, self.query.has_prompts
-        images, concentration = self.query.image_embeddings, 1 / len(stack.image_prompt)
-        members = as_rows(rows)
-        everybody = np.arange(len(members))
+        members, prompted = as_rows(rows), self.images.has_prompts
 
         def measured(places: NDArray[np.intp]) -> Floats:
-            few = members[places].tolist()
-            if prompted:
-                return self._of(self.query, stack, few)
-            assert estimator is not None
-            return estimator.distances(few, images, concentration)
+            return self._distances_to(self.images, group, members[places].tolist())
 
-        if (prompted or estimator is not None) and refines_all(len(members), count):
-            return Shortlist.everything(measured(everybody))
-        care = LOOSE if prompted else CLOSE
-        if estimator is None:
-            estimates = self._by_means(self.query, stack, rows)
-            if prompted:
-                estimates = refine(estimates, measured, count, care).distances
-            return Shortlist.everything(estimates)
-        # Without the prompt others are near, so that more of them are wanted.
-        wanted = care.models(count) if prompted else count
-        while True:
-            places, estimates, left = estimator.near(rows, images, concentration, wanted)
-            found = refine(estimates, partial(_at, measured, places), count, care)
-            # Where estimates say so little that all of some are measured, more may be as near.
-            if not found.exhausted or len(places) == len(members):
-                break
-            wanted *= _MORE
-        beyond = left.distances(len(images) / (2 * stack.temperature))
-        return Shortlist(places, found.distances, beyond.astype(found.distances.dtype))
+        if prompted and refines_all(len(members), count):
+            return Shortlist.everything(measured(np.arange(len(members))))
+        if group.estimator is None:
+            found = Refinement.of(self._distances_of_means(self.images, group, rows))
+        else:
+            # Without the prompt others are near, so that more of them are wanted.
+            wanted = LOOSE.models(count) if prompted else count
+            images, concentration = self.images.image_embeddings, 1 / len(group.image_prompt)
+            found = group.estimator.near(rows, images, concentration, wanted)
+        if prompted:
+            found = refine(found.distances, measured, count, LOOSE)
+        return Shortlist.of(found, self._beta(group))
 
-    def _of(self, query: Query, stack: ModelGroup, rows: Sequence[int]) -> Floats:
-        if not self._speaks_of_chances or query.has_prompts:
-            return distances_by_portions(stack, rows, partial(self._scored, query, stack))
-        return self._by_means(query, stack, rows)
+    def _distances_to(self, images: Query, group: ModelGroup, rows: Sequence[int]) -> Floats:
+        if not self._speaks_of_chances or images.has_prompts:
+            return distances_by_portions(group, rows, partial(self._scored, images, group))
+        return self._distances_of_means(images, group, rows)
 
-    def _scored(self, query: Query, stack: ModelGroup, rows: Sequence[int]) -> Floats:
+    def _scored(self, images: Query, group: ModelGroup, rows: Sequence[int]) -> Floats:
         # The default score compares no images with each other.
         grams = not self._speaks_of_chances
-        if not query.has_prompts:
+        if not images.has_prompts:
             # Which prompt embeddings they are does not matter: nothing is weighed by them.
-            held, _ = stack.prompts_held(rows[:1])[0]
-            return self.score(stack.candidates(rows, held, grams=grams), query)
-        members, parts = as_rows(rows), weighing(stack, rows, self.prompts)
-        found = [
-            self.score(stack.candidates(members[places].tolist(), prompts, grams=grams), query)
-            for prompts, places in parts
-        ]
-        out = np.empty(len(members), np.result_type(*found))
-        for (_, places), distances in zip(parts, found, strict=True):
-            out[places] = distances
-        return out
+            held, _ = group.prompts_held(rows[:1])[0]
+            return self.score(group.candidates(rows, held, grams=grams), images)
+        members = as_rows(rows)
+
+        def scored(prompts: Floats, places: NDArray[np.intp]) -> Floats:
+            some = members[places].tolist()
+            return self.score(group.candidates(some, prompts, grams=grams), images)
+
+        parts = _weighing(group, rows, self.prompts)
+        return _put_together(len(members), ((scored(*part), part[1]) for part in parts))
 
     @staticmethod
-    def _by_means(query: Query, stack: ModelGroup, rows: Sequence[int]) -> Floats:
-        images, concentration = query.image_embeddings, 1 / len(stack.image_prompt)
-        if stack.estimator is not None:
+    def _distances_of_means(images: Query, group: ModelGroup, rows: Sequence[int]) -> Floats:
+        embeddings, concentration = images.image_embeddings, 1 / len(group.image_prompt)
+        if group.estimator is not None:
             # It holds the means of so many, and need not have them all in memory.
-            return stack.estimator.distances(rows, images, concentration)
-        chosen = None if len(rows) == len(stack.names) else as_rows(rows)
-        means, places = whitened_means(stack.means, stack.scatter, chosen)
-        return np.asarray(means.distances(images, concentration, places).mean(axis=0))
+            return group.estimator.distances(rows, embeddings, concentration)
+        chosen = None if len(rows) == len(group.names) else as_rows(rows)
+        means, places = whitened_means(group.means, group.scatter, chosen)
+        return np.asarray(means.distances(embeddings, concentration, places).mean(axis=0))
 
-    def confidences(self, stack: ModelGroup, distances: Floats) -> Floats | None:
+    def confidences(self, group: ModelGroup, distances: Floats) -> Floats | None:
         if not self._speaks_of_chances:
             return None
-        images, temperature = len(self.query.image_embeddings), stack.temperature
+        images, temperature = len(self.images.image_embeddings), group.temperature
         # Of a million models nearly all have none, and need not be asked.
         near = distances <= distances.min(initial=np.inf) + 2 * _HOPELESS * temperature / images
         if near.all() or not near.any():
@@ -480,36 +467,36 @@ class ImageQuery:
         return chances
 
     def best_prompts(
-        self, stack: ModelGroup, rows: Sequence[int], count: int
+        self, group: ModelGroup, rows: Sequence[int], count: int
     ) -> Sequence[PromptValues]:
         weights: list[Floats] = [np.empty(0)] * len(rows)
-        reader = self.prompts if self.query.has_prompts else None
-        for prompts, places in weighing(stack, rows, reader):
-            shared = self.query.weights(prompts, stack.image_prompt)
+        reader = self.prompts if self.images.has_prompts else None
+        for prompts, places in _weighing(group, rows, reader):
+            shared = self.images.weights(prompts, group.image_prompt)
             for place in places.tolist():
                 weights[place] = shared
         return [
             best_prompts(
                 images,
                 own,
-                self.query.image_embeddings,
-                stack.image_prompt,
-                len(stack.prompts),
-                stack.key.gamma,
+                self.images.image_embeddings,
+                group.image_prompt,
+                len(group.prompts),
+                group.key.gamma,
                 count=count,
             )
-            for images, own in zip(stack.images(rows), weights, strict=True)
+            for images, own in zip(group.images(rows), weights, strict=True)
         ]
 
-    def faults(self, stack: ModelGroup, rows: Sequence[int]) -> Sequence[str | None]:
+    def faults(self, group: ModelGroup, rows: Sequence[int]) -> Sequence[str | None]:
         # By the reader's own images: what members agree on, strangers could agree on.
-        own = np.linalg.norm(self.query.image_embeddings.astype(np.float64), axis=1)
+        own = np.linalg.norm(self.images.image_embeddings.astype(np.float64), axis=1)
         if not own.min() > 0:
             # Of no length is no picture's: somebody asks with numbers.
             return [None] * len(rows)
         least, most = float(own.min()) / _TIMES_AS_LONG, float(own.max()) * _TIMES_AS_LONG
         reasons: list[str | None] = []
-        for shortest, longest in stack.row_norms(rows).tolist():
+        for shortest, longest in group.row_norms(rows).tolist():
             odd = shortest if shortest < least else longest
             inside = shortest >= least and longest <= most
             reasons.append(
@@ -521,34 +508,26 @@ class ImageQuery:
         return reasons
 
 
-def _repeats(stack: ModelGroup, distances: Floats) -> list[list[int]]:
+def _repeats(group: ModelGroup, distances: Floats) -> list[list[int]]:
     """Which of the members that may have made one of some images repeat each other; ``distances``
     [U, M] are those of each image alone."""
-    limit = distances.min(axis=1, keepdims=True, initial=np.inf) + 2 * _FAINT * stack.temperature
+    limit = distances.min(axis=1, keepdims=True, initial=np.inf) + 2 * _FAINT * group.temperature
     suspects = np.flatnonzero((distances <= limit).any(axis=0))
     nearest = distances[:, suspects].min(axis=0, initial=np.inf)
     suspects = suspects[np.argsort(nearest, kind="stable")[:_MOST_SUSPECTS]]
-    groups = repeat_groups(*stack.whitened(suspects.tolist()))
-    return [suspects[group].tolist() for group in groups if len(group) > 1]
+    alike = repeat_groups(*group.whitened(suspects.tolist()))
+    return [suspects[places].tolist() for places in alike if len(places) > 1]
 
 
-def _at(
-    measured: Callable[[NDArray[np.intp]], Floats],
-    places: NDArray[np.intp],
-    few: NDArray[np.intp],
-) -> Floats:
-    return measured(places[few])
-
-
-def _check_lengths(stack: ModelGroup, query: Query) -> None:
-    check_width("image", stack.image_dim, query.image_embeddings, query.encoder_id)
-    if query.prompt_embeddings is not None:
-        check_width("prompt", stack.text_dim, query.prompt_embeddings, query.encoder_id)
+def _check_widths(group: ModelGroup, images: Query) -> None:
+    _check_width("image", group.image_dim, images.image_embeddings, images.encoder_id)
+    if images.prompt_embeddings is not None:
+        _check_width("prompt", group.text_dim, images.prompt_embeddings, images.encoder_id)
 
 
 @dataclass(frozen=True, eq=False)
-class ModelQuery:
-    """Which models draw like ``exemplar``? The exemplar itself is no answer."""
+class ModelQuery(IndexQuery):
+    """Which models generate images like those of ``exemplar``? The exemplar itself is no answer."""
 
     exemplar: IndexedSpec
 
@@ -558,82 +537,63 @@ class ModelQuery:
 
     @property
     def about(self) -> ModelRef:
-        return self.exemplar.entry.model.identity
+        return self.exemplar.entry.ref.identity
 
-    def distances(self, stack: ModelGroup, rows: Sequence[int]) -> Floats:
-        self._check_width(stack)
-        return self._distances(stack, self._content(stack), rows)
+    def distances(self, group: ModelGroup, rows: Sequence[int]) -> Floats:
+        return self._distances(group)(rows)
 
-    def near(self, stack: ModelGroup, rows: Sequence[int], count: int) -> Shortlist:
-        self._check_width(stack)
-        distances = partial(self._distances, stack, self._content(stack))
+    def shortlist(self, group: ModelGroup, rows: Sequence[int], count: int) -> Shortlist:
         mean = self.exemplar.image_embeddings.mean(axis=0, keepdims=True, dtype=np.float32)
-        each = partial(log_kernels, query_images=mean, gamma=stack.key.gamma)
-        return shortlist_by_means(stack, rows, count, distances, each, estimates_of)
+        of_means = partial(log_kernels, query_images=mean, gamma=group.key.gamma)
+        distances = self._distances(group)
+        return shortlist_by_means(group, rows, count, distances, of_means, estimates_of)
 
-    def _distances(self, stack: ModelGroup, content: Floats | None, rows: Sequence[int]) -> Floats:
-        exemplar, gamma = self.exemplar.image_embeddings, stack.key.gamma
-        shared: dict[str, Any] = (
-            {}
-            if content is None
-            else {
-                "image_prompt": stack.image_prompt,
-                "exemplar_prompt": self.exemplar.image_prompt,
-                "content": content,
-            }
-        )
-        return distances_by_portions(
-            stack,
-            rows,
-            lambda portion: model_distances(stack.images(portion), exemplar, gamma, **shared),
+    def _distances(self, group: ModelGroup) -> Distances:
+        images = self.exemplar.image_embeddings
+        _check_width("image", group.image_dim, images, self.encoder_id)
+        measured = partial(model_distances, exemplar=images, gamma=group.key.gamma)
+        if self._shares_prompts(group):
+            measured = partial(
+                measured,
+                image_prompt=group.image_prompt,
+                exemplar_prompt=self.exemplar.image_prompt,
+                content=self._content(group),
+            )
+        return lambda rows: distances_by_portions(
+            group, rows, lambda portion: measured(group.images(portion))
         )
 
-    def _content(self, stack: ModelGroup) -> Floats | None:
-        """What models in general draw for each prompt, [P, D]; None where the exemplar answered
-        other prompts.
+    def _content(self, group: ModelGroup) -> Floats:
+        """What models in general show for each prompt, [P, D].
 
         Of members whatever a filter leaves, so that a filter changes no distance; but not of the
         exemplar, so that it does not matter whether it is one of them.
         """
-        if not self._shares_prompts(stack):
-            return None
         itself = str(self.about)
         others = sampled_by_name(
-            stack.names, CONTENT_MODELS, lambda name: identity_of(name) == itself
+            group.names, CONTENT_MODELS, lambda name: identity_of(name) == itself
         )
-        images = stack.images(others)
-        return content_means(images, stack.image_prompt, len(stack.prompts))
-
-    def _check_width(self, stack: ModelGroup) -> None:
-        images = self.exemplar.image_embeddings
-        check_width("image", stack.image_dim, images, self.encoder_id)
-
-    def confidences(self, stack: ModelGroup, distances: Floats) -> Floats | None:
-        return None
+        return content_means(group.images(others), group.image_prompt, len(group.prompts))
 
     def best_prompts(
-        self, stack: ModelGroup, rows: Sequence[int], count: int
+        self, group: ModelGroup, rows: Sequence[int], count: int
     ) -> Sequence[PromptValues]:
-        if not self._shares_prompts(stack):
+        if not self._shares_prompts(group):
             return [()] * len(rows)
         return [
-            largest(
+            _largest(
                 shared_contributions(
                     images,
-                    stack.image_prompt,
+                    group.image_prompt,
                     self.exemplar.image_embeddings,
                     self.exemplar.image_prompt,
-                    len(stack.prompts),
-                    stack.key.gamma,
+                    len(group.prompts),
+                    group.key.gamma,
                 ),
                 count,
             )
-            for images in stack.images(rows)
+            for images in group.images(rows)
         ]
 
-    def faults(self, stack: ModelGroup, rows: Sequence[int]) -> Sequence[str | None]:
-        # The exemplar is a stranger's too, and says nothing about others.
-        return [None] * len(rows)
-
-    def _shares_prompts(self, stack: ModelGroup) -> bool:
-        return stack.key.prompt_set_id == self.exemplar.entry.key.prompt_set_id
+    def _shares_prompts(self, group: ModelGroup) -> bool:
+        return group.key.prompt_set_id == self.exemplar.entry.key.prompt_set_id

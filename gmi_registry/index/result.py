@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import Any
 
-if TYPE_CHECKING:
-    from gmi_registry.index.entry import ComparabilityKey
-    from gmi_registry.model import Trust
-    from gmi_registry.spec import LoraPartial, ModelRef
+from gmi_registry.index.entry import ComparabilityKey, ModelMetadata
+from gmi_registry.model import Trust
+from gmi_registry.spec import ModelRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,52 +60,60 @@ class Universal:
     pictures: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class SearchHit:
-    """One model in a ranking.
+@dataclass(frozen=True, kw_only=True)
+class SearchHit(ModelMetadata):
+    """One model in a ranking, with its :class:`~gmi_registry.index.ModelMetadata`.
 
     ``rank`` counts from 1 within ``group``; equal distances are ordered by model. ``distance`` is
     comparable within the group and the score only. ``margin`` is the next model's distance minus
     this one's, None for the last. Where a hub's models have versions that are described apart, the
     nearest is shown, and ``versions`` holds the rest, nearest first. ``confidence`` is the chance,
     in 0..1, that this model made the query's images, if one of those compared in the group did;
-    None but for the default score, which alone speaks of one. ``digest`` is the specification's.
-    ``best_prompts`` is sorted, the nearest first, and empty where an index has the images of the
-    hits elsewhere. ``stale`` says that the model's weights are no longer those that were
-    described, None that nobody knows; a stale model stands behind the fresh ones it ties with.
-    ``trust`` says who stands behind the specification, None where only the user is concerned.
-    ``described_as`` is the name that the specification has for the model, None where it is the
-    present one. ``repeats`` are other models whose specifications repeat this one, the best trusted
-    first, and of those the nearest. The first of them all is a hit, the others are where no model
-    that differs wants the room. ``confidence`` is as without them. ``universal`` says that the
-    model is known to be near everything, so that being near the query says little; None for all
-    others, and where nobody has measured it. ``lora_partial`` is the share of a LoRA's tensors that
-    made the images, None where all did.
+    None but for the default score, which alone speaks of one. ``best_prompts`` is sorted, the
+    nearest first, and empty where an index has the images of the hits elsewhere. ``stale`` says
+    that the model's weights are no longer those that were described, None that nobody knows; a
+    stale model stands behind the fresh ones it ties with. ``trust`` says who stands behind the
+    specification, None where only the user is concerned. ``repeats`` are other models whose
+    specifications repeat this one, the best trusted first, and of those the nearest. The first of
+    them all is a hit, the others are where no model that differs wants the room. ``confidence`` is
+    as without them. ``universal`` says that the model is known to be near everything, so that being
+    near the query says little; None for all others, and where nobody has measured it.
     """
 
     rank: int
-    ref: ModelRef
     distance: float
     margin: float | None
-    title: str
-    tags: tuple[str, ...]
-    base_model: str | None
-    kind: str
-    url: str | None
-    licence: str | None
-    nsfw: bool
-    downloads: int | None
+    confidence: float | None = None
     best_prompts: tuple[PromptMatch, ...]
-    digest: str
     group: ComparabilityKey
     stale: bool | None = None
-    confidence: float | None = None
     trust: Trust | None = None
     versions: tuple[FoldedVersion, ...] = ()
-    described_as: ModelRef | None = None
     repeats: tuple[Repeat, ...] = ()
     universal: Universal | None = None
-    lora_partial: LoraPartial | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``json.dumps``; those of ``group`` are left to who shows it."""
+        own = {name: getattr(self, name) for name in ("distance", "margin", "confidence")}
+        plain = self.to_plain()
+        del plain["hub_tags"]
+        return {
+            "rank": self.rank,
+            **plain,
+            **own,
+            "best_prompts": [asdict(match) for match in self.best_prompts],
+            "stale": self.stale,
+            "trust": self.trust,
+            "versions": [_named(version) for version in self.versions],
+            "repeats": [_named(other) for other in self.repeats],
+            "universal": None if self.universal is None else asdict(self.universal),
+        }
+
+
+def _named(other: FoldedVersion | Repeat) -> dict[str, Any]:
+    plain = asdict(other)
+    del plain["ref"]
+    return {"model": str(other.ref), **plain}
 
 
 @dataclass(frozen=True, slots=True)

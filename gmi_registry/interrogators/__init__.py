@@ -1,9 +1,9 @@
 """Interrogators: from an image to its pseudo-prompt. Importing this never imports torch."""
 
-from gmi_registry.interrogators.protocol import Interrogator
-from gmi_registry.interrogators.table import (
+from gmi_registry.interrogators.modes import (
     INTERROGATORS,
     MODES,
+    Interrogator,
     load_interrogator,
     require_interrogator,
 )

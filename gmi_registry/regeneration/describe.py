@@ -85,7 +85,7 @@ def _look(hub: Hub, ref: ModelRef, store: SpecStore | None) -> Verdict:
         return judge(survey, ref)
     # The registry has one entry for each set of weights, of which one may be today's.
     places = [it.ref for it in store.listings(ref.hub) if it.ref.repository == ref.repository]
-    verdicts = [judge(survey, ref, place=place, shelf=store) for place in places or [ref]]
+    verdicts = [judge(survey, ref, place=place, store=store) for place in places or [ref]]
     return next((it for it in verdicts if it.state not in DUE), verdicts[-1])
 
 
@@ -100,7 +100,7 @@ def _published(
     room: Path,
 ) -> Result:
     options = work.options
-    shelf = _Watched(hub if store is None else store, look)
+    target = _Watched(hub if store is None else store, look)
     request = PublishRequest(
         ref,
         work=room,
@@ -112,15 +112,15 @@ def _published(
         # Its maker allowed it when the specification was made.
         allow_partial=_was_partial(now.manifest),
         create_pr=options.create_pr,
-        store=None if store is None else cast("SpecStore", shelf),
+        store=None if store is None else cast("SpecStore", target),
         device=options.device,
     )
-    place = cast("Hub", shelf) if store is None else hub
+    place = cast("Hub", target) if store is None else hub
     done = publish(request, place, load=_encoder, progress=progress)
-    if shelf.overtaken is not None:
+    if target.overtaken is not None:
         reason = "published elsewhere while it was generated here"
         return Result(
-            work.model, "fresh", reason, digest=shelf.overtaken.digest, images=done.images
+            work.model, "fresh", reason, digest=target.overtaken.digest, images=done.images
         )
     if done.outcome == "already proposed":
         reason = "proposed before, and the owner has not decided"
@@ -140,25 +140,25 @@ def _published(
 
 
 class _Watched:
-    """``shelf``, which is looked at once more before anything is pushed to it.
+    """``target``, which is looked at once more before anything is pushed to it.
 
     ``overtaken`` is what was there where somebody else was quicker; nothing is pushed then.
     """
 
-    def __init__(self, shelf: Hub | SpecStore, look: Callable[[], Verdict]) -> None:
-        self._shelf = shelf
+    def __init__(self, target: Hub | SpecStore, look: Callable[[], Verdict]) -> None:
+        self._target = target
         self._look = look
         self.overtaken: Verdict | None = None
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._shelf, name)
+        return getattr(self._target, name)
 
     def push_spec(self, ref: ModelRef, folder: Path, **proposal: bool) -> str:
         now = self._look()
         if now.state == "fresh":
             self.overtaken = now
             return str(ref)
-        return self._shelf.push_spec(ref, folder, **proposal)
+        return self._target.push_spec(ref, folder, **proposal)
 
 
 def _own_prompts(ref: ModelRef, manifest: Manifest | None) -> PromptSet | None:

@@ -275,5 +275,5 @@ class Round:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is no folder", hint="name one: gmi regenerate --index DIR")
         wanted = Filters(tags=self._tags)
-        done = index_hubs(folder, [self.hub], cache_dir=cache_dir, wanted=wanted)
+        done = index_hubs(folder, [self.hub], cache_dir=cache_dir, filters=wanted)
         return replace(summary, index=done)

@@ -21,7 +21,7 @@ from gmi_registry.errors import (
     SpecNotFoundError,
     UnsupportedVersionError,
 )
-from gmi_registry.generation.advice import advised, adviser
+from gmi_registry.generation.recommended_settings import recommended, recommending_model
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.hubs.protocol import Hub, KnowsWeights, Listing, SpecStore, is_stale, own_weights
 from gmi_registry.hubs.resolve import makes_links, read_former
@@ -246,12 +246,12 @@ def judge(
     ref: ModelRef,
     *,
     place: ModelRef | None = None,
-    shelf: SpecStore | None = None,
+    store: SpecStore | None = None,
     listed: bool = True,
 ) -> Verdict:
     """Compare the specification of ``ref`` with what its hub has of the model.
 
-    ``place`` is under which reference the specification is fetched (None: ``ref``), from ``shelf``
+    ``place`` is under which reference the specification is fetched (None: ``ref``), from ``store``
     (None: the hub), which is not asked for it where it is not ``listed``. Compared are the digests
     of the weights, the base model's too, the format's major version, and the encoder and the
     default prompts that the card, or this package, names today. Where the hub cannot tell
@@ -260,7 +260,7 @@ def judge(
 
     Raises what the hub raises, SpecNotFoundError for a model that is not there.
     """
-    hub: Hub | SpecStore = survey.hub if shelf is None else shelf
+    hub: Hub | SpecStore = survey.hub if store is None else store
     state, reason, spec = _MISSING
     if listed:
         state, reason, spec = _read(hub, place or ref, ref, follow_links=makes_links(survey.hub))
@@ -277,7 +277,9 @@ def judge(
     file = _file(manifest, ref, today)
     stated = frozenset[str]()
     if today.model is not None:
-        stated = frozenset(name for name in _KEPT if adviser(today.model, name) is not None)
+        stated = frozenset(
+            name for name in _KEPT if recommending_model(today.model, name) is not None
+        )
     found = list(_differences(manifest, ref, today, encoder, prompts))
     if found:
         reasons = "; ".join(found)
@@ -321,7 +323,7 @@ def _advice(today: CurrentModel) -> tuple[EncoderName | None, PromptSet | None]:
     """
     if today.model is None:
         return None, None
-    named = advised(today.model, "encoder")
+    named = recommended(today.model, "encoder")
     encoder = DEFAULT_ENCODER if named is None else EncoderName.parse(named)
     return encoder, generation.default_prompt_set(today.model)
 

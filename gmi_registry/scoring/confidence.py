@@ -44,7 +44,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +54,32 @@ from gmi_registry.scoring.scatter import WithinScatter, model_weights
 
 TEMPERATURE = 1.7
 """Where nothing is known: the best on the dev tasks of the benchmark's zoo."""
+
+_FOLDS = 3
+# A temperature is one number: the images of these many models say enough.
+_ENOUGH_MODELS = 64
+# Shrinkage makes distances shorter than they should be, by half at most, few images longer.
+_TEMPERATURES = np.geomspace(0.25, 64, 57)
+# Times log M, which equal chances cost, where a model's part in the choice ends. The base of the
+# zoo, which draws without a style, costs 1.3 under the temperature that is chosen.
+_MOST_COST = 3.0
+
+# Of a chance e⁻⁶⁰ that of the nearest nothing is left, nor of a million such.
+_FARTHEST = 60.0
+# Models with nearly the same estimate count together: so many classes a standard deviation, but no
+# more than so many in all.
+_CLASSES = 8
+_MOST_CLASSES = 1000
+# Distances are hundreds; less than this nobody can tell.
+_LEAST_DEVIATION = 1e-3
+# Of the normal distribution Φ: below the first it has a form of its own, from the second it is one.
+_FAR = -2.0
+_ALL = 40.0
+_TERMS = 40
+_COEFFICIENTS = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+
+_LEAST_INNOCENCE = 1e-12
+"""Of the chance that a model did not make an image: no distance becomes infinite."""
 
 
 def confidences(distances: Floats, images: int, *, temperature: float = TEMPERATURE) -> Floats:
@@ -78,80 +103,6 @@ def confidences(distances: Floats, images: int, *, temperature: float = TEMPERAT
     return np.asarray(chances, working_dtype(distances))
 
 
-# Below this Φ has a form of its own.
-_FAR = -2.0
-# From here on it is one.
-_ALL = 40.0
-_TERMS = 40
-_COEFFICIENTS = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
-# Distances are hundreds; less than this nobody can tell.
-_LEAST_DEVIATION = 1e-3
-
-
-@dataclass(frozen=True, eq=False)
-class TailMass:
-    """Models in groups: ``sizes`` [g], the ``levels`` [g] of their distances and the ``deviations``
-    [g] from these; hardly any is within ``limit``."""
-
-    sizes: NDArray[np.float64]
-    levels: NDArray[np.float64]
-    deviations: NDArray[np.float64]
-    limit: float
-
-    @classmethod
-    def nobody(cls) -> TailMass:
-        """No group at all."""
-        return cls(np.empty(0), np.empty(0), np.empty(0), np.inf)
-
-    def joined(self, other: TailMass) -> TailMass:
-        """Both, within the limit of this one."""
-        return TailMass(
-            np.concatenate([self.sizes, other.sizes]),
-            np.concatenate([self.levels, other.levels]),
-            np.concatenate([self.deviations, other.deviations]),
-            self.limit,
-        )
-
-    def distances(self, beta: float) -> Floats:
-        """The distance of a model that alone would have the chance of a group: [g], those of groups
-        without a model left out. ``beta`` is what distances are multiplied with, above 0."""
-        some = self.sizes > 0
-        sizes, levels, deviations = self.sizes[some], self.levels[some], self.deviations[some]
-        deviations = np.maximum(deviations, _LEAST_DEVIATION)
-        above = (levels - self.limit) / deviations
-        scaled = beta * deviations
-        # Φ(a - s) underflows where exp(s²/2) overflows, so both stay logarithms.
-        told = _log_normal(above - scaled) - _log_normal(above) + np.square(scaled) / 2
-        return np.asarray(levels - (told + np.log(sizes)) / beta)
-
-
-def _log_normal(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """log Φ, to a hundred-thousandth: numpy has no error function."""
-    # Abramowitz and Stegun, 7.1.26, for erfc(|x|/√2).
-    size = np.minimum(np.abs(values), _ALL) / math.sqrt(2)
-    step = 1 / (1 + 0.3275911 * size)
-    outer = np.polyval(_COEFFICIENTS, step) * step * np.exp(-np.square(size)) / 2
-    share = np.where(values < 0, outer, 1 - outer)
-    near = np.log(np.where(values < _FAR, 1.0, share))
-    # Farther out the continued fraction of Mills' ratio, 26.2.14 there.
-    distance = np.maximum(-values, -_FAR)
-    fraction = distance.copy()
-    for term in range(_TERMS, 0, -1):
-        fraction = distance + term / fraction
-    far = -np.square(distance) / 2 - np.log(fraction * math.sqrt(2 * math.pi))
-    return np.where(values < _FAR, far, near)
-
-
-_FOLDS = 3
-# A temperature is one number: the images of these many models say enough.
-_ENOUGH_MODELS = 64
-# Shrinkage makes distances shorter than they should be, by half at most, few images longer.
-_TRIED = np.geomspace(0.25, 64, 57)
-# Times log M, which equal chances cost, where a model's part in the choice ends. The base of the
-# zoo, which draws without a style, costs 1.3 under the temperature that is chosen.
-_MOST_COST = 3.0
-
-
 def fitted_temperature(image_embeddings: Floats, image_prompt: NDArray[np.integer]) -> float:
     """T of :func:`confidences` for these models, in 0.25..64.
 
@@ -172,26 +123,35 @@ def fitted_temperature(image_embeddings: Floats, image_prompt: NDArray[np.intege
     most = _MOST_COST * np.log(len(kept))
     weights, _ = model_weights(image_embeddings[kept])
     losses = []
-    for temperature in _TRIED:
+    for temperature in _TEMPERATURES:
         chances = confidences(distances, 1, temperature=float(temperature))[rows, truth]
         nats = -np.log(np.maximum(chances, np.finfo(np.float64).tiny))
         costs = np.minimum(np.bincount(truth, nats) / counts, most)
         losses.append((weights * costs).sum() / weights.sum())
-    return float(_TRIED[int(np.argmin(losses))])
+    return float(_TEMPERATURES[int(np.argmin(losses))])
 
 
-def _fold_distances(images: NDArray[np.float64], fold: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Whitened squared distances of the rows of a ``fold`` to the means of the rest: [M n, M]."""
-    known = images[:, ~fold]
-    factor = WithinScatter.of(known).whitening(SHRINKAGE)
-    means = known.mean(axis=1) @ factor
-    queries = images[:, fold].reshape(-1, images.shape[-1]) @ factor
-    squares = np.square(queries).sum(1)[:, None] + np.square(means).sum(1)
-    return np.asarray(np.maximum(squares - 2 * queries @ means.T, 0))
+def tail_distances(estimates: Floats, deviation: float, limit: float, beta: float) -> Floats:
+    """Distances [g] of single models that have the chances of many whose distance is not known.
 
-
-_LEAST_INNOCENCE = 1e-12
-"""Of the chance that a model did not make a picture: no distance becomes infinite."""
+    ``estimates`` [n] of their distances are off by a normal deviate with this standard
+    ``deviation``, and hardly any distance is within ``limit``; ``beta`` is what distances are
+    multiplied with, above 0. Models of nearly the same estimate count as one group.
+    """
+    nearest = float(np.fmin.reduce(estimates, initial=np.inf))
+    some = estimates[estimates <= nearest + _FARTHEST / beta].astype(np.float64)
+    if not len(some) or not math.isfinite(nearest):
+        return np.empty(0)
+    deviation = max(deviation, _LEAST_DEVIATION)
+    width = max(deviation / _CLASSES, _FARTHEST / beta / _MOST_CLASSES)
+    classes = ((some - nearest) / width).astype(np.intp)
+    sizes, totals = np.bincount(classes), np.bincount(classes, some)
+    sizes, levels = sizes[sizes > 0], totals[sizes > 0] / sizes[sizes > 0]
+    above = (levels - limit) / deviation
+    scaled = beta * deviation
+    # Φ(a - s) underflows where exp(s²/2) overflows, so both stay logarithms.
+    log_mass = _log_normal(above - scaled) - _log_normal(above) + scaled**2 / 2
+    return np.asarray(levels - (log_mass + np.log(sizes)) / beta)
 
 
 def log_innocence(
@@ -230,3 +190,30 @@ def distances_with_unwanted(
     if images < 1 or not temperature > 0:
         raise ValueError(f"needs at least one image and T > 0, got {images} and {temperature}")
     return np.asarray(distances - (2 * temperature / images) * innocent)
+
+
+def _fold_distances(images: NDArray[np.float64], fold: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Whitened squared distances of the rows of a ``fold`` to the means of the rest: [M n, M]."""
+    known = images[:, ~fold]
+    factor = WithinScatter.of(known).whitening(SHRINKAGE)
+    means = known.mean(axis=1) @ factor
+    queries = images[:, fold].reshape(-1, images.shape[-1]) @ factor
+    squares = np.square(queries).sum(1)[:, None] + np.square(means).sum(1)
+    return np.asarray(np.maximum(squares - 2 * queries @ means.T, 0))
+
+
+def _log_normal(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log Φ, to a hundred-thousandth: numpy has no error function."""
+    # Abramowitz and Stegun, 7.1.26, for erfc(|x|/√2).
+    size = np.minimum(np.abs(values), _ALL) / math.sqrt(2)
+    step = 1 / (1 + 0.3275911 * size)
+    outer = np.polyval(_COEFFICIENTS, step) * step * np.exp(-np.square(size)) / 2
+    share = np.where(values < 0, outer, 1 - outer)
+    near = np.log(np.where(values < _FAR, 1.0, share))
+    # Farther out the continued fraction of Mills' ratio, 26.2.14 there.
+    distance = np.maximum(-values, -_FAR)
+    fraction = distance.copy()
+    for term in range(_TERMS, 0, -1):
+        fraction = distance + term / fraction
+    far = -np.square(distance) / 2 - np.log(fraction * math.sqrt(2 * math.pi))
+    return np.where(values < _FAR, far, near)

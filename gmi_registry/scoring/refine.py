@@ -12,20 +12,23 @@ whether others, too, may be near.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 
 from gmi_registry.scoring.kernels import Floats, working_dtype
 from gmi_registry.scoring.ranking import least
 from gmi_registry.scoring.sweep import products, row_norms
 
-if TYPE_CHECKING:
-    from numpy.polynomial import Polynomial
-
 # Estimates are off by a normal deviate; so many standard deviations of it are looked into.
 _DEVIATIONS = 3.0
+_SAMPLE = 128
+"""Models that are compared with the line wherever they are."""
+_FEW = 16
+"""A curve is not fitted to fewer points than this."""
+_SEED = 0
 
 
 class Care(NamedTuple):
@@ -47,11 +50,19 @@ CLOSE = Care(256, 8)
 
 
 class Refinement(NamedTuple):
-    """``distances`` [R], some of them estimates unless all had to be worked out, which is
-    ``exhausted``."""
+    """``distances`` [R]: exact where ``exact`` [R] says so, estimates elsewhere, which are off by
+    ``deviation`` (the root of the mean square); ``limit``: the last distance that was asked for, so
+    that hardly any estimate stands for a distance below it."""
 
     distances: Floats
-    exhausted: bool
+    exact: NDArray[np.bool_]
+    deviation: float
+    limit: float
+
+    @classmethod
+    def of(cls, distances: Floats) -> Refinement:
+        """All of them exact."""
+        return cls(distances, np.ones(len(distances), bool), 0.0, np.inf)
 
 
 def refines_all(models: int, count: int, care: Care = LOOSE) -> bool:
@@ -72,47 +83,64 @@ def refine(
     ``count``-th distance: so no estimate that is left is less than that. Where half of all would
     have to be asked for, all are. Raises ValueError for a ``count`` below 1.
     """
-    if count < 1:
-        raise ValueError(f"count must be positive, got {count}")
+    _check_count(count)
     models = len(estimates)
     out = np.array(estimates, np.result_type(np.float32, estimates))
     known = np.zeros(models, bool)
     wanted = care.models(count)
     while True:
-        if 2 * wanted >= models:
-            rows = np.flatnonzero(~known)
-        else:
-            rows = least(estimates, wanted)
-            rows = rows[~known[rows]]
+        rows = np.arange(models) if 2 * wanted >= models else least(estimates, wanted)
+        rows = rows[~known[rows]]
         out[rows] = exact(rows)
         known[rows] = True
-        found_rows = np.flatnonzero(known)
-        if len(found_rows) == models:
-            return Refinement(out, exhausted=True)
-        found = out[found_rows]
-        off = float(np.sqrt(np.square(found - estimates[found_rows], dtype=np.float64).mean()))
-        limit = float(np.partition(found, count - 1)[count - 1]) + _DEVIATIONS * off
-        needed = int(np.count_nonzero(estimates <= limit))
-        if needed <= len(found_rows):
-            return Refinement(out, exhausted=False)
-        wanted = max(needed, len(found_rows) + 1)
+        some = np.flatnonzero(known)
+        limit = _last(out[some], count)
+        if len(some) == models:
+            return Refinement(out, known, 0.0, limit)
+        deviation = _root_mean_square(out[some] - estimates[some])
+        needed = int(np.count_nonzero(estimates <= limit + _DEVIATIONS * deviation))
+        if needed <= len(some):
+            return Refinement(out, known, deviation, limit)
+        wanted = max(needed, len(some) + 1)
 
 
-_DRAWN = 128
-"""Models that are looked at wherever they are."""
-_FEW = 16
-"""Of so many drawn ones no curve is learnt."""
+def refine_by_line(
+    estimates: Floats,
+    exact: Callable[[NDArray[np.intp]], Floats],
+    count: int,
+    care: Care = LOOSE,
+) -> Refinement:
+    """The same for ``estimates`` [R] that only rise with distances; what the line makes of them
+    stands in the place of distances that nobody asked for.
 
-
-class LineRefinement(NamedTuple):
-    """``places`` [n], ascending, of models that were looked at, and their ``distances`` [n];
-    ``others`` [M - n]: what those of all others nearly are, if they are on the line too, and
-    ``off`` the standard deviation from it."""
-
-    places: NDArray[np.intp]
-    distances: Floats
-    others: NDArray[np.float64]
-    off: float
+    ``exact`` gives the distances of some rows, ascending. They are asked for until no other is
+    within three standard deviations of the ``count``-th distance, by the line through those that
+    are near and by a sample of all. Where half of all would have to be asked for, or estimates say
+    nothing of distances, all are. Raises ValueError for a ``count`` below 1.
+    """
+    _check_count(count)
+    models = len(estimates)
+    found, known = np.zeros(models), np.zeros(models, bool)
+    sample = sample_rows(models, _SAMPLE)
+    wanted = care.models(count)
+    while True:
+        everything = 2 * wanted >= models
+        near = np.arange(models) if everything else least(estimates, wanted)
+        rows = np.union1d(near, sample)
+        rows = rows[~known[rows]]
+        distances = exact(rows)
+        found[rows], known[rows] = distances, True
+        limit = _last(found[known], count)
+        if everything:
+            return Refinement(found.astype(distances.dtype), known, 0.0, limit)
+        line, deviation = _fit(estimates[near], found[near], 1)
+        elsewhere = np.setdiff1d(sample, near)
+        reach = _reach(line, deviation, estimates[elsewhere], found[elsewhere], limit)
+        needed = int(np.count_nonzero(~(estimates > reach)))
+        if needed <= wanted:
+            found[~known] = line(estimates[~known].astype(np.float64))
+            return Refinement(found.astype(distances.dtype), known, deviation, limit)
+        wanted = max(needed, 2 * wanted)
 
 
 def log_kernels(means: Floats, query_images: Floats, gamma: float) -> Floats:
@@ -139,74 +167,58 @@ def estimates_of(log_kernels: Floats) -> Floats:
     return np.asarray(-np.exp(log_kernels - log_kernels.max(initial=-np.inf)))
 
 
-def refine_by_line(
-    estimates: Floats,
-    exact: Callable[[NDArray[np.intp]], Floats],
-    count: int,
-    care: Care = LOOSE,
-) -> LineRefinement:
-    """The models that may be among the ``count`` nearest, by ``estimates`` [M] that rise with
-    distances; their distances are exact.
-
-    ``exact`` gives the distances of some rows, ascending. They are asked for until no other is
-    within three standard deviations of the ``count``-th distance, by the line through those that
-    are near and by those that were drawn. Where half of all would have to be asked for, or
-    estimates say nothing of distances, all are. Raises ValueError for a ``count`` below 1.
-    """
-    if count < 1:
-        raise ValueError(f"count must be positive, got {count}")
-    models = len(estimates)
-    found, known = np.zeros(models), np.zeros(models, bool)
-    # A search of few models comes nowhere near this.
-    from gmi_registry.scoring.coarse import drawn_rows
-
-    drawn = drawn_rows(models, _DRAWN)
-    wanted = care.models(count)
-    while True:
-        everything = 2 * wanted >= models
-        near = np.arange(models) if everything else least(estimates, wanted)
-        rows = np.union1d(near, drawn)
-        rows = rows[~known[rows]]
-        distances = exact(rows)
-        found[rows], known[rows] = distances, True
-        if everything:
-            return LineRefinement(near, found.astype(distances.dtype), np.empty(0), 0.0)
-        line, off = _fitted(estimates[near], found[near], 1)
-        limit = float(np.partition(found[known], count - 1)[count - 1])
-        elsewhere = np.setdiff1d(drawn, near)
-        reach = _reach(line, off, estimates[elsewhere], found[elsewhere], limit)
-        needed = int(np.count_nonzero(~(estimates > reach)))
-        if needed <= wanted:
-            break
-        wanted = max(needed, 2 * wanted)
-    places = np.flatnonzero(known)
-    others = line(estimates[~known].astype(np.float64))
-    return LineRefinement(places, found[places].astype(distances.dtype), others, off)
-
-
 def _reach(
-    line: Polynomial, off: float, estimates: Floats, found: NDArray[np.float64], limit: float
+    line: Polynomial,
+    deviation: float,
+    estimates: Floats,
+    found: NDArray[np.float64],
+    limit: float,
 ) -> float:
     """Up to which estimate a model may be as near as ``limit``, by the ``line`` of those that are
-    near, which they are ``off``, and by ``estimates`` [n] and distances ``found`` [n] of those that
-    were drawn elsewhere; inf where they cannot tell."""
+    near, and by how much they are off it, and by ``estimates`` [n] and distances ``found`` [n] of a
+    sample elsewhere; inf where they cannot tell."""
     level, slope = line(0.0), line(1.0) - line(0.0)
     if not slope > 0 or (found <= limit).any():
         return np.inf
-    reach = float((limit + _DEVIATIONS * off - level) / slope)
+    reach = float((limit + _DEVIATIONS * deviation - level) / slope)
     if len(found) > _FEW:
         # Far away distances need not be on that line, nor as near to one.
-        curve, off = _fitted(estimates, found, 2)
-        doubtful = curve(estimates) - _DEVIATIONS * off <= limit
+        curve, deviation = _fit(estimates, found, 2)
+        doubtful = curve(estimates) - _DEVIATIONS * deviation <= limit
         reach = max(reach, float(estimates.max(initial=-np.inf, where=doubtful)))
     return reach
 
 
-def _fitted(x: Floats, y: NDArray[np.float64], degree: int) -> tuple[Polynomial, float]:
+def _fit(x: Floats, y: NDArray[np.float64], degree: int) -> tuple[Polynomial, float]:
     """A polynomial of x that y is near to, and by how much it is off."""
-    from numpy.polynomial import Polynomial
-
     if not np.ptp(x) > 0:
         return Polynomial([float(y.mean())]), float(y.std())
     curve = Polynomial.fit(x.astype(np.float64), y, degree)
-    return curve, float(np.sqrt(np.square(y - curve(x)).mean()))
+    return curve, _root_mean_square(y - curve(x))
+
+
+def sample_rows(models: int, most: int) -> NDArray[np.intp]:
+    """``most`` of 0..models-1, ascending, or all of them; the same each time.
+
+    Not evenly spaced ones: what is in order has rhythms.
+    """
+    if models <= most:
+        return np.arange(models)
+    return np.sort(np.random.default_rng(_SEED).choice(models, most, replace=False))
+
+
+def _check_count(count: int) -> None:
+    if count < 1:
+        raise ValueError(f"count must be positive, got {count}")
+
+
+def _last(distances: Floats, count: int) -> float:
+    """The ``count``-th of ``distances`` [n], or the largest of fewer; -inf of none."""
+    if not len(distances):
+        return -np.inf
+    last = min(count, len(distances)) - 1
+    return float(np.partition(distances, last)[last])
+
+
+def _root_mean_square(values: Floats) -> float:
+    return float(np.sqrt(np.square(values, dtype=np.float64).mean()))

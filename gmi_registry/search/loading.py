@@ -94,14 +94,14 @@ class ModelLoader:
         images and the encoder's towers share no space; IncomparableSpecsError where what that name
         loads is not what made the specifications.
         """
-        chosen = max(selections, key=lambda it: (len(it), str(it.stack.key)))
+        chosen = max(selections, key=lambda it: (len(it), str(it.group.key)))
         first = chosen.first
         if text_alone:
-            stack = chosen.stack
-            require_shared_space(first.encoder, stack.image_dim, stack.text_dim)
-        who = f"{first.model} and {len(chosen) - 1} others name"
-        encoder = self._loaded(first.encoder, who, hub, chosen.stack.key.encoder_id)
-        if reference_id(encoder) != chosen.stack.key.encoder_id:
+            group = chosen.group
+            require_shared_space(first.encoder, group.image_dim, group.text_dim)
+        who = f"{first.ref} and {len(chosen) - 1} others name"
+        encoder = self._loaded(first.encoder, who, hub, chosen.group.key.encoder_id)
+        if reference_id(encoder) != chosen.group.key.encoder_id:
             raise _another_encoder(first.encoder, _difference(encoder.ref, first, hub))
         return encoder
 
@@ -232,7 +232,7 @@ def _difference(found: EncoderRef, entry: IndexEntry, hub: Hub) -> str:
     from gmi_registry.spec import read_manifest
 
     try:
-        folder = hub.fetch_spec(entry.model).parent
+        folder = hub.fetch_spec(entry.ref).parent
         stated = read_manifest(folder, follow_links=makes_links(hub)).encoder
     except GmiError:  # it was there a moment ago, and is wanted for this message alone
         return f"id {found.id}, not {entry.key.encoder_id}"

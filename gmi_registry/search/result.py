@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from gmi_registry.index import GroupRanking, ImageQuery, IndexQuery, ModelQuery, Ranking, SearchHit
+from gmi_registry.index import GroupRanking, ImageQuery, IndexQuery, ModelQuery, Ranking
 
 if TYPE_CHECKING:
     from gmi_registry.search.request import SearchRequest
@@ -173,43 +173,15 @@ def query_fields(request: SearchRequest, query: IndexQuery | None) -> dict[str, 
         "like": None,
     }
     if isinstance(query, ImageQuery):
-        fields["pseudo_prompts"] = query.query.pseudo_prompts
-        fields["interrogator"] = query.query.interrogator
+        fields["pseudo_prompts"] = query.images.pseudo_prompts
+        fields["interrogator"] = query.images.interrogator
         if query.unwanted is not None:
             fields["not_like_prompts"] = query.unwanted.pseudo_prompts
     elif isinstance(query, ModelQuery):
-        fields |= {"score": LIKE_SCORE, "like": query.exemplar.entry.model}
+        fields |= {"score": LIKE_SCORE, "like": query.exemplar.entry.ref}
     return fields
 
 
 def _group_json(group: GroupRanking) -> dict[str, Any]:
     shared = {name: getattr(group, name) for name in ("prompt_set", "encoder", "members")}
-    return {"group": str(group.key)} | shared | {"results": [_hit_json(hit) for hit in group.hits]}
-
-
-def _hit_json(hit: SearchHit) -> dict[str, Any]:
-    plain = asdict(hit)
-    del plain["ref"], plain["group"]
-    plain["described_as"] = None if hit.described_as is None else str(hit.described_as)
-    plain["lora_partial"] = None if hit.lora_partial is None else hit.lora_partial.known()
-    plain["versions"] = [
-        {
-            "model": str(version.ref),
-            "title": version.title,
-            "distance": version.distance,
-            "confidence": version.confidence,
-        }
-        for version in hit.versions
-    ]
-    plain["repeats"] = [
-        {
-            "model": str(other.ref),
-            "title": other.title,
-            "distance": other.distance,
-            "stale": other.stale,
-            "trust": other.trust,
-        }
-        for other in hit.repeats
-    ]
-    plain["universal"] = None if hit.universal is None else asdict(hit.universal)
-    return {"rank": hit.rank, "model": str(hit.ref)} | plain
+    return {"group": str(group.key)} | shared | {"results": [hit.to_json() for hit in group.hits]}

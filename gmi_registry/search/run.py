@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
+from gmi_registry.atomic import user_cache
 from gmi_registry.background import known_universal
 from gmi_registry.errors import OfflineError, UnsupportedOperationError
 from gmi_registry.hubs.access import HubAccess
@@ -84,7 +84,7 @@ def search(
     remote = hub if isinstance(hub, Remote) else None
     offline = bool(access.offline) or (remote is not None and remote.offline)
     access = replace(access, offline=offline or None)
-    cache_dir = access.cache_dir or _user_cache()
+    cache_dir = user_cache(access.cache_dir)
 
     # All that can be told without the hub, before it is asked for anything.
     images, unwanted = open_images(request.images), open_images(request.not_like)
@@ -212,9 +212,3 @@ def _open_server(request: SearchRequest, *, offline: bool) -> Iterator[QdrantInd
 def _since(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
     counts = {method: count - before.get(method, 0) for method, count in sorted(now.items())}
     return {method: count for method, count in counts.items() if count}
-
-
-def _user_cache() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("gmi-registry", appauthor=False)

@@ -94,7 +94,7 @@ class HubIndex:
         self._stored = stored
         self._hub = hub
         self._marks: dict[str, bool] = {}
-        self._count = sum(len(stack.select(Filters(), hub=hub)) for stack in stored.groups)
+        self._count = sum(len(group.select(Filters(), hub=hub)) for group in stored.groups)
 
     def __len__(self) -> int:
         return self._count
@@ -104,20 +104,20 @@ class HubIndex:
         gone = [name for name, stale in self._marks.items() if stale and filters.fresh_only]
         gone += [] if leave_out is None else [str(leave_out)]
         found = []
-        for stack in self._stored.groups:
-            rows = stack.select(filters, hub=self._hub)
-            kept = rows_without(rows, stack.names, gone) if gone else rows
+        for group in self._stored.groups:
+            rows = group.select(filters, hub=self._hub)
+            kept = rows_without(rows, group.names, gone) if gone else rows
             if len(kept):
-                found.append(Selection(stack, kept))
+                found.append(Selection(group, kept))
         return found
 
     def base_models(self) -> set[str]:
         """What base models are called, in lower case; those of other hubs and indexes as well."""
         return self._stored.base_models()
 
-    def standing(self, name: str) -> SpecStatus:
+    def status(self, name: str) -> SpecStatus:
         """What is known of the specification of the model whose identity has that name."""
-        known = self._stored.standing(name)
+        known = self._stored.status(name)
         return replace(known, stale=self._marks[name]) if name in self._marks else known
 
     def mark(self, model: ModelRef, *, stale: bool) -> None:
@@ -130,11 +130,11 @@ class HubIndex:
         found = self._stored.find(model)
         if found is None:
             return None
-        stack, row = found
-        ref = stack.entries[row].model
+        group, row = found
+        ref = group.entries[row].ref
         if model.revision not in (None, ref.revision):
             return None
-        return stack.indexed(row), stack.encoder
+        return group.indexed(row), group.encoder
 
     def close(self) -> None:
         """Let the cache go."""
@@ -261,7 +261,7 @@ class SearchSource:
             stamp=listing.stamp,
             nsfw=listing.nsfw,
             hub_tags=listing.tags,
-            standing=SpecStatus(listing.stale, listing.trust, listing.stamp),
+            status=SpecStatus(listing.stale, listing.trust, listing.stamp),
             url=listing.url,
             checked=True,
         )
@@ -289,7 +289,7 @@ def find_exemplar(
     exemplar = IndexedSpec.of(spec)
     if place.model is not None:
         # Under the name that the hub lists it by, so that it is not its own neighbour.
-        model = replace(place.model, revision=exemplar.entry.model.revision)
+        model = replace(place.model, revision=exemplar.entry.ref.revision)
         exemplar = replace(exemplar, entry=exemplar.entry.found_at(model, None))
     return exemplar, spec.manifest.encoder
 

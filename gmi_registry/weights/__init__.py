@@ -13,15 +13,17 @@ from gmi_registry.weights.header import (
     WeightsFormatError,
     header_from_bytes,
     header_length,
+    read_config,
     read_header,
 )
 from gmi_registry.weights.identify import (
+    DESCRIBED,
+    FileKind,
     WeightsFile,
     identify,
     identify_file,
     require_described,
 )
-from gmi_registry.weights.kinds import DESCRIBED, FileKind
 
 __all__ = [
     "DESCRIBED",
@@ -39,6 +41,7 @@ __all__ = [
     "identify",
     "identify_file",
     "may_be",
+    "read_config",
     "read_header",
     "require_described",
 ]

@@ -14,17 +14,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import NamedTuple
 
-from gmi_registry.weights.architectures import CONTEXTS, Architecture
+from gmi_registry.weights.architectures import CONTEXTS, Architecture, Keys, compiled, patterns
 from gmi_registry.weights.header import Tensor
-from gmi_registry.weights.keys import Keys, compiled
-
-__all__ = ["ALGORITHM_TITLES", "PLAIN_ALGORITHMS", "Adapter", "adapter_of"]
-
-ALGORITHM_TITLES: dict[str, str] = {
-    "lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr", "glora": "GLoRA", "oft": "OFT",
-    "boft": "BOFT", "ia3": "IA3", "vera": "VeRA", "full": "full differences", "norm": "norm layers",
-}  # fmt: skip
-"""What people call the ways to make an adapter."""
 
 PLAIN_ALGORITHMS: frozenset[str] = frozenset({"lora", "dora", "full", "norm"})
 """Those of which diffusers loads files, where a LoRA is among them; the others are LyCORIS'."""
@@ -67,7 +58,7 @@ _EMBEDDING = r"^bundle_emb\.([^.\n]{1,200})\."
 
 
 class Adapter(NamedTuple):
-    """``algorithms`` are keys of :data:`ALGORITHM_TITLES`, the commonest first.
+    """``algorithms`` are keys of ``patterns()["algorithms"]``, the commonest first.
 
     ``layers`` counts the layers that are changed, ``tensors`` all that belong to the adapter.
     ``text_encoders`` says whether some of the layers are a text encoder's; ``tokens`` are the words
@@ -142,72 +133,8 @@ class _Sides(NamedTuple):
     outputs: int | None = None
 
 
-class _Rule(NamedTuple):
-    """All of ``needs`` are found in the names of layers.
-
-    The architecture is that of ``widths`` for what the first layer like ``wide`` takes, or else
-    ``architecture``, which is None where other widths tell nothing.
-    """
-
-    architecture: Architecture | None
-    needs: tuple[str, ...]
-    wide: str = ""
-    widths: Mapping[int, Architecture] = {}
-
-
 # FLUX.1 has 19 blocks of two streams and Qwen-Image 60, both of the same width.
 _FLUX_BLOCKS = 19
-_FLUX_WIDTH = 3072
-# The first rule that fits counts. Names are in the form of Keys, with "_" for dots.
-_DOUBLE = r"^double_blocks_#_img_(?:attn_qkv|mlp_fc1)$|^transformer_blocks_#_attn_to_[qkv]$"
-_ATTENTION = r"^(?:layers|noise_refiner|context_refiner)_#_"
-_LAYERS: tuple[_Rule, ...] = (
-    _Rule("chroma", (r"^distilled_guidance_layer_",)),
-    _Rule("hidream", (r"^(?:double|single)_stream_blocks_#_",)),
-    _Rule("auraflow", (r"^joint_transformer_blocks_#_|^(?:double|single)_layers_#_",)),
-    _Rule("sd3", (r"^joint_blocks_#_",)),
-    _Rule("kandinsky5", (r"^(?:visual|text)_transformer_blocks_#_",)),
-    _Rule("krea2", (r"^(?:txtfusion|text_fusion)_",)),
-    _Rule("hunyuan-video",
-          (r"individual_token_refiner|token_refiner_refiner_blocks|^double_blocks_#_img_mlp_fc"
-           r"|^double_blocks_#_(?:img|txt)_mod_linear",), _DOUBLE, {3584: "hunyuan-image"}),
-    _Rule("flux3", (r"^(?:txt_)?mode_blocks_",)),
-    _Rule("flux2", (r"^(?:double|single)_stream_modulation|_to_qkv_mlp_proj$|_ff_linear_in$"
-                    r"|_ff_context_linear_in$",)),
-    _Rule("flux1", (r"^(?:double|single)_blocks_#_",), _DOUBLE, {6144: "flux2", 4096: "flux2"}),
-    _Rule("flux1", (r"^single_transformer_blocks_#_",),
-          r"^(?:single_)?transformer_blocks_#_attn_to_[qkv]$",
-          {6144: "flux2", 4096: "flux2", 3584: "hunyuan-image"}),
-    _Rule("qwen-image", (r"^transformer_blocks_#_(?:img|txt)_(?:mlp|mod)_",),
-          r"^transformer_blocks_#_attn_to_[qkv]$", {2048: "nucleus-image", 4096: "qwen-image-2.1"}),
-    _Rule("sana", (r"^transformer_blocks_#_ff_conv_",)),
-    _Rule("ernie-image", (rf"{_ATTENTION}self_attention_to_[qkv]$",)),
-    _Rule("z-image", (rf"{_ATTENTION}(?:attention_(?:qkv|to_[qkv]|out)|feed_forward_w[123]"
-                      r"|adaLN_modulation)",),
-          rf"{_ATTENTION}(?:attention_(?:qkv|to_[qkv])|feed_forward_w[13])$",
-          {2304: "lumina2", 4608: "ideogram4"}),
-    _Rule("lumina2", (rf"{_ATTENTION}attn_to_[qkv]",)),
-    _Rule("anima", (r"^llm_adapter_|^blocks_#_(?:self|cross)_attn_(?:[qkv]|output)_proj$",)),
-    _Rule("mochi", (r"^blocks_#_attn_qkv_[xy]",)),
-    _Rule("wan", (r"^blocks_#_(?:self|cross)_attn_(?:[qkvo]|k_img|v_img)$|^blocks_#_ffn_#$",)),
-    _Rule("wan", (r"^blocks_#_attn[12]_to_[qkv]$",)),
-    _Rule("prx", (r"^blocks_#_attention_img_qkv_proj",)),
-    _Rule("hunyuandit", (r"^blocks_#_attn[12]_Wqkv",)),
-    _Rule("pixart", (r"^blocks_#_cross_attn_kv_linear",)),
-    _Rule("stable-cascade", (r"_kv_mapper|_channelwise_",)),
-    _Rule("mochi", (r"^transformer_blocks_#_attn1_add_[qkv]_proj$",)),
-    # Transformers whose layers have the same names, and other widths.
-    _Rule(None, (r"^transformer_blocks_#_ff_context_net",), r"^transformer_blocks_#_attn_to_[qkv]$",
-          {1536: "sd3", 2432: "sd3", _FLUX_WIDTH: "flux1"}),
-    _Rule(None, (r"^transformer_blocks_#_attn_(?:to|add)_",),
-          r"^transformer_blocks_#_attn_(?:to|add)_[qkv](?:_proj)?$",
-          {1536: "sd3", 2432: "sd3", 6144: "flux2", 4096: "qwen-image-2.1",
-           _FLUX_WIDTH: "flux1"}),
-    _Rule(None, (r"^transformer_blocks_#_attn2_to_",), r"^transformer_blocks_#_attn1_to_[qkv]$",
-          {1152: "pixart", 2240: "sana", 2048: "ltx"}),
-    _Rule(None, (r"^transformer_blocks_#_attn1_to_",), r"^transformer_blocks_#_attn1_to_[qkv]$",
-          {2560: "cogview3", 4096: "cogview4", 1920: "cogvideox", 3072: "cogvideox"}),
-)  # fmt: skip
 _UNET = r"^(?:down_blocks|up_blocks|mid_block|input_blocks|middle_block|output_blocks)_"
 
 
@@ -257,10 +184,12 @@ class _NetworkLayers:
         """The architecture that has such layers; None where several do, or none is known."""
         if self._names.has(_UNET):
             return self._unet()
-        for rule in _LAYERS:
-            if self._names.has(*rule.needs):
-                width = self._width(rule.wide) if rule.wide else None
-                known = rule.widths.get(width or 0, rule.architecture)
+        for rule in patterns()["adapters"]:
+            if self._names.fit(rule):
+                width = self._width(rule["wide"]) if "wide" in rule else None
+                known: Architecture | None = rule.get("widths", {}).get(
+                    str(width), rule.get("architecture")
+                )
                 if known == "flux1" and self._has_wide_gates():
                     return "flux2"
                 blocks = self._names.layers(r"^transformer_blocks_(\d+)_")

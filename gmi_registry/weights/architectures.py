@@ -6,21 +6,123 @@ modules of ``diffusers.models`` for its own names.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
 
-from gmi_registry.weights.keys import Keys
+from gmi_registry.weights.header import Tensor
 
-__all__ = [
-    "ARCHITECTURES",
-    "CONTEXTS",
-    "VIDEO",
-    "Architecture",
-    "Network",
-    "architecture_title",
-    "may_be",
-    "network_of",
-    "unknown_network_of",
-]
+# Numbers of layers, which would make a thousand names of one; not those within a word (attn2).
+_NUMBER = re.compile(r"(?<=[._])\d+(?=[._]|$)", re.MULTILINE)
+# Of real files all names together are two megabytes at most, and their forms a few kilobytes. What
+# is cut off can only make a hostile file unknown.
+_LONGEST_NAMES = 4_000_000
+_LONGEST_TEXT = 300_000
+_FIRST_NUMBER = re.compile(r"^\d+(?=\.)", re.MULTILINE)
+
+
+@lru_cache(maxsize=1024)
+def compiled(pattern: str) -> re.Pattern[str]:
+    """``pattern`` with ``^`` and ``$`` for a name's ends, and ``#`` for the number of a layer."""
+    return re.compile(pattern, re.MULTILINE)
+
+
+@cache
+def patterns() -> Mapping[str, Any]:
+    """What names of tensors tell: the tables of ``patterns.toml``, where they are explained.
+
+    Read when a file is asked about: a search imports this module, and asks of none.
+    """
+    return tomllib.loads(Path(__file__).with_name("patterns.toml").read_text(encoding="utf-8"))
+
+
+class Keys:
+    """Tensors by name. A pattern sees every name with ``#`` in place of the numbers of layers.
+
+    So ``input_blocks.7.1.proj_in.weight`` is ``input_blocks.#.#.proj_in.weight``.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = tensors
+
+    @cached_property
+    def forms(self) -> dict[str, str]:
+        """The different names with ``#``, each with the first true name that is spelt so."""
+        names, length = [], 0
+        for name in self.tensors:
+            length += len(name)
+            if length > _LONGEST_NAMES:
+                break
+            names.append(name)
+        # A line end in a name would make two of it: no real name holds one.
+        text = "\n".join(name.replace("\n", " ") for name in names)
+        shapes = _FIRST_NUMBER.sub("#", _NUMBER.sub("#", text)).split("\n") if names else []
+        found: dict[str, str] = {}
+        for form, name in zip(shapes, names, strict=True):
+            found.setdefault(form, name)
+        return found
+
+    @cached_property
+    def _text(self) -> str:
+        text = "\n".join(self.forms)
+        return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT].rpartition("\n")[0]
+
+    def has(self, *patterns: str) -> bool:
+        """Whether each pattern is found in some name."""
+        return all(compiled(pattern).search(self._text) for pattern in patterns)
+
+    def has_any(self, *patterns: str) -> bool:
+        """Whether one of the patterns is found in some name."""
+        return any(compiled(pattern).search(self._text) for pattern in patterns)
+
+    def fit(self, rule: Mapping[str, Any]) -> bool:
+        """Whether all patterns are found that a row of the tables needs, and none it lacks."""
+        return self.has(*rule["needs"]) and not self.has_any(*rule.get("lacks", ()))
+
+    def tensor(self, pattern: str) -> Tensor | None:
+        """The first tensor that has a name with the pattern in it."""
+        found = compiled(pattern).search(self._text)
+        if found is None:
+            return None
+        start = self._text.rfind("\n", 0, found.start()) + 1
+        stop = self._text.find("\n", found.start())
+        form = self._text[start : stop if stop >= 0 else None]
+        return self.tensors[self.forms[form]]
+
+    def size(self, pattern: str, axis: int) -> int | None:
+        """One side of the first tensor of that name; None where there is none."""
+        tensor = self.tensor(pattern)
+        if tensor is None or not -len(tensor.shape) <= axis < len(tensor.shape):
+            return None
+        return tensor.shape[axis]
+
+    def layers(self, pattern: str) -> int:
+        """One more than the highest number where the pattern's only group is."""
+        text = "\n".join(self.tensors)
+        return 1 + max((int(it[1][:6]) for it in compiled(pattern).finditer(text)), default=-1)
+
+    def below(self, *prefixes: str) -> Keys:
+        """The tensors whose names begin with one of the prefixes, without it."""
+        return Keys(
+            {
+                name[len(prefix) :]: tensor
+                for name, tensor in self.tensors.items()
+                for prefix in _first(name, prefixes)
+            }
+        )
+
+    def share(self, prefix: str) -> float:
+        """How many of the names begin with the prefix, 0 to 1."""
+        count = sum(name.startswith(prefix) for name in self.tensors)
+        return count / len(self.tensors) if self.tensors else 0.0
+
+
+def _first(name: str, prefixes: Iterable[str]) -> list[str]:
+    return next(([prefix] for prefix in prefixes if name.startswith(prefix)), [])
+
 
 Architecture = Literal[
     "sd1", "sd2", "sdxl", "sdxl-refiner", "kolors", "sd3", "flux1", "flux2", "flux3", "chroma",
@@ -33,27 +135,6 @@ Architecture = Literal[
     "stable-audio", "ace-step",
 ]  # fmt: skip
 
-_TITLES: dict[str, str] = {
-    "sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL",
-    "sdxl-refiner": "the SDXL refiner", "kolors": "Kolors", "sd3": "Stable Diffusion 3",
-    "flux1": "FLUX.1", "flux2": "FLUX.2", "flux3": "FLUX.3", "chroma": "Chroma",
-    "qwen-image": "Qwen-Image", "qwen-image-2.1": "Qwen-Image 2.1", "z-image": "Z-Image",
-    "lumina2": "Lumina 2", "lumina": "Lumina-Next", "auraflow": "AuraFlow", "pixart": "PixArt",
-    "sana": "Sana", "hidream": "HiDream", "hunyuandit": "HunyuanDiT",
-    "hunyuan-image": "HunyuanImage", "cogview3": "CogView3", "cogview4": "CogView4",
-    "glm-image": "GLM-Image", "kandinsky2": "Kandinsky 2", "kandinsky3": "Kandinsky 3",
-    "stable-cascade": "Stable Cascade", "omnigen": "OmniGen", "omnigen2": "OmniGen2",
-    "anima": "Anima", "bria": "Bria", "ovis-image": "Ovis-Image",
-    "longcat-image": "LongCat-Image", "ernie-image": "ERNIE-Image", "krea2": "Krea 2",
-    "ideogram4": "Ideogram 4", "nucleus-image": "Nucleus-Image", "prx": "PRX",
-    "joyimage": "JoyImage", "dit": "DiT", "deepfloyd-if": "DeepFloyd IF",
-    "pixel-unet": "a kind that takes no prompts", "wan": "Wan", "ltx": "LTX-Video",
-    "ltx2": "LTX-2", "hunyuan-video": "HunyuanVideo", "cogvideox": "CogVideoX",
-    "mochi": "Mochi", "cosmos": "Cosmos", "svd": "Stable Video Diffusion",
-    "modelscope": "ModelScope's video model", "allegro": "Allegro",
-    "kandinsky5": "Kandinsky 5", "sana-video": "SANA-Video", "animatediff": "AnimateDiff",
-    "stable-audio": "Stable Audio", "ace-step": "ACE-Step",
-}  # fmt: skip
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 
 VIDEO: frozenset[str] = frozenset(
@@ -98,7 +179,7 @@ def may_be(told: str | None, other: str | None) -> bool:
 
 def architecture_title(name: str) -> str:
     """What people call an architecture."""
-    return _TITLES[name]
+    return str(patterns()["titles"][name])
 
 
 class Network(NamedTuple):
@@ -116,131 +197,16 @@ class Network(NamedTuple):
     diffusers: bool = False
 
 
-class _Rule(NamedTuple):
-    """All of ``needs`` are in the names, and none of ``lacks``."""
-
-    architecture: Architecture
-    needs: tuple[str, ...]
-    lacks: tuple[str, ...] = ()
-    first: str | None = None
-    """The layer whose second side is the number of channels that come in,"""
-    last: str | None = None
-    """and the one whose first side is those that go out."""
-    diffusers: bool = False
-
-
-def _original(
-    architecture: Architecture, *needs: str, lacks: tuple[str, ...] = (), first: str | None = None,
-    last: str | None = None,
-) -> _Rule:  # fmt: skip
-    return _Rule(architecture, needs, lacks, first, last)
-
-
-def _diffusers(
-    architecture: Architecture, *needs: str, lacks: tuple[str, ...] = (), first: str | None = None,
-    last: str | None = None,
-) -> _Rule:  # fmt: skip
-    return _Rule(architecture, needs, lacks, first, last, True)
-
-
-_BLOCK = r"^transformer_blocks\.#\."
-_FLUX_IN, _FLUX_OUT = r"^img_in\.weight", r"^final_layer\.linear\.weight"
-_X_IN, _X_OUT = r"^x_embedder\.weight", r"^proj_out\.weight"
-_CASCADE = r"^(?:clip_txt_pooled_mapper|clip_txt_mapper|effnet_mapper)\."
-_SINGLE = r"^single_transformer_blocks\.#\."
-# The first rule that fits counts: families that took over another's layers come before it.
-_RULES: tuple[_Rule, ...] = (
-    # Names of the first releases, which diffusers' loaders for single files know.
-    _original("flux3", r"^early_stream_modulations\.", r"^x_embedder|^img_in|^patch|^context",),
-    _original("flux2", r"^double_stream_modulation_img\.lin\.", first=_FLUX_IN, last=_FLUX_OUT),
-    _original("chroma", r"^distilled_guidance_layer\.", r"^double_blocks\.#\.", first=_FLUX_IN,
-              last=_FLUX_OUT),
-    _original("hunyuan-image", r"^txt_in\.individual_token_refiner\.", r"^byt5_in\.|^time_r_in\.",
-              r"^double_blocks\.", lacks=(r"^vision_in\.",)),
-    _original("hunyuan-video", r"^txt_in\.individual_token_refiner\."),
-    _original("flux1", r"^double_blocks\.#\.img_attn\.", r"^single_blocks\.#\.", first=_FLUX_IN,
-              last=_FLUX_OUT),
-    # As nunchaku packs its layers, without those that would tell it from FLUX.1's relatives.
-    _diffusers("flux1", r"^single_transformer_blocks\.#\.qkv_proj\.", first=_X_IN, last=_X_OUT),
-    _original("sd3", r"^joint_blocks\.#\.context_block\.", first=r"^x_embedder\.proj\.weight"),
-    _original("auraflow", r"^double_layers\.#\.attn\.w1q|^single_layers\.#\.attn\.w1q",
-              r"^cond_seq_linear\."),
-    _diffusers("stable-cascade", _CASCADE, r"\.attention\.to_q\."),
-    _original("stable-cascade", _CASCADE, r"\.(?:channelwise|depthwise)\."),
-    _original("omnigen2", r"^ref_image_refiner\.#\.|^ref_image_patch_embedder\."),
-    _original("z-image", r"^cap_pad_token$|^x_pad_token$", r"^layers\.#\.attention\.qkv\."),
-    _original("lumina2", r"^cap_embedder\.#\.", r"^layers\.#\.attention\.qkv\."),
-    _original("lumina", r"^cap_embedder\.#\.", r"^layers\.#\.attention\.wk_y\."),
-    _original("anima", r"^llm_adapter\.", r"^blocks\.#\."),
-    _original("cosmos", r"^x_embedder\.proj\.#\.", r"^blocks\."),
-    _original("mochi", r"^blocks\.#\.attn\.qkv_x\."),
-    _original("sana-video", r"^blocks\.#\.cross_attn\.kv_linear\.", r"^blocks\.#\.mlp\.t_conv\."),
-    _original("sana", r"^blocks\.#\.cross_attn\.kv_linear\.",
-              r"^blocks\.#\.mlp\.inverted_conv\.|^attention_y_norm\."),
-    _original("pixart", r"^blocks\.#\.cross_attn\.kv_linear\.", first=r"^x_embedder\.proj\.weight"),
-    _original("hunyuandit", r"^blocks\.#\.attn1\.Wqkv\.|^mlp_t5\.#"),
-    _original("wan", r"^blocks\.#\.self_attn\.q\.", r"^blocks\.#\.cross_attn\.k\."),
-    _original("ltx2", r"^audio_patchify_proj\.|^av_ca_"),
-    _original("ltx", r"^patchify_proj\."),
-    _original("krea2", r"^txtfusion\."),
-    _original("qwen-image-2.1", r"^txt_in\.text_norm\."),
-    _original("hidream", r"^double_stream_blocks\.#\.block\."),
-    _original("ace-step", r"^lyric_encoder\.|^genre_embedder\."),
-    _original("stable-audio", r"^transformer\.layers\.#\.cross_attn\.to_kv\.",
-              r"^to_cond_embed\.|^to_timestep_embed\."),
-    # The names of diffusers.
-    _diffusers("flux3", r"^early_stream_modulations\.\w+\.linear\."),
-    _diffusers("flux2", r"^double_stream_modulation_img\.linear\.", first=_X_IN, last=_X_OUT),
-    _diffusers("hunyuan-image", r"^context_embedder\.token_refiner\.", r"^time_guidance_embed\."),
-    _diffusers("hunyuan-video", r"^context_embedder\.token_refiner\."),
-    _diffusers("chroma", r"^distilled_guidance_layer\.", _SINGLE, first=_X_IN, last=_X_OUT),
-    _diffusers("ovis-image", r"^context_embedder_norm\.", _SINGLE),
-    _diffusers("bria", r"^caption_projection\.#\.linear\.", _SINGLE),
-    _diffusers("bria", r"^time_embed\.timestep_embedder\.", _SINGLE, r"^context_embedder\."),
-    _diffusers("auraflow", r"^joint_transformer_blocks\.#\."),
-    _diffusers("flux1", rf"{_SINGLE}proj_mlp\.", rf"{_BLOCK}attn\.add_k_proj\.",
-               _X_IN, first=_X_IN, last=_X_OUT),
-    _diffusers("nucleus-image", rf"{_BLOCK}img_mlp\.experts\."),
-    _diffusers("krea2", r"^text_fusion\."),
-    _diffusers("qwen-image", rf"{_BLOCK}img_mlp\.", rf"{_BLOCK}txt_mlp\.",
-               first=r"^img_in\.weight", last=_X_OUT),
-    _diffusers("sd3", rf"{_BLOCK}norm1_context\.", r"^pos_embed\.proj\.", r"^time_text_embed\.",
-               first=r"^pos_embed\.proj\.weight"),
-    _diffusers("mochi", r"^pos_frequencies$"),
-    _diffusers("z-image", r"^all_x_embedder\."),
-    _diffusers("lumina2", r"^time_caption_embed\.caption_embedder\.#\.", r"^noise_refiner\.#\."),
-    _diffusers("lumina", r"^time_caption_embed\.", r"^layers\.#\.", r"^patch_embedder\."),
-    _diffusers("ideogram4", r"^llm_cond_proj\."),
-    _diffusers("ernie-image", r"^layers\.#\.self_attention\.", r"^text_proj\."),
-    _diffusers("glm-image", r"^glyph_projector\."),
-    _diffusers("sana-video", r"\.ff\.conv_temp\."),
-    _diffusers("sana", rf"{_BLOCK}ff\.conv_inverted\."),
-    _diffusers("cogvideox", r"^patch_embed\.text_proj\.", r"^time_embedding\."),
-    _diffusers("cogview4", r"^patch_embed\.text_proj\.", r"^time_condition_embed\."),
-    _diffusers("ltx2", r"^audio_proj_in\.", r"^av_cross_attn_"),
-    _diffusers("ltx", r"^proj_in\.", r"^caption_projection\.", rf"{_BLOCK}scale_shift_table"),
-    _diffusers("cosmos", r"^patch_embed\.proj\.", r"^time_embed\.t_embedder\."),
-    _diffusers("hunyuandit", r"^text_embedding_padding$"),
-    _diffusers("wan", r"^condition_embedder\.time_proj\.", r"^patch_embedding\."),
-    _diffusers("joyimage", r"^double_blocks\.#\.attn\.img_attn_qkv\.", r"^condition_embedder\."),
-    _diffusers("prx", r"^blocks\.#\.attention\.img_qkv_proj\."),
-    _diffusers("kandinsky5", r"^visual_transformer_blocks\.#\."),
-    _diffusers("omnigen", r"^patch_embedding\.output_image_proj\.|^time_token\.linear_"),
-    _diffusers("kandinsky3", r"^add_time_condition\.", r"^encoder_hid_proj\."),
-    _diffusers("dit", rf"{_BLOCK}norm1\.emb\.class_embedder\."),
-)  # fmt: skip
-
-
 def network_of(keys: Keys) -> Network | None:
     """What diffusion network these layers make, without a prefix before their names; else None."""
-    for rule in _RULES:
-        if keys.has(*rule.needs) and not keys.has_any(*rule.lacks):
+    for rule in patterns()["networks"]:
+        if keys.fit(rule):
             return Network(
-                _refined(rule.architecture, keys),
-                keys.size(rule.first, 1) if rule.first else None,
-                keys.size(rule.last, 0) if rule.last else None,
-                _variant(rule.architecture, keys),
-                rule.diffusers,
+                _refined(rule["architecture"], keys),
+                keys.size(rule["first"], 1) if "first" in rule else None,
+                keys.size(rule["last"], 0) if "last" in rule else None,
+                _variant(rule["architecture"], keys),
+                rule.get("diffusers", False),
             )
     return _unet(keys) or _pixart(keys)
 
@@ -287,7 +253,7 @@ def unknown_network_of(keys: Keys) -> Network | None:
 
 def _pixart(keys: Keys) -> Network | None:
     """PixArt, and Allegro which has its layers, for videos."""
-    if not keys.has(r"^adaln_single\.", r"^pos_embed\.proj\.", rf"{_BLOCK}attn2\."):
+    if not keys.has(r"^adaln_single\.", r"^pos_embed\.proj\.", r"^transformer_blocks\.#\.attn2\."):
         return None
     inside = keys.size(r"^pos_embed\.proj\.weight", 0)
     found: Architecture = "allegro" if inside == 2304 else "pixart"

@@ -2,8 +2,9 @@
 
 Two formats are read, safetensors and GGUF; both begin with a list of what follows. A file comes
 from anybody: lengths and counts are judged before anything is allocated, and all that is read is at
-most :data:`HEADER_LIMIT` bytes. Sources: the format pages of
-https://github.com/huggingface/safetensors and https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+most :data:`HEADER_LIMIT` bytes. A file of another format is called what it is, by its first bytes.
+Sources: the format pages of https://github.com/huggingface/safetensors and
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -15,25 +16,17 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from gmi_registry.errors import HubError
 from gmi_registry.sanitize import one_line
 
-__all__ = [
-    "HEADER_LIMIT",
-    "Header",
-    "Tensor",
-    "WeightsFormatError",
-    "header_from_bytes",
-    "header_length",
-    "read_header",
-]
-
 HEADER_LIMIT = 25_000_000
 """Bytes of a header: what the Hub's own page of a file reads at most."""
 
+_CONFIG_LIMIT = 4 * 1024 * 1024
 _MOST_TENSORS = 100_000
 _MOST_METADATA = 20_000
 _MOST_DIMENSIONS = 8
@@ -99,16 +92,32 @@ class Header:
 def read_header(path: Path) -> Header:
     """The header of a file on this disk. Raises WeightsFormatError, for an unreadable one HubError.
 
-    A file that is shorter than its header says is refused.
+    A file that is shorter than its header says is refused. What was read is kept for the next who
+    asks, until the file is another one: a model's checks ask for the same header many times.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            return _read(stream, size, str(path))
+        now = path.stat()
+        return _header_at(path, now.st_size, now.st_mtime_ns, now.st_ino)
     except OSError as error:
         raise HubError(
             f"{path} cannot be read: {error.strerror or error}", hint="check its permissions"
         ) from None
+
+
+@lru_cache(maxsize=16)
+def _header_at(path: Path, size: int, changed: int, inode: int) -> Header:
+    with path.open("rb") as stream:
+        return _read(stream, size, str(path))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What a ``config.json`` beside weights says; nothing where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            config = json.loads(stream.read(_CONFIG_LIMIT))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def header_from_bytes(data: bytes, *, size: int | None = None, name: str = "the file") -> Header:
@@ -136,7 +145,6 @@ def _read(stream: BinaryIO, size: int | None, name: str) -> Header:
     beginning = stream.read(64)
     if beginning.startswith(b"GGUF"):
         return _Gguf(stream, size, name).read()
-    from gmi_registry.weights.formats import format_of
 
     foreign = format_of(beginning)
     if foreign is not None:
@@ -389,3 +397,76 @@ class _Gguf:
 
     def _fault(self, reason: str) -> WeightsFormatError:
         return _fault(self._name, reason, "GGUF")
+
+
+PICKLE_HINT = "convert the weights to .safetensors, then publish those"
+_DOWNLOAD_AGAIN = (
+    "download it again; if that does not help, its author must upload it again as safetensors"
+)
+_UNPACK = "unpack it, and publish the safetensors file or the folder inside"
+_SIGNED_IN = (
+    "download it again, signed in where the hub asks for it: what came is a page of the hub"
+)
+
+
+class FileFormat(NamedTuple):
+    """``title`` is what people call it; ``hint`` is the way out."""
+
+    name: str
+    title: str
+    hint: str
+    damage: Literal["cut-short", "malformed", "foreign"] = "foreign"
+
+
+_PICKLE = FileFormat("pickle", "a pickle, which can run any program when it is opened", PICKLE_HINT)
+_ZIP = FileFormat(
+    "archive", "a packed archive (zip)", _UNPACK,
+)  # fmt: skip
+# Patterns are compiled when a file is asked about: a search imports this module, and asks of none.
+_FORMATS: tuple[tuple[bytes, FileFormat], ...] = (
+    (rb"version https://git-lfs", FileFormat(
+        "lfs-pointer", "a Git LFS pointer, not the file", "fetch the file: git lfs pull")),
+    # PyTorch's own format is a zip, too, with a pickle as its first member.
+    (rb"PK\x03\x04.{26}[^/\n]{0,200}/(?:data\.pkl|byteorder|version)", _PICKLE),
+    (rb"PK\x03\x04|PK\x05\x06", _ZIP),
+    (rb"7z\xbc\xaf\x27\x1c", FileFormat("archive", "a packed archive (7z)", _UNPACK)),
+    (rb"Rar!", FileFormat("archive", "a packed archive (rar)", _UNPACK)),
+    (rb"\x1f\x8b", FileFormat("archive", "a packed archive (gzip)", _UNPACK)),
+    (rb"\xfd7zXZ|\x28\xb5\x2f\xfd|BZh[1-9]", FileFormat(
+        "archive", "a packed archive", _UNPACK)),
+    (rb".{257}ustar", FileFormat("archive", "a packed archive (tar)", _UNPACK)),
+    (rb"\x80[\x02-\x05][}\]c\x8a\x95()K.]", _PICKLE),
+    (rb"\x89HDF\r\n", FileFormat("hdf5", "an HDF5 file, as Keras writes", PICKLE_HINT)),
+    (rb"\x93NUMPY", FileFormat("numpy", "a NumPy array", PICKLE_HINT)),
+    (rb"\x08[\x01-\x0f]\x12.{0,40}(pytorch|onnx|tf2onnx|keras2onnx|ai\.)", FileFormat(
+        "onnx", "an ONNX model, which diffusers' pipelines for PyTorch cannot load",
+        "publish the PyTorch weights that it was exported from, as safetensors")),
+    (rb".{4}TFL3", FileFormat("tflite", "a TensorFlow Lite model", PICKLE_HINT)),
+    (rb"(lmgg|ggml|fmgg|tjgg)", FileFormat(
+        "ggml", "a ggml file, the format before GGUF", "convert it to GGUF or safetensors")),
+    (rb"\s*<(!doctype|html|head|body|\?xml)", FileFormat(
+        "web-page", "a web page, not the file itself", _SIGNED_IN)),
+    (rb"\s*[{\[]\s*[\"{\[}\]]", FileFormat(
+        "json", "a JSON text, not the file itself", _SIGNED_IN)),
+    (rb"\x89PNG|\xff\xd8\xff|RIFF....WEBP|GIF8", FileFormat(
+        "picture", "a picture", "name the model itself")),
+    (rb"....ftyp", FileFormat("video", "a video", "name the model itself")),
+    (rb"%PDF", FileFormat("document", "a PDF document", "name the model itself")),
+)  # fmt: skip
+_EMPTY = FileFormat("empty", "an empty file", _DOWNLOAD_AGAIN, "cut-short")
+_BLANK = FileFormat(
+    "blank", "a file of zeros, as an interrupted download leaves it", _DOWNLOAD_AGAIN, "cut-short"
+)
+
+
+def format_of(beginning: bytes) -> FileFormat | None:
+    """What a file is that begins so; None where it may be a safetensors or a GGUF file."""
+    if not beginning:
+        return _EMPTY
+    if len(beginning) >= 16 and not any(beginning[:64]):
+        return _BLANK
+    # The length of a safetensors header comes first, and may read like anything.
+    if beginning[8:9] == b"{" and int.from_bytes(beginning[:8], "little") < 2**32:
+        return None
+    flags = re.DOTALL | re.IGNORECASE
+    return next((it for pattern, it in _FORMATS if re.match(pattern, beginning, flags)), None)

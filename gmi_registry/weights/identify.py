@@ -12,12 +12,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gmi_registry.errors import HubError
 from gmi_registry.sanitize import one_line
 from gmi_registry.weights.adapters import (
-    ALGORITHM_TITLES,
     PLAIN_ALGORITHMS,
     Adapter,
     adapter_of,
@@ -26,18 +25,49 @@ from gmi_registry.weights.architectures import (
     CONTEXTS,
     VIDEO,
     Architecture,
+    Keys,
     Network,
     architecture_title,
     network_of,
+    patterns,
     unknown_network_of,
 )
-from gmi_registry.weights.formats import format_of
-from gmi_registry.weights.header import Header, Tensor, WeightsFormatError, read_header
-from gmi_registry.weights.keys import Keys
-from gmi_registry.weights.kinds import DESCRIBED, HINTS, FileKind, Part, part_of
+from gmi_registry.weights.header import Header, Tensor, WeightsFormatError, format_of, read_header
 from gmi_registry.weights.quantisation import quantisation_of
 
-__all__ = ["WeightsFile", "identify", "identify_file", "require_described"]
+FileKind = Literal[
+    "checkpoint", "network", "lora", "lycoris", "textual-inversion", "vae", "text-encoder",
+    "clip-vision", "language-model", "controlnet", "ip-adapter", "motion-module", "upscaler",
+    "detector", "segmentation", "depth", "face-restoration", "hypernetwork", "optimizer",
+    "aesthetic-gradient", "safety-checker", "scorer", "style-model", "prior", "audio",
+    "pickle", "archive", "onnx", "lfs-pointer", "web-page", "json", "foreign", "cut-short", "empty",
+    "malformed", "unknown",
+]  # fmt: skip
+
+DESCRIBED: frozenset[FileKind] = frozenset(
+    {"checkpoint", "network", "lora", "lycoris", "textual-inversion"}
+)
+"""The kinds of which a specification can be made, alone or with a base model."""
+
+
+class Part(NamedTuple):
+    """``title`` has its article: "a VAE"."""
+
+    kind: FileKind
+    title: str
+
+
+def hints() -> Mapping[str, str]:
+    """The way out, by the kind of a file that no specification can be made of."""
+    found: Mapping[str, str] = patterns()["hints"]
+    return found
+
+
+def part_of(keys: Keys, table: Literal["parts_before_networks", "parts"]) -> Part | None:
+    """What part or other model these tensors make, by a table; None where no row fits."""
+    fitting = next((row for row in patterns()[table] if keys.fit(row)), None)
+    return None if fitting is None else Part(fitting["kind"], fitting["title"])
+
 
 Prediction = Literal["epsilon", "v_prediction"]
 NetworkPart = Literal["network", "ema", "vae", "text-encoder"]
@@ -149,7 +179,7 @@ def identify(header: Header) -> WeightsFile:
     keys = Keys(header.tensors)
     said = header.metadata
     if not header.tensors:
-        return WeightsFile("empty", "a weight file without tensors", HINTS["unknown"])
+        return WeightsFile("empty", "a weight file without tensors", hints()["unknown"])
     found = _kind(keys)
     prediction, zero = _prediction(keys, said) if found.kind in DESCRIBED else (None, False)
     return replace(
@@ -192,7 +222,7 @@ _TEXT = re.compile(
 
 
 def _kind(keys: Keys) -> WeightsFile:
-    part = part_of(keys, first=True)
+    part = part_of(keys, "parts_before_networks")
     if part is not None:
         return _other(part, keys)
     inversion = _inversion(keys)
@@ -205,7 +235,7 @@ def _kind(keys: Keys) -> WeightsFile:
     whole = _whole(keys)
     if whole is not None:
         return whole
-    part = part_of(keys, first=False)
+    part = part_of(keys, "parts")
     if part is not None:
         return _other(part, keys)
     if adapter is not None:
@@ -215,13 +245,13 @@ def _kind(keys: Keys) -> WeightsFile:
         return _with_network(keys, network)
     first = ", ".join(one_line(name, 60) for name in list(keys.tensors)[:3])
     title = f"a weight file of a kind that is not known here (its first tensors: {first})"
-    return WeightsFile("unknown", title, HINTS["unknown"])
+    return WeightsFile("unknown", title, hints()["unknown"])
 
 
 def _other(part: Part, keys: Keys) -> WeightsFile:
     host = _host_of(keys) if part.kind in _GUESTS else None
     suffix = f" for {architecture_title(host)}" if host else ""
-    return WeightsFile(part.kind, part.title + suffix, HINTS[part.kind], host)
+    return WeightsFile(part.kind, part.title + suffix, hints()[part.kind], host)
 
 
 # What is put beside a network of one architecture.
@@ -318,7 +348,7 @@ _IMAGE_READERS = frozenset({"sd1", "sd2", "sdxl", "flux1"})
 
 
 def _adapter(adapter: Adapter) -> WeightsFile:
-    names = [ALGORITHM_TITLES[name] for name in adapter.algorithms]
+    names = [patterns()["algorithms"][name] for name in adapter.algorithms]
     plain = "lora" in adapter.algorithms and PLAIN_ALGORITHMS.issuperset(adapter.algorithms)
     suffix = f" for {architecture_title(adapter.architecture)}" if adapter.architecture else ""
     kind: FileKind = "lora" if plain else "lycoris"
@@ -333,7 +363,7 @@ def _adapter(adapter: Adapter) -> WeightsFile:
     return WeightsFile(
         kind,
         title,
-        HINTS.get(kind, ""),
+        hints().get(kind, ""),
         adapter.architecture,
         input_channels=inputs,
         output_channels=outputs,

@@ -13,7 +13,7 @@ from benchmarks.paper.folder import read_answers, read_tasks
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.run import run_benchmark
 from gmi_registry.errors import HubError, InputError
-from gmi_registry.generation import Journal
+from gmi_registry.generation import BatchCache
 from tests.support.circle_bench import contents
 from tests.support.tiny_bench import OWN, make_hub, run, write_file
 
@@ -68,7 +68,7 @@ def test_own_prompts_change_only_the_models_that_have_them(finished):
 
 
 def test_pseudo_prompts_are_default_prompts_or_shipped_phrases(finished):
-    from gmi_registry.interrogators.phrases import shipped_phrases
+    from gmi_registry.interrogators.modes import shipped_phrases
 
     said = json.loads((finished / "pseudo" / "test.json").read_bytes())
     assert set(said) == {
@@ -84,7 +84,7 @@ def test_pseudo_prompts_are_default_prompts_or_shipped_phrases(finished):
 @pytest.mark.parametrize("kept", [0, 4])
 def test_interrupted_while_drawing(hub, finished, monkeypatch, kept):
     out = hub.parent / f"interrupted-{kept}"
-    keep, count = Journal.keep, 0
+    keep, count = BatchCache.keep, 0
 
     def stop(self, batch, images):
         nonlocal count
@@ -94,7 +94,7 @@ def test_interrupted_while_drawing(hub, finished, monkeypatch, kept):
         return keep(self, batch, images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "keep", stop)
+        patch.setattr(BatchCache, "keep", stop)
         with pytest.raises(KeyboardInterrupt):
             run(hub, out)
     assert not (out / "tasks").exists()
@@ -113,13 +113,13 @@ def test_a_changed_card_redraws_its_model_alone(hub, finished, monkeypatch):
     out = hub.parent / "changed"
     shutil.copytree(finished, out)
     card = hub / "models" / "ink" / "README.md"
-    before, drawn, draw = card.read_text(), [], DiffusionGenerator.draw
+    before, drawn, draw = card.read_text(), [], DiffusionGenerator.generate
 
     def watched(self, orders, progress):
         drawn.extend(order.model for order in orders)
         return draw(self, orders, progress)
 
-    monkeypatch.setattr(DiffusionGenerator, "draw", watched)
+    monkeypatch.setattr(DiffusionGenerator, "generate", watched)
     card.write_text(before.replace("base_model", "instance_prompt: ink\nbase_model"))
     try:
         assert run(hub, out, last="generate").made == {"generate": True}

@@ -27,7 +27,7 @@ from benchmarks.paper.report import examples, write_report
 from benchmarks.paper.run import run_benchmark
 from gmi_registry import generation
 from gmi_registry.errors import GenerationError, InputError
-from gmi_registry.generation import Journal, RecipeOverrides
+from gmi_registry.generation import BatchCache, RecipeOverrides
 from gmi_registry.hubs import HubAccess
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.images import load_image
@@ -115,9 +115,9 @@ def test_a_picture_is_what_the_model_draws_of_the_guess(hub, finished):
         pipeline = generation.load_pipeline(model, device="cpu")
         wanted = RecipeOverrides(steps=2, batch_size=3, seeds=(SEED,))
         recipe = generation.default_recipe(pipeline, model, wanted)
-        journal = Journal(hub.parent / f"anew-{number}", model, recipe)
+        cache = BatchCache(hub.parent / f"anew-{number}", model, recipe)
         for prompt, picture in zip(
-            prompts, generation.generate(pipeline, prompts, recipe, journal=journal), strict=True
+            prompts, generation.generate(pipeline, prompts, recipe, cache=cache), strict=True
         ):
             with Image.open(finished / said[number, prompt]) as kept:
                 np.testing.assert_array_equal(np.asarray(kept), np.asarray(picture))
@@ -128,13 +128,13 @@ def test_a_picture_is_what_the_model_draws_of_the_guess(hub, finished):
 def test_a_guess_may_be_longer_than_what_the_model_reads(hub, tmp_path):
     """Nobody can be told to shorten it, as he is told of a prompt of his own."""
     benchmark = load_benchmark(write_file(hub, **ALONE))
-    studio = DiffusionGenerator(
+    generator = DiffusionGenerator(
         benchmark, tmp_path, device="cpu", access=HubAccess(hub.parent / "cache")
     )
     long = " ".join(f"word{number}" for number in range(60))
     with pytest.raises(InputError, match="tokens, but the model reads 16"):
-        studio.draw([Order("test", 0, (long,), (0,))], lambda done: None)
-    ((path,),) = studio.draw([Order("guessed", 0, (long,), (0,))], lambda done: None)
+        generator.draw([Order("test", 0, (long,), (0,))], lambda done: None)
+    ((path,),) = generator.draw([Order("guessed", 0, (long,), (0,))], lambda done: None)
     with Image.open(path) as picture:
         assert len(picture.getcolors(10_000)) > 10
 
@@ -196,7 +196,7 @@ def test_a_damaged_picture_is_drawn_again(hub, finished, tmp_path):
 @pytest.mark.parametrize("kept", [0, 1, 2])
 def test_interrupted_while_drawing(hub, scored, finished, tmp_path, monkeypatch, kept):
     """The distances are there all the while, and the next run ends with the same bytes."""
-    out, keep, count = tmp_path / "out", Journal.keep, 0
+    out, keep, count = tmp_path / "out", BatchCache.keep, 0
     shutil.copytree(scored, out)
 
     def stop(self, batch, images):
@@ -207,7 +207,7 @@ def test_interrupted_while_drawing(hub, scored, finished, tmp_path, monkeypatch,
         return keep(self, batch, images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "keep", stop)
+        patch.setattr(BatchCache, "keep", stop)
         with pytest.raises(KeyboardInterrupt):
             run(hub, out)
     assert not (out / "drawn" / "drawn.json").exists()
@@ -236,7 +236,7 @@ def test_drawing_never_reads_the_answers_of_test(hub, scored, finished, tmp_path
     out, opened = tmp_path / "out", []
     shutil.copytree(scored, out)
     benchmark = load_benchmark(write_file(hub, **ALONE))
-    studio = DiffusionGenerator(
+    generator = DiffusionGenerator(
         benchmark, out / "work", device="cpu", access=HubAccess(hub.parent / "cache")
     )
     read_bytes, open_file = Path.read_bytes, Path.open
@@ -249,7 +249,7 @@ def test_drawing_never_reads_the_answers_of_test(hub, scored, finished, tmp_path
     monkeypatch.setattr(
         Path, "open", lambda self, *a, **k: opened.append(self) or open_file(self, *a, **k)
     )
-    assert draw_stage(benchmark, studio, StageCache(out), lambda done, total: None)
+    assert draw_stage(benchmark, generator, StageCache(out), lambda done, total: None)
     names = {path.relative_to(out).as_posix() for path in opened if path.is_relative_to(out)}
     assert "tasks/test/images-1.json" in names
     assert not any(name.startswith(("labels/", "stages/generate/")) for name in names)
@@ -257,7 +257,7 @@ def test_drawing_never_reads_the_answers_of_test(hub, scored, finished, tmp_path
     shutil.rmtree(out / "drawn")
     shutil.rmtree(out / "labels")
     shutil.rmtree(out / "stages")
-    assert draw_stage(benchmark, studio, StageCache(out), lambda done, total: None)
+    assert draw_stage(benchmark, generator, StageCache(out), lambda done, total: None)
     for path in (finished / "drawn").iterdir():
         assert (out / "drawn" / path.name).read_bytes() == path.read_bytes()
 
@@ -268,14 +268,14 @@ def test_a_changed_card_redraws_its_model(hub, finished, tmp_path, monkeypatch):
     shutil.copytree(finished, out)
     number = min({model for model, _ in picks(out)} - {0})
     name = _refs(out)[number].id
-    card, asked, draw = hub / "models" / name / "README.md", [], DiffusionGenerator.draw
+    card, asked, draw = hub / "models" / name / "README.md", [], DiffusionGenerator.generate
     before = card.read_text()
 
     def watched(self, orders, progress):
         asked.extend((order.part, order.model) for order in orders)
         return draw(self, orders, progress)
 
-    monkeypatch.setattr(DiffusionGenerator, "draw", watched)
+    monkeypatch.setattr(DiffusionGenerator, "generate", watched)
     card.write_text(before.replace("base_model", "instance_prompt: ink\nbase_model"))
     try:
         run(hub, out, last="score")
@@ -353,7 +353,7 @@ def test_the_command_stops_after_drawing(hub, scored, tmp_path, monkeypatch):
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     pictures = len(set(picks(out)))
-    assert f"drawing with the picked models ({pictures})" in done.stderr
+    assert f"generating with the picked models ({pictures})" in done.stderr
     assert "draw: done, " in done.stderr
     assert not (out / "report").exists()
     again = CliRunner().invoke(app, [*arguments, "--json"])

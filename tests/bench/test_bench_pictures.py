@@ -151,14 +151,14 @@ def test_another_run_gives_the_same_bytes(place, finished):
 def test_a_changed_picture_redraws_its_model_alone(place, finished, monkeypatch):
     out = place / "changed"
     shutil.copytree(finished, out)
-    path, drawn, real = place / "folders" / "night" / "ring.png", [], PictureGenerator.draw
+    path, drawn, real = place / "folders" / "night" / "ring.png", [], PictureGenerator.generate
     before = path.read_bytes()
 
     def watched(self, orders, progress):
         drawn.extend((order.model, order.part) for order in orders)
         return real(self, orders, progress)
 
-    monkeypatch.setattr(PictureGenerator, "draw", watched)
+    monkeypatch.setattr(PictureGenerator, "generate", watched)
     draw("ring", "navy", "white").save(path)
     try:
         assert run(place, out, last="generate").made == {"generate": True}
@@ -173,7 +173,7 @@ def test_pictures_of_another_run_are_not_drawn_again(place, finished, monkeypatc
     out.mkdir()
     for name in ("images", "stages"):
         shutil.copytree(finished / name, out / name)
-    monkeypatch.setattr(PictureGenerator, "draw", None)
+    monkeypatch.setattr(PictureGenerator, "generate", None)
     other = {"name": "other", "interrogator": "none", "methods": ["paper", "default"]}
     made = run(place, out, **other).made
     assert (made["generate"], made["interrogate"], made["score"]) == (False, True, True)
@@ -337,8 +337,8 @@ def test_icon_folders_hold_what_icons16_asks_for(tmp_path):
     benchmark = load_benchmark(BENCHMARKS / "icons16.toml").model_copy(
         update={"folder": tmp_path, "pictures": "icons", "hub": None}
     )
-    studio = PictureGenerator(benchmark, tmp_path / "work", device="cpu")
-    assert len(studio.models) == 16
+    generator = PictureGenerator(benchmark, tmp_path / "work", device="cpu")
+    assert len(generator.models) == 16
     row = every.index("french-fries")
     with Image.open(tmp_path / "icons" / "sepia" / "french fries.png") as image:
         assert (np.asarray(image) == pixels[15, row]).all()

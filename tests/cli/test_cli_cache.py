@@ -85,13 +85,13 @@ def test_what_was_worked_out_for_indexes(call, tmp_path):
     home = tmp_path / "cache"
     LocalDatabase(home).close()
     database = home / "stored-index-v2.sqlite"
-    frame = home / "stored-index-frames" / "0123.frame"
-    frame.parent.mkdir()
-    frame.write_bytes(b"x" * 1000)
+    prefilter = home / "stored-index-prefilters" / "0123.safetensors"
+    prefilter.parent.mkdir()
+    prefilter.write_bytes(b"x" * 1000)
     size = database.stat().st_size + 1000
     part = worked_out(call)
     assert (part["files"], part["bytes"], part["prunable"]) == (2, size, True)
-    assert (part["database"], part["folders"]) == (str(database), [str(frame.parent)])
+    assert (part["database"], part["folders"]) == (str(database), [str(prefilter.parent)])
     assert f"worked out for indexes: {size:,} bytes" in call(app, "cache", "info").stdout
     line = f"what was worked out for indexes: 2 files, {size:,} bytes\n"
     assert call(app, "cache", "prune", "--dry-run").stdout == line
@@ -99,7 +99,7 @@ def test_what_was_worked_out_for_indexes(call, tmp_path):
     assert call(app, "cache", "prune", "--older-than", "1h").stdout == ""
     assert call(app, "cache", "prune").stdout == line
     assert not database.exists()
-    assert not frame.exists()
+    assert not prefilter.exists()
     LocalDatabase(home).close()
     assert database.exists()
 

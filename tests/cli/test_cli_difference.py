@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from gmi_registry.cli.main import app
-from gmi_registry.generation.preview import contact_sheet
+from gmi_registry.generation.specification import contact_sheet
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.spec import build_spec, encode_spec, write_spec
 from tests.support.cli_specs import make_spec

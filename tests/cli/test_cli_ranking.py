@@ -6,7 +6,6 @@ import pytest
 
 from gmi_registry.cli.search import bar, write_ranking
 from gmi_registry.index import FoldedVersion, Repeat, Universal
-from gmi_registry.search.result import _hit_json
 from gmi_registry.spec import LoraPartial, ModelRef
 from tests.support.cli_specs import OTHER_RANKING, RANKING, answer, group, hit
 
@@ -223,7 +222,7 @@ def test_a_lora_that_is_there_in_part_is_marked(table):
     share = LoraPartial(applied=64, tensors=128)
     result = answer(replace(RANKING, hits=(replace(first, lora_partial=share), *rest)))
     assert " (partial LoRA, 64 of 128 tensors)" in table(200, result)
-    found = [_hit_json(hit)["lora_partial"] for hit in result.groups[0].hits]
+    found = [hit.to_json()["lora_partial"] for hit in result.groups[0].hits]
     assert found == [{"applied": 64, "tensors": 128}] + [None] * len(rest)
 
 

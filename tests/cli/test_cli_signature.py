@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gmi_registry.cli.main import app
+from gmi_registry.errors import install_command
 from gmi_registry.hubs import LocalHub
 from gmi_registry.spec import write_spec
 from tests.support.cli_specs import make_spec
@@ -306,5 +307,5 @@ def test_without_the_extra(start, folder, keys):
     paths = os.pathsep.join([str(blocked), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = start("main", "spec", "verify", place, "--key", public, PYTHONPATH=paths)
     assert done.returncode == 1
-    assert done.stderr.endswith("hint: pip install 'gmi-registry[sign]'\n")
+    assert done.stderr.endswith(f"hint: {install_command('sign')}\n")
     assert start("main", "spec", "verify", place, PYTHONPATH=paths).returncode == 0

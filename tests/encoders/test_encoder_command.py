@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from gmi_registry.cli.main import app
 from gmi_registry.encoders import onnx
 from gmi_registry.encoders.onnx_files import OnnxFolder
+from gmi_registry.errors import install_command
 from gmi_registry.hubs.local import LocalHub
 
 
@@ -86,4 +87,4 @@ def test_where_the_exporter_is_not_installed(
     done = run("export", "tiny/random", "--hub", str(hub), "--output", str(tmp_path / "out"))
     assert done.exit_code == 1
     assert "needs the package 'onnx'" in done.stderr
-    assert "pip install 'gmi-registry[export]'" in done.stderr
+    assert install_command("export") in done.stderr

@@ -31,8 +31,8 @@ from gmi_registry.encoders.onnx_files import TOLERANCE, deviation
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.encoders.protocol import Matched
 from gmi_registry.encoders.tokenizer import ClipTokens, Pair, join_merges, split_merges
-from gmi_registry.errors import InputError, MissingExtraError
-from gmi_registry.generation.encoding import TowersApart
+from gmi_registry.errors import InputError, MissingExtraError, install_command
+from gmi_registry.generation.specification import TowersWithPixels
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.search.query import build_query
 from gmi_registry.spec import Preprocess
@@ -191,7 +191,7 @@ def test_embeddings_are_those_of_torch(exported: Path, torch_encoder: OpenClipEn
 
 def test_pixels_made_apart_give_the_same_bytes(exported: Path) -> None:
     light_one = OnnxEncoder.from_folder(exported, batch_size=5)
-    assert isinstance(light_one, TowersApart)
+    assert isinstance(light_one, TowersWithPixels)
     images = [picture(13 + 7 * place, 50, "RGB", place) for place in range(9)]
     pixels = np.concatenate([light_one.pixels(images[:4]), light_one.pixels(images[4:])])
     assert light_one.encode_pixels(pixels).tobytes() == light_one.encode_images(images).tobytes()
@@ -404,7 +404,7 @@ def test_without_torch_and_export_the_error_names_both_ways_out(
     with pytest.raises(MissingExtraError, match="tiny/random, of which there is no") as caught:
         load_encoder("tiny", "random", folder, cache_dir=tmp_path / "hub")
     hint = str(caught.value.hint)
-    assert hint.startswith("pip install 'gmi-registry[torch]'; or ")
+    assert hint.startswith(f"{install_command('torch')}; or ")
     assert "gmi encoder export tiny/random --output DIR" in hint
 
 

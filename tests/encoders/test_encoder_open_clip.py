@@ -20,7 +20,7 @@ from gmi_registry.encoders import load_encoder
 from gmi_registry.encoders import weights as weights_module
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.errors import AuthError, GmiError, HubError, InputError, OfflineError
-from gmi_registry.generation.encoding import TowersApart
+from gmi_registry.generation.specification import TowersWithPixels
 from tests.support.tiny_clip import MODEL, PREPROCESS, tiny_state, write_tiny_clip
 
 REVISION = "0" * 40
@@ -75,7 +75,7 @@ def test_embeddings_are_those_of_open_clip_and_raw(folder: Path, encoder: OpenCl
 
 
 def test_pixels_made_apart_give_the_same_bytes(encoder: OpenClipEncoder) -> None:
-    assert isinstance(encoder, TowersApart)
+    assert isinstance(encoder, TowersWithPixels)
     images = pictures(9)
     pixels = np.concatenate([encoder.pixels(images[:4]), encoder.pixels(images[4:])])
     assert (pixels.dtype, pixels.shape[:2]) == (np.float32, (9, 3))

@@ -113,7 +113,7 @@ def test_ctrl_c_in_the_iterator_leaves_nobody_behind(tmp_path):
         signal.signal(signal.SIGALRM, before)
     processes = pids(tmp_path, "began") + pids(tmp_path, "child")
     assert len(processes) == 4
-    assert not any(map(deeds.alive, processes))
+    deeds.wait_for(lambda: not any(map(deeds.alive, processes)))
     assert not list(tmp_path.glob("*.ended"))
 
 
@@ -124,7 +124,7 @@ def test_closing_leaves_nobody_behind(tmp_path):
     run.close()
     processes = pids(tmp_path, "began") + pids(tmp_path, "child")
     assert len(processes) == 3
-    assert not any(map(deeds.alive, processes))
+    deeds.wait_for(lambda: not any(map(deeds.alive, processes)))
 
 
 def test_who_does_not_listen_is_ended(tmp_path):

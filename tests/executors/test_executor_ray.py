@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gmi_registry.errors import InputError, MissingExtraError
+from gmi_registry.errors import InputError, MissingExtraError, install_command
 from gmi_registry.regeneration import Work
 from gmi_registry.regeneration.ray_executor import RayExecutor
 from gmi_registry.regeneration.run import executor_named
@@ -114,7 +114,7 @@ def test_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError) as caught:
         executor_named("ray", 2)
-    assert caught.value.hint == "pip install 'gmi-registry[ray]'"
+    assert caught.value.hint == install_command("ray")
 
 
 def test_without_works_no_ray_is_started():

@@ -11,7 +11,7 @@ import torch
 
 from gmi_registry.errors import GenerationError, GmiError, InputError
 from gmi_registry.generation import RecipeOverrides, check_model, default_recipe, load_model
-from gmi_registry.generation.adapters import apply_lora, set_lora_scale
+from gmi_registry.generation.lora import apply_lora, set_lora_scale
 from tests.support.lora_layouts import (
     ATTENTION,
     RANK,
@@ -204,21 +204,21 @@ def test_rounding_is_no_loss(dtype, alpha, bases, tmp_path):
 
 def test_another_scale_is_a_loss(bases, tmp_path, monkeypatch):
     """What is compared is the change, alpha included: a reader that drops alphas is found out."""
-    from gmi_registry.generation import accounting
-    from gmi_registry.generation.lora_file import read_lora_file
+    from gmi_registry.generation import lora
+    from gmi_registry.generation.lora_layers import read_lora_file
 
     made = bases.factors("sd15", unet=ATTENTION)
     model = write(tmp_path / "lora", kohya_names(made, 4.0), bases.files("sd15"))
     pipeline = load_model(model, device="cpu").pipeline
     file = read_lora_file(model.path / "style.safetensors", "it")
-    assert accounting.unapplied(file, pipeline, "gmi") == []
+    assert lora.unapplied(file, pipeline, "gmi") == []
     layer = next(m for m in pipeline.unet.modules() if "gmi" in getattr(m, "scaling", {}))
     layer.scaling["gmi"] *= 1.1
-    assert len(accounting.unapplied(file, pipeline, "gmi")) == 3
+    assert len(lora.unapplied(file, pipeline, "gmi")) == 3
     layer.scaling["gmi"] /= 1.1
     with torch.no_grad():
         layer.lora_B["gmi"].weight[-1] += 0.01
-    assert len(accounting.unapplied(file, pipeline, "gmi")) == 3
+    assert len(lora.unapplied(file, pipeline, "gmi")) == 3
 
 
 @pytest.mark.parametrize("rank_stabilised", [False, True])
@@ -380,9 +380,9 @@ def _spoil_type(tensors, key):
     ],
 )
 def test_a_damaged_lora_is_refused_in_one_line(spoil, said, bases, tmp_path, monkeypatch):
-    from gmi_registry.generation import merging
+    from gmi_registry.generation import lora_layers
 
-    monkeypatch.setattr(merging, "merge_adapter", None)  # nothing is put on the base
+    monkeypatch.setattr(lora_layers, "merge_adapter", None)  # nothing is put on the base
     model = write(tmp_path / "lora", _spoiled(bases, spoil), bases.files("sd15"))
     pipeline = bases.pipeline("sd15")
     with pytest.raises(GenerationError, match=said) as caught:

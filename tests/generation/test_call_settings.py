@@ -9,7 +9,7 @@ import pytest
 
 from gmi_registry.errors import InputError
 from gmi_registry.generation import (
-    Journal,
+    BatchCache,
     RecipeOverrides,
     check_settings,
     default_recipe,
@@ -17,7 +17,7 @@ from gmi_registry.generation import (
     load_pipeline,
     recipe_notes,
 )
-from gmi_registry.generation.settings import call_arguments, call_settings, stated_size
+from gmi_registry.generation.call_settings import call_arguments, call_settings, stated_size
 
 
 class _Parts:
@@ -287,7 +287,7 @@ def test_every_override_is_used(pipeline, lora):
 
 def _image(pipeline, model, folder, **overrides):
     recipe = default_recipe(pipeline, model, RecipeOverrides(steps=2, **overrides))
-    return generate(pipeline, ["a cat"], recipe, journal=Journal(folder, model, recipe))[0]
+    return generate(pipeline, ["a cat"], recipe, cache=BatchCache(folder, model, recipe))[0]
 
 
 def test_lora_scale_and_scheduler_change_the_image(lora, tmp_path):

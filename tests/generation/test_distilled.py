@@ -7,7 +7,7 @@ import diffusers
 import pytest
 
 from gmi_registry.generation import RecipeOverrides, default_recipe, recipe_notes, recipe_origins
-from gmi_registry.generation.distilled import _FAMILIES, family_advice, looks_distilled
+from gmi_registry.generation.recommended_settings import _table, family_settings, looks_distilled
 from gmi_registry.generation.schedulers import build_scheduler, check_scheduler_name
 from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.spec import ModelRef
@@ -111,6 +111,7 @@ GUESSED = [
     (_model("me/RealVisXL_V4.0_Lightning"), XL, "SDXL Lightning", 4),
     (_model("me/juggernautXL_v9Rdphoto2Lightning"), XL, "SDXL Lightning", 4),
     (_model("me/x", title="WildCardX-XL Lightning 6 steps"), XL, "SDXL Lightning", 6),
+    (_model("me/juggernaut_lightning_v2"), XL, "SDXL Lightning", 4),
     (
         _model("me/x", "single-file", weights=("realvisXL_hyper_8step.safetensors",)),
         XL,
@@ -167,7 +168,7 @@ ORDINARY = [
 
 @pytest.mark.parametrize(("model", "pipeline"), ORDINARY)
 def test_an_ordinary_model_is_left_alone(model, pipeline):
-    assert family_advice(model, pipeline) is None or "turbo" in model.ref.id
+    assert family_settings(model, pipeline) is None or "turbo" in model.ref.id
     if "turbo" not in model.ref.id:
         assert default_recipe(pipeline, model).steps == 25
         assert recipe_notes(pipeline, model) == ()
@@ -178,6 +179,7 @@ def test_an_ordinary_model_is_left_alone(model, pipeline):
     [
         (_model("me/lightning-bolts", "lora"), XL),  # perhaps the weather
         (_model("me/flash-photography", "lora"), SD),
+        (_model("me/lightning-storms"), XL),
         (_model("me/something-distilled"), XL),
         (_model("me/fast-4steps"), _pipeline("AuraFlowPipeline", FLOW())),
         (_civitai("SDXL 1.0", tags=("turbo",)), XL),  # of some version
@@ -187,7 +189,7 @@ def test_an_ordinary_model_is_left_alone(model, pipeline):
     ],
 )  # fmt: skip
 def test_what_may_be_distilled_is_a_warning_alone(model, pipeline):
-    assert family_advice(model, pipeline) is None
+    assert family_settings(model, pipeline) is None
     assert default_recipe(pipeline, model).steps == 25
     (note,) = recipe_notes(pipeline, model)
     assert "if the model is distilled" in note
@@ -210,10 +212,10 @@ CONFIGURED = [
 
 @pytest.mark.parametrize(("pipeline", "title", "certain"), CONFIGURED)
 def test_a_configuration_tells_some(pipeline, title, certain):
-    found = family_advice(_model(), pipeline)
+    found = family_settings(_model(), pipeline)
     assert (found.family.title, found.certain) == (title, certain)
     # A base's configuration says nothing of what stands on it.
-    assert family_advice(replace(_model(kind="lora"), base=_model()), pipeline) is None
+    assert family_settings(replace(_model(kind="lora"), base=_model()), pipeline) is None
 
 
 def test_the_metadata_of_a_file_are_read(tmp_path):
@@ -223,11 +225,11 @@ def test_the_metadata_of_a_file_are_read(tmp_path):
     file = tmp_path / "x.safetensors"
     save_file({"a": torch.zeros(1)}, file, metadata={"modelspec.title": "SDXL Lightning 8step"})
     model = replace(_model(kind="lora", weights=("x.safetensors",)), path=tmp_path)
-    found = family_advice(model, XL)
+    found = family_settings(model, XL)
     assert (found.family.title, found.steps, found.certain) == ("SDXL Lightning", 8, False)
     assert found.why == "its metadata (modelspec.title)"
     file.write_bytes(b"no header")
-    assert family_advice(model, XL) is None
+    assert family_settings(model, XL) is None
 
 
 def test_cards_and_options_win():
@@ -296,7 +298,7 @@ def test_a_scheduler_that_does_not_fit_is_said_and_left():
     assert "the model's own is used" in recipe_notes(pipeline, lora)[0]
 
 
-@pytest.mark.parametrize("family", _FAMILIES, ids=lambda family: family.title)
+@pytest.mark.parametrize("family", _table().families, ids=lambda family: family.title)
 def test_the_table_is_sound(family):
     assert 1 <= family.steps <= 28
     assert all(name == name.lower() for name in (*family.repositories, *family.bases))
@@ -308,5 +310,5 @@ def test_the_table_is_sound(family):
 
 def test_a_scheduler_of_an_unknown_class_looks_like_nothing():
     odd = _pipeline("StableDiffusionPipeline", SimpleNamespace(config={}))
-    assert family_advice(_model(), odd) is None
+    assert family_settings(_model(), odd) is None
     assert looks_distilled(_model(), odd) is None

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from gmi_registry.errors import GenerationError, HubError
-from gmi_registry.generation import check_model, folder, load_pipeline
+from gmi_registry.generation import check_model, load_pipeline, pipeline_folder
 from gmi_registry.hubs import LocalHub
 from gmi_registry.spec import ModelRef
 from tests.support.tiny_models import save_lora
@@ -225,7 +225,7 @@ def test_where_no_links_can_be_made_files_are_copied(hub, place, monkeypatch):
         raise OSError("no links here")
 
     for make in ("symlink", "link"):
-        monkeypatch.setattr(folder.os, make, never)
+        monkeypatch.setattr(pipeline_folder.os, make, never)
     model = fetch(hub)
     assert loaded_number(load_pipeline(model, device="cpu")) == first_number(
         place / f"{UNET}.safetensors"
@@ -238,14 +238,14 @@ def test_the_folder_that_stood_for_it_is_named_in_no_message_and_is_gone(hub, pl
     with pytest.raises(GenerationError) as caught:
         load_pipeline(model, device="cpu")
     assert "gmi-model-" not in caught.value.message
-    with folder.chosen_folder(model, ["unet"]) as shown:
+    with pipeline_folder.linked_folder(model, ["unet"]) as shown:
         assert sorted(path.name for path in (shown / "unet").iterdir()) == [
             "config.json", "diffusion_pytorch_model.safetensors"
         ]  # fmt: skip
     assert not shown.exists()
     assert (place / f"{UNET}.safetensors").is_file()
     gone = replace(model, path=place / "nowhere")
-    with pytest.raises(GenerationError, match="cannot be laid out"), folder.chosen_folder(
+    with pytest.raises(GenerationError, match="cannot be laid out"), pipeline_folder.linked_folder(
         gone, ["unet"]
     ):  # fmt: skip
         pass

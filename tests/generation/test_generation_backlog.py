@@ -4,14 +4,14 @@ import threading
 
 import pytest
 
-from gmi_registry.generation.backlog import Backlog
+from gmi_registry.generation.images import WorkerThread
 
 
 def test_work_is_done_elsewhere_in_order():
     done = []
-    with Backlog() as backlog:
+    with WorkerThread() as worker:
         for number in range(5):
-            backlog.put(lambda number=number: done.append((number, threading.get_ident())))
+            worker.put(lambda number=number: done.append((number, threading.get_ident())))
     assert [number for number, _ in done] == [0, 1, 2, 3, 4]
     (thread,) = {thread for _, thread in done}
     assert thread != threading.get_ident()
@@ -19,17 +19,17 @@ def test_work_is_done_elsewhere_in_order():
 
 def test_no_more_than_one_piece_is_behind():
     gate, begun = threading.Event(), []
-    with Backlog() as backlog:
-        backlog.put(lambda: begun.append(gate.wait(10)))
+    with WorkerThread() as worker:
+        worker.put(lambda: begun.append(gate.wait(10)))
         threading.Timer(0.05, gate.set).start()
-        backlog.put(lambda: None)
+        worker.put(lambda: None)
         assert begun == [True]
 
 
 def through(*pieces, error=None):
-    with Backlog() as backlog:
+    with WorkerThread() as worker:
         for piece in pieces:
-            backlog.put(piece)
+            worker.put(piece)
         if error is not None:
             raise error
 
@@ -54,7 +54,7 @@ def test_what_was_put_is_finished_whatever_ends_the_block(kind):
     with pytest.raises(kind):
         through(lambda: done.append(gate.wait(10)), error=kind())
     assert done == [True]
-    assert not [it for it in threading.enumerate() if it.name.startswith("backlog")]
+    assert not [it for it in threading.enumerate() if it.name.startswith("keep-images")]
 
 
 def test_the_block_s_own_error_comes_before_that_of_the_work():

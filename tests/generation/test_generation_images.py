@@ -11,7 +11,7 @@ from PIL import Image
 
 from gmi_registry.errors import GenerationError
 from gmi_registry.generation import (
-    Journal,
+    BatchCache,
     RecipeOverrides,
     default_recipe,
     generate,
@@ -46,7 +46,7 @@ def test_each_prompt_is_drawn_once_a_seed_in_order(pipeline, base, tmp_path):
         pipeline,
         PROMPTS[:3],
         recipe,
-        journal=Journal(tmp_path, base, recipe),
+        cache=BatchCache(tmp_path, base, recipe),
         progress=lambda *counts: told.append(counts),
     )
     assert len(images) == 6
@@ -58,9 +58,9 @@ def test_each_prompt_is_drawn_once_a_seed_in_order(pipeline, base, tmp_path):
 
 
 def test_a_picture_does_not_depend_on_the_others(pipeline, base, recipe, tmp_path):
-    journal = Journal(tmp_path, base, recipe)
-    together = generate(pipeline, PROMPTS, recipe, journal=journal)
-    backwards = generate(pipeline, PROMPTS[::-1], recipe, journal=journal)
+    cache = BatchCache(tmp_path, base, recipe)
+    together = generate(pipeline, PROMPTS, recipe, cache=cache)
+    backwards = generate(pipeline, PROMPTS[::-1], recipe, cache=cache)
     for one, other in zip(together, backwards[::-1], strict=True):
         # Not to the last bit: a matrix product may round by the size of its batch.
         difference = np.asarray(one, int) - np.asarray(other, int)
@@ -68,26 +68,26 @@ def test_a_picture_does_not_depend_on_the_others(pipeline, base, recipe, tmp_pat
 
 
 def test_a_run_interrupted_by_ctrl_c_goes_on_to_the_same_bytes(pipeline, base, recipe, tmp_path):
-    whole = generate(pipeline, PROMPTS, recipe, journal=Journal(tmp_path / "a", base, recipe))
-    journal = Journal(tmp_path / "b", base, recipe)
+    whole = generate(pipeline, PROMPTS, recipe, cache=BatchCache(tmp_path / "a", base, recipe))
+    cache = BatchCache(tmp_path / "b", base, recipe)
 
     def interrupt(done, total):
         if done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        generate(pipeline, PROMPTS, recipe, journal=journal, progress=interrupt)
-    assert images_kept(journal, PROMPTS, recipe) == 2
+        generate(pipeline, PROMPTS, recipe, cache=cache, progress=interrupt)
+    assert images_kept(cache, PROMPTS, recipe) == 2
     told = []
     resumed = generate(
-        pipeline, PROMPTS, recipe, journal=journal, progress=lambda *counts: told.append(counts)
+        pipeline, PROMPTS, recipe, cache=cache, progress=lambda *counts: told.append(counts)
     )
     assert told == [(2, 5), (4, 5), (5, 5)]
     assert bytes_of(resumed) == bytes_of(whole)
 
 
 def test_ctrl_c_in_mid_batch_leaves_nothing_half(pipeline, base, recipe, tmp_path, monkeypatch):
-    journal = Journal(tmp_path, base, recipe)
+    cache = BatchCache(tmp_path, base, recipe)
     saved = []
     save = Image.Image.save
 
@@ -99,25 +99,25 @@ def test_ctrl_c_in_mid_batch_leaves_nothing_half(pipeline, base, recipe, tmp_pat
 
     monkeypatch.setattr(Image.Image, "save", interrupted_save)
     with pytest.raises(KeyboardInterrupt):
-        generate(pipeline, PROMPTS, recipe, journal=journal)
+        generate(pipeline, PROMPTS, recipe, cache=cache)
     monkeypatch.undo()
-    assert images_kept(journal, PROMPTS, recipe) == 2
-    assert len(list(journal.folder.iterdir())) == 1
+    assert images_kept(cache, PROMPTS, recipe) == 2
+    assert len(list(cache.folder.iterdir())) == 1
 
 
 def test_a_finished_run_draws_nothing_again(pipeline, base, recipe, tmp_path):
-    journal = Journal(tmp_path, base, recipe)
-    first = generate(pipeline, PROMPTS[:2], recipe, journal=journal)
-    assert bytes_of(generate(None, PROMPTS[:2], recipe, journal=journal)) == bytes_of(first)
+    cache = BatchCache(tmp_path, base, recipe)
+    first = generate(pipeline, PROMPTS[:2], recipe, cache=cache)
+    assert bytes_of(generate(None, PROMPTS[:2], recipe, cache=cache)) == bytes_of(first)
 
 
 def test_a_damaged_picture_is_drawn_again(pipeline, base, recipe, tmp_path):
-    journal = Journal(tmp_path, base, recipe)
-    first = generate(pipeline, PROMPTS[:3], recipe, journal=journal)
+    cache = BatchCache(tmp_path, base, recipe)
+    first = generate(pipeline, PROMPTS[:3], recipe, cache=cache)
     before = bytes_of(first)
     first.paths[1].write_bytes(before[1][:50])
-    assert images_kept(journal, PROMPTS[:3], recipe) == 1
-    assert bytes_of(generate(pipeline, PROMPTS[:3], recipe, journal=journal)) == before
+    assert images_kept(cache, PROMPTS[:3], recipe) == 1
+    assert bytes_of(generate(pipeline, PROMPTS[:3], recipe, cache=cache)) == before
 
 
 def test_other_weights_or_another_recipe_are_another_run(base, lora, recipe, tmp_path):
@@ -125,7 +125,7 @@ def test_other_weights_or_another_recipe_are_another_run(base, lora, recipe, tmp
     other_base = replace(base, weights=(changed, *base.weights[1:]))
     newer = recipe.model_copy(update={"libraries": {"torch": "99"}})
     folders = {
-        Journal(tmp_path, model, chosen).folder
+        BatchCache(tmp_path, model, chosen).folder
         for model, chosen in [
             (base, recipe),
             (other_base, recipe),
@@ -140,7 +140,7 @@ def test_other_weights_or_another_recipe_are_another_run(base, lora, recipe, tmp
 def test_a_full_disk_is_a_clear_error_and_keeps_what_is_finished(
     pipeline, base, recipe, tmp_path, monkeypatch
 ):
-    journal = Journal(tmp_path, base, recipe)
+    cache = BatchCache(tmp_path, base, recipe)
     saved = []
     save = Image.Image.save
 
@@ -152,25 +152,25 @@ def test_a_full_disk_is_a_clear_error_and_keeps_what_is_finished(
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(GenerationError, match="the disk is full") as caught:
-        generate(pipeline, PROMPTS, recipe, journal=journal)
+        generate(pipeline, PROMPTS, recipe, cache=cache)
     assert "again" in caught.value.hint
     monkeypatch.undo()
-    assert images_kept(journal, PROMPTS, recipe) == 2
+    assert images_kept(cache, PROMPTS, recipe) == 2
 
 
 def test_a_journal_that_cannot_be_written_is_a_clear_error(pipeline, base, recipe, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(GenerationError, match="cannot be written"):
-        generate(pipeline, PROMPTS, recipe, journal=Journal(tmp_path / "file", base, recipe))
+        generate(pipeline, PROMPTS, recipe, cache=BatchCache(tmp_path / "file", base, recipe))
 
 
 def test_a_picture_that_vanished_is_a_clear_error(pipeline, base, recipe, tmp_path):
-    journal = Journal(tmp_path, base, recipe)
-    images = generate(pipeline, PROMPTS[:2], recipe, journal=journal)
-    journal.discard()
+    cache = BatchCache(tmp_path, base, recipe)
+    images = generate(pipeline, PROMPTS[:2], recipe, cache=cache)
+    cache.discard()
     with pytest.raises(GenerationError, match="gone or damaged"):
         images[0]
-    journal.discard()
+    cache.discard()
 
 
 def test_a_model_that_fails_is_one_clear_line(base, recipe, tmp_path):
@@ -180,7 +180,7 @@ def test_a_model_that_fails_is_one_clear_line(base, recipe, tmp_path):
     with pytest.raises(
         GenerationError, match="failed to generate the image of 'a cat': out of memory and more"
     ):
-        generate(_Called(broken), PROMPTS, recipe, journal=Journal(tmp_path, base, recipe))
+        generate(_Called(broken), PROMPTS, recipe, cache=BatchCache(tmp_path, base, recipe))
 
 
 def test_pixels_that_are_no_numbers_are_refused(base, recipe, tmp_path):
@@ -188,7 +188,7 @@ def test_pixels_that_are_no_numbers_are_refused(base, recipe, tmp_path):
         return SimpleNamespace(images=np.full((len(prompt), SIDE, SIDE, 3), np.nan))
 
     with pytest.raises(GenerationError, match="no numbers for 'a cat'"):
-        generate(_Called(black), PROMPTS, recipe, journal=Journal(tmp_path, base, recipe))
+        generate(_Called(black), PROMPTS, recipe, cache=BatchCache(tmp_path, base, recipe))
 
 
 def test_a_picture_of_another_size_than_is_recorded_is_refused(base, recipe, tmp_path):
@@ -196,7 +196,7 @@ def test_a_picture_of_another_size_than_is_recorded_is_refused(base, recipe, tmp
         return SimpleNamespace(images=np.zeros((len(prompt), 2 * SIDE, SIDE, 3)))
 
     with pytest.raises(GenerationError, match="generated 16 x 32 pixels where 16 x 16") as caught:
-        generate(_Called(mapped), PROMPTS, recipe, journal=Journal(tmp_path, base, recipe))
+        generate(_Called(mapped), PROMPTS, recipe, cache=BatchCache(tmp_path, base, recipe))
     assert caught.value.hint == "give --width 16 --height 32"
 
 
@@ -215,11 +215,11 @@ def test_the_lora_scale_counts(lora, pipeline, base, tmp_path):
     for scale in (1.0, 0.0):
         recipe = default_recipe(adapted, lora, RecipeOverrides(steps=1))
         recipe = recipe.model_copy(update={"lora_scale": scale})
-        journal = Journal(tmp_path, lora, recipe)
-        drawn[scale] = generate(adapted, PROMPTS[:1], recipe, journal=journal)
+        cache = BatchCache(tmp_path, lora, recipe)
+        drawn[scale] = generate(adapted, PROMPTS[:1], recipe, cache=cache)
     plain_recipe = default_recipe(pipeline, base, RecipeOverrides(steps=1))
     plain = generate(
-        pipeline, PROMPTS[:1], plain_recipe, journal=Journal(tmp_path, base, plain_recipe)
+        pipeline, PROMPTS[:1], plain_recipe, cache=BatchCache(tmp_path, base, plain_recipe)
     )
     assert bytes_of(drawn[0.0]) == bytes_of(plain)
     assert bytes_of(drawn[1.0]) != bytes_of(plain)

@@ -13,8 +13,8 @@ from PIL import Image
 from gmi_registry import generation
 from gmi_registry.errors import GenerationError
 from gmi_registry.generation import (
+    BatchCache,
     Encoding,
-    Journal,
     RecipeOverrides,
     build_spec,
     contact_sheet,
@@ -66,8 +66,8 @@ def run(hub, tmp_path):
 def one_after_the_other(hub, pipeline, recipe, encoder, folder):
     """Manifest, tensors and preview, with nothing begun before all pictures lie on disk."""
     model = hub.fetch_model(BASE)
-    journal = Journal(folder, model, recipe)
-    blocks = [generate(pipeline, part.prompts, recipe, journal=journal) for part in (FEW, OWN)]
+    cache = BatchCache(folder, model, recipe)
+    blocks = [generate(pipeline, part.prompts, recipe, cache=cache) for part in (FEW, OWN)]
     encoding = Encoding(encoder, IMAGES)
     for block in blocks:
         encoding.prepare(block)
@@ -166,7 +166,7 @@ class Drawing:
 
 
 class Waiting:
-    """A follower that is not done before the drawing has failed."""
+    """A consumer that is not done before the drawing has failed."""
 
     def __init__(self):
         self.taken = 0
@@ -186,14 +186,12 @@ class Waiting:
 def test_drawing_that_fails_while_the_follower_works_keeps_what_was_drawn(
     pipeline, base, recipe, tmp_path, error, kind
 ):
-    journal = Journal(tmp_path, base, recipe)
-    follower = Waiting()
+    cache = BatchCache(tmp_path, base, recipe)
+    consumer = Waiting()
     with pytest.raises(kind):
-        generate(
-            Drawing(pipeline, 3, error), FEW.prompts, recipe, journal=journal, follower=follower
-        )
-    assert follower.taken == images_kept(journal, FEW.prompts, recipe) == 8
-    assert not [it for it in threading.enumerate() if it.name.startswith("backlog")]
+        generate(Drawing(pipeline, 3, error), FEW.prompts, recipe, cache=cache, consumer=consumer)
+    assert consumer.taken == images_kept(cache, FEW.prompts, recipe) == 8
+    assert not [it for it in threading.enumerate() if it.name.startswith("keep-images")]
 
 
 def test_kept_pictures_are_handed_on_in_their_order(pipeline, base, recipe, tmp_path):
@@ -204,11 +202,11 @@ def test_kept_pictures_are_handed_on_in_their_order(pipeline, base, recipe, tmp_
         def prepare(self, images):
             self.images += images
 
-    journal = Journal(tmp_path, base, recipe)
+    cache = BatchCache(tmp_path, base, recipe)
     whole, resumed = Taking(), Taking()
-    images = generate(pipeline, FEW.prompts, recipe, journal=journal, follower=whole)
+    images = generate(pipeline, FEW.prompts, recipe, cache=cache, consumer=whole)
     shutil.rmtree(images.paths[5].parent)
-    generate(pipeline, FEW.prompts, recipe, journal=journal, follower=resumed)
+    generate(pipeline, FEW.prompts, recipe, cache=cache, consumer=resumed)
     assert len(whole.images) == 22
     for one, other, stored in zip(whole.images, resumed.images, images, strict=True):
         assert one.tobytes() == other.tobytes() == stored.tobytes()
@@ -224,7 +222,7 @@ def test_what_is_in_memory_does_not_grow_with_the_pictures(pipeline, base, recip
             gc.collect()
             self.most = max(self.most, sum(image() is not None for image in self.seen))
 
-    follower = Watching()
-    journal = Journal(tmp_path, base, recipe)
-    generate(pipeline, FEW.prompts * 2, recipe, journal=journal, follower=follower)
-    assert 0 < follower.most <= 2 * recipe.batch_size
+    consumer = Watching()
+    cache = BatchCache(tmp_path, base, recipe)
+    generate(pipeline, FEW.prompts, recipe, cache=cache, consumer=consumer)
+    assert 0 < consumer.most <= 2 * recipe.batch_size

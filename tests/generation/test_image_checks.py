@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from gmi_registry import generation
 from gmi_registry.errors import GenerationError, InputError
 from gmi_registry.generation import (
+    BatchCache,
     FaultyImagesError,
     ImageChecks,
-    Journal,
     OutOfMemoryError,
     RecipeOverrides,
     default_recipe,
@@ -231,37 +231,37 @@ def test_a_damaged_autoencoder_is_refused_at_the_first_batch(damaged, tmp_path, 
     model = damaged(change)
     pipeline = load_pipeline(model, device="cpu")
     recipe = default_recipe(pipeline, model, QUICK)
-    journal = Journal(tmp_path / "work", model, recipe)
+    cache = BatchCache(tmp_path / "work", model, recipe)
     counts = []
     with pytest.raises(FaultyImagesError, match=message) as caught:
         generate(
             pipeline,
             PROMPTS,
             recipe,
-            journal=journal,
+            cache=cache,
             progress=lambda done, total: counts.append(done),
         )
     assert "damaged" in caught.value.hint
     assert caught.value.none_good
     assert counts == [0]
-    assert images_kept(journal, PROMPTS, recipe) == 0
+    assert images_kept(cache, PROMPTS, recipe) == 0
 
 
 def test_a_resumed_run_comes_to_the_same_verdict_without_an_image(base, pipeline, tmp_path):
     recipe = default_recipe(pipeline, base, QUICK)
-    journal = Journal(tmp_path, base, recipe)
+    cache = BatchCache(tmp_path, base, recipe)
     pairs = [(prompt, 0) for prompt in PROMPTS]
-    journal.keep(pairs[:2], [textured(1), textured(2)])
+    cache.keep(pairs[:2], [textured(1), textured(2)])
     for start in range(2, 10, 2):
-        journal.keep(pairs[start : start + 2], [plain("black")] * 2)
+        cache.keep(pairs[start : start + 2], [plain("black")] * 2)
     verdicts = []
     for _ in range(2):
         with pytest.raises(FaultyImagesError, match="one colour") as caught:
             # The pipeline is not called for the batch that is missing.
-            generate(None, PROMPTS, recipe, journal=journal)
+            generate(None, PROMPTS, recipe, cache=cache)
         verdicts.append(str(caught.value))
     assert verdicts[0] == verdicts[1]
-    assert images_kept(journal, PROMPTS, recipe) == 10
+    assert images_kept(cache, PROMPTS, recipe) == 10
 
 
 # ------------------------------------------------------------------ what pipelines call images
@@ -281,7 +281,7 @@ class Pipe:
 
 
 def generated(base, recipe, folder, make, count=2):
-    return generate(Pipe(make), PROMPTS[:count], recipe, journal=Journal(folder, base, recipe))[:]
+    return generate(Pipe(make), PROMPTS[:count], recipe, cache=BatchCache(folder, base, recipe))[:]
 
 
 @pytest.fixture
@@ -368,7 +368,7 @@ def test_a_pipeline_that_takes_no_seed_is_refused(base, recipe, tmp_path):
             return SimpleNamespace(images=some(len(prompt)))
 
     with pytest.raises(GenerationError, match=r"an? Unseeded takes no generator"):
-        generate(Unseeded(), PROMPTS, recipe, journal=Journal(tmp_path, base, recipe))
+        generate(Unseeded(), PROMPTS, recipe, cache=BatchCache(tmp_path, base, recipe))
 
 
 def test_noise_without_a_generator_is_the_same_every_time(base, recipe, tmp_path):
@@ -534,8 +534,8 @@ def test_tiles_change_an_image_and_are_used_where_they_are_recorded(base, tmp_pa
     assert plain_one.id != tiled.id
     made = []
     for recipe in (plain_one, tiled, tiled, plain_one):
-        journal = Journal(tmp_path / str(len(made)), base, recipe)
-        (image,) = generate(pipeline, PROMPTS[:1], recipe, journal=journal)
+        cache = BatchCache(tmp_path / str(len(made)), base, recipe)
+        (image,) = generate(pipeline, PROMPTS[:1], recipe, cache=cache)
         made.append(image.tobytes())
     assert made[0] == made[3] != made[1] == made[2]
 

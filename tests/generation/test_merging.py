@@ -5,7 +5,7 @@ import torch
 
 from gmi_registry.errors import GenerationError
 from gmi_registry.generation import load_model
-from gmi_registry.generation.adapters import set_lora_scale
+from gmi_registry.generation.lora import set_lora_scale
 from tests.support.lora_layouts import ATTENTION, RANK, Bases, kohya_names, write
 
 LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -243,7 +243,7 @@ def test_the_original_names_of_sdxl_are_known(bases, tmp_path):
 
 
 def test_images_follow_the_recipes_scale(bases, plain, tmp_path):
-    from gmi_registry.generation import Journal, RecipeOverrides, default_recipe, generate
+    from gmi_registry.generation import BatchCache, RecipeOverrides, default_recipe, generate
 
     changes = {
         f"lora_unet_{name.replace('.', '_')}.diff": _random(*module.weight.shape)
@@ -256,7 +256,7 @@ def test_images_follow_the_recipes_scale(bases, plain, tmp_path):
     for scale in (1.0, 0.25, 1.0):
         overrides = RecipeOverrides(steps=1, width=32, height=32, lora_scale=scale)
         recipe = default_recipe(pipeline, model, overrides)
-        journal = Journal(tmp_path / f"work{len(images)}", model, recipe)
-        images.append(generate(pipeline, ["a leopard"], recipe, journal=journal)[0].tobytes())
+        cache = BatchCache(tmp_path / f"work{len(images)}", model, recipe)
+        images.append(generate(pipeline, ["a leopard"], recipe, cache=cache)[0].tobytes())
     assert images[0] != images[1]
     assert images[0] == images[2]

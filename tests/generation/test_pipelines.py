@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from gmi_registry.errors import GenerationError, InputError, MissingExtraError
+from gmi_registry.errors import GenerationError, InputError, MissingExtraError, install_command
 from gmi_registry.generation import OutOfMemoryError, default_recipe, load_pipeline, pipelines
 from tests.support.tiny_models import model_files, save_lora
 
@@ -226,7 +226,7 @@ def test_without_diffusers_the_extra_is_named(base, monkeypatch):
     monkeypatch.setattr(pipelines, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError) as caught:
         load_pipeline(base)
-    assert "gmi-registry[publish]" in caught.value.hint
+    assert caught.value.hint == install_command("publish")
 
 
 def test_memory_that_runs_out_is_no_layer_without_a_place(lora, monkeypatch):

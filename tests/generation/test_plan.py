@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gmi_registry.generation import draft_spec
-from gmi_registry.generation.plan import make_plan
+from gmi_registry.generation.specification import make_plan
 from gmi_registry.spec import GenerationRecipe, ModelRef, PromptSet, Sampler, WeightFile
 from tests.support.grey_encoder import GreyEncoder
 from tests.support.tiny_models import model_files

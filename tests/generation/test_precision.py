@@ -14,18 +14,19 @@ from gmi_registry.generation import (
     default_recipe,
     load_model,
     load_pipeline,
-    memory,
     pipelines,
-    precision,
+    placement,
     release_pipeline,
 )
-from gmi_registry.generation.memory import is_out_of_memory, memory_of, require_memory
-from gmi_registry.generation.precision import (
+from gmi_registry.generation.placement import (
     bytes_in,
     choose_dtype,
     computing_dtypes,
     dtypes_to_try,
+    is_out_of_memory,
     keep_decoder_sane,
+    memory_of,
+    require_memory,
     stored_dtype,
     usual_dtype,
 )
@@ -97,7 +98,7 @@ def base_in(tiny, tmp_path):
 )
 def test_the_stored_dtype_is_the_networks_own(base_in, monkeypatch, dtype, stored, on_a_gpu):
     model = base_in(dtype)
-    monkeypatch.setattr(precision, "_computes", lambda device, dtype: True)
+    monkeypatch.setattr(placement, "_computes", lambda device, dtype: True)
     assert stored_dtype(model) == stored
     assert choose_dtype(model, "cuda") == (on_a_gpu, [])
     assert choose_dtype(model, "cpu") == ("float32", [])
@@ -114,7 +115,7 @@ def test_a_lora_is_computed_in_its_bases_dtype(base, lora):
     [({"bfloat16", "float16"}, "bfloat16"), ({"float16"}, "float16"), (set(), "float32")],
 )
 def test_a_device_without_bfloat16_falls_back_and_says_so(base_in, monkeypatch, works, expected):
-    monkeypatch.setattr(precision, "_computes", lambda device, dtype: dtype in works)
+    monkeypatch.setattr(placement, "_computes", lambda device, dtype: dtype in works)
     dtype, notes = choose_dtype(base_in(torch.bfloat16), "cuda")
     assert dtype == expected
     assert notes == (
@@ -255,7 +256,7 @@ def test_other_failures_are_not_called_that(base, monkeypatch):
 
 
 def test_weights_that_can_never_fit_are_refused_before_they_are_loaded(base, monkeypatch):
-    monkeypatch.setattr(memory, "memory_of", lambda device: (1000, 900))
+    monkeypatch.setattr(placement, "memory_of", lambda device: (1000, 900))
     monkeypatch.setattr(pipelines, "_load", None)
     with pytest.raises(OutOfMemoryError, match="more than all memory of this machine") as caught:
         load_model(base, device="cpu")
@@ -264,14 +265,14 @@ def test_weights_that_can_never_fit_are_refused_before_they_are_loaded(base, mon
 
 
 def test_weights_that_do_not_fit_now_are_a_note(base, monkeypatch):
-    monkeypatch.setattr(memory, "memory_of", lambda device: (10**12, 1000))
+    monkeypatch.setattr(placement, "memory_of", lambda device: (10**12, 1000))
     (note,) = load_model(base, device="cpu").notes
     assert "0.0 GB of memory are free on this machine" in note
 
 
 def test_memory_counts_where_the_weights_lie(monkeypatch):
     totals = {"cuda": (24 * 10**9, 20 * 10**9), "cpu": (64 * 10**9, 50 * 10**9)}
-    monkeypatch.setattr(memory, "memory_of", totals.get)
+    monkeypatch.setattr(placement, "memory_of", totals.get)
     with pytest.raises(
         OutOfMemoryError, match=r"33\.0 GB in bfloat16, .* cuda, 24\.0 GB"
     ) as caught:
@@ -324,7 +325,7 @@ class Recording:
 )
 def test_offloading_leaves_the_networks_to_diffusers(offload, calls):
     pipeline = Recording()
-    memory.place_pipeline(pipeline, "cuda:1", offload)
+    placement.place_pipeline(pipeline, "cuda:1", offload)
     assert pipeline.calls == calls
 
 

@@ -22,7 +22,7 @@ from gmi_registry.errors import (
     SpecNotFoundError,
     UnsupportedVersionError,
 )
-from gmi_registry.generation import RecipeOverrides, plan
+from gmi_registry.generation import RecipeOverrides, specification
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.spec import MANIFEST_NAME, ModelRef, PromptSet, read_spec, verify
 from tests.support.grey_encoder import GreyEncoder
@@ -298,7 +298,9 @@ def test_checks_come_before_any_picture(run, hub, tmp_path, monkeypatch, few):
     for message, options in cases.items():
         with pytest.raises(GmiError, match=message):
             run(**options)
-    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))
+    monkeypatch.setattr(
+        specification.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0)
+    )
     with pytest.raises(InputError, match="bytes free"):
         run()
 
@@ -341,8 +343,8 @@ def test_the_time_that_is_left_is_told_by_what_is_done(run, tmp_path, few):
     small = RecipeOverrides(steps=1, batch_size=1)
     with pytest.raises(KeyboardInterrupt):
         run(progress=interrupt, overrides=small)
-    (journal,) = (tmp_path / "work").iterdir()
-    for number, batch in enumerate(sorted(journal.iterdir())):
+    (cache,) = (tmp_path / "work").iterdir()
+    for number, batch in enumerate(sorted(cache.iterdir())):
         os.utime(batch, (0, 10 * number + (500 if number > 2 else 0)))  # a pause after the third
     planned = run(dry_run=True, overrides=small).plan
     assert planned.images_kept == 4
@@ -350,7 +352,7 @@ def test_the_time_that_is_left_is_told_by_what_is_done(run, tmp_path, few):
 
 
 def test_a_place_without_rights_is_refused(run, tmp_path, monkeypatch, few):
-    monkeypatch.setattr(plan.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(specification.os, "access", lambda path, mode: False)
     with pytest.raises(InputError, match="cannot be written"):
         run(output=tmp_path / "out")
 

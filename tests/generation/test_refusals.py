@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from gmi_registry.errors import GenerationError
+from gmi_registry.generation.model_checks import refused, require_described_weights
 from gmi_registry.generation.pipelines import check_model
-from gmi_registry.generation.refusals import refused, require_described_weights
 from gmi_registry.model import ModelFiles
 from tests.support.tiny_models import model_files
 

@@ -6,7 +6,7 @@ import pytest
 
 from gmi_registry.errors import InputError
 from gmi_registry.generation import (
-    Journal,
+    BatchCache,
     RecipeOverrides,
     check_overrides,
     check_settings,
@@ -141,7 +141,7 @@ def _images(pipeline, model, folder, batch, **overrides):
         pipeline, model, RecipeOverrides(steps=4, batch_size=batch, **overrides)
     )
     prompts = ["a cat", "a red house", "two birds"]
-    images = generate(pipeline, prompts, recipe, journal=Journal(folder, model, recipe))
+    images = generate(pipeline, prompts, recipe, cache=BatchCache(folder, model, recipe))
     return np.stack([np.asarray(image, dtype=int) for image in images])
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gmi_registry.errors import GenerationError, GmiError
+from gmi_registry.errors import GenerationError, GmiError, install_command
 from gmi_registry.generation import check_model, default_recipe, load_model
 from gmi_registry.model import ModelFiles
 from tests.support.models.files import architecture_folder, model_files
@@ -145,9 +145,9 @@ def test_the_real_flux_is_matched_by_its_header_alone(tmp_path):
     import diffusers
     from accelerate import init_empty_weights
 
-    from gmi_registry.generation.quantisation import Scales
-    from gmi_registry.generation.tensors import match_parts
+    from gmi_registry.generation.single_file import match_parts
     from gmi_registry.weights import Header, Tensor
+    from gmi_registry.weights.quantisation import Scales
 
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -759,4 +759,4 @@ def test_a_gguf_file_without_its_library_names_it(bases, packed, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     error = refusal(model)
     assert "gguf" in error.message
-    assert "pip install 'gmi-registry[publish]'" in error.hint
+    assert install_command("publish") in error.hint

@@ -144,7 +144,7 @@ def test_sdxl_learns_a_word_twice(bases, tmp_path):
 
 
 def test_the_word_changes_the_image(bases, tmp_path):
-    from gmi_registry.generation import Journal, generate
+    from gmi_registry.generation import BatchCache, generate
 
     tensors = {"emb_params": 50 * _vectors(bases, "sd15", 2)}
     model, loaded = _load(bases, tmp_path, "sd15", tensors, "zxcstyle.safetensors")
@@ -152,8 +152,8 @@ def test_the_word_changes_the_image(bases, tmp_path):
     for words in (None, ()):
         overrides = RecipeOverrides(steps=1, width=32, height=32, trigger_words=words)
         recipe = default_recipe(loaded.pipeline, model, overrides)
-        journal = Journal(tmp_path / f"work{len(images)}", model, recipe)
-        images.append(generate(loaded.pipeline, ["a cat"], recipe, journal=journal)[0].tobytes())
+        cache = BatchCache(tmp_path / f"work{len(images)}", model, recipe)
+        images.append(generate(loaded.pipeline, ["a cat"], recipe, cache=cache)[0].tobytes())
     assert images[0] != images[1]
 
 

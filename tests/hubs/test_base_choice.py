@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from gmi_registry.errors import AuthError, HubError, InputError
 from gmi_registry.generation import describe
-from gmi_registry.generation.plan import _base_notes
+from gmi_registry.generation.specification import _base_notes
 from gmi_registry.hubs import LocalHub
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.resolve import find_base

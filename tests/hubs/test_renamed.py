@@ -517,7 +517,7 @@ class TestBases:
     )
     def test_it_is_found_and_named_as_it_is_called_now(self, bases, tmp_path, named, used):
         from gmi_registry.generation import describe
-        from gmi_registry.generation.plan import _base_warnings
+        from gmi_registry.generation.specification import _base_warnings
 
         hub, _ = bases
         card = f"---\nlicense: mit\nbase_model: {named}\n---\n".encode()

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 from gmi_registry.scoring import Query
-from gmi_registry.spec import DescribedModel, GenerationRecipe, Sampler, WeightFile, build_spec
-from tests.support.index_specs import DIMENSIONS, GENERAL, TEXT_DIMENSIONS, encoder_named
+from gmi_registry.spec import ModelRef
+from tests.support.index_specs import (
+    DIMENSIONS,
+    GENERAL,
+    TEXT_DIMENSIONS,
+    encoder_named,
+    spec_of,
+)
 
 
 @pytest.fixture
@@ -46,30 +52,17 @@ def make_spec():
             "tags": ("icon",),
             "licence": "mit",
         } | described
-        return build_spec(
-            model=DescribedModel(
-                hub="local",
-                id=name,
-                revision="0123456789ab",
-                weights=(WeightFile(path="w.safetensors", size=1, sha256=words.hex()),),
-                **details,
-            ),
+        return spec_of(
+            ModelRef("local", name, "0123456789ab"),
+            images,
             encoder=encoder or encoder_named(),
+            weights=words.hex(),
             prompt_sets=prompt_sets,
-            recipe=GenerationRecipe(
-                sampler=Sampler(name="DDIM"),
-                steps=5,
-                guidance_scale=3.0,
-                width=64,
-                height=64,
-                seeds=seeds,
-            ),
-            image_embeddings=images,
-            prompt_embeddings=np.random.default_rng(prompts_seed).uniform(
-                0.1, 1, (count, TEXT_DIMENSIONS)
-            ),
-            image_prompt=rows,
+            seeds=seeds,
+            rows=rows,
+            prompts_seed=prompts_seed,
             gamma=gamma,
+            **details,
         )
 
     return make

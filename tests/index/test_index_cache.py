@@ -228,7 +228,7 @@ def test_too_many_requests_stop_the_reading(workers, shelf, tmp_path):
     cache = SpecCache(tmp_path)
     SpecIndex.from_sources(shelf.sources()[2:], cache=cache)
     index = SpecIndex.from_sources(sources, cache=cache, workers=workers)
-    assert [entry.model.id for entry in index.entries] == ["m2", "m3", "m4"]
+    assert [entry.ref.id for entry in index.entries] == ["m2", "m3", "m4"]
     assert [skipped.model.id for skipped in index.skipped] == ["m0", "m1"]
     assert all("slow down" in skipped.reason for skipped in index.skipped)
 
@@ -282,7 +282,7 @@ def test_the_hub_knows_todays_revision_and_downloads(shelf, tmp_path):
     for _ in range(2):
         index = SpecIndex.from_sources([source], cache=SpecCache(tmp_path))
         (entry,) = index.entries
-        assert (str(entry.model), entry.downloads) == ("local:m1@ffffffff", 900)
+        assert (str(entry.ref), entry.downloads) == ("local:m1@ffffffff", 900)
 
 
 def test_a_temperature_is_fitted_once_for_the_same_members(shelf, tmp_path, monkeypatch):
@@ -290,7 +290,7 @@ def test_a_temperature_is_fitted_once_for_the_same_members(shelf, tmp_path, monk
 
     def temperatures(sources):
         selections = SpecIndex.from_sources(sources, cache=cache).select(Filters())
-        return [selection.stack.temperature for selection in selections]
+        return [selection.group.temperature for selection in selections]
 
     first = temperatures(shelf.sources())
     monkeypatch.setattr(memory, "fitted_temperature", lambda *_: 0.5)

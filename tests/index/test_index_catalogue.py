@@ -33,7 +33,7 @@ def test_the_default_score_says_how_sure_it_is(images, make_spec, ask):
     hits = index.rank(query).hits
     distances = np.array([hit.distance for hit in hits])
     (group,) = index._groups.values()
-    odds = np.exp(-images * (distances - distances[0]) / (2 * group.stack.temperature))
+    odds = np.exp(-images * (distances - distances[0]) / (2 * group.temperature))
     assert [hit.confidence for hit in hits] == pytest.approx((odds / odds.sum()).tolist(), rel=1e-4)
     # What is shown does not change what was compared.
     assert index.rank(query, top=1).hits[0].confidence == hits[0].confidence
@@ -225,9 +225,9 @@ def test_no_majority_of_prompt_embeddings_moves_or_evicts_anybody(make_spec, ask
     scatter = {}
 
     def distances(index):
-        (stack,) = [part.stack for part in index.select(Filters())]
+        (group,) = [part.group for part in index.select(Filters())]
         # That the statistics of so many are others is another matter.
-        stack.__dict__["scatter"] = scatter.setdefault("same", stack.scatter)
+        group.__dict__["scatter"] = scatter.setdefault("same", group.scatter)
         result = index.answer(question, top=None)
         assert result.skipped == ()
         return {hit.ref.id: hit.distance for hit in result.hits if hit.ref.id.startswith("m")}
@@ -320,7 +320,7 @@ def version(spec, model, number):
     """The specification as one of a version on Civitai."""
     indexed = IndexedSpec.of(spec)
     ref = ModelRef("civitai", str(model), str(number))
-    return replace(indexed, entry=replace(indexed.entry, model=ref))
+    return replace(indexed, entry=replace(indexed.entry, ref=ref))
 
 
 def test_versions_are_ranked_and_models_shown(make_spec, ask):
@@ -356,8 +356,8 @@ def test_a_version_is_removed_alone(make_spec, ask):
 
 def test_what_the_hub_says_of_a_specification_stands_in_the_hit(make_spec, ask):
     spec = make_spec("a")
-    standing = SpecStatus(stale=True, trust="verified")
-    source = SpecSource(ModelRef("local", "a"), lambda: spec, standing=standing)
+    status = SpecStatus(stale=True, trust="verified")
+    source = SpecSource(ModelRef("local", "a"), lambda: spec, status=status)
     (hit,) = SpecIndex.from_sources([source]).rank(ask()).hits
     assert (hit.stale, hit.trust) == (True, "verified")
     (plain,) = index_of(spec).rank(ask()).hits

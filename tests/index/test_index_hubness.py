@@ -42,24 +42,24 @@ def mean_of(specs):
     return np.mean([spec.image_embeddings.astype(np.float64) for spec in specs], axis=0)
 
 
-def stack_of(*specs):
+def group_of(*specs):
     (selection,) = index_of(*specs).select(Filters())
-    return selection.stack
+    return selection.group
 
 
 def test_the_mean_of_all_models_is_near_everything(honest, make_spec):
-    plain = measure_hubness(stack_of(*honest))
+    plain = measure_hubness(group_of(*honest))
     assert plain.universal == {}
     assert (plain.models, plain.asked, plain.pictures) == (16, 480, 0)
     cheat = spec_of(make_spec, "cheat", mean_of(honest))
-    found = measure_hubness(stack_of(*honest, cheat))
+    found = measure_hubness(group_of(*honest, cheat))
     (name,) = found.universal
     assert name.startswith("local:cheat@")
     assert found.universal[name].first > 4 * found.share
     # It is measured alike from outside.
-    beside = measure_hubness(stack_of(*honest), candidate=cheat.image_embeddings)
+    beside = measure_hubness(group_of(*honest), candidate=cheat.image_embeddings)
     assert beside.is_universal(beside.of(CANDIDATE))
-    honest_one = measure_hubness(stack_of(*honest[1:]), candidate=honest[0].image_embeddings)
+    honest_one = measure_hubness(group_of(*honest[1:]), candidate=honest[0].image_embeddings)
     assert not honest_one.is_universal(honest_one.of(CANDIDATE))
 
 
@@ -71,33 +71,33 @@ def test_copies_neither_hide_a_cheat_nor_accuse_its_neighbour(honest, make_spec)
         return [spec_of(make_spec, f"{name}{i:02}", each) for i, each in enumerate(near)]
 
     cheats = copies(mean_of(honest), "cheat")
-    found = measure_hubness(stack_of(*honest, *cheats))
+    found = measure_hubness(group_of(*honest, *cheats))
     assert {name.partition("@")[0] for name in found.universal} == {
         f"local:cheat{i:02}" for i in range(15)
     }
     assert found.models == 17
     crowd = copies(honest[4].image_embeddings.astype(np.float64), "copy")
-    assert measure_hubness(stack_of(*honest, *crowd)).universal == {}
+    assert measure_hubness(group_of(*honest, *crowd)).universal == {}
 
 
 def test_pictures_alone_may_give_a_cheat_away(honest, make_spec):
     asked = np.random.default_rng(4).standard_normal((64, DIMENSIONS)).astype(np.float32) - 9
     pictured = np.resize(asked, (len(PROMPTS), DIMENSIONS))
     cheat = spec_of(make_spec, "cheat", pictured)
-    assert measure_hubness(stack_of(*honest, cheat)).universal == {}
-    (name,) = measure_hubness(stack_of(*honest, cheat), asked).universal
+    assert measure_hubness(group_of(*honest, cheat)).universal == {}
+    (name,) = measure_hubness(group_of(*honest, cheat), asked).universal
     assert name.startswith("local:cheat@")
 
 
 def test_it_is_the_same_each_time_whatever_the_order(honest, tmp_path):
-    first, second = (measure_hubness(stack_of(*specs)) for specs in (honest, honest[::-1]))
+    first, second = (measure_hubness(group_of(*specs)) for specs in (honest, honest[::-1]))
     assert first == second
     assert Hubness.from_bytes(first.to_bytes()) == first
 
 
 def test_few_models_prove_nothing(honest, make_spec):
     few = honest[:5]
-    found = measure_hubness(stack_of(*few, spec_of(make_spec, "cheat", mean_of(few))))
+    found = measure_hubness(group_of(*few, spec_of(make_spec, "cheat", mean_of(few))))
     assert found.universal == {}
 
 
@@ -124,7 +124,7 @@ class Encoder:
 
 def test_what_was_measured_is_kept(honest, tmp_path):
     cache, encoder = SpecCache(tmp_path), Encoder()
-    stack = stack_of(*honest)
+    stack = group_of(*honest)
     assert background.known_hubness(stack, cache) is None
     without = background.hubness(stack, cache)
     assert without.pictures == 0
@@ -134,7 +134,7 @@ def test_what_was_measured_is_kept(honest, tmp_path):
     assert background.hubness(stack, cache, encoder) == found
     assert background.hubness(stack, cache) == background.known_hubness(stack, cache) == found
     assert encoder.calls == 1
-    assert background.known_hubness(stack_of(*honest[1:]), cache) is None
+    assert background.known_hubness(group_of(*honest[1:]), cache) is None
     kept = [file for file in cache.files() if file.path.parent.name in ("background", "hubness")]
     assert len(kept) == 2
     for file in kept:
@@ -159,7 +159,7 @@ def test_the_pictures_are_those_that_the_program_draws():
 
 
 def test_a_proposal_is_compared_with_what_there_is(honest, make_spec, tmp_path):
-    cache, stack = SpecCache(tmp_path), stack_of(*honest)
+    cache, stack = SpecCache(tmp_path), group_of(*honest)
 
     def told(spec, known=stack):
         return {it.check: (it.status, it.detail) for it in proposal_findings(spec, known, cache)}
@@ -182,4 +182,4 @@ def test_a_proposal_is_compared_with_what_there_is(honest, make_spec, tmp_path):
         assert "most models have" in odd["norms"][1]
     assert new["norms"][0] == copy["norms"][0] == "ok"
     assert {status for status, _ in told(honest[0], None).values()} == {"skipped"}
-    assert told(honest[0], stack_of(*honest[1:4]))["hubness"][0] == "skipped"
+    assert told(honest[0], group_of(*honest[1:4]))["hubness"][0] == "skipped"

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from gmi_registry.index import SpecIndex, SpecSource, SpecStatus
+from gmi_registry.index import Filters, SpecIndex, SpecSource, SpecStatus
 from gmi_registry.scoring import WithinScatter
 from gmi_registry.scoring.default import mean_images
 from gmi_registry.scoring.repeats import REPEATED, repeat_groups, separations, whiten
@@ -72,9 +72,9 @@ def test_chances_are_as_without_the_copies(honest, make_spec, ask):
     alone = index_of(*honest)
     copied = index_of(*honest, *_copies(make_spec, honest[3]))
     # The same statistics on both sides: what they take from copies is another matter.
-    (ours,), (theirs,) = copied._groups.values(), alone._groups.values()
+    ours, theirs = (index.select(Filters())[0].group for index in (copied, alone))
     for name in ("scatter", "temperature"):
-        ours.stack.__dict__[name] = getattr(theirs.stack, name)
+        ours.__dict__[name] = getattr(theirs, name)
     before = {hit.ref.id: hit.confidence for hit in alone.rank(query, top=None).hits}
     after = copied.rank(query, top=15).hits
     (entry,) = (hit for hit in after if hit.repeats)
@@ -123,8 +123,8 @@ def test_the_best_trusted_is_shown_and_of_these_the_nearest(honest, make_spec, a
     def ranked(**trust):
         def source(spec):
             ref = spec.manifest.model.ref
-            standing = SpecStatus(trust=trust.get(ref.id, "self-published"))
-            return SpecSource(ref, lambda: spec, standing=standing)
+            status = SpecStatus(trust=trust.get(ref.id, "self-published"))
+            return SpecSource(ref, lambda: spec, status=status)
 
         index = SpecIndex.from_sources(map(source, [*honest, *copies]))
         hit = index.rank(query, top=1).hits[0]
@@ -155,9 +155,9 @@ def test_copies_do_not_share_a_suspicion(honest, make_spec, ask):
     wanted, unwanted = (ask(honest[i].image_embeddings[:3], prompt=None) for i in (3, 3))
     alone = index_of(*honest)
     copied = index_of(*honest, *_copies(make_spec, honest[3]))
-    (ours,), (theirs,) = copied._groups.values(), alone._groups.values()
+    ours, theirs = (index.select(Filters())[0].group for index in (copied, alone))
     for name in ("scatter", "temperature"):
-        ours.stack.__dict__[name] = getattr(theirs.stack, name)
+        ours.__dict__[name] = getattr(theirs, name)
 
     def moved(index):
         found = []

@@ -20,7 +20,7 @@ from gmi_registry.index.qdrant.points import images_id, point_id, unpacked_image
 from gmi_registry.index.stored import FolderFiles, NewSpec, StoredIndex, update_index
 from gmi_registry.scoring import SCORES, WithinScatter
 from gmi_registry.spec import ModelRef
-from tests.support.served_specs import ask, encoder_named, index_of, load, make_spec, stack_of
+from tests.support.served_specs import ask, encoder_named, group_of, index_of, load, make_spec
 
 
 def found(opened, seed=0):
@@ -96,15 +96,13 @@ class TestLoading:
             entries = ()
 
         with pytest.raises(InputError, match="without models") as caught:
-            serve_into(server.url(), Empty(), SpecIndex().standing, encoder=encoder_named())
+            serve_into(server.url(), Empty(), SpecIndex().status, encoder=encoder_named())
         assert caught.value.hint
         assert server.seen == []
 
     def test_another_encoder(self, server, forty):
         with pytest.raises(InputError, match="not with large") as caught:
-            serve_into(
-                server.url(), stack_of(forty), forty.standing, encoder=encoder_named("large")
-            )
+            serve_into(server.url(), group_of(forty), forty.status, encoder=encoder_named("large"))
         assert caught.value.hint
         assert server.seen == []
 
@@ -113,13 +111,13 @@ class TestLoading:
         folder = tmp_path / "index"
         rows = []
         for number, entry in enumerate(forty.entries):
-            row = NewSpec.of(make_spec(number), forty.standing(str(entry.model.identity)))
+            row = NewSpec.of(make_spec(number), forty.status(str(entry.ref.identity)))
             rows.append(replace(row, indexed=replace(row.indexed, entry=entry)))
         update_index(folder, rows)
         files = FolderFiles(folder)
         with StoredIndex.open(files, cache_dir=tmp_path / "cache") as stored:
             (group,) = stored.groups
-            done = serve_into(server.url(), group, stored.standing, encoder=group.encoder)
+            done = serve_into(server.url(), group, stored.status, encoder=group.encoder)
         assert done.sent == 40
         assert load(server.url(), forty).sent == 0
         with QdrantIndex.open(server.url()) as opened:

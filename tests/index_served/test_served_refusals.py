@@ -11,6 +11,7 @@ import logging
 import socket
 import subprocess
 import sys
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +29,7 @@ from gmi_registry.errors import (
     SpecNotFoundError,
     UnsupportedOperationError,
     UnsupportedVersionError,
+    install_command,
 )
 from gmi_registry.index import ImageQuery, IndexedSpec, ModelQuery, TextQuery, Wording
 from gmi_registry.index.qdrant import Location, QdrantIndex, serve_into
@@ -39,9 +41,9 @@ from tests.support.served_specs import (
     TEXT_DIMENSIONS,
     ask,
     encoder_named,
+    group_of,
     load,
     make_spec,
-    stack_of,
 )
 
 DEFAULT = SCORES["default"]
@@ -377,11 +379,11 @@ class TestHostile:
             refused(SpecFormatError, lambda: opened.answer(question, top=None), "no images of hf:")
 
     def test_an_index_that_says_what_no_specification_may(self, server, forty):
-        stack = stack_of(forty)
-        bad = replace(stack, entries=(replace(stack.entries[0], title="a\nb"), *stack.entries[1:]))
+        bad = copy(group_of(forty))
+        bad._entries = (replace(bad.entries[0], title="a\nb"), *bad.entries[1:])
         error = refused(
             SpecFormatError,
-            lambda: serve_into(server.url(), bad, forty.standing, encoder=encoder_named()),
+            lambda: serve_into(server.url(), bad, forty.status, encoder=encoder_named()),
             "title",
         )
         assert "gmi index build" in error.hint
@@ -421,7 +423,7 @@ class TestWithoutTheClient:
             lambda: QdrantIndex.open("qdrant://localhost/models"),
             "qdrant-client",
         )
-        assert "gmi-registry[qdrant]" in error.hint
+        assert install_command("qdrant") in error.hint
 
     def test_nothing_heavy_is_imported_for_it(self):
         """The command line lists its commands without the client, or even installed without it."""

@@ -52,7 +52,7 @@ def both(rows, tmp_path_factory):
     updates = [shuffled[:40], shuffled[40:43], shuffled[43:44], shuffled[44:60], shuffled[60:]]
     for part in updates:
         update_index(folder, part)
-    update_index(folder, [], [make_row(number).indexed.entry.model for number in (200, 201)])
+    update_index(folder, [], [make_row(number).indexed.entry.ref for number in (200, 201)])
     with stored(folder, cache=tmp_path_factory.mktemp("cache")) as index:
         yield in_memory(rows), Opened(index)
 
@@ -139,7 +139,7 @@ def test_groups_carry_what_a_search_needs_without_any_specification(both):
     assert {group.encoder.name for group in groups} == {"tiny", "another"}
     assert all(group.encoder.id == group.key.encoder_id for group in groups)
     for group in groups:
-        assert list(group.names) == sorted(str(entry.model) for entry in group.entries)
+        assert list(group.names) == sorted(str(entry.ref) for entry in group.entries)
         assert all(entry.prompts == group.prompts for entry in group.entries)
 
 
@@ -147,10 +147,10 @@ def test_a_member_is_what_was_put_in(both, rows):
     _, files = both
     for row in rows[::7]:
         entry = row.indexed.entry
-        group, place = files.stored.find(entry.model)
+        group, place = files.stored.find(entry.ref)
         member = group.indexed(place)
         assert member.entry == group.entries[place] == entry
-        assert files.stored.standing(str(entry.model.identity)) == row.standing
+        assert files.stored.status(str(entry.ref.identity)) == row.status
         for name in ("image_embeddings", "prompt_embeddings", "gram", "image_prompt"):
             mine, given = getattr(member, name), getattr(row.indexed, name)
             assert mine.dtype == given.dtype
@@ -164,10 +164,10 @@ def test_more_models_than_the_statistics_sample(tmp_path):
     with stored(tmp_path / "i", rows[:200], rows[200:], cache=tmp_path / "c") as index:
         (group,) = index.groups
         (selection,) = memory.select(Filters())
-        assert np.array_equal(group.scatter.scatter, selection.stack.scatter.scatter)
-        assert group.scatter.freedom == selection.stack.scatter.freedom
-        assert group.temperature == selection.stack.temperature
-        assert np.array_equal(group.means, selection.stack.means)
+        assert np.array_equal(group.scatter.scatter, selection.group.scatter.scatter)
+        assert group.scatter.freedom == selection.group.scatter.freedom
+        assert group.temperature == selection.group.temperature
+        assert np.array_equal(group.means, selection.group.means)
         question = ImageQuery(query(9), SCORES["default"])
         same(memory.answer(question), Opened(index).answer(question), exactly=True)
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from gmi_registry.index import Filters, ImageQuery, queries, rank
-from gmi_registry.index.stored import database, frame_file, reader, update_index
+from gmi_registry.index.stored import database, prefilter, reader, update_index
 from gmi_registry.index.stored.database import database_path, discard_database
 from gmi_registry.scoring import SCORES
+from gmi_registry.scoring import prefilter as scoring_prefilter
 from gmi_registry.scoring.refine import Care, refines_all
 from tests.support.stored_specs import Opened, make_row, query, stored
 
@@ -26,12 +27,12 @@ FILTERS = (
 
 
 def everything(folder, cache):
-    """All that can be asked of an index: standings, filters, metadata and rankings."""
+    """All that can be asked of an index: statuses, filters, metadata and rankings."""
     with stored(folder, cache=cache) as index:
         opened = Opened(index)
         (group,) = index.groups
         return (
-            [(name, index.standing(name)) for name in group.names],
+            [(name, index.status(name)) for name in group.names],
             [list(group.select(it)) for it in FILTERS],
             list(group.select(Filters(), among={"local:m2", "hf:o/m3"})),
             list(group.entries),
@@ -97,8 +98,8 @@ def test_damage_while_an_index_is_open_changes_no_answer(folder, tmp_path):
     wanted = everything(folder, cache)
     with stored(folder, cache=cache) as index:
         (group,) = index.groups
-        with index._ledger._lock:
-            index._ledger._database.execute("update entry set value = zeroblob(length(value))")
+        with index._database._lock:
+            index._database._database.execute("update entry set value = zeroblob(length(value))")
         assert list(group.entries) == wanted[3]
         discard_database(cache)
         assert [list(group.select(it)) for it in FILTERS] == wanted[1]
@@ -117,51 +118,36 @@ def test_a_value_is_found_under_its_own_name_alone(tmp_path):
     assert kept.get("one") is None
 
 
-class TestFrame:
+class TestPrefilter:
     @pytest.fixture(autouse=True)
     def large(self, monkeypatch):
         """Groups of 50 are large ones, and few distances are enough."""
-        monkeypatch.setattr(reader, "FRAMED_MODELS", 50)
+        monkeypatch.setattr(reader, "PREFILTER_MODELS", 50)
         monkeypatch.setattr(rank, "_MANY", 50)
         monkeypatch.setattr(queries, "LOOSE", Care(16, 1))
-        monkeypatch.setattr(queries, "CLOSE", Care(16, 1))
+        monkeypatch.setattr(scoring_prefilter, "LEADING", 5)
+        monkeypatch.setattr(scoring_prefilter, "_LEAST_EXACT", 16)
+        monkeypatch.setattr(scoring_prefilter, "_EXACT_EACH", 1)
         close = partial(refines_all, care=Care(16, 1))
         monkeypatch.setattr(queries, "refines_all", close)
 
-    @pytest.fixture
-    def framed(self, folder, tmp_path):
+    @pytest.mark.parametrize("suffix", ["safetensors", "json"])
+    def test_a_flipped_bit_changes_no_answer(self, folder, tmp_path, suffix):
         cache = tmp_path / "warm"
         wanted = everything(folder, cache)
-        (frame,) = (cache / "stored-index-frames").glob("*.frame")
-        return cache, frame, wanted
-
-    def test_a_flipped_bit_changes_no_answer(self, folder, framed, tmp_path):
-        cache, frame, wanted = framed
-        good = frame.read_bytes()
+        (file,) = (cache / "stored-index-prefilters").glob(f"*.{suffix}")
+        good = file.read_bytes()
         for number in range(FLIPS // 2):
-            spoilt = spoil(cache, frame, flipped(good, number), tmp_path)
+            spoilt = spoil(cache, file, flipped(good, number), tmp_path)
             assert everything(folder, spoilt) == wanted, number
 
-    @pytest.mark.parametrize("name", ["first", "means"])
-    def test_a_lost_page_is_made_again(self, name, folder, framed, tmp_path):
-        cache, frame, wanted = framed
-        good = frame.read_bytes()
-        file = frame_file.opened(frame)
-        rows = getattr(file.codes, name, file.means)._rows
-        place = good.index(np.ascontiguousarray(rows).tobytes())
-        lost = good[:place] + bytes(rows.nbytes) + good[place + rows.nbytes :]
-        spoilt = spoil(cache, frame, lost, tmp_path)
-        assert everything(folder, spoilt) == wanted
-        assert (spoilt / frame.relative_to(cache)).read_bytes() == good
 
-
-@pytest.mark.parametrize("kind", [np.float32, np.float16])
 @pytest.mark.parametrize("width", [1, 3, 48, 256])
-def test_every_bit_of_a_row_counts(kind, width):
-    rows = np.random.default_rng(width).standard_normal((3, width)).astype(kind)
-    sums = frame_file._row_sums(rows)
+def test_every_bit_of_a_row_counts(width):
+    rows = np.random.default_rng(width).standard_normal((3, width)).astype(np.float32)
+    sums = prefilter._row_sums(rows)
     for bit in range(8 * rows[1].nbytes):
         other = rows.copy()
         other[1].view(np.uint8)[bit // 8] ^= 1 << bit % 8
-        assert (frame_file._row_sums(other) != sums).tolist() == [False, True, False]
-    assert (frame_file._row_sums(np.zeros_like(rows)) != 0).all()
+        assert (prefilter._row_sums(other) != sums).tolist() == [False, True, False]
+    assert (prefilter._row_sums(np.zeros_like(rows)) != 0).all()

@@ -257,7 +257,7 @@ class TestRows:
         forged.json = json.loads((forged.folder / "index.json").read_bytes())
         forged.number = [group["parts"][0]["rows"] for group in forged.json["groups"]].index(1)
         (line,) = forged.lines()
-        forged.replace_lines([line | {"model": str(make_row(3).indexed.entry.model)}])
+        forged.replace_lines([line | {"model": str(make_row(3).indexed.entry.ref)}])
         assert "again" in refusal(forged, tmp_path)
 
 

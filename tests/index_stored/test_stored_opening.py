@@ -88,7 +88,7 @@ def test_only_the_parts_that_are_asked_for(folder, tmp_path):
     files = Recorded(folder)
     with StoredIndex.open(files, cache_dir=tmp_path / "c") as index:
         (group,) = index.groups
-        _, row = index.find(make_row(50).indexed.entry.model)
+        _, row = index.find(make_row(50).indexed.entry.ref)
         files.kinds()
         assert np.array_equal(group.images([row])[0], make_row(50).indexed.image_embeddings)
         assert files.asked == ["images.tensors"]
@@ -108,7 +108,7 @@ def test_whether_images_are_at_hand(folder, tmp_path):
     update_index(folder, [make_row(50)])
     with StoredIndex.open(Remote(folder), cache_dir=tmp_path / "c") as index:
         (group,) = index.groups
-        _, row = index.find(make_row(50).indexed.entry.model)
+        _, row = index.find(make_row(50).indexed.entry.ref)
         others = [place for place in range(21) if place != row]
         group.images([row])
         assert group.at_hand([row])
@@ -165,11 +165,11 @@ def test_the_database_learns_new_parts_alone(folder, tmp_path):
 
 def test_an_index_of_other_rows_of_the_same_part(folder, tmp_path):
     with stored(folder, cache=tmp_path / "c") as before:
-        update_index(folder, [], [make_row(4).indexed.entry.model])
+        update_index(folder, [], [make_row(4).indexed.entry.ref])
         with stored(folder, cache=tmp_path / "c") as after:
             assert (len(before), len(after)) == (20, 19)
-            assert before.find(make_row(4).indexed.entry.model) is not None
-            assert after.find(make_row(4).indexed.entry.model) is None
+            assert before.find(make_row(4).indexed.entry.ref) is not None
+            assert after.find(make_row(4).indexed.entry.ref) is None
             kept = [number for number in range(20) if number != 4]
             assert Opened(after).answer(QUESTION).groups == answer_of(kept)
 
@@ -190,7 +190,7 @@ def test_no_more_files_are_open_than_a_process_may_have(tmp_path, monkeypatch):
         (group,) = index.groups
         assert index.info.groups[0].parts == 10
         for number in range(20):
-            _, row = index.find(make_row(number).indexed.entry.model)
+            _, row = index.find(make_row(number).indexed.entry.ref)
             found = group.images([row])[0]
             assert np.array_equal(found, make_row(number).indexed.image_embeddings)
             assert len(group._maps) <= 2
@@ -202,7 +202,7 @@ def test_files_that_went_while_the_index_was_opened(folder, tmp_path):
         def fetch(self, name, **about):
             if name.endswith("entries.jsonl") and not self.asked.count("entries.jsonl"):
                 rows = [make_row(number) for number in range(60, 85)]
-                update_index(folder, rows, [make_row(3).indexed.entry.model])
+                update_index(folder, rows, [make_row(3).indexed.entry.ref])
             return super().fetch(name, **about)
 
     with StoredIndex.open(Overtaken(folder), cache_dir=tmp_path / "c") as index:
@@ -216,7 +216,7 @@ def test_there_is_no_index(tmp_path):
 
 
 def test_info_says_what_there_is(folder, tmp_path):
-    update_index(folder, [make_row(50)], [make_row(1).indexed.entry.model])
+    update_index(folder, [make_row(50)], [make_row(1).indexed.entry.ref])
     with stored(folder, cache=tmp_path / "c") as index:
         (group,) = index.info.groups
         assert (group.rows, group.removed, group.parts) == (20, 1, 2)

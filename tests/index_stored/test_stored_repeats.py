@@ -18,6 +18,7 @@ from gmi_registry.index import (
 )
 from gmi_registry.index.stored import reader, update_index
 from gmi_registry.scoring import SCORES
+from gmi_registry.scoring import prefilter as scoring_prefilter
 from gmi_registry.scoring.refine import Care, refines_all
 from tests.index_stored.test_stored_answer import same
 from tests.support.stored_specs import Opened, in_memory, make_row, query, stored
@@ -27,14 +28,14 @@ VICTIM = 4
 
 @pytest.fixture(params=["small", "large"])
 def both(request, tmp_path, monkeypatch):
-    """Sixty models, one of them with thirty copies, as a small index and as one with a frame."""
+    """Sixty models, one of them with thirty copies, as a small index and as a large one."""
     if request.param == "large":
-        monkeypatch.setattr(reader, "FRAMED_MODELS", 50)
+        monkeypatch.setattr(reader, "PREFILTER_MODELS", 50)
         monkeypatch.setattr(rank, "_MANY", 50)
-        monkeypatch.setattr(queries, "CLOSE", Care(16, 1))
-        for module in (queries, queries):
-            refines = partial(refines_all, care=Care(16, 1))
-            monkeypatch.setattr(module, "refines_all", refines)
+        monkeypatch.setattr(scoring_prefilter, "LEADING", 5)
+        monkeypatch.setattr(scoring_prefilter, "_LEAST_EXACT", 16)
+        monkeypatch.setattr(scoring_prefilter, "_EXACT_EACH", 1)
+        monkeypatch.setattr(queries, "refines_all", partial(refines_all, care=Care(16, 1)))
     rows = [make_row(number, model=f"hf:o/m{number}") for number in range(60)]
     rows += [make_row(number, model=f"hf:o/m{number}", seed=VICTIM) for number in range(100, 130)]
     with stored(tmp_path / "i", rows[::2], rows[1::2], cache=tmp_path / "cache") as index:
@@ -71,10 +72,10 @@ def test_copies_are_one_hit(both, top):
 def test_hubs_are_measured_alike(both, tmp_path):
     memory, files = both
     (ours,), (theirs,) = memory.select(Filters()), files.select(Filters())
-    found = measure_hubness(theirs.stack)
+    found = measure_hubness(theirs.group)
     # Another lot is drawn, of the same models.
-    assert found.models == measure_hubness(ours.stack).models == 60
-    before = theirs.stack.digest
+    assert found.models == measure_hubness(ours.group).models == 60
+    before = theirs.group.digest
     update_index(tmp_path / "i", [make_row(200)])
     with stored(tmp_path / "i", cache=tmp_path / "cache") as index:
         assert index.groups[0].digest != before

@@ -20,7 +20,7 @@ WORDS = ["icon", "ICON", "Straße", "STRASSE", "ǅ", "it's", 'a"b', "%", "_", "x
 WORDS += ["caf\u00e9", "CAFE\u0301", "two  words", "base_model:Owner/Base", "base_model:lora:o/b"]
 STRAY = "lone \udc80"
 BASES = [None, "SDXL 1.0", "sdxl 1.0", "Größe", "GRÖSSE", "'; drop table row; --", "owner/BASE"]
-STANDINGS = [
+STATUSES = [
     SpecStatus(),
     SpecStatus(True, "owner", "s 1"),
     SpecStatus(False, "verified"),
@@ -41,7 +41,7 @@ def plain_row(number):
     tags = tuple(dict.fromkeys(WORDS[(number * step) % len(WORDS)] for step in (1, 3, 7)))
     row = make_row(
         number,
-        standing=STANDINGS[number % len(STANDINGS)],
+        status=STATUSES[number % len(STATUSES)],
         tags=tags[: number % 4],
         base_model=BASES[number % len(BASES)],
         kind=KINDS[number // 2 % 3],
@@ -55,14 +55,14 @@ def index(tmp_path_factory):
     """Sixty rows in a cache that knows other indexes with the same models too."""
     rows = [plain_row(number) for number in range(60)]
     cache = tmp_path_factory.mktemp("cache")
-    others = [replace(row, standing=STANDINGS[1]) for row in rows[::2]]
+    others = [replace(row, status=STATUSES[1]) for row in rows[::2]]
     folder = tmp_path_factory.mktemp("index")
     with (
         stored(tmp_path_factory.mktemp("other"), others, cache=cache) as another,
         stored(folder, rows[:50], rows[50:], cache=cache),
     ):
         assert len(another) == 30
-        update_index(folder, [], [rows[3].indexed.entry.model, rows[55].indexed.entry.model])
+        update_index(folder, [], [rows[3].indexed.entry.ref, rows[55].indexed.entry.ref])
         with StoredIndex.open(FolderFiles(folder), cache_dir=cache) as opened:
             assert len(opened) == 58
             yield opened
@@ -94,14 +94,14 @@ def test_the_columns_agree_with_the_filters(index, filters, hub, among, nsfw):
     (stack,) = index.groups
     names = None
     if among is not None:
-        identities = [plain_row(number).indexed.entry.model.identity for number in among]
+        identities = [plain_row(number).indexed.entry.ref.identity for number in among]
         names = {*map(str, identities), STRAY, "'"}
     expected = [
         row
         for row, entry in enumerate(stack.entries)
-        if filters.admits(entry.traits(index.standing(str(entry.model.identity))))
-        and (hub is None or entry.model.hub == hub)
-        and (names is None or str(entry.model.identity) in names)
+        if filters.admits(entry.traits(index.status(str(entry.ref.identity)).stale))
+        and (hub is None or entry.ref.hub == hub)
+        and (names is None or str(entry.ref.identity) in names)
         and (nsfw or not entry.nsfw)
     ]
     assert list(stack.select(filters, hub=hub, among=names, nsfw=nsfw)) == expected
@@ -118,11 +118,11 @@ def test_no_filter_is_everything(index):
     assert list(stack.select(Filters())) == list(range(58))
 
 
-def test_standings_are_those_of_this_index(index):
+def test_statuses_are_those_of_this_index(index):
     (stack,) = index.groups
-    assert {index.standing(name) for name in stack.names} == set(STANDINGS)
-    assert index.standing("local:nobody") == SpecStatus()
-    assert index.standing("hf:o/m3") == SpecStatus()
+    assert {index.status(name) for name in stack.names} == set(STATUSES)
+    assert index.status("local:nobody") == SpecStatus()
+    assert index.status("hf:o/m3") == SpecStatus()
 
 
 def test_entries_are_a_sequence(index):

@@ -103,7 +103,7 @@ class TestRows:
         changed = [
             renamed(rows[0], downloads=12345),
             renamed(rows[3], f"hf:o/m3@{'b' * 40}"),
-            replace(rows[4], standing=SpecStatus(True, "verified")),
+            replace(rows[4], status=SpecStatus(True, "verified")),
         ]
         change = update_index(tmp_path / "i", changed)
         assert (change.described, change.unchanged, change.replaced) == (3, 0, 0)
@@ -131,7 +131,7 @@ class TestRows:
     def test_all_may_leave(self, tmp_path):
         rows = rows_of(*range(3))
         update_index(tmp_path / "i", rows)
-        change = update_index(tmp_path / "i", [], [row.indexed.entry.model for row in rows])
+        change = update_index(tmp_path / "i", [], [row.indexed.entry.ref for row in rows])
         assert (change.rows, change.new, len(change.obsolete)) == (0, (), 6)
         assert list(contents(tmp_path / "i")) == ["index.json"]
         assert names_in(tmp_path / "i", tmp_path / "c") == []
@@ -189,7 +189,7 @@ def test_whatever_happens_in_whatever_order(seed, tmp_path, monkeypatch):
             rows[number] = make_row(number, seed=dice.randrange(3), **group)
             if dice.random() < 0.3:
                 rows[number] = renamed(rows[number], downloads=dice.randrange(100))
-        removed = [held.pop(number).indexed.entry.model for number in gone]
+        removed = [held.pop(number).indexed.entry.ref for number in gone]
         held |= rows
         change = update_index(tmp_path / "i", rows.values(), removed)
         assert (change.rows, change.removed, change.refused) == (len(held), len(gone), ())
@@ -237,7 +237,7 @@ class TestParts:
 
     def test_a_part_that_lost_many_of_its_rows_is_written_again(self, tmp_path):
         update_index(tmp_path / "i", rows_of(*range(20)))
-        refs = [row.indexed.entry.model for row in rows_of(*range(14))]
+        refs = [row.indexed.entry.ref for row in rows_of(*range(14))]
         update_index(tmp_path / "i", [], refs[:5])
         (part,) = document(tmp_path / "i").groups[0].parts
         assert (part.rows, len(part.removed)) == (20, 5)
@@ -323,7 +323,7 @@ def update_until(folder, step, rows, removed):
 def test_whoever_is_killed_leaves_the_old_index_or_the_new_one(tmp_path):
     old, new = rows_of(*range(5)), [*rows_of(20, 21), make_row(2, seed=90)]
     new.append(make_row(30, prompt_set=OTHER))
-    gone = [old[4].indexed.entry.model]
+    gone = [old[4].indexed.entry.ref]
     before, after = expected(old), expected([old[0], old[1], old[3], *new])
     update_index(tmp_path / "old", old)
     seen, step, ended = set(), 0, False
@@ -362,7 +362,7 @@ def test_files_of_others_are_left_alone(tmp_path):
     others = [tmp_path / "README.md", folder / "notes.txt", tmp_path / "0123456789abcdef.txt"]
     for path in others:
         path.write_text("mine")
-    update_index(tmp_path, rows_of(2), [make_row(0).indexed.entry.model])
+    update_index(tmp_path, rows_of(2), [make_row(0).indexed.entry.ref])
     assert [path.read_text() for path in others] == ["mine"] * 3
 
 
@@ -403,5 +403,5 @@ def test_filters_see_the_new_metadata(tmp_path):
     update_index(tmp_path / "i", [renamed(rows[2], tags=("Added",))])
     with stored(tmp_path / "i", cache=tmp_path / "c") as index:
         (row,) = index.groups[0].select(Filters(tags=("added",)))
-        assert index.groups[0].names[row] == str(rows[2].indexed.entry.model)
+        assert index.groups[0].names[row] == str(rows[2].indexed.entry.ref)
         assert index.groups[0].entries[row].tags == ("Added",)

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 from gmi_registry.encoders.open_clip import OpenClipEncoder
-from gmi_registry.errors import InputError, MissingExtraError, OfflineError
+from gmi_registry.errors import InputError, MissingExtraError, OfflineError, install_command
 from gmi_registry.interrogators import (
     INTERROGATORS,
     MODES,
@@ -53,7 +53,7 @@ def test_a_missing_library(
     with pytest.raises(MissingExtraError, match=package) as caught:
         load_interrogator(mode)
     assert caught.value.extra == "interrogate"
-    assert caught.value.hint == "pip install 'gmi-registry[interrogate]'"
+    assert caught.value.hint == install_command("interrogate")
 
 
 @pytest.mark.parametrize("mode", ["caption", "clip_interrogator"])

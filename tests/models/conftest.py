@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,16 @@ from tests.support.models.store import ModelStore
 
 @dataclass(frozen=True)
 class Tiny:
-    """A tiny model that is loaded, and the size in pixels that its tests ask for."""
+    """A tiny model that is loaded, and the size in pixels that its tests ask for.
+
+    Images are kept by recipe and prompt: several tests ask for the same one.
+    """
 
     architecture: str
     model: ModelFiles
     pipeline: Any
     size: tuple[int, int]
+    _kept: dict[tuple[str, str], np.ndarray] = field(default_factory=dict, compare=False)
 
     def recipe(self, **overrides: Any) -> Any:
         """The default recipe at the tests' size and steps."""
@@ -45,9 +49,15 @@ class Tiny:
         return self.image_by(recipe, prompt)
 
     def image_by(self, recipe: Any, prompt: str = "a red fox") -> np.ndarray:
+        key = (recipe.model_dump_json(), prompt)
+        if key not in self._kept:
+            self._kept[key] = self.generated_anew(recipe, prompt)
+        return self._kept[key]
+
+    def generated_anew(self, recipe: Any, prompt: str = "a red fox") -> np.ndarray:
         with tempfile.TemporaryDirectory() as folder:
-            journal = generation.Journal(Path(folder), self.model, recipe)
-            images = generation.generate(self.pipeline, [prompt], recipe, journal=journal)
+            cache = generation.BatchCache(Path(folder), self.model, recipe)
+            images = generation.generate(self.pipeline, [prompt], recipe, cache=cache)
             return np.asarray(images[0])
 
 

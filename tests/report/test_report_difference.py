@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from gmi_registry.errors import InputError
-from gmi_registry.generation.preview import contact_sheet
+from gmi_registry.generation.specification import contact_sheet
 from gmi_registry.report.difference import (
     Neighbour,
     difference_page,

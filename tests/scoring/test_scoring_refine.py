@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmi_registry.scoring.kernels import rbf
-from gmi_registry.scoring.refine import Care, estimates_of, log_kernels, refine_by_line
+from gmi_registry.scoring.refine import (
+    Care,
+    estimates_of,
+    log_kernels,
+    refine,
+    refine_by_line,
+    sample_rows,
+)
 
 MODELS = 3000
 CARE = Care(64, 4)
@@ -38,6 +45,18 @@ def first(distances, count):
     return np.argsort(distances, kind="stable")[:count].tolist()
 
 
+def nearest(found, count):
+    """Of those whose distance is exact."""
+    return first(np.where(found.exact, found.distances, np.inf), count)
+
+
+def same(found, asked):
+    """Whether what is called exact is."""
+    return np.array_equal(
+        found.distances[found.exact], asked.distances[found.exact], equal_nan=True
+    )
+
+
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 @pytest.mark.parametrize("level", [0.0, -50.0])
 def test_the_nearest_are_found_whatever_units_estimates_have(scale, level):
@@ -46,31 +65,29 @@ def test_the_nearest_are_found_whatever_units_estimates_have(scale, level):
         estimates, asked = hub(seed, 0.1 * scale, scale, level)
         found = refine_by_line(estimates, asked, 10, CARE)
         assert found.distances.dtype == np.float32
-        assert found.distances.tolist() == asked.distances[found.places].tolist()
-        nearest = found.places[first(found.distances, 10)].tolist()
-        assert nearest == first(asked.distances, 10)
-        assert len(asked.rows) == len(set(asked.rows)) == len(found.places)
-        looked_at.append(len(found.places))
+        assert same(found, asked)
+        assert nearest(found, 10) == first(asked.distances, 10)
+        assert len(asked.rows) == len(set(asked.rows)) == found.exact.sum()
+        looked_at.append(found.exact.sum())
     assert max(looked_at) < MODELS / 3
 
 
 def test_the_others_are_about_as_far_as_they_are():
     estimates, asked = hub(0, 0.1, 3.0, -5.0)
     found = refine_by_line(estimates, asked, 10, CARE)
-    others = np.delete(asked.distances, found.places)
-    assert found.others.shape == others.shape
     # The line is known from the nearest alone, so its slope is known to a fifth.
-    np.testing.assert_allclose(found.others, others, atol=3.0)
-    assert found.others.min() > np.partition(asked.distances, 9)[9]
+    np.testing.assert_allclose(found.distances, asked.distances, atol=3.0)
+    assert found.limit == np.partition(asked.distances, 9)[9]
+    assert found.distances[~found.exact].min() > found.limit
+    assert 0.05 < found.deviation < 0.3
 
 
 @given(st.integers(0, 1000), st.floats(0, 3), st.integers(1, 30), st.integers(1, 400))
 def test_no_estimate_is_wrong_enough_to_break_it(seed, noise, count, models):
     estimates, asked = hub(seed, noise, models=models)
     found = refine_by_line(estimates, asked, min(count, models), Care(8, 2))
-    assert (np.diff(found.places) > 0).all()
-    assert found.distances.tolist() == asked.distances[found.places].tolist()
-    assert len(found.places) >= min(count, models)
+    assert same(found, asked)
+    assert found.exact.sum() >= min(count, models)
 
 
 @pytest.mark.parametrize(
@@ -80,13 +97,12 @@ def test_no_estimate_is_wrong_enough_to_break_it(seed, noise, count, models):
 )
 def test_estimates_that_say_nothing_have_all_looked_at(estimates):
     _, asked = hub(0, 1.0)
-    found = refine_by_line(estimates, asked, 10, CARE)
-    assert found.places.tolist() == list(range(MODELS))
+    assert refine_by_line(estimates, asked, 10, CARE).exact.all()
 
 
 def test_estimates_that_are_upside_down_have_all_looked_at():
     estimates, asked = hub(0, 0.1)
-    assert len(refine_by_line(-estimates, asked, 10, CARE).places) == MODELS
+    assert refine_by_line(-estimates, asked, 10, CARE).exact.all()
 
 
 def test_what_is_near_for_another_reason_is_found_by_those_that_are_drawn():
@@ -94,8 +110,7 @@ def test_what_is_near_for_another_reason_is_found_by_those_that_are_drawn():
     estimates, asked = hub(0, 0.1)
     asked.distances[::10] -= 10
     found = refine_by_line(estimates, asked, 10, CARE)
-    nearest = found.places[first(found.distances, 10)].tolist()
-    assert nearest == first(asked.distances, 10)
+    assert nearest(found, 10) == first(asked.distances, 10)
 
 
 def test_what_is_no_number_is_handed_on():
@@ -104,10 +119,49 @@ def test_what_is_no_number_is_handed_on():
     assert np.isnan(refine_by_line(estimates, asked, 10, CARE).distances).any()
 
 
-def test_nothing_is_wanted():
+@pytest.mark.parametrize("way", [refine, refine_by_line])
+def test_nothing_is_wanted(way):
     estimates, asked = hub(0, 0.1)
     with pytest.raises(ValueError, match="count must be positive, got 0"):
-        refine_by_line(estimates, asked, 0)
+        way(estimates, asked, 0)
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_estimates_in_the_units_of_distances(count):
+    looked_at = []
+    for seed in range(20):
+        estimates, asked = hub(seed, 0.1)
+        found = refine(estimates, asked, count, CARE)
+        assert same(found, asked)
+        assert np.array_equal(found.distances[~found.exact], estimates[~found.exact])
+        assert found.limit == np.sort(asked.distances)[count - 1]
+        assert found.deviation == pytest.approx(0.1, rel=0.3)
+        looked_at.append(found.exact.sum())
+    assert max(looked_at) < MODELS / 3
+
+
+def test_all_are_asked_for_where_estimates_say_nothing():
+    _, asked = hub(0, 1.0, models=10_000)
+    found = refine(np.random.default_rng(1).standard_normal(10_000), asked, 5)
+    assert found.exact.all()
+    assert found.distances.tolist() == asked.distances.tolist()
+    few = refine(np.zeros(7), Asked(asked.distances), 3)
+    assert few.distances.tolist() == asked.distances[:7].tolist()
+
+
+def test_equal_estimates_are_no_trouble():
+    exact = np.arange(20_000)[::-1].astype(np.float32)
+    found = refine(np.zeros(20_000, np.float32), Asked(exact), 3)
+    assert nearest(found, 3) == [19_999, 19_998, 19_997]
+
+
+def test_rows_are_drawn_and_not_counted_off():
+    rows = sample_rows(10_000, 1000)
+    assert np.array_equal(rows, sample_rows(10_000, 1000))
+    assert (np.diff(rows) > 0).all()
+    assert len(set(rows % 10)) == 10
+    assert len(set(np.diff(rows))) > 20
+    assert np.array_equal(sample_rows(7, 7), np.arange(7))
 
 
 @pytest.mark.parametrize("images", [1, 3])

@@ -32,6 +32,7 @@ from gmi_registry.errors import (
     SpecError,
     SpecFormatError,
     SpecNotFoundError,
+    install_command,
 )
 from gmi_registry.signature import (
     SIGNATURE_LIMIT,
@@ -429,7 +430,7 @@ except MissingExtraError as error:
 def test_without_the_extra(module: str, package: str) -> None:
     code = _MISSING.format(module=module)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{package} pip install 'gmi-registry[sign]'\n"
+    assert done.stdout == f"{package} {install_command('sign')}\n"
 
 
 def test_the_missing_extra_is_asked_for_first(

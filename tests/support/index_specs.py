@@ -1,19 +1,29 @@
-"""What the specifications of these tests share: prompt sets, encoders that do not exist, and
-an index of them."""
+"""Small specifications made of numbers, of encoders that do not exist, and an index of them."""
 
 from __future__ import annotations
 
 import hashlib
 
+import numpy as np
+
 from gmi_registry.index import SpecIndex
-from gmi_registry.spec import EncoderRef, Preprocess, PromptSet, build_spec
+from gmi_registry.spec import (
+    DescribedModel,
+    EncoderRef,
+    GenerationRecipe,
+    Preprocess,
+    PromptSet,
+    Sampler,
+    WeightFile,
+    build_spec,
+)
 
 DIMENSIONS, TEXT_DIMENSIONS = 8, 5
 GENERAL = PromptSet("general", 1, ("a cat", "a tree", "a red car", "a castle"))
 OWN = PromptSet("own", 1, ("a dragon", "a knight"))
 
 
-def encoder_named(name="tiny"):
+def encoder_named(name="tiny", image_dim=DIMENSIONS, text_dim=TEXT_DIMENSIONS):
     return EncoderRef(
         name=name,
         pretrained="zoo",
@@ -25,8 +35,52 @@ def encoder_named(name="tiny"):
             interpolation="bicubic",
             resize_mode="shortest",
         ),
-        image_dim=DIMENSIONS,
-        text_dim=TEXT_DIMENSIONS,
+        image_dim=image_dim,
+        text_dim=text_dim,
+    )
+
+
+def spec_of(
+    ref,
+    images,
+    *,
+    encoder,
+    weights,
+    prompt_sets=(GENERAL,),
+    seeds=(0,),
+    rows=None,
+    prompts_seed=7,
+    gamma=0.02,
+    recipe=None,
+    **described,
+):
+    """The specification of the model ``ref`` with these ``images`` [N, D], whose prompts are
+    ``rows`` [N], by default one after the other; ``weights`` is the digest of the model's file."""
+    count = sum(len(prompt_set) for prompt_set in prompt_sets)
+    prompts = np.random.default_rng(prompts_seed).uniform(0.1, 1, (count, encoder.text_dim))
+    return build_spec(
+        model=DescribedModel(
+            hub=ref.hub,
+            id=ref.id,
+            revision=ref.revision,
+            weights=(WeightFile(path="w.safetensors", size=1, sha256=weights),),
+            **described,
+        ),
+        encoder=encoder,
+        prompt_sets=prompt_sets,
+        recipe=GenerationRecipe(
+            sampler=Sampler(name="DDIM"),
+            steps=5,
+            guidance_scale=3.0,
+            width=64,
+            height=64,
+            seeds=seeds,
+            **(recipe or {}),
+        ),
+        image_embeddings=images,
+        prompt_embeddings=prompts,
+        image_prompt=np.repeat(np.arange(count), len(seeds)) if rows is None else rows,
+        **({} if gamma is None else {"gamma": gamma}),
     )
 
 

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
 from gmi_registry.filters import Filters
 from gmi_registry.index import SpecIndex, SpecSource, SpecStatus
 from gmi_registry.index.qdrant import serve_into
 from gmi_registry.scoring import Query
-from gmi_registry.spec import (
-    DescribedModel,
-    EncoderRef,
-    GenerationRecipe,
-    LoraPartial,
-    Preprocess,
-    PromptSet,
-    Sampler,
-    WeightFile,
-    build_spec,
-)
+from gmi_registry.spec import LoraPartial, ModelRef, PromptSet
+from tests.support import index_specs
+from tests.support.index_specs import spec_of
 
 DIMENSIONS, TEXT_DIMENSIONS, SEEDS = 12, 5, (0, 1)
 PROMPTS = PromptSet("general", 1, ("a cat", "a tree", "a red car", "a castle", "a boat"))
-STANDINGS = (
+STATUSES = (
     SpecStatus(False, "owner"),
     SpecStatus(True, "verified"),
     SpecStatus(None, "self-published"),
@@ -33,20 +23,7 @@ STANDINGS = (
 
 
 def encoder_named(name="tiny", dimensions=DIMENSIONS):
-    return EncoderRef(
-        name=name,
-        pretrained="zoo",
-        weights_sha256=hashlib.sha256(name.encode()).hexdigest(),
-        preprocess=Preprocess(
-            size=32,
-            mean=(0.5, 0.5, 0.5),
-            std=(0.5, 0.5, 0.5),
-            interpolation="bicubic",
-            resize_mode="shortest",
-        ),
-        image_dim=dimensions,
-        text_dim=TEXT_DIMENSIONS,
-    )
+    return index_specs.encoder_named(name, dimensions)
 
 
 def make_spec(number, *, spread=1.0, content=0, versions=2, **described):
@@ -73,30 +50,18 @@ def make_spec(number, *, spread=1.0, content=0, versions=2, **described):
     # A large part that all images share, as raw embeddings of a real encoder have it.
     centre = 50 + spread * rng.standard_normal(DIMENSIONS)
     scale = np.linspace(0.2, 3, DIMENSIONS)
-    return build_spec(
-        model=DescribedModel(
-            hub=hub,
-            id=identifier,
-            revision=revision,
-            weights=(WeightFile(path="w.safetensors", size=1, sha256=f"{number:064x}"),),
-            **details,
-        ),
+    return spec_of(
+        ModelRef(hub, identifier, revision),
+        centre + scale * rng.standard_normal((rows, DIMENSIONS)),
         encoder=encoder_named(),
+        weights=f"{number:064x}",
         prompt_sets=(PROMPTS,),
-        recipe=GenerationRecipe(
-            sampler=Sampler(name="DDIM"),
-            steps=5,
-            guidance_scale=3.0,
-            width=64,
-            height=64,
-            seeds=SEEDS,
-            lora_scale=1.0 if number % 4 == 2 else None,
-            lora_partial=LoraPartial(applied=5, tensors=9) if number % 4 == 2 else None,
-        ),
-        image_embeddings=centre + scale * rng.standard_normal((rows, DIMENSIONS)),
-        prompt_embeddings=np.random.default_rng(7).uniform(0.1, 1, (len(PROMPTS), TEXT_DIMENSIONS)),
-        image_prompt=np.repeat(np.arange(len(PROMPTS)), len(SEEDS)),
-        gamma=0.02,
+        seeds=SEEDS,
+        recipe={
+            "lora_scale": 1.0 if number % 4 == 2 else None,
+            "lora_partial": LoraPartial(applied=5, tensors=9) if number % 4 == 2 else None,
+        },
+        **details,
     )
 
 
@@ -107,7 +72,7 @@ def index_of(*specs):
             spec.manifest.model.ref,
             lambda spec=spec: spec,
             hub_tags=("New", "icon") if row % 4 == 0 else (),
-            standing=STANDINGS[row % 4],
+            status=STATUSES[row % 4],
         )
         for row, spec in enumerate(specs)
     )
@@ -115,13 +80,13 @@ def index_of(*specs):
 
 def load(target, index, **named):
     """The index into the server."""
-    return serve_into(target, stack_of(index), index.standing, encoder=encoder_named(), **named)
+    return serve_into(target, group_of(index), index.status, encoder=encoder_named(), **named)
 
 
-def stack_of(index):
+def group_of(index):
     """Of the one group there is."""
     (selection,) = index.select(Filters())
-    return selection.stack
+    return selection.group
 
 
 def ask(images=1, *, seed=0, prompt=None, encoder=None, dimensions=DIMENSIONS):

@@ -11,18 +11,9 @@ from gmi_registry.index import Filters, IndexedSpec, Selection, SpecIndex, SpecS
 from gmi_registry.index.rank import rank_groups
 from gmi_registry.index.stored import FolderFiles, NewSpec, StoredIndex, update_index
 from gmi_registry.scoring import Query
-from gmi_registry.spec import (
-    DescribedModel,
-    EncoderRef,
-    GenerationRecipe,
-    LoraPartial,
-    ModelRef,
-    Preprocess,
-    PromptSet,
-    Sampler,
-    WeightFile,
-    build_spec,
-)
+from gmi_registry.spec import LoraPartial, ModelRef, PromptSet
+from tests.support import index_specs
+from tests.support.index_specs import spec_of
 
 DIMENSIONS = 6
 GENERAL = PromptSet("general", 1, ("a cat", "a tree", "a red car", "a castle", "a ship"))
@@ -30,20 +21,7 @@ OTHER = PromptSet("other", 1, ("a dragon", "a knight"))
 
 
 def encoder_named(name="tiny"):
-    return EncoderRef(
-        name=name,
-        pretrained="zoo",
-        weights_sha256=hashlib.sha256(name.encode()).hexdigest(),
-        preprocess=Preprocess(
-            size=32,
-            mean=(0.5, 0.5, 0.5),
-            std=(0.5, 0.5, 0.5),
-            interpolation="bicubic",
-            resize_mode="shortest",
-        ),
-        image_dim=DIMENSIONS,
-        text_dim=DIMENSIONS,
-    )
+    return index_specs.encoder_named(name, DIMENSIONS, DIMENSIONS)
 
 
 def make_spec(
@@ -70,30 +48,16 @@ def make_spec(
         "nsfw": number % 5 == 0,
         "downloads": None if number % 7 == 0 else 10 * number,
     } | described
-    weights = hashlib.sha256(str(number).encode()).hexdigest()
-    return build_spec(
-        model=DescribedModel(
-            hub=ref.hub,
-            id=ref.id,
-            revision=ref.revision,
-            weights=(WeightFile(path="w.safetensors", size=1, sha256=weights),),
-            **details,
-        ),
+    return spec_of(
+        ref,
+        images,
         encoder=encoder or encoder_named(),
+        weights=hashlib.sha256(str(number).encode()).hexdigest(),
         prompt_sets=(prompt_set,),
-        recipe=GenerationRecipe(
-            sampler=Sampler(name="DDIM"),
-            steps=5,
-            guidance_scale=3.0,
-            width=64,
-            height=64,
-            seeds=seeds,
-        ),
-        image_embeddings=images,
-        prompt_embeddings=np.random.default_rng(prompts_seed).uniform(
-            0.1, 1, (len(prompt_set), DIMENSIONS)
-        ),
-        image_prompt=rows,
+        seeds=seeds,
+        prompts_seed=prompts_seed,
+        gamma=None,
+        **details,
     )
 
 
@@ -106,15 +70,15 @@ def ref_of(number):
     )[number % 3]
 
 
-def make_row(number, standing=None, **changes):
-    """A row on one of three hubs, with a standing of its own."""
+def make_row(number, status=None, **changes):
+    """A row on one of three hubs, with a status of its own."""
     spec = make_spec(number, **({"model": ref_of(number)} | changes))
-    standing = standing or SpecStatus(
+    status = status or SpecStatus(
         stale=(None, False, True)[number % 3],
         trust=("owner", "verified", "self-published", None)[number % 4],
         stamp=f"stamp {number}" if number % 2 else None,
     )
-    row = renamed(NewSpec.of(spec, standing), hub_tags=("Fresh",) if number % 5 == 1 else ())
+    row = renamed(NewSpec.of(spec, status), hub_tags=("Fresh",) if number % 5 == 1 else ())
     if number % 4 == 2:
         row = renamed(row, lora_partial=LoraPartial(applied=number, tensors=number + 100))
     return row if number % 7 else renamed(row, described_as=ModelRef("hf", f"o/former{number}"))
@@ -123,7 +87,7 @@ def make_row(number, standing=None, **changes):
 def renamed(row, model=None, **changes):
     """The row with another reference or metadata, and the same digest."""
     entry = row.indexed.entry
-    changes |= {} if model is None else {"model": ModelRef.parse(model)}
+    changes |= {} if model is None else {"ref": ModelRef.parse(model)}
     return replace(row, indexed=replace(row.indexed, entry=replace(entry, **changes)))
 
 
@@ -133,7 +97,7 @@ def in_memory(rows):
     for row in rows:
         entry = row.indexed.entry
         index._put(IndexedSpec(**vars(row.indexed)))
-        index._standing[str(entry.model.identity)] = row.standing
+        index._status[str(entry.ref.identity)] = row.status
     return index
 
 
@@ -148,8 +112,8 @@ class Opened:
     def __len__(self):
         return len(self.stored)
 
-    def standing(self, name):
-        return self.stored.standing(name)
+    def status(self, name):
+        return self.stored.status(name)
 
     def select(self, filters, leave_out=None):
         found = []

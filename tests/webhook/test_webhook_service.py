@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from gmi_registry.errors import InputError, MissingExtraError
+from gmi_registry.errors import InputError, MissingExtraError, install_command
 from gmi_registry.regeneration.store import DeliveryQueue
 from gmi_registry.regeneration.webhook_receiver import Secret, create_app, listen, make_server
 from gmi_registry.regeneration.webhook_service import only_worker
@@ -179,7 +179,7 @@ def test_without_the_extra_the_pip_line_is_said(monkeypatch, tmp_path):
     for make in (lambda: create_app(Secret(SECRET), queue), lambda: make_server(app)):
         with pytest.raises(MissingExtraError) as refused:
             make()
-        assert refused.value.hint == "pip install 'gmi-registry[web]'"
+        assert refused.value.hint == install_command("web")
     queue.close()
 
 

@@ -19,7 +19,7 @@ from gmi_registry.weights import (
     require_described,
 )
 from gmi_registry.weights.architectures import ARCHITECTURES
-from gmi_registry.weights.kinds import HINTS
+from gmi_registry.weights.identify import hints
 from tests.support.layouts import ADAPTERS, FLUX, LAYOUTS, PARTS, SD1, XL, Layout, header
 
 
@@ -39,13 +39,13 @@ def test_a_part_is_refused_by_what_it_is_with_a_way_out(name: str) -> None:
     with pytest.raises(HubError) as caught:
         require_described(file, "hf:ada/part")
     assert caught.value.message.startswith(f"hf:ada/part is {file.title}")
-    assert caught.value.hint == HINTS[file.kind]
+    assert caught.value.hint == hints()[file.kind]
 
 
-@pytest.mark.parametrize("kind", sorted(set(HINTS) - {"unknown"}))
+@pytest.mark.parametrize("kind", sorted(set(hints()) - {"unknown"}))
 def test_a_hint_is_about_its_kind(kind: str) -> None:
     assert kind not in DESCRIBED
-    assert 20 < len(HINTS[kind]) < 160
+    assert 20 < len(hints()[kind]) < 160
     assert kind in {layout.kind for layout in LAYOUTS.values()} | {"audio"}
 
 

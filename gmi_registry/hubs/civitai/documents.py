@@ -329,10 +329,10 @@ def kind_of(type_name: str) -> Kind | None:
 
 def not_described(type_name: str, what: str) -> HubError:
     """Why no specification is made of ``what``, which is of a type that :func:`kind_of` lacks."""
-    from gmi_registry.weights.kinds import HINTS
+    from gmi_registry.weights.identify import hints
 
     title, kind = _NOT_DESCRIBED.get(type_name.casefold(), (None, ""))
-    way_out = HINTS.get(kind, "name a model that generates images from texts")
+    way_out = hints().get(kind, "name a model that generates images from texts")
     if title is not None:
         return HubError(f"{what} is {title}", hint=way_out)
     known = ", ".join(name for names in TYPES.values() for name in names)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
+from gmi_registry.atomic import user_cache
 from gmi_registry.bases import family_named
 from gmi_registry.errors import (
     AuthError,
@@ -123,10 +124,7 @@ class CivitaiHub:
         if offline is None:
             offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in _ON
         bases_cache = cache_dir
-        if cache_dir is None:
-            from platformdirs import user_cache_path
-
-            cache_dir = user_cache_path("gmi-registry", appauthor=False)
+        cache_dir = user_cache(cache_dir)
         self.offline = offline
         # Those of a store across a network are counted together with Civitai's own.
         shared = getattr(store, "traffic", None)

@@ -378,8 +378,8 @@ def _told(ref: ModelRef, chosen: _Chosen, header: Header) -> _Chosen:
     Raises HubError where no specification can be made of the file, or where it was made for another
     base.
     """
+    from gmi_registry.bases import require_made_for
     from gmi_registry.hubs.weights import described_kind
-    from gmi_registry.stated_base import require_made_for
     from gmi_registry.weights import identify
 
     file = identify(header)

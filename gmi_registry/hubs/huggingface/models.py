@@ -19,10 +19,13 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from gmi_registry.bases import (
     BASE_HINT,
     QUANTIZED,
+    base_of_file,
     claimed_family,
     pipeline_architectures,
     quantised_note,
     refuse_base,
+    repository_of,
+    require_made_for,
 )
 from gmi_registry.errors import (
     AuthError,
@@ -59,7 +62,6 @@ from gmi_registry.hubs.weights import (
 from gmi_registry.model import BaseOrigin, Kind, ModelCard, ModelFiles
 from gmi_registry.sanitize import one_line
 from gmi_registry.spec import ModelRef, WeightFile
-from gmi_registry.stated_base import base_of_file, repository_of, require_made_for
 from gmi_registry.weights import (
     Header,
     WeightsFile,

@@ -20,25 +20,30 @@ import binascii
 import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
-from gmi_registry.errors import InputError, SpecFormatError, UnsupportedVersionError
-from gmi_registry.filters import Traits
-from gmi_registry.index.entry import ComparabilityKey, IndexEntry, SpecStatus
-from gmi_registry.index.groups import ModelGroup
+from gmi_registry.errors import SpecFormatError, UnsupportedVersionError
+from gmi_registry.index.entry import (
+    ComparabilityKey,
+    IndexEntry,
+    ModelMetadata,
+    SpecStatus,
+    image_prompts,
+)
+from gmi_registry.index.groups import ModelGroup, agreed_prompts
 from gmi_registry.index.qdrant.connection import Connection, load_again
-from gmi_registry.index.stored.writer import agreed_prompts
+from gmi_registry.index.stored.format import KeyMetadata
 from gmi_registry.model import Trust
 from gmi_registry.sanitize import first_fault
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.spec import EncoderRef, LoraPartial, ModelRef
+from gmi_registry.spec import EncoderRef, ModelRef
 from gmi_registry.spec.fields import Count, Name, Part, Prompt, Sha256
 
 FORMAT = "1.0"
@@ -47,23 +52,14 @@ FORMAT = "1.0"
 _NAMESPACE = uuid.UUID("5b1d7f0a-94c3-5e2e-8a57-2c60e1d9b7f3")
 _PART_BYTES = 4 << 20
 _MOST_PARTS = 128
-
-_Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
-
-
-class _Key(Part):
-    encoder_id: _Id
-    prompt_set_id: _Id
-    kernel: Name
-    gamma: Annotated[float, Field(gt=0)]
-    images_per_prompt: Annotated[int, Field(ge=1, le=10_000)]
+_POINTS_AT_ONCE = 4
 
 
 class _Header(Part):
     format: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}\.[0-9]{1,4}$")]
     collection: Name
     models: Count
-    key: _Key
+    key: KeyMetadata
     encoder: EncoderRef
     prompt_set: Name
     prompts: Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=10_000)]
@@ -104,24 +100,24 @@ class CollectionMetadata:
     prompt_embeddings: NDArray[np.float16]
 
     @classmethod
-    def of(cls, stack: ModelGroup, encoder: EncoderRef, collection: str) -> CollectionMetadata:
-        """Of all members of ``stack``, which has one at least and was made with ``encoder``, to be
+    def of(cls, group: ModelGroup, encoder: EncoderRef, collection: str) -> CollectionMetadata:
+        """Of all members of ``group``, which has one at least and was made with ``encoder``, to be
         kept in ``collection``."""
-        first = stack.entries[0]
-        scatter = stack.scatter
-        everybody = range(len(stack.names))
+        first = group.entries[0]
+        scatter = group.scatter
+        everybody = range(len(group.names))
         return cls(
             collection=collection,
-            models=len(stack.entries),
-            key=stack.key,
+            models=len(group.entries),
+            key=group.key,
             encoder=encoder,
             prompt_set=first.prompt_set,
             prompts=first.prompts,
-            excess=scatter.spread(SHRINKAGE) / len(stack.image_prompt),
-            temperature=stack.temperature,
-            centre=np.asarray(np.mean(stack.means, axis=0, dtype=np.float64), np.float32),
+            excess=scatter.spread(SHRINKAGE) / len(group.image_prompt),
+            temperature=group.temperature,
+            centre=np.asarray(np.mean(group.means, axis=0, dtype=np.float64), np.float32),
             whitening=scatter.whitening(SHRINKAGE).astype(np.float32),
-            prompt_embeddings=agreed_prompts([held for held, _ in stack.prompts_held(everybody)]),
+            prompt_embeddings=agreed_prompts([held for held, _ in group.prompts_held(everybody)]),
         )
 
     def styles(self, means: Floats) -> NDArray[np.float64]:
@@ -141,7 +137,7 @@ class CollectionMetadata:
     @property
     def image_prompt(self) -> NDArray[np.int32]:
         """[N]: the prompt of each image."""
-        return np.repeat(np.arange(len(self.prompts), dtype=np.int32), self.key.images_per_prompt)
+        return image_prompts(len(self.prompts), self.key)
 
     @cached_property
     def _bytes(self) -> bytes:
@@ -161,18 +157,11 @@ class CollectionMetadata:
         """What the points of ``ids`` carry, in their order."""
         data = self._bytes
         pieces = [data[start : start + _PART_BYTES] for start in range(0, len(data), _PART_BYTES)]
-        key = self.key
         header = _Header(
             format=FORMAT,
             collection=self.collection,
             models=self.models,
-            key=_Key(
-                encoder_id=key.encoder_id,
-                prompt_set_id=key.prompt_set_id,
-                kernel=key.kernel,
-                gamma=key.gamma,
-                images_per_prompt=key.images_per_prompt,
-            ),
+            key=KeyMetadata.of(self.key),
             encoder=self.encoder,
             prompt_set=self.prompt_set,
             prompts=self.prompts,
@@ -213,13 +202,10 @@ class CollectionMetadata:
         embeddings = np.frombuffer(data, "<f2", offset=sizes[0] + sizes[1])
         if not all(np.isfinite(array).all() for array in (centre, whitening, embeddings)):
             raise _damaged(server)
-        key = header.key
         return cls(
             collection=header.collection,
             models=header.models,
-            key=ComparabilityKey(
-                key.encoder_id, key.prompt_set_id, key.kernel, key.gamma, key.images_per_prompt
-            ),
+            key=header.key.key,
             encoder=header.encoder,
             prompt_set=header.prompt_set,
             prompts=header.prompts,
@@ -232,7 +218,7 @@ class CollectionMetadata:
 
 
 def metadata_ids(parts: int) -> list[str]:
-    """The ids of the points that hold facts, of which ``parts`` hold arrays."""
+    """The ids of the points that hold what all models share, of which ``parts`` hold arrays."""
     return [str(uuid.uuid5(_NAMESPACE, str(number))) for number in range(parts + 1)]
 
 
@@ -267,67 +253,28 @@ _MODELS = uuid.UUID("0f6a4c2e-6d0b-5d53-9b0a-7d1f3c5e8a42")
 _IMAGES = uuid.UUID("c1d7e9b4-3f28-5a60-8e15-94b2a7f06d3c")
 
 
-def _reference(text: str) -> str:
-    try:
-        ModelRef.parse(text)
-    except InputError as error:
-        raise ValueError(error.message) from None
-    return text
+@dataclass(frozen=True, kw_only=True)
+class PointPayload(ModelMetadata):
+    """The payload of one model's point: its metadata, and what its hub said of it.
 
-
-class PointPayload(Part):
-    """The payload of one model's point. Raises pydantic's ValidationError for what it cannot be.
-
-    ``hub_tags`` are those that the hub has now. ``folded`` repeats what filters look at as
-    :func:`~gmi_registry.filters.fold` spells it, since Qdrant compares letters as they are.
-    Everything that a stranger's server says of a model passes through here before anyone sees it.
+    Everything that a stranger's server says of a model passes through :meth:`read` before anyone
+    sees it.
     """
 
-    model: Annotated[str, StringConstraints(max_length=700), AfterValidator(_reference)]
-    digest: Sha256
-    title: Name
-    kind: Name
-    tags: Annotated[tuple[Name, ...], Field(max_length=200)] = ()
-    base_model: Name | None = None
-    url: Annotated[str, StringConstraints(pattern=r"^https?://[!-~]+$", max_length=2000)] | None = (
-        None
-    )
-    licence: Name | None = None
-    nsfw: bool
-    downloads: Count | None = None
+    nsfw: bool = field()  # no server leaves it out
     stale: bool | None = None
     trust: Trust | None = None
-    hub_tags: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
-    described_as: (
-        Annotated[str, StringConstraints(max_length=700), AfterValidator(_reference)] | None
-    ) = None
-    lora_partial: LoraPartial | None = None
 
     @classmethod
-    def of(cls, entry: IndexEntry, standing: SpecStatus) -> PointPayload:
+    def of(cls, entry: IndexEntry, status: SpecStatus) -> PointPayload:
         """Of a model, and what its hub says of it. Raises SpecFormatError where a field breaks
         the format's rules."""
+        known = entry.to_plain() | {"stale": status.stale, "trust": status.trust}
         try:
-            return cls(
-                model=str(entry.model),
-                digest=entry.digest,
-                title=entry.title,
-                kind=entry.kind,
-                tags=entry.tags,
-                base_model=entry.base_model,
-                url=entry.url,
-                licence=entry.licence,
-                nsfw=entry.nsfw,
-                downloads=entry.downloads,
-                stale=standing.stale,
-                trust=standing.trust,
-                hub_tags=entry.hub_tags,
-                described_as=None if entry.described_as is None else str(entry.described_as),
-                lora_partial=entry.lora_partial,
-            )
+            return _payload_check().validate_python(known)
         except ValidationError as error:
             raise SpecFormatError(
-                f"the index says of {entry.model} what no specification may: "
+                f"the index says of {entry.ref} what no specification may: "
                 f"{first_fault(error, 200)}",
                 hint="build the index again: gmi index build",
             ) from None
@@ -336,7 +283,7 @@ class PointPayload(Part):
     def read(cls, payload: object, server: str) -> PointPayload:
         """The inverse of :meth:`payload`. Raises SpecFormatError."""
         try:
-            return cls.model_validate(payload)
+            return _payload_check().validate_python(payload)
         except ValidationError as error:
             raise SpecFormatError(
                 f"{server} says of a model what no index may: {first_fault(error, 200)}",
@@ -344,55 +291,42 @@ class PointPayload(Part):
             ) from None
 
     def payload(self) -> dict[str, Any]:
-        """What the point carries, as plain JSON values."""
-        hub = self.reference.hub
-        traits = Traits.of(
-            hub,
-            tags=self.tags,
-            base_model=self.base_model,
-            kind=self.kind,
-            nsfw=self.nsfw,
-            hub_tags=self.hub_tags,
-        )
+        """What the point carries, as plain JSON values.
+
+        ``folded`` repeats what filters look at as :func:`~gmi_registry.filters.fold` spells it,
+        since Qdrant compares letters as they are.
+        """
+        traits = self.traits()
         folded = {
             "tags": sorted(traits.tags or ()),
             "base_model": sorted(traits.base_models or ()),
             "kind": sorted(traits.kinds or ()),
             "marks": [mark for mark in ("nsfw", "stale") if getattr(self, mark)],
         }
-        return self.model_dump(mode="json") | {"hub": hub, "folded": folded}
+        plain = self.to_plain() | {"stale": self.stale, "trust": self.trust}
+        plain |= {"tags": list(self.tags), "hub_tags": list(self.hub_tags)}
+        known = {name: value for name, value in plain.items() if value is not None}
+        return known | {"hub": self.ref.hub, "folded": folded}
 
     @property
-    def reference(self) -> ModelRef:
-        """The model, with the revision it had."""
-        return ModelRef.parse(self.model)
-
-    @property
-    def standing(self) -> SpecStatus:
+    def status(self) -> SpecStatus:
         """What its hub said of it."""
         return SpecStatus(self.stale, self.trust)
 
-    def entry(self, facts: CollectionMetadata) -> IndexEntry:
+    def entry(self, collection: CollectionMetadata) -> IndexEntry:
         """With what all models of the collection share."""
         return IndexEntry(
-            model=self.reference,
-            digest=self.digest,
-            title=self.title,
-            kind=self.kind,
-            tags=self.tags,
-            base_model=self.base_model,
-            url=self.url,
-            licence=self.licence,
-            nsfw=self.nsfw,
-            downloads=self.downloads,
-            encoder=facts.encoder_name,
-            prompt_set=facts.prompt_set,
-            prompts=facts.prompts,
-            key=facts.key,
-            hub_tags=self.hub_tags,
-            described_as=None if self.described_as is None else ModelRef.parse(self.described_as),
-            lora_partial=self.lora_partial,
+            **self.metadata,
+            encoder=collection.encoder_name,
+            prompt_set=collection.prompt_set,
+            prompts=collection.prompts,
+            key=collection.key,
         )
+
+
+@cache
+def _payload_check() -> TypeAdapter[PointPayload]:
+    return TypeAdapter(PointPayload)
 
 
 def point_id(model: ModelRef) -> str:
@@ -411,7 +345,7 @@ def packed_images(images: NDArray[np.float16]) -> dict[str, str]:
 
 
 def unpacked_images(payload: object, shape: tuple[int, int]) -> NDArray[np.float16] | None:
-    """The inverse of :func:`packed`: images of that shape, or None where these are none."""
+    """The inverse of :func:`packed_images`: images of that shape, or None where these are none."""
     try:
         text = payload["images"] if isinstance(payload, Mapping) else ""
         data = base64.b64decode(text, validate=True)
@@ -423,14 +357,11 @@ def unpacked_images(payload: object, shape: tuple[int, int]) -> NDArray[np.float
     return images.astype(np.float16) if np.isfinite(images).all() else None
 
 
-_POINTS_AT_ONCE = 4
-
-
 def fetch_metadata(connection: Connection, collection: str) -> CollectionMetadata | None:
-    """The facts of a collection, by its own name or the alias that leads to it; None where there
-    are none.
+    """What all models of a collection share, by its own name or the alias that leads to it; None
+    where it says nothing.
 
-    Raises SpecFormatError or UnsupportedVersionError for facts that cannot be used, and as
+    Raises SpecFormatError or UnsupportedVersionError for what cannot be used, and as
     :meth:`~gmi_registry.index.qdrant.connection.Connection.ask` does.
     """
     retrieve, address = connection.client.retrieve, connection.address

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,13 +35,30 @@ from gmi_registry.index.rank import rank_group
 from gmi_registry.index.result import GroupRanking
 from gmi_registry.scoring import DEFAULT_SCORE, SCORES, Candidates, WithinScatter
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.sweep import norm_range
-from gmi_registry.spec import EncoderRef, ModelRef
+from gmi_registry.spec import EncoderRef
 from gmi_registry.spec.reference import HubName
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
-    from qdrant_client.models import Condition, Filter, ScoredPoint
+    from qdrant_client.models import Condition, Filter, Record, ScoredPoint
+
+
+COMPETING = 4096
+"""Confidences are shared out among this many of the nearest models at most, or all that the hits
+need."""
+
+_NEAREST = 256
+_NEGLIGIBLE = 0.001
+"""Of all chance: models that have no more of it together are not asked for."""
+_EXACT = 1_000_000
+"""Up to here every model is compared, which takes a server a tenth of a second at most and finds
+the same each time; beyond it Qdrant's graph is asked, as widely as makes up for what it misses."""
+_GRAPH_WIDTH = 1024
+# Points in one request.
+_IMAGES = 32
+_VECTORS = 1024
+_MORE = 4
+_TRIES = 3
 
 
 def condition(filters: Filters, hub: HubName | None) -> Filter | None:
@@ -80,9 +97,6 @@ def _any_of(field: str, words: tuple[str, ...]) -> Condition:
     return models.FieldCondition(key=field, match=match)
 
 
-_GRAPH_WIDTH = 1024
-
-
 class PointSearch:
     """One search for ``images`` [B, D] among the models that pass ``passing``.
 
@@ -94,17 +108,17 @@ class PointSearch:
     def __init__(
         self,
         connection: Connection,
-        facts: CollectionMetadata,
+        shared: CollectionMetadata,
         images: Floats,
         passing: Filter | None,
         *,
         exact: bool,
     ) -> None:
         self._connection = connection
-        self._facts = facts
+        self._shared = shared
         self._passing = passing
         self._exact = exact
-        styles = facts.styles(images)
+        styles = shared.styles(images)
         self._middle = styles.mean(axis=0)
         self._spread = float(np.square(styles - self._middle).sum(axis=1).mean())
 
@@ -118,7 +132,7 @@ class PointSearch:
         width = max(_GRAPH_WIDTH, after + limit)
         return self._connection.ask(
             self._connection.client.query_points,
-            self._facts.collection,
+            self._shared.collection,
             query=self._middle.tolist(),
             using="style",
             query_filter=self._passing,
@@ -133,38 +147,33 @@ class PointSearch:
         with np.errstate(over="ignore"):
             squares = np.square([point.score for point in points], dtype=np.float64)
         if not np.isfinite(squares).all():
-            raise SpecFormatError(
-                f"{self._connection.address} gives a distance that is none",
-                hint=load_again(self._connection.address),
-            )
-        return squares + (self._spread - self._facts.excess)
+            raise _damaged(self._connection, "gives a distance that is none")
+        return squares + (self._spread - self._shared.excess)
 
 
-Images = Callable[[Sequence[ModelRef]], NDArray[np.float16]]
-Styles = Callable[[Sequence[ModelRef]], NDArray[np.float64]]
+class ServedGroup(ModelGroup):
+    """The R models that a search found, whose distances are known already.
 
-
-@dataclass(frozen=True, eq=False)
-class ServedGroup:
-    """A :class:`~gmi_registry.index.ModelGroup` of R models whose distances are known already.
-
-    ``fetch`` gives images [R, N, D] by reference, ``styles`` what
-    :meth:`.CollectionMetadata.styles` says of their means [R, D]. Means, statistics and what other
-    scores want stay on the server: asking for them raises UnsupportedOperationError.
+    Images, and the vectors by which the server compares models, are fetched for the asking. Means,
+    statistics and what other scores want stay on the server: asking for them raises
+    UnsupportedOperationError.
     """
 
-    facts: CollectionMetadata
-    entries: Sequence[IndexEntry]
-    fetch: Images
-    styles: Styles
+    def __init__(
+        self, connection: Connection, shared: CollectionMetadata, entries: Sequence[IndexEntry]
+    ) -> None:
+        self.key = shared.key
+        self._connection = connection
+        self._shared = shared
+        self._entries = entries
 
     @property
-    def key(self) -> ComparabilityKey:
-        return self.facts.key
+    def entries(self) -> Sequence[IndexEntry]:
+        return self._entries
 
     @cached_property
     def names(self) -> list[str]:
-        return [str(entry.model) for entry in self.entries]
+        return [str(entry.ref) for entry in self.entries]
 
     @property
     def digest(self) -> str:
@@ -172,26 +181,22 @@ class ServedGroup:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        return self.facts.prompts
+        return self._shared.prompts
 
     def prompts_held(self, rows: Sequence[int]) -> Sequence[HeldPrompts]:
-        return [(self.facts.prompt_embeddings, np.arange(len(rows)))]
+        return [(self._shared.prompt_embeddings, np.arange(len(rows)))]
 
     @property
     def text_dim(self) -> int:
-        return int(self.facts.prompt_embeddings.shape[-1])
-
-    @property
-    def image_prompt(self) -> NDArray[np.int32]:
-        return self.facts.image_prompt
-
-    @property
-    def temperature(self) -> float:
-        return self.facts.temperature
+        return int(self._shared.prompt_embeddings.shape[-1])
 
     @property
     def image_dim(self) -> int:
-        return self.facts.image_dim
+        return self._shared.image_dim
+
+    @property
+    def temperature(self) -> float:
+        return self._shared.temperature
 
     @property
     def means(self) -> Floats:
@@ -201,83 +206,97 @@ class ServedGroup:
     def scatter(self) -> WithinScatter:
         raise unserved("statistics")
 
-    def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
-        facts = self.facts
-        apart = self.styles([self.entries[row].model for row in rows])
-        return apart + facts.centre.astype(np.float64) @ facts.whitening, facts.excess
+    def grams(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        raise unserved("all embeddings")
 
-    @property
-    def estimator(self) -> None:
-        # The server has measured them.
-        return None
-
-    def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
-        chosen = range(len(self.entries)) if rows is None else rows
-        return self.fetch([self.entries[row].model for row in chosen])
-
-    def portions(self, rows: Sequence[int]) -> Sequence[NDArray[np.intp]]:
-        return [np.arange(len(rows))]
-
-    def row_norms(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        return norm_range(self.images(rows))
-
-    def files(self, rows: Sequence[int]) -> NDArray[np.intp]:
-        return np.zeros(len(rows), np.intp)
-
-    def at_hand(self, rows: Sequence[int]) -> bool:
-        return True
+    def downloads(self, rows: Sequence[int]) -> NDArray[np.float64]:
+        raise unserved("all embeddings")
 
     def candidates(
         self, rows: Sequence[int], prompt_embeddings: Floats, *, grams: bool = True
     ) -> Candidates:
         raise unserved("all embeddings")
 
+    def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
+        shared = self._shared
+        ids = [point_id(self.entries[row].ref) for row in rows]
+        found: dict[str, object] = {}
+        for record in self._retrieved(ids, _VECTORS, with_payload=False, with_vectors=["style"]):
+            vectors = record.vector
+            found[str(record.id)] = vectors.get("style") if isinstance(vectors, dict) else None
+        styles = np.full((len(ids), self.image_dim), np.nan)
+        for place, name in enumerate(ids):
+            style = np.asarray(found.get(name), np.float64)
+            if style.shape == styles.shape[1:]:
+                styles[place] = style
+        if not np.isfinite(styles).all():
+            raise _damaged(self._connection, "holds no vector of a model that fits the others")
+        return styles + shared.centre.astype(np.float64) @ shared.whitening, shared.excess
+
+    def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
+        chosen = range(len(self.entries)) if rows is None else rows
+        wanted = [self.entries[row].ref for row in chosen]
+        shape = (len(self.image_prompt), self.image_dim)
+        ids = [images_id(model) for model in wanted]
+        found = {str(record.id): record.payload for record in self._retrieved(ids, _IMAGES)}
+        arrays = []
+        for model, name in zip(wanted, ids, strict=True):
+            array = unpacked_images(found.get(name), shape)
+            if array is None:
+                reason = f"holds no images of {model} that fit the others"
+                raise _damaged(self._connection, reason)
+            arrays.append(array)
+        return np.stack(arrays)
+
+    def _retrieved(self, ids: Sequence[str], at_once: int, **options: Any) -> Iterator[Record]:
+        """The points of these ``ids``, so many in a request."""
+        retrieve = self._connection.client.retrieve
+        for start in range(0, len(ids), at_once):
+            some = ids[start : start + at_once]
+            yield from self._connection.ask(retrieve, self._shared.collection, some, **options)
+
 
 @dataclass(frozen=True, eq=False)
-class ServedQuery:
-    """``question``, where the server has measured the ``known`` distances [R] of a shortlist,
+class ServedQuery(IndexQuery):
+    """``query``, where the server has measured the ``known`` distances [R] of a shortlist,
     nearest first, and those of models ``beyond`` it, which compete for chances."""
 
-    question: ImageQuery
+    query: ImageQuery
     known: Floats
     beyond: Floats = field(default_factory=lambda: np.empty(0))
 
     def most_beyond(self, models: int, temperature: float) -> float:
         """The largest share of all chance that so many ``models`` can have that are no nearer than
         the last of the shortlist: in 0..1."""
-        images = len(self.question.query.image_embeddings)
+        images = len(self.query.images.image_embeddings)
         weights = np.exp((self.known[0] - self.known) * (images / (2 * temperature)))
         most = models * float(weights[-1])
         return most / (most + float(weights.sum()))
 
     @property
     def encoder_id(self) -> str:
-        return self.question.encoder_id
+        return self.query.encoder_id
 
-    @property
-    def about(self) -> ModelRef | None:
-        return None
-
-    def distances(self, stack: ModelGroup, rows: Sequence[int]) -> Floats:
+    def distances(self, group: ModelGroup, rows: Sequence[int]) -> Floats:
         return np.asarray(self.known[np.asarray(rows, np.intp)])
 
-    def near(self, stack: ModelGroup, rows: Sequence[int], count: int) -> Shortlist:
-        return Shortlist.everything(self.distances(stack, rows))
+    def shortlist(self, group: ModelGroup, rows: Sequence[int], count: int) -> Shortlist:
+        return Shortlist.everything(self.distances(group, rows))
 
-    def confidences(self, stack: ModelGroup, distances: Floats) -> Floats | None:
+    def confidences(self, group: ModelGroup, distances: Floats) -> Floats | None:
         competing = np.concatenate([distances, self.beyond])
-        chances = self.question.confidences(stack, competing)
+        chances = self.query.confidences(group, competing)
         return None if chances is None else chances[: len(distances)]
 
     def best_prompts(
-        self, stack: ModelGroup, rows: Sequence[int], count: int
+        self, group: ModelGroup, rows: Sequence[int], count: int
     ) -> Sequence[PromptValues]:
         if count < 1 or not len(rows):
             return [()] * len(rows)
-        return self.question.best_prompts(stack, rows, count)
+        return self.query.best_prompts(group, rows, count)
 
-    def faults(self, stack: ModelGroup, rows: Sequence[int]) -> Sequence[str | None]:
-        return self.question.faults(stack, rows)
+    def faults(self, group: ModelGroup, rows: Sequence[int]) -> Sequence[str | None]:
+        return self.query.faults(group, rows)
 
 
 def unserved(what: str) -> UnsupportedOperationError:
@@ -288,32 +307,16 @@ def unserved(what: str) -> UnsupportedOperationError:
     )
 
 
-COMPETING = 4096
-"""Confidences are shared out among this many of the nearest models at most, or all that the hits
-need."""
-
-_NEAREST = 256
-_NEGLIGIBLE = 0.001
-"""Of all chance: models that have no more of it together are not asked for."""
-_EXACT = 1_000_000
-"""Up to here every model is compared, which takes a server a tenth of a second at most and finds
-the same each time; beyond it Qdrant's graph is asked, as widely as makes up for what it misses."""
-_POINTS_AT_ONCE = 32
-_VECTORS = 1024
-_MORE = 4
-_TRIES = 3
-
-
 class QdrantIndex:
     """One group of models on a Qdrant server. Not safe for threads.
 
     Where :func:`~gmi_registry.index.qdrant.upload.serve_into` puts another version in its place
-    meanwhile, the next question is asked of that one; no answer mixes the two.
+    meanwhile, the next query is asked of that one; no answer mixes the two.
     """
 
-    def __init__(self, connection: Connection, facts: CollectionMetadata) -> None:
+    def __init__(self, connection: Connection, shared: CollectionMetadata) -> None:
         self._connection = connection
-        self._facts = facts
+        self._shared = shared
 
     @classmethod
     def open(
@@ -345,26 +348,26 @@ class QdrantIndex:
         self.close()
 
     def __len__(self) -> int:
-        return self._facts.models
+        return self._shared.models
 
     @property
     def key(self) -> ComparabilityKey:
         """What all models share."""
-        return self._facts.key
+        return self._shared.key
 
     @property
     def encoder(self) -> EncoderRef:
         """The encoder of all specifications, which must encode the query too."""
-        return self._facts.encoder
+        return self._shared.encoder
 
     @property
     def prompt_set(self) -> str:
         """The prompt set's name, for people."""
-        return self._facts.prompt_set
+        return self._shared.prompt_set
 
     def answer(
         self,
-        question: IndexQuery,
+        query: IndexQuery,
         filters: Filters | None = None,
         *,
         hub: HubName | None = None,
@@ -372,7 +375,7 @@ class QdrantIndex:
         best_prompts: int = 3,
         repeats: bool = False,
     ) -> GroupRanking:
-        """The models nearest to the question's images, as the index files would rank them.
+        """The models nearest to the query's images, as the index files would rank them.
 
         The server applies ``filters`` and ``hub``, None for any. ``top`` is the most hits, None for
         all; ``best_prompts`` the most prompts that each hit names. ``confidence`` is shared out
@@ -380,13 +383,13 @@ class QdrantIndex:
         not among all: it is too large by the chance of those behind them. ``versions`` are looked
         for among the nearest few hundred. ``repeats`` is that of :func:`.answer`.
 
-        Raises UnsupportedOperationError for anything but a question by images, by the default
+        Raises UnsupportedOperationError for anything but a query by images, by the default
         score, without prompts, unwanted images or words for the style; IncomparableSpecsError for
         images of another encoder; InputError where ``top`` is not positive; and as :meth:`open`.
         """
         if top is not None and top < 1:
             raise InputError(f"the number of hits must be positive, not {top}")
-        images = self._checked(question)
+        images = self._checked(query)
         passing = condition(filters or Filters(), hub)
         for attempt in range(_TRIES):
             try:
@@ -395,53 +398,51 @@ class QdrantIndex:
                 # Another version has taken the place of the one that was open.
                 if attempt == _TRIES - 1:
                     raise
-                self._facts = _current_metadata(self._connection)
-                images = self._checked(question)
+                self._shared = _current_metadata(self._connection)
+                images = self._checked(query)
         raise AssertionError("the last attempt returns or raises")
 
-    def _checked(self, question: IndexQuery) -> ImageQuery:
-        if not isinstance(question, ImageQuery):
+    def _checked(self, query: IndexQuery) -> ImageQuery:
+        if not isinstance(query, ImageQuery):
             raise unserved("a text or a model")
         for unwelcome, what in (
-            (question.score is not SCORES[DEFAULT_SCORE], "another score"),
-            (question.query.has_prompts, "prompts that go with the images"),
-            (question.unwanted is not None, "unwanted images"),
-            (question.style is not None, "words for the style"),
+            (query.score is not SCORES[DEFAULT_SCORE], "another score"),
+            (query.images.has_prompts, "prompts that go with the images"),
+            (query.unwanted is not None, "unwanted images"),
+            (query.style is not None, "words for the style"),
         ):
             if unwelcome:
                 raise unserved(what)
-        facts = self._facts
-        if question.encoder_id != facts.key.encoder_id:
+        shared = self._shared
+        if query.encoder_id != shared.key.encoder_id:
             raise IncomparableSpecsError(
                 f"{self._connection.address} holds specifications made with the encoder "
-                f"{facts.encoder_name} ({facts.key.encoder_id[:8]}), the query was encoded with "
-                f"{question.encoder_id[:8]}",
+                f"{shared.encoder_name} ({shared.key.encoder_id[:8]}), the query was encoded with "
+                f"{query.encoder_id[:8]}",
                 hint="search with the encoder that the specifications name",
             )
-        width = question.query.image_embeddings.shape[1]
-        if width != facts.image_dim:
+        width = query.images.image_embeddings.shape[1]
+        if width != shared.image_dim:
             raise IncomparableSpecsError(
                 f"the query's image embeddings have {width} values, those of the specifications "
-                f"{facts.image_dim}, though both name encoder {question.encoder_id[:8]}",
+                f"{shared.image_dim}, though both name encoder {query.encoder_id[:8]}",
                 hint="encode the query again with the encoder that the specifications name",
             )
-        return question
+        return query
 
     def _answer(
         self,
-        question: ImageQuery,
+        query: ImageQuery,
         passing: Filter | None,
         top: int | None,
         best_prompts: int,
         repeats: bool,
     ) -> GroupRanking:
         members = self._count(passing)
-        search = self._search(question, passing)
+        search = self._search(query, passing)
         limit = members if top is None else max(_NEAREST, top + 1)
         while True:
-            found, whole = self._ranked(
-                question, search, members, limit, top, best_prompts, repeats
-            )
+            found, whole = self._ranked(query, search, members, limit, top, best_prompts, repeats)
             # Where models that repeat each other are shown, others may be behind them.
             shown = {hit.ref for hit in found.hits}
             crowded = any(other.ref in shown for hit in found.hits for other in hit.repeats)
@@ -452,7 +453,7 @@ class QdrantIndex:
 
     def _ranked(
         self,
-        question: ImageQuery,
+        query: ImageQuery,
         search: PointSearch,
         members: int,
         limit: int,
@@ -461,33 +462,32 @@ class QdrantIndex:
         repeats: bool,
     ) -> tuple[GroupRanking, bool]:
         """Of ``limit`` of the nearest models or more; and whether those are all."""
-        facts = self._facts
+        shared = self._shared
         while True:
             points = search(min(limit, members))
             rows = [PointPayload.read(point.payload, self._connection.address) for point in points]
             # A model's versions make one hit, so that many of them may leave too few.
-            found = len({row.reference.without_revision for row in rows})
+            found = len({row.ref.without_revision for row in rows})
             if len(rows) >= members or len(rows) < limit or (top is not None and found > top):
                 break
             limit *= 2
         if not rows:
-            return GroupRanking(facts.key, facts.prompt_set, facts.encoder_name, 0, ()), True
+            return GroupRanking(shared.key, shared.prompt_set, shared.encoder_name, 0, ()), True
         self._check(points, rows)
-        shortlist = ServedGroup(
-            facts, [row.entry(facts) for row in rows], self._images, self._styles
-        )
-        measured = ServedQuery(question, search.distances(points))
+        entries = [row.entry(shared) for row in rows]
+        group = ServedGroup(self._connection, shared, entries)
+        measured = ServedQuery(query, search.distances(points))
         left = min(members, COMPETING) - len(rows)
-        if left > 0 and measured.most_beyond(members - len(rows), facts.temperature) > _NEGLIGIBLE:
+        if left > 0 and measured.most_beyond(members - len(rows), shared.temperature) > _NEGLIGIBLE:
             further = search.distances(search(left, after=len(rows)))
             measured = replace(measured, beyond=further)
-        standing = {str(row.reference.identity): row.standing for row in rows}
+        status = {str(row.ref.identity): row.status for row in rows}
         ranking = rank_group(
-            Selection(shortlist, range(len(rows))),
+            Selection(group, range(len(rows))),
             measured,
             top=top,
             best_prompts=best_prompts,
-            standing=standing.__getitem__,
+            status=status.__getitem__,
             repeats=repeats,
         )
         whole = len(rows) >= members or len(rows) < limit
@@ -495,78 +495,33 @@ class QdrantIndex:
 
     def _count(self, passing: Filter | None) -> int:
         if passing is None:
-            return self._facts.models
+            return self._shared.models
         client = self._connection.client
         return self._connection.ask(
-            client.count, self._facts.collection, count_filter=passing, exact=True
+            client.count, self._shared.collection, count_filter=passing, exact=True
         ).count
 
-    def _search(self, question: ImageQuery, passing: Filter | None) -> PointSearch:
-        images = question.query.image_embeddings
-        exact = self._facts.models <= _EXACT
-        return PointSearch(self._connection, self._facts, images, passing, exact=exact)
+    def _search(self, query: ImageQuery, passing: Filter | None) -> PointSearch:
+        images = query.images.image_embeddings
+        exact = self._shared.models <= _EXACT
+        return PointSearch(self._connection, self._shared, images, passing, exact=exact)
 
     def _check(self, points: Sequence[ScoredPoint], rows: Sequence[PointPayload]) -> None:
-        names = [point_id(row.reference) for row in rows]
+        names = [point_id(row.ref) for row in rows]
         if len({*names}) < len(names) or names != [str(point.id) for point in points]:
-            raise SpecFormatError(
-                f"{self._connection.address} gives a model another's place",
-                hint=load_again(self._connection.address),
-            )
-
-    def _styles(self, wanted: Sequence[ModelRef]) -> NDArray[np.float64]:
-        """The vectors by which the server compares models, by reference: [R, D]."""
-        facts, connection = self._facts, self._connection
-        ids = [point_id(model) for model in wanted]
-        found: dict[str, object] = {}
-        for start in range(0, len(ids), _VECTORS):
-            for record in connection.ask(
-                connection.client.retrieve,
-                facts.collection,
-                ids[start : start + _VECTORS],
-                with_payload=False,
-                with_vectors=["style"],
-            ):
-                vectors = record.vector
-                found[str(record.id)] = vectors.get("style") if isinstance(vectors, dict) else None
-        styles = np.full((len(ids), facts.image_dim), np.nan)
-        for place, name in enumerate(ids):
-            style = np.asarray(found.get(name), np.float64)
-            if style.shape == styles.shape[1:]:
-                styles[place] = style
-        if not np.isfinite(styles).all():
-            raise SpecFormatError(
-                f"{connection.address} holds no vector of a model that fits the others",
-                hint=load_again(connection.address),
-            )
-        return styles
-
-    def _images(self, wanted: Sequence[ModelRef]) -> NDArray[np.float16]:
-        """The images of models, by reference: [R, N, D]."""
-        facts, connection = self._facts, self._connection
-        shape = (len(facts.image_prompt), facts.image_dim)
-        ids = [images_id(model) for model in wanted]
-        found: dict[str, object] = {}
-        for start in range(0, len(ids), _POINTS_AT_ONCE):
-            part = ids[start : start + _POINTS_AT_ONCE]
-            for record in connection.ask(connection.client.retrieve, facts.collection, part):
-                found[str(record.id)] = record.payload
-        arrays = [unpacked_images(found.get(name), shape) for name in ids]
-        for model, array in zip(wanted, arrays, strict=True):
-            if array is None:
-                raise SpecFormatError(
-                    f"{connection.address} holds no images of {model} that fit the others",
-                    hint=load_again(connection.address),
-                )
-        return np.stack([array for array in arrays if array is not None])
+            raise _damaged(self._connection, "gives a model another's place")
 
 
 def _current_metadata(connection: Connection) -> CollectionMetadata:
     """Of the collection that the name leads to now."""
-    facts = fetch_metadata(connection, connection.collection)
-    if facts is None:
+    shared = fetch_metadata(connection, connection.collection)
+    if shared is None:
         raise SpecFormatError(
             f"{connection.address} holds a collection {connection.collection!r} that is no index",
             hint="name another collection, or load an index: gmi index serve-into DIR URL",
         )
-    return facts
+    return shared
+
+
+def _damaged(connection: Connection, reason: str) -> SpecFormatError:
+    return SpecFormatError(f"{connection.address} {reason}", hint=load_again(connection.address))

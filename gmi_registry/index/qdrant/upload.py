@@ -58,17 +58,17 @@ class Upload:
 
 def serve_into(
     target: str | Location | QdrantClient,
-    stack: ModelGroup,
-    standing: Callable[[str], SpecStatus],
+    group: ModelGroup,
+    status: Callable[[str], SpecStatus],
     *,
     encoder: EncoderRef,
     collection: str | None = None,
     progress: Progress | None = None,
 ) -> Upload:
-    """Load the group ``stack``, and what hubs say of its models, into a Qdrant server.
+    """Load the group ``group``, and what hubs say of its models, into a Qdrant server.
 
     ``target`` is a URL, ``qdrant://host:port/collection?tls=1``, or an open client, for which
-    ``collection`` names where; ``standing`` knows models by the names of their identities, as
+    ``collection`` names where; ``status`` knows models by the names of their identities, as
     that of an index does; ``encoder`` is the one that the group was made with; ``progress`` is
     called with (done, all) models.
 
@@ -82,18 +82,18 @@ def serve_into(
     AuthError, RateLimitError or HubError where the server refuses or does not answer;
     SpecFormatError where the index holds what no specification may.
     """
-    if not len(stack.entries):
+    if not len(group.entries):
         raise InputError(
             "an index without models cannot be served", hint="add some: gmi index update"
         )
-    if encoder.id != stack.key.encoder_id:
+    if encoder.id != group.key.encoder_id:
         raise InputError(
-            f"the group was made with encoder {stack.key.encoder_id[:8]}, not with {encoder.name}",
+            f"the group was made with encoder {group.key.encoder_id[:8]}, not with {encoder.name}",
             hint="name the encoder of one of its specifications: gmi spec show MODEL",
         )
     connection = Connection.to(target, collection)
     try:
-        return _Uploading(connection, stack, standing, encoder).run(progress)
+        return _Uploading(connection, group, status, encoder).run(progress)
     finally:
         connection.close()
 
@@ -102,19 +102,19 @@ class _Uploading:
     def __init__(
         self,
         connection: Connection,
-        stack: ModelGroup,
-        standing: Callable[[str], SpecStatus],
+        group: ModelGroup,
+        status: Callable[[str], SpecStatus],
         encoder: EncoderRef,
     ) -> None:
         self.encoder = encoder
         self.connection = connection
         self.client = connection.client
-        self.stack = stack
-        self.ids = [point_id(entry.model) for entry in stack.entries]
+        self.group = group
+        self.ids = [point_id(entry.ref) for entry in group.entries]
         self.rows = [
-            PointPayload.of(entry, standing(str(entry.model.identity))) for entry in stack.entries
+            PointPayload.of(entry, status(str(entry.ref.identity))) for entry in group.entries
         ]
-        self.own = f"{connection.collection}--{_digest(stack, self.rows)}"
+        self.own = f"{connection.collection}--{_digest(group, self.rows)}"
 
     def run(self, progress: Progress | None) -> Upload:
         ask, name = self.connection.ask, self.connection.collection
@@ -127,9 +127,9 @@ class _Uploading:
         aliases = {it.alias_name: it.collection_name for it in ask(self.client.get_aliases).aliases}
         if self.own not in existing:
             self._create()
-        facts = self._facts()
-        sent = self._send(facts, progress)
-        self._check(facts)
+        shared = self._shared()
+        sent = self._send(shared, progress)
+        self._check(shared)
         if aliases.get(name) != self.own:
             self._turn(name, replaces=name in aliases)
         replaced = self._clear(existing)
@@ -144,7 +144,7 @@ class _Uploading:
     def _create(self) -> None:
         from qdrant_client import models
 
-        size = self.stack.means.shape[1]
+        size = self.group.means.shape[1]
         self.connection.ask(
             self.client.create_collection,
             self.own,
@@ -153,7 +153,7 @@ class _Uploading:
             },
         )
 
-    def _facts(self) -> CollectionMetadata:
+    def _shared(self) -> CollectionMetadata:
         """Those of an earlier try, if there was one: another machine rounds otherwise, and all
         models must be whitened alike."""
         from qdrant_client import models
@@ -168,21 +168,21 @@ class _Uploading:
         known = fetch_metadata(self.connection, self.own)
         if known is not None:
             return known
-        facts = CollectionMetadata.of(self.stack, self.encoder, self.own)
+        shared = CollectionMetadata.of(self.group, self.encoder, self.own)
         points = [
             models.PointStruct(id=name, payload=payload, vector={})
-            for name, payload in zip(facts.ids, facts.payloads(), strict=True)
+            for name, payload in zip(shared.ids, shared.payloads(), strict=True)
         ]
         # The first says that the others are there, so it goes last.
         for point in reversed(points):
             self._upsert([point])
-        return facts
+        return shared
 
-    def _send(self, facts: CollectionMetadata, progress: Progress | None) -> int:
+    def _send(self, shared: CollectionMetadata, progress: Progress | None) -> int:
         there = set(self._there())
         missing = [row for row, name in enumerate(self.ids) if name not in there]
         done = len(self.ids) - len(missing)
-        for points in self._batches(facts, missing):
+        for points in self._batches(shared, missing):
             if progress is not None:
                 progress(done, len(self.ids))
             self._upsert(points)
@@ -192,21 +192,21 @@ class _Uploading:
         return len(missing)
 
     def _batches(
-        self, facts: CollectionMetadata, missing: Sequence[int]
+        self, shared: CollectionMetadata, missing: Sequence[int]
     ) -> Iterator[list[PointStruct]]:
         from qdrant_client import models
 
-        width = facts.image_dim
-        each = width * (_NUMBER_BYTES + 3 * len(facts.image_prompt)) + _WORDS_BYTES
+        width = shared.image_dim
+        each = width * (_NUMBER_BYTES + 3 * len(shared.image_prompt)) + _WORDS_BYTES
         step = max(1, min(_MOST_MODELS, _REQUEST_BYTES // each))
         for start in range(0, len(missing), step):
             chosen = missing[start : start + step]
-            styles = facts.styles(self.stack.means[np.asarray(chosen, np.intp)])
-            images = self.stack.images(chosen)
+            styles = shared.styles(self.group.means[np.asarray(chosen, np.intp)])
+            images = self.group.images(chosen)
             points = []
             for row, style, shown in zip(chosen, styles, images, strict=True):
                 payload = packed_images(shown)
-                name = images_id(self.rows[row].reference)
+                name = images_id(self.rows[row].ref)
                 points.append(models.PointStruct(id=name, payload=payload, vector={}))
                 vector = {"style": style.astype(np.float32).tolist()}
                 payload = self.rows[row].payload()
@@ -231,8 +231,8 @@ class _Uploading:
             if offset is None:
                 return
 
-    def _check(self, facts: CollectionMetadata) -> None:
-        expected = 2 * len(self.ids) + len(facts.ids)
+    def _check(self, shared: CollectionMetadata) -> None:
+        expected = 2 * len(self.ids) + len(shared.ids)
         found = self.connection.ask(self.client.count, self.own, exact=True).count
         if found != expected:
             raise HubError(
@@ -261,13 +261,13 @@ class _Uploading:
         return tuple(gone)
 
 
-def _digest(stack: ModelGroup, rows: Sequence[PointPayload]) -> str:
+def _digest(group: ModelGroup, rows: Sequence[PointPayload]) -> str:
     """16 hex digits that change whenever what is served does."""
-    key = stack.key
+    key = group.key
     content = [
         FORMAT,
         [key.encoder_id, key.prompt_set_id, key.kernel, key.gamma, key.images_per_prompt],
-        stack.entries[0].prompt_set,
+        group.entries[0].prompt_set,
         [row.payload() for row in rows],
     ]
     text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))

@@ -90,100 +90,99 @@ class CheckedFiles:
     """What ``files`` has, less everything that is not what ``index.json`` says.
 
     Methods raise DigestMismatchError for other bytes and SpecFormatError for bytes that break a
-    rule, besides what ``files`` raises. What was checked is remembered in ``ledger``, so that a
+    rule, besides what ``files`` raises. What was checked is remembered in ``database``, so that a
     file is read to check it once. Without one, arrays are taken for what they should be, by their
     size and header alone: for a writer that looks into its own files here and there.
     """
 
-    def __init__(self, files: IndexFiles, ledger: LocalDatabase | None) -> None:
+    def __init__(self, files: IndexFiles, database: LocalDatabase | None) -> None:
         self._files = files
-        self._ledger = ledger
+        self._database = database
 
     def document(self) -> tuple[IndexDocument, str]:
         """``index.json`` and its digest."""
         path = self._files.fetch(DOCUMENT_NAME, sha256=None, size=None)
-        with _opened_file(path, DOCUMENT_NAME) as stream:
+        with _opened(path, DOCUMENT_NAME) as stream:
             data = stream.read(DOCUMENT_LIMIT + 1)
         return IndexDocument.from_bytes(data), hashlib.sha256(data).hexdigest()
 
     def lines(self, part: PartMetadata) -> list[tuple[StoredMetadata, bytes]]:
         """The metadata of a part's rows, and the bytes of each."""
-        record = part.entries
-        with self._checked(record) as stream:
+        file = part.entries
+        with self._of_right_size(file) as stream:
             data = stream.read()
-        if hashlib.sha256(data).hexdigest() != record.sha256:
-            raise _mismatch(record)
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise _mismatch(file)
         rows = data.split(b"\n")
         if rows.pop() != b"" or len(rows) != part.rows:
-            raise _broken_file(record, f"has {len(rows)} whole lines, not {part.rows}")
+            raise _broken(file, f"has {len(rows)} whole lines, not {part.rows}")
         return [
-            (StoredMetadata.from_bytes(row, f"{record.name}:{number}"), row)
+            (StoredMetadata.from_bytes(row, f"{file.name}:{number}"), row)
             for number, row in enumerate(rows, 1)
         ]
 
     def prompts(self, group: GroupMetadata) -> NDArray[np.float16]:
         """[P, E] of a group."""
         layout = prompts_layout(len(group.prompt_set.prompts), group.encoder.text_dim)
-        record = group.prompt_embeddings
-        return self._arrays(record, layout, lambda it: norm_fault(it["prompts"], NORM_RANGE))[
-            "prompts"
-        ]
+        return self._array("prompts", group.prompt_embeddings, layout)
 
     def statistics(self, group: GroupMetadata) -> Statistics:
         """What the default score needs to know of a group."""
-        record = group.statistics
+        numbers = group.statistics
         layout = Statistics.layout(group.encoder.image_dim)
-        arrays = self._arrays(record.file, layout, statistics_fault)
-        return Statistics.from_arrays(arrays, record.freedom, record.temperature)
+        arrays = self._arrays(numbers.file, layout, statistics_fault)
+        return Statistics.from_arrays(arrays, numbers.freedom, numbers.temperature)
 
     def part(self, part: PartMetadata, kind: str, layout: ArrayLayout) -> NDArray[Any]:
         """The ``means``, ``images`` or ``grams`` of a part, mapped."""
-        checks: dict[str, Callable[[Arrays], str | None]] = {
-            "means": lambda it: norm_fault(it["means"], MEAN_NORMS),
-            "images": lambda it: norm_fault(it["images"], NORM_RANGE),
-            "grams": lambda it: kernel_fault(it["grams"]),
-        }
-        record: FileMetadata = getattr(part, kind)
-        return self._arrays(record, layout, checks[kind])[kind]
+        return self._array(kind, getattr(part, kind), layout)
 
     def has_images(self, part: PartMetadata) -> bool:
         """Whether the images of a part would be there at once."""
         return self._files.has(part.images.name)
 
+    def _array(self, kind: str, file: FileMetadata, layout: ArrayLayout) -> NDArray[Any]:
+        return self._arrays(file, layout, lambda arrays: _fault(kind, arrays[kind]))[kind]
+
     def _arrays(
-        self, record: FileMetadata, layout: ArrayLayout, fault: Callable[[Arrays], str | None]
+        self, file: FileMetadata, layout: ArrayLayout, fault: Callable[[Arrays], str | None]
     ) -> Arrays:
-        with self._checked(record) as stream:
+        with self._of_right_size(file) as stream:
             found = layout.mapped(stream)
             if found is None:
-                raise _broken_file(record, "does not begin with the header that its rows imply")
+                raise _broken(file, "does not begin with the header that its rows imply")
             path, status = Path(stream.name), os.fstat(stream.fileno())
             # The name says what the file is for, and so how its values were checked.
-            if self._ledger is None or self._ledger.is_checked(record.name, path, status):
+            if self._database is None or self._database.is_checked(file.name, path, status):
                 return found
-            if _digest(stream) != record.sha256:
-                raise _mismatch(record)
+            if _digest(stream) != file.sha256:
+                raise _mismatch(file)
             reason = fault(found)
             if reason is not None:
-                raise _broken_file(record, reason)
-            self._ledger.set_checked(record.name, path, status)
+                raise _broken(file, reason)
+            self._database.set_checked(file.name, path, status)
         return found
 
-    def _checked(self, record: FileMetadata) -> IO[bytes]:
-        """The file, which is of the right size."""
-        path = self._files.fetch(record.name, sha256=record.sha256, size=record.size)
-        stream = _opened_file(path, record.name)
+    def _of_right_size(self, file: FileMetadata) -> IO[bytes]:
+        path = self._files.fetch(file.name, sha256=file.sha256, size=file.size)
+        stream = _opened(path, file.name)
         size = os.fstat(stream.fileno()).st_size
-        if size != record.size:
+        if size != file.size:
             stream.close()
             raise DigestMismatchError(
-                f"{record.name} has {size:,} bytes, but {DOCUMENT_NAME} names {record.size:,}",
+                f"{file.name} has {size:,} bytes, but {DOCUMENT_NAME} names {file.size:,}",
                 hint=BUILD_AGAIN,
             )
         return stream
 
 
-def _opened_file(path: Path, name: str) -> IO[bytes]:
+def _fault(kind: str, array: NDArray[Any]) -> str | None:
+    if kind == "grams":
+        return kernel_fault(array)
+    return norm_fault(array, MEAN_NORMS if kind == "means" else NORM_RANGE)
+
+
+def _opened(path: Path, name: str) -> IO[bytes]:
     try:
         # A pipe would keep the reader waiting for ever.
         raw = io.FileIO(path, "rb", opener=lambda it, how: os.open(it, how | _NO_WAITING))
@@ -205,11 +204,11 @@ def _digest(stream: IO[bytes]) -> str:
     return found.hexdigest()
 
 
-def _mismatch(record: FileMetadata) -> DigestMismatchError:
+def _mismatch(file: FileMetadata) -> DigestMismatchError:
     return DigestMismatchError(
-        f"{record.name} is not the file whose digest {DOCUMENT_NAME} names", hint=BUILD_AGAIN
+        f"{file.name} is not the file whose digest {DOCUMENT_NAME} names", hint=BUILD_AGAIN
     )
 
 
-def _broken_file(record: FileMetadata, reason: str) -> SpecFormatError:
-    return SpecFormatError(f"{record.name} {reason}", hint=BUILD_AGAIN)
+def _broken(file: FileMetadata, reason: str) -> SpecFormatError:
+    return SpecFormatError(f"{file.name} {reason}", hint=BUILD_AGAIN)

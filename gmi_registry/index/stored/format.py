@@ -8,28 +8,40 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import IO, Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from gmi_registry.errors import InputError, SpecFormatError, UnsupportedVersionError
-from gmi_registry.filters import Traits
-from gmi_registry.index.entry import ComparabilityKey, IndexEntry, SpecStatus
-from gmi_registry.index.groups import SCATTER_MODELS, TEMPERATURE_MODELS, drawn_by_lot, sampled
-from gmi_registry.model import Trust
+from gmi_registry.index.entry import ComparabilityKey, IndexEntry, ModelMetadata, SpecStatus
+from gmi_registry.index.groups import (
+    SCATTER_MODELS,
+    TEMPERATURE_MODELS,
+    SampledImages,
+    drawn_by_lot,
+    sampled,
+    sampled_scatter,
+    sampled_temperature,
+)
 from gmi_registry.sanitize import first_fault
 from gmi_registry.scoring import WithinScatter
-from gmi_registry.scoring.confidence import fitted_temperature
-from gmi_registry.spec import EncoderRef, LoraPartial, ModelRef, PromptSet
-from gmi_registry.spec.canonical import MANIFEST_LIMIT, canonical_digest, canonical_json
-from gmi_registry.spec.fields import Count, Name, Part, Prompt, Sha256, Text
-from gmi_registry.spec.manifest import ROWS_LIMIT
+from gmi_registry.spec import EncoderRef, PromptSet
+from gmi_registry.spec.canonical import canonical_digest, canonical_json
+from gmi_registry.spec.fields import Count, Name, Part, Prompt, Sha256
+from gmi_registry.spec.manifest import MANIFEST_LIMIT, ROWS_LIMIT
 from gmi_registry.spec.prompts import MAX_PROMPTS
 from gmi_registry.spec.tensors import NORM_RANGE
 
@@ -80,6 +92,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
+    "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
 }
 _WRITTEN_AT_ONCE = 1 << 24
 
@@ -123,6 +137,16 @@ class ArrayLayout:
             for start in range(0, len(flat), _WRITTEN_AT_ONCE):
                 yield flat[start : start + _WRITTEN_AT_ONCE].data
 
+    def put(self, stream: IO[bytes], row: int, values: Mapping[str, NDArray[Any]]) -> None:
+        """Write rows of some arrays where they belong, from ``row`` on; others are passed over."""
+        start = len(self.header)
+        for name, dtype, shape in self.arrays:
+            size = math.prod(shape[1:]) * _DTYPES[dtype].itemsize
+            if name in values:
+                stream.seek(start + row * size)
+                stream.write(np.ascontiguousarray(values[name], _DTYPES[dtype]).data)
+            start += shape[0] * size
+
     def mapped(self, stream: IO[bytes]) -> dict[str, NDArray[Any]] | None:
         """Read-only maps of the arrays in a file of the right size; None for another header."""
         stream.seek(0)
@@ -161,99 +185,35 @@ LINE_LIMIT = MANIFEST_LIMIT
 """Bytes of one line: it holds less than the manifest that it was taken from."""
 
 
-class StoredMetadata(Part):
-    """What an :class:`~gmi_registry.index.IndexEntry` and a
-    :class:`~gmi_registry.index.SpecStatus` say of one model, less what its group has in common.
+@dataclass(frozen=True, kw_only=True)
+class StoredMetadata(ModelMetadata, SpecStatus):
+    """One model as a line of a part's ``entries.jsonl``: its metadata, and what a hub said of it.
 
-    ``model`` and ``described_as`` are references as text. ``prompt_set`` is there only where the
-    author gave the group's prompts another name.
+    ``prompt_set`` is there only where the author gave the group's prompts another name.
     """
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=600)]
-    digest: Sha256
-    title: Name
-    kind: Literal["checkpoint", "lora", "single-file", "textual-inversion"]
-    tags: Annotated[tuple[Name, ...], Field(max_length=200)] = ()
-    base_model: Name | None = None
-    url: Annotated[str, StringConstraints(pattern=r"^https?://[!-~]+$", max_length=2000)] | None = (
-        None
-    )
-    licence: Name | None = None
-    nsfw: bool = False
-    downloads: Count | None = None
     prompt_set: Name | None = None
-    stale: bool | None = None
-    trust: Trust | None = None
-    stamp: Text | None = None
-    hub_tags: Annotated[tuple[Name, ...], Field(max_length=1000)] | None = None
-    described_as: Annotated[str, StringConstraints(min_length=1, max_length=600)] | None = None
-    lora_partial: LoraPartial | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for name in (self.model, self.described_as):
-            if name is None:
-                continue
-            try:
-                spelled = str(ModelRef.parse(name))
-            except InputError as error:
-                raise ValueError(error.message) from None
-            if spelled != name:
-                raise ValueError(f"the model is not written as {spelled}")
-        return self
 
     @property
-    def ref(self) -> ModelRef:
-        """Where the model can be had."""
-        return ModelRef.parse(self.model)
-
-    @property
-    def standing(self) -> SpecStatus:
-        """What a hub said when the row was written."""
+    def status(self) -> SpecStatus:
+        """What a hub said when the line was written."""
         return SpecStatus(self.stale, self.trust, self.stamp)
 
-    @property
-    def traits(self) -> Traits:
-        """What filters look at."""
-        return Traits.of(
-            self.model.partition(":")[0],
-            tags=self.tags,
-            base_model=self.base_model,
-            kind=self.kind,
-            nsfw=self.nsfw,
-            hub_tags=self.hub_tags or (),
-            stale=self.stale,
-        )
-
     @classmethod
-    def of(cls, entry: IndexEntry, standing: SpecStatus, prompt_set: str) -> StoredMetadata:
+    def of(cls, entry: IndexEntry, status: SpecStatus, prompt_set: str) -> StoredMetadata:
         """The line of a member of the group whose prompts go by the name ``prompt_set``.
 
         Raises pydantic's ValidationError for an entry that no specification could have given.
         """
-        return cls(
-            model=str(entry.model),
-            digest=entry.digest,
-            title=entry.title,
-            kind=entry.kind,
-            tags=entry.tags,
-            base_model=entry.base_model,
-            url=entry.url,
-            licence=entry.licence,
-            nsfw=entry.nsfw,
-            downloads=entry.downloads,
-            prompt_set=None if entry.prompt_set == prompt_set else entry.prompt_set,
-            stale=standing.stale,
-            trust=standing.trust,
-            stamp=standing.stamp,
-            hub_tags=entry.hub_tags or None,
-            described_as=None if entry.described_as is None else str(entry.described_as),
-            lora_partial=entry.lora_partial,
-        )
+        named = None if entry.prompt_set == prompt_set else entry.prompt_set
+        known = {**entry.to_plain(), **asdict(status), "prompt_set": named}
+        return _metadata_check().validate_python(known)
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON, without the line's end."""
-        return canonical_json(self.known())
+        """Canonical JSON, without the line's end and what is not known."""
+        known = {**self.to_plain(), **asdict(self.status), "prompt_set": self.prompt_set}
+        known["hub_tags"] = self.hub_tags or None
+        return canonical_json({name: it for name, it in known.items() if it is not None})
 
     @classmethod
     def from_bytes(cls, data: bytes, place: str) -> StoredMetadata:
@@ -264,9 +224,14 @@ class StoredMetadata(Part):
         if len(data) > LINE_LIMIT:
             raise SpecFormatError(f"{place}: longer than {LINE_LIMIT:,} bytes", hint=BUILD_AGAIN)
         try:
-            return cls.model_validate_json(data, strict=True)
+            return _metadata_check().validate_json(data, strict=True)
         except ValidationError as error:
             raise SpecFormatError(f"{place}: {first_fault(error)}", hint=BUILD_AGAIN) from None
+
+
+@cache
+def _metadata_check() -> TypeAdapter[StoredMetadata]:
+    return TypeAdapter(StoredMetadata)
 
 
 def sample_of(digests: Sequence[str]) -> str:
@@ -277,11 +242,20 @@ def sample_of(digests: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class _Decomposed(WithinScatter):
+class DecomposedScatter(WithinScatter):
     """A scatter whose eigenvectors are known, which are the slow part of a first search."""
 
     eigenvalues: NDArray[np.float64]
     eigenvectors: NDArray[np.float64]
+
+    @classmethod
+    def decomposed(cls, scatter: WithinScatter) -> DecomposedScatter:
+        """``scatter`` with its eigenvectors; zeros and the identity where it is one of nothing."""
+        dimensions = len(scatter.scatter)
+        values, vectors = np.zeros(dimensions), np.eye(dimensions)
+        if scatter.freedom > 0:
+            values, vectors = np.linalg.eigh(scatter.scatter / scatter.freedom)
+        return cls(scatter.scatter, scatter.freedom, values, vectors)
 
     @cached_property
     def _eigen(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -290,30 +264,28 @@ class _Decomposed(WithinScatter):
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Within-model scatter of a group with its eigenvectors, and the temperature of its chances."""
+    """Within-model scatter of a group with its eigenvectors, and the temperature of its chances.
 
-    scatter: WithinScatter
+    They are worked out when the index is written, from a sample. The index in memory takes one too:
+    the same members by the same rule, so that both rank alike to the last bit, and an addition
+    costs no more however large the index is. Sums over all members that additions go into would
+    save that sample's reading, but would depend on the order of all updates, and drift as members
+    leave.
+    """
+
+    scatter: DecomposedScatter
     temperature: float
-    eigenvalues: NDArray[np.float64]
-    eigenvectors: NDArray[np.float64]
 
     @classmethod
     def of(
         cls,
         digests: Sequence[str],
-        images: Callable[[Sequence[int]], NDArray[np.float16]],
+        images: SampledImages,
         image_prompt: NDArray[np.integer],
     ) -> Statistics:
-        """Of the M models with these specifications, in the order of names; ``images`` gives
-        [R, N, D] for at most 256 of these rows."""
-        sample = images(sampled(digests, SCATTER_MODELS).tolist())
-        scatter = WithinScatter.of(sample)
-        fitted = images(drawn_by_lot(digests, TEMPERATURE_MODELS).tolist())
-        dimensions = sample.shape[-1]
-        values, vectors = np.zeros(dimensions), np.eye(dimensions)
-        if scatter.freedom > 0:
-            values, vectors = np.linalg.eigh(scatter.scatter / scatter.freedom)
-        return cls(scatter, fitted_temperature(fitted, image_prompt), values, vectors)
+        """Of the M models with these specifications, in the order of names."""
+        scatter = DecomposedScatter.decomposed(sampled_scatter(digests, images))
+        return cls(scatter, sampled_temperature(digests, images, image_prompt))
 
     @staticmethod
     def layout(dimensions: int) -> ArrayLayout:
@@ -331,8 +303,8 @@ class Statistics:
         """What the file holds."""
         matrix = self.scatter.scatter
         return {
-            "eigenvalues": self.eigenvalues,
-            "eigenvectors": self.eigenvectors,
+            "eigenvalues": self.scatter.eigenvalues,
+            "eigenvectors": self.scatter.eigenvectors,
             "scatter": matrix[np.triu(np.ones(matrix.shape, bool))],
         }
 
@@ -341,14 +313,11 @@ class Statistics:
         cls, arrays: dict[str, NDArray[Any]], freedom: int, temperature: float
     ) -> Statistics:
         """The inverse of ``arrays``, with what stands in ``index.json``."""
-        dimensions = len(arrays["eigenvalues"])
-        upper = np.triu(np.ones((dimensions, dimensions), bool))
-        matrix = np.empty((dimensions, dimensions))
-        matrix[upper] = arrays["scatter"]
-        matrix.T[upper] = arrays["scatter"]
         values, vectors = arrays["eigenvalues"], arrays["eigenvectors"]
-        scatter = _Decomposed(matrix, freedom, values, vectors)
-        return cls(scatter, temperature, values, vectors)
+        matrix = np.empty(vectors.shape)
+        upper = np.triu(np.ones(vectors.shape, bool))
+        matrix[upper] = matrix.T[upper] = arrays["scatter"]
+        return cls(DecomposedScatter(matrix, freedom, values, vectors), temperature)
 
 
 def statistics_fault(arrays: dict[str, NDArray[Any]]) -> str | None:
@@ -435,12 +404,15 @@ class KeyMetadata(Part):
     gamma: Annotated[float, Field(gt=0, le=1e6)]
     images_per_prompt: Annotated[int, Field(ge=1, le=ROWS_LIMIT)]
 
+    @classmethod
+    def of(cls, key: ComparabilityKey) -> KeyMetadata:
+        """The fields of ``key``."""
+        return cls.model_validate(asdict(key))
+
     @property
     def key(self) -> ComparabilityKey:
         """The key itself."""
-        return ComparabilityKey(
-            self.encoder_id, self.prompt_set_id, self.kernel, self.gamma, self.images_per_prompt
-        )
+        return ComparabilityKey(**{name: getattr(self, name) for name in type(self).model_fields})
 
     @property
     def folder(self) -> str:
@@ -489,8 +461,8 @@ class GroupMetadata(Part):
             raise ValueError("prompt_set_id is not the digest of the prompts")
         if self.images > ROWS_LIMIT:
             raise ValueError(f"a model has {self.images:,} images, more than {ROWS_LIMIT:,}")
-        for record, kind, size in self._sizes():
-            fault = record.fault(self.folder, kind, size)
+        for file, kind, size in self._sizes():
+            fault = file.fault(self.folder, kind, size)
             if fault is not None:
                 raise ValueError(fault)
         return self

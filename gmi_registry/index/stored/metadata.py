@@ -20,20 +20,29 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from gmi_registry.filters import Clause, Filters, Traits
-from gmi_registry.index.entry import ComparabilityKey, IndexEntry, SpecStatus
+from gmi_registry.filters import Clause, Filters
+from gmi_registry.index.entry import IndexEntry, SpecStatus, plain_traits
 from gmi_registry.index.stored.database import LocalDatabase
 from gmi_registry.index.stored.files import CheckedFiles
-from gmi_registry.index.stored.format import PartMetadata
+from gmi_registry.index.stored.format import GroupMetadata, PartMetadata
 from gmi_registry.model import Kind, Trust
-from gmi_registry.spec import LoraPartial, ModelRef
 
-# No name and no stamp holds a line's end.
-_LINE_END = "\n"
-_STANDINGS = tuple(
+# No name, stamp, tag or base model holds a line's end.
+_END = "\n"
+_STATUSES = tuple(
     SpecStatus(stale, trust) for stale in (None, False, True) for trust in (None, *get_args(Trust))
 )
 _UNKNOWN = -1
+_ENTRIES_AT_ONCE = 512
+# Lines that lie together: so many are read where one is asked for.
+_TOGETHER = 16
+_KINDS: tuple[str, ...] = get_args(Kind)
+_MARKS = ("stale", "mature")
+# Members whose tags lie together: a query by one tag reads those alone that share its shard.
+_SHARD_MEMBERS = 4096
+_MOST_SHARDS = 512
+_HEAD = 0
+"""The place of what is not about tags."""
 
 
 class Member(NamedTuple):
@@ -43,14 +52,14 @@ class Member(NamedTuple):
     name: str
     part: int
     row: int
-    standing: SpecStatus
+    status: SpecStatus
     downloads: int | None
 
 
 @dataclass(frozen=True, eq=False)
 class MemberTable:
     """M members in the order of their ``names``, packed so that thousands are read at once:
-    ``parts`` and ``rows`` [M] say where each lies; of their standings ``codes`` [M] and ``stamps``
+    ``parts`` and ``rows`` [M] say where each lies; of their statuses ``codes`` [M] and ``stamps``
     ("" for none); ``downloads`` [M], -1 for unknown."""
 
     names: list[str]
@@ -64,23 +73,22 @@ class MemberTable:
     def of(cls, members: Iterable[Member]) -> Self:
         """In order, whatever the order they come in."""
         known = sorted(members, key=lambda it: it.name)
-        standings = [it.standing for it in known]
-        plain = [replace(standing, stamp=None) for standing in standings]
+        codes = [_STATUSES.index(replace(it.status, stamp=None)) for it in known]
         counts = [_UNKNOWN if it.downloads is None else it.downloads for it in known]
         return cls(
             [it.name for it in known],
             np.array([it.part for it in known], np.int32),
             np.array([it.row for it in known], np.int32),
-            np.array([_STANDINGS.index(standing) for standing in plain], np.uint8),
-            [standing.stamp or "" for standing in standings],
+            np.array(codes, np.uint8),
+            [it.status.stamp or "" for it in known],
             np.array(counts, np.int64),
         )
 
-    def standing(self, row: int) -> SpecStatus:
+    def status(self, row: int) -> SpecStatus:
         """What a hub said of the model at ``row``."""
-        standing: SpecStatus = _STANDINGS[int(self.codes[row])]
+        status: SpecStatus = _STATUSES[int(self.codes[row])]
         stamp = self.stamps[row]
-        return replace(standing, stamp=stamp) if stamp else standing
+        return replace(status, stamp=stamp) if stamp else status
 
     def counts(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Downloads of the models at ``rows`` [R], NaN for unknown: [R]."""
@@ -90,54 +98,39 @@ class MemberTable:
 
     def to_bytes(self) -> bytes:
         """What ``from_bytes`` reads."""
-        arrays = {
-            name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)
-        }
-        # Where all are empty, which most are, nothing is written and nothing taken apart.
-        texts = {
-            name: np.frombuffer(_LINE_END.join(value).encode() if any(value) else b"", np.uint8)
-            for name, value in vars(self).items()
-            if isinstance(value, list)
-        }
-        return save(arrays | texts)
+        # Where all texts are empty, which most are, nothing is written and nothing taken apart.
+        return save(
+            {
+                name: np.frombuffer(_END.join(value).encode() if any(value) else b"", np.uint8)
+                if isinstance(value, list)
+                else value
+                for name, value in vars(self).items()
+            }
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self | None:
         """The inverse of ``to_bytes``; None for bytes that another program wrote."""
         try:
-            arrays = load(data)
-            count = len(arrays["parts"])
-            texts = {
-                name: str(text.data, "utf-8").split(_LINE_END) if len(text) else [""] * count
-                for name in ("names", "stamps")
-                for text in (arrays.pop(name),)
-            }
-            found = cls(
-                names=texts["names"],
-                parts=arrays["parts"],
-                rows=arrays["rows"],
-                codes=arrays["codes"],
-                stamps=texts["stamps"],
-                downloads=arrays["downloads"],
-            )
+            arrays: dict[str, Any] = load(data)
+            for name in ("names", "stamps"):
+                text = arrays[name]
+                split = str(text.data, "utf-8").split(_END) if len(text) else None
+                arrays[name] = split or [""] * len(arrays["parts"])
+            found = cls(**arrays)
         except (SafetensorError, LookupError, TypeError, ValueError):
             return None
         lengths = {len(value) for value in vars(found).values()}
         return found if len(lengths) == 1 else None
 
 
-_AT_ONCE = 512
-# Lines that lie together: so many are read where one is asked for.
-_TOGETHER = 16
-
-
-class PartLines:
+class MetadataLines:
     """The lines of parts of an index: out of the database, where they are, or else of the part's
     own file, which is then checked, and kept."""
 
-    def __init__(self, delivery: CheckedFiles, ledger: LocalDatabase) -> None:
-        self._delivery = delivery
-        self._ledger = ledger
+    def __init__(self, files: CheckedFiles, database: LocalDatabase) -> None:
+        self._files = files
+        self._database = database
         self._read: dict[str, dict[int, bytes]] = {}
 
     @staticmethod
@@ -147,17 +140,17 @@ class PartLines:
 
     def of(self, part: PartMetadata, rows: Sequence[int] | None = None) -> list[bytes]:
         """Those of ``rows``, in that order; None means all, of which what was read waits for
-        ``keep``. Raises what the delivery does."""
+        ``keep``. Raises what the files do."""
         wanted = range(part.rows) if rows is None else rows
         places = {row // _TOGETHER for row in wanted}
         found = {
             place: lines
-            for place, value in self._ledger.values(self.owner(part), places).items()
-            if len(lines := value.split(b"\n")) == self._length(part, place)
+            for place, value in self._database.values(self.owner(part), places).items()
+            if len(lines := value.split(b"\n")) == min(_TOGETHER, part.rows - place * _TOGETHER)
         }
         if len(found) == len(places):
             return [found[row // _TOGETHER][row % _TOGETHER] for row in wanted]
-        lines = [line for _, line in self._delivery.lines(part)]
+        lines = [line for _, line in self._files.lines(part)]
         packs = range(0, len(lines), _TOGETHER)
         packed = {it // _TOGETHER: b"\n".join(lines[it : it + _TOGETHER]) for it in packs}
         self._read[self.owner(part)] = packed
@@ -169,34 +162,25 @@ class PartLines:
         """Write down what was read of whole parts since the last time; how many these are."""
         read, self._read = self._read, {}
         if read:
-            with self._ledger.together():
+            with self._database.together():
                 for owner, packed in read.items():
-                    self._ledger.put(owner, packed)
+                    self._database.put(owner, packed)
         return len(read)
-
-    @staticmethod
-    def _length(part: PartMetadata, place: int) -> int:
-        return min(_TOGETHER, part.rows - place * _TOGETHER)
 
 
 class StoredEntries(Sequence[IndexEntry]):
     """The entries of a group's members. What was looked at stays in memory."""
 
-    def __init__(
-        self,
-        lines: PartLines,
-        parts: Sequence[PartMetadata],
-        members: MemberTable,
-        key: ComparabilityKey,
-        encoder: str,
-        prompt_set: str,
-        prompts: tuple[str, ...],
-    ) -> None:
+    def __init__(self, lines: MetadataLines, group: GroupMetadata, members: MemberTable) -> None:
         self._lines = lines
-        self._parts = parts
+        self._parts = group.parts
         self._members = members
-        self._shared: dict[str, Any] = {"encoder": encoder, "prompts": prompts, "key": key}
-        self._prompt_set = prompt_set
+        self._prompt_set = group.prompt_set.name
+        self._shared: dict[str, Any] = {
+            "encoder": f"{group.encoder.name}/{group.encoder.pretrained}",
+            "prompts": group.prompt_set.prompts,
+            "key": group.key.key,
+        }
         self._known: dict[int, IndexEntry] = {}
 
     def __len__(self) -> int:
@@ -212,51 +196,22 @@ class StoredEntries(Sequence[IndexEntry]):
         return self.at([range(len(self))[place]])[0]
 
     def __iter__(self) -> Iterator[IndexEntry]:
-        for start in range(0, len(self), _AT_ONCE):
-            yield from self.at(range(start, min(len(self), start + _AT_ONCE)))
+        for start in range(0, len(self), _ENTRIES_AT_ONCE):
+            yield from self.at(range(start, min(len(self), start + _ENTRIES_AT_ONCE)))
 
     def at(self, places: Sequence[int]) -> list[IndexEntry]:
-        """Of the members at ``places``, in that order: one question for each part of theirs."""
+        """Of the members at ``places``, in that order: each part of theirs is asked once."""
         missing = np.array([place for place in places if place not in self._known], np.intp)
         parts = self._members.parts[missing]
         for part in np.unique(parts).tolist():
             members = missing[parts == part]
             rows = self._members.rows[members].tolist()
-            lines = self._lines.of(self._parts[part], rows)
+            lines = map(json.loads, self._lines.of(self._parts[part], rows))
             for place, line in zip(members.tolist(), lines, strict=True):
-                self._known[place] = self._entry(json.loads(line))
+                prompt_set = line.get("prompt_set", self._prompt_set)
+                entry = IndexEntry.from_plain(line, prompt_set=prompt_set, **self._shared)
+                self._known[place] = entry
         return [self._known[place] for place in places]
-
-    def _entry(self, line: dict[str, Any]) -> IndexEntry:
-        former, share = line.get("described_as"), line.get("lora_partial")
-        return IndexEntry(
-            model=ModelRef.parse(line["model"]),
-            digest=line["digest"],
-            title=line["title"],
-            kind=line["kind"],
-            tags=tuple(line.get("tags", ())),
-            base_model=line.get("base_model"),
-            url=line.get("url"),
-            licence=line.get("licence"),
-            nsfw=line.get("nsfw", False),
-            downloads=line.get("downloads"),
-            prompt_set=line.get("prompt_set", self._prompt_set),
-            hub_tags=tuple(line.get("hub_tags", ())),
-            described_as=None if former is None else ModelRef.parse(former),
-            lora_partial=None if share is None else LoraPartial.model_validate(share),
-            **self._shared,
-        )
-
-
-_KINDS: tuple[str, ...] = get_args(Kind)
-_MARKS = ("stale", "mature")
-# No tag and no base model holds a line's end.
-_WORD_END = "\n"
-# Members whose tags lie together: a question about one tag reads those alone that share its shard.
-_SHARD_MEMBERS = 4096
-_MOST_SHARDS = 512
-_HEAD = 0
-"""The place of what is not about tags."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,7 +226,7 @@ class Postings:
     def of(cls, found: Mapping[str, Sequence[int]]) -> Self:
         """Of rows by words."""
         words = sorted(found)
-        text = "".join(f"{_WORD_END}{word}" for word in words) + _WORD_END
+        text = "".join(f"{_END}{word}" for word in words) + _END
         starts = np.cumsum([0, *(len(found[word]) for word in words)], dtype=np.int64)
         rows = array("i", (row for word in words for row in found[word]))
         return cls(text.encode(), starts, np.frombuffer(rows, np.int32))
@@ -279,8 +234,8 @@ class Postings:
     def of_word(self, word: str) -> NDArray[np.int32]:
         """The rows of one word; none for one that is not there."""
         # What a terminal could not decode has no UTF-8, and is no word that a file may hold.
-        wanted = f"{_WORD_END}{word}{_WORD_END}".encode(errors="replace")
-        if _WORD_END in word or not word or word.encode(errors="replace").decode() != word:
+        wanted = f"{_END}{word}{_END}".encode(errors="replace")
+        if _END in word or not word or word.encode(errors="replace").decode() != word:
             return self.rows[:0]
         at = self.words.find(wanted)
         if at < 0:
@@ -304,7 +259,8 @@ class Postings:
 
 
 class Facets:
-    """The facets of M members. ``values`` gives what :func:`facet_values` has made, by places.
+    """What filters look at of M members. ``values`` gives what :func:`facet_values` has made, by
+    places.
 
     What it does not give, or gives otherwise, ``again`` makes; that is kept by whoever makes it.
     """
@@ -339,7 +295,7 @@ class Facets:
     @property
     def base_models(self) -> set[str]:
         """What base models are called, folded."""
-        return set(self._bases.words.decode().split(_WORD_END)) - {""}
+        return set(self._bases.words.decode().split(_END)) - {""}
 
     @cached_property
     def _head(self) -> dict[str, NDArray[Any]]:
@@ -367,23 +323,20 @@ class Facets:
         self._made = self._again()
         return load(self._made[place])
 
-    def _marked(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
-        found = np.zeros(self._count, bool)
-        found[rows] = True
-        return found
-
     def _having(self, clause: Clause) -> NDArray[np.bool_]:
-        """Those that have one of the words of a clause."""
+        """Which members have one of the words of a clause."""
         if clause.field == "kind":
             kinds = [_KINDS.index(word) for word in clause.words if word in _KINDS]
             return np.isin(self._head["kind"], kinds)
-        if clause.field == "mark":
-            marked = np.zeros(self._count, bool)
-            for word in clause.words:
-                marked |= self._head[word].astype(bool)
-            return marked
-        of_word = self._tagged if clause.field == "tag" else self._bases.of_word
-        return self._marked(np.concatenate([of_word(word) for word in clause.words]))
+        found = np.zeros(self._count, bool)
+        for word in clause.words:
+            if clause.field == "mark":
+                found |= self._head[word].astype(bool)
+            elif clause.field == "tag":
+                found[self._tagged(word)] = True
+            else:
+                found[self._bases.of_word(word)] = True
+        return found
 
     def _tagged(self, word: str) -> NDArray[np.int32]:
         place = 1 + _shard(word, _shards(self._count))
@@ -400,15 +353,7 @@ def facet_values(lines: Iterable[Mapping[str, Any]]) -> dict[int, bytes]:
     bases: dict[str, list[int]] = defaultdict(list)
     tags: dict[str, list[int]] = defaultdict(list)
     for row, line in enumerate(lines):
-        traits = Traits.of(
-            line["model"].partition(":")[0],
-            tags=line.get("tags", ()),
-            base_model=line.get("base_model"),
-            kind=line["kind"],
-            nsfw=bool(line.get("nsfw")),
-            hub_tags=line.get("hub_tags") or (),
-            stale=line.get("stale"),
-        )
+        traits = plain_traits(line)
         kinds.append(_KINDS.index(line["kind"]))
         columns["nsfw"].append(bool(line.get("nsfw")))
         for mark in _MARKS:

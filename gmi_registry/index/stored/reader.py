@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,14 @@ from numpy.typing import NDArray
 from gmi_registry.errors import SpecFormatError
 from gmi_registry.filters import Filters
 from gmi_registry.index.entry import UNKNOWN_STATUS, ComparabilityKey, IndexedSpec, SpecStatus
-from gmi_registry.index.groups import HeldPrompts, as_rows, identity_of, rows_of
+from gmi_registry.index.groups import (
+    HeldPrompts,
+    ModelGroup,
+    as_rows,
+    identity_of,
+    packed_rows,
+    rows_of,
+)
 from gmi_registry.index.stored.database import LocalDatabase
 from gmi_registry.index.stored.files import CheckedFiles, IndexFiles
 from gmi_registry.index.stored.format import (
@@ -27,22 +33,24 @@ from gmi_registry.index.stored.format import (
     GroupMetadata,
     IndexDocument,
     PartMetadata,
-    Statistics,
 )
-from gmi_registry.index.stored.frame import FRAMED_MODELS, Frame, FrameSource
-from gmi_registry.index.stored.frame_file import Stretch
 from gmi_registry.index.stored.metadata import (
     Facets,
     Member,
     MemberTable,
-    PartLines,
+    MetadataLines,
     StoredEntries,
     facet_values,
 )
-from gmi_registry.scoring import Candidates, WithinScatter, gram
+from gmi_registry.index.stored.prefilter import (
+    PREFILTER_MODELS,
+    PrefilterSource,
+    Segment,
+    StoredPrefilter,
+)
+from gmi_registry.scoring import WithinScatter, gram
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.repeats import whiten
-from gmi_registry.scoring.sweep import norm_range
 from gmi_registry.spec import EncoderRef, ModelRef
 from gmi_registry.spec.canonical import canonical_digest
 
@@ -53,8 +61,8 @@ _IMAGES_AT_ONCE = 256
 _log = logging.getLogger(__name__)
 
 
-class StoredGroup:
-    """A :class:`~gmi_registry.index.groups.ModelGroup` over the files of an index.
+class StoredGroup(ModelGroup):
+    """A group over the files of an index.
 
     Means and statistics were fetched when the index was opened; the images and Gram matrices of a
     part are fetched, checked and mapped when one of its members is asked for. Errors are those of
@@ -63,33 +71,33 @@ class StoredGroup:
 
     def __init__(
         self,
-        record: GroupMetadata,
+        metadata: GroupMetadata,
         members: MemberTable,
         facets: Facets,
-        lines: PartLines,
-        delivery: CheckedFiles,
+        lines: MetadataLines,
+        files: CheckedFiles,
         cache_dir: Path,
         told: Callable[[Literal["prepare"], int, int], None],
     ) -> None:
-        self._told = told
-        self._cache_dir = cache_dir
-        self._record = record
-        self._delivery = delivery
+        self._metadata = metadata
         self._members = members
         self._facets = facets
         self._lines = lines
+        self._files = files
+        self._cache_dir = cache_dir
+        self._told = told
         # Which of the parts, in the order of index.json, a member lies in, and where: [M].
         self._part, self._within = members.parts, members.rows
-        self._parts = record.parts
+        self._parts = metadata.parts
         # Where the rows of each part begin, counted through all.
         self._starts = np.cumsum([0, *(part.rows for part in self._parts)])
         self._lock = threading.Lock()
         self._maps: dict[tuple[str, int], NDArray[Any]] = {}
-        self.key: ComparabilityKey = record.key.key
-        self.encoder: EncoderRef = record.encoder
-        self._prompt_embeddings = delivery.prompts(record)
-        self._statistics: Statistics = delivery.statistics(record)
-        # Those of a large group are looked at once, when its frame is made.
+        self.key = metadata.key.key
+        self.encoder: EncoderRef = metadata.encoder
+        self._prompt_embeddings = files.prompts(metadata)
+        self._statistics = files.statistics(metadata)
+        # Those of a large group are looked at once, when its prefilter is made.
         if not self._is_large:
             for part in range(len(self._parts)):
                 self._mapped("means", part)
@@ -104,25 +112,15 @@ class StoredGroup:
     @cached_property
     def digest(self) -> str:
         parts = [[part.entries.sha256, list(part.removed)] for part in self._parts]
-        return canonical_digest([self._record.folder, parts])
+        return canonical_digest([self._metadata.folder, parts])
 
     @cached_property
     def entries(self) -> StoredEntries:
-        encoder, shared = self._record.encoder, self._record.prompt_set
-        return StoredEntries(
-            self._lines,
-            self._parts,
-            self._members,
-            self.key,
-            f"{encoder.name}/{encoder.pretrained}",
-            shared.name,
-            shared.prompts,
-        )
+        return StoredEntries(self._lines, self._metadata, self._members)
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """The texts that all members answered: P of them."""
-        return self._record.prompt_set.prompts
+        return self._metadata.prompt_set.prompts
 
     def prompts_held(self, rows: Sequence[int]) -> Sequence[HeldPrompts]:
         # Those of each member are not kept: who writes an index knows no encoder, and readers do.
@@ -132,36 +130,31 @@ class StoredGroup:
     def text_dim(self) -> int:
         return self.encoder.text_dim
 
-    @cached_property
-    def image_prompt(self) -> NDArray[np.int32]:
-        prompts = np.arange(len(self.prompts), dtype=np.int32)
-        return np.repeat(prompts, self.key.images_per_prompt)
-
     @property
     def image_dim(self) -> int:
         return self.encoder.image_dim
 
     @property
     def _is_large(self) -> bool:
-        return len(self) >= FRAMED_MODELS
+        return len(self) >= PREFILTER_MODELS
 
     @cached_property
-    def estimator(self) -> Frame | None:
+    def estimator(self) -> StoredPrefilter | None:
         if not self._is_large:
             return None
-        stretches = [Stretch(part.means.sha256, part.rows) for part in self._parts]
-        source = FrameSource(
-            folder=self._record.folder,
-            stretches=stretches,
-            statistics=self._record.statistics.file.sha256,
+        source = PrefilterSource(
+            folder=self._metadata.folder,
+            segments=[Segment(part.means.sha256, part.rows) for part in self._parts],
+            statistics=self._metadata.statistics.file.sha256,
             scatter=self.scatter,
             means=self._means_of,
         )
+        # Where each member's row is, counted through all parts: [M].
+        places = np.asarray(self._starts[self._part] + self._within, np.intp)
         try:
-            told = partial(self._told, "prepare")
-            return Frame.of(source, self._cache_dir, self._places, told)
+            return StoredPrefilter(source, self._cache_dir, places, partial(self._told, "prepare"))
         except OSError as error:
-            _log.warning("searching on without a frame, which takes longer: %s", error)
+            _log.warning("searching on without a prefilter, which takes longer: %s", error)
             return None
 
     def _means_of(self, part: int) -> NDArray[np.float32]:
@@ -179,11 +172,10 @@ class StoredGroup:
         return found
 
     def whitened(self, rows: Sequence[int]) -> tuple[NDArray[np.float64], float]:
-        places = as_rows(rows)
-        frame = self.estimator
-        # A frame holds the means of a large group, whose parts need not be opened for a few.
-        means = self.means[places] if frame is None else frame.means(rows)
-        return whiten(means, self.scatter, len(self.image_prompt))
+        if self.estimator is None:
+            return super().whitened(rows)
+        # A prefilter holds the means of a large group, whose parts need not be opened for a few.
+        return whiten(self.estimator.means(rows), self.scatter, len(self.image_prompt))
 
     @property
     def scatter(self) -> WithinScatter:
@@ -194,53 +186,37 @@ class StoredGroup:
         return self._statistics.temperature
 
     def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
-        places = np.arange(len(self)) if rows is None else np.asarray(rows, np.intp)
-        return self._gathered("images", places, np.float16)
+        return self._gathered(
+            "images", as_rows(range(len(self)) if rows is None else rows), np.float16
+        )
 
     def portions(self, rows: Sequence[int]) -> Sequence[NDArray[np.intp]]:
         if len(rows) <= _IMAGES_AT_ONCE:
-            return [np.arange(len(rows))]
+            return super().portions(rows)
         # In the order in which they lie.
         places = as_rows(rows)
         order = np.lexsort((self._within[places], self._part[places]))
-        return [
-            order[start : start + _IMAGES_AT_ONCE]
-            for start in range(0, len(order), _IMAGES_AT_ONCE)
-        ]
-
-    def row_norms(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        return norm_range(self.images(rows))
+        starts = range(0, len(order), _IMAGES_AT_ONCE)
+        return [order[start : start + _IMAGES_AT_ONCE] for start in starts]
 
     def files(self, rows: Sequence[int]) -> NDArray[np.intp]:
         return np.asarray(self._part[as_rows(rows)])
 
     def at_hand(self, rows: Sequence[int]) -> bool:
-        parts = np.unique(self._part[np.asarray(rows, np.intp)]).tolist()
-        return all(self._delivery.has_images(self._parts[part]) for part in parts)
+        parts = np.unique(self._part[as_rows(rows)]).tolist()
+        return all(self._files.has_images(self._parts[part]) for part in parts)
 
     def grams(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        """The Gram matrices of the members at ``rows`` [R]: [R, N, N]."""
-        places = np.asarray(rows, np.intp)
-        images = self._record.images
-        out = np.ones((len(places), images, images), np.float32)
+        images = self._metadata.images
+        out = np.ones((len(rows), images, images), np.float32)
         upper = np.triu(np.ones((images, images), bool), 1)
-        stored = self._gathered("grams", places, np.float32)[:, : int(upper.sum())]
+        stored = self._gathered("grams", as_rows(rows), np.float32)[:, : int(upper.sum())]
         out[:, upper] = stored
         out.transpose(0, 2, 1)[:, upper] = stored
         return out
 
-    def candidates(
-        self, rows: Sequence[int], prompt_embeddings: Floats, *, grams: bool = True
-    ) -> Candidates:
-        return Candidates(
-            image_embeddings=self.images(rows),
-            prompt_embeddings=prompt_embeddings,
-            image_prompt=self.image_prompt,
-            gamma=self.key.gamma,
-            grams=self.grams(rows) if grams else None,
-            scatter=lambda: self.scatter,
-            downloads=self._members.counts(np.asarray(rows, np.intp)),
-        )
+    def downloads(self, rows: Sequence[int]) -> NDArray[np.float64]:
+        return self._members.counts(as_rows(rows))
 
     def select(
         self,
@@ -265,8 +241,7 @@ class StoredGroup:
             named = np.zeros(len(self), bool)
             named[rows_of(self.names, among)] = True
             chosen &= named
-        # Numbers that nobody has to take apart one by one.
-        return array("q", np.flatnonzero(chosen).astype(np.int64).tobytes())
+        return packed_rows(np.flatnonzero(chosen))
 
     @property
     def base_models(self) -> set[str]:
@@ -278,26 +253,21 @@ class StoredGroup:
         first = bisect_left(self.names, prefix)
         return range(first, bisect_left(self.names, prefix[:-1] + chr(ord(prefix[-1]) + 1)))
 
-    def standing(self, row: int) -> SpecStatus:
+    def status(self, row: int) -> SpecStatus:
         """What a hub said of a member when the index was written."""
-        return self._members.standing(row)
+        return self._members.status(row)
 
     def indexed(self, row: int) -> IndexedSpec:
-        """A member as it was when it was taken in: a question can be about it."""
+        """A member as it was when it was taken in: a query can be about it."""
         images = self.images([row])[0]
         # Worked out, since the file may have to be fetched, and is large.
         own = gram(images, self.key.gamma).astype(np.float32, copy=False)
         return IndexedSpec(self.entries[row], images, self._prompt_embeddings, own)
 
-    @cached_property
-    def _places(self) -> NDArray[np.intp]:
-        """Where each member's row is, counted through all parts: [M]."""
-        return np.asarray(self._starts[self._part] + self._within)
-
     def _gathered(self, kind: str, places: NDArray[np.intp], dtype: type[Any]) -> NDArray[Any]:
         """The arrays of members, one a row."""
         parts = self._part[places]
-        shape = self._record.layout(kind, 1).arrays[0][2][1:]
+        shape = self._metadata.layout(kind, 1).arrays[0][2][1:]
         out = np.empty((len(places), *shape), dtype)
         for part in np.unique(parts).tolist():
             chosen = np.flatnonzero(parts == part)
@@ -308,9 +278,9 @@ class StoredGroup:
         with self._lock:
             known = self._maps.get((kind, part))
             if known is None:
-                record = self._parts[part]
-                layout = self._record.layout(kind, record.rows)
-                known = self._delivery.part(record, kind, layout)
+                metadata = self._parts[part]
+                layout = self._metadata.layout(kind, metadata.rows)
+                known = self._files.part(metadata, kind, layout)
                 # Each holds a file open, of which a process may have so many.
                 while len(self._maps) >= _MOST_MAPS:
                     del self._maps[next(iter(self._maps))]
@@ -338,16 +308,16 @@ class GroupInfo:
     bytes: int
 
     @classmethod
-    def of(cls, record: GroupMetadata) -> GroupInfo:
+    def of(cls, group: GroupMetadata) -> GroupInfo:
         """As ``index.json`` says."""
-        sizes = {file.name: file.size for file in record.files}
+        sizes = {file.name: file.size for file in group.files}
         return cls(
-            key=record.key.key,
-            encoder=record.encoder,
-            prompt_set=record.prompt_set.name,
-            rows=sum(part.live for part in record.parts),
-            removed=sum(len(part.removed) for part in record.parts),
-            parts=len(record.parts),
+            key=group.key.key,
+            encoder=group.encoder,
+            prompt_set=group.prompt_set.name,
+            rows=sum(part.live for part in group.parts),
+            removed=sum(len(part.removed) for part in group.parts),
+            parts=len(group.parts),
             bytes=sum(sizes.values()),
         )
 
@@ -396,18 +366,11 @@ class StoredIndex:
     """
 
     def __init__(
-        self,
-        document: IndexDocument,
-        digest: str,
-        delivery: CheckedFiles,
-        ledger: LocalDatabase,
-        cache_dir: Path,
-        told: Progress,
+        self, info: IndexInfo, groups: Sequence[StoredGroup], database: LocalDatabase
     ) -> None:
-        self._ledger = ledger
-        self.info = IndexInfo.of(document, digest)
-        opened = _Opening(digest, delivery, ledger, cache_dir, told)
-        self.groups: tuple[StoredGroup, ...] = tuple(opened.stacks(document.groups))
+        self.info = info
+        self.groups = tuple(groups)
+        self._database = database
 
     @classmethod
     def open(
@@ -423,32 +386,27 @@ class StoredIndex:
         raises. A cache that cannot be used costs time only.
         """
         told: Progress = progress or (lambda stage, done, total: None)
-        return cls._with(files, LocalDatabase(cache_dir), cache_dir, told)
+        database = LocalDatabase(cache_dir)
+        checked = CheckedFiles(files, database)
 
-    @classmethod
-    def _with(
-        cls, files: IndexFiles, ledger: LocalDatabase, cache_dir: Path, told: Progress
-    ) -> StoredIndex:
+        def opened(document: IndexDocument, digest: str) -> StoredIndex:
+            opening = _Opening(digest, checked, database, cache_dir, told)
+            groups = tuple(opening.groups(document.groups))
+            return cls(IndexInfo.of(document, digest), groups, database)
+
         try:
-            return cls._current(files, ledger, cache_dir, told)
+            document, digest = checked.document()
+            try:
+                return opened(document, digest)
+            except SpecFormatError:
+                # Whoever writes the index may have taken files away since.
+                document, another = checked.document()
+                if another == digest:
+                    raise
+            return opened(document, another)
         except BaseException:
-            ledger.close()
+            database.close()
             raise
-
-    @classmethod
-    def _current(
-        cls, files: IndexFiles, ledger: LocalDatabase, cache_dir: Path, told: Progress
-    ) -> StoredIndex:
-        delivery = CheckedFiles(files, ledger)
-        document, digest = delivery.document()
-        try:
-            return cls(document, digest, delivery, ledger, cache_dir, told)
-        except SpecFormatError:
-            # Whoever writes the index may have taken files away since.
-            document, another = delivery.document()
-            if another == digest:
-                raise
-        return cls(document, another, delivery, ledger, cache_dir, told)
 
     def __enter__(self) -> Self:
         return self
@@ -461,7 +419,7 @@ class StoredIndex:
 
     def close(self) -> None:
         """Let the cache go. Arrays that were handed out stay valid."""
-        self._ledger.close()
+        self._database.close()
 
     def base_models(self) -> set[str]:
         """What base models are called, in lower case, in all indexes that the cache knows."""
@@ -471,20 +429,17 @@ class StoredIndex:
         """The group and row of a model, whatever its revision; None where it is not indexed."""
         return self._found(str(model.identity))
 
-    def standing(self, name: str) -> SpecStatus:
+    def status(self, name: str) -> SpecStatus:
         """What a hub said, when the index was written, of the model whose identity has that name,
         or which is named so in a group."""
         found = self._found(identity_of(name))
-        return UNKNOWN_STATUS if found is None else found[0].standing(found[1])
+        return UNKNOWN_STATUS if found is None else found[0].status(found[1])
 
     def _found(self, identity: str) -> tuple[StoredGroup, int] | None:
         for group in self.groups:
-            names = group.names
-            # With a revision or without; names are in order.
-            for beginning in (identity, f"{identity}@"):
-                row = bisect_left(names, beginning)
-                if row < len(names) and identity_of(names[row]) == identity:
-                    return group, row
+            row = next(iter(rows_of(group.names, [identity])), None)
+            if row is not None:
+                return group, row
         return None
 
 
@@ -494,20 +449,20 @@ class _Opening:
     def __init__(
         self,
         digest: str,
-        delivery: CheckedFiles,
-        ledger: LocalDatabase,
+        files: CheckedFiles,
+        database: LocalDatabase,
         cache_dir: Path,
         told: Progress,
     ) -> None:
         self._told = told
         self._digest = digest
         self._cache_dir = cache_dir
-        self._delivery = delivery
-        self._ledger = ledger
-        self._lines = PartLines(delivery, ledger)
+        self._files = files
+        self._database = database
+        self._lines = MetadataLines(files, database)
         self._identities: set[str] = set()
 
-    def stacks(self, groups: tuple[GroupMetadata, ...]) -> Iterator[StoredGroup]:
+    def groups(self, groups: tuple[GroupMetadata, ...]) -> Iterator[StoredGroup]:
         known = [self._kept(group) for group in groups]
         # All or none: whether a model is in two groups shows only where all are looked at.
         whole = all(members is not None for members in known)
@@ -515,17 +470,17 @@ class _Opening:
             facets = None
             if members is None or not whole:
                 members, facets = self._members(group)
-            owners = [PartLines.owner(part) for part in group.parts]
+            owners = [MetadataLines.owner(part) for part in group.parts]
             owners += [self._owner(kind, group) for kind in ("members", "facets")]
-            self._ledger.note(owners)
+            self._database.note(owners)
             if facets is not None:
-                self._ledger.forget()
+                self._database.forget()
             yield StoredGroup(
                 group,
                 members,
                 self._facets(group, members, facets),
                 self._lines,
-                self._delivery,
+                self._files,
                 self._cache_dir,
                 self._told,
             )
@@ -535,7 +490,7 @@ class _Opening:
 
     def _kept(self, group: GroupMetadata) -> MemberTable | None:
         """The members of a group, if this index was opened before."""
-        value = self._ledger.get(self._owner("members", group))
+        value = self._database.get(self._owner("members", group))
         members = None if value is None else MemberTable.from_bytes(value)
         live = sum(part.live for part in group.parts)
         return members if members is not None and len(members.names) == live else None
@@ -554,9 +509,9 @@ class _Opening:
                 self._told("index", read, sum(part.rows for part in group.parts))
         members = MemberTable.of(found)
         facets = facet_values(described[name] for name in members.names)
-        with self._ledger.together():
-            self._ledger.put(self._owner("members", group), {0: members.to_bytes()})
-            self._ledger.put(self._owner("facets", group), facets)
+        with self._database.together():
+            self._database.put(self._owner("members", group), {0: members.to_bytes()})
+            self._database.put(self._owner("facets", group), facets)
         return members, facets
 
     def _live(self, number: int, part: PartMetadata) -> Iterator[tuple[Member, dict[str, Any]]]:
@@ -571,8 +526,8 @@ class _Opening:
             if identity in self._identities:
                 raise SpecFormatError(f"{part.entries.name} holds {name} again", hint=BUILD_AGAIN)
             self._identities.add(identity)
-            standing = SpecStatus(line.get("stale"), line.get("trust"), line.get("stamp"))
-            yield Member(name, number, row, standing, line.get("downloads")), line
+            status = SpecStatus(line.get("stale"), line.get("trust"), line.get("stamp"))
+            yield Member(name, number, row, status, line.get("downloads")), line
 
     def _facets(
         self, group: GroupMetadata, members: MemberTable, made: dict[int, bytes] | None
@@ -580,7 +535,7 @@ class _Opening:
         owner = self._owner("facets", group)
 
         def kept(place: int) -> bytes | None:
-            return self._ledger.get(owner, place) if made is None else made[place]
+            return self._database.get(owner, place) if made is None else made[place]
 
         def again() -> dict[int, bytes]:
             described = {
@@ -590,7 +545,7 @@ class _Opening:
             }
             values = facet_values(described[name] for name in members.names)
             self._lines.keep()
-            self._ledger.put(owner, values)
+            self._database.put(owner, values)
             return values
 
         return Facets(len(members.names), kept, again)

@@ -48,6 +48,7 @@ def _architecture(name: str) -> Callable[..., Any]:
 
 
 SIZES: dict[str, tuple[int, int]] = {
+    "deepfloyd-if": (32, 32),
     "hidream": (128, 128),  # every size becomes one of the area of the default size
 }
 """Width and height in pixels where 64 is none: as small as the architecture lets them be."""

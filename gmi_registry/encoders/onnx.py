@@ -301,7 +301,9 @@ class OnnxEncoder:
 
                 graph = graph_with_external_data(check_graph(data, str(path)), name)
             if digest is not None and digest != hashlib.sha256(graph).hexdigest():
-                raise DigestMismatchError(f"{path} is not the file that was checked", hint=export_again())
+                raise DigestMismatchError(
+                    f"{path} is not the file that was checked", hint=export_again()
+                )
             self._written[name] = graph
         return self._written[name]
 

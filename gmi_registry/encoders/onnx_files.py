@@ -65,7 +65,6 @@ LIMITS: dict[str, int] = {
 """The files, and the most bytes that each may have."""
 
 
-
 def export_again() -> str:
     """The way out where an export cannot be run."""
     return f"export it again, or install what runs it: {install_command('torch')}"

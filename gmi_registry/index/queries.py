@@ -51,7 +51,9 @@ from gmi_registry.scoring.text import (
     text_contributions,
     text_distances,
 )
-from gmi_registry.spec import ModelRef
+
+if TYPE_CHECKING:
+    from gmi_registry.spec import ModelRef
 
 PromptValues = Sequence[tuple[int, float]]
 """Prompts by their index, each with what it adds; the nearest first."""

@@ -293,6 +293,6 @@ def test_a_temperature_is_fitted_once_for_the_same_members(shelf, tmp_path, monk
         return [selection.group.temperature for selection in selections]
 
     first = temperatures(shelf.sources())
-    monkeypatch.setattr(memory, "fitted_temperature", lambda *_: 0.5)
+    monkeypatch.setattr(memory, "sampled_temperature", lambda *_: 0.5)
     assert temperatures(shelf.sources()) == first
     assert temperatures(shelf.sources()[1:]) == [0.5] * len(first)

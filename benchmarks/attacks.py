@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gmi_registry.scoring import WithinScatter
 from gmi_registry.scoring.confidence import confidences, fitted_temperature
-from gmi_registry.scoring.default import mean_distances, mean_images
+from gmi_registry.scoring.default import WhitenedMeans, mean_images
 from gmi_registry.spec import read_spec
 
 Rows = NDArray[np.float32]
@@ -82,7 +82,8 @@ def measured(z: Rows, questions: Rows, truth: NDArray[np.intp], cheats: Rows) ->
     models = np.concatenate([z, cheats]).astype(np.float16)
     scatter = WithinScatter.of(models)
     temperature = fitted_temperature(models, np.arange(models.shape[1]))
-    distances = mean_distances(mean_images(models), questions, 1 / models.shape[1], scatter=scatter)
+    means = WhitenedMeans.of(mean_images(models), scatter)
+    distances = means.distances(questions, 1 / models.shape[1])
     chances = confidences(distances, 1, temperature=temperature)
     first = distances[:, : len(z)].argmin(axis=1) == truth
     won = distances.argmin(axis=1) >= len(z)

@@ -18,11 +18,6 @@ from numpy.typing import NDArray
 from benchmarks.paper.folder import read_answers, read_tasks
 from benchmarks.paper.galleries import RunArrays
 from benchmarks.paper.methods import Queries
-from gmi_registry.scoring.baselines import (
-    first_moment_distances,
-    monte_carlo_distances,
-    second_moment_distances,
-)
 from gmi_registry.scoring.confidence import confidences
 from gmi_registry.scoring.default import whitened_distances
 from gmi_registry.scoring.kernels import Floats
@@ -30,6 +25,11 @@ from gmi_registry.scoring.paper import paper_distances
 from gmi_registry.scoring.query import unit_rows
 from gmi_registry.scoring.ranking import mid_ranks, top_k_credit
 from gmi_registry.scoring.scatter import WithinScatter
+from gmi_registry.scoring.scores import (
+    first_moment_distances,
+    monte_carlo_distances,
+    second_moment_distances,
+)
 
 GAMMA = 0.02
 Array = NDArray[np.float64]

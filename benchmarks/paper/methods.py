@@ -18,12 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gmi_registry.scoring.baselines import (
-    download_distances,
-    first_moment_distances,
-    monte_carlo_distances,
-    second_moment_distances,
-)
 from gmi_registry.scoring.default import SHRINKAGE, whitened_distances
 from gmi_registry.scoring.kernels import Floats, gram
 from gmi_registry.scoring.paper import (
@@ -33,7 +27,13 @@ from gmi_registry.scoring.paper import (
     reduced_point,
 )
 from gmi_registry.scoring.query import cosine_weights
-from gmi_registry.scoring.scores import Candidates
+from gmi_registry.scoring.scores import (
+    Candidates,
+    download_distances,
+    first_moment_distances,
+    monte_carlo_distances,
+    second_moment_distances,
+)
 
 _PIXEL_BLOCK = 1 << 24  # values: 128 MB
 

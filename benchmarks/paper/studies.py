@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.paper.discrepancy import median_gamma, squared_discrepancy
 from benchmarks.paper.embed import with_words
 from benchmarks.paper.fitting import UNFITTED, HeldOut
 from benchmarks.paper.folder import load_arrays
@@ -36,12 +37,7 @@ from benchmarks.paper.results import (
 from gmi_registry.scoring.confidence import distances_with_unwanted, log_innocence
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.model_distance import (
-    content_means,
-    median_gamma,
-    model_distances,
-    squared_discrepancy,
-)
+from gmi_registry.scoring.model_distance import content_means, model_distances
 from gmi_registry.scoring.query import unit_rows
 from gmi_registry.scoring.ranking import top_k_credit
 from gmi_registry.scoring.text import distances_with_text, text_distances

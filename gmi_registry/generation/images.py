@@ -46,6 +46,10 @@ _UNFINISHED = ".unfinished-"
 _SUMS = "sha256"
 """The file of a batch with the digests of its pictures."""
 
+Pair = tuple[str, int]
+_ROUNDING = 0.5 / 255
+"""How far a pixel in 0..1 may lie beside it: less than what makes another byte."""
+
 
 class BatchCache:
     """A folder of finished batches, each a folder of PNG files that appeared as one.
@@ -182,12 +186,6 @@ class WorkerThread:
         last, self._last = self._last, None
         if last is not None:
             last.result()
-
-
-Pair = tuple[str, int]
-
-_ROUNDING = 0.5 / 255
-"""How far a pixel in 0..1 may lie beside it: less than what makes another byte."""
 
 
 class GeneratedImages(Sequence[Image.Image]):

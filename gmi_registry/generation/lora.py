@@ -51,6 +51,15 @@ _ROUNDING = {"torch.float32": 1e-4, "torch.float16": 2**-8, "torch.bfloat16": 2*
 loaded layers: both factors are rounded, some layouts scale them before, and a direction takes out a
 part only."""
 
+# Tensors of a LoRA's layer that its change to the weight does not show.
+_BESIDE = frozenset({"up_bias", "down_bias", "diff_b", "dora_scale", "lora_magnitude_vector"})
+_MAGNITUDES = frozenset({"dora_scale", "lora_magnitude_vector"})
+ADAPTER = "gmi"
+"""The name under which a LoRA is loaded, so that its scale can be set."""
+_LORA_FILE = "pytorch_lora_weights.safetensors"
+_MERGED = "_gmi_merged_adapter"
+_METADATA = "lora_adapter_metadata"
+
 
 def unapplied(
     file: LoraFile, pipeline: Any, adapter: str, known: Callable[[str], bool] = lambda name: True
@@ -80,10 +89,7 @@ def unapplied(
     return [key for key in file.tensors if key in missing]
 
 
-# Tensors of a LoRA's layer that its change to the weight does not show.
-_BESIDE = frozenset({"up_bias", "down_bias", "diff_b", "dora_scale", "lora_magnitude_vector"})
 _BESIDE |= {"diff", "mid"}
-_MAGNITUDES = frozenset({"dora_scale", "lora_magnitude_vector"})
 
 
 class _Loaded:
@@ -255,14 +261,6 @@ def _vectors(layer: torch.nn.Module, adapter: str) -> Iterator[torch.Tensor]:
         bias = getattr(factors[adapter], "bias", None) if adapter in factors else None
         if bias is not None:
             yield bias.detach()
-
-
-ADAPTER = "gmi"
-"""The name under which a LoRA is loaded, so that its scale can be set."""
-
-_LORA_FILE = "pytorch_lora_weights.safetensors"
-_MERGED = "_gmi_merged_adapter"
-_METADATA = "lora_adapter_metadata"
 
 
 def apply_lora(

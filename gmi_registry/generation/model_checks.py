@@ -60,6 +60,29 @@ SAVE_WHOLE = (
 )
 """What to do about a pipeline that lacks a part, as HiDream's own repository lacks its Llama."""
 
+_EMPTY = inspect.Parameter.empty
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_VIDEO = frozenset(
+    {"control_video", "frame_rate", "frames", "num_frames", "num_videos_per_prompt", "video"}
+    | {"video_length"}
+)
+_TEXT = frozenset({"gen_length", "max_new_tokens"})
+_CONTROL = frozenset({"adapter", "controlnet"})
+_IMAGES = frozenset({"image", "images", "input_images", "mask_image", "original_image"})
+_DECODERS = frozenset({"decoder", "movq", "unet", "vae", "vqgan", "vqvae"})
+"""Parts that give pixels: a pipeline with a prior and without one of them makes embeddings."""
+_EDITING = re.compile(r"Edit|Kontext|Pix2Pix")
+_UPSCALING = re.compile(r"Refiner|SuperResolution|Upsample|Upscale")
+_FROM_IMAGE = re.compile(r"Depth2Img|Image2Image|ImageToImage|Img2Img|Variation")
+_MASKED = re.compile(r"Fill|Inpaint")
+Pipeline = Any
+"""A diffusers ``DiffusionPipeline``; diffusers ships no types."""
+PIPELINE_INDEX = "model_index.json"
+_LIBRARIES = frozenset({"diffusers", "transformers"})
+_INDISPENSABLE = frozenset({*NETWORKS, "vae", "scheduler"})
+_SOURCES: dict[Any, str] = {}
+"""Of the classes that were asked about: reading one takes longer than a batch of a tiny model."""
+
 
 def error_line(error: BaseException) -> str:
     """What an error of another library says, on one line of at most 300 characters."""
@@ -181,25 +204,6 @@ def _way_out(file: WeightsFile) -> str:
         kind = architecture_title(file.architecture)
     claim = "" if file.base_claim is None else f" (its metadata name {file.base_claim})"
     return f"check that base_model in the model card, or --base, is a model of {kind}{claim}"
-
-
-_EMPTY = inspect.Parameter.empty
-_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-_VIDEO = frozenset(
-    {"control_video", "frame_rate", "frames", "num_frames", "num_videos_per_prompt", "video"}
-    | {"video_length"}
-)
-_TEXT = frozenset({"gen_length", "max_new_tokens"})
-_CONTROL = frozenset({"adapter", "controlnet"})
-_IMAGES = frozenset({"image", "images", "input_images", "mask_image", "original_image"})
-_DECODERS = frozenset({"decoder", "movq", "unet", "vae", "vqgan", "vqvae"})
-"""Parts that give pixels: a pipeline with a prior and without one of them makes embeddings."""
-
-_EDITING = re.compile(r"Edit|Kontext|Pix2Pix")
-_UPSCALING = re.compile(r"Refiner|SuperResolution|Upsample|Upscale")
-_FROM_IMAGE = re.compile(r"Depth2Img|Image2Image|ImageToImage|Img2Img|Variation")
-_MASKED = re.compile(r"Fill|Inpaint")
 
 
 def why_not_text_to_image(pipeline: type[Any], index: Mapping[str, Any]) -> str | None:
@@ -355,19 +359,6 @@ def needed_components(pipeline: type[Any]) -> list[str]:
     ]
 
 
-Pipeline = Any
-"""A diffusers ``DiffusionPipeline``; diffusers ships no types."""
-
-
-PIPELINE_INDEX = "model_index.json"
-
-
-_LIBRARIES = frozenset({"diffusers", "transformers"})
-
-
-_INDISPENSABLE = frozenset({*NETWORKS, "vae", "scheduler"})
-
-
 def require_pipeline(who: str, index: Mapping[str, Any]) -> None:
     """Raise GenerationError where ``who``, with this ``model_index.json``, makes no images here.
 
@@ -486,10 +477,6 @@ def require_parts(model: ModelFiles, index: Mapping[str, Any]) -> None:
             f"{pipeline.__name__} needs",
             hint=SAVE_WHOLE,
         )
-
-
-_SOURCES: dict[Any, str] = {}
-"""Of the classes that were asked about: reading one takes longer than a batch of a tiny model."""
 
 
 def call_source(pipeline_class: Any) -> str:

@@ -42,6 +42,16 @@ _SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}")
 _DEPTH = 3
 _NETWORKS = ("unet", "transformer", "prior")
 
+# Where the scales (float16) of a block of GGUF lie, in bytes from its beginning or its end.
+_GGUF_SCALES = {
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (-4, -2),
+    "Q3_K": (-2,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (-2,), "IQ4_NL": (0,), "IQ4_XS": (0,),
+}  # fmt: skip
+_FEW_MATRICES = 4
+"""Of fewer, zeros say nothing: a layer may begin as zeros and learn little."""
+_ADAPTER_NAME = re.compile(r"(?:^|[._])(?:lora|hada|lokr|ia3)[._]")
+_OLD_ATTENTION = re.compile(r"\.(?:query|key|value|proj_attn)\.(?:weight|bias)$")
+
 
 @contextmanager
 def linked_folder(model: ModelFiles, components: Iterable[str] = ()) -> Iterator[Path]:
@@ -212,17 +222,6 @@ def component_classes(index: Mapping[str, Any]) -> dict[str, type]:
     return classes
 
 
-# Where the scales (float16) of a block of GGUF lie, in bytes from its beginning or its end.
-_GGUF_SCALES = {
-    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (-4, -2),
-    "Q3_K": (-2,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (-2,), "IQ4_NL": (0,), "IQ4_XS": (0,),
-}  # fmt: skip
-
-
-_FEW_MATRICES = 4
-"""Of fewer, zeros say nothing: a layer may begin as zeros and learn little."""
-
-
 def require_finite(model: ModelFiles, pipeline: Any) -> None:
     """Raise GenerationError for a parameter of ``pipeline`` that is no number, or is not there.
 
@@ -308,12 +307,6 @@ def require_complete(model: ModelFiles, component: str, report: Mapping[str, Any
             "random numbers",
             hint="download the model again; if that does not help, its author must save it anew",
         )
-
-
-_ADAPTER_NAME = re.compile(r"(?:^|[._])(?:lora|hada|lokr|ia3)[._]")
-
-
-_OLD_ATTENTION = re.compile(r"\.(?:query|key|value|proj_attn)\.(?:weight|bias)$")
 
 
 def check_unread(model: ModelFiles, pipeline: Any) -> list[str]:

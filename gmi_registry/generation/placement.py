@@ -44,6 +44,20 @@ _MEMORY_SIGNS = (
 )
 _CAUSES = 8
 
+_HALF_TRAINED = frozenset(
+    {
+        "AuraFlowPipeline", "HunyuanDiTPipeline", "HunyuanDiTPAGPipeline", "PixArtAlphaPipeline",
+        "PixArtSigmaPAGPipeline", "PixArtSigmaPipeline",
+    }
+)  # fmt: skip
+"""Pipelines with a transformer whose weights are published, and run, in float16."""
+_TAKES_OTHER_LATENTS = frozenset({"PixArtSigmaPAGPipeline", "PixArtSigmaPipeline"})
+"""Pipelines that give the autoencoder latents of its own type, and leave that as it is."""
+_NETWORKS = ("transformer", "unet", "prior", "decoder")
+_STORED: dict[str, DtypeName] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_INDEX = "model_index.json"
+_INDEX_LIMIT = 1024 * 1024
+
 
 class OutOfMemoryError(GenerationError):
     """Memory ran out; ``nothing_kept`` where that was before any image of the run was kept."""
@@ -206,23 +220,6 @@ def free_memory(device: str) -> None:
     back_end: Any = getattr(torch, device.partition(":")[0], None)
     if hasattr(back_end, "empty_cache"):
         back_end.empty_cache()
-
-
-_HALF_TRAINED = frozenset(
-    {
-        "AuraFlowPipeline", "HunyuanDiTPipeline", "HunyuanDiTPAGPipeline", "PixArtAlphaPipeline",
-        "PixArtSigmaPAGPipeline", "PixArtSigmaPipeline",
-    }
-)  # fmt: skip
-"""Pipelines with a transformer whose weights are published, and run, in float16."""
-
-_TAKES_OTHER_LATENTS = frozenset({"PixArtSigmaPAGPipeline", "PixArtSigmaPipeline"})
-"""Pipelines that give the autoencoder latents of its own type, and leave that as it is."""
-
-_NETWORKS = ("transformer", "unet", "prior", "decoder")
-_STORED: dict[str, DtypeName] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_INDEX = "model_index.json"
-_INDEX_LIMIT = 1024 * 1024
 
 
 def usual_dtype(

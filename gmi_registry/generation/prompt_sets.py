@@ -38,6 +38,12 @@ DEFAULT_PROMPT_SET = "general-v1"
 _FOLDER = files("gmi_registry.generation") / "prompts"
 _FILE = re.compile(r"(?P<full>(?P<name>.+)-v(?P<version>[1-9][0-9]*))\.txt")
 
+_NO_LIMIT = 100_000
+"""Tokenizers without a limit state an astronomic one."""
+_PROBE = "gmiprobe"
+"""A text that pipelines which tidy prompts up leave as it is."""
+_NEGATIVE = "the negative prompt"
+
 
 def prompt_set_names() -> tuple[str, ...]:
     """The names that :func:`prompt_set_named` knows, sorted."""
@@ -70,13 +76,6 @@ def default_prompt_set(model: ModelWithCard) -> PromptSet:
     its place would make a specification that compares with none of its family.
     """
     return prompt_set_named(recommended(model, "prompt_set") or DEFAULT_PROMPT_SET)
-
-
-_NO_LIMIT = 100_000
-"""Tokenizers without a limit state an astronomic one."""
-
-_PROBE = "gmiprobe"
-"""A text that pipelines which tidy prompts up leave as it is."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +111,6 @@ class _Reader:
         marks = {} if self.marks else {"add_special_tokens": False}
         read = self.tokenizer(text, verbose=False, **marks)
         return len(read["input_ids"])
-
-
-_NEGATIVE = "the negative prompt"
 
 
 def check_prompts(

@@ -22,6 +22,25 @@ from gmi_registry.model import ModelCard
 from gmi_registry.spec import ModelRef
 from gmi_registry.weights import read_header
 
+_FEW = 16
+"""Steps above which a number in a name says nothing of distillation."""
+_NOT = r"(?:\b(?:non|no|not|without|un|anti|de|pre)\s)"
+_COMPOUND = (
+    r"(?:xl|sd|sdxl|sd15|image|dev|flux\w*|qwen|alpha|\d\w*) (?:turbo|lightning|flash)\b"
+    r"|\b(?:turbo|lightning|flash) (?:alpha|lora)\b"
+)
+# What follows the kind of a model, where its name does not go on: "lightning storms" are none.
+_AFTER_A_KIND = (
+    r"$| (?:v ?\d|\d|steps?\b|dpm|euler|lcm|sde|lora\b|sdxl\b|xl\b|alpha\b|beta\b|final\b|fix\b"
+    r"|mix\b|merge\b|model\b|edition\b|version\b|baked\b|vae\b|pruned\b|fp ?\d|bf ?\d|by\b|with\b)"
+)
+_SIGNS = re.compile(
+    r"\b(?:turbo|lightning|lcm|dmd ?2?|distill\w*|schnell|sprint|tcd|pcm|sdxs|few ?steps?"
+    r"|one ?step|flash)\b"
+)
+_STEPS = re.compile(r"\b(\d{1,2}) ?(?:steps?|nfe)\b")
+_OTHER_STEPS = re.compile(r"\bsteps? ?(\d{1,2})\b")
+
 
 class ModelWithCard(Protocol):
     """A model with its card and perhaps a base, on this disk or still on its hub."""
@@ -52,7 +71,7 @@ def recommended(model: ModelWithCard, field: str) -> object:
 
 
 def recommending_model(model: ModelWithCard, field: str) -> ModelWithCard | None:
-    """Whose card it is that :func:`advised` reads; None where none says anything."""
+    """Whose card it is that :func:`recommended` reads; None where none says anything."""
     described: ModelWithCard | None = model
     while described is not None:
         if getattr(described.card, field) is not None:
@@ -130,26 +149,6 @@ def _table() -> _Families:
 
 
 _EMBEDDED_LCM = DistilledFamily("LCM with guidance as an input", ("sdxl", "sd"), 4, 8.0, "LCM")
-
-_FEW = 16
-"""Steps above which a number in a name says nothing of distillation."""
-
-_NOT = r"(?:\b(?:non|no|not|without|un|anti|de|pre)\s)"
-_COMPOUND = (
-    r"(?:xl|sd|sdxl|sd15|image|dev|flux\w*|qwen|alpha|\d\w*) (?:turbo|lightning|flash)\b"
-    r"|\b(?:turbo|lightning|flash) (?:alpha|lora)\b"
-)
-# What follows the kind of a model, where its name does not go on: "lightning storms" are none.
-_AFTER_A_KIND = (
-    r"$| (?:v ?\d|\d|steps?\b|dpm|euler|lcm|sde|lora\b|sdxl\b|xl\b|alpha\b|beta\b|final\b|fix\b"
-    r"|mix\b|merge\b|model\b|edition\b|version\b|baked\b|vae\b|pruned\b|fp ?\d|bf ?\d|by\b|with\b)"
-)
-_SIGNS = re.compile(
-    r"\b(?:turbo|lightning|lcm|dmd ?2?|distill\w*|schnell|sprint|tcd|pcm|sdxs|few ?steps?"
-    r"|one ?step|flash)\b"
-)
-_STEPS = re.compile(r"\b(\d{1,2}) ?(?:steps?|nfe)\b")
-_OTHER_STEPS = re.compile(r"\bsteps? ?(\d{1,2})\b")
 
 
 def family_settings(model: ModelWithCard, pipeline: Pipeline) -> FamilySettings | None:

@@ -143,6 +143,21 @@ _UNSEEDED = {
 """Their noise does not come from the generators of the images: an image would depend on its
 neighbours in the batch. With each the name of what is near to it."""
 
+_SET_BY = "_gmi_prediction_source"
+V, EPSILON = "v_prediction", "epsilon"
+_CARD_HINT = "set prediction_type (epsilon or v_prediction) in the gmi section of the model card"
+_NAMED_V = re.compile(
+    r"(?i:(?<![a-z])v[-_ ]?(?:pred(?:iction)?|param(?:eteri[sz]ation)?)(?![a-z])"
+    r"|(?<=[a-z])vpred(?![a-z])|(?<=xl)v[-_]?pred(?![a-z]))|(?<=[a-z])V[-_ ]?[Pp]red(?![a-z])"
+)
+_NAMED_EPSILON = re.compile(r"(?i)(?<![a-z])eps(?:ilon)?(?:[-_ ]?pred(?:iction)?)?(?![a-z])")
+_SD2_BIAS = "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias"
+_SD2_SPREAD = 0.09
+"""Of that layer's values, above which ComfyUI takes a Stable Diffusion 2 for v-prediction."""
+_EDM = re.compile(r"edm_(?:mean|std)|edm_vpred\.sigma_(?:max|min)")
+_NO = ("false", "0", "no")
+_CONFIG_LIMIT = 1024 * 1024
+
 
 def check_scheduler_name(name: str, origin: str) -> None:
     """Raise InputError for a name that is not known. Loads nothing."""
@@ -430,24 +445,6 @@ def _is_scalar(value: object) -> bool:
     if isinstance(value, float | int) and not isinstance(value, bool):
         return math.isfinite(value) and abs(value) <= _LARGEST_NUMBER
     return value is None or isinstance(value, bool | str)
-
-
-_SET_BY = "_gmi_prediction_source"
-V, EPSILON = "v_prediction", "epsilon"
-
-_CARD_HINT = "set prediction_type (epsilon or v_prediction) in the gmi section of the model card"
-_NAMED_V = re.compile(
-    r"(?i:(?<![a-z])v[-_ ]?(?:pred(?:iction)?|param(?:eteri[sz]ation)?)(?![a-z])"
-    r"|(?<=[a-z])vpred(?![a-z])|(?<=xl)v[-_]?pred(?![a-z]))|(?<=[a-z])V[-_ ]?[Pp]red(?![a-z])"
-)
-_NAMED_EPSILON = re.compile(r"(?i)(?<![a-z])eps(?:ilon)?(?:[-_ ]?pred(?:iction)?)?(?![a-z])")
-_SD2_BIAS = "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias"
-_SD2_SPREAD = 0.09
-"""Of that layer's values, above which ComfyUI takes a Stable Diffusion 2 for v-prediction."""
-
-_EDM = re.compile(r"edm_(?:mean|std)|edm_vpred\.sigma_(?:max|min)")
-_NO = ("false", "0", "no")
-_CONFIG_LIMIT = 1024 * 1024
 
 
 @dataclass(frozen=True)

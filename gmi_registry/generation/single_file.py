@@ -74,6 +74,13 @@ _SHOWN = 3
 State = dict[str, Any]
 Convert = Callable[[State], Mapping[str, Any]]
 
+_BASE_HINT = (
+    "correct base_model in the model card, or name the base that it was made for: --base REPO"
+)
+_RENAMINGS: tuple[tuple[str, str], ...] = (
+    ("", ""), ("text_model.", ""), ("", "text_model."), ("model.", ""), ("", "model."),
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Part:
@@ -111,6 +118,161 @@ class _Fit(NamedTuple):
     def faults(self) -> int:
         lost = self.expected if self.error is not None else 0
         return len(self.missing) + len(self.reshaped) + len(self.unread) + lost
+
+
+def check_single_file(model: ModelFiles) -> None:
+    """Raise GenerationError for what the header of the file ``model`` tells: another kind of file,
+    a damaged one, weights that are quantised in a way that is not read."""
+    if not is_network_folder(model):
+        _require_readable(model)
+
+
+def load_single_file(
+    model: ModelFiles, base: ModelFiles, index: Mapping[str, Any], dtype: torch.dtype
+) -> tuple[Any, list[str]]:
+    """The pipeline of the file ``model``, completed from ``base``, and notes.
+
+    ``index`` is the base's ``model_index.json``. Raises GenerationError for a file that does not
+    fit, that is quantised in a way that is not read, or that needs parts which the base lacks.
+    """
+    classes = component_classes(index)
+    if is_network_folder(model):
+        component = folder_component(model, base, index)
+        _require_rest(model, base, index, {component}, None)
+        network = load_network(model, dtype_argument(dtype))
+        pipeline = load_pipeline_with(base, index, dtype, {component: network}, model)
+        return pipeline, settle_prediction(pipeline, model)
+    header, found, scales = _require_readable(model)
+    parts, notes = match_parts(model, header, scales, base, index)
+    present = {part.component for part in parts}
+    rest = _require_rest(model, base, index, present, found)
+    if rest and network_component(classes) in present and len(parts) > 1:
+        notes.append(f"the file has no {_words(rest)}: taken from its base model {base.ref}")
+    modules = {}
+    for part in parts:
+        modules[part.component] = _load_part(model, base, header, part, scales, dtype)
+    pipeline = load_pipeline_with(base, index, dtype, modules, model)
+    return pipeline, notes + settle_prediction(pipeline, model, header, found)
+
+
+def _require_readable(model: ModelFiles) -> tuple[Header, WeightsFile, Scales]:
+    require_described_weights(model)
+    header = read_header(model.path)
+    found = identify(header)
+    return header, found, scales_of(str(model.ref), header, found)
+
+
+def _require_rest(
+    model: ModelFiles,
+    base: ModelFiles,
+    index: Mapping[str, Any],
+    present: set[str],
+    found: WeightsFile | None,
+) -> list[str]:
+    """The components that the base adds, all of which it has weights for.
+
+    Raises GenerationError where it does not: a hub may deliver a base as configuration alone.
+    """
+    off = no_safety_checker(index)
+    rest = [name for name in component_classes(index) if name not in present and name not in off]
+    weights = {weight.path.rpartition("/")[0] for weight in base.weights}
+    lacking = [name for name in rest if name not in weights]
+    if lacking:
+        title = "a network in a folder" if found is None else found.title
+        raise GenerationError(
+            f"{model.ref} is {title}: it has no {_words(lacking)}, and its base model {base.ref} "
+            "is here without weights for that",
+            hint="name a base model that has all parts, with its weights: --base REPO",
+        )
+    return rest
+
+
+def _words(names: list[str]) -> str:
+    return ", ".join(names)
+
+
+def _load_part(
+    model: ModelFiles,
+    base: ModelFiles,
+    header: Header,
+    part: Part,
+    scales: Scales,
+    dtype: torch.dtype,
+) -> Any:
+    import diffusers
+
+    try:
+        state = read_part(model.path, header, part, scales, dtype)
+        kind: Any = part.module
+        if loads_single_files(kind):
+            return _from_single_file(kind, base, header, part, state, dtype)
+        if issubclass(kind, diffusers.ModelMixin):
+            return _from_state(kind, base, part, state, dtype)
+        return _text_encoder(model, base, part, state, dtype)
+    except GmiError:
+        raise
+    except Exception as error:
+        raise refused(
+            model, f"its {part.component} cannot be loaded by diffusers", error
+        ) from error
+
+
+def _from_single_file(
+    kind: Any,
+    base: ModelFiles,
+    header: Header,
+    part: Part,
+    state: dict[str, Any],
+    dtype: torch.dtype,
+) -> Any:
+    import diffusers
+
+    packed: dict[str, Any] = {}
+    if header.format == "gguf":
+        packed["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
+    # Under the module's own names, which the loader takes as they are.
+    return kind.from_single_file(
+        state,
+        config=str(base.path),
+        subfolder=part.component,
+        local_files_only=True,
+        **dtype_argument(dtype),
+        **packed,
+    )
+
+
+def _from_state(
+    kind: Any, base: ModelFiles, part: Part, state: dict[str, Any], dtype: torch.dtype
+) -> Any:
+    """For networks of which diffusers loads no single files, under their own names all the same."""
+    from accelerate import init_empty_weights
+
+    config = kind.load_config(str(base.path), subfolder=part.component, local_files_only=True)
+    with init_empty_weights():
+        module = kind.from_config(config)
+    module.load_state_dict(state, strict=True, assign=True)
+    return module.to(dtype).eval()
+
+
+def _text_encoder(
+    model: ModelFiles, base: ModelFiles, part: Part, state: dict[str, Any], dtype: torch.dtype
+) -> Any:
+    kind: Any = part.module
+    config = kind.config_class.from_pretrained(
+        str(base.path), subfolder=part.component, local_files_only=True
+    )
+    module, report = kind.from_pretrained(
+        None,
+        config=config,
+        state_dict=state,
+        output_loading_info=True,
+        **transformers_dtype(dtype),
+    )
+    require_complete(model, part.component, report)
+    return module.eval()
+
+
+# ---- which part a tensor belongs to
 
 
 def network_component(classes: Iterable[str]) -> str | None:
@@ -512,11 +674,6 @@ class _Matching:
         )
 
 
-_BASE_HINT = (
-    "correct base_model in the model card, or name the base that it was made for: --base REPO"
-)
-
-
 def _skeleton(model: ModelFiles, base: ModelFiles, component: str, kind: Any) -> _Skeleton:
     """The module that the base's configuration describes, without memory for its weights."""
     import diffusers
@@ -584,11 +741,6 @@ def _same(state: State) -> Mapping[str, Any]:
     return state
 
 
-_RENAMINGS: tuple[tuple[str, str], ...] = (
-    ("", ""), ("text_model.", ""), ("", "text_model."), ("model.", ""), ("", "model."),
-)  # fmt: skip
-
-
 def _renamed(
     state: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
@@ -630,161 +782,3 @@ def _listed(names: Iterable[str]) -> str:
     names = list(names)
     shown = ", ".join(one_line(name, 90) for name in names[:_SHOWN])
     return f"{shown}, …" if len(names) > _SHOWN else shown
-
-
-# ---- numbers that are none
-
-
-_NETWORK_NAMES = ("unet", "transformer")
-
-
-def check_single_file(model: ModelFiles) -> None:
-    """Raise GenerationError for what the header of the file ``model`` tells: another kind of file,
-    a damaged one, weights that are quantised in a way that is not read."""
-    if not is_network_folder(model):
-        _require_readable(model)
-
-
-def load_single_file(
-    model: ModelFiles, base: ModelFiles, index: Mapping[str, Any], dtype: torch.dtype
-) -> tuple[Any, list[str]]:
-    """The pipeline of the file ``model``, completed from ``base``, and notes.
-
-    ``index`` is the base's ``model_index.json``. Raises GenerationError for a file that does not
-    fit, that is quantised in a way that is not read, or that needs parts which the base lacks.
-    """
-    classes = component_classes(index)
-    if is_network_folder(model):
-        component = folder_component(model, base, index)
-        _require_rest(model, base, index, {component}, None)
-        network = load_network(model, dtype_argument(dtype))
-        pipeline = load_pipeline_with(base, index, dtype, {component: network}, model)
-        return pipeline, settle_prediction(pipeline, model)
-    header, found, scales = _require_readable(model)
-    parts, notes = match_parts(model, header, scales, base, index)
-    present = {part.component for part in parts}
-    rest = _require_rest(model, base, index, present, found)
-    if rest and network_component(classes) in present and len(parts) > 1:
-        notes.append(f"the file has no {_words(rest)}: taken from its base model {base.ref}")
-    modules = {}
-    for part in parts:
-        modules[part.component] = _load_part(model, base, header, part, scales, dtype)
-    pipeline = load_pipeline_with(base, index, dtype, modules, model)
-    return pipeline, notes + settle_prediction(pipeline, model, header, found)
-
-
-def _require_readable(model: ModelFiles) -> tuple[Header, WeightsFile, Scales]:
-    require_described_weights(model)
-    header = read_header(model.path)
-    found = identify(header)
-    return header, found, scales_of(str(model.ref), header, found)
-
-
-def _require_rest(
-    model: ModelFiles,
-    base: ModelFiles,
-    index: Mapping[str, Any],
-    present: set[str],
-    found: WeightsFile | None,
-) -> list[str]:
-    """The components that the base adds, all of which it has weights for.
-
-    Raises GenerationError where it does not: a hub may deliver a base as configuration alone.
-    """
-    off = no_safety_checker(index)
-    rest = [name for name in component_classes(index) if name not in present and name not in off]
-    weights = {weight.path.rpartition("/")[0] for weight in base.weights}
-    lacking = [name for name in rest if name not in weights]
-    if lacking:
-        title = "a network in a folder" if found is None else found.title
-        raise GenerationError(
-            f"{model.ref} is {title}: it has no {_words(lacking)}, and its base model {base.ref} "
-            "is here without weights for that",
-            hint="name a base model that has all parts, with its weights: --base REPO",
-        )
-    return rest
-
-
-def _words(names: list[str]) -> str:
-    return ", ".join(names)
-
-
-def _load_part(
-    model: ModelFiles,
-    base: ModelFiles,
-    header: Header,
-    part: Part,
-    scales: Scales,
-    dtype: torch.dtype,
-) -> Any:
-    import diffusers
-
-    try:
-        state = read_part(model.path, header, part, scales, dtype)
-        kind: Any = part.module
-        if loads_single_files(kind):
-            return _from_single_file(kind, base, header, part, state, dtype)
-        if issubclass(kind, diffusers.ModelMixin):
-            return _from_state(kind, base, part, state, dtype)
-        return _text_encoder(model, base, part, state, dtype)
-    except GmiError:
-        raise
-    except Exception as error:
-        raise refused(
-            model, f"its {part.component} cannot be loaded by diffusers", error
-        ) from error
-
-
-def _from_single_file(
-    kind: Any,
-    base: ModelFiles,
-    header: Header,
-    part: Part,
-    state: dict[str, Any],
-    dtype: torch.dtype,
-) -> Any:
-    import diffusers
-
-    packed: dict[str, Any] = {}
-    if header.format == "gguf":
-        packed["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
-    # Under the module's own names, which the loader takes as they are.
-    return kind.from_single_file(
-        state,
-        config=str(base.path),
-        subfolder=part.component,
-        local_files_only=True,
-        **dtype_argument(dtype),
-        **packed,
-    )
-
-
-def _from_state(
-    kind: Any, base: ModelFiles, part: Part, state: dict[str, Any], dtype: torch.dtype
-) -> Any:
-    """For networks of which diffusers loads no single files, under their own names all the same."""
-    from accelerate import init_empty_weights
-
-    config = kind.load_config(str(base.path), subfolder=part.component, local_files_only=True)
-    with init_empty_weights():
-        module = kind.from_config(config)
-    module.load_state_dict(state, strict=True, assign=True)
-    return module.to(dtype).eval()
-
-
-def _text_encoder(
-    model: ModelFiles, base: ModelFiles, part: Part, state: dict[str, Any], dtype: torch.dtype
-) -> Any:
-    kind: Any = part.module
-    config = kind.config_class.from_pretrained(
-        str(base.path), subfolder=part.component, local_files_only=True
-    )
-    module, report = kind.from_pretrained(
-        None,
-        config=config,
-        state_dict=state,
-        output_loading_info=True,
-        **transformers_dtype(dtype),
-    )
-    require_complete(model, part.component, report)
-    return module.eval()

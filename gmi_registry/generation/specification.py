@@ -45,6 +45,20 @@ from gmi_registry.spec.files import first_uncopied
 
 _AT_ONCE = 16
 
+_MAX_TAGS, _MAX_TAG = 200, 200
+_WEB = re.compile(r"https?://[!-~]+")
+_CELL_BYTES = 6_000
+"""What one picture takes on a contact sheet: an estimate, on the large side."""
+_PNG_OVERHEAD = 4_096
+_CELL = 128
+_GAP = 8
+_MARGIN = 16
+_BETWEEN = 24
+_PAPER = (255, 255, 255)
+_SHAPE = 16 / 9
+_MOST = 200
+_QUALITY = 82
+
 
 class Towers(Protocol):
     """The part of an encoder that is needed here; ``encoders.Encoder`` has it.
@@ -138,10 +152,6 @@ class Encoding:
         self._encoded.append(self._embedded([self._waiting.popleft() for _ in range(count)]))
         self._done += count
         self._progress(self._done, self._total)
-
-
-_MAX_TAGS, _MAX_TAG = 200, 200
-_WEB = re.compile(r"https?://[!-~]+")
 
 
 def build_spec(
@@ -291,12 +301,6 @@ def _base_weights(model: ModelFiles) -> tuple[WeightFile, ...] | None:
 
 def _by_path(weights: Sequence[WeightFile]) -> tuple[WeightFile, ...]:
     return tuple(sorted(weights, key=lambda weight: weight.path))
-
-
-_CELL_BYTES = 6_000
-"""What one picture takes on a contact sheet: an estimate, on the large side."""
-
-_PNG_OVERHEAD = 4_096
 
 
 @dataclass(frozen=True)
@@ -539,16 +543,6 @@ def _existing(folder: Path) -> Path:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder
-
-
-_CELL = 128
-_GAP = 8
-_MARGIN = 16
-_BETWEEN = 24
-_PAPER = (255, 255, 255)
-_SHAPE = 16 / 9
-_MOST = 200
-_QUALITY = 82
 
 
 class ContactSheet:

@@ -43,7 +43,7 @@ class Estimator(Protocol):
     """Distances of the default score without a prompt, at two prices, and what means say.
 
     ``query_images`` are [B, D], distances the means over them, and ``concentration`` is that of
-    :func:`~gmi_registry.scoring.default.mean_distances`.
+    :meth:`~gmi_registry.scoring.default.WhitenedMeans.distances`.
     """
 
     def near(

@@ -87,7 +87,7 @@ def _view(image: Image.Image) -> Image.Image:
     return image._new(image.im)
 
 
-# As generation.preview lays them out; a test cuts what that has made.
+# As generation.specification lays them out; a test cuts what that has made.
 _CELL = 128
 _GAP = 8
 _MARGIN = 16

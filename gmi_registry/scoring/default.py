@@ -43,8 +43,6 @@ from gmi_registry.scoring.scatter import WithinScatter
 from gmi_registry.scoring.sweep import products, row_norms, swept
 
 SHRINKAGE = 1.0
-# A row of a product of matrices is worth a thread sooner than a row that is read.
-_PRODUCT = 4
 
 
 def whitened_distances(
@@ -84,33 +82,6 @@ def whitened_distances(
 
     streamed = len(different) == 1 and image_embeddings.dtype == dtype
     swept(work, models, rows * width, streamed=streamed, spread=True)
-    return out
-
-
-def mean_distances(
-    means: Floats,
-    query_images: Floats,
-    concentration: float,
-    *,
-    scatter: WithinScatter,
-    shrinkage: float = SHRINKAGE,
-) -> Floats:
-    """:func:`whitened_distances` from the models' mean embeddings alone: [B, M].
-
-    ``means`` [M, D], ``query_images`` [B, D]; ``concentration`` is Σ_i a_i² of the coefficients
-    that made the means, 1/N for N equal ones. Raises ValueError unless shrinkage > 0.
-    """
-    dtype = working_dtype(means, query_images)
-    lengths = scatter.mahalanobis(shrinkage, dtype)
-    excess = dtype.type(scatter.spread(shrinkage) * concentration)
-    out = np.empty((len(query_images), len(means)), dtype)
-
-    def work(part: slice) -> None:
-        block = means[part].astype(dtype, copy=False)
-        for b, image in enumerate(query_images):
-            out[b, part] = lengths.squared(block - image.astype(dtype)) - excess
-
-    swept(work, len(means), means.shape[1] * _PRODUCT, streamed=True, spread=True)
     return out
 
 
@@ -189,8 +160,12 @@ class WhitenedMeans:
         concentration: float,
         rows: NDArray[np.intp] | None = None,
     ) -> Floats:
-        """As :func:`~gmi_registry.scoring.default.mean_distances`, [B, M], or of the models at
-        ``rows`` [R] alone: [B, R]."""
+        """:func:`whitened_distances` from the means alone, [B, M], or of the models at ``rows`` [R]
+        alone: [B, R].
+
+        ``query_images`` [B, D]; ``concentration`` is Σ_i a_i² of the coefficients that made the
+        means, 1/N for N equal ones.
+        """
         dtype = working_dtype(self.means, query_images)
         means = self.means if rows is None else self.means[rows]
         lengths = (self.lengths if rows is None else self.lengths[rows]).astype(dtype, copy=False)

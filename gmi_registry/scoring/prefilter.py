@@ -125,7 +125,7 @@ class Prefilter:
         """Mean distances to ``query_images`` [B, D] of all models, or of those at ``rows`` [R]:
         exact of those that may be among the ``count`` nearest, estimates of others.
 
-        ``concentration`` is as in :func:`~gmi_registry.scoring.default.mean_distances`. That a
+        ``concentration`` is as in :class:`~gmi_registry.scoring.default.WhitenedMeans`. That a
         model is missed cannot be excluded, only made rare.
         """
         total = len(summaries.lengths)

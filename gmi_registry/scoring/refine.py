@@ -47,8 +47,6 @@ class Care(NamedTuple):
 
 LOOSE = Care(512, 24)
 """For estimates that know nothing of the prompt."""
-CLOSE = Care(256, 8)
-"""For estimates that are off by little."""
 
 
 class Refinement(NamedTuple):

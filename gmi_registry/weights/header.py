@@ -49,6 +49,38 @@ _ANEW = "download or copy it again; if that does not help, its author must save 
 
 Damage = Literal["cut-short", "malformed", "foreign"]
 
+_SCALARS = {
+    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q",
+    12: "<d",
+}  # fmt: skip
+_STRING, _ARRAY = 8, 9
+_LONGEST_NAME = 65_535
+_LONGEST_KEPT = 4096
+_MOST_KEPT = 16
+_MOST_NESTED = 2
+_ALIGNMENT = "general.alignment"
+_ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
+_GGML = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36),
+    10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4),
+    27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2),
+    34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+}  # fmt: skip
+"""ggml's names of dtypes, elements of a block, and bytes of a block, by number."""
+PICKLE_HINT = "convert the weights to .safetensors, then publish those"
+_DOWNLOAD_AGAIN = (
+    "download it again; if that does not help, its author must upload it again as safetensors"
+)
+_UNPACK = "unpack it, and publish the safetensors file or the folder inside"
+_SIGNED_IN = (
+    "download it again, signed in where the hub asks for it: what came is a page of the hub"
+)
+
 
 class WeightsFormatError(HubError):
     """A file that is no safetensors or GGUF file, or a damaged one.
@@ -253,30 +285,6 @@ def _parse(content: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, str]
 
 # ---- GGUF
 
-_SCALARS = {
-    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q",
-    12: "<d",
-}  # fmt: skip
-_STRING, _ARRAY = 8, 9
-_LONGEST_NAME = 65_535
-_LONGEST_KEPT = 4096
-_MOST_KEPT = 16
-_MOST_NESTED = 2
-_ALIGNMENT = "general.alignment"
-_ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
-_GGML = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36),
-    10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176),
-    14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66),
-    17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4),
-    27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2),
-    34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
-}  # fmt: skip
-"""ggml's names of dtypes, elements of a block, and bytes of a block, by number."""
-
 
 class _Gguf:
     """A reader of one file, from just behind its first bytes on."""
@@ -397,16 +405,6 @@ class _Gguf:
 
     def _fault(self, reason: str) -> WeightsFormatError:
         return _fault(self._name, reason, "GGUF")
-
-
-PICKLE_HINT = "convert the weights to .safetensors, then publish those"
-_DOWNLOAD_AGAIN = (
-    "download it again; if that does not help, its author must upload it again as safetensors"
-)
-_UNPACK = "unpack it, and publish the safetensors file or the folder inside"
-_SIGNED_IN = (
-    "download it again, signed in where the hub asks for it: what came is a page of the hub"
-)
 
 
 class FileFormat(NamedTuple):

@@ -29,6 +29,18 @@ if TYPE_CHECKING:
 _EIGHT = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 _PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
 
+_FLOAT8 = ("F8_E4M3", "F8_E5M2")
+_WEIGHT_SCALES = (".scale_weight", ".weight_scale")
+# Scales of what goes into a layer: a program that computes in float8 needs them, this one does not.
+_INPUT_SCALES = (".scale_input", ".input_scale")
+SCALE_MARKS = re.compile(r"(?:^|\.)(?:scaled_fp8|comfy_quant)$")
+"""Tensors that say of a file or a layer that it has scales."""
+_OTHER_SCALES = re.compile(
+    r"\.(?:weight_scale_(?:2|inv)|scale_weight_2|absmax|quant_map|SCB|qweight|qzeros|wscales)$"
+)
+_NUMBER = re.compile(r"\d+")
+_PACKED = frozenset({"I8", "U8", "I32", "F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"})
+
 
 def quantisation_of(keys: Keys, file_format: Literal["safetensors", "gguf"]) -> str | None:
     """The name that people give it; None for plain floating-point weights of 16 bits and more.
@@ -71,20 +83,6 @@ def quantisation_of(keys: Keys, file_format: Literal["safetensors", "gguf"]) -> 
     if most in ("I8", "U8", "F4", "F6_E2M3", "F6_E3M2"):
         return f"quantised ({most})"
     return None
-
-
-_FLOAT8 = ("F8_E4M3", "F8_E5M2")
-_WEIGHT_SCALES = (".scale_weight", ".weight_scale")
-# Scales of what goes into a layer: a program that computes in float8 needs them, this one does not.
-_INPUT_SCALES = (".scale_input", ".input_scale")
-SCALE_MARKS = re.compile(r"(?:^|\.)(?:scaled_fp8|comfy_quant)$")
-"""Tensors that say of a file or a layer that it has scales."""
-
-_OTHER_SCALES = re.compile(
-    r"\.(?:weight_scale_(?:2|inv)|scale_weight_2|absmax|quant_map|SCB|qweight|qzeros|wscales)$"
-)
-_NUMBER = re.compile(r"\d+")
-_PACKED = frozenset({"I8", "U8", "I32", "F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"})
 
 
 class Scales(NamedTuple):

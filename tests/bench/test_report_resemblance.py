@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.paper.discrepancy import median_gamma, squared_discrepancy
 from benchmarks.paper.folder import array_bytes
 from benchmarks.paper.measure import read_run, read_scored
 from benchmarks.paper.studies import resemblance
 from gmi_registry.errors import InputError
-from gmi_registry.scoring.model_distance import median_gamma, squared_discrepancy
 from tests.support.embedded_run import benchmark_of, score, write_embedded
 from tests.support.report_run import perfect, write_summary
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gmi_registry.scoring.baselines import (
+from gmi_registry.scoring.scores import (
     download_distances,
     first_moment_distances,
     monte_carlo_distances,

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from gmi_registry.scoring import sweep
-from gmi_registry.scoring.default import WhitenedMeans, mean_distances, mean_images, whitened_means
+from gmi_registry.scoring.default import WhitenedMeans, mean_images, whitened_means
 from gmi_registry.scoring.kernels import grams, widened
 from gmi_registry.scoring.paper import Invariants, paper_distances
 from gmi_registry.scoring.scatter import WithinScatter
-from tests.support.hostile_hubs import KINDS, hub
+from tests.support.hostile_hubs import KINDS, hub, mean_distances
 
 
 def plain(z, weights, queries, gamma):
@@ -107,9 +107,7 @@ def test_a_sweep_reaches_every_model_once_and_raises_what_went_wrong():
 def test_means_that_are_kept_give_the_whitened_distance(kind):
     z, _, queries, _ = hub(kind)
     scatter, means = WithinScatter.of(z), mean_images(z)
-    expected = mean_distances(
-        means.astype(np.float64), queries.astype(np.float64), 1 / z.shape[1], scatter=scatter
-    )
+    expected = mean_distances(means, queries, 1 / z.shape[1], scatter)
     kept = WhitenedMeans.of(means, scatter)
     got = kept.distances(queries, 1 / z.shape[1])
     assert got.dtype == np.float32

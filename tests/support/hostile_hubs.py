@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from gmi_registry.scoring.default import SHRINKAGE
+
 ROWS, WIDTH = 7, 24
 
 
@@ -74,3 +76,11 @@ KINDS = (
     "zeros",
     "an outlier",
 )
+
+
+def mean_distances(means, queries, concentration, scatter):
+    """The default score of mean images [M, D] to queries [B, D], by its formula: [B, M] float64."""
+    factor = scatter.whitening(SHRINKAGE)
+    turned, asked = (rows.astype(np.float64) @ factor for rows in (means, queries))
+    squares = np.stack([np.square(turned - one).sum(axis=1) for one in asked])
+    return squares - scatter.spread(SHRINKAGE) * concentration

@@ -149,17 +149,18 @@ def remote(name: str, source: Path, folder: Path) -> dict[str, Any]:
     downloads all files but those with images and Gram matrices, of Qdrant's all.
     """
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests.support.loopback import LoopbackHub, content
+    from tests.support.loopback import LoopbackHub, reading
     from tests.support.loopback.fixtures import client_environment
 
     served: list[int] = []
-    plain = content.Reply
+    plain = reading.serve
 
-    def counted(status: int, body: bytes = b"", *more: Any, **named: Any) -> Any:
-        served.append(len(body))
-        return plain(status, body, *more, **named)
+    def counted(*asked: Any) -> Any:
+        reply = plain(*asked)
+        served.append(len(reply.body))
+        return reply
 
-    content.Reply = counted  # type: ignore[assignment, misc]
+    reading.serve = counted
     with LoopbackHub() as hub, tempfile.TemporaryDirectory() as home:
         files = {
             it: (folder / it).read_bytes()
@@ -175,7 +176,7 @@ def remote(name: str, source: Path, folder: Path) -> dict[str, Any]:
             "served": sum(served),
             "whole": sum(map(len, files.values())),
         }
-    content.Reply = plain  # type: ignore[misc]
+    reading.serve = plain
     return done | facts
 
 

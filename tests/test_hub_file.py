@@ -14,22 +14,16 @@ from gmi_registry.hubs.resolve import find_model
 from gmi_registry.hubs.selection import RepoFile, select_weights
 from gmi_registry.spec import (
     DescribedModel,
-    EncoderRef,
-    GenerationRecipe,
     ModelRef,
-    Preprocess,
-    PromptSet,
-    Sampler,
-    build_spec,
     read_manifest,
     write_spec,
 )
+from tests.support.hub_builder import random_spec
 from tests.support.loopback import User
 from tests.support.loopback.fixtures import hf_hub
 
 __all__ = ["hf_hub"]
 
-PROMPTS = PromptSet("colours", 1, ("a cat", "a tree"))
 LORA = save({"unet.attn.to_q.lora_A.weight": np.ones((2, 4), np.float32)})
 OTHER = save({"unet.attn.to_q.lora_A.weight": np.zeros((2, 4), np.float32)})
 WHOLE = save({"model.diffusion_model.input.weight": np.ones((2, 4), np.float32)})
@@ -55,36 +49,10 @@ def specification(tmp_path):
     """A folder with a specification of a model that was fetched."""
 
     def make(model):
-        spec = build_spec(
-            model=DescribedModel(
+        spec = random_spec(
+            DescribedModel(
                 hub="hf", id=model.ref.id, title="x", kind=model.kind, weights=model.weights
-            ),
-            encoder=EncoderRef(
-                name="a",
-                pretrained="b",
-                weights_sha256="0" * 64,
-                preprocess=Preprocess(
-                    size=8,
-                    mean=(0.5,) * 3,
-                    std=(0.5,) * 3,
-                    interpolation="bicubic",
-                    resize_mode="squash",
-                ),
-                image_dim=4,
-                text_dim=3,
-            ),
-            prompt_sets=[PROMPTS],
-            recipe=GenerationRecipe(
-                sampler=Sampler(name="DDIM"),
-                steps=5,
-                guidance_scale=3.0,
-                width=16,
-                height=16,
-                seeds=(0,),
-            ),
-            image_embeddings=np.eye(2, 4),
-            prompt_embeddings=np.eye(2, 3),
-            image_prompt=np.arange(2),
+            )
         )
         return write_spec(spec, tmp_path / model.weights[0].path.partition(".")[0])
 

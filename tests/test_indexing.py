@@ -18,10 +18,11 @@ from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.index.stored import DOCUMENT_NAME, FolderFiles, IndexDocument, StoredIndex
 from gmi_registry.indexing import index_hubs
 from gmi_registry.spec import Manifest
+from tests.support.hub_builder import picture
 from tests.support.loopback import User
 from tests.support.loopback.fixtures import hf_hub
 from tests.support.registry_author import REPO
-from tests.support.remote_hub import COLOURS, WEIGHTS, Author, picture
+from tests.support.remote_hub import COLOURS, WEIGHTS, Author
 
 __all__ = ["hf_hub"]
 

@@ -29,7 +29,7 @@ from gmi_registry.scoring import SCORES
 from gmi_registry.search.query import build_query
 from gmi_registry.spec import Manifest
 from tests.support.hub_builder import HubBuilder, ProjectionEncoder, picture
-from tests.support.loopback import Fault, LoopbackHub, description
+from tests.support.loopback import Fault, LoopbackHub, repo
 from tests.support.loopback.fixtures import turn_client
 from tests.support.registry_author import REPO
 from tests.support.remote_hub import Author
@@ -321,7 +321,7 @@ class TestFilesThatAListingNames:
             names = SIBLINGS[cut](sorted(commit.files))
             return names and [{"rfilename": name} for name in names]
 
-        monkeypatch.setitem(description._FIELDS, "siblings", siblings)
+        monkeypatch.setitem(repo._FIELDS, "siblings", siblings)
         assert world.hits(Filters()) == {"owner/red"}
         assert world.hits(Filters(), offline=True) == {"owner/red"}
 

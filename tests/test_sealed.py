@@ -68,16 +68,15 @@ def test_a_digest_of_weights_is_never_another_one(tmp_path: Path) -> None:
 
 
 def test_a_damaged_listing_is_an_empty_one(tmp_path: Path) -> None:
-    entry = hugging_face.ListedModel("o/m", ("a" * 40,), ("icon",), None, False, 3, None, 1.0)
-
-    catalogue = hugging_face.Catalogue(tmp_path)
-    catalogue.keep([entry])
-    catalogue.keep_weights("o/m", "a" * 40, {"w": "b" * 64})
+    model = hugging_face.ListedModel("o/m", ("a" * 40,), ("icon",), None)
+    known = hugging_face.KnownModels("https://hub", None, tmp_path)
+    known.keep([model])
+    known.keep_weights("o/m", "a" * 40, {"w": "b" * 64})
     listing, note = tmp_path / "catalogue.json", tmp_path / "weights" / "o--m.json"
-    assert catalogue.entries() == [entry]
+    assert known.models() == [model]
     for damage, content in damages(listing.read_bytes()).items():
         listing.write_bytes(content)
-        assert (catalogue.entries(), catalogue.listed) == ([], None), damage
+        assert (known.models(), known.cache.listed) == ([], None), damage
     for damage, content in damages(note.read_bytes()).items():
         note.write_bytes(content)
-        assert catalogue.weights("o/m", "a" * 40) is None, damage
+        assert known.weights("o/m", "a" * 40) is None, damage

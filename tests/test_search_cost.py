@@ -9,8 +9,9 @@ import pytest
 
 import gmi_registry
 from gmi_registry.spec import Manifest, read_spec, write_spec
+from tests.support.hub_builder import picture
 from tests.support.loopback.fixtures import hf_hub
-from tests.support.remote_hub import COLOURS, WEIGHTS, Author, picture
+from tests.support.remote_hub import COLOURS, WEIGHTS, Author
 
 __all__ = ["hf_hub"]
 

@@ -115,8 +115,7 @@ def check(
     if audit:
         _require_generator(device)
     from gmi_registry.hubs.registry import Registry
-    from gmi_registry.hubs.registry.proposals import compare_folders, read_pull
-    from gmi_registry.hubs.registry.review import inspect
+    from gmi_registry.hubs.registry.review import compare_folders, inspect, read_pull
 
     with ExitStack() as stack:
         name: str | None = None

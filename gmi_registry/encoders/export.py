@@ -19,6 +19,7 @@ from onnxscript.optimizer import fold_constants, inline, remove_unused_nodes
 from open_clip.tokenizer import SimpleTokenizer, get_clean_fn
 from safetensors.numpy import save
 
+from gmi_registry.atomic import replace_folder
 from gmi_registry.encoders.description import Description, FileEntry, TextInput
 from gmi_registry.encoders.external_data import aligned
 from gmi_registry.encoders.onnx import OnnxEncoder
@@ -73,9 +74,7 @@ def export_encoder(encoder: OpenClipEncoder, folder: Path, *, half: bool = False
             (fresh / name).write_bytes(data)
         (fresh / ENCODER_NAME).write_bytes(description.to_bytes())
         OnnxEncoder.from_folder(fresh)  # which compares it with torch
-        if folder.exists():
-            folder.rename(Path(scratch) / "old")
-        fresh.rename(folder)
+        replace_folder(fresh, folder, Path(scratch) / "old")
     return description
 
 

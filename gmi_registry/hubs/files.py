@@ -17,7 +17,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gmi_registry.atomic import exchange, read_sealed, write_sealed
+from gmi_registry.atomic import (
+    flush_folder,
+    read_sealed,
+    replace_folder,
+    write_new,
+    write_sealed,
+)
 from gmi_registry.errors import AuthError, HubError, InputError
 from gmi_registry.spec.files import (
     MANIFEST_NAME,
@@ -222,9 +228,12 @@ def replace_spec_folder(
                 _sweep(held.place)
             scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=held.place))
             try:
-                _swap_in(_filled(scratch, held, contents), held.place / SPEC_DIR, scratch)
+                # After a crash between two renames the next call finds the old folder in the
+                # scratch folder, and puts it back.
+                fresh = _filled(scratch, held, contents)
+                replace_folder(fresh, held.place / SPEC_DIR, scratch / _OLD)
                 with contextlib.suppress(OSError):  # it is in place, and a failure would be a lie
-                    _flush(held.place)
+                    flush_folder(held.place)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
     except UnusableFileError as error:
@@ -270,29 +279,9 @@ def _filled(scratch: Path, held: HeldFolder, contents: Mapping[str, bytes]) -> P
     else:
         fresh.mkdir()
     for name, content in contents.items():
-        with (fresh / name).open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-    _flush(fresh)
+        write_new(fresh / name, content)
+    flush_folder(fresh)
     return fresh
-
-
-def _swap_in(fresh: Path, target: Path, scratch: Path) -> None:
-    if not target.exists():
-        fresh.rename(target)
-        return
-    if exchange(fresh, target):
-        return
-    # Between these two renames a reader finds no specification, never half of one. After a crash
-    # just here, the next call finds the old folder in the scratch folder and puts it back.
-    old = scratch / _OLD
-    target.rename(old)
-    try:
-        fresh.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
 
 
 def _sweep(model: Path) -> None:
@@ -323,17 +312,6 @@ def _alone(model: Path) -> Iterator[bool]:
         except OSError:  # some network file systems
             locked = False
         yield locked
-    finally:
-        os.close(handle)
-
-
-def _flush(folder: Path) -> None:
-    """Have the names in a folder survive a power cut, where the system can."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gmi_registry.atomic import user_cache
+from gmi_registry.atomic import user_cache, write_file
 from gmi_registry.errors import (
     HubError,
     InputError,
@@ -71,13 +71,8 @@ def _write_hub_file(root: Path) -> None:
     mark = root / _HUB_FILE
     if mark.exists():
         return
-    scratch = root / f".{_HUB_FILE}.{os.getpid()}"
-    try:
-        text = json.dumps({"format": {"name": _HUB_FORMAT, "version": _HUB_VERSION}}) + "\n"
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(mark)
-    finally:
-        scratch.unlink(missing_ok=True)
+    document = {"format": {"name": _HUB_FORMAT, "version": _HUB_VERSION}}
+    write_file(mark, f"{json.dumps(document)}\n".encode())
 
 
 def _check_hub_file(root: Path) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from gmi_registry.atomic import write_file
 from gmi_registry.errors import GmiError
 from gmi_registry.regeneration.work import Perform, Result, Work, lost, performed, require_workers
 from gmi_registry.sanitize import guarded_output
@@ -314,10 +315,8 @@ def main() -> None:
     end_with_parent(orders)
     with guarded_output():
         result = pickle.dumps(performed(perform, work))
-        scratch = Path(place).with_suffix(".part")
         # Whole or not at all: a process may be killed at any moment.
-        scratch.write_bytes(result)
-        scratch.replace(place)
+        write_file(Path(place), result, flush=False)
 
 
 def _stop(number: int, frame: object) -> None:

@@ -129,6 +129,7 @@ class Prefilter:
         model is missed cannot be excluded, only made rare.
         """
         total = len(summaries.lengths)
+        chosen = rows
         rows = np.arange(total) if rows is None else rows
         care = Care(max(_LEAST_EXACT, total // _EXACT_SHARE), _EXACT_EACH)
 
@@ -138,9 +139,7 @@ class Prefilter:
         if not self.directions.size or refines_all(len(rows), count, care):
             return Refinement.of(exact(np.arange(len(rows))))
         estimates = self.estimates(summaries, query_images, concentration)
-        if len(rows) < total:
-            estimates = estimates[rows]
-        return refine(estimates, exact, count, care)
+        return refine(estimates if chosen is None else estimates[chosen], exact, count, care)
 
     def estimates(
         self, summaries: Summaries, query_images: Floats, concentration: float

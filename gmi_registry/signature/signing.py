@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from gmi_registry.atomic import flush_file, scratch_file
 from gmi_registry.errors import (
     HubError,
     InputError,
@@ -210,13 +209,11 @@ def sign_spec(
 def _replace(target: Path, content: bytes) -> None:
     try:
         # Beside the folder, since everything in it is published.
-        with tempfile.TemporaryDirectory(prefix=".gmi-", dir=target.parents[1]) as scratch:
-            fresh = Path(scratch) / target.name
-            with fresh.open("xb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            fresh.replace(target)
+        with scratch_file(target.parents[1]) as (stream, scratch):
+            stream.write(content)
+            flush_file(stream)
+            stream.close()
+            scratch.replace(target)
     except OSError as error:
         raise InputError(
             f"{target} cannot be written: {error.strerror or error}; nothing was changed",

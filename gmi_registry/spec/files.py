@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from gmi_registry.atomic import replace_folder, write_new
 from gmi_registry.errors import DigestMismatchError, InputError, SpecFormatError, SpecNotFoundError
 from gmi_registry.spec.canonical import MANIFEST_LIMIT
 from gmi_registry.spec.reference import ModelRef
@@ -348,19 +349,8 @@ def _replace_folder(target: Path, contents: dict[str, bytes]) -> None:
             else:
                 fresh.mkdir()
             for name, content in contents.items():
-                _write(fresh / name, content)
-            if not target.exists():
-                fresh.rename(target)
-                return
-            # No portable call exchanges two folders. Between these two renames a reader finds no
-            # specification, never half of one.
-            old = Path(scratch) / "old"
-            target.rename(old)
-            try:
-                fresh.rename(target)
-            except BaseException:
-                old.rename(target)
-                raise
+                write_new(fresh / name, content)
+            replace_folder(fresh, target, Path(scratch) / "old")
 
 
 def copy_others(held: HeldFolder, name: str, fresh: Path, replaced: set[str]) -> None:
@@ -394,13 +384,6 @@ def first_uncopied(folder: Path) -> Path | None:
             if place not in own and stumbles(place):
                 return place
     return None
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("xb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _cannot_write(target: Path, error: OSError, size: int) -> InputError:

@@ -19,9 +19,10 @@ from gmi_registry.cli.main import app
 from gmi_registry.cli.search import app as search_app
 from gmi_registry.errors import AuthError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
+from tests.support.hub_builder import picture
 from tests.support.loopback import Fault, User
 from tests.support.loopback.fixtures import hf_hub, turn_client
-from tests.support.remote_hub import COLOURS, WEIGHTS, Author, picture
+from tests.support.remote_hub import COLOURS, WEIGHTS, Author
 
 __all__ = ["hf_hub"]
 

@@ -251,7 +251,7 @@ def test_a_full_disk_while_writing_leaves_the_old_specification(run, hub, monkey
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(spec_files, "_write", full)
+    monkeypatch.setattr(spec_files, "write_new", full)
     with pytest.raises(InputError, match="the disk is full"):
         run(force=True)
     assert files_below(gmi_of(hub)) == before

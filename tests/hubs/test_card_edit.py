@@ -6,7 +6,6 @@ import contextlib
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -23,32 +22,17 @@ from gmi_registry.hubs.huggingface.card_edit import (
 )
 from gmi_registry.spec import (
     DescribedModel,
-    GenerationRecipe,
-    Sampler,
-    WeightFile,
-    build_spec,
 )
-from tests.support.hub_builder import PROMPTS, ProjectionEncoder
+from tests.support.hub_builder import ProjectionEncoder, painted_spec, weight_file
 
 RULES = settings(max_examples=150, deadline=None, derandomize=True)
 
 
 def make_manifest(*, encoder="projection", nsfw=False):
-    weights = (WeightFile(path="w.safetensors", size=1, sha256="0" * 64),)
-    projection = ProjectionEncoder(encoder)
-    return build_spec(
-        model=DescribedModel(
-            hub="hf", id="o/n", title="N", kind="lora", weights=weights, nsfw=nsfw
-        ),
-        encoder=projection.ref,
-        prompt_sets=[PROMPTS],
-        recipe=GenerationRecipe(
-            sampler=Sampler(name="DDIM"), steps=5, guidance_scale=3, width=16, height=16, seeds=(0,)
-        ),
-        image_embeddings=np.ones((3, 6)),
-        prompt_embeddings=projection.encode_texts(PROMPTS.prompts),
-        image_prompt=np.arange(3),
-    ).manifest
+    model = DescribedModel(
+        hub="hf", id="o/n", title="N", kind="lora", weights=(weight_file(b"w"),), nsfw=nsfw
+    )
+    return painted_spec(model, (0, 0, 0), encoder=ProjectionEncoder(encoder)).manifest
 
 
 MANIFEST = make_manifest()

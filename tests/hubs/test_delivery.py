@@ -14,7 +14,7 @@ from gmi_registry.errors import AuthError, HubError, SpecNotFoundError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.spec import ModelRef
 from tests.support.loopback import Fault, User, fixtures
-from tests.support.loopback.blob import Blob
+from tests.support.loopback.records import Blob
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

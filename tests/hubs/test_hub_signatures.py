@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import numpy as np
 import pytest
 from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,12 +14,10 @@ from gmi_registry.signature.signing import find_signature
 from gmi_registry.spec import (
     DescribedModel,
     ModelRef,
-    WeightFile,
-    build_spec,
     read_spec,
     write_spec,
 )
-from tests.support.hub_builder import PROMPTS, RECIPE, ProjectionEncoder
+from tests.support.hub_builder import random_spec, weight_file
 from tests.support.loopback import User, fixtures
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
@@ -49,24 +44,11 @@ def by(tmp_path):
 @pytest.fixture
 def upload(tmp_path, by):
     """A folder to publish; another ``seed`` gives another specification."""
-    encoder = ProjectionEncoder()
-    digest = hashlib.sha256(WEIGHTS).hexdigest()
 
     def make(seed=0, *, signed=True):
-        spec = build_spec(
-            model=DescribedModel(
-                hub="hf",
-                id=REF.id,
-                title="Style",
-                kind="lora",
-                weights=(WeightFile(path=NAME, size=len(WEIGHTS), sha256=digest),),
-            ),
-            encoder=encoder.ref,
-            prompt_sets=[PROMPTS],
-            recipe=RECIPE,
-            image_embeddings=np.random.default_rng(seed).standard_normal((3, 6)),
-            prompt_embeddings=encoder.encode_texts(PROMPTS.prompts),
-            image_prompt=np.arange(3),
+        weights = (weight_file(WEIGHTS, NAME),)
+        spec = random_spec(
+            DescribedModel(hub="hf", id=REF.id, title="Style", kind="lora", weights=weights), seed
         )
         place = tmp_path / f"upload-{seed}-{signed}"
         folder = write_spec(spec, place)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from gmi_registry import atomic
 from gmi_registry.atomic import exchange
 from gmi_registry.errors import (
     AuthError,
@@ -61,7 +62,7 @@ def snapshot(folder):
 def way(request, monkeypatch):
     """Both ways to swap folders: systems differ in what they offer."""
     if request.param == "two renames":
-        monkeypatch.setattr(files, "exchange", lambda first, second: False)
+        monkeypatch.setattr(atomic, "exchange", lambda first, second: False)
 
 
 @pytest.mark.usefixtures("way")
@@ -135,7 +136,7 @@ def test_a_failed_second_rename_is_undone(built, upload, monkeypatch):
     first, folder = upload(RED)
     built.hub.push_spec(REF, folder)
     _, folder = upload(BLUE)
-    monkeypatch.setattr(files, "exchange", lambda first, second: False)
+    monkeypatch.setattr(atomic, "exchange", lambda first, second: False)
     real = Path.rename
 
     def rename(self, target):
@@ -152,6 +153,7 @@ def test_a_failed_second_rename_is_undone(built, upload, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from gmi_registry import atomic
 from gmi_registry.hubs import LocalHub, files
 from gmi_registry.spec import ModelRef
 
@@ -172,9 +174,9 @@ os.fsync = die_at_last(os.fsync)
 Path.rename = die_at_last(Path.rename)
 files.shutil.rmtree = die_at_last(files.shutil.rmtree)
 if way == "two renames":
-    files.exchange = lambda first, second: False
+    atomic.exchange = lambda first, second: False
 else:
-    files.exchange = die_at_last(files.exchange)
+    atomic.exchange = die_at_last(atomic.exchange)
 hub.push_spec(ModelRef("local", "style"), Path(folder))
 """
 

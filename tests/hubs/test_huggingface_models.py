@@ -371,7 +371,7 @@ def test_a_hub_that_gives_no_beginning_gives_the_file(hf_hub, hub, monkeypatch, 
 
 
 def test_a_storage_without_ranges_tells_no_less(hf_hub, hub, monkeypatch):
-    monkeypatch.setattr("loopback.content._RANGE", re.compile("never"))
+    monkeypatch.setattr("tests.support.loopback.reading._RANGE", re.compile("never"))
     hf_hub.add_repo("ada/style", {"a.safetensors": VAE})
     with pytest.raises(HubError, match="is a VAE"):
         hub.outline(ref("ada/style"))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pytest
 from huggingface_hub import HfApi
 
@@ -17,11 +15,9 @@ from gmi_registry.hubs.huggingface.publishing import check_writable, push_spec
 from gmi_registry.spec import (
     DescribedModel,
     ModelRef,
-    WeightFile,
-    build_spec,
     write_spec,
 )
-from tests.support.hub_builder import PROMPTS, RECIPE, ProjectionEncoder
+from tests.support.hub_builder import random_spec, weight_file
 from tests.support.loopback import Fault, User, fixtures
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
@@ -52,32 +48,16 @@ def hub(hf_hub, monkeypatch):
 @pytest.fixture
 def upload(tmp_path):
     """A folder to publish; another ``seed`` gives another specification."""
-    encoder = ProjectionEncoder()
 
     def make(seed=0, *, name=REF.id, weights=WEIGHTS, path=WEIGHTS_NAME, preview=None):
-        spec = build_spec(
-            model=DescribedModel(
-                hub="hf",
-                id=name,
-                title="Style",
-                kind="lora",
-                weights=(weight_file(path, weights),),
-            ),
-            encoder=encoder.ref,
-            prompt_sets=[PROMPTS],
-            recipe=RECIPE,
-            image_embeddings=np.random.default_rng(seed).standard_normal((3, 6)),
-            prompt_embeddings=encoder.encode_texts(PROMPTS.prompts),
-            image_prompt=np.arange(3),
+        files = (weight_file(weights, path),)
+        spec = random_spec(
+            DescribedModel(hub="hf", id=name, title="Style", kind="lora", weights=files), seed
         )
         place = tmp_path / f"{name.replace('/', '-')}-{seed}-{preview is not None}"
         return write_spec(spec, place, preview=preview)
 
     return make
-
-
-def weight_file(path, content):
-    return WeightFile(path=path, size=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def client(hub, token=SECRET):

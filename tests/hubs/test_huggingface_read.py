@@ -6,7 +6,6 @@ import hashlib
 import json
 import time
 
-import numpy as np
 import pytest
 
 from gmi_registry.atomic import read_sealed
@@ -27,11 +26,10 @@ from gmi_registry.spec import (
     DescribedModel,
     ModelRef,
     WeightFile,
-    build_spec,
     encode_spec,
     read_spec,
 )
-from tests.support.hub_builder import PROMPTS, RECIPE, ProjectionEncoder
+from tests.support.hub_builder import random_spec, weight_file
 from tests.support.loopback import Fault, User, fixtures
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
@@ -46,27 +44,15 @@ LORA = "pytorch_lora_weights.safetensors"
 
 def spec_files(model_id, weights=WEIGHTS, tags=("anime",)):
     """The two files of a specification of one weight file."""
-    encoder = ProjectionEncoder()
-    rng = np.random.default_rng(len(model_id))
     described = DescribedModel(
         hub="hf",
         id=model_id,
         title=model_id,
         kind="lora",
-        weights=(
-            WeightFile(path=LORA, size=len(weights), sha256=hashlib.sha256(weights).hexdigest()),
-        ),
+        weights=(weight_file(weights, LORA),),
         tags=tags,
     )
-    spec = build_spec(
-        model=described,
-        encoder=encoder.ref,
-        prompt_sets=[PROMPTS],
-        recipe=RECIPE,
-        image_embeddings=rng.normal(size=(3, 6)),
-        prompt_embeddings=encoder.encode_texts(PROMPTS.prompts),
-        image_prompt=np.arange(3),
-    )
+    spec = random_spec(described, len(model_id))
     manifest, tensors = encode_spec(spec)
     return {"gmi/spec.json": manifest, "gmi/spec.tensors": tensors}
 

@@ -14,8 +14,8 @@ from gmi_registry import search
 from gmi_registry.errors import InputError, OfflineError, SpecNotFoundError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.indexing import index_hubs
-from gmi_registry.spec import ModelRef, build_spec, write_spec
-from tests.support.hub_builder import OTHER_PROMPTS, ProjectionEncoder, picture
+from gmi_registry.spec import ModelRef, write_spec
+from tests.support.hub_builder import OTHER_PROMPTS, ProjectionEncoder, altered_spec, picture
 
 COLOURS = {"blue": (20, 30, 230), "green": (30, 200, 40), "red": (240, 20, 10)}
 TWIN = (238, 24, 12)
@@ -333,24 +333,10 @@ class TestForgedPrompts:
         for number in range(5):
             spec = colours.publish(f"forged-{number}", COLOURS["blue"])
             forged = replace(spec, prompt_embeddings=-spec.prompt_embeddings)
-            write_spec(_sealed(forged), built.folder(f"forged-{number}"))
+            write_spec(altered_spec(forged), built.folder(f"forged-{number}"))
         index_hubs(tmp_path / "index", [built.hub], cache_dir=built.cache)
         for index in ("none", tmp_path / "index"):
             after = look(query, index=index, top=None, **options)
             assert after.skipped == ()
             assert [name for name in names(after) if name in COLOURS] == names(before)
             assert names(after)[0] == "red"
-
-
-def _sealed(spec):
-    """The same embeddings under a manifest that says so."""
-    manifest = spec.manifest
-    return build_spec(
-        model=manifest.model,
-        encoder=manifest.encoder,
-        prompt_sets=[block.prompt_set for block in manifest.prompt_sets],
-        recipe=manifest.generation.recipe,
-        image_embeddings=spec.image_embeddings,
-        prompt_embeddings=spec.prompt_embeddings,
-        image_prompt=spec.image_prompt,
-    )

@@ -317,18 +317,22 @@ def test_a_damaged_prefilter_is_made_again(folder, tmp_path, damage):
     assert path.with_suffix(".json").read_bytes() == described
 
 
-def test_another_groups_prefilter_is_not_taken_for_this_ones(rows, folder, tmp_path):
+@pytest.mark.parametrize("others", [280, 200], ids=["the same statistics", "other statistics"])
+def test_another_prefilter_is_not_taken_for_this_one(tmp_path, others):
+    """Of fewer models, under the name of the file that is wanted."""
+    rows = [make_row(number, model=f"local:m{number}") for number in range(300)]
+    rows.sort(key=lambda row: row.indexed.entry.digest)
     question = ImageQuery(query(4), SCORES["default"])
-    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path / "a") as index:
+    with stored(tmp_path / "i", rows, cache=tmp_path / "a") as index:
         wanted = Opened(index).answer(question)
     (path,) = prefilters(tmp_path / "a")
     whole = path.read_bytes()
-    with stored(tmp_path / "i", rows[:300], cache=tmp_path / "b") as index:
+    with stored(tmp_path / "j", rows[:others], cache=tmp_path / "b") as index:
         Opened(index).answer(question)
     (other,) = prefilters(tmp_path / "b")
     path.write_bytes(other.read_bytes())
     path.with_suffix(".json").write_bytes(other.with_suffix(".json").read_bytes())
-    with StoredIndex.open(FolderFiles(folder), cache_dir=tmp_path / "a") as index:
+    with stored(tmp_path / "i", cache=tmp_path / "a") as index:
         assert Opened(index).answer(question) == wanted
     assert path.read_bytes() == whole
 

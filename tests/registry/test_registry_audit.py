@@ -22,8 +22,9 @@ from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.entries import entry_of
 from gmi_registry.hubs.registry.review import compare_images
 from gmi_registry.index.stored import NewSpec, update_index
-from gmi_registry.spec import ModelRef, PromptSet, build_spec, read_spec, write_spec
+from gmi_registry.spec import ModelRef, PromptSet, read_spec, write_spec
 from tests.support.grey_encoder import GreyEncoder
+from tests.support.hub_builder import altered_spec
 from tests.support.loopback import User
 from tests.support.publishing import publish
 from tests.support.registry_author import RED, REPO, civitai, described, entry_files, spec_of
@@ -113,20 +114,6 @@ def unpacked(files, folder):
     return read_spec(manifest.parents[1])
 
 
-def altered(spec, *, images=None, texts=None):
-    """The same specification with other numbers, and digests that are right for them."""
-    manifest = spec.manifest
-    return build_spec(
-        model=manifest.model,
-        encoder=manifest.encoder,
-        prompt_sets=[block.prompt_set for block in manifest.prompt_sets],
-        recipe=manifest.generation.recipe,
-        image_embeddings=spec.image_embeddings if images is None else images,
-        prompt_embeddings=spec.prompt_embeddings if texts is None else texts,
-        image_prompt=spec.image_prompt,
-    )
-
-
 @pytest.mark.parametrize("place", ["the registry", "the model"])
 def test_what_is_proposed_already_is_not_generated_again(propose, models, place):
     def again(**more):
@@ -198,12 +185,12 @@ def test_a_forged_one_does_not(propose, models, tmp_path):
     propose()
     spec = unpacked(proposed(models), tmp_path / "spec")
     forgeries = {
-        "other images": altered(spec, images=spec.image_embeddings[::-1] * 1.4),
-        "one image": altered(
+        "other images": altered_spec(spec, images=spec.image_embeddings[::-1] * 1.4),
+        "one image": altered_spec(
             spec, images=np.where(np.arange(12)[:, None] == 0, 3, spec.image_embeddings)
         ),
-        "every image a little": altered(spec, images=spec.image_embeddings * 1.15),
-        "other words": altered(spec, texts=spec.prompt_embeddings * 2),
+        "every image a little": altered_spec(spec, images=spec.image_embeddings * 1.15),
+        "other words": altered_spec(spec, texts=spec.prompt_embeddings * 2),
     }
     with HuggingFaceHub() as hub:
         for name, forged in forgeries.items():
@@ -230,7 +217,7 @@ def test_what_cannot_be_compared(tmp_path):
     )
     with pytest.raises(IncomparableSpecsError, match="images seen by"):
         compare_images(other, spec)
-    lone = altered(spec)
+    lone = altered_spec(spec)
     block = lone.manifest.prompt_sets[0].model_copy(update={"prompts": ("x", "y", "z")})
     lone = dataclasses.replace(
         lone, manifest=lone.manifest.model_copy(update={"prompt_sets": (block,)})
@@ -343,7 +330,7 @@ class TestCheck:
         rows = []
         for number in range(12):
             away = np.zeros(width) if number == 0 else length * random.standard_normal(width)
-            row = NewSpec.of(altered(spec, images=images + away.astype(np.float32)))
+            row = NewSpec.of(altered_spec(spec, images=images + away.astype(np.float32)))
             entry = dataclasses.replace(
                 row.indexed.entry, model=ModelRef("local", f"m{number:02}"), digest=f"{number:064x}"
             )
@@ -385,7 +372,7 @@ class TestCheck:
     def test_a_forged_one_fails_at_the_audit(self, propose, models, call, tmp_path):
         propose()
         spec = unpacked(proposed(models), tmp_path / "spec")
-        forged = altered(spec, images=spec.image_embeddings[::-1] * 1.4)
+        forged = altered_spec(spec, images=spec.image_embeddings[::-1] * 1.4)
         folder = write_spec(forged, tmp_path / "forged")
         Registry(token="hf_ben").push_spec(BASE, folder)
         assert call("check", "--revision", "refs/pr/2").exit_code == 0

@@ -20,8 +20,7 @@ from gmi_registry.errors import HubError, InputError, SpecNotFoundError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.entries import entry_of, entry_path
-from gmi_registry.hubs.registry.proposals import compare_folders, read_pull
-from gmi_registry.hubs.registry.review import inspect
+from gmi_registry.hubs.registry.review import compare_folders, inspect, read_pull
 from gmi_registry.spec import ModelRef, encode_spec
 from tests.support.hostile_specs import hostile_cases, hostile_files
 from tests.support.loopback import Fault

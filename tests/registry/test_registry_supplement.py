@@ -17,7 +17,8 @@ from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.entries import entry_of, entry_path
 from gmi_registry.hubs.registry.supplement import SupplementedHub
 from gmi_registry.spec import Manifest, ModelRef
-from tests.support.remote_hub import COLOURS, WEIGHTS, Author, picture
+from tests.support.hub_builder import picture
+from tests.support.remote_hub import COLOURS, WEIGHTS, Author
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 

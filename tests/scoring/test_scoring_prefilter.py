@@ -104,6 +104,13 @@ def test_the_nearest_are_found_and_few_means_are_read(few, count):
     assert read < 20 * 1000
 
 
+def test_of_more_models_more_distances_are_worked_out(few, monkeypatch):
+    means, images, scatter = hub()
+    plain = Asked(means, scatter, images).nearest(1).exact.sum()
+    monkeypatch.setattr(module, "_EXACT_SHARE", 5)
+    assert plain < 600 <= Asked(means, scatter, images).nearest(1).exact.sum()
+
+
 def test_where_leading_numbers_do_not_carry_the_order_all_means_are_read(few, monkeypatch):
     monkeypatch.setattr(module, "_LEAST_SHARE", 0.6)
     means, images, scatter = shapeless()
@@ -144,14 +151,17 @@ def test_equal_models_tie_to_the_last_bit(few):
     assert np.array_equal(found.distances[1::2], found.distances[::2])
 
 
-def test_a_selection_has_the_distances_of_all(few):
+@pytest.mark.parametrize("chosen", [1200, 3000])
+def test_a_selection_has_the_distances_of_all(few, chosen):
+    """In the order in which it is asked for, of which all of them are one too."""
     means, images, scatter = hub()
     asked = Asked(means, scatter, images[:1])
     everything = asked.distances()
-    rows = np.random.default_rng(0).permutation(3000)[:1200]
+    rows = np.random.default_rng(0).permutation(3000)[:chosen]
     asked.read.clear()
     found = asked.nearest(3, rows)
     assert set(asked.read) <= set(rows)
+    assert len(asked.read) < 600
     assert np.array_equal(found.distances[found.exact], everything[rows][found.exact])
     nearest = np.argsort(everything[rows])[:3]
     assert found.exact[nearest].all()

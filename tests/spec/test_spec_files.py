@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gmi_registry import sanitize
+from gmi_registry import atomic, sanitize
 from gmi_registry.errors import InputError, SpecFormatError, SpecNotFoundError
 from gmi_registry.spec import (
     MANIFEST_NAME,
@@ -129,6 +129,8 @@ def test_a_failed_exchange_puts_the_old_folder_back(
             raise KeyboardInterrupt
         return rename(self, target)
 
+    # As on a system that cannot exchange two folders by one call.
+    monkeypatch.setattr(atomic, "exchange", lambda first, second: False)
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(KeyboardInterrupt):
         write_spec(spec, tmp_path)

@@ -19,6 +19,7 @@ from gmi_registry.spec import (
     Preprocess,
     PromptSet,
     Sampler,
+    WeightFile,
     build_spec,
     write_spec,
 )
@@ -93,18 +94,52 @@ def save_whole(path, seed=0):
     save_file({"model.diffusion_model.input.weight": weights}, path)
 
 
+def weight_file(content, path="w.safetensors"):
+    digest = hashlib.sha256(content).hexdigest()
+    return WeightFile(path=path, size=len(content), sha256=digest)
+
+
+def painted_spec(model, colour, *, encoder=None, prompts=PROMPTS, images=None, previous=None):
+    """Of a model that paints in one colour; ``images`` are embeddings in place of its pictures'."""
+    encoder = encoder or ProjectionEncoder()
+    if images is None:
+        images = encoder.encode_images([picture(colour, seed) for seed in range(len(prompts))])
+    return build_spec(
+        model=model,
+        encoder=encoder.ref,
+        prompt_sets=[prompts],
+        recipe=RECIPE,
+        image_embeddings=images,
+        prompt_embeddings=encoder.encode_texts(prompts.prompts),
+        image_prompt=np.arange(len(prompts)),
+        previous=previous,
+    )
+
+
+def random_spec(model, seed=0):
+    """Of a model whose images are anything; another ``seed`` gives another specification."""
+    images = np.random.default_rng(seed).standard_normal((len(PROMPTS), 6))
+    return painted_spec(model, None, images=images)
+
+
+def altered_spec(spec, *, images=None, texts=None):
+    """The same specification with other numbers, and digests that are right for them."""
+    manifest = spec.manifest
+    return build_spec(
+        model=manifest.model,
+        encoder=manifest.encoder,
+        prompt_sets=[block.prompt_set for block in manifest.prompt_sets],
+        recipe=manifest.generation.recipe,
+        image_embeddings=spec.image_embeddings if images is None else images,
+        prompt_embeddings=spec.prompt_embeddings if texts is None else texts,
+        image_prompt=spec.image_prompt,
+    )
+
+
 def style_spec(encoder, model_id, weights, colour):
     """Of a LoRA on Hugging Face that has these weight files and paints in one colour."""
-    images = [picture(colour, seed) for seed in range(len(PROMPTS))]
-    return build_spec(
-        model=DescribedModel(hub="hf", id=model_id, title="Style", kind="lora", weights=weights),
-        encoder=encoder.ref,
-        prompt_sets=[PROMPTS],
-        recipe=RECIPE,
-        image_embeddings=encoder.encode_images(images),
-        prompt_embeddings=encoder.encode_texts(PROMPTS.prompts),
-        image_prompt=np.arange(len(PROMPTS)),
-    )
+    model = DescribedModel(hub="hf", id=model_id, title="Style", kind="lora", weights=weights)
+    return painted_spec(model, colour, encoder=encoder)
 
 
 class HubBuilder:
@@ -139,24 +174,13 @@ class HubBuilder:
         self, name, colour=(128, 128, 128), *, prompts=PROMPTS, encoder=None, **described
     ):
         """What publishing ``name`` would give, were its pictures all of that colour."""
-        encoder = encoder or self.encoder
         model = self.hub.fetch_model(ModelRef("local", name))
-        images = [picture(colour, seed) for seed in range(len(prompts))]
         details = {"title": name.title(), "kind": model.kind, "tags": ()} | described
-        return build_spec(
-            model=DescribedModel(
-                hub="local",
-                id=name,
-                revision=model.ref.revision,
-                weights=model.weights,
-                **details,
-            ),
-            encoder=encoder.ref,
-            prompt_sets=[prompts],
-            recipe=RECIPE,
-            image_embeddings=encoder.encode_images(images),
-            prompt_embeddings=encoder.encode_texts(prompts.prompts),
-            image_prompt=np.arange(len(prompts)),
+        described_model = DescribedModel(
+            hub="local", id=name, revision=model.ref.revision, weights=model.weights, **details
+        )
+        return painted_spec(
+            described_model, colour, encoder=encoder or self.encoder, prompts=prompts
         )
 
     def publish(self, name, colour=(128, 128, 128), *, preview=None, **changes):

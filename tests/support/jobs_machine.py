@@ -13,7 +13,7 @@ import threading
 
 from tests.support.loopback.call import Call
 from tests.support.loopback.jobs import Jobs
-from tests.support.loopback.reply import Reply
+from tests.support.loopback.records import Reply
 
 _MAIN = """
 import sys

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import numpy as np
-
 from gmi_registry.hubs.registry.entries import entry_file, entry_of
-from gmi_registry.spec import DescribedModel, WeightFile, build_spec, encode_spec
+from gmi_registry.spec import DescribedModel, encode_spec
 
 # The loopback hub, and pictures of one colour, are those of the tests of the hubs.
-from tests.support.hub_builder import PROMPTS, RECIPE, ProjectionEncoder, picture
+from tests.support.hub_builder import ProjectionEncoder, painted_spec, weight_file
 
 REPO = "gmi-registry/specs"
 RED, BLUE, GREEN = (240, 20, 10), (20, 30, 230), (30, 200, 40)
 PREVIEW = b"RIFF\0\0\0\0WEBPVP8 "
 ENCODER = ProjectionEncoder()
-
-
-def weight_file(content, path="w.safetensors"):
-    digest = hashlib.sha256(content).hexdigest()
-    return WeightFile(path=path, size=len(content), sha256=digest)
 
 
 def described(hub="hf", name="owner/style", *, revision=None, weights=(b"weights",), **more):
@@ -35,17 +26,7 @@ def civitai(model="123", version="456", **more):
 
 
 def spec_of(model, colour=RED, *, previous=None):
-    images = [picture(colour, seed) for seed in range(len(PROMPTS))]
-    return build_spec(
-        model=model,
-        encoder=ENCODER.ref,
-        prompt_sets=[PROMPTS],
-        recipe=RECIPE,
-        image_embeddings=ENCODER.encode_images(images),
-        prompt_embeddings=ENCODER.encode_texts(PROMPTS.prompts),
-        image_prompt=np.arange(len(PROMPTS)),
-        previous=previous,
-    )
+    return painted_spec(model, colour, encoder=ENCODER, previous=previous)
 
 
 def entry_files(spec, *, preview=None):

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import numpy as np
-
-from gmi_registry.spec import DescribedModel, WeightFile, build_spec, encode_spec
-from tests.support.hub_builder import PROMPTS, RECIPE, ProjectionEncoder, picture
+from gmi_registry.spec import DescribedModel, encode_spec
+from tests.support.hub_builder import ProjectionEncoder, painted_spec, weight_file
 
 COLOURS = {"blue": (20, 30, 230), "green": (30, 200, 40), "red": (240, 20, 10)}
 WEIGHTS = "w.safetensors"
@@ -22,24 +18,15 @@ class Author:
 
     def spec_files(self, name, colour, weights, tags=("anime",), **described):
         """The two files for ``hf:owner/NAME``."""
-        images = [picture(colour, seed) for seed in range(len(PROMPTS))]
-        digest = hashlib.sha256(weights).hexdigest()
-        spec = build_spec(
-            model=DescribedModel(
-                hub="hf",
-                id=f"owner/{name}",
-                title=name.title(),
-                tags=tuple(tags),
-                weights=(WeightFile(path=WEIGHTS, size=len(weights), sha256=digest),),
-                **{"kind": "lora"} | described,
-            ),
-            encoder=self.encoder.ref,
-            prompt_sets=[PROMPTS],
-            recipe=RECIPE,
-            image_embeddings=self.encoder.encode_images(images),
-            prompt_embeddings=self.encoder.encode_texts(PROMPTS.prompts),
-            image_prompt=np.arange(len(PROMPTS)),
+        model = DescribedModel(
+            hub="hf",
+            id=f"owner/{name}",
+            title=name.title(),
+            tags=tuple(tags),
+            weights=(weight_file(weights, WEIGHTS),),
+            **{"kind": "lora"} | described,
         )
+        spec = painted_spec(model, colour, encoder=self.encoder)
         manifest, tensors = encode_spec(spec)
         return {"gmi/spec.json": manifest, "gmi/spec.tensors": tensors}
 

@@ -24,6 +24,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 from huggingface_hub.utils.tqdm import tqdm
 
+from gmi_registry.atomic import write_file
 from gmi_registry.errors import HubError, SpecNotFoundError
 from gmi_registry.hubs.files import require_inside
 from gmi_registry.hubs.huggingface.client import (
@@ -64,9 +65,7 @@ class FetchedFile:
         place = repository / "snapshots" / self.commit / path
         place.parent.mkdir(parents=True, exist_ok=True)
         blob.parent.mkdir(parents=True, exist_ok=True)
-        with _scratch_of(blob) as scratch:
-            scratch.write_bytes(self.content)
-            scratch.replace(blob)
+        write_file(blob, self.content, flush=False)
         with _scratch_of(place) as scratch:
             try:
                 scratch.symlink_to(os.path.relpath(blob, place.parent))
@@ -85,18 +84,7 @@ def fetch_small(api: HfApi, url: str, asked: HubRequest, *, limit: int) -> Fetch
     file its own way. Raises SpecNotFoundError for more than ``limit`` bytes, judged before any
     content is read where the size is stated, :class:`WrongBytesError`, and the client's errors.
     """
-    # Compressed on the way it would have no stated size.
-    headers = build_hf_headers(
-        token=api.token, library_name=api.library_name, headers={"Accept-Encoding": "identity"}
-    )
-    with get_session().stream(
-        "GET",
-        url,
-        headers=headers,
-        timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-        follow_redirects=True,
-    ) as response:
-        hf_raise_for_status(response)
+    with _streamed(api, url) as response:
         commit, digest, size = _stated(response)
         if commit is None or digest is None:
             return None
@@ -113,25 +101,33 @@ def fetch_beginning(api: HfApi, url: str, *, length: int) -> bytes:
     One GET with a range, and one more for each place that the hub sends it on to. From a hub that
     knows no ranges no more is read than that either. Raises the client's errors.
     """
-    headers = build_hf_headers(
-        token=api.token,
-        library_name=api.library_name,
-        headers={"Accept-Encoding": "identity", "Range": f"bytes=0-{length - 1}"},
-    )
-    with get_session().stream(
-        "GET",
-        url,
-        headers=headers,
-        timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-        follow_redirects=True,
-    ) as response:
-        hf_raise_for_status(response)
+    with _streamed(api, url, Range=f"bytes=0-{length - 1}") as response:
         content = bytearray()
         for chunk in response.iter_bytes():
             content += chunk
             if len(content) >= length:
                 break
     return bytes(content[:length])
+
+
+@contextmanager
+def _streamed(api: HfApi, url: str, **headers: str) -> Iterator[Any]:
+    """The answer for the file at ``url``, unread. Raises the client's errors."""
+    # Compressed on the way it would have no stated size.
+    sent = build_hf_headers(
+        token=api.token,
+        library_name=api.library_name,
+        headers={"Accept-Encoding": "identity", **headers},
+    )
+    with get_session().stream(
+        "GET",
+        url,
+        headers=sent,
+        timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        follow_redirects=True,
+    ) as response:
+        hf_raise_for_status(response)
+        yield response
 
 
 def remember_missing(repository: Path, sha: str, path: str) -> None:

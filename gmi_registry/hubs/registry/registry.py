@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from huggingface_hub import is_offline_mode
@@ -270,12 +269,7 @@ class Registry:
         self.traffic.open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def listings(self, hub: HubName) -> Iterator[Listing]:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from gmi_registry.errors import GmiError, HubError
@@ -77,12 +76,7 @@ class SupplementedHub:
         self.hub.traffic.open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def list_specs(self, wanted: Filters) -> Iterator[Listing]:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from gmi_registry.atomic import flush_file, flush_folder, scratch_file
 from gmi_registry.errors import InputError, SpecFormatError
 from gmi_registry.index.entry import (
     UNKNOWN_STATUS,
@@ -586,28 +585,17 @@ def _scratch_file(
 ) -> Iterator[tuple[Path, str, int]]:
     """A file in ``place`` that the disk has, its SHA-256, and its bytes; at the end it is gone,
     unless it was given another name."""
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=place)
-    try:
-        digest, size = hashlib.sha256(), 0
-        with os.fdopen(handle, "wb") as stream:
-            for piece in pieces:
-                digest.update(piece)
-                size += stream.write(piece)
-            stream.flush()
-            os.fsync(stream.fileno())
-        yield Path(name), digest.hexdigest(), size
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
+    digest, size = hashlib.sha256(), 0
+    with scratch_file(place, private=True) as (stream, scratch):
+        for piece in pieces:
+            digest.update(piece)
+            size += stream.write(piece)
+        flush_file(stream)
+        stream.close()
+        yield scratch, digest.hexdigest(), size
 
 
 def _sync_folders(folder: Path) -> None:
     """Have the names of new files reach the disk too, where the system knows how."""
-    if os.name != "posix":
-        return
     for place in (folder, *(it for it in folder.iterdir() if _GROUP.fullmatch(it.name))):
-        handle = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        flush_folder(place)

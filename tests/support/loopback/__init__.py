@@ -5,9 +5,7 @@ name to the client, as the Hub's own storage is. What it does was read from the 
 the Hub's public documentation; where neither says, the docstring of the module does.
 """
 
-from .fault import Fault
 from .hub import LoopbackHub, Request
-from .quota import Quota
-from .user import User
+from .records import Fault, Quota, User
 
 __all__ = ["Fault", "LoopbackHub", "Quota", "Request", "User"]

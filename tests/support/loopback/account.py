@@ -8,9 +8,8 @@ from typing import Any
 import yaml
 
 from .call import Call
-from .reply import Refusal, Reply
+from .records import Refusal, Reply, User
 from .repo import Repo
-from .user import User
 
 __all__ = [
     "auth_check", "create_repo", "create_webhook", "delete_repo", "list_webhooks", "settings",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .call import Call
-from .reply import Refusal, Reply
+from .call import Call, State
+from .records import Refusal, Reply
 from .repo import Commit, Discussion, Repo, timestamp
-from .state import State
 
 __all__ = [
     "change_status", "comment", "create", "details", "listing", "merge", "open_pull_request",

@@ -9,12 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from .fault import Fault
-from .quota import Quota
+from .call import State
+from .records import Fault, Quota, User
 from .repo import Commit, Repo
 from .server import HubServer
-from .state import State
-from .user import User
 
 __all__ = ["LoopbackHub", "Request"]
 

@@ -10,10 +10,11 @@ import json
 import threading
 from typing import Any
 
-from . import routes, server
+from . import server
 from .call import Call
-from .reply import Refusal, Reply
+from .records import Refusal, Reply
 from .repo import timestamp
+from .server import answer as hub_answer
 
 __all__ = ["Jobs"]
 
@@ -51,7 +52,7 @@ class Jobs:
                 return self._jobs(call, method, namespace, rest)
             case _, ["api", "scheduled-jobs", namespace, *rest]:
                 return self._schedules(call, method, namespace, rest)
-        return routes.answer(call)
+        return hub_answer(call)
 
     def _jobs(self, call: Call, method: str, namespace: str, rest: list[str]) -> Reply:
         self._may(call, namespace)

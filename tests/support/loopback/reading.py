@@ -1,19 +1,81 @@
-"""What is in a repository, without the bytes of its files."""
+"""What is read: files, commits, trees, and listings of repositories."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
-from .call import Call
-from .description import describe, file_info
-from .paging import page
-from .reply import Refusal, Reply
-from .repo import Commit, Repo, timestamp
+from .call import Call, page
+from .records import Blob, Refusal, Reply
+from .repo import Commit, Repo, describe, file_info, tags_of, timestamp
 
-__all__ = ["commits", "info", "paths_info", "refs", "tree"]
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+_ORDERS = {
+    "createdAt": lambda repo, commit: repo.created,
+    "downloads": lambda repo, commit: repo.downloads,
+    "lastModified": lambda repo, commit: commit.date,
+    "likes": lambda repo, commit: repo.likes,
+    "trendingScore": lambda repo, commit: repo.likes,
+}
+
+
+def resolve(call: Call, repo: Repo, revision: str, *parts: str) -> Reply:
+    """A small file itself; for a large one the way to the storage, which is another host."""
+    call.state.open_gate(repo, call.user)
+    commit = repo.find(revision)
+    path = "/".join(parts)
+    blob = commit.files.get(path)
+    if blob is None:
+        raise Refusal(404, "Entry not found", "EntryNotFound", X_Repo_Commit=commit.oid)
+    reply = serve(call, blob) if not blob.lfs else Reply(302)
+    reply.headers |= {"X-Repo-Commit": commit.oid, "ETag": f'"{blob.etag}"'}
+    if not blob.lfs:
+        name = path.rpartition("/")[2]
+        reply.headers["Content-Disposition"] = f"inline; filename*=UTF-8''{quote(name)};"
+        return reply
+    state = call.state
+    reply.headers |= {
+        "X-Linked-Etag": f'"{blob.sha256}"',
+        "X-Linked-Size": str(blob.size),
+        "Location": f"{state.storage}/storage/{repo.id}/{blob.sha256}/{quote(path)}",
+    }
+    if blob.xet_hash:
+        prefix = f"{state.endpoint}/api/{repo.type}s/{repo.id}"
+        reply.headers |= {
+            "X-Xet-Hash": blob.xet_hash,
+            "Link": f'<{prefix}/xet-read-token/{commit.oid}>; rel="xet-auth"',
+        }
+    return reply
+
+
+def storage(call: Call, owner: str, name: str, sha256: str, *path: str) -> Reply:
+    """A large file by its digest. The address is its own permission, as a signed one is."""
+    repos = (repo for repo in call.state.repos.values() if repo.id == f"{owner}/{name}")
+    blob = next((repo.objects[sha256] for repo in repos if sha256 in repo.objects), None)
+    if blob is None:
+        raise Refusal(404, "Not found")
+    reply = serve(call, blob)
+    reply.headers["ETag"] = f'"{sha256}"'
+    return reply
+
+
+def serve(call: Call, blob: Blob) -> Reply:
+    """The content, or the part of it that a Range header asks for."""
+    headers = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
+    wanted = _RANGE.fullmatch(call.headers.get("Range", ""))
+    if not wanted or not any(wanted.groups()):
+        return Reply(200, blob.content, headers)
+    first, last = wanted.groups()
+    start = int(first) if first else max(0, blob.size - int(last))
+    stop = min(blob.size, int(last) + 1) if first and last else blob.size
+    if start >= stop:
+        raise Refusal(416, "Range Not Satisfiable", Content_Range=f"bytes */{blob.size}")
+    headers["Content-Range"] = f"bytes {start}-{stop - 1}/{blob.size}"
+    return Reply(206, blob.content[start:stop], headers)
 
 
 def info(call: Call, repo: Repo, revision: str = "main") -> Reply:
@@ -121,3 +183,48 @@ def _expanded(entry: dict[str, Any], last: dict[str, Commit], head: Commit) -> d
 
 def _no_entry(path: str) -> Refusal:
     return Refusal(404, f"{path} does not exist", "EntryNotFound")
+
+
+def list_repos(call: Call, repo_type: str) -> Reply:
+    """Repositories that match every filter; by id among equals, so that pages are stable."""
+    found = [
+        (repo, repo.find("main"))
+        for (kind, _), repo in sorted(call.state.repos.items())
+        if kind == repo_type and "refs/heads/main" in repo.refs and _may_see(call, repo)
+    ]
+    found = [pair for pair in found if _matches(call, *pair)]
+    order = call.one("sort") or "trendingScore"
+    if order not in _ORDERS:
+        raise Refusal(400, f'"sort" must be one of [{", ".join(sorted(_ORDERS))}]')
+    falling = call.one("direction") != "1"
+    found.sort(key=lambda pair: _ORDERS[order](*pair), reverse=falling)
+    expand = call.many("expand")
+    detail = "full" if call.flag("full") else "listed"
+
+    def show(pair: tuple[Repo, Commit]) -> dict[str, Any]:
+        shown = describe(*pair, expand=expand, detail=detail)
+        for flag, field in (("cardData", "cardData"), ("config", "config")):
+            if call.flag(flag):
+                shown |= describe(*pair, expand=[field])
+        return shown
+
+    return page(call, found, show)
+
+
+def _may_see(call: Call, repo: Repo) -> bool:
+    return not repo.private or bool(call.user and call.user.owns(repo.namespace))
+
+
+def _matches(call: Call, repo: Repo, commit: Commit) -> bool:
+    author, search, gated = call.one("author"), call.one("search"), call.one("gated")
+    if author is not None and repo.namespace != author:
+        return False
+    if search is not None and search.casefold() not in repo.id.casefold():
+        return False
+    if gated is not None and bool(repo.gated) != (gated.lower() in ("1", "true")):
+        return False
+    wanted = [part for text in call.many("filter") for part in text.split(",") if part]
+    pipeline = call.one("pipeline_tag")
+    if pipeline is not None and commit.card.get("pipeline_tag") != pipeline:
+        return False
+    return not wanted or set(wanted) <= set(tags_of(commit))

@@ -159,7 +159,7 @@ def _require_readable(model: ModelFiles) -> tuple[Header, WeightsFile, Scales]:
     require_described_weights(model)
     header = read_header(model.path)
     found = identify(header)
-    return header, found, scales_of(str(model.ref), header, found)
+    return header, found, scales_of(f"{model.ref}: {found.title}", header, found.quantisation)
 
 
 def _require_rest(

@@ -24,7 +24,6 @@ from gmi_registry.weights.header import Header, Tensor, WeightsFormatError, read
 if TYPE_CHECKING:
     import torch
 
-    from gmi_registry.weights.identify import WeightsFile
 
 _EIGHT = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 _PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
@@ -93,11 +92,11 @@ class Scales(NamedTuple):
     beside: frozenset[str]
 
 
-def scales_of(who: str, header: Header, found: WeightsFile) -> Scales:
+def scales_of(who: str, header: Header, kind: str | None) -> Scales:
     """The scales in a file, every one of which is applied or refused.
 
-    ``found`` is what the file is. Raises GenerationError for one that is quantised in a way that is
-    not read here. ``who`` is the model in messages.
+    ``kind`` is how its weights are quantised (:func:`quantisation_of`). Raises GenerationError for
+    a way that is not read here. ``who`` is the model, and what its file is, in messages.
     """
     tensors = header.tensors
     if header.format == "gguf":
@@ -113,23 +112,22 @@ def scales_of(who: str, header: Header, found: WeightsFile) -> Scales:
             continue
         weight = f"{name.removesuffix(end)}.weight"
         if weight not in tensors or weight in of_weights:
-            raise _refused(who, found, f"{one_line(name, 80)} is the scale of no weight in it")
+            raise _refused(who, kind, f"{one_line(name, 80)} is the scale of no weight in it")
         fault = _scale_fault(tensors[weight], tensors[name])
         if fault is not None:
-            raise _refused(who, found, f"{one_line(name, 80)} {fault}")
+            raise _refused(who, kind, f"{one_line(name, 80)} {fault}")
         of_weights[weight] = name
     lacking = _without_scale(tensors, of_weights, beside)
     if lacking:
         raise GenerationError(
-            f"{who}: {found.title}, whose weights in float8 have scales, lacks those of "
+            f"{who}, whose weights in float8 have scales, lacks those of "
             f"{len(lacking):,} (such as {one_line(lacking[0], 80)}): read without them they would "
             "be many times too large",
             hint="download the file again; if that does not help, its author must save it anew",
         )
-    kind = found.quantisation
     scaled = kind is not None and ("fp8" in kind or kind == "with scales")
     if kind is not None and (not scaled or _is_packed(tensors)):
-        raise _refused(who, found, None)
+        raise _refused(who, kind, None)
     return Scales(of_weights, frozenset(beside))
 
 
@@ -174,11 +172,11 @@ def _is_packed(tensors: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _refused(who: str, found: WeightsFile, fault: str | None) -> GenerationError:
-    kind = found.quantisation or "scales that are not known here"
+def _refused(who: str, kind: str | None, fault: str | None) -> GenerationError:
+    how = kind or "scales that are not known here"
     return GenerationError(
-        f"{who}: {found.title}, quantised ({kind}){f': {fault}' if fault else ''}: read as plain "
-        "weights it would make images of noise",
+        f"{who}, quantised ({how}){f': {fault}' if fault else ''}: read as plain weights it would "
+        "make images of noise",
         hint="publish the weights that it was made from, in float16, bfloat16, float8 or GGUF",
     )
 

@@ -10,6 +10,7 @@ begun anew. Exit status 1 where a line must be mended, or where a run was an err
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -98,23 +99,31 @@ def main(arguments: list[str] | None = None) -> int:
         results = _known(options.out, code, defects)
         if results:
             print(f"{len(results)} of {len(defects)} are in {options.out}; going on", flush=True)
-        sound: dict[str, bool] = {}
-        # The rest takes long, and is for what no area's tests find.
-        for whole in (False, True):
-            for defect in defects:
-                before = results.get(defect.id)
-                if before is not None and (
-                    not whole or before.whole or before.status != "not found"
-                ):
-                    continue
-                wanted = _REST if whole else (*defect.tests, *areas[defect.area])
-                done = (*defect.tests, *areas[defect.area]) if whole else ()
-                result = _tried(copy, defect, wanted, done, whole, sound)
-                if before is not None:
-                    result = replace(result, seconds=round(before.seconds + result.seconds, 1))
-                results[defect.id] = result
-                print(f"{result.id} {result.status} {result.seconds:.0f} s {result.by}", flush=True)
-                _write(options.out, code, results.values())
+        trial = _Trial(copy)
+
+        def keep(defect: Defect, result: Result) -> None:
+            before = results.get(defect.id)
+            spent = result.seconds + (0 if before is None else before.seconds)
+            results[defect.id] = result = replace(result, seconds=round(spent, 1))
+            print(f"{result.id} {result.status} {spent:.0f} s {result.by}", flush=True)
+            _write(options.out, code, results.values())
+
+        for defect in defects:
+            if defect.id not in results:
+                wanted = (*defect.tests, *areas[defect.area])
+                keep(defect, trial.of([defect], wanted, whole=False)[0])
+        # The rest takes long, and most of what got so far is found by nothing: where all of it
+        # together passes each part does, and else it is parted until the one that fails is alone.
+        waiting = [[it for it in defects if _needs_rest(results[it.id])]]
+        while waiting:
+            group = waiting.pop()
+            found = trial.of(group, _REST, whole=True) if group else []
+            if len(group) > 1 and found[0].status != "not found":
+                half = len(group) // 2
+                waiting += [group[half:], group[:half]]
+                continue
+            for defect, result in zip(group, found, strict=True):
+                keep(defect, result)
     return _summary(defects, results)
 
 
@@ -233,45 +242,110 @@ def _fingerprint(copy: Path) -> str:
     return found.hexdigest()
 
 
-def _tried(
-    copy: Path,
-    defect: Defect,
-    wanted: Sequence[str],
-    done: Sequence[str],
-    whole: bool,
-    sound: dict[str, bool],
-) -> Result:
-    """What the tests ``wanted`` say of one defect, but for those that are ``done``.
+def _needs_rest(result: Result) -> bool:
+    return result.status == "not found" and not result.whole
 
-    ``sound`` are tests that were run without any.
-    """
-    began = time.monotonic()
 
-    def result(status: Status, by: str) -> Result:
+class _Trial:
+    """Runs of the tests in a copy. A test that fails without a defect too, or at one time and not
+    at another, tells nothing, and is left out from then on."""
+
+    def __init__(self, copy: Path) -> None:
+        self._copy = copy
+        self._sound: dict[str, bool] = {}
+
+    def of(self, defects: Sequence[Defect], wanted: Sequence[str], *, whole: bool) -> list[Result]:
+        """What the tests ``wanted`` say of defects that are there together."""
+        began = time.monotonic()
+        status, by = self._said(defects, wanted)
         seconds = round(time.monotonic() - began, 1)
-        return Result(defect.id, defect.area, status, seconds, by, whole, defect.old, defect.new)
+        return [
+            Result(it.id, it.area, status, seconds, by, whole, it.old, it.new) for it in defects
+        ]
 
-    (path, text) = next((path, text) for path, text in _sources(copy) if defect.old in text)
-    _put(path, text.replace(defect.old, defect.new))
-    try:
-        failed = _first_failure(copy, wanted, done)
-    except subprocess.TimeoutExpired as error:
-        return result("timeout", f"after {error.timeout:.0f} s")
-    except _RunError as error:
-        return result("error", str(error))
-    finally:
-        _put(path, text)
-    if failed is None:
-        return result("not found", "")
-    # A test that fails anyway has found nothing.
-    if failed not in sound:
+    def _said(self, defects: Sequence[Defect], wanted: Sequence[str]) -> tuple[Status, str]:
         try:
-            sound[failed] = _pytest(copy, [failed]) is None
-        except (subprocess.TimeoutExpired, _RunError) as error:
-            return result("error", f"without the defect: {error}")
-    if not sound[failed]:
-        return result("error", f"{failed} fails without the defect too")
-    return result("found", failed)
+            while True:
+                with self._changed(defects):
+                    failed = self._first_failure(wanted)
+                    if failed is None:
+                        return "not found", ""
+                    again = self._pytest([failed]) is not None
+                if self._sound.get(failed) is False:
+                    return "error", f"{failed} fails without the defect too"
+                if failed not in self._sound:
+                    self._sound[failed] = again and self._pytest([failed]) is None
+                if self._sound[failed]:
+                    return "found", failed
+                print(f"{failed} tells nothing, and is left out", flush=True)
+        except subprocess.TimeoutExpired as error:
+            return "timeout", f"after {error.timeout:.0f} s"
+        except _RunError as error:
+            return "error", str(error)
+
+    @contextlib.contextmanager
+    def _changed(self, defects: Sequence[Defect]) -> Iterator[None]:
+        before: dict[Path, str] = {}
+        try:
+            for defect in defects:
+                found = ((path, text) for path, text in _sources(self._copy) if defect.old in text)
+                path, text = next(found)
+                before.setdefault(path, text)
+                _put(path, text.replace(defect.old, defect.new))
+            yield
+        finally:
+            for path, text in before.items():
+                _put(path, text)
+
+    def _first_failure(self, wanted: Sequence[str]) -> str | None:
+        """The first test that fails of those ``wanted``, in their order."""
+        done: list[str] = []
+        # One after the other, so that a run that takes long is one that hangs.
+        for pattern in wanted:
+            found = (path.relative_to(self._copy).as_posix() for path in self._copy.glob(pattern))
+            paths = [path for path in sorted(found) if path not in done]
+            if not paths:
+                continue
+            failed = self._pytest(paths, ignored=done)
+            if failed is not None:
+                return failed
+            done += paths
+        return None
+
+    def _pytest(self, paths: Sequence[str], *, ignored: Sequence[str] = ()) -> str | None:
+        """The first test that fails, None where all pass.
+
+        Raises TimeoutExpired, and _RunError where pytest says neither.
+        """
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-rfE"]
+        command += [f"--ignore={path}" for path in ignored]
+        unsound = [name for name, is_sound in self._sound.items() if not is_sound]
+        command += [f"--deselect={name}" for name in unsound if name not in paths]
+        with subprocess.Popen(
+            [*command, *paths],
+            cwd=self._copy,
+            env=_environment(self._copy),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as process:
+            try:
+                said, _ = process.communicate(timeout=_LONGEST)
+            except BaseException:
+                # Tests start processes of their own.
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                raise
+        if process.returncode == 0:
+            return None
+        if process.returncode not in (1, 2):
+            raise _RunError(f"pytest ended with {process.returncode}: {said[-2000:]}")
+        found = _FAILED.search(said)
+        if found is None:
+            raise _RunError(f"pytest failed and names no test: {said[-2000:]}")
+        return found[1]
 
 
 def _put(path: Path, text: str) -> None:
@@ -279,59 +353,6 @@ def _put(path: Path, text: str) -> None:
     later = int(path.stat().st_mtime) + 10
     path.write_bytes(text.encode("utf-8"))
     os.utime(path, (later, later))
-
-
-def _first_failure(copy: Path, wanted: Sequence[str], done: Sequence[str]) -> str | None:
-    """The first test that fails of those ``wanted``, in their order."""
-    over = [path for pattern in done for path in _paths(copy, pattern)]
-    # One after the other, so that a run that takes long is one that hangs.
-    for pattern in wanted:
-        paths = [path for path in _paths(copy, pattern) if path not in over]
-        if not paths:
-            continue
-        failed = _pytest(copy, paths, ignored=over)
-        if failed is not None:
-            return failed
-        over += paths
-    return None
-
-
-def _paths(copy: Path, pattern: str) -> list[str]:
-    return [path.relative_to(copy).as_posix() for path in sorted(copy.glob(pattern))]
-
-
-def _pytest(copy: Path, paths: Sequence[str], *, ignored: Sequence[str] = ()) -> str | None:
-    """The first test that fails, None where all pass.
-
-    Raises TimeoutExpired, and _RunError where pytest says neither.
-    """
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-rfE"]
-    command += [f"--ignore={path}" for path in ignored]
-    with subprocess.Popen(
-        [*command, *paths],
-        cwd=copy,
-        env=_environment(copy),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    ) as process:
-        try:
-            said, _ = process.communicate(timeout=_LONGEST)
-        except BaseException:
-            # Tests start processes of their own.
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise
-    if process.returncode == 0:
-        return None
-    if process.returncode not in (1, 2):
-        raise _RunError(f"pytest ended with {process.returncode}: {said[-2000:]}")
-    found = _FAILED.search(said)
-    if found is None:
-        raise _RunError(f"pytest failed and names no test: {said[-2000:]}")
-    return found[1]
 
 
 def _known(out: Path, code: str, defects: Sequence[Defect]) -> dict[str, Result]:

@@ -250,7 +250,14 @@ def test_a_mirror_is_as_good_as_the_hub(text, model):
     assert str(read_address(text, None, [*broken, MIRROR, *LOOPBACK]).model) == model
 
 
-@pytest.mark.parametrize("text", ["https://mirror.example/owner/name", "http://127.0.0.1/a/b"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://mirror.example/owner/name",
+        "https://mirror.example/hubble/name",  # not below /hub
+        "http://127.0.0.1/a/b",
+    ],
+)
 def test_and_no_more_than_that(text):
     with pytest.raises(InputError, match="not the address"):
         read_address(text, None, [MIRROR, *LOOPBACK])

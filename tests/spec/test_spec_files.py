@@ -15,6 +15,7 @@ from gmi_registry.errors import InputError, SpecFormatError, SpecNotFoundError
 from gmi_registry.spec import (
     MANIFEST_NAME,
     PREVIEW_NAME,
+    SIGNATURE_NAME,
     SPEC_DIR,
     TENSORS_NAME,
     Spec,
@@ -48,6 +49,17 @@ def test_write_and_read(spec: Spec, tmp_path: Path) -> None:
     assert names(folder) == [MANIFEST_NAME, TENSORS_NAME]
     assert read_spec(tmp_path / "new") == spec
     assert read_manifest(tmp_path / "new") == spec.manifest
+
+
+def test_a_signature_does_not_outlive_its_specification(
+    spec: Spec, make_spec: small_spec.MakeSpec, tmp_path: Path
+) -> None:
+    folder = write_spec(spec, tmp_path)
+    (folder / SIGNATURE_NAME).write_text("{}")
+    write_spec(spec, tmp_path)
+    assert names(folder) == [MANIFEST_NAME, SIGNATURE_NAME, TENSORS_NAME]
+    write_spec(make_spec(gamma=0.03), tmp_path)
+    assert names(folder) == [MANIFEST_NAME, TENSORS_NAME]
 
 
 def test_replacing_keeps_what_is_not_ours(

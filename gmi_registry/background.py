@@ -11,19 +11,22 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.numpy import load, save
 
-from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.errors import GmiError
 from gmi_registry.index import Hubness, SpecCache, Universal, measure_hubness
-from gmi_registry.index.groups import ModelGroup
 from gmi_registry.index.hubness import FEWEST
 
+if TYPE_CHECKING:
+    from gmi_registry.encoders.protocol import Encoder
+    from gmi_registry.index.groups import ModelGroup
+
+_FILE = Path(__file__).with_name("background.png")
 _SIDE, _ACROSS = 96, 8
 # Part of the name of what is kept: numbers of another way to measure are others.
 _METHOD = 1
@@ -35,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 @cache
 def _content() -> bytes:
-    return files("gmi_registry").joinpath("background.png").read_bytes()
+    return _FILE.read_bytes()
 
 
 def pictures_digest() -> str:
@@ -45,7 +48,7 @@ def pictures_digest() -> str:
 
 def pictures() -> list[Image.Image]:
     """The 64 pictures, 96 x 96 pixels, RGB."""
-    with files("gmi_registry").joinpath("background.png").open("rb") as stream:
+    with _FILE.open("rb") as stream:
         whole = Image.open(stream, formats=["PNG"]).convert("RGB")
     corners = [(_SIDE * x, _SIDE * y) for y in range(_ACROSS) for x in range(_ACROSS)]
     return [whole.crop((left, top, left + _SIDE, top + _SIDE)) for left, top in corners]
@@ -56,6 +59,8 @@ def embedded(encoder: Encoder, cache: SpecCache) -> NDArray[np.float32]:
     known = kept_pictures(encoder.ref.id, encoder.ref.image_dim, cache)
     if known is not None:
         return known
+    from safetensors.numpy import save
+
     _log.info("reading 64 background pictures, once for this encoder")
     found = np.asarray(encoder.encode_images(pictures()), np.float32)
     cache.keep("background", _name(encoder.ref.id), save({"images": found}))
@@ -113,6 +118,8 @@ def kept_pictures(encoder_id: str, width: int, cache: SpecCache) -> NDArray[np.f
     data = cache.kept("background", _name(encoder_id))
     if data is None:
         return None
+    from safetensors.numpy import load
+
     try:
         found = load(data)["images"]
     except Exception as error:

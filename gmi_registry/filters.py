@@ -23,7 +23,7 @@ from functools import cached_property, lru_cache
 from typing import Literal
 
 from gmi_registry.spec.address import repository_name
-from gmi_registry.spec.fields import unprintable
+from gmi_registry.spec.reference import unprintable
 
 Field = Literal["tag", "base_model", "kind", "mark"]
 """What a clause looks at. Marks are ``stale``, and ``mature`` for what Civitai rates above PG."""
@@ -99,7 +99,8 @@ def bases(hub: str, hub_tags: Iterable[str], named: str | None) -> frozenset[str
 
 @lru_cache(maxsize=1 << 14)  # many models have one base
 def _base_name(text: str) -> str:
-    return repository_name(text)
+    # No way of naming a model of Hugging Face does without both.
+    return repository_name(text) if "/" in text or ":" in text else text
 
 
 @dataclass(frozen=True)

@@ -173,12 +173,12 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
 def _decoded(stream: BinaryIO, head: bytes, max_pixels: int) -> Image.Image:
     if not head:
         raise InputError("the file is empty", hint=_FORMAT_HINT)
-    kind = file_kind(head)
-    if kind is not None and not kind.readable:
-        raise InputError(f"{kind.name}, which is not read here", hint=kind.hint)
     size = stream.seek(0, io.SEEK_END)
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return _png(stream, size, head, max_pixels)
+    kind = file_kind(head)
+    if kind is not None and not kind.readable:
+        raise InputError(f"{kind.name}, which is not read here", hint=kind.hint)
     jpeg = jpeg_header(stream) if head.startswith(b"\xff\xd8") else None
     if jpeg is not None and (jpeg.bits != 8 or jpeg.process in (3, 5, 6, 7, 11, 13, 14, 15)):
         sort = f"of {jpeg.bits} bits" if jpeg.bits != 8 else "lossless or hierarchical"
@@ -214,28 +214,29 @@ def _open(stream: BinaryIO, head: bytes) -> Image.Image:
     stream.seek(0)
     _load_plugins(head)
     formats = [known for known in _FORMATS if known in Image.OPEN]
-    kind = file_kind(head)
-    what, hint = ("not an image", _FORMAT_HINT) if kind is None else (kind.name, kind.hint)
     try:
         return Image.open(stream, formats=formats)
     except Image.DecompressionBombError as error:
         raise InputError(_words(error), hint=_SMALLER) from None
     except UnidentifiedImageError:
-        missing = kind is not None and kind.name == "an AVIF picture" and "AVIF" not in formats
-        if missing:
-            raise InputError(
-                "an AVIF picture, which this Pillow does not read",
-                hint="pip install --upgrade pillow, or convert it to PNG or JPEG",
-            ) from None
-        reason = what if kind is None else f"{what} that is damaged, cut short or of a rare sort"
-        raise InputError(reason, hint=hint) from None
+        raise _unreadable(head, None, avif="AVIF" in formats) from None
     except Exception as error:  # a parser raises whatever the broken bytes run it into
-        reason = (
-            "not a readable image"
-            if kind is None
-            else f"{what} that is damaged, cut short or of a rare sort"
+        raise _unreadable(head, error) from error
+
+
+def _unreadable(head: bytes, error: Exception | None, *, avif: bool = True) -> InputError:
+    """What to say of a file that no reader of Pillow takes (None), or that one fails with."""
+    kind = file_kind(head)
+    if kind is not None and kind.name == "an AVIF picture" and not avif:
+        return InputError(
+            "an AVIF picture, which this Pillow does not read",
+            hint="pip install --upgrade pillow, or convert it to PNG or JPEG",
         )
-        raise InputError(f"{reason}: {_words(error)}", hint=hint) from error
+    if kind is None:
+        reason, hint = "not an image" if error is None else "not a readable image", _FORMAT_HINT
+    else:
+        reason, hint = f"{kind.name} that is damaged, cut short or of a rare sort", kind.hint
+    return InputError(reason if error is None else f"{reason}: {_words(error)}", hint=hint)
 
 
 def _load_plugins(head: bytes) -> None:

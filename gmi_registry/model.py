@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from gmi_registry.errors import GmiError
-from gmi_registry.spec import ModelRef
-from gmi_registry.spec.manifest import WeightFile
+if TYPE_CHECKING:
+    from gmi_registry.errors import GmiError
+    from gmi_registry.spec import ModelRef
+    from gmi_registry.spec.manifest import WeightFile
 
 Trust = Literal["owner", "verified", "self-published"]
 """The model's owner, beside whose model it lies; a registry's maintainers, who drew some of its
 images again; or whoever put it into the registry."""
-
-_ORDER: dict[Trust | None, int] = {"verified": 0, "owner": 1, None: 1, "self-published": 2}
-
-
-def trust_order(trust: Trust | None) -> int:
-    """What sorts specifications by how much stands behind them, the best first.
-
-    Those whose images were generated again come first: that is evidence, while everybody is the
-    owner of some repository. None, of a folder of the user's own, counts as an owner's.
-    """
-    return _ORDER[trust]
-
 
 Kind = Literal["checkpoint", "lora", "single-file", "textual-inversion"]
 """A diffusers folder, an adapter on a base model, one file with a whole model or its network alone,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,29 @@ def test_an_artists_picture_finds_the_model_of_its_style(hub: Path, score: str) 
     done = CliRunner().invoke(search_app, arguments)
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("local:icon-fluent-3d-merged@")
+
+
+def test_a_warm_search_imports_what_it_uses(hub: Path) -> None:
+    """Libraries that take as long to import as the search itself, and of which it needs nothing."""
+    unused = (
+        "pydantic",
+        "torch",
+        "rich",
+        "huggingface_hub",
+        "sqlite3",
+        "yaml",
+        "email",
+        "numpy.ma",
+    )
+    picture = ZOO / "queries" / "openmoji-rooster.png"
+    arguments = [str(picture), "--hub", str(hub), "--cache-dir", str(hub.parent / "warm"), "-q"]
+    code = (
+        "import sys; from gmi_registry.cli.main import search_main\n"
+        f"sys.argv[1:] = {arguments!r}\n"
+        "try:\n    search_main()\n"
+        f"finally:\n    print(sorted(set(sys.modules) & set({unused!r})), file=sys.stderr)"
+    )
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert done.stderr == "[]\n"

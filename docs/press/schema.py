@@ -30,7 +30,8 @@ def search_page() -> Page:
 
 def manifest_page() -> Page:
     """The fields of a specification's manifest."""
-    from gmi_registry.spec.manifest import FORMAT_VERSION, MANIFEST_LIMIT, manifest_schema
+    from gmi_registry.spec.canonical import MANIFEST_LIMIT
+    from gmi_registry.spec.manifest import FORMAT_VERSION, manifest_schema
 
     page = Page("The manifest's fields")
     page.add(

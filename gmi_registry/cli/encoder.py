@@ -24,7 +24,7 @@ from gmi_registry.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from gmi_registry.encoders.onnx_files import Description
+    from gmi_registry.encoders.description import Description
 
 
 app = new_app("Export encoders, which then need no torch, or check an export.")

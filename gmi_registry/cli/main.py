@@ -5,7 +5,9 @@ Only the module of the command that is run is imported; the help of ``gmi`` itse
 
 from __future__ import annotations
 
+import gc
 import sys
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -29,18 +31,30 @@ _COMMANDS = (
 """Commands of ``gmi``; each is the ``app`` of the module of its name."""
 
 
-class _Commands(TyperGroup):
-    """Commands that are imported when they are named."""
+class _Imported(Mapping[str, Any]):
+    """Commands by their names; each is imported when it is asked for."""
 
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in _COMMANDS:
+            raise KeyError(name)
+        if name not in self._made:
+            self._made[name] = typer.main.get_command(app_of(name))
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS)
+
+
+class _Commands(TyperGroup):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.commands: dict[str, Any] = dict.fromkeys(_COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of that name, or None."""
-        if cmd_name in self.commands and self.commands[cmd_name] is None:
-            self.commands[cmd_name] = typer.main.get_command(app_of(cmd_name))
-        return self.commands.get(cmd_name)
+        self.commands: Any = _Imported()
 
 
 def app_of(command: str) -> typer.Typer:
@@ -89,6 +103,8 @@ def publish_main() -> None:
 
 def run_program(program: typer.Typer) -> None:
     """Run a command line; what strangers wrote is cleaned on its way out."""
+    # Imports make many objects and no garbage, among which it would be looked for all the time.
+    gc.set_threshold(50_000, 20, 20)
     with guarded_output():
         try:
             program()

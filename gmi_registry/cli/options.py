@@ -216,29 +216,34 @@ class QuickCommand(TyperCommand):
     adapter would return; everything else is left to it.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        for param in self.params:
+    def get_params(self, ctx: Any) -> Any:
+        """The arguments and options, that for help included."""
+        found = super().get_params(ctx)
+        for param in found:
             # Older versions have no such descriptions, and no adapters.
-            if getattr(param, "type_descriptor", None) is not None:
-                setattr(param, "process_value", _processing(param, param.process_value))  # noqa: B010
+            if hasattr(param, "type_descriptor") and "process_value" not in vars(param):
+                vars(param)["process_value"] = _without_adapter(param)
+        return found
 
 
-def _processing(param: Any, process: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def _without_adapter(param: Any) -> Callable[[Any, Any], Any]:
+    """``process_value`` of a parameter of typer's, which converts nothing that needs no adapter."""
+    process: Callable[[Any, Any], Any] = param.process_value
     many = param.multiple or param.nargs == -1
     annotation = param.type_descriptor.annotation
     kind = get_args(annotation)[0] if many else annotation
 
     def process_value(ctx: Any, value: Any) -> Any:
-        values = value if many else (value,)
-        if param.required or param.callback is not None or (many and isinstance(value, str)):
-            return process(ctx, value)
         if value is None:
-            return () if many else None
-        if not all(_is_plain(it, kind) for it in values):
+            made: Any = () if many else None
+        elif all(_is_plain(it, kind) for it in (value if many else (value,))):
+            paths = [Path(it) if kind is Path else it for it in (value if many else (value,))]
+            made = paths if many else paths[0]
+        else:
             return process(ctx, value)
-        made = [Path(it) if kind is Path else it for it in values]
-        return made if many else made[0]
+        if param.required and param.value_is_missing(made):
+            return process(ctx, value)
+        return made if param.callback is None else param.callback(ctx, param, made)
 
     return process_value
 

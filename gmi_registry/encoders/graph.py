@@ -27,12 +27,6 @@ from gmi_registry.encoders.wire import (
 )
 from gmi_registry.errors import InputError
 
-CHECKER = 2
-"""Version of what is accepted here, and of the bytes that are written from it."""
-
-LARGEST_FILE = 2**31 - 1
-"""Bytes that one protocol buffer may have."""
-
 _NAMES = (
     "Add And ArgMax AveragePool BatchNormalization Cast Clip Concat Constant Conv Cos CumSum Div "
     "Einsum Equal Erf Exp Expand Flatten Gather GatherElements GatherND Gelu Gemm "

@@ -13,19 +13,18 @@ from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from gmi_registry.atomic import user_cache
-from gmi_registry.encoders.external_data import graph_with_external_data
-from gmi_registry.encoders.graph import check_graph
 from gmi_registry.encoders.onnx_files import (
     ENCODER_NAME,
     ONNX_FOLDER,
     TOLERANCE,
+    FileName,
     GraphDigests,
     OnnxFolder,
     Trials,
@@ -35,9 +34,11 @@ from gmi_registry.encoders.onnx_files import (
     reference_embeddings,
     try_encoder,
 )
-from gmi_registry.encoders.tokenizer import ClipTokens, split_merges
 from gmi_registry.errors import DigestMismatchError, InputError, MissingExtraError, install_command
-from gmi_registry.spec import EncoderRef, Preprocess
+
+if TYPE_CHECKING:
+    from gmi_registry.encoders.tokenizer import ClipTokens
+    from gmi_registry.spec import EncoderRef, Preprocess
 
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -103,6 +104,8 @@ class Preprocessing:
             return image
         left, top = (some // 2 for some in missing)
         right, bottom = ((some + 1) // 2 for some in missing)
+        from PIL import ImageOps
+
         return ImageOps.expand(image, border=(left, top, right, bottom), fill=self._fill)
 
     def _cropped(self, image: Image.Image) -> Image.Image:
@@ -122,6 +125,8 @@ _SECONDS, _BYTES_A_SECOND = 60.0, 4e7
 # Weights of two bytes (--half) are widened in it: 4 GB for ViT-H-14, which is the largest known.
 _MOST_MEMORY = 12 * 2**30
 _SHARE_OF_MACHINE = 0.75
+# What a search asks for: some images, or the words of a query.
+_FEW_ROWS = 8
 # What the runtime says of its own bound, and of the system's.
 _NO_MEMORY = ("BFCArena", "bad_alloc", "bad allocation")
 
@@ -143,10 +148,14 @@ class OnnxEncoder:
         *,
         trusted: bool,
         digests: GraphDigests | None = None,
+        trials: Trials | None = None,
+        optimised: bool | None = None,
         batch_size: int = 32,
         threads: int = 0,
     ) -> None:
-        """``trusted`` compares no digests of files; ``digests`` are all that may be run, if given.
+        """``trusted`` compares no digests of files; ``digests`` are all that may be run, if given,
+        and ``trials`` may have kept it. ``optimised`` says how graphs are run; by default few rows
+        are encoded by the graph as it is, which takes less time than to optimise it.
 
         Nothing is read here but the description: files that are refused are so when first used.
         """
@@ -157,7 +166,10 @@ class OnnxEncoder:
         self._about = folder.description
         self._trusted = trusted
         self._digests = digests
+        self._trials = trials
+        self._optimised = optimised
         self._written: dict[_TowerName, bytes] = {}
+        self._towers: dict[tuple[_TowerName, bool], _Tower] = {}
         self._threads = threads
         self._pixels = Preprocessing(self._about.encoder.preprocess, self._about.fill_color)
 
@@ -182,27 +194,41 @@ class OnnxEncoder:
         time and memory; DigestMismatchError for files that were changed; UnsupportedVersionError
         for a newer layout.
         """
-        folder = OnnxFolder(Path(path))
         trials = None if memory is None else Trials(memory)
-        digests = None if trials is None else trials.passed(folder)
+        folder = OnnxFolder(Path(path), trials)
         encoder = cls(
             folder,
-            trusted=digests is not None,
-            digests=digests,
+            trusted=folder.passed is not None,
+            digests=None if folder.passed is None else folder.passed.digests,
+            trials=trials,
             batch_size=batch_size,
             threads=threads,
         )
-        if digests is None:
+        if folder.passed is None:
             stamp = None if trials is None else trials.before(folder)
-            digests = encoder._check()
+            graphs = encoder._check()
             if trials is not None:
-                trials.remember(folder, digests, stamp)
+                trials.remember(folder, graphs, stamp)
         return encoder
 
-    @property
+    @cached_property
     def ref(self) -> EncoderRef:
         """That of the encoder it was exported from: weights digest, preprocessing, dimensions."""
+        from gmi_registry.spec import EncoderRef
+
+        return EncoderRef.model_validate(self.stated_ref)
+
+    @property
+    def stated_ref(self) -> EncoderRef | dict[str, Any]:
+        """The same, or its plain values where the folder was checked before: to make a reference
+        of them needs pydantic, which takes as long to import as a search."""
         return self._about.encoder
+
+    @property
+    def encoder_id(self) -> str:
+        """The id of ``ref``."""
+        passed = self._folder.passed
+        return self.ref.id if passed is None else passed.encoder_id
 
     @property
     def logit_scale(self) -> float:
@@ -211,10 +237,11 @@ class OnnxEncoder:
 
     def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """G: B images (converted to RGB where they are not) to float32 [B, D], raw."""
-        rows = np.empty((len(images), self.ref.image_dim), dtype=np.float32)
+        tower = self._tower("image.onnx", len(images))
+        rows = np.empty((len(images), tower.dim), dtype=np.float32)
         for start in range(0, len(images), self.batch_size):
             batch = images[start : start + self.batch_size]
-            rows[start : start + len(batch)] = self.encode_pixels(self.pixels(batch))
+            rows[start : start + len(batch)] = tower(self.pixels(batch))
         return rows
 
     def pixels(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
@@ -223,70 +250,82 @@ class OnnxEncoder:
 
     def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """The image tower alone: float32 [B, 3, S, S] to float32 [B, D], raw."""
-        rows = np.empty((len(pixels), self.ref.image_dim), dtype=np.float32)
+        tower = self._tower("image.onnx", len(pixels))
+        rows = np.empty((len(pixels), tower.dim), dtype=np.float32)
         for start in range(0, len(pixels), self.batch_size):
             batch = pixels[start : start + self.batch_size]
-            rows[start : start + len(batch)] = self._images(batch)
+            rows[start : start + len(batch)] = tower(batch)
         return rows
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """T: B texts to float32 [B, E], raw; a text beyond the tokenizer's limit is cut there."""
-        rows = np.empty((len(texts), self.ref.text_dim), dtype=np.float32)
+        tower = self._tower("text.onnx", len(texts))
+        rows = np.empty((len(texts), tower.dim), dtype=np.float32)
         for start in range(0, len(texts), self.batch_size):
             batch = texts[start : start + self.batch_size]
-            rows[start : start + len(batch)] = self._texts(self._tokens(batch))
+            rows[start : start + len(batch)] = tower(self._tokens(batch))
         return rows
 
     @cached_property
-    def _images(self) -> _Tower:
-        return self._tower("image.onnx", self.ref.image_dim)
-
-    @cached_property
-    def _texts(self) -> _Tower:
-        return self._tower("text.onnx", self.ref.text_dim)
-
-    @cached_property
     def _tokens(self) -> ClipTokens:
+        from gmi_registry.encoders.tokenizer import ClipTokens, split_merges
+
         merges = split_merges(self._folder.read("merges.txt", trusted=self._trusted))
         return ClipTokens(merges, self._about.text.length, self._about.text.cleaning)
 
-    def _tower(self, name: _TowerName, dim: int) -> _Tower:
-        graph = self._graph(name)
-        size = self._about.files[name].size
-        tower = _Tower(graph, self._folder.path / name, dim, size, self._threads)
-        del self._written[name]  # which may hold weights, where they lie at odd places
-        self._folder.require_viewed(name)  # whose weights the runtime opened by its name
-        return tower
+    def _tower(self, name: _TowerName, rows: int) -> _Tower:
+        """The tower that encodes so many rows: as many are always encoded in the same way."""
+        optimised = rows > _FEW_ROWS if self._optimised is None else self._optimised
+        if (name, optimised) not in self._towers:
+            graph, about = self._graph(name), self._about
+            dim = about.encoder.image_dim if name == "image.onnx" else about.encoder.text_dim
+            size = about.files[name].size
+            tower = _Tower(
+                graph, self._folder.path / name, dim, size, self._threads, optimised=optimised
+            )
+            del self._written[name]  # which may hold weights, where they lie at odd places
+            self._folder.require_viewed(name)  # whose weights the runtime opened by its name
+            self._towers[name, optimised] = tower
+        return self._towers[name, optimised]
 
     def _graph(self, name: _TowerName) -> bytes:
-        """The bytes that are run of a file, made anew."""
+        """The bytes that are run of a file: those that were checked, else made anew."""
         if name not in self._written:
             path = self._folder.path / name
             data = self._folder.view(name, trusted=self._trusted)
-            graph = graph_with_external_data(check_graph(data, str(path)), name)
-            if self._digests is not None and self._digests.get(name) != _sha256(graph):
+            digest = None if self._digests is None else self._digests.get(name, "")
+            graph = self._trials.graph(digest) if self._trials and digest else None
+            if graph is None:
+                from gmi_registry.encoders.external_data import graph_with_external_data
+                from gmi_registry.encoders.graph import check_graph
+
+                graph = graph_with_external_data(check_graph(data, str(path)), name)
+            if digest is not None and digest != hashlib.sha256(graph).hexdigest():
                 raise DigestMismatchError(
                     f"{path} is not the file that was checked", hint=export_again()
                 )
             self._written[name] = graph
         return self._written[name]
 
-    def _check(self) -> GraphDigests:
-        """The digests of what is run, once it has given the golden results."""
+    def _check(self) -> dict[FileName, bytes]:
+        """The graphs that are run, once they have given the reference vectors."""
         _log.info("checking the encoder in %s, once", self._folder.path)
         golden = self._golden()
         self._tokens  # noqa: B018  read and compared with its digest
-        digests: GraphDigests = {name: _sha256(self._graph(name)) for name in _TOWERS}
+        graphs: dict[FileName, bytes] = {name: self._graph(name) for name in _TOWERS}
+        digests: GraphDigests = {
+            name: hashlib.sha256(graph).hexdigest() for name, graph in graphs.items()
+        }
         tried = try_encoder(self._folder, digests, threads=self._threads)
         for name, expected in golden.items():  # images first, whatever order they came back in
-            away = deviation(tried[name], expected)
+            away = max((deviation(rows, expected) for rows in tried[name]), default=float("inf"))
             if not away <= TOLERANCE:
                 raise InputError(
                     f"{self._folder.path}: the encoder gives other {name.replace('_', ' ')} here "
                     f"than where it was exported: {away:.2g} away, more than {TOLERANCE:g}",
                     hint=export_again(),
                 )
-        return digests
+        return graphs
 
     def _golden(self) -> dict[str, NDArray[np.float32]]:
         from safetensors.numpy import load
@@ -312,8 +351,15 @@ def run_trial() -> None:
 
     def work(folder: OnnxFolder, digests: GraphDigests, threads: int) -> dict[str, NDArray[Any]]:
         # Its files were compared with their digests by the process that waits for this one.
-        encoder = OnnxEncoder(folder, trusted=True, digests=digests, threads=threads)
-        return reference_embeddings(encoder)
+        ways = [
+            reference_embeddings(
+                OnnxEncoder(
+                    folder, trusted=True, digests=digests, optimised=optimised, threads=threads
+                )
+            )
+            for optimised in (False, True)
+        ]
+        return {name: np.stack([way[name] for way in ways]) for name in ways[0]}
 
     answer_trial(work)
 
@@ -324,7 +370,9 @@ class _Tower:
     ``size`` are the bytes of the file. A run has bounded memory and time, whatever it is given.
     """
 
-    def __init__(self, graph: bytes, path: Path, dim: int, size: int, threads: int) -> None:
+    def __init__(
+        self, graph: bytes, path: Path, dim: int, size: int, threads: int, *, optimised: bool
+    ) -> None:
         import onnxruntime
 
         _bound_memory()
@@ -332,6 +380,8 @@ class _Tower:
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # its log is for its own authors
         options.use_deterministic_compute = True
+        if not optimised:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Not to be guessed from the bytes.
         options.add_session_config_entry("session.load_model_format", "ONNX")
         options.add_session_config_entry("session.use_env_allocators", "1")
@@ -340,8 +390,8 @@ class _Tower:
         # Weights in another order are faster by some hundredths, and copies of all of them.
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.add_session_config_entry(_FOLDER, str(path.parent.absolute()))
+        self.dim = dim
         self._where = str(path)
-        self._dim = dim
         self._seconds_a_row = size / _BYTES_A_SECOND
         try:
             self._session: Any = onnxruntime.InferenceSession(
@@ -364,7 +414,7 @@ class _Tower:
         try:
             (found,) = _within(_SECONDS + len(batch) * self._seconds_a_row, run)
             rows: NDArray[np.float32] = np.asarray(found)
-            if rows.dtype != np.float32 or rows.shape != (len(batch), self._dim):
+            if rows.dtype != np.float32 or rows.shape != (len(batch), self.dim):
                 raise ValueError(f"it gives {rows.dtype} {list(rows.shape)}")
         except BaseException as error:
             options.terminate = True  # of what still runs
@@ -420,10 +470,6 @@ def _within(seconds: float, run: Callable[[], Any]) -> Any:
     if error is not None:
         raise error
     return result
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _cannot_run(where: str, error: Exception) -> InputError:

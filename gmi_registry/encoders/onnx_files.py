@@ -23,34 +23,30 @@ import logging
 import mmap
 import os
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, ValidationError, model_validator
 
 from gmi_registry.atomic import read_sealed, write_sealed
-from gmi_registry.encoders.graph import CHECKER, LARGEST_FILE
-from gmi_registry.encoders.protocol import Encoder
-from gmi_registry.encoders.tokenizer import Cleaning
-from gmi_registry.errors import (
-    DigestMismatchError,
-    GmiError,
-    InputError,
-    UnsupportedVersionError,
-    install_command,
-)
-from gmi_registry.sanitize import first_fault
-from gmi_registry.spec import EncoderRef
-from gmi_registry.spec.canonical import canonical_json, parse_json
-from gmi_registry.spec.fields import Name, Part, Sha256
+from gmi_registry.errors import DigestMismatchError, GmiError, InputError, install_command
+
+if TYPE_CHECKING:
+    from gmi_registry.encoders.description import Description
+    from gmi_registry.encoders.protocol import Encoder
+
+CHECKER = 2
+"""Version of what is accepted of a graph, and of the bytes that are written from it."""
+
+LARGEST_FILE = 2**31 - 1
+"""Bytes that one protocol buffer may have."""
 
 ONNX_FOLDER = "onnx"
 """What the folder is called beside an encoder in open_clip's layout."""
@@ -74,79 +70,31 @@ def export_again() -> str:
     return f"export it again, or install what runs it: {install_command('torch')}"
 
 
-_EXPORT_AGAIN = "export the encoder again: gmi encoder export NAME/PRETRAINED --output DIR"
-
-
-class FolderFormat(Part):
-    """Name and version of the layout."""
-
-    name: Literal["gmi-onnx-encoder"] = "gmi-onnx-encoder"
-    version: Literal[1] = 1
-
-
-class FileEntry(Part):
-    """One file: SHA-256 (hex) and bytes."""
-
-    sha256: Sha256
-    size: Annotated[int, Field(ge=1, le=LARGEST_FILE)]
-
-    @classmethod
-    def of(cls, data: bytes) -> FileEntry:
-        """The entry of a file with this content."""
-        return cls(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
-
-
-class TextInput(Part):
-    """How a text becomes tokens: CLIP's byte pairs, ``length`` (L) numbers, ``cleaning`` first."""
-
-    tokenizer: Literal["clip-bpe"] = "clip-bpe"
-    length: Annotated[int, Field(ge=2, le=4096)]
-    cleaning: Cleaning = "lower"
-
-
-class Description(Part):
-    """The content of ``encoder.json``.
-
-    ``fill_color`` is what ``resize_mode`` longest pads with; ``weights`` says how the ONNX files
-    keep their numbers (they compute in float32); ``tools`` are the versions that exported it.
-    """
-
-    format: FolderFormat = FolderFormat()
-    encoder: EncoderRef
-    logit_scale: Annotated[float, Field(gt=0, le=1e6)]
-    fill_color: Annotated[int, Field(ge=0, le=255)] = 0
-    text: TextInput
-    weights: Literal["float32", "float16"] = "float32"
-    opset: Annotated[int, Field(ge=1, le=1000)]
-    files: Annotated[dict[FileName, FileEntry], Field(min_length=4)]
-    tools: Annotated[dict[Name, Name], Field(max_length=20)]
-
-    @model_validator(mode="after")
-    def _check(self) -> Description:
-        for name, entry in self.files.items():
-            if entry.size > LIMITS[name]:
-                raise ValueError(f"{name} has more than {LIMITS[name]:,} bytes")
-        return self
-
-    def to_bytes(self) -> bytes:
-        """Canonical JSON and a newline."""
-        return canonical_json(self.model_dump(mode="python")) + b"\n"
+EXPORT_AGAIN = "export the encoder again: gmi encoder export NAME/PRETRAINED --output DIR"
 
 
 class OnnxFolder:
     """The folder at ``path``, described by its ``encoder.json``, which is read at once.
 
-    ``digest`` is the SHA-256 of that file, and so stands for them all. Raises InputError where it
-    is missing or malformed, UnsupportedVersionError where it is of a newer version.
+    ``digest`` is the SHA-256 of that file, and so stands for them all. ``passed`` is what
+    ``trials`` remember of these very files. Raises as
+    :func:`~gmi_registry.encoders.description.parse_description`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, trials: Trials | None = None) -> None:
         self.path = path
         data = _read(path / ENCODER_NAME, LIMITS[ENCODER_NAME])
         self.digest = hashlib.sha256(data).hexdigest()
-        self.description = _parsed(data, path / ENCODER_NAME)
         self._trusted: dict[str, list[int]] = {}
         self._viewed: dict[str, list[int]] = {}
+        self.passed = None if trials is None else trials.passed(self)
+        if self.passed is not None:
+            self.description = self.passed.description
+            return
+        # pydantic takes as long to import as a search.
+        from gmi_registry.encoders.description import parse_description
+
+        self.description = parse_description(data, path / ENCODER_NAME)
 
     def read(self, name: FileName, *, trusted: bool = False) -> bytes:
         """The content of a file.
@@ -159,7 +107,9 @@ class OnnxFolder:
         with _opened(self.path / name, entry.size) as stream:
             self._require_same(name, stream, trusted)
             data = stream.read()
-        if len(data) != entry.size or not (trusted or FileEntry.of(data) == entry):
+        if len(data) != entry.size or not (
+            trusted or hashlib.sha256(data).hexdigest() == entry.sha256
+        ):
             raise self._other(name)
         return data
 
@@ -210,33 +160,12 @@ class OnnxFolder:
 
     def _other(self, name: FileName) -> DigestMismatchError:
         return DigestMismatchError(
-            f"{self.path / name} is not the file that {ENCODER_NAME} names", hint=_EXPORT_AGAIN
+            f"{self.path / name} is not the file that {ENCODER_NAME} names", hint=EXPORT_AGAIN
         )
 
 
 def _stamp(status: os.stat_result) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-
-
-def _parsed(data: bytes, path: Path) -> Description:
-    try:
-        document = parse_json(data)
-        declared = document.get("format") if isinstance(document, dict) else None
-        version = declared.get("version") if isinstance(declared, dict) else None
-        if isinstance(version, int) and version > 1:
-            raise UnsupportedVersionError(
-                f"{path} has version {version}; this program reads version 1",
-                hint="pip install --upgrade gmi-registry",
-            )
-        return Description.model_validate_json(data, strict=True)
-    except ValidationError as error:
-        raise _malformed(path, first_fault(error)) from None
-    except ValueError as error:
-        raise _malformed(path, str(error)) from None
-
-
-def _malformed(path: Path, reason: str) -> InputError:
-    return InputError(f"{path}: {' '.join(reason.split())[:300]}", hint=_EXPORT_AGAIN)
 
 
 def _read(path: Path, limit: int) -> bytes:
@@ -256,14 +185,14 @@ def _opened(path: Path, limit: int) -> Iterator[io.FileIO]:
         with io.FileIO(path, "rb", opener=lambda file, _: os.open(file, flags)) as stream:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise InputError(f"{path} is not a regular file", hint=_EXPORT_AGAIN)
+                raise InputError(f"{path} is not a regular file", hint=EXPORT_AGAIN)
             if status.st_size > limit:
                 raise InputError(
-                    f"{path} has {status.st_size:,} bytes, more than {limit:,}", hint=_EXPORT_AGAIN
+                    f"{path} has {status.st_size:,} bytes, more than {limit:,}", hint=EXPORT_AGAIN
                 )
             yield stream
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}", hint=_EXPORT_AGAIN) from None
+        raise InputError(f"{path}: {error.strerror or error}", hint=EXPORT_AGAIN) from None
 
 
 TOLERANCE = 1e-3
@@ -326,9 +255,10 @@ Stamp = dict[str, list[int]]
 # Clocks of file systems tick as coarsely as 2 s: within one tick a file may change unseen.
 _TICK_NS = 2_000_000_000
 # What the numbers depend on beside the files.
-_LIBRARIES = ("ftfy", "numpy", "onnxruntime", "pillow", "regex")
+_LIBRARIES = ("ftfy", "numpy", "onnxruntime", "PIL", "regex")
 
-_LONGEST_NOTE = 4096
+_LONGEST_NOTE = 128 * 1024
+_LARGEST_GRAPH = 8 * 1024 * 1024
 _MAIN = "from gmi_registry.encoders.onnx import run_trial; run_trial()"
 _REFUSED = 3
 # Weights are a measure of the work: of ViT-L-14 (1.7 GB) the trial takes some 15 s on two cores.
@@ -338,35 +268,57 @@ _MEMORY, _COPIES = 4 * 2**30, 4
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class PassedTrial:
+    """What is remembered of an encoder that was found right: the ``digests`` of the bytes that were
+    run, the ``description`` as it was read then, and the id of its reference."""
+
+    digests: GraphDigests
+    description: Description
+    encoder_id: str
+
+
+class _Fields(dict[str, Any]):
+    """An object of JSON whose members are attributes as well, like those of a :class:`Description`
+    that was checked."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        raise AttributeError(name)
+
+
 class Trials:
     """Notes in ``directory``, a small file each; deleting them at any time is safe.
 
-    A note stands for files of certain sizes, times and inodes, under certain versions of the
-    libraries that compute and of our own check. It holds the digests of the bytes that were run. A
-    damaged one counts as none (:mod:`gmi_registry.atomic`): by wrong digests, right files would be
-    refused for ever. Where none can be written, every load checks again.
+    A note stands for files of certain sizes, times and inodes, under certain installations of the
+    libraries that compute and a version of our own check. The graphs that were run lie beside it
+    under their digests. A damaged file counts as none (:mod:`gmi_registry.atomic`): by wrong
+    digests, right files would be refused for ever. Where none can be written, every load checks
+    again.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def passed(self, folder: OnnxFolder) -> GraphDigests | None:
-        """What was run of the files that lie there now and found right, or None.
+    def passed(self, folder: OnnxFolder) -> PassedTrial | None:
+        """What was found of the files that lie there now, or None.
 
         ``folder`` then trusts these files, and none that come in their place.
         """
         stamp = folder.stamp()
         if stamp is None:
             return None
+        data = read_sealed(self._note(folder, stamp), limit=_LONGEST_NOTE)
         try:
-            found = json.loads(read_sealed(self._note(folder, stamp), limit=_LONGEST_NOTE) or b"0")
-        except ValueError:
+            found = json.loads(data or b"0", object_hook=_Fields)
+            passed = PassedTrial(found.graphs, cast("Description", found.about), found.encoder_id)
+        except (ValueError, AttributeError):
             return None
-        digests = found.get("outlines") if isinstance(found, dict) else None
-        if not isinstance(digests, dict) or found.get("checker") != CHECKER:
+        if found.checker != CHECKER:
             return None
         folder.trust(stamp)
-        return digests
+        return passed
 
     def before(self, folder: OnnxFolder) -> Stamp | None:
         """The stamp of files that are about to be tried; None where a later change could hide."""
@@ -375,23 +327,53 @@ class Trials:
             return None
         return stamp
 
-    def remember(self, folder: OnnxFolder, digests: GraphDigests, stamp: Stamp | None) -> None:
-        """Note that files of that ``stamp`` were found right, run as ``digests``.
+    def remember(
+        self, folder: OnnxFolder, graphs: dict[FileName, bytes], stamp: Stamp | None
+    ) -> None:
+        """Note that files of that ``stamp`` were found right, run as ``graphs``.
 
         Nothing is noted of files that changed while they were tried.
         """
         if stamp is None or stamp != folder.stamp():
             return
-        text = json.dumps({"checker": CHECKER, "outlines": digests})
+        digests = {name: hashlib.sha256(graph).hexdigest() for name, graph in graphs.items()}
+        about = folder.description
+        note = {
+            "checker": CHECKER,
+            "graphs": digests,
+            "encoder_id": about.encoder.id,
+            "about": about.known(),
+        }
         try:
-            write_sealed(self._note(folder, stamp), text.encode())
+            for name, graph in graphs.items():
+                if len(graph) <= _LARGEST_GRAPH:
+                    write_sealed(self._graph(digests[name]), graph)
+            write_sealed(self._note(folder, stamp), json.dumps(note).encode())
         except OSError as error:
             _log.debug("cannot remember that an encoder was checked: %s", error)
 
+    def graph(self, digest: str) -> bytes | None:
+        """The bytes of that digest which were run, or None where they were not kept."""
+        found = read_sealed(self._graph(digest), limit=_LARGEST_GRAPH)
+        return found if found and hashlib.sha256(found).hexdigest() == digest else None
+
+    def _graph(self, digest: str) -> Path:
+        return self.directory / f"graph-{digest}"
+
     def _note(self, folder: OnnxFolder, stamp: Stamp) -> Path:
-        libraries = [version(name) for name in _LIBRARIES]
+        libraries = [_installed(name) for name in _LIBRARIES]
         parts = [os.fspath(folder.path.absolute()), folder.digest, libraries, stamp, CHECKER]
         return self.directory / hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _installed(package: str) -> list[str | int] | None:
+    """What changes when another version of a package is installed: to ask for the version itself
+    means to read the metadata of all of them."""
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        return None
+    status = Path(found.origin).stat()
+    return [found.origin, status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def try_encoder(folder: OnnxFolder, digests: GraphDigests, *, threads: int = 0) -> Embeddings:
@@ -402,6 +384,8 @@ def try_encoder(folder: OnnxFolder, digests: GraphDigests, *, threads: int = 0) 
     4 GiB of memory and more beside the mapped weights. Raises InputError where the encoder cannot
     be run, and where that process needs more or does not come to an end.
     """
+    import subprocess
+
     from safetensors import SafetensorError
     from safetensors.numpy import load
 

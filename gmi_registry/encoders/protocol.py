@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gmi_registry.spec import EncoderRef
+if TYPE_CHECKING:
+    from gmi_registry.spec import EncoderRef
 
 
 class Encoder(Protocol):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.errors import InputError
+
+if TYPE_CHECKING:
+    from gmi_registry.encoders.protocol import Encoder
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 

@@ -12,7 +12,7 @@ from gmi_registry.errors import HubError
 from gmi_registry.model import ModelCard
 from gmi_registry.sanitize import one_line
 from gmi_registry.spec.address import repository_name
-from gmi_registry.spec.fields import unprintable
+from gmi_registry.spec.reference import unprintable
 
 if TYPE_CHECKING:
     import yaml

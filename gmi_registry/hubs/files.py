@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gmi_registry.atomic import (
     flush_folder,
@@ -24,16 +25,11 @@ from gmi_registry.atomic import (
     write_sealed,
 )
 from gmi_registry.errors import AuthError, HubError, InputError
-from gmi_registry.spec import (
+from gmi_registry.spec.files import (
     MANIFEST_NAME,
     PREVIEW_NAME,
     SPEC_DIR,
     TENSORS_NAME,
-    Manifest,
-    ModelRef,
-    decode_spec,
-)
-from gmi_registry.spec.files import (
     HeldFolder,
     Links,
     UnusableFileError,
@@ -43,6 +39,9 @@ from gmi_registry.spec.files import (
     replaced_names,
 )
 from gmi_registry.spec.tensors import TENSORS_LIMIT
+
+if TYPE_CHECKING:
+    from gmi_registry.spec import Manifest, ModelRef
 
 _CHUNK = 1024 * 1024
 # Clocks of file systems tick as coarsely as 2 s: a file may change twice within one tick, and
@@ -185,6 +184,8 @@ def read_upload(folder: Path, ref: ModelRef) -> tuple[Manifest, dict[str, bytes]
     Raises InputError where ``folder`` holds anything but plain files, or one of the two is
     missing; SpecError where they are no specification of ``ref``.
     """
+    from gmi_registry.spec import decode_spec
+
     contents: dict[str, bytes] = {}
     try:
         paths = sorted(folder.iterdir())

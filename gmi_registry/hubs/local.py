@@ -45,12 +45,13 @@ from gmi_registry.hubs.files import (
 )
 from gmi_registry.hubs.protocol import Destination, Listing
 from gmi_registry.model import ModelCard, ModelFiles
-from gmi_registry.spec import MANIFEST_NAME, PREVIEW_NAME, SPEC_DIR, ModelRef, WeightFile
-from gmi_registry.spec.canonical import canonical_digest
-from gmi_registry.spec.manifest import MANIFEST_LIMIT
+from gmi_registry.spec.canonical import MANIFEST_LIMIT, canonical_digest
+from gmi_registry.spec.files import MANIFEST_NAME, PREVIEW_NAME, SPEC_DIR
+from gmi_registry.spec.reference import ModelRef
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.weights import FoundWeights
+    from gmi_registry.spec import WeightFile
 
 _HUB_FILE = "hub.json"
 _HUB_FORMAT = "gmi-local-hub"
@@ -445,6 +446,8 @@ class LocalHub:
         return parse_card(content, folder.name, path)
 
     def _hashed(self, found: FoundWeights) -> tuple[WeightFile, ...]:
+        from gmi_registry.spec import WeightFile
+
         return tuple(
             WeightFile(
                 path=name,

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
 
-from gmi_registry.errors import GmiError
 from gmi_registry.filters import UNKNOWN_TRAITS, Filters, Traits, listed_bases
-from gmi_registry.model import BaseOrigin, Kind, ModelCard, ModelFiles, Trust
-from gmi_registry.spec import ModelRef, OwnWeights, WeightFile
-from gmi_registry.spec.reference import HubName
+
+if TYPE_CHECKING:
+    from gmi_registry.errors import GmiError
+    from gmi_registry.model import BaseOrigin, Kind, ModelCard, ModelFiles, Trust
+    from gmi_registry.spec import ModelRef, OwnWeights, WeightFile
+    from gmi_registry.spec.reference import HubName
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 from gmi_registry.errors import HubError, InputError
 from gmi_registry.sanitize import one_line
 from gmi_registry.spec import SPEC_DIR, ModelRef
-from gmi_registry.spec.fields import unprintable
+from gmi_registry.spec.reference import unprintable
 
 INDEX_NAME = "model_index.json"
 LORA_NAME = "pytorch_lora_weights.safetensors"

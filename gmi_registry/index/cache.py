@@ -130,11 +130,11 @@ _SPEC_SUFFIX = ".bin"
 _LIMIT = 2 * 1024**3
 _RECENT = 7 * 24 * 3600.0
 
-Beside = Literal["background", "hubness", "prompts"]
+Beside = Literal["background", "hubness", "prompts", "temperature"]
 """What else is kept: background pictures and prompts by encoder, and what was measured of sets of
 models."""
 
-_KINDS: tuple[Beside, ...] = ("background", "hubness", "prompts")
+_KINDS: tuple[Beside, ...] = ("background", "hubness", "prompts", "temperature")
 
 
 @dataclass(frozen=True)

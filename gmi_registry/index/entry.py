@@ -9,18 +9,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PlainValidator, StringConstraints
 
 from gmi_registry.errors import InputError
 from gmi_registry.filters import Traits, bases
 from gmi_registry.model import Kind, Trust
 from gmi_registry.scoring import gram
-from gmi_registry.spec import LoraPartial, Manifest, ModelRef, Spec
-from gmi_registry.spec.fields import Count, Name, Sha256, Text
+from gmi_registry.spec.reference import ModelRef
+
+if TYPE_CHECKING:
+    from pydantic import Field
+
+    from gmi_registry.spec import LoraPartial, Manifest, Spec
+    from gmi_registry.spec.fields import Count, Name, Sha256, Text
+
+    Reference = ModelRef
+    Url = str
 
 _LONGEST_REFERENCE = 600
 _FILTERED = ("tags", "base_model", "kind", "nsfw", "hub_tags")
@@ -40,10 +47,28 @@ def _reference(value: object) -> ModelRef:
     return found
 
 
-Reference = Annotated[ModelRef, PlainValidator(_reference)]
-"""A model, as text in the one spelling of :class:`~gmi_registry.spec.ModelRef`."""
+def load_constraints() -> None:
+    """Give this module the names in its annotations that pydantic reads, and nobody else.
 
-Url = Annotated[str, StringConstraints(pattern=r"^https?://[!-~]+$", max_length=2000)]
+    For whoever makes a ``TypeAdapter`` of a class here. A search that reads nothing that strangers
+    wrote does without pydantic, whose import takes as long as the search. ``Reference`` is a model
+    as text, in the one spelling of :class:`~gmi_registry.spec.ModelRef`.
+    """
+    from pydantic import Field, PlainValidator, StringConstraints
+
+    from gmi_registry.spec import LoraPartial
+    from gmi_registry.spec.fields import Count, Name, Sha256, Text
+
+    globals().update(
+        Count=Count,
+        Field=Field,
+        LoraPartial=LoraPartial,
+        Name=Name,
+        Reference=Annotated[ModelRef, PlainValidator(_reference)],
+        Sha256=Sha256,
+        Text=Text,
+        Url=Annotated[str, StringConstraints(pattern=r"^https?://[!-~]+$", max_length=2000)],
+    )
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -191,6 +216,8 @@ class ModelMetadata:
         if "described_as" in known:
             known["described_as"] = ModelRef.parse(known["described_as"])
         if "lora_partial" in known:
+            from gmi_registry.spec import LoraPartial
+
             known["lora_partial"] = LoraPartial.model_validate(known["lora_partial"])
         return cls(ref=ModelRef.parse(plain["model"]), **known, **more)
 

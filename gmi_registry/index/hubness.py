@@ -10,14 +10,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gmi_registry.index.groups import ModelGroup
 from gmi_registry.index.result import Universal
-from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.repeats import (
     REPEATED,
     SampleModel,
@@ -28,6 +26,10 @@ from gmi_registry.scoring.repeats import (
     separations,
     whiten,
 )
+
+if TYPE_CHECKING:
+    from gmi_registry.index.groups import ModelGroup
+    from gmi_registry.scoring.kernels import Floats
 
 CANDIDATE = "candidate"
 """The name of a specification that is measured against a group and is no member of it."""

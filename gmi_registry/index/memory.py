@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.errors import GmiError, RateLimitError
 from gmi_registry.filters import Filters
-from gmi_registry.index.cache import SpecCache
 from gmi_registry.index.entry import (
     UNKNOWN_STATUS,
     ComparabilityKey,
@@ -36,11 +36,14 @@ from gmi_registry.index.rank import rank_groups
 from gmi_registry.index.result import Ranking, SkippedSpec
 from gmi_registry.scoring import DEFAULT_SCORE, Query, Score, WithinScatter, score_named
 from gmi_registry.scoring.default import mean_images
-from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.paper import Invariants
-from gmi_registry.spec import ModelRef, Spec
 from gmi_registry.spec.canonical import canonical_digest
 from gmi_registry.threads import map_in_order
+
+if TYPE_CHECKING:
+    from gmi_registry.index.cache import SpecCache
+    from gmi_registry.scoring.kernels import Floats
+    from gmi_registry.spec import ModelRef, Spec
 
 Progress = Callable[[int, int], None]
 
@@ -71,13 +74,20 @@ class SpecSource:
     checked: bool = False
 
 
+# Part of the name of what is kept: a temperature fitted in another way is another.
+_TEMPERATURE_METHOD = 1
+_TEMPERATURE = struct.Struct("<d")
+
+
 class MemoryGroup(ModelGroup):
     """The group of ``members``, at least one, with everything in memory.
 
-    ``image_embeddings`` are [M, N, D] float16 and ``gram_matrices`` [M, N, N] float32.
+    ``image_embeddings`` are [M, N, D] float16 and ``gram_matrices`` [M, N, N] float32. ``cache``
+    keeps what was worked out of exactly these members.
     """
 
-    def __init__(self, members: Sequence[IndexedSpec]) -> None:
+    def __init__(self, members: Sequence[IndexedSpec], cache: SpecCache | None = None) -> None:
+        self._cache = cache
         # Sorted, so that the order in which models arrived leaves no trace in any rounding.
         members = sorted(members, key=lambda member: str(member.entry.ref))
         self.key = members[0].entry.key
@@ -117,7 +127,7 @@ class MemoryGroup(ModelGroup):
     def prompts_held(self, rows: Sequence[int]) -> Sequence[HeldPrompts]:
         whose = self._held[as_rows(rows)]
         arrays = list(self._prompt_embeddings.values())
-        numbers = np.unique(whose).tolist()
+        numbers = sorted(set(whose.tolist()))
         return [(arrays[number], np.flatnonzero(whose == number)) for number in numbers]
 
     @cached_property
@@ -130,7 +140,14 @@ class MemoryGroup(ModelGroup):
 
     @cached_property
     def temperature(self) -> float:
-        return sampled_temperature(self._digests, self.images, self.image_prompt)
+        name = f"{_TEMPERATURE_METHOD} {self.key} {self.digest}"
+        kept = None if self._cache is None else self._cache.kept("temperature", name)
+        if kept is not None and len(kept) == _TEMPERATURE.size:
+            return float(_TEMPERATURE.unpack(kept)[0])
+        found = sampled_temperature(self._digests, self.images, self.image_prompt)
+        if self._cache is not None:
+            self._cache.keep("temperature", name, _TEMPERATURE.pack(found))
+        return found
 
     def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
         return self.image_embeddings[self._places(rows)]
@@ -174,7 +191,8 @@ class SpecIndex:
     the same time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cache: SpecCache | None = None) -> None:
+        self._cache = cache
         self._members: dict[ModelRef, IndexedSpec] = {}
         self._groups: dict[ComparabilityKey, MemoryGroup] = {}
         self._prompt_embeddings: dict[bytes, NDArray[np.float16]] = {}
@@ -200,7 +218,7 @@ class SpecIndex:
         is skipped too, as far as the cache does not have it; where no model could be taken in at
         all, that error is raised.
         """
-        index = cls()
+        index = cls(cache)
         waiting = list(sources)
         reader = _Reader(cache)
         outcomes = map_in_order(reader.read, waiting, workers)
@@ -338,7 +356,7 @@ class SpecIndex:
         """The group of that key, made where a member came or went since."""
         if key not in self._groups:
             members = [it for it in self._members.values() if it.entry.key == key]
-            group = self._groups[key] = MemoryGroup(members)
+            group = self._groups[key] = MemoryGroup(members, self._cache)
             # The members' own arrays become views, so that nothing is held twice.
             for row, entry in enumerate(group.entries):
                 self._members[entry.ref.identity] = replace(

@@ -51,7 +51,9 @@ from gmi_registry.scoring.text import (
     text_contributions,
     text_distances,
 )
-from gmi_registry.spec import ModelRef
+
+if TYPE_CHECKING:
+    from gmi_registry.spec import ModelRef
 
 PromptValues = Sequence[tuple[int, float]]
 """Prompts by their index, each with what it adds; the nearest first."""
@@ -413,14 +415,17 @@ class ImageQuery(IndexQuery):
         if prompted and refines_all(len(members), count):
             return Shortlist.everything(measured(np.arange(len(members))))
         if group.estimator is None:
-            found = Refinement.of(self._distances_of_means(self.images, group, rows))
+            estimates = self._distances_of_means(self.images, group, rows)
+            if not prompted:
+                return Shortlist.everything(estimates)
         else:
             # Without the prompt others are near, so that more of them are wanted.
             wanted = LOOSE.models(count) if prompted else count
             images, concentration = self.images.image_embeddings, 1 / len(group.image_prompt)
             found = group.estimator.near(rows, images, concentration, wanted)
+            estimates = found.distances
         if prompted:
-            found = refine(found.distances, measured, count, LOOSE)
+            found = refine(estimates, measured, count, LOOSE)
         return Shortlist.of(found, self._beta(group))
 
     def _distances_to(self, images: Query, group: ModelGroup, rows: Sequence[int]) -> Floats:

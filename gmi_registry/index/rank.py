@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 from gmi_registry.errors import IncomparableSpecsError
 from gmi_registry.index.entry import IndexEntry, SpecStatus
 from gmi_registry.index.groups import Index, ModelGroup, Selection, as_rows, identity_of
-from gmi_registry.index.queries import IndexQuery
 from gmi_registry.index.result import (
     FoldedVersion,
     GroupRanking,
@@ -28,12 +28,15 @@ from gmi_registry.index.result import (
     SkippedSpec,
     Universal,
 )
-from gmi_registry.model import trust_order
 from gmi_registry.scoring import ascending, margins
-from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.ranking import least
 from gmi_registry.scoring.repeats import repeat_groups
 from gmi_registry.spec import ModelRef
+
+if TYPE_CHECKING:
+    from gmi_registry.index.queries import IndexQuery
+    from gmi_registry.model import Trust
+    from gmi_registry.scoring.kernels import Floats
 
 StatusOf = Callable[[str], SpecStatus]
 """What is known of the specification of the model whose identity has that name."""
@@ -223,7 +226,7 @@ def _alike(group: ModelGroup, nearest: NearestModels, status: StatusOf) -> list[
 
     def worth(model: int) -> tuple[int, bool, int]:
         known = status(str(group.entries[rows[model]].ref.identity))
-        return trust_order(known.trust), bool(known.stale), model
+        return _TRUST_ORDER[known.trust], bool(known.stale), model
 
     # Each is where the one that is shown is, whose distance is shown too.
     return sorted(
@@ -243,6 +246,12 @@ def _shown(alike: list[list[int]], top: int | None) -> tuple[list[int], int | No
     shown = sorted(firsts + others[:room])
     later = [model for model in others[room:] if model > shown[-1]]
     return shown, later[0] if later else None
+
+
+# What sorts specifications by how much stands behind them, the best first. Those whose images were
+# generated again come first: that is evidence, while everybody is the owner of some repository.
+# None, of a folder of the user's own, counts as an owner's.
+_TRUST_ORDER: dict[Trust | None, int] = {"verified": 0, "owner": 1, None: 1, "self-published": 2}
 
 
 class NearestModels:

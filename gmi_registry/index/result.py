@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gmi_registry.index.entry import ComparabilityKey, ModelMetadata
-from gmi_registry.model import Trust
-from gmi_registry.spec import ModelRef
+
+if TYPE_CHECKING:
+    from gmi_registry.model import Trust
+    from gmi_registry.spec import ModelRef
 
 
 @dataclass(frozen=True, slots=True)

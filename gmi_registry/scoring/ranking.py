@@ -139,7 +139,7 @@ def best_prompts(
     nearest = np.full(prompts, np.inf)
     per_image = squared_distances(image_embeddings, query_images).min(axis=1)
     np.minimum.at(nearest, image_prompt, per_image)
-    used = np.unique(image_prompt)
+    used = np.flatnonzero(np.bincount(image_prompt))
     order = used[np.lexsort((nearest[used], -contributions[used]))]
     return [(int(p), float(contributions[p])) for p in order[:count]]
 

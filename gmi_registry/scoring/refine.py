@@ -12,15 +12,17 @@ whether others, too, may be near.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 
 from gmi_registry.scoring.kernels import Floats, working_dtype
 from gmi_registry.scoring.ranking import least
 from gmi_registry.scoring.sweep import products, row_norms
+
+if TYPE_CHECKING:
+    from numpy.polynomial import Polynomial
 
 # Estimates are off by a normal deviate; so many standard deviations of it are looked into.
 _DEVIATIONS = 3.0
@@ -189,6 +191,8 @@ def _reach(
 
 def _fit(x: Floats, y: NDArray[np.float64], degree: int) -> tuple[Polynomial, float]:
     """A polynomial of x that y is near to, and by how much it is off."""
+    from numpy.polynomial import Polynomial
+
     if not np.ptp(x) > 0:
         return Polynomial([float(y.mean())]), float(y.std())
     curve = Polynomial.fit(x.astype(np.float64), y, degree)

@@ -26,14 +26,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.scoring.default import SHRINKAGE
-from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.scatter import WithinScatter
+
+if TYPE_CHECKING:
+    from gmi_registry.scoring.kernels import Floats
+    from gmi_registry.scoring.scatter import WithinScatter
 
 REPEATED = 0.1
 """Below this separation two specifications repeat each other. A tenth of what two sets of images of

@@ -25,13 +25,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.sweep import row_norms, swept
+
+if TYPE_CHECKING:
+    from gmi_registry.scoring.kernels import Floats
 
 # With k blocks (k + 1)/2k of the products are left; thinner ones are multiplied more slowly.
 _BLOCKS = 4

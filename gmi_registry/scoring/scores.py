@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,9 @@ from gmi_registry.scoring.paper import (
     reduced_point,
 )
 from gmi_registry.scoring.query import Query, unit_rows
-from gmi_registry.scoring.scatter import WithinScatter
+
+if TYPE_CHECKING:
+    from gmi_registry.scoring.scatter import WithinScatter
 
 PAPER_GAMMA = 0.02
 

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from gmi_registry.device import require_device
-from gmi_registry.encoders.protocol import Encoder
 from gmi_registry.errors import GmiError, IncomparableSpecsError, InputError
-from gmi_registry.hubs.protocol import Hub
 from gmi_registry.hubs.resolve import makes_links
-from gmi_registry.index import IndexEntry, Selection
-from gmi_registry.interrogators import Interrogator, load_interrogator, require_interrogator
-from gmi_registry.search.query import require_shared_space
+from gmi_registry.search.query import reference_id, require_shared_space
 from gmi_registry.search.request import NO_INTERROGATOR, SearchRequest
 from gmi_registry.search.source import HasRegistry
-from gmi_registry.spec import EncoderRef, read_manifest
 
 if TYPE_CHECKING:
     from gmi_registry.encoders import EncoderName
+    from gmi_registry.encoders.protocol import Encoder
+    from gmi_registry.hubs.protocol import Hub
+    from gmi_registry.index import IndexEntry, Selection
+    from gmi_registry.interrogators import Interrogator
+    from gmi_registry.spec import EncoderRef
 
 _NEEDS_TORCH = frozenset({"clip_interrogator"})
 """Interrogators that are given the encoder, and build on what open_clip made of it."""
@@ -61,8 +61,11 @@ class ModelLoader:
 
             require_processor(device)
         loader = cls(None if cache_dir is None else cache_dir / "hub", offline, device)
-        if request.images and request.prompt is None:
-            require_interrogator(request.interrogator, cache_dir=loader.cache_dir, offline=offline)
+        mode = request.interrogator
+        if request.images and request.prompt is None and mode != NO_INTERROGATOR:
+            from gmi_registry.interrogators import require_interrogator
+
+            require_interrogator(mode, cache_dir=loader.cache_dir, offline=offline)
         return loader
 
     def interrogator(self, request: SearchRequest, phrases: Sequence[str]) -> Interrogator | None:
@@ -71,6 +74,8 @@ class ModelLoader:
         mode = request.interrogator
         if mode == NO_INTERROGATOR or request.prompt is not None:
             return None
+        from gmi_registry.interrogators import load_interrogator
+
         found = load_interrogator(
             mode,
             phrases=phrases,
@@ -96,7 +101,7 @@ class ModelLoader:
             require_shared_space(first.encoder, group.image_dim, group.text_dim)
         who = f"{first.ref} and {len(chosen) - 1} others name"
         encoder = self._loaded(first.encoder, who, hub, chosen.group.key.encoder_id)
-        if encoder.ref.id != chosen.group.key.encoder_id:
+        if reference_id(encoder) != chosen.group.key.encoder_id:
             raise _another_encoder(first.encoder, _difference(encoder.ref, first, hub))
         return encoder
 
@@ -104,7 +109,7 @@ class ModelLoader:
         """The encoder that ``who`` states. Raises as :meth:`encoder_of`."""
         name = f"{stated.name}/{stated.pretrained}"
         encoder = self._loaded(name, f"{who} names", hub, stated.id)
-        if encoder.ref.id != stated.id:
+        if reference_id(encoder) != stated.id:
             raise _another_encoder(name, _differences(encoder.ref, stated))
         return encoder
 
@@ -151,7 +156,7 @@ class ModelLoader:
                     raise
                 _log.warning("not used: %s", error.message)
                 continue
-            if found.ref.id == encoder_id:
+            if found.encoder_id == encoder_id:
                 return found
         # Who has torch has the weights, or fetches them from where they were published.
         if onnx.has_torch() or self.offline:
@@ -224,6 +229,8 @@ def _another_encoder(name: str, difference: str) -> IncomparableSpecsError:
 
 def _difference(found: EncoderRef, entry: IndexEntry, hub: Hub) -> str:
     """In what the encoder differs from the one that the specification of ``entry`` names."""
+    from gmi_registry.spec import read_manifest
+
     try:
         folder = hub.fetch_spec(entry.ref).parent
         stated = read_manifest(folder, follow_links=makes_links(hub)).encoder

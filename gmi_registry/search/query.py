@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from gmi_registry.index import (
     Wording,
 )
 from gmi_registry.scoring.query import Query
-from gmi_registry.scoring.scores import score_named
+from gmi_registry.scoring.scores import SCORES
 from gmi_registry.search.request import (
     NO_INTERROGATOR,
     ImageSource,
@@ -33,6 +33,19 @@ from gmi_registry.search.result import PROMPT_MODE
 
 if TYPE_CHECKING:
     from gmi_registry.interrogators import Interrogator
+    from gmi_registry.spec import EncoderRef
+
+
+@runtime_checkable
+class StatesReference(Protocol):
+    """An encoder that knows its reference without pydantic, whose import takes as long as a search:
+    the id, and the values that it is made of."""
+
+    @property
+    def encoder_id(self) -> str: ...
+
+    @property
+    def stated_ref(self) -> EncoderRef | dict[str, Any]: ...
 
 
 def open_images(sources: Sequence[ImageSource]) -> tuple[Image.Image, ...]:
@@ -58,7 +71,7 @@ def make_query(
     """
     prompts = OwnPrompts(encoder, cache)
     if request.text is not None:
-        return TextQuery(embed_text(request.text, encoder), encoder.ref.id, prompts)
+        return TextQuery(embed_text(request.text, encoder), reference_id(encoder), prompts)
     style = None
     if request.style is not None:
         style = Wording(embed_text(request.style, encoder), logit_scale(encoder))
@@ -70,7 +83,7 @@ def make_query(
 
     return ImageQuery(
         query(images),
-        score_named(request.score),
+        SCORES[request.score],
         query(unwanted) if unwanted else None,
         style,
         prompts,
@@ -116,7 +129,7 @@ def build_query(
         prompt_embeddings=_prompt_embeddings(pseudo_prompts, encoder),
         pseudo_prompts=pseudo_prompts,
         interrogator=mode,
-        encoder_id=encoder.ref.id,
+        encoder_id=reference_id(encoder),
     )
 
 
@@ -156,6 +169,16 @@ class OwnPrompts:
                 self._cache.keep("prompts", name, np.ascontiguousarray(known, "<f2").tobytes())
         self._known[key.prompt_set_id] = known
         return known
+
+
+def reference_id(encoder: Encoder) -> str:
+    """The id of an encoder's reference."""
+    return encoder.encoder_id if isinstance(encoder, StatesReference) else encoder.ref.id
+
+
+def stated_reference(encoder: Encoder) -> EncoderRef | dict[str, Any]:
+    """An encoder's reference, or the values that it is made of."""
+    return encoder.stated_ref if isinstance(encoder, StatesReference) else encoder.ref
 
 
 def embed_text(text: str, encoder: Encoder) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 
 from gmi_registry.errors import InputError
 from gmi_registry.filters import Filters
-from gmi_registry.spec.fields import MAX_PROMPT_LENGTH
+from gmi_registry.spec.prompts import MAX_PROMPT_LENGTH
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from gmi_registry.index import GroupRanking, ImageQuery, IndexQuery, ModelQuery, Ranking
-from gmi_registry.search.request import SearchRequest
-from gmi_registry.spec import EncoderRef, ModelRef
+
+if TYPE_CHECKING:
+    from gmi_registry.search.request import SearchRequest
+    from gmi_registry.spec import EncoderRef, ModelRef
 
 Stage = Literal["list", "index", "prepare", "encoder", "query", "rank"]
 Progress = Callable[[Stage, int, int], None]
@@ -90,8 +92,7 @@ class SearchResult(Ranking):
     and ``not_like_prompts`` are the same for pictures of what is not wanted. ``text`` is the prompt
     of a search by words alone, ``like`` the model of one by a model; ``score`` is then ``text`` or
     ``like``. ``style`` are words that stood beside the images, ``index`` the name of the index
-    that took the place of specifications one by one. ``encoder`` is None where nothing was there
-    to compare with.
+    that took the place of specifications one by one. ``encoder_ref`` holds what ``encoder`` says.
 
     ``requests`` counts HTTP requests by method, None for a hub without a network. With ``offline``
     the hub was not asked; ``catalogue_age`` is then the age in seconds of the listing that the
@@ -102,7 +103,7 @@ class SearchResult(Ranking):
     images: tuple[str, ...]
     pseudo_prompts: tuple[str | None, ...]
     interrogator: str
-    encoder: EncoderRef | None
+    encoder_ref: EncoderRef | dict[str, Any] | None = field(repr=False)
     read: int
     from_cache: int
     timings: Timings
@@ -116,6 +117,15 @@ class SearchResult(Ranking):
     not_like_prompts: tuple[str | None, ...] = ()
     style: str | None = None
     index: str | None = None
+
+    @property
+    def encoder(self) -> EncoderRef | None:
+        """The encoder that images were compared by; None where there was nothing to compare."""
+        if not isinstance(self.encoder_ref, dict):
+            return self.encoder_ref
+        from gmi_registry.spec import EncoderRef
+
+        return EncoderRef.model_validate(self.encoder_ref)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``: ``results`` rank the largest group of comparable models.

@@ -18,14 +18,14 @@ from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.protocol import Hub, with_base_names
 from gmi_registry.index import IndexQuery, ModelQuery, Ranking, SpecCache, rank_groups
 from gmi_registry.search.loading import ModelLoader
-from gmi_registry.search.query import make_query, open_images
-from gmi_registry.search.request import SearchRequest
+from gmi_registry.search.query import make_query, open_images, stated_reference
 from gmi_registry.search.result import Progress, SearchResult, StageTimer, query_fields
 from gmi_registry.search.source import Freshness, SearchSource, find_exemplar, with_present_names
 
 if TYPE_CHECKING:
     from gmi_registry.encoders.protocol import Encoder
     from gmi_registry.index.qdrant import QdrantIndex
+    from gmi_registry.search.request import SearchRequest
     from gmi_registry.spec.reference import HubName
 
 
@@ -92,14 +92,14 @@ def search(
     requests_before = {} if remote is None else remote.traffic.methods
 
     query: IndexQuery | None = None
-    encoder_ref = None if encoder is None else encoder.ref
+    encoder_ref = None if encoder is None else stated_reference(encoder)
     cache = SpecCache(cache_dir)
     timer.begin("list")
     if request.names_server:
         with _open_server(request, offline=offline) as server:
             timer.begin("encoder")
             encoder = encoder or loader.encoder_like(server.encoder, str(request.index), hub)
-            encoder_ref = encoder.ref
+            encoder_ref = stated_reference(encoder)
             timer.begin("query")
             guess = loader.interrogator(request, ())
             query = make_query(request, images, unwanted, encoder, guess, cache)
@@ -132,7 +132,7 @@ def search(
                 encoder = encoder or loader.encoder_of(
                     matching, hub, text_alone=request.text is not None
                 )
-                encoder_ref = encoder.ref
+                encoder_ref = stated_reference(encoder)
                 timer.begin("query")
                 phrases = dict.fromkeys(text for part in matching for text in part.first.prompts)
                 guess = loader.interrogator(request, tuple(phrases))
@@ -170,7 +170,7 @@ def search(
         read=read,
         from_cache=listed - read,
         **query_fields(request, query),
-        encoder=encoder_ref,
+        encoder_ref=encoder_ref,
         index=index_name,
         requests=None if remote is None else _since(requests_before, remote.traffic.methods),
         offline=offline,

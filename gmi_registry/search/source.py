@@ -51,11 +51,11 @@ from gmi_registry.index import (
 )
 from gmi_registry.index.groups import rows_without
 from gmi_registry.search.request import NO_INDEX, REGISTRY_INDEX, SearchRequest
-from gmi_registry.search.result import Progress, StageTimer
 from gmi_registry.threads import map_in_order
 
 if TYPE_CHECKING:
     from gmi_registry.index.stored import IndexFiles, StoredIndex
+    from gmi_registry.search.result import Progress, StageTimer
     from gmi_registry.spec import EncoderRef, ModelRef, Spec
 
     class NamedIndexFiles(IndexFiles, Protocol):

@@ -15,8 +15,7 @@ from typing import NoReturn, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from gmi_registry.errors import InputError
-from gmi_registry.spec.fields import unprintable
-from gmi_registry.spec.reference import HubName, ModelRef, split_file
+from gmi_registry.spec.reference import HubName, ModelRef, split_file, unprintable
 
 HF_HOSTS = ("huggingface.co", "hf.co")
 """The hosts of Hugging Face's pages."""

@@ -14,6 +14,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 from json.encoder import encode_basestring
 
+MANIFEST_LIMIT = 256 * 1024
+"""Bytes of ``spec.json``."""
+
 MAX_DEPTH = 32
 """Containers may be nested this deep."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -16,18 +15,8 @@ from pydantic import (
     model_serializer,
 )
 
-MAX_PROMPT_LENGTH = 1000
-"""Characters (Unicode code points) in one prompt."""
-
-# Control characters, line and paragraph separators, bidirectional overrides and surrogates: a
-# title is printed on terminals and in HTML, where these would let it forge what is around it.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def unprintable(text: str) -> str | None:
-    """The first character of ``text`` that no field may hold, as U+XXXX, or None."""
-    found = _UNPRINTABLE.search(text)
-    return f"U+{ord(found.group()):04X}" if found else None
+from gmi_registry.spec.prompts import MAX_PROMPT_LENGTH
+from gmi_registry.spec.reference import unprintable
 
 
 def _printable(text: str) -> str:

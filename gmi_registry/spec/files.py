@@ -11,14 +11,16 @@ import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from gmi_registry.atomic import replace_folder, write_new
 from gmi_registry.errors import DigestMismatchError, InputError, SpecFormatError, SpecNotFoundError
-from gmi_registry.spec.manifest import MANIFEST_LIMIT, Manifest, OwnWeights
+from gmi_registry.spec.canonical import MANIFEST_LIMIT
 from gmi_registry.spec.reference import ModelRef
-from gmi_registry.spec.specification import Spec, checked_spec, encode_spec, require_model
-from gmi_registry.spec.tensors import TENSORS_LIMIT
+
+if TYPE_CHECKING:
+    from gmi_registry.spec.manifest import Manifest, OwnWeights
+    from gmi_registry.spec.specification import Spec
 
 SPEC_DIR = "gmi"
 MANIFEST_NAME = "spec.json"
@@ -61,6 +63,10 @@ def read_spec(
     folder that ``gmi`` was at first. Raises SpecNotFoundError where there is no ``gmi/spec.json``,
     otherwise UnsupportedVersionError, DigestMismatchError or SpecFormatError.
     """
+    from gmi_registry.spec.manifest import Manifest
+    from gmi_registry.spec.specification import checked_spec, require_model
+    from gmi_registry.spec.tensors import TENSORS_LIMIT
+
     with _spec_folder(Path(directory), follow_links) as folder:
         manifest_bytes = _read(folder, MANIFEST_NAME, MANIFEST_LIMIT)
         # The manifest first: a file that it does not describe is not worth reading.
@@ -82,6 +88,9 @@ def read_manifest(
 
     Raises SpecNotFoundError, UnsupportedVersionError or SpecFormatError.
     """
+    from gmi_registry.spec.manifest import Manifest
+    from gmi_registry.spec.specification import require_model
+
     with _spec_folder(Path(directory), follow_links) as folder:
         manifest = Manifest.from_bytes(_read(folder, MANIFEST_NAME, MANIFEST_LIMIT))
     require_model(manifest, expected, own_weights)
@@ -97,6 +106,8 @@ def write_spec(spec: Spec, directory: str | Path, *, preview: bytes | None = Non
     Raises SpecFormatError for a Spec whose parts disagree, InputError where the disk is full or
     the place cannot be written; in both cases everything is as before.
     """
+    from gmi_registry.spec.specification import encode_spec
+
     manifest_bytes, tensors_bytes = encode_spec(spec)
     contents = {MANIFEST_NAME: manifest_bytes, TENSORS_NAME: tensors_bytes}
     if preview is not None:

@@ -15,10 +15,10 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 
 from gmi_registry.errors import InputError, SpecFormatError, UnsupportedVersionError
 from gmi_registry.sanitize import first_fault, one_line
-from gmi_registry.spec.canonical import canonical_digest, canonical_json, parse_json
+from gmi_registry.spec.canonical import MANIFEST_LIMIT, canonical_digest, canonical_json, parse_json
 from gmi_registry.spec.fields import Count, Name, Part, Prompt, RelativePath, Sha256, Text
 from gmi_registry.spec.prompts import MAX_PROMPTS, PromptSet
-from gmi_registry.spec.reference import EncoderRef, HubName, ModelRef
+from gmi_registry.spec.reference import HubName, ModelRef
 from gmi_registry.spec.tensors import TensorName
 
 OwnWeights = Callable[[], Mapping[str, str | None] | None]
@@ -145,6 +145,43 @@ def _digest(weights: tuple[WeightFile, ...]) -> str:
 _Scalar = bool | int | float | Text | None
 
 
+class Preprocess(Part):
+    """How a picture becomes the encoder's input.
+
+    ``size`` is the side of the square input in pixels; ``mean`` and ``std`` are subtracted from
+    and divide RGB values in 0..1; ``resize_mode`` has open_clip's meaning.
+    """
+
+    size: Annotated[int, Field(ge=1, le=4096)]
+    mean: tuple[float, float, float]
+    std: tuple[
+        Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]
+    ]
+    interpolation: Literal["bicubic", "bilinear", "lanczos", "nearest"]
+    resize_mode: Literal["shortest", "longest", "squash"]
+
+
+class EncoderRef(Part):
+    """The encoder of a specification: name and tag for people, weights digest for certainty.
+
+    ``image_dim`` (D) and ``text_dim`` (E) are the lengths of the two embeddings; ``normalized``
+    says whether image embeddings were divided by their L2 norm before they were stored.
+    """
+
+    name: Name
+    pretrained: Name
+    weights_sha256: Sha256
+    preprocess: Preprocess
+    image_dim: Annotated[int, Field(ge=1, le=8192)]
+    text_dim: Annotated[int, Field(ge=1, le=8192)]
+    normalized: bool = False
+
+    @property
+    def id(self) -> str:
+        """First 16 hex digits of the digest of all fields: specs compare only where it is equal."""
+        return canonical_digest(self.known())[:16]
+
+
 class Sampler(Part):
     """The scheduler's class name and the settings that differ from run to run."""
 
@@ -232,9 +269,6 @@ class GenerationRecipe(Part):
 
 FORMAT_VERSION = "1.0"
 """What this package writes."""
-
-MANIFEST_LIMIT = 256 * 1024
-"""Bytes of ``spec.json``."""
 
 ROWS_LIMIT = 16_384
 """Images in one specification."""

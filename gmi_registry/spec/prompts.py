@@ -8,7 +8,10 @@ from pathlib import Path
 
 from gmi_registry.errors import InputError
 from gmi_registry.spec.canonical import canonical_digest
-from gmi_registry.spec.fields import MAX_PROMPT_LENGTH, unprintable
+from gmi_registry.spec.reference import unprintable
+
+MAX_PROMPT_LENGTH = 1000
+"""Characters (Unicode code points) in one prompt."""
 
 MAX_PROMPTS = 1000
 """Prompts in one set."""

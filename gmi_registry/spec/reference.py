@@ -1,16 +1,12 @@
-"""Names of the two things outside a specification: the model described, the encoder used."""
+"""Names of models, and the characters that no name or text of a specification may hold."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal, cast, get_args
-
-from pydantic import Field
+from typing import Literal, cast, get_args
 
 from gmi_registry.errors import InputError
-from gmi_registry.spec.canonical import canonical_digest
-from gmi_registry.spec.fields import Name, Part, Sha256, unprintable
 
 HubName = Literal["hf", "civitai", "local"]
 
@@ -38,6 +34,16 @@ _PATTERN_MARKS = "*?"
 _MOST_LETTERS = 200
 _DEEPEST = 8
 _SPEC_DIR = "gmi"
+
+# Control characters, line and paragraph separators, bidirectional overrides and surrogates: a
+# title is printed on terminals and in HTML, where these would let it forge what is around it.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def unprintable(text: str) -> str | None:
+    """The first character of ``text`` that no field may hold, as U+XXXX, or None."""
+    found = _UNPRINTABLE.search(text)
+    return f"U+{ord(found.group()):04X}" if found else None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -204,40 +210,3 @@ def _file_is_valid(hub: HubName, identifier: str, file: str) -> bool:
         and unprintable(file) is None
         and file == file.strip()
     )
-
-
-class Preprocess(Part):
-    """How a picture becomes the encoder's input.
-
-    ``size`` is the side of the square input in pixels; ``mean`` and ``std`` are subtracted from
-    and divide RGB values in 0..1; ``resize_mode`` has open_clip's meaning.
-    """
-
-    size: Annotated[int, Field(ge=1, le=4096)]
-    mean: tuple[float, float, float]
-    std: tuple[
-        Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]
-    ]
-    interpolation: Literal["bicubic", "bilinear", "lanczos", "nearest"]
-    resize_mode: Literal["shortest", "longest", "squash"]
-
-
-class EncoderRef(Part):
-    """The encoder of a specification: name and tag for people, weights digest for certainty.
-
-    ``image_dim`` (D) and ``text_dim`` (E) are the lengths of the two embeddings; ``normalized``
-    says whether image embeddings were divided by their L2 norm before they were stored.
-    """
-
-    name: Name
-    pretrained: Name
-    weights_sha256: Sha256
-    preprocess: Preprocess
-    image_dim: Annotated[int, Field(ge=1, le=8192)]
-    text_dim: Annotated[int, Field(ge=1, le=8192)]
-    normalized: bool = False
-
-    @property
-    def id(self) -> str:
-        """First 16 hex digits of the digest of all fields: specs compare only where it is equal."""
-        return canonical_digest(self.known())[:16]

@@ -18,6 +18,7 @@ from gmi_registry.sanitize import first_fault, holds_secret
 from gmi_registry.spec.manifest import (
     ROWS_LIMIT,
     DescribedModel,
+    EncoderRef,
     Generation,
     GenerationRecipe,
     Kernel,
@@ -30,7 +31,7 @@ from gmi_registry.spec.manifest import (
     are_among,
 )
 from gmi_registry.spec.prompts import PromptSet
-from gmi_registry.spec.reference import EncoderRef, ModelRef
+from gmi_registry.spec.reference import ModelRef
 from gmi_registry.spec.tensors import (
     TENSORS_LIMIT,
     Arrays,

@@ -15,7 +15,7 @@ from gmi_registry.hubs.civitai import CivitaiClient, find_civitai
 from gmi_registry.hubs.civitai.documents import Page, WireModel, card_of
 from gmi_registry.hubs.civitai.listing import list_among
 from gmi_registry.hubs.civitai.models import named_model
-from gmi_registry.spec.fields import unprintable
+from gmi_registry.spec.reference import unprintable
 from tests.support.civitai_loopback import Fault
 from tests.support.civitai_specs import style
 

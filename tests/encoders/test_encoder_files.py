@@ -173,8 +173,8 @@ def test_an_interrogator_that_builds_on_torch_gets_it(
 ) -> None:
     from PIL import Image
 
+    from gmi_registry import interrogators
     from gmi_registry.hubs.local import LocalHub
-    from gmi_registry.search import loading as equipment_module
 
     class Asking:
         mode = "clip_interrogator"
@@ -188,7 +188,7 @@ def test_an_interrogator_that_builds_on_torch_gets_it(
         return SearchRequest(images=["a.png"], interrogator=mode)
 
     asking = Asking()
-    monkeypatch.setattr(equipment_module, "load_interrogator", lambda *_, **__: asking)
+    monkeypatch.setattr(interrogators, "load_interrogator", lambda *_, **__: asking)
     hub = LocalHub.create(tmp_path / "hub", tmp_path / "cache")
     place = tmp_path / "hub" / "encoders" / ref.name / ref.pretrained
     shutil.copytree(folder, place)

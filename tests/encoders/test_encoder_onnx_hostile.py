@@ -19,14 +19,14 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.numpy import load, save
 
-from gmi_registry.atomic import read_sealed
+from gmi_registry.atomic import read_sealed, write_sealed
 from gmi_registry.encoders import onnx as onnx_module
 from gmi_registry.encoders import onnx_files
 from gmi_registry.encoders.export import export_encoder
 from gmi_registry.encoders.external_data import with_external_data
-from gmi_registry.encoders.graph import CHECKER, check_graph
+from gmi_registry.encoders.graph import check_graph
 from gmi_registry.encoders.onnx import OnnxEncoder
-from gmi_registry.encoders.onnx_files import OnnxFolder
+from gmi_registry.encoders.onnx_files import CHECKER, OnnxFolder
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.errors import (
     DigestMismatchError,
@@ -472,6 +472,11 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return seen
 
 
+def note_in(memory: Path) -> Path:
+    (note,) = (path for path in memory.iterdir() if not path.name.startswith("graph-"))
+    return note
+
+
 def age(folder: Path) -> None:
     for path in folder.iterdir():
         os.utime(path, (1_600_000_000, 1_600_000_000))
@@ -484,12 +489,14 @@ def test_an_encoder_is_checked_once(copy: Path, tmp_path: Path, checks: list[Pat
     again = OnnxEncoder.from_folder(copy, memory=memory)
     assert checks == [copy]
     assert again.encode_texts(["a"]).tobytes() == first.encode_texts(["a"]).tobytes()
-    (note,) = memory.iterdir()
-    remembered = json.loads(read_sealed(note) or b"")
+    remembered = json.loads(read_sealed(note_in(memory)) or b"")
     assert remembered["checker"] == CHECKER
-    for name, digest in remembered["outlines"].items():
+    assert remembered["encoder_id"] == again.encoder_id == first.ref.id
+    assert again.ref == first.ref
+    for name, digest in remembered["graphs"].items():
         run = with_external_data((copy / name).read_bytes(), name)
         assert hashlib.sha256(run).hexdigest() == digest
+        assert read_sealed(memory / f"graph-{digest}") == run
     shutil.rmtree(memory)
     OnnxEncoder.from_folder(copy, memory=memory)
     assert checks == [copy, copy]
@@ -505,11 +512,28 @@ def test_a_damaged_note_of_a_check_is_none(
     age(copy)
     memory = tmp_path / "memory"
     OnnxEncoder.from_folder(copy, memory=memory)
-    (note,) = memory.iterdir()
+    note = note_in(memory)
     note.write_bytes(spoil(note.read_bytes()))
     OnnxEncoder.from_folder(copy, memory=memory).encode_texts(["a"])
     OnnxEncoder.from_folder(copy, memory=memory)
     assert checks == [copy, copy]
+
+
+@pytest.mark.parametrize("spoil", [lambda it: it[:-1], lambda it: b"", None])
+def test_a_graph_that_was_not_kept_well_is_made_anew(
+    copy: Path, tmp_path: Path, checks: list[Path], spoil: Callable[[bytes], bytes] | None
+) -> None:
+    age(copy)
+    memory = tmp_path / "memory"
+    first = OnnxEncoder.from_folder(copy, memory=memory)
+    for kept in memory.glob("graph-*"):
+        if spoil is None:  # sealed, and another's
+            write_sealed(kept, b"another graph")
+        else:
+            kept.write_bytes(spoil(kept.read_bytes()))
+    again = OnnxEncoder.from_folder(copy, memory=memory)
+    assert again.encode_texts(["a"]).tobytes() == first.encode_texts(["a"]).tobytes()
+    assert checks == [copy]
 
 
 def test_a_file_that_changed_is_checked_again(
@@ -557,7 +581,7 @@ def test_another_runtime_is_another_trial(
 ) -> None:
     age(copy)
     OnnxEncoder.from_folder(copy, memory=tmp_path / "memory")
-    monkeypatch.setattr(onnx_files, "version", lambda name: "0.0")
+    monkeypatch.setattr(onnx_files, "_installed", lambda name: [name])
     OnnxEncoder.from_folder(copy, memory=tmp_path / "memory")
     assert checks == [copy, copy]
 

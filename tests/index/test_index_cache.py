@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from gmi_registry.errors import RateLimitError, SpecFormatError
-from gmi_registry.index import SpecCache, SpecIndex, SpecSource
+from gmi_registry.filters import Filters
+from gmi_registry.index import SpecCache, SpecIndex, SpecSource, memory
 from gmi_registry.index.entry import IndexedSpec, IndexEntry
 from gmi_registry.spec import ModelRef
 
@@ -282,3 +283,16 @@ def test_the_hub_knows_todays_revision_and_downloads(shelf, tmp_path):
         index = SpecIndex.from_sources([source], cache=SpecCache(tmp_path))
         (entry,) = index.entries
         assert (str(entry.ref), entry.downloads) == ("local:m1@ffffffff", 900)
+
+
+def test_a_temperature_is_fitted_once_for_the_same_members(shelf, tmp_path, monkeypatch):
+    cache = SpecCache(tmp_path)
+
+    def temperatures(sources):
+        selections = SpecIndex.from_sources(sources, cache=cache).select(Filters())
+        return [selection.group.temperature for selection in selections]
+
+    first = temperatures(shelf.sources())
+    monkeypatch.setattr(memory, "sampled_temperature", lambda *_: 0.5)
+    assert temperatures(shelf.sources()) == first
+    assert temperatures(shelf.sources()[1:]) == [0.5] * len(first)

@@ -12,8 +12,7 @@ from pydantic import ValidationError
 
 from gmi_registry.errors import SpecFormatError, UnsupportedVersionError
 from gmi_registry.spec import DescribedModel, Manifest, PromptSet, Spec, WeightFile, build_spec
-from gmi_registry.spec.canonical import canonical_digest, canonical_json
-from gmi_registry.spec.manifest import MANIFEST_LIMIT
+from gmi_registry.spec.canonical import MANIFEST_LIMIT, canonical_digest, canonical_json
 from tests.support import small_spec
 
 TEXT = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=20)

@@ -33,6 +33,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from gmi_registry.encoders.description import FileEntry
 from gmi_registry.encoders.external_data import (
     aligned,
     graph_with_external_data,
@@ -40,7 +41,7 @@ from gmi_registry.encoders.external_data import (
 )
 from gmi_registry.encoders.graph import OPERATORS, Graph, Tensor, read_graph
 from gmi_registry.encoders.onnx import OnnxEncoder
-from gmi_registry.encoders.onnx_files import FileEntry, OnnxFolder
+from gmi_registry.encoders.onnx_files import OnnxFolder
 from gmi_registry.encoders.wire import WireError, varint
 from gmi_registry.errors import GmiError
 

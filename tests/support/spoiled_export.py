@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gmi_registry.encoders.onnx_files import FileEntry
+from gmi_registry.encoders.description import FileEntry
 
 Change = Callable[[Any], None]
 

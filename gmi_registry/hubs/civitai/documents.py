@@ -21,7 +21,7 @@ from gmi_registry.errors import HubError
 from gmi_registry.hubs.civitai.errors import CivitaiRequest
 from gmi_registry.model import Kind, ModelCard
 from gmi_registry.sanitize import first_fault, one_line
-from gmi_registry.spec.fields import unprintable
+from gmi_registry.spec.reference import unprintable
 
 Part = TypeVar("Part", bound=BaseModel)
 

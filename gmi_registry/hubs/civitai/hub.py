@@ -48,7 +48,7 @@ from gmi_registry.hubs.protocol import (
 from gmi_registry.hubs.requests import OnWait, RequestCounter
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef
-from gmi_registry.spec.fields import unprintable
+from gmi_registry.spec.reference import unprintable
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

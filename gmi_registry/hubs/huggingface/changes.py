@@ -27,7 +27,7 @@ from gmi_registry.hubs.huggingface.client import (
     wait_after,
 )
 from gmi_registry.sanitize import one_line
-from gmi_registry.spec.fields import unprintable
+from gmi_registry.spec.reference import unprintable
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)
 _PROPOSALS = 20

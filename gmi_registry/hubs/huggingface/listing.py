@@ -29,7 +29,7 @@ from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
 from gmi_registry.hubs.listing_cache import ListingCache, read_note, write_note
 from gmi_registry.hubs.protocol import Listing, is_stale
 from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, TENSORS_NAME, ModelRef, WeightFile
-from gmi_registry.spec.manifest import MANIFEST_LIMIT
+from gmi_registry.spec.canonical import MANIFEST_LIMIT
 
 _VERSION = 1
 # Commits of one model that are remembered: offline, the newest whose files are here is used.

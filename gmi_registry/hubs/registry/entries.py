@@ -48,9 +48,8 @@ from gmi_registry.spec import (
     Manifest,
     ModelRef,
 )
-from gmi_registry.spec.canonical import canonical_digest
+from gmi_registry.spec.canonical import MANIFEST_LIMIT, canonical_digest
 from gmi_registry.spec.files import PREVIEW_LIMIT, SIGNATURE_LIMIT
-from gmi_registry.spec.manifest import MANIFEST_LIMIT
 from gmi_registry.spec.reference import HubName
 from gmi_registry.spec.tensors import TENSORS_LIMIT
 

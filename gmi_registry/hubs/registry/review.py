@@ -42,7 +42,7 @@ from gmi_registry.hubs.registry.entries import (
 )
 from gmi_registry.sanitize import escaped
 from gmi_registry.spec import MANIFEST_NAME, TENSORS_NAME, ModelRef, Spec, read_spec, verify
-from gmi_registry.spec.fields import unprintable
+from gmi_registry.spec.reference import unprintable
 
 Check = Literal[
     "paths",

@@ -35,6 +35,7 @@ from gmi_registry.index.entry import (
     ModelMetadata,
     SpecStatus,
     image_prompts,
+    load_constraints,
 )
 from gmi_registry.index.groups import ModelGroup, agreed_prompts
 from gmi_registry.index.qdrant.connection import Connection, load_again
@@ -326,6 +327,7 @@ class PointPayload(ModelMetadata):
 
 @cache
 def _payload_check() -> TypeAdapter[PointPayload]:
+    load_constraints()
     return TypeAdapter(PointPayload)
 
 

@@ -26,7 +26,13 @@ from pydantic import (
 )
 
 from gmi_registry.errors import InputError, SpecFormatError, UnsupportedVersionError
-from gmi_registry.index.entry import ComparabilityKey, IndexEntry, ModelMetadata, SpecStatus
+from gmi_registry.index.entry import (
+    ComparabilityKey,
+    IndexEntry,
+    ModelMetadata,
+    SpecStatus,
+    load_constraints,
+)
 from gmi_registry.index.groups import (
     SCATTER_MODELS,
     TEMPERATURE_MODELS,
@@ -39,9 +45,9 @@ from gmi_registry.index.groups import (
 from gmi_registry.sanitize import first_fault
 from gmi_registry.scoring import WithinScatter
 from gmi_registry.spec import EncoderRef, PromptSet
-from gmi_registry.spec.canonical import canonical_digest, canonical_json
+from gmi_registry.spec.canonical import MANIFEST_LIMIT, canonical_digest, canonical_json
 from gmi_registry.spec.fields import Count, Name, Part, Prompt, Sha256
-from gmi_registry.spec.manifest import MANIFEST_LIMIT, ROWS_LIMIT
+from gmi_registry.spec.manifest import ROWS_LIMIT
 from gmi_registry.spec.prompts import MAX_PROMPTS
 from gmi_registry.spec.tensors import NORM_RANGE
 
@@ -231,6 +237,7 @@ class StoredMetadata(ModelMetadata, SpecStatus):
 
 @cache
 def _metadata_check() -> TypeAdapter[StoredMetadata]:
+    load_constraints()
     return TypeAdapter(StoredMetadata)
 
 

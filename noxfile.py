@@ -20,7 +20,7 @@ nox.options.sessions = ["lint", "types", "tests", "offline"]
 SHARED = Path(__file__).parent / ".nox" / "shared"
 PROGRAMS = SHARED / ("Scripts" if sys.platform == "win32" else "bin")
 SIDE_BY_SIDE = ["-n", str(min(8, os.cpu_count() or 1)), "--dist", "worksteal"]
-CODE = ["gmi_registry", "zoo", "tests", "benchmarks", "docs", "ci", "noxfile.py"]
+CODE = ["gmi_registry", "zoo", "tests", "benchmarks", "docs", "ci", "examples", "noxfile.py"]
 
 
 def install(session: nox.Session) -> None:

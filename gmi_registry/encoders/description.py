@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from gmi_registry.encoders.onnx_files import EXPORT_AGAIN, LARGEST_FILE, LIMITS, FileName
+from gmi_registry.encoders.protocol import EXPORT_AGAIN, LARGEST_FILE, LIMITS, FileName
 from gmi_registry.encoders.tokenizer import Cleaning
 from gmi_registry.errors import InputError, UnsupportedVersionError
 from gmi_registry.sanitize import first_fault

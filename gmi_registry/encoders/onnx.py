@@ -21,10 +21,8 @@ from PIL import Image
 
 from gmi_registry.atomic import user_cache
 from gmi_registry.encoders.onnx_files import (
-    ENCODER_NAME,
     ONNX_FOLDER,
     TOLERANCE,
-    FileName,
     GraphDigests,
     OnnxFolder,
     Trials,
@@ -34,6 +32,7 @@ from gmi_registry.encoders.onnx_files import (
     reference_embeddings,
     try_encoder,
 )
+from gmi_registry.encoders.protocol import ENCODER_NAME, FileName
 from gmi_registry.errors import DigestMismatchError, InputError, MissingExtraError, install_command
 
 if TYPE_CHECKING:

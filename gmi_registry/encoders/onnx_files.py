@@ -29,13 +29,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from gmi_registry.atomic import read_sealed, write_sealed
+from gmi_registry.encoders.protocol import ENCODER_NAME, EXPORT_AGAIN, LIMITS, FileName
 from gmi_registry.errors import DigestMismatchError, GmiError, InputError, install_command
 
 if TYPE_CHECKING:
@@ -45,32 +46,13 @@ if TYPE_CHECKING:
 CHECKER = 2
 """Version of what is accepted of a graph, and of the bytes that are written from it."""
 
-LARGEST_FILE = 2**31 - 1
-"""Bytes that one protocol buffer may have."""
-
 ONNX_FOLDER = "onnx"
 """What the folder is called beside an encoder in open_clip's layout."""
-
-ENCODER_NAME = "encoder.json"
-
-FileName = Literal["image.onnx", "text.onnx", "merges.txt", "golden.safetensors"]
-
-LIMITS: dict[str, int] = {
-    ENCODER_NAME: 64 * 1024,
-    "image.onnx": LARGEST_FILE,
-    "text.onnx": LARGEST_FILE,
-    "merges.txt": 8 * 1024 * 1024,
-    "golden.safetensors": 4 * 1024 * 1024,
-}
-"""The files, and the most bytes that each may have."""
 
 
 def export_again() -> str:
     """The way out where an export cannot be run."""
     return f"export it again, or install what runs it: {install_command('torch')}"
-
-
-EXPORT_AGAIN = "export the encoder again: gmi encoder export NAME/PRETRAINED --output DIR"
 
 
 class OnnxFolder:

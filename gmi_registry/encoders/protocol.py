@@ -1,9 +1,10 @@
-"""What an encoder is: two towers, one for images (G) and one for texts (T)."""
+"""What an encoder is: two towers, one for images (G) and one for texts (T); and the files of an
+exported one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,24 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from gmi_registry.spec import EncoderRef
+
+LARGEST_FILE = 2**31 - 1
+"""Bytes that one protocol buffer may have."""
+
+ENCODER_NAME = "encoder.json"
+
+FileName = Literal["image.onnx", "text.onnx", "merges.txt", "golden.safetensors"]
+
+LIMITS: dict[str, int] = {
+    ENCODER_NAME: 64 * 1024,
+    "image.onnx": LARGEST_FILE,
+    "text.onnx": LARGEST_FILE,
+    "merges.txt": 8 * 1024 * 1024,
+    "golden.safetensors": 4 * 1024 * 1024,
+}
+"""The files, and the most bytes that each may have."""
+
+EXPORT_AGAIN = "export the encoder again: gmi encoder export NAME/PRETRAINED --output DIR"
 
 
 class Encoder(Protocol):

@@ -173,7 +173,8 @@ class ModelLoader:
 
     def _from_registry(self, name: EncoderName, encoder_id: str, hub: Hub) -> Path | None:
         from gmi_registry.encoders.onnx import kept_export
-        from gmi_registry.encoders.onnx_files import LIMITS, OnnxFolder
+        from gmi_registry.encoders.onnx_files import OnnxFolder
+        from gmi_registry.encoders.protocol import LIMITS
 
         if not isinstance(hub, HasRegistry):
             return None

@@ -301,6 +301,4 @@ def test_the_same_versions_listed_offline_and_by_an_index(civitai, described, as
 
 
 def selected(index, chosen):
-    return {
-        str(part.stack.entries[row].model) for part in index.select(chosen) for row in part.rows
-    }
+    return {str(part.group.entries[row].ref) for part in index.select(chosen) for row in part.rows}

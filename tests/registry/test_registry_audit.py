@@ -332,7 +332,7 @@ class TestCheck:
             away = np.zeros(width) if number == 0 else length * random.standard_normal(width)
             row = NewSpec.of(altered_spec(spec, images=images + away.astype(np.float32)))
             entry = dataclasses.replace(
-                row.indexed.entry, model=ModelRef("local", f"m{number:02}"), digest=f"{number:064x}"
+                row.indexed.entry, ref=ModelRef("local", f"m{number:02}"), digest=f"{number:064x}"
             )
             indexed = dataclasses.replace(row.indexed, entry=entry)
             rows.append(dataclasses.replace(row, indexed=indexed))

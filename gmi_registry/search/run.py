@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gmi_registry.spec.reference import HubName
 
 
-class RequestCounter(Protocol):
+class CountsRequests(Protocol):
     """HTTP requests so far, by method; ``on_wait`` is told the seconds of every wait."""
 
     on_wait: Callable[[float], None] | None
@@ -46,7 +46,7 @@ class Remote(Protocol):
     def offline(self) -> bool: ...
 
     @property
-    def traffic(self) -> RequestCounter: ...
+    def traffic(self) -> CountsRequests: ...
 
     @property
     def catalogue_age(self) -> float | None: ...

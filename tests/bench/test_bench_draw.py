@@ -133,8 +133,8 @@ def test_a_guess_may_be_longer_than_what_the_model_reads(hub, tmp_path):
     )
     long = " ".join(f"word{number}" for number in range(60))
     with pytest.raises(InputError, match="tokens, but the model reads 16"):
-        generator.draw([Order("test", 0, (long,), (0,))], lambda done: None)
-    ((path,),) = generator.draw([Order("guessed", 0, (long,), (0,))], lambda done: None)
+        generator.generate([Order("test", 0, (long,), (0,))], lambda done: None)
+    ((path,),) = generator.generate([Order("guessed", 0, (long,), (0,))], lambda done: None)
     with Image.open(path) as picture:
         assert len(picture.getcolors(10_000)) > 10
 

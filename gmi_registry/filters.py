@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from gmi_registry.spec.address import repository_name
 from gmi_registry.spec.reference import unprintable
 
 Field = Literal["tag", "base_model", "kind", "mark"]
@@ -100,7 +99,11 @@ def bases(hub: str, hub_tags: Iterable[str], named: str | None) -> frozenset[str
 @lru_cache(maxsize=1 << 14)  # many models have one base
 def _base_name(text: str) -> str:
     # No way of naming a model of Hugging Face does without both.
-    return repository_name(text) if "/" in text or ":" in text else text
+    if "/" not in text and ":" not in text:
+        return text
+    from gmi_registry.spec.address import repository_name
+
+    return repository_name(text)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html import escape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -163,6 +162,8 @@ def _encodings(secret: str) -> Iterator[str]:
 
 
 def _letter(character: str) -> str:
+    from html import escape
+
     number = ord(character)
     plain, content = re.escape(character), character.encode("utf-8", "surrogatepass")
     if not character.isalnum():

@@ -112,3 +112,6 @@ def run_program(program: typer.Typer) -> None:
             # A fault of this program: Python's own traceback would show what strangers wrote.
             sys.stderr.write(traceback_text(error))
             sys.exit(1)
+        finally:
+            # The process ends: nobody needs to look for garbage among all that it has.
+            gc.freeze()

@@ -40,7 +40,6 @@ from gmi_registry.errors import GmiError
 from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.open import DEFAULT_HUB, opened_hub
 from gmi_registry.hubs.resolve import find_spec, is_folder
-from gmi_registry.report.numbers import near_everything, number, percent
 from gmi_registry.sanitize import escaped
 
 if TYPE_CHECKING:
@@ -354,6 +353,8 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
     from rich.table import Table
     from rich.text import Text
 
+    from gmi_registry.report.numbers import near_everything, number, percent
+
     if not alone:
         console.print(Text(_heading(group, is_first), style="bold"))
     width = console.width
@@ -448,6 +449,8 @@ def _heading(group: GroupRanking, is_first: bool) -> str:
 def _margin(hit: SearchHit, spread: float, console: Console) -> str:
     if hit.margin is None:
         return ""
+    from gmi_registry.report.numbers import number
+
     blocks = _EIGHTHS if console.encoding.lower().startswith("utf") else " #"
     return f"{bar(hit.margin, spread, blocks=blocks)} {number(hit.margin)}"
 

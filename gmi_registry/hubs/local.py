@@ -34,7 +34,6 @@ from gmi_registry.errors import (
     UnsupportedOperationError,
 )
 from gmi_registry.filters import Filters, Traits
-from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
 from gmi_registry.hubs.files import (
     FileDigests,
     probe,
@@ -44,13 +43,13 @@ from gmi_registry.hubs.files import (
     require_inside,
 )
 from gmi_registry.hubs.protocol import Destination, Listing
-from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.spec.canonical import MANIFEST_LIMIT, canonical_digest
 from gmi_registry.spec.files import MANIFEST_NAME, PREVIEW_NAME, SPEC_DIR
 from gmi_registry.spec.reference import ModelRef
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.weights import FoundWeights
+    from gmi_registry.model import ModelCard, ModelFiles
     from gmi_registry.spec import WeightFile
 
 _HUB_FILE = "hub.json"
@@ -351,7 +350,9 @@ class LocalHub:
     ) -> ModelFiles:
         # The tables of what a file is are not for searches, which begin in a fraction of a second.
         from gmi_registry.bases import refuse_base
+        from gmi_registry.hubs.card import CARD_NAME
         from gmi_registry.hubs.weights import find_weights
+        from gmi_registry.model import ModelFiles
 
         # A file may stand on the pipeline that lies in the same folder.
         place = str(ref.without_revision).removeprefix("local:")
@@ -438,6 +439,8 @@ class LocalHub:
         return self._fetch(ref, above)
 
     def _card(self, folder: Path) -> ModelCard:
+        from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
+
         path = folder / CARD_NAME
         try:
             content = read_plain(path, CARD_LIMIT, self.root)

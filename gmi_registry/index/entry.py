@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from gmi_registry.errors import InputError
 from gmi_registry.filters import Traits, bases
-from gmi_registry.model import Kind, Trust
 from gmi_registry.scoring import gram
 from gmi_registry.spec.reference import ModelRef
 
 if TYPE_CHECKING:
     from pydantic import Field
 
+    from gmi_registry.model import Kind, Trust
     from gmi_registry.spec import LoraPartial, Manifest, Spec
     from gmi_registry.spec.fields import Count, Name, Sha256, Text
 
@@ -56,17 +56,20 @@ def load_constraints() -> None:
     """
     from pydantic import Field, PlainValidator, StringConstraints
 
+    from gmi_registry.model import Kind, Trust
     from gmi_registry.spec import LoraPartial
     from gmi_registry.spec.fields import Count, Name, Sha256, Text
 
     globals().update(
         Count=Count,
         Field=Field,
+        Kind=Kind,
         LoraPartial=LoraPartial,
         Name=Name,
         Reference=Annotated[ModelRef, PlainValidator(_reference)],
         Sha256=Sha256,
         Text=Text,
+        Trust=Trust,
         Url=Annotated[str, StringConstraints(pattern=r"^https?://[!-~]+$", max_length=2000)],
     )
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 
 from gmi_registry.errors import InputError
 from gmi_registry.filters import Filters
-from gmi_registry.spec.prompts import MAX_PROMPT_LENGTH
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -169,6 +168,8 @@ def checked_prompt(prompt: str) -> str:
         raise InputError(
             "the prompt is empty", hint="say in words what you look for, or leave it out"
         )
+    from gmi_registry.spec.prompts import MAX_PROMPT_LENGTH
+
     if len(trimmed) > MAX_PROMPT_LENGTH:
         raise InputError(
             f"the prompt has {len(trimmed):,} characters, more than {MAX_PROMPT_LENGTH:,}",

@@ -212,7 +212,7 @@ class QuickCommand(TyperCommand):
     """A command that asks typer to convert only the values that need it.
 
     typer makes a pydantic adapter for each option, of which the import alone takes as long as a
-    search. A value that is of its option's type, a text and the name of a file are what such an
+    search. A value of its option's type, a text, 0 or 1 and the name of a file are what such an
     adapter would return; everything else is left to it.
     """
 
@@ -237,8 +237,8 @@ def _without_adapter(param: Any) -> Callable[[Any, Any], Any]:
         if value is None:
             made: Any = () if many else None
         elif all(_is_plain(it, kind) for it in (value if many else (value,))):
-            paths = [Path(it) if kind is Path else it for it in (value if many else (value,))]
-            made = paths if many else paths[0]
+            every = [_converted(it, kind) for it in (value if many else (value,))]
+            made = every if many else every[0]
         else:
             return process(ctx, value)
         if param.required and param.value_is_missing(made):
@@ -248,11 +248,21 @@ def _without_adapter(param: Any) -> Callable[[Any, Any], Any]:
     return process_value
 
 
+# What environment variables such as HF_HUB_OFFLINE hold most often.
+_SWITCHES = {"0": False, "1": True}
+
+
 def _is_plain(value: object, kind: object) -> bool:
     if kind is Path:
         # typer has an error of its own for a file that may not be read.
         return isinstance(value, str) and (os.access(value, os.R_OK) or not Path(value).exists())
-    return type(value) is kind
+    return type(value) is kind or (kind is bool and value in _SWITCHES)
+
+
+def _converted(value: Any, kind: object) -> Any:
+    if kind is Path:
+        return Path(value)
+    return _SWITCHES[value] if kind is bool and isinstance(value, str) else value
 
 
 def new_app(help: str | None = None) -> typer.Typer:

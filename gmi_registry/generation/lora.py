@@ -14,7 +14,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -23,24 +23,26 @@ from gmi_registry.generation.lora_layers import (
     PROJECTIONS,
     Effect,
     LoraFile,
-    MergedAdapter,
     is_merged,
+    projection,
+    read_lora_file,
+)
+from gmi_registry.generation.lora_merging import (
+    MergedAdapter,
     kohya_name,
     layer_places,
     merge_adapter,
-    projection,
-    read_lora_file,
-    require_finite_tensors,
 )
 from gmi_registry.generation.model_checks import pickled, refused
 from gmi_registry.generation.placement import is_out_of_memory
 from gmi_registry.generation.textual_inversion import (
-    embeddings_of,
-    load_embeddings,
+    inversion_files,
+    is_embedding_file,
+    load_words,
+    weight_path,
 )
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import LoraPartial
-from gmi_registry.weights import identify_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -277,8 +279,8 @@ def apply_lora(
     which some tensors have no place in the base, unless ``allow_partial``.
     """
     weight = lora_file(model)
-    file = read_lora_file(_path(model, weight), f"{model.ref}: {weight}")
-    notes, taught = _load_words(pipeline, model, weight, file)
+    file = read_lora_file(weight_path(model, weight), f"{model.ref}: {weight}")
+    notes, taught = load_words(pipeline, model, weight, file)
     networks = {
         key: value for key, value in file.tensors.items() if key not in set(file.embeddings)
     }
@@ -299,10 +301,6 @@ def apply_lora(
     if len(missing) == len(networks) and not taught:
         raise _fits_nowhere(pipeline, model, weight, file, networks)
     return _share(model, file, missing, allow_partial, notes), notes
-
-
-def _path(model: ModelFiles, weight: str) -> Path:
-    return model.path / weight if model.path.is_dir() else model.path
 
 
 def _merge(pipeline: Any, file: LoraFile, keys: list[str], scale: float) -> list[str]:
@@ -513,7 +511,7 @@ def _folder(
     alone: under others, they are part of the tensors.
     """
     if tensors is None:
-        path = _path(model, weight)
+        path = weight_path(model, weight)
         yield path.parent, path.name
         return
     from safetensors.torch import save_file
@@ -585,69 +583,6 @@ def set_lora_scale(pipeline: Any, scale: float) -> None:
         pipeline.set_adapters([ADAPTER], [scale])
 
 
-def apply_textual_inversion(pipeline: Any, model: ModelFiles) -> list[str]:
-    """Teach the text encoders of ``pipeline`` the words of the textual inversion ``model``.
-
-    Returns notes for people. Raises GenerationError for a base that cannot be taught words, and for
-    vectors of another width than its text encoders'.
-    """
-    notes: list[str] = []
-    for name in _inversion_files(model):
-        tensors = _embedding_tensors(model, name)
-        found = embeddings_of(tensors, name, words=model.card.trigger_words)
-        notes += load_embeddings(pipeline, str(model.ref), found, name=name)
-    return notes
-
-
-def _load_words(
-    pipeline: Any, model: ModelFiles, weight: str, file: LoraFile
-) -> tuple[list[str], set[str]]:
-    """Load the textual inversions in the LoRA's file and beside it; notes, and what was loaded."""
-    notes: list[str] = []
-    words = model.card.trigger_words
-    if file.embeddings:
-        inside = {key: file.tensors[key] for key in file.embeddings}
-        found = embeddings_of(inside, weight, words=words, beside_lora="clip_l" in inside)
-        notes += load_embeddings(pipeline, str(model.ref), found)
-    for name in _embedding_files(model, weight):
-        tensors = _embedding_tensors(model, name)
-        found = embeddings_of(tensors, name, words=words, beside_lora=True)
-        notes += load_embeddings(pipeline, str(model.ref), found)
-        notes.append(f"{name} is loaded, too: {', '.join(found)}")
-    return notes, set(file.embeddings)
-
-
-def _embedding_tensors(model: ModelFiles, name: str) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(_path(model, name))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise refused(model, f"{name} cannot be read", error) from error
-    require_finite_tensors(f"{model.ref}: {name}", tensors)
-    return tensors
-
-
-def _embedding_files(model: ModelFiles, weight: str) -> list[str]:
-    """Files with textual inversions beside a LoRA, as pivotal tuning writes them."""
-    if not model.path.is_dir():
-        return []
-    folder = PurePosixPath(weight).parent
-    paths = (entry.path for entry in model.weights)
-    return [
-        path
-        for path in paths
-        if path != weight and PurePosixPath(path).parent == folder and _is_embedding(model, path)
-    ]
-
-
-def _is_embedding(model: ModelFiles, path: str) -> bool:
-    if not path.lower().endswith(".safetensors"):
-        return False
-    return identify_file(model.path / path).kind == "textual-inversion"
-
-
 def lora_file(model: ModelFiles) -> str:
     """The path of the adapter's weights inside its folder."""
     paths = [weight.path for weight in model.weights]
@@ -656,7 +591,7 @@ def lora_file(model: ModelFiles) -> str:
         raise pickled(model, paths[0])
     preferred = [path for path in safe if Path(path).name == _LORA_FILE] or safe
     if len(preferred) > 1 and model.path.is_dir():
-        preferred = [path for path in preferred if not _is_embedding(model, path)]
+        preferred = [path for path in preferred if not is_embedding_file(model, path)]
     if len(preferred) != 1:
         found = ", ".join(preferred[:5]) or "none"
         raise GenerationError(
@@ -673,12 +608,4 @@ def adapter_file(model: ModelFiles) -> str:
     """
     if model.kind == "lora":
         return lora_file(model)
-    return _inversion_files(model)[0]
-
-
-def _inversion_files(model: ModelFiles) -> list[str]:
-    names = [weight.path for weight in model.weights]
-    safe = [name for name in names if name.lower().endswith(".safetensors")]
-    if not safe:
-        raise pickled(model, names[0] if names else model.path.name)
-    return safe
+    return inversion_files(model)[0]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gmi_registry.bases import pipeline_architectures, require_made_for
 from gmi_registry.device import DtypeName, require_device, require_dtype
 from gmi_registry.errors import GenerationError, MissingExtraError
-from gmi_registry.generation.lora import adapter_file, apply_lora, apply_textual_inversion
+from gmi_registry.generation.lora import adapter_file, apply_lora
 from gmi_registry.generation.model_checks import (
     NETWORKS,
     PIPELINE_INDEX,
@@ -47,12 +47,13 @@ from gmi_registry.generation.placement import (
     require_memory,
     require_offload,
 )
-from gmi_registry.generation.schedulers import (
+from gmi_registry.generation.prediction import (
     check_lora_prediction,
     check_scheduler,
     settle_prediction,
 )
 from gmi_registry.generation.single_file import check_single_file, load_single_file
+from gmi_registry.generation.textual_inversion import apply_textual_inversion
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import LoraPartial
 from gmi_registry.weights import identify, identify_file, read_config, read_header

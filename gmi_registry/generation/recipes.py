@@ -23,6 +23,7 @@ from gmi_registry.generation.call_settings import (
 )
 from gmi_registry.generation.model_checks import Pipeline
 from gmi_registry.generation.placement import computing_dtypes
+from gmi_registry.generation.prediction import scheduler_origin
 from gmi_registry.generation.recommended_settings import (
     FamilySettings,
     ModelWithCard,
@@ -30,12 +31,7 @@ from gmi_registry.generation.recommended_settings import (
     looks_distilled,
     recommending_model,
 )
-from gmi_registry.generation.schedulers import (
-    build_scheduler,
-    check_scheduler_name,
-    sampler_of,
-    scheduler_origin,
-)
+from gmi_registry.generation.schedulers import build_scheduler, check_scheduler_name, sampler_of
 from gmi_registry.generation.textual_inversion import LearnedWords, learned_words
 from gmi_registry.model import Kind, ModelFiles
 from gmi_registry.sanitize import one_line

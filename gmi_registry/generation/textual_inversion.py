@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from gmi_registry.errors import GenerationError, InputError
-from gmi_registry.generation.model_checks import error_line
+from gmi_registry.errors import GenerationError
+from gmi_registry.generation.lora_layers import (
+    LoraFile,
+    require_finite_tensors,
+)
+from gmi_registry.generation.model_checks import pickled, refused
 from gmi_registry.model import ModelFiles
+from gmi_registry.weights import identify_file
+
+if TYPE_CHECKING:
+    import torch
+
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gmi_registry.errors import InputError
+from gmi_registry.generation.model_checks import error_line
 from gmi_registry.spec import GenerationRecipe, PromptSet
 
 if TYPE_CHECKING:
@@ -255,3 +269,80 @@ def _teach(
             hint="it was made for another base model: correct base_model in the model card, or "
             "give --base REPO",
         )
+
+
+def weight_path(model: ModelFiles, weight: str) -> Path:
+    return model.path / weight if model.path.is_dir() else model.path
+
+
+def apply_textual_inversion(pipeline: Any, model: ModelFiles) -> list[str]:
+    """Teach the text encoders of ``pipeline`` the words of the textual inversion ``model``.
+
+    Returns notes for people. Raises GenerationError for a base that cannot be taught words, and for
+    vectors of another width than its text encoders'.
+    """
+    notes: list[str] = []
+    for name in inversion_files(model):
+        tensors = _embedding_tensors(model, name)
+        found = embeddings_of(tensors, name, words=model.card.trigger_words)
+        notes += load_embeddings(pipeline, str(model.ref), found, name=name)
+    return notes
+
+
+def load_words(
+    pipeline: Any, model: ModelFiles, weight: str, file: LoraFile
+) -> tuple[list[str], set[str]]:
+    """Load the textual inversions in the LoRA's file and beside it; notes, and what was loaded."""
+    notes: list[str] = []
+    words = model.card.trigger_words
+    if file.embeddings:
+        inside = {key: file.tensors[key] for key in file.embeddings}
+        found = embeddings_of(inside, weight, words=words, beside_lora="clip_l" in inside)
+        notes += load_embeddings(pipeline, str(model.ref), found)
+    for name in _embedding_files(model, weight):
+        tensors = _embedding_tensors(model, name)
+        found = embeddings_of(tensors, name, words=words, beside_lora=True)
+        notes += load_embeddings(pipeline, str(model.ref), found)
+        notes.append(f"{name} is loaded, too: {', '.join(found)}")
+    return notes, set(file.embeddings)
+
+
+def _embedding_tensors(model: ModelFiles, name: str) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(weight_path(model, name))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise refused(model, f"{name} cannot be read", error) from error
+    require_finite_tensors(f"{model.ref}: {name}", tensors)
+    return tensors
+
+
+def _embedding_files(model: ModelFiles, weight: str) -> list[str]:
+    """Files with textual inversions beside a LoRA, as pivotal tuning writes them."""
+    if not model.path.is_dir():
+        return []
+    folder = PurePosixPath(weight).parent
+    paths = (entry.path for entry in model.weights)
+    return [
+        path
+        for path in paths
+        if path != weight
+        and PurePosixPath(path).parent == folder
+        and is_embedding_file(model, path)
+    ]
+
+
+def is_embedding_file(model: ModelFiles, path: str) -> bool:
+    if not path.lower().endswith(".safetensors"):
+        return False
+    return identify_file(model.path / path).kind == "textual-inversion"
+
+
+def inversion_files(model: ModelFiles) -> list[str]:
+    names = [weight.path for weight in model.weights]
+    safe = [name for name in names if name.lower().endswith(".safetensors")]
+    if not safe:
+        raise pickled(model, names[0] if names else model.path.name)
+    return safe

@@ -380,9 +380,9 @@ def _spoil_type(tensors, key):
     ],
 )
 def test_a_damaged_lora_is_refused_in_one_line(spoil, said, bases, tmp_path, monkeypatch):
-    from gmi_registry.generation import lora_layers
+    from gmi_registry.generation import lora
 
-    monkeypatch.setattr(lora_layers, "merge_adapter", None)  # nothing is put on the base
+    monkeypatch.setattr(lora, "merge_adapter", None)  # nothing is put on the base
     model = write(tmp_path / "lora", _spoiled(bases, spoil), bases.files("sd15"))
     pipeline = bases.pipeline("sd15")
     with pytest.raises(GenerationError, match=said) as caught:

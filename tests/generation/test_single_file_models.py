@@ -145,7 +145,7 @@ def test_the_real_flux_is_matched_by_its_header_alone(tmp_path):
     import diffusers
     from accelerate import init_empty_weights
 
-    from gmi_registry.generation.single_file import match_parts
+    from gmi_registry.generation.single_file_parts import match_parts
     from gmi_registry.weights import Header, Tensor
     from gmi_registry.weights.quantisation import Scales
 

@@ -1,12 +1,15 @@
-"""What a file is that should be a picture: its format by its first bytes, in words for people."""
+"""What a file is that should be a picture, by its first bytes, and which parts of it are needed."""
 
 from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
+
+from gmi_registry.errors import InputError
 
 HEAD_BYTES = 65_536
 """Bytes from the start of a file that :func:`file_kind` wants to see."""
@@ -39,7 +42,8 @@ _READ = {
     "BMP": "a BMP picture",
     "AVIF": "an AVIF picture",
 }
-_SAVE_AGAIN = "open it in a viewer and save it again, as PNG for example"
+SAVE_AGAIN = "open it in a viewer and save it again"
+_SAVE_AGAIN_AS_PNG = f"{SAVE_AGAIN}, as PNG for example"
 
 # First bytes at an offset. What is more special comes first.
 _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
@@ -117,7 +121,7 @@ def file_kind(head: bytes) -> FileKind | None:
         return raw
     read = _read_here(head)
     if read is not None:
-        return FileKind(_READ[read], _SAVE_AGAIN, readable=True)
+        return FileKind(_READ[read], _SAVE_AGAIN_AS_PNG, readable=True)
     if head[4:8] == b"ftyp":
         return _media_kind(head)
     for offset, magic, name, hint in _MAGIC:
@@ -296,3 +300,105 @@ def has_all_scans(data: bytes, header: JpegHeader) -> bool:
         # Within a scan no mark occurs.
         at = data.find(b"\xff\xda", at + 2)
     return not missing
+
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_MOST_CHUNKS = 1_000_000
+_LARGE_CHUNK = 1024**2
+
+# Texts that may say how a picture is to be turned.
+_ABOUT_EXIF = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
+
+
+def png_parts(
+    stream: BinaryIO, size: int
+) -> tuple[list[tuple[int, int] | bytes], tuple[int, int] | None]:
+    """What is to be decoded, and where on the canvas it is to lie if that is a frame.
+
+    Of each chunk its start and length in the file, or other bytes in its place. What stands in the
+    file beyond pixels, colours and EXIF is left out: profiles, texts (of which Pillow refuses large
+    ones), and the other frames.
+    """
+    parts: list[tuple[int, int] | bytes] = [(0, 8)]
+    pictures: list[tuple[int, int] | bytes] = []
+    frame: list[tuple[int, int] | bytes] = []
+    header, control, animated = b"", b"", False
+    at, controls = 8, 0
+    for _ in range(_MOST_CHUNKS):
+        stream.seek(at)
+        start = stream.read(8)
+        if len(start) < 8:
+            break
+        length, kind = int.from_bytes(start[:4], "big"), start[4:]
+        if kind == b"IHDR" and not header:
+            header = stream.read(13)
+        if kind == b"acTL":
+            animated = True
+        elif kind == b"fcTL" and animated:
+            controls += 1
+            if not pictures and not control:
+                animated = False  # the picture itself is the first frame
+            elif controls == 1:
+                control = stream.read(26)
+        elif kind == b"fdAT":
+            if controls == 1 and control and length > 4:
+                frame += [
+                    (length - 4).to_bytes(4, "big") + b"IDAT",
+                    (at + 12, length - 4),
+                    bytes(4),
+                ]
+        elif kind == b"IDAT":
+            pictures.append((at, 12 + length))
+        elif _is_needed(stream, kind, length):
+            (pictures if pictures else parts).append((at, 12 + length))
+        at += 12 + length
+        if kind == b"IEND":
+            break
+    else:
+        raise InputError("it has more than a million chunks", hint=SAVE_AGAIN)
+    if not frame or len(control) < 26:
+        return [*parts, *pictures], None
+    body = b"IHDR" + control[4:12] + header[8:]
+    checked = (13).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    after = [part for part in pictures if isinstance(part, tuple) and not _is_data(stream, part)]
+    place = int.from_bytes(control[12:16], "big"), int.from_bytes(control[16:20], "big")
+    first = [part for part in parts[1:] if not _is_header(stream, part)]
+    return [_PNG_START, checked, *first, *frame, *after], place
+
+
+def _kind_at(stream: BinaryIO, part: tuple[int, int] | bytes) -> bytes:
+    if isinstance(part, bytes):
+        return part[4:8]
+    stream.seek(part[0] + 4)
+    return stream.read(4)
+
+
+def _is_data(stream: BinaryIO, part: tuple[int, int] | bytes) -> bool:
+    return _kind_at(stream, part) == b"IDAT"
+
+
+def _is_header(stream: BinaryIO, part: tuple[int, int] | bytes) -> bool:
+    return _kind_at(stream, part) == b"IHDR"
+
+
+def _is_needed(stream: BinaryIO, kind: bytes, length: int) -> bool:
+    """Whether a chunk, whose content ``stream`` is about to give, has a say in what is shown."""
+    if kind[:1].isupper():
+        return True
+    if length > _LARGE_CHUNK:
+        return False
+    if kind in (b"tRNS", b"eXIf"):
+        return True
+    if kind not in (b"tEXt", b"zTXt", b"iTXt"):
+        return False
+    text = stream.read(length)
+    about = next((name for name in _ABOUT_EXIF if text.startswith(name)), None)
+    if about is None:
+        return False
+    packed = text[len(about) + 1 :] if kind == b"zTXt" else b""
+    if kind == b"iTXt" and text[len(about) : len(about) + 1] == b"\1":
+        packed = text[len(about) + 2 :].split(b"\0", 2)[-1]
+    try:
+        return len(zlib.decompressobj().decompress(packed, _LARGE_CHUNK)) < _LARGE_CHUNK
+    except zlib.error:
+        return False

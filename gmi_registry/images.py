@@ -12,7 +12,6 @@ import logging
 import os
 import stat
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from itertools import accumulate
@@ -26,11 +25,13 @@ from PIL import Image, ImageChops, UnidentifiedImageError
 from gmi_registry.errors import InputError
 from gmi_registry.image_formats import (
     HEAD_BYTES,
+    SAVE_AGAIN,
     JpegHeader,
     camera_raw,
     file_kind,
     has_all_scans,
     jpeg_header,
+    png_parts,
 )
 from gmi_registry.sanitize import one_line
 
@@ -54,7 +55,6 @@ _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 _USUAL_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM")
 _OTHER_PLUGINS = ("Mpo", "WebP", "Tiff", "Avif")
 _FORMAT_HINT = "give a PNG, JPEG, WebP, GIF, TIFF, BMP or AVIF picture"
-_AGAIN = "open it in a viewer and save it again"
 _SMALLER = "scale the picture down first"
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _ONE_BYTE = ("1", "L", "P")
@@ -166,7 +166,7 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
             raise InputError(f"{name}: {error.message}", hint=error.hint) from None
         except Exception as error:  # a decoder raises whatever the broken bytes run it into
             raise InputError(
-                f"{name}: the image is damaged or cut short: {_words(error)}", hint=_AGAIN
+                f"{name}: the image is damaged or cut short: {_words(error)}", hint=SAVE_AGAIN
             ) from error
 
 
@@ -182,7 +182,7 @@ def _decoded(stream: BinaryIO, head: bytes, max_pixels: int) -> Image.Image:
     jpeg = jpeg_header(stream) if head.startswith(b"\xff\xd8") else None
     if jpeg is not None and (jpeg.bits != 8 or jpeg.process in (3, 5, 6, 7, 11, 13, 14, 15)):
         sort = f"of {jpeg.bits} bits" if jpeg.bits != 8 else "lossless or hierarchical"
-        raise InputError(f"a JPEG picture that is {sort}, which is not read here", hint=_AGAIN)
+        raise InputError(f"a JPEG picture that is {sort}, which is not read here", hint=SAVE_AGAIN)
     image = _open(stream, head)
     raw = camera_raw(cast("Any", image).tag_v2) if image.format == "TIFF" else None
     if raw is not None:
@@ -252,7 +252,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     if width * height > max_pixels:
         raise InputError(f"{width:,} x {height:,} pixels, more than {max_pixels:,}", hint=_SMALLER)
     if min(width, height) < 1:
-        raise InputError("the picture has no pixels", hint=_AGAIN)
+        raise InputError("the picture has no pixels", hint=SAVE_AGAIN)
     if max(width, height) > _MAX_RATIO * min(width, height):
         raise InputError(
             f"{width:,} x {height:,} pixels is too long a strip",
@@ -539,16 +539,9 @@ def _first_end(stream: BinaryIO, scan: int) -> int:
     return -1
 
 
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-_MOST_CHUNKS = 1_000_000
-_LARGE_CHUNK = 1024**2
-# Texts that may say how a picture is to be turned.
-_ABOUT_EXIF = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
-
-
 def _png(stream: BinaryIO, size: int, head: bytes, max_pixels: int) -> Image.Image:
     """A PNG less what is not needed to show it; of an animation its first frame."""
-    parts, place = _png_parts(stream, size)
+    parts, place = png_parts(stream, size)
     canvas = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
     image = _open(_joined(stream, parts), head)
     _check_size(canvas, max_pixels)
@@ -563,107 +556,13 @@ def _png(stream: BinaryIO, size: int, head: bytes, max_pixels: int) -> Image.Ima
     if place is None or (place == (0, 0) and owned[0].size == canvas):
         return _finished(owned)
     if place[0] + owned[0].width > canvas[0] or place[1] + owned[0].height > canvas[1]:
-        raise InputError("its first frame lies beside the picture", hint=_AGAIN)
+        raise InputError("its first frame lies beside the picture", hint=SAVE_AGAIN)
     # What a frame does not cover is clear.
     frame = _finished(owned)
     _check_memory(frame, 4 * pixels + 4 * canvas[0] * canvas[1])
     paper = Image.new("RGB", canvas, "white")
     paper.paste(frame, place)
     return paper
-
-
-def _png_parts(
-    stream: BinaryIO, size: int
-) -> tuple[list[tuple[int, int] | bytes], tuple[int, int] | None]:
-    """What is to be decoded, and where on the canvas it is to lie if that is a frame.
-
-    Of each chunk its start and length in the file, or other bytes in its place. What stands in the
-    file beyond pixels, colours and EXIF is left out: profiles, texts (of which Pillow refuses large
-    ones), and the other frames.
-    """
-    parts: list[tuple[int, int] | bytes] = [(0, 8)]
-    pictures: list[tuple[int, int] | bytes] = []
-    frame: list[tuple[int, int] | bytes] = []
-    header, control, animated = b"", b"", False
-    at, controls = 8, 0
-    for _ in range(_MOST_CHUNKS):
-        stream.seek(at)
-        start = stream.read(8)
-        if len(start) < 8:
-            break
-        length, kind = int.from_bytes(start[:4], "big"), start[4:]
-        if kind == b"IHDR" and not header:
-            header = stream.read(13)
-        if kind == b"acTL":
-            animated = True
-        elif kind == b"fcTL" and animated:
-            controls += 1
-            if not pictures and not control:
-                animated = False  # the picture itself is the first frame
-            elif controls == 1:
-                control = stream.read(26)
-        elif kind == b"fdAT":
-            if controls == 1 and control and length > 4:
-                frame += [
-                    (length - 4).to_bytes(4, "big") + b"IDAT",
-                    (at + 12, length - 4),
-                    bytes(4),
-                ]
-        elif kind == b"IDAT":
-            pictures.append((at, 12 + length))
-        elif _is_needed(stream, kind, length):
-            (pictures if pictures else parts).append((at, 12 + length))
-        at += 12 + length
-        if kind == b"IEND":
-            break
-    else:
-        raise InputError("it has more than a million chunks", hint=_AGAIN)
-    if not frame or len(control) < 26:
-        return [*parts, *pictures], None
-    body = b"IHDR" + control[4:12] + header[8:]
-    checked = (13).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
-    after = [part for part in pictures if isinstance(part, tuple) and not _is_data(stream, part)]
-    place = int.from_bytes(control[12:16], "big"), int.from_bytes(control[16:20], "big")
-    first = [part for part in parts[1:] if not _is_header(stream, part)]
-    return [_PNG_START, checked, *first, *frame, *after], place
-
-
-def _kind_at(stream: BinaryIO, part: tuple[int, int] | bytes) -> bytes:
-    if isinstance(part, bytes):
-        return part[4:8]
-    stream.seek(part[0] + 4)
-    return stream.read(4)
-
-
-def _is_data(stream: BinaryIO, part: tuple[int, int] | bytes) -> bool:
-    return _kind_at(stream, part) == b"IDAT"
-
-
-def _is_header(stream: BinaryIO, part: tuple[int, int] | bytes) -> bool:
-    return _kind_at(stream, part) == b"IHDR"
-
-
-def _is_needed(stream: BinaryIO, kind: bytes, length: int) -> bool:
-    """Whether a chunk, whose content ``stream`` is about to give, has a say in what is shown."""
-    if kind[:1].isupper():
-        return True
-    if length > _LARGE_CHUNK:
-        return False
-    if kind in (b"tRNS", b"eXIf"):
-        return True
-    if kind not in (b"tEXt", b"zTXt", b"iTXt"):
-        return False
-    text = stream.read(length)
-    about = next((name for name in _ABOUT_EXIF if text.startswith(name)), None)
-    if about is None:
-        return False
-    packed = text[len(about) + 1 :] if kind == b"zTXt" else b""
-    if kind == b"iTXt" and text[len(about) : len(about) + 1] == b"\1":
-        packed = text[len(about) + 2 :].split(b"\0", 2)[-1]
-    try:
-        return len(zlib.decompressobj().decompress(packed, _LARGE_CHUNK)) < _LARGE_CHUNK
-    except zlib.error:
-        return False
 
 
 class _Joined(io.RawIOBase):

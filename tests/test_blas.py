@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from threadpoolctl import ThreadpoolController
 
-from gmi_registry.blas import one_thread
 from gmi_registry.scoring import sweep
+from gmi_registry.scoring.sweep import one_thread
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_another_that_enters_and_leaves_changes_nothing(threads):
 _CROWD = """
 import threading, time
 from threadpoolctl import threadpool_info
-from gmi_registry.blas import one_thread
+from gmi_registry.scoring.sweep import one_thread
 
 def count():
     return [it["num_threads"] for it in threadpool_info() if it["user_api"] == "blas"]

@@ -10,16 +10,43 @@ matrices are BLAS's, which has one thread meanwhile: every core has a part of it
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
 
-import numpy as np
+import numpy as np  # which brings the BLAS that is looked for
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
-from gmi_registry.blas import one_thread
 from gmi_registry.scoring.kernels import Floats, widened
 
-__all__ = ["cores", "norm_range", "products", "row_norms", "swept"]
+_taken = threading.Lock()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it a product of matrices takes the thread that asks for it, and no other.
+
+    For those that put a thread on every core: several callers of a BLAS with threads of its own
+    keep each other waiting. It is a setting of the whole process, so the first that is in it sets
+    it and sets it back; for another that stays longer, products have their threads again.
+    """
+    if not _taken.acquire(blocking=False):
+        yield
+        return
+    try:
+        with _libraries().limit(limits=1):
+            yield
+    finally:
+        _taken.release()
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
+
 
 # Large enough that a part takes far longer than handing it to a thread.
 _STREAMED_ELEMENTS = 1 << 22

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from tests.support.loopback_server import LoopbackServer
 
 from .fault import Fault, Faults
 from .routes import State
@@ -32,52 +32,20 @@ class Request:
     range: str | None = None
 
 
-class LoopbackCivitai:
+class LoopbackCivitai(LoopbackServer):
     """A Civitai on 127.0.0.1, from ``with`` to the end of its block.
 
     ``page_size`` is the most models that one page of a listing holds.
     """
 
     def __init__(self, *, page_size: int = 100) -> None:
-        self.state = State()
+        super().__init__(State())
         self.state.page_size = page_size
         self.requests: list[Request] = []
         self._faults = Faults()
-        self._server: CivitaiServer | None = None
-        self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Self:
-        self._server = CivitaiServer(self.state, self._faults, self._note)
-        port = self._server.server_address[1]
-        self.state.endpoint = f"http://127.0.0.1:{port}"
-        self.state.storage = f"http://localhost:{port}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        )
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._server
-        assert self._thread
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    @property
-    def endpoint(self) -> str:
-        """What CIVITAI_ENDPOINT is to be."""
-        return self.state.endpoint
-
-    @property
-    def failures(self) -> list[str]:
-        """Requests on which this server itself stumbled, with the traceback; they got a 500."""
-        return self._server.failures if self._server else []
+    def make_server(self) -> CivitaiServer:
+        return CivitaiServer(self.state, self._faults, self._note)
 
     @property
     def paths(self) -> list[str]:

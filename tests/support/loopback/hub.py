@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from tests.support.loopback_server import LoopbackServer
 
 from .call import State
 from .records import Fault, Quota, User
@@ -31,7 +31,7 @@ class Request:
     host: str = ""
 
 
-class LoopbackHub:
+class LoopbackHub(LoopbackServer):
     """A Hub on 127.0.0.1, from ``with`` to the end of its block.
 
     ``page_size`` is the most that one page of a listing holds. Uploads over ``multipart_chunk``
@@ -47,45 +47,13 @@ class LoopbackHub:
         xet_dir: Path | None = None,
         quota: Quota | None = None,
     ) -> None:
-        self.state = State(page_size, multipart_chunk)
+        super().__init__(State(page_size, multipart_chunk))
         self.state.xet_dir = xet_dir
         self.state.quota = quota
         self.requests: list[Request] = []
-        self._server: HubServer | None = None
-        self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Self:
-        self._server = HubServer(self.state, self._note)
-        port = self._server.server_address[1]
-        self.state.endpoint = f"http://127.0.0.1:{port}"
-        self.state.storage = f"http://localhost:{port}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        )
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._server
-        assert self._thread
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    @property
-    def endpoint(self) -> str:
-        """What HF_ENDPOINT is to be."""
-        return self.state.endpoint
-
-    @property
-    def failures(self) -> list[str]:
-        """Requests on which this server itself stumbled, with the traceback; they got a 500."""
-        return self._server.failures if self._server else []
+    def make_server(self) -> HubServer:
+        return HubServer(self.state, self._note)
 
     def add_user(self, user: User) -> User:
         with self.state.lock:

@@ -26,9 +26,9 @@ from gmi_registry.cli import registry as registry_commands
 from gmi_registry.cli.main import app
 from gmi_registry.errors import HubError, InputError
 from gmi_registry.hubs import HubAccess, open_hub
+from gmi_registry.hubs.open import find_model, find_spec
 from gmi_registry.hubs.registry.entries import entry_of, entry_path
 from gmi_registry.hubs.registry.review import Finding
-from gmi_registry.hubs.resolve import find_model, find_spec
 from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.regeneration.webhook_install import _name
 from gmi_registry.regeneration.webhook_service import _repo

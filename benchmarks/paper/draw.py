@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmarks.paper.definition import Benchmark
 from benchmarks.paper.folder import (
+    Progress,
     StageCache,
     document_bytes,
     load_arrays,
@@ -70,8 +71,6 @@ def guesses(folder: Path) -> dict[str, str]:
 
 
 DRAWN = "drawn/drawn.json"
-
-Progress = Callable[[int, int], None]
 
 
 class _DrawnPart(BaseModel):

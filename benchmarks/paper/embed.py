@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmarks.paper.definition import SPLITS, Benchmark, Split
 from benchmarks.paper.folder import (
+    Progress,
     SpecFile,
     StageCache,
     Task,
@@ -34,7 +35,6 @@ from gmi_registry.spec.canonical import canonical_digest
 _AT_ONCE = 256
 _ENCODING = ("open_clip_torch", "pillow", "timm", "torch", "transformers")
 
-Progress = Callable[[int, int], None]
 Arrays = dict[str, NDArray[np.generic]]
 
 

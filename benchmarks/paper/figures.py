@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from benchmarks.paper import published
 from benchmarks.paper.folder import missing_package
 from benchmarks.paper.methods import method_label
+from benchmarks.paper.published import MODELS, TABLE_4
 from benchmarks.paper.results import MethodResult, ProtocolResult, Results, Sweep
 
 if TYPE_CHECKING:
@@ -281,10 +281,9 @@ def _several(results: Results) -> ReportFigure | None:
             axes.fill_between(counts, low, high, color=style(name).colour, alpha=0.15, linewidth=0)
             _curve(axes, name, counts, [top.value for top in tops])
         protocol = results.protocol("images-1")
-        if protocol is not None and len(protocol.models) == published.MODELS:
-            theirs = published.TABLE_4
-            values = [theirs[count][0] for count in theirs]
-            axes.plot(list(theirs), values, ":", color=SOFT, label="Eq. 9, as published")
+        if protocol is not None and len(protocol.models) == MODELS:
+            values = [figures[0] for figures in TABLE_4.values()]
+            axes.plot(list(TABLE_4), values, ":", color=SOFT, label="Eq. 9, as published")
         axes.set_ylim(0, 1.03)
         axes.set_xticks(sorted({count for points in curves.values() for count, _ in points}))
         axes.set_xlabel("images a query")

@@ -18,6 +18,7 @@ from benchmarks.paper.folder import TaskFile, load_arrays, read_answers, read_ta
 from benchmarks.paper.galleries import RunArrays
 from benchmarks.paper.methods import (
     METHODS,
+    Array,
     Fit,
     Gallery,
     Queries,
@@ -98,7 +99,6 @@ _SEED = 41
 _LATE_KEY = "late"
 _POOLING = ("default", "default-none", "default-ground-truth")
 
-Array = NDArray[np.float64]
 Models = NDArray[np.int64]
 
 

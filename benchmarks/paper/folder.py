@@ -49,6 +49,9 @@ def versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
     return found
 
 
+Progress = Callable[[int, int], None]
+"""Told how many of a stage's parts are done, and how many there are."""
+
 SUMMARY = "bench.json"
 """The file that says what a folder holds; it is there when the stage ``score`` is done."""
 

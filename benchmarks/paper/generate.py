@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.paper.definition import (
@@ -20,6 +20,7 @@ from benchmarks.paper.definition import (
 from benchmarks.paper.folder import (
     SPECS,
     Described,
+    Progress,
     Record,
     SpecFile,
     StageCache,
@@ -33,7 +34,6 @@ from benchmarks.paper.folder import (
 )
 from benchmarks.paper.generator import Generator, Order, orders_of
 
-Progress = Callable[[int, int], None]
 Generated = Mapping[tuple[str, int], tuple[str, ...]]
 """(part, model) to the picture files of that order, prompt by prompt, seed by seed."""
 

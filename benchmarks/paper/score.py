@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.paper.definition import OWN_PROMPTS, PROTOCOLS, SPLITS, Benchmark, Split, gallery_of
 from benchmarks.paper.fitting import (
@@ -21,6 +19,7 @@ from benchmarks.paper.fitting import (
     held_out_methods,
 )
 from benchmarks.paper.folder import (
+    Progress,
     StageCache,
     answer_path,
     array_bytes,
@@ -31,7 +30,7 @@ from benchmarks.paper.folder import (
     versions,
 )
 from benchmarks.paper.galleries import RunArrays
-from benchmarks.paper.methods import METHODS, WITH_FIT, Fit, Queries
+from benchmarks.paper.methods import METHODS, WITH_FIT, Array, Fit, Queries
 
 SCORING = 2
 """Counts up when a method's arithmetic changes, so that kept distances are worked out anew."""
@@ -39,9 +38,6 @@ SCORING = 2
 FITTED = "fitted.json"
 
 _SINGLE = "images-1"
-
-Progress = Callable[[int, int], None]
-Array = NDArray[np.float64]
 
 
 def score_stage(benchmark: Benchmark, cache: StageCache, progress: Progress) -> bool:

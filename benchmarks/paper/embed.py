@@ -26,7 +26,7 @@ from benchmarks.paper.folder import (
     read_tasks,
     versions,
 )
-from benchmarks.paper.generator import Generator
+from benchmarks.paper.generators import Generator
 from gmi_registry.encoders.protocol import Matched
 from gmi_registry.errors import GenerationError
 from gmi_registry.interrogators.modes import shipped_phrases

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from PIL.Image import Image
 
 from gmi_registry.atomic import user_cache
-from gmi_registry.encoders.protocol import Encoder
+from gmi_registry.encoders.encoder import Encoder
 from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.open import opened_hub
 from gmi_registry.hubs.protocol import Hub

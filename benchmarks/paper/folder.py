@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gmi_registry.errors import GenerationError, InputError, MissingExtraError
 from gmi_registry.sanitize import first_fault
 from gmi_registry.spec.canonical import canonical_digest
-from gmi_registry.spec.fields import RelativePath
+from gmi_registry.spec.manifest import RelativePath
 
 LIBRARIES = (
     "clip-interrogator",

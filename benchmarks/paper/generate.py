@@ -48,7 +48,7 @@ from benchmarks.paper.folder import (
 )
 from benchmarks.paper.generators import Generator, Order, orders_of
 from gmi_registry.scoring.ranking import ascending
-from gmi_registry.spec.fields import RelativePath
+from gmi_registry.spec.manifest import RelativePath
 
 Generated = Mapping[tuple[str, int], tuple[str, ...]]
 """(part, model) to the picture files of that order, prompt by prompt, seed by seed."""

@@ -21,7 +21,7 @@ from gmi_registry.search.source import HasRegistry
 
 if TYPE_CHECKING:
     from gmi_registry.encoders import EncoderName
-    from gmi_registry.encoders.protocol import Encoder
+    from gmi_registry.encoders.encoder import Encoder
     from gmi_registry.hubs.protocol import Hub
     from gmi_registry.index import IndexEntry, Selection
     from gmi_registry.interrogators import Interrogator
@@ -172,9 +172,9 @@ class ModelLoader:
             raise
 
     def _from_registry(self, name: EncoderName, encoder_id: str, hub: Hub) -> Path | None:
+        from gmi_registry.encoders.encoder import LIMITS
         from gmi_registry.encoders.onnx import kept_export
         from gmi_registry.encoders.onnx_files import OnnxFolder
-        from gmi_registry.encoders.protocol import LIMITS
 
         if not isinstance(hub, HasRegistry):
             return None

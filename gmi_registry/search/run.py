@@ -23,7 +23,7 @@ from gmi_registry.search.result import Progress, SearchResult, StageTimer, query
 from gmi_registry.search.source import Freshness, SearchSource, find_exemplar, with_present_names
 
 if TYPE_CHECKING:
-    from gmi_registry.encoders.protocol import Encoder
+    from gmi_registry.encoders.encoder import Encoder
     from gmi_registry.index.qdrant import QdrantIndex
     from gmi_registry.search.request import SearchRequest
     from gmi_registry.spec.reference import HubName

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gmi_registry.hubs.access import HubAccess
     from gmi_registry.hubs.local import LocalHub
     from gmi_registry.hubs.open import open_hub, opened_hub
-    from gmi_registry.hubs.protocol import Hub, KnowsWeights, Listing, is_stale
+    from gmi_registry.hubs.protocol import Hub, KnowsWeights, Listing, SearchableHub, is_stale
 
 __all__ = [
     "Filters",
@@ -23,6 +23,7 @@ __all__ = [
     "KnowsWeights",
     "Listing",
     "LocalHub",
+    "SearchableHub",
     "is_stale",
     "open_hub",
     "opened_hub",

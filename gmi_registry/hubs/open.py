@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
 
 from gmi_registry.hubs.access import HubAccess
 
 if TYPE_CHECKING:
-    from gmi_registry.hubs.protocol import Hub
+    from gmi_registry.hubs.protocol import Hub, SearchableHub
 
 DEFAULT_HUB = "hf"
 """The hub that is meant where neither the caller nor GMI_HUB names one."""
@@ -27,7 +27,15 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
-def open_hub(name: str | Path | Hub | None = None, access: HubAccess | None = None) -> Hub:
+@overload
+def open_hub(name: str | Path | Hub | None = None, access: HubAccess | None = None) -> Hub: ...
+@overload
+def open_hub(
+    name: str | Path | SearchableHub | None, access: HubAccess | None
+) -> SearchableHub: ...
+def open_hub(
+    name: str | Path | SearchableHub | None = None, access: HubAccess | None = None
+) -> SearchableHub:
     """The hub called ``name`` (None: GMI_HUB, else Hugging Face), or ``name`` itself if it is one.
 
     ``hf`` is Hugging Face, or the hub that HF_ENDPOINT names. ``civitai`` is Civitai, or what
@@ -71,10 +79,18 @@ def open_hub(name: str | Path | Hub | None = None, access: HubAccess | None = No
     return LocalHub(folder.expanduser(), access.cache_dir)
 
 
-@contextmanager
+@overload
 def opened_hub(
     name: str | Path | Hub | None = None, access: HubAccess | None = None
-) -> Iterator[Hub]:
+) -> AbstractContextManager[Hub]: ...
+@overload
+def opened_hub(
+    name: str | Path | SearchableHub | None, access: HubAccess | None = None
+) -> AbstractContextManager[SearchableHub]: ...
+@contextmanager
+def opened_hub(
+    name: str | Path | SearchableHub | None = None, access: HubAccess | None = None
+) -> Iterator[Any]:
     """Like :func:`open_hub`, closed at the end of the block unless it was open before."""
     opened = open_hub(name, access)
     try:

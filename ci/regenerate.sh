@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# One round of regeneration for whatever calls it by the clock; arguments go to gmi regenerate.
+# One round of regeneration, for a timer to call. Arguments go to gmi regenerate.
 #
 #   GMI                  the program, with arguments if need be (gmi)
-#   GMI_REGENERATE_DIR   where the work and the summaries are kept (.gmi-regenerate)
-#   GMI_MAX_SECONDS      no model is begun after so many seconds (3000)
+#   GMI_REGENERATE_DIR   the folder of the work and the summaries (.gmi-regenerate)
+#   GMI_MAX_SECONDS      no model is started after so many seconds (3000)
 #
 # Tokens come from the environment (HF_TOKEN, CIVITAI_TOKEN) and are never arguments, which every
 # user of the machine can read.
@@ -21,6 +21,6 @@ status=0
   --max-seconds "${GMI_MAX_SECONDS:-3000}" \
   "$@" || status=$?
 
-# A month of hourly summaries; the ledger in work/ is what the next round needs.
+# Summaries of the last month are enough. The next round needs the rest, in work/.
 find "$kept/summaries" -name '*.md' -mtime +30 -delete
 exit "$status"

@@ -1,9 +1,10 @@
 """Search a place of your own: ``python own_hub.py IMAGE MODELS ENCODERS``.
 
-MODELS is any folder of folders that hold ``gmi/spec.json``; it needs no ``hub.json``. A search asks
-a hub for four things: what is there, the two files of one model, its contact sheet, and an encoder
-that it may carry. (A place to publish to has three more methods:
-:class:`gmi_registry.hubs.protocol.Hub`.)
+MODELS is any folder of folders that hold ``gmi/spec.json``; it needs no ``hub.json``. A search
+needs four methods: they list the models, give the two files of a specification and its contact
+sheet, and give an encoder if the place holds one. Their type is
+:class:`gmi_registry.hubs.SearchableHub`; :class:`gmi_registry.hubs.Hub` adds the three methods that
+publishing needs.
 """
 
 import sys
@@ -17,13 +18,13 @@ from gmi_registry.spec import ModelRef
 
 
 class FolderOfModels:
-    name = "local"  # what its models are called: local:NAME
+    name = "local"  # its models are called local:NAME
 
     def __init__(self, models: Path, encoders: Path) -> None:
         self.models, self.encoders = models, encoders
 
     def list_specs(self, wanted: Filters) -> Iterator[Listing]:
-        """All that may pass the filter; the search applies it again to what it reads."""
+        """The models that may pass the filter; the search applies it again to what it reads."""
         for manifest in sorted(self.models.glob("*/gmi/spec.json")):
             yield Listing(ModelRef("local", manifest.parents[1].name), tags=())
 

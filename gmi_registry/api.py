@@ -14,9 +14,16 @@ from typing import TYPE_CHECKING, TypeAlias
 from PIL.Image import Image
 
 from gmi_registry.atomic import user_cache
-from gmi_registry.encoders.protocol import Encoder
-from gmi_registry.hubs.open import HubAccess, find_model, find_spec, hub_named_in, opened_hub
-from gmi_registry.hubs.protocol import Hub
+from gmi_registry.encoders.encoder import Encoder
+from gmi_registry.hubs.open import (
+    HubAccess,
+    base_hints,
+    find_model,
+    find_spec,
+    hub_named_in,
+    opened_hub,
+)
+from gmi_registry.hubs.protocol import Hub, SearchableHub
 from gmi_registry.model import Kind
 from gmi_registry.search.request import WORKERS, ImageSource, SearchRequest
 from gmi_registry.search.result import Progress, SearchResult
@@ -36,10 +43,13 @@ _log = logging.getLogger(__name__)
 HubSource: TypeAlias = str | Path | Hub
 """``hf``, a folder that holds ``hub.json``, or a hub that is open already."""
 
+SearchableHubSource: TypeAlias = str | Path | SearchableHub
+"""Like :data:`HubSource`; an object with the few methods that a search needs will do."""
+
 
 def search(
     images: ImageSource | Sequence[ImageSource] = (),
-    hub: HubSource | None = None,
+    hub: SearchableHubSource | None = None,
     *,
     like: str | Path | ModelRef | None = None,
     not_like: ImageSource | Sequence[ImageSource] = (),
@@ -191,6 +201,7 @@ def publish(
     with ExitStack() as opening:
         named = hub_named_in(str(model)) if hub is None else hub
         opened = opening.enter_context(opened_hub(named, access))
+        opening.enter_context(base_hints(opened))
         store = None
         if to_registry and opened.name != "civitai":
             from gmi_registry.hubs.open import open_registry
@@ -218,7 +229,7 @@ def publish(
 
 def load_spec(
     model: str | Path | ModelRef,
-    hub: HubSource | None = None,
+    hub: SearchableHubSource | None = None,
     *,
     cache_dir: str | Path | None = None,
     token: str | None = None,

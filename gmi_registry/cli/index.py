@@ -38,7 +38,7 @@ from gmi_registry.hubs.open import DEFAULT_HUB, HubAccess, opened_hub
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gmi_registry.encoders.protocol import Encoder
+    from gmi_registry.encoders.encoder import Encoder
     from gmi_registry.index import ComparabilityKey, Hubness, SpecCache
     from gmi_registry.index.stored import StoredGroup, StoredIndex
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gmi_registry.filters import Filters
     from gmi_registry.hubs.local import LocalHub
     from gmi_registry.hubs.open import HubAccess, open_hub, opened_hub
-    from gmi_registry.hubs.protocol import Hub, KnowsWeights, Listing, is_stale
+    from gmi_registry.hubs.protocol import Hub, KnowsWeights, Listing, SearchableHub, is_stale
 
 __all__ = [
     "Filters",
@@ -22,6 +22,7 @@ __all__ = [
     "KnowsWeights",
     "Listing",
     "LocalHub",
+    "SearchableHub",
     "is_stale",
     "open_hub",
     "opened_hub",

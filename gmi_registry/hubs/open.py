@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, overload, runtime_checkable
 
 from gmi_registry.errors import AuthError, GmiError, InputError, SpecNotFoundError
 
 if TYPE_CHECKING:
-    from gmi_registry.hubs.protocol import Hub
+    from gmi_registry.hubs.protocol import Hub, SearchableHub
     from gmi_registry.hubs.registry import Registry
     from gmi_registry.spec import ModelRef, OwnWeights, Spec
     from gmi_registry.spec.address import Address
@@ -53,7 +53,15 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
-def open_hub(name: str | Path | Hub | None = None, access: HubAccess | None = None) -> Hub:
+@overload
+def open_hub(name: str | Path | Hub | None = None, access: HubAccess | None = None) -> Hub: ...
+@overload
+def open_hub(
+    name: str | Path | SearchableHub | None, access: HubAccess | None
+) -> SearchableHub: ...
+def open_hub(
+    name: str | Path | SearchableHub | None = None, access: HubAccess | None = None
+) -> SearchableHub:
     """The hub called ``name`` (None: GMI_HUB, else Hugging Face), or ``name`` itself if it is one.
 
     ``hf`` is Hugging Face, or the hub that HF_ENDPOINT names. ``civitai`` is Civitai, or what
@@ -100,10 +108,18 @@ def _huggingface(access: HubAccess) -> dict[str, Any]:
     return {"token": access.token, "cache_dir": access.cache_dir, "offline": access.offline}
 
 
-@contextmanager
+@overload
 def opened_hub(
     name: str | Path | Hub | None = None, access: HubAccess | None = None
-) -> Iterator[Hub]:
+) -> AbstractContextManager[Hub]: ...
+@overload
+def opened_hub(
+    name: str | Path | SearchableHub | None, access: HubAccess | None = None
+) -> AbstractContextManager[SearchableHub]: ...
+@contextmanager
+def opened_hub(
+    name: str | Path | SearchableHub | None = None, access: HubAccess | None = None
+) -> Iterator[Any]:
     """Like :func:`open_hub`, closed at the end of the block unless it was open before."""
     opened = open_hub(name, access)
     try:
@@ -198,7 +214,7 @@ def base_model_named(text: str) -> str:
     return repository_name(text, endpoints())
 
 
-def find_model(text: str, hub: Hub, revision: str | None = None) -> ModelRef:
+def find_model(text: str, hub: SearchableHub, revision: str | None = None) -> ModelRef:
     """The model called ``text``: a whole reference, or its name on ``hub``, at ``revision``.
 
     It may be the address of a page, or whatever else :func:`.read_address` reads. On Hugging Face
@@ -230,7 +246,7 @@ def find_model(text: str, hub: Hub, revision: str | None = None) -> ModelRef:
     return ModelRef(ref.hub, ref.id, revision, ref.file)
 
 
-def find_base(text: str, hub: Hub) -> ModelRef:
+def find_base(text: str, hub: SearchableHub) -> ModelRef:
     """The base model that ``--base`` calls ``text``, of a model on ``hub``: one of the same hub
     where that is a folder, else one on Hugging Face. Raises InputError for anything else."""
     home: HubName = "local" if hub.name == "local" else "hf"
@@ -247,8 +263,22 @@ def find_base(text: str, hub: Hub) -> ModelRef:
     return ref
 
 
+@contextmanager
+def base_hints(hub: SearchableHub) -> Iterator[None]:
+    """Inside it, a hint to name a base model names one of the same hub if ``hub`` is a folder.
+
+    What checks a model does not know on which hub it lies, so its hint says ``--base REPO``.
+    """
+    try:
+        yield
+    except GmiError as error:
+        if hub.name == "local" and error.hint is not None:
+            error.hint = error.hint.replace("--base REPO", "--base local:NAME")
+        raise
+
+
 def find_spec(
-    text: str, hub: str | Path | Hub | None = None, access: HubAccess | None = None
+    text: str, hub: str | Path | SearchableHub | None = None, access: HubAccess | None = None
 ) -> SpecFolder:
     """A folder with ``gmi/``, that folder ``gmi`` itself, or a model on a hub.
 
@@ -282,7 +312,7 @@ def find_spec(
         return _spec_folder(find_model(text, opened), opened, access.registry)
 
 
-def read_from(hub: Hub, ref: ModelRef) -> Spec:
+def read_from(hub: SearchableHub, ref: ModelRef) -> Spec:
     """The specification that ``hub`` has for ``ref``, read and checked.
 
     Raises what the hub raises, and as :func:`~gmi_registry.spec.read_spec`.
@@ -321,7 +351,7 @@ def read_former(hub: object, folder: Path, ref: ModelRef) -> Spec | None:
         return None
 
 
-def _spec_folder(ref: ModelRef, hub: Hub, registry: str | None) -> SpecFolder:
+def _spec_folder(ref: ModelRef, hub: SearchableHub, registry: str | None) -> SpecFolder:
     from gmi_registry.errors import SpecError
     from gmi_registry.hubs.protocol import knows_names, own_weights
     from gmi_registry.spec import read_manifest
@@ -365,7 +395,7 @@ def registry_of(hub: object) -> str | None:
     return None if dataset is None else str(dataset.id)
 
 
-def _specification(ref: ModelRef, hub: Hub) -> tuple[ModelRef, Path]:
+def _specification(ref: ModelRef, hub: SearchableHub) -> tuple[ModelRef, Path]:
     """Where the hub has a specification of the model: under which name, and in which folder."""
     try:
         return ref, hub.fetch_spec(ref)
@@ -380,7 +410,7 @@ def _specification(ref: ModelRef, hub: Hub) -> tuple[ModelRef, Path]:
         return entry, folder
 
 
-def _elsewhere(ref: ModelRef, hub: Hub) -> tuple[str, Path] | None:
+def _elsewhere(ref: ModelRef, hub: SearchableHub) -> tuple[str, Path] | None:
     """The registry that earlier commands named and that has this very entry, with its files."""
     own = getattr(hub, "registry", None)
     for other in own.others() if isinstance(own, HasOthers) else ():
@@ -408,7 +438,7 @@ def endpoints(hub: object = None) -> list[tuple[HubName, str]]:
     return [(name, address) for name, address in found if address]
 
 
-def makes_links(hub: Hub) -> Links:
+def makes_links(hub: SearchableHub) -> Links:
     """Which links of what the hub gives are followed, as for :func:`.read_spec`.
 
     Those within a download cache its own client made. A folder of models is filled by anybody, and

@@ -114,8 +114,11 @@ class Destination:
     weights: Mapping[str, str | None] | None = None
 
 
-class Hub(Protocol):
-    """Where models are. Every method raises a HubError (or OfflineError) with its fix."""
+class SearchableHub(Protocol):
+    """What a search needs of a hub. Every method raises a HubError (or OfflineError) with a hint.
+
+    A program can pass an object with these methods to :func:`gmi_registry.search`.
+    """
 
     @property
     def name(self) -> str:
@@ -138,16 +141,20 @@ class Hub(Protocol):
         """The model's contact sheet on this disk, or None where it has none."""
         ...
 
+    def fetch_encoder(self, name: str, pretrained: str) -> Path | None:
+        """A folder in open_clip's layout for an encoder that the hub carries, or None."""
+        ...
+
+
+class Hub(SearchableHub, Protocol):
+    """A hub that a search can read and that a specification can be published to."""
+
     def fetch_model(self, ref: ModelRef, base: ModelRef | None = None) -> ModelFiles:
         """The model's files on this disk, with its base model's where it needs one.
 
         That is ``base`` where one is given, whatever card and file say. Raises InputError where
         that is no model that this hub takes for a base, or the model needs none.
         """
-        ...
-
-    def fetch_encoder(self, name: str, pretrained: str) -> Path | None:
-        """A folder in open_clip's layout for an encoder that the hub carries, or None."""
         ...
 
     def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> Destination | None:

@@ -21,8 +21,8 @@ from gmi_registry.search.source import HasRegistry
 
 if TYPE_CHECKING:
     from gmi_registry.encoders import EncoderName
-    from gmi_registry.encoders.protocol import Encoder
-    from gmi_registry.hubs.protocol import Hub
+    from gmi_registry.encoders.encoder import Encoder
+    from gmi_registry.hubs.protocol import SearchableHub
     from gmi_registry.index import IndexEntry, Selection
     from gmi_registry.interrogators import Interrogator
     from gmi_registry.spec import EncoderRef
@@ -86,7 +86,7 @@ class ModelLoader:
         return _WithTorch(found, self._by_open_clip) if mode in _NEEDS_TORCH else found
 
     def encoder_of(
-        self, selections: Sequence[Selection], hub: Hub, *, text_alone: bool = False
+        self, selections: Sequence[Selection], hub: SearchableHub, *, text_alone: bool = False
     ) -> Encoder:
         """The encoder of the largest group of comparable models, the hub's own copy if it has one.
 
@@ -105,7 +105,7 @@ class ModelLoader:
             raise _another_encoder(first.encoder, _difference(encoder.ref, first, hub))
         return encoder
 
-    def encoder_like(self, stated: EncoderRef, who: str, hub: Hub) -> Encoder:
+    def encoder_like(self, stated: EncoderRef, who: str, hub: SearchableHub) -> Encoder:
         """The encoder that ``who`` states. Raises as :meth:`encoder_of`."""
         name = f"{stated.name}/{stated.pretrained}"
         encoder = self._loaded(name, f"{who} names", hub, stated.id)
@@ -113,7 +113,7 @@ class ModelLoader:
             raise _another_encoder(name, _differences(encoder.ref, stated))
         return encoder
 
-    def _loaded(self, text: str, who_names: str, hub: Hub, encoder_id: str) -> Encoder:
+    def _loaded(self, text: str, who_names: str, hub: SearchableHub, encoder_id: str) -> Encoder:
         from gmi_registry.encoders import EncoderName
 
         try:
@@ -142,7 +142,7 @@ class ModelLoader:
 
         return self._by_name(EncoderName(ref.name, ref.pretrained))
 
-    def _by_export(self, name: EncoderName, encoder_id: str, hub: Hub) -> Encoder | None:
+    def _by_export(self, name: EncoderName, encoder_id: str, hub: SearchableHub) -> Encoder | None:
         """An export of exactly that encoder, or None."""
         from gmi_registry.encoders import onnx
 
@@ -171,10 +171,10 @@ class ModelLoader:
             shutil.rmtree(fetched, ignore_errors=True)
             raise
 
-    def _from_registry(self, name: EncoderName, encoder_id: str, hub: Hub) -> Path | None:
+    def _from_registry(self, name: EncoderName, encoder_id: str, hub: SearchableHub) -> Path | None:
+        from gmi_registry.encoders.encoder import LIMITS
         from gmi_registry.encoders.onnx import kept_export
         from gmi_registry.encoders.onnx_files import OnnxFolder
-        from gmi_registry.encoders.protocol import LIMITS
 
         if not isinstance(hub, HasRegistry):
             return None
@@ -229,7 +229,7 @@ def _another_encoder(name: str, difference: str) -> IncomparableSpecsError:
     )
 
 
-def _difference(found: EncoderRef, entry: IndexEntry, hub: Hub) -> str:
+def _difference(found: EncoderRef, entry: IndexEntry, hub: SearchableHub) -> str:
     """In what the encoder differs from the one that the specification of ``entry`` names."""
     from gmi_registry.spec import read_manifest
 

@@ -15,7 +15,7 @@ from gmi_registry.atomic import user_cache
 from gmi_registry.background import known_universal
 from gmi_registry.errors import OfflineError, UnsupportedOperationError
 from gmi_registry.hubs.open import HubAccess
-from gmi_registry.hubs.protocol import Hub, with_base_names
+from gmi_registry.hubs.protocol import SearchableHub, with_base_names
 from gmi_registry.index import IndexQuery, ModelQuery, Ranking, SpecCache, rank_groups
 from gmi_registry.search.loading import ModelLoader
 from gmi_registry.search.query import make_query, open_images, stated_reference
@@ -23,7 +23,7 @@ from gmi_registry.search.result import Progress, SearchResult, StageTimer, query
 from gmi_registry.search.source import Freshness, SearchSource, find_exemplar, with_present_names
 
 if TYPE_CHECKING:
-    from gmi_registry.encoders.protocol import Encoder
+    from gmi_registry.encoders.encoder import Encoder
     from gmi_registry.index.qdrant import QdrantIndex
     from gmi_registry.search.request import SearchRequest
     from gmi_registry.spec.reference import HubName
@@ -54,7 +54,7 @@ class Remote(Protocol):
 
 def search(
     request: SearchRequest,
-    hub: Hub,
+    hub: SearchableHub,
     access: HubAccess | None = None,
     *,
     encoder: Encoder | None = None,

@@ -28,10 +28,10 @@ from gmi_registry.hubs.open import (
     registry_of,
 )
 from gmi_registry.hubs.protocol import (
-    Hub,
     KnowsNames,
     KnowsWeights,
     Listing,
+    SearchableHub,
     bases_in,
     is_stale,
     knows_names,
@@ -142,7 +142,7 @@ class HubIndex:
 
 
 def open_index(
-    place: str | Path, hub: Hub, *, cache_dir: Path, progress: Progress | None = None
+    place: str | Path, hub: SearchableHub, *, cache_dir: Path, progress: Progress | None = None
 ) -> HubIndex | None:
     """The index at ``place`` for a search of ``hub``: a folder, :data:`AUTO` or :data:`NONE`.
 
@@ -203,7 +203,7 @@ class SearchSource:
     ``read`` were read from the hub. All are 0 before :meth:`load`.
     """
 
-    hub: Hub
+    hub: SearchableHub
     cache_dir: Path
     workers: int
     index: HubIndex | None = None
@@ -214,7 +214,7 @@ class SearchSource:
     @classmethod
     @contextmanager
     def open(
-        cls, request: SearchRequest, hub: Hub, cache_dir: Path, progress: Progress
+        cls, request: SearchRequest, hub: SearchableHub, cache_dir: Path, progress: Progress
     ) -> Iterator[SearchSource]:
         """For the block, with the index that ``request`` names. Raises as :func:`open_index`."""
         index = open_index(request.index, hub, cache_dir=cache_dir, progress=progress)
@@ -268,7 +268,7 @@ class SearchSource:
 
 
 def find_exemplar(
-    name: str, hub: Hub, access: HubAccess, index: HubIndex | None
+    name: str, hub: SearchableHub, access: HubAccess, index: HubIndex | None
 ) -> tuple[IndexedSpec, EncoderRef]:
     """The specification of the model called ``name``, which others are to be near, and its encoder:
     out of ``index`` where that has it. Raises as :func:`.find_spec`, and what reading it raises."""
@@ -312,7 +312,7 @@ class Freshness:
     A model that cannot be asked about counts as unknown: a ranking does not fail for it.
     """
 
-    hub: Hub
+    hub: SearchableHub
     workers: int
     may_be_old: bool = False
     _asked: set[ModelRef] = field(default_factory=set)
@@ -348,7 +348,7 @@ class Freshness:
         return list(map_in_order(state, hits, self.workers))
 
 
-def with_present_names(ranking: Ranking, hub: Hub) -> Ranking:
+def with_present_names(ranking: Ranking, hub: SearchableHub) -> Ranking:
     """``ranking`` with its hits under the names that the hub is known to have for them.
 
     A listing has present names. An entry of a registry, or an index of some time ago, has those of

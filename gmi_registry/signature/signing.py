@@ -17,7 +17,7 @@ from gmi_registry.errors import (
     UnsupportedOperationError,
 )
 from gmi_registry.hubs.files import read_plain
-from gmi_registry.hubs.protocol import Hub
+from gmi_registry.hubs.protocol import SearchableHub
 from gmi_registry.signature.library import (
     Identity,
     PrivateKey,
@@ -157,7 +157,7 @@ class CarriesSignatures(Protocol):
         ...
 
 
-def find_signature(ref: ModelRef, folder: Path, hub: Hub) -> Path | None:
+def find_signature(ref: ModelRef, folder: Path, hub: SearchableHub) -> Path | None:
     """A file of the hub's: the signature of the specification in ``folder``/gmi, which it gave.
 
     None where it is beside the specification if it is anywhere. It is asked for at the commit of

@@ -165,7 +165,7 @@ def test_a_base_that_is_named(call, hub):
     shutil.rmtree(hub / "models" / "base")
     done = call(publish_app, "ink", "--hub", hub, *QUICK)
     assert "its base model base is not at hand" in refused(done)
-    assert "--base REPO" in done.stderr
+    assert "--base local:NAME" in done.stderr
     done = call(publish_app, "ink", "--hub", hub, "--base", "local:other", "--json", *QUICK)
     assert done.exit_code == 0, done.stderr
     plan = json.loads(done.stdout)["plan"]

@@ -12,7 +12,7 @@ import pytest
 from gmi_registry.spec import read_spec
 from tests.support.regeneration_world import WEIGHTS, fill_folder, other_weights
 
-POINTS = 6
+POINTS = 4
 _GMI = "import sys; from gmi_registry.cli.main import main; sys.exit(main())"
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])

@@ -54,9 +54,8 @@ from gmi_registry.hubs.protocol import (
 from gmi_registry.hubs.requests import OnWait
 from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.spec import PREVIEW_NAME, SIGNATURE_NAME, SPEC_DIR, ModelRef
-from gmi_registry.spec.canonical import MANIFEST_LIMIT
+from gmi_registry.spec.canonical import MANIFEST_LIMIT, TENSORS_LIMIT
 from gmi_registry.spec.files import PREVIEW_LIMIT, SIGNATURE_LIMIT
-from gmi_registry.spec.tensors import TENSORS_LIMIT
 
 _log = logging.getLogger(__name__)
 

@@ -50,10 +50,9 @@ from gmi_registry.spec import (
     Manifest,
     ModelRef,
 )
-from gmi_registry.spec.canonical import MANIFEST_LIMIT, canonical_digest
+from gmi_registry.spec.canonical import MANIFEST_LIMIT, TENSORS_LIMIT, canonical_digest
 from gmi_registry.spec.files import PREVIEW_LIMIT, SIGNATURE_LIMIT
 from gmi_registry.spec.reference import HubName
-from gmi_registry.spec.tensors import TENSORS_LIMIT
 
 ENTRY_FILES = {
     MANIFEST_NAME: MANIFEST_LIMIT,

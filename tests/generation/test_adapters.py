@@ -26,6 +26,8 @@ from tests.support.lora_layouts import (
     write,
 )
 
+pytestmark = pytest.mark.usefixtures("folders_loaded_once")
+
 CONVOLUTIONS = (*ATTENTION, "conv1", "conv_shortcut", "time_emb_proj", "proj_in")
 
 

@@ -25,7 +25,7 @@ from tests.support.publishing import publish
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 
 hf_hub = fixtures.hf_hub
-publish_module = import_module("gmi_registry.publish")
+publish_module = import_module("gmi_registry.publish_plan")
 
 LORA = "pytorch_lora_weights.safetensors"
 WEIGHTS = save({"unet.attn.to_q.lora_A.weight": np.ones((2, 4), np.float32)})

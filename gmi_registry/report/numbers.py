@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gmi_registry.index.result import Universal
+    from gmi_registry.index.entry import Universal
 
 
 def percent(chance: float | None) -> str:

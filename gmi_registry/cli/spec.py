@@ -32,7 +32,7 @@ from gmi_registry.errors import GmiError, InputError, OfflineError, SpecError
 from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.open import opened_hub
 from gmi_registry.hubs.resolve import SpecFolder, find_spec
-from gmi_registry.report.numbers import number
+from gmi_registry.report.figures import number
 
 if TYPE_CHECKING:
     from gmi_registry.report.difference import Neighbour

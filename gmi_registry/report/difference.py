@@ -15,9 +15,8 @@ from gmi_registry.errors import GmiError, InputError, SpecError, SpecNotFoundErr
 from gmi_registry.hubs.access import HubAccess
 from gmi_registry.hubs.open import opened_hub
 from gmi_registry.hubs.resolve import SpecFolder, read_from
-from gmi_registry.report.numbers import number
+from gmi_registry.report.figures import ContactSheet, Picture, embed, number
 from gmi_registry.report.page import STYLE_SHEET, fill_template
-from gmi_registry.report.pictures import ContactSheet, Picture, embed
 from gmi_registry.spec import MANIFEST_NAME, ModelRef, Spec
 from gmi_registry.spec.diff import Movement, PromptShift, SpecDiff, distance_between
 

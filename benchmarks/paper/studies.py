@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.paper.embed import with_words
-from benchmarks.paper.folder import load_arrays
-from benchmarks.paper.measure import DIGITS, Run, ScoredTasks, first_shares, mean_estimates, outcome
+from benchmarks.paper.folder import Run, ScoredTasks, load_arrays
 from benchmarks.paper.methods import (
     METHODS,
     Fit,
@@ -23,6 +22,7 @@ from benchmarks.paper.methods import (
     paper_by,
 )
 from benchmarks.paper.results import (
+    DIGITS,
     Late,
     LateMethod,
     Mixture,
@@ -30,6 +30,9 @@ from benchmarks.paper.results import (
     Resemblance,
     Sweep,
     Unlikeness,
+    first_shares,
+    mean_estimates,
+    outcome,
 )
 from benchmarks.paper.score import UNFITTED, HeldOut, RunArrays
 from gmi_registry.scoring.confidence import distances_with_unwanted, log_innocence

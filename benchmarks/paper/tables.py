@@ -15,9 +15,9 @@ from types import MappingProxyType
 from typing import Self
 
 from benchmarks.paper.definition import HALVES, OWN_PROMPTS
-from benchmarks.paper.measure import TOP
 from benchmarks.paper.methods import method_label, protocol_label
 from benchmarks.paper.results import (
+    TOP,
     Estimate,
     Late,
     MethodResult,

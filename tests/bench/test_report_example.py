@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.paper.folder import read_run, read_scored
 from benchmarks.paper.generate import chosen_tasks, read_drawn
-from benchmarks.paper.measure import read_run, read_scored
 from benchmarks.paper.report import examples, write_report
 from gmi_registry.report.pictures import embed
 from tests.support.report_run import noisy, perfect, put, truth_of, write_split, write_summary

@@ -13,8 +13,7 @@ import pytest
 
 from benchmarks.paper import results as results_module
 from benchmarks.paper.definition import OWN_PROMPTS
-from benchmarks.paper.folder import array_bytes
-from benchmarks.paper.measure import read_run, read_scored
+from benchmarks.paper.folder import array_bytes, read_run, read_scored
 from benchmarks.paper.report import chosen_tasks, examples, write_report
 from benchmarks.paper.results import Results, results_schema
 from benchmarks.paper.tables import tables

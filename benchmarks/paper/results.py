@@ -477,9 +477,7 @@ def _figures(name: str, columns: Floats, means: Floats) -> MethodFigures:
 
 
 def _versus(
-    name: str,
-    columns: Mapping[str, NDArray[np.float64]],
-    means: Mapping[str, NDArray[np.float64]],
+    name: str, columns: Mapping[str, NDArray[np.float64]], means: Mapping[str, NDArray[np.float64]]
 ) -> Versus | None:
     if name == REFERENCE or REFERENCE not in columns:
         return None

@@ -234,10 +234,7 @@ def fit(
 
 
 def fit_to(
-    gallery: Gallery,
-    queries: Queries,
-    members: NDArray[np.intp],
-    truth: NDArray[np.integer],
+    gallery: Gallery, queries: Queries, members: NDArray[np.intp], truth: NDArray[np.integer]
 ) -> tuple[Fit, dict[str, dict[str, float]]]:
     """Likewise for Q tasks, of which ``members`` [Q, k] are the images among ``queries`` and
     ``truth`` [Q] the right models in ``gallery``."""

@@ -525,10 +525,7 @@ class _Asking:
         wrong = distances.copy()
         wrong[np.arange(len(truth)), truth] = np.inf
         step = np.random.default_rng(_QUESTION_SEED).integers(1, distances.shape[1], len(truth))
-        picks = {
-            "nearest": wrong.argmin(axis=1),
-            "any": (truth + step) % distances.shape[1],
-        }
+        picks = {"nearest": wrong.argmin(axis=1), "any": (truth + step) % distances.shape[1]}
         if len(prompts) < 2:
             return
         heat = self._temperature

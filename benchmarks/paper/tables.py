@@ -73,10 +73,7 @@ TABLE_5: Mapping[int, tuple[float, ...]] = MappingProxyType(
 """Split of the *default* prompts to top-1 to top-4 accuracy of Eq. 9: all 55, then two halves."""
 
 TABLE_6: Mapping[str, tuple[float, ...]] = MappingProxyType(
-    {
-        "size-1": (0.434, 0.592, 0.707, 0.789),
-        "paper": (0.455, 0.614, 0.734, 0.812),
-    }
+    {"size-1": (0.434, 0.592, 0.707, 0.789), "paper": (0.455, 0.614, 0.734, 0.812)}
 )
 """Top-1 to top-4 accuracy."""
 

@@ -40,10 +40,7 @@ if TYPE_CHECKING:
     from gmi_registry.encoders.tokenizer import ClipTokens
     from gmi_registry.spec import EncoderRef, Preprocess
 
-_RESAMPLING = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-}
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 class Preprocessing:
@@ -175,12 +172,7 @@ class OnnxEncoder:
 
     @classmethod
     def from_folder(
-        cls,
-        path: str | Path,
-        *,
-        memory: Path | None = None,
-        batch_size: int = 32,
-        threads: int = 0,
+        cls, path: str | Path, *, memory: Path | None = None, batch_size: int = 32, threads: int = 0
     ) -> OnnxEncoder:
         """The encoder in a folder that ``gmi encoder export`` made, once it has passed its check.
 
@@ -526,12 +518,7 @@ def open_export(path: Path, cache_dir: Path | None, *, batch_size: int = 32) -> 
 
 
 def sole_export(
-    name: str,
-    pretrained: str,
-    folder: Path | None,
-    cache_dir: Path | None,
-    *,
-    batch_size: int = 32,
+    name: str, pretrained: str, folder: Path | None, cache_dir: Path | None, *, batch_size: int = 32
 ) -> OnnxEncoder:
     """The first export of an encoder that is there.
 

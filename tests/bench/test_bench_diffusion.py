@@ -13,9 +13,8 @@ from benchmarks.paper.folder import read_answers, read_tasks
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.run import run_benchmark
 from gmi_registry.errors import HubError, InputError
-from gmi_registry.generation import BatchCache
 from tests.support.circle_bench import contents
-from tests.support.tiny_bench import OWN, make_hub, run, write_file
+from tests.support.tiny_bench import OWN, interrupted, make_hub, run, write_file
 
 
 @pytest.fixture(scope="module")
@@ -82,21 +81,10 @@ def test_pseudo_prompts_are_default_prompts_or_shipped_phrases(finished):
 
 
 @pytest.mark.parametrize("kept", [0, 4])
-def test_interrupted_while_drawing(hub, finished, monkeypatch, kept):
+def test_interrupted_while_drawing(hub, finished, kept):
     out = hub.parent / f"interrupted-{kept}"
-    keep, count = BatchCache.keep, 0
-
-    def stop(self, batch, images):
-        nonlocal count
-        if count >= kept:
-            raise KeyboardInterrupt
-        count += 1
-        return keep(self, batch, images)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(BatchCache, "keep", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(hub, out)
+    with interrupted(kept):
+        run(hub, out)
     assert not (out / "tasks").exists()
     run(hub, out)
     assert contents(out) == contents(finished)

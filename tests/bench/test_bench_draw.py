@@ -33,7 +33,7 @@ from gmi_registry.images import load_image
 from gmi_registry.scoring.ranking import ascending
 from tests.support import circle_bench, tiny_bench
 from tests.support.circle_bench import contents
-from tests.support.tiny_bench import make_hub, write_file
+from tests.support.tiny_bench import interrupted, make_hub, write_file
 
 ALONE = {"protocols": ("images-1",)}
 SEED = 2
@@ -184,34 +184,21 @@ def test_nothing_is_drawn_again_and_the_bytes_stay(hub, scored, finished, tmp_pa
     assert contents(out) == contents(finished)
 
 
-def test_a_damaged_picture_is_drawn_again(hub, finished, tmp_path):
+def test_interrupted_while_drawing(hub, scored, finished, tmp_path):
+    """The distances are there all the while, and the next run ends with the same bytes.
+
+    So it does where what was drawn before is damaged.
+    """
     out = tmp_path / "out"
-    shutil.copytree(finished, out)
-    (out / next(iter(drawn(out).values()))).write_bytes(b"\x89PNG")
-    assert run(hub, out).made["draw"]
-    assert contents(out) == contents(finished)
-
-
-@pytest.mark.parametrize("kept", [0, 1, 2])
-def test_interrupted_while_drawing(hub, scored, finished, tmp_path, monkeypatch, kept):
-    """The distances are there all the while, and the next run ends with the same bytes."""
-    out, keep, count = tmp_path / "out", BatchCache.keep, 0
     shutil.copytree(scored, out)
-
-    def stop(self, batch, images):
-        nonlocal count
-        if count >= kept:
-            raise KeyboardInterrupt
-        count += 1
-        return keep(self, batch, images)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(BatchCache, "keep", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(hub, out)
+    with interrupted(kept=1):
+        run(hub, out)
     assert not (out / "drawn" / "drawn.json").exists()
     assert {pick.guessed for it in shown(out) for pick in it.picks} == {False}
     run(hub, out)
+    assert contents(out) == contents(finished)
+    (out / next(iter(drawn(out).values()))).write_bytes(b"\x89PNG")
+    assert run(hub, out).made["draw"]
     assert contents(out) == contents(finished)
 
 

@@ -33,28 +33,14 @@ from gmi_registry.images import load_image
 from gmi_registry.scoring.ranking import ascending
 from tests.support import circle_bench, tiny_bench
 from tests.support.circle_bench import contents
-from tests.support.tiny_bench import interrupted, make_hub, write_file
+from tests.support.tiny_bench import interrupted, write_file
 
-ALONE = {"protocols": ("images-1",)}
 SEED = 2
 """The smallest that is none of the benchmark's 0 and 1 (test), 7 (dev)."""
 
 
 def run(hub, out, *, last="draw", **changes):
-    return tiny_bench.run(hub, out, last=last, **(ALONE | changes))
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    return make_hub(tmp_path_factory.mktemp("draw") / "hub")
-
-
-@pytest.fixture(scope="module")
-def scored(hub):
-    """All that comes before; tests copy it."""
-    out = hub.parent / "scored"
-    run(hub, out, last="score")
-    return out
+    return tiny_bench.run(hub, out, last=last, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +112,7 @@ def test_a_picture_is_what_the_model_draws_of_the_guess(hub, finished):
 
 def test_a_guess_may_be_longer_than_what_the_model_reads(hub, tmp_path):
     """Nobody can be told to shorten it, as he is told of a prompt of his own."""
-    benchmark = load_benchmark(write_file(hub, **ALONE))
+    benchmark = load_benchmark(write_file(hub))
     generator = DiffusionGenerator(
         benchmark, tmp_path, device="cpu", access=HubAccess(hub.parent / "cache")
     )
@@ -155,7 +141,7 @@ def test_each_model_is_loaded_once(hub, scored, tmp_path, monkeypatch):
 
     monkeypatch.setattr(generation, "load_pipeline", counted)
     told = []
-    benchmark = load_benchmark(write_file(hub, **ALONE))
+    benchmark = load_benchmark(write_file(hub))
     run_benchmark(
         benchmark,
         out,
@@ -221,7 +207,7 @@ def test_drawing_never_reads_the_answers_of_test(hub, scored, finished, tmp_path
     """Neither through the one function that may, nor by opening a file that holds them."""
     out, opened = tmp_path / "out", []
     shutil.copytree(scored, out)
-    benchmark = load_benchmark(write_file(hub, **ALONE))
+    benchmark = load_benchmark(write_file(hub))
     generator = DiffusionGenerator(
         benchmark, out / "work", device="cpu", access=HubAccess(hub.parent / "cache")
     )
@@ -334,7 +320,7 @@ def test_the_command_stops_after_drawing(hub, scored, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(scored, out)
     monkeypatch.setenv("GMI_CACHE_DIR", str(hub.parent / "cache"))
-    path = str(write_file(hub, **ALONE))
+    path = str(write_file(hub))
     arguments = ["run", path, "--out", str(out), "--stage", "draw", "--device", "cpu"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output

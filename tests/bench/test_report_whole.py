@@ -73,6 +73,7 @@ def test_the_document_holds_what_the_tables_say(run) -> None:
 @pytest.mark.parametrize("width", [80, 160])
 def test_a_terminal_gets_tables_of_its_width(run, monkeypatch, width) -> None:
     folder, report = run
+    monkeypatch.setattr("benchmarks.paper.report.write_report", lambda folder: report)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("FORCE_COLOR", "1")

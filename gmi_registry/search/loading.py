@@ -14,7 +14,7 @@ from PIL import Image
 
 from gmi_registry.device import require_device
 from gmi_registry.errors import GmiError, IncomparableSpecsError, InputError
-from gmi_registry.hubs.resolve import makes_links
+from gmi_registry.hubs.open import makes_links
 from gmi_registry.search.query import reference_id, require_shared_space
 from gmi_registry.search.request import NO_INTERROGATOR, SearchRequest
 from gmi_registry.search.source import HasRegistry
@@ -178,7 +178,8 @@ class ModelLoader:
 
         if not isinstance(hub, HasRegistry):
             return None
-        from gmi_registry.hubs.registry.registry import Registry, fetch_encoder_files
+        from gmi_registry.hubs.registry.dataset import fetch_encoder_files
+        from gmi_registry.hubs.registry.registry import Registry
 
         if not isinstance(hub.registry, Registry):
             return None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 from gmi_registry.atomic import user_cache
 from gmi_registry.background import known_universal
 from gmi_registry.errors import OfflineError, UnsupportedOperationError
-from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import HubAccess
 from gmi_registry.hubs.protocol import SearchableHub, with_base_names
 from gmi_registry.index import IndexQuery, ModelQuery, Ranking, SpecCache, rank_groups
 from gmi_registry.search.loading import ModelLoader

@@ -34,9 +34,16 @@ from gmi_registry.hubs.huggingface.client import (
     translated_errors,
 )
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
-from gmi_registry.hubs.huggingface.listing import MANIFEST, TENSORS, KnownModels, list_models
+from gmi_registry.hubs.huggingface.listing import (
+    MANIFEST,
+    TENSORS,
+    KnownModels,
+    Names,
+    base_reference,
+    kept_elsewhere,
+    list_models,
+)
 from gmi_registry.hubs.huggingface.models import Models, is_unknown, weight_files
-from gmi_registry.hubs.huggingface.names import Names, base_reference, kept_elsewhere
 from gmi_registry.hubs.protocol import (
     Destination,
     Listing,

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.paper.embed import with_words
-from benchmarks.paper.folder import load_arrays
-from benchmarks.paper.measure import DIGITS, Run, ScoredTasks, first_shares, mean_estimates, outcome
+from benchmarks.paper.folder import Run, ScoredTasks, load_arrays
 from benchmarks.paper.methods import (
     METHODS,
     Fit,
@@ -23,6 +22,7 @@ from benchmarks.paper.methods import (
     paper_by,
 )
 from benchmarks.paper.results import (
+    DIGITS,
     Late,
     LateMethod,
     Mixture,
@@ -30,15 +30,17 @@ from benchmarks.paper.results import (
     Resemblance,
     Sweep,
     Unlikeness,
+    first_shares,
+    mean_estimates,
+    outcome,
 )
 from benchmarks.paper.score import UNFITTED, HeldOut, RunArrays
 from gmi_registry.scoring.confidence import distances_with_unwanted, log_innocence
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats, rbf, squared_distances
 from gmi_registry.scoring.model_distance import content_means, model_distances
-from gmi_registry.scoring.query import unit_rows
+from gmi_registry.scoring.query import distances_with_text, text_distances, unit_rows
 from gmi_registry.scoring.ranking import top_k_credit
-from gmi_registry.scoring.text import distances_with_text, text_distances
 
 
 def squared_discrepancy(
@@ -522,10 +524,7 @@ class _Asking:
         wrong = distances.copy()
         wrong[np.arange(len(truth)), truth] = np.inf
         step = np.random.default_rng(_QUESTION_SEED).integers(1, distances.shape[1], len(truth))
-        picks = {
-            "nearest": wrong.argmin(axis=1),
-            "any": (truth + step) % distances.shape[1],
-        }
+        picks = {"nearest": wrong.argmin(axis=1), "any": (truth + step) % distances.shape[1]}
         if len(prompts) < 2:
             return
         heat = self._temperature

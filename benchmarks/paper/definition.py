@@ -37,6 +37,9 @@ PROTOCOLS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+SINGLE = "images-1"
+"""The protocol whose tasks are shown, studied one by one, and measured by more than ranks."""
+
 OWN_PROMPTS = ("own-prompts", "own-prompts-default", "own-prompts-mixed")
 """The protocols whose tasks ask for what a developer's own prompts resemble."""
 

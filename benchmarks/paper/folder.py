@@ -370,6 +370,9 @@ def missing_package(name: str, *, purpose: str) -> MissingExtraError:
     return error
 
 
+# --- What a run is, and its scores ---------------------------------------------------------------
+
+
 class _RunFormat(_Part):
     name: Literal["gmi-bench"]
     version: Literal[1]

@@ -43,6 +43,12 @@ from gmi_registry.scoring.query import unit_rows
 from gmi_registry.scoring.ranking import top_k_credit
 from gmi_registry.scoring.text import distances_with_text, text_distances
 
+# --- How far two sets of images are apart: MMD, RBF kernel, unbiased -----------------------------
+
+# It asks whether two sets could come of one distribution, whichever image answers which. With a
+# kernel on an encoder's embeddings it stands where a Fréchet distance would, but needs no
+# covariance, and so says something about a few dozen images too.
+
 
 def squared_discrepancy(
     x: Floats,
@@ -110,6 +116,8 @@ def _apart(
     return float(rbf(x, y, gamma)[own[:, None] != other].mean(dtype=np.float64))
 
 
+# --- γ of Eq. 9 ----------------------------------------------------------------------------------
+
 SWEPT_GAMMAS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -155,6 +163,8 @@ def _of_length_1(gallery: Gallery, queries: Queries) -> tuple[Gallery, Queries]:
     images = np.asarray(unit_rows(queries.images), np.float64)
     return Gallery(members, gallery.pictures), replace(queries, images=images)
 
+
+# --- What the picked models make, beside the query -----------------------------------------------
 
 _RESEMBLANCE_SEED = 17
 _ENOUGH = 1000  # query images for a median distance
@@ -262,6 +272,8 @@ def _of_model(test: ScoredTasks, model: int, picks: Picks) -> Iterator[tuple[tup
         yield (task.prompts[0], task.seeds[0]), int(picks[row])
 
 
+# --- Models with and without prompts of their own ------------------------------------------------
+
 MIXED = "own-prompts-mixed"
 """The protocol whose specifications are taken: every second model has prompts of its own."""
 
@@ -350,6 +362,9 @@ def _mixture(
     )
 
 
+# --- Models that join late -----------------------------------------------------------------------
+
+
 def held_out_loss(test: ScoredTasks, found: HeldOut) -> Late | None:
     """Top-1 accuracy on the tasks of ``test``, with four models late and with none.
 
@@ -376,6 +391,8 @@ def held_out_loss(test: ScoredTasks, found: HeldOut) -> Late | None:
     choices = [[test.models[model] for model in four] for four in found.late]
     return Late(choices=choices, tasks=int(own.sum()), methods=methods)
 
+
+# --- Words, models and unwanted pictures ---------------------------------------------------------
 
 _QUESTION_SEED = 23
 _PICTURE_METHOD = "default-none"

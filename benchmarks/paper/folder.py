@@ -355,6 +355,8 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     except FileNotFoundError:
         raise InputError(f"{path} is missing", hint=_RUN_AGAIN) from None
     except _BROKEN as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{path}: cannot be read: {error.strerror}", hint=_RUN_AGAIN) from None
         raise damaged(path, " ".join(str(error).split())) from None
 
 

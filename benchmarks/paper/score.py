@@ -230,7 +230,7 @@ def fit(
     Best is the largest top-1 accuracy, then the smallest mean rank, then the value tried first.
     Also returns the top-1 accuracy of every value. To fit another parameter, add it to
     :class:`~benchmarks.paper.methods.Fit` and a line here; the answers come from
-    ``read_labels(folder, "dev")``, and nothing here has any others.
+    ``read_answers(folder, "dev")``, and nothing here has any others.
     """
     tasks = read_tasks(folder, "dev", protocol)
     truth = np.array(read_answers(folder, "dev")[protocol])

@@ -132,7 +132,7 @@ class RunArrays:
             image_prompt=arrays["image_prompt"],
             gamma=self.gamma,
             grams=grams(images, self.gamma),
-            scatter=self._scatter,
+            scatter=lambda: self._pooled,
             downloads=self._downloads,
         )
         return Gallery((member,), self._pictures(lambda number: False))
@@ -177,7 +177,7 @@ class RunArrays:
                 image_prompt=rows,
                 gamma=self.gamma,
                 grams=grams(images[None], self.gamma),
-                scatter=self._scatter,
+                scatter=lambda: self._pooled,
                 downloads=self._downloads[number : number + 1],
             )
             members.append(member)
@@ -187,9 +187,6 @@ class RunArrays:
     def _pooled(self) -> WithinScatter:
         arrays = load_arrays(self.folder / "embeddings" / "specs.npz")
         return WithinScatter.of(arrays["image_embeddings"].astype(float))
-
-    def _scatter(self) -> WithinScatter:
-        return self._pooled
 
     @property
     def _downloads(self) -> Array:

@@ -251,11 +251,11 @@ def _by_model(
         each = []
         for low in (True, False):
             asked, made, said = [], [], []
-            for task, pick in _of_model(test, model, picks):
-                prompt, seed = task
+            for row in np.flatnonzero(test.truth == model):
+                prompt, seed = test.tasks.tasks[row].prompts[0], test.tasks.tasks[row].seeds[0]
                 if seed in pairs and (seed in half) is low:
                     asked.append(drawn[model, prompt, seed])
-                    made.append(drawn[pick, prompt, pairs[seed]])
+                    made.append(drawn[int(picks[row]), prompt, pairs[seed]])
                     said.append(prompt)
             strata = np.unique(said, return_inverse=True)[1]
             each.append(
@@ -263,13 +263,6 @@ def _by_model(
             )
         found.append(float(np.mean(each)))
     return np.array(found)
-
-
-def _of_model(test: ScoredTasks, model: int, picks: Picks) -> Iterator[tuple[tuple[str, int], int]]:
-    """Prompt, seed and picked model of each task whose right model is ``model``."""
-    for row in np.flatnonzero(test.truth == model):
-        task = test.tasks.tasks[row]
-        yield (task.prompts[0], task.seeds[0]), int(picks[row])
 
 
 # --- Models with and without prompts of their own ------------------------------------------------

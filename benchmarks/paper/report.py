@@ -47,8 +47,8 @@ from benchmarks.paper.tables import PUBLISHED_MODELS, TABLE_4, tables
 from gmi_registry import __version__
 from gmi_registry.errors import InputError
 from gmi_registry.images import load_image
+from gmi_registry.report.figures import Picture, embed
 from gmi_registry.report.page import STYLE_SHEET, fill_template
-from gmi_registry.report.pictures import Picture, embed
 from gmi_registry.scoring.confidence import TEMPERATURE, fitted_temperature
 
 if TYPE_CHECKING:

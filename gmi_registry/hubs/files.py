@@ -150,7 +150,10 @@ class FileDigests:
         if _key(path, before) != _key(path, after):
             raise HubError(f"{path} changed while it was read", hint="try again when it is whole")
         if time.time_ns() - before.st_mtime_ns > _TICK_NS:
-            _write_note(note, digest.hexdigest())
+            try:
+                write_sealed(note, digest.hexdigest().encode())
+            except OSError as error:
+                _log.debug("cannot remember the digest of a file: %s", error)
         return digest.hexdigest()
 
 
@@ -169,13 +172,6 @@ def _key(path: Path, status: os.stat_result) -> str:
 def _noted(note: Path) -> str | None:
     content = read_sealed(note, limit=64)
     return content.decode() if content is not None and _SHA256.fullmatch(content) else None
-
-
-def _write_note(note: Path, digest: str) -> None:
-    try:
-        write_sealed(note, digest.encode())
-    except OSError as error:
-        _log.debug("cannot remember the digest of a file: %s", error)
 
 
 def read_upload(folder: Path, ref: ModelRef) -> tuple[Manifest, dict[str, bytes]]:

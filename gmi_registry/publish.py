@@ -606,8 +606,8 @@ def _require_same_weights(model: ModelOutline, destination: Destination) -> None
             raise HubError(
                 f"{model.ref}: the specification would go to {destination.branch}, where {path} "
                 f"{what}",
-                hint="name a branch that has these weights: --revision BRANCH; or leave the "
-                "repository alone: --to registry, or --output DIR",
+                hint="name a branch that has these weights: --revision BRANCH; or do not write "
+                "to the repository: --to registry, or --output DIR",
             )
 
 
@@ -856,5 +856,5 @@ def _make(folder: Path) -> None:
     except OSError as error:
         raise InputError(
             f"{folder} cannot be made: {error.strerror or error}",
-            hint="choose a place that you may write to",
+            hint="choose a place that you can write to",
         ) from error

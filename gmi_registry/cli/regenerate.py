@@ -147,7 +147,7 @@ def regenerate(
     if summary is not None:
         require_writable_file(summary, "summary", hint=_OTHER_FILE)
     if index is not None and index.exists() and not index.is_dir():
-        raise InputError(f"{index} is no folder", hint="name one: gmi regenerate --index DIR")
+        raise InputError(f"{index} is not a folder", hint="name one: gmi regenerate --index DIR")
     if install_webhook:
         from gmi_registry.cli.webhook import JobOptions, install
 

@@ -305,7 +305,7 @@ def require_complete(model: ModelFiles, component: str, report: Mapping[str, Any
         raise GenerationError(
             f"{model.ref}: its {component} lacks {', '.join(missing[:3])}{more}, which would be "
             "random numbers",
-            hint="download the model again; if that does not help, its author must save it anew",
+            hint="download the model again; if that does not help, its author must save it again",
         )
 
 

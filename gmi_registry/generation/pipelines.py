@@ -77,7 +77,7 @@ def require_packages() -> None:
 def check_model(model: ModelFiles) -> None:
     """Raise GenerationError for all that can be told of a model before its weights are loaded.
 
-    That is a base model that is not at hand, pickles, several files of which one is meant, files
+    That is a base model that is not here, pickles, several files of which one is meant, files
     that are damaged or of another kind (a VAE, a ControlNet), and what :func:`require_pipeline`
     refuses.
     """
@@ -274,7 +274,7 @@ def _check_channels(
     if reason is not None:
         raise GenerationError(
             f"{model.ref}: its network {reason}",
-            hint="publish a model that generates images from a text alone",
+            hint="publish a model that generates images from a text only",
         )
 
 
@@ -294,7 +294,7 @@ def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]
     base = _base_of(model)
     if base.kind != "checkpoint":
         raise GenerationError(
-            f"{model.ref}: its base model {base.ref} is no diffusers folder, so it has no "
+            f"{model.ref}: its base model {base.ref} is not a diffusers folder, so it has no "
             "configuration to read the file by",
             hint="name a base model in the diffusers layout: --base REPO, or base_model in the "
             "model card",
@@ -328,7 +328,7 @@ def _base_of(model: ModelFiles) -> ModelFiles:
             hint="name it: --base REPO, or add base_model to the model card",
         )
     raise GenerationError(
-        f"{model.ref}: its base model {named} is not at hand",
+        f"{model.ref}: its base model {named} is not here",
         hint=f"put {named} on the same hub, name one that is there (--base REPO), or correct "
         "base_model in the model card",
     )
@@ -346,7 +346,7 @@ def _require_no_lora_below(model: ModelFiles, base: ModelFiles | None) -> None:
             raise GenerationError(
                 f"{model.ref}: its base model {base.ref.without_revision} is a LoRA itself, and a "
                 "LoRA is put on a whole model",
-                hint=f"name the whole model that both stand on: --base {root}; if it takes both, "
+                hint=f"name the whole model that both need: --base {root}; if it takes both, "
                 "merge them into one file, and publish that",
             )
         base = base.base

@@ -146,7 +146,7 @@ class Ranking:
     """One ranking for each group that can be compared with the query, the largest group first.
 
     Distances of two groups say nothing about each other. So they are not merged: ranks start again
-    at 1 in each group, and each holds up to the number of hits that was asked for.
+    at 1 in each group, and each holds up to the number of hits that was requested.
     ``looked_at`` counts all indexed models, ``matched`` those that passed the filters.
     """
 

@@ -29,7 +29,7 @@ Progress = Callable[[int, int, str], None]
 _ENDS_RUN = frozenset({"RateLimitError", "OfflineError"})
 _LIMIT_MODELS = "--max-models was reached"
 _LIMIT_SECONDS = "--max-seconds had passed"
-_REFUSED = "the hub asked to stop"
+_REFUSED = "the hub asked the program to stop"
 _INTERRUPTED = "the run was interrupted"
 
 
@@ -207,7 +207,7 @@ def executor_named(
             civitai_token=civitai_token,
         )
     raise InputError(
-        f"{name[:80]!r} is no executor", hint=f"use --executor {' or '.join(EXECUTORS)}"
+        f"{name[:80]!r} is not an executor", hint=f"use --executor {' or '.join(EXECUTORS)}"
     )
 
 
@@ -273,7 +273,9 @@ class Round:
         ``cache_dir`` and what is raised are as for :func:`~gmi_registry.indexing.index_hubs`.
         """
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder} is no folder", hint="name one: gmi regenerate --index DIR")
+            raise InputError(
+                f"{folder} is not a folder", hint="name one: gmi regenerate --index DIR"
+            )
         wanted = Filters(tags=self._tags)
         done = index_hubs(folder, [self.hub], cache_dir=cache_dir, filters=wanted)
         return replace(summary, index=done)

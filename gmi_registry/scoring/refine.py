@@ -51,7 +51,7 @@ LOOSE = Care(512, 24)
 
 class Refinement(NamedTuple):
     """``distances`` [R]: exact where ``exact`` [R] says so, estimates elsewhere, which are off by
-    ``deviation`` (the root of the mean square); ``limit``: the last distance that was asked for, so
+    ``deviation`` (the root of the mean square); ``limit``: the last distance that was requested, so
     that hardly any estimate stands for a distance below it."""
 
     distances: Floats

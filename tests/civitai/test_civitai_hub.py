@@ -174,7 +174,7 @@ def test_of_an_archived_model_nothing_is_known(filled, hub, store):
     filled.state.models[1].archived = True
     list(hub.list_specs(Filters(("style",))))
     assert hub.weight_digests(REF) is None
-    with pytest.raises(HubError, match="gives out no files; the model may be archived"):
+    with pytest.raises(HubError, match="offers no files; the model may be archived"):
         hub.fetch_model(REF)
 
 
@@ -418,7 +418,7 @@ def test_a_base_that_is_closed_or_missing_is_said_before_a_large_file_arrives(
             hub.fetch_model(REF)
         assert caught.value.hint == error.hint
         hub.close()
-    # Of the file no more than its beginning was asked for.
+    # Of the file no more than its beginning was requested.
     assert {it.status for it in filled.requests if "/storage" in it.path} == {206}
 
 

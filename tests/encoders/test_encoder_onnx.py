@@ -257,7 +257,7 @@ def test_a_folder_that_holds_something_else_is_kept(
     tmp_path: Path, torch_encoder: OpenClipEncoder
 ) -> None:
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(InputError, match=r"mine\.txt, which is no exported encoder"):
+    with pytest.raises(InputError, match=r"mine\.txt, which is not an exported encoder"):
         export_encoder(torch_encoder, tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
         export_encoder(torch_encoder, tmp_path / "mine.txt")

@@ -365,7 +365,7 @@ def test_a_file_that_says_epsilon_is_believed_whatever_its_name_suggests(tensors
     stated = {"modelspec.prediction_type": "epsilon"}
     found = sampler(saved(tensors_of("sdxl"), "sdxl", stated, title="V-Pred"))
     assert found["prediction_type"] == "epsilon"
-    assert any("says epsilon, which is taken" in it for it in found["notes"])
+    assert any("says epsilon, which is used" in it for it in found["notes"])
     # On a base for v-prediction the scheduler is set back.
     found = sampler(saved(tensors_of("sd2-v"), "sd2-v", stated))
     assert found["prediction_type"] == "epsilon"
@@ -427,7 +427,7 @@ def test_of_a_folder_the_card_is_believed(bases):
     assert any("the gmi section of its card says v_prediction" in it for it in found["notes"])
     named = sampler(replace(folder, card=replace(folder.card, title="some V-Pred")))
     assert named["prediction_type"] == "epsilon"
-    assert any("configured for epsilon, which is taken" in it for it in named["notes"])
+    assert any("configured for epsilon, which is used" in it for it in named["notes"])
 
 
 @pytest.fixture

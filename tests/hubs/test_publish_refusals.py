@@ -156,7 +156,7 @@ NAN, INF = float("nan"), float("inf")
 
 REFUSALS = {
     # what this machine and the words of the caller tell
-    "steps 0": (nothing, _other(steps=0), InputError, "steps 0 .as asked for"),
+    "steps 0": (nothing, _other(steps=0), InputError, "steps 0 .as requested"),
     "steps 10**9": (nothing, _other(steps=10**9), InputError, "steps 1000000000"),
     "guidance nan": (nothing, _other(guidance_scale=NAN), InputError, "guidance scale nan"),
     "guidance inf": (nothing, _other(guidance_scale=INF), InputError, "guidance scale inf"),
@@ -213,7 +213,7 @@ REFUSALS = {
     ),
     "card, no YAML": (_card("tags: [a\n"), {}, HubError, "README.md line"),
     # what the configuration of the model tells
-    "no base": (_card("base_model: ada/gone\n"), {}, HubError, "ada/gone, is not at hand"),
+    "no base": (_card("base_model: ada/gone\n"), {}, HubError, "ada/gone, is not here"),
     "no base named": (_card("license: mit\n"), {}, GmiError, "names no base model"),
     "code": (
         _base(**{"model_index.json": index(unet=["own_code", "Net"])}),
@@ -357,7 +357,7 @@ def test_what_a_folder_of_models_can_refuse(world, tmp_path):
     (folder / LORA).write_bytes(WEIGHTS)
     (folder / "README.md").write_bytes(card("base_model: gone\n"))
     ref = ModelRef("local", "style")
-    with pytest.raises(GmiError, match="its base model gone is not at hand"):
+    with pytest.raises(GmiError, match="its base model gone is not here"):
         publish(ref, hub, work=tmp_path / "work", device="cpu")
     (folder / "gmi").write_text("in the way")
     with pytest.raises(HubError, match="gmi is not a folder"):

@@ -151,7 +151,8 @@ class TestText:
         with pytest.raises(InputError) as caught:
             look(prompt="red", encoder=ProjectionEncoder())
         assert caught.value.message == (
-            "a text alone cannot be compared with images: projection/seed-0 gives texts 5 values "
+            "words without a picture cannot be compared with images: projection/seed-0 gives "
+            "texts 5 values "
             "and images 6"
         )
         assert caught.value.hint

@@ -288,7 +288,7 @@ def test_a_hub_that_asks_to_stop_ends_the_run(described, opened, work, models, g
     done = this.run(found)
     (failed,) = done.failed
     assert (failed.model, failed.error, failed.passing) == (INK, "RateLimitError", True)
-    assert [it.why for it in done.left] == ["the hub asked to stop"]
+    assert [it.why for it in done.left] == ["the hub asked the program to stop"]
     described.clear_faults()
     assert len(go(opened).done) == 2
 

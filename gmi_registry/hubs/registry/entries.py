@@ -250,7 +250,7 @@ def entries_of(files: Mapping[str, StoredFile], commit: str) -> list[RegistryEnt
     for path, stored in files.items():
         known = parse_file(path)
         if known is None:
-            _log.debug("%.200r is no file of an entry, and is passed over", path)
+            _log.debug("%.200r is not a file of an entry, and is skipped", path)
             continue
         found.setdefault(known[0], {})[known[1]] = stored
     entries = (

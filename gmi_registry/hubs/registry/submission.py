@@ -85,7 +85,7 @@ class Verified:
                 hint="pip install --upgrade gmi-registry",
             )
         if not isinstance(rows, list):
-            raise _broken("has specs that are no list")
+            raise _broken("has specs that are not a list")
         found: dict[str, str] = {}
         for row in rows:
             digest, git = (row.get("digest"), row.get("git")) if isinstance(row, dict) else (0, 0)
@@ -123,7 +123,7 @@ def read_verified(dataset: Dataset, commit: str) -> Verified:
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("a key appears twice in one object")
     return found
 
 
@@ -189,7 +189,7 @@ def mark_verified(
         dataset,
         missing,
         title=f"Verified: {entry.repository}",
-        text=f"Images of `{entry_path(entry)}` were drawn again, and are as they are described.",
+        text=f"Images of `{entry_path(entry)}` were generated again, and match their description.",
         create_pr=create_pr,
     )
     if isinstance(done, ChangeStart):

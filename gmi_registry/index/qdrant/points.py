@@ -235,7 +235,7 @@ def _header(payload: object, server: str) -> _Header:
         return _Header.model_validate(payload)
     except ValidationError as error:
         raise SpecFormatError(
-            f"{server} holds something that is no index ({first_fault(error, 200)})",
+            f"{server} holds something that is not an index ({first_fault(error, 200)})",
             hint=load_again(server),
         ) from None
 
@@ -275,7 +275,7 @@ class PointPayload(ModelMetadata):
             return _payload_check().validate_python(known)
         except ValidationError as error:
             raise SpecFormatError(
-                f"the index says of {entry.ref} what no specification may: "
+                f"the index says something about {entry.ref} that no specification can say: "
                 f"{first_fault(error, 200)}",
                 hint="build the index again: gmi index build",
             ) from None
@@ -287,7 +287,8 @@ class PointPayload(ModelMetadata):
             return _payload_check().validate_python(payload)
         except ValidationError as error:
             raise SpecFormatError(
-                f"{server} says of a model what no index may: {first_fault(error, 200)}",
+                f"{server} says something about a model that no index can say: "
+                f"{first_fault(error, 200)}",
                 hint=load_again(server),
             ) from None
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.paper.folder import read_answers, read_tasks
-from benchmarks.paper.galleries import RunArrays
 from benchmarks.paper.methods import Queries
+from benchmarks.paper.score import RunArrays
 from gmi_registry.scoring.confidence import confidences
 from gmi_registry.scoring.default import whitened_distances
 from gmi_registry.scoring.kernels import Floats

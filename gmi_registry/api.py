@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, TypeAlias
 from PIL.Image import Image
 
 from gmi_registry.atomic import user_cache
-from gmi_registry.encoders.protocol import Encoder
-from gmi_registry.hubs.access import HubAccess
-from gmi_registry.hubs.open import opened_hub
+from gmi_registry.encoders.encoder import Encoder
+from gmi_registry.hubs.open import (
+    HubAccess,
+    base_hints,
+    find_model,
+    find_spec,
+    hub_named_in,
+    opened_hub,
+)
 from gmi_registry.hubs.protocol import Hub, SearchableHub
-from gmi_registry.hubs.resolve import base_hints, find_model, find_spec, hub_named_in
 from gmi_registry.model import Kind
 from gmi_registry.search.request import WORKERS, ImageSource, SearchRequest
 from gmi_registry.search.result import Progress, SearchResult
@@ -199,9 +204,9 @@ def publish(
         opening.enter_context(base_hints(opened))
         store = None
         if to_registry and opened.name != "civitai":
-            from gmi_registry.hubs.registry import Registry
+            from gmi_registry.hubs.open import open_registry
 
-            store = opening.enter_context(Registry.open(access))
+            store = opening.enter_context(open_registry(access))
         request = PublishRequest(
             _model_of(find_model(str(model), opened, revision)),
             work=_work_folder(work, cache),

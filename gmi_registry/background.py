@@ -23,7 +23,7 @@ from gmi_registry.index import Hubness, SpecCache, Universal, measure_hubness
 from gmi_registry.index.hubness import FEWEST
 
 if TYPE_CHECKING:
-    from gmi_registry.encoders.protocol import Encoder
+    from gmi_registry.encoders.encoder import Encoder
     from gmi_registry.index.groups import ModelGroup
 
 _FILE = Path(__file__).with_name("background.png")

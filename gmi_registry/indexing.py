@@ -9,8 +9,8 @@ from pathlib import Path
 
 from gmi_registry.errors import GmiError, InputError, RateLimitError, SpecFormatError
 from gmi_registry.filters import Filters
+from gmi_registry.hubs.open import read_from
 from gmi_registry.hubs.protocol import Hub, Listing, bases_in, with_base_names
-from gmi_registry.hubs.resolve import read_from
 from gmi_registry.index import IndexEntry, SkippedSpec, SpecStatus
 from gmi_registry.index.stored import (
     DOCUMENT_NAME,

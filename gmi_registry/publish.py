@@ -45,8 +45,8 @@ from gmi_registry.generation.specification import (
     require_spec_place,
     require_writable,
 )
+from gmi_registry.hubs.open import find_base, read_former
 from gmi_registry.hubs.protocol import Destination, Hub, ModelOutline, SpecStore, knows_names
-from gmi_registry.hubs.resolve import find_base, read_former
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import (
     PREVIEW_NAME,

@@ -22,7 +22,7 @@ from gmi_registry.bases import (
     stated_base,
 )
 from gmi_registry.errors import HubError
-from gmi_registry.hubs.huggingface.names import KEPT_ELSEWHERE
+from gmi_registry.hubs.huggingface.listing import KEPT_ELSEWHERE
 from gmi_registry.spec import ModelRef
 from gmi_registry.weights import WeightsFile, architecture_title
 

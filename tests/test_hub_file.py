@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from gmi_registry.errors import HubError, InputError, SpecFormatError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
-from gmi_registry.hubs.resolve import find_model
+from gmi_registry.hubs.open import find_model
 from gmi_registry.hubs.selection import RepoFile, select_weights
 from gmi_registry.spec import (
     DescribedModel,

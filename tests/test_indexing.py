@@ -12,9 +12,9 @@ from gmi_registry.cli.main import app
 from gmi_registry.errors import InputError, RateLimitError, SpecFormatError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.registry import Registry
+from gmi_registry.hubs.registry.dataset import push_aggregate
 from gmi_registry.hubs.registry.entries import entry_of, entry_path
-from gmi_registry.hubs.registry.registry import push_aggregate
-from gmi_registry.hubs.registry.supplement import SupplementedHub
+from gmi_registry.hubs.registry.registry import SupplementedHub
 from gmi_registry.index.stored import DOCUMENT_NAME, FolderFiles, IndexDocument, StoredIndex
 from gmi_registry.indexing import index_hubs
 from gmi_registry.spec import Manifest
@@ -65,7 +65,7 @@ def index(author, folder, tmp_path):
     def run(**options):
         cache = tmp_path / "runner"
         author.hub.clear_requests()
-        hub = SupplementedHub(HuggingFaceHub(cache_dir=cache), Registry(cache_dir=cache))
+        hub = SupplementedHub(Registry(cache_dir=cache), cache_dir=cache)
         with hub:
             return index_hubs(folder, [hub], cache_dir=cache, **options)
 
@@ -133,7 +133,7 @@ class TestIndexing:
         index()
         author.hub.clear_requests()
         cache = tmp_path / "another"
-        with SupplementedHub(HuggingFaceHub(cache_dir=cache), Registry(cache_dir=cache)) as hub:
+        with SupplementedHub(Registry(cache_dir=cache), cache_dir=cache) as hub:
             again = index_hubs(folder, [hub], cache_dir=cache)
         assert again.read == 0
         assert not [path for path in asked(author) if "/resolve/" in path and "gmi/" in path]

@@ -16,10 +16,9 @@ from qdrant_client import QdrantClient
 
 from gmi_registry import search
 from gmi_registry.filters import Filters, fold, plain_tags
-from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.entries import entry_of, entry_path
-from gmi_registry.hubs.registry.supplement import SupplementedHub
+from gmi_registry.hubs.registry.registry import SupplementedHub
 from gmi_registry.index import ImageQuery
 from gmi_registry.index.qdrant import QdrantIndex, serve_into
 from gmi_registry.index.stored import FolderFiles, StoredIndex
@@ -162,7 +161,7 @@ class World(Author):
     @contextmanager
     def opened(self):
         cache = self.room / "builder"
-        with SupplementedHub(HuggingFaceHub(cache_dir=cache), Registry(cache_dir=cache)) as found:
+        with SupplementedHub(Registry(cache_dir=cache), cache_dir=cache) as found:
             yield found
 
     def index(self, wanted=None):

@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from gmi_registry.encoders import load_encoder
-from gmi_registry.encoders.protocol import Encoder
+from gmi_registry.encoders.encoder import Encoder
 from gmi_registry.generation import (
     BatchCache,
     RecipeOverrides,

@@ -20,7 +20,7 @@ from gmi_registry.interrogators import MODES
 from gmi_registry.sanitize import first_fault
 from gmi_registry.scoring import PAPER_GAMMA
 from gmi_registry.spec.canonical import canonical_digest
-from gmi_registry.spec.fields import Count, Name, Prompt, Text
+from gmi_registry.spec.manifest import Count, Name, Prompt, Text
 
 PROTOCOLS: Mapping[str, str] = MappingProxyType(
     {

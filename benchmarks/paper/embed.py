@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmarks.paper.definition import SPLITS, Benchmark, Split
 from benchmarks.paper.folder import (
+    Progress,
     SpecFile,
     StageCache,
     Task,
@@ -25,8 +26,8 @@ from benchmarks.paper.folder import (
     read_tasks,
     versions,
 )
-from benchmarks.paper.generator import Generator
-from gmi_registry.encoders.protocol import Matched
+from benchmarks.paper.generators import Generator
+from gmi_registry.encoders.encoder import Matched
 from gmi_registry.errors import GenerationError
 from gmi_registry.interrogators.modes import shipped_phrases
 from gmi_registry.spec.canonical import canonical_digest
@@ -34,7 +35,6 @@ from gmi_registry.spec.canonical import canonical_digest
 _AT_ONCE = 256
 _ENCODING = ("open_clip_torch", "pillow", "timm", "torch", "transformers")
 
-Progress = Callable[[int, int], None]
 Arrays = dict[str, NDArray[np.generic]]
 
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gmi_registry.errors import GenerationError, InputError, MissingExtraError
 from gmi_registry.sanitize import first_fault
 from gmi_registry.spec.canonical import canonical_digest
-from gmi_registry.spec.fields import RelativePath
+from gmi_registry.spec.manifest import RelativePath
 
 LIBRARIES = (
     "clip-interrogator",
@@ -48,6 +48,9 @@ def versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
             continue
     return found
 
+
+Progress = Callable[[int, int], None]
+"""Told how many of a stage's parts are done, and how many there are."""
 
 SUMMARY = "bench.json"
 """The file that says what a folder holds; it is there when the stage ``score`` is done."""

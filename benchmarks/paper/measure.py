@@ -31,7 +31,7 @@ from gmi_registry.sanitize import first_fault
 from gmi_registry.scoring import PAPER_GAMMA
 from gmi_registry.scoring.confidence import TEMPERATURE, confidences
 from gmi_registry.scoring.ranking import mid_ranks, top_k_credit
-from gmi_registry.spec.fields import RelativePath
+from gmi_registry.spec.manifest import RelativePath
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from benchmarks.paper.definition import SPLITS, Benchmark
-from benchmarks.paper.draw import draw_stage, forget_drawn
 from benchmarks.paper.embed import embed_stage, interrogate_stage
 from benchmarks.paper.encoder_pair import PAIR, require_pair
 from benchmarks.paper.folder import SUMMARY, StageCache, document_bytes, put, versions
-from benchmarks.paper.generate import generate_stage
-from benchmarks.paper.generator import Generator
+from benchmarks.paper.generate import draw_stage, forget_drawn, generate_stage
+from benchmarks.paper.generators import Generator
 from benchmarks.paper.score import score_stage
 from gmi_registry import generation
 from gmi_registry.device import require_device, require_dtype
@@ -146,14 +145,14 @@ def _open(
     benchmark: Benchmark, work: Path, device: str | None, access: HubAccess, progress: Progress
 ) -> Generator:
     if benchmark.generator == "example-2.1":
-        from benchmarks.paper.pictures import CircleGenerator
+        from benchmarks.paper.generators import CircleGenerator
 
         return CircleGenerator(benchmark, work)
     if benchmark.generator == "pictures":
-        from benchmarks.paper.pictures import PictureGenerator
+        from benchmarks.paper.generators import PictureGenerator
 
         return PictureGenerator(benchmark, work, device=device, access=access)
-    from benchmarks.paper.generator import DiffusionGenerator
+    from benchmarks.paper.generators import DiffusionGenerator
 
     def told(done: int, total: int) -> None:
         progress("models", done, total)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.paper.figures import INK, LINE, SOFT, plain, require_matplotlib, sheet
+from benchmarks.paper.report import INK, LINE, SOFT, plain, require_matplotlib, sheet
 from benchmarks.speed.record import Row, read
 from gmi_registry.atomic import write_text
 from gmi_registry.errors import MissingExtraError

@@ -16,7 +16,7 @@ from typing import Any
 
 import gmi_registry
 from docs.press.page import Page, anchor, code, prose
-from gmi_registry.spec.fields import Part
+from gmi_registry.spec.manifest import Part
 
 __all__ = ["interface_page"]
 

@@ -33,13 +33,12 @@ from gmi_registry.cli.output import (
     write_pairs,
 )
 from gmi_registry.errors import GmiError, InputError
-from gmi_registry.hubs.access import HubAccess
-from gmi_registry.hubs.open import DEFAULT_HUB, opened_hub
+from gmi_registry.hubs.open import DEFAULT_HUB, HubAccess, opened_hub
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gmi_registry.encoders.protocol import Encoder
+    from gmi_registry.encoders.encoder import Encoder
     from gmi_registry.index import ComparabilityKey, Hubness, SpecCache
     from gmi_registry.index.stored import StoredGroup, StoredIndex
 
@@ -311,8 +310,8 @@ def push(
     quiet: Quiet = False,
 ) -> None:
     """Put the index into the registry, where searches find it. For its maintainers."""
-    from gmi_registry.hubs.registry import Registry
-    from gmi_registry.hubs.registry.registry import push_aggregate
+    from gmi_registry.hubs.open import open_registry
+    from gmi_registry.hubs.registry.dataset import push_aggregate
     from gmi_registry.index.stored import DOCUMENT_NAME, FolderFiles, IndexDocument, StoredIndex
 
     files = FolderFiles(folder)
@@ -320,7 +319,7 @@ def push(
         document = files.fetch(DOCUMENT_NAME, sha256=None, size=None)
         names = IndexDocument.from_bytes(document.read_bytes()).files
     places = {name: files.fetch(name, sha256=None, size=None) for name in (DOCUMENT_NAME, *names)}
-    with Registry.open(HubAccess(cache_dir, token, None, registry)) as opened:
+    with open_registry(HubAccess(cache_dir, token, None, registry)) as opened:
         where = push_aggregate(opened.dataset, places, create_pr=create_pr)
     write_line(where)
     if not quiet:

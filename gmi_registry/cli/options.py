@@ -21,7 +21,7 @@ from typer.core import TyperCommand
 from gmi_registry.atomic import user_cache
 from gmi_registry.cli.output import handle_errors
 from gmi_registry.errors import InputError
-from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import HubAccess
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.protocol import Hub

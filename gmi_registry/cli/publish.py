@@ -30,8 +30,7 @@ from gmi_registry.cli.output import (
     write_message,
     write_pairs,
 )
-from gmi_registry.hubs.open import DEFAULT_HUB
-from gmi_registry.hubs.resolve import find_model, hub_named_in
+from gmi_registry.hubs.open import DEFAULT_HUB, find_model, hub_named_in
 
 if TYPE_CHECKING:
     from gmi_registry.generation import RecipeOverrides

@@ -32,9 +32,7 @@ from gmi_registry.cli.output import (
     write_line,
 )
 from gmi_registry.errors import GmiError, InputError, OfflineError, SpecNotFoundError
-from gmi_registry.hubs.access import HubAccess
-from gmi_registry.hubs.open import DEFAULT_HUB, opened_hub
-from gmi_registry.hubs.resolve import find_model, hub_named_in
+from gmi_registry.hubs.open import DEFAULT_HUB, HubAccess, find_model, hub_named_in, opened_hub
 
 if TYPE_CHECKING:
     from gmi_registry.hubs.registry.review import Finding, Inspection, Proposal
@@ -116,7 +114,7 @@ def check(
     show_log(show.verbose)
     if audit:
         _require_generator(device)
-    from gmi_registry.hubs.registry import Registry
+    from gmi_registry.hubs.open import open_registry
     from gmi_registry.hubs.registry.review import compare_folders, inspect, read_pull
 
     with ExitStack() as stack:
@@ -125,7 +123,7 @@ def check(
         if folder is not None and base is not None:
             proposal = compare_folders(base, folder)
         else:
-            opened = stack.enter_context(Registry.open(access.access))
+            opened = stack.enter_context(open_registry(access.access))
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gmi-")))
             name = opened.dataset.id
             # The client's cache follows links, and the folder of scratch files may be one.
@@ -180,10 +178,11 @@ def verify_entry(
 
     Exits with 1 where they do not.
     """
-    from gmi_registry.hubs.registry import Registry
+    from gmi_registry.hubs.open import open_registry
+    from gmi_registry.hubs.registry.dataset import read_verified
     from gmi_registry.hubs.registry.entries import entry_of
+    from gmi_registry.hubs.registry.registry import mark_verified
     from gmi_registry.hubs.registry.review import Inspection, check_weights
-    from gmi_registry.hubs.registry.submission import mark_verified, read_verified
     from gmi_registry.spec import read_spec
 
     show_log(show.verbose)
@@ -197,7 +196,7 @@ def verify_entry(
                 f"{ref} names a revision of the model, and entries are named by their weights",
                 hint=f"gmi registry verify-entry {ref.without_revision}",
             )
-        opened = stack.enter_context(Registry.open(access.access))
+        opened = stack.enter_context(open_registry(access.access))
         opened.check_writable(ref, create_pr=create_pr)
         read_verified(opened.dataset, opened.head())  # what cannot be read cannot be added to
         place = opened.fetch_spec(ref).parent
@@ -313,7 +312,7 @@ def _others(
     Of the index that was named; without one, the registry's own, or all that ``base`` holds. None
     where there are none.
     """
-    from gmi_registry.hubs.registry import Registry
+    from gmi_registry.hubs.open import open_registry
     from gmi_registry.index import ComparabilityKey
     from gmi_registry.index.stored import FolderFiles, StoredIndex
 
@@ -324,7 +323,7 @@ def _others(
         if index is not None:
             known = StoredIndex.open(FolderFiles(index), cache_dir=place)
         else:
-            opened_registry = opened.enter_context(Registry.open(access))
+            opened_registry = opened.enter_context(open_registry(access))
             known = StoredIndex.open(opened_registry.aggregate(), cache_dir=place)
     except (SpecNotFoundError, OfflineError):
         if index is not None:

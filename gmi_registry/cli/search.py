@@ -37,9 +37,7 @@ from gmi_registry.cli.output import (
     write_rows,
 )
 from gmi_registry.errors import GmiError
-from gmi_registry.hubs.access import HubAccess
-from gmi_registry.hubs.open import DEFAULT_HUB, opened_hub
-from gmi_registry.hubs.resolve import find_spec, is_folder
+from gmi_registry.hubs.open import DEFAULT_HUB, HubAccess, find_spec, is_folder, opened_hub
 from gmi_registry.sanitize import escaped
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from gmi_registry.encoders.protocol import EXPORT_AGAIN, LARGEST_FILE, LIMITS, FileName
+from gmi_registry.encoders.encoder import EXPORT_AGAIN, LARGEST_FILE, LIMITS, FileName
 from gmi_registry.encoders.tokenizer import Cleaning
 from gmi_registry.errors import InputError, UnsupportedVersionError
 from gmi_registry.sanitize import first_fault
 from gmi_registry.spec import EncoderRef
 from gmi_registry.spec.canonical import canonical_json, parse_json
-from gmi_registry.spec.fields import Name, Part, Sha256
+from gmi_registry.spec.manifest import Name, Part, Sha256
 
 
 class FolderFormat(Part):

@@ -21,11 +21,11 @@ from safetensors.numpy import save
 
 from gmi_registry.atomic import replace_folder
 from gmi_registry.encoders.description import Description, FileEntry, TextInput
+from gmi_registry.encoders.encoder import ENCODER_NAME
 from gmi_registry.encoders.external_data import aligned
 from gmi_registry.encoders.onnx import OnnxEncoder
 from gmi_registry.encoders.onnx_files import reference_embeddings
 from gmi_registry.encoders.open_clip import OpenClipEncoder
-from gmi_registry.encoders.protocol import ENCODER_NAME
 from gmi_registry.encoders.tokenizer import Cleaning, join_merges
 from gmi_registry.errors import InputError, install_command
 

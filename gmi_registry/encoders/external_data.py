@@ -13,15 +13,19 @@ import struct
 from collections.abc import Callable
 
 from gmi_registry.encoders.graph import (
+    BYTES,
     BYTES_OF_KIND,
+    FIXED32,
+    VARINT,
     Attribute,
     Graph,
     Node,
     Tensor,
     Value,
     read_graph,
+    varint,
+    written,
 )
-from gmi_registry.encoders.wire import BYTES, FIXED32, VARINT, varint, written
 
 ALIGNMENT = 64
 """Bytes: a line of the processor's cache, and the longest register."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gmi_registry.atomic import user_cache
+from gmi_registry.encoders.encoder import ENCODER_NAME, FileName
 from gmi_registry.encoders.onnx_files import (
     ONNX_FOLDER,
     TOLERANCE,
@@ -32,7 +33,6 @@ from gmi_registry.encoders.onnx_files import (
     reference_embeddings,
     try_encoder,
 )
-from gmi_registry.encoders.protocol import ENCODER_NAME, FileName
 from gmi_registry.errors import DigestMismatchError, InputError, MissingExtraError, install_command
 
 if TYPE_CHECKING:

@@ -36,12 +36,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gmi_registry.atomic import read_sealed, write_sealed
-from gmi_registry.encoders.protocol import ENCODER_NAME, EXPORT_AGAIN, LIMITS, FileName
+from gmi_registry.encoders.encoder import ENCODER_NAME, EXPORT_AGAIN, LIMITS, FileName
 from gmi_registry.errors import DigestMismatchError, GmiError, InputError, install_command
 
 if TYPE_CHECKING:
     from gmi_registry.encoders.description import Description
-    from gmi_registry.encoders.protocol import Encoder
+    from gmi_registry.encoders.encoder import Encoder
 
 CHECKER = 2
 """Version of what is accepted of a graph, and of the bytes that are written from it."""

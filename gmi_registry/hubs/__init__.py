@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gmi_registry.filters import Filters
-    from gmi_registry.hubs.access import HubAccess
     from gmi_registry.hubs.local import LocalHub
-    from gmi_registry.hubs.open import open_hub, opened_hub
+    from gmi_registry.hubs.open import HubAccess, open_hub, opened_hub
     from gmi_registry.hubs.protocol import Hub, KnowsWeights, Listing, SearchableHub, is_stale
 
 __all__ = [
@@ -31,7 +30,7 @@ __all__ = [
 
 _MODULES = {
     "Filters": "gmi_registry.filters",
-    "HubAccess": "gmi_registry.hubs.access",
+    "HubAccess": "gmi_registry.hubs.open",
     "LocalHub": "gmi_registry.hubs.local",
     "open_hub": "gmi_registry.hubs.open",
     "opened_hub": "gmi_registry.hubs.open",

@@ -25,6 +25,7 @@ from gmi_registry.atomic import (
     write_sealed,
 )
 from gmi_registry.errors import AuthError, HubError, InputError
+from gmi_registry.spec.canonical import TENSORS_LIMIT
 from gmi_registry.spec.files import (
     MANIFEST_NAME,
     PREVIEW_NAME,
@@ -38,7 +39,6 @@ from gmi_registry.spec.files import (
     held_folder,
     replaced_names,
 )
-from gmi_registry.spec.tensors import TENSORS_LIMIT
 
 if TYPE_CHECKING:
     from gmi_registry.spec import Manifest, ModelRef

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from gmi_registry.model import Kind, Trust
     from gmi_registry.spec import LoraPartial, Manifest, Spec
-    from gmi_registry.spec.fields import Count, Name, Sha256, Text
+    from gmi_registry.spec.manifest import Count, Name, Sha256, Text
 
     Reference = ModelRef
     Url = str
@@ -58,7 +58,7 @@ def load_constraints() -> None:
 
     from gmi_registry.model import Kind, Trust
     from gmi_registry.spec import LoraPartial
-    from gmi_registry.spec.fields import Count, Name, Sha256, Text
+    from gmi_registry.spec.manifest import Count, Name, Sha256, Text
 
     globals().update(
         Count=Count,

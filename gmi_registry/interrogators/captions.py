@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from gmi_registry.atomic import user_cache
-from gmi_registry.encoders.protocol import Encoder
+from gmi_registry.encoders.encoder import Encoder
 from gmi_registry.errors import InputError, MissingExtraError, OfflineError
 
 DEFAULT_CAPTIONER = "Salesforce/blip-image-captioning-large"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gmi_registry.encoders.protocol import Encoder
+from gmi_registry.encoders.encoder import Encoder
 from gmi_registry.errors import InputError, MissingExtraError, OfflineError
 
 

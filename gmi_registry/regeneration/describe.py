@@ -73,9 +73,9 @@ def _locked(work: Work, hub: Hub, progress: Progress) -> Result:
 
 @contextmanager
 def _registry(work: Work) -> Iterator[SpecStore]:
-    from gmi_registry.hubs.registry import Registry
+    from gmi_registry.hubs.open import open_registry
 
-    with Registry.open(work.options.access) as registry:
+    with open_registry(work.options.access) as registry:
         yield registry
 
 

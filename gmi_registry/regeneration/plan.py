@@ -11,8 +11,8 @@ from typing import Any
 
 from gmi_registry.errors import GmiError, InputError, OfflineError, RateLimitError
 from gmi_registry.filters import Filters, Traits
+from gmi_registry.hubs.open import find_model
 from gmi_registry.hubs.protocol import Hub, Listing, knows_names
-from gmi_registry.hubs.resolve import find_model
 from gmi_registry.regeneration.store import FailureStore, ModelHistory
 from gmi_registry.regeneration.verdict import DUE, State, Survey, Verdict, judge
 from gmi_registry.spec import ModelRef

@@ -62,17 +62,16 @@ def free_memory() -> int:
 
 
 def _described(work: Work) -> int | None:
-    from gmi_registry.hubs.open import opened_hub
-    from gmi_registry.hubs.resolve import makes_links
+    from gmi_registry.hubs.open import makes_links, opened_hub
     from gmi_registry.spec import SPEC_DIR, ModelRef, read_manifest
 
     access = work.options.access
     try:
         ref = ModelRef.parse(work.model)
         if work.to_registry and work.hub == "hf":
-            from gmi_registry.hubs.registry import Registry
+            from gmi_registry.hubs.open import open_registry
 
-            with Registry.open(access) as registry:
+            with open_registry(access) as registry:
                 model = read_manifest(registry.fetch_spec(ref).parent, follow_links=True).model
         else:
             with opened_hub(work.hub, access) as hub:

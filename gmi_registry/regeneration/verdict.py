@@ -23,8 +23,8 @@ from gmi_registry.errors import (
 )
 from gmi_registry.generation.recommended_settings import recommended, recommending_model
 from gmi_registry.hubs.local import LocalHub
+from gmi_registry.hubs.open import makes_links, read_former
 from gmi_registry.hubs.protocol import Hub, KnowsWeights, Listing, SpecStore, is_stale, own_weights
-from gmi_registry.hubs.resolve import makes_links, read_former
 from gmi_registry.hubs.selection import main_file
 from gmi_registry.model import Kind, ModelCard, ModelFiles
 from gmi_registry.spec import (

@@ -381,7 +381,7 @@ def _existing(api: HfApi, text: str) -> str:
 
 def _name(text: str) -> str:
     """The repository of a model that is named in any way: all of it is watched, at no revision."""
-    from gmi_registry.hubs.resolve import endpoints
+    from gmi_registry.hubs.open import endpoints
     from gmi_registry.spec.address import read_address
 
     named = read_address(text, "hf", endpoints())

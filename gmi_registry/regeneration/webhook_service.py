@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from gmi_registry.errors import AuthError, GmiError, InputError, OfflineError, RateLimitError
-from gmi_registry.hubs.resolve import endpoints
+from gmi_registry.hubs.open import endpoints
 from gmi_registry.regeneration.processes import ChildProcess, end_with_parent
 from gmi_registry.regeneration.store import DeliveryQueue, QueuedModel
 from gmi_registry.regeneration.webhook_receiver import (

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 from pydantic import ConfigDict
 
 from gmi_registry.errors import GmiError, InputError
-from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import HubAccess
 from gmi_registry.sanitize import add_secret, one_line
 
 Outcome = Literal["published", "proposed", "fresh", "busy", "set aside", "failed", "lost"]

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from gmi_registry import __version__
 from gmi_registry.atomic import write_text
 from gmi_registry.errors import GmiError, InputError, SpecError, SpecNotFoundError
-from gmi_registry.hubs.access import HubAccess
-from gmi_registry.hubs.open import opened_hub
-from gmi_registry.hubs.resolve import SpecFolder, read_from
+from gmi_registry.hubs.open import HubAccess, SpecFolder, opened_hub, read_from
 from gmi_registry.report.numbers import number
 from gmi_registry.report.page import STYLE_SHEET, fill_template
 from gmi_registry.report.pictures import ContactSheet, Picture, embed
@@ -47,7 +45,7 @@ def nearest_other(
     A search proposes eight, and the discrepancies decide; so it costs what a search by a model
     does. None where the hub has no other. Raises what a search raises.
     """
-    from gmi_registry.hubs.access import HubAccess
+    from gmi_registry.hubs.open import HubAccess
     from gmi_registry.search.request import SearchRequest
     from gmi_registry.search.run import search
 

@@ -14,14 +14,14 @@ from PIL import Image
 
 from gmi_registry.device import require_device
 from gmi_registry.errors import GmiError, IncomparableSpecsError, InputError
-from gmi_registry.hubs.resolve import makes_links
+from gmi_registry.hubs.open import makes_links
 from gmi_registry.search.query import reference_id, require_shared_space
 from gmi_registry.search.request import NO_INTERROGATOR, SearchRequest
 from gmi_registry.search.source import HasRegistry
 
 if TYPE_CHECKING:
     from gmi_registry.encoders import EncoderName
-    from gmi_registry.encoders.protocol import Encoder
+    from gmi_registry.encoders.encoder import Encoder
     from gmi_registry.hubs.protocol import SearchableHub
     from gmi_registry.index import IndexEntry, Selection
     from gmi_registry.interrogators import Interrogator
@@ -172,13 +172,14 @@ class ModelLoader:
             raise
 
     def _from_registry(self, name: EncoderName, encoder_id: str, hub: SearchableHub) -> Path | None:
+        from gmi_registry.encoders.encoder import LIMITS
         from gmi_registry.encoders.onnx import kept_export
         from gmi_registry.encoders.onnx_files import OnnxFolder
-        from gmi_registry.encoders.protocol import LIMITS
 
         if not isinstance(hub, HasRegistry):
             return None
-        from gmi_registry.hubs.registry.registry import Registry, fetch_encoder_files
+        from gmi_registry.hubs.registry.dataset import fetch_encoder_files
+        from gmi_registry.hubs.registry.registry import Registry
 
         if not isinstance(hub.registry, Registry):
             return None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gmi_registry.encoders.protocol import Encoder, Matched
+from gmi_registry.encoders.encoder import Encoder, Matched
 from gmi_registry.errors import IncomparableSpecsError, InputError
 from gmi_registry.images import load_image, to_rgb
 from gmi_registry.index import (

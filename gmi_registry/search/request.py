@@ -118,7 +118,7 @@ class SearchRequest:
     @cached_property
     def filters(self) -> Filters:
         """What models have to pass. A base model may be named by the address of its page."""
-        from gmi_registry.hubs.resolve import base_model_named
+        from gmi_registry.hubs.open import base_model_named
 
         base = None if self.base_model is None else base_model_named(self.base_model)
         return Filters(self.tags, self.not_tags, base, self.kind, self.nsfw)

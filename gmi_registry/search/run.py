@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 from gmi_registry.atomic import user_cache
 from gmi_registry.background import known_universal
 from gmi_registry.errors import OfflineError, UnsupportedOperationError
-from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import HubAccess
 from gmi_registry.hubs.protocol import SearchableHub, with_base_names
 from gmi_registry.index import IndexQuery, ModelQuery, Ranking, SpecCache, rank_groups
 from gmi_registry.search.loading import ModelLoader
@@ -23,7 +23,7 @@ from gmi_registry.search.result import Progress, SearchResult, StageTimer, query
 from gmi_registry.search.source import Freshness, SearchSource, find_exemplar, with_present_names
 
 if TYPE_CHECKING:
-    from gmi_registry.encoders.protocol import Encoder
+    from gmi_registry.encoders.encoder import Encoder
     from gmi_registry.index.qdrant import QdrantIndex
     from gmi_registry.search.request import SearchRequest
     from gmi_registry.spec.reference import HubName

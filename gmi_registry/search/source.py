@@ -17,7 +17,16 @@ from gmi_registry.errors import (
     SpecNotFoundError,
 )
 from gmi_registry.filters import Filters
-from gmi_registry.hubs.access import HubAccess
+from gmi_registry.hubs.open import (
+    HubAccess,
+    find_model,
+    find_spec,
+    hub_named_in,
+    is_folder,
+    makes_links,
+    read_from,
+    registry_of,
+)
 from gmi_registry.hubs.protocol import (
     KnowsNames,
     KnowsWeights,
@@ -27,15 +36,6 @@ from gmi_registry.hubs.protocol import (
     is_stale,
     knows_names,
     with_base_names,
-)
-from gmi_registry.hubs.resolve import (
-    find_model,
-    find_spec,
-    hub_named_in,
-    is_folder,
-    makes_links,
-    read_from,
-    registry_of,
 )
 from gmi_registry.index import (
     Index,

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gmi_registry.errors import GmiError, HubError, InputError, MissingExtraError, SpecFormatError
 from gmi_registry.sanitize import add_secret, first_fault, one_line
-from gmi_registry.spec.fields import Sha256
+from gmi_registry.spec.manifest import Sha256
 from gmi_registry.spec.reference import unprintable
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ _NAMES = {
     "diff": "SpecDiff diff_specs",
     "files": (
         "MANIFEST_NAME PREVIEW_NAME SIGNATURE_NAME SPEC_DIR TENSORS_NAME read_manifest "
-        "read_spec write_spec"
+        "read_spec verify write_spec Finding"
     ),
     "manifest": (
         "DescribedModel GenerationRecipe LoraPartial Manifest OwnWeights PromptBlock "
@@ -19,7 +19,6 @@ _NAMES = {
     "prompts": "PromptSet",
     "reference": "ModelRef",
     "specification": "Spec build_spec decode_spec encode_spec",
-    "verification": "Finding verify",
 }
 
 __all__, __getattr__ = lazy_names(__name__, _NAMES)

@@ -5,8 +5,10 @@ from gmi_registry.spec.files import PREVIEW_NAME as PREVIEW_NAME
 from gmi_registry.spec.files import SIGNATURE_NAME as SIGNATURE_NAME
 from gmi_registry.spec.files import SPEC_DIR as SPEC_DIR
 from gmi_registry.spec.files import TENSORS_NAME as TENSORS_NAME
+from gmi_registry.spec.files import Finding as Finding
 from gmi_registry.spec.files import read_manifest as read_manifest
 from gmi_registry.spec.files import read_spec as read_spec
+from gmi_registry.spec.files import verify as verify
 from gmi_registry.spec.files import write_spec as write_spec
 from gmi_registry.spec.manifest import DescribedModel as DescribedModel
 from gmi_registry.spec.manifest import EncoderRef as EncoderRef
@@ -25,8 +27,6 @@ from gmi_registry.spec.specification import Spec as Spec
 from gmi_registry.spec.specification import build_spec as build_spec
 from gmi_registry.spec.specification import decode_spec as decode_spec
 from gmi_registry.spec.specification import encode_spec as encode_spec
-from gmi_registry.spec.verification import Finding as Finding
-from gmi_registry.spec.verification import verify as verify
 
 __all__ = [
     "MANIFEST_NAME",

@@ -1,4 +1,4 @@
-"""Canonical JSON (RFC 8785): one value, one sequence of bytes, in every language.
+"""Canonical JSON (RFC 8785): one value, one sequence of bytes; and the bounds of the format.
 
 Ids and digests are taken over these bytes, so number formatting and key order are part of the
 format. The reader here is stricter than :func:`json.loads`: repeated keys, ``NaN``, unpaired
@@ -16,6 +16,12 @@ from json.encoder import encode_basestring
 
 MANIFEST_LIMIT = 256 * 1024
 """Bytes of ``spec.json``."""
+
+TENSORS_LIMIT = 16 * 1024 * 1024
+"""Bytes of ``spec.tensors``."""
+
+NORM_RANGE = (1e-3, 1e4)
+"""L2 norms that an embedding may have: outside it, something other than an encoder spoke."""
 
 MAX_DEPTH = 32
 """Containers may be nested this deep."""

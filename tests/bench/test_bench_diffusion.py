@@ -108,7 +108,7 @@ def test_nothing_is_drawn_again(hub, finished, monkeypatch):
 
 
 def test_a_changed_card_redraws_its_model_alone(hub, finished, monkeypatch):
-    from benchmarks.paper.generator import DiffusionGenerator
+    from benchmarks.paper.generators import DiffusionGenerator
 
     out = hub.parent / "changed"
     shutil.copytree(finished, out)

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from benchmarks.paper.discrepancy import median_gamma, squared_discrepancy
+from benchmarks.paper.studies import median_gamma, squared_discrepancy
 
 
 def draw(rows, *, shift=0.0, seed=0, width=5):

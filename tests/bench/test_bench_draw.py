@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 from benchmarks.paper import folder
 from benchmarks.paper.__main__ import app
 from benchmarks.paper.definition import load_benchmark
-from benchmarks.paper.draw import SHOWN, chosen_tasks, draw_stage, guesses, read_drawn
 from benchmarks.paper.folder import StageCache, read_tasks
-from benchmarks.paper.generator import DiffusionGenerator, Order
+from benchmarks.paper.generate import SHOWN, chosen_tasks, draw_stage, guesses, read_drawn
+from benchmarks.paper.generators import DiffusionGenerator, Order
 from benchmarks.paper.measure import read_run, read_scored
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.report import examples, write_report

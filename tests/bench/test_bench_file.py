@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.paper.definition import load_benchmark
-from benchmarks.paper.generator import orders_of
+from benchmarks.paper.generators import orders_of
 from benchmarks.paper.methods import METHODS
 from gmi_registry.errors import InputError
 from gmi_registry.generation import prompt_set_named

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.paper.definition import PROTOCOLS, group_of, images_of, windows
-from benchmarks.paper.fitting import UNFITTED
 from benchmarks.paper.methods import METHODS, WITH_FIT, Fit, Gallery, Queries
+from benchmarks.paper.score import UNFITTED
 from gmi_registry.scoring import SCORES, Candidates, Query, WithinScatter, rkme_distance
 
 MODELS, PROMPTS, SEEDS, WIDTH, TEXT = 3, 4, 2, 6, 5

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from benchmarks.paper import pictures
+from benchmarks.paper import generators
 from benchmarks.paper.definition import load_benchmark
 from benchmarks.paper.encoder_pair import PAIR
 from benchmarks.paper.folder import read_answers, read_tasks
-from benchmarks.paper.generator import orders_of
-from benchmarks.paper.pictures import PictureGenerator, jittered
+from benchmarks.paper.generators import PictureGenerator, jittered, orders_of
 from benchmarks.paper.run import run_benchmark
 from gmi_registry.errors import InputError, MissingExtraError
 from gmi_registry.hubs import HubAccess
@@ -282,7 +281,7 @@ def test_a_jitter_is_small_and_decided_by_its_key():
         mass = dark.sum()
         middles.append([(dark.sum(axis) * np.arange(64)).sum() / mass for axis in (0, 1)])
         sizes.append(np.sqrt(mass / 255))
-    assert np.abs(np.array(middles) - 31.5).max() < 64 * pictures.SHIFT + 0.5
+    assert np.abs(np.array(middles) - 31.5).max() < 64 * generators.SHIFT + 0.5
     assert np.std(middles) > 1
     assert 7 < min(sizes) < 7.6 < 8.4 < max(sizes) < 9
 

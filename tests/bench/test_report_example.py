@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.paper.draw import chosen_tasks, read_drawn
+from benchmarks.paper.generate import chosen_tasks, read_drawn
 from benchmarks.paper.measure import read_run, read_scored
 from benchmarks.paper.report import examples, write_report
 from gmi_registry.report.pictures import embed

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.paper import fitting, folder
-from benchmarks.paper.fitting import HeldOut, held_out_choices, held_out_methods, read_held_out
+from benchmarks.paper import folder, score
 from benchmarks.paper.folder import Task, TaskFile, array_bytes, read_answers
 from benchmarks.paper.measure import ScoredTasks
+from benchmarks.paper.score import HeldOut, held_out_choices, held_out_methods, read_held_out
 from benchmarks.paper.studies import held_out_loss
 from gmi_registry.errors import InputError
-from tests.support.embedded_run import benchmark_of, score, write_embedded
+from tests.support.embedded_run import benchmark_of, run_stage, write_embedded
 from tests.support.report_run import perfect, truth_of
 
 MODELS, TASKS = 8, 96
@@ -22,7 +22,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("late")
     benchmark = benchmark_of(MODELS)
     write_embedded(folder, benchmark)
-    assert score(folder, benchmark)
+    assert run_stage(folder, benchmark)
     return folder
 
 
@@ -68,7 +68,7 @@ def test_late_models_teach_nothing_and_are_chosen_from(tmp_path, finished) -> No
         changed = {name: arrays[name] for name in arrays.files}
     changed["image_embeddings"][late] *= 3
     path.write_bytes(array_bytes(changed))
-    score(tmp_path, benchmark)
+    run_stage(tmp_path, benchmark)
     after = read_held_out(tmp_path, TASKS, MODELS)
     assert after is not None
     early = np.setdiff1d(np.arange(MODELS), late)
@@ -86,13 +86,13 @@ def test_the_answers_of_test_are_not_read(tmp_path, finished, monkeypatch) -> No
         asked.append(split)
         return read_answers(folder, split)
 
-    for module in (folder, fitting):
+    for module in (folder, score):
         monkeypatch.setattr(module, "read_answers", labels)
     benchmark = benchmark_of(MODELS)
     write_embedded(tmp_path, benchmark)
     for path in (tmp_path / "labels" / "test").iterdir():
         path.unlink()
-    score(tmp_path, benchmark)
+    run_stage(tmp_path, benchmark)
     assert set(asked) == {"dev"}
     name = "scores/late.npz"
     assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
@@ -101,12 +101,12 @@ def test_the_answers_of_test_are_not_read(tmp_path, finished, monkeypatch) -> No
 def test_it_is_kept_until_something_changes(tmp_path) -> None:
     benchmark = benchmark_of(MODELS, protocols=("images-1",))
     write_embedded(tmp_path, benchmark)
-    assert score(tmp_path, benchmark)
-    assert not score(tmp_path, benchmark)
+    assert run_stage(tmp_path, benchmark)
+    assert not run_stage(tmp_path, benchmark)
     (tmp_path / "scores" / "late.npz").write_bytes(b"cut sh")
-    assert score(tmp_path, benchmark)
+    assert run_stage(tmp_path, benchmark)
     assert read_held_out(tmp_path, TASKS, MODELS) is not None
-    assert score(tmp_path, benchmark.model_copy(update={"methods": ("paper",)}))
+    assert run_stage(tmp_path, benchmark.model_copy(update={"methods": ("paper",)}))
     assert read_held_out(tmp_path, TASKS, MODELS) is None
 
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.paper.measure import read_run, read_scored
 from benchmarks.paper.studies import MIXED, mixtures
 from gmi_registry.scoring import top_k_credit
-from tests.support.embedded_run import METHODS, benchmark_of, score, write_embedded
+from tests.support.embedded_run import METHODS, benchmark_of, run_stage, write_embedded
 from tests.support.report_run import write_summary
 
 MODELS = 8
@@ -19,7 +19,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixture")
     benchmark = benchmark_of(MODELS)
     write_embedded(folder, benchmark)
-    score(folder, benchmark)
+    run_stage(folder, benchmark)
     write_summary(folder, benchmark.protocols, benchmark.methods)
     return folder, {part.protocol: part for part in read_scored(folder, "test", read_run(folder))}
 

@@ -14,7 +14,7 @@ from benchmarks.paper.results import Results
 from benchmarks.paper.studies import questions
 from benchmarks.paper.tables import supplement
 from gmi_registry.scoring import top_k_credit
-from tests.support.embedded_run import WIDTH, benchmark_of, score, write_embedded
+from tests.support.embedded_run import WIDTH, benchmark_of, run_stage, write_embedded
 from tests.support.report_run import put, write_summary
 
 MODELS, TEMPERATURE = 6, 2.0
@@ -44,7 +44,7 @@ def written(folder, *, scale=50.0, towards=6.0, width=WIDTH, **changes):
         "logit_scale": np.array(scale),
     }
     put(folder / "embeddings" / "words.npz", array_bytes(arrays))
-    score(folder, benchmark)
+    run_stage(folder, benchmark)
     write_summary(folder, benchmark.protocols, benchmark.methods, encoder="tiny/none")
     return read_scored(folder, "test", read_run(folder))[0]
 

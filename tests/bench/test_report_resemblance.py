@@ -7,12 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.paper.discrepancy import median_gamma, squared_discrepancy
 from benchmarks.paper.folder import array_bytes
 from benchmarks.paper.measure import read_run, read_scored
-from benchmarks.paper.studies import resemblance
+from benchmarks.paper.studies import median_gamma, resemblance, squared_discrepancy
 from gmi_registry.errors import InputError
-from tests.support.embedded_run import benchmark_of, score, write_embedded
+from tests.support.embedded_run import benchmark_of, run_stage, write_embedded
 from tests.support.report_run import perfect, write_summary
 
 MODELS, SEEDS = 4, 6
@@ -24,7 +23,7 @@ def written(folder, **changes):
         MODELS, test_seeds=tuple(range(SEEDS)), protocols=("images-1",), methods=("paper",)
     ).model_copy(update=changes)
     write_embedded(folder, benchmark)
-    score(folder, benchmark)
+    run_stage(folder, benchmark)
     write_summary(folder, benchmark.protocols, benchmark.methods)
     return read_scored(folder, "test", read_run(folder))[0]
 

@@ -12,7 +12,7 @@ from benchmarks.paper.__main__ import app
 from benchmarks.paper.report import write_report
 from benchmarks.paper.results import Results
 from benchmarks.paper.tables import tables
-from tests.support.embedded_run import benchmark_of, score, write_embedded
+from tests.support.embedded_run import benchmark_of, run_stage, write_embedded
 from tests.support.report_run import write_summary
 
 TITLES = (
@@ -42,7 +42,7 @@ def run(tmp_path_factory):
     methods = ("rkme-clip", "size-1", "paper", "modelverse", "default", "default-none")
     benchmark = benchmark_of(16, protocols=(*names, *own), methods=methods)
     write_embedded(folder, benchmark)
-    score(folder, benchmark)
+    run_stage(folder, benchmark)
     write_summary(folder, benchmark.protocols, methods)
     return folder, write_report(folder)
 

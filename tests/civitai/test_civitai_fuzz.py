@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from gmi_registry.errors import GmiError
 from gmi_registry.hubs.civitai import CivitaiClient, find_civitai
 from gmi_registry.hubs.civitai.documents import Page, WireModel, card_of
-from gmi_registry.hubs.civitai.listing import list_among
+from gmi_registry.hubs.civitai.hub import list_among
 from gmi_registry.hubs.civitai.models import named_model
 from gmi_registry.spec.reference import unprintable
 from tests.support.civitai_loopback import Fault

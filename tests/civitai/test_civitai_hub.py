@@ -25,9 +25,9 @@ from gmi_registry.hubs import Filters, Hub, KnowsWeights, is_stale
 from gmi_registry.hubs.civitai import CivitaiHub
 from gmi_registry.hubs.civitai.documents import WireModel, card_of, licence_of
 from gmi_registry.hubs.civitai.models import GivesConfigurations
+from gmi_registry.hubs.open import FindsModels
 from gmi_registry.hubs.protocol import Describes, ModelOutline
 from gmi_registry.hubs.requests import RequestCounter
-from gmi_registry.hubs.resolve import FindsModels
 from gmi_registry.model import ModelFiles
 from gmi_registry.search.run import Remote
 from gmi_registry.spec import ModelRef, read_manifest, read_spec, write_spec

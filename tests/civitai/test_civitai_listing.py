@@ -13,7 +13,7 @@ from gmi_registry.errors import HubError
 from gmi_registry.filters import fold
 from gmi_registry.hubs import Filters
 from gmi_registry.hubs.civitai import CivitaiClient, CivitaiHub
-from gmi_registry.hubs.civitai.listing import list_among
+from gmi_registry.hubs.civitai.hub import list_among
 from gmi_registry.indexing import index_hubs
 from gmi_registry.search.result import StageTimer
 from gmi_registry.search.source import SearchSource, open_index

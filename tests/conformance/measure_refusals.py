@@ -13,10 +13,10 @@ import sys
 import time
 
 from gmi_registry.errors import GmiError
-from gmi_registry.spec import manifest, read_spec, specification, tensors
+from gmi_registry.spec import manifest, read_spec, specification
 
 # Reading imports these when it first needs them, which is no part of a refusal.
-_IMPORTED = (manifest, specification, tensors)
+_IMPORTED = (manifest, specification, specification)
 
 _KIB = 1024 if sys.platform != "darwin" else 1
 

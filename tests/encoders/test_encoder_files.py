@@ -14,10 +14,10 @@ from gmi_registry.encoders import onnx
 from gmi_registry.encoders.onnx import OnnxEncoder
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.errors import DigestMismatchError, IncomparableSpecsError, MissingExtraError
-from gmi_registry.hubs.huggingface import HuggingFaceHub, client
+from gmi_registry.hubs.huggingface import client
 from gmi_registry.hubs.registry import Registry
-from gmi_registry.hubs.registry.registry import encoder_path, fetch_encoder_files
-from gmi_registry.hubs.registry.supplement import SupplementedHub
+from gmi_registry.hubs.registry.dataset import fetch_encoder_files
+from gmi_registry.hubs.registry.registry import SupplementedHub
 from gmi_registry.search.loading import ModelLoader
 from gmi_registry.search.request import SearchRequest
 from gmi_registry.spec import EncoderRef
@@ -41,9 +41,9 @@ def hub(hf_hub: Any, monkeypatch: pytest.MonkeyPatch, exported: Path, ref: Encod
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.setattr(onnx, "has_torch", lambda: False)
     hf_hub.add_user(User("keeper", "hf_keeper", orgs=("gmi-registry",)))
-    place = encoder_path(ref.name, ref.pretrained, ref.weights_sha256)
+    place = encoder_path(ref)
     files = {f"{place}/{path.name}": path.read_bytes() for path in exported.iterdir()}
-    cut = encoder_path(ref.name, ref.pretrained, "0" * 64)
+    cut = f"encoders/{ref.name}/{ref.pretrained}/{'0' * 16}"
     files[f"{cut}/encoder.json"] = (exported / "encoder.json").read_bytes()
     hf_hub.add_repo(REPO, {"README.md": b"# Specifications\n", **files}, repo_type="dataset")
     yield hf_hub
@@ -51,20 +51,17 @@ def hub(hf_hub: Any, monkeypatch: pytest.MonkeyPatch, exported: Path, ref: Encod
         opened.close()
 
 
+def encoder_path(ref: EncoderRef) -> str:
+    return f"encoders/{ref.name}/{ref.pretrained}/{ref.weights_sha256[:16]}"
+
+
 def searched(tmp_path: Path, **options: Any) -> SupplementedHub:
     cache = tmp_path / "cache"
-    return SupplementedHub(
-        HuggingFaceHub(cache_dir=cache, **options), Registry(cache_dir=cache, **options)
-    )
+    return SupplementedHub(Registry(cache_dir=cache, **options), cache_dir=cache, **options)
 
 
 def equipment(tmp_path: Path, *, offline: bool = False) -> ModelLoader:
     return ModelLoader(tmp_path / "cache" / "hub", offline, "cpu")
-
-
-def test_the_layout() -> None:
-    digest = "0123456789abcdef" * 4
-    assert encoder_path("ViT-L-14", "openai", digest) == "encoders/ViT-L-14/openai/0123456789abcdef"
 
 
 def test_a_search_without_torch_fetches_the_encoder_once(
@@ -115,7 +112,7 @@ def test_no_registry_at_all(hf_hub: Any, tmp_path: Path, ref: EncoderRef, monkey
 def test_a_file_that_its_description_does_not_name(
     hub: Any, tmp_path: Path, ref: EncoderRef, exported: Path
 ) -> None:
-    place = encoder_path(ref.name, ref.pretrained, ref.weights_sha256)
+    place = encoder_path(ref)
     data = (exported / "text.onnx").read_bytes()
     hub.commit(REPO, {f"{place}/text.onnx": data[:-4] + b"oops"}, repo_type="dataset")
     with pytest.raises(DigestMismatchError, match=r"text\.onnx is not the file"):

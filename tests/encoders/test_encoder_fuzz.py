@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from gmi_registry.encoders.external_data import graph_with_external_data
-from gmi_registry.encoders.graph import read_graph
-from gmi_registry.encoders.wire import WireError
+from gmi_registry.encoders.graph import WireError, read_graph
 from tests.support.onnx_fuzz import NAME, honest, hostile, require_seen
 
 on_linux = pytest.mark.skipif(

@@ -15,8 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from gmi_registry.encoders.external_data import graph_with_external_data, with_external_data
-from gmi_registry.encoders.graph import check_graph, read_graph
-from gmi_registry.encoders.wire import WireError
+from gmi_registry.encoders.graph import WireError, check_graph, read_graph
 from gmi_registry.errors import InputError
 from tests.support.onnx_fuzz import Part, honest, joined, parsed, require_seen
 

@@ -25,11 +25,11 @@ from safetensors.torch import save_file
 from gmi_registry import search
 from gmi_registry.encoders import Encoder, load_encoder, onnx
 from gmi_registry.encoders.description import Description
+from gmi_registry.encoders.encoder import Matched
 from gmi_registry.encoders.export import export_encoder
 from gmi_registry.encoders.onnx import OnnxEncoder, Preprocessing
 from gmi_registry.encoders.onnx_files import TOLERANCE, deviation
 from gmi_registry.encoders.open_clip import OpenClipEncoder
-from gmi_registry.encoders.protocol import Matched
 from gmi_registry.encoders.tokenizer import ClipTokens, Pair, join_merges, split_merges
 from gmi_registry.errors import InputError, MissingExtraError, install_command
 from gmi_registry.generation.specification import TowersWithPixels

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from gmi_registry.encoders import load_encoder
-from gmi_registry.encoders import weights as weights_module
+from gmi_registry.encoders import open_clip as weights_module
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.errors import AuthError, GmiError, HubError, InputError, OfflineError
 from gmi_registry.generation.specification import TowersWithPixels

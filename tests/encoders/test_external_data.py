@@ -16,9 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from gmi_registry.encoders.external_data import ALIGNMENT, aligned, with_external_data
+from gmi_registry.encoders.graph import MOST_PARTS, VARINT, WireError, fields, varint, written
 from gmi_registry.encoders.onnx import OnnxEncoder
 from gmi_registry.encoders.onnx_files import OnnxFolder
-from gmi_registry.encoders.wire import MOST_PARTS, VARINT, WireError, fields, varint, written
 from gmi_registry.errors import InputError
 from tests.support.spoiled_export import put
 

@@ -13,7 +13,7 @@ from gmi_registry.generation import describe
 from gmi_registry.generation.specification import _base_notes
 from gmi_registry.hubs import LocalHub
 from gmi_registry.hubs.huggingface import HuggingFaceHub
-from gmi_registry.hubs.resolve import find_base
+from gmi_registry.hubs.open import find_base
 from gmi_registry.spec import ModelRef
 from tests.support.loopback import LoopbackHub, fixtures
 from tests.support.publishing import publish

@@ -13,7 +13,7 @@ import pytest
 
 from gmi_registry.errors import GmiError, HubError
 from gmi_registry.hubs.files import FileDigests, read_plain
-from gmi_registry.hubs.resolve import makes_links
+from gmi_registry.hubs.open import makes_links
 from gmi_registry.spec import ModelRef, files, read_manifest, read_spec, write_spec
 
 pytestmark = pytest.mark.skipif(

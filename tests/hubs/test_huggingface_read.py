@@ -21,7 +21,7 @@ from gmi_registry.errors import (
 from gmi_registry.hubs import Filters, Hub, HubAccess, KnowsWeights, is_stale, open_hub
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.huggingface.client import ClientRequestCounter
-from gmi_registry.hubs.registry.supplement import SupplementedHub
+from gmi_registry.hubs.registry.registry import SupplementedHub
 from gmi_registry.spec import (
     DescribedModel,
     ModelRef,
@@ -448,4 +448,3 @@ def test_the_table_opens_it_by_name(hf_hub):
     hub: Hub = open_hub("hf", HubAccess(token="hf_x"))
     assert (hub.name, hub.endpoint) == ("hf", hf_hub.endpoint)
     assert isinstance(hub, SupplementedHub)
-    assert isinstance(hub.hub, HuggingFaceHub)

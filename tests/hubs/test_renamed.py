@@ -20,11 +20,11 @@ from gmi_registry.cli.search import write_comments
 from gmi_registry.errors import AuthError, HubError, InputError, SpecFormatError, SpecNotFoundError
 from gmi_registry.hubs import Filters
 from gmi_registry.hubs.huggingface import HuggingFaceHub, client
-from gmi_registry.hubs.huggingface.names import KEPT_ELSEWHERE, Names, base_reference
+from gmi_registry.hubs.huggingface.listing import KEPT_ELSEWHERE, Names, base_reference
+from gmi_registry.hubs.open import find_spec, read_from
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.entries import entry_file, entry_of
-from gmi_registry.hubs.registry.supplement import SupplementedHub
-from gmi_registry.hubs.resolve import find_spec, read_from
+from gmi_registry.hubs.registry.registry import SupplementedHub
 from gmi_registry.indexing import index_hubs
 from gmi_registry.report.page import search_page
 from gmi_registry.search.request import SearchRequest
@@ -378,7 +378,8 @@ class TestRegistry:
 
     def open(self, world, **options):
         registry = Registry("ada/specs", token=False, cache_dir=world.room / "hf", **options)
-        return SupplementedHub(world.open(**options), registry)
+        options = {"token": False, "cache_dir": world.room / "hf"} | options
+        return SupplementedHub(registry, **options)
 
     def test_it_is_shown_and_read_under_the_new_name(self, supplemented):
         world, entry = supplemented

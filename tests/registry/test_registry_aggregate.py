@@ -8,7 +8,7 @@ import pytest
 
 from gmi_registry.errors import AuthError, HubError, OfflineError, SpecNotFoundError
 from gmi_registry.hubs.registry import Registry
-from gmi_registry.hubs.registry.registry import INDEX_FOLDER, push_aggregate
+from gmi_registry.hubs.registry.dataset import INDEX_FOLDER, push_aggregate
 from tests.support.registry_author import REPO
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])

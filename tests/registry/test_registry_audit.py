@@ -450,7 +450,7 @@ class TestVerifyEntry:
         assert models.history(REPO, repo_type="dataset")[0].oid == head
 
     def test_what_somebody_else_adds_meanwhile_stays(self, models, call, entry):
-        from gmi_registry.hubs.registry.submission import Verified
+        from gmi_registry.hubs.registry.entries import Verified
         from tests.support.loopback import Fault
 
         theirs = Verified({}).with_spec(b"theirs")

@@ -26,9 +26,10 @@ from gmi_registry.cli import registry as registry_commands
 from gmi_registry.cli.main import app
 from gmi_registry.errors import HubError, InputError
 from gmi_registry.hubs import HubAccess, open_hub
+from gmi_registry.hubs.huggingface import HuggingFaceHub
+from gmi_registry.hubs.open import find_model, find_spec
 from gmi_registry.hubs.registry.entries import entry_of, entry_path
 from gmi_registry.hubs.registry.review import Finding
-from gmi_registry.hubs.resolve import find_model, find_spec
 from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.regeneration.webhook_install import _name
 from gmi_registry.regeneration.webhook_service import _repo
@@ -243,9 +244,10 @@ def test_an_entry_is_drawn_again_only_from_its_own_weights(world, monkeypatch):
         model = ModelFiles(
             entry.without_revision, "lora", folder, ModelCard("Green"), spec.manifest.model.weights
         )
-        monkeypatch.setattr(opened.hub, "fetch_model", {entry.without_revision: model}.get)
+        answers = {entry.without_revision: model}
+        monkeypatch.setattr(HuggingFaceHub, "fetch_model", lambda _, *asked: answers.get(*asked))
         assert opened.fetch_model(entry) is model
         changed = replace(model, weights=(weight_file(b"other", WEIGHTS),))
-        monkeypatch.setattr(opened.hub, "fetch_model", {entry.without_revision: changed}.get)
+        answers[entry.without_revision] = changed
         with pytest.raises(HubError, match="has other weights now than those of"):
             opened.fetch_model(entry)

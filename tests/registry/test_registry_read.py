@@ -33,8 +33,7 @@ from gmi_registry.errors import (
 )
 from gmi_registry.hubs.protocol import SpecStore
 from gmi_registry.hubs.registry import DEFAULT_REGISTRY, Registry
-from gmi_registry.hubs.registry.entries import entry_of
-from gmi_registry.hubs.registry.submission import Verified
+from gmi_registry.hubs.registry.entries import Verified, entry_of
 from gmi_registry.spec import ModelRef, encode_spec, read_spec
 from tests.support.loopback import Fault
 

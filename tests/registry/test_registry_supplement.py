@@ -12,10 +12,9 @@ from tests.support.registry_author import REPO
 
 import gmi_registry
 from gmi_registry.hubs import Filters
-from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.entries import entry_of, entry_path
-from gmi_registry.hubs.registry.supplement import SupplementedHub
+from gmi_registry.hubs.registry.registry import SupplementedHub
 from gmi_registry.spec import Manifest, ModelRef
 from tests.support.hub_builder import picture
 from tests.support.remote_hub import COLOURS, WEIGHTS, Author
@@ -50,7 +49,7 @@ def author(hub):
 @pytest.fixture
 def opened(author, tmp_path):
     cache = tmp_path / "cache"
-    with SupplementedHub(HuggingFaceHub(cache_dir=cache), Registry(cache_dir=cache)) as found:
+    with SupplementedHub(Registry(cache_dir=cache), cache_dir=cache) as found:
         yield found
 
 
@@ -113,7 +112,7 @@ def test_weights_that_moved_on_are_stale(author, tmp_path):
 @pytest.mark.parametrize("repo", ["gmi-registry/none", REPO])
 def test_without_entries_the_hub_is_as_it_was(author, tmp_path, repo):
     author.publish("red")
-    opened = SupplementedHub(HuggingFaceHub(cache_dir=tmp_path), Registry(repo, cache_dir=tmp_path))
+    opened = SupplementedHub(Registry(repo, cache_dir=tmp_path), cache_dir=tmp_path)
     with opened:
         (listing,) = opened.list_specs(Filters())
         assert listing.ref.without_revision == ModelRef("hf", "owner/red")

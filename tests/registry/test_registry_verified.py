@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from gmi_registry.errors import HubError
-from gmi_registry.hubs.registry.submission import VERIFIED_LIMIT, Verified, git_name
+from gmi_registry.hubs.registry.entries import VERIFIED_LIMIT, Verified, git_name
 
 ONE = {"digest": "1" * 64, "git": "2" * 40}
 

@@ -18,7 +18,7 @@ from safetensors.numpy import load
 
 from gmi_registry.errors import DigestMismatchError, SpecFormatError
 from gmi_registry.spec import ModelRef, PromptSet, Spec, build_spec, decode_spec, encode_spec
-from gmi_registry.spec.tensors import Arrays, decode_tensors, encode_tensors, storable
+from gmi_registry.spec.specification import Arrays, decode_tensors, encode_tensors, storable
 from tests.support import small_spec
 
 VALUES = st.floats(-1000, 1000, width=16)

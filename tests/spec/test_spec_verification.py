@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gmi_registry.spec import MANIFEST_NAME, TENSORS_NAME, ModelRef, WeightFile, verify, write_spec
-from gmi_registry.spec.verification import Finding
+from gmi_registry.spec.files import Finding
 from tests.support import small_spec
 
 PREVIEW = b"RIFF\x00\x00\x00\x00WEBPVP8 "

@@ -127,6 +127,6 @@ def _write_split(folder, benchmark, split, drawn, content):
     put(folder / "pseudo" / f"{split}.npz", array_bytes(guessed))
 
 
-def score(folder, benchmark):
+def run_stage(folder, benchmark):
     """The real stage; whether it had anything to do."""
     return score_stage(benchmark, StageCache(folder), lambda done, total: None)

@@ -39,10 +39,9 @@ from gmi_registry.encoders.external_data import (
     graph_with_external_data,
     with_external_data,
 )
-from gmi_registry.encoders.graph import OPERATORS, Graph, Tensor, read_graph
+from gmi_registry.encoders.graph import OPERATORS, Graph, Tensor, WireError, read_graph, varint
 from gmi_registry.encoders.onnx import OnnxEncoder
 from gmi_registry.encoders.onnx_files import OnnxFolder
-from gmi_registry.encoders.wire import WireError, varint
 from gmi_registry.errors import GmiError
 
 NAME, BAIT = "image.onnx", "secret"

@@ -34,9 +34,16 @@ from gmi_registry.hubs.huggingface.client import (
     translated_errors,
 )
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
-from gmi_registry.hubs.huggingface.listing import MANIFEST, TENSORS, KnownModels, list_models
+from gmi_registry.hubs.huggingface.listing import (
+    MANIFEST,
+    TENSORS,
+    KnownModels,
+    Names,
+    base_reference,
+    kept_elsewhere,
+    list_models,
+)
 from gmi_registry.hubs.huggingface.models import Models, is_unknown, weight_files
-from gmi_registry.hubs.huggingface.names import Names, base_reference, kept_elsewhere
 from gmi_registry.hubs.protocol import (
     Destination,
     Listing,
@@ -47,9 +54,8 @@ from gmi_registry.hubs.protocol import (
 from gmi_registry.hubs.requests import OnWait
 from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.spec import PREVIEW_NAME, SIGNATURE_NAME, SPEC_DIR, ModelRef
-from gmi_registry.spec.canonical import MANIFEST_LIMIT
+from gmi_registry.spec.canonical import MANIFEST_LIMIT, TENSORS_LIMIT
 from gmi_registry.spec.files import PREVIEW_LIMIT, SIGNATURE_LIMIT
-from gmi_registry.spec.tensors import TENSORS_LIMIT
 
 _log = logging.getLogger(__name__)
 

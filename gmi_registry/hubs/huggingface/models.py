@@ -40,8 +40,7 @@ from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
 from gmi_registry.hubs.files import FileDigests
 from gmi_registry.hubs.huggingface.client import offline_error, retried, translated_errors
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads, has_stated_digest
-from gmi_registry.hubs.huggingface.listing import SPEC_TAG
-from gmi_registry.hubs.huggingface.names import Names, base_reference, kept_elsewhere
+from gmi_registry.hubs.huggingface.listing import SPEC_TAG, Names, base_reference, kept_elsewhere
 from gmi_registry.hubs.protocol import ModelOutline
 from gmi_registry.hubs.selection import (
     INDEX_NAME,

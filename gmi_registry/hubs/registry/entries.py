@@ -18,6 +18,8 @@ files, once downloaded, are found without a request.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 import os
 import re
@@ -27,6 +29,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gmi_registry.atomic import ListingCache, read_note, write_note
 from gmi_registry.errors import (
     HubError,
     InputError,
@@ -34,9 +37,8 @@ from gmi_registry.errors import (
     SpecFormatError,
     UnsupportedOperationError,
 )
-from gmi_registry.hubs.huggingface.download import COMMIT
+from gmi_registry.hubs.huggingface.download import COMMIT, git_digest
 from gmi_registry.hubs.huggingface.publishing import StoredFile
-from gmi_registry.hubs.listing_cache import ListingCache, read_note, write_note
 from gmi_registry.hubs.selection import RepoFile, select_pipeline
 from gmi_registry.spec import (
     MANIFEST_NAME,
@@ -48,10 +50,9 @@ from gmi_registry.spec import (
     Manifest,
     ModelRef,
 )
-from gmi_registry.spec.canonical import MANIFEST_LIMIT, canonical_digest
+from gmi_registry.spec.canonical import MANIFEST_LIMIT, TENSORS_LIMIT, canonical_digest
 from gmi_registry.spec.files import PREVIEW_LIMIT, SIGNATURE_LIMIT
 from gmi_registry.spec.reference import HubName
-from gmi_registry.spec.tensors import TENSORS_LIMIT
 
 ENTRY_FILES = {
     MANIFEST_NAME: MANIFEST_LIMIT,
@@ -374,3 +375,90 @@ def _entry(row: Any) -> RegistryEntry:
     if not all(map(_DIGEST.fullmatch, (manifest, tensors, *filter(None, others)))):
         raise ValueError("no digest")
     return RegistryEntry(ref, commit, manifest, tensors, *others)
+
+
+VERIFIED_LIMIT = 16 * 1024 * 1024
+"""Bytes of ``verified.json``: room for 100,000 specifications."""
+
+
+_VERIFIED_FORMAT, _VERIFIED_VERSION = "gmi-verified", 1
+
+
+_SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
+
+
+def git_name(content: bytes) -> str:
+    """What git calls a file with this content: SHA-1, 40 hex digits."""
+    digest = git_digest(len(content))
+    digest.update(content)
+    return str(digest.hexdigest())
+
+
+@dataclass(frozen=True)
+class Verified:
+    """``specs`` maps git's name of each verified ``spec.json`` to its SHA-256, both in hex."""
+
+    specs: Mapping[str, str]
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Verified:
+        """Read ``verified.json``. Raises HubError where it is not what is described above.
+
+        Fields that are not described are passed over, a newer version is refused.
+        """
+        if len(content) > VERIFIED_LIMIT:
+            raise _broken(f"has {len(content):,} bytes, more than {VERIFIED_LIMIT:,}")
+        try:
+            document = json.loads(content, object_pairs_hook=_once)
+            declared = document["format"]
+            name, version = declared["name"], declared["version"]
+            rows = document["specs"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise _broken("is not JSON with a format and specs") from None
+        if name != _VERIFIED_FORMAT or type(version) is not int or version < 1:
+            raise _broken("is of another format")
+        if version > _VERIFIED_VERSION:
+            raise HubError(
+                f"{VERIFIED_NAME} has version {version}; this program knows version "
+                f"{_VERIFIED_VERSION}",
+                hint="pip install --upgrade gmi-registry",
+            )
+        if not isinstance(rows, list):
+            raise _broken("has specs that are no list")
+        found: dict[str, str] = {}
+        for row in rows:
+            digest, git = (row.get("digest"), row.get("git")) if isinstance(row, dict) else (0, 0)
+            if not _matches(_SHA256, digest) or not _matches(_SHA1, git):
+                raise _broken("has a row without the two digests")
+            if found.setdefault(str(git), str(digest)) != digest:
+                raise _broken("gives one file two digests")
+        return cls(found)
+
+    def with_spec(self, manifest: bytes) -> Verified:
+        """The same, and the specification whose ``spec.json`` has this content."""
+        digest = hashlib.sha256(manifest).hexdigest()
+        return Verified({**self.specs, git_name(manifest): digest})
+
+    def to_bytes(self) -> bytes:
+        """The content of ``verified.json``, by digest, a line a specification."""
+        rows = sorted((digest, git) for git, digest in self.specs.items())
+        lines = ",\n".join(json.dumps({"digest": digest, "git": git}) for digest, git in rows)
+        head = json.dumps({"name": _VERIFIED_FORMAT, "version": _VERIFIED_VERSION})
+        return f'{{"format": {head},\n"specs": [\n{lines}\n]}}\n'.encode()
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
+def _matches(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _broken(reason: str) -> HubError:
+    return HubError(
+        f"{VERIFIED_NAME} {reason}", hint="a maintainer of the registry must put it right"
+    )

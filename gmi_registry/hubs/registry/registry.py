@@ -7,40 +7,67 @@ needs neither torch nor weights::
     encoders/{architecture}/{weights tag}/{first 16 digits of the weights' SHA-256}/...
 
 Only its maintainers write there: a proposal may change an entry, and nothing else.
+
+Hugging Face together with a registry: what owners have not put beside their models.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
 from huggingface_hub import is_offline_mode
-from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub.errors import (
+    RevisionNotFoundError,
+)
 
 from gmi_registry.errors import (
+    GmiError,
     HubError,
     InputError,
     OfflineError,
     SpecNotFoundError,
 )
-from gmi_registry.hubs.access import HubAccess
-from gmi_registry.hubs.huggingface.changes import ChangeStart
-from gmi_registry.hubs.huggingface.client import ClientRequestCounter, offline_error
-from gmi_registry.hubs.protocol import Destination, Listing
-from gmi_registry.hubs.registry.dataset import Dataset, RecentHead
+from gmi_registry.filters import Filters
+from gmi_registry.hubs.files import read_upload
+from gmi_registry.hubs.huggingface import HuggingFaceHub
+from gmi_registry.hubs.huggingface.changes import (
+    ChangeStart,
+)
+from gmi_registry.hubs.huggingface.client import (
+    ClientRequestCounter,
+    offline_error,
+)
+from gmi_registry.hubs.huggingface.download import COMMIT
+from gmi_registry.hubs.huggingface.publishing import StoredFile
+from gmi_registry.hubs.protocol import (
+    Destination,
+    Listing,
+    bases_in,
+    with_base_names,
+)
+from gmi_registry.hubs.registry.dataset import (
+    DEFAULT_REGISTRY,
+    AggregateFiles,
+    Dataset,
+    RecentHead,
+    change_files,
+    read_verified,
+)
 from gmi_registry.hubs.registry.entries import (
     ENTRY_FILES,
+    VERIFIED_NAME,
     RegistryCache,
     RegistryEntry,
     RegistryListing,
     entries_of,
     entry_file,
+    entry_of,
     entry_path,
     hub_folder,
     is_entry,
@@ -48,165 +75,23 @@ from gmi_registry.hubs.registry.entries import (
     require_place,
     weights_ids,
 )
-from gmi_registry.hubs.registry.submission import change_files, read_verified
 from gmi_registry.hubs.requests import OnWait
+from gmi_registry.model import ModelFiles
+from gmi_registry.sanitize import in_markdown
 from gmi_registry.spec import (
     MANIFEST_NAME,
     PREVIEW_NAME,
     SIGNATURE_NAME,
+    SPEC_DIR,
     TENSORS_NAME,
     ModelRef,
+    read_manifest,
 )
+from gmi_registry.spec.canonical import canonical_digest
 from gmi_registry.spec.reference import HubName
 
-_FOLDER = "encoders"
-_DIGITS = 16
-_MOST = 8
-"""Weights of one name that are looked at: more than were ever published under one."""
-
-INDEX_FOLDER = "index/v1"
-"""Where the index lies, below the root of the dataset."""
-_LARGEST = 2 * 1024**3
-"""Bytes of a file whose size nothing has told yet."""
 _MOST_OTHERS = 8
 _log = logging.getLogger(__name__)
-
-
-def encoder_path(name: str, pretrained: str, weights_sha256: str) -> str:
-    """The folder of an encoder's export, below the root of the dataset."""
-    return f"{_FOLDER}/{name}/{pretrained}/{weights_sha256[:_DIGITS]}"
-
-
-def fetch_encoder_files(
-    dataset: Dataset,
-    name: str,
-    pretrained: str,
-    target: Path,
-    *,
-    limits: Mapping[str, int],
-    accepts: Callable[[Path], bool],
-) -> Path | None:
-    """Put an export of the encoder ``name/pretrained`` into ``target``, all files or none.
-
-    ``limits`` are the files and the most bytes of each. The first file of every export is shown to
-    ``accepts`` in a folder of its own; the rest are fetched of the first that it accepts. None
-    where there is no such export; the target where it is there already. Two requests, two or more
-    a file, and nothing is sent but the name.
-
-    Raises InputError where the target cannot be written, and as :class:`.Dataset`.
-    """
-    if target.exists():
-        return target
-    commit = dataset.head()
-    folders = sorted(
-        path
-        for path, held in dataset.level(commit, f"{_FOLDER}/{name}/{pretrained}").items()
-        if isinstance(held, str)
-    )
-    first = next(iter(limits))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target, so that a rename is all that is left to do.
-        with tempfile.TemporaryDirectory(prefix=".gmi-", dir=target.parent) as place:
-            scratch = Path(place)
-            source = dataset.in_cache(scratch / "hub")
-            for folder in folders[:_MOST]:
-                there = dataset.stored(commit, [f"{folder}/{name}" for name in limits])
-                if len(there) < len(limits):
-                    continue
-                fresh = scratch / Path(folder).name
-                fresh.mkdir()
-                _take(source, f"{folder}/{first}", commit, fresh / first, limits[first])
-                if not accepts(fresh):
-                    continue
-                for file in [file for file in limits if file != first]:
-                    _take(source, f"{folder}/{file}", commit, fresh / file, limits[file])
-                try:
-                    fresh.rename(target)
-                except OSError:
-                    if not target.exists():  # else another search was quicker
-                        raise
-                return target
-    except OSError as error:
-        raise InputError(
-            f"{target} cannot be written: {error.strerror or error}",
-            hint="name another place: --cache-dir DIR",
-        ) from error
-    return None
-
-
-def _take(dataset: Dataset, path: str, commit: str, target: Path, limit: int) -> None:
-    # What is fetched is a link within the cache, which goes away: the file itself is moved.
-    shutil.move(dataset.fetch(path, commit, limit=limit).resolve(), target)
-
-
-class AggregateFiles:
-    """The files of the index at one commit, each fetched when it is asked for, and kept.
-
-    ``cache`` remembers at which commit each was fetched, so that one that stays the same is never
-    asked for again.
-    """
-
-    def __init__(self, dataset: Dataset, commit: str, cache: RegistryCache) -> None:
-        self.name = f"{dataset.id}@{commit[:7]}"
-        self._dataset = dataset
-        self._commit = commit
-        self._cache = cache
-        self._known = cache.index_commits()[1]
-
-    def fetch(self, name: str, *, sha256: str | None = None, size: int | None = None) -> Path:
-        """The file called ``name`` below :data:`INDEX_FOLDER`, of at most ``size`` bytes.
-
-        With ``sha256`` the name stands for one content; who asks checks it. Raises
-        SpecNotFoundError where the commit has no such file, and as :meth:`.Dataset.fetch`.
-        """
-        path = f"{INDEX_FOLDER}/{name}"
-        limit = _LARGEST if size is None else size
-        older = self._known.get(name) if sha256 is not None else None
-        if older is not None:
-            kept = self._dataset.cached(path, older)
-            if kept is not None:
-                return kept
-        found = self._dataset.fetch(path, self._commit, limit=limit)
-        self._known = self._known | ({} if sha256 is None else {name: self._commit})
-        self._cache.keep_index_commits(self._commit, self._known)
-        return found
-
-    def has(self, name: str) -> bool:
-        """Whether the file is on this disk, at this commit or an older one."""
-        path = f"{INDEX_FOLDER}/{name}"
-        commits = {self._commit, self._known.get(name, self._commit)}
-        return any(self._dataset.cached(path, commit) is not None for commit in commits)
-
-
-def push_aggregate(dataset: Dataset, files: Mapping[str, Path], *, create_pr: bool = False) -> str:
-    """Make the index folder of the registry hold ``files``, by name, and nothing else.
-
-    One commit, or one pull request; returns its address, or that of the folder where all is there
-    already. Only what differs is sent. Raises as :meth:`.Registry.push_spec`.
-    """
-
-    def missing(revision: str) -> dict[str, bytes | Path | None]:
-        there = dataset.tree(revision, INDEX_FOLDER)
-        wanted = {f"{INDEX_FOLDER}/{name}": path for name, path in files.items()}
-        gone: dict[str, bytes | Path | None] = {path: None for path in there if path not in wanted}
-        new = {
-            path: place
-            for path, place in wanted.items()
-            if path not in there or not there[path].holds(place)
-        }
-        return gone | new
-
-    done = change_files(
-        dataset,
-        missing,
-        title=f"Index: {len(files)} files",
-        text="The aggregated index, by which a search asks for no model one by one.",
-        create_pr=create_pr,
-    )
-    if isinstance(done, ChangeStart):
-        return f"{dataset.url}/tree/{done.parent_commit}/{INDEX_FOLDER}"
-    return done
 
 
 class Registry:
@@ -250,16 +135,6 @@ class Registry:
         }
         self._listed: dict[HubName, RegistryListing] = {}
         self._head = RecentHead(self.dataset)
-
-    @classmethod
-    def open(cls, access: HubAccess) -> Registry:
-        """The registry that ``access`` names, reached as it says."""
-        return cls(
-            access.registry,
-            token=access.token,
-            cache_dir=access.cache_dir,
-            offline=access.offline,
-        )
 
     def close(self) -> None:
         """Stop counting requests; the registry can still be used."""
@@ -342,7 +217,7 @@ class Registry:
         Two to four requests. Raises AuthError or HubError where it could not even propose one;
         OfflineError without a network.
         """
-        from gmi_registry.hubs.registry.submission import may_submit
+        from gmi_registry.hubs.registry.dataset import may_submit
 
         folder = model_folder(ref)
         self._require_network(writing=True)
@@ -355,7 +230,7 @@ class Registry:
         Addresses of the pull requests, and folders as of :meth:`fetch_spec`. One request for all,
         and for each two and those of the files.
         """
-        from gmi_registry.hubs.registry.submission import own_pulls
+        from gmi_registry.hubs.registry.dataset import own_pulls
 
         folder = model_folder(ref)
         self._require_network(writing=True)
@@ -379,7 +254,6 @@ class Registry:
         Raises InputError or SpecError for files that are no specification of ``ref``, and as
         :meth:`check_writable`; the registry then has its old entry, or the whole new one.
         """
-        from gmi_registry.hubs.registry.submission import submit
 
         self._require_network(writing=True)
         return submit(self.dataset, ref, folder, create_pr=create_pr)
@@ -533,3 +407,209 @@ class Registry:
         if self.offline:
             raise offline_error(replace(self.dataset.asked, writing=writing))
         self.traffic.open()
+
+
+class SupplementedHub(HuggingFaceHub):
+    """Hugging Face, where models without a specification of their own have that of ``registry``.
+
+    ``settings`` are those of :class:`.HuggingFaceHub`. A registry that is not there, or cannot be
+    asked, leaves the hub as it is. Its entries are ``hf:owner/name@`` with the digest of the
+    weights that they describe, and no revision of the model: where one is given to a method that is
+    about a model, the model as it is now is meant. One request more a listing.
+    """
+
+    def __init__(self, registry: Registry, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.registry = registry
+        self._missed: set[str] = set()
+        # They share a client, whose requests are counted once.
+        registry.traffic = self.traffic
+
+    def list_specs(self, wanted: Filters) -> Iterator[Listing]:
+        """The hub's listing, then what the registry has of other models.
+
+        Tags of the latter are in their manifests, which decide. A model that has a specification of
+        its own is none of them, whether or not it passes. Of several entries of a model the one is
+        listed whose weights it has today, and the last where nobody knows.
+        """
+        own = [replace(listing, trust="owner") for listing in super().list_specs(Filters())]
+        described = {listing.ref.repository for listing in own if listing.has_spec}
+        others: dict[ModelRef, list[Listing]] = {}
+        for listing in self._listed():
+            # A model that is known to have another name now is listed under that.
+            if self.name_now(listing.ref).repository not in described:
+                others.setdefault(listing.ref.repository, []).append(listing)
+        named = with_base_names(wanted, self, lambda: bases_in(own))
+        passing = [
+            listing
+            for listing in own
+            if listing.ref.repository not in others and named.admits(listing.traits)
+        ]
+        return chain(passing, (self._current(each) for each in others.values()))
+
+    def find_entry(self, ref: ModelRef) -> ModelRef | None:
+        """The registry's entry of a model as the hub has it now; None where there is none.
+
+        Where none has the model's name, one of the same weights is the model's, which was renamed.
+        A registry that cannot be asked has none.
+        """
+        if ref.revision is not None:
+            return None
+        entries = [item for item in self._listed() if item.ref.repository == ref.repository]
+        if entries:
+            return replace(self._current(entries).ref, file=ref.file)
+        try:
+            own = self.weight_digests(ref)
+            return self.registry.find_weights(own) if own else None
+        except GmiError as error:
+            _log.info("%s: the registry is left out: %s", ref, error.message)
+            return None
+
+    def fetch_spec(self, ref: ModelRef) -> Path:
+        """Beside the model, or out of the registry where ``ref`` is one of its entries."""
+        return self.registry.fetch_spec(ref) if _is_entry(ref) else super().fetch_spec(ref)
+
+    def fetch_preview(self, ref: ModelRef) -> Path | None:
+        """Likewise."""
+        return self.registry.fetch_preview(ref) if _is_entry(ref) else super().fetch_preview(ref)
+
+    def fetch_signature(self, ref: ModelRef) -> Path | None:
+        """Likewise; nothing in it is checked."""
+        if _is_entry(ref):
+            return self.registry.fetch_signature(ref)
+        return super().fetch_signature(ref)
+
+    def fetch_model(self, ref: ModelRef, base: ModelRef | None = None) -> ModelFiles:
+        """As :meth:`.HuggingFaceHub.fetch_model`; of an entry the model as it is now.
+
+        Raises HubError where the weights that an entry names are no longer the model's.
+        """
+        model = super().fetch_model(_model(ref), base)
+        weights = sorted((weight.path, weight.sha256) for weight in model.weights)
+        if _is_entry(ref) and canonical_digest([list(it) for it in weights]) != ref.revision:
+            raise HubError(
+                f"{ref.without_revision} has other weights now than those of {ref}",
+                hint=f"name the model as it is: {ref.without_revision}",
+            )
+        return model
+
+    def weight_digests(self, ref: ModelRef) -> Mapping[str, str | None] | None:
+        """As :meth:`.HuggingFaceHub.weight_digests`."""
+        return super().weight_digests(_model(ref))
+
+    def weights_beside(self, ref: ModelRef, folder: Path) -> Mapping[str, str | None] | None:
+        """As :meth:`.HuggingFaceHub.weights_beside`."""
+        return self.weight_digests(ref) if _is_entry(ref) else super().weights_beside(ref, folder)
+
+    def check_writable(self, ref: ModelRef, *, create_pr: bool = False) -> Destination:
+        """As :meth:`.HuggingFaceHub.check_writable`."""
+        return super().check_writable(_model(ref), create_pr=create_pr)
+
+    def open_proposals(self, ref: ModelRef) -> Iterator[tuple[str, Path]]:
+        """As :meth:`.HuggingFaceHub.open_proposals`."""
+        return super().open_proposals(_model(ref))
+
+    def push_spec(self, ref: ModelRef, folder: Path, *, create_pr: bool = False) -> str:
+        """Beside the model, as :meth:`.HuggingFaceHub.push_spec`."""
+        return super().push_spec(_model(ref), folder, create_pr=create_pr)
+
+    def _listed(self) -> list[Listing]:
+        try:
+            return list(self.registry.listings("hf"))
+        except GmiError as error:
+            name = self.registry.dataset.id
+            # Who names one expects what lies in it; the usual one need not be there.
+            level = logging.INFO if name == DEFAULT_REGISTRY else logging.WARNING
+            if name not in self._missed:
+                _log.log(level, "searching without the registry %s: %s", name, error.message)
+                self._missed.add(name)
+            return []
+
+    def _current(self, listings: list[Listing]) -> Listing:
+        """Of the entries of one model that of the weights which it has today, else the last."""
+        if len(listings) == 1:
+            return listings[0]
+        now = None
+        with contextlib.suppress(GmiError):
+            now = self.weight_digests(listings[0].ref)
+        for listing in listings if now else ():
+            with contextlib.suppress(GmiError):
+                folder = self.registry.fetch_spec(listing.ref).parent
+                weights = read_manifest(folder, follow_links=True).model.weights
+                if now and all(now.get(weight.path) == weight.sha256 for weight in weights):
+                    return listing
+        return listings[-1]
+
+
+def _is_entry(ref: ModelRef) -> bool:
+    # Listed or not: no commit has 64 digits.
+    return ref.hub == "hf" and ref.is_entry
+
+
+def _model(ref: ModelRef) -> ModelRef:
+    """The model itself, where ``ref`` is an entry of it."""
+    return ref.without_revision if _is_entry(ref) else ref
+
+
+def submit(dataset: Dataset, ref: ModelRef, folder: Path, *, create_pr: bool) -> str:
+    """Propose or commit ``folder`` as an entry, as :meth:`.Registry.push_spec` says."""
+    manifest, contents = read_upload(folder, ref)
+    entry = entry_of(manifest.model)
+    if is_entry(ref) and ref.revision != entry.revision:
+        raise InputError(
+            f"{folder} describes {entry}, not {ref}", hint=f"gmi-publish {ref} --to registry"
+        )
+    wanted = {entry_file(entry, name): contents.get(name) for name in ENTRY_FILES}
+    signature = contents.get(SIGNATURE_NAME)
+
+    def missing(revision: str) -> Mapping[str, bytes | None]:
+        files = dataset.stored(revision, list(wanted))
+        found = {path: new for path, new in wanted.items() if not _is_so(files.get(path), new)}
+        if entry_file(entry, MANIFEST_NAME) not in found and signature is None:
+            # Of the same specification, so it holds.
+            found.pop(entry_file(entry, SIGNATURE_NAME), None)
+        return found
+
+    tool = in_markdown(f"Made by {manifest.tool.name} {manifest.tool.version}.")
+    replaces = "" if manifest.previous is None else f" It replaces {manifest.previous[:12]}."
+    done = change_files(
+        dataset,
+        missing,
+        title=f"Specification of {entry.repository}",
+        text=f"`{entry_path(entry)}`: {in_markdown(manifest.model.title)}.{replaces} {tool}",
+        create_pr=create_pr,
+    )
+    if isinstance(done, ChangeStart):
+        return f"{dataset.url}/tree/{done.parent_commit}/{entry_path(entry)}/{SPEC_DIR}"
+    return done
+
+
+def mark_verified(
+    dataset: Dataset, entry: ModelRef, manifest: bytes, *, create_pr: bool = False
+) -> str:
+    """Add the specification whose ``spec.json`` is ``manifest`` to ``verified.json``.
+
+    Returns the address of the commit or the pull request, or of the file where it says so already.
+    Raises HubError where what is there cannot be understood, and as :meth:`.Registry.push_spec`.
+    """
+
+    def missing(revision: str) -> Mapping[str, bytes | None]:
+        commit = revision if COMMIT.fullmatch(revision) else dataset.head(revision)
+        before = read_verified(dataset, commit)
+        after = before.with_spec(manifest)
+        return {} if before == after else {VERIFIED_NAME: after.to_bytes()}
+
+    done = change_files(
+        dataset,
+        missing,
+        title=f"Verified: {entry.repository}",
+        text=f"Images of `{entry_path(entry)}` were drawn again, and are as they are described.",
+        create_pr=create_pr,
+    )
+    if isinstance(done, ChangeStart):
+        return f"{dataset.url}/blob/{done.parent_commit}/{VERIFIED_NAME}"
+    return done
+
+
+def _is_so(stored: StoredFile | None, wanted: bytes | None) -> bool:
+    return stored is None if wanted is None else stored is not None and stored.holds(wanted)

@@ -45,7 +45,7 @@ from gmi_registry.sanitize import first_fault
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.spec import EncoderRef, ModelRef
-from gmi_registry.spec.fields import Count, Name, Part, Prompt, Sha256
+from gmi_registry.spec.manifest import Count, Name, Part, Prompt, Sha256
 
 FORMAT = "1.0"
 """A newer major is refused; a newer minor may say more, and what it says is left alone."""

@@ -32,7 +32,7 @@ from gmi_registry.index.stored.format import (
     prompts_layout,
     statistics_fault,
 )
-from gmi_registry.spec.tensors import NORM_RANGE
+from gmi_registry.spec.canonical import NORM_RANGE
 
 
 class IndexFiles(Protocol):

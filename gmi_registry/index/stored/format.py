@@ -45,11 +45,9 @@ from gmi_registry.index.groups import (
 from gmi_registry.sanitize import first_fault
 from gmi_registry.scoring import WithinScatter
 from gmi_registry.spec import EncoderRef, PromptSet
-from gmi_registry.spec.canonical import MANIFEST_LIMIT, canonical_digest, canonical_json
-from gmi_registry.spec.fields import Count, Name, Part, Prompt, Sha256
-from gmi_registry.spec.manifest import ROWS_LIMIT
+from gmi_registry.spec.canonical import MANIFEST_LIMIT, NORM_RANGE, canonical_digest, canonical_json
+from gmi_registry.spec.manifest import ROWS_LIMIT, Count, Name, Part, Prompt, Sha256
 from gmi_registry.spec.prompts import MAX_PROMPTS
-from gmi_registry.spec.tensors import NORM_RANGE
 
 BUILD_AGAIN = (
     "download the index again; if that does not help, its publisher must build it again: "

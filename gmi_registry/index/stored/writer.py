@@ -55,7 +55,7 @@ from gmi_registry.index.stored.format import (
 from gmi_registry.sanitize import first_fault
 from gmi_registry.scoring.default import mean_images
 from gmi_registry.spec import EncoderRef, ModelRef, Spec
-from gmi_registry.spec.tensors import NORM_RANGE
+from gmi_registry.spec.canonical import NORM_RANGE
 
 LOCK_NAME = ".index.lock"
 LOCK_PATIENCE = 60.0

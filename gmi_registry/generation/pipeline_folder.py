@@ -249,8 +249,8 @@ def require_finite(model: ModelFiles, pipeline: Any) -> None:
             if value.is_meta:
                 raise GenerationError(
                     f"{model.ref}: its {component} has no weights for {one_line(name, 120)}",
-                    hint="download the model again; if that does not help, its author must save it "
-                    "anew",
+                    hint="download the model again; if that does not help, its author must save "
+                    "it again",
                 )
             count = _not_finite(value.detach())
             if count:

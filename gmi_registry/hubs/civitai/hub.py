@@ -107,7 +107,7 @@ def list_among(client: CivitaiClient, among: Sequence[str]) -> ListedModels:
         except _PASSED_ON:
             raise
         except HubError as error:
-            _log.warning("what %s alone has is not known: %s", home, error.message)
+            _log.warning("what only %s has is not known: %s", home, error.message)
     chosen = set(among)
     found = [
         version

@@ -424,7 +424,7 @@ class Verified:
                 hint="pip install --upgrade gmi-registry",
             )
         if not isinstance(rows, list):
-            raise _broken("has specs that are no list")
+            raise _broken("has specs that are not a list")
         found: dict[str, str] = {}
         for row in rows:
             digest, git = (row.get("digest"), row.get("git")) if isinstance(row, dict) else (0, 0)
@@ -450,7 +450,7 @@ class Verified:
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("a key appears twice in one object")
     return found
 
 

@@ -169,7 +169,7 @@ def test_a_spoilt_part_is_thrown_away_and_fetched_whole(filled, fetch, downloads
 
 def test_a_wrong_digest_is_never_placed(filled, fetch, downloads):
     filled.inject(Fault("wrong-digest", path_regex="/storage", times=10))
-    with pytest.raises(HubError, match="what arrived has the SHA-256") as caught:
+    with pytest.raises(HubError, match="the download has the SHA-256") as caught:
         fetch()
     assert "run the same command again" in str(caught.value.hint)
     assert list(downloads.folder.rglob("*.safetensors")) == []
@@ -190,7 +190,7 @@ def test_a_file_that_its_author_replaced_is_noticed(filled, fetch, client):
 
 def test_a_file_that_is_replaced_while_it_is_asked_for(filled, fetch, downloads):
     filled.inject(Fault("changed-file", path_regex="/api/download", file=555, content=NEW))
-    with pytest.raises(HubError, match="what arrived has the SHA-256"):
+    with pytest.raises(HubError, match="the download has the SHA-256"):
         fetch()
     assert fetch()[0].read_bytes() == NEW
     assert parts(downloads) == []

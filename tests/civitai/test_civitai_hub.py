@@ -254,7 +254,7 @@ def test_requests_of_the_registry_are_counted_as_well(filled, store, tmp_path):
         ({"type": "Workflows"}, "is a workflow for another program$"),
         ({"type": "Other"}, "is of the type Other, and only Checkpoint, LORA, LoCon, DoRA, LyC"),
         ({"base_model": "Wan Video"}, r"is made for Wan Video, which makes videos"),
-        ({"usage": "InternalGeneration"}, "only Civitai itself may use it"),
+        ({"usage": "InternalGeneration"}, "only Civitai may use it"),
     ],
 )
 def test_models_that_are_not_described(filled, hub, changes, message):

@@ -212,7 +212,7 @@ def test_no_write_access(call, hub, monkeypatch, number):
         return allowed(*arguments, **options)
 
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
-    assert "you may not write there" in refused(call(publish_app, "ink", "--hub", hub, *QUICK))
+    assert "you cannot write there" in refused(call(publish_app, "ink", "--hub", hub, *QUICK))
     assert contents(hub) == before
 
 

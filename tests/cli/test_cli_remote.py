@@ -223,7 +223,7 @@ def test_the_python_api_loads_a_specification(author, hf_hub, tmp_path):
     assert spec.manifest.model.id == "owner/red"
     with HuggingFaceHub(cache_dir=tmp_path / "cache") as hub:
         assert gmi_registry.load_spec("owner/red", hub).digest == spec.digest
-    with pytest.raises(AuthError, match="private, or not there"):
+    with pytest.raises(AuthError, match="private, or it does not exist"):
         gmi_registry.load_spec("hf:owner/absent", cache_dir=tmp_path / "cache")
 
 

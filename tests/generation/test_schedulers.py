@@ -66,10 +66,10 @@ def test_what_another_class_reads_is_not_recorded(pipeline):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("Eular a", "perhaps Euler a"),
+        ("Eular a", "perhaps you mean Euler a"),
         ("DPM++ 2M Karas", "DPM\\+\\+ 2M Karras"),
         ("frob", "is not known"),
-        ("DDIM Frob", "is meant"),
+        ("DDIM Frob", "perhaps you mean"),
     ],
 )
 def test_an_unknown_name_is_refused_with_what_is_near(name, said):

@@ -203,7 +203,7 @@ def test_a_base_without_weights_cannot_complete_a_network(bases, tensors_of, sav
     error = refusal(saved(network, bare))
     assert "without text encoders and VAE" in error.message
     assert "it has no text_encoder, vae" in error.message
-    assert "is here without weights" in error.message
+    assert "is here without these weights" in error.message
     # A whole file needs nothing of it.
     assert load_model(saved(tensors_of("sd15"), bare), device="cpu").notes == ()
 
@@ -389,7 +389,7 @@ def test_a_file_whose_own_marks_disagree_says_so(tensors_of, saved):
     tensors = tensors_of("sd15") | {"v_pred": torch.zeros(0)}
     found = sampler(saved(tensors, metadata={"modelspec.prediction_type": "epsilon"}))
     assert found["prediction_type"] == "v_prediction"
-    assert any("the tensor is taken" in it for it in found["notes"])
+    assert any("the tensor is used" in it for it in found["notes"])
 
 
 def test_a_scheduler_without_rescaled_betas_gives_way_to_one_with_them(tensors_of, saved):

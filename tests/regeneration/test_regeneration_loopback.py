@@ -272,7 +272,7 @@ def test_a_hub_that_is_out_of_order_counts_against_no_model(
         done = this.run(found)
         (failed,) = done.failed
         assert (failed.passing, failed.error, done.failures[INK]) == (True, "HubError", 0)
-        assert "is out of order: it answers 500" in failed.reason
+        assert "is out of order and answers 500" in failed.reason
     described.clear_faults()
     assert [result.outcome for result in go(opened).results] == ["published"]
 

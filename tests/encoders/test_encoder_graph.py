@@ -166,7 +166,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     ),
     "an operator that takes what comes later": (
         lambda it: it.graph.node.insert(0, helper.make_node("Neg", ["c"], ["z"])),
-        "'c' before it is there",
+        "'c' before it exists",
     ),
     "an output that nothing gives": (
         lambda it: it.graph.output[0].__setattr__("name", "nothing"),

@@ -168,7 +168,7 @@ def test_a_picture_that_vanished_is_a_clear_error(pipeline, base, recipe, tmp_pa
     cache = BatchCache(tmp_path, base, recipe)
     images = generate(pipeline, PROMPTS[:2], recipe, cache=cache)
     cache.discard()
-    with pytest.raises(GenerationError, match="gone or damaged"):
+    with pytest.raises(GenerationError, match="missing or damaged"):
         images[0]
     cache.discard()
 

@@ -540,7 +540,7 @@ def test_a_weight_that_has_lost_its_scale_is_refused(tensors_of, saved):
 def test_a_scale_that_is_no_number_is_refused(tensors_of, saved, value):
     tensors = scaled(tensors_of("sd15"), ".scale_weight")
     tensors[f"{STEM}.scale_weight"] = torch.tensor(value)
-    assert "is no scale" in refusal(saved(tensors)).message
+    assert "is not a scale" in refusal(saved(tensors)).message
 
 
 @pytest.mark.parametrize(

@@ -249,7 +249,7 @@ REFUSALS = {
         nothing,
         {"model": "ada/base", **_other(lora_scale=0.5)},
         InputError,
-        "is no LoRA",
+        "is not a LoRA",
     ),
     "pickles": (
         _base(

@@ -146,7 +146,7 @@ def test_a_script_runs_in_place_of_the_package(api, jobs):
 )
 def test_a_script_that_a_webhooks_run_cannot_fetch_is_refused(script):
     """A file would go into a volume, and a run that a webhook starts has none."""
-    with pytest.raises(InputError, match="no address") as refused:
+    with pytest.raises(InputError, match="not an address") as refused:
         order(script=script)
     assert "--script https://" in refused.value.hint
 

@@ -97,6 +97,7 @@ def main() -> None:
         update_index(folder, source.rows(0, chosen.models))
         put(hub, folder)
         environment = os.environ | client_environment(hub.endpoint, Path(scratch) / "home")
+        environment["GMI_REGISTRY"] = REGISTRY
 
         def search(what: str, options: dict[str, object]) -> None:
             given = ["--one", what, str(cache), json.dumps(options)]

@@ -100,6 +100,21 @@ def install_command(extra: str) -> str:
     A folder or a repository is named where it came from one (PEP 610), since nobody but an index
     can tell what the bare name would bring.
     """
+    folder, requirement = _installed_from(extra)
+    return f"pip install '{requirement if folder is None else f'{folder}[{extra}]'}'"
+
+
+def requirement_elsewhere(extra: str) -> str | None:
+    """What another machine installs to have this package with an extra, as for pip.
+
+    None where it came from a folder or a file of this machine.
+    """
+    folder, requirement = _installed_from(extra)
+    return requirement if folder is None else None
+
+
+def _installed_from(extra: str) -> tuple[str | None, str]:
+    """The folder or file of this machine that it came from, else None; and the requirement."""
     import json
     from importlib.metadata import PackageNotFoundError, distribution
 
@@ -107,14 +122,14 @@ def install_command(extra: str) -> str:
         origin = json.loads(distribution("gmi-registry").read_text("direct_url.json") or "{}")
     except (PackageNotFoundError, ValueError):
         origin = {}
-    url = str(origin.get("url", ""))
+    url, name = str(origin.get("url", "")), f"gmi-registry[{extra}]"
     if url.startswith("file://"):
         from urllib.parse import unquote, urlsplit
 
-        return f"pip install '{unquote(urlsplit(url).path)}[{extra}]'"
+        return unquote(urlsplit(url).path), name
     if vcs := origin.get("vcs_info"):
-        return f"pip install 'gmi-registry[{extra}] @ {vcs.get('vcs', 'git')}+{url}'"
-    return f"pip install 'gmi-registry[{extra}]'"
+        return None, f"{name} @ {vcs.get('vcs', 'git')}+{url}"
+    return None, name
 
 
 class MissingExtraError(GmiError):

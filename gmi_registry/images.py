@@ -149,8 +149,7 @@ def _require_regular(mode: int, name: str) -> None:
     )
     kind = next((kind for test, kind in kinds if test(mode)), "no regular file")
     raise InputError(
-        f"{name}: {kind}, not an image file",
-        hint="save the picture to a file, and name that",
+        f"{name}: {kind}, not an image file", hint="save the picture to a file, and name that"
     )
 
 

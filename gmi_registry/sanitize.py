@@ -244,6 +244,11 @@ def one_line(text: str, longest: int = 200) -> str:
     return _cut(escaped(redacted(" ".join(text.split()))), longest)
 
 
+def reason_of(error: BaseException, longest: int = 300) -> str:
+    """What an error of a library says, as a part of a line; or its kind where it says nothing."""
+    return one_line(str(error), longest) or type(error).__name__
+
+
 def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 

@@ -316,7 +316,7 @@ def at_once(image: Image.Image) -> Image.Image:
 
 
 def noise(mode: str) -> Image.Image:
-    pixels = np.random.default_rng(7).integers(0, 256, (37, 61, 4), dtype=np.uint8)
+    pixels = np.random.default_rng(7).integers(0, 256, (13, 21, 4), dtype=np.uint8)
     if mode == "I;16":
         return Image.fromarray(pixels.view("<u2")[..., 0].copy())
     image = Image.fromarray(pixels)

@@ -41,8 +41,9 @@ class Contributor(Author):
 
 
 @pytest.fixture
-def author(hf_hub):
+def author(hf_hub, monkeypatch):
     """Three colours beside their models, and a fourth model whose owner published nothing."""
+    monkeypatch.setenv("GMI_REGISTRY", REPO)
     hf_hub.add_user(User("keeper", "hf_keeper", orgs=("gmi-registry",)))
     hf_hub.add_repo(REPO, {"README.md": b"# Specifications\n"}, repo_type="dataset")
     found = Contributor(hf_hub)

@@ -100,7 +100,7 @@ models = st.builds(
 def hub(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, LoopbackHub() as found:
         turn_client(patch, found.endpoint, tmp_path_factory.mktemp("home"))
-        patch.delenv("GMI_REGISTRY", raising=False)
+        patch.setenv("GMI_REGISTRY", "gmi-registry/specs")
         yield found
         assert not found.failures
 

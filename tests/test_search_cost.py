@@ -29,7 +29,9 @@ def author(hf_hub):
 
 
 @pytest.fixture
-def search(author, tmp_path):
+def search(author, tmp_path, monkeypatch):
+    monkeypatch.setenv("GMI_REGISTRY", "gmi-registry/specs")
+
     def run(top):
         return gmi_registry.search(
             picture(COLOURS["red"], 99),

@@ -131,9 +131,7 @@ def run(
 
 @app.command()
 @handle_errors()
-def show(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What run left.")],
-) -> None:
+def show(folder: Annotated[Path, typer.Argument(metavar="DIR", help="What run left.")]) -> None:
     """Print the tables of finished results, and write the report beside them anew.
 
     In a terminal they fit its width; a file or another program gets them as Markdown.

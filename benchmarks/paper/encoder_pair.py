@@ -19,8 +19,10 @@ from PIL import Image
 
 from benchmarks.paper.folder import missing_package, sha256_file
 from gmi_registry.encoders import EncoderName
+from gmi_registry.encoders.encoder import in_batches
 from gmi_registry.encoders.open_clip import full_precision
 from gmi_registry.errors import InputError
+from gmi_registry.sanitize import reason_of
 from gmi_registry.spec import EncoderRef, Preprocess
 from gmi_registry.spec.canonical import canonical_digest
 
@@ -67,21 +69,21 @@ class ImageTower:
         """B pictures to float32 [B, 1280], raw."""
         import torch
 
-        rows = np.empty((len(images), self.dim), np.float32)
         side = (self.preprocess.size, self.preprocess.size)
         mean = np.array(self.preprocess.mean, np.float32)
         std = np.array(self.preprocess.std, np.float32)
+
+        def encode_batch(batch: Sequence[Image.Image]) -> NDArray[np.float32]:
+            part = [
+                np.asarray(image.convert("RGB").resize(side, Image.Resampling.BICUBIC))
+                for image in batch
+            ]
+            pixels = (np.stack(part).astype(np.float32) / 255 - mean) / std
+            batched = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+            return np.asarray(self._model(batched.to(self._device)).float().cpu().numpy())
+
         with full_precision():
-            for start in range(0, len(images), _BATCH):
-                part = [
-                    np.asarray(image.convert("RGB").resize(side, Image.Resampling.BICUBIC))
-                    for image in images[start : start + _BATCH]
-                ]
-                pixels = (np.stack(part).astype(np.float32) / 255 - mean) / std
-                batch = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
-                features = self._model(batch.to(self._device))
-                rows[start : start + len(part)] = features.float().cpu().numpy()
-        return rows
+            return in_batches(images, self.dim, _BATCH, encode_batch)
 
 
 class TextTower:
@@ -119,17 +121,17 @@ class TextTower:
         """B texts to float32 [B, E], raw; a text beyond ``longest`` tokens is cut there."""
         import torch
 
-        rows = np.empty((len(texts), self.dim), np.float32)
+        def encode_batch(batch: Sequence[str]) -> NDArray[np.float32]:
+            part = self._tokenizer.encode_batch(list(batch))
+            ids = torch.tensor([row.ids for row in part], device=self._device)
+            real = torch.tensor([row.attention_mask for row in part], device=self._device)
+            tokens = self._model(input_ids=ids, attention_mask=real).last_hidden_state
+            kept = real[:, :, None].to(tokens.dtype)
+            means = (tokens * kept).sum(1) / kept.sum(1).clamp(min=1)
+            return np.asarray(means.float().cpu().numpy())
+
         with full_precision():
-            for start in range(0, len(texts), _BATCH):
-                part = self._tokenizer.encode_batch(list(texts[start : start + _BATCH]))
-                ids = torch.tensor([row.ids for row in part], device=self._device)
-                real = torch.tensor([row.attention_mask for row in part], device=self._device)
-                tokens = self._model(input_ids=ids, attention_mask=real).last_hidden_state
-                kept = real[:, :, None].to(tokens.dtype)
-                means = (tokens * kept).sum(1) / kept.sum(1).clamp(min=1)
-                rows[start : start + len(part)] = means.float().cpu().numpy()
-        return rows
+            return in_batches(texts, self.dim, _BATCH, encode_batch)
 
 
 def _renamed(
@@ -151,9 +153,8 @@ def _renamed(
 
 
 def _cannot_load(where: Path, what: str, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
     return InputError(
-        f"{where}: no {what} can be loaded from here: {reason}",
+        f"{where}: no {what} can be loaded from here: {reason_of(error)}",
         hint="pip install --force-reinstall --group bench",
     )
 

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gmi_registry.errors import GenerationError, InputError, MissingExtraError
 from gmi_registry.sanitize import first_fault
+from gmi_registry.scoring import PAPER_GAMMA
 from gmi_registry.spec.canonical import canonical_digest
 from gmi_registry.spec.manifest import RelativePath
 
@@ -216,6 +218,12 @@ def sha256_file(path: Path) -> str | None:
         return None
 
 
+_RUN_AGAIN = "run the same python -m benchmarks.paper run again, without --stage"
+
+# What reading a damaged or forged archive runs into; TypeError where it is another kind of file.
+_BROKEN = (OSError, ValueError, EOFError, RuntimeError, TypeError, BadZipFile, zlib.error)
+
+
 class _Part(BaseModel):
     # Fields of a later version are passed over, as its readers do with ours.
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -303,6 +311,11 @@ def answer_bytes(truth: Sequence[int]) -> bytes:
     return document_bytes(_AnswerFile(truth=tuple(truth)).model_dump(mode="json"))
 
 
+def read_specs(folder: Path) -> SpecFile:
+    """The pictures of every specification. Raises InputError for a file that is not there."""
+    return _read(folder / SPECS, SpecFile)
+
+
 def read_tasks(folder: Path, split: str, protocol: str) -> TaskFile:
     """The tasks of one split and protocol. Raises InputError for a file that holds none."""
     return _read(task_path(folder, split, protocol), TaskFile)
@@ -326,15 +339,28 @@ def _read(path: Path, kind: type[_File]) -> _File:
     try:
         return kind.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read: {error.strerror}",
-            hint="python -m benchmarks.paper run, with the same --out",
-        ) from None
+        raise InputError(f"{path}: cannot be read: {error.strerror}", hint=_RUN_AGAIN) from None
     except ValidationError as error:
         raise InputError(
             f"{path} is damaged: {first_fault(error)}",
             hint="delete the file and run the same command again",
         ) from None
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of one ``.npz`` file; pickles are refused. Raises InputError without them."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing", hint=_RUN_AGAIN) from None
+    except _BROKEN as error:
+        raise damaged(path, " ".join(str(error).split())) from None
+
+
+def damaged(path: Path, reason: str) -> InputError:
+    """The error for a file of arrays that says something else than it should."""
+    return InputError(f"{path} is damaged: {reason}", hint=_RUN_AGAIN)
 
 
 def missing_package(name: str, *, purpose: str) -> MissingExtraError:
@@ -344,27 +370,94 @@ def missing_package(name: str, *, purpose: str) -> MissingExtraError:
     return error
 
 
-def read_specs(folder: Path) -> SpecFile:
-    """The pictures of every specification. Raises InputError for a file that is not there."""
-    path = folder / SPECS
-    try:
-        return SpecFile.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = getattr(error, "strerror", None) or "it is damaged"
-        raise InputError(
-            f"{path}: cannot be read: {reason}",
-            hint="python -m benchmarks.paper run, with the same --out",
-        ) from None
+class _RunFormat(_Part):
+    name: Literal["gmi-bench"]
+    version: Literal[1]
 
 
-def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of one ``.npz`` file; pickles are refused. Raises InputError without them."""
+class Run(_Part):
+    """What ``bench.json`` says. ``digest`` is the benchmark's, ``seconds`` the wall time by
+    stage, ``limit`` what the tasks were cut down to, ``gamma`` that of Eq. 9."""
+
+    format: _RunFormat
+    name: str
+    digest: str
+    encoder: str | dict[str, Any]
+    interrogator: str = "none"
+    gamma: float = Field(default=PAPER_GAMMA, gt=0)
+    limit: int | None = None
+    libraries: dict[str, str] = Field(default_factory=dict)
+    seconds: dict[str, float] = Field(default_factory=dict)
+    protocols: tuple[RelativePath, ...] = Field(min_length=1)
+    methods: tuple[str, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredTasks:
+    """One split of one protocol: Q tasks over M models.
+
+    ``truth`` [Q] are indices into ``tasks.models``; ``distances`` are float64 [Q, M] by method,
+    lower is nearer, none of them NaN.
+    """
+
+    protocol: str
+    tasks: TaskFile
+    truth: NDArray[np.int64]
+    distances: Mapping[str, NDArray[np.float64]]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The M names."""
+        return self.tasks.models
+
+
+def read_run(folder: Path) -> Run:
+    """Raises InputError for a folder that holds no finished run, or that of another version."""
+    path = folder / SUMMARY
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or "it is damaged"
-        raise InputError(
-            f"{path}: cannot be read: {reason}",
-            hint="run the same python -m benchmarks.paper run again, without --stage",
-        ) from None
+        return Run.model_validate_json(path.read_bytes())
+    except OSError as error:
+        said = f"{folder} holds no finished benchmark: {SUMMARY}: {error.strerror}"
+    except ValidationError as error:
+        said = f"{path} is not what this version reads: {first_fault(error)}"
+    raise InputError(said, hint=f"python -m benchmarks.paper run FILE --out {folder}")
+
+
+def read_scored(folder: Path, split: str, run: Run) -> list[ScoredTasks]:
+    """The protocols of one split that were scored, in the order of ``run``.
+
+    Dev tasks may be missing for some. Raises InputError for files that are damaged or disagree
+    about the number of tasks or models.
+    """
+    if split != "test" and not (folder / "scores" / split).is_dir():
+        return []
+    labels = read_answers(folder, split)
+    found = []
+    for protocol in run.protocols:
+        path = folder / "scores" / split / f"{protocol}.npz"
+        if split != "test" and not path.exists():
+            continue
+        if protocol not in labels:
+            raise InputError(f"{folder} holds no answers for {split}/{protocol}", hint=_RUN_AGAIN)
+        tasks = read_tasks(folder, split, protocol)
+        truth = np.array(labels[protocol], dtype=np.int64)
+        shape = (len(tasks.tasks), len(tasks.models))
+        if truth.shape != shape[:1] or (truth >= shape[1]).any() or 0 in shape or shape[1] < 2:
+            raise damaged(path, f"{len(truth)} answers do not fit {shape} tasks x models")
+        arrays = load_arrays(path)
+        distances = {name: arrays[name] for name in run.methods if name in arrays}
+        _check_distances(path, distances, shape)
+        found.append(ScoredTasks(protocol, tasks, truth, distances))
+    return found
+
+
+def _check_distances(
+    path: Path, distances: Mapping[str, NDArray[Any]], shape: tuple[int, int]
+) -> None:
+    if not distances:
+        raise damaged(path, f"it holds no method of {SUMMARY}")
+    for name, array in distances.items():
+        if array.dtype != np.float64 or array.shape != shape:
+            raise damaged(path, f"{name} is {array.dtype} {array.shape}, not {shape}")
+        if np.isnan(array).any():
+            raise damaged(path, f"{name} holds a distance that is not a number")

@@ -17,27 +17,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from benchmarks.paper.folder import Task, document_bytes, load_arrays, missing_package, put
-from benchmarks.paper.generate import chosen_tasks, first_model, guesses, read_drawn, shown_methods
-from benchmarks.paper.measure import (
-    CONFIDENCE,
-    RESAMPLES,
-    SEED,
+from benchmarks.paper.folder import (
     ScoredTasks,
-    measure,
+    Task,
+    document_bytes,
+    load_arrays,
+    missing_package,
+    put,
     read_run,
     read_scored,
 )
+from benchmarks.paper.generate import chosen_tasks, first_model, guesses, read_drawn, shown_methods
 from benchmarks.paper.methods import method_label
-from benchmarks.paper.results import Bootstrap, MethodResult, ProtocolResult, Results, Sweep
+from benchmarks.paper.results import (
+    CONFIDENCE,
+    RESAMPLES,
+    SEED,
+    Bootstrap,
+    MethodResult,
+    ProtocolResult,
+    Results,
+    Sweep,
+    measure,
+)
 from benchmarks.paper.score import read_held_out
 from benchmarks.paper.studies import held_out_loss
 from benchmarks.paper.tables import PUBLISHED_MODELS, TABLE_4, tables
 from gmi_registry import __version__
 from gmi_registry.errors import InputError
 from gmi_registry.images import load_image
+from gmi_registry.report.figures import Picture, embed
 from gmi_registry.report.page import STYLE_SHEET, fill_template
-from gmi_registry.report.pictures import Picture, embed
 from gmi_registry.scoring.confidence import TEMPERATURE, fitted_temperature
 
 if TYPE_CHECKING:

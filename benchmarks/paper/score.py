@@ -34,6 +34,7 @@ from benchmarks.paper.folder import (
     TaskFile,
     answer_path,
     array_bytes,
+    damaged,
     document_bytes,
     load_arrays,
     read_answers,
@@ -233,10 +234,7 @@ def fit(
 
 
 def fit_to(
-    gallery: Gallery,
-    queries: Queries,
-    members: NDArray[np.intp],
-    truth: NDArray[np.integer],
+    gallery: Gallery, queries: Queries, members: NDArray[np.intp], truth: NDArray[np.integer]
 ) -> tuple[Fit, dict[str, dict[str, float]]]:
     """Likewise for Q tasks, of which ``members`` [Q, k] are the images among ``queries`` and
     ``truth`` [Q] the right models in ``gallery``."""
@@ -366,10 +364,7 @@ def read_held_out(folder: Path, tasks: int, models: int) -> HeldOut | None:
             for array in arrays.values()
         )
     ):
-        raise InputError(
-            f"{path} is damaged: it does not fit {tasks} tasks x {models} models",
-            hint=f"delete the file, then: python -m benchmarks.paper run FILE --out {folder}",
-        )
+        raise damaged(path, f"it does not fit {tasks} tasks x {models} models")
     return HeldOut(late, arrays)
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.paper.embed import with_words
-from benchmarks.paper.folder import load_arrays
-from benchmarks.paper.measure import DIGITS, Run, ScoredTasks, first_shares, mean_estimates, outcome
+from benchmarks.paper.folder import Run, ScoredTasks, load_arrays
 from benchmarks.paper.methods import (
     METHODS,
     Fit,
@@ -23,6 +22,7 @@ from benchmarks.paper.methods import (
     paper_by,
 )
 from benchmarks.paper.results import (
+    DIGITS,
     Late,
     LateMethod,
     Mixture,
@@ -30,6 +30,9 @@ from benchmarks.paper.results import (
     Resemblance,
     Sweep,
     Unlikeness,
+    first_shares,
+    mean_estimates,
+    outcome,
 )
 from benchmarks.paper.score import UNFITTED, HeldOut, RunArrays
 from gmi_registry.scoring.confidence import distances_with_unwanted, log_innocence
@@ -522,10 +525,7 @@ class _Asking:
         wrong = distances.copy()
         wrong[np.arange(len(truth)), truth] = np.inf
         step = np.random.default_rng(_QUESTION_SEED).integers(1, distances.shape[1], len(truth))
-        picks = {
-            "nearest": wrong.argmin(axis=1),
-            "any": (truth + step) % distances.shape[1],
-        }
+        picks = {"nearest": wrong.argmin(axis=1), "any": (truth + step) % distances.shape[1]}
         if len(prompts) < 2:
             return
         heat = self._temperature

@@ -15,9 +15,9 @@ from types import MappingProxyType
 from typing import Self
 
 from benchmarks.paper.definition import HALVES, OWN_PROMPTS
-from benchmarks.paper.measure import TOP
 from benchmarks.paper.methods import method_label, protocol_label
 from benchmarks.paper.results import (
+    TOP,
     Estimate,
     Late,
     MethodResult,
@@ -73,10 +73,7 @@ TABLE_5: Mapping[int, tuple[float, ...]] = MappingProxyType(
 """Split of the *default* prompts to top-1 to top-4 accuracy of Eq. 9: all 55, then two halves."""
 
 TABLE_6: Mapping[str, tuple[float, ...]] = MappingProxyType(
-    {
-        "size-1": (0.434, 0.592, 0.707, 0.789),
-        "paper": (0.455, 0.614, 0.734, 0.812),
-    }
+    {"size-1": (0.434, 0.592, 0.707, 0.789), "paper": (0.455, 0.614, 0.734, 0.812)}
 )
 """Top-1 to top-4 accuracy."""
 

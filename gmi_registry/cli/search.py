@@ -363,7 +363,7 @@ def _write_table(console: Console, group: GroupRanking, *, is_first: bool, alone
     from rich.table import Table
     from rich.text import Text
 
-    from gmi_registry.report.numbers import near_everything, number, percent
+    from gmi_registry.report.figures import near_everything, number, percent
 
     if not alone:
         console.print(Text(_heading(group, is_first), style="bold"))
@@ -459,7 +459,7 @@ def _heading(group: GroupRanking, is_first: bool) -> str:
 def _margin(hit: SearchHit, spread: float, console: Console) -> str:
     if hit.margin is None:
         return ""
-    from gmi_registry.report.numbers import number
+    from gmi_registry.report.figures import number
 
     blocks = _EIGHTHS if console.encoding.lower().startswith("utf") else " #"
     return f"{bar(hit.margin, spread, blocks=blocks)} {number(hit.margin)}"
@@ -545,8 +545,8 @@ def write_page(
 
 def _shown(names: tuple[str, ...], prompts: tuple[str | None, ...]) -> tuple[QueryImage, ...]:
     from gmi_registry.images import load_image
+    from gmi_registry.report.figures import embed
     from gmi_registry.report.page import QueryImage
-    from gmi_registry.report.pictures import embed
 
     return tuple(
         QueryImage(Path(name).name, embed(load_image(name)), prompt)
@@ -556,8 +556,8 @@ def _shown(names: tuple[str, ...], prompts: tuple[str | None, ...]) -> tuple[Que
 
 def _exemplar_image(like: str, result: SearchResult, opened: Hub) -> QueryImage:
     """The model that others were compared with, by its contact sheet where that can be had."""
+    from gmi_registry.report.figures import embed_preview
     from gmi_registry.report.page import QueryImage
-    from gmi_registry.report.pictures import embed_preview
     from gmi_registry.spec import PREVIEW_NAME, SPEC_DIR
 
     name = like if result.like is None else str(result.like.without_revision)

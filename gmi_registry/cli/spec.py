@@ -30,7 +30,7 @@ from gmi_registry.cli.output import (
 from gmi_registry.cli.publish import base_words, recipe_words
 from gmi_registry.errors import GmiError, InputError, OfflineError, SpecError
 from gmi_registry.hubs.open import HubAccess, SpecFolder, find_spec, opened_hub
-from gmi_registry.report.numbers import number
+from gmi_registry.report.figures import number
 
 if TYPE_CHECKING:
     from gmi_registry.report.difference import Neighbour

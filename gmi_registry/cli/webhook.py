@@ -64,9 +64,13 @@ class JobOptions:
     timeout: Annotated[str, typer.Option(help="With --job: the most time, such as 90m or 2h.")] = (
         "2h"
     )
-    package: Annotated[str, typer.Option(help="With --job: what the job installs, as for pip.")] = (
-        "gmi-registry[publish]"
-    )
+    package: Annotated[
+        str | None,
+        typer.Option(
+            envvar="GMI_PACKAGE",
+            help="With --job: what the job installs, as for pip; default: where this copy came from.",
+        ),
+    ] = None
     script: Annotated[
         str | None,
         typer.Option(

@@ -62,12 +62,7 @@ def load_encoder(
             folder, name, pretrained, device=device, batch_size=batch_size
         )
     return OpenClipEncoder.from_pretrained(
-        name,
-        pretrained,
-        cache_dir=cache_dir,
-        offline=offline,
-        device=device,
-        batch_size=batch_size,
+        name, pretrained, cache_dir=cache_dir, offline=offline, device=device, batch_size=batch_size
     )
 
 

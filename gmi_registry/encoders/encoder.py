@@ -6,9 +6,9 @@ An encoder has two towers, one for images (G) and one for texts (T).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,20 @@ class Encoder(Protocol):
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """T: B texts to float32 [B, E]; a text beyond the tokenizer's limit is cut there."""
         ...
+
+
+def in_batches(
+    items: Sequence[Any] | NDArray[Any],
+    dim: int,
+    size: int,
+    encode: Callable[[Any], NDArray[np.float32]],
+) -> NDArray[np.float32]:
+    """float32 [B, dim]: what ``encode`` makes of B ``items``, at most ``size`` at a time."""
+    rows = np.empty((len(items), dim), dtype=np.float32)
+    for start in range(0, len(items), size):
+        batch = items[start : start + size]
+        rows[start : start + len(batch)] = encode(batch)
+    return rows
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gmi_registry.atomic import user_cache
-from gmi_registry.encoders.encoder import ENCODER_NAME, FileName
+from gmi_registry.encoders.encoder import ENCODER_NAME, FileName, in_batches
 from gmi_registry.encoders.onnx_files import (
     ONNX_FOLDER,
     TOLERANCE,
@@ -34,15 +34,13 @@ from gmi_registry.encoders.onnx_files import (
     try_encoder,
 )
 from gmi_registry.errors import DigestMismatchError, InputError, MissingExtraError, install_command
+from gmi_registry.sanitize import reason_of
 
 if TYPE_CHECKING:
     from gmi_registry.encoders.tokenizer import ClipTokens
     from gmi_registry.spec import EncoderRef, Preprocess
 
-_RESAMPLING = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-}
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 class Preprocessing:
@@ -174,12 +172,7 @@ class OnnxEncoder:
 
     @classmethod
     def from_folder(
-        cls,
-        path: str | Path,
-        *,
-        memory: Path | None = None,
-        batch_size: int = 32,
-        threads: int = 0,
+        cls, path: str | Path, *, memory: Path | None = None, batch_size: int = 32, threads: int = 0
     ) -> OnnxEncoder:
         """The encoder in a folder that ``gmi encoder export`` made, once it has passed its check.
 
@@ -237,11 +230,9 @@ class OnnxEncoder:
     def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """G: B images (converted to RGB where they are not) to float32 [B, D], raw."""
         tower = self._tower("image.onnx", len(images))
-        rows = np.empty((len(images), tower.dim), dtype=np.float32)
-        for start in range(0, len(images), self.batch_size):
-            batch = images[start : start + self.batch_size]
-            rows[start : start + len(batch)] = tower(self.pixels(batch))
-        return rows
+        return in_batches(
+            images, tower.dim, self.batch_size, lambda batch: tower(self.pixels(batch))
+        )
 
     def pixels(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """What the image tower reads: B images, at least one, to float32 [B, 3, S, S]."""
@@ -250,20 +241,14 @@ class OnnxEncoder:
     def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """The image tower alone: float32 [B, 3, S, S] to float32 [B, D], raw."""
         tower = self._tower("image.onnx", len(pixels))
-        rows = np.empty((len(pixels), tower.dim), dtype=np.float32)
-        for start in range(0, len(pixels), self.batch_size):
-            batch = pixels[start : start + self.batch_size]
-            rows[start : start + len(batch)] = tower(batch)
-        return rows
+        return in_batches(pixels, tower.dim, self.batch_size, tower)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """T: B texts to float32 [B, E], raw; a text beyond the tokenizer's limit is cut there."""
         tower = self._tower("text.onnx", len(texts))
-        rows = np.empty((len(texts), tower.dim), dtype=np.float32)
-        for start in range(0, len(texts), self.batch_size):
-            batch = texts[start : start + self.batch_size]
-            rows[start : start + len(batch)] = tower(self._tokens(batch))
-        return rows
+        return in_batches(
+            texts, tower.dim, self.batch_size, lambda batch: tower(self._tokens(batch))
+        )
 
     @cached_property
     def _tokens(self) -> ClipTokens:
@@ -339,7 +324,7 @@ class OnnxEncoder:
                 raise ValueError("embeddings that are not finite, or of no length")
         except Exception as error:  # safetensors has errors of its own
             raise InputError(
-                f"{self._folder.path / 'golden.safetensors'}: {_one_line(error)}",
+                f"{self._folder.path / 'golden.safetensors'}: {reason_of(error)}",
                 hint=export_again(),
             ) from None
         return found
@@ -478,12 +463,7 @@ def _cannot_run(where: str, error: Exception) -> InputError:
             f"may use, which is {_most_memory() / 2**30:.1f} GiB at most",
             hint="encode fewer images at a time; if that is one, export the encoder again",
         )
-    return InputError(f"{where} cannot be run: {_one_line(error)}", hint=export_again())
-
-
-def _one_line(error: Exception) -> str:
-    text = "".join(letter if letter.isprintable() else " " for letter in str(error))
-    return " ".join(text.split())[:300] or type(error).__name__
+    return InputError(f"{where} cannot be run: {reason_of(error)}", hint=export_again())
 
 
 _EXPORTS, _TRIALS = "encoders", "encoders-checked-v1"
@@ -538,12 +518,7 @@ def open_export(path: Path, cache_dir: Path | None, *, batch_size: int = 32) -> 
 
 
 def sole_export(
-    name: str,
-    pretrained: str,
-    folder: Path | None,
-    cache_dir: Path | None,
-    *,
-    batch_size: int = 32,
+    name: str, pretrained: str, folder: Path | None, cache_dir: Path | None, *, batch_size: int = 32
 ) -> OnnxEncoder:
     """The first export of an encoder that is there.
 

@@ -36,7 +36,9 @@ from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
+from gmi_registry.encoders.encoder import in_batches
 from gmi_registry.errors import AuthError, HubError, InputError, OfflineError
+from gmi_registry.sanitize import reason_of
 from gmi_registry.spec import EncoderRef, Preprocess
 
 CONFIG_NAME = "open_clip_config.json"
@@ -340,7 +342,7 @@ class OpenClipEncoder:
             )
         except OSError as error:
             raise OfflineError(
-                f"a part of {name}/{pretrained} could not be fetched: {_one_line(error)}",
+                f"a part of {name}/{pretrained} could not be fetched: {reason_of(error)}",
                 hint="try again with a network, or use another encoder",
             ) from error
         except Exception as error:  # as above
@@ -360,11 +362,12 @@ class OpenClipEncoder:
 
     def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """G: B images (converted to RGB where they are not) to float32 [B, D], raw."""
-        rows = np.empty((len(images), self._ref.image_dim), dtype=np.float32)
-        for start in range(0, len(images), self.batch_size):
-            batch = images[start : start + self.batch_size]
-            rows[start : start + len(batch)] = self.encode_pixels(self.pixels(batch))
-        return rows
+        return in_batches(
+            images,
+            self._ref.image_dim,
+            self.batch_size,
+            lambda batch: self.encode_pixels(self.pixels(batch)),
+        )
 
     def pixels(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """What the image tower reads: B images, at least one, to float32 [B, 3, S, S]."""
@@ -373,23 +376,23 @@ class OpenClipEncoder:
 
     def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """The image tower alone: float32 [B, 3, S, S] to float32 [B, D], raw."""
-        rows = np.empty((len(pixels), self._ref.image_dim), dtype=np.float32)
+
+        def encode(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+            features = self.model.encode_image(torch.from_numpy(batch).to(self.device))
+            return np.asarray(features.float().cpu().numpy())
+
         with full_precision():
-            for start in range(0, len(pixels), self.batch_size):
-                batch = torch.from_numpy(pixels[start : start + self.batch_size])
-                features = self.model.encode_image(batch.to(self.device))
-                rows[start : start + len(batch)] = features.float().cpu().numpy()
-        return rows
+            return in_batches(pixels, self._ref.image_dim, self.batch_size, encode)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """T: B texts to float32 [B, E], raw; a text beyond the tokenizer's limit is cut there."""
-        rows = np.empty((len(texts), self._ref.text_dim), dtype=np.float32)
+
+        def encode(batch: Sequence[str]) -> NDArray[np.float32]:
+            features = self.model.encode_text(self.tokenizer(list(batch)).to(self.device))
+            return np.asarray(features.float().cpu().numpy())
+
         with full_precision():
-            for start in range(0, len(texts), self.batch_size):
-                batch = list(texts[start : start + self.batch_size])
-                features = self.model.encode_text(self.tokenizer(batch).to(self.device))
-                rows[start : start + len(batch)] = features.float().cpu().numpy()
-        return rows
+            return in_batches(texts, self._ref.text_dim, self.batch_size, encode)
 
 
 def _reference(
@@ -406,7 +409,7 @@ def _reference(
         )
     except ValueError as error:  # pydantic's ValidationError among them
         raise InputError(
-            f"{name}/{pretrained}: no specification can name this encoder: {_one_line(error)}",
+            f"{name}/{pretrained}: no specification can name this encoder: {reason_of(error)}",
             hint="its input must be square, with mean and std for three channels",
         ) from error
 
@@ -433,10 +436,6 @@ def _preprocess(settings: dict[str, Any]) -> Preprocess:
 
 def _cannot_load(where: str, error: Exception) -> InputError:
     return InputError(
-        f"{where}: open_clip cannot load this encoder: {_one_line(error)}",
+        f"{where}: open_clip cannot load this encoder: {reason_of(error)}",
         hint="the weights must fit the configuration of the encoder",
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -28,8 +28,8 @@ class HubAccess:
     ``cache_dir`` is where the hub keeps what it downloads and works out (None: its usual place).
     ``token`` is for Hugging Face (None: the one that ``hf auth login`` or HF_TOKEN left; False:
     none). With ``offline`` no request is made (None: what HF_HUB_OFFLINE says). ``registry`` is
-    the dataset of specifications that do not lie beside their models (None: GMI_REGISTRY, else the
-    usual one). ``civitai_token`` is for Civitai (None: CIVITAI_TOKEN). No token is ever printed.
+    the dataset of specifications that do not lie beside their models (None: GMI_REGISTRY, else
+    none). ``civitai_token`` is for Civitai (None: CIVITAI_TOKEN). No token is ever printed.
     """
 
     cache_dir: Path | None = None
@@ -361,7 +361,7 @@ def _spec_folder(ref: ModelRef, hub: SearchableHub, registry: str | None) -> Spe
     asked = ref
     try:
         ref, folder = _specification(ref, hub)
-    except (SpecNotFoundError, AuthError):
+    except (SpecNotFoundError, AuthError, InputError):
         known = None if registry or ref.revision is None else _elsewhere(ref, hub)
         if known is None:
             raise
@@ -393,8 +393,8 @@ def is_folder(text: str) -> bool:
 
 def registry_of(hub: object) -> str | None:
     """The dataset that an open hub reads what is not beside its models from; None without one."""
-    dataset = getattr(getattr(hub, "registry", None), "dataset", None)
-    return None if dataset is None else str(dataset.id)
+    name = getattr(getattr(hub, "registry", None), "id", None)
+    return None if name is None else str(name)
 
 
 def _specification(ref: ModelRef, hub: SearchableHub) -> tuple[ModelRef, Path]:

@@ -11,9 +11,8 @@
 """
 
 from gmi_registry.regeneration.plan import PlannedModel, RegenerationPlan, make_plan
-from gmi_registry.regeneration.run import Round, SequentialExecutor, regenerate
+from gmi_registry.regeneration.run import Round, SequentialExecutor, Summary, regenerate
 from gmi_registry.regeneration.store import FailureStore
-from gmi_registry.regeneration.summary import Summary
 from gmi_registry.regeneration.work import (
     Executor,
     Options,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from gmi_registry.errors import AuthError, GmiError, InputError
+from gmi_registry.errors import AuthError, GmiError, InputError, requirement_elsewhere
 from gmi_registry.regeneration.processes import usual_perform
 from gmi_registry.regeneration.work import (
     Perform,
@@ -111,13 +111,28 @@ def _result(text: str) -> Result | None:
     return result if all(text is None or text.isprintable() for text in texts) else None
 
 
-PACKAGE = "gmi-registry[publish]"
 _COMMAND = ("-m", "gmi_registry.regeneration.job_executor")
 _LABEL = "gmi-regenerate"
 _NO_NAME = re.compile(r"[^A-Za-z0-9]+")
 _OVER = frozenset({"COMPLETED", "CANCELED", "ERROR", "DELETED"})
 _TAIL = 200
 _UNHEARD = 5
+
+
+def job_package(named: str | None = None) -> str:
+    """What a Job installs, as for pip: ``named``, else what GMI_PACKAGE says, else what this copy
+    was installed from.
+
+    Raises InputError where that is a folder of this machine: the bare name may be a stranger's.
+    """
+    found = named or os.environ.get("GMI_PACKAGE") or requirement_elsewhere("publish")
+    if found is None:
+        raise InputError(
+            "a Job cannot install this package from a folder of this machine",
+            hint="name a repository that it can reach: "
+            "export GMI_PACKAGE='gmi-registry[publish] @ git+https://ADDRESS'",
+        )
+    return found
 
 
 @dataclass
@@ -133,9 +148,10 @@ class HfJobsExecutor:
     """Up to ``workers`` Jobs at a time, one model each, in ``namespace`` (None: the token's owner).
 
     Jobs cost their namespace money. ``flavor`` is the hardware, as in ``hf jobs hardware``;
-    ``timeout`` the most seconds of one, or a text such as ``2h``; ``package`` what a Job installs.
-    ``token`` (None: the one of ``hf auth login`` or HF_TOKEN) starts the Jobs, and is given to them
-    as a secret, which the hub keeps encrypted: they push with it. So is ``civitai_token``.
+    ``timeout`` the most seconds of one, or a text such as ``2h``; ``package`` what a Job installs
+    (None: see :func:`job_package`). ``token`` (None: the one of ``hf auth login`` or HF_TOKEN)
+    starts the Jobs, and is given to them as a secret, which the hub keeps encrypted: they push with
+    it. So is ``civitai_token``.
 
     Each is asked after every ``interval`` seconds; the result is read from its log, and where the
     result has no address of its own, ``where`` is the Job's page, which shows the log. A Job that
@@ -143,7 +159,7 @@ class HfJobsExecutor:
     iterator, or Ctrl-C in it, cancels those under way. Models in a folder of this machine cannot be
     reached from there, and fail; where a Job cannot be begun it says nothing of the model either.
 
-    Raises InputError for fewer than one worker.
+    Raises InputError for fewer than one worker, and where no Job could install this package.
     """
 
     def __init__(
@@ -153,7 +169,7 @@ class HfJobsExecutor:
         namespace: str | None = None,
         flavor: str | None = None,
         timeout: int | str | None = None,
-        package: str = PACKAGE,
+        package: str | None = None,
         token: str | None = None,
         civitai_token: str | None = None,
         endpoint: str | None = None,
@@ -164,7 +180,7 @@ class HfJobsExecutor:
         self._namespace = namespace
         self._flavor = flavor
         self._timeout = timeout
-        self._package = package
+        self._package = job_package(package)
         self._token = token
         self._civitai_token = civitai_token
         self._endpoint = endpoint

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from gmi_registry.errors import HubError, InputError
-from gmi_registry.regeneration.job_executor import hub_api, hub_errors
+from gmi_registry.regeneration.job_executor import hub_api, hub_errors, job_package
 from gmi_registry.regeneration.webhook_receiver import PATH, SECRET_VARIABLE, Secret
 
 if TYPE_CHECKING:
@@ -65,7 +65,6 @@ def shown_address(text: str) -> str:
 
 JOB_MODULE = "gmi_registry.regeneration.webhook_service"
 _FORMER_MODULE = ".webhook.job"  # in jobs that version 0.1 made
-JOB_PACKAGE = "gmi-registry[publish]"
 
 _LABEL = "purpose"
 _PURPOSE = "gmi-webhook"
@@ -83,18 +82,18 @@ class JobSettings:
 
     ``token`` is what it publishes with. ``flavor`` is the hardware, as in ``hf jobs hardware``;
     ``timeout`` a number of seconds, or of minutes or hours as ``90m`` and ``2h``. It installs
-    ``package`` and runs this package's entry, or else ``script``, the address of a script with a
-    PEP 723 header. ``namespace`` pays (None: whoever the token belongs to). ``registry`` is the
-    dataset for what is not beside its model.
+    ``package`` (None: see :func:`.job_package`) and runs this package's entry, or else ``script``,
+    the address of a script with a PEP 723 header. ``namespace`` pays (None: whoever the token
+    belongs to). ``registry`` is the dataset for what is not beside its model.
 
-    Raises InputError for a script that is no https address: the client would put a file into a
-    volume, and a run that a webhook starts has none.
+    Raises InputError where no job could install this package, and for a script that is no https
+    address: the client would put a file into a volume, and a run that a webhook starts has none.
     """
 
     token: str = field(repr=False)
     flavor: str = "t4-small"
     timeout: str = "2h"
-    package: str = JOB_PACKAGE
+    package: str | None = None
     script: str | None = None
     namespace: str | None = None
     registry: str | None = None
@@ -105,6 +104,8 @@ class JobSettings:
                 f"{self.script[:120]!r} is not an address that a job can fetch its script from",
                 hint="put the script where it can: --script https://...",
             )
+        if self.script is None:
+            object.__setattr__(self, "package", job_package(self.package))
 
     def digest(self, *more: str) -> str:
         """16 hex digits by which the same order is known again; the token is not in it."""

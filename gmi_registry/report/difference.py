@@ -13,9 +13,8 @@ from gmi_registry import __version__
 from gmi_registry.atomic import write_text
 from gmi_registry.errors import GmiError, InputError, SpecError, SpecNotFoundError
 from gmi_registry.hubs.open import HubAccess, SpecFolder, opened_hub, read_from
-from gmi_registry.report.numbers import number
+from gmi_registry.report.figures import ContactSheet, Picture, embed, number
 from gmi_registry.report.page import STYLE_SHEET, fill_template
-from gmi_registry.report.pictures import ContactSheet, Picture, embed
 from gmi_registry.spec import MANIFEST_NAME, ModelRef, Spec
 from gmi_registry.spec.diff import Movement, PromptShift, SpecDiff, distance_between
 

@@ -21,8 +21,14 @@ from gmi_registry.atomic import write_text
 from gmi_registry.errors import GmiError
 from gmi_registry.index.result import GroupRanking, Ranking, SearchHit
 from gmi_registry.model import Trust
-from gmi_registry.report.numbers import near_everything, number, percent, strip
-from gmi_registry.report.pictures import Picture, embed_preview
+from gmi_registry.report.figures import (
+    Picture,
+    embed_preview,
+    near_everything,
+    number,
+    percent,
+    strip,
+)
 from gmi_registry.sanitize import on_page
 from gmi_registry.spec import ModelRef
 

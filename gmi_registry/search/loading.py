@@ -181,7 +181,7 @@ class ModelLoader:
         from gmi_registry.hubs.registry.dataset import fetch_encoder_files
         from gmi_registry.hubs.registry.registry import Registry
 
-        if not isinstance(hub.registry, Registry):
+        if not isinstance(hub.registry, Registry) or hub.registry.id is None:
             return None
 
         def accepts(folder: Path) -> bool:

@@ -67,10 +67,7 @@ def parse_json(data: bytes) -> object:
         raise ValueError(f"not UTF-8 at byte {error.start}") from None
     try:
         value: object = json.loads(
-            text,
-            object_pairs_hook=_unique_keys,
-            parse_int=_integer,
-            parse_constant=_no_constant,
+            text, object_pairs_hook=_unique_keys, parse_int=_integer, parse_constant=_no_constant
         )
         _check_extent(value)
     except RecursionError:

@@ -149,11 +149,7 @@ def _header(shapes: _Shapes) -> bytes:
     start = 0
     for name, dtype in _LAYOUT.items():
         stop = start + math.prod(shapes[name]) * _DTYPES[dtype].itemsize
-        entries[name] = {
-            "dtype": dtype,
-            "shape": list(shapes[name]),
-            "data_offsets": [start, stop],
-        }
+        entries[name] = {"dtype": dtype, "shape": list(shapes[name]), "data_offsets": [start, stop]}
         start = stop
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.paper.__main__ import app
-from tests.support.circle_bench import METHODS, write_file
+from tests.support.circle_bench import write_file
 
 HEAVY = ("torch", "diffusers", "open_clip", "numpy", "PIL", "matplotlib", "huggingface_hub")
 
@@ -53,17 +53,6 @@ def test_limit(tmp_path):
     assert refused.exit_code == 1
     assert "error: " in refused.stderr
     assert "hint: name another folder: --out DIR" in refused.stderr
-
-
-def test_show_prints_the_tables(tmp_path):
-    pytest.importorskip("matplotlib")
-    out = tmp_path / "out"
-    call("run", write_file(tmp_path), "--out", out, "--stage", "score")
-    done = call("show", out)
-    assert done.exit_code == 0, done.output
-    for method in METHODS[:1]:
-        assert method in done.stdout.lower().replace(" ", "-")
-    assert "the report: " in done.stderr
 
 
 @pytest.mark.parametrize(

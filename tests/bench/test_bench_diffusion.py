@@ -13,52 +13,38 @@ from benchmarks.paper.folder import read_answers, read_tasks
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.run import run_benchmark
 from gmi_registry.errors import HubError, InputError
-from gmi_registry.generation import BatchCache
 from tests.support.circle_bench import contents
-from tests.support.tiny_bench import OWN, make_hub, run, write_file
+from tests.support.tiny_bench import OWN, interrupted, run, write_file
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    return make_hub(tmp_path_factory.mktemp("bench") / "hub")
-
-
-@pytest.fixture(scope="module")
-def finished(hub):
-    out = hub.parent / "finished"
-    made = run(hub, out).made
-    assert list(made.values()) == [True] * 4
-    return out
-
-
-def test_every_method_scores_every_protocol(finished):
+def test_every_method_scores_every_protocol(scored):
     for split, protocols in (("test", ("images-1", "images-2", *OWN)), ("dev", ("images-1",))):
         for protocol in protocols:
-            tasks = read_tasks(finished, split, protocol)
+            tasks = read_tasks(scored, split, protocol)
             assert tasks.models == ("base", "ink", "oil")
-            assert len(read_answers(finished, split)[protocol]) == len(tasks.tasks)
-            with np.load(finished / "scores" / split / f"{protocol}.npz") as scores:
+            assert len(read_answers(scored, split)[protocol]) == len(tasks.tasks)
+            with np.load(scored / "scores" / split / f"{protocol}.npz") as scores:
                 assert scores.files == list(METHODS)
                 for method in METHODS:
                     assert scores[method].shape == (len(tasks.tasks), 3)
                     assert np.isfinite(scores[method]).all()
-    assert not (finished / "tasks" / "dev" / "own-prompts.json").exists()
+    assert not (scored / "tasks" / "dev" / "own-prompts.json").exists()
 
 
-def test_counts_of_tasks(finished):
-    counts = {name: len(read_tasks(finished, "test", name).tasks) for name in ("images-1", *OWN)}
+def test_counts_of_tasks(scored):
+    counts = {name: len(read_tasks(scored, "test", name).tasks) for name in ("images-1", *OWN)}
     assert counts == {"images-1": 3 * 2 * 2, **dict.fromkeys(OWN, 3 * 1 * 2)}
-    assert sorted(read_answers(finished, "test")["images-1"]) == [0] * 4 + [1] * 4 + [2] * 4
+    assert sorted(read_answers(scored, "test")["images-1"]) == [0] * 4 + [1] * 4 + [2] * 4
 
 
-def test_download_counts_come_from_the_cards(finished):
-    with np.load(finished / "scores" / "test" / "images-1.npz") as scores:
+def test_download_counts_come_from_the_cards(scored):
+    with np.load(scored / "scores" / "test" / "images-1.npz") as scores:
         assert scores["download"].tolist() == [[1, 1, -12]] * 12
 
 
-def test_own_prompts_change_only_the_models_that_have_them(finished):
+def test_own_prompts_change_only_the_models_that_have_them(scored):
     def distances(protocol):
-        with np.load(finished / "scores" / "test" / f"{protocol}.npz") as scores:
+        with np.load(scored / "scores" / "test" / f"{protocol}.npz") as scores:
             return scores["paper"]
 
     default, mixed, own = (distances(name) for name in (OWN[1], OWN[2], OWN[0]))
@@ -67,14 +53,14 @@ def test_own_prompts_change_only_the_models_that_have_them(finished):
     assert not np.allclose(default, own, rtol=1e-6)
 
 
-def test_pseudo_prompts_are_default_prompts_or_shipped_phrases(finished):
+def test_pseudo_prompts_are_default_prompts_or_shipped_phrases(scored):
     from gmi_registry.interrogators.modes import shipped_phrases
 
-    said = json.loads((finished / "pseudo" / "test.json").read_bytes())
+    said = json.loads((scored / "pseudo" / "test.json").read_bytes())
     assert set(said) == {
         image
         for protocol in ("images-1", "own-prompts")
-        for task in read_tasks(finished, "test", protocol).tasks
+        for task in read_tasks(scored, "test", protocol).tasks
         for image in task.images
     }
     known = {*shipped_phrases(), "a pear", "a kite", "an owl"}
@@ -82,36 +68,25 @@ def test_pseudo_prompts_are_default_prompts_or_shipped_phrases(finished):
 
 
 @pytest.mark.parametrize("kept", [0, 4])
-def test_interrupted_while_drawing(hub, finished, monkeypatch, kept):
+def test_interrupted_while_drawing(hub, scored, kept):
     out = hub.parent / f"interrupted-{kept}"
-    keep, count = BatchCache.keep, 0
-
-    def stop(self, batch, images):
-        nonlocal count
-        if count >= kept:
-            raise KeyboardInterrupt
-        count += 1
-        return keep(self, batch, images)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(BatchCache, "keep", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(hub, out)
+    with interrupted(kept):
+        run(hub, out)
     assert not (out / "tasks").exists()
     run(hub, out)
-    assert contents(out) == contents(finished)
+    assert contents(out) == contents(scored)
 
 
-def test_nothing_is_drawn_again(hub, finished, monkeypatch):
+def test_nothing_is_drawn_again(hub, scored, monkeypatch):
     monkeypatch.setattr("gmi_registry.generation.load_pipeline", None)
-    assert not any(run(hub, finished).made.values())
+    assert not any(run(hub, scored).made.values())
 
 
-def test_a_changed_card_redraws_its_model_alone(hub, finished, monkeypatch):
+def test_a_changed_card_redraws_its_model_alone(hub, scored, monkeypatch):
     from benchmarks.paper.generators import DiffusionGenerator
 
     out = hub.parent / "changed"
-    shutil.copytree(finished, out)
+    shutil.copytree(scored, out)
     card = hub / "models" / "ink" / "README.md"
     before, drawn, draw = card.read_text(), [], DiffusionGenerator.generate
 

@@ -18,10 +18,9 @@ from typer.testing import CliRunner
 from benchmarks.paper import folder
 from benchmarks.paper.__main__ import app
 from benchmarks.paper.definition import load_benchmark
-from benchmarks.paper.folder import StageCache, read_tasks
+from benchmarks.paper.folder import StageCache, read_run, read_scored, read_tasks
 from benchmarks.paper.generate import SHOWN, chosen_tasks, draw_stage, guesses, read_drawn
 from benchmarks.paper.generators import DiffusionGenerator, Order
-from benchmarks.paper.measure import read_run, read_scored
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.report import examples, write_report
 from benchmarks.paper.run import run_benchmark
@@ -34,28 +33,14 @@ from gmi_registry.images import load_image
 from gmi_registry.scoring.ranking import ascending
 from tests.support import circle_bench, tiny_bench
 from tests.support.circle_bench import contents
-from tests.support.tiny_bench import make_hub, write_file
+from tests.support.tiny_bench import interrupted, write_file
 
-ALONE = {"protocols": ("images-1",)}
 SEED = 2
 """The smallest that is none of the benchmark's 0 and 1 (test), 7 (dev)."""
 
 
 def run(hub, out, *, last="draw", **changes):
-    return tiny_bench.run(hub, out, last=last, **(ALONE | changes))
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    return make_hub(tmp_path_factory.mktemp("draw") / "hub")
-
-
-@pytest.fixture(scope="module")
-def scored(hub):
-    """All that comes before; tests copy it."""
-    out = hub.parent / "scored"
-    run(hub, out, last="score")
-    return out
+    return tiny_bench.run(hub, out, last=last, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +112,7 @@ def test_a_picture_is_what_the_model_draws_of_the_guess(hub, finished):
 
 def test_a_guess_may_be_longer_than_what_the_model_reads(hub, tmp_path):
     """Nobody can be told to shorten it, as he is told of a prompt of his own."""
-    benchmark = load_benchmark(write_file(hub, **ALONE))
+    benchmark = load_benchmark(write_file(hub))
     generator = DiffusionGenerator(
         benchmark, tmp_path, device="cpu", access=HubAccess(hub.parent / "cache")
     )
@@ -156,7 +141,7 @@ def test_each_model_is_loaded_once(hub, scored, tmp_path, monkeypatch):
 
     monkeypatch.setattr(generation, "load_pipeline", counted)
     told = []
-    benchmark = load_benchmark(write_file(hub, **ALONE))
+    benchmark = load_benchmark(write_file(hub))
     run_benchmark(
         benchmark,
         out,
@@ -185,34 +170,21 @@ def test_nothing_is_drawn_again_and_the_bytes_stay(hub, scored, finished, tmp_pa
     assert contents(out) == contents(finished)
 
 
-def test_a_damaged_picture_is_drawn_again(hub, finished, tmp_path):
+def test_interrupted_while_drawing(hub, scored, finished, tmp_path):
+    """The distances are there all the while, and the next run ends with the same bytes.
+
+    So it does where what was drawn before is damaged.
+    """
     out = tmp_path / "out"
-    shutil.copytree(finished, out)
-    (out / next(iter(drawn(out).values()))).write_bytes(b"\x89PNG")
-    assert run(hub, out).made["draw"]
-    assert contents(out) == contents(finished)
-
-
-@pytest.mark.parametrize("kept", [0, 1, 2])
-def test_interrupted_while_drawing(hub, scored, finished, tmp_path, monkeypatch, kept):
-    """The distances are there all the while, and the next run ends with the same bytes."""
-    out, keep, count = tmp_path / "out", BatchCache.keep, 0
     shutil.copytree(scored, out)
-
-    def stop(self, batch, images):
-        nonlocal count
-        if count >= kept:
-            raise KeyboardInterrupt
-        count += 1
-        return keep(self, batch, images)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(BatchCache, "keep", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(hub, out)
+    with interrupted(kept=1):
+        run(hub, out)
     assert not (out / "drawn" / "drawn.json").exists()
     assert {pick.guessed for it in shown(out) for pick in it.picks} == {False}
     run(hub, out)
+    assert contents(out) == contents(finished)
+    (out / next(iter(drawn(out).values()))).write_bytes(b"\x89PNG")
+    assert run(hub, out).made["draw"]
     assert contents(out) == contents(finished)
 
 
@@ -235,7 +207,7 @@ def test_drawing_never_reads_the_answers_of_test(hub, scored, finished, tmp_path
     """Neither through the one function that may, nor by opening a file that holds them."""
     out, opened = tmp_path / "out", []
     shutil.copytree(scored, out)
-    benchmark = load_benchmark(write_file(hub, **ALONE))
+    benchmark = load_benchmark(write_file(hub))
     generator = DiffusionGenerator(
         benchmark, out / "work", device="cpu", access=HubAccess(hub.parent / "cache")
     )
@@ -348,7 +320,7 @@ def test_the_command_stops_after_drawing(hub, scored, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(scored, out)
     monkeypatch.setenv("GMI_CACHE_DIR", str(hub.parent / "cache"))
-    path = str(write_file(hub, **ALONE))
+    path = str(write_file(hub))
     arguments = ["run", path, "--out", str(out), "--stage", "draw", "--device", "cpu"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output

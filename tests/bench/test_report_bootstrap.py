@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from benchmarks.paper import measure
-from benchmarks.paper.measure import CONFIDENCE, RESAMPLES, SEED, interval, resampled_means
+from benchmarks.paper import results
+from benchmarks.paper.results import CONFIDENCE, RESAMPLES, SEED, interval, resampled_means
 
 
-@pytest.mark.parametrize("block", [measure._RESAMPLE_BLOCK, 137 * 7])
+@pytest.mark.parametrize("block", [results._RESAMPLE_BLOCK, 137 * 7])
 def test_means_and_intervals_are_those_of_scipy(monkeypatch, block) -> None:
     """The same draws for all columns, whatever is drawn at a time; scipy takes seven times as long
     for the 2,880 tasks and 144 columns of a protocol."""
-    monkeypatch.setattr(measure, "_RESAMPLE_BLOCK", block)
+    monkeypatch.setattr(results, "_RESAMPLE_BLOCK", block)
     generator = np.random.default_rng(4)
     values = np.concatenate([generator.normal(size=(137, 2)), generator.random((137, 1)) < 0.4], 1)
     expected = bootstrap(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.paper.measure import first_margins, fit_calibration, reliability
+from benchmarks.paper.results import first_margins, fit_calibration, reliability
 
 
 def drawn(tasks: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

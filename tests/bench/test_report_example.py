@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.paper.folder import read_run, read_scored
 from benchmarks.paper.generate import chosen_tasks, read_drawn
-from benchmarks.paper.measure import read_run, read_scored
 from benchmarks.paper.report import examples, write_report
-from gmi_registry.report.pictures import embed
+from gmi_registry.report.figures import embed
 from tests.support.report_run import noisy, perfect, put, truth_of, write_split, write_summary
 
 MODELS = 4
@@ -117,25 +117,30 @@ def test_the_page_does_not_explain_what_is_not_there(folder):
     assert "makes of the pseudo-prompt" not in page
 
 
-@pytest.mark.parametrize("content", [None, b"no picture", b""])
+@pytest.mark.parametrize("content", [None, b"no picture", b"", "elsewhere"])
 def test_a_picture_that_is_gone_is_replaced_and_said_to_be(folder, content):
-    for path in (folder / "drawn").glob("*.png"):
-        path.unlink()
-        if content is not None:
-            path.write_bytes(content)
+    """Nor is one shown that lies elsewhere, where a link leads to it."""
+    secret = folder.parent / "secret.png"
+    colour(0, 0).save(secret)
+
+    def spoil(room):
+        for path in (folder / room).glob("*.png"):
+            path.unlink()
+            if content == "elsewhere":
+                path.symlink_to(secret)
+            elif content is not None:
+                path.write_bytes(content)
+
+    spoil("drawn")
     picks = [pick for _, it in shown(folder) for pick in it.picks]
     assert len(picks) == 8 * len(METHODS)
     assert not any(pick.guessed for pick in picks)
     assert all(pick.picture is not None for pick in picks)
-
-
-def test_a_picture_elsewhere_is_not_shown(folder):
-    secret = folder.parent / "secret.png"
-    colour(0, 0).save(secret)
-    for path in (folder / "drawn").glob("*.png"):
-        path.unlink()
-        path.symlink_to(secret)
-    assert not any(pick.guessed for _, it in shown(folder) for pick in it.picks)
+    spoil("images")
+    found = [it for _, it in shown(folder)]
+    assert len(found) == 8
+    assert {it.picture for it in found} == {None}
+    assert {pick.picture for it in found for pick in it.picks} == {None}
 
 
 @pytest.mark.parametrize(

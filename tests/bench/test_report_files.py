@@ -13,8 +13,7 @@ import pytest
 
 from benchmarks.paper import results as results_module
 from benchmarks.paper.definition import OWN_PROMPTS
-from benchmarks.paper.folder import array_bytes
-from benchmarks.paper.measure import read_run, read_scored
+from benchmarks.paper.folder import array_bytes, read_run, read_scored
 from benchmarks.paper.report import chosen_tasks, examples, write_report
 from benchmarks.paper.results import Results, results_schema
 from benchmarks.paper.tables import tables
@@ -224,27 +223,6 @@ def test_a_pick_is_shown_with_another_seed_of_the_same_prompt(run) -> None:
         assert right.picture != it.picture
         wrong = next(pick for pick in it.picks if pick.method == "Download")
         assert wrong.model == "model-00"
-
-
-def test_pictures_may_be_missing_or_broken(tmp_path) -> None:
-    write_run(tmp_path)
-    (tmp_path / "images" / "0000.png").unlink()
-    for path in (tmp_path / "images").iterdir():
-        path.write_bytes(b"no picture")
-    shown = examples(tmp_path, single(tmp_path))
-    assert len(shown) == 8
-    assert {pick.picture for it in shown for pick in it.picks} == {None}
-
-
-def test_a_picture_elsewhere_is_not_shown(tmp_path) -> None:
-    folder, secret = tmp_path / "run", tmp_path / "secret.png"
-    folder.mkdir()
-    write_run(folder)
-    (folder / "images" / "0000.png").rename(secret)
-    for path in (folder / "images").iterdir():
-        path.unlink()
-        path.symlink_to(secret)
-    assert {it.picture for it in examples(folder, single(folder))} == {None}
 
 
 @pytest.mark.parametrize(

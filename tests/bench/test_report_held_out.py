@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.paper import folder, score
-from benchmarks.paper.folder import Task, TaskFile, array_bytes, read_answers
-from benchmarks.paper.measure import ScoredTasks
+from benchmarks.paper.folder import ScoredTasks, Task, TaskFile, array_bytes, read_answers
 from benchmarks.paper.score import HeldOut, held_out_choices, held_out_methods, read_held_out
 from benchmarks.paper.studies import held_out_loss
 from gmi_registry.errors import InputError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.paper.folder import Task, TaskFile
-from benchmarks.paper.measure import ScoredTasks, measure
+from benchmarks.paper.folder import ScoredTasks, Task, TaskFile
+from benchmarks.paper.results import measure
 from gmi_registry.scoring.confidence import TEMPERATURE
 from tests.support.report_run import noisy, perfect, truth_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.paper.measure import read_run, read_scored
+from benchmarks.paper.folder import read_run, read_scored
 from benchmarks.paper.studies import MIXED, mixtures
 from gmi_registry.scoring import top_k_credit
 from tests.support.embedded_run import METHODS, benchmark_of, run_stage, write_embedded

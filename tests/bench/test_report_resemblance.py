@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.paper.folder import array_bytes
-from benchmarks.paper.measure import read_run, read_scored
+from benchmarks.paper.folder import array_bytes, read_run, read_scored
 from benchmarks.paper.studies import median_gamma, resemblance, squared_discrepancy
 from gmi_registry.errors import InputError
 from tests.support.embedded_run import benchmark_of, run_stage, write_embedded

@@ -21,3 +21,11 @@ def exported(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("exported") / "onnx"
     export_encoder(OpenClipEncoder.from_folder(folder, "tiny", "random"), target)
     return target
+
+
+@pytest.fixture(scope="session")
+def halved(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with weights of two bytes."""
+    target = tmp_path_factory.mktemp("halved") / "onnx"
+    export_encoder(OpenClipEncoder.from_folder(folder, "tiny", "random"), target, half=True)
+    return target

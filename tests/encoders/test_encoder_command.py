@@ -30,18 +30,23 @@ def run(*arguments: str) -> Any:
 
 
 def test_an_export_lies_where_searches_on_this_machine_look(
-    hub: Path, tmp_path: Path, exported: Path
+    hub: Path, tmp_path: Path, exported: Path, halved: Path
 ) -> None:
+    """In the place of another that lies there; every export is the same to the last bit."""
+    ref = OnnxFolder(exported).description.encoder
+    before = onnx.kept_export("tiny", "random", ref.id, tmp_path / "hub")
+    shutil.copytree(exported, before)
     options = ["--hub", str(hub), "--cache-dir", str(tmp_path), "--half", "--json"]
     done = run("export", "tiny/random", *options)
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     place = Path(document["folder"])
-    ref = OnnxFolder(exported).description.encoder
+    assert place == before
+    assert (place / "encoder.json").read_bytes() == (halved / "encoder.json").read_bytes()
+    assert list(place.parent.iterdir()) == [place]
     assert document["encoder_id"] == ref.id
     assert document["weights"] == "float16"
     assert document["bytes"] == sum(file["size"] for file in document["files"].values())
-    assert place == onnx.kept_export("tiny", "random", ref.id, tmp_path / "hub")
     assert onnx.exports_of("tiny", "random", None, tmp_path / "hub") == [place]
 
 

@@ -37,7 +37,7 @@ def ref(exported: Path) -> EncoderRef:
 @pytest.fixture
 def hub(hf_hub: Any, monkeypatch: pytest.MonkeyPatch, exported: Path, ref: EncoderRef) -> Any:
     """A registry with one export, and beside it one of the same name that is not complete."""
-    monkeypatch.delenv("GMI_REGISTRY", raising=False)
+    monkeypatch.setenv("GMI_REGISTRY", REPO)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.setattr(onnx, "has_torch", lambda: False)
     hf_hub.add_user(User("keeper", "hf_keeper", orgs=("gmi-registry",)))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import open_clip
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gmi_registry.encoders import DEFAULT_ENCODER, KNOWN_ENCODERS, EncoderName, load_encoder
+from gmi_registry.encoders import DEFAULT_ENCODER, KNOWN_ENCODERS, EncoderName
 from gmi_registry.errors import InputError
 
 PART = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", fullmatch=True)
@@ -61,8 +60,3 @@ def test_the_package_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_load_encoder_takes_the_folder_it_is_given(folder: Path) -> None:
-    encoder = load_encoder("tiny", "random", folder, batch_size=3)
-    assert (encoder.ref.name, encoder.ref.pretrained) == ("tiny", "random")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from gmi_registry.errors import AuthError, InputError
+from gmi_registry.errors import AuthError, InputError, install_command
 from gmi_registry.regeneration import Options, Result, Work
 from gmi_registry.regeneration.job_executor import (
     HfJobsExecutor,
     job_main,
+    job_package,
     read_result,
     read_work,
     result_line,
@@ -21,6 +24,7 @@ from tests.support import deeds
 from tests.support.jobs_machine import Machine
 from tests.support.loopback import Fault, User
 from tests.support.loopback.fixtures import hf_hub
+from tests.support.loopback.jobs import PACKAGE
 
 __all__ = ["hf_hub"]
 
@@ -54,7 +58,7 @@ def test_each_model_has_a_job_and_its_result_comes_out_of_the_log(machine, tmp_p
     for identifier, job in machine.made.items():
         model = json.loads(job["environment"]["GMI_WORK"])["model"]
         assert machine.commands[identifier] == [
-            "uv", "run", "--with", "gmi-registry[publish]",
+            "uv", "run", "--with", PACKAGE,
             "python", "-m", "gmi_registry.regeneration.job_executor",
         ]  # fmt: skip
         assert found[model].where.endswith(f"/jobs/runner/{identifier}")
@@ -162,7 +166,7 @@ def test_jobs_of_an_organisation_and_of_strangers(machine, tmp_path):
 
 def test_without_a_token(hf_hub, tmp_path):
     with pytest.raises(AuthError) as caught:
-        list(HfJobsExecutor(1).run(iter(deeds.works(tmp_path, "sleep 0"))))
+        list(HfJobsExecutor(1, package=PACKAGE).run(iter(deeds.works(tmp_path, "sleep 0"))))
     assert caught.value.hint == "hf auth login"
 
 
@@ -206,3 +210,31 @@ def test_other_texts_are_no_work(text, monkeypatch):
     monkeypatch.setenv("GMI_WORK", text)
     with pytest.raises(InputError, match="holds no work"):
         job_main(deeds.do)
+
+
+@pytest.mark.parametrize(
+    ("origin", "package"),
+    [
+        (None, "gmi-registry[publish]"),
+        ("not json", "gmi-registry[publish]"),
+        (
+            '{"url": "https://example.org/g", "vcs_info": {"vcs": "git"}}',
+            "gmi-registry[publish] @ git+https://example.org/g",
+        ),
+        ('{"url": "file:///home/ada/gmi%20registry", "dir_info": {}}', None),
+    ],
+)
+def test_a_job_installs_what_this_copy_was_installed_from(monkeypatch, origin, package):
+    monkeypatch.delenv("GMI_PACKAGE", raising=False)
+    copy = SimpleNamespace(read_text=lambda name: origin)
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: copy)
+    if package is None:
+        with pytest.raises(InputError, match="from a folder of this machine") as refused:
+            HfJobsExecutor(1)
+        assert "GMI_PACKAGE" in refused.value.hint
+        assert install_command("web") == "pip install '/home/ada/gmi registry[web]'"
+        monkeypatch.setenv("GMI_PACKAGE", PACKAGE)
+        assert job_package() == PACKAGE
+    else:
+        assert job_package() == package
+    assert job_package("other") == "other"

@@ -21,6 +21,12 @@ from gmi_registry.regeneration.processes import (
 )
 from gmi_registry.regeneration.run import EXECUTORS, executor_named
 from tests.support.hub_builder import HubBuilder, ProjectionEncoder
+from tests.support.loopback.jobs import PACKAGE
+
+
+@pytest.fixture(autouse=True)
+def package(monkeypatch):
+    monkeypatch.setenv("GMI_PACKAGE", PACKAGE)
 
 
 @pytest.mark.parametrize("name", EXECUTORS)

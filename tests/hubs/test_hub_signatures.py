@@ -60,7 +60,8 @@ def upload(tmp_path, by):
 
 
 @pytest.fixture
-def hub(hf_hub):
+def hub(hf_hub, monkeypatch):
+    monkeypatch.setenv("GMI_REGISTRY", REPO)
     hf_hub.add_user(User("alice", "hf_alice", orgs=("gmi-registry",)))
     hf_hub.add_repo(REF.id, {"README.md": b"# Style\n", NAME: WEIGHTS})
     hf_hub.add_repo(REPO, {"README.md": b"# Specifications\n"}, repo_type="dataset")

@@ -12,8 +12,8 @@ import pytest
 
 from gmi_registry.errors import InputError
 from gmi_registry.regeneration import FailureStore, Options, PlannedModel, Result, Summary, Work
+from gmi_registry.regeneration.run import Postponed
 from gmi_registry.regeneration.store import Failure, ModelHistory
-from gmi_registry.regeneration.summary import Postponed
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.canonical import canonical_digest
 

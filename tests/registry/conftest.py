@@ -26,7 +26,7 @@ def _close_what_was_opened():
 @pytest.fixture
 def hub(hf_hub, monkeypatch):
     """``keeper`` maintains the registry, ``ada`` and ``ben`` may propose."""
-    monkeypatch.delenv("GMI_REGISTRY", raising=False)
+    monkeypatch.setenv("GMI_REGISTRY", REPO)
     hf_hub.waits = []
     monkeypatch.setattr(time, "sleep", hf_hub.waits.append)
     hf_hub.add_user(User("keeper", "hf_keeper", orgs=("gmi-registry",)))

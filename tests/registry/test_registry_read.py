@@ -31,8 +31,10 @@ from gmi_registry.errors import (
     SpecNotFoundError,
     UnsupportedOperationError,
 )
+from gmi_registry.hubs import Filters, HubAccess, open_hub
+from gmi_registry.hubs.open import open_registry
 from gmi_registry.hubs.protocol import SpecStore
-from gmi_registry.hubs.registry import DEFAULT_REGISTRY, Registry
+from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.entries import Verified, entry_of
 from gmi_registry.spec import ModelRef, encode_spec, read_spec
 from tests.support.loopback import Fault
@@ -64,9 +66,36 @@ def filled(hub):
 
 
 def test_it_is_a_store_of_specifications():
-    store: SpecStore = Registry()
+    store: SpecStore = Registry(REPO)
     assert store.listings
-    assert store.dataset.id == DEFAULT_REGISTRY == "gmi-registry/specs"
+    assert store.dataset.id == store.id == REPO
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_where_nobody_names_one_whoever_needs_it_says_so_and_others_do_without(
+    filled, monkeypatch, offline
+):
+    monkeypatch.delenv("GMI_REGISTRY")
+    access = HubAccess(offline=offline)
+    entry = entry_of(OLD)
+    with open_registry(access) as registry, open_hub("civitai", access) as shop:
+        assert registry.id is None
+        for needs in (
+            lambda: list(registry.listings("hf")),
+            lambda: registry.fetch_spec(entry),
+            lambda: registry.check_writable(entry),
+            registry.aggregate,
+            lambda: list(shop.list_specs(Filters())),
+            lambda: shop.fetch_spec(ModelRef("civitai", "9", "999")),
+        ):
+            with pytest.raises(InputError, match="no registry is named") as caught:
+                needs()
+            assert "--registry OWNER/NAME, or set GMI_REGISTRY" in caught.value.hint
+        assert list(registry.others()) == []
+    with open_hub("hf", access) as found:
+        assert list(found.list_specs(Filters())) == []
+        assert found.find_entry(entry.without_revision) is None
+    assert not [request for request in filled.requests if "datasets" in request.path]
 
 
 def test_every_entry_is_listed_pinned_and_in_order(filled):

@@ -4,8 +4,8 @@ from PIL import Image
 
 from gmi_registry.errors import HubError
 from gmi_registry.index import FoldedVersion, Repeat, Universal
+from gmi_registry.report.figures import embed
 from gmi_registry.report.page import QueryImage, render, search_page
-from gmi_registry.report.pictures import embed
 from gmi_registry.spec import LoraPartial, ModelRef
 from tests.support.cli_specs import OTHER_RANKING, RANKING, SKIPPED, answer
 

@@ -18,7 +18,7 @@ from gmi_registry.report.difference import (
     verdict,
     write_difference,
 )
-from gmi_registry.report.pictures import ContactSheet
+from gmi_registry.report.figures import ContactSheet
 from gmi_registry.spec import (
     DescribedModel,
     EncoderRef,

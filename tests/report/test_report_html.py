@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from gmi_registry.errors import InputError
+from gmi_registry.report.figures import embed
 from gmi_registry.report.page import (
     Card,
     Group,
@@ -16,7 +17,6 @@ from gmi_registry.report.page import (
     render,
     write_search_page,
 )
-from gmi_registry.report.pictures import embed
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from gmi_registry.report.numbers import number, percent, strip
+from gmi_registry.report.figures import number, percent, strip
 
 
 @pytest.mark.parametrize(

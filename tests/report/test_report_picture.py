@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from gmi_registry.errors import InputError
-from gmi_registry.report import pictures
-from gmi_registry.report.pictures import embed, embed_preview
+from gmi_registry.report import figures
+from gmi_registry.report.figures import embed, embed_preview
 
 
 def decoded(shown):
@@ -55,7 +55,7 @@ def test_a_preview_cut_short(tmp_path):
 def test_a_preview_of_too_many_bytes(tmp_path):
     path = tmp_path / "preview.webp"
     with path.open("wb") as stream:
-        stream.truncate(pictures.PREVIEW_BYTES + 1)
+        stream.truncate(figures.PREVIEW_BYTES + 1)
     with pytest.raises(InputError, match="more than 8,388,608 bytes"):
         embed_preview(path)
 
@@ -63,7 +63,7 @@ def test_a_preview_of_too_many_bytes(tmp_path):
 def test_a_preview_of_too_many_pixels(tmp_path, monkeypatch):
     path = tmp_path / "preview.webp"
     Image.new("RGB", (64, 64)).save(path, "WEBP")
-    monkeypatch.setattr(pictures, "PREVIEW_PIXELS", 64 * 63)
+    monkeypatch.setattr(figures, "PREVIEW_PIXELS", 64 * 63)
     with pytest.raises(InputError, match="64 x 64 pixels"):
         embed_preview(path)
 

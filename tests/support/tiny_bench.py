@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager
+
+import pytest
 
 from benchmarks.paper.definition import load_benchmark
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.run import run_benchmark
+from gmi_registry.generation import BatchCache
 from gmi_registry.hubs import HubAccess
 from gmi_registry.hubs.local import LocalHub
 
@@ -85,6 +89,24 @@ def write_file(
     lists = {"protocols": json.dumps(protocols), "methods": json.dumps(methods)}
     path.write_text(FILE.format(third=third, interrogator=interrogator, **lists))
     return path
+
+
+@contextmanager
+def interrupted(kept):
+    """What draws within is stopped once so many batches are kept."""
+    keep, count = BatchCache.keep, 0
+
+    def stop(self, batch, images):
+        nonlocal count
+        if count >= kept:
+            raise KeyboardInterrupt
+        count += 1
+        return keep(self, batch, images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BatchCache, "keep", stop)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def run(hub, out, *, last="score", **changes):

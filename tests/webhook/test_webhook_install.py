@@ -23,7 +23,7 @@ from gmi_registry.regeneration.webhook_install import (
 from gmi_registry.regeneration.webhook_receiver import Secret
 from tests.support.delivery import SECRET
 from tests.support.loopback import Fault, User
-from tests.support.loopback.jobs import Jobs
+from tests.support.loopback.jobs import PACKAGE, Jobs
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
 
@@ -95,7 +95,7 @@ def test_a_job_is_run_once_and_each_webhook_starts_it(api, jobs, hf_hub):
     assert install(api, job=order()) == ["made", "made"]
     (job,) = jobs.made.values()
     assert job["command"] == [
-        *("uv", "run", "--with", "gmi-registry[publish]", "python", "-m"),
+        *("uv", "run", "--with", PACKAGE, "python", "-m"),
         *("gmi_registry.regeneration.webhook_service", "job"),
     ]
     assert (job["flavor"], job["timeoutSeconds"]) == ("t4-small", 7200)

@@ -1,6 +1,5 @@
 """The registry: specifications that do not lie beside their models, in one dataset."""
 
-from gmi_registry.hubs.registry.dataset import DEFAULT_REGISTRY
 from gmi_registry.hubs.registry.registry import Registry
 
-__all__ = ["DEFAULT_REGISTRY", "Registry"]
+__all__ = ["Registry"]

@@ -33,9 +33,6 @@ from gmi_registry.hubs.huggingface.changes import (
 )
 from gmi_registry.hubs.huggingface.client import (
     HubRequest,
-    assets_folder,
-    connect,
-    download_folder,
     offline_error,
     retried,
     translated_errors,
@@ -52,9 +49,6 @@ from gmi_registry.spec import (
     ModelRef,
 )
 from gmi_registry.spec.address import dataset_name
-
-DEFAULT_REGISTRY = "gmi-registry/specs"
-"""The dataset that is meant where neither the caller nor GMI_REGISTRY names one."""
 
 REPO_TYPE: Literal["dataset"] = "dataset"
 """What the hub calls the kind of its repository."""
@@ -83,30 +77,10 @@ class Dataset:
         self._told = ""
         self._downloads = Downloads(api, asked, cache_dir, offline=offline, repo_type=REPO_TYPE)
 
-    @classmethod
-    def named(
-        cls,
-        repo_id: str | None,
-        *,
-        endpoint: str | None,
-        token: str | bool | None,
-        home: Path | None,
-        offline: bool,
-    ) -> Dataset:
-        """The dataset called ``repo_id``, with the arguments of :class:`.Registry`."""
-        api, asked = connect(endpoint, token)
-        name = _checked_id(repo_id, asked.endpoint)
-        asked = replace(asked, id=name, repo_type=REPO_TYPE)
-        return cls(api, asked, download_folder(home), offline=offline)
-
     @property
     def url(self) -> str:
         """Its page."""
         return self.asked.url
-
-    def assets(self, home: Path | None) -> Path:
-        """Where is kept what was learnt of this hub's datasets, below ``home`` or in HF_HOME."""
-        return assets_folder(self.asked, "registry", home)
 
     def in_cache(self, cache_dir: Path) -> Dataset:
         """The same dataset, its files kept elsewhere."""
@@ -213,8 +187,14 @@ class Dataset:
             yield info
 
 
-def _checked_id(text: str | None, address: str) -> str:
-    name = text or os.environ.get("GMI_REGISTRY") or DEFAULT_REGISTRY
+def dataset_named(text: str | None, address: str) -> str | None:
+    """The dataset that ``text`` names, else GMI_REGISTRY, on the hub at ``address``; None for none.
+
+    Raises InputError for a name that is no dataset's.
+    """
+    name = text or os.environ.get("GMI_REGISTRY")
+    if not name:
+        return None
     name = dataset_name(name, [("hf", address)])
     try:
         usable = "/" in ModelRef("hf", name).id

@@ -17,6 +17,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -41,6 +42,9 @@ from gmi_registry.hubs.huggingface.changes import (
 )
 from gmi_registry.hubs.huggingface.client import (
     ClientRequestCounter,
+    assets_folder,
+    connect,
+    download_folder,
     offline_error,
 )
 from gmi_registry.hubs.huggingface.download import COMMIT
@@ -52,11 +56,12 @@ from gmi_registry.hubs.protocol import (
     with_base_names,
 )
 from gmi_registry.hubs.registry.dataset import (
-    DEFAULT_REGISTRY,
+    REPO_TYPE,
     AggregateFiles,
     Dataset,
     RecentHead,
     change_files,
+    dataset_named,
     read_verified,
 )
 from gmi_registry.hubs.registry.entries import (
@@ -95,8 +100,9 @@ _log = logging.getLogger(__name__)
 
 
 class Registry:
-    """The dataset ``repo_id`` (None: GMI_REGISTRY, else :data:`DEFAULT_REGISTRY`) at ``endpoint``.
+    """The dataset ``repo_id`` (None: the one that GMI_REGISTRY names) at ``endpoint``.
 
+    Where nobody names one, ``id`` is None, and whatever asks the registry raises InputError.
     The rest is as for :class:`~gmi_registry.hubs.huggingface.HuggingFaceHub`. References to entries
     are pinned as :mod:`~gmi_registry.hubs.registry.entries` says: ``civitai:123@456``, and
     ``hf:owner/name@`` with the digest of the weights that are described, 64 hex digits, which is
@@ -122,11 +128,10 @@ class Registry:
     ) -> None:
         self.offline = is_offline_mode() if offline is None else offline
         self.traffic = ClientRequestCounter(on_wait)
-        home = None if cache_dir is None else Path(cache_dir).expanduser().absolute()
-        self.dataset = Dataset.named(
-            repo_id, endpoint=endpoint, token=token, home=home, offline=self.offline
-        )
-        self._cache = RegistryCache(self.dataset.assets(home), self.dataset.id)
+        self._home = None if cache_dir is None else Path(cache_dir).expanduser().absolute()
+        self._api, self._asked = connect(endpoint, token)
+        self.id = dataset_named(repo_id, self._asked.endpoint)
+        self._cache = self._kept_in(self._home)
         self._settings: dict[str, Any] = {
             "endpoint": endpoint,
             "token": token,
@@ -134,7 +139,21 @@ class Registry:
             "offline": offline,
         }
         self._listed: dict[HubName, RegistryListing] = {}
-        self._head = RecentHead(self.dataset)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """Its files. Raises InputError where nobody named a registry."""
+        if self.id is None:
+            raise InputError(
+                "no registry is named, and what does not lie beside its model lies in one",
+                hint="name its dataset: --registry OWNER/NAME, or set GMI_REGISTRY",
+            )
+        asked = replace(self._asked, id=self.id, repo_type=REPO_TYPE)
+        return Dataset(self._api, asked, download_folder(self._home), offline=self.offline)
+
+    @cached_property
+    def _head(self) -> RecentHead:
+        return RecentHead(self.dataset)
 
     def close(self) -> None:
         """Stop counting requests; the registry can still be used."""
@@ -265,14 +284,14 @@ class Registry:
         one of those may. No request. At most eight; what is no registry any more is for their
         readers to find out.
         """
-        for name in self._usual_cache().others()[:_MOST_OTHERS]:
-            if name != self.dataset.id:
+        for name in self._kept_in(None).others()[:_MOST_OTHERS]:
+            if name != self.id:
                 with contextlib.suppress(InputError):
                     yield Registry(name, **self._settings)
 
-    def _usual_cache(self) -> RegistryCache:
-        """Where listings are kept that no ``cache_dir`` keeps apart."""
-        return RegistryCache(self.dataset.assets(None), self.dataset.id)
+    def _kept_in(self, home: Path | None) -> RegistryCache:
+        """What is kept below ``home``; None is where no ``cache_dir`` keeps it apart."""
+        return RegistryCache(assets_folder(self._asked, "registry", home), self.id or "none")
 
     def head(self) -> str:
         """The commit that the registry stands at now: one request."""
@@ -306,7 +325,7 @@ class Registry:
             )
             # The name alone: a later command, which knows nothing of cache_dir, may be given one
             # of the references that this one printed.
-            self._usual_cache().remember()
+            self._kept_in(None).remember()
         self._listed[hub] = known
         return known
 
@@ -453,7 +472,7 @@ class SupplementedHub(HuggingFaceHub):
         Where none has the model's name, one of the same weights is the model's, which was renamed.
         A registry that cannot be asked has none.
         """
-        if ref.revision is not None:
+        if ref.revision is not None or self.registry.id is None:
             return None
         entries = [item for item in self._listed() if item.ref.repository == ref.repository]
         if entries:
@@ -514,14 +533,14 @@ class SupplementedHub(HuggingFaceHub):
         return super().push_spec(_model(ref), folder, create_pr=create_pr)
 
     def _listed(self) -> list[Listing]:
+        name = self.registry.id
+        if name is None:
+            return []
         try:
             return list(self.registry.listings("hf"))
         except GmiError as error:
-            name = self.registry.dataset.id
-            # Who names one expects what lies in it; the usual one need not be there.
-            level = logging.INFO if name == DEFAULT_REGISTRY else logging.WARNING
             if name not in self._missed:
-                _log.log(level, "searching without the registry %s: %s", name, error.message)
+                _log.warning("searching without the registry %s: %s", name, error.message)
                 self._missed.add(name)
             return []
 

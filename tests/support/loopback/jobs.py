@@ -18,6 +18,7 @@ from .server import answer as hub_answer
 
 __all__ = ["Jobs"]
 
+PACKAGE = "gmi-registry[publish] @ git+https://example.org/paint/gmi-registry"
 _STATES = ("enable", "disable")
 
 
@@ -39,8 +40,9 @@ class Jobs:
         self._count = 0
 
     def serve_with(self, monkeypatch: Any) -> None:
-        """Let every loopback hub of the test answer for these too."""
+        """Let every loopback hub of the test answer for these too, and jobs install PACKAGE."""
         monkeypatch.setattr(server, "answer", self.answer)
+        monkeypatch.setenv("GMI_PACKAGE", PACKAGE)
 
     def answer(self, call: Call) -> Reply:
         """The answer to a request. Raises Refusal."""

@@ -68,7 +68,8 @@ class JobOptions:
         str | None,
         typer.Option(
             envvar="GMI_PACKAGE",
-            help="With --job: what the job installs, as for pip; default: where this copy came from.",
+            help="With --job: what the job installs, as for pip; default: where this copy came "
+            "from.",
         ),
     ] = None
     script: Annotated[

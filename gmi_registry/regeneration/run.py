@@ -120,7 +120,7 @@ class Summary:
         yield f"# Regeneration of {in_markdown(self.hub)}"
         yield ""
         yield (
-            f"{len(self.done)} described anew, {len(self.failed)} failed, {len(self.set_aside)} "
+            f"{len(self.done)} described again, {len(self.failed)} failed, {len(self.set_aside)} "
             f"set aside, {len(self.left)} left for next time, {self.fresh} fresh; "
             f"{self.seconds:,.0f} s" + (", interrupted" if self.interrupted else "")
         )

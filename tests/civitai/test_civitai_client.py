@@ -439,7 +439,7 @@ def test_a_download_that_leads_round_in_a_circle_ends(filled, client):
     ("version", "archived", "kind", "message", "hint"),
     [
         ({"login": True}, False, AuthError, "no token was sent", "CIVITAI_TOKEN"),
-        ({"usage": "Generation"}, False, HubError, "lets nobody download", "models/11"),
+        ({"usage": "Generation"}, False, HubError, "does not allow downloads", "models/11"),
         ({"early": "2030-05-06T00:00:00.000Z"}, False, AuthError, "early access until 2030-05-06",
          "buy access"),
         ({}, True, HubError, "is archived", "another version"),

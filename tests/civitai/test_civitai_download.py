@@ -387,7 +387,7 @@ def test_what_cannot_be_described_is_called_what_it_is_and_not_kept(filled, fetc
             r"only a pickle \('a.pt'\), a packed archive \('b.zip'\)$",
         ),
         ([File(1, b"x", type="VAE")], "offers no weights, only: VAE"),
-        ([File(1, b"x", type="Training Data", name="a.zip")], "gives out no weights"),
+        ([File(1, b"x", type="Training Data", name="a.zip")], "offers no weights"),
         ([File(1, b"x", type="UNet", name="a.ckpt", format="PickleTensor")], "only a pickle"),
         ([File(1, b"x", type="Config", name="a.yaml", format="Other")], "no weights, only: Config"),
         ([], "offers no files; the model may be archived"),

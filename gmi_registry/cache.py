@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmi_registry.index.cache import SpecCache, StoredFile, evict, stored_files
-from gmi_registry.index.stored.database import database_path, kept_database
+from gmi_registry.index.stored.files import database_path, kept_database
 
 __all__ = ["CachePart", "Pruned", "cache_parts", "prune"]
 

@@ -12,7 +12,7 @@ from gmi_registry.hubs.registry.review import Finding
 from gmi_registry.index import Hubness, IndexedSpec, SpecCache, measure_hubness
 from gmi_registry.index.groups import ModelGroup, identity_of
 from gmi_registry.index.hubness import CANDIDATE, FEWEST, repeated_members, usual_norms
-from gmi_registry.scoring.sweep import norm_range
+from gmi_registry.scoring.kernels import norm_range
 from gmi_registry.spec import Spec
 
 _NAMED = 3

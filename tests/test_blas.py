@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from threadpoolctl import ThreadpoolController
 
-from gmi_registry.scoring import sweep
-from gmi_registry.scoring.sweep import one_thread
+from gmi_registry.scoring import kernels
+from gmi_registry.scoring.kernels import one_thread
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_another_that_enters_and_leaves_changes_nothing(threads):
 _CROWD = """
 import threading, time
 from threadpoolctl import threadpool_info
-from gmi_registry.scoring.sweep import one_thread
+from gmi_registry.scoring.kernels import one_thread
 
 def count():
     return [it["num_threads"] for it in threadpool_info() if it["user_api"] == "blas"]
@@ -96,9 +96,9 @@ def test_a_crowd_leaves_it_as_it_was():
 
 
 def test_a_sweep_asks_for_it(threads, monkeypatch):
-    monkeypatch.setattr(sweep, "cores", lambda: 2)
-    monkeypatch.setattr(sweep, "_SPREAD_ELEMENTS", 0)
-    monkeypatch.setattr(sweep, "_CACHED_ELEMENTS", 1)
+    monkeypatch.setattr(kernels, "cores", lambda: 2)
+    monkeypatch.setattr(kernels, "_SPREAD_ELEMENTS", 0)
+    monkeypatch.setattr(kernels, "_CACHED_ELEMENTS", 1)
     seen = [set()] * 4
 
     def work(part: slice) -> None:
@@ -106,7 +106,7 @@ def test_a_sweep_asks_for_it(threads, monkeypatch):
 
     for spread in (True, False):
         seen[:] = [set()] * 4
-        sweep.swept(work, 4, 1, streamed=False, spread=spread)
+        kernels.swept(work, 4, 1, streamed=False, spread=spread)
         assert seen == [{1}] * 4
     assert threads() == {3}
 

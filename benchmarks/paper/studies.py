@@ -39,9 +39,8 @@ from gmi_registry.scoring.confidence import distances_with_unwanted, log_innocen
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats, rbf, squared_distances
 from gmi_registry.scoring.model_distance import content_means, model_distances
-from gmi_registry.scoring.query import unit_rows
+from gmi_registry.scoring.query import distances_with_text, text_distances, unit_rows
 from gmi_registry.scoring.ranking import top_k_credit
-from gmi_registry.scoring.text import distances_with_text, text_distances
 
 
 def squared_discrepancy(

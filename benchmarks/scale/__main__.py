@@ -21,7 +21,7 @@ from benchmarks.scale.hub import SHARES, MadeHub
 from benchmarks.scale.spectrum import ICONS, Spectrum
 from benchmarks.speed.blas import add_kernels, settle_blas
 from benchmarks.speed.record import Row, machine, written
-from gmi_registry.scoring.sweep import cores
+from gmi_registry.scoring.kernels import cores
 
 
 def main() -> None:

@@ -24,8 +24,8 @@ from benchmarks.speed.blas import add_kernels, settle_blas
 from gmi_registry.index.stored.prefilter import PrefilterSource, Segment, StoredPrefilter
 from gmi_registry.scoring import WithinScatter
 from gmi_registry.scoring.confidence import TEMPERATURE, confidences, tail_distances
-from gmi_registry.scoring.refine import Refinement
-from gmi_registry.scoring.sweep import cores
+from gmi_registry.scoring.kernels import cores
+from gmi_registry.scoring.prefilter import Refinement
 
 _TOP, _ASKED, _CONTENTS, _BLOCK = 10, 22, 20_000, 10_000
 _TEMPERATURES = (TEMPERATURE, 4.0)

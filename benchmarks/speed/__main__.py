@@ -21,9 +21,9 @@ from benchmarks.speed.loop import added, multiplied, plain_on
 from benchmarks.speed.lower_bounds import DIRECTIONS, Nearest, nearest_models
 from benchmarks.speed.specs import GAMMA, Hub
 from gmi_registry.scoring.default import whitened_distances, whitened_means
+from gmi_registry.scoring.kernels import cores
 from gmi_registry.scoring.paper import paper_distances
-from gmi_registry.scoring.refine import refine
-from gmi_registry.scoring.sweep import cores
+from gmi_registry.scoring.prefilter import refine
 
 _LOOPED = 500
 """The loop's time is so many models' worth of it, times the rest."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from gmi_registry.scoring.sweep import swept
+from gmi_registry.scoring.kernels import swept
 
 
 def plain(images: np.ndarray, weights: np.ndarray, query: np.ndarray, gamma: float) -> np.ndarray:

@@ -28,9 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.scoring.default import mean_images
-from gmi_registry.scoring.kernels import Floats, widened
+from gmi_registry.scoring.kernels import Floats, products, row_norms, swept, widened
 from gmi_registry.scoring.paper import Equation, Invariants, paper_distances
-from gmi_registry.scoring.sweep import products, row_norms, swept
 
 DIRECTIONS = 64
 _SINGLE = np.dtype(np.float32)

@@ -16,7 +16,7 @@ import numpy as np
 from usearch.index import Index
 
 from gmi_registry.scoring.default import WhitenedMeans
-from gmi_registry.scoring.sweep import cores
+from gmi_registry.scoring.kernels import cores
 
 COUNT = 10
 _LINKS = 32

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.speed.blas import blas_kernels
 from gmi_registry.atomic import write_text
-from gmi_registry.scoring.sweep import cores
+from gmi_registry.scoring.kernels import cores
 
 
 @dataclass(frozen=True)

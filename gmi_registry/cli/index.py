@@ -197,7 +197,7 @@ def _encoder(
     """The encoder of a group, where it is on this machine and the background pictures have not
     been read with it yet."""
     from gmi_registry.background import background_of
-    from gmi_registry.search.loading import ModelLoader
+    from gmi_registry.search.query import ModelLoader
 
     if background_of(group, cache) is not None:
         return None

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gmi_registry.hubs.protocol import Hub
-    from gmi_registry.index.result import GroupRanking, Ranking, Repeat, SearchHit
+    from gmi_registry.index.entry import GroupRanking, Ranking, Repeat, SearchHit
     from gmi_registry.report.page import QueryImage
     from gmi_registry.search.request import SearchRequest
     from gmi_registry.search.result import SearchResult

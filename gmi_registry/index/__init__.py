@@ -5,15 +5,15 @@ from gmi_registry.lazy import lazy_names
 
 _NAMES = {
     "cache": "CacheUse SpecCache",
-    "entry": "ComparabilityKey IndexedSpec IndexEntry SpecStatus",
+    "entry": (
+        "ComparabilityKey FoldedVersion GroupRanking IndexedSpec IndexEntry PromptMatch Ranking "
+        "Repeat SearchHit SkippedSpec SpecStatus Universal"
+    ),
     "groups": "Index ModelGroup Selection",
     "hubness": "FrequentNeighbour Hubness measure_hubness",
     "memory": "SpecIndex SpecSource",
     "queries": "ImageQuery IndexQuery ModelQuery TextQuery Wording",
     "rank": "rank_groups",
-    "result": (
-        "FoldedVersion GroupRanking PromptMatch Ranking Repeat SearchHit SkippedSpec Universal"
-    ),
 }
 
 __all__, __getattr__ = lazy_names(__name__, _NAMES)

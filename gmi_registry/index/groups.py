@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 from gmi_registry.index.entry import ComparabilityKey, IndexEntry, SpecStatus, image_prompts
 from gmi_registry.scoring import Candidates, WithinScatter
 from gmi_registry.scoring.confidence import fitted_temperature
+from gmi_registry.scoring.kernels import norm_range
 from gmi_registry.scoring.repeats import whiten
-from gmi_registry.scoring.sweep import norm_range
 
 if TYPE_CHECKING:
     from gmi_registry.filters import Filters
-    from gmi_registry.index.result import SkippedSpec
+    from gmi_registry.index.entry import SkippedSpec
     from gmi_registry.scoring.kernels import Floats
     from gmi_registry.scoring.paper import Invariants
-    from gmi_registry.scoring.refine import Refinement
+    from gmi_registry.scoring.prefilter import Refinement
     from gmi_registry.spec import ModelRef
 
 HeldPrompts = tuple[NDArray[np.float16], NDArray[np.intp]]

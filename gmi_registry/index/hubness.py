@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gmi_registry.index.result import Universal
+from gmi_registry.index.entry import Universal
 from gmi_registry.scoring.repeats import (
     REPEATED,
     SampleModel,

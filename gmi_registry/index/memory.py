@@ -21,6 +21,8 @@ from gmi_registry.index.entry import (
     ComparabilityKey,
     IndexedSpec,
     IndexEntry,
+    Ranking,
+    SkippedSpec,
     SpecStatus,
 )
 from gmi_registry.index.groups import (
@@ -33,7 +35,6 @@ from gmi_registry.index.groups import (
 )
 from gmi_registry.index.queries import ImageQuery, IndexQuery
 from gmi_registry.index.rank import rank_groups
-from gmi_registry.index.result import Ranking, SkippedSpec
 from gmi_registry.scoring import DEFAULT_SCORE, Query, Score, WithinScatter, score_named
 from gmi_registry.scoring.default import mean_images
 from gmi_registry.scoring.paper import Invariants

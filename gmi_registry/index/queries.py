@@ -34,8 +34,7 @@ from gmi_registry.scoring.confidence import (
 from gmi_registry.scoring.default import whitened_means
 from gmi_registry.scoring.kernels import Floats, working_dtype
 from gmi_registry.scoring.model_distance import content_means, model_distances, shared_contributions
-from gmi_registry.scoring.ranking import best_prompts
-from gmi_registry.scoring.refine import (
+from gmi_registry.scoring.prefilter import (
     LOOSE,
     Refinement,
     estimates_of,
@@ -44,13 +43,14 @@ from gmi_registry.scoring.refine import (
     refine_by_line,
     refines_all,
 )
-from gmi_registry.scoring.repeats import repeat_groups
-from gmi_registry.scoring.text import (
+from gmi_registry.scoring.query import (
     distances_with_text,
     mean_text_distances,
     text_contributions,
     text_distances,
 )
+from gmi_registry.scoring.ranking import best_prompts
+from gmi_registry.scoring.repeats import repeat_groups
 
 if TYPE_CHECKING:
     from gmi_registry.spec import ModelRef

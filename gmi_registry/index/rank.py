@@ -16,18 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmi_registry.errors import IncomparableSpecsError
-from gmi_registry.index.entry import IndexEntry, SpecStatus
-from gmi_registry.index.groups import Index, ModelGroup, Selection, as_rows, identity_of
-from gmi_registry.index.result import (
+from gmi_registry.index.entry import (
     FoldedVersion,
     GroupRanking,
+    IndexEntry,
     PromptMatch,
     Ranking,
     Repeat,
     SearchHit,
     SkippedSpec,
+    SpecStatus,
     Universal,
 )
+from gmi_registry.index.groups import Index, ModelGroup, Selection, as_rows, identity_of
 from gmi_registry.scoring import ascending, margins
 from gmi_registry.scoring.ranking import least
 from gmi_registry.scoring.repeats import repeat_groups

@@ -18,7 +18,7 @@ from gmi_registry.spec import Manifest
 from gmi_registry.spec.files import UnusableFileError, held_folder
 
 if TYPE_CHECKING:
-    from gmi_registry.index.result import Universal
+    from gmi_registry.index.entry import Universal
 
 
 def percent(chance: float | None) -> str:

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from gmi_registry import __version__
 from gmi_registry.atomic import write_text
 from gmi_registry.errors import GmiError
-from gmi_registry.index.result import GroupRanking, Ranking, SearchHit
+from gmi_registry.index.entry import GroupRanking, Ranking, SearchHit
 from gmi_registry.model import Trust
 from gmi_registry.report.figures import (
     Picture,

@@ -36,10 +36,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gmi_registry.scoring.kernels import Floats, widened, working_dtype
+from gmi_registry.scoring.kernels import (
+    Floats,
+    one_thread,
+    products,
+    row_norms,
+    swept,
+    widened,
+    working_dtype,
+)
 from gmi_registry.scoring.query import clamped
 from gmi_registry.scoring.scatter import WithinScatter
-from gmi_registry.scoring.sweep import one_thread, products, row_norms, swept
 
 SHRINKAGE = 1.0
 

@@ -19,11 +19,11 @@ from gmi_registry.scoring.kernels import (
     Floats,
     gram,
     rbf,
+    swept,
     widened,
     working_dtype,
 )
 from gmi_registry.scoring.scatter import bounded_weights
-from gmi_registry.scoring.sweep import swept
 
 _BLOCK_ELEMENTS = 1 << 22
 # A mean and weights by it, in turns; one is enough where no model is far out.

@@ -17,13 +17,15 @@ from gmi_registry.scoring.kernels import (
     Floats,
     gram,
     grams,
+    products,
     rbf,
     row_kernel,
+    row_norms,
+    swept,
     widened,
     working_dtype,
 )
 from gmi_registry.scoring.query import uniform
-from gmi_registry.scoring.sweep import products, row_norms, swept
 
 
 @dataclass(frozen=True, eq=False)

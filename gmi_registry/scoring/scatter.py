@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmi_registry.scoring.sweep import row_norms, swept
+from gmi_registry.scoring.kernels import row_norms, swept
 
 if TYPE_CHECKING:
     from gmi_registry.scoring.kernels import Floats

@@ -17,8 +17,7 @@ from gmi_registry.errors import OfflineError, UnsupportedOperationError
 from gmi_registry.hubs.open import HubAccess
 from gmi_registry.hubs.protocol import SearchableHub, with_base_names
 from gmi_registry.index import IndexQuery, ModelQuery, Ranking, SpecCache, rank_groups
-from gmi_registry.search.loading import ModelLoader
-from gmi_registry.search.query import make_query, open_images, stated_reference
+from gmi_registry.search.query import ModelLoader, make_query, open_images, stated_reference
 from gmi_registry.search.result import Progress, SearchResult, StageTimer, query_fields
 from gmi_registry.search.source import Freshness, SearchSource, find_exemplar, with_present_names
 

@@ -10,7 +10,7 @@ import pytest
 from gmi_registry.cli.main import app
 from gmi_registry.index.cache import SpecCache
 from gmi_registry.index.entry import IndexedSpec
-from gmi_registry.index.stored.database import LocalDatabase
+from gmi_registry.index.stored.files import LocalDatabase
 from tests.support.cli_specs import make_spec
 
 

@@ -18,7 +18,7 @@ from gmi_registry.hubs.huggingface import client
 from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.dataset import fetch_encoder_files
 from gmi_registry.hubs.registry.registry import SupplementedHub
-from gmi_registry.search.loading import ModelLoader
+from gmi_registry.search.query import ModelLoader
 from gmi_registry.search.request import SearchRequest
 from gmi_registry.spec import EncoderRef
 from tests.support.loopback import User, fixtures

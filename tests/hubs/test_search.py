@@ -229,7 +229,7 @@ class TestListing:
             return colours.encoder
 
         monkeypatch.setattr(gmi_registry.encoders, "load_encoder", load)
-        loading = importlib.import_module("gmi_registry.search.loading")
+        loading = importlib.import_module("gmi_registry.search.query")
         monkeypatch.setattr(loading, "require_device", lambda name: name)
         result = look(picture(COLOURS["red"]), encoder=None, offline=True, device="cuda:1")
         assert asked == [{"cache_dir": colours.cache / "hub", "offline": True, "device": "cuda:1"}]

@@ -12,7 +12,7 @@ from gmi_registry import background
 from gmi_registry.index import Filters, Hubness, SpecCache, measure_hubness
 from gmi_registry.index.hubness import CANDIDATE
 from gmi_registry.proposal import proposal_findings
-from gmi_registry.scoring.repeats import lower_share
+from gmi_registry.scoring.repeats import SampleModel, lower_share, nearest_members
 from gmi_registry.spec import PromptSet
 from tests.support.index_specs import DIMENSIONS, encoder_named, index_of, spec_of_images
 from zoo.background import sheet
@@ -45,6 +45,22 @@ def mean_of(specs):
 def group_of(*specs):
     (selection,) = index_of(*specs).select(Filters())
     return selection.group
+
+
+def test_among_many_members_all_but_the_drawn_one_compete():
+    random = np.random.default_rng(8)
+    means = random.standard_normal((4096 + 40, 3))
+    drawn = [SampleModel(row, means[[row, row - 1]], means[row]) for row in (7, 4100)]
+    pictures = means[[4099, 4100]]
+    by_models, by_pictures = nearest_members(len(means), lambda it: means[it], drawn, pictures, 0)
+    for images, own, found in (
+        (drawn[0].images, [7], by_models[:2]),
+        (drawn[1].images, [4100], by_models[2:]),
+        (pictures, [], by_pictures),
+    ):
+        apart = np.square(images[:, None] - means).sum(axis=2)
+        apart[:, own] = np.inf
+        np.testing.assert_array_equal(found, np.argsort(apart, axis=1)[:, :10])
 
 
 def test_the_mean_of_all_models_is_near_everything(honest, make_spec):

@@ -15,7 +15,7 @@ from qdrant_client import models
 
 from gmi_registry.errors import AuthError, HubError, InputError, RateLimitError
 from gmi_registry.index import ImageQuery, SpecIndex
-from gmi_registry.index.qdrant import QdrantIndex, points, serve_into, upload
+from gmi_registry.index.qdrant import QdrantIndex, points, serve_into
 from gmi_registry.index.qdrant.points import images_id, point_id, unpacked_images
 from gmi_registry.index.stored import FolderFiles, NewSpec, StoredIndex, update_index
 from gmi_registry.scoring import SCORES, WithinScatter
@@ -30,7 +30,7 @@ def found(opened, seed=0):
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(upload, "_MOST_MODELS", 6)
+    monkeypatch.setattr(points, "_MOST_MODELS", 6)
 
 
 class TestLoading:
@@ -78,7 +78,7 @@ class TestLoading:
         assert len(versions) == 2
 
     def test_requests_stay_small(self, server, forty, monkeypatch):
-        monkeypatch.setattr(upload, "_REQUEST_BYTES", 20_000)
+        monkeypatch.setattr(points, "_REQUEST_BYTES", 20_000)
         load(server.url(), forty)
         sizes = [size for _, path, size in server.seen if path.endswith("/points")]
         assert len(sizes) > 8

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from gmi_registry.index import Filters, ImageQuery, queries, rank
-from gmi_registry.index.stored import database, prefilter, reader, update_index
-from gmi_registry.index.stored.database import database_path, discard_database
+from gmi_registry.index.stored import files, prefilter, reader, update_index
+from gmi_registry.index.stored.files import database_path, discard_database
 from gmi_registry.scoring import SCORES
 from gmi_registry.scoring import prefilter as scoring_prefilter
-from gmi_registry.scoring.refine import Care, refines_all
+from gmi_registry.scoring.prefilter import Care, refines_all
 from tests.support.stored_specs import Opened, make_row, query, stored
 
 FLIPS = 40
@@ -107,7 +107,7 @@ def test_damage_while_an_index_is_open_changes_no_answer(folder, tmp_path):
 
 
 def test_a_value_is_found_under_its_own_name_alone(tmp_path):
-    kept = database.LocalDatabase(tmp_path)
+    kept = files.LocalDatabase(tmp_path)
     kept.put("one", {0: b"a", 1: b"b"})
     kept.put("two", {0: b"c"})
     assert (kept.get("one"), kept.get("one", 1), kept.get("two")) == (b"a", b"b", b"c")

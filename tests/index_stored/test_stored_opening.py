@@ -13,7 +13,7 @@ from gmi_registry.errors import SpecFormatError, SpecNotFoundError
 from gmi_registry.index import Filters, ImageQuery
 from gmi_registry.index.stored import FolderFiles, StoredIndex, files, update_index
 from gmi_registry.index.stored import reader as stack_module
-from gmi_registry.index.stored.database import database_path, kept_database
+from gmi_registry.index.stored.files import database_path, kept_database
 from gmi_registry.scoring import SCORES
 from tests.support.stored_specs import OTHER, Opened, in_memory, make_row, query, stored
 

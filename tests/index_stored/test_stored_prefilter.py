@@ -14,8 +14,7 @@ from gmi_registry.index import Filters, ImageQuery, ModelQuery, TextQuery, Wordi
 from gmi_registry.index.stored import FolderFiles, StoredIndex, prefilter, reader, update_index
 from gmi_registry.scoring import SCORES
 from gmi_registry.scoring import prefilter as scoring_prefilter
-from gmi_registry.scoring.prefilter import Prefilter
-from gmi_registry.scoring.refine import Care, refine_by_line, refines_all
+from gmi_registry.scoring.prefilter import Care, Prefilter, refine_by_line, refines_all
 from tests.index_stored.test_stored_answer import same
 from tests.support.stored_specs import Opened, in_memory, make_row, query, ref_of, stored
 

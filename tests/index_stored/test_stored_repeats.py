@@ -19,7 +19,7 @@ from gmi_registry.index import (
 from gmi_registry.index.stored import reader, update_index
 from gmi_registry.scoring import SCORES
 from gmi_registry.scoring import prefilter as scoring_prefilter
-from gmi_registry.scoring.refine import Care, refines_all
+from gmi_registry.scoring.prefilter import Care, refines_all
 from tests.index_stored.test_stored_answer import same
 from tests.support.stored_specs import Opened, in_memory, make_row, query, stored
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gmi_registry.index import Filters, SpecStatus
-from gmi_registry.index.stored import FolderFiles, StoredIndex, database, metadata, update_index
-from gmi_registry.index.stored.database import database_path
+from gmi_registry.index.stored import FolderFiles, StoredIndex, files, metadata, update_index
+from gmi_registry.index.stored.files import database_path
 from tests.support.stored_specs import make_row, ref_of, renamed, stored
 
 WORDS = ["icon", "ICON", "Straße", "STRASSE", "ǅ", "it's", 'a"b', "%", "_", "x' or 1=1 --", "ı"]
@@ -138,7 +138,7 @@ def test_a_question_reads_the_tags_of_its_shard_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(metadata, "_SHARD_MEMBERS", 3)
     rows = [plain_row(number) for number in range(24)]
     asked = []
-    original = database.LocalDatabase.values
+    original = files.LocalDatabase.values
 
     def counted(self, owner, places):
         asked.extend((owner.partition(" ")[0], place) for place in places)
@@ -146,7 +146,7 @@ def test_a_question_reads_the_tags_of_its_shard_alone(tmp_path, monkeypatch):
 
     with stored(tmp_path / "i", rows, cache=tmp_path / "c") as opened:
         wanted = list(opened.groups[0].select(Filters(tags=("icon",))))
-    monkeypatch.setattr(database.LocalDatabase, "values", counted)
+    monkeypatch.setattr(files.LocalDatabase, "values", counted)
     with stored(tmp_path / "i", cache=tmp_path / "c") as opened:
         (group,) = opened.groups
         assert asked == [("members", 0)]

@@ -33,7 +33,7 @@ from gmi_registry.hubs.registry.review import Finding
 from gmi_registry.model import ModelCard, ModelFiles
 from gmi_registry.regeneration.webhook_install import _name
 from gmi_registry.regeneration.webhook_service import _repo
-from gmi_registry.search.loading import ModelLoader
+from gmi_registry.search.query import ModelLoader
 from gmi_registry.spec import Manifest, ModelRef, encode_spec, read_spec
 from tests.support.civitai_loopback import File, LoopbackCivitai, Model, Version
 from tests.support.loopback import User

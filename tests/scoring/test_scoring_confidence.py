@@ -290,6 +290,12 @@ def test_two_pictures_of_two_models_count_against_both():
     assert innocent[2] > -1e-9
 
 
+def test_models_that_repeat_each_other_are_suspected_by_the_nearest_of_them():
+    innocent = log_innocence(np.array([[80.0, 0.0, 80.0]]), temperature=1, repeats=[[0, 1]])
+    assert (innocent[:2] < -20).all()
+    assert innocent[2] > -1e-9
+
+
 def test_a_model_alone_is_suspected_of_nothing():
     np.testing.assert_array_equal(log_innocence(np.array([[3.0]]), temperature=1), [0.0])
 

@@ -141,7 +141,7 @@ def test_many_models_come_in_blocks(monkeypatch):
     content = content_means(z, IMAGE_PROMPT, PROMPTS)
     whole = model_distances(z, z[0], GAMMA)
     monkeypatch.setattr("gmi_registry.scoring.model_distance._BLOCK_ELEMENTS", 2 * z[0].size)
-    monkeypatch.setattr("gmi_registry.scoring.sweep._CACHED_ELEMENTS", 2 * z[0].size)
+    monkeypatch.setattr("gmi_registry.scoring.kernels._CACHED_ELEMENTS", 2 * z[0].size)
     np.testing.assert_array_equal(model_distances(z, z[0], GAMMA), whole)
     np.testing.assert_allclose(content_means(z, IMAGE_PROMPT, PROMPTS), content, atol=1e-12)
     assert model_distances(z[:0], z[0], GAMMA).shape == (0,)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmi_registry.scoring.kernels import rbf
-from gmi_registry.scoring.refine import (
+from gmi_registry.scoring.prefilter import (
     Care,
     estimates_of,
     log_kernels,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gmi_registry.scoring import sweep
+from gmi_registry.scoring import kernels
 from gmi_registry.scoring.default import WhitenedMeans, mean_images, whitened_means
 from gmi_registry.scoring.kernels import grams, widened
 from gmi_registry.scoring.paper import Invariants, paper_distances
@@ -29,12 +29,12 @@ def plain(z, weights, queries, gamma):
 def cut(request, monkeypatch):
     """Hubs of a test are small: parts are made smaller, so that there are many."""
     if request.param == "one core":
-        monkeypatch.setattr(sweep, "cores", lambda: 1)
+        monkeypatch.setattr(kernels, "cores", lambda: 1)
         return
-    monkeypatch.setattr(sweep, "cores", lambda: 4)
-    monkeypatch.setattr(sweep, "_SPREAD_ELEMENTS", 0)
-    monkeypatch.setattr(sweep, "_STREAMED_ELEMENTS", 3000)
-    monkeypatch.setattr(sweep, "_CACHED_ELEMENTS", 1000)
+    monkeypatch.setattr(kernels, "cores", lambda: 4)
+    monkeypatch.setattr(kernels, "_SPREAD_ELEMENTS", 0)
+    monkeypatch.setattr(kernels, "_STREAMED_ELEMENTS", 3000)
+    monkeypatch.setattr(kernels, "_CACHED_ELEMENTS", 1000)
 
 
 @pytest.mark.usefixtures("cut")
@@ -92,14 +92,14 @@ def test_a_sweep_reaches_every_model_once_and_raises_what_went_wrong():
     def work(part):
         seen[part] += 1
 
-    sweep.swept(work, len(seen), 30, streamed=True, spread=True)
+    kernels.swept(work, len(seen), 30, streamed=True, spread=True)
     assert (seen == 1).all()
 
     def fails(part):
         raise RuntimeError(f"from {part.start}")
 
     with pytest.raises(RuntimeError, match="from "):
-        sweep.swept(fails, 1001, 30, streamed=False, spread=True)
+        kernels.swept(fails, 1001, 30, streamed=False, spread=True)
 
 
 @pytest.mark.usefixtures("cut")

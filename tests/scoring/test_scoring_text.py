@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gmi_registry.scoring.confidence import confidences
-from gmi_registry.scoring.text import distances_with_text, text_contributions, text_distances
+from gmi_registry.scoring.query import distances_with_text, text_contributions, text_distances
 
 PROMPTS, EACH, WIDTH = 5, 2, 8
 IMAGE_PROMPT = np.repeat(np.arange(PROMPTS), EACH)
@@ -31,7 +31,7 @@ def test_it_is_its_formula(arrays, monkeypatch):
     expected = [1 - unit(mean) @ unit(text) for mean in means]
     found = text_distances(images, prompts, IMAGE_PROMPT, text)
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    monkeypatch.setattr("gmi_registry.scoring.sweep._CACHED_ELEMENTS", 3 * images[0].size)
+    monkeypatch.setattr("gmi_registry.scoring.kernels._CACHED_ELEMENTS", 3 * images[0].size)
     np.testing.assert_allclose(text_distances(images, prompts, IMAGE_PROMPT, text), expected)
 
 

@@ -6,8 +6,8 @@ import hashlib
 
 import numpy as np
 
-from gmi_registry.index.entry import ComparabilityKey
-from gmi_registry.index.result import (
+from gmi_registry.index.entry import (
+    ComparabilityKey,
     GroupRanking,
     PromptMatch,
     Ranking,

@@ -6,7 +6,7 @@ a constant, so that Qdrant's own nearest neighbours are its answer, and only tho
 """
 
 from gmi_registry.index.qdrant.connection import Location
+from gmi_registry.index.qdrant.points import Upload, serve_into
 from gmi_registry.index.qdrant.search import QdrantIndex
-from gmi_registry.index.qdrant.upload import Upload, serve_into
 
 __all__ = ["Location", "QdrantIndex", "Upload", "serve_into"]

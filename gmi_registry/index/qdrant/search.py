@@ -19,7 +19,7 @@ from gmi_registry.errors import (
     UnsupportedOperationError,
 )
 from gmi_registry.filters import Clause, Filters
-from gmi_registry.index.entry import ComparabilityKey, IndexEntry
+from gmi_registry.index.entry import ComparabilityKey, GroupRanking, IndexEntry
 from gmi_registry.index.groups import HeldPrompts, ModelGroup, Selection
 from gmi_registry.index.qdrant.connection import Connection, Location, load_again
 from gmi_registry.index.qdrant.points import (
@@ -32,7 +32,6 @@ from gmi_registry.index.qdrant.points import (
 )
 from gmi_registry.index.queries import ImageQuery, IndexQuery, PromptValues, Shortlist
 from gmi_registry.index.rank import rank_group
-from gmi_registry.index.result import GroupRanking
 from gmi_registry.scoring import DEFAULT_SCORE, SCORES, Candidates, WithinScatter
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.spec import EncoderRef
@@ -310,7 +309,7 @@ def unserved(what: str) -> UnsupportedOperationError:
 class QdrantIndex:
     """One group of models on a Qdrant server. Not safe for threads.
 
-    Where :func:`~gmi_registry.index.qdrant.upload.serve_into` puts another version in its place
+    Where :func:`~gmi_registry.index.qdrant.points.serve_into` puts another version in its place
     meanwhile, the next query is asked of that one; no answer mixes the two.
     """
 

@@ -22,8 +22,7 @@ from safetensors.numpy import load, save
 
 from gmi_registry.filters import Clause, Filters
 from gmi_registry.index.entry import IndexEntry, SpecStatus, plain_traits
-from gmi_registry.index.stored.database import LocalDatabase
-from gmi_registry.index.stored.files import CheckedFiles
+from gmi_registry.index.stored.files import CheckedFiles, LocalDatabase
 from gmi_registry.index.stored.format import GroupMetadata, PartMetadata
 from gmi_registry.model import Kind, Trust
 

@@ -31,10 +31,8 @@ from gmi_registry.atomic import read_sealed, write_sealed
 from gmi_registry.index.groups import as_rows
 from gmi_registry.index.stored.format import ArrayLayout
 from gmi_registry.scoring import WithinScatter
-from gmi_registry.scoring.kernels import Floats
-from gmi_registry.scoring.prefilter import LEARN_FROM, Prefilter, Summaries
-from gmi_registry.scoring.refine import Refinement, sample_rows
-from gmi_registry.scoring.sweep import swept
+from gmi_registry.scoring.kernels import Floats, swept
+from gmi_registry.scoring.prefilter import LEARN_FROM, Prefilter, Refinement, Summaries, sample_rows
 from gmi_registry.spec.canonical import canonical_digest
 
 PREFILTER_MODELS = 20_000

@@ -26,8 +26,7 @@ from gmi_registry.index.groups import (
     packed_rows,
     rows_of,
 )
-from gmi_registry.index.stored.database import LocalDatabase
-from gmi_registry.index.stored.files import CheckedFiles, IndexFiles
+from gmi_registry.index.stored.files import CheckedFiles, IndexFiles, LocalDatabase
 from gmi_registry.index.stored.format import (
     BUILD_AGAIN,
     GroupMetadata,

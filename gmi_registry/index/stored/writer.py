@@ -25,13 +25,12 @@ from gmi_registry.index.entry import (
     ComparabilityKey,
     IndexedSpec,
     IndexEntry,
+    SkippedSpec,
     SpecStatus,
     image_prompts,
 )
 from gmi_registry.index.groups import agreed_prompts
-from gmi_registry.index.result import SkippedSpec
-from gmi_registry.index.stored.database import LocalDatabase
-from gmi_registry.index.stored.files import CheckedFiles, FolderFiles
+from gmi_registry.index.stored.files import CheckedFiles, FolderFiles, LocalDatabase
 from gmi_registry.index.stored.format import (
     BUILD_AGAIN,
     DOCUMENT_NAME,

@@ -484,7 +484,7 @@ class _Uploading:
         existing = {it.name for it in ask(self.client.get_collections).collections}
         if name in existing:
             raise InputError(
-                f"{name!r} is a collection on {self.connection.address} that is no index",
+                f"{name!r} is a collection on {self.connection.address} that is not an index",
                 hint="load into another name",
             )
         aliases = {it.alias_name: it.collection_name for it in ask(self.client.get_aliases).aliases}

@@ -33,17 +33,19 @@ class FileKind:
     readable: bool = False
 
 
-_READ = {
-    "PNG": "a PNG picture",
-    "JPEG": "a JPEG picture",
-    "GIF": "a GIF picture",
-    "WEBP": "a WebP picture",
-    "TIFF": "a TIFF picture",
-    "BMP": "a BMP picture",
-    "AVIF": "an AVIF picture",
-}
 SAVE_AGAIN = "open it in a viewer and save it again"
 _SAVE_AGAIN_AS_PNG = f"{SAVE_AGAIN}, as PNG for example"
+
+# What is decoded here, by the bytes that are at some offsets.
+_READ: tuple[tuple[str, tuple[tuple[int, bytes], ...]], ...] = (
+    ("a PNG picture", ((0, b"\x89PNG"),)),
+    ("a JPEG picture", ((0, b"\xff\xd8"),)),
+    ("a GIF picture", ((0, b"GIF87a"),)),
+    ("a GIF picture", ((0, b"GIF89a"),)),
+    ("a WebP picture", ((0, b"RIFF"), (8, b"WEBP"))),
+    *(("a TIFF picture", ((0, start),)) for start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    ("a BMP picture", ((0, b"BM"), (6, bytes(4)))),
+)
 
 # First bytes at an offset. What is more special comes first.
 _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
@@ -95,7 +97,6 @@ _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
 
 # The brand of an ISO media file ("ftyp"), the first or one of the compatible ones.
 _BRANDS: tuple[tuple[frozenset[bytes], str, str], ...] = (
-    (frozenset((b"avif", b"avis")), "AVIF", ""),
     (frozenset((b"crx ",)), "a camera's raw file (CR3)", _DEVELOP),
     (
         frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")),
@@ -119,9 +120,9 @@ def file_kind(head: bytes) -> FileKind | None:
     raw = _raw_kind(head)
     if raw is not None:
         return raw
-    read = _read_here(head)
-    if read is not None:
-        return FileKind(_READ[read], _SAVE_AGAIN_AS_PNG, readable=True)
+    for name, marks in _READ:
+        if all(head.startswith(mark, offset) for offset, mark in marks):
+            return FileKind(name, _SAVE_AGAIN_AS_PNG, readable=True)
     if head[4:8] == b"ftyp":
         return _media_kind(head)
     for offset, magic, name, hint in _MAGIC:
@@ -139,25 +140,6 @@ def file_kind(head: bytes) -> FileKind | None:
     return _text_kind(head)
 
 
-def _read_here(head: bytes) -> str | None:
-    """The name of a format that is decoded here."""
-    if head.startswith(b"\x89PNG"):
-        return "PNG"
-    if head.startswith(b"\xff\xd8"):
-        return "JPEG"
-    if head[:6] in (b"GIF87a", b"GIF89a"):
-        return "GIF"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WEBP"
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "TIFF"
-    if head[:2] == b"BM" and head[6:10] == bytes(4):
-        return "BMP"
-    if head[4:8] == b"ftyp" and _brands(head) & {b"avif", b"avis"}:
-        return "AVIF"
-    return None
-
-
 def _brands(head: bytes) -> set[bytes]:
     size = min(int.from_bytes(head[:4], "big"), 256)
     return {head[8:12], *(head[at : at + 4] for at in range(16, size, 4))}
@@ -165,7 +147,9 @@ def _brands(head: bytes) -> set[bytes]:
 
 def _media_kind(head: bytes) -> FileKind:
     found = _brands(head)
-    for brands, name, hint in _BRANDS[1:]:
+    if found & {b"avif", b"avis"}:
+        return FileKind("an AVIF picture", _SAVE_AGAIN_AS_PNG, readable=True)
+    for brands, name, hint in _BRANDS:
         if head[8:12] in brands or (brands & found and not head.startswith(b"isom", 8)):
             return FileKind(name, hint)
     return FileKind(*_VIDEO)
@@ -360,9 +344,11 @@ def png_parts(
         return [*parts, *pictures], None
     body = b"IHDR" + control[4:12] + header[8:]
     checked = (13).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
-    after = [part for part in pictures if isinstance(part, tuple) and not _is_data(stream, part)]
+    after = [
+        part for part in pictures if isinstance(part, tuple) and _kind_at(stream, part) != b"IDAT"
+    ]
     place = int.from_bytes(control[12:16], "big"), int.from_bytes(control[16:20], "big")
-    first = [part for part in parts[1:] if not _is_header(stream, part)]
+    first = [part for part in parts[1:] if _kind_at(stream, part) != b"IHDR"]
     return [_PNG_START, checked, *first, *frame, *after], place
 
 
@@ -371,14 +357,6 @@ def _kind_at(stream: BinaryIO, part: tuple[int, int] | bytes) -> bytes:
         return part[4:8]
     stream.seek(part[0] + 4)
     return stream.read(4)
-
-
-def _is_data(stream: BinaryIO, part: tuple[int, int] | bytes) -> bool:
-    return _kind_at(stream, part) == b"IDAT"
-
-
-def _is_header(stream: BinaryIO, part: tuple[int, int] | bytes) -> bool:
-    return _kind_at(stream, part) == b"IHDR"
 
 
 def _is_needed(stream: BinaryIO, kind: bytes, length: int) -> bool:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmarks.paper.encoder_pair import PAIR
-from benchmarks.paper.methods import METHODS, WITH_PSEUDO_PROMPTS
+from benchmarks.paper.methods import METHODS
 from gmi_registry.encoders import EncoderName
 from gmi_registry.errors import InputError
 from gmi_registry.generation import prompt_set_named
@@ -36,6 +36,9 @@ PROTOCOLS: Mapping[str, str] = MappingProxyType(
         "own-prompts-mixed": "the same tasks; every second model has its developer's prompts",
     }
 )
+
+SINGLE = "images-1"
+"""The protocol whose tasks are shown, studied one by one, and measured by more than ranks."""
 
 OWN_PROMPTS = ("own-prompts", "own-prompts-default", "own-prompts-mixed")
 """The protocols whose tasks ask for what a developer's own prompts resemble."""
@@ -82,85 +85,87 @@ def group_of(prompt: int, prompts: int) -> str:
 _WITH_COMMON_SPACE = ("phrases", "clip_interrogator")
 
 
-def check_rules(benchmark: Benchmark) -> None:
-    """Raise InputError for the first rule that the benchmark breaks."""
+Fault = tuple[str, str | None]
+"""What is wrong with a benchmark, and how to mend it."""
+
+
+def faults(benchmark: Benchmark) -> Iterator[Fault]:
+    """Each rule that the benchmark breaks.
+
+    Raises InputError for the name of an encoder or a prompt set that there is not.
+    """
     encoder = EncoderName.parse(benchmark.encoder)
-    _require_known("interrogator", [benchmark.interrogator], MODES)
-    _require_known("method", benchmark.methods, METHODS)
-    _require_known("protocol", benchmark.protocols, PROTOCOLS)
+    yield from _unknown("interrogator", [benchmark.interrogator], MODES)
+    yield from _unknown("method", benchmark.methods, METHODS)
+    yield from _unknown("protocol", benchmark.protocols, PROTOCOLS)
     if encoder == PAIR and benchmark.interrogator in _WITH_COMMON_SPACE:
-        raise InputError(
+        yield (
             f"the interrogator {benchmark.interrogator!r} compares pictures with texts, and the "
             f"towers of {PAIR} have no common space",
-            hint="set interrogator = 'none'; methods called -ground-truth need no interrogator",
+            "set interrogator = 'none'; methods called -ground-truth need no interrogator",
         )
-    asking = [name for name in benchmark.methods if name in WITH_PSEUDO_PROMPTS]
-    if benchmark.interrogator == "none" and "rkme-concat" in asking:
-        raise InputError(
+    if benchmark.interrogator == "none" and "rkme-concat" in benchmark.methods:
+        yield (
             "the method 'rkme-concat' needs a pseudo-prompt, and interrogator is 'none'",
-            hint="set interrogator = 'phrases', or leave the method out",
+            "set interrogator = 'phrases', or leave the method out",
         )
     if benchmark.generator == "example-2.1" and "rkme-basic" in benchmark.methods:
-        raise InputError("the method 'rkme-basic' needs pictures, and this generator draws points")
-    _check_pictures(benchmark)
-    for what, names in (
-        ("model", [entry.model for entry in benchmark.models]),
-        ("name", [entry.label for entry in benchmark.models]),
-    ):
-        _require_once(what, names)
+        yield "the method 'rkme-basic' needs pictures, and this generator draws points", None
+    yield from _faults_of_pictures(benchmark)
+    yield from _twice("model", [entry.model for entry in benchmark.models])
+    yield from _twice("name", [entry.label for entry in benchmark.models])
     for what, prompts in _prompt_lists(benchmark):
-        _require_once("words" if what == "words" else f"{what} prompt", prompts)
+        yield from _twice("words" if what == "words" else f"{what} prompt", prompts)
     evaluation, dev = benchmark.evaluation_prompts, benchmark.dev_prompts
-    _require_apart("evaluation", evaluation, "default", benchmark.defaults)
-    _require_apart("dev", dev, "default", benchmark.defaults)
-    _require_apart("dev", dev, "evaluation", evaluation)
-    shared = sorted(set(benchmark.seeds.dev) & set(benchmark.seeds.test))
-    if shared:
-        raise InputError(
-            f"seed {shared[0]} belongs to dev and to test",
-            hint="fitting must not see what is tested: give dev seeds of its own",
+    yield from _shared("evaluation", evaluation, "default", benchmark.defaults)
+    yield from _shared("dev", dev, "default", benchmark.defaults)
+    yield from _shared("dev", dev, "evaluation", evaluation)
+    for seed in sorted(set(benchmark.seeds.dev) & set(benchmark.seeds.test)):
+        yield (
+            f"seed {seed} belongs to dev and to test",
+            "fitting must not see what is tested: give dev seeds of its own",
         )
     for protocol in benchmark.protocols:
         if not fits(benchmark, protocol):
-            raise InputError(
+            yield (
                 f"the protocol {protocol!r} needs more images of a model than prompts times seeds",
-                hint="add evaluation and dev prompts or seeds, or leave the protocol out",
+                "add evaluation and dev prompts or seeds, or leave the protocol out",
             )
     if not benchmark.protocols_of("dev"):
-        raise InputError("no protocol is left to fit on", hint="add 'images-1' to the protocols")
+        yield "no protocol is left to fit on", "add 'images-1' to the protocols"
     if benchmark.own_prompts:
-        _check_own(benchmark)
+        yield from _faults_of_own_prompts(benchmark)
     if len({len(entry.words) for entry in benchmark.models}) > 1:
-        raise InputError(
+        yield (
             "every model needs as many words as the others",
-            hint="give each model the same number of wordings, or none",
+            "give each model the same number of wordings, or none",
         )
 
 
-def _check_pictures(benchmark: Benchmark) -> None:
+def _faults_of_pictures(benchmark: Benchmark) -> Iterator[Fault]:
     if benchmark.generator != "pictures":
         if benchmark.pictures is not None:
-            raise InputError(
+            yield (
                 "the field 'pictures' is for the generator 'pictures' alone",
-                hint="set generator = 'pictures', or leave the field out",
+                "set generator = 'pictures', or leave the field out",
             )
         return
     if benchmark.pictures is None:
-        raise InputError(
+        yield (
             "the generator 'pictures' needs a folder with a folder of pictures for each model",
-            hint="add pictures = 'PATH' to the benchmark file",
+            "add pictures = 'PATH' to the benchmark file",
         )
-    said = benchmark.recipe.model_dump(exclude_none=True)
-    if not {"width", "height"} <= set(said):
-        raise InputError(
+    stated = benchmark.recipe.model_dump(exclude_none=True)
+    if not {"width", "height"} <= set(stated):
+        yield (
             "the generator 'pictures' needs the size in which pictures are compared",
-            hint="add width and height to [recipe]",
+            "add width and height to [recipe]",
         )
-    for name in said:
+    for name in stated:
         if name not in {"width", "height"}:
-            raise InputError(
+            yield (
                 f"the recipe's {name!r} means nothing to pictures that are drawn already",
-                hint="leave width and height alone in [recipe]",
+                "leave width and height alone in [recipe]",
             )
 
 
@@ -174,19 +179,18 @@ def _prompt_lists(benchmark: Benchmark) -> Iterator[tuple[str, Sequence[str]]]:
         yield "words", entry.words
 
 
-def _check_own(benchmark: Benchmark) -> None:
-    counts = {len(entry.own) for entry in benchmark.models}
+def _faults_of_own_prompts(benchmark: Benchmark) -> Iterator[Fault]:
     for entry in benchmark.models:
         if not entry.own or not entry.asked:
-            raise InputError(
+            yield (
                 f"the protocol 'own-prompts' needs own and asked prompts, {entry.model} lacks them",
-                hint="add own = [...] and asked = [...] to the model, or leave the protocol out",
+                "add own = [...] and asked = [...] to the model, or leave the protocol out",
             )
-        if len(counts) > 1:
-            raise InputError("every model needs as many own prompts as the others")
-        _require_apart("own", entry.own, "default", benchmark.defaults)
-        _require_apart("asked", entry.asked, "default", benchmark.defaults)
-        _require_apart("asked", entry.asked, "own", entry.own)
+        yield from _shared("own", entry.own, "default", benchmark.defaults)
+        yield from _shared("asked", entry.asked, "default", benchmark.defaults)
+        yield from _shared("asked", entry.asked, "own", entry.own)
+    if len({len(entry.own) for entry in benchmark.models}) > 1:
+        yield "every model needs as many own prompts as the others", None
 
 
 def fits(benchmark: Benchmark, protocol: str) -> bool:
@@ -200,29 +204,26 @@ def fits(benchmark: Benchmark, protocol: str) -> bool:
     return images_of(protocol) <= min(sizes)
 
 
-def _require_known(what: str, names: Sequence[str], known: Collection[str]) -> None:
+def _unknown(what: str, names: Sequence[str], known: Collection[str]) -> Iterator[Fault]:
     for name in names:
         if name not in known:
-            raise InputError(
-                f"there is no {what} named {name[:80]!r}", hint=f"one of {', '.join(known)}"
-            )
-    _require_once(what, names)
+            yield f"there is no {what} named {name[:80]!r}", f"one of {', '.join(known)}"
+    yield from _twice(what, names)
 
 
-def _require_once(what: str, names: Sequence[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"the {what} {twice[0]!r} stands there twice")
+def _twice(what: str, names: Sequence[str]) -> Iterator[Fault]:
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"the {what} {name!r} stands there twice", None
 
 
-def _require_apart(first: str, ours: Sequence[str], second: str, theirs: Sequence[str]) -> None:
+def _shared(first: str, ours: Sequence[str], second: str, theirs: Sequence[str]) -> Iterator[Fault]:
     known = {_folded(prompt) for prompt in theirs}
-    shared = [prompt for prompt in ours if _folded(prompt) in known]
-    if shared:
-        raise InputError(
-            f"the {first} prompt {shared[0]!r} is among the {second} prompts too",
-            hint="prompts of different lists must not overlap: replace one of them",
-        )
+    for prompt in ours:
+        if _folded(prompt) in known:
+            yield (
+                f"the {first} prompt {prompt!r} is among the {second} prompts too",
+                "prompts of different lists must not overlap: replace one of them",
+            )
 
 
 def _folded(prompt: str) -> str:
@@ -398,9 +399,11 @@ def load_benchmark(path: str | Path) -> Benchmark:
     except ValidationError as error:
         raise InputError(f"{path}: {first_fault(error)}", hint=_HINT) from None
     try:
-        check_rules(benchmark)
+        fault = next(faults(benchmark), None)
     except InputError as error:
-        raise InputError(f"{path}: {error.message}", hint=error.hint or _HINT) from None
+        fault = error.message, error.hint
+    if fault is not None:
+        raise InputError(f"{path}: {fault[0]}", hint=fault[1] or _HINT)
     return benchmark
 
 

@@ -355,6 +355,8 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     except FileNotFoundError:
         raise InputError(f"{path} is missing", hint=_RUN_AGAIN) from None
     except _BROKEN as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{path}: cannot be read: {error.strerror}", hint=_RUN_AGAIN) from None
         raise damaged(path, " ".join(str(error).split())) from None
 
 
@@ -368,6 +370,9 @@ def missing_package(name: str, *, purpose: str) -> MissingExtraError:
     error = MissingExtraError(name, extra="bench", purpose=purpose)
     error.hint = "pip install --group bench"
     return error
+
+
+# --- What a run is, and its scores ---------------------------------------------------------------
 
 
 class _RunFormat(_Part):

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from benchmarks.paper.definition import (
     OWN_PROMPTS,
     PROTOCOLS,
+    SINGLE,
     SPLITS,
     Benchmark,
     Split,
@@ -163,8 +164,7 @@ def _tasks_of(
         )
 
 
-SINGLE = "images-1"
-"""The protocol that is shown."""
+# --- What the picked models make of the pseudo-prompts -------------------------------------------
 
 SHOWN = ("download", "rkme-basic", "rkme-clip", "modelverse", "paper", "default")
 

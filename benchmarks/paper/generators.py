@@ -337,6 +337,8 @@ def _configurations(path: Path) -> list[list[str | None]]:
     return found
 
 
+# --- Folders of pictures -------------------------------------------------------------------------
+
 ENDINGS = (".png", ".webp", ".jpg", ".jpeg")
 """Of the pictures' file names, tried in this order."""
 
@@ -473,6 +475,8 @@ def _png(picture: Image.Image) -> bytes:
     picture.save(stream, "PNG")
     return stream.getvalue()
 
+
+# --- The paper's two functions -------------------------------------------------------------------
 
 _FUNCTIONS: dict[str, Callable[[float], tuple[float, float]]] = {
     "f1": lambda p: (math.cos(math.pi * p), math.sin(math.pi * p)),

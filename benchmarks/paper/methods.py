@@ -299,9 +299,6 @@ WITH_FIT = ("paper-fitted", "default-fitted")
 WITH_CHANCES = ("default", "default-none", "default-ground-truth")
 """Those whose distances a search turns into chances."""
 
-WITH_PSEUDO_PROMPTS = ("rkme-concat", "paper", "default", *WITH_FIT)
-"""Those that read what the interrogator said."""
-
 
 _LABELS = {
     "download": "Download",

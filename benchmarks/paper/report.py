@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from benchmarks.paper.definition import SINGLE
 from benchmarks.paper.folder import (
     ScoredTasks,
     Task,
@@ -53,6 +54,8 @@ from gmi_registry.scoring.confidence import TEMPERATURE, fitted_temperature
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+# --- How figures look ----------------------------------------------------------------------------
 
 INK, SOFT, LINE = "#1d1c1a", "#66625a", "#e2ded5"
 """Text, secondary text and rules, as in the style sheet of the reports."""
@@ -143,6 +146,8 @@ def png(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
+# --- The figures ---------------------------------------------------------------------------------
+
 _COMPARED = ("download", "rkme-basic", "rkme-clip", "rkme-concat", "paper", "modelverse", "default")
 
 
@@ -158,7 +163,7 @@ class ReportFigure:
 
 def figures(results: Results) -> list[ReportFigure]:
     """All figures that the run has data for. matplotlib must be installed."""
-    one = results.protocol("images-1")
+    one = results.protocol(SINGLE)
     found = []
     if one is not None:
         found += [_ranks(one), _confusions(one)]
@@ -313,7 +318,7 @@ def _several(results: Results) -> ReportFigure | None:
             low, high = [top.low for top in tops], [top.high for top in tops]
             axes.fill_between(counts, low, high, color=style(name).colour, alpha=0.15, linewidth=0)
             _curve(axes, name, counts, [top.value for top in tops])
-        protocol = results.protocol("images-1")
+        protocol = results.protocol(SINGLE)
         if protocol is not None and len(protocol.models) == PUBLISHED_MODELS:
             values = [figures[0] for figures in TABLE_4.values()]
             axes.plot(list(TABLE_4), values, ":", color=SOFT, label="Eq. 9, as published")
@@ -370,6 +375,8 @@ def _curve(
 def _short(name: str) -> str:
     return name if len(name) <= 22 else f"{name[:21]}…"
 
+
+# --- Examples ------------------------------------------------------------------------------------
 
 _SIDE = 224  # pixels of a picture in the page
 _PIXELS = 16_000_000
@@ -470,6 +477,9 @@ def _example_picture(folder: Path, image: str | None) -> Picture | None:
         return None
 
 
+# --- The page ------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Shown:
     """A figure inside the page."""
@@ -497,7 +507,7 @@ def page(results: Results, drawings: Sequence[ReportFigure], examples: Sequence[
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
-    one = results.protocol("images-1") or results.protocols[0]
+    one = results.protocol(SINGLE) or results.protocols[0]
     encoder = results.encoder
     named = encoder if isinstance(encoder, str) else encoder.get("name", "see results.json")
     facts = [
@@ -527,6 +537,8 @@ def _embedded_figure(content: bytes) -> Picture:
     uri = "data:image/png;base64," + base64.b64encode(content).decode("ascii")
     return Picture(uri, width, height)
 
+
+# --- All files of a report -----------------------------------------------------------------------
 
 REPORT = "report"
 """The folder of a report, within that of its run."""
@@ -581,7 +593,7 @@ def _results(folder: Path) -> tuple[Results, ScoredTasks | None]:
     test = read_scored(folder, "test", run)
     dev = {part.protocol: part for part in read_scored(folder, "dev", run)}
     by_name = {part.protocol: part for part in test}
-    single = by_name.get("images-1")
+    single = by_name.get(SINGLE)
     late = None
     if single is not None:
         late = read_held_out(folder, len(single.truth), len(single.models))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from benchmarks.paper.definition import images_of
+from benchmarks.paper.definition import SINGLE, images_of
 from benchmarks.paper.folder import ScoredTasks
 from benchmarks.paper.methods import WITH_CHANCES, ordered_methods
 from gmi_registry.scoring.confidence import TEMPERATURE, confidences
@@ -267,6 +267,8 @@ def results_schema() -> dict[str, Any]:
     }
 
 
+# --- Intervals -----------------------------------------------------------------------------------
+
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 SEED = 20240
@@ -335,6 +337,8 @@ def rounded(values: Floats) -> list[float]:
     # + 0.0: a difference that rounds to -0 is 0.
     return [round(float(value), DIGITS) + 0.0 for value in values]
 
+
+# --- Confidence ----------------------------------------------------------------------------------
 
 BINS = 10
 """Of the fitted curve, and as many of the measured one."""
@@ -418,6 +422,8 @@ def _bins(values: Floats) -> list[NDArray[np.intp]]:
     return np.array_split(order, max(1, min(BINS, len(order) // FEWEST)))
 
 
+# --- All figures of a protocol -------------------------------------------------------------------
+
 TOP = 8
 """Accuracies are given up to this many models."""
 
@@ -447,7 +453,7 @@ def measure(
                 **figures[name].model_dump(),
                 rank_by_model=_by_model(columns[name][:, -1], test.truth, len(test.models)),
                 picked=rounded(first_shares(test.distances[name]).mean(axis=0)),
-                confusion=_confusion(test, name) if test.protocol == "images-1" else None,
+                confusion=_confusion(test, name) if test.protocol == SINGLE else None,
                 versus_paper=_versus(name, columns, means),
                 confidence=_confidence(name, test, dev, temperature),
             )

@@ -21,6 +21,7 @@ from benchmarks.paper.definition import (
     HALVES,
     OWN_PROMPTS,
     PROTOCOLS,
+    SINGLE,
     SPLITS,
     Benchmark,
     Split,
@@ -60,6 +61,8 @@ from gmi_registry.scoring.kernels import Floats, grams
 from gmi_registry.scoring.ranking import mid_ranks, top_k_credit
 from gmi_registry.scoring.scatter import WithinScatter
 from gmi_registry.scoring.scores import PAPER_GAMMA, Candidates
+
+# --- The arrays of a run, as the methods want them -----------------------------------------------
 
 
 class RunArrays:
@@ -129,7 +132,7 @@ class RunArrays:
             image_prompt=arrays["image_prompt"],
             gamma=self.gamma,
             grams=grams(images, self.gamma),
-            scatter=self._scatter,
+            scatter=lambda: self._pooled,
             downloads=self._downloads,
         )
         return Gallery((member,), self._pictures(lambda number: False))
@@ -174,7 +177,7 @@ class RunArrays:
                 image_prompt=rows,
                 gamma=self.gamma,
                 grams=grams(images[None], self.gamma),
-                scatter=self._scatter,
+                scatter=lambda: self._pooled,
                 downloads=self._downloads[number : number + 1],
             )
             members.append(member)
@@ -184,9 +187,6 @@ class RunArrays:
     def _pooled(self) -> WithinScatter:
         arrays = load_arrays(self.folder / "embeddings" / "specs.npz")
         return WithinScatter.of(arrays["image_embeddings"].astype(float))
-
-    def _scatter(self) -> WithinScatter:
-        return self._pooled
 
     @property
     def _downloads(self) -> Array:
@@ -208,6 +208,8 @@ def _pairs(task: Task) -> list[tuple[str, str]]:
     return list(zip(task.images, task.prompts, strict=True))
 
 
+# --- What is fitted on dev tasks -----------------------------------------------------------------
+
 GAMMAS = (0.005, 0.006, 0.007, 0.008, 0.009, 0.01, 0.02, 0.03, 0.04, 0.05)
 """The values that the paper tries."""
 
@@ -225,7 +227,7 @@ def fit(
     Best is the largest top-1 accuracy, then the smallest mean rank, then the value tried first.
     Also returns the top-1 accuracy of every value. To fit another parameter, add it to
     :class:`~benchmarks.paper.methods.Fit` and a line here; the answers come from
-    ``read_labels(folder, "dev")``, and nothing here has any others.
+    ``read_answers(folder, "dev")``, and nothing here has any others.
     """
     tasks = read_tasks(folder, "dev", protocol)
     truth = np.array(read_answers(folder, "dev")[protocol])
@@ -260,6 +262,8 @@ def _best(
     best = max(values, key=lambda value: (judged[value][0], -judged[value][1]))
     return best, {str(value): round(top_1, 6) for value, (top_1, _) in judged.items()}
 
+
+# --- Models that join late -----------------------------------------------------------------------
 
 HELD_OUT = 4
 """How many models join late."""
@@ -389,12 +393,12 @@ def _pooled_by(whole: Gallery, own: Gallery) -> Gallery:
     return Gallery((member,), whole.pictures)
 
 
+# --- The stage -----------------------------------------------------------------------------------
+
 SCORING = 2
 """Counts up when a method's arithmetic changes, so that kept distances are worked out anew."""
 
 FITTED = "fitted.json"
-
-_SINGLE = "images-1"
 
 
 def score_stage(benchmark: Benchmark, cache: StageCache, progress: Progress) -> bool:
@@ -431,7 +435,7 @@ class _Scoring:
         parts = sum(len(benchmark.protocols_of(split)) for split in SPLITS)
         self._late_methods = held_out_methods(benchmark.methods)
         self._late = held_out_choices(len(benchmark.models))
-        if not self._late_methods or _SINGLE not in benchmark.protocols:
+        if not self._late_methods or SINGLE not in benchmark.protocols:
             self._late = self._late[:0]
         # One more than the choices: nobody late, to compare with.
         self.total = parts * len(benchmark.methods) + (len(self._late) and 1 + len(self._late))
@@ -467,12 +471,12 @@ class _Scoring:
             (folder / HELD_OUT_FILE).unlink(missing_ok=True)
             return
         inputs: list[object] = [self._common(), list(self._late_methods), self._late.tolist()]
-        inputs += [self._files(split, _SINGLE) for split in SPLITS]
-        inputs += [sha256_file(answer_path(folder, "dev", _SINGLE)), list(GAMMAS), list(SHRINKAGES)]
+        inputs += [self._files(split, SINGLE) for split in SPLITS]
+        inputs += [sha256_file(answer_path(folder, "dev", SINGLE)), list(GAMMAS), list(SHRINKAGES)]
 
         def files() -> list[tuple[str, str]]:
             arrays = held_out_distances(
-                folder, self._run_arrays, _SINGLE, self._late_methods, self._late, self._told
+                folder, self._run_arrays, SINGLE, self._late_methods, self._late, self._told
             )
             return [self._cache.write(HELD_OUT_FILE, array_bytes(arrays))]
 

@@ -42,6 +42,12 @@ from gmi_registry.scoring.model_distance import content_means, model_distances
 from gmi_registry.scoring.query import distances_with_text, text_distances, unit_rows
 from gmi_registry.scoring.ranking import top_k_credit
 
+# --- How far two sets of images are apart: MMD, RBF kernel, unbiased -----------------------------
+
+# It asks whether two sets could come of one distribution, whichever image answers which. With a
+# kernel on an encoder's embeddings it stands where a Fréchet distance would, but needs no
+# covariance, and so says something about a few dozen images too.
+
 
 def squared_discrepancy(
     x: Floats,
@@ -109,6 +115,8 @@ def _apart(
     return float(rbf(x, y, gamma)[own[:, None] != other].mean(dtype=np.float64))
 
 
+# --- γ of Eq. 9 ----------------------------------------------------------------------------------
+
 SWEPT_GAMMAS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -154,6 +162,8 @@ def _of_length_1(gallery: Gallery, queries: Queries) -> tuple[Gallery, Queries]:
     images = np.asarray(unit_rows(queries.images), np.float64)
     return Gallery(members, gallery.pictures), replace(queries, images=images)
 
+
+# --- What the picked models make, beside the query -----------------------------------------------
 
 _RESEMBLANCE_SEED = 17
 _ENOUGH = 1000  # query images for a median distance
@@ -240,11 +250,11 @@ def _by_model(
         each = []
         for low in (True, False):
             asked, made, said = [], [], []
-            for task, pick in _of_model(test, model, picks):
-                prompt, seed = task
+            for row in np.flatnonzero(test.truth == model):
+                prompt, seed = test.tasks.tasks[row].prompts[0], test.tasks.tasks[row].seeds[0]
                 if seed in pairs and (seed in half) is low:
                     asked.append(drawn[model, prompt, seed])
-                    made.append(drawn[pick, prompt, pairs[seed]])
+                    made.append(drawn[int(picks[row]), prompt, pairs[seed]])
                     said.append(prompt)
             strata = np.unique(said, return_inverse=True)[1]
             each.append(
@@ -254,12 +264,7 @@ def _by_model(
     return np.array(found)
 
 
-def _of_model(test: ScoredTasks, model: int, picks: Picks) -> Iterator[tuple[tuple[str, int], int]]:
-    """Prompt, seed and picked model of each task whose right model is ``model``."""
-    for row in np.flatnonzero(test.truth == model):
-        task = test.tasks.tasks[row]
-        yield (task.prompts[0], task.seeds[0]), int(picks[row])
-
+# --- Models with and without prompts of their own ------------------------------------------------
 
 MIXED = "own-prompts-mixed"
 """The protocol whose specifications are taken: every second model has prompts of its own."""
@@ -349,6 +354,9 @@ def _mixture(
     )
 
 
+# --- Models that join late -----------------------------------------------------------------------
+
+
 def held_out_loss(test: ScoredTasks, found: HeldOut) -> Late | None:
     """Top-1 accuracy on the tasks of ``test``, with four models late and with none.
 
@@ -375,6 +383,8 @@ def held_out_loss(test: ScoredTasks, found: HeldOut) -> Late | None:
     choices = [[test.models[model] for model in four] for four in found.late]
     return Late(choices=choices, tasks=int(own.sum()), methods=methods)
 
+
+# --- Words, models and unwanted pictures ---------------------------------------------------------
 
 _QUESTION_SEED = 23
 _PICTURE_METHOD = "default-none"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Self
 
-from benchmarks.paper.definition import HALVES, OWN_PROMPTS
+from benchmarks.paper.definition import HALVES, OWN_PROMPTS, SINGLE
 from benchmarks.paper.methods import method_label, protocol_label
 from benchmarks.paper.results import (
     TOP,
@@ -27,6 +27,8 @@ from benchmarks.paper.results import (
     Resemblance,
     Results,
 )
+
+# --- What the paper measured ---------------------------------------------------------------------
 
 PUBLISHED_MODELS = 16
 """How many models the paper's tables are about."""
@@ -179,7 +181,7 @@ def tables(results: Results) -> list[Table]:
     The paper's figures stand below ours where its number of models is the same.
     """
     found = [*_splits(results), *_several_images(results), *_own_prompts(results)]
-    one = results.protocol("images-1")
+    one = results.protocol(SINGLE)
     if one is not None:
         found += _single(one)
     found.sort(key=lambda table: table.title)
@@ -287,7 +289,7 @@ def _compared(
 def _splits(results: Results) -> list[Table]:
     """The same tasks against all default prompts, and against each half of them."""
     found = []
-    for split, name in enumerate(("images-1", *HALVES), 1):
+    for split, name in enumerate((SINGLE, *HALVES), 1):
         label = "split 1, all default prompts" if split == 1 else protocol_label(name)
         found.append((results.protocol(name), label, TABLE_5[split]))
     note = (
@@ -372,7 +374,7 @@ _SPECIFICATIONS = {"beside": "own prompts beside the default ones", "alone": "ow
 def supplement(results: Results) -> list[Table]:
     """Those that the run has figures for; some may have no rows."""
     found: list[Table] = []
-    one = results.protocol("images-1")
+    one = results.protocol(SINGLE)
     if one is not None:
         found += [_versus(one), _confidence(one), _thirds(one), _extremes(one), _firsts(one)]
     if results.resemblance is not None:

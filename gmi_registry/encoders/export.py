@@ -49,10 +49,15 @@ def export_encoder(encoder: OpenClipEncoder, folder: Path, *, half: bool = False
     """
     _require_free(folder)
     text = _text_input(encoder)
+    side = encoder.ref.preprocess.size
+    no_pixels = torch.zeros(2, 3, side, side)
+    no_tokens = torch.zeros(2, text.length, dtype=torch.long)
+    tokenizer: Any = encoder.tokenizer
+    ranks: dict[tuple[str, str], int] = tokenizer.bpe_ranks
     contents = {
-        "image.onnx": _tower(encoder, "encode_image", _no_pixels(encoder), half=half),
-        "text.onnx": _tower(encoder, "encode_text", _no_tokens(text), half=half),
-        "merges.txt": join_merges(sorted(_ranks(encoder), key=_ranks(encoder).__getitem__)),
+        "image.onnx": _tower(encoder, "encode_image", no_pixels, half=half),
+        "text.onnx": _tower(encoder, "encode_text", no_tokens, half=half),
+        "merges.txt": join_merges(sorted(ranks, key=ranks.__getitem__)),
         "golden.safetensors": save(_golden(encoder)),
     }
     description = Description.model_validate(
@@ -100,12 +105,6 @@ def _require_free(folder: Path) -> None:
         )
 
 
-def _ranks(encoder: OpenClipEncoder) -> dict[tuple[str, str], int]:
-    tokenizer: Any = encoder.tokenizer
-    ranks: dict[tuple[str, str], int] = tokenizer.bpe_ranks
-    return ranks
-
-
 def _text_input(encoder: OpenClipEncoder) -> TextInput:
     tokenizer: Any = encoder.tokenizer
     if type(tokenizer) is SimpleTokenizer and tokenizer.reduction_fn is None:
@@ -117,15 +116,6 @@ def _text_input(encoder: OpenClipEncoder) -> TextInput:
         f"this encoder splits texts in another way",
         hint=f"to search with it, install torch: {install_command('torch')}",
     )
-
-
-def _no_pixels(encoder: OpenClipEncoder) -> torch.Tensor:
-    side = encoder.ref.preprocess.size
-    return torch.zeros(2, 3, side, side)
-
-
-def _no_tokens(text: TextInput) -> torch.Tensor:
-    return torch.zeros(2, text.length, dtype=torch.long)
 
 
 class _One(torch.nn.Module):

@@ -56,7 +56,11 @@ def graph_with_external_data(graph: Graph, location: str) -> bytes:
     """
 
     def referring(tensor: Tensor, _: int) -> Pieces:
-        if tensor.place is None or not _is_large(tensor) or tensor.place % _width(tensor):
+        if (
+            tensor.place is None
+            or not _is_large(tensor)
+            or tensor.place % BYTES_OF_KIND[tensor.kind]
+        ):
             return [written(_INITIALIZER, _tensor(tensor))]
         parts = [_head(tensor)]
         entries = {
@@ -155,10 +159,6 @@ def _head(tensor: Tensor) -> bytes:
 
 def _is_large(tensor: Tensor) -> bool:
     return len(tensor.data) >= _LEAST
-
-
-def _width(tensor: Tensor) -> int:
-    return BYTES_OF_KIND[tensor.kind]
 
 
 def _value(value: Value) -> bytes:

@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 from gmi_registry.errors import InputError
 
+# --- The wire format -----------------------------------------------------------------------------
+
 MOST_PARTS = 400_000
 """Fields that a file may have, and numbers in its lists."""
 
@@ -143,6 +145,8 @@ def _read_varint(data: memoryview, place: int) -> tuple[int, int]:
             return value, place
     raise WireError("it has a number of more than 64 bits")
 
+
+# --- Graphs --------------------------------------------------------------------------------------
 
 _NAMES = (
     "Add And ArgMax AveragePool BatchNormalization Cast Clip Concat Constant Conv Cos CumSum Div "

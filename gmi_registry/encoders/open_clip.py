@@ -41,6 +41,8 @@ from gmi_registry.errors import AuthError, HubError, InputError, OfflineError
 from gmi_registry.sanitize import reason_of
 from gmi_registry.spec import EncoderRef, Preprocess
 
+# --- Where the weights are -----------------------------------------------------------------------
+
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
 
@@ -235,6 +237,9 @@ def _unknown(name: str, pretrained: str) -> InputError:
         f"open_clip knows no encoder {name}/{pretrained}",
         hint="check the name, or name the folder that holds the encoder",
     )
+
+
+# --- The encoder ---------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

@@ -152,7 +152,10 @@ class FileDigests:
                 f"{path} changed while it was read", hint="try again when it is complete"
             )
         if time.time_ns() - before.st_mtime_ns > _TICK_NS:
-            _write_note(note, digest.hexdigest())
+            try:
+                write_sealed(note, digest.hexdigest().encode())
+            except OSError as error:
+                _log.debug("cannot remember the digest of a file: %s", error)
         return digest.hexdigest()
 
 
@@ -171,13 +174,6 @@ def _key(path: Path, status: os.stat_result) -> str:
 def _noted(note: Path) -> str | None:
     content = read_sealed(note, limit=64)
     return content.decode() if content is not None and _SHA256.fullmatch(content) else None
-
-
-def _write_note(note: Path, digest: str) -> None:
-    try:
-        write_sealed(note, digest.encode())
-    except OSError as error:
-        _log.debug("cannot remember the digest of a file: %s", error)
 
 
 def read_upload(folder: Path, ref: ModelRef) -> tuple[Manifest, dict[str, bytes]]:

@@ -42,7 +42,7 @@ from gmi_registry.hubs.files import (
     replace_spec_folder,
     require_inside,
 )
-from gmi_registry.hubs.protocol import Destination, Listing
+from gmi_registry.hubs.protocol import Destination, Listing, require_on_hub
 from gmi_registry.spec.canonical import MANIFEST_LIMIT, canonical_digest
 from gmi_registry.spec.files import MANIFEST_NAME, PREVIEW_NAME, SPEC_DIR
 from gmi_registry.spec.reference import ModelRef
@@ -60,8 +60,6 @@ _HUB_FILE_LIMIT = 65_536
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MODELS, _ENCODERS = "models", "encoders"
 _REVISION_DIGITS = 16
-# A LoRA on a LoRA is odd already; a chain this long is a mistake or a trap.
-_LONGEST_CHAIN = 8
 _log = logging.getLogger(__name__)
 
 
@@ -332,11 +330,7 @@ class LocalHub:
             yield ref, folder / name
 
     def _model_folder(self, ref: ModelRef) -> Path:
-        if ref.hub != self.name:
-            raise UnsupportedOperationError(
-                f"{ref} is not on this hub, a folder whose models are called local:NAME",
-                hint="name one of its models, or another --hub",
-            )
+        require_on_hub(ref, self.name)
         folder = self.root / _MODELS / ref.id
         if not _is_plain(ref.id) or not folder.is_dir():
             raise SpecNotFoundError(
@@ -351,17 +345,12 @@ class LocalHub:
         # The tables of what a file is are not for searches, which begin in a fraction of a second.
         from gmi_registry.bases import refuse_base
         from gmi_registry.hubs.card import CARD_NAME
-        from gmi_registry.hubs.weights import find_weights
+        from gmi_registry.hubs.weights import find_weights, require_no_circle
         from gmi_registry.model import ModelFiles
 
         # A file may stand on the pipeline that lies in the same folder.
         place = str(ref.without_revision).removeprefix("local:")
-        if place in above or len(above) >= _LONGEST_CHAIN:
-            chain = " -> ".join((*above, place))
-            raise HubError(
-                f"the base models go round in a circle, or on for too long: {chain}",
-                hint=f"correct base_model in {self.root / _MODELS / ref.id / CARD_NAME}",
-            )
+        require_no_circle((*above, place), str(self.root / _MODELS / ref.id / CARD_NAME))
         folder = self._model_folder(ref)
         card = self._card(folder)
         found = find_weights(folder, self.root, ref)

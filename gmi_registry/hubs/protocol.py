@@ -69,6 +69,24 @@ def is_stale(
     return None if None in found else False
 
 
+_CALLED = {
+    "hf": "whose models are called hf:owner/name",
+    "civitai": "whose models are called civitai:MODEL@VERSION",
+    "local": "a folder whose models are called local:NAME",
+}
+
+
+def require_on_hub(ref: ModelRef, hub: str) -> None:
+    """Raise UnsupportedOperationError for a model of another hub than the one called ``hub``."""
+    if ref.hub != hub:
+        from gmi_registry.errors import UnsupportedOperationError
+
+        raise UnsupportedOperationError(
+            f"{ref} is not on this hub, {_CALLED[hub]}",
+            hint="name one of its models, or another --hub",
+        )
+
+
 @dataclass(frozen=True)
 class ModelOutline:
     """A model that is not on this disk yet, as its hub describes it.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gmi_registry.errors import HubError
+from gmi_registry.errors import AuthError, HubError, OfflineError, RateLimitError
 from gmi_registry.hubs.files import read_plain, require_inside
 from gmi_registry.hubs.selection import (
     INDEX_NAME,
@@ -50,6 +51,9 @@ _KINDS: Mapping[FileKind, Kind] = {
 }
 _OWN_PARTS = {"network", "vae", "text-encoder"}
 _SD3_TEXT_ENCODERS = 3
+# A LoRA on a LoRA is odd already; a chain this long is a mistake or a trap.
+_LONGEST_CHAIN = 8
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,18 @@ def described_kind(file: WeightsFile, name: str) -> Kind:
     return _KINDS[file.kind]
 
 
+def require_no_circle(chain: tuple[str, ...], card: str) -> None:
+    """Raise HubError where the last model of a ``chain`` of bases is in it already, or it is long.
+
+    ``card`` is where the last one names its base.
+    """
+    if chain[-1] in chain[:-1] or len(chain) > _LONGEST_CHAIN:
+        raise HubError(
+            f"the base models go round in a circle, or on for too long: {' -> '.join(chain)}",
+            hint=f"correct base_model in {card}",
+        )
+
+
 def needs_base_weights(file: WeightsFile) -> bool:
     """Whether a file is completed from the weights of its base, and not by its configuration alone.
 
@@ -160,10 +176,22 @@ def needs_base_weights(file: WeightsFile) -> bool:
 def header_from_ranges(read: Callable[[int], bytes], size: int | None, name: str) -> Header | None:
     """The header of a file that is far away; ``read(n)`` gives its first ``n`` bytes.
 
-    ``size`` is the file's (None: not known), ``name`` is for messages. None where it is malformed:
-    what arrived may be spoilt, and only the whole file has a digest. Raises WeightsFormatError for
-    a file of another format, and for one that is shorter than its header says.
+    ``size`` is the file's (None: not known), ``name`` is for messages. None where it is malformed,
+    since what arrived may be spoilt and only the whole file has a digest, and where its hub does
+    not give out the beginning: then the whole file tells. Raises WeightsFormatError for a file of
+    another format, and for one that is shorter than its header says; AuthError, OfflineError and
+    RateLimitError of its hub.
     """
+    try:
+        return _header_from_ranges(read, size, name)
+    except (WeightsFormatError, AuthError, OfflineError, RateLimitError):
+        raise
+    except HubError as error:
+        _log.info("%s: its header cannot be read before the file: %s", name, error.message)
+        return None
+
+
+def _header_from_ranges(read: Callable[[int], bytes], size: int | None, name: str) -> Header | None:
     most = HEADER_LIMIT if size is None else min(size, HEADER_LIMIT)
     length = min(most, _FIRST_RANGE)
     while True:

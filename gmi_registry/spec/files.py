@@ -409,6 +409,8 @@ def _cannot_write(target: Path, error: OSError, size: int) -> InputError:
     )
 
 
+# --- Checking all of them ------------------------------------------------------------------------
+
 _CHUNK = 1024 * 1024
 
 

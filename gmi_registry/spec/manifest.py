@@ -29,6 +29,8 @@ from gmi_registry.spec.canonical import MANIFEST_LIMIT, canonical_digest, canoni
 from gmi_registry.spec.prompts import MAX_PROMPT_LENGTH, MAX_PROMPTS, PromptSet
 from gmi_registry.spec.reference import HubName, ModelRef, unprintable
 
+# --- Fields --------------------------------------------------------------------------------------
+
 
 def _printable(text: str) -> str:
     character = unprintable(text)
@@ -111,6 +113,8 @@ def _plain(value: object) -> object:
 
 TensorName = Literal["image_embeddings", "prompt_embeddings", "image_prompt"]
 
+
+# --- The model -----------------------------------------------------------------------------------
 
 OwnWeights = Callable[[], Mapping[str, str | None] | None]
 """Asks for the weight files of the model in whose place a specification was found: path to SHA-256
@@ -232,6 +236,8 @@ def are_among(weights: Sequence[WeightFile], own: Mapping[str, str | None] | Non
 def _digest(weights: tuple[WeightFile, ...]) -> str:
     return canonical_digest([[weight.path, weight.sha256] for weight in weights])
 
+
+# --- The encoder, and how images were generated --------------------------------------------------
 
 _Scalar = bool | int | float | Text | None
 
@@ -357,6 +363,8 @@ class GenerationRecipe(Part):
         filled = self.prompt_template.replace("{prompt}", prompt)
         return ", ".join((*self.trigger_words, filled))
 
+
+# --- The whole -----------------------------------------------------------------------------------
 
 FORMAT_VERSION = "1.0"
 """What this package writes."""

@@ -43,6 +43,8 @@ from gmi_registry.spec.manifest import (
 from gmi_registry.spec.prompts import PromptSet
 from gmi_registry.spec.reference import ModelRef
 
+# --- The tensor file -----------------------------------------------------------------------------
+
 HEADER_LIMIT = 256 * 1024
 """Bytes of the safetensors header inside it."""
 
@@ -205,6 +207,8 @@ def _check_norms(name: str, rows: npt.NDArray[np.float16], allowed: tuple[float,
 def _broken(reason: str) -> SpecFormatError:
     return SpecFormatError(f"spec.tensors: {reason}", hint=_HINT)
 
+
+# --- The specification ---------------------------------------------------------------------------
 
 # Where a model can get another id and stay the same.
 _RENAMES = frozenset({"hf", "local"})

@@ -25,8 +25,6 @@ from gmi_registry.spec import ModelRef
 from tests.support.civitai_loopback import Fault, File, LoopbackCivitai, Model, Version
 from tests.support.civitai_specs import style
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
 TOKEN = "secret-of-ada"
 REF = ModelRef("civitai", "11", "111")
 

@@ -21,8 +21,6 @@ from gmi_registry.spec import ModelRef
 from tests.support.civitai_loopback import Fault, File, Model, Version
 from tests.support.civitai_specs import vae_bytes
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
 REF = ModelRef("civitai", "5", "55")
 SIZE = 3_000_000
 

@@ -19,8 +19,6 @@ from gmi_registry.spec.reference import unprintable
 from tests.support.civitai_loopback import Fault
 from tests.support.civitai_specs import style
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
 VALUES = st.recursive(
     st.none()
     | st.booleans()

@@ -14,13 +14,8 @@ from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.spec import ModelRef, PromptSet, read_spec
 from tests.support.civitai_loopback import Fault, File, Model, Version
 from tests.support.grey_encoder import GreyEncoder
-from tests.support.loopback import fixtures
 from tests.support.publishing import publish
-from tests.support.tiny_models import save_base, save_lora
-
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
-hf_hub = fixtures.hf_hub
+from tests.support.tiny_models import files_below
 
 BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 LORA, KOHYA, WHOLE = (ModelRef("civitai", str(n), str(10 * n)) for n in (1, 2, 3))
@@ -28,7 +23,7 @@ FEW = PromptSet("few", 1, ("a cat", "the sea"))
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def tiny(tmp_path_factory, base_and_lora):
     """A base, a LoRA in the layouts of diffusers and of kohya's scripts, and one whole file."""
     import torch
     from diffusers.utils import convert_state_dict_to_kohya
@@ -37,8 +32,7 @@ def tiny(tmp_path_factory):
     from zoo import single_file
 
     folder = tmp_path_factory.mktemp("tiny")
-    save_base(folder / "base")
-    save_lora(folder / "lora", folder / "base")
+    shutil.copytree(base_and_lora, folder, dirs_exist_ok=True)
     single_file.merge(folder / "base", folder / "lora", folder / "whole.safetensors")
     layers = load_file(folder / "lora" / "pytorch_lora_weights.safetensors")
     named = {
@@ -69,12 +63,7 @@ def filled(civitai, tiny):
 
 @pytest.fixture
 def hub(filled, store, tiny, hf_hub, tmp_path):
-    files = {
-        path.relative_to(tiny / "base").as_posix(): path.read_bytes()
-        for path in (tiny / "base").rglob("*")
-        if path.is_file()
-    }
-    hf_hub.add_repo(BASE, files)
+    hf_hub.add_repo(BASE, files_below(tiny / "base"))
     bases = HuggingFaceHub(token=False)
     opened = CivitaiHub(store, endpoint=filled.endpoint, cache_dir=tmp_path / "cache", bases=bases)
     yield opened

@@ -44,8 +44,6 @@ from tests.support.civitai_specs import (
     version_of,
 )
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
 REF = ModelRef("civitai", "1", "11")
 
 

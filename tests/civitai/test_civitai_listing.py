@@ -21,8 +21,6 @@ from tests.support.civitai_loopback import Fault, LoopbackCivitai
 from tests.support.civitai_specs import describe, style, version_of
 from tests.support.folder_store import FolderStore
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
 ANIME = Filters(tags=("anime",), nsfw=False)
 DESCRIBED = [f"civitai:{name}" for name in ("1@11", "1@12", "2@21", "3@31", "4@41", "6@61")]
 

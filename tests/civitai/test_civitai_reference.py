@@ -10,8 +10,6 @@ from gmi_registry.spec import ModelRef
 from tests.support.civitai_loopback import Fault, File, Model, Version
 from tests.support.civitai_specs import lora_bytes, style, version_of
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
 
 @pytest.fixture
 def filled(civitai):

@@ -13,13 +13,9 @@ from gmi_registry.hubs import HubAccess, open_hub
 from gmi_registry.spec import ModelRef, PromptSet
 from tests.support.civitai_loopback import File, Model, Version
 from tests.support.grey_encoder import GreyEncoder
-from tests.support.loopback import User, fixtures
+from tests.support.loopback import User
 from tests.support.publishing import publish
-from tests.support.tiny_models import save_base, save_lora
-
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
-hf_hub = fixtures.hf_hub
+from tests.support.tiny_models import files_below
 
 BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 REGISTRY = "maintainers/specs"
@@ -27,18 +23,10 @@ FEW = PromptSet("few", 1, ("a cat", "the sea"))
 TOKEN = "hf_maintainerssecret"
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    save_base(folder / "base")
-    save_lora(folder / "lora", folder / "base")
-    return folder
-
-
 @pytest.fixture
-def both(civitai, hf_hub, tiny, monkeypatch):
+def both(civitai, hf_hub, base_and_lora, monkeypatch):
     """Two versions of one model and one of another, their base, and an empty registry."""
-    weights = (tiny / "lora" / "pytorch_lora_weights.safetensors").read_bytes()
+    weights = (base_and_lora / "lora" / "pytorch_lora_weights.safetensors").read_bytes()
     for number, versions, tags in ((1, (11, 12), ["anime"]), (2, (21,), ["anime", "ink"])):
         civitai.add(
             Model(
@@ -50,12 +38,7 @@ def both(civitai, hf_hub, tiny, monkeypatch):
                 ],
             )
         )
-    files = {
-        path.relative_to(tiny / "base").as_posix(): path.read_bytes()
-        for path in (tiny / "base").rglob("*")
-        if path.is_file()
-    }
-    hf_hub.add_repo(BASE, files)
+    hf_hub.add_repo(BASE, files_below(base_and_lora / "base"))
     hf_hub.add_repo(REGISTRY, {"README.md": b"# Specifications\n"}, repo_type="dataset")
     hf_hub.add_user(User("maintainers", TOKEN))
     monkeypatch.setenv("HF_TOKEN", TOKEN)

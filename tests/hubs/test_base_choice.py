@@ -15,12 +15,8 @@ from gmi_registry.hubs import LocalHub
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.open import find_base
 from gmi_registry.spec import ModelRef
-from tests.support.loopback import LoopbackHub, fixtures
+from tests.support.loopback import LoopbackHub
 from tests.support.publishing import publish
-
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
-hf_hub = fixtures.hf_hub
 
 LORA_NAME = "pytorch_lora_weights.safetensors"
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"

@@ -13,12 +13,8 @@ from huggingface_hub import hf_hub_download, scan_cache_dir
 from gmi_registry.errors import AuthError, HubError, SpecNotFoundError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.spec import ModelRef
-from tests.support.loopback import Fault, User, fixtures
+from tests.support.loopback import Fault, User
 from tests.support.loopback.records import Blob
-
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
-hf_hub = fixtures.hf_hub
 
 ADA = User("ada-example", "hf_adasecret")
 MANIFEST, TENSORS = "gmi/spec.json", "gmi/spec.tensors"

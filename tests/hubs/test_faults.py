@@ -17,8 +17,6 @@ from tests.support.fault_run import run
 from tests.support.fault_world import open_world
 from tests.support.hostile_specs import hostile_cases
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
 SEEDS = range(200)
 
 

@@ -18,11 +18,7 @@ from gmi_registry.spec import (
     write_spec,
 )
 from tests.support.hub_builder import random_spec, weight_file
-from tests.support.loopback import User, fixtures
-
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
-hf_hub = fixtures.hf_hub
+from tests.support.loopback import User
 
 REF = ModelRef("hf", "alice/style")
 WEIGHTS = b"\0weights of the style"

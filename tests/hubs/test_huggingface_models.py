@@ -20,10 +20,6 @@ from gmi_registry.hubs.selection import RepoFile, select_pipeline, select_weight
 from gmi_registry.spec import ModelRef
 from tests.support.loopback import Fault, LoopbackHub, User, fixtures
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
-hf_hub = fixtures.hf_hub
-
 ADA = User("ada", "hf_adasecret")
 LORA_NAME = "pytorch_lora_weights.safetensors"
 LORA = save({"unet.attn.to_q.lora_A.weight": np.ones((2, 4), np.float32)})

@@ -30,11 +30,7 @@ from gmi_registry.spec import (
     read_spec,
 )
 from tests.support.hub_builder import random_spec, weight_file
-from tests.support.loopback import Fault, User, fixtures
-
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
-hf_hub = fixtures.hf_hub
+from tests.support.loopback import Fault, User
 
 ADA = User("ada-example", "hf_adasecret")
 EVERYTHING = Filters()

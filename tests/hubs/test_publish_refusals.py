@@ -22,8 +22,6 @@ from tests.support.hub_builder import ProjectionEncoder
 from tests.support.loopback import User, fixtures
 from tests.support.publishing import publish
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
 hf_hub = fixtures.hf_hub
 publish_module = import_module("gmi_registry.publish")
 

@@ -16,8 +16,6 @@ from tests.support.fault_plan import draw
 from tests.support.fault_world import REF, open_world
 from tests.support.loopback import Fault
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
 TENSORS = "gmi/spec.tensors"
 
 

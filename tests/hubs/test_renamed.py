@@ -31,11 +31,7 @@ from gmi_registry.search.request import SearchRequest
 from gmi_registry.signature import PrivateKey, PublicKey, sign_spec, verify_signature
 from gmi_registry.spec import ModelRef, WeightFile, encode_spec, write_spec
 from tests.support.hub_builder import picture, style_spec
-from tests.support.loopback import LoopbackHub, User, fixtures
-
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
-hf_hub = fixtures.hf_hub
+from tests.support.loopback import LoopbackHub, User
 
 LORA = "pytorch_lora_weights.safetensors"
 RED, BLUE = (240, 20, 10), (20, 30, 230)

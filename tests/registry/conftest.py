@@ -10,9 +10,7 @@ from tests.support.registry_author import REPO
 
 # isort: split
 from gmi_registry.hubs.huggingface import client
-from tests.support.loopback import User, fixtures
-
-hf_hub = fixtures.hf_hub
+from tests.support.loopback import User
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,6 @@ from gmi_registry.hubs.registry import Registry
 from gmi_registry.hubs.registry.dataset import INDEX_FOLDER, push_aggregate
 from tests.support.registry_author import REPO
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
 
 @pytest.fixture
 def folder(tmp_path):

@@ -28,9 +28,7 @@ from tests.support.hub_builder import altered_spec
 from tests.support.loopback import User
 from tests.support.publishing import publish
 from tests.support.registry_author import RED, REPO, civitai, described, entry_files, spec_of
-from tests.support.tiny_models import save_base, save_lora
-
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
+from tests.support.tiny_models import files_below
 
 BASE, LORA = ModelRef("hf", "owner/base"), ModelRef("hf", "owner/lora")
 FEW = PromptSet("few", 1, ("a cat", "the sea", "snow", "a red house", "an old man", "a tree"))
@@ -38,16 +36,11 @@ CARD = "---\ntags: [tiny]\nlicense: cc0-1.0\n{more}---\n# A tiny model\n"
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def tiny(base_and_lora):
     """Two models as the files of repositories."""
-    folder = tmp_path_factory.mktemp("tiny")
-    save_base(folder / "base")
-    save_lora(folder / "lora", folder / "base")
     found = {}
     for ref, more in ((BASE, ""), (LORA, "base_model: owner/base\n")):
-        root = folder / ref.id.partition("/")[2]
-        files = [path for path in sorted(root.rglob("*")) if path.is_file()]
-        found[ref] = {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+        found[ref] = files_below(base_and_lora / ref.id.partition("/")[2])
         found[ref]["README.md"] = CARD.format(more=more).encode()
     return found
 

@@ -21,29 +21,17 @@ from tests.support.civitai_loopback import File, LoopbackCivitai, Model, Version
 from tests.support.grey_encoder import GreyEncoder
 from tests.support.publishing import publish
 from tests.support.registry_author import REPO
-from tests.support.tiny_models import save_base, save_lora
-
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
+from tests.support.tiny_models import files_below
 
 BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 FEW = PromptSet("few", 1, ("a cat", "the sea", "snow"))
 REF = ModelRef("civitai", "1", "11")
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    save_base(folder / "base")
-    save_lora(folder / "lora", folder / "base")
-    return folder
-
-
 @pytest.fixture
-def civitai(hub, tiny, monkeypatch):
+def civitai(hub, base_and_lora, monkeypatch):
     """With one version of one LoRA; its base is on the other hub, beside the registry."""
-    root = tiny / "base"
-    files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
-    hub.add_repo(BASE, {name: path.read_bytes() for name, path in files.items()})
+    hub.add_repo(BASE, files_below(base_and_lora / "base"))
     for name in ("CIVITAI_TOKEN", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GMI_REGISTRY", REPO)
@@ -51,7 +39,7 @@ def civitai(hub, tiny, monkeypatch):
     monkeypatch.setattr(audit_module, "load_encoder", lambda *_, **__: GreyEncoder())
     monkeypatch.setattr(audit_module, "check_encoder", lambda *_, **__: 0)
     stamina.set_testing(True, attempts=3, cap=True)
-    weights = (tiny / "lora" / "pytorch_lora_weights.safetensors").read_bytes()
+    weights = (base_and_lora / "lora" / "pytorch_lora_weights.safetensors").read_bytes()
     with LoopbackCivitai() as shop:
         shop.add(Model(1, "Style", versions=[Version(11, files=[File(110, weights)])]))
         monkeypatch.setenv("CIVITAI_ENDPOINT", shop.endpoint)
@@ -99,9 +87,9 @@ def test_proposed_checked_merged_and_verified(hub, civitai, tmp_path):
     assert folder.parent.name == "11"
 
 
-def test_another_file_of_that_version_is_found_out(hub, civitai, tiny, tmp_path):
+def test_another_file_of_that_version_is_found_out(hub, civitai, base_and_lora, tmp_path):
     propose(tmp_path)
-    other = (tiny / "base" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
+    other = (base_and_lora / "base" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
     civitai.add(Model(1, "Style", versions=[Version(11, files=[File(110, other)])]))
     checked = call("check", "--revision", "refs/pr/1", "--cache-dir", tmp_path / "other")
     assert checked.exit_code == 1

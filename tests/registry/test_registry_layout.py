@@ -15,7 +15,6 @@ from gmi_registry.hubs.registry.entries import (
     entry_file,
     entry_of,
     entry_path,
-    is_entry,
     model_folder,
     parse_entry,
     parse_file,
@@ -42,7 +41,7 @@ ENTRIES = st.one_of(
 
 @given(ENTRIES, st.sampled_from(sorted(ENTRY_FILES)))
 def test_a_path_and_its_entry_are_inverse(ref, name):
-    assert is_entry(ref)
+    assert ref.is_entry
     assert parse_entry(entry_path(ref)) == ref
     assert parse_file(entry_file(ref, name)) == (ref, name)
     assert entry_path(ref).startswith(f"{model_folder(ref)}/")

@@ -39,8 +39,6 @@ from tests.support.civitai_loopback import File, LoopbackCivitai, Model, Version
 from tests.support.loopback import User
 from tests.support.remote_hub import COLOURS, WEIGHTS, Author
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
 OTHER = "keeper/more-specs"
 
 

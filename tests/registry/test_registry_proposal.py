@@ -25,8 +25,6 @@ from gmi_registry.spec import ModelRef, encode_spec
 from tests.support.hostile_specs import hostile_cases, hostile_files
 from tests.support.loopback import Fault
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
 MODEL = described()
 WEIGHTS = {"w0.safetensors": b"weights"}
 OTHER = described(name="owner/other")

@@ -39,8 +39,6 @@ from gmi_registry.hubs.registry.entries import Verified, entry_of
 from gmi_registry.spec import ModelRef, encode_spec, read_spec
 from tests.support.loopback import Fault
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
 OLD, NEW = described(weights=(b"old",)), described(weights=(b"new",))
 
 

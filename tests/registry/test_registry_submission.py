@@ -32,8 +32,6 @@ from gmi_registry.hubs.registry.entries import entry_of
 from gmi_registry.spec import ModelRef, write_spec
 from tests.support.loopback import Fault, User
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
 REF = ModelRef("civitai", "123", "456")
 README = {"README.md": b"# Specifications\n"}
 

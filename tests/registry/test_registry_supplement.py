@@ -19,8 +19,6 @@ from gmi_registry.spec import Manifest, ModelRef
 from tests.support.hub_builder import picture
 from tests.support.remote_hub import COLOURS, WEIGHTS, Author
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1", "localhost", "::1"])
-
 
 class Contributor(Author):
     """Puts specifications of others' models into the registry."""

@@ -15,7 +15,7 @@ from gmi_registry.hubs.local import LocalHub
 from gmi_registry.regeneration import Options, Round
 from tests.support.loopback import LoopbackHub, User
 from tests.support.tiny_clip import write_tiny_clip
-from tests.support.tiny_models import save_base, save_lora
+from tests.support.tiny_models import files_below, save_base, save_lora
 
 __all__ = [
     "ENCODER",
@@ -76,16 +76,11 @@ def fill_loopback(hub: LoopbackHub, models: Path, names: tuple[str, ...] = ("ink
     """The same on a loopback hub, all of Alice; Bob may propose."""
     hub.add_user(User("alice", SECRET))
     hub.add_user(User("bob", "hf_thisIsOfSomebodyElse"))
-    base = _files(models / "base") | {"README.md": card().encode()}
+    base = files_below(models / "base") | {"README.md": card().encode()}
     hub.add_repo("alice/base", base)
     for name in names:
-        files = _files(models / "lora") | {"README.md": card("alice/base").encode()}
+        files = files_below(models / "lora") | {"README.md": card("alice/base").encode()}
         hub.add_repo(f"alice/{name}", files)
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
 def other_weights(models: Path, shift: float = 0.5) -> bytes:

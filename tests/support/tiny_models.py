@@ -120,6 +120,12 @@ def save_lora(folder: Path, base: Path, *, prefix: str = "") -> None:
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers)
 
 
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Every file's content by its path, as a hub is filled."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
 def model_files(
     path: Path,
     name: str,

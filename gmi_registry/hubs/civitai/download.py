@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gmi_registry.errors import AuthError, HubError, InputError, OfflineError, RateLimitError
+from gmi_registry.errors import HubError, InputError
 from gmi_registry.hubs.civitai.client import REFUSAL_LIMIT, CivitaiClient
 from gmi_registry.hubs.civitai.documents import WireFile, require_loadable
 from gmi_registry.hubs.civitai.errors import BusyError, CivitaiRequest, is_web_page, stranger
@@ -112,7 +112,6 @@ class Downloads:
         out nothing at all.
         """
         from gmi_registry.hubs.weights import header_from_ranges
-        from gmi_registry.weights import WeightsFormatError
 
         place = self.folder / "models" / ref.id / str(ref.revision) / file.path
         name = f"the file of {ref}"
@@ -126,14 +125,8 @@ class Downloads:
 
         if place.is_file() and not place.is_symlink():
             return header_from_ranges(read_here, place.stat().st_size, name)
-        try:
-            # Civitai rounds sizes to kilobytes, so what it says is no limit of the header.
-            return header_from_ranges(read, None, name)
-        except (WeightsFormatError, AuthError, OfflineError, RateLimitError):
-            raise
-        except HubError as error:
-            _log.info("%s: its header cannot be read before the file: %s", name, error.message)
-            return None
+        # Civitai rounds sizes to kilobytes, so what it says is no limit of the header.
+        return header_from_ranges(read, None, name)
 
     def _beginning(self, ref: ModelRef, file: WireFile, length: int) -> bytes:
         asked = self._client.asked(ref, download=True)

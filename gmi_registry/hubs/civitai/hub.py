@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Self
 
 from gmi_registry.atomic import ListingCache, user_cache
 from gmi_registry.bases import family_named
@@ -24,7 +24,6 @@ from gmi_registry.errors import (
     OfflineError,
     RateLimitError,
     SpecNotFoundError,
-    UnsupportedOperationError,
 )
 from gmi_registry.filters import Filters, Traits, plain_tags
 from gmi_registry.hubs.civitai.client import CivitaiClient
@@ -41,6 +40,7 @@ from gmi_registry.hubs.protocol import (
     SpecStore,
     TakesProposals,
     is_stale,
+    require_on_hub,
 )
 from gmi_registry.hubs.requests import OnWait, RequestCounter
 from gmi_registry.model import ModelFiles
@@ -283,12 +283,6 @@ def description_snippet(
     )
 
 
-@runtime_checkable
-class _Listed(Protocol):
-    @property
-    def catalogue_age(self) -> float | None: ...
-
-
 class CivitaiHub:
     """Civitai's models, called ``civitai:MODEL@VERSION``, with their specifications in ``store``.
 
@@ -376,12 +370,8 @@ class CivitaiHub:
 
     @property
     def catalogue_age(self) -> float | None:
-        """Seconds since the older of the two listings, Civitai's and the store's; None: never."""
-        ages = [self._listing.age]
-        if isinstance(self._store, _Listed):
-            ages.append(self._store.catalogue_age)
-        known = [age for age in ages if age is not None]
-        return max(known) if known else None
+        """Seconds since Civitai's last listing; None: never."""
+        return self._listing.age
 
     def find(self, text: str) -> ModelRef:
         """The version that ``text`` names, as :func:`.find_civitai` says.
@@ -470,7 +460,7 @@ class CivitaiHub:
         and none where this program listed, fetched or asked it before; empty for a version that is
         gone.
         """
-        self._require_ours(ref)
+        require_on_hub(ref, self.name)
         if self.offline or ref.revision is None:
             return None
         with self._lock:
@@ -552,7 +542,7 @@ class CivitaiHub:
 
     def _described(self, ref: ModelRef) -> ModelRef:
         """The version that reading means: published by this program, else the newest described."""
-        self._require_ours(ref)
+        require_on_hub(ref, self.name)
         if ref.revision is not None:
             return ref
         with self._lock:
@@ -563,7 +553,7 @@ class CivitaiHub:
 
     def _pinned(self, ref: ModelRef) -> ModelRef:
         """The version that writing means: the newest one, and the same for all of this program."""
-        self._require_ours(ref)
+        require_on_hub(ref, self.name)
         if ref.revision is not None:
             return ref
         with self._lock:
@@ -574,13 +564,6 @@ class CivitaiHub:
             with self._lock:
                 self._newest[ref.id] = known
         return known
-
-    def _require_ours(self, ref: ModelRef) -> None:
-        if ref.hub != self.name:
-            raise UnsupportedOperationError(
-                f"{ref} is not on this hub, whose models are called civitai:MODEL@VERSION",
-                hint="name one of its models, or another --hub",
-            )
 
 
 def _unlisted(failed: Mapping[str, str]) -> str:

@@ -107,10 +107,7 @@ def wait_after(headers: Mapping[str, str], otherwise: float) -> float | None:
 
     None where it asks for more than :data:`LONGEST_WAIT`, which is not waited for.
     """
-    stated = retry_after(headers)
-    # A second more, since the hub rounds.
-    wait = otherwise if stated is None else stated + 1
-    return None if wait > LONGEST_WAIT else wait
+    return Passing(tries=2, stated=retry_after(headers), first=otherwise).seconds(1)
 
 
 class NeverReached(OfflineModeIsEnabled):
@@ -268,6 +265,23 @@ class ClientRequestCounter(RequestCounter):
     def moved(self, endpoint: str, kind: str, repo_id: str) -> str | None:
         """As :meth:`.Reach.moved`, since the first counter that is open was opened."""
         return _hook.reach.moved(endpoint, kind, repo_id)
+
+
+class CountsRequests:
+    """What counts its requests in ``traffic``, from the first one or ``with`` to ``close``."""
+
+    traffic: ClientRequestCounter
+
+    def close(self) -> None:
+        """Stop counting requests; everything can still be used."""
+        self.traffic.close()
+
+    def __enter__(self) -> Self:
+        self.traffic.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class _Hook:

@@ -34,8 +34,6 @@ from gmi_registry.hubs.huggingface.client import (
     translated_errors,
 )
 
-_SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
-
 COMMIT = re.compile(r"[0-9a-f]{40}")
 """A full commit sha, under which a file never changes."""
 _SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
@@ -90,7 +88,8 @@ def fetch_small(api: HfApi, url: str, asked: HubRequest, *, limit: int) -> Fetch
             return None
         require_small(asked, size, limit)
         content = _content(response, asked, limit)
-    if _digest_like(digest, content) != digest:
+    large = _SHA256.fullmatch(digest)
+    if (hashlib.sha256(content).hexdigest() if large else git_name(content)) != digest:
         raise WrongBytesError
     return FetchedFile(commit, digest, content)
 
@@ -186,10 +185,8 @@ def _content(response: Any, asked: HubRequest, limit: int) -> bytes:
     return bytes(content)
 
 
-def _digest_like(stated: str, content: bytes) -> str:
-    """The digest of ``content`` of the kind that ``stated`` is."""
-    if _SHA256.fullmatch(stated):
-        return hashlib.sha256(content).hexdigest()
+def git_name(content: bytes) -> str:
+    """What git calls a file with this content: SHA-1, 40 hex digits."""
     digest = git_digest(len(content))
     digest.update(content)
     return str(digest.hexdigest())

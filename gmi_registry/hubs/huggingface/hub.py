@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 from huggingface_hub import constants, is_offline_mode
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -19,13 +18,13 @@ from gmi_registry.errors import (
     InputError,
     OfflineError,
     SpecNotFoundError,
-    UnsupportedOperationError,
 )
 from gmi_registry.filters import Filters
 from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
 from gmi_registry.hubs.files import FileDigests
 from gmi_registry.hubs.huggingface.client import (
     ClientRequestCounter,
+    CountsRequests,
     HubRequest,
     assets_folder,
     connect,
@@ -49,6 +48,7 @@ from gmi_registry.hubs.protocol import (
     Listing,
     ModelOutline,
     bases_in,
+    require_on_hub,
     with_base_names,
 )
 from gmi_registry.hubs.requests import OnWait
@@ -64,7 +64,7 @@ _PREVIEW = f"{SPEC_DIR}/{PREVIEW_NAME}"
 _SIGNATURE = f"{SPEC_DIR}/{SIGNATURE_NAME}"
 
 
-class HuggingFaceHub:
+class HuggingFaceHub(CountsRequests):
     """The hub at ``endpoint`` (None: HF_ENDPOINT, else Hugging Face), its models ``hf:owner/name``.
 
     ``token`` is by default the one that ``hf auth login`` or HF_TOKEN left. ``cache_dir`` stands in
@@ -111,17 +111,6 @@ class HuggingFaceHub:
             names=self._names,
         )
         self._workers = workers
-
-    def close(self) -> None:
-        """Stop counting requests; the hub can still be used."""
-        self.traffic.close()
-
-    def __enter__(self) -> Self:
-        self.traffic.open()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def catalogue_age(self) -> float | None:
@@ -434,11 +423,7 @@ class HuggingFaceHub:
 
     def _begin(self, ref: ModelRef) -> ModelRef:
         """``ref``, or without a network the name under which the model lies on this disk."""
-        if ref.hub != self.name:
-            raise UnsupportedOperationError(
-                f"{ref} is not on this hub, whose models are called hf:owner/name",
-                hint="name one of its models, or another --hub",
-            )
+        require_on_hub(ref, self.name)
         if not self.offline:
             self.traffic.open()
         elif not self._downloads.holds(ref.id):

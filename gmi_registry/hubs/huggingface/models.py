@@ -38,7 +38,12 @@ from gmi_registry.errors import (
 )
 from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
 from gmi_registry.hubs.files import FileDigests
-from gmi_registry.hubs.huggingface.client import offline_error, retried, translated_errors
+from gmi_registry.hubs.huggingface.client import (
+    HubRequest,
+    offline_error,
+    retried,
+    translated_errors,
+)
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads, has_stated_digest
 from gmi_registry.hubs.huggingface.listing import SPEC_TAG, Names, base_reference, kept_elsewhere
 from gmi_registry.hubs.protocol import ModelOutline
@@ -56,6 +61,7 @@ from gmi_registry.hubs.weights import (
     header_from_ranges,
     is_embedding,
     needs_base_weights,
+    require_no_circle,
     require_shards,
 )
 from gmi_registry.model import BaseOrigin, Kind, ModelCard, ModelFiles
@@ -76,8 +82,6 @@ _CONFIG_LIMIT = 64 * 1024 * 1024
 _INDEX_LIMIT = 1024 * 1024
 # No weight file is larger; the hub states each one's size, and that is the limit then.
 _WEIGHT_LIMIT = 500 * 10**9
-# A LoRA on a LoRA is odd already; a chain this long is a mistake or a trap.
-_LONGEST_CHAIN = 8
 # A merge names what it was made of, which may be much; each costs requests.
 _MOST_BASES = 4
 _TASK = "text-to-image"
@@ -140,6 +144,28 @@ class _Found:
         return chosen.joined(self.beside)
 
 
+def model_info(api: HfApi, asked: HubRequest) -> Any:
+    """huggingface_hub's ``ModelInfo`` with the size and digest of every file: one request.
+
+    Its ``sha`` is a full commit. Its ``id`` is what the hub calls the model now, which is another
+    one than was asked for where it was renamed or the case is another. Raises every error of the
+    hub.
+    """
+    with translated_errors(asked):
+        info = retried(
+            lambda: api.model_info(str(asked.id), revision=asked.revision, files_metadata=True)
+        )
+    if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
+        raise HubError(
+            f"{asked.name}: the hub names no commit", hint="check HF_ENDPOINT, then try again"
+        )
+    try:
+        ModelRef("hf", info.id)
+    except (InputError, TypeError):
+        raise HubError(f"{asked.name}: the hub gives it an impossible name") from None
+    return info
+
+
 class Models:
     """Fetches whole models through ``downloads``, ``workers`` files at once.
 
@@ -153,7 +179,7 @@ class Models:
         digests: FileDigests,
         *,
         workers: int,
-        names: Names | None = None,
+        names: Names,
     ) -> None:
         self._api = api
         self._downloads = downloads
@@ -171,29 +197,12 @@ class Models:
         return self._fetch(ref, None, config_only=True)
 
     def info(self, model_id: str, revision: str | None) -> Any:
-        """huggingface_hub's ``ModelInfo`` with the size and digest of every file: one request.
-
-        Its ``sha`` is a full commit. Its ``id`` is what the hub calls the model now, which is
-        another one than was requested where it was renamed or the case is another. Raises every
-        error of the hub.
-        """
+        """As :func:`model_info`; the hub's name for the model is remembered."""
         asked = self._downloads.asked(model_id, revision=revision)
         if self._downloads.offline:
             raise offline_error(asked)
-        with translated_errors(asked):
-            info = retried(
-                lambda: self._api.model_info(model_id, revision=revision, files_metadata=True)
-            )
-        if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
-            raise HubError(
-                f"{asked.name}: the hub names no commit", hint="check HF_ENDPOINT, then try again"
-            )
-        try:
-            actual = ModelRef("hf", info.id)
-        except (InputError, TypeError):
-            raise HubError(f"{asked.name}: the hub gives it an impossible name") from None
-        if self._names is not None:
-            self._names.learn(model_id, actual.id)
+        info = model_info(self._api, asked)
+        self._names.learn(model_id, info.id)
         return info
 
     def outline(
@@ -233,12 +242,7 @@ class Models:
         asked_for, ref = ref, dataclasses.replace(ref, id=info.id)
         # A file may stand on the pipeline that lies in the same repository.
         place = ref.id if ref.file is None else f"{ref.id}/{ref.file}"
-        if place in above or len(above) >= _LONGEST_CHAIN:
-            chain = " -> ".join((*above, place))
-            raise HubError(
-                f"the base models go round in a circle, or on for too long: {chain}",
-                hint=f"correct base_model in the model card of {asked_for.repository}",
-            )
+        require_no_circle((*above, place), f"the model card of {asked_for.repository}")
         asked = self._downloads.asked(info.id, revision=ref.revision)
         if getattr(info, "disabled", False):
             raise HubError(f"{asked.name} was disabled by the hub", hint=f"see {asked.url}")
@@ -497,13 +501,7 @@ class Models:
         def read(length: int) -> bytes:
             return self._downloads.beginning(model_id, file.path, sha, length=length)
 
-        try:
-            return header_from_ranges(read, file.size, name)
-        except (WeightsFormatError, AuthError, OfflineError, RateLimitError):
-            raise
-        except HubError as error:
-            _log.info("%s: its header cannot be read before the file: %s", name, error.message)
-            return None
+        return header_from_ranges(read, file.size, name)
 
     def _card(self, info: Any, there: bool) -> ModelCard:
         content = b""

@@ -16,9 +16,9 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
-from gmi_registry.errors import AuthError, HubError, SpecNotFoundError, UnsupportedOperationError
+from gmi_registry.errors import AuthError, HubError, SpecNotFoundError
 from gmi_registry.hubs.card import CARD_LIMIT, CARD_NAME, parse_card
-from gmi_registry.hubs.files import FileDigests, read_upload
+from gmi_registry.hubs.files import read_upload
 from gmi_registry.hubs.huggingface.card_edit import check_card, edit_card
 from gmi_registry.hubs.huggingface.changes import (
     Change,
@@ -27,8 +27,8 @@ from gmi_registry.hubs.huggingface.changes import (
     own_proposals,
 )
 from gmi_registry.hubs.huggingface.client import HubRequest, has_token, retried, translated_errors
-from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
-from gmi_registry.hubs.huggingface.models import Models
+from gmi_registry.hubs.huggingface.download import COMMIT, Downloads, git_name
+from gmi_registry.hubs.huggingface.models import model_info
 from gmi_registry.hubs.protocol import Destination
 from gmi_registry.hubs.selection import WEIGHT_SUFFIXES
 from gmi_registry.sanitize import in_markdown
@@ -75,7 +75,7 @@ class StoredFile:
             content = content.read_bytes()
         if self.sha256 is not None:
             return self.sha256 == hashlib.sha256(content).hexdigest()
-        return self.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        return self.blob_id == git_name(content)
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,6 @@ class Preflight:
     can_write: bool
     parent_commit: str
     branch: str
-    gated: bool
-    private: bool
-    licence: str | None
     card: bytes | None
     files: Mapping[str, StoredFile]
 
@@ -140,8 +137,6 @@ def check_writable(api: HfApi, ref: ModelRef, *, create_pr: bool = False) -> Pre
     may not read; SpecNotFoundError where there is no such model or revision; HubError for a tag, a
     name that means two things, a card that cannot be edited, or a hub that does not answer.
     """
-    if ref.hub != "hf":
-        raise UnsupportedOperationError(f"{ref} is not on this hub", hint="write hf:owner/name")
     asked = asked_of(api, ref)
     user, can_write = writer(api, asked)
     branch = _branch(api, ref, asked, propose=create_pr or not can_write)
@@ -158,15 +153,12 @@ def check_writable(api: HfApi, ref: ModelRef, *, create_pr: bool = False) -> Pre
                 hint="run the same command again",
             )
     check_card(card)
-    described = parse_card(card or b"", ref.id, Path(CARD_NAME))
+    parse_card(card or b"", ref.id, Path(CARD_NAME))
     return Preflight(
         user=user,
         can_write=can_write,
         parent_commit=info.sha,
         branch=branch,
-        gated=bool(info.gated),
-        private=bool(info.private),
-        licence=described.licence,
         card=card,
         files=files,
     )
@@ -312,20 +304,14 @@ def read_file(api: HfApi, model_id: str, path: str, sha: str, limit: int) -> byt
 
     It does not go through the user's cache, which publishing has no business to fill.
     """
+    asked = HubRequest(api.endpoint, has_token(api.token))
     with tempfile.TemporaryDirectory(prefix="gmi-") as scratch:
-        place = _downloads(api, scratch).fetch_checked(model_id, path, sha, limit=limit)
-        return place.read_bytes()
+        downloads = Downloads(api, asked, Path(scratch).resolve(), offline=False)
+        return downloads.fetch_checked(model_id, path, sha, limit=limit).read_bytes()
 
 
 def _info(api: HfApi, model_id: str, revision: str) -> Any:
-    with tempfile.TemporaryDirectory(prefix="gmi-") as scratch:
-        digests = FileDigests(Path(scratch))
-        return Models(api, _downloads(api, scratch), digests, workers=1).info(model_id, revision)
-
-
-def _downloads(api: HfApi, scratch: str) -> Downloads:
-    asked = asked_of(api, ModelRef("hf", "any"))
-    return Downloads(api, asked, Path(scratch).resolve(), offline=False)
+    return model_info(api, HubRequest(api.endpoint, has_token(api.token), model_id, revision))
 
 
 def _files(info: Any) -> Iterator[tuple[str, StoredFile]]:

@@ -260,12 +260,13 @@ def change_files(
     *,
     title: str,
     text: str,
+    there: str,
     create_pr: bool,
-) -> str | ChangeStart:
+) -> str:
     """Commit or propose what is ``missing`` at a revision: path to new content, None to go.
 
-    Returns the address, or where the head has all of it what was found there. Raises as
-    :meth:`.Registry.push_spec`.
+    Returns the address, or where the head has all of it that of ``there``, such as
+    ``tree/{commit}/FOLDER``. Raises as :meth:`.Registry.push_spec`.
     """
 
     asked = replace(dataset.asked, writing=True)
@@ -289,7 +290,10 @@ def change_files(
         is_made=lambda revision: not missing(revision),
         describe=lambda _: text,
     )
-    return commit_or_propose(dataset.api, change, propose=create_pr)
+    done = commit_or_propose(dataset.api, change, propose=create_pr)
+    if isinstance(done, ChangeStart):
+        return f"{dataset.url}/{there.replace('{commit}', done.parent_commit)}"
+    return done
 
 
 def may_submit(dataset: Dataset, *, create_pr: bool) -> Literal["commit", "pull request"]:
@@ -448,13 +452,11 @@ def push_aggregate(dataset: Dataset, files: Mapping[str, Path], *, create_pr: bo
         }
         return gone | new
 
-    done = change_files(
+    return change_files(
         dataset,
         missing,
         title=f"Index: {len(files)} files",
         text="The aggregated index, by which a search asks for no model one by one.",
+        there=f"tree/{{commit}}/{INDEX_FOLDER}",
         create_pr=create_pr,
     )
-    if isinstance(done, ChangeStart):
-        return f"{dataset.url}/tree/{done.parent_commit}/{INDEX_FOLDER}"
-    return done

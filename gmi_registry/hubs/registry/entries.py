@@ -37,7 +37,7 @@ from gmi_registry.errors import (
     SpecFormatError,
     UnsupportedOperationError,
 )
-from gmi_registry.hubs.huggingface.download import COMMIT, git_digest
+from gmi_registry.hubs.huggingface.download import COMMIT, git_name
 from gmi_registry.hubs.huggingface.publishing import StoredFile
 from gmi_registry.hubs.selection import RepoFile, select_pipeline
 from gmi_registry.spec import (
@@ -73,11 +73,6 @@ _INDEX = "index.json"
 _NAMES = ("manifest", "tensors", "preview", "signature")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _log = logging.getLogger(__name__)
-
-
-def is_entry(ref: ModelRef) -> bool:
-    """Whether ``ref`` is pinned as the registry pins: to a version, or to the digest of weights."""
-    return ref.is_entry
 
 
 def entry_of(model: DescribedModel) -> ModelRef:
@@ -144,7 +139,7 @@ def entry_path(ref: ModelRef) -> str:
     a reference that is not pinned.
     """
     folder = model_folder(ref)
-    if not is_entry(ref):
+    if not ref.is_entry:
         pin = "the version" if ref.hub == "civitai" else "the 64 digits of its weights' digest"
         raise InputError(
             f"{ref} does not say which of the model's specifications is meant",
@@ -385,13 +380,6 @@ _VERIFIED_FORMAT, _VERIFIED_VERSION = "gmi-verified", 1
 
 
 _SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
-
-
-def git_name(content: bytes) -> str:
-    """What git calls a file with this content: SHA-1, 40 hex digits."""
-    digest = git_digest(len(content))
-    digest.update(content)
-    return str(digest.hexdigest())
 
 
 @dataclass(frozen=True)

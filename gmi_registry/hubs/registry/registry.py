@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from huggingface_hub import is_offline_mode
 from huggingface_hub.errors import (
@@ -37,11 +37,9 @@ from gmi_registry.errors import (
 from gmi_registry.filters import Filters
 from gmi_registry.hubs.files import read_upload
 from gmi_registry.hubs.huggingface import HuggingFaceHub
-from gmi_registry.hubs.huggingface.changes import (
-    ChangeStart,
-)
 from gmi_registry.hubs.huggingface.client import (
     ClientRequestCounter,
+    CountsRequests,
     assets_folder,
     connect,
     download_folder,
@@ -62,6 +60,8 @@ from gmi_registry.hubs.registry.dataset import (
     RecentHead,
     change_files,
     dataset_named,
+    may_submit,
+    own_pulls,
     read_verified,
 )
 from gmi_registry.hubs.registry.entries import (
@@ -75,7 +75,6 @@ from gmi_registry.hubs.registry.entries import (
     entry_of,
     entry_path,
     hub_folder,
-    is_entry,
     model_folder,
     require_place,
     weights_ids,
@@ -99,7 +98,7 @@ _MOST_OTHERS = 8
 _log = logging.getLogger(__name__)
 
 
-class Registry:
+class Registry(CountsRequests):
     """The dataset ``repo_id`` (None: the one that GMI_REGISTRY names) at ``endpoint``.
 
     Where nobody names one, ``id`` is None, and whatever asks the registry raises InputError.
@@ -154,17 +153,6 @@ class Registry:
     @cached_property
     def _head(self) -> RecentHead:
         return RecentHead(self.dataset)
-
-    def close(self) -> None:
-        """Stop counting requests; the registry can still be used."""
-        self.traffic.close()
-
-    def __enter__(self) -> Self:
-        self.traffic.open()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def listings(self, hub: HubName) -> Iterator[Listing]:
         """Every specification of a model on ``hub``, at the registry's present commit.
@@ -236,8 +224,6 @@ class Registry:
         Two to four requests. Raises AuthError or HubError where it could not even propose one;
         OfflineError without a network.
         """
-        from gmi_registry.hubs.registry.dataset import may_submit
-
         folder = model_folder(ref)
         self._require_network(writing=True)
         way = may_submit(self.dataset, create_pr=create_pr)
@@ -249,14 +235,12 @@ class Registry:
         Addresses of the pull requests, and folders as of :meth:`fetch_spec`. One request for all,
         and for each two and those of the files.
         """
-        from gmi_registry.hubs.registry.dataset import own_pulls
-
         folder = model_folder(ref)
         self._require_network(writing=True)
         for address, revision in own_pulls(self.dataset):
             commit = self.dataset.head(revision)
             for entry in entries_of(self.dataset.tree(commit, folder), commit):
-                if is_entry(ref) and entry.ref != ref:
+                if ref.is_entry and entry.ref != ref:
                     continue
                 found = self._fetch(entry.ref, commit)
                 with contextlib.suppress(SpecNotFoundError):  # it then lies beside the two files
@@ -368,7 +352,7 @@ class Registry:
         if self.offline:
             self._kept(ref.hub)
         listed = self._listed.get(ref.hub)
-        if is_entry(ref):
+        if ref.is_entry:
             entry = ModelRef(ref.hub, ref.id, ref.revision)
             known = None if listed is None else listed.by_ref.get(entry)
             if known is None and listed is not None:
@@ -574,7 +558,7 @@ def submit(dataset: Dataset, ref: ModelRef, folder: Path, *, create_pr: bool) ->
     """Propose or commit ``folder`` as an entry, as :meth:`.Registry.push_spec` says."""
     manifest, contents = read_upload(folder, ref)
     entry = entry_of(manifest.model)
-    if is_entry(ref) and ref.revision != entry.revision:
+    if ref.is_entry and ref.revision != entry.revision:
         raise InputError(
             f"{folder} describes {entry}, not {ref}", hint=f"gmi-publish {ref} --to registry"
         )
@@ -591,16 +575,14 @@ def submit(dataset: Dataset, ref: ModelRef, folder: Path, *, create_pr: bool) ->
 
     tool = in_markdown(f"Made by {manifest.tool.name} {manifest.tool.version}.")
     replaces = "" if manifest.previous is None else f" It replaces {manifest.previous[:12]}."
-    done = change_files(
+    return change_files(
         dataset,
         missing,
         title=f"Specification of {entry.repository}",
         text=f"`{entry_path(entry)}`: {in_markdown(manifest.model.title)}.{replaces} {tool}",
+        there=f"tree/{{commit}}/{entry_path(entry)}/{SPEC_DIR}",
         create_pr=create_pr,
     )
-    if isinstance(done, ChangeStart):
-        return f"{dataset.url}/tree/{done.parent_commit}/{entry_path(entry)}/{SPEC_DIR}"
-    return done
 
 
 def mark_verified(
@@ -618,16 +600,14 @@ def mark_verified(
         after = before.with_spec(manifest)
         return {} if before == after else {VERIFIED_NAME: after.to_bytes()}
 
-    done = change_files(
+    return change_files(
         dataset,
         missing,
         title=f"Verified: {entry.repository}",
-        text=f"Images of `{entry_path(entry)}` were generated again, and match their description.",
+        text=f"Images of `{entry_path(entry)}` were drawn again, and are as they are described.",
+        there=f"blob/{{commit}}/{VERIFIED_NAME}",
         create_pr=create_pr,
     )
-    if isinstance(done, ChangeStart):
-        return f"{dataset.url}/blob/{done.parent_commit}/{VERIFIED_NAME}"
-    return done
 
 
 def _is_so(stored: StoredFile | None, wanted: bytes | None) -> bool:

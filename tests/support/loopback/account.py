@@ -12,7 +12,7 @@ from .records import Refusal, Reply, User
 from .repo import Repo
 
 __all__ = [
-    "auth_check", "create_repo", "create_webhook", "delete_repo", "list_webhooks", "settings",
+    "auth_check", "create_repo", "create_webhook", "delete_repo", "list_webhooks",
     "validate_yaml", "whoami",
 ]  # fmt: skip
 
@@ -58,16 +58,6 @@ def delete_repo(call: Call) -> Reply:
     call.state.may_write(repo, user)
     del call.state.repos[repo_type, repo_id]
     return Reply(200)
-
-
-def settings(call: Call, repo: Repo) -> Reply:
-    call.state.may_write(repo, call.user)
-    fields = call.json()
-    if "gated" in fields:
-        repo.gated = fields["gated"]
-    if "visibility" in fields:
-        repo.private = fields["visibility"] == "private"
-    return Reply.json({"gated": repo.gated, "private": repo.private})
 
 
 def auth_check(call: Call, repo: Repo, kind: str = "read") -> Reply:

@@ -9,8 +9,7 @@ from .records import Refusal, Reply
 from .repo import Commit, Discussion, Repo, timestamp
 
 __all__ = [
-    "change_status", "comment", "create", "details", "listing", "merge", "open_pull_request",
-    "record_commit", "rename",
+    "details", "listing", "merge", "open_pull_request", "record_commit",
 ]  # fmt: skip
 
 
@@ -21,12 +20,13 @@ def open_pull_request(
     author: str,
     title: str,
     text: str,
-    *,
-    draft: bool = False,
 ) -> Discussion:
-    made = _opened(state, repo, author, title, text)
-    made.base = base.oid
-    made.status = "draft" if draft else "open"
+    number = len(repo.discussions) + 1
+    made = Discussion(number, title, author, state.now(), "open", base=base.oid)
+    repo.discussions[number] = made
+    latest = {"raw": text, "html": text, "updatedAt": timestamp(state.now())}
+    data = {"edited": False, "hidden": False, "latest": latest | {"author": {"name": author}}}
+    _event(state, made, "comment", author, data | {"history": []})
     repo.refs[made.ref] = base.oid
     return made
 
@@ -34,8 +34,6 @@ def open_pull_request(
 def record_commit(state: State, pull: Discussion, commit: Commit) -> None:
     data = {"subject": commit.title, "oid": commit.oid}
     _event(state, pull, "commit", commit.author, data)
-    if pull.status == "draft":
-        pull.status = "open"
 
 
 def listing(call: Call, repo: Repo) -> Reply:
@@ -45,8 +43,7 @@ def listing(call: Call, repo: Repo) -> Reply:
     if kind in ("pull_request", "discussion"):
         found = [item for item in found if (item.base is not None) == (kind == "pull_request")]
     if status in ("open", "closed"):
-        opened = ("open", "draft")
-        found = [item for item in found if (item.status in opened) == (status == "open")]
+        found = [item for item in found if (item.status == "open") == (status == "open")]
     if author:
         found = [item for item in found if item.author == author]
     size = min(50, call.state.page_size)
@@ -60,20 +57,6 @@ def listing(call: Call, repo: Repo) -> Reply:
     )
 
 
-def create(call: Call, repo: Repo) -> Reply:
-    author = call.state.writer(call.user)
-    fields = call.json()
-    title, text = fields.get("title", ""), fields.get("description", "")
-    if len(title) < 3:
-        raise Refusal(400, "Title must be at least 3 characters long")
-    if fields.get("pullRequest"):
-        head = repo.find("main")
-        made = open_pull_request(call.state, repo, head, author.name, title, text, draft=True)
-    else:
-        made = _opened(call.state, repo, author.name, title, text)
-    return Reply.json({"num": made.num, "pullRequest": made.base is not None})
-
-
 def details(call: Call, repo: Repo, number: str) -> Reply:
     item = _found(repo, number)
     shown = _shown(repo, item) | {"events": item.events}
@@ -85,33 +68,6 @@ def details(call: Call, repo: Repo, number: str) -> Reply:
         shown["filesWithConflicts"] = _conflicts(repo, item)
         shown["diff"] = _diff(repo, item)
     return Reply.json(shown)
-
-
-def comment(call: Call, repo: Repo, number: str) -> Reply:
-    author = call.state.writer(call.user)
-    made = _comment(call.state, _found(repo, number), author.name, call.json()["comment"])
-    return Reply.json({"newMessage": made})
-
-
-def rename(call: Call, repo: Repo, number: str) -> Reply:
-    item = _found(repo, number)
-    author = _may_change(call, repo, item)
-    data = {"from": item.title, "to": call.json()["title"]}
-    item.title = data["to"]
-    return Reply.json({"newTitle": _event(call.state, item, "title-change", author, data)})
-
-
-def change_status(call: Call, repo: Repo, number: str) -> Reply:
-    item = _found(repo, number)
-    author = _may_change(call, repo, item)
-    fields = call.json()
-    if item.status == "merged" or fields.get("status") not in ("open", "closed"):
-        raise Refusal(400, f"Cannot change a discussion that is {item.status}")
-    if fields.get("comment"):
-        _comment(call.state, item, author, fields["comment"])
-    item.status = fields["status"]
-    made = _event(call.state, item, "status-change", author, {"status": item.status})
-    return Reply.json({"newStatus": made})
 
 
 def merge(call: Call, repo: Repo, number: str) -> Reply:
@@ -128,9 +84,6 @@ def merge(call: Call, repo: Repo, number: str) -> Reply:
         tree.pop(path, None)
         if path in head.files:
             tree[path] = head.files[path]
-    text = (call.json() or {}).get("comment")
-    if text:
-        _comment(call.state, item, writer.name, text)
     title = f"{item.title} (#{item.num})"
     made = Commit((main.oid, head.oid), title, "", writer.name, call.state.now(), tree)
     repo.add("refs/heads/main", made)
@@ -139,26 +92,11 @@ def merge(call: Call, repo: Repo, number: str) -> Reply:
     return Reply.json({"mergeCommitId": made.oid})
 
 
-def _opened(state: State, repo: Repo, author: str, title: str, text: str) -> Discussion:
-    number = len(repo.discussions) + 1
-    made = Discussion(number, title, author, state.now(), "open")
-    repo.discussions[number] = made
-    _comment(state, made, author, text)
-    return made
-
-
 def _found(repo: Repo, number: str) -> Discussion:
     item = repo.discussions.get(int(number)) if number.isdigit() else None
     if item is None:
         raise Refusal(404, "Discussion not found")
     return item
-
-
-def _may_change(call: Call, repo: Repo, item: Discussion) -> str:
-    writer = call.state.writer(call.user)
-    if writer.name != item.author and not writer.owns(repo.namespace):
-        raise Refusal(403, "You have no permission to change this discussion")
-    return writer.name
 
 
 def _event(
@@ -173,13 +111,6 @@ def _event(
     }
     item.events.append(made)
     return made
-
-
-def _comment(state: State, item: Discussion, author: str, text: str) -> dict[str, Any]:
-    latest = {"raw": text, "html": text, "updatedAt": timestamp(state.now())}
-    latest_by = latest | {"author": {"name": author}}
-    data = {"edited": False, "hidden": False, "latest": latest_by, "history": []}
-    return _event(state, item, "comment", author, data)
 
 
 def _shown(repo: Repo, item: Discussion) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from gmi_registry.hubs.huggingface import client
 
 from .hub import LoopbackHub
 
-__all__ = ["client_environment", "hf_hub", "turn_client"]
+__all__ = ["client_environment", "hf_hub", "served_hub", "turn_client"]
 
 _UNSET = (
     "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE", "HUGGINGFACE_HUB_CACHE",
@@ -94,8 +95,8 @@ def turn_client(
     )
 
 
-@pytest.fixture
-def hf_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+@contextmanager
+def served_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
     """An empty hub that huggingface_hub talks to; its home is ``tmp_path / "hf-home"``.
 
     Nobody is logged in: set HF_TOKEN, or hand a token to the client. Large files go over LFS; for
@@ -109,3 +110,10 @@ def hf_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback
         for counter in client._hook._open:
             counter.close()
     assert not hub.failures, os.linesep.join(hub.failures)
+
+
+@pytest.fixture
+def hf_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    """As :func:`served_hub`."""
+    with served_hub(tmp_path, monkeypatch) as hub:
+        yield hub

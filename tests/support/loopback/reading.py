@@ -14,14 +14,6 @@ from .repo import Commit, Repo, describe, file_info, tags_of, timestamp
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
-_ORDERS = {
-    "createdAt": lambda repo, commit: repo.created,
-    "downloads": lambda repo, commit: repo.downloads,
-    "lastModified": lambda repo, commit: commit.date,
-    "likes": lambda repo, commit: repo.likes,
-    "trendingScore": lambda repo, commit: repo.likes,
-}
-
 
 def resolve(call: Call, repo: Repo, revision: str, *parts: str) -> Reply:
     """A small file itself; for a large one the way to the storage, which is another host."""
@@ -192,39 +184,17 @@ def list_repos(call: Call, repo_type: str) -> Reply:
         for (kind, _), repo in sorted(call.state.repos.items())
         if kind == repo_type and "refs/heads/main" in repo.refs and _may_see(call, repo)
     ]
-    found = [pair for pair in found if _matches(call, *pair)]
-    order = call.one("sort") or "trendingScore"
-    if order not in _ORDERS:
-        raise Refusal(400, f'"sort" must be one of [{", ".join(sorted(_ORDERS))}]')
-    falling = call.one("direction") != "1"
-    found.sort(key=lambda pair: _ORDERS[order](*pair), reverse=falling)
+    found = [pair for pair in found if _matches(call, pair[1])]
+    found.sort(key=lambda pair: pair[0].likes, reverse=True)
     expand = call.many("expand")
     detail = "full" if call.flag("full") else "listed"
-
-    def show(pair: tuple[Repo, Commit]) -> dict[str, Any]:
-        shown = describe(*pair, expand=expand, detail=detail)
-        for flag, field in (("cardData", "cardData"), ("config", "config")):
-            if call.flag(flag):
-                shown |= describe(*pair, expand=[field])
-        return shown
-
-    return page(call, found, show)
+    return page(call, found, lambda pair: describe(*pair, expand=expand, detail=detail))
 
 
 def _may_see(call: Call, repo: Repo) -> bool:
     return not repo.private or bool(call.user and call.user.owns(repo.namespace))
 
 
-def _matches(call: Call, repo: Repo, commit: Commit) -> bool:
-    author, search, gated = call.one("author"), call.one("search"), call.one("gated")
-    if author is not None and repo.namespace != author:
-        return False
-    if search is not None and search.casefold() not in repo.id.casefold():
-        return False
-    if gated is not None and bool(repo.gated) != (gated.lower() in ("1", "true")):
-        return False
+def _matches(call: Call, commit: Commit) -> bool:
     wanted = [part for text in call.many("filter") for part in text.split(",") if part]
-    pipeline = call.one("pipeline_tag")
-    if pipeline is not None and commit.card.get("pipeline_tag") != pipeline:
-        return False
     return not wanted or set(wanted) <= set(tags_of(commit))

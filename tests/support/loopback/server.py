@@ -38,13 +38,10 @@ _BELOW: dict[tuple[str, str], Callable[..., Reply]] = {
     ("GET", "refs"): reading.refs,
     ("POST", "paths-info"): reading.paths_info,
     ("GET", "auth-check"): account.auth_check,
-    ("PUT", "settings"): account.settings,
     ("POST", "preupload"): writing.preupload,
     ("POST", "commit"): writing.commit,
     ("POST", "branch"): writing.create_branch,
-    ("DELETE", "branch"): writing.delete_branch,
     ("POST", "tag"): writing.create_tag,
-    ("DELETE", "tag"): writing.delete_tag,
     ("GET", "xet-read-token"): writing.read_token,
     ("GET", "xet-write-token"): writing.write_token,
 }
@@ -52,9 +49,6 @@ _BELOW: dict[tuple[str, str], Callable[..., Reply]] = {
 # Below .../discussions/{number}.
 _DISCUSSED: dict[tuple[str, str], Callable[..., Reply]] = {
     ("GET", ""): discussion.details,
-    ("POST", "comment"): discussion.comment,
-    ("POST", "title"): discussion.rename,
-    ("POST", "status"): discussion.change_status,
     ("POST", "merge"): discussion.merge,
 }
 
@@ -132,7 +126,7 @@ def _discussed(call: Call, method: str, repo: Any, rest: list[str]) -> Reply:
     if repo.discussions_disabled:
         raise Refusal(403, "Discussions are disabled for this repo")
     if not rest:
-        return discussion.create(call, repo) if method == "POST" else discussion.listing(call, repo)
+        return discussion.listing(call, repo)
     handler = _DISCUSSED.get((method, rest[1] if len(rest) > 1 else ""))
     if handler is None:
         raise _unknown()

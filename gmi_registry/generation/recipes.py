@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, get_args
 
@@ -595,6 +596,7 @@ def _default(
     return (value, _PIPELINE) if value <= most else (most, f"{_PIPELINE} {value}, at most {most}")
 
 
+@cache
 def _library_versions() -> dict[str, str]:
     found: dict[str, str] = {}
     for name in _LIBRARIES:

@@ -24,15 +24,11 @@ from gmi_registry.generation import (
     load_pipeline,
 )
 from gmi_registry.generation.image_checks import DecoderWatch, is_one_colour
-from gmi_registry.hubs.local import LocalHub
-from gmi_registry.spec import ModelRef, PromptSet, read_spec
-from tests.support.grey_encoder import GreyEncoder
-from tests.support.publishing import publish
+from gmi_registry.spec import PromptSet, read_spec
 from tests.support.tiny_models import SIDE, model_files
 
 PROMPTS = tuple(f"thing number {number}" for number in range(12))
 FEW = PromptSet("few", 1, PROMPTS[:6])
-BASE = ModelRef("local", "base")
 QUICK = RecipeOverrides(steps=1, batch_size=2)
 VAE = "vae/diffusion_pytorch_model.safetensors"
 
@@ -392,25 +388,14 @@ def test_noise_without_a_generator_is_the_same_every_time(base, recipe, tmp_path
 
 
 @pytest.fixture
-def hub(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(generation, "default_prompt_set", lambda model: FEW)
-    made = LocalHub.create(tmp_path / "hub", cache_dir=tmp_path / "cache")
-    shutil.copytree(tiny / "base", made.root / "models" / "base")
-    return made
+def hub(base_hub, default_prompts):
+    default_prompts(FEW)
+    return base_hub
 
 
 @pytest.fixture
-def run(hub, tmp_path):
-    def published(**options):
-        wanted = {
-            "encoder": GreyEncoder(),
-            "overrides": QUICK,
-            "device": "cpu",
-            "work": tmp_path / "work",
-        }
-        return publish(BASE, hub, **(wanted | options))
-
-    return published
+def run(hub, publishing):
+    return publishing(hub, overrides=QUICK)
 
 
 def break_decoder_in(monkeypatch, dtypes):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import gmi_registry.encoders
-from gmi_registry import generation
+from gmi_registry import generation, publish_plan
 from gmi_registry.errors import (
     GenerationError,
     GmiError,
@@ -23,10 +23,8 @@ from gmi_registry.errors import (
     UnsupportedVersionError,
 )
 from gmi_registry.generation import RecipeOverrides, specification
-from gmi_registry.hubs.local import LocalHub
 from gmi_registry.spec import MANIFEST_NAME, ModelRef, PromptSet, read_spec, verify
 from tests.support.grey_encoder import GreyEncoder
-from tests.support.publishing import publish
 
 # The package's own name "publish" is the function.
 publish_module = importlib.import_module("gmi_registry.publish")
@@ -39,34 +37,22 @@ OWN = PromptSet("own", 1, ("a purple cow", "a quiet street"))
 
 
 @pytest.fixture
-def hub(tiny, tmp_path):
-    made = LocalHub.create(tmp_path / "hub", cache_dir=tmp_path / "cache")
+def hub(base_hub, tiny):
+    models = base_hub.root / "models"
+    shutil.copytree(tiny / "lora", models / "lora")
     for name, more in (("base", ""), ("lora", "base_model: base\ngmi: {prompt_set: icons-v1}\n")):
-        folder = shutil.copytree(tiny / name, made.root / "models" / name)
-        (folder / "README.md").write_text(CARD.format(more=more))
-    return made
+        (models / name / "README.md").write_text(CARD.format(more=more))
+    return base_hub
 
 
 @pytest.fixture
-def few(monkeypatch):
-    """A default set of six prompts, which is quicker than 55."""
-    monkeypatch.setattr(generation, "default_prompt_set", lambda model: FEW)
+def few(default_prompts):
+    default_prompts(FEW)
 
 
 @pytest.fixture
-def run(hub, tmp_path):
-    """publish() with the defaults of these tests."""
-
-    def published(ref=BASE, **options):
-        wanted = {
-            "encoder": GreyEncoder(),
-            "overrides": QUICK,
-            "work": tmp_path / "work",
-            "device": "cpu",
-        }
-        return publish(ref, hub, **(wanted | options))
-
-    return published
+def run(hub, publishing):
+    return publishing(hub, overrides=QUICK)
 
 
 def files_below(folder):
@@ -390,8 +376,8 @@ def test_the_card_names_the_encoder(run, hub, monkeypatch, few):
         asked.append((name, pretrained, folder, device))
         return GreyEncoder()
 
-    monkeypatch.setattr(publish_module, "load_encoder", load)
-    monkeypatch.setattr(publish_module, "check_encoder", lambda *asked, **settings: 0)
+    monkeypatch.setattr(publish_plan, "load_encoder", load)
+    monkeypatch.setattr(publish_plan, "check_encoder", lambda *asked, **settings: 0)
     run(encoder=None, dry_run=True)
     card = hub.root / "models" / "base" / "README.md"
     card.write_text(CARD.format(more="gmi: {encoder: grey/none}\n"))

@@ -17,6 +17,8 @@ from gmi_registry.model import ModelFiles
 from tests.support.models.files import architecture_folder, model_files
 from tests.support.models.originals import SINGLE_FILES
 
+pytestmark = pytest.mark.usefixtures("folders_loaded_once")
+
 Tensors = dict[str, torch.Tensor]
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 LINEAR = f"{UNET}input_blocks.3.1.transformer_blocks.0.attn1.to_q.weight"

@@ -9,6 +9,8 @@ from gmi_registry.generation.textual_inversion import learned_words, require_wor
 from gmi_registry.spec import PromptSet
 from tests.support.lora_layouts import ATTENTION, Bases, kohya_names, write
 
+pytestmark = pytest.mark.usefixtures("folders_loaded_once")
+
 
 @pytest.fixture(scope="module")
 def bases(model_store):

@@ -23,7 +23,7 @@ from tests.support.loopback import User, fixtures
 from tests.support.publishing import publish
 
 hf_hub = fixtures.hf_hub
-publish_module = import_module("gmi_registry.publish")
+publish_module = import_module("gmi_registry.publish_plan")
 
 LORA = "pytorch_lora_weights.safetensors"
 WEIGHTS = save({"unet.attn.to_q.lora_A.weight": np.ones((2, 4), np.float32)})

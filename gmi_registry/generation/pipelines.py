@@ -453,7 +453,7 @@ def _require_rest(
         title = "a network in a folder" if found is None else found.title
         raise GenerationError(
             f"{model.ref} is {title}: it has no {', '.join(lacking)}, and its base model "
-            f"{base.ref} is here without weights for that",
+            f"{base.ref} is here without these weights",
             hint="name a base model that has all parts, with its weights: --base REPO",
         )
     return rest
@@ -480,9 +480,7 @@ def _load_part(
     except GmiError:
         raise
     except Exception as error:
-        raise refused(
-            model, f"its {part.component} cannot be loaded by diffusers", error
-        ) from error
+        raise refused(model, f"diffusers cannot load its {part.component}", error) from error
 
 
 def _from_single_file(
@@ -571,8 +569,8 @@ def _from_safetensors(path: Path, part: Part, scales: Scales, dtype: torch.dtype
                 scale = tensors.get_tensor(scale_name)
                 if has_bad_scale(scale):
                     raise GenerationError(
-                        f"{path.name}: {one_line(scale_name, 100)} is no scale: it is 0 or no "
-                        "finite number",
+                        f"{path.name}: {one_line(scale_name, 100)} is not a scale: it is 0 or "
+                        f"not finite",
                         hint="download the file again; if that does not help, it is damaged",
                     )
                 value = dequantised(value, scale, dtype)

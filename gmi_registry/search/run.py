@@ -183,7 +183,7 @@ def _open_server(request: SearchRequest, *, offline: bool) -> Iterator[QdrantInd
     """The collection that ``request`` names, for the block.
 
     Raises UnsupportedOperationError for what a server cannot answer or tell, OfflineError, and what
-    :meth:`.ServedIndex.open` raises.
+    :meth:`.QdrantIndex.open` raises.
     """
     from gmi_registry.index.qdrant import Location, QdrantIndex
 

@@ -144,7 +144,8 @@ class HubIndex:
 def open_index(
     place: str | Path, hub: SearchableHub, *, cache_dir: Path, progress: Progress | None = None
 ) -> HubIndex | None:
-    """The index at ``place`` for a search of ``hub``: a folder, :data:`AUTO` or :data:`NONE`.
+    """The index at ``place`` for a search of ``hub``: a folder, :data:`.REGISTRY_INDEX` or
+    :data:`.NO_INDEX`.
 
     None where specifications are to be read one by one: for ``none``, and for ``auto`` where the
     hub has no registry, the registry no index, or the index no model of the hub. What is wrong

@@ -11,6 +11,7 @@ import logging
 import socket
 import subprocess
 import sys
+import warnings
 from copy import copy
 from dataclasses import replace
 
@@ -60,7 +61,10 @@ def server():
 
 @pytest.fixture
 def loaded(server, forty):
-    load(server.url(), forty)
+    """Loaded without requests, which are tested elsewhere."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        load(server.engine, forty, collection="models")
     return server
 
 

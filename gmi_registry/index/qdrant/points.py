@@ -105,7 +105,7 @@ class CollectionHeader(Part):
             return cls.model_validate(payload)
         except ValidationError as error:
             raise SpecFormatError(
-                f"{server} holds something that is no index ({first_fault(error, 200)})",
+                f"{server} holds something that is not an index ({first_fault(error, 200)})",
                 hint=load_again(server),
             ) from None
 

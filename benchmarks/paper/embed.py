@@ -29,7 +29,7 @@ from benchmarks.paper.folder import (
 from benchmarks.paper.generators import Generator
 from gmi_registry.encoders.encoder import Matched
 from gmi_registry.errors import GenerationError
-from gmi_registry.interrogators.modes import shipped_phrases
+from gmi_registry.interrogators import shipped_phrases
 from gmi_registry.spec.canonical import canonical_digest
 
 _AT_ONCE = 256
@@ -107,7 +107,7 @@ def open_picture(path: Path) -> Image.Image:
             return image.convert("RGB")
     except OSError as error:
         raise GenerationError(
-            f"{path}: a generated picture is gone or damaged", hint="run the same command again"
+            f"{path}: a generated image is missing or damaged", hint="run the same command again"
         ) from error
 
 

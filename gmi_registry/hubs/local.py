@@ -181,7 +181,7 @@ class LocalHub:
         except OSError as error:
             raise InputError(
                 f"{root}: cannot be made a hub: {error.strerror or error}",
-                hint="name a folder that you may write to",
+                hint="name a folder that you can write to",
             ) from error
         return cls(root, cache_dir)
 
@@ -325,7 +325,7 @@ class LocalHub:
             try:
                 ref = ModelRef("local", name)
             except InputError:
-                _log.warning("%r is no name for a model, and is passed over", str(folder / name))
+                _log.warning("%r is not a name for a model, and is skipped", str(folder / name))
                 continue
             yield ref, folder / name
 
@@ -410,8 +410,8 @@ class LocalHub:
         notes = []
         if len(names) > 1:
             notes.append(
-                f"{ref.without_revision}: its card names {len(names)} base models, of which "
-                f"{base.ref.id} is taken; --base names another"
+                f"{ref.without_revision}: its card names {len(names)} base models, "
+                f"and {base.ref.id} is used; --base names another"
             )
         original = base.base if base.kind != "checkpoint" else None
         if base.card.base_model_relation == QUANTIZED and base.kind == "checkpoint":

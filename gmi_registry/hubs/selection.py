@@ -229,7 +229,7 @@ def select_weights(ref: ModelRef, files: Iterable[RepoFile], *, options: str = "
     if found.weights.sharded and found.network is None:
         raise HubError(
             f"{name}: {one_line(found.path)} is one of {len(found.weights.files)} shards, which "
-            "are read only where a config.json of diffusers lies beside them",
+            f"are read only with a config.json of diffusers beside them",
             hint="name a model in one file, or a whole pipeline with model_index.json",
         )
     files_there = found.weights.files
@@ -306,7 +306,8 @@ def _require_no_parts(name: str, by_folder: Mapping[str, Sequence[RepoFile]]) ->
     if inside:
         shown = ", ".join(one_line(folder) for folder in inside[:4])
         raise HubError(
-            f"{name} holds a pipeline in a folder ({shown}), and one is read at the root alone",
+            f"{name} holds a pipeline in a folder ({shown}), and pipelines are read only at the "
+            f"root",
             hint="publish each pipeline in a repository of its own, with its index at the root",
         )
     parts = sorted(_PARTS & set(by_folder))

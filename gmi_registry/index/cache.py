@@ -186,7 +186,7 @@ class SpecCache:
             # The checksum held, so this was written by a program that meant something else, and
             # may fail in any way. The specification is read again: nothing is lost but time.
             _log.debug("%s is of another layout and is made again: %s", path, error)
-            self._delete(path)
+            _deleted(path)
             return None
 
     def put(self, indexed: IndexedSpec) -> None:
@@ -253,12 +253,6 @@ class SpecCache:
         except OSError as error:
             self._writable = False
             _log.warning("cannot write the cache %s: %s", self.directory, error)
-
-    def _delete(self, path: Path) -> None:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            _log.debug("cannot delete %s: %s", path, error)
 
 
 def _hashed(name: str) -> str:

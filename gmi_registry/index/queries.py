@@ -215,7 +215,9 @@ def _largest(values: Floats, count: int) -> PromptValues:
     return [(int(prompt), float(values[prompt])) for prompt in order]
 
 
-def _check_width(what: str, width: int, theirs: Floats, encoder_id: str) -> None:
+def check_width(what: str, width: int, theirs: Floats, encoder_id: str) -> None:
+    """Raises IncomparableSpecsError where embeddings ``theirs`` [..., D] of a query are of another
+    ``width`` than those of the specifications."""
     if width != theirs.shape[-1]:
         raise IncomparableSpecsError(
             f"the query's {what} embeddings have {theirs.shape[-1]} values, those of the "
@@ -250,7 +252,7 @@ class TextQuery(IndexQuery):
     def __post_init__(self) -> None:
         if self.embedding.ndim != 1 or not np.isfinite(self.embedding).all():
             raise InputError(
-                f"the text's embedding, of shape {self.embedding.shape}, is no vector of numbers"
+                f"the text's embedding, of shape {self.embedding.shape}, is not a vector of numbers"
             )
 
     def distances(self, group: ModelGroup, rows: Sequence[int]) -> Floats:
@@ -313,7 +315,7 @@ class ImageQuery(IndexQuery):
     def __post_init__(self) -> None:
         if not (self._speaks_of_chances or (self.style is None and self.unwanted is None)):
             raise InputError(
-                "unwanted images, and words for the style, go with the default score alone",
+                "unwanted images, and words for the style, need the default score",
                 hint="leave them out, or the score",
             )
 
@@ -507,8 +509,8 @@ class ImageQuery(IndexQuery):
             reasons.append(
                 None
                 if inside
-                else f"it holds an image embedding of norm {odd:.4g}, where the encoder gives the "
-                f"query {own.min():.3g} to {own.max():.3g}: no image has such"
+                else f"it holds an image embedding of norm {odd:.4g}, and the encoder gives the "
+                f"query {own.min():.3g} to {own.max():.3g}: no image has such a norm"
             )
         return reasons
 
@@ -525,9 +527,9 @@ def _repeats(group: ModelGroup, distances: Floats) -> list[list[int]]:
 
 
 def _check_widths(group: ModelGroup, images: Query) -> None:
-    _check_width("image", group.image_dim, images.image_embeddings, images.encoder_id)
+    check_width("image", group.image_dim, images.image_embeddings, images.encoder_id)
     if images.prompt_embeddings is not None:
-        _check_width("prompt", group.text_dim, images.prompt_embeddings, images.encoder_id)
+        check_width("prompt", group.text_dim, images.prompt_embeddings, images.encoder_id)
 
 
 @dataclass(frozen=True, eq=False)
@@ -555,7 +557,7 @@ class ModelQuery(IndexQuery):
 
     def _distances(self, group: ModelGroup) -> Distances:
         images = self.exemplar.image_embeddings
-        _check_width("image", group.image_dim, images, self.encoder_id)
+        check_width("image", group.image_dim, images, self.encoder_id)
         measured = partial(model_distances, exemplar=images, gamma=group.key.gamma)
         if self._shares_prompts(group):
             measured = partial(

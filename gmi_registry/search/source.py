@@ -144,7 +144,8 @@ class HubIndex:
 def open_index(
     place: str | Path, hub: SearchableHub, *, cache_dir: Path, progress: Progress | None = None
 ) -> HubIndex | None:
-    """The index at ``place`` for a search of ``hub``: a folder, :data:`AUTO` or :data:`NONE`.
+    """The index at ``place`` for a search of ``hub``: a folder, :data:`.REGISTRY_INDEX` or
+    :data:`.NO_INDEX`.
 
     None where specifications are to be read one by one: for ``none``, and for ``auto`` where the
     hub has no registry, the registry no index, or the index no model of the hub. What is wrong
@@ -160,7 +161,7 @@ def open_index(
         folder = Path(place)
         if not folder.is_dir():
             raise InputError(
-                f"{place} is no folder with an index", hint="gmi index build DIR --hub HUB"
+                f"{place} is not a folder with an index", hint="gmi index build DIR --hub HUB"
             )
         from gmi_registry.index.stored import FolderFiles, StoredIndex
 

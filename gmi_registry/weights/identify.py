@@ -16,17 +16,15 @@ from typing import Literal, NamedTuple
 
 from gmi_registry.errors import HubError
 from gmi_registry.sanitize import one_line
-from gmi_registry.weights.adapters import (
-    PLAIN_ALGORITHMS,
-    Adapter,
-    adapter_of,
-)
 from gmi_registry.weights.architectures import (
     CONTEXTS,
+    PLAIN_ALGORITHMS,
     VIDEO,
+    Adapter,
     Architecture,
     Keys,
     Network,
+    adapter_of,
     architecture_title,
     network_of,
     patterns,

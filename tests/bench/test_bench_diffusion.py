@@ -54,7 +54,7 @@ def test_own_prompts_change_only_the_models_that_have_them(scored):
 
 
 def test_pseudo_prompts_are_default_prompts_or_shipped_phrases(scored):
-    from gmi_registry.interrogators.modes import shipped_phrases
+    from gmi_registry.interrogators import shipped_phrases
 
     said = json.loads((scored / "pseudo" / "test.json").read_bytes())
     assert set(said) == {

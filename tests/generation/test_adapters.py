@@ -26,6 +26,8 @@ from tests.support.lora_layouts import (
     write,
 )
 
+pytestmark = pytest.mark.usefixtures("folders_loaded_once")
+
 CONVOLUTIONS = (*ATTENTION, "conv1", "conv_shortcut", "time_emb_proj", "proj_in")
 
 
@@ -179,16 +181,18 @@ def test_a_layer_without_a_place_is_counted_in_any_layout(layout, bases, tmp_pat
     fitting, tensors = names(made), names(Factors(made.of | {stranger: pair}))
     lost, files = len(tensors) - len(fitting), bases.files(base)
     model = write(tmp_path / "lora", tensors, files)
-    with pytest.raises(GenerationError) as caught:
-        load_model(model, device="cpu")
     both = f"1 of {len(made.of) + 1:,} layers ({lost} of {len(tensors):,} tensors)"
-    assert both in caught.value.message
-    assert "77" in caught.value.message
-    assert "--allow-partial" in caught.value.hint
+    if layout == "attention processors":  # the count is the same, whether it is allowed or not
+        with pytest.raises(GenerationError) as caught:
+            load_model(model, device="cpu")
+        assert both in caught.value.message
+        assert "77" in caught.value.message
+        assert "--allow-partial" in caught.value.hint
     loaded = load_model(model, device="cpu", allow_partial=True)
     assert loaded.lora_partial.applied == len(fitting)
     assert loaded.lora_partial.tensors == len(tensors)
     assert both in loaded.notes[0]
+    assert "77" in loaded.notes[0]
     _require_effect(loaded.pipeline, bases, base, made, LAYOUTS[layout][3])
 
 
@@ -375,7 +379,7 @@ def _spoil_type(tensors, key):
         (_spoil_alphas, "has no effect: its alphas are 0 in all"),
         (_spoil_ups, "has no effect: its factors are 0 in all"),
         (_spoil_pair, "has the down factor of a LoRA without the up factor"),
-        (_spoil_shape, "which are no matrices"),
+        (_spoil_shape, "which are not matrices"),
         (_spoil_type, r"a factor of whole numbers \(int8\): a LoRA that is quantised"),
     ],
 )

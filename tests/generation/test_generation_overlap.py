@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gmi_registry import generation
 from gmi_registry.errors import GenerationError
 from gmi_registry.generation import (
     BatchCache,
@@ -22,10 +21,8 @@ from gmi_registry.generation import (
     generate,
     images_kept,
 )
-from gmi_registry.hubs.local import LocalHub
 from gmi_registry.spec import ModelRef, PromptSet, encode_spec
 from tests.support.grey_encoder import GreyEncoder
-from tests.support.publishing import publish
 
 BASE = ModelRef("local", "base")
 FEW = PromptSet("few", 1, tuple(f"thing number {n}" for n in range(11)))
@@ -40,27 +37,15 @@ def recipe(pipeline, base):
 
 
 @pytest.fixture
-def hub(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(generation, "default_prompt_set", lambda model: FEW)
-    made = LocalHub.create(tmp_path / "hub", cache_dir=tmp_path / "cache")
-    shutil.copytree(tiny / "base", made.root / "models" / "base")
-    return made
+def hub(base_hub, default_prompts):
+    default_prompts(FEW)
+    return base_hub
 
 
 @pytest.fixture
-def run(hub, tmp_path):
-    def published(encoder, **options):
-        wanted = {
-            "encoder": encoder,
-            "prompts": OWN,
-            "overrides": QUICK,
-            "device": "cpu",
-            "work": tmp_path / "work",
-            "output": tmp_path / "out",
-        }
-        return publish(BASE, hub, **(wanted | options))
-
-    return published
+def run(hub, publishing, tmp_path):
+    published = publishing(hub, prompts=OWN, overrides=QUICK, output=tmp_path / "out")
+    return lambda encoder, **options: published(encoder=encoder, **options)
 
 
 def one_after_the_other(hub, pipeline, recipe, encoder, folder):

@@ -8,6 +8,8 @@ from gmi_registry.generation import load_model
 from gmi_registry.generation.lora import set_lora_scale
 from tests.support.lora_layouts import ATTENTION, RANK, Bases, kohya_names, write
 
+pytestmark = pytest.mark.usefixtures("folders_loaded_once")
+
 LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 NAME = "lora_unet_" + LAYER.replace(".", "_")
 CONVOLUTION = "down_blocks.1.resnets.0.conv1"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import gmi_registry.encoders
-from gmi_registry import generation
+from gmi_registry import generation, publish_plan
 from gmi_registry.errors import (
     GenerationError,
     GmiError,
@@ -23,10 +23,8 @@ from gmi_registry.errors import (
     UnsupportedVersionError,
 )
 from gmi_registry.generation import RecipeOverrides, specification
-from gmi_registry.hubs.local import LocalHub
 from gmi_registry.spec import MANIFEST_NAME, ModelRef, PromptSet, read_spec, verify
 from tests.support.grey_encoder import GreyEncoder
-from tests.support.publishing import publish
 
 # The package's own name "publish" is the function.
 publish_module = importlib.import_module("gmi_registry.publish")
@@ -39,34 +37,22 @@ OWN = PromptSet("own", 1, ("a purple cow", "a quiet street"))
 
 
 @pytest.fixture
-def hub(tiny, tmp_path):
-    made = LocalHub.create(tmp_path / "hub", cache_dir=tmp_path / "cache")
+def hub(base_hub, tiny):
+    models = base_hub.root / "models"
+    shutil.copytree(tiny / "lora", models / "lora")
     for name, more in (("base", ""), ("lora", "base_model: base\ngmi: {prompt_set: icons-v1}\n")):
-        folder = shutil.copytree(tiny / name, made.root / "models" / name)
-        (folder / "README.md").write_text(CARD.format(more=more))
-    return made
+        (models / name / "README.md").write_text(CARD.format(more=more))
+    return base_hub
 
 
 @pytest.fixture
-def few(monkeypatch):
-    """A default set of six prompts, which is quicker than 55."""
-    monkeypatch.setattr(generation, "default_prompt_set", lambda model: FEW)
+def few(default_prompts):
+    default_prompts(FEW)
 
 
 @pytest.fixture
-def run(hub, tmp_path):
-    """publish() with the defaults of these tests."""
-
-    def published(ref=BASE, **options):
-        wanted = {
-            "encoder": GreyEncoder(),
-            "overrides": QUICK,
-            "work": tmp_path / "work",
-            "device": "cpu",
-        }
-        return publish(ref, hub, **(wanted | options))
-
-    return published
+def run(hub, publishing):
+    return publishing(hub, overrides=QUICK)
 
 
 def files_below(folder):
@@ -319,7 +305,7 @@ def test_a_dry_run_says_where_every_setting_comes_from(run, hub, tmp_path, few):
     card = hub.root / "models" / "base" / "README.md"
     card.write_text(CARD.format(more="gmi: {guidance_scale: 2}\n"))
     plan = run(LORA, dry_run=True).plan
-    assert plan.origins["steps"] == plan.origins["batch_size"] == "as asked for"
+    assert plan.origins["steps"] == plan.origins["batch_size"] == "as requested"
     assert plan.origins["guidance_scale"] == "the model card of local:base"
     assert plan.origins["width"] == "the network's own"
     assert (plan.base.id, plan.device, plan.seconds) == ("base", "cpu", None)
@@ -359,7 +345,7 @@ def test_a_place_without_rights_is_refused(run, tmp_path, monkeypatch, few):
 
 def test_a_lora_whose_base_is_missing_names_it(run, hub, few):
     shutil.rmtree(hub.root / "models" / "base")
-    with pytest.raises(GenerationError, match="its base model base is not at hand"):
+    with pytest.raises(GenerationError, match="its base model base is not here"):
         run(LORA)
 
 
@@ -390,8 +376,8 @@ def test_the_card_names_the_encoder(run, hub, monkeypatch, few):
         asked.append((name, pretrained, folder, device))
         return GreyEncoder()
 
-    monkeypatch.setattr(publish_module, "load_encoder", load)
-    monkeypatch.setattr(publish_module, "check_encoder", lambda *asked, **settings: 0)
+    monkeypatch.setattr(publish_plan, "load_encoder", load)
+    monkeypatch.setattr(publish_plan, "check_encoder", lambda *asked, **settings: 0)
     run(encoder=None, dry_run=True)
     card = hub.root / "models" / "base" / "README.md"
     card.write_text(CARD.format(more="gmi: {encoder: grey/none}\n"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 from qdrant_client import QdrantClient
 
@@ -17,14 +19,27 @@ def _no_key_and_no_waiting(monkeypatch):
     monkeypatch.setattr(connection, "_WAIT", 0.001)
 
 
-@pytest.fixture(params=["embedded", "shards"])
-def server(request, tmp_path):
-    """With either engine in it."""
-    engine = QdrantClient(":memory:") if request.param == "embedded" else Shards(tmp_path)
+@contextmanager
+def running(kind, folder):
+    engine = QdrantClient(":memory:") if kind == "embedded" else Shards(folder)
     loopback = LoopbackQdrant(engine)
     yield loopback
     loopback.stop()
     engine.close()
+
+
+@pytest.fixture(params=["embedded", "shards"])
+def server(request, tmp_path):
+    """With either engine in it."""
+    with running(request.param, tmp_path) as loopback:
+        yield loopback
+
+
+@pytest.fixture(scope="module", params=["embedded", "shards"])
+def shared_server(request, tmp_path_factory):
+    """The same for all tests of a module, which read what the module has put there."""
+    with running(request.param, tmp_path_factory.mktemp("shards")) as loopback:
+        yield loopback
 
 
 @pytest.fixture(scope="session")

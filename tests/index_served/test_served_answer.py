@@ -26,10 +26,15 @@ def images(query):
     return ImageQuery(query, SCORES["default"])
 
 
+@pytest.fixture(scope="module")
+def full(shared_server, forty):
+    load(shared_server.url(), forty)
+    return shared_server
+
+
 @pytest.fixture
-def served(server, forty):
-    load(server.url(), forty)
-    with QdrantIndex.open(server.url()) as opened:
+def served(full):
+    with QdrantIndex.open(full.url()) as opened:
         yield opened
 
 
@@ -85,17 +90,17 @@ class TestSameAnswer:
             version.confidence for hit in ours.hits for version in hit.versions
         ) == pytest.approx(1)
 
-    def test_no_prompts_wanted_fetches_no_images(self, server, served):
-        server.seen.clear()
+    def test_no_prompts_wanted_fetches_no_images(self, full, served):
+        full.seen.clear()
         hits = served.answer(images(ask()), top=3, best_prompts=0).hits
         assert [hit.best_prompts for hit in hits] == [(), (), ()]
         # The nearest, and their vectors, by which they are compared with one another.
-        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == ["query", "points"]
+        assert [path.rpartition("/")[2] for _, path, _ in full.seen] == ["query", "points"]
 
-    def test_few_requests(self, server, served):
-        server.seen.clear()
+    def test_few_requests(self, full, served):
+        full.seen.clear()
         served.answer(images(ask(5)), Filters(tags=("icon",)))
-        last = [path.rpartition("/")[2] for _, path, _ in server.seen]
+        last = [path.rpartition("/")[2] for _, path, _ in full.seen]
         assert last == ["count", "query", "points", "points"]
 
     @pytest.mark.filterwarnings("ignore:Payload indexes have no effect", "ignore:Local mode")
@@ -204,23 +209,23 @@ class TestCompeting:
         hits = opened.answer(images(query), top=3, best_prompts=0).hits
         return np.array([hit.confidence for hit in hits])
 
-    def test_the_others_are_asked_for_their_distances(self, server, served, forty, few):
-        server.seen.clear()
+    def test_the_others_are_asked_for_their_distances(self, full, served, forty, few):
+        full.seen.clear()
         expected = [hit.confidence for hit in forty.rank(ask(seed=1), top=3).hits]
         assert self.confidences(served, ask(seed=1)) == pytest.approx(expected, rel=1e-4)
-        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == [
+        assert [path.rpartition("/")[2] for _, path, _ in full.seen] == [
             "query",
             "query",
             "points",
         ]
 
-    def test_but_not_where_they_have_no_chance(self, server, served, forty, few):
+    def test_but_not_where_they_have_no_chance(self, full, served, forty, few):
         """Twenty images leave no doubt."""
         query = ask(20, seed=1)
-        server.seen.clear()
+        full.seen.clear()
         expected = [hit.confidence for hit in forty.rank(query, top=3).hits]
         assert self.confidences(served, query) == pytest.approx(expected, abs=2e-3)
-        assert [path.rpartition("/")[2] for _, path, _ in server.seen] == ["query", "points"]
+        assert [path.rpartition("/")[2] for _, path, _ in full.seen] == ["query", "points"]
 
     def test_nor_all_of_them(self, served, forty, few, monkeypatch):
         monkeypatch.setattr(search, "COMPETING", 12)
@@ -249,7 +254,7 @@ class TestCompeting:
         assert [hit.ref for hit in found] == [hit.ref for hit in index.rank(ask(), top=8).hits]
         assert len({hit.ref.without_revision for hit in found}) == 8
 
-    def test_beyond_many_models_the_graph_is_asked(self, server, served, monkeypatch):
+    def test_beyond_many_models_the_graph_is_asked(self, full, served, monkeypatch):
         bodies = []
         real = served._connection.client.query_points
 

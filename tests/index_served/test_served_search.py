@@ -20,19 +20,21 @@ PICTURE = ROOT / "zoo" / "queries" / "pixel-art-rose.png"
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
 
-@pytest.fixture
-def served(server, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def served(shared_server, tmp_path_factory):
     """The zoo as a local hub, its index, and that index on the server."""
-    monkeypatch.setenv("GMI_CACHE_DIR", str(tmp_path / "cache"))
-    hub, index, url = tmp_path / "hub", tmp_path / "index", server.url()
+    folder = tmp_path_factory.mktemp("zoo")
+    hub, index, url = folder / "hub", folder / "index", shared_server.url()
     shutil.copytree(ROOT / "zoo" / "hub", hub)
     for found in (ROOT / "docs" / "press" / "specs").iterdir():
         shutil.copytree(found / "gmi", hub / "models" / found.name / "gmi", dirs_exist_ok=True)
-    for command in (["build", index, "--hub", hub], ["serve-into", index, url]):
-        done = CliRunner().invoke(app, ["index", *map(str, command)])
-        assert done.exit_code == 0, done.output
-    assert done.stdout == "models: 16 models\n"
-    return hub, index, url
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GMI_CACHE_DIR", str(folder / "cache"))
+        for command in (["build", index, "--hub", hub], ["serve-into", index, url]):
+            done = CliRunner().invoke(app, ["index", *map(str, command)])
+            assert done.exit_code == 0, done.output
+        assert done.stdout == "models: 16 models\n"
+        yield hub, index, url
 
 
 def asked(*arguments):
@@ -63,7 +65,7 @@ def test_the_server_answers_as_the_files_do(served):
 def test_what_a_server_cannot_answer_is_said(served):
     hub, _, url = served
     for options in ({"like": "icon-noto"}, {"prompt": "pixel art"}):
-        with pytest.raises(UnsupportedOperationError, match="answers to images alone") as caught:
+        with pytest.raises(UnsupportedOperationError, match="answers only to images") as caught:
             gmi_registry.search(hub=hub, index=url, **options)
         assert "--index DIR" in caught.value.hint
     others = ({"score": "paper"}, {"prompt": "a rose"}, {"not_like": [PICTURE]})

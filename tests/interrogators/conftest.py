@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from gmi_registry.encoders.open_clip import OpenClipEncoder
-from gmi_registry.interrogators.captions import CaptionInterrogator
+from gmi_registry.interrogators import CaptionInterrogator
 from tests.support.tiny_blip import write_tiny_blip
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from gmi_registry.encoders.open_clip import OpenClipEncoder
-from gmi_registry.interrogators.captions import CaptionInterrogator, ClipInterrogator
+from gmi_registry.interrogators import CaptionInterrogator, ClipInterrogator
 from gmi_registry.search.query import build_query
 
 

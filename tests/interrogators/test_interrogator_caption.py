@@ -13,7 +13,7 @@ from transformers import BlipForConditionalGeneration
 
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.errors import InputError
-from gmi_registry.interrogators.captions import CaptionInterrogator
+from gmi_registry.interrogators import CaptionInterrogator
 
 
 def test_the_caption_is_blips_greedy_one(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.errors import InputError
-from gmi_registry.interrogators.captions import CaptionInterrogator, ClipInterrogator
+from gmi_registry.interrogators import CaptionInterrogator, ClipInterrogator
 
 Picture = Callable[[int], Image.Image]
 

@@ -13,8 +13,7 @@ from PIL import Image
 
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.errors import InputError
-from gmi_registry.interrogators import load_interrogator
-from gmi_registry.interrogators.modes import PhraseInterrogator, shipped_phrases
+from gmi_registry.interrogators import PhraseInterrogator, load_interrogator, shipped_phrases
 from gmi_registry.spec import EncoderRef, Preprocess
 
 COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "purple": (0.7, 0, 0.7)}

@@ -39,7 +39,7 @@ def _quick(monkeypatch, models, tmp_path):
     monkeypatch.setattr(generation, "default_prompt_set", lambda model: FEW)
     load = encoder_from(models)
     monkeypatch.setattr(describe, "load_encoder", load)
-    publishing = importlib.import_module("gmi_registry.publish")
+    publishing = importlib.import_module("gmi_registry.publish_plan")
     monkeypatch.setattr(publishing, "load_encoder", load)
     monkeypatch.setattr(publishing, "check_encoder", lambda *_, **__: 0)
     monkeypatch.setenv("GMI_CACHE_DIR", str(tmp_path / "cache"))

@@ -16,7 +16,7 @@ from pathlib import Path
 from gmi_registry.errors import GmiError
 from gmi_registry.hubs import Filters
 from gmi_registry.hubs.huggingface import HuggingFaceHub
-from gmi_registry.publish import _published
+from gmi_registry.publish_plan import _published
 from gmi_registry.search.result import SearchResult
 from gmi_registry.spec import ModelRef, Spec, read_spec
 from tests.support.fault_plan import Plan

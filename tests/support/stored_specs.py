@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -70,8 +71,9 @@ def ref_of(number):
     )[number % 3]
 
 
+@cache
 def make_row(number, status=None, **changes):
-    """A row on one of three hubs, with a status of its own."""
+    """A row on one of three hubs, with a status of its own. Made once: nobody changes it."""
     spec = make_spec(number, **({"model": ref_of(number)} | changes))
     status = status or SpecStatus(
         stale=(None, False, True)[number % 3],

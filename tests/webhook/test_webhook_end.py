@@ -41,7 +41,7 @@ def hub(hf_hub, models, monkeypatch):
     monkeypatch.setattr(generation, "default_prompt_set", lambda model: FEW)
     load = encoder_from(models)
     monkeypatch.setattr(describe, "load_encoder", load)
-    publishing = importlib.import_module("gmi_registry.publish")
+    publishing = importlib.import_module("gmi_registry.publish_plan")
     monkeypatch.setattr(publishing, "load_encoder", load)
     monkeypatch.setattr(publishing, "check_encoder", lambda *_, **__: 0)
     monkeypatch.delenv("GMI_REGISTRY", raising=False)

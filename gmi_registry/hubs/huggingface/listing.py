@@ -331,7 +331,7 @@ def _listed_model(info: Any) -> ListedModel | None:
     try:
         ModelRef("hf", info.id)
     except (InputError, TypeError):
-        _log.warning("%.80r is no name for a model, and is passed over", info.id)
+        _log.warning("%.80r is not a name for a model, and is skipped", info.id)
         return None
     if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
         _log.warning("hf:%s is listed without a commit, and is passed over", info.id)
@@ -397,7 +397,8 @@ def earlier_commits(
     if offline:
         error = offline_error(asked)
         raise OfflineError(
-            f"older commits of hf:{ref.id} have to be asked for, and the network is switched off",
+            f"older commits of hf:{ref.id} would have to be requested, and the network is "
+            f"switched off",
             hint=error.hint,
         )
     with translated_errors(asked):

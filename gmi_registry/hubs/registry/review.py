@@ -285,12 +285,12 @@ def _paths(proposal: Proposal) -> tuple[ModelRef | None, list[Finding]]:
     for path, size in sorted(proposal.changed.items()):
         known = parse_file(path)
         if known is None:
-            wrong.append(f"{_shown(path)} is no file of an entry")
+            wrong.append(f"{_shown(path)} is not a file of an entry")
         elif size is None and known[1] in (MANIFEST_NAME, TENSORS_NAME):
             wrong.append(f"{path} would be removed")
         if known is not None:
             entries[known[0]] = path
-    hint = "propose the files of one entry alone; the rest is the maintainers'"
+    hint = "propose only the files of one entry; the rest belongs to the maintainers"
     findings = [Finding("paths", "failed", detail, hint) for detail in wrong[:_SHOWN]]
     if len(wrong) > _SHOWN:
         findings.append(Finding("paths", "failed", f"and {len(wrong) - _SHOWN:,} more paths", hint))
@@ -351,7 +351,7 @@ def _owner(proposal: Proposal, entry: ModelRef) -> Finding:
         return Finding("owner", "ok", "a new entry")
     if proposal.author is not None and proposal.author in owners:
         return Finding("owner", "ok", f"{proposal.author} replaces an entry of their own")
-    whose = " and ".join(sorted(owners)) or "somebody who is not known"
+    whose = " and ".join(sorted(owners)) or "somebody unknown"
     return Finding(
         "owner",
         "failed",
@@ -542,8 +542,8 @@ class _TooManyError(Exception):
 def compare_folders(base: Path, folder: Path) -> Proposal:
     """What ``folder`` changes of ``base``; git's own folder at the root of either is left out.
 
-    Links are not followed. Whose an entry is no folder knows, so that replacing one is for a
-    maintainer. Raises InputError where one of them is no folder, or cannot be read.
+    Links are not followed. A folder does not say whose an entry is, so a maintainer decides on
+    replacing one. Raises InputError where one of them is not a folder, or cannot be read.
     """
     try:
         before, after = dict(_files_below(base)), dict(_files_below(folder))

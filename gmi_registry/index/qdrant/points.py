@@ -25,7 +25,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
@@ -64,7 +64,12 @@ _MOST_PARTS = 128
 _POINTS_AT_ONCE = 4
 
 
-class _Header(Part):
+class CollectionHeader(Part):
+    """What all models of a collection share, less the arrays, which have that ``sha256`` and lie in
+    so many ``parts``. The encoder is here in full, so that whoever searches can load it without
+    having any specification. ``collection`` is the collection's own name, which no alias moves;
+    ``models`` is how many it holds."""
+
     format: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}\.[0-9]{1,4}$")]
     collection: Name
     models: Count
@@ -84,26 +89,34 @@ class _Header(Part):
             raise ValueError("the encoder is not the one that the key names")
         return self
 
+    @classmethod
+    def read(cls, payload: object, server: str) -> CollectionHeader:
+        """From the first point. Raises SpecFormatError for what this package did not write,
+        UnsupportedVersionError for what a newer one did."""
+        version = payload.get("format") if isinstance(payload, dict) else None
+        major = str(version).partition(".")[0]
+        if major.isdecimal() and int(major) > int(FORMAT.partition(".")[0]):
+            raise UnsupportedVersionError(
+                f"{server} holds an index of format {str(version)[:20]}, this version reads "
+                f"{FORMAT}",
+                hint="pip install --upgrade gmi-registry",
+            )
+        try:
+            return cls.model_validate(payload)
+        except ValidationError as error:
+            raise SpecFormatError(
+                f"{server} holds something that is not an index ({first_fault(error, 200)})",
+                hint=load_again(server),
+            ) from None
+
 
 @dataclass(frozen=True, eq=False)
 class CollectionMetadata:
-    """``whitening`` F [D, D] float32, ``centre`` c [D] float32 and ``excess`` make distances:
-    d_m = ‖Fᵀ(μ_m - c) - Fᵀ(z - c)‖² - excess. Taking c off both, which changes nothing, leaves
-    small numbers whose differences are exact.
+    """``whitening`` F [D, D] float32, ``centre`` c [D] float32 and the ``header``'s excess make
+    distances: d_m = ‖Fᵀ(μ_m - c) - Fᵀ(z - c)‖² - excess. Taking c off both, which changes nothing,
+    leaves small numbers whose differences are exact. ``prompt_embeddings`` [P, E] float16."""
 
-    ``encoder`` is here in full, so that whoever searches can load it without having any
-    specification; ``prompt_embeddings`` [P, E] float16. ``collection`` is the collection's own
-    name, which no alias moves; ``models`` is how many it holds.
-    """
-
-    collection: str
-    models: int
-    key: ComparabilityKey
-    encoder: EncoderRef
-    prompt_set: str
-    prompts: tuple[str, ...]
-    excess: float
-    temperature: float
+    header: CollectionHeader
     centre: NDArray[np.float32]
     whitening: NDArray[np.float32]
     prompt_embeddings: NDArray[np.float16]
@@ -112,26 +125,36 @@ class CollectionMetadata:
     def of(cls, group: ModelGroup, encoder: EncoderRef, collection: str) -> CollectionMetadata:
         """Of all members of ``group``, which has one at least and was made with ``encoder``, to be
         kept in ``collection``."""
-        first = group.entries[0]
-        scatter = group.scatter
+        first, scatter = group.entries[0], group.scatter
         everybody = range(len(group.names))
-        return cls(
+        centre = np.asarray(np.mean(group.means, axis=0, dtype=np.float64), np.float32)
+        whitening = scatter.whitening(SHRINKAGE).astype(np.float32)
+        prompts = agreed_prompts([held for held, _ in group.prompts_held(everybody)])
+        data = _packed(centre, whitening, prompts)
+        header = CollectionHeader(
+            format=FORMAT,
             collection=collection,
             models=len(group.entries),
-            key=group.key,
+            key=KeyMetadata.of(group.key),
             encoder=encoder,
             prompt_set=first.prompt_set,
             prompts=first.prompts,
             excess=scatter.spread(SHRINKAGE) / len(group.image_prompt),
             temperature=group.temperature,
-            centre=np.asarray(np.mean(group.means, axis=0, dtype=np.float64), np.float32),
-            whitening=scatter.whitening(SHRINKAGE).astype(np.float32),
-            prompt_embeddings=agreed_prompts([held for held, _ in group.prompts_held(everybody)]),
+            byte_order="little",
+            sha256=hashlib.sha256(data).hexdigest(),
+            parts=-(-len(data) // _PART_BYTES),
         )
+        return cls(header, centre, whitening, prompts)
 
     def styles(self, means: Floats) -> NDArray[np.float64]:
         """Fᵀ(μ - c) of embeddings ``means`` [R, D]: [R, D], to be compared as they are."""
         return np.asarray((means.astype(np.float64) - self.centre) @ self.whitening)
+
+    @property
+    def key(self) -> ComparabilityKey:
+        """What all models share."""
+        return self.header.key.key
 
     @property
     def image_dim(self) -> int:
@@ -141,117 +164,59 @@ class CollectionMetadata:
     @property
     def encoder_name(self) -> str:
         """For people."""
-        return f"{self.encoder.name}/{self.encoder.pretrained}"
+        return f"{self.header.encoder.name}/{self.header.encoder.pretrained}"
 
     @property
     def image_prompt(self) -> NDArray[np.int32]:
         """[N]: the prompt of each image."""
-        return image_prompts(len(self.prompts), self.key)
-
-    @cached_property
-    def _bytes(self) -> bytes:
-        arrays = (
-            self.centre.astype("<f4"),
-            self.whitening.astype("<f4"),
-            self.prompt_embeddings.astype("<f2"),
-        )
-        return b"".join(array.tobytes() for array in arrays)
-
-    @property
-    def ids(self) -> list[str]:
-        """The ids of the points that hold this."""
-        return metadata_ids(-(-len(self._bytes) // _PART_BYTES))
+        return image_prompts(len(self.header.prompts), self.key)
 
     def payloads(self) -> list[dict[str, Any]]:
-        """What the points of ``ids`` carry, in their order."""
-        data = self._bytes
-        pieces = [data[start : start + _PART_BYTES] for start in range(0, len(data), _PART_BYTES)]
-        header = _Header(
-            format=FORMAT,
-            collection=self.collection,
-            models=self.models,
-            key=KeyMetadata.of(self.key),
-            encoder=self.encoder,
-            prompt_set=self.prompt_set,
-            prompts=self.prompts,
-            excess=self.excess,
-            temperature=self.temperature,
-            byte_order="little",
-            sha256=hashlib.sha256(data).hexdigest(),
-            parts=len(pieces),
-        )
-        parts = [{"part": base64.b64encode(piece).decode()} for piece in pieces]
-        return [header.model_dump(mode="json"), *parts]
-
-    @staticmethod
-    def parts(payload: object, server: str) -> tuple[str, int]:
-        """From the first point: the collection's own name, and how many points hold arrays.
-
-        Raises SpecFormatError for what this package did not write, UnsupportedVersionError for
-        what a newer one did.
-        """
-        header = _header(payload, server)
-        return header.collection, header.parts
+        """What the points of :func:`metadata_ids` carry, in their order."""
+        data = _packed(self.centre, self.whitening, self.prompt_embeddings)
+        starts = range(0, len(data), _PART_BYTES)
+        parts = [base64.b64encode(data[it : it + _PART_BYTES]).decode() for it in starts]
+        return [self.header.model_dump(mode="json"), *({"part": part} for part in parts)]
 
     @classmethod
-    def read(cls, payloads: Sequence[object], server: str) -> CollectionMetadata:
-        """The inverse of :meth:`payloads`. Raises as :meth:`parts` does."""
-        header = _header(payloads[0], server)
+    def read(
+        cls, header: CollectionHeader, parts: Sequence[object], server: str
+    ) -> CollectionMetadata:
+        """From what the points after the first carry. Raises SpecFormatError."""
+        damaged = SpecFormatError(
+            f"{server} holds an index whose arrays are damaged", hint=load_again(server)
+        )
         dim, prompts = header.encoder.image_dim, len(header.prompts)
         try:
-            pieces = (base64.b64decode(it["part"], validate=True) for it in payloads[1:])  # type: ignore[index]
-            data = b"".join(pieces)
+            data = b"".join(base64.b64decode(it["part"], validate=True) for it in parts)  # type: ignore[index]
         except (TypeError, KeyError, binascii.Error):
-            raise _damaged(server) from None
+            raise damaged from None
         sizes = (4 * dim, 4 * dim * dim, 2 * prompts * header.encoder.text_dim)
         if len(data) != sum(sizes) or hashlib.sha256(data).hexdigest() != header.sha256:
-            raise _damaged(server)
+            raise damaged
         centre = np.frombuffer(data, "<f4", dim)
         whitening = np.frombuffer(data, "<f4", dim * dim, sizes[0]).reshape(dim, dim)
-        embeddings = np.frombuffer(data, "<f2", offset=sizes[0] + sizes[1])
+        embeddings = np.frombuffer(data, "<f2", offset=sizes[0] + sizes[1]).reshape(prompts, -1)
         if not all(np.isfinite(array).all() for array in (centre, whitening, embeddings)):
-            raise _damaged(server)
+            raise damaged
         return cls(
-            collection=header.collection,
-            models=header.models,
-            key=header.key.key,
-            encoder=header.encoder,
-            prompt_set=header.prompt_set,
-            prompts=header.prompts,
-            excess=header.excess,
-            temperature=header.temperature,
-            centre=centre.astype(np.float32),
-            whitening=whitening.astype(np.float32),
-            prompt_embeddings=embeddings.reshape(prompts, -1).astype(np.float16),
+            header,
+            centre.astype(np.float32),
+            whitening.astype(np.float32),
+            embeddings.astype(np.float16),
         )
+
+
+def _packed(
+    centre: NDArray[np.float32], whitening: NDArray[np.float32], prompts: NDArray[np.float16]
+) -> bytes:
+    arrays = centre.astype("<f4"), whitening.astype("<f4"), prompts.astype("<f2")
+    return b"".join(array.tobytes() for array in arrays)
 
 
 def metadata_ids(parts: int) -> list[str]:
     """The ids of the points that hold what all models share, of which ``parts`` hold arrays."""
     return [str(uuid.uuid5(_NAMESPACE, str(number))) for number in range(parts + 1)]
-
-
-def _header(payload: object, server: str) -> _Header:
-    version = payload.get("format") if isinstance(payload, dict) else None
-    major = str(version).partition(".")[0]
-    if major.isdecimal() and int(major) > int(FORMAT.partition(".")[0]):
-        raise UnsupportedVersionError(
-            f"{server} holds an index of format {str(version)[:20]}, this version reads {FORMAT}",
-            hint="pip install --upgrade gmi-registry",
-        )
-    try:
-        return _Header.model_validate(payload)
-    except ValidationError as error:
-        raise SpecFormatError(
-            f"{server} holds something that is no index ({first_fault(error, 200)})",
-            hint=load_again(server),
-        ) from None
-
-
-def _damaged(server: str) -> SpecFormatError:
-    return SpecFormatError(
-        f"{server} holds an index whose arrays are damaged", hint=load_again(server)
-    )
 
 
 FILTERED = ("hub", "folded.tags", "folded.base_model", "folded.kind", "folded.marks")
@@ -283,7 +248,7 @@ class PointPayload(ModelMetadata):
             return _payload_check().validate_python(known)
         except ValidationError as error:
             raise SpecFormatError(
-                f"the index says of {entry.ref} what no specification may: "
+                f"the index says something about {entry.ref} that no specification can say: "
                 f"{first_fault(error, 200)}",
                 hint="build the index again: gmi index build",
             ) from None
@@ -295,7 +260,8 @@ class PointPayload(ModelMetadata):
             return _payload_check().validate_python(payload)
         except ValidationError as error:
             raise SpecFormatError(
-                f"{server} says of a model what no index may: {first_fault(error, 200)}",
+                f"{server} says something about a model that no index can say: "
+                f"{first_fault(error, 200)}",
                 hint=load_again(server),
             ) from None
 
@@ -327,8 +293,8 @@ class PointPayload(ModelMetadata):
         return IndexEntry(
             **self.metadata,
             encoder=collection.encoder_name,
-            prompt_set=collection.prompt_set,
-            prompts=collection.prompts,
+            prompt_set=collection.header.prompt_set,
+            prompts=collection.header.prompts,
             key=collection.key,
         )
 
@@ -378,19 +344,20 @@ def fetch_metadata(connection: Connection, collection: str) -> CollectionMetadat
     records = connection.ask(retrieve, collection, metadata_ids(0))
     if not records:
         return None
-    own, parts = CollectionMetadata.parts(records[0].payload, address)
+    header = CollectionHeader.read(records[0].payload, address)
+    own = header.collection
     if collection != own and not own.startswith(f"{collection}--"):
         raise SpecFormatError(
             f"{address} holds an index under {collection!r} that says it is {own!r}",
             hint=load_again(address),
         )
     payloads: dict[str, object] = {}
-    ids = metadata_ids(parts)
+    ids = metadata_ids(header.parts)[1:]
     for start in range(0, len(ids), _POINTS_AT_ONCE):
         # By the collection's own name: the alias may move between two requests.
         for record in connection.ask(retrieve, own, ids[start : start + _POINTS_AT_ONCE]):
             payloads[str(record.id)] = record.payload
-    return CollectionMetadata.read([payloads.get(name) for name in ids], address)
+    return CollectionMetadata.read(header, [payloads.get(name) for name in ids], address)
 
 
 Progress = Callable[[int, int], None]
@@ -483,7 +450,7 @@ class _Uploading:
         existing = {it.name for it in ask(self.client.get_collections).collections}
         if name in existing:
             raise InputError(
-                f"{name!r} is a collection on {self.connection.address} that is no index",
+                f"{name!r} is a collection on {self.connection.address} that is not an index",
                 hint="load into another name",
             )
         aliases = {it.alias_name: it.collection_name for it in ask(self.client.get_aliases).aliases}
@@ -533,7 +500,9 @@ class _Uploading:
         shared = CollectionMetadata.of(self.group, self.encoder, self.own)
         points = [
             models.PointStruct(id=name, payload=payload, vector={})
-            for name, payload in zip(shared.ids, shared.payloads(), strict=True)
+            for name, payload in zip(
+                metadata_ids(shared.header.parts), shared.payloads(), strict=True
+            )
         ]
         # The first says that the others are there, so it goes last.
         for point in reversed(points):
@@ -594,7 +563,7 @@ class _Uploading:
                 return
 
     def _check(self, shared: CollectionMetadata) -> None:
-        expected = 2 * len(self.ids) + len(shared.ids)
+        expected = 2 * len(self.ids) + 1 + shared.header.parts
         found = self.connection.ask(self.client.count, self.own, exact=True).count
         if found != expected:
             raise HubError(

@@ -30,7 +30,13 @@ from gmi_registry.index.qdrant.points import (
     point_id,
     unpacked_images,
 )
-from gmi_registry.index.queries import ImageQuery, IndexQuery, PromptValues, Shortlist
+from gmi_registry.index.queries import (
+    ImageQuery,
+    IndexQuery,
+    PromptValues,
+    Shortlist,
+    check_width,
+)
 from gmi_registry.index.rank import rank_group
 from gmi_registry.scoring import DEFAULT_SCORE, SCORES, Candidates, WithinScatter
 from gmi_registry.scoring.kernels import Floats
@@ -131,7 +137,7 @@ class PointSearch:
         width = max(_GRAPH_WIDTH, after + limit)
         return self._connection.ask(
             self._connection.client.query_points,
-            self._shared.collection,
+            self._shared.header.collection,
             query=self._middle.tolist(),
             using="style",
             query_filter=self._passing,
@@ -147,7 +153,7 @@ class PointSearch:
             squares = np.square([point.score for point in points], dtype=np.float64)
         if not np.isfinite(squares).all():
             raise _damaged(self._connection, "gives a distance that is none")
-        return squares + (self._spread - self._shared.excess)
+        return squares + (self._spread - self._shared.header.excess)
 
 
 class ServedGroup(ModelGroup):
@@ -180,7 +186,7 @@ class ServedGroup(ModelGroup):
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        return self._shared.prompts
+        return self._shared.header.prompts
 
     def prompts_held(self, rows: Sequence[int]) -> Sequence[HeldPrompts]:
         return [(self._shared.prompt_embeddings, np.arange(len(rows)))]
@@ -195,7 +201,7 @@ class ServedGroup(ModelGroup):
 
     @property
     def temperature(self) -> float:
-        return self._shared.temperature
+        return self._shared.header.temperature
 
     @property
     def means(self) -> Floats:
@@ -230,7 +236,7 @@ class ServedGroup(ModelGroup):
                 styles[place] = style
         if not np.isfinite(styles).all():
             raise _damaged(self._connection, "holds no vector of a model that fits the others")
-        return styles + shared.centre.astype(np.float64) @ shared.whitening, shared.excess
+        return styles + shared.centre.astype(np.float64) @ shared.whitening, shared.header.excess
 
     def images(self, rows: Sequence[int] | None = None) -> NDArray[np.float16]:
         chosen = range(len(self.entries)) if rows is None else rows
@@ -249,10 +255,10 @@ class ServedGroup(ModelGroup):
 
     def _retrieved(self, ids: Sequence[str], at_once: int, **options: Any) -> Iterator[Record]:
         """The points of these ``ids``, so many in a request."""
-        retrieve = self._connection.client.retrieve
+        retrieve, name = self._connection.client.retrieve, self._shared.header.collection
         for start in range(0, len(ids), at_once):
             some = ids[start : start + at_once]
-            yield from self._connection.ask(retrieve, self._shared.collection, some, **options)
+            yield from self._connection.ask(retrieve, name, some, **options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -347,7 +353,7 @@ class QdrantIndex:
         self.close()
 
     def __len__(self) -> int:
-        return self._shared.models
+        return self._shared.header.models
 
     @property
     def key(self) -> ComparabilityKey:
@@ -357,12 +363,12 @@ class QdrantIndex:
     @property
     def encoder(self) -> EncoderRef:
         """The encoder of all specifications, which must encode the query too."""
-        return self._shared.encoder
+        return self._shared.header.encoder
 
     @property
     def prompt_set(self) -> str:
         """The prompt set's name, for people."""
-        return self._shared.prompt_set
+        return self._shared.header.prompt_set
 
     def answer(
         self,
@@ -420,13 +426,7 @@ class QdrantIndex:
                 f"{query.encoder_id[:8]}",
                 hint="search with the encoder that the specifications name",
             )
-        width = query.images.image_embeddings.shape[1]
-        if width != shared.image_dim:
-            raise IncomparableSpecsError(
-                f"the query's image embeddings have {width} values, those of the specifications "
-                f"{shared.image_dim}, though both name encoder {query.encoder_id[:8]}",
-                hint="encode the query again with the encoder that the specifications name",
-            )
+        check_width("image", shared.image_dim, query.images.image_embeddings, query.encoder_id)
         return query
 
     def _answer(
@@ -471,15 +471,17 @@ class QdrantIndex:
                 break
             limit *= 2
         if not rows:
-            return GroupRanking(shared.key, shared.prompt_set, shared.encoder_name, 0, ()), True
+            prompt_set = shared.header.prompt_set
+            return GroupRanking(shared.key, prompt_set, shared.encoder_name, 0, ()), True
         self._check(points, rows)
         entries = [row.entry(shared) for row in rows]
         group = ServedGroup(self._connection, shared, entries)
         measured = ServedQuery(query, search.distances(points))
         left = min(members, COMPETING) - len(rows)
-        if left > 0 and measured.most_beyond(members - len(rows), shared.temperature) > _NEGLIGIBLE:
-            further = search.distances(search(left, after=len(rows)))
-            measured = replace(measured, beyond=further)
+        further, temperature = members - len(rows), shared.header.temperature
+        if left > 0 and measured.most_beyond(further, temperature) > _NEGLIGIBLE:
+            beyond = search.distances(search(left, after=len(rows)))
+            measured = replace(measured, beyond=beyond)
         status = {str(row.ref.identity): row.status for row in rows}
         ranking = rank_group(
             Selection(group, range(len(rows))),
@@ -494,15 +496,15 @@ class QdrantIndex:
 
     def _count(self, passing: Filter | None) -> int:
         if passing is None:
-            return self._shared.models
+            return self._shared.header.models
         client = self._connection.client
         return self._connection.ask(
-            client.count, self._shared.collection, count_filter=passing, exact=True
+            client.count, self._shared.header.collection, count_filter=passing, exact=True
         ).count
 
     def _search(self, query: ImageQuery, passing: Filter | None) -> PointSearch:
         images = query.images.image_embeddings
-        exact = self._shared.models <= _EXACT
+        exact = self._shared.header.models <= _EXACT
         return PointSearch(self._connection, self._shared, images, passing, exact=exact)
 
     def _check(self, points: Sequence[ScoredPoint], rows: Sequence[PointPayload]) -> None:
@@ -516,7 +518,8 @@ def _current_metadata(connection: Connection) -> CollectionMetadata:
     shared = fetch_metadata(connection, connection.collection)
     if shared is None:
         raise SpecFormatError(
-            f"{connection.address} holds a collection {connection.collection!r} that is no index",
+            f"{connection.address} holds a collection {connection.collection!r} that is not an "
+            f"index",
             hint="name another collection, or load an index: gmi index serve-into DIR URL",
         )
     return shared

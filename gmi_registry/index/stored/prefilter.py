@@ -14,7 +14,6 @@ import contextlib
 import json
 import logging
 import os
-import tempfile
 import threading
 import time
 import zlib
@@ -27,7 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gmi_registry.atomic import read_sealed, write_sealed
+from gmi_registry.atomic import new_file, read_sealed, write_sealed
 from gmi_registry.index.groups import as_rows
 from gmi_registry.index.stored.format import ArrayLayout
 from gmi_registry.scoring import WithinScatter
@@ -387,26 +386,20 @@ def _write(
     """Write both files, each whole or not at all; ``pieces`` are the arrays of one segment after
     the other."""
     layout = about.layout
-    handle, scratch = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w+b") as stream:
-            # No fsync: after a power cut checksums tell a torn file from a whole one.
-            stream.truncate(layout.size)
-            stream.write(layout.header)
-            shared = {"centre": prefilter.centre, "directions": prefilter.directions}
-            layout.put(stream, 0, shared)
-            row = 0
-            for piece in pieces:
-                layout.put(stream, row, {**piece, "sums": _row_sums(piece["means"])})
-                row += len(piece["means"])
-            stream.flush()
-            arrays = layout.mapped(stream)
-            assert arrays is not None
-            described = asdict(replace(about, checksum=_checksum(arrays)))
-            write_sealed(_beside(path), json.dumps(described).encode())
-        Path(scratch).replace(path)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
+    # Not flushed: after a power cut checksums tell a torn file from a whole one.
+    with new_file(path, flush=False, private=True) as stream:
+        stream.truncate(layout.size)
+        stream.write(layout.header)
+        layout.put(stream, 0, {"centre": prefilter.centre, "directions": prefilter.directions})
+        row = 0
+        for piece in pieces:
+            layout.put(stream, row, {**piece, "sums": _row_sums(piece["means"])})
+            row += len(piece["means"])
+        stream.flush()
+        arrays = layout.mapped(stream)
+        assert arrays is not None
+        described = asdict(replace(about, checksum=_checksum(arrays)))
+        write_sealed(_beside(path), json.dumps(described).encode())
 
 
 def _beside(path: Path) -> Path:

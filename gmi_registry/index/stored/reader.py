@@ -341,16 +341,6 @@ class IndexInfo:
         return sum(group.rows for group in self.groups)
 
     @property
-    def parts(self) -> int:
-        """Of all groups."""
-        return sum(group.parts for group in self.groups)
-
-    @property
-    def removed(self) -> int:
-        """Rows that count no more and still take room."""
-        return sum(group.removed for group in self.groups)
-
-    @property
     def bytes(self) -> int:
         """Of all files but ``index.json``."""
         return sum(group.bytes for group in self.groups)

@@ -160,7 +160,7 @@ def update_index(
         raise InputError(
             f"the index in {folder} cannot be written: {error.strerror or error}; "
             "it is as it was before",
-            hint="free some room, or name a folder that you may write to",
+            hint="free some space, or name a folder that you can write to",
         ) from error
 
 
@@ -390,7 +390,7 @@ class GroupDraft:
         metadata = StoredMetadata.of(entry, status, self._prompt_set.name)
         data = metadata.to_bytes()
         if len(data) > LINE_LIMIT:
-            raise ValueError(f"its metadata take {len(data):,} bytes, more than {LINE_LIMIT:,}")
+            raise ValueError(f"its metadata takes {len(data):,} bytes, more than {LINE_LIMIT:,}")
         return metadata, data
 
     def written(self) -> tuple[PartDraft | None, list[str]]:

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 from gmi_registry.errors import InputError
 from gmi_registry.sanitize import holds_secret
 
-_PLACE_HINT = "name a file in a folder that exists and that you may write to"
+_PLACE_HINT = "name a file in a folder that exists and that you can write to"
 _SEAL = hashlib.sha256().digest_size
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
@@ -202,9 +202,9 @@ def require_writable_file(path: Path, what: str, *, hint: str = _PLACE_HINT) -> 
     if path.is_dir():
         reason = "it is a folder"
     elif not folder.is_dir():
-        reason = f"{folder} is no folder"
+        reason = f"{folder} is not a folder"
     elif not os.access(folder, os.W_OK | os.X_OK):
-        reason = f"you may not write to {folder}"
+        reason = f"you cannot write to {folder}"
     if reason is not None:
         raise InputError(f"{path}: the {what} cannot be written: {reason}", hint=hint)
 

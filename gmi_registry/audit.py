@@ -201,6 +201,6 @@ def _encoder(spec: Spec, hub: Hub, device: str) -> Encoder:
         raise IncomparableSpecsError(
             f"the encoder {stated.name}/{stated.pretrained} that was loaded is not the one that "
             "made the specification",
-            hint="its specification must be made again, with an encoder that can be had",
+            hint="its specification must be made again, with an encoder that is available",
         )
     return encoder

@@ -88,7 +88,7 @@ def known_hubness(group: ModelGroup, cache: SpecCache) -> Hubness | None:
     try:
         return None if data is None else Hubness.from_bytes(data)
     except Exception as error:  # written by a program that meant something else
-        _log.debug("what was measured of %s is of another layout: %s", group.key, error)
+        _log.debug("the stored measurements of %s have another layout: %s", group.key, error)
         return None
 
 
@@ -123,7 +123,9 @@ def kept_pictures(encoder_id: str, width: int, cache: SpecCache) -> NDArray[np.f
     try:
         found = load(data)["images"]
     except Exception as error:
-        _log.debug("what %s made of the pictures is of another layout: %s", encoder_id, error)
+        _log.debug(
+            "the stored embeddings of pictures by %s have another layout: %s", encoder_id, error
+        )
         return None
     right = found.shape == (_ACROSS * _ACROSS, width) and found.dtype == np.float32
     return found if right and np.isfinite(found).all() else None

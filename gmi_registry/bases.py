@@ -145,7 +145,8 @@ def base_named(name: str, what: str) -> BaseFamily:
     family = family_named(name)
     if family is None:
         raise HubError(
-            f"{what} is made for {one_line(name, 80)}, a base model that is not known here",
+            f"{what} is made for {one_line(name, 80)}, a base model that this program does not "
+            f"know",
             hint=BASE_HINT,
         )
     spelt = next(one for one in family.names if one.casefold() == name.casefold())
@@ -160,7 +161,7 @@ def require_repository(family: BaseFamily, what: str, *, called: str | None = No
     hint = BASE_HINT
     if not family.makes_images:
         hint = (
-            "only models that generate images from a text are described; where this is one, "
+            "only models that generate images from a text can be described; if this is one, "
             f"{BASE_HINT}"
         )
     raise HubError(f"{what} is made for {called or family.title}, {family.refusal}", hint=hint)
@@ -205,7 +206,8 @@ def family_of_layers(
     refused = next((family for family in of_kind if family.repository is None), None)
     if refused is None:
         raise HubError(
-            f"{what} is made for {one_line(architecture, 40)}, for which no base is known here",
+            f"{what} is made for {one_line(architecture, 40)}, and this program knows no base "
+            f"for it",
             hint=BASE_HINT,
         )
     require_repository(refused, what)

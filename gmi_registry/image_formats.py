@@ -63,7 +63,7 @@ _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture", _CONVERT),
     (0, b"8BPS", "a Photoshop file (PSD)", _EXPORT),
     (0, b"gimp xcf", "a GIMP file (XCF)", _EXPORT),
-    (0, b"%PDF-", "a PDF document", "save the page as a picture: pdftoppm -png FILE page"),
+    (0, b"%PDF-", "a PDF document", "convert the page to a picture: pdftoppm -png FILE page"),
     (0, b"%!PS", "a PostScript file (EPS)", _EXPORT),
     (0, b"\xc5\xd0\xd3\xc6", "a PostScript file (EPS)", _EXPORT),
     (0, b"DDS ", "a DirectDraw texture (DDS)", _CONVERT),
@@ -78,7 +78,7 @@ _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"FLIF", "a FLIF picture", _CONVERT),
     (0, b"qoif", "a QOI picture", _CONVERT),
     (0, b"farbfeld", "a farbfeld picture", _CONVERT),
-    (0, b"AT&TFORM", "a DjVu document", "save the page as a picture: ddjvu -format=tiff FILE"),
+    (0, b"AT&TFORM", "a DjVu document", "convert the page to a picture: ddjvu -format=tiff FILE"),
     (0, b"\xd7\xcd\xc6\x9a", "a Windows metafile (WMF)", _EXPORT),
     (40, b" EMF", "a Windows metafile (EMF)", _EXPORT),
     (0, b"SIMPLE  =", "an astronomer's picture (FITS)", _CONVERT),
@@ -158,13 +158,13 @@ def _media_kind(head: bytes) -> FileKind:
 def _text_kind(head: bytes) -> FileKind | None:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if head[:2] == b"\x1f\x8b":
-        return FileKind("a gzip file, perhaps an SVG drawing (SVGZ)", "unpack it: gunzip FILE")
+        return FileKind("a gzip file, perhaps an SVG image (SVGZ)", "unpack it: gunzip FILE")
     if text.startswith(_LFS):
         return FileKind(
             "a pointer of Git LFS, not the file itself", "fetch what it points to: git lfs pull"
         )
     if text.startswith(b"<") and _SVG.search(head):
-        return FileKind("an SVG drawing", "draw it: rsvg-convert FILE -o picture.png")
+        return FileKind("an SVG image", "convert it: rsvg-convert FILE -o picture.png")
     if text.startswith(b"<") and _PAGE.search(head):
         return FileKind("a web page", "download the picture itself: the address led to a page")
     if text[:1] in (b"{", b"[") and text.rstrip()[-1:] in (b"}", b"]"):

@@ -105,7 +105,7 @@ def load_image(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> I
         reason = getattr(error, "strerror", None) or _words(error)
         raise InputError(
             f"{name}: cannot read the image: {reason}",
-            hint="check the path, and that you may read the file",
+            hint="check the path, and that you can read the file",
         ) from error
 
 

@@ -71,7 +71,7 @@ class ModelFiles:
     own; ``weights`` are its weight files, sorted by path, their digests taken from the bytes on the
     disk. ``base`` holds the base model's files for a LoRA or a textual inversion, and for a single
     file whose layout the base's configuration describes; None for a checkpoint, or where the base
-    is not at hand. ``revision`` (in ``ref``) is the hub's own name for this state of the model.
+    is not here. ``revision`` (in ``ref``) is the hub's own name for this state of the model.
     ``base_origin`` says who named the base, None where there is none, and ``base_revision`` is the
     one that was named with it; ``base_refusal`` is why its file tells none, where nobody named one.
     ``notes`` are lines for people about how the base was found.

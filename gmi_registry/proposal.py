@@ -34,7 +34,7 @@ def proposal_findings(spec: Spec, group: ModelGroup | None, cache: SpecCache) ->
     pictures = kept_pictures(encoder.id, encoder.image_dim, cache)
     norms = _norms(images, group, pictures)
     if group is None:
-        why = "no index of models that this one can be compared with"
+        why = "there is no index of models that this one can be compared with"
         return [norms, Finding("copies", "skipped", why, _HINT), Finding("hubness", "skipped", why)]
     found = measure_hubness(group, pictures, images)
     return [norms, _copies(spec, group, repeated_members(group, images)), _near_all(found)]
@@ -58,7 +58,7 @@ def _norms(
     inside = least >= usual[0] / _TIMES_AS_LONG and most <= usual[1] * _TIMES_AS_LONG
     if inside:
         return Finding("norms", "ok", detail)
-    hint = "its author publishes it anew with the encoder that it names"
+    hint = "its author must publish it again with the encoder that it names"
     return Finding("norms", "failed", f"not what its encoder gives for images: {detail}", hint)
 
 
@@ -67,7 +67,7 @@ def _copies(spec: Spec, group: ModelGroup, rows: Sequence[int]) -> Finding:
     names = [group.names[row] for row in rows]
     others = [name for name in names if identity_of(name) != own]
     if not others:
-        return Finding("copies", "ok", f"repeats none of {len(group.names):,} models")
+        return Finding("copies", "ok", f"repeats none of the {len(group.names):,} models")
     more = f" and {len(others) - _NAMED:,} more" if len(others) > _NAMED else ""
     # A LoRA and what it was merged into are honest repeats, so that this is for people to weigh.
     return Finding("copies", "ok", f"the same images as {', '.join(others[:_NAMED])}{more}")
@@ -79,8 +79,8 @@ def _near_all(found: Hubness) -> Finding:
         few = f"{found.models:,} models are too few to say what is near all of them"
         return Finding("hubness", "skipped", few)
     detail = (
-        f"first for {model.first:.1%} of {found.asked:,} images of other models, "
-        f"where {found.share:.1%} would be its share"
+        f"first for {model.first:.1%} of {found.asked:,} images of other models; "
+        f"its share would be {found.share:.1%}"
     )
     if model.pictured is not None:
         detail += f", and for {model.pictured:.1%} of {found.pictures} background pictures"

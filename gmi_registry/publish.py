@@ -322,5 +322,5 @@ def _make(folder: Path) -> None:
     except OSError as error:
         raise InputError(
             f"{folder} cannot be made: {error.strerror or error}",
-            hint="choose a place that you may write to",
+            hint="choose a place that you can write to",
         ) from error

@@ -427,8 +427,8 @@ def _require_same_weights(model: ModelOutline, destination: Destination) -> None
             raise HubError(
                 f"{model.ref}: the specification would go to {destination.branch}, where {path} "
                 f"{what}",
-                hint="name a branch that has these weights: --revision BRANCH; or leave the "
-                "repository alone: --to registry, or --output DIR",
+                hint="name a branch that has these weights: --revision BRANCH; or do not write "
+                "to the repository: --to registry, or --output DIR",
             )
 
 

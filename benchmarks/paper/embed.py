@@ -107,7 +107,7 @@ def open_picture(path: Path) -> Image.Image:
             return image.convert("RGB")
     except OSError as error:
         raise GenerationError(
-            f"{path}: a generated picture is gone or damaged", hint="run the same command again"
+            f"{path}: a generated image is missing or damaged", hint="run the same command again"
         ) from error
 
 

@@ -140,7 +140,7 @@ class StageCache:
         digest = sha256_file(path)
         if digest is None:
             raise GenerationError(
-                f"{path}: a generated picture is gone", hint="run the same command again"
+                f"{path}: a generated image is missing", hint="run the same command again"
             )
         name = f"{room}/{digest[:32]}.png"
         target = self.folder / name

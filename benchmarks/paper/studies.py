@@ -402,7 +402,7 @@ def questions(
 
     ``temperature`` is T of a search over the run's specifications. Empty without embeddings or
     without distances of the default score; words are left out where models have none, or the
-    encoder's towers share no space. Raises InputError for embeddings that are damaged.
+    encoder's towers have no common space. Raises InputError for embeddings that are damaged.
     """
     names = ("specs", "test")
     if _PICTURE_METHOD not in test.distances or not all(

@@ -57,11 +57,13 @@ def info(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
 def prune(
     older_than: Annotated[
         str | None,
-        typer.Option(metavar="AGE", help="Keep what was used since then: 12h, 30d, 8w."),
+        typer.Option(metavar="AGE", help="Keep what was used within this time: 12h, 30d, 8w."),
     ] = None,
     max_size: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Stop when no more than this is left: 500MB, 2GB."),
+        typer.Option(
+            metavar="SIZE", help="Stop when the cache is no larger than this: 500MB, 2GB."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be deleted.")
@@ -92,7 +94,7 @@ def prune(
             write_line(f"{item.part.name}: {item.files:,} files, {item.bytes:,} bytes")
     write_message(
         f"{files:,} files, {size:,} bytes {'would be' if dry_run else 'were'} deleted"
-        + ("; leave out --dry-run to do it" if dry_run else "")
+        + ("; leave out --dry-run to delete them" if dry_run else "")
     )
 
 

@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from gmi_registry.encoders.description import Description
 
 
-app = new_app("Export encoders, which then need no torch, or check an export.")
+app = new_app("Export encoders, so that searches need no torch, or check an export.")
 
 
 @command(app)
 def export(
     name: Annotated[
-        str, typer.Argument(metavar="NAME/PRETRAINED", help="The encoder, as open_clip calls it.")
+        str, typer.Argument(metavar="NAME/PRETRAINED", help="The encoder, by its open_clip name.")
     ],
     hub: Annotated[
         Path | None,
         typer.Option(
             "--hub",
             metavar="DIR",
-            help="A folder of models that has the encoder; else open_clip's own.",
+            help="A folder of models that has the encoder; default: open_clip's own.",
         ),
     ] = None,
     output: Annotated[
@@ -48,7 +48,7 @@ def export(
         typer.Option(
             "--output",
             metavar="DIR",
-            help="Where to write it; else where searches on this machine find it.",
+            help="Where to write it; default: where searches on this machine find it.",
         ),
     ] = None,
     half: Annotated[

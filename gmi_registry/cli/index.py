@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from gmi_registry.index import ComparabilityKey, Hubness, SpecCache
     from gmi_registry.index.stored import StoredGroup, StoredIndex
 
-app = new_app("Put many specifications into one index, which a search opens at once.")
+app = new_app(
+    "Make one index of many specifications, so that a search reads it and not each of them."
+)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the index.")]
 Hubs = Annotated[

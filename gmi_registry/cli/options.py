@@ -43,20 +43,20 @@ Tags = Annotated[
     typer.Option("--tag", "-t", metavar="TAG", help="Only models with this tag; repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print names only, and no progress.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only names, and no progress.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more on stderr.")]
 CacheDir = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
         envvar="GMI_CACHE_DIR",
-        help="The folder for what was read or computed once; else this user's caches.",
+        help="The folder of the caches; default: this user's.",
     ),
 ]
 Token = Annotated[
     str | None,
     typer.Option(
-        metavar="TOKEN", help="Your access token; else the one of hf auth login, or HF_TOKEN."
+        metavar="TOKEN", help="Your access token; default: HF_TOKEN, or the one of hf auth login."
     ),
 ]
 CivitaiToken = Annotated[
@@ -65,7 +65,7 @@ CivitaiToken = Annotated[
         metavar="TOKEN",
         envvar="CIVITAI_TOKEN",
         show_envvar=False,
-        help="Your access token for Civitai; else CIVITAI_TOKEN.",
+        help="Your access token for Civitai; default: CIVITAI_TOKEN.",
     ),
 ]
 RegistryText = Annotated[
@@ -90,7 +90,7 @@ WorkDir = Annotated[
     typer.Option(
         "--work",
         metavar="DIR",
-        help="Where images are kept until the work is done; else in the cache.",
+        help="Where images are kept until the work is done; default: in the cache.",
     ),
 ]
 

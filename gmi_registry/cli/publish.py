@@ -92,7 +92,8 @@ class RecipeOptions:
     true_cfg_scale: Annotated[
         float | None,
         typer.Option(
-            help="Scale of classifier-free guidance where --guidance is something else (FLUX.1); "
+            help="Scale of classifier-free guidance, for models that use --guidance for "
+            "something else (FLUX.1); "
             "above 1 it takes twice the time.",
         ),
     ] = None
@@ -100,7 +101,7 @@ class RecipeOptions:
         int | None,
         typer.Option(
             metavar="LAYERS",
-            help="Layers left out at the end of the CLIP text encoders: 1 for what other tools "
+            help="Layers left out at the end of the CLIP text encoders: 1 is what other tools "
             "call CLIP skip 2.",
         ),
     ] = None
@@ -215,19 +216,21 @@ def publish(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Your own prompts, one a line, besides the default ones."
+            metavar="FILE", help="Your own prompts, one a line, in addition to the default ones."
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write the files to DIR/gmi, and nothing to the hub."),
+        typer.Option(
+            metavar="DIR", help="Write the files to DIR/gmi, and write nothing to the hub."
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, print the plan, write nothing.")
+        bool, typer.Option("--dry-run", help="Check everything, print the plan, and write nothing.")
     ] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Publish also where the same is published already."),
+        typer.Option("--force", help="Publish even if the same specification is there already."),
     ] = False,
     allow_partial: Annotated[
         bool,

@@ -72,13 +72,15 @@ def regenerate(
         typer.Option(metavar="DATE", help="Only models that changed then or later (UTC)."),
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Print what there is to do and why, and do nothing.")
+        bool, typer.Option("--plan", help="Print what would be done and why, and do nothing.")
     ] = False,
-    max_models: Annotated[int | None, typer.Option(min=0, help="Begin no more than that.")] = None,
+    max_models: Annotated[
+        int | None, typer.Option(min=0, help="Start at most this many models.")
+    ] = None,
     max_seconds: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Begin no model after this time; models that have begun are finished."
+            min=0, help="Start no model after this time; models that were started are finished."
         ),
     ] = None,
     executor: Annotated[
@@ -86,7 +88,7 @@ def regenerate(
         typer.Option(help="Where images are generated: here, in a Ray cluster, in the hub's Jobs."),
     ] = ExecutorChoice.LOCAL,
     at_once: Annotated[
-        int, typer.Option("--workers", min=1, help="Models at a time, where memory allows it.")
+        int, typer.Option("--workers", min=1, help="Models at a time, if there is enough memory.")
     ] = 1,
     install_webhook: Annotated[
         list[str] | None,
@@ -106,7 +108,7 @@ def regenerate(
         bool | None,
         typer.Option(
             "--create-pr/--no-create-pr",
-            help="Propose changes to the owners, or make them; as for gmi publish.",
+            help="Propose changes to the owners, or make them, as with gmi publish.",
         ),
     ] = None,
     index: Annotated[
@@ -126,7 +128,7 @@ def regenerate(
     ] = None,
     summary: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.md", help="Write a summary for people to this file."),
+        typer.Option(metavar="FILE.md", help="Write a Markdown summary to this file."),
     ] = None,
     device: Device = None,
     *,
@@ -145,7 +147,7 @@ def regenerate(
     if summary is not None:
         require_writable_file(summary, "summary", hint=_OTHER_FILE)
     if index is not None and index.exists() and not index.is_dir():
-        raise InputError(f"{index} is no folder", hint="name one: gmi regenerate --index DIR")
+        raise InputError(f"{index} is not a folder", hint="name one: gmi regenerate --index DIR")
     if install_webhook:
         from gmi_registry.cli.webhook import JobOptions, install
 
@@ -265,7 +267,7 @@ def _write_plan(plan: RegenerationPlan, show: OutputOptions) -> None:
     else:
         write_rows((str(model.ref), model.state, model.reason) for model in plan.models)
         counts = ", ".join(f"{plan.count(state)} {state}" for state in get_args(State))
-        write_message(f"{counts}; nothing was done; leave out --plan to do it")
+        write_message(f"{counts}; nothing was done; leave out --plan to start")
 
 
 def _write_summary(done: Summary, show: OutputOptions) -> None:

@@ -47,7 +47,7 @@ _STAGES = {
 }
 _SEEDS = 2**32
 
-app = new_app("Check what is proposed to the registry, and mark entries as verified.")
+app = new_app("Check proposals to the registry, and mark entries as verified.")
 
 AuditSeed = Annotated[
     int | None,
@@ -72,11 +72,12 @@ def check(
         Path | None,
         typer.Argument(
             metavar="FOLDER",
-            help="The registry's files with the proposal in them, in place of --revision.",
+            help="A folder with the registry's files and the proposal, instead of --revision.",
         ),
     ] = None,
     base: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="The same files without the proposal.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A folder with the same files without the proposal."),
     ] = None,
     revision: Annotated[
         str | None, typer.Option(metavar="REV", help="The pull request, such as refs/pr/3.")
@@ -94,7 +95,8 @@ def check(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Compare with the models of this index; else with the registry's, or --base.",
+            help="Compare with the models of this index; default: the registry's, or those of "
+            "--base.",
         ),
     ] = None,
     device: Device = None,

@@ -120,14 +120,17 @@ def search(
         typer.Option(
             "--not-tag",
             metavar="TAG",
-            help="Only models without it; repeatable.",
+            help="Only models without this tag; repeatable.",
             show_default=False,
         ),
     ] = None,
     base_model: Annotated[
         str | None,
         typer.Option(
-            "--base-model", metavar="ID", help="Only models made from this one.", show_default=False
+            "--base-model",
+            metavar="ID",
+            help="Only models made from this base model.",
+            show_default=False,
         ),
     ] = None,
     kind: Annotated[
@@ -138,14 +141,17 @@ def search(
         bool, typer.Option("--nsfw", help="On Civitai, models rated above PG as well.")
     ] = False,
     fresh_only: Annotated[
-        bool, typer.Option("--fresh-only", help="Leave out models that have changed since.")
+        bool,
+        typer.Option(
+            "--fresh-only", help="Leave out models that changed after they were described."
+        ),
     ] = False,
     prompt: Annotated[
         str | None,
         typer.Option(
             "--prompt",
             metavar="TEXT",
-            help="What the images show; without any, what to look for.",
+            help="What the images show; without images, what to look for.",
             show_default=False,
         ),
     ] = None,
@@ -154,7 +160,8 @@ def search(
         typer.Option(
             "--like",
             metavar="MODEL",
-            help="In place of images: a model, or a folder that holds gmi/, to be near to.",
+            help="Instead of images: a model, or a folder with gmi/, that results should be "
+            "similar to.",
             show_default=False,
         ),
     ] = None,
@@ -172,16 +179,18 @@ def search(
         typer.Option(
             "--style",
             metavar="TEXT",
-            help="How they should look, in words that count beside the images.",
+            help="How the images should look, in words; counts together with the images.",
             show_default=False,
         ),
     ] = None,
     interrogator: Annotated[
         InterrogatorChoice,
-        typer.Option("--interrogator", help="How to guess what they show, without --prompt."),
+        typer.Option(
+            "--interrogator", help="How to guess what the images show if there is no --prompt."
+        ),
     ] = InterrogatorChoice.NONE,
     score: Annotated[
-        str, typer.Option("--score", metavar="NAME", help="How to measure: default, paper, ...")
+        str, typer.Option("--score", metavar="NAME", help="The score: default, paper, ...")
     ] = "default",
     top: Annotated[int, typer.Option("--top", min=1, help="How many models to print.")] = 10,
     repeats: Annotated[
@@ -191,7 +200,10 @@ def search(
     html: Annotated[
         Path | None,
         typer.Option(
-            "--html", metavar="FILE", help="Write a page with pictures as well.", show_default=False
+            "--html",
+            metavar="FILE",
+            help="Also write an HTML page with pictures.",
+            show_default=False,
         ),
     ] = None,
     open_page: Annotated[
@@ -279,7 +291,7 @@ def search(
         write_ranking(result)
     write_comments(result, quiet=quiet, verbose=verbose)
     if opened.name == "civitai" and not nsfw and not quiet:
-        write_message("models rated PG alone; --nsfw takes the others in")
+        write_message("only models rated PG; --nsfw includes the others")
     if html is not None:
         write_message(f"report: {page}")
         if open_page:
@@ -461,10 +473,10 @@ def write_comments(result: SearchResult, *, quiet: bool, verbose: bool) -> None:
     if quiet:
         return
     if not result.groups:
-        write_message(f"no model matches; {result.looked_at} looked at")
+        write_message(f"no model matches; {result.looked_at} searched")
     else:
         index = "" if result.index is None else f", in the index {result.index}"
-        write_message(f"{result.looked_at:,} models looked at, {result.matched:,} matched{index}")
+        write_message(f"{result.looked_at:,} models searched, {result.matched:,} matched{index}")
     for hit in result.hits:
         if hit.described_as is not None:
             write_message(
@@ -477,7 +489,7 @@ def write_comments(result: SearchResult, *, quiet: bool, verbose: bool) -> None:
     if result.offline and result.requests is not None:
         # Last, where it is seen: the answer may be of another day.
         listed = result.catalogue_age
-        known = "there was none yet" if listed is None else f"it is {age(listed)} old"
+        known = "there is none yet" if listed is None else f"it is {age(listed)} old"
         write_message(f"offline, from the last listing of the hub: {known}")
     if verbose and result.requests is not None:
         each = ", ".join(f"{method} {count:,}" for method, count in result.requests.items())
@@ -507,7 +519,7 @@ def write_page(
 
     settings = [
         ("hub", hub),
-        ("looked at", f"{result.looked_at} models, {result.matched} matching"),
+        ("searched", f"{result.looked_at} models, {result.matched} matching"),
         ("score", result.score),
         ("style", result.style or ""),
         ("prompts by", result.interrogator if result.images else ""),

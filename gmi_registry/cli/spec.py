@@ -50,7 +50,7 @@ Model = Annotated[
 TrustConfig = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="The trust configuration of a Sigstore other than the public one."
+        metavar="FILE", help="The trust configuration of another Sigstore than the public one."
     ),
 ]
 
@@ -168,7 +168,7 @@ class SignerOptions:
         str | None,
         typer.Option(
             metavar="URL",
-            help="Where that identity is known: the address of its OpenID provider.",
+            help="The address of the OpenID provider that vouches for this identity.",
         ),
     ] = None
     trust_config: TrustConfig = None
@@ -194,7 +194,7 @@ class SignerOptions:
             )
         if offline and trust is None:
             raise OfflineError(
-                "whom Sigstore trusts at present is asked over the network, which is switched off",
+                "the keys that Sigstore trusts come over the network, which is switched off",
                 hint="leave out --offline, or add --trust-config FILE",
             )
         return Identity(self.identity, provider, trust)
@@ -292,14 +292,15 @@ class SigningOptions:
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The environment variable with the key's passphrase; else it is asked for.",
+            help="The environment variable with the key's passphrase; without it you are asked "
+            "for the passphrase.",
         ),
     ] = None
     sigstore: Annotated[
         bool,
         typer.Option(
             "--sigstore",
-            help="Instead of a key: log in, and have your identity entered into a public log.",
+            help="Instead of a key: log in, and enter your identity into a public log.",
         ),
     ] = False
     identity_token_env: Annotated[

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
     from gmi_registry.regeneration.webhook_install import WebhookChange
 
-app = new_app("Let a hub tell of models that have changed, so that specifications follow at once.")
+app = new_app(
+    "Let a hub report models that change, so that their specifications are made again at once."
+)
 
 _SECRET = "GMI_WEBHOOK_SECRET"
 
@@ -47,7 +49,7 @@ SecretVariable = Annotated[
     typer.Option(
         "--secret-env",
         metavar="NAME",
-        help="The environment variable with the secret that both sides have.",
+        help="The environment variable with the secret that the hub and the receiver share.",
     ),
 ]
 
@@ -66,14 +68,15 @@ class JobOptions:
         str | None,
         typer.Option(
             envvar="GMI_PACKAGE",
-            help="With --job: what it installs, as for pip; else what this copy came from.",
+            help="With --job: what the job installs, as for pip; default: where this copy came "
+            "from.",
         ),
     ] = None
     script: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            help="With --job: the address of a script as ci/hf_job.py, in place of --package.",
+            help="With --job: the address of a script such as ci/hf_job.py, instead of --package.",
         ),
     ] = None
     namespace: Annotated[
@@ -83,7 +86,8 @@ class JobOptions:
         str | None,
         typer.Option(
             metavar="NAME",
-            help="With --job: the variable with the token that it publishes with; else yours.",
+            help="With --job: the variable with the token that the job publishes with; default: "
+            "your token.",
         ),
     ] = None
     schedule: Annotated[
@@ -100,7 +104,7 @@ def install(
     repos: Repos,
     url: Url = None,
     job: Annotated[
-        bool, typer.Option("--job", help="Start a job on the hub's machines, which cost money.")
+        bool, typer.Option("--job", help="Start a job on the hub's machines, which costs money.")
     ] = False,
     secret_env: SecretVariable = _SECRET,
     *,
@@ -123,7 +127,7 @@ def install(
     from gmi_registry.regeneration.webhook_receiver import Secret
 
     if options.schedule is not None and not job:
-        raise InputError("--schedule is for jobs", hint="add --job, or use a timer of your own")
+        raise InputError("--schedule needs --job", hint="add --job, or use a timer of your own")
     secret = Secret.of_environment(secret_env)
     api = account_api(token)
     order: JobSettings | None = None
@@ -183,21 +187,22 @@ def remove(
 
 
 @command(
-    app, interrupted="stopped: what waits is on the disk, and the next start continues with it"
+    app,
+    interrupted="stopped: waiting models are on the disk, and the next start continues with them",
 )
 def serve(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 chooses a free one.")],
     host: Annotated[
         str, typer.Option(help="0.0.0.0 for all networks of this machine.")
     ] = "127.0.0.1",
     secret_env: SecretVariable = _SECRET,
     queue: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where the models that wait are kept; else in the cache."),
+        typer.Option(metavar="DIR", help="Where waiting models are kept; default: in the cache."),
     ] = None,
     capacity: Annotated[int, typer.Option(min=1, help="How many models may wait.")] = 1000,
     worker: Annotated[
-        bool, typer.Option("--worker/--no-worker", help="Whether to do the work as well.")
+        bool, typer.Option("--worker/--no-worker", help="Also do the work, not only receive.")
     ] = True,
     create_pr: Annotated[
         bool | None,

@@ -100,7 +100,7 @@ def _require_free(folder: Path) -> None:
     others = [] if not folder.exists() else sorted(path.name for path in folder.iterdir())
     if others and ENCODER_NAME not in others:
         raise InputError(
-            f"{folder} holds {others[0]}, which is no exported encoder",
+            f"{folder} holds {others[0]}, which is not an exported encoder",
             hint="name an empty folder, or a new one: --output DIR",
         )
 
@@ -112,9 +112,9 @@ def _text_input(encoder: OpenClipEncoder) -> TextInput:
             if tokenizer.clean_fn is get_clean_fn(cleaning) and len(tokenizer.all_special_ids) == 2:
                 return TextInput(length=tokenizer.context_length, cleaning=cleaning)
     raise InputError(
-        f"{encoder.ref.name}/{encoder.ref.pretrained}: its texts are not split by CLIP's byte "
-        "pairs, which is all that an export knows",
-        hint=f"search with it where torch is: {install_command('torch')}",
+        f"{encoder.ref.name}/{encoder.ref.pretrained}: an export needs CLIP's byte pairs, and "
+        f"this encoder splits texts in another way",
+        hint=f"to search with it, install torch: {install_command('torch')}",
     )
 
 

@@ -291,11 +291,11 @@ def _require_order(graph: Graph) -> None:
     for node in graph.nodes:
         for name in node.inputs:
             if name and name not in known:
-                raise WireError(f"it uses {name[:80]!r} before it is there")
+                raise WireError(f"it uses {name[:80]!r} before it exists")
         for name in filter(None, node.outputs):
             add(name)
     if graph.given.name not in known:
-        raise WireError(f"it does not work out its output {graph.given.name[:80]!r}")
+        raise WireError(f"it does not compute its output {graph.given.name[:80]!r}")
 
 
 # --- reading
@@ -416,7 +416,7 @@ def _node(data: memoryview, left: list[int], base: int) -> Node:
     parts = _parts(data, "node", left)
     operator = _text(parts, "operator")
     if operator not in OPERATORS:
-        raise WireError(f"an encoder has no use for the operator {operator[:80]!r}")
+        raise WireError(f"no encoder needs the operator {operator[:80]!r}")
     _require_standard(parts)
     if _text(parts, "overload"):
         raise WireError(_SECOND)
@@ -424,7 +424,7 @@ def _node(data: memoryview, left: list[int], base: int) -> Node:
         _attribute(message(it), left, base + it.start) for it in parts.get("attributes", [])
     )
     if len({it.name for it in attributes}) != len(attributes):
-        raise WireError(f"it says something twice of an operator {operator}")
+        raise WireError(f"it says something twice about an operator {operator}")
     if operator in _WINDOWS:
         _require_small_window(operator, attributes)
     inputs, outputs = (
@@ -523,7 +523,7 @@ def _content(parts: _Parts, kind: int, left: list[int]) -> tuple[memoryview, int
             None
         )
     except OverflowError:
-        raise WireError("it has weights beyond what their type holds") from None
+        raise WireError("it has weights outside the range of their type") from None
 
 
 def _value(field: Field, left: list[int]) -> Value:
@@ -567,7 +567,7 @@ def _sole(parts: _Parts, name: str) -> Field:
 
 def _number(field: Field) -> int:
     if not isinstance(field.value, int):
-        raise WireError("it has bytes in place of a number")
+        raise WireError("it has bytes instead of a number")
     return field.value
 
 
@@ -611,7 +611,7 @@ def _list(held: Iterable[Field], left: list[int]) -> Iterable[int]:
 
 def _chunk(field: Field) -> memoryview:
     if isinstance(field.value, int):
-        raise WireError("it has a number in place of bytes")
+        raise WireError("it has a number instead of bytes")
     return field.value
 
 

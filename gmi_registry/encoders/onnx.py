@@ -53,7 +53,7 @@ class Preprocessing:
     def __init__(self, preprocess: Preprocess, fill_color: int = 0) -> None:
         if preprocess.interpolation not in _RESAMPLING:
             raise InputError(
-                f"pictures are never resized by {preprocess.interpolation} here",
+                f"images cannot be resized by {preprocess.interpolation} here",
                 hint=f"one of {', '.join(_RESAMPLING)}",
             )
         self._mode = preprocess.resize_mode
@@ -459,8 +459,8 @@ def _within(seconds: float, run: Callable[[], Any]) -> Any:
 def _cannot_run(where: str, error: Exception) -> InputError:
     if any(mark in str(error) for mark in _NO_MEMORY):
         return InputError(
-            f"{where} cannot be run: it asks for more memory beside its weights than an encoder "
-            f"may have, which is {_most_memory() / 2**30:.1f} GiB at most",
+            f"{where} cannot be run: it needs more memory besides its weights than an encoder "
+            f"may use, which is {_most_memory() / 2**30:.1f} GiB at most",
             hint="encode fewer images at a time; if that is one, export the encoder again",
         )
     return InputError(f"{where} cannot be run: {reason_of(error)}", hint=export_again())
@@ -541,7 +541,7 @@ def _no_export(name: str, pretrained: str, cache_dir: Path | None) -> MissingExt
     error = MissingExtraError(
         "open_clip_torch",
         extra="torch",
-        purpose=f"the encoder {name}/{pretrained}, of which there is no export here,",
+        purpose=f"the encoder {name}/{pretrained}, which has no export here,",
     )
     # Torch is gigabytes, and need not be on this machine.
     error.hint = (

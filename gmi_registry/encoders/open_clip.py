@@ -85,7 +85,7 @@ def read_layout(folder: Path) -> tuple[dict[str, Any], Path]:
     vision, text = config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"]
     if "hf_model_name" in text or ":" in str(vision.get("timm_model_name", "")):
         raise InputError(
-            f"{folder / CONFIG_NAME}: the configuration names another model to be fetched",
+            f"{folder / CONFIG_NAME}: the configuration names another model to download",
             hint="an encoder in a folder must be complete there",
         )
     options = text.get("tokenizer_kwargs", {})

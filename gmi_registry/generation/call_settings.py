@@ -200,7 +200,7 @@ def check_effects(pipeline: Pipeline, recipe: GenerationRecipe) -> None:
             f"the recipe has {fault}",
             hint="give --batch-size 1"
             if recipe.batch_size > 1 and WHY_ONE in fault
-            else "publish the model anew, with settings that it reads",
+            else "publish the model again, with settings that have an effect",
         )
 
 

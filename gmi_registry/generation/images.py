@@ -134,11 +134,11 @@ class BatchCache:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return GenerationError(
                 f"{self.folder}: the disk is full; finished batches are kept",
-                hint="free some space and run the same command again: it goes on from here",
+                hint="free some space and run the same command again; it continues from here",
             )
         return GenerationError(
             f"{self.folder} cannot be written: {error.strerror or error}",
-            hint="choose a work folder that you may write to",
+            hint="choose a work folder that you can write to",
         )
 
 
@@ -345,9 +345,9 @@ def _generate_batch(
     takes = inspect.signature(pipeline.__call__).parameters
     if "generator" not in takes:
         raise GenerationError(
-            f"a {type(pipeline).__name__} takes no generator of noise, so nobody could generate "
-            "its images again",
-            hint="publish a pipeline whose images a seed decides",
+            f"a {type(pipeline).__name__} takes no generator of noise, so its images cannot be "
+            f"generated again",
+            hint="publish a pipeline whose images depend on a seed",
         )
     seeds = [noise_seed(prompt, seed) for prompt, seed in batch]
     # On the CPU, whatever computes: a GPU's generator gives other noise, on each kind its own.
@@ -416,7 +416,7 @@ def _require_unblackened(output: Any, batch: Sequence[Pair]) -> None:
             continue
         hidden = [prompt for (prompt, _), flag in zip(batch, flags, strict=False) if flag]
         raise GenerationError(
-            f"the pipeline's safety checker blackened the image of {hidden[0]!r}",
+            f"the pipeline's safety checker blacked out the image of {hidden[0]!r}",
             hint="publish the pipeline without its safety checker, and state nsfw in the card",
         )
 
@@ -482,7 +482,7 @@ def _bytes(
     """Numbers in 0..1 as bytes. Raises GenerationError for others."""
     if not np.isfinite(pixels).all():  # diffusers would make a black image of it
         raise FaultyImagesError(
-            f"the model gave pixels that are no numbers for {prompt!r}",
+            f"the model gave pixels that are not numbers for {prompt!r}",
             hint=dtype_hint(_decoding_dtype(recipe), "its numbers overflow"),
             none_good=none_good,
         )
@@ -518,6 +518,6 @@ def _open(path: Path) -> Image.Image:
             return image.convert("RGB")
     except OSError as error:
         raise GenerationError(
-            f"{path}: a generated picture is gone or damaged: {error_line(error)}",
+            f"{path}: a generated image is missing or damaged: {error_line(error)}",
             hint="run the same command again",
         ) from error

@@ -291,7 +291,7 @@ class LoraFile:
         if down.dim() < 2 or up.dim() < 2:
             raise GenerationError(
                 f"{self.name}: {layer.name} has factors of shapes {list(down.shape)} and "
-                f"{list(up.shape)}, which are no matrices",
+                f"{list(up.shape)}, which are not matrices",
                 hint=_DAMAGED,
             )
         if down.shape[0] != up.shape[1]:
@@ -355,7 +355,7 @@ def read_lora_file(path: Path, name: str) -> LoraFile:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise GenerationError(
-            f"{name}: is no whole safetensors file: {' '.join(str(error).split())[:200]}",
+            f"{name}: is not a complete safetensors file: {' '.join(str(error).split())[:200]}",
             hint="download or convert the file again",
         ) from error
     require_finite_tensors(name, tensors)

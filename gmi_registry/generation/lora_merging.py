@@ -98,7 +98,7 @@ class MergedAdapter:
                     raise GenerationError(
                         f"{self._file.name}: is merged into its base at another scale, and the "
                         "weights are not in memory now",
-                        hint="load the model anew, or without --offload sequential",
+                        hint="load the model again, or without --offload sequential",
                     )
                 weight, bias = _merged(self._file, place, scale)
                 if not bool(torch.isfinite(weight).all()):

@@ -55,8 +55,8 @@ _SAVE_AGAIN = (
 )
 
 SAVE_WHOLE = (
-    "load the pipeline with all of its parts, those that lie in another repository too, and save "
-    "it: pipeline.save_pretrained(folder)"
+    "load the pipeline with all of its parts, including those in another repository, and save it: "
+    "pipeline.save_pretrained(folder)"
 )
 """What to do about a pipeline that lacks a part, as HiDream's own repository lacks its Llama."""
 
@@ -165,7 +165,7 @@ def require_described_weights(model: ModelFiles) -> None:
     if file.kind not in _FILE_KINDS[model.kind]:
         raise GenerationError(
             f"{model.ref} is {file.title}, and was taken for {_TAKEN_FOR[model.kind]}",
-            hint="publish it from its hub, where its file tells what it is",
+            hint="publish it from its hub, where its file says what it is",
         )
 
 
@@ -267,18 +267,18 @@ def _needs_image(
 ) -> str | None:
     controls = _CONTROL & set(has) or {part for part in takes if part.startswith("control_image")}
     if controls:
-        return "needs an image to follow (of edges, depth or a pose) beside a prompt"
+        return "needs an image of edges, depth or a pose besides a prompt"
     if index.get("requires_aesthetics_score") is True:
         return "is SDXL's refiner, which needs an image to begin with"
     if not _IMAGES & set(takes) and "source_embeds" not in takes:
         return None
     if _EDITING.search(name):
-        return "edits images, and needs one beside a prompt"
+        return "edits images, and needs one besides a prompt"
     if _UPSCALING.search(name):
         return "enlarges or refines images, and needs one to begin with"
     from_text = _listed(name, "TEXT2IMAGE")
     if _MASKED.search(name) or ("mask_image" in takes and not from_text):
-        return "paints into an image, which it needs beside a prompt"
+        return "paints into an image, which it needs besides a prompt"
     from_image = (
         _FROM_IMAGE.search(name) or _listed(name, "IMAGE2IMAGE") or "image" in _required(takes)
     )
@@ -290,9 +290,9 @@ def _needs_image(
 def _needs_more(takes: Mapping[str, inspect.Parameter]) -> str | None:
     needed = [name for name in _required(takes) if name != "prompt"]
     if any("embed" in name for name in needed):
-        return "needs the embeddings of another pipeline (its prior) beside a prompt"
+        return "needs the embeddings of another pipeline (its prior) besides a prompt"
     if needed:
-        return f"needs {', '.join(needed[:3])} beside a prompt"
+        return f"needs {', '.join(needed[:3])} besides a prompt"
     if "num_inference_steps" not in takes:
         return "takes no number of steps, which a recipe records"
     return None
@@ -397,7 +397,7 @@ def require_pipeline(who: str, index: Mapping[str, Any]) -> None:
     if reason is not None:
         raise GenerationError(
             f"{who}: {wanted[:80]} {reason}",
-            hint="publish a model that generates images from a text alone",
+            hint="publish a model that generates images from a text only",
         )
 
 
@@ -426,7 +426,8 @@ def _pipeline_class(who: str, name: str) -> type[Any]:
     if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
         modular = "a modular pipeline, which is not loaded here"
         raise GenerationError(
-            f"{who}: {name[:80]} is {modular if 'Modular' in name else 'no pipeline of diffusers'}",
+            f"{who}: {name[:80]} is "
+            f"{modular if 'Modular' in name else 'not a pipeline of diffusers'}",
             hint="publish a folder that save_pretrained wrote",
         )
     return found

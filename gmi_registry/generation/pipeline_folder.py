@@ -249,8 +249,8 @@ def require_finite(model: ModelFiles, pipeline: Any) -> None:
             if value.is_meta:
                 raise GenerationError(
                     f"{model.ref}: its {component} has no weights for {one_line(name, 120)}",
-                    hint="download the model again; if that does not help, its author must save it "
-                    "anew",
+                    hint="download the model again; if that does not help, its author must save "
+                    "it again",
                 )
             count = _not_finite(value.detach())
             if count:
@@ -305,7 +305,7 @@ def require_complete(model: ModelFiles, component: str, report: Mapping[str, Any
         raise GenerationError(
             f"{model.ref}: its {component} lacks {', '.join(missing[:3])}{more}, which would be "
             "random numbers",
-            hint="download the model again; if that does not help, its author must save it anew",
+            hint="download the model again; if that does not help, its author must save it again",
         )
 
 

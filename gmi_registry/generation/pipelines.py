@@ -106,7 +106,7 @@ def require_packages() -> None:
 def check_model(model: ModelFiles) -> None:
     """Raise GenerationError for all that can be told of a model before its weights are loaded.
 
-    That is a base model that is not at hand, pickles, several files of which one is meant, files
+    That is a base model that is not here, pickles, several files of which one is meant, files
     that are damaged or of another kind (a VAE, a ControlNet), and what :func:`require_pipeline`
     refuses.
     """
@@ -303,7 +303,7 @@ def _check_channels(
     if reason is not None:
         raise GenerationError(
             f"{model.ref}: its network {reason}",
-            hint="publish a model that generates images from a text alone",
+            hint="publish a model that generates images from a text only",
         )
 
 
@@ -323,7 +323,7 @@ def _require_single_file(model: ModelFiles) -> tuple[ModelFiles, dict[str, Any]]
     base = _base_of(model)
     if base.kind != "checkpoint":
         raise GenerationError(
-            f"{model.ref}: its base model {base.ref} is no diffusers folder, so it has no "
+            f"{model.ref}: its base model {base.ref} is not a diffusers folder, so it has no "
             "configuration to read the file by",
             hint="name a base model in the diffusers layout: --base REPO, or base_model in the "
             "model card",
@@ -357,7 +357,7 @@ def _base_of(model: ModelFiles) -> ModelFiles:
             hint="name it: --base REPO, or add base_model to the model card",
         )
     raise GenerationError(
-        f"{model.ref}: its base model {named} is not at hand",
+        f"{model.ref}: its base model {named} is not here",
         hint=f"put {named} on the same hub, name one that is there (--base REPO), or correct "
         "base_model in the model card",
     )
@@ -375,7 +375,7 @@ def _require_no_lora_below(model: ModelFiles, base: ModelFiles | None) -> None:
             raise GenerationError(
                 f"{model.ref}: its base model {base.ref.without_revision} is a LoRA itself, and a "
                 "LoRA is put on a whole model",
-                hint=f"name the whole model that both stand on: --base {root}; if it takes both, "
+                hint=f"name the whole model that both need: --base {root}; if it takes both, "
                 "merge them into one file, and publish that",
             )
         base = base.base
@@ -453,7 +453,7 @@ def _require_rest(
         title = "a network in a folder" if found is None else found.title
         raise GenerationError(
             f"{model.ref} is {title}: it has no {', '.join(lacking)}, and its base model "
-            f"{base.ref} is here without weights for that",
+            f"{base.ref} is here without these weights",
             hint="name a base model that has all parts, with its weights: --base REPO",
         )
     return rest
@@ -480,9 +480,7 @@ def _load_part(
     except GmiError:
         raise
     except Exception as error:
-        raise refused(
-            model, f"its {part.component} cannot be loaded by diffusers", error
-        ) from error
+        raise refused(model, f"diffusers cannot load its {part.component}", error) from error
 
 
 def _from_single_file(
@@ -571,8 +569,8 @@ def _from_safetensors(path: Path, part: Part, scales: Scales, dtype: torch.dtype
                 scale = tensors.get_tensor(scale_name)
                 if has_bad_scale(scale):
                     raise GenerationError(
-                        f"{path.name}: {one_line(scale_name, 100)} is no scale: it is 0 or no "
-                        "finite number",
+                        f"{path.name}: {one_line(scale_name, 100)} is not a scale: it is 0 or "
+                        f"not finite",
                         hint="download the file again; if that does not help, it is damaged",
                     )
                 value = dequantised(value, scale, dtype)

@@ -89,7 +89,7 @@ def settle_prediction(
         if guess is not None and guess.kind != stated.kind:
             notes.append(
                 f"{guess.source} suggests {guess.kind}; {stated.source} says {stated.kind}, "
-                "which is taken"
+                f"which is used"
             )
         if present is None and stated.kind == EPSILON:
             if stated is of_card:
@@ -109,8 +109,8 @@ def settle_prediction(
     if guess is not None and guess.kind != present:
         if header is None:
             notes.append(
-                f"{guess.source} suggests {guess.kind}; its scheduler is configured for {present}, "
-                f"which is taken: if that is wrong, {_CARD_HINT}"
+                f"{guess.source} suggests {guess.kind}; its scheduler is configured for "
+                f"{present}, which is used; if that is wrong, {_CARD_HINT}"
             )
             return notes
         return notes + _change(pipeline, model, header, found, guess, sure=False)
@@ -119,8 +119,8 @@ def settle_prediction(
             layers = _Statement(V, "the spread of one of its layers, by which ComfyUI tells it,")
             return notes + _change(pipeline, model, header, found, layers, sure=False)
         notes.append(
-            f"nothing says what this Stable Diffusion 2 predicts: {present} is taken, as its base "
-            f"does (a guess; {_CARD_HINT})"
+            f"nothing says what this Stable Diffusion 2 predicts: {present} is used, as with its "
+            f"base (a guess; {_CARD_HINT})"
         )
     return notes
 
@@ -243,7 +243,7 @@ def _inner_contradiction(header: Header | None) -> list[str]:
     if stated in ("epsilon", "eps"):
         return [
             "its tensor v_pred says v_prediction and modelspec.prediction_type says epsilon: the "
-            "tensor is taken, as ComfyUI does"
+            "tensor is used, as in ComfyUI"
         ]
     return []
 

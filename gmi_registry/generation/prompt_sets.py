@@ -61,7 +61,8 @@ def prompt_set_named(name: str) -> PromptSet:
     known = prompt_set_names()
     if name not in known:
         raise InputError(
-            f"there is no prompt set named {name[:80]!r}", hint=f"known sets: {', '.join(known)}"
+            f"there is no prompt set named {name[:80]!r}",
+            hint=f"known prompt sets: {', '.join(known)}",
         )
     match = _FILE.fullmatch(f"{name}.txt")
     assert match is not None
@@ -162,7 +163,7 @@ def _readers(pipeline: Pipeline, recipe: GenerationRecipe) -> list[_Reader]:
     most_of_prompt = _longest_sequence(pipeline)
     tokenizers = _tokenizers(pipeline)
     calls = []
-    if hasattr(pipeline, "components"):  # else it is no pipeline of diffusers
+    if hasattr(pipeline, "components"):  # else it is not a pipeline of diffusers
         calls = _rehearse(pipeline, recipe, tokenizers)
     readers = []
     for call in calls:

@@ -79,7 +79,7 @@ _OPTIONS = {
     "trigger_words": "--trigger-word",
 }
 _TAUGHT = "the words that its file teaches"
-_CALLER, _PIPELINE, _PACKAGE = "as asked for", "the pipeline's own", "this package's default"
+_CALLER, _PIPELINE, _PACKAGE = "as requested", "the pipeline's own", "this package's default"
 _NETWORK = "the network's own"
 
 _ADVISED = (
@@ -127,7 +127,7 @@ def check_recommended(model: ModelWithCard, kind: Kind | None, overrides: Recipe
     is only its weights tell). Loads nothing."""
     if overrides.lora_scale is not None and kind not in (None, "lora"):
         raise InputError(
-            f"{model.ref} is no LoRA, so it has no LoRA scale", hint="leave out --lora-scale"
+            f"{model.ref} is not a LoRA, so it has no LoRA scale", hint="leave out --lora-scale"
         )
     found = {
         name: advice
@@ -507,7 +507,7 @@ def _family_notes(
         guess = next(iter(guesses.values()))
         said = ", ".join(_in_words(name, chosen.values[name]) for name in guesses)
         yield (
-            f"by {guess.why} this is taken for {guess.family.title}, which is distilled to a few "
+            f"by {guess.why} this looks like {guess.family.title}, which is distilled to a few "
             f"steps: {said}. That is a guess: --steps, --guidance and --scheduler, or the gmi "
             "section of the model card, say otherwise"
         )

@@ -164,7 +164,7 @@ def build_scheduler(
         )
     takes = inspect.signature(new_class.__init__).parameters
     if _nested(pipeline):
-        raise _refused(name, origin, "this pipeline hands its parts to others inside it", pipeline)
+        raise _refused(name, origin, "this pipeline passes its parts to other pipelines", pipeline)
     if kind == "flow":
         changes = _flow_changes(own, takes) | changes
     lacking = [key for key, value in changes.items() if key not in takes and value is not False]
@@ -218,8 +218,8 @@ def recorded_scheduler(pipeline: Pipeline, sampler: Sampler) -> Any:
     own = pipeline.scheduler
     if type(own).__name__ in _UNSEEDED:
         raise InputError(
-            f"a {type(own).__name__} takes its noise from elsewhere than the image's own seed, so "
-            "that an image would depend on its neighbours",
+            f"a {type(own).__name__} does not take its noise from the image's own seed, so an "
+            f"image would depend on its neighbours",
             hint=f'give --scheduler "{_UNSEEDED[type(own).__name__]}"',
         )
     if sampler_of(own) == sampler:
@@ -314,7 +314,7 @@ def _parsed(name: str, origin: str) -> tuple[bool, str, dict[str, Any]]:
     near = get_close_matches(name, [*_NAMES, *karras, *_CLASSES], n=2, cutoff=0.5)
     raise InputError(
         f"scheduler {shown(name, 60)!r} ({origin}) is not known"
-        + (f"; perhaps {' or '.join(near)} is meant" if near else ""),
+        + (f"; perhaps you mean {' or '.join(near)}" if near else ""),
         hint=f"give as --scheduler one of {', '.join(_NAMES)}, perhaps with Karras, Exponential, "
         "Beta or Trailing after it, or a class of diffusers",
     )
@@ -348,7 +348,7 @@ def _require_kind(name: str, origin: str, pipeline: Pipeline, new_class: Any, ki
     if new == kind and not (consistent and new_class.__name__ != "LCMScheduler"):
         return
     if new == kind:
-        raise _refused(name, origin, "this pipeline drives an LCMScheduler alone", pipeline)
+        raise _refused(name, origin, "this pipeline only works with an LCMScheduler", pipeline)
     words = {
         "flow": "the model was trained for flow matching",
         "edm": "the model was trained with the noise of EDM",

@@ -275,7 +275,7 @@ class _Matching:
         what = f"text encoder {one_line(title, 40)}"
         if best is None:
             raise GenerationError(
-                f"{self._who()} with {what}, of which the pipeline of its base {self._base.ref} "
+                f"{self._who()} with {what}, and the pipeline of its base {self._base.ref} "
                 "has none",
                 hint=_BASE_HINT,
             )

@@ -268,7 +268,9 @@ def describe(model: ModelFiles) -> DescribedModel:
         raise InputError(
             f"{model.ref}: its {'weight files' if of_files else 'model card'} cannot be described: "
             f"{fault}",
-            hint="name 1 to 200 weight files, each once" if of_files else "correct the model card",
+            hint="name 1 to 200 weight files, each of them once"
+            if of_files
+            else "correct the model card",
         ) from error
 
 
@@ -432,7 +434,7 @@ def require_writable(folder: Path) -> None:
     if not place.is_dir():
         raise InputError(f"{place} is not a folder", hint="choose another place")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"{place} cannot be written", hint="choose a place that you may write to")
+        raise InputError(f"{place} cannot be written", hint="choose a place that you can write to")
 
 
 def require_spec_place(folder: Path) -> None:
@@ -447,7 +449,7 @@ def require_spec_place(folder: Path) -> None:
     other = first_uncopied(target)
     if other is not None:
         raise InputError(
-            f"{other} cannot be kept beside the specification: it is no file that can be read",
+            f"{other} cannot be kept beside the specification: it is not a file that can be read",
             hint="remove it, or choose another place",
         )
 
@@ -500,7 +502,9 @@ def _say_the_same(existing: Spec, draft: Spec) -> bool:
 def _warnings(model: ModelFiles) -> list[str]:
     found = [*model.card.notes, *_base_notes(model)]
     if model.card.licence is None:
-        found.append("the model card states no licence: people will not know what they may do")
+        found.append(
+            "the model card states no licence, so people do not know what they are allowed to do"
+        )
     if not model.card.tags:
         found.append("the model card has no tags: no search by tag will find the model")
     return found

@@ -86,8 +86,8 @@ def require_words_used(
     if learned.words:
         way = "no other --trigger-word, or shorter prompts (--prompts FILE)"
     raise InputError(
-        f"{model.ref}: its word {words[0] if words else ''!r} is in no prompt, so that the images "
-        "would be those of its base model alone",
+        f"{model.ref}: its word {words[0] if words else ''!r} is in no prompt, so the images "
+        f"would be those of its base model",
         hint=f"give {way}; or write the word in one of them",
     )
 
@@ -145,7 +145,7 @@ def load_embeddings(
     """
     if not hasattr(pipeline, "load_textual_inversion"):
         raise GenerationError(
-            f"{who}: a textual inversion, and a {type(pipeline).__name__} cannot be taught words",
+            f"{who}: a textual inversion, and a {type(pipeline).__name__} cannot learn words",
             hint="publish it with the base model that it was made for: SD 1.5, SD 2 or SDXL",
         )
     encoders = _encoders(pipeline)
@@ -157,15 +157,16 @@ def load_embeddings(
         if spelled != word:
             replaced.append(word)
             notes.append(
-                f"the word {word!r} is one that the text encoder knows, or cannot read as it is: "
-                f"the embedding goes by {spelled!r}"
+                f"the text encoder already knows the word {word!r}, or cannot read it, so the "
+                f"embedding is called {spelled!r}"
             )
         _teach(pipeline, who, spelled, word, vectors, encoders)
         if _NEGATIVE.search(word) or _NEGATIVE.search(PurePosixPath(name).stem):
             negative.append(spelled)
             replaced.append(word)
             notes.append(
-                f"{spelled!r} is taken for an embedding for negative prompts, by its name (a guess)"
+                f"{spelled!r} is treated as an embedding for negative prompts because of its "
+                f"name (a guess)"
             )
         else:
             words.append(spelled)
@@ -251,14 +252,14 @@ def _teach(
             ids = tokenizer(read, add_special_tokens=False).input_ids
         except Exception as error:
             raise GenerationError(
-                f"{who}: {title!r} cannot be taught to the {part} of its base: {error_line(error)}",
+                f"{who}: {title!r} cannot be added to the {part} of its base: {error_line(error)}",
                 hint="publish a textual inversion for SD 1.5, SD 2 or SDXL",
             ) from error
         table = encoder.get_input_embeddings().weight.detach()
         learned = value.to(table)
         if len(ids) != len(learned) or not bool((table[ids] == learned).all()):
             raise GenerationError(
-                f"{who}: the text encoder does not read {word!r} as the word that it was taught",
+                f"{who}: the text encoder does not read {word!r} as one word",
                 hint="name the word in the card's trigger words, in lower-case letters and digits",
             )
         taught.add(part)

@@ -124,7 +124,7 @@ def _require_known(own: dict[Any, Any], where: Path) -> None:
         raise _broken(
             where,
             f"its gmi section has the unknown field {one_line(unknown[0], 60)!r}"
-            + (f", perhaps {near[0]} is meant" if near else f"; known are {', '.join(_ADVICE)}"),
+            + (f", perhaps you mean {near[0]}" if near else f"; known are {', '.join(_ADVICE)}"),
         )
 
 

@@ -148,7 +148,9 @@ class FileDigests:
         except OSError as error:
             raise HubError(f"{path} cannot be read: {error.strerror or error}") from error
         if _key(path, before) != _key(path, after):
-            raise HubError(f"{path} changed while it was read", hint="try again when it is whole")
+            raise HubError(
+                f"{path} changed while it was read", hint="try again when it is complete"
+            )
         if time.time_ns() - before.st_mtime_ns > _TICK_NS:
             try:
                 write_sealed(note, digest.hexdigest().encode())
@@ -249,7 +251,7 @@ def probe(model: Path) -> None:
     other = first_uncopied(_target(model))
     if other is not None:
         raise HubError(
-            f"{other} cannot be kept beside the specification: it is no file that can be read",
+            f"{other} cannot be kept beside the specification: it is not a file that can be read",
             hint="remove it, then try again",
         )
     try:
@@ -317,7 +319,7 @@ def _cannot_write(target: Path, error: OSError, room: str) -> HubError:
         return HubError(f"{target}: the disk is full; nothing was changed", hint=room)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return AuthError(
-            f"{target}: you may not write there; nothing was changed",
+            f"{target}: you cannot write there; nothing was changed",
             hint="ask its owner for the right to write, or publish with --output DIR",
         )
     reason = error.strerror or str(error)

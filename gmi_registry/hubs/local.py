@@ -181,7 +181,7 @@ class LocalHub:
         except OSError as error:
             raise InputError(
                 f"{root}: cannot be made a hub: {error.strerror or error}",
-                hint="name a folder that you may write to",
+                hint="name a folder that you can write to",
             ) from error
         return cls(root, cache_dir)
 
@@ -325,7 +325,7 @@ class LocalHub:
             try:
                 ref = ModelRef("local", name)
             except InputError:
-                _log.warning("%r is no name for a model, and is passed over", str(folder / name))
+                _log.warning("%r is not a name for a model, and is skipped", str(folder / name))
                 continue
             yield ref, folder / name
 
@@ -373,8 +373,10 @@ class LocalHub:
             base, notes = self._base(ref, card, (*above, place))
             if card.base_model is None:
                 refusal = _base_refusal(str(ref.without_revision), found)
+        # The file that was named, in full where that was a pattern.
+        file = None if ref.file is None else found.main
         return ModelFiles(
-            ref=ModelRef("local", ref.id, actual[:_REVISION_DIGITS], _file_of(ref, found)),
+            ref=ModelRef("local", ref.id, actual[:_REVISION_DIGITS], file),
             kind=found.kind,
             path=found.path,
             card=card,
@@ -408,8 +410,8 @@ class LocalHub:
         notes = []
         if len(names) > 1:
             notes.append(
-                f"{ref.without_revision}: its card names {len(names)} base models, of which "
-                f"{base.ref.id} is taken; --base names another"
+                f"{ref.without_revision}: its card names {len(names)} base models, "
+                f"and {base.ref.id} is used; --base names another"
             )
         original = base.base if base.kind != "checkpoint" else None
         if base.card.base_model_relation == QUANTIZED and base.kind == "checkpoint":
@@ -474,11 +476,6 @@ def _base_refusal(what: str, found: FoundWeights) -> HubError | None:
         f"{stated.title}",
         hint="name the model of this hub that is one: --base local:NAME, or base_model in the card",
     )
-
-
-def _file_of(ref: ModelRef, found: FoundWeights) -> str | None:
-    """The file that was named, in full where that was a pattern."""
-    return None if ref.file is None else found.main
 
 
 def _require_no_proposal(create_pr: bool) -> None:

@@ -235,7 +235,9 @@ def find_model(text: str, hub: SearchableHub, revision: str | None = None) -> Mo
         )
     ref = hub.find(text) if isinstance(hub, FindsModels) else None if named is None else named.model
     if ref is None:
-        raise InputError(f"{text[:120]!r} is no name of a model", hint="see gmi-publish --help")
+        raise InputError(
+            f"{text[:120]!r} is not the name of a model", hint="see gmi-publish --help"
+        )
     if revision is None:
         return ref
     if ref.revision is not None and ref.revision != revision:
@@ -406,7 +408,7 @@ def _specification(ref: ModelRef, hub: SearchableHub) -> tuple[ModelRef, Path]:
         if entry is None:
             raise
         folder = hub.fetch_spec(entry)
-        _log.warning("%s has none beside it, so this is the registry's: %s", ref, entry)
+        _log.warning("%s has no specification beside it, so this is the registry's: %s", ref, entry)
         return entry, folder
 
 

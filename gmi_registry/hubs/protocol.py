@@ -199,7 +199,7 @@ class KnowsWeights(Protocol):
         """Path to SHA-256 (hex) of the weight files that the model has at its revision now.
 
         A digest is None where the hub has none, the whole None where it cannot be asked. Cheap:
-        at most one request a model, and none for a revision that was asked for before.
+        at most one request a model, and none for a revision that was requested before.
         """
         ...
 

@@ -229,7 +229,7 @@ def select_weights(ref: ModelRef, files: Iterable[RepoFile], *, options: str = "
     if found.weights.sharded and found.network is None:
         raise HubError(
             f"{name}: {one_line(found.path)} is one of {len(found.weights.files)} shards, which "
-            "are read only where a config.json of diffusers lies beside them",
+            f"are read only with a config.json of diffusers beside them",
             hint="name a model in one file, or a whole pipeline with model_index.json",
         )
     files_there = found.weights.files
@@ -306,7 +306,8 @@ def _require_no_parts(name: str, by_folder: Mapping[str, Sequence[RepoFile]]) ->
     if inside:
         shown = ", ".join(one_line(folder) for folder in inside[:4])
         raise HubError(
-            f"{name} holds a pipeline in a folder ({shown}), and one is read at the root alone",
+            f"{name} holds a pipeline in a folder ({shown}), and pipelines are read only at the "
+            f"root",
             hint="publish each pipeline in a repository of its own, with its index at the root",
         )
     parts = sorted(_PARTS & set(by_folder))
@@ -366,13 +367,10 @@ def _best_variants(candidates: Iterable[_Candidate]) -> list[_Candidate]:
 def _results(candidates: Sequence[_Candidate]) -> list[_Candidate]:
     """Those that a training run does not need to go on, and not the words that it taught beside a
     LoRA, unless that is all there is."""
-    states = {it.path for it in candidates if _names_training_state(it.path)}
-    found = [it for it in candidates if it.path not in states] or list(candidates)
+    found = [
+        it for it in candidates if not any(word in it.path.lower() for word in _TRAINING_STATE)
+    ] or list(candidates)
     return [it for it in found if not _names_embedding(it.path)] or found
-
-
-def _names_training_state(path: str) -> bool:
-    return any(word in path.lower() for word in _TRAINING_STATE)
 
 
 def _candidates(by_folder: Mapping[str, Sequence[RepoFile]]) -> Iterator[_Candidate]:
@@ -393,10 +391,6 @@ def _candidates(by_folder: Mapping[str, Sequence[RepoFile]]) -> Iterator[_Candid
                     tuple(others),
                     network,
                 )
-
-
-def _preferred(sets: Mapping[str | None, object]) -> str | None:
-    return min(sets, key=_rank)
 
 
 def _rank(variant: str | None) -> tuple[int, int, str]:
@@ -575,7 +569,7 @@ def _variants(
     found = {}
     for component, sets in chosen.items():
         ranks = sorted(map(_rank, sets))
-        found[component] = _preferred(sets)
+        found[component] = min(sets, key=_rank)
         if len(ranks) > 1 and ranks[0][:2] == ranks[1][:2]:
             words = ", ".join(str(rank[2]) for rank in ranks[:4])
             raise HubError(

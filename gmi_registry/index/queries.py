@@ -252,7 +252,7 @@ class TextQuery(IndexQuery):
     def __post_init__(self) -> None:
         if self.embedding.ndim != 1 or not np.isfinite(self.embedding).all():
             raise InputError(
-                f"the text's embedding, of shape {self.embedding.shape}, is no vector of numbers"
+                f"the text's embedding, of shape {self.embedding.shape}, is not a vector of numbers"
             )
 
     def distances(self, group: ModelGroup, rows: Sequence[int]) -> Floats:
@@ -315,7 +315,7 @@ class ImageQuery(IndexQuery):
     def __post_init__(self) -> None:
         if not (self._speaks_of_chances or (self.style is None and self.unwanted is None)):
             raise InputError(
-                "unwanted images, and words for the style, go with the default score alone",
+                "unwanted images, and words for the style, need the default score",
                 hint="leave them out, or the score",
             )
 
@@ -509,8 +509,8 @@ class ImageQuery(IndexQuery):
             reasons.append(
                 None
                 if inside
-                else f"it holds an image embedding of norm {odd:.4g}, where the encoder gives the "
-                f"query {own.min():.3g} to {own.max():.3g}: no image has such"
+                else f"it holds an image embedding of norm {odd:.4g}, and the encoder gives the "
+                f"query {own.min():.3g} to {own.max():.3g}: no image has such a norm"
             )
         return reasons
 

@@ -1,4 +1,4 @@
-"""Specifications that stay true: what is out of date is found, described anew and published.
+"""Specifications that stay true: what is out of date is found, described again and published.
 
 ::
 

@@ -1,4 +1,4 @@
-"""One model described anew: locked, compared once more, published."""
+"""One model described again: locked, compared once more, published."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ class HfJobsExecutor:
         Raises AuthError without a token, or with one that the hub does not know.
         """
         add_secret(self._civitai_token)
-        api = hub_api(self._token, "Jobs need a token, and there is none", self._endpoint)
+        api = hub_api(self._token, "Jobs need a token, and you have none", self._endpoint)
         token = str(api.token)
         namespace = self._namespace or self._own_name(api)
         running: list[_Running] = []

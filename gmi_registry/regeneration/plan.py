@@ -43,7 +43,7 @@ class PlannedModel:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is to be described anew."""
+        """Whether it is to be described again."""
         return self.state in DUE
 
 
@@ -56,7 +56,7 @@ class RegenerationPlan:
 
     @property
     def due(self) -> tuple[PlannedModel, ...]:
-        """Those to be described anew, in the order of work.
+        """Those to be described again, in the order of work.
 
         What an earlier runner did not come back from is last: it may be what ended it, and the
         others do not wait for it.
@@ -145,7 +145,9 @@ def _named(ref: ModelRef, hub: Hub) -> Listing:
             f"{ref} names a revision, and a specification follows what the hub serves now",
             hint=f"gmi regenerate --repo {ref.identity}, or gmi-publish {ref}",
         )
-    _log.warning("%s names one state of the model, which is looked at as its hub has it now", ref)
+    _log.warning(
+        "%s names one revision of the model; the model is checked as its hub has it now", ref
+    )
     return Listing(_by_present_name(ref.identity, hub), ())
 
 

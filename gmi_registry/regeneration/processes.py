@@ -223,7 +223,7 @@ class ChildProcess:
             name = signal.Signals(-code).name
         except ValueError:
             name = "unknown"
-        out_of_memory = ", as where memory runs out" if name == "SIGKILL" else ""
+        out_of_memory = ", as when memory runs out" if name == "SIGKILL" else ""
         return f"signal {-code} ({name}){out_of_memory}"
 
 

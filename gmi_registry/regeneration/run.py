@@ -120,7 +120,7 @@ class Summary:
         yield f"# Regeneration of {in_markdown(self.hub)}"
         yield ""
         yield (
-            f"{len(self.done)} described anew, {len(self.failed)} failed, {len(self.set_aside)} "
+            f"{len(self.done)} described again, {len(self.failed)} failed, {len(self.set_aside)} "
             f"set aside, {len(self.left)} left for next time, {self.fresh} fresh; "
             f"{self.seconds:,.0f} s" + (", interrupted" if self.interrupted else "")
         )
@@ -208,7 +208,7 @@ Progress = Callable[[int, int, str], None]
 _ENDS_RUN = frozenset({"RateLimitError", "OfflineError"})
 _LIMIT_MODELS = "--max-models was reached"
 _LIMIT_SECONDS = "--max-seconds had passed"
-_REFUSED = "the hub asked to stop"
+_REFUSED = "the hub asked the program to stop"
 _INTERRUPTED = "the run was interrupted"
 
 
@@ -386,7 +386,7 @@ def executor_named(
             civitai_token=civitai_token,
         )
     raise InputError(
-        f"{name[:80]!r} is no executor", hint=f"use --executor {' or '.join(EXECUTORS)}"
+        f"{name[:80]!r} is not an executor", hint=f"use --executor {' or '.join(EXECUTORS)}"
     )
 
 
@@ -452,7 +452,9 @@ class Round:
         ``cache_dir`` and what is raised are as for :func:`~gmi_registry.indexing.index_hubs`.
         """
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder} is no folder", hint="name one: gmi regenerate --index DIR")
+            raise InputError(
+                f"{folder} is not a folder", hint="name one: gmi regenerate --index DIR"
+            )
         wanted = Filters(tags=self._tags)
         done = index_hubs(folder, [self.hub], cache_dir=cache_dir, filters=wanted)
         return replace(summary, index=done)

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 FAILURES = 3
 """So many, with the same weights, and a model is set aside."""
 
-_HINT_WORK = "choose a work folder that you may write to: gmi regenerate --work DIR"
+_HINT_WORK = "choose a work folder that you can write to: gmi regenerate --work DIR"
 _PATIENCE = 60.0  # seconds that another runner may take to write its lines
 # SQLite's names of what is no fault of a file.
 _NOT_DAMAGE = tuple(
     f"SQLITE_{name}" for name in ("BUSY", "LOCKED", "CANTOPEN", "READONLY", "FULL", "IOERR", "PERM")
 )
 
-_DAMAGED = "%s is damaged, and counts as empty: failures are counted anew"
+_DAMAGED = "%s is damaged and counts as empty; failures are counted from zero"
 _log = logging.getLogger(__name__)
 
 
@@ -582,7 +582,7 @@ class DeliveryQueue:
         with self._transaction() as db:
             rows = db.execute("SELECT repo, tries FROM repos WHERE state = 'taken'").fetchall()
         lost = [QueuedModel(*row) for row in rows]
-        reason = "whoever worked on it was ended from outside, perhaps for want of memory"
+        reason = "its process was ended from outside, perhaps because memory ran out"
         return tuple(taken.repo for taken in lost if self.fail(taken, reason, after=0.0))
 
     def counts(self) -> QueueCounts:

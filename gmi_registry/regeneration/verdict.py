@@ -139,7 +139,7 @@ class Survey:
         return cast("HuggingFaceHub", getattr(self.hub, "hub", self.hub))
 
     def _base(self, name: str, above: tuple[str, ...]) -> tuple[ModelFiles, Digests | None] | None:
-        """The base model's cards and weights; None where one of its own bases is not at hand.
+        """The base model's cards and weights; None where one of its own bases is not here.
 
         Why that is so, and of circles, whoever publishes the model learns.
         """
@@ -214,7 +214,7 @@ def _described(
 State = Literal["fresh", "stale", "missing", "broken", "set aside"]
 
 DUE: frozenset[State] = frozenset({"stale", "missing", "broken"})
-"""States of models that are to be described anew."""
+"""States of models that are to be described again."""
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,8 @@ class JobSettings:
     def __post_init__(self) -> None:
         if self.script is not None and not _ADDRESS.fullmatch(self.script):
             raise InputError(
-                f"{self.script[:120]!r} is no address that a job can fetch its script from",
-                hint="put the script somewhere it can: --script https://...",
+                f"{self.script[:120]!r} is not an address that a job can fetch its script from",
+                hint="put the script where it can: --script https://...",
             )
         if self.script is None:
             object.__setattr__(self, "package", job_package(self.package))
@@ -234,7 +234,7 @@ def account_api(token: str | None = None) -> HfApi:
 
     Raises AuthError without a token.
     """
-    return hub_api(token, "webhooks belong to an account, and there is no token")
+    return hub_api(token, "webhooks belong to an account, and you have no token")
 
 
 def install_webhook(
@@ -399,7 +399,7 @@ def _name(text: str) -> str:
             hint=f"write {ref.id}",
         )
     if ref != ref.repository:
-        _log.warning("%s: webhooks tell of every change of %s, not of that alone", ref, ref.id)
+        _log.warning("%s: webhooks report every change of %s, not only of that file", ref, ref.id)
     return ref.id
 
 

@@ -128,9 +128,9 @@ def _concerns_files(event: _Event) -> bool:
 def _where(error: Exception) -> str:
     """The place of the first fault. Its value is the sender's, and goes into no log."""
     if not isinstance(error, ValidationError):
-        return "it is no text"
+        return "it is not a text"
     place = fault_place(error)
-    return f"{place} is missing or wrong" if place else "it is no JSON object"
+    return f"{place} is missing or wrong" if place else "it is not a JSON object"
 
 
 def _unreadable(reason: str) -> InputError:
@@ -415,7 +415,7 @@ def make_server(
 
 
 def _files() -> int:
-    """How many files this process may have open, once it has asked for as many as it needs."""
+    """How many files this process may have open, once it has requested as many as it needs."""
     try:
         import resource
     except ImportError:  # Windows, where sockets are no files

@@ -17,7 +17,7 @@ from gmi_registry.sanitize import add_secret, one_line
 Outcome = Literal["published", "proposed", "fresh", "busy", "set aside", "failed", "lost"]
 """What became of one model.
 
-``published`` and ``proposed``: described anew, and put there or proposed to its owner. ``fresh``:
+``published`` and ``proposed``: described again, and put there or proposed to its owner. ``fresh``:
 by the time it was its turn there was nothing to do. ``busy``: another runner has it. ``set aside``:
 it must not be touched. ``failed``: an error, which is in the reason. ``lost``: whoever had it is
 gone, and nothing is known; it is the next run's, and no failure of the model.
@@ -56,7 +56,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Work:
-    """One model to be described anew, in plain values that can be pickled.
+    """One model to be described again, in plain values that can be pickled.
 
     ``hub`` is what :func:`gmi_registry.hubs.open_hub` takes: ``hf``, ``civitai`` or the path of a
     folder. ``model`` is what :meth:`.ModelRef.parse` reads, without a commit. ``reason`` says why.
@@ -128,7 +128,7 @@ def performed(perform: Perform, work: Work) -> Result:
     except Exception as error:  # one model's fault must not cost another's
         return failed(work, error)
     if not isinstance(result, Result) or result.model != work.model:
-        return Result(work.model, "failed", "what did the work gave no result of it")
+        return Result(work.model, "failed", "the process gave no result for this model")
     return result
 
 

@@ -313,8 +313,8 @@ def find_previous(
         if found is not None:
             return found
     why = {
-        "hf": "neither what the hub has now nor an older commit of it is that one (its history may "
-        "have been squashed, or it lay in the registry)",
+        "hf": "neither the present specification on the hub nor an older commit is that one (the "
+        "history may have been squashed, or it was in the registry)",
         "local": "a hub in a folder keeps no older ones",
         "civitai": "the registry's older commits are not looked through",
     }[ref.hub]

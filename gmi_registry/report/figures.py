@@ -36,7 +36,7 @@ def percent(chance: float | None) -> str:
 def near_everything(universal: Universal) -> str:
     """One line that says how often a model that is near everything is first."""
     told = f"near everything: first for {percent(universal.first)} of other models' images"
-    told += f", where {percent(universal.share)} would be its share"
+    told += f"; its share would be {percent(universal.share)}"
     if universal.pictures is not None and universal.pictures > universal.first:
         told += f", and for {percent(universal.pictures)} of background pictures"
     return told

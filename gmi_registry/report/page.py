@@ -214,7 +214,7 @@ def _reading(unwanted: Sequence[QueryImage], text: str | None, exemplar: QueryIm
     if unwanted:
         return (
             f"Distances are between the query and {made}, and longer for models that may have made "
-            "the pictures of what is not wanted."
+            "the unwanted images."
         )
     return f"Distances are between the query and {made}."
 

@@ -42,7 +42,7 @@ def content_means(
     """
     models, rows, width = image_embeddings.shape
     if models == 0:
-        raise ValueError("no models, so nothing is known of what they draw")
+        raise ValueError("no models, so nothing is known about their images")
     weights = bounded_weights(_distances_to(image_embeddings, np.zeros((rows, width))))
     for _ in range(_TURNS):
         mean = np.zeros((rows, width))

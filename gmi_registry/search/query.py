@@ -211,7 +211,8 @@ def require_shared_space(encoder: str, image_dim: int, text_dim: int) -> None:
     """Raise InputError where texts and images have embeddings of two lengths, D and E."""
     if image_dim != text_dim:
         raise InputError(
-            f"a text alone cannot be compared with images: {encoder} gives texts {text_dim} values "
+            f"words without a picture cannot be compared with images: {encoder} gives texts "
+            f"{text_dim} values "
             f"and images {image_dim}",
             hint="search with an image: gmi-search IMAGE --prompt TEXT",
         )
@@ -223,8 +224,8 @@ def logit_scale(encoder: Encoder) -> float:
     if not (np.isfinite(scale) and scale > 0):
         raise InputError(
             f"{encoder.ref.name}/{encoder.ref.pretrained} was not trained to match texts with "
-            "images, so words cannot stand beside a picture",
-            hint="search with the image alone, or with --prompt alone",
+            "images, so words cannot be combined with a picture",
+            hint="search only with the image, or only with --prompt",
         )
     return scale
 

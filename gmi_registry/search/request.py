@@ -76,9 +76,7 @@ class SearchRequest:
 
     def __post_init__(self) -> None:
         if isinstance(self.images, str | bytes) or isinstance(self.not_like, str | bytes):
-            raise InputError(
-                "images are a list, also where there is one", hint="search([image], hub)"
-            )
+            raise InputError("images are a list, even a single one", hint="search([image], hub)")
         reason = self._conflict()
         if reason is not None:
             raise OptionsError(reason, hint="gmi-search --help")
@@ -101,16 +99,6 @@ class SearchRequest:
     def text(self) -> str | None:
         """The prompt where it is the whole query."""
         return None if self.images else self.prompt
-
-    @property
-    def image_names(self) -> tuple[str, ...]:
-        """Names of the images for people."""
-        return _names(self.images, "image")
-
-    @property
-    def not_like_names(self) -> tuple[str, ...]:
-        """Likewise, of the images of what is not wanted."""
-        return _names(self.not_like, "unwanted image")
 
     @property
     def names_server(self) -> bool:
@@ -138,7 +126,10 @@ class SearchRequest:
         if self.like is not None:
             named = [name for name, is_given in asks.items() if is_given]
             if named:
-                return f"--like asks for models near a model, and goes without {_listed(named)}"
+                return (
+                    "--like searches for models near a model, and cannot be combined with "
+                    f"{_listed(named)}"
+                )
             return None
         if self.images:
             named = [name for name in ("--not-like", "--style") if asks[name]]
@@ -148,16 +139,16 @@ class SearchRequest:
             return f"{_listed(named)} {go} with the default score, not with --score {self.score}"
         if asks["--style"]:
             return (
-                "--style says how an IMAGE like yours should look: name one, or use --prompt alone"
+                "--style says how an IMAGE like yours should look: name one, or use only --prompt"
             )
         if asks["--not-like"]:
             return "--not-like says what is not wanted: name an IMAGE of what is, too"
         if self.prompt is None:
             return "nothing to search with: name an IMAGE, or give --prompt TEXT or --like MODEL"
         if asks["--interrogator"]:
-            return "--interrogator guesses what an IMAGE shows, and there is none: leave it out"
+            return "--interrogator guesses what an IMAGE shows, and you named none: leave it out"
         if asks["--score"]:
-            return f"--score {self.score} measures from an IMAGE, and there is none: leave it out"
+            return f"--score {self.score} measures from an IMAGE, and you named none: leave it out"
         return None
 
 
@@ -178,7 +169,8 @@ def checked_prompt(prompt: str) -> str:
     return trimmed
 
 
-def _names(images: Sequence[ImageSource], what: str) -> tuple[str, ...]:
+def image_names(images: Sequence[ImageSource], what: str) -> tuple[str, ...]:
+    """Names of images for people: of a file its path, of others ``what`` and a number."""
     return tuple(
         str(image) if isinstance(image, str | Path) else f"{what} {number}"
         for number, image in enumerate(images, start=1)

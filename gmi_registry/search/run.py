@@ -190,12 +190,12 @@ def _open_server(request: SearchRequest, *, offline: bool) -> Iterator[QdrantInd
     url = str(request.index)
     if request.like is not None or request.text is not None:
         raise UnsupportedOperationError(
-            f"{url} answers to images alone",
+            f"{url} answers only to images",
             hint="search with an image, or with the files of the index: --index DIR",
         )
     if request.fresh_only:
         raise UnsupportedOperationError(
-            f"{url} does not know which models have changed since",
+            f"{url} does not know which models have changed",
             hint="search without --fresh-only, or with the files of the index: --index DIR",
         )
     place = Location.parse(url)

@@ -161,7 +161,7 @@ def open_index(
         folder = Path(place)
         if not folder.is_dir():
             raise InputError(
-                f"{place} is no folder with an index", hint="gmi index build DIR --hub HUB"
+                f"{place} is not a folder with an index", hint="gmi index build DIR --hub HUB"
             )
         from gmi_registry.index.stored import FolderFiles, StoredIndex
 

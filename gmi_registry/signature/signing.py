@@ -217,5 +217,5 @@ def _replace(target: Path, content: bytes) -> None:
     except OSError as error:
         raise InputError(
             f"{target} cannot be written: {error.strerror or error}; nothing was changed",
-            hint="choose a folder that you may write to, or free some space",
+            hint="choose a folder that you can write to, or free some space",
         ) from error

@@ -101,7 +101,7 @@ def read_address(
     if len(text) > _MOST_LETTERS or unprintable(text):
         if hub == "civitai" and not _SCHEME.match(text):
             return None
-        raise InputError(f"{_shown(text)} is no name of a model", hint=_FORMS)
+        raise InputError(f"{_shown(text)} is not the name of a model", hint=_FORMS)
     if _AIR_STARTS.match(text):
         return _air(text)
     prefix = _PREFIX.fullmatch(text)

@@ -244,7 +244,7 @@ class HeldFolder:
 def held_folder(path: Path, follow_links: Links = False) -> Iterator[HeldFolder]:
     """The folder ``path``, held open. With a folder as ``follow_links`` it must lie in that one.
 
-    Raises OSError where it is no folder, UnusableFileError where it lies outside.
+    Raises OSError where it is not a folder, UnusableFileError where it lies outside.
     """
     follow = follow_links is True
     inside = follow_links if isinstance(follow_links, Path) else None
@@ -405,7 +405,7 @@ def _cannot_write(target: Path, error: OSError, size: int) -> InputError:
         )
     return InputError(
         f"{target} cannot be written: {error.strerror or error}; nothing was changed",
-        hint="choose a place that you may write to",
+        hint="choose a place that you can write to",
     )
 
 

@@ -57,7 +57,7 @@ _LAYOUT: dict[TensorName, str] = {
 _DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "I32": np.dtype("<i4")}
 _ROWS_AT_ONCE = 128
 _NORM_TOLERANCE = 0.01
-_HINT = "download the specification again; if that does not help, its author must publish it anew"
+_HINT = "download the specification again; if that does not help, its author must publish it again"
 
 _Shapes = Mapping[TensorName, tuple[int, ...]]
 

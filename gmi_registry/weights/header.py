@@ -45,7 +45,7 @@ _BITS = {
 """Bits of an element of safetensors, by dtype; sizes of other dtypes are not checked."""
 
 _CUT_SHORT = "download it again: a part of it is missing"
-_ANEW = "download or copy it again; if that does not help, its author must save it anew"
+_ANEW = "download or copy it again; if that does not help, its author must save it again"
 
 Damage = Literal["cut-short", "malformed", "foreign"]
 

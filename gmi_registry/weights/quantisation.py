@@ -123,7 +123,7 @@ def scales_of(who: str, header: Header, kind: str | None) -> Scales:
             f"{who}, whose weights in float8 have scales, lacks those of "
             f"{len(lacking):,} (such as {one_line(lacking[0], 80)}): read without them they would "
             "be many times too large",
-            hint="download the file again; if that does not help, its author must save it anew",
+            hint="download the file again; if that does not help, its author must save it again",
         )
     scaled = kind is not None and ("fp8" in kind or kind == "with scales")
     if kind is not None and (not scaled or _is_packed(tensors)):

@@ -167,7 +167,7 @@ def test_a_spoilt_part_is_thrown_away_and_fetched_whole(filled, fetch, downloads
 
 def test_a_wrong_digest_is_never_placed(filled, fetch, downloads):
     filled.inject(Fault("wrong-digest", path_regex="/storage", times=10))
-    with pytest.raises(HubError, match="what arrived has the SHA-256") as caught:
+    with pytest.raises(HubError, match="the download has the SHA-256") as caught:
         fetch()
     assert "run the same command again" in str(caught.value.hint)
     assert list(downloads.folder.rglob("*.safetensors")) == []
@@ -188,7 +188,7 @@ def test_a_file_that_its_author_replaced_is_noticed(filled, fetch, client):
 
 def test_a_file_that_is_replaced_while_it_is_asked_for(filled, fetch, downloads):
     filled.inject(Fault("changed-file", path_regex="/api/download", file=555, content=NEW))
-    with pytest.raises(HubError, match="what arrived has the SHA-256"):
+    with pytest.raises(HubError, match="the download has the SHA-256"):
         fetch()
     assert fetch()[0].read_bytes() == NEW
     assert parts(downloads) == []
@@ -384,11 +384,11 @@ def test_what_cannot_be_described_is_called_what_it_is_and_not_kept(filled, fetc
             [File(1, b"x", name="a.pt", format=None), File(2, b"x", name="b.zip", format=None)],
             r"only a pickle \('a.pt'\), a packed archive \('b.zip'\)$",
         ),
-        ([File(1, b"x", type="VAE")], "gives out no weights, only: VAE"),
-        ([File(1, b"x", type="Training Data", name="a.zip")], "gives out no weights"),
+        ([File(1, b"x", type="VAE")], "offers no weights, only: VAE"),
+        ([File(1, b"x", type="Training Data", name="a.zip")], "offers no weights"),
         ([File(1, b"x", type="UNet", name="a.ckpt", format="PickleTensor")], "only a pickle"),
         ([File(1, b"x", type="Config", name="a.yaml", format="Other")], "no weights, only: Config"),
-        ([], "gives out no files; the model may be archived"),
+        ([], "offers no files; the model may be archived"),
         ([File(1, b"x", virus_scan="Danger")], "to be dangerous"),
         ([File(1, b"x", pickle_scan="Danger")], "to be dangerous"),
         ([File(1, b"x", hashed=False)], "names no SHA-256"),

@@ -172,7 +172,7 @@ def test_of_an_archived_model_nothing_is_known(filled, hub, store):
     filled.state.models[1].archived = True
     list(hub.list_specs(Filters(("style",))))
     assert hub.weight_digests(REF) is None
-    with pytest.raises(HubError, match="gives out no files; the model may be archived"):
+    with pytest.raises(HubError, match="offers no files; the model may be archived"):
         hub.fetch_model(REF)
 
 
@@ -252,7 +252,7 @@ def test_requests_of_the_registry_are_counted_as_well(filled, store, tmp_path):
         ({"type": "Workflows"}, "is a workflow for another program$"),
         ({"type": "Other"}, "is of the type Other, and only Checkpoint, LORA, LoCon, DoRA, LyC"),
         ({"base_model": "Wan Video"}, r"is made for Wan Video, which makes videos"),
-        ({"usage": "InternalGeneration"}, "only Civitai itself may use it"),
+        ({"usage": "InternalGeneration"}, "only Civitai may use it"),
     ],
 )
 def test_models_that_are_not_described(filled, hub, changes, message):
@@ -416,7 +416,7 @@ def test_a_base_that_is_closed_or_missing_is_said_before_a_large_file_arrives(
             hub.fetch_model(REF)
         assert caught.value.hint == error.hint
         hub.close()
-    # Of the file no more than its beginning was asked for.
+    # Of the file no more than its beginning was requested.
     assert {it.status for it in filled.requests if "/storage" in it.path} == {206}
 
 

@@ -156,7 +156,7 @@ def test_what_lives_at_the_other_address_alone_is_found_there(filled, caplog):
         assert [request.path.rpartition("&ids=")[2] for request in red.requests] == ["7"]
         red.inject(Fault("500", times=99))
         assert len(list_among(client, ["1", "7"]).versions) == 2
-        assert f"what {red.endpoint} alone has is not known" in caplog.text
+        assert f"what only {red.endpoint} has is not known" in caplog.text
         client.close()
 
 
@@ -197,7 +197,7 @@ def test_where_civitai_cannot_be_asked_specifications_tell(filled, hub, store, c
     # They may be those of another day, so that what reads them decides.
     assert names(found) == ["civitai:1@11", "civitai:2@21"]
     assert [it.nsfw for it in found] == [None, None]
-    assert "tags and ratings are those of the day when models were described" in caplog.text
+    assert "tags and ratings are those of the time when the models were described" in caplog.text
 
 
 def test_offline_the_last_listing_is_asked(filled, hub, store, tmp_path):

@@ -27,7 +27,7 @@ def test_info_and_prune(call, tmp_path):
     assert datetime.fromisoformat(part["last_used"]).tzinfo is not None
     tried = call(app, "cache", "prune", "--dry-run")
     assert tried.stdout == f"specifications: 2 files, {before['bytes']:,} bytes\n"
-    assert tried.stderr.endswith("would be deleted; leave out --dry-run to do it\n")
+    assert tried.stderr.endswith("would be deleted; leave out --dry-run to delete them\n")
     assert json.loads(call(app, "cache", "info", "--json").stdout) == before
     assert "specifications: 2 files" in call(app, "cache", "prune").stdout
     assert json.loads(call(app, "cache", "info", "--json").stdout)["specs"] == 0

@@ -47,9 +47,9 @@ def test_scheduler_and_clip_skip_are_options_and_what_has_no_effect_is_refused(c
     ink = ("ink", "--hub", hub, "--dry-run", *QUICK)
     done = call(publish_app, *ink, "--scheduler", "DPM++ 2M Karras", "--clip-skip", "1")
     assert done.exit_code == 0, done.stderr
-    named = "scheduler: DPMSolverMultistepScheduler (use_karras_sigmas) (as asked for)"
+    named = "scheduler: DPMSolverMultistepScheduler (use_karras_sigmas) (as requested)"
     assert named in done.stdout
-    assert "CLIP skip: 1 (as asked for)" in done.stdout
+    assert "CLIP skip: 1 (as requested)" in done.stdout
     for options, said in (
         (("--true-cfg-scale", "3"), "takes no true CFG scale"),
         (("--negative-prompt", "blur", "--guidance", "1"), "has no effect"),
@@ -76,7 +76,7 @@ def test_publish_then_up_to_date(call, hub):
     assert again.stdout.startswith("local:ink is up to date: ")
     planned = call(app, "publish", "ink", "--hub", hub, "--seeds", "3", "--dry-run", *QUICK)
     assert "images: 55, described already\n" in planned.stdout
-    assert "  seeds: 3 (as asked for)\n" in planned.stdout
+    assert "  seeds: 3 (as requested)\n" in planned.stdout
     assert f"to: the folder {hub / 'models' / 'ink' / 'gmi'}\n" in planned.stdout
     assert "up to date: there is nothing to do" in planned.stderr
 
@@ -164,7 +164,7 @@ def test_a_base_that_is_named(call, hub):
     assert said["base model"].endswith(" (named by --base)")
     shutil.rmtree(hub / "models" / "base")
     done = call(publish_app, "ink", "--hub", hub, *QUICK)
-    assert "its base model base is not at hand" in refused(done)
+    assert "its base model base is not here" in refused(done)
     assert "--base local:NAME" in done.stderr
     done = call(publish_app, "ink", "--hub", hub, "--base", "local:other", "--json", *QUICK)
     assert done.exit_code == 0, done.stderr
@@ -212,7 +212,7 @@ def test_no_write_access(call, hub, monkeypatch, number):
         return allowed(*arguments, **options)
 
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
-    assert "you may not write there" in refused(call(publish_app, "ink", "--hub", hub, *QUICK))
+    assert "you cannot write there" in refused(call(publish_app, "ink", "--hub", hub, *QUICK))
     assert contents(hub) == before
 
 

@@ -86,8 +86,8 @@ def test_offline_by_the_environment(call, author, hf_hub, image, monkeypatch, tm
     done = call(search_app, image, "--cache-dir", tmp_path / "new")
     assert done.exit_code == 0
     assert done.stdout == ""
-    assert "no model matches; 0 looked at" in done.stderr
-    assert "there was none yet" in done.stderr
+    assert "no model matches; 0 searched" in done.stderr
+    assert "there is none yet" in done.stderr
     assert hf_hub.requests == []
 
 
@@ -171,7 +171,7 @@ def test_a_tag_nobody_uses(call, author, image):
     done = call(search_app, image, "--tag", "baroque")
     assert done.exit_code == 0
     assert done.stdout == ""
-    assert "no model matches; 3 looked at\n" in done.stderr
+    assert "no model matches; 3 searched\n" in done.stderr
 
 
 def test_a_hub_that_asks_to_slow_down_is_obeyed_in_sight(call, author, hf_hub, image):
@@ -223,7 +223,7 @@ def test_the_python_api_loads_a_specification(author, hf_hub, tmp_path):
     assert spec.manifest.model.id == "owner/red"
     with HuggingFaceHub(cache_dir=tmp_path / "cache") as hub:
         assert gmi_registry.load_spec("owner/red", hub).digest == spec.digest
-    with pytest.raises(AuthError, match="private, or not there"):
+    with pytest.raises(AuthError, match="private, or it does not exist"):
         gmi_registry.load_spec("hf:owner/absent", cache_dir=tmp_path / "cache")
 
 
@@ -261,4 +261,4 @@ def test_as_an_extension_of_the_hf_command(author, image, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["looked_at"] == 3
-    assert "no model matches; 3 looked at" in done.stderr
+    assert "no model matches; 3 searched" in done.stderr

@@ -53,7 +53,7 @@ def test_a_ranking(call, hub, picture):
     assert {row[1].split("@")[0] for row in rows} == {"local:base", "local:ink", "local:oil"}
     distances = [float(row[2]) for row in rows]
     assert distances == sorted(distances)
-    assert done.stderr.endswith("3 models looked at, 3 matched\n")
+    assert done.stderr.endswith("3 models searched, 3 matched\n")
 
 
 def test_json_keeps_to_its_schema(call, hub, picture):
@@ -119,7 +119,7 @@ def test_nothing_matches(call, hub, picture):
     done = call(search_app, picture, "--tag", "tiny", "--tag", "absent")
     assert done.exit_code == 0
     assert done.stdout == ""
-    assert done.stderr.endswith("no model matches; 3 looked at\n")
+    assert done.stderr.endswith("no model matches; 3 searched\n")
     document = json.loads(call(search_app, picture, "--tag", "absent", "--json").stdout)
     assert document["results"] == []
     assert document["looked_at"] == 3

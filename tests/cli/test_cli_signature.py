@@ -174,7 +174,7 @@ def test_verify_json(call, signed, keys):
         (("--key", "PRIVATE"), "holds a private key"),
         (
             ("--identity", "a@example.org", "--identity-provider", "https://x", "--offline"),
-            "asked over the network, which is switched off",
+            "come over the network, which is switched off",
         ),
     ],
 )

@@ -82,7 +82,7 @@ def test_a_search_without_torch_fetches_the_encoder_once(
 
 def test_offline_nothing_is_fetched(hub: Any, tmp_path: Path, ref: EncoderRef) -> None:
     hub.clear_requests()
-    with pytest.raises(MissingExtraError, match="of which there is no export here"):
+    with pytest.raises(MissingExtraError, match="which has no export here"):
         equipment(tmp_path, offline=True).encoder_like(ref, "the index", searched(tmp_path))
     assert hub.requests == []
 

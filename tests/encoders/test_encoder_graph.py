@@ -167,7 +167,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     ),
     "an operator that takes what comes later": (
         lambda it: it.graph.node.insert(0, helper.make_node("Neg", ["c"], ["z"])),
-        "'c' before it is there",
+        "'c' before it exists",
     ),
     "an output that nothing gives": (
         lambda it: it.graph.output[0].__setattr__("name", "nothing"),
@@ -204,7 +204,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     ),
     "an attribute twice": (
         lambda it: it.graph.node[0].attribute.append(it.graph.node[0].attribute[0]),
-        "something twice of an operator Conv",
+        "something twice about an operator Conv",
     ),
     "an attribute with two values": (
         lambda it: it.graph.node[0].attribute[0].__setattr__("i", 3),
@@ -254,7 +254,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     ),
     "a number beyond its type": (
         edit(data_type=TensorProto.INT8, raw_data=None, int32_data=[1, 2, 3, 300]),
-        "beyond what their type holds",
+        "outside the range of their type",
     ),
     "a name that moves the cursor": (edit(name="\x1b[2Jw"), "no text"),
     "a name that turns the line round": (edit(name="a\u202eb"), "no text"),

@@ -258,7 +258,7 @@ WANTING: dict[str, tuple[bytes, str]] = {
             helper.make_node("Anything", ["batch"], ["embeddings"], domain="com.example"),
             opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("com.example", 1)],
         ),
-        "no use for the operator 'Anything'|not ONNX's own",
+        "no encoder needs the operator 'Anything'|not ONNX's own",
     ),
     "a known name of another domain": (
         model(helper.make_node("Add", ["batch", "batch"], ["embeddings"], domain="com.microsoft")),
@@ -400,7 +400,7 @@ def test_a_model_that_asks_for_more_memory_than_there_is(
 ) -> None:
     monkeypatch.setattr(onnx_files, "_MEMORY", 2**30)
     put(copy, "image.onnx", HUGE[case])
-    refuse(copy, r"image\.onnx cannot be run: it asks for more memory beside its weights than")
+    refuse(copy, r"image\.onnx cannot be run: it needs more memory besides its weights than")
 
 
 def test_a_trial_that_does_not_end(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,7 +433,7 @@ def test_a_run_has_an_end_whatever_it_is_given(copy: Path, monkeypatch: pytest.M
     monkeypatch.setattr(onnx_module, "_SECONDS", 60.0)
     encoder = OnnxEncoder(OnnxFolder(copy), trusted=True)
     assert encoder.encode_pixels(pixels).shape == (1, 24)
-    with pytest.raises(InputError, match="it asks for more memory beside its weights"):
+    with pytest.raises(InputError, match="it needs more memory besides its weights"):
         encoder.encode_pixels(pixels * 2**40)
 
 

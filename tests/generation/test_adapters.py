@@ -379,7 +379,7 @@ def _spoil_type(tensors, key):
         (_spoil_alphas, "has no effect: its alphas are 0 in all"),
         (_spoil_ups, "has no effect: its factors are 0 in all"),
         (_spoil_pair, "has the down factor of a LoRA without the up factor"),
-        (_spoil_shape, "which are no matrices"),
+        (_spoil_shape, "which are not matrices"),
         (_spoil_type, r"a factor of whole numbers \(int8\): a LoRA that is quantised"),
     ],
 )

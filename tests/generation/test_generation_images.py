@@ -168,7 +168,7 @@ def test_a_picture_that_vanished_is_a_clear_error(pipeline, base, recipe, tmp_pa
     cache = BatchCache(tmp_path, base, recipe)
     images = generate(pipeline, PROMPTS[:2], recipe, cache=cache)
     cache.discard()
-    with pytest.raises(GenerationError, match="gone or damaged"):
+    with pytest.raises(GenerationError, match="missing or damaged"):
         images[0]
     cache.discard()
 
@@ -187,7 +187,7 @@ def test_pixels_that_are_no_numbers_are_refused(base, recipe, tmp_path):
     def black(prompt, generator, output_type):
         return SimpleNamespace(images=np.full((len(prompt), SIDE, SIDE, 3), np.nan))
 
-    with pytest.raises(GenerationError, match="no numbers for 'a cat'"):
+    with pytest.raises(GenerationError, match="not numbers for 'a cat'"):
         generate(_Called(black), PROMPTS, recipe, cache=BatchCache(tmp_path, base, recipe))
 
 

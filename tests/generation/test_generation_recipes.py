@@ -68,7 +68,7 @@ def test_the_card_advises_and_the_base_card_in_its_stead(pipeline, base, lora):
         (RecipeOverrides(seeds=(1, 1)), "a seed appears twice"),
         (RecipeOverrides(width=-8), "width"),
         (RecipeOverrides(prompt_template="a picture"), "must hold {prompt} exactly once"),
-        (RecipeOverrides(lora_scale=1.0), "no LoRA"),
+        (RecipeOverrides(lora_scale=1.0), "not a LoRA"),
     ],
 )
 def test_an_override_out_of_range_is_named(pipeline, base, overrides, named):

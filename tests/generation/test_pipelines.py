@@ -164,7 +164,7 @@ def test_a_missing_base_is_named(tiny, kind):
     path = tiny / "lora"
     if kind == "single-file":
         path = tiny / "base" / "unet" / "diffusion_pytorch_model.safetensors"
-    with pytest.raises(GenerationError, match="its base model far/away is not at hand") as caught:
+    with pytest.raises(GenerationError, match="its base model far/away is not here") as caught:
         load_pipeline(model_files(path, "x", kind, base_model="far/away"), device="cpu")
     assert "far/away" in caught.value.hint
     with pytest.raises(GenerationError, match="names no base model"):
@@ -173,7 +173,7 @@ def test_a_missing_base_is_named(tiny, kind):
 
 def test_a_single_file_on_a_base_without_configuration_is_refused(tiny, lora):
     path = tiny / "base" / "unet" / "diffusion_pytorch_model.safetensors"
-    with pytest.raises(GenerationError, match="no diffusers folder"):
+    with pytest.raises(GenerationError, match="not a diffusers folder"):
         load_pipeline(model_files(path, "x", "single-file", base=lora), device="cpu")
 
 

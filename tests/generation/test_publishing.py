@@ -305,7 +305,7 @@ def test_a_dry_run_says_where_every_setting_comes_from(run, hub, tmp_path, few):
     card = hub.root / "models" / "base" / "README.md"
     card.write_text(CARD.format(more="gmi: {guidance_scale: 2}\n"))
     plan = run(LORA, dry_run=True).plan
-    assert plan.origins["steps"] == plan.origins["batch_size"] == "as asked for"
+    assert plan.origins["steps"] == plan.origins["batch_size"] == "as requested"
     assert plan.origins["guidance_scale"] == "the model card of local:base"
     assert plan.origins["width"] == "the network's own"
     assert (plan.base.id, plan.device, plan.seconds) == ("base", "cpu", None)
@@ -345,7 +345,7 @@ def test_a_place_without_rights_is_refused(run, tmp_path, monkeypatch, few):
 
 def test_a_lora_whose_base_is_missing_names_it(run, hub, few):
     shutil.rmtree(hub.root / "models" / "base")
-    with pytest.raises(GenerationError, match="its base model base is not at hand"):
+    with pytest.raises(GenerationError, match="its base model base is not here"):
         run(LORA)
 
 

@@ -66,10 +66,10 @@ def test_what_another_class_reads_is_not_recorded(pipeline):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("Eular a", "perhaps Euler a"),
+        ("Eular a", "perhaps you mean Euler a"),
         ("DPM++ 2M Karas", "DPM\\+\\+ 2M Karras"),
         ("frob", "is not known"),
-        ("DDIM Frob", "is meant"),
+        ("DDIM Frob", "perhaps you mean"),
     ],
 )
 def test_an_unknown_name_is_refused_with_what_is_near(name, said):
@@ -108,7 +108,7 @@ class _Pipeline:
 )  # fmt: skip
 def test_a_scheduler_for_another_kind_of_model_is_refused(own, name, why):
     with pytest.raises(InputError, match=why) as caught:
-        build_scheduler(_Pipeline(own), name, "as asked for")
+        build_scheduler(_Pipeline(own), name, "as requested")
     assert type(own).__name__ in caught.value.message
 
 
@@ -116,7 +116,7 @@ def test_what_the_network_was_trained_for_stays():
     own = diffusers.EulerDiscreteScheduler(
         prediction_type="v_prediction", rescale_betas_zero_snr=True, beta_schedule="scaled_linear"
     )
-    made = build_scheduler(_Pipeline(own), "DPM++ 2M Karras", "as asked for")
+    made = build_scheduler(_Pipeline(own), "DPM++ 2M Karras", "as requested")
     assert made.config.prediction_type == "v_prediction"
     assert made.config.rescale_betas_zero_snr is True
     flow = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)

@@ -205,7 +205,7 @@ def test_a_base_without_weights_cannot_complete_a_network(bases, tensors_of, sav
     error = refusal(saved(network, bare))
     assert "without text encoders and VAE" in error.message
     assert "it has no text_encoder, vae" in error.message
-    assert "is here without weights" in error.message
+    assert "is here without these weights" in error.message
     # A whole file needs nothing of it.
     assert load_model(saved(tensors_of("sd15"), bare), device="cpu").notes == ()
 
@@ -367,7 +367,7 @@ def test_a_file_that_says_epsilon_is_believed_whatever_its_name_suggests(tensors
     stated = {"modelspec.prediction_type": "epsilon"}
     found = sampler(saved(tensors_of("sdxl"), "sdxl", stated, title="V-Pred"))
     assert found["prediction_type"] == "epsilon"
-    assert any("says epsilon, which is taken" in it for it in found["notes"])
+    assert any("says epsilon, which is used" in it for it in found["notes"])
     # On a base for v-prediction the scheduler is set back.
     found = sampler(saved(tensors_of("sd2-v"), "sd2-v", stated))
     assert found["prediction_type"] == "epsilon"
@@ -391,7 +391,7 @@ def test_a_file_whose_own_marks_disagree_says_so(tensors_of, saved):
     tensors = tensors_of("sd15") | {"v_pred": torch.zeros(0)}
     found = sampler(saved(tensors, metadata={"modelspec.prediction_type": "epsilon"}))
     assert found["prediction_type"] == "v_prediction"
-    assert any("the tensor is taken" in it for it in found["notes"])
+    assert any("the tensor is used" in it for it in found["notes"])
 
 
 def test_a_scheduler_without_rescaled_betas_gives_way_to_one_with_them(tensors_of, saved):
@@ -429,7 +429,7 @@ def test_of_a_folder_the_card_is_believed(bases):
     assert any("the gmi section of its card says v_prediction" in it for it in found["notes"])
     named = sampler(replace(folder, card=replace(folder.card, title="some V-Pred")))
     assert named["prediction_type"] == "epsilon"
-    assert any("configured for epsilon, which is taken" in it for it in named["notes"])
+    assert any("configured for epsilon, which is used" in it for it in named["notes"])
 
 
 @pytest.fixture
@@ -542,7 +542,7 @@ def test_a_weight_that_has_lost_its_scale_is_refused(tensors_of, saved):
 def test_a_scale_that_is_no_number_is_refused(tensors_of, saved, value):
     tensors = scaled(tensors_of("sd15"), ".scale_weight")
     tensors[f"{STEM}.scale_weight"] = torch.tensor(value)
-    assert "is no scale" in refusal(saved(tensors)).message
+    assert "is not a scale" in refusal(saved(tensors)).message
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_the_tokens_of_a_word_are_counted(bases, tmp_path):
         ("sd15", {"clip_l": None, "clip_g": (2, 7)}, "for a text encoder that its base lacks"),
         ("sdxl", {"emb_params": None}, "has vectors for one text encoder, and its base has 2"),
         ("sdxl", {"clip_l": None}, "has no vectors for the text_encoder_2 of its base"),
-        ("sd3", {"clip_l": (1, 4)}, "cannot be taught words"),
+        ("sd3", {"clip_l": (1, 4)}, "cannot learn words"),
     ],
 )
 def test_an_embedding_for_another_base_is_refused_in_words(base, tensors, said, bases, tmp_path):

@@ -119,6 +119,6 @@ def test_what_is_missing_is_noted_where_the_client_looks(hf_hub):
 def test_a_private_model_stays_private(hf_hub, fetch):
     sha = hf_hub.add_repo("ada/two", FILES, private=True)
     hub = HuggingFaceHub(token=False)
-    with pytest.raises(AuthError, match="private, or not there"):
+    with pytest.raises(AuthError, match="private, or it does not exist"):
         hub.fetch_spec(ModelRef("hf", "ada/two", sha))
     hub.close()

@@ -357,7 +357,7 @@ class TestWritable:
             lambda: built.hub.check_writable(REF),
             lambda: built.hub.push_spec(REF, folder),
         ):
-            with pytest.raises(AuthError, match="you may not write there"):
+            with pytest.raises(AuthError, match="you cannot write there"):
                 attempt()
 
     @pytest.mark.skipif(

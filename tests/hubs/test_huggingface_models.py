@@ -229,7 +229,7 @@ def test_a_base_that_is_none_is_an_error(hf_hub, hub, base, says):
         ({"a.safetensors": b"no tensors"}, "is no safetensors file"),
         (
             {"README.md": card(pipeline_tag="text-generation"), "model.safetensors": WHOLE},
-            "no text-to-image model: the hub files it under text-generation",
+            "not a text-to-image model: the hub lists it under text-generation",
         ),
         ({"README.md": b"---\na: [\n---\n", LORA_NAME: LORA}, r"ada/model/README.md.*line \d"),
         ({"model_index.json": b"[", **FULL}, "model_index.json is not a JSON object"),
@@ -264,7 +264,7 @@ def test_the_task_decides_where_no_pipeline_says_what_it_takes(hf_hub, hub, task
     if described:
         assert hub.fetch_model(ref("ada/style")).kind == "lora"
         return
-    with pytest.raises(HubError, match=f"the hub files it under {task}"):
+    with pytest.raises(HubError, match=f"the hub lists it under {task}"):
         hub.fetch_model(ref("ada/style"))
 
 
@@ -454,7 +454,7 @@ def test_other_bytes_than_promised_are_refused_and_not_kept(hf_hub, hub):
     hf_hub.add_repo("ada/style", {LORA_NAME: LORA})
     # The beginning is asked for first, and is not believed either.
     hf_hub.inject(Fault("wrong-digest", path_regex="storage", times=2))
-    with pytest.raises(HubError, match=f"what arrived as {LORA_NAME} is not what"):
+    with pytest.raises(HubError, match=f"the download of {LORA_NAME} is not what"):
         hub.fetch_model(ref("ada/style"))
     assert identities(hub.fetch_model(ref("ada/style"))) == expected({LORA_NAME: LORA})
 

@@ -204,5 +204,5 @@ def test_what_is_not_there_is_told_apart(model):
         model.read(ModelRef("hf", model.ref.id, "v9"))
     with pytest.raises(SpecNotFoundError, match="holds no model"):
         model.read(ModelRef("hf", f"{model.ref.id}-not"))
-    with pytest.raises(AuthError, match="it is private, or not there"):
+    with pytest.raises(AuthError, match="it is private, or it does not exist"):
         model.read(model.ref, token=False)

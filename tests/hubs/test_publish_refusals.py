@@ -154,7 +154,7 @@ NAN, INF = float("nan"), float("inf")
 
 REFUSALS = {
     # what this machine and the words of the caller tell
-    "steps 0": (nothing, _other(steps=0), InputError, "steps 0 .as asked for"),
+    "steps 0": (nothing, _other(steps=0), InputError, "steps 0 .as requested"),
     "steps 10**9": (nothing, _other(steps=10**9), InputError, "steps 1000000000"),
     "guidance nan": (nothing, _other(guidance_scale=NAN), InputError, "guidance scale nan"),
     "guidance inf": (nothing, _other(guidance_scale=INF), InputError, "guidance scale inf"),
@@ -185,7 +185,7 @@ REFUSALS = {
     # what the hub tells of the account and of the place
     "offline": (nothing, {"offline": True}, OfflineError, "publishing needs the network"),
     "no token": (nothing, {"token": False}, AuthError, "needs a token"),
-    "reads alone": (nothing, {"token": "hf_reader"}, AuthError, "may only read"),
+    "reads alone": (nothing, {"token": "hf_reader"}, AuthError, "can only read"),
     "no model": (nothing, {"model": "ada/none"}, HubError, "holds no model"),
     "a dataset": (_dataset, {"model": "ada/data"}, HubError, "is a dataset, and no model"),
     "disabled": (_disabled, {}, HubError, "was disabled"),
@@ -196,13 +196,13 @@ REFUSALS = {
         HubError,
         f"would go to main, where {LORA} is another file",
     ),
-    "like a commit": (_like_a_commit, {"revision": "a" * 40}, HubError, "reads as a commit"),
+    "like a commit": (_like_a_commit, {"revision": "a" * 40}, HubError, "looks like a commit"),
     "branch and tag": (_branch_and_tag, {"revision": "v1"}, HubError, "a branch and a tag"),
     "no revision": (nothing, {"revision": "v9"}, HubError, "no branch, tag or commit v9"),
     "pull requests": (_switched_off, {"token": GUEST}, HubError, "takes no pull requests"),
     "--create-pr": (_switched_off, {"create_pr": True}, HubError, "takes no pull requests"),
     "registry off": (_registry_off, {"store": GUEST}, HubError, "takes no pull requests"),
-    "registry, reader": (nothing, {"store": "hf_reader"}, AuthError, "may only read"),
+    "registry, reader": (nothing, {"store": "hf_reader"}, AuthError, "can only read"),
     "card, twice": (
         _card("license: mit\nlicense: mit\nbase_model: ada/base\n"),
         {},
@@ -211,7 +211,7 @@ REFUSALS = {
     ),
     "card, no YAML": (_card("tags: [a\n"), {}, HubError, "README.md line"),
     # what the configuration of the model tells
-    "no base": (_card("base_model: ada/gone\n"), {}, HubError, "ada/gone, is not at hand"),
+    "no base": (_card("base_model: ada/gone\n"), {}, HubError, "ada/gone, is not here"),
     "no base named": (_card("license: mit\n"), {}, GmiError, "names no base model"),
     "code": (
         _base(**{"model_index.json": index(unet=["own_code", "Net"])}),
@@ -247,7 +247,7 @@ REFUSALS = {
         nothing,
         {"model": "ada/base", **_other(lora_scale=0.5)},
         InputError,
-        "is no LoRA",
+        "is not a LoRA",
     ),
     "pickles": (
         _base(
@@ -355,7 +355,7 @@ def test_what_a_folder_of_models_can_refuse(world, tmp_path):
     (folder / LORA).write_bytes(WEIGHTS)
     (folder / "README.md").write_bytes(card("base_model: gone\n"))
     ref = ModelRef("local", "style")
-    with pytest.raises(GmiError, match="its base model gone is not at hand"):
+    with pytest.raises(GmiError, match="its base model gone is not here"):
         publish(ref, hub, work=tmp_path / "work", device="cpu")
     (folder / "gmi").write_text("in the way")
     with pytest.raises(HubError, match="gmi is not a folder"):

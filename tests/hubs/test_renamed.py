@@ -651,7 +651,7 @@ class TestBaseFilter:
             index=str(filled.room / "index"),
         )
         assert set(ids(found)) == {"m/old", "m/case", "m/page"}
-        assert sum("go by the names that are known" in line for line in caplog.messages) == 1
+        assert sum("are compared by their known names" in line for line in caplog.messages) == 1
 
 
 class TestNames:

@@ -151,7 +151,8 @@ class TestText:
         with pytest.raises(InputError) as caught:
             look(prompt="red", encoder=ProjectionEncoder())
         assert caught.value.message == (
-            "a text alone cannot be compared with images: projection/seed-0 gives texts 5 values "
+            "words without a picture cannot be compared with images: projection/seed-0 gives "
+            "texts 5 values "
             "and images 6"
         )
         assert caught.value.hint
@@ -279,16 +280,16 @@ class TestStyle:
     ("options", "message"),
     [
         ({"style": "x"}, "--style says how an IMAGE like yours should look: name one"),
-        ({"style": "x", "prompt": "y"}, "or use --prompt alone"),
+        ({"style": "x", "prompt": "y"}, "or use only --prompt"),
         ({"images": 1, "style": "x", "score": "paper"}, "--style goes with the default score"),
         ({"images": 1, "not_like": 1, "score": "paper"}, "not with --score paper"),
         ({"images": 1, "not_like": 1, "style": "x", "score": "paper"}, "and --style go with"),
-        ({"like": "red", "style": "x"}, "goes without --style"),
+        ({"like": "red", "style": "x"}, "combined with --style"),
         ({}, "nothing to search with: name an IMAGE, or give --prompt TEXT or --like MODEL"),
-        ({"like": "red", "prompt": "x"}, "goes without --prompt"),
-        ({"like": "red", "images": 1}, "goes without an IMAGE"),
-        ({"like": "red", "not_like": 1, "score": "paper"}, "without --not-like and --score"),
-        ({"like": "red", "interrogator": "phrases"}, "goes without --interrogator"),
+        ({"like": "red", "prompt": "x"}, "combined with --prompt"),
+        ({"like": "red", "images": 1}, "combined with an IMAGE"),
+        ({"like": "red", "not_like": 1, "score": "paper"}, "with --not-like and --score"),
+        ({"like": "red", "interrogator": "phrases"}, "combined with --interrogator"),
         ({"not_like": 1}, "--not-like says what is not wanted: name an IMAGE of what is"),
         ({"not_like": 1, "prompt": "x"}, "--not-like says what is not wanted"),
         ({"prompt": "x", "interrogator": "caption"}, "--interrogator guesses what an IMAGE shows"),

@@ -183,12 +183,12 @@ def test_a_proposal_is_compared_with_what_there_is(honest, make_spec, tmp_path):
     new = told(
         spec_of(make_spec, "new", 5 + np.ones((len(PROMPTS), 1)) * np.eye(DIMENSIONS)[0] * 9)
     )
-    assert new["copies"] == ("ok", "repeats none of 16 models")
+    assert new["copies"] == ("ok", "repeats none of the 16 models")
     assert new["hubness"][0] == "ok"
     copy = told(spec_of(make_spec, "copy", honest[2].image_embeddings * 1.01))
     assert copy["copies"][1].startswith("the same images as local:m02@")
     # A model does not repeat its own earlier description.
-    assert told(honest[2])["copies"] == ("ok", "repeats none of 16 models")
+    assert told(honest[2])["copies"] == ("ok", "repeats none of the 16 models")
     status, detail = told(spec_of(make_spec, "cheat", mean_of(honest)))["hubness"]
     assert status == "failed"
     assert detail.startswith("near everything: first for ")

@@ -124,7 +124,7 @@ class TestText:
 
     @pytest.mark.parametrize("embedding", [np.ones((1, 5)), np.array([1.0, np.nan])])
     def test_what_is_no_vector_of_numbers(self, embedding):
-        with pytest.raises(InputError, match="no vector of numbers"):
+        with pytest.raises(InputError, match="not a vector of numbers"):
             TextQuery(embedding, encoder_named().id)
 
 

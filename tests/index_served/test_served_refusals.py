@@ -106,7 +106,7 @@ class TestServer:
     def test_a_collection_of_somebody_else(self, server):
         size = models.VectorParams(size=2, distance=models.Distance.DOT)
         server.engine.create_collection("models", vectors_config=size)
-        refused(SpecFormatError, lambda: QdrantIndex.open(server.url()), "that is no index")
+        refused(SpecFormatError, lambda: QdrantIndex.open(server.url()), "that is not an index")
 
     def test_it_goes_away_for_good_while_open(self, loaded):
         with QdrantIndex.open(loaded.url()) as opened:
@@ -128,7 +128,7 @@ class TestKey:
 
     def test_none(self, loaded):
         loaded.key = SECRET
-        error = refused(AuthError, lambda: QdrantIndex.open(loaded.url()), "wants a key")
+        error = refused(AuthError, lambda: QdrantIndex.open(loaded.url()), "needs a key")
         assert "QDRANT_API_KEY" in error.hint
 
     def test_a_wrong_one_is_never_shown(self, loaded, forty, monkeypatch, caplog, capfd):

@@ -65,7 +65,7 @@ def test_the_server_answers_as_the_files_do(served):
 def test_what_a_server_cannot_answer_is_said(served):
     hub, _, url = served
     for options in ({"like": "icon-noto"}, {"prompt": "pixel art"}):
-        with pytest.raises(UnsupportedOperationError, match="answers to images alone") as caught:
+        with pytest.raises(UnsupportedOperationError, match="answers only to images") as caught:
             gmi_registry.search(hub=hub, index=url, **options)
         assert "--index DIR" in caught.value.hint
     others = ({"score": "paper"}, {"prompt": "a rose"}, {"not_like": [PICTURE]})

@@ -67,7 +67,7 @@ def test_a_round_a_page_and_an_index(call, stale, tmp_path):
     assert f"1 of 1: local:ink: its weights have changed: {WEIGHTS}" in done.stderr
     assert "the index has 1 models" in done.stderr
     text = page.read_text()
-    assert "1 described anew, 0 failed, 0 set aside, 0 left for next time, 0 fresh" in text
+    assert "1 described again, 0 failed, 0 set aside, 0 left for next time, 0 fresh" in text
     assert "| local:ink | its weights have changed: pytorch\\_lora\\_weights.safetensors |" in text
     assert [path.name for path in tmp_path.iterdir() if "unfinished" in path.name] == []
 

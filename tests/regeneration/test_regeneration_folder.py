@@ -258,7 +258,7 @@ def test_where_a_hub_refuses_no_further_model_is_begun(many, go):
 
     done = go(many, executor=Refused(), repos=NAMES)
     assert outcomes(done) == {"local:chalk": "failed"}
-    assert {it.why for it in done.left} == {"the hub asked to stop"}
+    assert {it.why for it in done.left} == {"the hub asked the program to stop"}
     assert done.failures == {"local:chalk": 0}
 
 

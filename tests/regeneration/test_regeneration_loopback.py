@@ -272,7 +272,7 @@ def test_a_hub_that_is_out_of_order_counts_against_no_model(
         done = this.run(found)
         (failed,) = done.failed
         assert (failed.passing, failed.error, done.failures[INK]) == (True, "HubError", 0)
-        assert "is out of order: it answers 500" in failed.reason
+        assert "is out of order and answers 500" in failed.reason
     described.clear_faults()
     assert [result.outcome for result in go(opened).results] == ["published"]
 
@@ -288,7 +288,7 @@ def test_a_hub_that_asks_to_stop_ends_the_run(described, opened, work, models, g
     done = this.run(found)
     (failed,) = done.failed
     assert (failed.model, failed.error, failed.passing) == (INK, "RateLimitError", True)
-    assert [it.why for it in done.left] == ["the hub asked to stop"]
+    assert [it.why for it in done.left] == ["the hub asked the program to stop"]
     described.clear_faults()
     assert len(go(opened).done) == 2
 

@@ -381,7 +381,7 @@ class TestCheck:
         models.commit(REPO, more, repo_type="dataset", ref="refs/pr/1", author="ada")
         shown = call("check", "--revision", "refs/pr/1", "--audit", 1)
         assert shown.exit_code == 1
-        assert "verified.json is no file of an entry" in shown.stdout
+        assert "verified.json is not a file of an entry" in shown.stdout
         assert "audit     skipped" in shown.stdout
 
     def test_two_folders(self, propose, models, call, tmp_path):

@@ -198,14 +198,14 @@ class TestPaths:
     def test_no_other_path_is_touched(self, registry, check, path):
         files = entry_files(spec_of(MODEL)) | {path: b"mine"}
         found, findings = check(propose(registry, "ada", files))
-        assert failed(found) == [("paths", f"{path} is no file of an entry")]
+        assert failed(found) == [("paths", f"{path} is not a file of an entry")]
         assert findings.keys() == {"paths"}
         assert "maintainers" in findings["paths"].hint
 
     def test_not_even_one_that_goes(self, registry, check):
         files = entry_files(spec_of(MODEL)) | {"README.md": None}
         assert failed(check(propose(registry, "ada", files))[0]) == [
-            ("paths", "README.md is no file of an entry")
+            ("paths", "README.md is not a file of an entry")
         ]
 
     def test_one_entry_at_a_time(self, registry, check):
@@ -234,7 +234,7 @@ class TestPaths:
 
     def test_a_name_that_forges_lines_is_escaped(self, registry, check):
         found, _ = check(propose(registry, "ada", {"x\nweights ok": b""}))
-        assert failed(found) == [("paths", "'x\\nweights ok' is no file of an entry")]
+        assert failed(found) == [("paths", "'x\\nweights ok' is not a file of an entry")]
 
 
 class TestFiles:
@@ -421,7 +421,7 @@ class TestFolders:
     def test_an_entry_that_is_there_is_a_maintainers(self, both):
         base, new = both(entry_files(spec_of(MODEL)), entry_files(spec_of(MODEL, BLUE)))
         assert failed(inspect(compare_folders(base, new), HUBS)) == [
-            ("owner", "replaces an entry of somebody who is not known")
+            ("owner", "replaces an entry of somebody unknown")
         ]
 
     def test_links_are_refused(self, both, tmp_path):
@@ -433,7 +433,7 @@ class TestFolders:
             ("manifest", "gmi/spec.json is a symbolic link")
         ]
         (new / "civitai").symlink_to(tmp_path)
-        assert ("paths", "civitai is no file of an entry") in failed(
+        assert ("paths", "civitai is not a file of an entry") in failed(
             inspect(compare_folders(base, new), HUBS)
         )
 

@@ -332,7 +332,7 @@ class TestFetch:
 
     def test_damage_on_the_way_is_noticed(self, filled):
         filled.inject(Fault("wrong-digest", path_regex=r"spec\.json", times=9))
-        with pytest.raises(HubError, match="the registry gmi-registry/specs: what arrived as"):
+        with pytest.raises(HubError, match="the registry gmi-registry/specs: the download of"):
             Registry().fetch_spec(ModelRef("civitai", "9", "999"))
 
 

@@ -196,7 +196,7 @@ class TestRights:
         assert not hub.requests
 
     def test_one_that_only_reads_or_is_wrong(self, hub):
-        with pytest.raises(AuthError, match="may only read"):
+        with pytest.raises(AuthError, match="can only read"):
             Registry(token="hf_reader").check_writable(REF)
         with pytest.raises(AuthError, match="does not accept the token"):
             Registry(token="hf_wrong0000").check_writable(REF)

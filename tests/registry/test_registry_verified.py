@@ -55,7 +55,7 @@ def test_fields_of_later_are_passed_over():
         (document(format=None), "is not JSON with"),
         (document(format={"name": "other", "version": 1}), "another format"),
         (document(format={"name": "gmi-verified", "version": True}), "another format"),
-        (document(specs={}), "no list"),
+        (document(specs={}), "not a list"),
         (document("1" * 64), "without the two digests"),
         (document({"digest": "1" * 64}), "without the two digests"),
         (document(ONE | {"digest": "A" * 64}), "without the two digests"),

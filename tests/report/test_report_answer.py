@@ -45,7 +45,7 @@ def test_several_images():
 def test_pictures_of_what_is_not_wanted():
     made = page(answer(RANKING), unwanted=(shown("dog.png", None),))
     assert made.title == "Models that make images like cat.png, and unlike dog.png"
-    assert "not wanted" in made.reading
+    assert "unwanted" in made.reading
     text = render(made)
     assert text.index("cat.png</span>") < text.index("<p>Not like</p>")
     assert text.index("<p>Not like</p>") < text.index("dog.png</span>")
@@ -129,7 +129,7 @@ def test_models_that_repeat_each_other_and_that_are_near_everything():
     twin = "<bdi>Twin &lt;b&gt; (local:twin)</bdi>"
     assert f"<dt>same images as</dt><dd>{twin}, {twin}</dd>" in text
     warning = "near everything: first for 34 % of other models&#39; images"
-    assert f'<li class="warn">{warning}, where 5 % would be its share</li>' in text
+    assert f'<li class="warn">{warning}; its share would be 5 %</li>' in text
     assert "same images as" not in render(page(answer(RANKING)))
 
 

@@ -149,7 +149,7 @@ def test_what_is_not_for_all_audiences_is_shown_on_request():
 
 
 def test_no_model_at_all():
-    assert "No model matches. 3 looked at." in render(page())
+    assert "No model matches. 3 searched." in render(page())
 
 
 def test_skipped_models_have_their_reasons():

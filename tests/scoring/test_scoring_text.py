@@ -91,7 +91,7 @@ def test_zeros_do_not_divide(arrays):
 
 def test_towers_of_two_widths_share_no_space(arrays):
     images, prompts, text = arrays
-    with pytest.raises(ValueError, match=r"widths \[3, 8\] share no space"):
+    with pytest.raises(ValueError, match=r"widths \[3, 8\] have no common space"):
         text_distances(images, prompts[:, :3], IMAGE_PROMPT, text)
 
 

@@ -224,8 +224,8 @@ def test_the_page_of_a_registrys_entry_names_its_model_and_the_registry(entry, b
         ("civitai: 5", "names no model on Civitai"),
         ("urn:air:sd1:lora:elsewhere:5@6", "names no model on Civitai"),
         ("urn:isbn:0", "names no model on Civitai"),
-        ("hf:owner/name\u202e", "no name of a model"),
-        ("x" * 5000, "no name of a model"),
+        ("hf:owner/name\u202e", "not the name of a model"),
+        ("x" * 5000, "not the name of a model"),
     ],
 )
 def test_refused_with_the_reason_and_no_secret(text, why):

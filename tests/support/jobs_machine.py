@@ -24,7 +24,7 @@ sys.exit(job_main(deeds.do))
 
 
 class Machine(Jobs):
-    """Begins each Job as it arrives. ``commands`` are what was asked for, by the Job's id.
+    """Begins each Job as it arrives. ``commands`` are what was requested, by the Job's id.
 
     ``stages`` replaces the run by a fate: Jobs of that model end so, without having begun.
     """

@@ -112,7 +112,7 @@ def test_a_delivery_is_worked_on_by_a_process_that_does_not_know_the_secret(serv
     assert running.health() == health
     assert running.stop() == 130
     wait_until(lambda: not is_there(worker))
-    assert "stopped: what waits is on the disk" in running.text
+    assert "stopped: waiting models are on the disk" in running.text
     assert SECRET not in running.text
     queue = DeliveryQueue(running.folder / "queue")
     assert queue.counts().waiting == 1

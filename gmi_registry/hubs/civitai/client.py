@@ -79,7 +79,7 @@ def parsed(kind: type[Document], content: object, asked: CivitaiRequest) -> Docu
         return kind.model_validate(content)
     except ValidationError as error:
         raise HubError(
-            f"{asked.name}: what Civitai says of it cannot be used: {first_fault(error, 120)}",
+            f"{asked.name}: what Civitai says about it cannot be used: {first_fault(error, 120)}",
             hint=f"see {asked.page}",
         ) from None
 
@@ -227,14 +227,14 @@ class CivitaiClient:
         each once.
         """
         if not 0 < len(digests) <= _MOST_DIGESTS:
-            raise InputError(f"{len(digests)} digests cannot be asked for at once")
+            raise InputError(f"{len(digests)} digests are too many for one request")
         body = [digest.upper() for digest in digests]
         versions: list[WireVersion] = []
         for home in (self.endpoint, *self.others):
             asked = self._asked_of_hub(home)
             content = self._json(asked, "/api/v1/model-versions/by-hash", body=body, home=home)
             if not isinstance(content, list) or len(content) > 10 * _MOST_DIGESTS:
-                raise stranger(asked, "it names files otherwise than in a list")
+                raise stranger(asked, "it does not give files as a list")
             # A version whose files are hidden comes as null.
             versions = [parsed(WireVersion, item, asked) for item in content if item is not None]
             if versions:
@@ -342,7 +342,7 @@ class CivitaiClient:
             except HubError as error:
                 # Nobody knows, so it is not said to be gone.
                 raise HubError(
-                    f"{first} holds no {asked.name}, and another address cannot be asked: "
+                    f"{first} holds no {asked.name}, and the other address does not answer: "
                     f"{error.message}",
                     hint=error.hint,
                 ) from error
@@ -420,7 +420,7 @@ class CivitaiClient:
                 return
             finally:
                 response.close()
-        raise stranger(asked, "it sends from one address to the next")
+        raise stranger(asked, "it redirects again and again")
 
     def _next(self, response: httpx2.Response, asked: CivitaiRequest) -> str:
         """Where a download goes on. Its address is a permission, so no message holds it."""
@@ -431,7 +431,7 @@ class CivitaiClient:
         except (httpx2.InvalidURL, ValueError):
             target = httpx2.URL()
         if not _HOST.fullmatch(target.host):
-            raise stranger(asked, "it sends on to no address")
+            raise stranger(asked, "it redirects to no address")
         at_home = origin(str(target)) in self._origins
         # A browser would be led to the page to log in.
         if is_login(target.path) or (
@@ -442,11 +442,11 @@ class CivitaiClient:
             where = f"{target.scheme}://{target.netloc.decode('ascii', 'replace')}"[:120]
             raise stranger(
                 asked,
-                f"it sends on to {where}",
+                f"it redirects to {where}",
                 hint=f"if Civitai is there now, set CIVITAI_ENDPOINT={where}",
             )
         if target.scheme not in ("https", urlsplit(self.endpoint).scheme):
-            raise stranger(asked, "it sends on to an address that is not encrypted")
+            raise stranger(asked, "it redirects to an address that is not encrypted")
         return str(target)
 
     def _require_usable(
@@ -459,7 +459,7 @@ class CivitaiClient:
             # Its permission is short-lived: a new one may do.
             raise BusyError(
                 f"the storage that Civitai names for {asked.name} answers {status}",
-                hint="run the same command again; it goes on where it stopped",
+                hint="run the same command again; it continues where it stopped",
             )
         try:
             content = read(response, REFUSAL_LIMIT, asked)

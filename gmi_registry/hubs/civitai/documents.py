@@ -166,9 +166,7 @@ def _usable(kind: type[Part], value: object, most: int) -> Iterator[Part]:
         try:
             yield kind.model_validate(item)
         except ValidationError as error:
-            _log.warning(
-                "a %s of Civitai is passed over: %s", kind.__name__, first_fault(error, 80)
-            )
+            _log.warning("a %s of Civitai is skipped: %s", kind.__name__, first_fault(error, 80))
 
 
 _IF_OBJECT = _if(lambda value: isinstance(value, dict | BaseModel))
@@ -253,7 +251,7 @@ class WireFile(_Wire):
 
 
 class WireVersion(_Wire):
-    """One version of a model; ``model_id`` and ``air`` where it was asked for by itself."""
+    """One version of a model; ``model_id`` and ``air`` where it was requested by itself."""
 
     id: Number
     name: Line
@@ -374,9 +372,9 @@ def select_file(
         )
     if file.sha256 is None:
         raise HubError(
-            f"{asked.name}: Civitai names no SHA-256 of {_named(file)}, so nothing would tell what "
-            "arrives from another file",
-            hint=f"it may follow: run the same command again in an hour, or see {asked.page}",
+            f"{asked.name}: Civitai names no SHA-256 of {_named(file)}, so a wrong file could "
+            f"not be noticed",
+            hint=f"it may come later: run the same command again in an hour, or see {asked.page}",
         )
     return file
 
@@ -449,11 +447,9 @@ def _none(version: WireVersion, asked: CivitaiRequest) -> HubError:
         )
     if version.files:
         others = ", ".join(sorted({file.type[:40] for file in version.files})[:5])
-        return HubError(
-            f"{asked.name} gives out no weights, only: {others}", hint=f"see {asked.page}"
-        )
+        return HubError(f"{asked.name} offers no weights, only: {others}", hint=f"see {asked.page}")
     return HubError(
-        f"{asked.name} gives out no files; the model may be archived", hint=f"see {asked.page}"
+        f"{asked.name} offers no files; the model may be archived", hint=f"see {asked.page}"
     )
 
 

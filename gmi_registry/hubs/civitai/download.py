@@ -152,7 +152,7 @@ class Downloads:
             return False
         if self._digests.sha256(place) == file.sha256:
             return True
-        _log.warning("%s is no longer what Civitai has, and is downloaded anew", place)
+        _log.warning("%s is no longer what Civitai has, and is downloaded again", place)
         return False
 
     def _download(
@@ -180,9 +180,9 @@ class Downloads:
             # Halves of two files may have come together, if it was replaced between them.
             if attempt == 2 or not resumed:
                 raise HubError(
-                    f"{asked.name}: what arrived has the SHA-256 {arrival.digest[:16]}…, and "
+                    f"{asked.name}: the download has the SHA-256 {arrival.digest[:16]}…, and "
                     f"Civitai says {str(file.sha256)[:16]}…",
-                    hint="run the same command again; what was wrong is no longer on this disk",
+                    hint="run the same command again; the wrong file was deleted",
                 )
         try:
             require_loadable(part, asked)
@@ -250,11 +250,11 @@ class _Arrival:
         if response.status_code == 416:
             if self.size:
                 return  # nothing is left, and the digest tells whether it is right
-            raise stranger(self._asked, "it has no byte of the file")
+            raise stranger(self._asked, "it has no part of the file")
         if response.status_code == 206:
             stated = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if stated is None or int(stated[1]) != self.size:
-                raise stranger(self._asked, "it sends another part of the file than was asked for")
+                raise stranger(self._asked, "it sends another part of the file than was requested")
             self.resumed = True
         elif response.status_code == 200:
             self._begin()
@@ -281,7 +281,7 @@ class _Arrival:
         if self.size < total:
             raise BusyError(
                 f"{self._asked.name}: it broke off after {self.size:,} of {total:,} bytes",
-                hint="run the same command again; it goes on where it stopped",
+                hint="run the same command again; it continues where it stopped",
             )
 
     def _without_page(self, pieces: Iterator[bytes], response: httpx2.Response) -> Iterator[bytes]:
@@ -354,5 +354,5 @@ def _explained(asked: CivitaiRequest, folder: Path) -> Iterator[None]:
         reason: Any = error.strerror or error
         raise InputError(
             f"{folder} cannot be written: {reason}",
-            hint="choose a folder that you may write to: --cache-dir DIR",
+            hint="choose a folder that you can write to: --cache-dir DIR",
         ) from error

@@ -49,7 +49,7 @@ class BusyError(HubError):
 
 @dataclass(frozen=True)
 class CivitaiRequest:
-    """What was asked for, for the message where it fails.
+    """What was requested, for the message where it fails.
 
     ``name`` is the model as people type it, or the hub's address; ``page`` where a person looks it
     up. ``has_token`` says whether a token was sent, never which; ``download`` is for the weights.
@@ -106,14 +106,14 @@ def refusal(
         )
     if status == 410:
         return HubError(
-            f"{asked.name} is archived: Civitai no longer gives its files out",
+            f"{asked.name} is archived: Civitai no longer offers its files",
             hint=f"choose another version: {asked.page}",
         )
     if status == 429:
         return _too_many(headers, asked)
     if status >= 500 or status == 408:
         return BusyError(
-            f"{asked.endpoint} is out of order: it answers {status} for {asked.name}", hint=_AGAIN
+            f"{asked.endpoint} is out of order and answers {status} for {asked.name}", hint=_AGAIN
         )
     return HubError(f"{asked.name}: Civitai refuses with {status}{more}", hint=f"see {asked.page}")
 
@@ -121,7 +121,7 @@ def refusal(
 def answered_instead(
     content: bytes, path: str, asked: CivitaiRequest, token: str | None, *, at_home: bool = True
 ) -> GmiError | None:
-    """The error for a body with status 200 that is not what was asked for, or None where it may be.
+    """The error for a body with status 200 that is not what was requested, or None where it may be.
 
     ``path`` is where it came from in the end, ``at_home`` whether from Civitai: its storage has no
     accounts, and a page of its own means that a permission to download has run out.
@@ -137,7 +137,7 @@ def answered_instead(
         if not at_home:
             return HubError(
                 f"the storage that Civitai names for {asked.name} sends a page, not the file",
-                hint="run the same command again; it goes on where it stopped",
+                hint="run the same command again; it continues where it stopped",
             )
         return None
     body = _json(content)
@@ -168,7 +168,7 @@ def unreachable(
 def stranger(asked: CivitaiRequest, why: str, *, hint: str | None = None) -> HubError:
     """For an answer that Civitai would not give."""
     return HubError(
-        f"{asked.endpoint} does not answer as Civitai does: {why}",
+        f"{asked.endpoint} does not answer like Civitai: {why}",
         hint=hint or "check CIVITAI_ENDPOINT, and whether a proxy answers in its place",
     )
 
@@ -182,7 +182,7 @@ def clean(text: str, token: str | None = None) -> str:
 def _unauthorized(asked: CivitaiRequest, said: str) -> GmiError:
     if asked.download and _DISABLED.search(said):
         return HubError(
-            f"{asked.name}: its author lets nobody download it", hint=f"see {asked.page}"
+            f"{asked.name}: its author does not allow downloads", hint=f"see {asked.page}"
         )
     more = f" ({said})" if said else ""
     if asked.has_token:
@@ -191,7 +191,7 @@ def _unauthorized(asked: CivitaiRequest, said: str) -> GmiError:
             hint=f"make a new one at {asked.token_page}, then set CIVITAI_TOKEN to it",
         )
     return AuthError(
-        f"{asked.name} is only for those who are logged in, and no token was sent{more}",
+        f"{asked.name} is only for users who are logged in, and no token was sent{more}",
         hint=f"log in: make a token at {asked.token_page}, then set CIVITAI_TOKEN to it",
     )
 
@@ -200,19 +200,19 @@ def _page_in_place(asked: CivitaiRequest) -> AuthError:
     """A page for browsers, of which nothing says what it is: mostly the one to log in."""
     if asked.has_token:
         return AuthError(
-            f"{asked.endpoint} sends a page in place of {asked.name}: the token may not suffice",
-            hint=f"see {asked.page}; a new token is made at {asked.token_page}",
+            f"{asked.endpoint} sends a page instead of {asked.name}: the token may not be enough",
+            hint=f"see {asked.page}; make a new token at {asked.token_page}",
         )
     return AuthError(
-        f"{asked.endpoint} sends a page in place of {asked.name}: it may be only for those who are "
-        "logged in, and no token was sent",
+        f"{asked.endpoint} sends a page instead of {asked.name}: it may be only for users who "
+        f"are logged in, and no token was sent",
         hint=f"log in: make a token at {asked.token_page}, then set CIVITAI_TOKEN to it",
     )
 
 
 def _bot_check(asked: CivitaiRequest, status: int) -> HubError:
     return HubError(
-        f"{asked.endpoint} is behind a check for browsers, which a program cannot pass: it answers "
+        f"{asked.endpoint} is behind a browser check, which a program cannot pass; it answers "
         f"{status} with a page for {asked.name}",
         hint="run the same command again later, or from another network, without proxy or VPN",
     )
@@ -220,7 +220,7 @@ def _bot_check(asked: CivitaiRequest, status: int) -> HubError:
 
 def _elsewhere(asked: CivitaiRequest, why: str) -> HubError:
     return HubError(
-        f"{asked.name}: Civitai does not give it out where you are: it {why}",
+        f"{asked.name}: Civitai does not offer it in your country: it {why}",
         hint=f"see {asked.page}, or choose another model",
     )
 
@@ -241,17 +241,17 @@ def _forbidden(asked: CivitaiRequest, body: object, said: str) -> GmiError:
     if said and _LOGGED_IN.search(said) and not asked.has_token:
         return _unauthorized(asked, said)
     if asked.has_token:
-        hint = f"look whether your account may have it: {asked.page}"
+        hint = f"check whether your account has access: {asked.page}"
     else:
         hint = (
-            f"see {asked.page}; if it is for accounts: make a token at {asked.token_page}, then "
+            f"see {asked.page}; if you have to log in: make a token at {asked.token_page}, then "
             "set CIVITAI_TOKEN to it"
         )
     if said:
         return AuthError(f"{asked.name}: Civitai refuses it: {said}", hint=hint)
     return AuthError(
         f"{asked.name}: Civitai answers 403 and does not say why; this account may have no access, "
-        "the model may be in early access, or not be given out where you are",
+        "the model may be in early access, or not be offered in your country",
         hint=hint,
     )
 
@@ -282,9 +282,9 @@ def _too_many(headers: Mapping[str, str], asked: CivitaiRequest) -> RateLimitErr
     stated = (headers.get("Retry-After") or "").strip()
     wait = float(stated) if stated.isascii() and stated.isdigit() and len(stated) < 10 else None
     when = "in a few minutes" if wait is None else f"in {wait:,.0f} s"
-    more = "" if asked.has_token else "; set CIVITAI_TOKEN, which may allow more"
+    more = "" if asked.has_token else "; with CIVITAI_TOKEN more may be allowed"
     return RateLimitError(
-        f"{asked.endpoint} has had too many requests",
+        f"{asked.endpoint} got too many requests",
         hint=f"run the same command again {when}{more}",
         retry_after=wait,
     )

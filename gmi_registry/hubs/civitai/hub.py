@@ -107,7 +107,7 @@ def list_among(client: CivitaiClient, among: Sequence[str]) -> ListedModels:
         except _PASSED_ON:
             raise
         except HubError as error:
-            _log.warning("what %s alone has is not known: %s", home, error.message)
+            _log.warning("what only %s has is not known: %s", home, error.message)
     chosen = set(among)
     found = [
         version
@@ -263,11 +263,13 @@ def description_snippet(
     version without a number, and for a digest, a name or an address that is none.
     """
     if ref.hub != "civitai" or ref.revision is None:
-        raise InputError(f"{ref} is no version on Civitai", hint="name one: civitai:MODEL@VERSION")
+        raise InputError(
+            f"{ref} is not a version on Civitai", hint="name one: civitai:MODEL@VERSION"
+        )
     if not _SHA256.fullmatch(spec_digest):
-        raise InputError(f"{spec_digest[:80]!r} is no SHA-256", hint="gmi spec show prints it")
+        raise InputError(f"{spec_digest[:80]!r} is not a SHA-256", hint="gmi spec show prints it")
     if not where.strip() or unprintable(where) or "<" in where:
-        raise InputError(f"{where[:80]!r} is no place of a specification")
+        raise InputError(f"{where[:80]!r} is not the place of a specification")
     if air is not None and ModelRef.parse(air) != ref:
         raise InputError(f"{air[:80]!r} is not the AIR of {ref}")
     return "\n".join(
@@ -525,7 +527,7 @@ class CivitaiHub:
             raise
         except HubError as error:
             _log.warning(
-                "tags and ratings are those of the day when models were described: %s",
+                "tags and ratings are those of the time when the models were described: %s",
                 error.message,
             )
             return {}

@@ -327,7 +327,7 @@ class Models:
             raise not_described(model.type, str(ref))
         if version.usage_control not in (None, "Download"):
             raise HubError(
-                f"{ref}: its author lets nobody download it, and only Civitai itself may use it",
+                f"{ref}: its author does not allow downloads, and only Civitai may use it",
                 hint=f"see {asked.page}",
             )
         file = select_file(version, asked, kind)
@@ -417,6 +417,6 @@ def _explained(ref: ModelRef, chosen: _Chosen) -> Iterator[None]:
         ) from error
     except SpecNotFoundError as error:
         raise HubError(
-            f"the base model of {ref}, {named}, is not at hand: {error.message}",
+            f"the base model of {ref}, {named}, is not here: {error.message}",
             hint=error.hint,
         ) from error

@@ -193,7 +193,7 @@ def with_tag(block: str, front: FrontMatter, eol: str) -> str:
         except HubError:
             continue
     at = _mark(node[0].start_mark).line if node else 0
-    return refuse_card(front.line + at, f"no safe way was found to add the tag {TAG} by itself")
+    return refuse_card(front.line + at, f"no safe way was found to add only the tag {TAG}")
 
 
 def _spellings(block: str, front: FrontMatter, eol: str) -> Iterator[str]:
@@ -259,7 +259,7 @@ def refuse_card(line: int | None, reason: str) -> NoReturn:
     where = CARD_NAME if line is None else f"{CARD_NAME} line {line}"
     raise HubError(
         f"{where}: {reason}; the card was left as it is",
-        hint="mend the model card, then try again",
+        hint="correct the model card, then try again",
     )
 
 
@@ -317,9 +317,10 @@ def _section(manifest: Manifest, preview: bool) -> list[str]:
         "## Find this model by a picture",
         "",
         f"[{SPEC_DIR}/{MANIFEST_NAME}]({SPEC_DIR}/{MANIFEST_NAME}) and "
-        f"`{SPEC_DIR}/{TENSORS_NAME}` describe what this model draws: {images:,} images of "
+        f"`{SPEC_DIR}/{TENSORS_NAME}` describe what this model generates: {images:,} images of "
         f"{prompts:,} prompts{_seen_by(manifest)}. With them",
-        "`gmi-search picture.png --hub hf` ranks it by how well it would draw an image like yours.",
+        "`gmi-search picture.png --hub hf` ranks it by how well it would generate an image like "
+        "yours.",
     ]
     if preview and not manifest.model.nsfw:
         lines += ["", f"![Images that this model drew]({SPEC_DIR}/{PREVIEW_NAME})"]

@@ -208,15 +208,15 @@ def _wait(error: Exception, otherwise: float, asked: HubRequest) -> None:
 def _explained(error: Exception, asked: HubRequest) -> Exception:
     if isinstance(error, HfHubHTTPError) and error.response.status_code in (409, 412):
         return HubError(
-            f"{asked.name}: others keep changing it, so the commit never fitted",
+            f"{asked.name}: others keep changing it, so the commit failed each time",
             hint="run the same command again when they are done",
         )
     if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
         # The hub's own check of the card, or of an upload: the client says it in many lines.
         said = one_line(str(error))
         return HubError(
-            f"{asked.name}: the hub does not take it: {said}",
-            hint="mend what it names, then run the same command again",
+            f"{asked.name}: the hub does not accept it: {said}",
+            hint="correct what it names, then run the same command again",
         )
     if isinstance(error, RuntimeError):
         cause = error.__cause__

@@ -227,7 +227,7 @@ def require_same_host(response: Any) -> None:
         named = _ORIGIN.fullmatch(origin) is not None
         raise HubError(
             f"{url.scheme}://{url.netloc} sends this program on to "
-            f"{origin if named else 'another host'}, which is not the hub that it was told to ask",
+            f"{origin if named else 'another host'}, which is not the hub that you named",
             hint=f"if you mean that one: HF_ENDPOINT={origin}" if named else "check HF_ENDPOINT",
         )
 
@@ -485,7 +485,7 @@ def translated(error: BaseException, asked: HubRequest) -> GmiError | None:
     if isinstance(error, OfflineModeIsEnabled):
         return offline_error(asked)
     if isinstance(error, LocalTokenNotFoundError):
-        return AuthError(f"{asked.name}: this needs a token, and there is none", hint=_LOGIN)
+        return AuthError(f"{asked.name}: this needs a token, and you have none", hint=_LOGIN)
     if isinstance(error, LocalEntryNotFoundError):
         # The client looked in its cache because it could not reach the hub: the cause says why.
         cause = error.__cause__
@@ -495,7 +495,7 @@ def translated(error: BaseException, asked: HubRequest) -> GmiError | None:
         return _refusal(error, asked)
     if isinstance(error, http_library.TooManyRedirects):
         return HubError(
-            f"{asked.endpoint} sends requests for {asked.name} on and on, without an answer",
+            f"{asked.endpoint} redirects requests for {asked.name} again and again",
             hint="check HF_ENDPOINT, or run the same command again later",
         )
     if isinstance(error, _HTTP_ERROR):
@@ -512,7 +512,7 @@ def translated(error: BaseException, asked: HubRequest) -> GmiError | None:
 
 
 def offline_error(asked: HubRequest) -> OfflineError:
-    """What was asked for is not on this disk, and the network is switched off."""
+    """What was requested is not on this disk, and the network is switched off."""
     if asked.writing:
         return OfflineError(
             f"{asked.name}: publishing needs the network, which is switched off",
@@ -537,7 +537,7 @@ def _refusal(error: HfHubHTTPError, asked: HubRequest) -> GmiError:
     if isinstance(error, RemoteEntryNotFoundError):
         return SpecNotFoundError(
             f"{asked.name} holds no {asked.path or 'such file'}",
-            hint=f"see what it holds: {asked.url}/tree/main",
+            hint=f"see what it has: {asked.url}/tree/main",
         )
     if isinstance(error, GatedRepoError):
         return _gated(asked)
@@ -555,7 +555,7 @@ def _refusal(error: HfHubHTTPError, asked: HubRequest) -> GmiError:
         return _forbidden(error, asked)
     if status >= 500 or status == 408:
         return HubError(
-            f"{asked.endpoint} is out of order: it answers {status} for {asked.name}",
+            f"{asked.endpoint} is out of order and answers {status} for {asked.name}",
             hint="run the same command again in a few minutes",
         )
     said = _said(error)
@@ -565,7 +565,7 @@ def _refusal(error: HfHubHTTPError, asked: HubRequest) -> GmiError:
 def _gated(asked: HubRequest) -> AuthError:
     if asked.has_token:
         return AuthError(
-            f"{asked.name} is gated, and this account may not read it",
+            f"{asked.name} is gated, and this account has no access",
             hint=f"ask for access at {asked.url}, then run the same command again",
         )
     return AuthError(
@@ -576,9 +576,7 @@ def _gated(asked: HubRequest) -> AuthError:
 
 def _unknown(asked: HubRequest) -> GmiError:
     if asked.id is None:
-        return AuthError(
-            f"{asked.endpoint} shows its models to nobody without a token", hint=_LOGIN
-        )
+        return AuthError(f"{asked.endpoint} shows no models without a token", hint=_LOGIN)
     kind = asked.repo_type
     if asked.has_token:
         private = "check the name; for a private model, use a token of its owner: hf auth login"
@@ -588,8 +586,8 @@ def _unknown(asked: HubRequest) -> GmiError:
         )
     hint = f"check the name; for a private model: {_LOGIN}"
     return AuthError(
-        f"{asked.endpoint} shows no {kind} {asked.id} to somebody without a token: it is private, "
-        "or not there",
+        f"{asked.endpoint} shows no {kind} {asked.id} without a token: it is private, or it does "
+        f"not exist",
         hint=hint if kind == "model" else f"{_ANOTHER_REGISTRY}; for a private one: {_LOGIN}",
     )
 
@@ -597,10 +595,10 @@ def _unknown(asked: HubRequest) -> GmiError:
 def _forbidden(error: HfHubHTTPError, asked: HubRequest) -> AuthError:
     if asked.writing:
         return AuthError(
-            f"{asked.name}: this token may not write there{_said(error)}",
-            hint=f"make one that may at {asked.endpoint}/settings/tokens, then: {_LOGIN}",
+            f"{asked.name}: this token cannot write there{_said(error)}",
+            hint=f"make one that can at {asked.endpoint}/settings/tokens, then: {_LOGIN}",
         )
-    who = "this account may not read it" if asked.has_token else "no token was sent"
+    who = "this account cannot read it" if asked.has_token else "no token was sent"
     return AuthError(
         f"{asked.name}: access is refused, {who}{_said(error)}",
         hint=f"ask for access at {asked.url}" if asked.has_token else _LOGIN,
@@ -616,7 +614,7 @@ def _too_many(error: HfHubHTTPError, asked: HubRequest) -> RateLimitError:
         asks = f", and asks for a wait of {wait:,.0f} s"
         when = f"in {math.ceil(wait / 60):,} minutes"
     return RateLimitError(
-        f"{asked.endpoint} has had too many requests{asks}",
+        f"{asked.endpoint} got too many requests{asks}",
         hint=f"run the same command again {when}{more}",
         retry_after=wait,
     )
@@ -648,7 +646,7 @@ def _disk(error: OSError | RuntimeError, asked: HubRequest) -> HubError:
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return HubError(
             f"{asked.name}: the cache cannot be written: {reason}",
-            hint="set HF_HOME to a folder that you may write to",
+            hint="set HF_HOME to a folder that you can write to",
         )
     what = "upload" if asked.writing else "download"
     return HubError(f"{asked.name}: the {what} failed: {reason}", hint="run the same command again")

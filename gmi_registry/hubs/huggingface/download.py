@@ -144,7 +144,7 @@ def require_small(asked: HubRequest, size: float | None, limit: int) -> None:
     if size is not None and size > limit:
         raise SpecNotFoundError(
             f"{asked.name}: {asked.path} has {size:,.0f} bytes, more than {limit:,}",
-            hint="its author must publish it anew",
+            hint="its author must publish it again",
         )
 
 
@@ -248,7 +248,7 @@ class Downloads:
         asked = self.asked(model_id, path, revision)
         if self.known_missing(model_id, path, revision):
             raise SpecNotFoundError(
-                f"{asked.name} holds no {path}", hint=f"see what it holds: {asked.url}/tree/main"
+                f"{asked.name} holds no {path}", hint=f"see what it has: {asked.url}/tree/main"
             )
 
         def download() -> str:
@@ -372,8 +372,8 @@ class Downloads:
         """For a file whose content is not what the hub says it is."""
         asked = self.asked(model_id)
         return HubError(
-            f"{asked.name}: what arrived as {path} is not what {asked.endpoint} says it is",
-            hint="run the same command again; what was wrong is no longer in the cache",
+            f"{asked.name}: the download of {path} is not what {asked.endpoint} says it is",
+            hint="run the same command again; the wrong file was removed from the cache",
         )
 
     def _folder(self, model_id: str) -> Path:

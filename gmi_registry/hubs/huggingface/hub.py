@@ -39,6 +39,7 @@ from gmi_registry.hubs.huggingface.listing import (
     KnownModels,
     Names,
     base_reference,
+    is_name,
     kept_elsewhere,
     list_models,
 )
@@ -92,7 +93,7 @@ class HuggingFaceHub(CountsRequests):
         on_wait: OnWait | None = None,
     ) -> None:
         if workers < 1:
-            raise InputError(f"{workers} downloads at once are none", hint="use at least 1")
+            raise InputError(f"{workers} downloads at a time are too few", hint="use at least 1")
         self._api, self._asked = connect(endpoint, token)
         self.endpoint = self._asked.endpoint
         self.offline = is_offline_mode() if offline is None else offline
@@ -179,7 +180,7 @@ class HuggingFaceHub(CountsRequests):
         """``gmi/spec.sig`` at the revision of ``ref``; None where there is none, or a larger file.
 
         Nothing in it is checked. Costs at most two requests. Raises as :meth:`fetch_spec`, and
-        OfflineError where it is not at hand.
+        OfflineError where it is not here.
         """
         ref = self._begin(ref)
         fetch = self._downloads.fetch_checked
@@ -240,7 +241,7 @@ class HuggingFaceHub(CountsRequests):
     def weight_digests(self, ref: ModelRef) -> Mapping[str, str | None] | None:
         """Path to SHA-256 of the safetensors files that the model has at its revision.
 
-        One request, and none for a commit that was asked for before: a commit's files never
+        One request, and none for a commit that was requested before: a commit's files never
         change, so the answer is kept in the catalogue. A digest is None where the hub stores the
         file without one; the whole is None offline where it is not known.
         """
@@ -272,7 +273,7 @@ class HuggingFaceHub(CountsRequests):
         """
         self._begin(ref)
         told = self.traffic.moved(self.endpoint, "models", ref.id)
-        if told is not None and _is_name(told):
+        if told is not None and is_name(told):
             self._names.learn(ref.id, told)
         if not (self.offline or self._names.knows(ref.id)):
             return ref
@@ -309,7 +310,7 @@ class HuggingFaceHub(CountsRequests):
         )
         ids = {other: self._named(other) or other for other in others}
         if answers:
-            self._ask_names([name for name in ids.values() if _is_name(name)])
+            self._ask_names([name for name in ids.values() if is_name(name)])
         alike = [it for it in others if self._meant(ids[it]).casefold() == wanted.casefold()]
         return tuple(dict.fromkeys((wanted, *alike)))
 
@@ -340,7 +341,7 @@ class HuggingFaceHub(CountsRequests):
 
         if len(missing) > _MOST_ASKED:
             _log.warning(
-                "of %d base models it was not asked whether they have another name now",
+                "%d base models were not checked for another present name",
                 len(missing) - _MOST_ASKED,
             )
         try:
@@ -348,7 +349,7 @@ class HuggingFaceHub(CountsRequests):
                 for done in [pool.submit(ask, name) for name in missing[:_MOST_ASKED]]:
                     done.result()
         except HubError as error:
-            _log.warning("base models go by the names that are known: %s", error.message)
+            _log.warning("base models are compared by their known names: %s", error.message)
             return False
         return True
 
@@ -440,16 +441,9 @@ class HuggingFaceHub(CountsRequests):
 
     def _revision(self, ref: ModelRef) -> str:
         if ref.revision is None and self.offline:
-            # Only what was asked for by a branch's name is found under it in the cache.
+            # Only what was requested by a branch's name is found under it in the cache.
             known = {entry.id: entry for entry in self._known.models()}.get(ref.id)
             here = None if known is None else self._known.on_disk(known)
             if here is not None:
                 return here.sha
         return ref.revision or constants.DEFAULT_REVISION
-
-
-def _is_name(text: str) -> bool:
-    try:
-        return ModelRef("hf", text).id == text
-    except InputError:
-        return False

@@ -148,10 +148,11 @@ class Names:
 
 def _is_entry(old: object, new: Any) -> bool:
     shaped = isinstance(new, list) and len(new) == 2 and isinstance(new[1], int | float)
-    return shaped and all(_is_name(name) for name in (old, new[0]))
+    return shaped and all(is_name(name) for name in (old, new[0]))
 
 
-def _is_name(text: object) -> bool:
+def is_name(text: object) -> bool:
+    """Whether a text is the full name of a model, as the hub writes it."""
     try:
         return isinstance(text, str) and ModelRef("hf", text).id == text
     except InputError:
@@ -330,7 +331,7 @@ def _listed_model(info: Any) -> ListedModel | None:
     try:
         ModelRef("hf", info.id)
     except (InputError, TypeError):
-        _log.warning("%.80r is no name for a model, and is passed over", info.id)
+        _log.warning("%.80r is not a name for a model, and is skipped", info.id)
         return None
     if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
         _log.warning("hf:%s is listed without a commit, and is passed over", info.id)
@@ -396,7 +397,8 @@ def earlier_commits(
     if offline:
         error = offline_error(asked)
         raise OfflineError(
-            f"older commits of hf:{ref.id} have to be asked for, and the network is switched off",
+            f"older commits of hf:{ref.id} would have to be requested, and the network is "
+            f"switched off",
             hint=error.hint,
         )
     with translated_errors(asked):

@@ -95,7 +95,7 @@ _log = logging.getLogger(__name__)
 class _Found:
     """A model as the hub describes it: ``info`` is the client's, ``ref`` has its full commit.
 
-    ``asked`` is the revision that was asked for; ``index`` the content of ``model_index.json``, or
+    ``asked`` is the revision that was requested; ``index`` the content of ``model_index.json``, or
     None where one file is meant. ``header`` is that file's, None where the hub does not give it out
     before the whole file. ``beside`` are the files of the words that were taught with a LoRA.
     """
@@ -337,8 +337,8 @@ class Models:
             base = self._base(found.ref.id, name, above, origin)
             guess = ", which is a guess" if origin == "architecture" else ""
             notes = (
-                f"{what}: its model card names no base model, and {stated.words}: {base.ref.id} is "
-                f"taken{guess}; --base REPO names another",
+                f"{what}: its model card names no base model, and {stated.words}: "
+                f"{base.ref.id} is used{guess}; --base REPO names another",
             )
             if stated.family is not None and stated.family.caution is not None:
                 notes = (*notes, stated.family.caution)
@@ -371,7 +371,7 @@ class Models:
                 cause = error.__cause__
                 known = isinstance(cause, GmiError) and not is_unknown(cause)
                 if isinstance(error, AuthError) and known:
-                    raise  # it is there, and only this account may not read it
+                    raise  # it is there, and only this account cannot read it
                 errors.append(error)
                 gone.append(one_line(name, 80))
                 continue
@@ -385,8 +385,8 @@ class Models:
             return first, ()
         why = f" ({', '.join(gone)} cannot be used)" if gone else ""
         return first, (
-            f"hf:{found.ref.id}: its card names {len(names)} base models, of which {first.ref.id} "
-            f"is taken{why}; --base names another",
+            f"hf:{found.ref.id}: its card names {len(names)} base models"
+            f", and {first.ref.id} is used{why}; --base names another",
         )
 
     def _base(
@@ -421,8 +421,8 @@ class Models:
             ) from None
         except SpecNotFoundError as error:
             raise HubError(
-                f"{what}, is not at hand: {error.message}",
-                hint=f"{mend}; or use a token that may read it",
+                f"{what}, is not here: {error.message}",
+                hint=f"{mend}; or use a token that can read it",
             ) from error
         except AuthError as error:
             # A name that is wrong looks like one that may not be seen.
@@ -644,7 +644,8 @@ def _require_text_to_image(model_id: str, info: Any) -> None:
     task = info.pipeline_tag
     if isinstance(task, str) and task != _TASK and _TASK not in (info.tags or ()):
         raise HubError(
-            f"hf:{model_id} is no text-to-image model: the hub files it under {one_line(task, 60)}",
-            hint="name a model that generates images from texts; where this is one, its author can "
-            f"put the tag {_TASK} into the model card",
+            f"hf:{model_id} is not a text-to-image model: the hub lists it under "
+            f"{one_line(task, 60)}",
+            hint="name a model that generates images from texts; if this is one, its author can "
+            f"add the tag {_TASK} to the model card",
         )

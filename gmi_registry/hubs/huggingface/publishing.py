@@ -48,7 +48,7 @@ _PUSH, _PROPOSE = "repo.write", "discussion.write"
 _OPEN_DISCUSSIONS = "let it open discussions in"
 _HEADS, _TAGS, _PULLS = "refs/heads/", "refs/tags/", "refs/pr/"
 _AT_LINE = re.compile(r"\((\d+):\d+\)")
-_ELSEWHERE = "leave this repository alone: --to registry, or --output DIR"
+_ELSEWHERE = "do not write to this repository: --to registry, or --output DIR"
 
 _MANIFEST = f"{SPEC_DIR}/{MANIFEST_NAME}"
 _SIGNATURE = f"{SPEC_DIR}/{SIGNATURE_NAME}"
@@ -149,7 +149,7 @@ def check_writable(api: HfApi, ref: ModelRef, *, create_pr: bool = False) -> Pre
         card = read_file(api, ref.id, CARD_NAME, info.sha, CARD_LIMIT)
         if not files[CARD_NAME].holds(card):
             raise HubError(
-                f"{asked.name}: {CARD_NAME} arrived with other bytes than the hub lists",
+                f"{asked.name}: {CARD_NAME} arrived with other bytes than those that the hub lists",
                 hint="run the same command again",
             )
     check_card(card)
@@ -190,7 +190,7 @@ def validate_card(api: HfApi, asked: HubRequest, before: bytes | None, after: by
     line = _AT_LINE.search(told)
     where = CARD_NAME if line is None else f"{CARD_NAME} line {line[1]}"
     raise HubError(
-        f"{asked.name}: the hub would not take its model card: {where}: {told[:200]}",
+        f"{asked.name}: the hub would not accept its model card: {where}: {told[:200]}",
         hint=f"correct the model card: {asked.url}/blob/main/{CARD_NAME}; or {_ELSEWHERE}",
     )
 
@@ -238,9 +238,9 @@ def _branch(api: HfApi, ref: ModelRef, asked: HubRequest, *, propose: bool) -> s
     is_tag = name in tags and not revision.startswith(_HEADS)
     if (is_branch or is_tag) and COMMIT.fullmatch(name):
         raise HubError(
-            f"{asked.name}: {name} is the name of a {'branch' if is_branch else 'tag'}, and reads "
-            "as a commit, so which weights are meant is unclear",
-            hint="name the commit that it stands at, or give it another name",
+            f"{asked.name}: {name} is the name of a {'branch' if is_branch else 'tag'}, and "
+            f"looks like a commit, so it is unclear which weights are meant",
+            hint="name its commit, or rename it",
         )
     if is_branch and is_tag:
         raise HubError(
@@ -329,8 +329,8 @@ def writer(api: HfApi, asked: HubRequest) -> tuple[str, bool]:
     if not asked.has_token:
         there = "" if asked.repo_type == "model" else " there"
         raise AuthError(
-            f"{asked.name}: publishing{there} needs a token, and there is none",
-            hint=f"hf auth login, with one that may write: {_tokens(asked)}",
+            f"{asked.name}: publishing{there} needs a token, and you have none",
+            hint=f"hf auth login, with a token that can write: {_tokens(asked)}",
         )
     # About the account, and not about the repository.
     with translated_errors(HubRequest(asked.endpoint, True, writing=True)):
@@ -343,7 +343,7 @@ def writer(api: HfApi, asked: HubRequest) -> tuple[str, bool]:
     token = _mapping(_mapping(account.get("auth")).get("accessToken"))
     if token.get("role") == "read":
         raise AuthError(
-            f"{asked.name}: this token may only read",
+            f"{asked.name}: this token can only read",
             hint=f"hf auth login, with a token with write access: {_tokens(asked)}",
         )
     repository = str(asked.id).casefold()
@@ -455,7 +455,8 @@ class _Beside:
             return tool
         return (
             f"Adds `{SPEC_DIR}/`, two small files (and a contact sheet) that describe what this "
-            "model draws, so that people can find it by a picture, and says so in the model card. "
+            f"model generates, so that people can find it by a picture, and says so in the model "
+            f"card. "
             f"No weights are touched. {tool}"
         )
 

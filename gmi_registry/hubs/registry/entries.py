@@ -246,7 +246,7 @@ def entries_of(files: Mapping[str, StoredFile], commit: str) -> list[RegistryEnt
     for path, stored in files.items():
         known = parse_file(path)
         if known is None:
-            _log.debug("%.200r is no file of an entry, and is passed over", path)
+            _log.debug("%.200r is not a file of an entry, and is skipped", path)
             continue
         found.setdefault(known[0], {})[known[1]] = stored
     entries = (
@@ -412,7 +412,7 @@ class Verified:
                 hint="pip install --upgrade gmi-registry",
             )
         if not isinstance(rows, list):
-            raise _broken("has specs that are no list")
+            raise _broken("has specs that are not a list")
         found: dict[str, str] = {}
         for row in rows:
             digest, git = (row.get("digest"), row.get("git")) if isinstance(row, dict) else (0, 0)
@@ -438,7 +438,7 @@ class Verified:
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("a key appears twice in one object")
     return found
 
 

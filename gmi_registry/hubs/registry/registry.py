@@ -604,7 +604,7 @@ def mark_verified(
         dataset,
         missing,
         title=f"Verified: {entry.repository}",
-        text=f"Images of `{entry_path(entry)}` were drawn again, and are as they are described.",
+        text=f"Images of `{entry_path(entry)}` were generated again, and match their description.",
         there=f"blob/{{commit}}/{VERIFIED_NAME}",
         create_pr=create_pr,
     )

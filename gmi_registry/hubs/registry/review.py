@@ -285,12 +285,12 @@ def _paths(proposal: Proposal) -> tuple[ModelRef | None, list[Finding]]:
     for path, size in sorted(proposal.changed.items()):
         known = parse_file(path)
         if known is None:
-            wrong.append(f"{_shown(path)} is no file of an entry")
+            wrong.append(f"{_shown(path)} is not a file of an entry")
         elif size is None and known[1] in (MANIFEST_NAME, TENSORS_NAME):
             wrong.append(f"{path} would be removed")
         if known is not None:
             entries[known[0]] = path
-    hint = "propose the files of one entry alone; the rest is the maintainers'"
+    hint = "propose only the files of one entry; the rest belongs to the maintainers"
     findings = [Finding("paths", "failed", detail, hint) for detail in wrong[:_SHOWN]]
     if len(wrong) > _SHOWN:
         findings.append(Finding("paths", "failed", f"and {len(wrong) - _SHOWN:,} more paths", hint))
@@ -320,7 +320,8 @@ def _files(proposal: Proposal, entry: ModelRef) -> tuple[Spec | None, list[Findi
     folder = proposal.unpack(entry)
     found = verify(folder, expected=entry, follow_links=proposal.linked, weights=False)
     findings = [
-        Finding(item.check, item.status, _without(item.detail, folder), item.hint)
+        # The folder is one of this machine, and gone soon.
+        Finding(item.check, item.status, item.detail.replace(f"{folder}/", ""), item.hint)
         for item in found
         if item.check != "weights"
     ]
@@ -350,18 +351,13 @@ def _owner(proposal: Proposal, entry: ModelRef) -> Finding:
         return Finding("owner", "ok", "a new entry")
     if proposal.author is not None and proposal.author in owners:
         return Finding("owner", "ok", f"{proposal.author} replaces an entry of their own")
-    whose = " and ".join(sorted(owners)) or "somebody who is not known"
+    whose = " and ".join(sorted(owners)) or "somebody unknown"
     return Finding(
         "owner",
         "failed",
         f"replaces an entry of {whose}",
         "a maintainer decides, and merges by hand",
     )
-
-
-def _without(detail: str, folder: Path) -> str:
-    """The folder is one of this machine, and gone soon."""
-    return detail.replace(f"{folder}/", "")
 
 
 def _shown(path: str) -> str:
@@ -546,8 +542,8 @@ class _TooManyError(Exception):
 def compare_folders(base: Path, folder: Path) -> Proposal:
     """What ``folder`` changes of ``base``; git's own folder at the root of either is left out.
 
-    Links are not followed. Whose an entry is no folder knows, so that replacing one is for a
-    maintainer. Raises InputError where one of them is no folder, or cannot be read.
+    Links are not followed. A folder does not say whose an entry is, so a maintainer decides on
+    replacing one. Raises InputError where one of them is not a folder, or cannot be read.
     """
     try:
         before, after = dict(_files_below(base)), dict(_files_below(folder))
@@ -558,18 +554,18 @@ def compare_folders(base: Path, folder: Path) -> Proposal:
         }
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror or error}") from error
+
+    def owners(entry: ModelRef) -> frozenset[str] | None:
+        return frozenset() if os.path.lexists(base / entry_file(entry, MANIFEST_NAME)) else None
+
     return Proposal(
         changed={**changed, **{path: None for path in before if path not in after}},
         author=None,
         commit=None,
-        owners=lambda entry: _nobody(base, entry),
+        owners=owners,
         unpack=lambda entry: folder / entry_path(entry),
         linked=False,
     )
-
-
-def _nobody(base: Path, entry: ModelRef) -> frozenset[str] | None:
-    return frozenset() if os.path.lexists(base / entry_file(entry, MANIFEST_NAME)) else None
 
 
 def _files_below(root: Path) -> Iterator[tuple[str, Path]]:

@@ -35,7 +35,7 @@ KEY_VARIABLE = "QDRANT_API_KEY"
 
 _PORT = 6333
 _TIMEOUT = 60  # seconds, of one request
-_FORM = "write qdrant://HOST:PORT/COLLECTION, with ?tls=1 where the server speaks TLS"
+_FORM = "write qdrant://HOST:PORT/COLLECTION, with ?tls=1 if the server speaks TLS"
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 _OURS = re.compile(r".*--[0-9a-f]{16}")
 _HOST = re.compile(r"(?!-)[A-Za-z0-9._-]{1,253}")
@@ -115,12 +115,12 @@ class Location:
         if key is not None and not _KEY.fullmatch(key):
             raise InputError(
                 f"{KEY_VARIABLE} holds a letter that no key has",
-                hint=f"export {KEY_VARIABLE}=... with the key alone",
+                hint=f"export {KEY_VARIABLE}=... with only the key",
             )
         if key is not None and self.tls is None and not self.is_here:
             raise InputError(
                 f"{KEY_VARIABLE} would be sent to {self.address} without TLS",
-                hint="add ?tls=1 to the URL, or ?tls=0 where the network may see the key",
+                hint="add ?tls=1 to the URL, or ?tls=0 if the network is allowed to see the key",
             )
         with warnings.catch_warnings():
             # That the key goes without TLS was decided above.
@@ -255,7 +255,7 @@ class Connection:
         if isinstance(source, httpx.TransportError):
             return HubError(
                 f"{self.address} does not answer ({type(source).__name__})",
-                hint="check the address, whether the server runs, and whether it wants ?tls=1",
+                hint="check the address, whether the server runs, and whether it needs ?tls=1",
             )
         return HubError(
             f"{self.address} answers with something that no Qdrant server says",
@@ -267,8 +267,8 @@ class Connection:
             return AuthError(
                 f"{self.address} refuses the key"
                 if os.environ.get(KEY_VARIABLE)
-                else f"{self.address} wants a key",
-                hint=f"export {KEY_VARIABLE}=... with a key that may do this",
+                else f"{self.address} needs a key",
+                hint=f"export {KEY_VARIABLE}=... with a key that is allowed to do this",
             )
         if error.status_code == 404:
             return self.missing()

@@ -105,7 +105,7 @@ class CollectionHeader(Part):
             return cls.model_validate(payload)
         except ValidationError as error:
             raise SpecFormatError(
-                f"{server} holds something that is no index ({first_fault(error, 200)})",
+                f"{server} holds something that is not an index ({first_fault(error, 200)})",
                 hint=load_again(server),
             ) from None
 
@@ -248,7 +248,7 @@ class PointPayload(ModelMetadata):
             return _payload_check().validate_python(known)
         except ValidationError as error:
             raise SpecFormatError(
-                f"the index says of {entry.ref} what no specification may: "
+                f"the index says something about {entry.ref} that no specification can say: "
                 f"{first_fault(error, 200)}",
                 hint="build the index again: gmi index build",
             ) from None
@@ -260,7 +260,8 @@ class PointPayload(ModelMetadata):
             return _payload_check().validate_python(payload)
         except ValidationError as error:
             raise SpecFormatError(
-                f"{server} says of a model what no index may: {first_fault(error, 200)}",
+                f"{server} says something about a model that no index can say: "
+                f"{first_fault(error, 200)}",
                 hint=load_again(server),
             ) from None
 
@@ -449,7 +450,7 @@ class _Uploading:
         existing = {it.name for it in ask(self.client.get_collections).collections}
         if name in existing:
             raise InputError(
-                f"{name!r} is a collection on {self.connection.address} that is no index",
+                f"{name!r} is a collection on {self.connection.address} that is not an index",
                 hint="load into another name",
             )
         aliases = {it.alias_name: it.collection_name for it in ask(self.client.get_aliases).aliases}

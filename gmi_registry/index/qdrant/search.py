@@ -518,7 +518,8 @@ def _current_metadata(connection: Connection) -> CollectionMetadata:
     shared = fetch_metadata(connection, connection.collection)
     if shared is None:
         raise SpecFormatError(
-            f"{connection.address} holds a collection {connection.collection!r} that is no index",
+            f"{connection.address} holds a collection {connection.collection!r} that is not an "
+            f"index",
             hint="name another collection, or load an index: gmi index serve-into DIR URL",
         )
     return shared

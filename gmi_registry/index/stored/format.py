@@ -50,7 +50,7 @@ from gmi_registry.spec.manifest import ROWS_LIMIT, Count, Name, Part, Prompt, Sh
 from gmi_registry.spec.prompts import MAX_PROMPTS
 
 BUILD_AGAIN = (
-    "fetch the index again; if that does not help, whoever publishes it must build it anew: "
+    "download the index again; if that does not help, its publisher must build it again: "
     "gmi index build"
 )
 """The hint for an index that lies or was damaged."""
@@ -363,7 +363,7 @@ class FileMetadata(Part):
     def fault(self, folder: str, kind: str, size: int | None) -> str | None:
         """Why this is not the ``kind`` of ``folder`` with that size, or None."""
         if self.name != file_name(folder, kind, self.sha256):
-            return f"{self.name} is not where a file of {kind} with its digest lies"
+            return f"{self.name} is not the place of a file of {kind} with its digest"
         if size is not None and self.size != size:
             return f"{self.name} has {self.size:,} bytes; its rows take {size:,}"
         return None

@@ -1,7 +1,7 @@
 """Jobs, and the webhooks that start them: what the client asks of them, and no machine behind it.
 
 ``Jobs.serve_with(monkeypatch)`` puts these addresses before the hub's others. A job is kept as it
-was asked for; tests move it on by its ``status``. Nothing is run, and nothing is delivered.
+was requested; tests move it on by its ``status``. Nothing is run, and nothing is delivered.
 """
 
 from __future__ import annotations

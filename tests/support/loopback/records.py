@@ -261,7 +261,7 @@ class Blob:
 
 
 def goes_to_lfs(path: str, size: int, sample: bytes, attributes: bytes | None) -> bool:
-    """By .gitattributes, by size, or because it is no text; as the Hub decides on an upload."""
+    """By .gitattributes, by size, or because it is not a text; as the Hub decides on an upload."""
     if size == 0:
         return False
     text = (DEFAULT_ATTRIBUTES if attributes is None else attributes).decode(errors="replace")

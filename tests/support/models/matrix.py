@@ -137,5 +137,5 @@ REFUSALS: dict[str, Refusal] = {
     ),
     "onnx": Refusal("ONNX", "ONNX files, which are not loaded here"),
     "modular": Refusal("modular pipelines", "is a modular pipeline"),
-    "no-pipeline": Refusal("a class that is no pipeline", "is no pipeline of diffusers"),
+    "no-pipeline": Refusal("a class that is no pipeline", "is not a pipeline of diffusers"),
 }

@@ -373,8 +373,10 @@ class LocalHub:
             base, notes = self._base(ref, card, (*above, place))
             if card.base_model is None:
                 refusal = _base_refusal(str(ref.without_revision), found)
+        # The file that was named, in full where that was a pattern.
+        file = None if ref.file is None else found.main
         return ModelFiles(
-            ref=ModelRef("local", ref.id, actual[:_REVISION_DIGITS], _file_of(ref, found)),
+            ref=ModelRef("local", ref.id, actual[:_REVISION_DIGITS], file),
             kind=found.kind,
             path=found.path,
             card=card,
@@ -474,11 +476,6 @@ def _base_refusal(what: str, found: FoundWeights) -> HubError | None:
         f"{stated.title}",
         hint="name the model of this hub that is one: --base local:NAME, or base_model in the card",
     )
-
-
-def _file_of(ref: ModelRef, found: FoundWeights) -> str | None:
-    """The file that was named, in full where that was a pattern."""
-    return None if ref.file is None else found.main
 
 
 def _require_no_proposal(create_pr: bool) -> None:

@@ -367,13 +367,10 @@ def _best_variants(candidates: Iterable[_Candidate]) -> list[_Candidate]:
 def _results(candidates: Sequence[_Candidate]) -> list[_Candidate]:
     """Those that a training run does not need to go on, and not the words that it taught beside a
     LoRA, unless that is all there is."""
-    states = {it.path for it in candidates if _names_training_state(it.path)}
-    found = [it for it in candidates if it.path not in states] or list(candidates)
+    found = [
+        it for it in candidates if not any(word in it.path.lower() for word in _TRAINING_STATE)
+    ] or list(candidates)
     return [it for it in found if not _names_embedding(it.path)] or found
-
-
-def _names_training_state(path: str) -> bool:
-    return any(word in path.lower() for word in _TRAINING_STATE)
 
 
 def _candidates(by_folder: Mapping[str, Sequence[RepoFile]]) -> Iterator[_Candidate]:
@@ -394,10 +391,6 @@ def _candidates(by_folder: Mapping[str, Sequence[RepoFile]]) -> Iterator[_Candid
                     tuple(others),
                     network,
                 )
-
-
-def _preferred(sets: Mapping[str | None, object]) -> str | None:
-    return min(sets, key=_rank)
 
 
 def _rank(variant: str | None) -> tuple[int, int, str]:
@@ -576,7 +569,7 @@ def _variants(
     found = {}
     for component, sets in chosen.items():
         ranks = sorted(map(_rank, sets))
-        found[component] = _preferred(sets)
+        found[component] = min(sets, key=_rank)
         if len(ranks) > 1 and ranks[0][:2] == ranks[1][:2]:
             words = ", ".join(str(rank[2]) for rank in ranks[:4])
             raise HubError(

@@ -101,16 +101,6 @@ class SearchRequest:
         return None if self.images else self.prompt
 
     @property
-    def image_names(self) -> tuple[str, ...]:
-        """Names of the images for people."""
-        return _names(self.images, "image")
-
-    @property
-    def not_like_names(self) -> tuple[str, ...]:
-        """Likewise, of the images of what is not wanted."""
-        return _names(self.not_like, "unwanted image")
-
-    @property
     def names_server(self) -> bool:
         """Whether the index lies on a server."""
         return isinstance(self.index, str) and self.index.startswith(_SERVER)
@@ -179,7 +169,8 @@ def checked_prompt(prompt: str) -> str:
     return trimmed
 
 
-def _names(images: Sequence[ImageSource], what: str) -> tuple[str, ...]:
+def image_names(images: Sequence[ImageSource], what: str) -> tuple[str, ...]:
+    """Names of images for people: of a file its path, of others ``what`` and a number."""
     return tuple(
         str(image) if isinstance(image, str | Path) else f"{what} {number}"
         for number, image in enumerate(images, start=1)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from gmi_registry.index import GroupRanking, ImageQuery, IndexQuery, ModelQuery, Ranking
+from gmi_registry.search.request import image_names
 
 if TYPE_CHECKING:
     from gmi_registry.search.request import SearchRequest
@@ -163,9 +164,9 @@ def query_fields(request: SearchRequest, query: IndexQuery | None) -> dict[str, 
     """What a result says of its query; of prompts what was guessed, once that has been done."""
     fields: dict[str, Any] = {
         "score": request.score if request.text is None else TEXT_SCORE,
-        "images": request.image_names,
+        "images": image_names(request.images, "image"),
         "pseudo_prompts": (request.prompt,) * len(request.images),
-        "not_like": request.not_like_names,
+        "not_like": image_names(request.not_like, "unwanted image"),
         "not_like_prompts": (request.prompt,) * len(request.not_like),
         "interrogator": request.interrogator if request.prompt is None else PROMPT_MODE,
         "text": request.text,

@@ -39,6 +39,7 @@ from gmi_registry.hubs.huggingface.listing import (
     KnownModels,
     Names,
     base_reference,
+    is_name,
     kept_elsewhere,
     list_models,
 )
@@ -272,7 +273,7 @@ class HuggingFaceHub(CountsRequests):
         """
         self._begin(ref)
         told = self.traffic.moved(self.endpoint, "models", ref.id)
-        if told is not None and _is_name(told):
+        if told is not None and is_name(told):
             self._names.learn(ref.id, told)
         if not (self.offline or self._names.knows(ref.id)):
             return ref
@@ -309,7 +310,7 @@ class HuggingFaceHub(CountsRequests):
         )
         ids = {other: self._named(other) or other for other in others}
         if answers:
-            self._ask_names([name for name in ids.values() if _is_name(name)])
+            self._ask_names([name for name in ids.values() if is_name(name)])
         alike = [it for it in others if self._meant(ids[it]).casefold() == wanted.casefold()]
         return tuple(dict.fromkeys((wanted, *alike)))
 
@@ -446,10 +447,3 @@ class HuggingFaceHub(CountsRequests):
             if here is not None:
                 return here.sha
         return ref.revision or constants.DEFAULT_REVISION
-
-
-def _is_name(text: str) -> bool:
-    try:
-        return ModelRef("hf", text).id == text
-    except InputError:
-        return False

@@ -148,10 +148,11 @@ class Names:
 
 def _is_entry(old: object, new: Any) -> bool:
     shaped = isinstance(new, list) and len(new) == 2 and isinstance(new[1], int | float)
-    return shaped and all(_is_name(name) for name in (old, new[0]))
+    return shaped and all(is_name(name) for name in (old, new[0]))
 
 
-def _is_name(text: object) -> bool:
+def is_name(text: object) -> bool:
+    """Whether a text is the full name of a model, as the hub writes it."""
     try:
         return isinstance(text, str) and ModelRef("hf", text).id == text
     except InputError:

@@ -320,7 +320,8 @@ def _files(proposal: Proposal, entry: ModelRef) -> tuple[Spec | None, list[Findi
     folder = proposal.unpack(entry)
     found = verify(folder, expected=entry, follow_links=proposal.linked, weights=False)
     findings = [
-        Finding(item.check, item.status, _without(item.detail, folder), item.hint)
+        # The folder is one of this machine, and gone soon.
+        Finding(item.check, item.status, item.detail.replace(f"{folder}/", ""), item.hint)
         for item in found
         if item.check != "weights"
     ]
@@ -357,11 +358,6 @@ def _owner(proposal: Proposal, entry: ModelRef) -> Finding:
         f"replaces an entry of {whose}",
         "a maintainer decides, and merges by hand",
     )
-
-
-def _without(detail: str, folder: Path) -> str:
-    """The folder is one of this machine, and gone soon."""
-    return detail.replace(f"{folder}/", "")
 
 
 def _shown(path: str) -> str:
@@ -558,18 +554,18 @@ def compare_folders(base: Path, folder: Path) -> Proposal:
         }
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror or error}") from error
+
+    def owners(entry: ModelRef) -> frozenset[str] | None:
+        return frozenset() if os.path.lexists(base / entry_file(entry, MANIFEST_NAME)) else None
+
     return Proposal(
         changed={**changed, **{path: None for path in before if path not in after}},
         author=None,
         commit=None,
-        owners=lambda entry: _nobody(base, entry),
+        owners=owners,
         unpack=lambda entry: folder / entry_path(entry),
         linked=False,
     )
-
-
-def _nobody(base: Path, entry: ModelRef) -> frozenset[str] | None:
-    return frozenset() if os.path.lexists(base / entry_file(entry, MANIFEST_NAME)) else None
 
 
 def _files_below(root: Path) -> Iterator[tuple[str, Path]]:

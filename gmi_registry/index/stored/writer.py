@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from gmi_registry.atomic import flush_file, flush_folder, scratch_file
+from gmi_registry.atomic import flush_file, flush_folder, new_file, scratch_file
 from gmi_registry.errors import InputError, SpecFormatError
 from gmi_registry.index.entry import (
     UNKNOWN_STATUS,
@@ -196,7 +196,7 @@ class _Update:
         self._folder = folder
         self._before: bytes | None = None
         self._document = IndexDocument()
-        if folder.has_index:
+        if (folder.folder / DOCUMENT_NAME).exists():
             self._document, _ = folder.checked.document()
             self._before = self._document.to_bytes()
         self._groups = {it.key.key: GroupDraft.of(it, folder) for it in self._document.groups}
@@ -536,26 +536,27 @@ class IndexFolder:
         self.checked = CheckedFiles(FolderFiles(folder), database)
         self.unchecked = CheckedFiles(FolderFiles(folder), None)
 
-    @property
-    def has_index(self) -> bool:
-        """Whether there is an index already."""
-        return (self.folder / DOCUMENT_NAME).exists()
-
     def put(self, group: str, kind: str, pieces: Iterable[bytes | memoryview]) -> FileMetadata:
         """Write a file of a group. Nothing refers to it yet."""
         place = self.folder / group
         place.mkdir(exist_ok=True)
-        with _scratch_file(place, pieces) as (scratch, sha256, size):
-            name = file_name(group, kind, sha256)
+        digest, size = hashlib.sha256(), 0
+        with scratch_file(place, private=True) as (stream, scratch):
+            for piece in pieces:
+                digest.update(piece)
+                size += stream.write(piece)
+            flush_file(stream)
+            stream.close()
+            name = file_name(group, kind, digest.hexdigest())
             scratch.replace(self.folder / name)
         self.written += size
-        return FileMetadata(name=name, sha256=sha256, size=size)
+        return FileMetadata(name=name, sha256=digest.hexdigest(), size=size)
 
     def conclude(self, document: bytes, keep: Collection[str]) -> None:
         """Make ``document`` the index, of which ``keep`` are the files; all others go."""
-        with _scratch_file(self.folder, [document]) as (scratch, _, _):
+        with new_file(self.folder / DOCUMENT_NAME, private=True) as stream:
+            stream.write(document)
             _sync_folders(self.folder)
-            scratch.replace(self.folder / DOCUMENT_NAME)
         _sync_folders(self.folder)
         self.written += len(document)
         self.sweep(keep)
@@ -576,22 +577,6 @@ class IndexFolder:
                         path.unlink()
             with contextlib.suppress(OSError):
                 place.rmdir()
-
-
-@contextlib.contextmanager
-def _scratch_file(
-    place: Path, pieces: Iterable[bytes | memoryview]
-) -> Iterator[tuple[Path, str, int]]:
-    """A file in ``place`` that the disk has, its SHA-256, and its bytes; at the end it is gone,
-    unless it was given another name."""
-    digest, size = hashlib.sha256(), 0
-    with scratch_file(place, private=True) as (stream, scratch):
-        for piece in pieces:
-            digest.update(piece)
-            size += stream.write(piece)
-        flush_file(stream)
-        stream.close()
-        yield scratch, digest.hexdigest(), size
 
 
 def _sync_folders(folder: Path) -> None:

@@ -219,15 +219,12 @@ class SpecCache:
         places = (self._specs, self._stamps, *self._beside.values())
         return [file for place in places for file in stored_files(place)]
 
-    def prune(
-        self, *, unused_for: float = 0.0, max_bytes: int = 0, dry_run: bool = False
-    ) -> CacheUse:
+    def prune(self, *, unused_for: float = 0.0, max_bytes: int = 0) -> CacheUse:
         """Delete what was used longest ago, as :func:`gmi_registry.index.cache.evict` does.
 
-        Returns what went (``dry_run``: what would). With the defaults that is everything.
+        Returns what went. With the defaults that is everything.
         """
-        gone = evict(self.files(), unused_for=unused_for, max_bytes=max_bytes, dry_run=dry_run)
-        return CacheUse.of(gone)
+        return CacheUse.of(evict(self.files(), unused_for=unused_for, max_bytes=max_bytes))
 
     def keep_within_limit(self) -> CacheUse:
         """What a search does after it has stored something: nothing, below 2 GiB.

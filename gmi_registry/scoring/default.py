@@ -136,18 +136,14 @@ class WhitenedMeans:
         means: Floats,
         scatter: WithinScatter,
         *,
-        shrinkage: float = SHRINKAGE,
         centre: Floats | None = None,
     ) -> WhitenedMeans:
-        """Of ``means`` [M, D]; ``centre`` [D] is their mean if None.
-
-        Raises ValueError unless shrinkage > 0.
-        """
+        """Of ``means`` [M, D]; ``centre`` [D] is their mean if None."""
         dtype = working_dtype(means)
-        factor = scatter.whitening(shrinkage)
+        factor = scatter.whitening(SHRINKAGE)
         if centre is None:
             centre = _centre(means)
-        mahalanobis = scatter.mahalanobis(shrinkage, dtype)
+        mahalanobis = scatter.mahalanobis(SHRINKAGE, dtype)
         lengths = np.empty(len(means), dtype)
         apart = 0.0
         for start in range(0, len(means), _BLOCK_ROWS):
@@ -158,7 +154,7 @@ class WhitenedMeans:
         shift = np.zeros_like(centre)
         if float(centre @ centre) > _NEAR * apart:
             means, shift = means - centre, centre
-        return cls(means, shift, centre, lengths, factor, scatter.spread(shrinkage))
+        return cls(means, shift, centre, lengths, factor, scatter.spread(SHRINKAGE))
 
     def distances(
         self,
@@ -202,17 +198,15 @@ class WhitenedMeans:
         swept(work, len(means), means.shape[1], streamed=True, spread=True)
 
 
-_KEPT: weakref.WeakKeyDictionary[
-    WithinScatter, tuple[weakref.ref[Floats], float, WhitenedMeans]
-] = weakref.WeakKeyDictionary()
+_KEPT: weakref.WeakKeyDictionary[WithinScatter, tuple[weakref.ref[Floats], WhitenedMeans]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def whitened_means(
     means: Floats,
     scatter: WithinScatter,
     rows: NDArray[np.intp] | None = None,
-    *,
-    shrinkage: float = SHRINKAGE,
 ) -> tuple[WhitenedMeans, NDArray[np.intp] | None]:
     """What :meth:`WhitenedMeans.of` gives for ``means`` [M, D], and where in it ``rows`` are.
 
@@ -221,13 +215,13 @@ def whitened_means(
     means that nobody asked for as a whole it is worked out for those alone.
     """
     known = _KEPT.get(scatter)
-    if known is not None and known[0]() is means and known[1] == shrinkage:
-        return known[2], rows
+    if known is not None and known[0]() is means:
+        return known[1], rows
     if rows is not None and len(rows) * _MOST < len(means):
-        chosen = WhitenedMeans.of(means[rows], scatter, shrinkage=shrinkage, centre=_centre(means))
+        chosen = WhitenedMeans.of(means[rows], scatter, centre=_centre(means))
         return chosen, None
-    made = WhitenedMeans.of(means, scatter, shrinkage=shrinkage)
-    _KEPT[scatter] = (weakref.ref(means), shrinkage, made)
+    made = WhitenedMeans.of(means, scatter)
+    _KEPT[scatter] = (weakref.ref(means), made)
     return made, rows
 
 

@@ -60,6 +60,7 @@ def gram_sums(grams: Floats) -> Floats:
 # Of so many query images each takes its own turn with the rows in the cache; more make a product
 # of matrices worth its threads, and worth that BLAS rounds a row by where it stands.
 _TURNS = 8
+_ITERATIONS = 50  # of the fixed point of a reduced set
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,16 +211,14 @@ def paper_distances(
     return out
 
 
-def rkme_distance(
-    vectors: Floats, query_vectors: Floats, gamma: float, *, model_gram: Floats | None = None
-) -> float:
+def rkme_distance(vectors: Floats, query_vectors: Floats, gamma: float) -> float:
     """Eq. 2, every row equally important: RKME-CLIP on image embeddings, RKME-Basic on pixels.
 
     ``vectors`` [N, D], ``query_vectors`` [D] or [B, D] (then the mean of B distances).
     """
     query_vectors = np.atleast_2d(query_vectors)
     weights = np.broadcast_to(uniform(len(vectors)), (len(query_vectors), len(vectors)))
-    return paper_distance(vectors, weights, query_vectors, gamma, model_gram=model_gram)
+    return paper_distance(vectors, weights, query_vectors, gamma)
 
 
 def concatenated(image_embeddings: Floats, prompt_embeddings: Floats) -> Floats:
@@ -232,9 +231,7 @@ def concatenated(image_embeddings: Floats, prompt_embeddings: Floats) -> Floats:
     return np.concatenate([image_embeddings, prompts], axis=-1)
 
 
-def reduced_point(
-    image_embeddings: Floats, gamma: float, *, iterations: int = 50
-) -> tuple[Floats, float]:
+def reduced_point(image_embeddings: Floats, gamma: float) -> tuple[Floats, float]:
     """The reduced set of size 1 (A.4): the x and β that bring β k(x,·) nearest to (1/N) Σ k(z_i,·).
 
     For a given x the best β is (1/N) Σ k(z_i, x), and what is left to do is to maximise that β,
@@ -250,7 +247,7 @@ def reduced_point(
     densest = z[int(gram(z, gamma).sum(axis=0).argmax())]
     point = max((mean, densest), key=lambda start: float(rbf(z, start[None], gamma).mean()))
     beta = float(rbf(z, point[None], gamma).mean())
-    for _ in range(iterations):
+    for _ in range(_ITERATIONS):
         kernel = rbf(z, point[None], gamma)[:, 0]
         moved = (kernel @ z) / kernel.sum()
         reached = float(rbf(z, moved[None], gamma).mean())

@@ -109,13 +109,11 @@ def build_query(
     *,
     interrogator: str | Interrogator = NO_INTERROGATOR,
     prompt: str | None = None,
-    phrases: Sequence[str] | None = None,
 ) -> Query:
     """Eq. 8 for one or several images that together are one query.
 
     ``prompt`` stands for every image and bypasses the interrogator, a mode of
-    :data:`gmi_registry.interrogators.MODES` or an object of the protocol. ``phrases`` are tried by
-    the mode ``phrases`` beside those that come with the package.
+    :data:`gmi_registry.interrogators.MODES` or an object of the protocol.
 
     Raises InputError for no images, for an image or a prompt that cannot be used and for an unknown
     mode; MissingExtraError and OfflineError as :func:`load_interrogator`.
@@ -134,7 +132,7 @@ def build_query(
         if isinstance(interrogator, str):
             from gmi_registry.interrogators import load_interrogator
 
-            interrogator = load_interrogator(interrogator, phrases=phrases or ())
+            interrogator = load_interrogator(interrogator)
         mode = interrogator.mode
         pseudo_prompts = tuple(interrogator(picture, encoder) for picture in pictures)
     return Query(

@@ -63,8 +63,8 @@ def test_hugging_face_is_asked_where_no_hub_is_named(call, author, hf_hub, image
     hf_hub.clear_requests()
     again = call(search_app, image, "--tag", "anime", "-v")
     assert again.stdout == done.stdout
-    assert "requests: 2 (GET 2)\n" in again.stderr  # the models, and the registry
-    assert len(hf_hub.requests) == 2
+    assert "requests: 1 (GET 1)\n" in again.stderr  # the models alone
+    assert len(hf_hub.requests) == 1
 
 
 def test_offline_rests_on_the_last_listing(call, author, hf_hub, image):

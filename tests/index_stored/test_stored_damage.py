@@ -34,7 +34,7 @@ def everything(folder, cache):
         return (
             [(name, index.status(name)) for name in group.names],
             [list(group.select(it)) for it in FILTERS],
-            list(group.select(Filters(), among={"local:m2", "hf:o/m3"})),
+            list(group.select(Filters(), hub="hf")),
             list(group.entries),
             [opened.answer(QUESTION, it, top=None).groups for it in FILTERS],
             opened.answer(QUESTION, top=3, best_prompts=0).groups,

@@ -276,19 +276,14 @@ class Facets:
         self._made: Mapping[int, bytes] | None = None
         self._tags: dict[int, Postings] = {}
 
-    def passing(self, filters: Filters, *, nsfw: bool) -> NDArray[np.bool_] | None:
-        """Which members pass, as :meth:`Filters.admits` would have it: [M]; None for all.
-
-        Without ``nsfw`` none that is marked so passes, whatever its hub.
-        """
-        found = [(self._having(clause), clause.wanted) for clause in filters.clauses]
-        if not nsfw:
-            found.append((self._head["nsfw"].astype(bool), False))
-        if not found:
+    def passing(self, filters: Filters) -> NDArray[np.bool_] | None:
+        """Which members pass, as :meth:`Filters.admits` would have it: [M]; None for all."""
+        if not filters.clauses:
             return None
         passing = np.ones(self._count, bool)
-        for members, wanted in found:
-            passing &= members if wanted else ~members
+        for clause in filters.clauses:
+            members = self._having(clause)
+            passing &= members if clause.wanted else ~members
         return passing
 
     @property
@@ -305,7 +300,7 @@ class Facets:
         return Postings.from_arrays("base", self._head)
 
     def _is_head(self, arrays: dict[str, NDArray[Any]]) -> bool:
-        columns = all(len(arrays[name]) == self._count for name in ("kind", "nsfw", *_MARKS))
+        columns = all(len(arrays[name]) == self._count for name in ("kind", *_MARKS))
         return columns and int(arrays["shards"][0]) == _shards(self._count)
 
     def _read(
@@ -347,14 +342,13 @@ class Facets:
 
 def facet_values(lines: Iterable[Mapping[str, Any]]) -> dict[int, bytes]:
     """The facets of members by their lines of metadata, in order: a value for each place."""
-    columns: dict[str, list[bool]] = {"nsfw": [], **{mark: [] for mark in _MARKS}}
+    columns: dict[str, list[bool]] = {mark: [] for mark in _MARKS}
     kinds = array("B")
     bases: dict[str, list[int]] = defaultdict(list)
     tags: dict[str, list[int]] = defaultdict(list)
     for row, line in enumerate(lines):
         traits = plain_traits(line)
         kinds.append(_KINDS.index(line["kind"]))
-        columns["nsfw"].append(bool(line.get("nsfw")))
         for mark in _MARKS:
             columns[mark].append(mark in (traits.marks or ()))
         for word in traits.base_models or ():

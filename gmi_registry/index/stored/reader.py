@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -217,30 +217,17 @@ class StoredGroup(ModelGroup):
     def downloads(self, rows: Sequence[int]) -> NDArray[np.float64]:
         return self._members.counts(as_rows(rows))
 
-    def select(
-        self,
-        filters: Filters,
-        *,
-        hub: str | None = None,
-        among: Collection[str] | None = None,
-        nsfw: bool = True,
-    ) -> Sequence[int]:
+    def select(self, filters: Filters, *, hub: str | None = None) -> Sequence[int]:
         """The members that pass, as :meth:`Filters.admits` would have it, in order.
 
-        ``hub`` is the one they are on; ``among`` the texts of the identities of those that may
-        pass; without ``nsfw`` none that is marked so does. None means any.
+        ``hub`` is the one they are on, None any.
         """
         span = range(len(self)) if hub is None else self._span(f"{hub}:")
-        passing = self._facets.passing(filters, nsfw=nsfw)
-        if passing is None and among is None:
+        passing = self._facets.passing(filters)
+        if passing is None:
             return span
-        chosen = np.ones(len(self), bool) if passing is None else passing
-        chosen[: span.start] = chosen[span.stop :] = False
-        if among is not None:
-            named = np.zeros(len(self), bool)
-            named[rows_of(self.names, among)] = True
-            chosen &= named
-        return packed_rows(np.flatnonzero(chosen))
+        passing[: span.start] = passing[span.stop :] = False
+        return packed_rows(np.flatnonzero(passing))
 
     @property
     def base_models(self) -> set[str]:

@@ -23,12 +23,13 @@ from gmi_registry.scoring.default import whitened_distances
 from gmi_registry.scoring.kernels import Floats
 from gmi_registry.scoring.paper import paper_distances
 from gmi_registry.scoring.query import unit_rows
-from gmi_registry.scoring.ranking import mid_ranks, top_k_credit
 from gmi_registry.scoring.scatter import WithinScatter
 from gmi_registry.scoring.scores import (
     first_moment_distances,
+    mid_ranks,
     monte_carlo_distances,
     second_moment_distances,
+    top_k_credit,
 )
 
 GAMMA = 0.02

@@ -32,7 +32,7 @@ from gmi_registry.generation import (
 from gmi_registry.hubs import open_hub
 from gmi_registry.scoring.paper import paper_distances
 from gmi_registry.scoring.query import cosine_weights
-from gmi_registry.scoring.ranking import mid_ranks, top_k_credit
+from gmi_registry.scoring.scores import mid_ranks, top_k_credit
 from gmi_registry.spec import ModelRef, Spec, read_spec
 from zoo.build import ENCODER, HUB
 from zoo.cards import lora_name

@@ -20,7 +20,7 @@ from benchmarks.paper.definition import SINGLE, images_of
 from benchmarks.paper.folder import ScoredTasks
 from benchmarks.paper.methods import WITH_CHANCES, ordered_methods
 from gmi_registry.scoring.confidence import TEMPERATURE, confidences
-from gmi_registry.scoring.ranking import mid_ranks, top_k_credit
+from gmi_registry.scoring.scores import mid_ranks, top_k_credit
 
 
 class _Part(BaseModel):

@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from benchmarks.paper.definition import SPLITS, Benchmark
-from benchmarks.paper.embed import embed_stage, interrogate_stage
 from benchmarks.paper.encoder_pair import PAIR, require_pair
 from benchmarks.paper.folder import SUMMARY, StageCache, document_bytes, put, versions
-from benchmarks.paper.generate import draw_stage, forget_drawn, generate_stage
+from benchmarks.paper.generate import (
+    draw_stage,
+    embed_stage,
+    forget_drawn,
+    generate_stage,
+    interrogate_stage,
+)
 from benchmarks.paper.generators import Generator
 from benchmarks.paper.score import score_stage
 from gmi_registry import generation

@@ -58,9 +58,8 @@ from benchmarks.paper.methods import (
 from gmi_registry.errors import InputError
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats, grams
-from gmi_registry.scoring.ranking import mid_ranks, top_k_credit
 from gmi_registry.scoring.scatter import WithinScatter
-from gmi_registry.scoring.scores import PAPER_GAMMA, Candidates
+from gmi_registry.scoring.scores import PAPER_GAMMA, Candidates, mid_ranks, top_k_credit
 
 # --- The arrays of a run, as the methods want them -----------------------------------------------
 

@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paper.embed import with_words
 from benchmarks.paper.folder import Run, ScoredTasks, load_arrays
+from benchmarks.paper.generate import with_words
 from benchmarks.paper.methods import (
     METHODS,
     Fit,
@@ -40,7 +40,7 @@ from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats, rbf, squared_distances
 from gmi_registry.scoring.model_distance import content_means, model_distances
 from gmi_registry.scoring.query import distances_with_text, text_distances, unit_rows
-from gmi_registry.scoring.ranking import top_k_credit
+from gmi_registry.scoring.scores import top_k_credit
 
 # --- How far two sets of images are apart: MMD, RBF kernel, unbiased -----------------------------
 

@@ -10,7 +10,7 @@ from docs.press.drawing import Drawing
 from docs.press.sample import Numbers, Sample
 from gmi_registry.scoring import PAPER_GAMMA
 from gmi_registry.scoring.query import clamped
-from gmi_registry.scoring.ranking import prompt_contributions
+from gmi_registry.scoring.scores import prompt_contributions
 from gmi_registry.spec import Spec
 
 __all__ = ["specification_picture", "weight_picture"]

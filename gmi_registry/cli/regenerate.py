@@ -258,7 +258,7 @@ class _ModelMessages:
 
 def _write_plan(plan: RegenerationPlan, show: OutputOptions) -> None:
     """Every model with its state and why; with --quiet the names of those that are due."""
-    from gmi_registry.regeneration.verdict import State
+    from gmi_registry.regeneration.plan import State
 
     if show.as_json:
         write_json(plan.to_json())

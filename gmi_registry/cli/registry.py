@@ -132,8 +132,8 @@ def check(
         found = inspect(proposal, hubs)
         findings: list[Any] = list(found.findings)
         if found.spec is not None:
+            from gmi_registry.audit import proposal_findings
             from gmi_registry.index import SpecCache
-            from gmi_registry.proposal import proposal_findings
 
             others = _others(stack, found.spec, index, base, access.access)
             findings += proposal_findings(found.spec, others, SpecCache(access.cache))

@@ -49,8 +49,8 @@ from gmi_registry.scoring.query import (
     text_contributions,
     text_distances,
 )
-from gmi_registry.scoring.ranking import best_prompts
 from gmi_registry.scoring.repeats import repeat_groups
+from gmi_registry.scoring.scores import best_prompts
 
 if TYPE_CHECKING:
     from gmi_registry.spec import ModelRef

@@ -30,8 +30,8 @@ from gmi_registry.index.entry import (
 )
 from gmi_registry.index.groups import Index, ModelGroup, Selection, as_rows, identity_of
 from gmi_registry.scoring import ascending, margins
-from gmi_registry.scoring.ranking import least
 from gmi_registry.scoring.repeats import repeat_groups
+from gmi_registry.scoring.scores import least
 from gmi_registry.spec import ModelRef
 
 if TYPE_CHECKING:

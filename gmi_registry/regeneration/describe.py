@@ -18,8 +18,8 @@ from gmi_registry.generation import RecipeOverrides
 from gmi_registry.hubs.open import opened_hub
 from gmi_registry.hubs.protocol import Hub, SpecStore
 from gmi_registry.publish import Progress, PublishRequest, publish
+from gmi_registry.regeneration.plan import DUE, Survey, Verdict, judge
 from gmi_registry.regeneration.store import folder_about, model_folder, model_lock
-from gmi_registry.regeneration.verdict import DUE, Survey, Verdict, judge
 from gmi_registry.regeneration.work import Outcome, Result, Work, failed
 from gmi_registry.spec import Manifest, ModelRef, PromptSet
 

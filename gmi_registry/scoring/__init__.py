@@ -6,9 +6,9 @@ _NAMES = {
     "kernels": "gram grams rbf",
     "paper": "paper_distance paper_distances rkme_distance",
     "query": "Query",
-    "ranking": "ascending margins mid_ranks top_k_credit",
     "scatter": "WithinScatter",
-    "scores": "DEFAULT_SCORE KERNEL_SCORES PAPER_GAMMA SCORES Candidates Score score_named",
+    "scores": "DEFAULT_SCORE KERNEL_SCORES PAPER_GAMMA SCORES Candidates Score ascending margins "
+    "mid_ranks score_named top_k_credit",
 }
 
 __all__, __getattr__ = lazy_names(__name__, _NAMES)

@@ -38,8 +38,8 @@ from numpy.typing import NDArray
 
 from gmi_registry.scoring.default import SHRINKAGE
 from gmi_registry.scoring.kernels import Floats, products, row_norms, swept, working_dtype
-from gmi_registry.scoring.ranking import least
 from gmi_registry.scoring.scatter import WithinScatter, bounded_weights
+from gmi_registry.scoring.scores import least
 
 if TYPE_CHECKING:
     from numpy.polynomial import Polynomial

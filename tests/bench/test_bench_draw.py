@@ -30,7 +30,7 @@ from gmi_registry.generation import BatchCache, RecipeOverrides
 from gmi_registry.hubs import HubAccess
 from gmi_registry.hubs.local import LocalHub
 from gmi_registry.images import load_image
-from gmi_registry.scoring.ranking import ascending
+from gmi_registry.scoring.scores import ascending
 from tests.support import circle_bench, tiny_bench
 from tests.support.circle_bench import contents
 from tests.support.tiny_bench import interrupted, write_file

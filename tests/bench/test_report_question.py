@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.paper.embed import asked_in_words, with_words
 from benchmarks.paper.folder import array_bytes, load_arrays, read_run, read_scored
+from benchmarks.paper.generate import asked_in_words, with_words
 from benchmarks.paper.results import Results
 from benchmarks.paper.studies import questions
 from benchmarks.paper.tables import supplement

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from gmi_registry import background
+from gmi_registry.audit import proposal_findings
 from gmi_registry.index import Filters, Hubness, SpecCache, measure_hubness
 from gmi_registry.index.hubness import CANDIDATE
-from gmi_registry.proposal import proposal_findings
 from gmi_registry.scoring.repeats import SampleModel, lower_share, nearest_members
 from gmi_registry.spec import PromptSet
 from tests.support.index_specs import DIMENSIONS, encoder_named, index_of, spec_of_images

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gmi_registry.scoring.ranking import (
+from gmi_registry.scoring.scores import (
     ascending,
     best_prompts,
     least,

@@ -497,7 +497,7 @@ def _images(plan: Plan) -> str:
         return f"{plan.images}, described already"
     if plan.reuses_images:
         return f"{plan.images}, described already; only the description has changed"
-    return f"{plan.images}, of which {plan.images_kept} are done already"
+    return f"{plan.images}; {plan.images_kept} are done already"
 
 
 def _time(plan: Plan) -> str:

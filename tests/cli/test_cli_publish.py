@@ -36,7 +36,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(call, hub):
     said = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert said["model"].startswith("local:ink@")
     assert said["kind"] == "lora"
-    assert "55, of which 0 are done already" in said["images"]
+    assert "55; 0 are done already" in said["images"]
     assert "1 step," in said["generated with"]
     assert said["replaces"] == "nothing"
     assert done.stderr.endswith("nothing was written; leave out --dry-run to publish\n")

@@ -136,7 +136,7 @@ def test_models_that_repeat_each_other_and_that_are_near_everything(capsys, tabl
         in " ".join(shown.split())
     )
     words = " ".join(shown.split())
-    assert "near everything: first for 34 % of other models' images, where 5 % would be" in words
+    assert "near everything: first for 34 % of other models' images; its share would be" in words
     assert "its share would be 5 %, and for 81 % of background pictures" in words
     many = (replace(first, repeats=others[:1] * 30), second)
     assert "and 10 more" in " ".join(table(200, answer(replace(RANKING, hits=many))).split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,26 @@ _MADE = {"docs/_site"}
 def test_files_that_a_page_names_are_there(path: Path) -> None:
     named = set(_PATH.findall(path.read_text("utf-8")))
     assert [name for name in sorted(named - _MADE) if not (ROOT / name).exists()] == []
+
+
+_MODULE = re.compile(r"`(?:python -m )?(gmi_registry(?:\.\w+)+|benchmarks(?:\.\w+)+)\b")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in pages() if path.name != "CHANGELOG.md"],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_modules_that_a_page_names_are_there(path: Path) -> None:
+    """Each dotted name is a module, or a name in one."""
+    missing = []
+    for name in sorted(set(_MODULE.findall(path.read_text("utf-8")))):
+        place = ROOT.joinpath(*name.split("."))
+        if not (place.is_dir() or place.with_suffix(".py").is_file()):
+            package, _, attribute = name.rpartition(".")
+            if not hasattr(import_module(package), attribute):
+                missing.append(name)
+    assert missing == []
 
 
 def test_the_contents_of_the_website_name_every_page_once() -> None:

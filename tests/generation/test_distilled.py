@@ -146,7 +146,7 @@ def test_a_name_is_a_guess_that_is_said(model, pipeline, title, steps):
     assert default_recipe(pipeline, model).steps == steps
     assert recipe_origins(pipeline, model)["steps"].startswith(f"a guess: {title}, by ")
     (note,) = recipe_notes(pipeline, model)
-    assert f"taken for {title}" in note
+    assert f"looks like {title}" in note
     assert f"{steps} steps" in note
     assert "--steps" in note
 

@@ -318,7 +318,7 @@ def test_a_guess_of_a_distilled_model_is_a_warning_of_the_plan(run, hub, few):
     plan = run(dry_run=True, overrides=RecipeOverrides()).plan
     assert (plan.recipe.steps, plan.recipe.guidance_scale) == (6, 1.0)
     assert plan.recipe.sampler.name == "LCMScheduler"
-    assert any("taken for LCM" in warning for warning in plan.warnings)
+    assert any("looks like LCM" in warning for warning in plan.warnings)
 
 
 def test_the_time_that_is_left_is_told_by_what_is_done(run, tmp_path, few):

@@ -8,8 +8,7 @@ import contextlib
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -324,44 +323,8 @@ _PACKAGES = {
 }
 
 
-@dataclass(frozen=True)
-class InterrogatorOptions:
-    """What a factory may need. ``phrases`` are tried beside those that come with the package;
-    ``cache_dir`` None means the libraries' usual places."""
-
-    phrases: Sequence[str] = ()
-    cache_dir: Path | None = None
-    offline: bool = False
-    device: str = "cpu"
-
-
-def _phrases(settings: InterrogatorOptions) -> Interrogator:
-    return PhraseInterrogator((*settings.phrases, *shipped_phrases()))
-
-
-def _caption(settings: InterrogatorOptions) -> Interrogator:
-    return CaptionInterrogator(
-        cache_dir=settings.cache_dir, offline=settings.offline, device=settings.device
-    )
-
-
-def _clip_interrogator(settings: InterrogatorOptions) -> Interrogator:
-    require_library()  # before the captions' gigabytes
-    captions = CaptionInterrogator(
-        cache_dir=settings.cache_dir, offline=settings.offline, device=settings.device
-    )
-    return ClipInterrogator(captions, cache_dir=settings.cache_dir, offline=settings.offline)
-
-
-INTERROGATORS: dict[str, Callable[[InterrogatorOptions], Interrogator]] = {
-    "none": lambda settings: NoInterrogator(),
-    "phrases": _phrases,
-    "caption": _caption,
-    "clip_interrogator": _clip_interrogator,
-}
-"""Mode to factory. A prompt given by the user bypasses them all, under the mode ``prompt``."""
-
-MODES: tuple[str, ...] = tuple(INTERROGATORS)
+MODES = ("none", "phrases", "caption", "clip_interrogator")
+"""A prompt given by the user bypasses them all, under the mode ``prompt``."""
 
 
 def require_interrogator(
@@ -373,8 +336,7 @@ def require_interrogator(
     there is no captioner on this disk and the network is off, or nobody answers at the hub within
     three seconds: the libraries would try for minutes. Loads nothing.
     """
-    if mode not in INTERROGATORS:
-        raise _unknown(mode)
+    _require_known(mode)
     for package, purpose in _PACKAGES.get(mode, {}).items():
         if find_spec(package) is None:
             name = package.replace("_", "-")
@@ -411,8 +373,11 @@ def _unreachable() -> str | None:
     return None
 
 
-def _unknown(mode: str) -> InputError:
-    return InputError(f"no interrogator is called {mode[:80]!r}", hint=f"one of {', '.join(MODES)}")
+def _require_known(mode: str) -> None:
+    if mode not in MODES:
+        raise InputError(
+            f"no interrogator is called {mode[:80]!r}", hint=f"one of {', '.join(MODES)}"
+        )
 
 
 def load_interrogator(
@@ -425,10 +390,20 @@ def load_interrogator(
 ) -> Interrogator:
     """The interrogator of a mode; ``caption`` and ``clip_interrogator`` load BLIP, 1.9 GB.
 
+    ``phrases`` are tried beside those that come with the package; ``cache_dir`` None means the
+    libraries' usual places.
+
     Raises InputError for an unknown mode, MissingExtraError where its library is not installed, and
     OfflineError where its weights are not at hand and cannot be fetched.
     """
-    factory = INTERROGATORS.get(mode)
-    if factory is None:
-        raise _unknown(mode)
-    return factory(InterrogatorOptions(tuple(phrases), cache_dir, offline, device))
+    _require_known(mode)
+    if mode == "none":
+        return NoInterrogator()
+    if mode == "phrases":
+        return PhraseInterrogator((*phrases, *shipped_phrases()))
+    if mode == "clip_interrogator":
+        require_library()  # before the captions' gigabytes
+    captions = CaptionInterrogator(cache_dir=cache_dir, offline=offline, device=device)
+    if mode == "caption":
+        return captions
+    return ClipInterrogator(captions, cache_dir=cache_dir, offline=offline)

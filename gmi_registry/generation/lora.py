@@ -54,7 +54,9 @@ loaded layers: both factors are rounded, some layouts scale them before, and a d
 part only."""
 
 # Tensors of a LoRA's layer that its change to the weight does not show.
-_BESIDE = frozenset({"up_bias", "down_bias", "diff_b", "dora_scale", "lora_magnitude_vector"})
+_BESIDE = frozenset(
+    {"up_bias", "down_bias", "diff", "diff_b", "mid", "dora_scale", "lora_magnitude_vector"}
+)
 _MAGNITUDES = frozenset({"dora_scale", "lora_magnitude_vector"})
 ADAPTER = "gmi"
 """The name under which a LoRA is loaded, so that its scale can be set."""
@@ -89,9 +91,6 @@ def unapplied(
             missing.update(layer.keys.values())
     missing.update(key for key in file.others if not loaded.has_values(file.tensors[key]))
     return [key for key in file.tensors if key in missing]
-
-
-_BESIDE |= {"diff", "mid"}
 
 
 class _Loaded:
@@ -242,15 +241,12 @@ def _rows(layer: torch.nn.Module, adapter: str) -> tuple[torch.Tensor, float, st
         down, up = down.float().cpu().flatten(1), up.float().cpu().flatten(1)
         return up @ (down @ projection(down.shape[1])), scale, dtype
     change = getattr(layer, "get_delta_weight", None)
-    if change is None or scale == 0 or not any(map(_is_kronecker, vars(layer)["_modules"])):
+    kronecker = any(name.startswith("lokr_") for name in vars(layer)["_modules"])
+    if change is None or scale == 0 or not kronecker:
         return None
     whole = change(adapter).detach()
     rows = whole.float().cpu().flatten(1)
     return rows @ projection(rows.shape[1]) / scale, scale, str(whole.dtype)
-
-
-def _is_kronecker(name: str) -> bool:
-    return name.startswith("lokr_")
 
 
 def _vectors(layer: torch.nn.Module, adapter: str) -> Iterator[torch.Tensor]:
@@ -416,13 +412,10 @@ def _unsaid() -> Iterator[None]:
 
 
 def _adapter_weights(pipeline: Any) -> Iterator[torch.Tensor]:
-    import torch
-
-    for part in pipeline.components.values():
-        if isinstance(part, torch.nn.Module):
-            for name, value in part.named_parameters():
-                if f".{ADAPTER}." in name or name.endswith(f".{ADAPTER}"):
-                    yield value
+    for part in _parts(pipeline):
+        for name, value in part.named_parameters():
+            if f".{ADAPTER}." in name or name.endswith(f".{ADAPTER}"):
+                yield value
 
 
 def _fits_nowhere(

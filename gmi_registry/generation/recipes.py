@@ -234,13 +234,14 @@ class _Advice:
 
 
 def _of_family(advice: FamilySettings, name: str) -> Any:
-    if name == "steps":
-        return advice.steps
-    if name == "guidance_scale":
-        return advice.family.guidance
-    if name in ("scheduler", "lora_scale"):
-        return getattr(advice.family, name)
-    return None
+    family = advice.family
+    known = {
+        "steps": advice.steps,
+        "guidance_scale": family.guidance,
+        "scheduler": family.scheduler,
+        "lora_scale": family.lora_scale,
+    }
+    return known.get(name)
 
 
 def _settings(pipeline: Pipeline, model: ModelFiles, overrides: RecipeOverrides) -> _Settings:

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from gmi_registry.errors import GenerationError
 from gmi_registry.generation.model_checks import refused, require_described_weights
-from gmi_registry.generation.pipelines import check_model
+from gmi_registry.generation.pipelines import check_model, load_pipeline
 from gmi_registry.model import ModelFiles
 from tests.support.tiny_models import model_files
 
@@ -70,8 +70,11 @@ def test_the_dry_run_asks(tmp_path: Path, base: ModelFiles, kind: str) -> None:
 
 def test_a_lora_is_no_whole_model(tiny: Path, base: ModelFiles) -> None:
     path = tiny / "lora" / "pytorch_lora_weights.safetensors"
-    with pytest.raises(GenerationError, match="is a LoRA, and was taken for a whole model in one"):
-        check_model(model_files(path, "x", "single-file", base=base))
+    model = model_files(path, "x", "single-file", base=base)
+    for refuse in (check_model, load_pipeline):
+        with pytest.raises(GenerationError, match="was taken for a whole model in one") as caught:
+            refuse(model)
+        assert "is a LoRA" in caught.value.message
 
 
 def test_what_is_right_passes(tiny: Path, base: ModelFiles, lora: ModelFiles) -> None:

@@ -170,11 +170,6 @@ class TestRows:
         assert change.rows == 1
         assert change.refused[0].reason.startswith("it names encoder")
 
-    def test_progress_counts_rows(self, tmp_path):
-        seen = []
-        update_index(tmp_path, iter(rows_of(0, 1, 2)), progress=seen.append)
-        assert seen == [1, 2, 3]
-
 
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_happens_in_whatever_order(seed, tmp_path, monkeypatch):

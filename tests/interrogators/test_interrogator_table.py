@@ -14,17 +14,11 @@ from PIL import Image
 
 from gmi_registry.encoders.open_clip import OpenClipEncoder
 from gmi_registry.errors import InputError, MissingExtraError, OfflineError, install_command
-from gmi_registry.interrogators import (
-    INTERROGATORS,
-    MODES,
-    load_interrogator,
-    require_interrogator,
-)
+from gmi_registry.interrogators import MODES, load_interrogator, require_interrogator
 
 
 def test_the_modes_and_their_order() -> None:
     assert MODES == ("none", "phrases", "caption", "clip_interrogator")
-    assert tuple(INTERROGATORS) == MODES
 
 
 def test_none_says_nothing(encoder: OpenClipEncoder, picture: Callable[[int], Image.Image]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -98,25 +99,20 @@ def test_a_lora_for_another_architecture_is_refused(tiny, name, model_store):
 
 
 @pytest.mark.parametrize("name", SINGLE_FILES)
-def test_a_single_file_of_another_architecture_is_refused(tiny, name, model_store):
-    file = single_file(model_store, "z-image" if _has_unet(name, model_store) else "sd15")
-    with pytest.raises(GmiError) as caught:
-        generation.load_pipeline(
-            model_files(file, "file", "single-file", base=tiny(name).model), device="cpu"
-        )
-    assert "\n" not in caught.value.message
-    assert caught.value.hint
-
-
-@pytest.mark.parametrize("name", SINGLE_FILES)
-def test_a_single_file_cut_short_is_refused(tiny, name, model_store, tmp_path):
+def test_a_single_file_of_another_architecture_or_cut_short_is_refused(
+    tiny, name, model_store, tmp_path
+):
+    other = single_file(model_store, "z-image" if _has_unet(name, model_store) else "sd15")
     whole = single_file(model_store, name).read_bytes()
-    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
-    cut = model_files(tmp_path / "cut.safetensors", "cut", "single-file", base=tiny(name).model)
-    with pytest.raises(GmiError) as caught:
-        generation.load_pipeline(cut, device="cpu")
-    assert "\n" not in caught.value.message
-    assert caught.value.hint
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(whole[: len(whole) // 2])
+    for file in (other, cut):
+        with pytest.raises(GmiError) as caught:
+            generation.load_pipeline(
+                model_files(file, "file", "single-file", base=tiny(name).model), device="cpu"
+            )
+        assert "\n" not in caught.value.message
+        assert caught.value.hint
 
 
 @pytest.mark.parametrize("name", MATRIX)
@@ -124,26 +120,20 @@ def test_prompts_are_read_to_the_end_or_refused(tiny, name):
     model = tiny(name)
     recipe = model.recipe()
 
-    def passes(words: int) -> bool:
-        prompts = (f"{'a ' * words}cat",)
-        try:
-            generation.check_prompts(model.pipeline, [_Long("long", prompts)], recipe)
-        except InputError:
-            return False
-        return True
+    def first_refused(counts: range) -> int:
+        """The least of these numbers of words with which a prompt is refused."""
+        prompts = _Long("long", tuple(f"{'a ' * words}cat" for words in counts))
+        with pytest.raises(InputError, match="tokens, but the model reads") as caught:
+            generation.check_prompts(model.pipeline, [prompts], recipe)
+        return counts[int(re.search(r"prompt (\d+):", caught.value.message)[1]) - 1]
 
-    fits, too_long = MATRIX[name].reads // 8, MATRIX[name].reads
-    assert passes(fits)
-    assert not passes(too_long)
-    while too_long - fits > 1:
-        middle = (fits + too_long) // 2
-        fits, too_long = (middle, too_long) if passes(middle) else (fits, middle)
-    longer = _Long("long", (f"{'a ' * too_long}cat",))
-    with pytest.raises(InputError, match="tokens, but the model reads"):
-        generation.check_prompts(model.pipeline, [longer], recipe)
-    read = [_ids_read(model, f"{'a ' * fits}{end}") for end in ("cat", "cab")]
+    reads = MATRIX[name].reads
+    near = first_refused(range(reads // 8, reads + 32, 32))
+    assert near > reads // 8
+    too_long = first_refused(range(near - 31, near + 1))
+    assert reads // 8 < too_long - 1 < too_long <= reads
+    read = [_ids_read(model, f"{'a ' * (too_long - 1)}{end}") for end in ("cat", "cab")]
     assert read[0] != read[1]
-    assert MATRIX[name].reads // 8 < fits
 
 
 class _Long:

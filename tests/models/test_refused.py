@@ -71,7 +71,7 @@ def test_what_diffusers_lists_for_text_to_image_passes_or_says_what_it_needs():
 
     for kind in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values():
         said = _verdict(kind.__name__)
-        expected = ("follow", "videos", "edits images", "not installed")
+        expected = ("an image of edges", "videos", "edits images", "not installed")
         assert said is None or any(word in said for word in expected), (kind.__name__, said)
 
 

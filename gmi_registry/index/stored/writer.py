@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,6 @@ _PART_BYTES = 256 * 1024 * 1024
 _GROUP = re.compile(r"[0-9a-f]{16}")
 _FILE = re.compile(r"[0-9a-f]{32}-[a-z]+\.(jsonl|tensors)")
 _SCRATCH = re.compile(r"\.[a-z0-9_]+\.part")
-
-Progress = Callable[[int], None]
 
 WrittenLine = tuple[StoredMetadata, bytes]
 """Metadata, and how they are written."""
@@ -125,8 +123,6 @@ def update_index(
     added: Iterable[NewSpec | ModelRef],
     removed: Iterable[ModelRef] = (),
     described: Iterable[MetadataUpdate] = (),
-    *,
-    progress: Progress | None = None,
 ) -> IndexChange:
     """Bring the index in ``folder`` up to date; a folder without one becomes an index.
 
@@ -134,7 +130,7 @@ def update_index(
     which the index has the rows; then ``added`` join, at most some thousand in memory at a time. A
     reference among them leaves. A model is known by its identity: with the digest that it has
     already only its metadata are written anew, with another one it is replaced; of two for one
-    model the later counts. ``progress`` is called with the number taken in so far.
+    model the later counts.
 
     Readers see the index as it was until all is done, and so does everybody if this is stopped at
     any point. Raises InputError where another program is writing the index, or the folder cannot
@@ -148,13 +144,11 @@ def update_index(
                 update.remove(model)
             for description in described:
                 update.describe(description)
-            for done, new in enumerate(added, 1):
+            for new in added:
                 if isinstance(new, ModelRef):
                     update.remove(new)
                 else:
                     update.put(new)
-                if progress is not None:
-                    progress(done)
             return update.conclude()
     except OSError as error:
         raise InputError(

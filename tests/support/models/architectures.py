@@ -91,6 +91,30 @@ def _dynamic_flow() -> Any:
     return _flow(use_dynamic_shifting=True, shift=3.0, base_shift=0.5, max_shift=1.15)
 
 
+# What the small networks of several architectures have in common.
+_STREAMS: Parts = {
+    "patch_size": 1, "in_channels": 16, "num_layers": 1, "num_single_layers": 1,
+    "attention_head_dim": 16, "num_attention_heads": 2,
+}  # fmt: skip
+_BLOCKS: Parts = {
+    "sample_size": 16, "patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 2,
+    "attention_head_dim": 8, "num_attention_heads": 2,
+}  # fmt: skip
+_GLM: Parts = _BLOCKS | {
+    "text_embed_dim": WIDTH, "time_embed_dim": 8, "condition_dim": 4, "pos_embed_max_size": 32,
+}  # fmt: skip
+_SIZED_UNET: Parts = {
+    "attention_head_dim": (2, 4), "use_linear_projection": True, "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8, "transformer_layers_per_block": (1, 2),
+}  # fmt: skip
+_SIMPLE_UNET: Parts = {
+    "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+    "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "encoder_hid_dim": WIDTH,
+    "resnet_time_scale_shift": "scale_shift", "class_embed_type": None,
+}  # fmt: skip
+
+
 # ---- Stable Diffusion
 
 
@@ -162,12 +186,7 @@ def _wide_clip() -> Any:
 
 
 def sdxl_parts(scheduler: Any = None, **network: Any) -> Parts:
-    settings: Parts = {
-        "attention_head_dim": (2, 4),
-        "use_linear_projection": True,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 8,
-        "transformer_layers_per_block": (1, 2),
+    settings = _SIZED_UNET | {
         "cross_attention_dim": 3 * WIDTH,
         "projection_class_embeddings_input_dim": 6 * 8 + 2 * WIDTH,
     }
@@ -189,14 +208,7 @@ def _sdxl(_: Path) -> Any:
 
 
 def _sd3_pipeline(**network: Any) -> Any:
-    settings: Parts = {
-        "sample_size": 16,
-        "patch_size": 2,
-        "in_channels": 4,
-        "out_channels": 4,
-        "num_layers": 2,
-        "attention_head_dim": 8,
-        "num_attention_heads": 2,
+    settings = _BLOCKS | {
         "caption_projection_dim": 16,
         "joint_attention_dim": 3 * WIDTH,
         "pooled_projection_dim": 3 * WIDTH,
@@ -233,13 +245,7 @@ def _sd35(_: Path) -> Any:
 
 
 def flux_parts(scheduler: Any = None, **network: Any) -> Parts:
-    settings: Parts = {
-        "patch_size": 1,
-        "in_channels": 16,
-        "num_layers": 1,
-        "num_single_layers": 1,
-        "attention_head_dim": 16,
-        "num_attention_heads": 2,
+    settings = _STREAMS | {
         "joint_attention_dim": WIDTH,
         "pooled_projection_dim": WIDTH,
         "axes_dims_rope": [4, 4, 8],
@@ -270,12 +276,7 @@ def _flux1_schnell(_: Path) -> Any:
 def _flux2_network(joint: int, *, guidance: bool) -> Any:
     return randomise(
         diffusers.Flux2Transformer2DModel(
-            patch_size=1,
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
+            **_STREAMS,
             joint_attention_dim=joint,
             axes_dims_rope=[4, 4, 4, 4],
             guidance_embeds=guidance,
@@ -345,12 +346,7 @@ def _flux2_klein_base(_: Path) -> Any:
 @_architecture("chroma")
 def _chroma(_: Path) -> Any:
     network = diffusers.ChromaTransformer2DModel(
-        patch_size=1,
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
+        **_STREAMS,
         joint_attention_dim=WIDTH,
         axes_dims_rope=[4, 4, 8],
         approximator_hidden_dim=16,
@@ -389,30 +385,25 @@ def _pixart_network() -> Any:
     )
 
 
-@_architecture("pixart-alpha")
-def _pixart_alpha(_: Path) -> Any:
-    return diffusers.PixArtAlphaPipeline(
-        tokenizer=t5_tokenizer(120),
+def _pixart(kind: Any, length: int) -> Any:
+    return kind(
+        tokenizer=t5_tokenizer(length),
         text_encoder=t5_encoder(),
         vae=vae(levels=4),
         transformer=_pixart_network(),
-        scheduler=diffusers.DPMSolverMultistepScheduler(
-            **BETAS
-        ),  # by its own an untrained one explodes
+        # By its own an untrained one explodes.
+        scheduler=diffusers.DPMSolverMultistepScheduler(**BETAS),
     )
+
+
+@_architecture("pixart-alpha")
+def _pixart_alpha(_: Path) -> Any:
+    return _pixart(diffusers.PixArtAlphaPipeline, 120)
 
 
 @_architecture("pixart-sigma")
 def _pixart_sigma(_: Path) -> Any:
-    return diffusers.PixArtSigmaPipeline(
-        tokenizer=t5_tokenizer(300),
-        text_encoder=t5_encoder(),
-        vae=vae(levels=4),
-        transformer=_pixart_network(),
-        scheduler=diffusers.DPMSolverMultistepScheduler(
-            **BETAS
-        ),  # by its own an untrained one explodes
-    )
+    return _pixart(diffusers.PixArtSigmaPipeline, 300)
 
 
 def _gemma2(words: int) -> Any:
@@ -589,11 +580,7 @@ def _hunyuandit(_: Path) -> Any:
 def _kolors(folder: Path) -> Any:
     encoder, words = chatglm(folder)
     network = sd_unet(
-        attention_head_dim=(2, 4),
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        transformer_layers_per_block=(1, 2),
+        **_SIZED_UNET,
         cross_attention_dim=WIDTH,
         encoder_hid_dim=WIDTH,
         encoder_hid_dim_type="text_proj",
@@ -613,17 +600,7 @@ def _kolors(folder: Path) -> Any:
 def _cogview4(_: Path) -> Any:
     words = glm_tokenizer()
     network = diffusers.CogView4Transformer2DModel(
-        patch_size=2,
-        in_channels=4,
-        out_channels=4,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        text_embed_dim=WIDTH,
-        time_embed_dim=8,
-        condition_dim=4,
-        sample_size=16,
-        pos_embed_max_size=32,
+        **_GLM,
         rope_axes_dim=(16, 16),
     )
     config = transformers.GlmConfig(**decoder_config(len(words)))
@@ -640,19 +617,7 @@ def _cogview4(_: Path) -> Any:
 
 @_architecture("cogview3plus")
 def _cogview3plus(_: Path) -> Any:
-    network = diffusers.CogView3PlusTransformer2DModel(
-        patch_size=2,
-        in_channels=4,
-        out_channels=4,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        text_embed_dim=WIDTH,
-        time_embed_dim=8,
-        condition_dim=4,
-        sample_size=16,
-        pos_embed_max_size=32,
-    )
+    network = diffusers.CogView3PlusTransformer2DModel(**_GLM)
     return diffusers.CogView3PlusPipeline(
         tokenizer=t5_tokenizer(224),
         text_encoder=t5_encoder(),
@@ -785,15 +750,10 @@ def _kandinsky22(_: Path) -> Any:
     with torch.no_grad():
         prior.clip_std.fill_(1.0)
     network = sd_unet(
+        **_SIMPLE_UNET,
         out_channels=8,
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
         addition_embed_type="image",
-        encoder_hid_dim=WIDTH,
         encoder_hid_dim_type="image_proj",
-        resnet_time_scale_shift="scale_shift",
-        class_embed_type=None,
     )
     return diffusers.KandinskyV22CombinedPipeline(
         unet=network,
@@ -817,19 +777,14 @@ def _kandinsky22(_: Path) -> Any:
 @_architecture("deepfloyd-if")
 def _deepfloyd_if(_: Path) -> Any:
     network = sd_unet(
+        **_SIMPLE_UNET,
         in_channels=3,
         out_channels=6,
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
         only_cross_attention=(True, False),
         addition_embed_type="text",
         addition_embed_type_num_heads=2,
-        encoder_hid_dim=WIDTH,
-        resnet_time_scale_shift="scale_shift",
         time_embedding_type="positional",
         act_fn="gelu",
-        class_embed_type=None,
         sample_size=32,
     )
     return diffusers.IFPipeline(

@@ -53,7 +53,7 @@ def test_scheduler_and_clip_skip_are_options_and_what_has_no_effect_is_refused(c
     for options, said in (
         (("--true-cfg-scale", "3"), "takes no true CFG scale"),
         (("--negative-prompt", "blur", "--guidance", "1"), "has no effect"),
-        (("--scheduler", "Eular a"), "perhaps Euler a"),
+        (("--scheduler", "Eular a"), "perhaps you mean Euler a"),
         (("--clip-skip", "50"), "layers that can be left out"),
     ):
         done = call(publish_app, *ink, *options)

@@ -166,7 +166,7 @@ class TestStyle:
     def test_what_is_weighed_in_chances_is_for_the_default_score_alone(self, ask):
         style = Wording(np.ones(8), 100.0)
         for unwanted, words in ((None, style), (ask(), None), (ask(), style)):
-            with pytest.raises(InputError, match="with the default score alone") as caught:
+            with pytest.raises(InputError, match="need the default score") as caught:
                 ImageQuery(ask(), SCORES["paper"], unwanted, words)
             assert caught.value.hint
             assert ImageQuery(ask(), SCORES["default"], unwanted, words).style is words

@@ -335,10 +335,10 @@ def _listing(hub):
     ("token", "model", "kind", "says", "hint"),
     [
         (False, "ada/gated", AuthError, "gated, and no token was sent", "hf auth login"),
-        (ADA.token, "ada/gated", AuthError, "gated, and this account may not", "ask for access at"),
+        (ADA.token, "ada/gated", AuthError, "gated, and this account has no", "ask for access at"),
         (False, "ada/private", AuthError, "without a token: it is private", "hf auth login"),
         (ADA.token, "ada/private", SpecNotFoundError, "this account may not see it", "check the"),
-        (False, "ada/nothing", AuthError, "or not there", "check the name"),
+        (False, "ada/nothing", AuthError, "or it does not exist", "check the name"),
         (ADA.token, "ada/nothing", SpecNotFoundError, "holds no model ada/nothing", "check the"),
         ("hf_wrongsecret", "ada/open", AuthError, "does not accept the token", "hf auth login"),
     ],

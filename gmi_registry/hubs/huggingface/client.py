@@ -16,11 +16,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
-from huggingface_hub import HfApi, cached_assets_path, constants, get_token, set_client_factory
+from huggingface_hub import HfApi, constants, get_token, set_client_factory
 from huggingface_hub.errors import (
     DisabledRepoError,
     FileMetadataError,
@@ -88,7 +87,8 @@ _BROKEN = (
 _HTTP_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
 _LOGIN = "hf auth login"
 _ANOTHER_REGISTRY = "name another with --registry, or GMI_REGISTRY"
-_LIBRARY = "gmi-registry"
+LIBRARY = "gmi-registry"
+"""By this name huggingface_hub knows this package."""
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]/_-]+")
 RepoType = Literal["model", "dataset"]
 
@@ -437,7 +437,7 @@ def connect(endpoint: str | None, token: str | bool | None) -> tuple[HfApi, HubR
             f"{address[:120]!r} is not the address of a hub",
             hint="set HF_ENDPOINT to one that begins with https://",
         )
-    api = HfApi(address, token=token, library_name=_LIBRARY)
+    api = HfApi(address, token=token, library_name=LIBRARY)
     return api, HubRequest(address, has_token(token))
 
 
@@ -446,22 +446,6 @@ def has_token(token: str | bool | None) -> bool:
     known = get_token() if token is None else token
     add_secret(known if isinstance(known, str) else None)
     return bool(known)
-
-
-def download_folder(home: Path | None) -> Path:
-    """Where the client keeps downloads, with ``home`` in place of HF_HOME."""
-    return Path(constants.HF_HUB_CACHE) if home is None else home / "hub"
-
-
-def assets_folder(asked: HubRequest, kind: str, home: Path | None) -> Path:
-    """Where is kept what was learnt of a hub, in a folder ``kind`` of its own."""
-    with translated_errors(asked):
-        return cached_assets_path(
-            _LIBRARY,
-            namespace=re.sub(r"[^A-Za-z0-9.]+", "-", asked.endpoint.partition("://")[2]),
-            subfolder=kind,
-            assets_dir=None if home is None else home / "assets",
-        )
 
 
 @contextmanager

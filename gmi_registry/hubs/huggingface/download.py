@@ -17,17 +17,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, get_session, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import RemoteEntryNotFoundError
+from huggingface_hub import (
+    HfApi,
+    cached_assets_path,
+    constants,
+    get_session,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import (
+    RemoteEntryNotFoundError,
+)
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 from huggingface_hub.utils.tqdm import tqdm
 
 from gmi_registry.atomic import write_file
-from gmi_registry.errors import HubError, SpecNotFoundError
+from gmi_registry.errors import (
+    HubError,
+    SpecNotFoundError,
+)
 from gmi_registry.hubs.files import require_inside
 from gmi_registry.hubs.huggingface.client import (
+    LIBRARY,
     HubRequest,
     offline_error,
     retried,
@@ -439,3 +452,19 @@ def _bar(limit: int, asked: HubRequest, shown: bool) -> type[Any]:
             return drawn
 
     return LimitedBar
+
+
+def download_folder(home: Path | None) -> Path:
+    """Where the client keeps downloads, with ``home`` in place of HF_HOME."""
+    return Path(constants.HF_HUB_CACHE) if home is None else home / "hub"
+
+
+def assets_folder(asked: HubRequest, kind: str, home: Path | None) -> Path:
+    """Where is kept what was learnt of a hub, in a folder ``kind`` of its own."""
+    with translated_errors(asked):
+        return cached_assets_path(
+            LIBRARY,
+            namespace=re.sub(r"[^A-Za-z0-9.]+", "-", asked.endpoint.partition("://")[2]),
+            subfolder=kind,
+            assets_dir=None if home is None else home / "assets",
+        )

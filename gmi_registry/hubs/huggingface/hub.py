@@ -26,13 +26,11 @@ from gmi_registry.hubs.huggingface.client import (
     ClientRequestCounter,
     CountsRequests,
     HubRequest,
-    assets_folder,
     connect,
-    download_folder,
     offline_error,
     translated_errors,
 )
-from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
+from gmi_registry.hubs.huggingface.download import COMMIT, Downloads, assets_folder, download_folder
 from gmi_registry.hubs.huggingface.listing import (
     MANIFEST,
     TENSORS,

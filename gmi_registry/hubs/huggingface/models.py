@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -87,8 +86,6 @@ _MOST_BASES = 4
 _TASK = "text-to-image"
 _NETWORK_FOLDERS = ("unet/", "transformer/")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,12 +40,10 @@ from gmi_registry.hubs.huggingface import HuggingFaceHub
 from gmi_registry.hubs.huggingface.client import (
     ClientRequestCounter,
     CountsRequests,
-    assets_folder,
     connect,
-    download_folder,
     offline_error,
 )
-from gmi_registry.hubs.huggingface.download import COMMIT
+from gmi_registry.hubs.huggingface.download import COMMIT, assets_folder, download_folder
 from gmi_registry.hubs.huggingface.publishing import StoredFile
 from gmi_registry.hubs.protocol import (
     Destination,

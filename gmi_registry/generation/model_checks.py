@@ -267,7 +267,7 @@ def _needs_image(
 ) -> str | None:
     controls = _CONTROL & set(has) or {part for part in takes if part.startswith("control_image")}
     if controls:
-        return "needs an image to follow (of edges, depth or a pose) besides a prompt"
+        return "needs an image of edges, depth or a pose besides a prompt"
     if index.get("requires_aesthetics_score") is True:
         return "is SDXL's refiner, which needs an image to begin with"
     if not _IMAGES & set(takes) and "source_embeds" not in takes:

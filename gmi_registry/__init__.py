@@ -14,6 +14,7 @@ These three functions are in :mod:`gmi_registry.api`, and are loaded when they a
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -29,6 +30,20 @@ def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
         return getattr(import_module("gmi_registry.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def lazy_names(package: str, names: Mapping[str, str]) -> tuple[list[str], Callable[[str], Any]]:
+    """The ``__all__`` and ``__getattr__`` of a ``package`` whose names are imported from its modules
+    when they are asked for. Each module defines ``names``, separated by spaces. The stub of the
+    package says the same to type checkers."""
+    places = {name: module for module, defined in names.items() for name in defined.split()}
+
+    def get(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f"{package}.{places[name]}"), name)
+
+    return sorted(places), get
 
 
 def __dir__() -> list[str]:

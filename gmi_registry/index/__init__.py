@@ -1,7 +1,7 @@
 """Many specifications as one index, which ranks their models by a query."""
 
+from gmi_registry import lazy_names
 from gmi_registry.filters import Filters as Filters
-from gmi_registry.lazy import lazy_names
 
 _NAMES = {
     "cache": "CacheUse SpecCache",

@@ -1,6 +1,6 @@
 """Distances between a query and models: pure functions of arrays, no reading or writing."""
 
-from gmi_registry.lazy import lazy_names
+from gmi_registry import lazy_names
 
 _NAMES = {
     "kernels": "gram grams rbf",

@@ -4,7 +4,7 @@ A name is imported when it is asked for: a search that reads nothing anew needs 
 Imports only the standard library, numpy, safetensors, pydantic and :mod:`gmi_registry.errors`.
 """
 
-from gmi_registry.lazy import lazy_names
+from gmi_registry import lazy_names
 
 _NAMES = {
     "diff": "SpecDiff diff_specs",

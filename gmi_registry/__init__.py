@@ -33,9 +33,11 @@ def __getattr__(name: str) -> Any:
 
 
 def lazy_names(package: str, names: Mapping[str, str]) -> tuple[list[str], Callable[[str], Any]]:
-    """The ``__all__`` and ``__getattr__`` of a ``package`` whose names are imported from its modules
-    when they are asked for. Each module defines ``names``, separated by spaces. The stub of the
-    package says the same to type checkers."""
+    """The ``__all__`` and ``__getattr__`` of a ``package`` that imports names when asked for them.
+
+    Each of its modules defines ``names``, separated by spaces. Its stub tells type checkers the
+    same.
+    """
     places = {name: module for module, defined in names.items() for name in defined.split()}
 
     def get(name: str) -> Any:

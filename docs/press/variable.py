@@ -20,6 +20,7 @@ _OURS = {
     "GMI_CACHE_DIR": "The folder for what was read or computed once, as `--cache-dir`.",
     "GMI_INDEX": "What to compare with, as `--index`.",
     "GMI_REGISTRY": "The dataset with specifications that are not beside their models.",
+    "GMI_PACKAGE": "What a job of the hub installs, as for pip, as `--package`.",
     "HF_ENDPOINT": "The address of another hub that speaks Hugging Face's protocol.",
     "CIVITAI_TOKEN": "The access token for Civitai, where `--civitai-token` gives none.",
     "CIVITAI_ENDPOINT": "The one address of Civitai, or of another hub that speaks its protocol.",

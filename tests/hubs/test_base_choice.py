@@ -172,7 +172,7 @@ class TestHuggingFace:
         found = hub.outline(ref)
         assert found.base.ref.id == "ada/base"
         assert found.notes == (
-            "hf:ada/style: its card names 4 base models, of which ada/base is taken (ada/gone "
+            "hf:ada/style: its card names 4 base models, and ada/base is used (ada/gone "
             "cannot be used); --base names another",
         )
 

@@ -213,7 +213,7 @@ def test_what_is_published_or_watched_is_the_model_itself(world, caplog):
         with open_hub("hf", HubAccess(world["cache"])) as opened:
             assert find_model(text, opened).repository == ModelRef.parse(model)
         assert _name(text) == _repo(text) == model.removeprefix("hf:")
-    assert "webhooks tell of every change of owner/red" in caplog.text
+    assert "webhooks report every change of owner/red" in caplog.text
     with open_hub("civitai", HubAccess(world["cache"])) as opened:
         for text in world["pages"]["civitai"]:
             assert str(find_model(text, opened)) == "civitai:123@456"

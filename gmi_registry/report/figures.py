@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from gmi_registry.errors import InputError
-from gmi_registry.images import load_image
-from gmi_registry.spec import Manifest
-from gmi_registry.spec.files import UnusableFileError, held_folder
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from gmi_registry.index.entry import Universal
+    from gmi_registry.spec import Manifest
 
 
 def percent(chance: float | None) -> str:
@@ -116,6 +114,9 @@ def read_preview(path: Path) -> Image.Image:
 
     Raises InputError, which names the file.
     """
+    from gmi_registry.images import load_image
+    from gmi_registry.spec.files import UnusableFileError, held_folder
+
     try:
         # Links are those of a download cache; a pipe in a file's place would not end.
         with held_folder(path.parent, True) as folder, folder.file(path.name) as stream:
@@ -145,6 +146,8 @@ def embed_preview(path: Path) -> Picture:
 
 def embed(image: Image.Image, *, side: int = _QUERY_SIDE) -> Picture:
     """``image`` as a picture of the page, made smaller where a side is longer than ``side``."""
+    from PIL import Image
+
     mode = "RGBA" if image.has_transparency_data else "RGB"
     # Made smaller first where that is the same, so that nothing large is there twice.
     shown = image.convert(mode) if image.mode != mode else _view(image)

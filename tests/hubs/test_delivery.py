@@ -12,6 +12,8 @@ from huggingface_hub import hf_hub_download, scan_cache_dir
 
 from gmi_registry.errors import AuthError, HubError, SpecNotFoundError
 from gmi_registry.hubs.huggingface import HuggingFaceHub
+from gmi_registry.hubs.huggingface.client import HubRequest
+from gmi_registry.hubs.huggingface.download import _bar
 from gmi_registry.spec import ModelRef
 from tests.support.loopback import Fault, User
 from tests.support.loopback.records import Blob
@@ -122,3 +124,10 @@ def test_a_private_model_stays_private(hf_hub, fetch):
     with pytest.raises(AuthError, match="private, or it does not exist"):
         hub.fetch_spec(ModelRef("hf", "ada/two", sha))
     hub.close()
+
+
+def test_a_file_that_is_larger_than_the_hub_said_ends_at_the_limit():
+    bar = _bar(100, HubRequest("http://127.0.0.1", False, "ada-example/one"), False)(total=50)
+    bar.update(60)
+    with pytest.raises(HubError, match="more than 100"):
+        bar.update(60)

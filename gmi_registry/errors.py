@@ -24,6 +24,9 @@ that mends it. The command line prints ``error: message`` and ``hint: ...`` and 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from pathlib import Path
+
 from gmi_registry.sanitize import shown
 
 
@@ -100,36 +103,62 @@ def install_command(extra: str) -> str:
     A folder or a repository is named where it came from one (PEP 610), since nobody but an index
     can tell what the bare name would bring.
     """
-    folder, requirement = _installed_from(extra)
-    return f"pip install '{requirement if folder is None else f'{folder}[{extra}]'}'"
+    return f"pip install '{_installed_from().requirement(f'[{extra}]')}'"
+
+
+def upgrade_hint() -> str:
+    """How to get a newer version of this package, from where it was installed."""
+    origin = _installed_from()
+    if origin.folder is not None:
+        return f"update gmi-registry in {origin.folder}"
+    return f"pip install --upgrade '{replace(origin, commit='').requirement()}'"
 
 
 def requirement_elsewhere(extra: str) -> str | None:
     """What another machine installs to have this package with an extra, as for pip.
 
-    None where it came from a folder or a file of this machine.
+    None where that cannot be told: it came from a folder or a file of this machine, or is not
+    installed.
     """
-    folder, requirement = _installed_from(extra)
-    return requirement if folder is None else None
+    origin = _installed_from()
+    return None if origin.folder is not None else origin.requirement(f"[{extra}]")
 
 
-def _installed_from(extra: str) -> tuple[str | None, str]:
-    """The folder or file of this machine that it came from, else None; and the requirement."""
+@dataclass(frozen=True)
+class _Origin:
+    """A folder or file of this machine, an address as pip takes it, or else an index."""
+
+    folder: str | None = None
+    address: str | None = None
+    commit: str = ""
+
+    def requirement(self, extras: str = "") -> str:
+        if self.folder is not None:
+            return f"{self.folder}{extras}"
+        name = f"gmi-registry{extras}"
+        return name if self.address is None else f"{name} @ {self.address}{self.commit}"
+
+
+def _installed_from() -> _Origin:
     import json
     from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import unquote, urlsplit
 
+    unknown = _Origin(folder=str(Path(__file__).parents[1]))
     try:
-        origin = json.loads(distribution("gmi-registry").read_text("direct_url.json") or "{}")
-    except (PackageNotFoundError, ValueError):
-        origin = {}
-    url, name = str(origin.get("url", "")), f"gmi-registry[{extra}]"
+        text = distribution("gmi-registry").read_text("direct_url.json")
+        if text is None:
+            return _Origin()
+        found = json.loads(text)
+        url, vcs = str(found["url"]), found.get("vcs_info")
+    except (PackageNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return unknown
     if url.startswith("file://"):
-        from urllib.parse import unquote, urlsplit
-
-        return unquote(urlsplit(url).path), name
-    if vcs := origin.get("vcs_info"):
-        return None, f"{name} @ {vcs.get('vcs', 'git')}+{url}"
-    return None, name
+        return _Origin(folder=unquote(urlsplit(url).path))
+    if not vcs:
+        return _Origin(address=url)
+    commit = f"@{vcs['commit_id']}" if vcs.get("commit_id") else ""
+    return _Origin(address=f"{vcs.get('vcs', 'git')}+{url}", commit=commit)
 
 
 class MissingExtraError(GmiError):

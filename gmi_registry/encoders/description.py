@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from gmi_registry.encoders.encoder import EXPORT_AGAIN, LARGEST_FILE, LIMITS, FileName
 from gmi_registry.encoders.tokenizer import Cleaning
-from gmi_registry.errors import InputError, UnsupportedVersionError
+from gmi_registry.errors import InputError, UnsupportedVersionError, upgrade_hint
 from gmi_registry.sanitize import first_fault
 from gmi_registry.spec import EncoderRef
 from gmi_registry.spec.canonical import canonical_json, parse_json
@@ -85,7 +85,7 @@ def parse_description(data: bytes, path: Path) -> Description:
         if isinstance(version, int) and version > 1:
             raise UnsupportedVersionError(
                 f"{path} has version {version}; this program reads version 1",
-                hint="pip install --upgrade gmi-registry",
+                hint=upgrade_hint(),
             )
         return Description.model_validate_json(data, strict=True)
     except ValidationError as error:

@@ -32,6 +32,7 @@ from gmi_registry.errors import (
     InputError,
     SpecNotFoundError,
     UnsupportedOperationError,
+    upgrade_hint,
 )
 from gmi_registry.filters import Filters, Traits
 from gmi_registry.hubs.files import (
@@ -101,7 +102,7 @@ def _check_hub_file(root: Path) -> None:
     if version > _HUB_VERSION:
         raise HubError(
             f"{root} is a hub of version {version}; this program knows version {_HUB_VERSION}",
-            hint="pip install --upgrade gmi-registry",
+            hint=upgrade_hint(),
         )
 
 

@@ -260,7 +260,7 @@ def _weights(
     """a [N], at least 0, of sum 1."""
     widths = {array.shape[-1] for array in (image_embeddings, prompt_embeddings, text_embedding)}
     if len(widths) != 1:
-        raise ValueError(f"images and texts of widths {sorted(widths)} share no space")
+        raise ValueError(f"images and texts of widths {sorted(widths)} have no common space")
     dtype = working_dtype(image_embeddings, prompt_embeddings, text_embedding)
     weights = cosine_weights(prompt_embeddings, image_prompt, text_embedding)
     return np.asarray(clamped(weights).astype(dtype, copy=False))

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from gmi_registry.errors import InputError, SpecFormatError, UnsupportedVersionError
+from gmi_registry.errors import InputError, SpecFormatError, UnsupportedVersionError, upgrade_hint
 from gmi_registry.sanitize import first_fault, one_line
 from gmi_registry.spec.canonical import MANIFEST_LIMIT, canonical_digest, canonical_json, parse_json
 from gmi_registry.spec.prompts import MAX_PROMPT_LENGTH, MAX_PROMPTS, PromptSet
@@ -551,7 +551,7 @@ def _require_known_major(document: object) -> None:
         raise UnsupportedVersionError(
             f"the specification has format version {version[:20]}; this program reads up to "
             f"{_READS_MAJOR}.x",
-            hint="pip install --upgrade gmi-registry",
+            hint=upgrade_hint(),
         )
 
 

@@ -214,6 +214,7 @@ def test_a_hub_that_echoes_the_token(start, tmp_path, model):
             HF_HOME=str(tmp_path),
             HF_TOKEN=token,
             CIVITAI_TOKEN=token,
+            GMI_REGISTRY="owner/specs",
             HF_DEBUG="1",
         )
         server.shutdown()

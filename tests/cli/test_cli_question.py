@@ -148,8 +148,8 @@ def test_a_sheet_that_is_a_link_is_not_shown(call, hub, tmp_path):
     ("arguments", "message"),
     [
         ([], "nothing to search with: name an IMAGE, or give --prompt TEXT or --like MODEL"),
-        (["a.png", "--like", "red"], "goes without an IMAGE"),
-        (["--like", "red", "--prompt", "x"], "goes without --prompt"),
+        (["a.png", "--like", "red"], "cannot be combined with an IMAGE"),
+        (["--like", "red", "--prompt", "x"], "cannot be combined with --prompt"),
         (["--style", "x"], "--style says how an IMAGE like yours should look"),
         (["a.png", "--style", "x", "--score", "paper"], "not with --score paper"),
         (["--not-like", "a.png"], "--not-like says what is not wanted"),

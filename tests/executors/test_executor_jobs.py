@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gmi_registry.errors import AuthError, InputError, install_command
+from gmi_registry.errors import AuthError, InputError, install_command, upgrade_hint
 from gmi_registry.regeneration import Options, Result, Work
 from gmi_registry.regeneration.job_executor import (
     HfJobsExecutor,
@@ -216,7 +216,15 @@ def test_other_texts_are_no_work(text, monkeypatch):
     ("origin", "package"),
     [
         (None, "gmi-registry[publish]"),
-        ("not json", "gmi-registry[publish]"),
+        ("not json", None),
+        (
+            '{"url": "https://example.org/g.whl", "archive_info": {}}',
+            "gmi-registry[publish] @ https://example.org/g.whl",
+        ),
+        (
+            '{"url": "https://example.org/g", "vcs_info": {"vcs": "git", "commit_id": "1f"}}',
+            "gmi-registry[publish] @ git+https://example.org/g@1f",
+        ),
         (
             '{"url": "https://example.org/g", "vcs_info": {"vcs": "git"}}',
             "gmi-registry[publish] @ git+https://example.org/g",
@@ -232,9 +240,13 @@ def test_a_job_installs_what_this_copy_was_installed_from(monkeypatch, origin, p
         with pytest.raises(InputError, match="from a folder of this machine") as refused:
             HfJobsExecutor(1)
         assert "GMI_PACKAGE" in refused.value.hint
-        assert install_command("web") == "pip install '/home/ada/gmi registry[web]'"
+        if origin != "not json":
+            assert install_command("web") == "pip install '/home/ada/gmi registry[web]'"
+            assert upgrade_hint() == "update gmi-registry in /home/ada/gmi registry"
         monkeypatch.setenv("GMI_PACKAGE", PACKAGE)
         assert job_package() == PACKAGE
     else:
         assert job_package() == package
+        named = package.replace("[publish]", "").replace("@1f", "")
+        assert upgrade_hint() == f"pip install --upgrade '{named}'"
     assert job_package("other") == "other"

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from gmi_registry.errors import HubError
+from gmi_registry.errors import HubError, upgrade_hint
 from gmi_registry.hubs.registry.entries import VERIFIED_LIMIT, Verified, git_name
 
 ONE = {"digest": "1" * 64, "git": "2" * 40}
@@ -75,4 +75,4 @@ def test_what_is_no_such_file_is_refused(content, message):
 def test_a_newer_version_is_refused_by_name():
     with pytest.raises(HubError, match="version 2; this program") as caught:
         Verified.from_bytes(document(format={"name": "gmi-verified", "version": 2}))
-    assert caught.value.hint == "pip install --upgrade gmi-registry"
+    assert caught.value.hint == upgrade_hint()

@@ -194,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
         load = encoder_from(models)
         patch.setattr(generation, "default_prompt_set", lambda model: PROMPTS)
         patch.setattr(describe, "load_encoder", load)
-        publishing = importlib.import_module("gmi_registry.publish")
+        publishing = importlib.import_module("gmi_registry.publish_plan")
         patch.setattr(publishing, "load_encoder", load)
         patch.setattr(publishing, "check_encoder", lambda *_, **__: 0)
         worlds = [FolderWorld(room, models), LoopbackWorld(hub, models)]

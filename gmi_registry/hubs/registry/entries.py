@@ -36,6 +36,7 @@ from gmi_registry.errors import (
     SpecError,
     SpecFormatError,
     UnsupportedOperationError,
+    upgrade_hint,
 )
 from gmi_registry.hubs.huggingface.download import COMMIT, git_name
 from gmi_registry.hubs.huggingface.publishing import StoredFile
@@ -409,7 +410,7 @@ class Verified:
             raise HubError(
                 f"{VERIFIED_NAME} has version {version}; this program knows version "
                 f"{_VERIFIED_VERSION}",
-                hint="pip install --upgrade gmi-registry",
+                hint=upgrade_hint(),
             )
         if not isinstance(rows, list):
             raise _broken("has specs that are not a list")

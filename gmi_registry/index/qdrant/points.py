@@ -32,7 +32,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
-from gmi_registry.errors import HubError, InputError, SpecFormatError, UnsupportedVersionError
+from gmi_registry.errors import (
+    HubError,
+    InputError,
+    SpecFormatError,
+    UnsupportedVersionError,
+    upgrade_hint,
+)
 from gmi_registry.index.entry import (
     ComparabilityKey,
     IndexEntry,
@@ -99,7 +105,7 @@ class CollectionHeader(Part):
             raise UnsupportedVersionError(
                 f"{server} holds an index of format {str(version)[:20]}, this version reads "
                 f"{FORMAT}",
-                hint="pip install --upgrade gmi-registry",
+                hint=upgrade_hint(),
             )
         try:
             return cls.model_validate(payload)

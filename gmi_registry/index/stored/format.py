@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from gmi_registry.errors import InputError, SpecFormatError, UnsupportedVersionError
+from gmi_registry.errors import InputError, SpecFormatError, UnsupportedVersionError, upgrade_hint
 from gmi_registry.index.entry import (
     ComparabilityKey,
     IndexEntry,
@@ -613,7 +613,7 @@ def _require_known_major(data: bytes) -> None:
         raise UnsupportedVersionError(
             f"the index has format version {version[:20]}; this program reads up to "
             f"{_READS_MAJOR}.x",
-            hint="pip install --upgrade gmi-registry",
+            hint=upgrade_hint(),
         )
 
 

@@ -11,7 +11,8 @@ from gmi_registry.index.stored.files import database_path, kept_database
 __all__ = ["CachePart", "Pruned", "cache_parts", "prune"]
 
 _LIBRARY = "gmi-registry"
-_PREFILTERS = "stored-index-prefilters"
+_PREFILTERS = ("stored-index-prefilters", "stored-index-frames")
+"""The second is what version 0.1 left."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ def cache_parts(cache_dir: Path | None = None) -> tuple[CachePart, ...]:
         CachePart("digests of weights", (own / "weights-v1",)),
         CachePart("listings of hubs", (assets,)),
         CachePart(
-            "what was worked out for indexes", (own / _PREFILTERS,), database=database_path(own)
+            "what was worked out for indexes",
+            tuple(own / name for name in _PREFILTERS),
+            database=database_path(own),
         ),
         CachePart("exported encoders", (own / "encoders", own / "encoders-checked-v1")),
         CachePart("unfinished publications", (own / "work",), prunable=False),

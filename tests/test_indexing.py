@@ -321,6 +321,10 @@ class TestCommands:
         assert done.exit_code == 1
         assert "is not empty" in done.stderr
         assert [path.name for path in folder.iterdir()] == ["mine.txt"]
+        done = call("build", folder / "mine.txt", "--hub", "hf")
+        assert done.exit_code == 1
+        assert "mine.txt is no folder" in done.stderr
+        assert (folder / "mine.txt").read_text() == "mine"
 
     def test_a_folder_without_an_index(self, call, tmp_path):
         for command in ("info", "push"):

@@ -74,6 +74,8 @@ def build(
 ) -> None:
     """Make an index of all specifications of hubs, and of those that the registry has for them."""
     show_log(show.verbose)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is no folder", hint="name one: gmi index build DIR --hub HUB")
     if folder.exists() and any(folder.iterdir()):
         raise InputError(
             f"{folder} is not empty", hint=f"gmi index update {folder} --hub ..., or another folder"

@@ -379,7 +379,7 @@ class Universal:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchHit(ModelMetadata):
-    """One model in a ranking, with its :class:`~gmi_registry.index.ModelMetadata`.
+    """One model in a ranking, with its :class:`~gmi_registry.index.entry.ModelMetadata`.
 
     ``rank`` counts from 1 within ``group``; equal distances are ordered by model. ``distance`` is
     comparable within the group and the score only. ``margin`` is the next model's distance minus

@@ -88,18 +88,23 @@ def test_what_was_worked_out_for_indexes(call, tmp_path):
     prefilter = home / "stored-index-prefilters" / "0123.safetensors"
     prefilter.parent.mkdir()
     prefilter.write_bytes(b"x" * 1000)
-    size = database.stat().st_size + 1000
+    frame = home / "stored-index-frames" / "0123.safetensors"  # of an earlier version
+    frame.parent.mkdir()
+    frame.write_bytes(b"x" * 500)
+    size = database.stat().st_size + 1500
     part = worked_out(call)
-    assert (part["files"], part["bytes"], part["prunable"]) == (2, size, True)
-    assert (part["database"], part["folders"]) == (str(database), [str(prefilter.parent)])
+    assert (part["files"], part["bytes"], part["prunable"]) == (3, size, True)
+    folders = [str(prefilter.parent), str(frame.parent)]
+    assert (part["database"], part["folders"]) == (str(database), folders)
     assert f"worked out for indexes: {size:,} bytes" in call(app, "cache", "info").stdout
-    line = f"what was worked out for indexes: 2 files, {size:,} bytes\n"
+    line = f"what was worked out for indexes: 3 files, {size:,} bytes\n"
     assert call(app, "cache", "prune", "--dry-run").stdout == line
     assert worked_out(call) == part
     assert call(app, "cache", "prune", "--older-than", "1h").stdout == ""
     assert call(app, "cache", "prune").stdout == line
     assert not database.exists()
     assert not prefilter.exists()
+    assert not frame.exists()
     LocalDatabase(home).close()
     assert database.exists()
 

@@ -19,6 +19,7 @@ from gmi_registry.errors import (
     SpecFormatError,
     SpecNotFoundError,
     UnsupportedOperationError,
+    upgrade_hint,
 )
 from gmi_registry.hubs import Filters, Hub, HubAccess, Listing, LocalHub, open_hub
 from gmi_registry.spec import ModelRef, read_spec
@@ -88,7 +89,7 @@ class TestOpening:
         (tmp_path / "hub.json").write_text('{"format": {"name": "gmi-local-hub", "version": 2}}')
         with pytest.raises(HubError, match="version 2") as caught:
             LocalHub(tmp_path)
-        assert "--upgrade" in caught.value.hint
+        assert caught.value.hint == upgrade_hint()
 
     def test_a_mark_that_is_a_link_or_too_large_is_refused(self, tmp_path, built):
         (tmp_path / "hub.json").symlink_to(built.root / "hub.json")

@@ -20,8 +20,8 @@ nox.options.sessions = ["lint", "types", "tests", "offline"]
 SHARED = Path(__file__).parent / ".nox" / "shared"
 PROGRAMS = SHARED / ("Scripts" if sys.platform == "win32" else "bin")
 SIDE_BY_SIDE = ["-n", str(min(8, os.cpu_count() or 1)), "--dist", "worksteal"]
-# One thread a process: more would wait for each other. Byte code is kept, whatever the machine says:
-# hundreds of processes that tests start would compile the package, each for itself.
+# One thread a process: more would wait for each other. Byte code is kept, whatever the machine
+# says: hundreds of processes that tests start would compile the package, each for itself.
 ALONE = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
 CODE = ["gmi_registry", "zoo", "tests", "benchmarks", "docs", "ci", "examples", "noxfile.py"]
 

@@ -22,7 +22,7 @@ PROGRAMS = SHARED / ("Scripts" if sys.platform == "win32" else "bin")
 SIDE_BY_SIDE = ["-n", str(min(8, os.cpu_count() or 1)), "--dist", "worksteal"]
 # One thread a process: more would wait for each other. Byte code is kept, whatever the machine
 # says: hundreds of processes that tests start would compile the package, each for itself.
-ALONE = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
+TEST_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
 CODE = ["gmi_registry", "zoo", "tests", "benchmarks", "docs", "ci", "examples", "noxfile.py"]
 
 
@@ -55,7 +55,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The test suite, as many tests at a time as there are cores: -- tests/hubs -k renamed."""
-    run(session, "pytest", *SIDE_BY_SIDE, *session.posargs, **ALONE)
+    run(session, "pytest", *SIDE_BY_SIDE, *session.posargs, **TEST_ENVIRONMENT)
 
 
 @nox.session
@@ -63,7 +63,7 @@ def coverage(session: nox.Session) -> None:
     """The test suite with coverage; fails under 90 % of lines."""
     run(session, "coverage", "erase")
     tests = ["-m", "pytest", *SIDE_BY_SIDE, *session.posargs]
-    run(session, "coverage", "run", *tests, **ALONE)
+    run(session, "coverage", "run", *tests, **TEST_ENVIRONMENT)
     run(session, "coverage", "combine", "--quiet")
     run(session, "coverage", "report", "--fail-under=90")
 

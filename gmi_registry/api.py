@@ -17,7 +17,6 @@ from gmi_registry.atomic import user_cache
 from gmi_registry.encoders.encoder import Encoder
 from gmi_registry.hubs.open import (
     HubAccess,
-    base_hints,
     find_model,
     find_spec,
     hub_named_in,
@@ -201,7 +200,6 @@ def publish(
     with ExitStack() as opening:
         named = hub_named_in(str(model)) if hub is None else hub
         opened = opening.enter_context(opened_hub(named, access))
-        opening.enter_context(base_hints(opened))
         store = None
         if to_registry and opened.name != "civitai":
             from gmi_registry.hubs.open import open_registry

@@ -2,8 +2,7 @@
 
 The latter begin with the SHA-256 of what follows, so that what a disk, a crash or another program
 did to one is noticed, and it is made again. Processes share a folder without locks: the last to
-write wins. What hubs said before lies in such files for searches offline: deleting them is always
-safe, what is damaged counts as empty, and where nothing can be written nothing is remembered.
+write wins.
 """
 
 from __future__ import annotations
@@ -11,18 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import logging
-import math
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from gmi_registry.errors import InputError
-from gmi_registry.sanitize import holds_secret
 
 _PLACE_HINT = "name a file in a folder that exists and that you can write to"
 _SEAL = hashlib.sha256().digest_size
@@ -226,65 +221,3 @@ def write_text(path: Path, text: str, what: str, *, hint: str = _PLACE_HINT) -> 
             hint=hint,
         ) from error
     return path
-
-
-_LIMIT = 512 * 1024 * 1024
-
-
-def read_note(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; an empty one where there is none that can be read."""
-    content = read_sealed(path, limit=_LIMIT)
-    try:
-        found = {} if content is None else json.loads(content)
-    except (ValueError, RecursionError) as error:
-        _log.debug("%s cannot be read, and counts as empty: %s", path, error)
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def write_note(path: Path, document: object) -> None:
-    """Put a document into a file, whole or not at all; where that fails nothing is remembered."""
-    text = json.dumps(document)
-    if holds_secret(text):
-        return  # which the hub has echoed
-    try:
-        write_sealed(path, text.encode())
-    except OSError as error:
-        _log.debug("%s cannot be written: %s", path, error)
-
-
-class ListingCache:
-    """The last complete listing of one hub, in the file ``path``.
-
-    ``version`` is that of what the hub keeps in it; a file of another one counts as empty.
-    """
-
-    def __init__(self, path: Path, version: int) -> None:
-        self.path = path
-        self._version = version
-
-    def read(self) -> dict[str, Any]:
-        """What :meth:`keep` was given, and when, as ``listed``; empty where there was none."""
-        document = read_note(self.path)
-        declared = document.get("format")
-        known = isinstance(declared, dict) and declared.get("version") == self._version
-        return document if known else {}
-
-    @property
-    def listed(self) -> float | None:
-        """When the last listing was kept, in seconds since 1970; None where there was none."""
-        listed = self.read().get("listed")
-        if isinstance(listed, int | float) and 0 <= listed < math.inf:
-            return float(listed)
-        return None
-
-    @property
-    def age(self) -> float | None:
-        """How many seconds ago that was."""
-        listed = self.listed
-        return None if listed is None else max(0.0, time.time() - listed)
-
-    def keep(self, **content: object) -> None:
-        """Keep a complete listing in place of the one before."""
-        declared = {"name": "gmi-listing", "version": self._version}
-        write_note(self.path, {"format": declared, "listed": time.time(), **content})

@@ -114,23 +114,29 @@ def upgrade_hint() -> str:
     return f"pip install --upgrade '{replace(origin, commit='').requirement()}'"
 
 
-def requirement_elsewhere(extra: str) -> str | None:
+def requirement_elsewhere(extra: str, *, pinned: bool) -> str | None:
     """What another machine installs to have this package with an extra, as for pip.
 
-    None where that cannot be told: it came from a folder or a file of this machine, or is not
-    installed.
+    Of a repository ``pinned`` is this very commit, else what it holds by then. None where nothing
+    can be told: it came from a folder or a file of this machine, or is not installed.
     """
     origin = _installed_from()
-    return None if origin.folder is not None else origin.requirement(f"[{extra}]")
+    if origin.folder is not None or not origin.known:
+        return None
+    return (origin if pinned else replace(origin, commit="")).requirement(f"[{extra}]")
 
 
 @dataclass(frozen=True)
 class _Origin:
-    """A folder or file of this machine, an address as pip takes it, or else an index."""
+    """A folder or file of this machine, an address as pip takes it, or else an index.
+
+    Where it is not ``known``, nothing says that an index has it.
+    """
 
     folder: str | None = None
     address: str | None = None
     commit: str = ""
+    known: bool = True
 
     def requirement(self, extras: str = "") -> str:
         if self.folder is not None:
@@ -142,23 +148,25 @@ class _Origin:
 def _installed_from() -> _Origin:
     import json
     from importlib.metadata import PackageNotFoundError, distribution
-    from urllib.parse import unquote, urlsplit
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
 
-    unknown = _Origin(folder=str(Path(__file__).parents[1]))
     try:
         text = distribution("gmi-registry").read_text("direct_url.json")
         if text is None:
             return _Origin()
         found = json.loads(text)
-        url, vcs = str(found["url"]), found.get("vcs_info")
-    except (PackageNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        return unknown
-    if url.startswith("file://"):
-        return _Origin(folder=unquote(urlsplit(url).path))
-    if not vcs:
-        return _Origin(address=url)
-    commit = f"@{vcs['commit_id']}" if vcs.get("commit_id") else ""
-    return _Origin(address=f"{vcs.get('vcs', 'git')}+{url}", commit=commit)
+        url = str(found["url"])
+        if url.startswith("file://"):
+            return _Origin(folder=url2pathname(urlsplit(url).path))
+        if "vcs_info" not in found:
+            return _Origin(address=url)
+        vcs = found["vcs_info"]
+        return _Origin(address=f"{vcs['vcs']}+{url}", commit=f"@{vcs['commit_id']}")
+    except (PackageNotFoundError, ValueError, KeyError, TypeError):
+        root = Path(__file__).parents[1]
+        checkout = (root / "pyproject.toml").is_file()
+        return _Origin(folder=str(root) if checkout else None, known=False)
 
 
 class MissingExtraError(GmiError):

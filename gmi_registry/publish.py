@@ -24,7 +24,7 @@ from gmi_registry.errors import (
 from gmi_registry.generation.specification import (
     Plan,
 )
-from gmi_registry.hubs.open import find_base
+from gmi_registry.hubs.open import base_hints, find_base
 from gmi_registry.hubs.protocol import Hub
 from gmi_registry.publish_plan import (
     CHECKS,
@@ -106,6 +106,13 @@ def publish(
 
     Raises a GmiError; everything is then as it was, the kept images apart.
     """
+    with base_hints(hub):
+        return _publish(request, hub, load, progress)
+
+
+def _publish(
+    request: PublishRequest, hub: Hub, load: EncoderLoader | None, progress: Progress
+) -> Publication:
     start = time.perf_counter()
     base = None if request.base is None else find_base(str(request.base), hub)
     progress("check", 0, CHECKS)

@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmarks.paper.definition import (
@@ -56,7 +55,7 @@ from benchmarks.paper.folder import (
 )
 from benchmarks.paper.generators import Generator, Order, orders_of
 from gmi_registry.encoders.encoder import Matched
-from gmi_registry.errors import GenerationError
+from gmi_registry.generation.images import open_generated
 from gmi_registry.interrogators import shipped_phrases
 from gmi_registry.scoring.scores import ascending
 from gmi_registry.spec.canonical import canonical_digest
@@ -386,17 +385,6 @@ def split_images(tasks: Sequence[Task]) -> tuple[str, ...]:
     return tuple(sorted({image for task in tasks for image in task.images}))
 
 
-def open_picture(path: Path) -> Image.Image:
-    """One of this run's own pictures as RGB. Raises GenerationError where it is gone."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        raise GenerationError(
-            f"{path}: a generated image is missing or damaged", hint="run the same command again"
-        ) from error
-
-
 class _Embedding:
     """The parts of one stage, with their progress."""
 
@@ -488,7 +476,7 @@ class _Embedding:
             place = self._chunks / f"{canonical_digest([self._key(), list(chunk)])[:32]}.npy"
             rows = _kept(place)
             if rows is None:
-                pictures = [open_picture(self._cache.folder / name) for name in chunk]
+                pictures = [open_generated(self._cache.folder / name) for name in chunk]
                 rows = self._generator.encoder().encode_images(pictures)
                 stream = io.BytesIO()
                 np.save(stream, rows)
@@ -568,7 +556,7 @@ def _guesses(
         place = folder / "work" / "pseudo" / f"{name}.json"
         found = _kept_guesses(place, len(chunk))
         if found is None:
-            found = [ask(open_picture(folder / image)) for image in chunk]
+            found = [ask(open_generated(folder / image)) for image in chunk]
             put(place, document_bytes(found))
         guesses += found
         progress(len(guesses))

@@ -284,10 +284,12 @@ class OnnxEncoder:
                 from gmi_registry.encoders.graph import check_graph
 
                 graph = graph_with_external_data(check_graph(data, str(path)), name)
-            if digest is not None and digest != hashlib.sha256(graph).hexdigest():
-                raise DigestMismatchError(
-                    f"{path} is not the file that was checked", hint=export_again()
-                )
+                if digest is not None and digest != hashlib.sha256(graph).hexdigest():
+                    raise DigestMismatchError(
+                        f"{path} is not the file that was checked", hint=export_again()
+                    )
+                if self._trials and digest:
+                    self._trials.mend(digest, graph)
             self._written[name] = graph
         return self._written[name]
 

@@ -328,11 +328,21 @@ class Trials:
         }
         try:
             for name, graph in graphs.items():
-                if len(graph) <= _LARGEST_GRAPH:
-                    write_sealed(self._graph(digests[name]), graph)
+                self._keep(digests[name], graph)
             write_sealed(self._note(folder, stamp), json.dumps(note).encode())
         except OSError as error:
             _log.debug("cannot remember that an encoder was checked: %s", error)
+
+    def mend(self, digest: str, graph: bytes) -> None:
+        """Keep a graph of that digest again, which :meth:`graph` did not have."""
+        try:
+            self._keep(digest, graph)
+        except OSError as error:
+            _log.debug("cannot keep a graph that was checked: %s", error)
+
+    def _keep(self, digest: str, graph: bytes) -> None:
+        if len(graph) <= _LARGEST_GRAPH:
+            write_sealed(self._graph(digest), graph)
 
     def graph(self, digest: str) -> bytes | None:
         """The bytes of that digest which were run, or None where they were not kept."""

@@ -203,8 +203,8 @@ class GeneratedImages(Sequence[Image.Image]):
     def __getitem__(self, index: slice) -> list[Image.Image]: ...
     def __getitem__(self, index: int | slice) -> Image.Image | list[Image.Image]:
         if isinstance(index, slice):
-            return [_open(path) for path in self.paths[index]]
-        return _open(self.paths[index])
+            return [open_generated(path) for path in self.paths[index]]
+        return open_generated(self.paths[index])
 
 
 class ImageConsumer(Protocol):
@@ -512,7 +512,8 @@ def _and_more(batch: Sequence[Pair]) -> str:
     return "" if len(batch) == 1 else f", or of one of the {len(batch) - 1} beside it,"
 
 
-def _open(path: Path) -> Image.Image:
+def open_generated(path: Path) -> Image.Image:
+    """An image of this run as RGB. Raises GenerationError where it is gone or damaged."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")

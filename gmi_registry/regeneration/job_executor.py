@@ -119,16 +119,21 @@ _TAIL = 200
 _UNHEARD = 5
 
 
-def job_package(named: str | None = None) -> str:
+def job_package(named: str | None = None, *, pinned: bool) -> str:
     """What a Job installs, as for pip: ``named``, else what GMI_PACKAGE says, else what this copy
     was installed from.
 
-    Raises InputError where that is a folder of this machine: the bare name may be a stranger's.
+    Of a repository that is this very commit where it is ``pinned``, as for a Job that speaks with
+    this copy; else what it holds when the Job runs, as for one that stands for years. Raises
+    InputError where it was a folder of this machine, or cannot be told: the bare name may be a
+    stranger's.
     """
-    found = named or os.environ.get("GMI_PACKAGE") or requirement_elsewhere("publish")
+    found = (
+        named or os.environ.get("GMI_PACKAGE") or requirement_elsewhere("publish", pinned=pinned)
+    )
     if found is None:
         raise InputError(
-            "a Job cannot install this package from a folder of this machine",
+            "a Job cannot install this package from where this copy came from",
             hint="name a repository that it can reach: "
             "export GMI_PACKAGE='gmi-registry[publish] @ git+https://ADDRESS'",
         )
@@ -180,7 +185,7 @@ class HfJobsExecutor:
         self._namespace = namespace
         self._flavor = flavor
         self._timeout = timeout
-        self._package = job_package(package)
+        self._package = job_package(package, pinned=True)
         self._token = token
         self._civitai_token = civitai_token
         self._endpoint = endpoint

@@ -250,6 +250,7 @@ def stop_all(processes: Sequence[ChildProcess], *, grace: float = _GRACE) -> Non
             process.ask_to_stop()
         until = time.monotonic() + grace
         while time.monotonic() < until and not all(process.ended() for process in processes):
+            # Their ends can be waited for one by one, and not by every system all at once.
             time.sleep(_STOP_POLL_SECONDS)
     finally:
         for process in processes:
@@ -391,6 +392,7 @@ class LocalExecutor:
                         running.remove(process)
                         yield process.result()
                     if running and not ended:
+                        # As in stop_all; and memory that gets free tells nobody either.
                         time.sleep(_POLL_SECONDS)
             finally:
                 stop_all(running)

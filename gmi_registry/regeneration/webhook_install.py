@@ -105,7 +105,7 @@ class JobSettings:
                 hint="put the script where it can: --script https://...",
             )
         if self.script is None:
-            object.__setattr__(self, "package", job_package(self.package))
+            object.__setattr__(self, "package", job_package(self.package, pinned=False))
 
     def digest(self, *more: str) -> str:
         """16 hex digits by which the same order is known again; the token is not in it."""

@@ -524,7 +524,8 @@ def test_a_graph_that_was_not_kept_well_is_made_anew(
     age(copy)
     memory = tmp_path / "memory"
     first = OnnxEncoder.from_folder(copy, memory=memory)
-    for kept in memory.glob("graph-*"):
+    right = {kept: kept.read_bytes() for kept in memory.glob("graph-*")}
+    for kept in right:
         if spoil is None:  # sealed, and another's
             write_sealed(kept, b"another graph")
         else:
@@ -532,6 +533,7 @@ def test_a_graph_that_was_not_kept_well_is_made_anew(
     again = OnnxEncoder.from_folder(copy, memory=memory)
     assert again.encode_texts(["a"]).tobytes() == first.encode_texts(["a"]).tobytes()
     assert checks == [copy]
+    assert any(kept.read_bytes() == content for kept, content in right.items())  # and kept again
 
 
 def test_a_file_that_changed_is_checked_again(

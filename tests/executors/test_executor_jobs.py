@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from gmi_registry import errors
 from gmi_registry.errors import AuthError, InputError, install_command, upgrade_hint
 from gmi_registry.regeneration import Options, Result, Work
 from gmi_registry.regeneration.job_executor import (
@@ -20,6 +23,7 @@ from gmi_registry.regeneration.job_executor import (
     result_line,
     work_text,
 )
+from gmi_registry.regeneration.webhook_install import JobSettings
 from tests.support import deeds
 from tests.support.jobs_machine import Machine
 from tests.support.loopback import Fault, User
@@ -216,37 +220,61 @@ def test_other_texts_are_no_work(text, monkeypatch):
     ("origin", "package"),
     [
         (None, "gmi-registry[publish]"),
-        ("not json", None),
         (
-            '{"url": "https://example.org/g.whl", "archive_info": {}}',
+            '{"url": "https://example.org/g.whl"}',
             "gmi-registry[publish] @ https://example.org/g.whl",
         ),
         (
             '{"url": "https://example.org/g", "vcs_info": {"vcs": "git", "commit_id": "1f"}}',
-            "gmi-registry[publish] @ git+https://example.org/g@1f",
-        ),
-        (
-            '{"url": "https://example.org/g", "vcs_info": {"vcs": "git"}}',
             "gmi-registry[publish] @ git+https://example.org/g",
         ),
-        ('{"url": "file:///home/ada/gmi%20registry", "dir_info": {}}', None),
     ],
 )
 def test_a_job_installs_what_this_copy_was_installed_from(monkeypatch, origin, package):
+    install_from(monkeypatch, origin)
+    commit = "@1f" if "git+" in package else ""
+    assert job_package(pinned=True) == package + commit
+    # What stands for long is the same order after an update, and follows the repository.
+    assert job_package(pinned=False) == package
+    assert JobSettings(token=TOKEN).package == package
+    assert upgrade_hint() == f"pip install --upgrade '{package.replace('[publish]', '')}'"
+    assert job_package("other", pinned=True) == "other"
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        '{"url": "file:///home/ada/gmi%20registry", "dir_info": {}}',
+        "not json",
+        "[]",
+        '{"url": "https://example.org/g", "vcs_info": "git"}',
+        PackageNotFoundError("gmi-registry"),
+    ],
+)
+def test_a_job_is_refused_where_nothing_says_what_it_would_install(monkeypatch, origin):
+    install_from(monkeypatch, origin)
+    with pytest.raises(InputError, match="from where this copy came from") as refused:
+        HfJobsExecutor(1)
+    assert "GMI_PACKAGE" in refused.value.hint
+    folder = (
+        "/home/ada/gmi registry" if "file:" in str(origin) else Path(errors.__file__).parents[1]
+    )
+    assert install_command("web") == f"pip install '{folder}[web]'"
+    assert upgrade_hint() == f"update gmi-registry in {folder}"
+    monkeypatch.setattr(errors, "__file__", "/usr/lib/site-packages/gmi_registry/errors.py")
+    if "file:" not in str(origin):  # no checkout either
+        assert install_command("web") == "pip install 'gmi-registry[web]'"
+    monkeypatch.setenv("GMI_PACKAGE", PACKAGE)
+    assert job_package(pinned=True) == PACKAGE
+
+
+def install_from(monkeypatch, origin):
+    """Let the package have come from ``origin``, the text of its direct_url.json."""
+
+    def distribution(name):
+        if isinstance(origin, Exception):
+            raise origin
+        return SimpleNamespace(read_text=lambda name: origin)
+
     monkeypatch.delenv("GMI_PACKAGE", raising=False)
-    copy = SimpleNamespace(read_text=lambda name: origin)
-    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: copy)
-    if package is None:
-        with pytest.raises(InputError, match="from a folder of this machine") as refused:
-            HfJobsExecutor(1)
-        assert "GMI_PACKAGE" in refused.value.hint
-        if origin != "not json":
-            assert install_command("web") == "pip install '/home/ada/gmi registry[web]'"
-            assert upgrade_hint() == "update gmi-registry in /home/ada/gmi registry"
-        monkeypatch.setenv("GMI_PACKAGE", PACKAGE)
-        assert job_package() == PACKAGE
-    else:
-        assert job_package() == package
-        named = package.replace("[publish]", "").replace("@1f", "")
-        assert upgrade_hint() == f"pip install --upgrade '{named}'"
-    assert job_package("other") == "other"
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)

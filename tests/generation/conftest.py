@@ -19,18 +19,15 @@ from gmi_registry.publish import Publication
 from gmi_registry.spec import ModelRef, PromptSet
 from tests.support.grey_encoder import GreyEncoder
 from tests.support.publishing import publish
-from tests.support.tiny_models import model_files, save_base, save_lora
+from tests.support.tiny_models import model_files
 
 BASE = ModelRef("local", "base")
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(base_and_lora: Path) -> Path:
     """A folder with ``base`` and ``lora``; tests that change files copy what they change."""
-    folder = tmp_path_factory.mktemp("tiny")
-    save_base(folder / "base")
-    save_lora(folder / "lora", folder / "base")
-    return folder
+    return base_and_lora
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from gmi_registry.atomic import ListingCache, user_cache
+from gmi_registry.atomic import user_cache
 from gmi_registry.bases import family_named
 from gmi_registry.errors import (
     AuthError,
@@ -42,7 +42,7 @@ from gmi_registry.hubs.protocol import (
     is_stale,
     require_on_hub,
 )
-from gmi_registry.hubs.requests import OnWait, RequestCounter
+from gmi_registry.hubs.requests import ListingCache, OnWait, RequestCounter
 from gmi_registry.model import ModelFiles
 from gmi_registry.spec import ModelRef
 from gmi_registry.spec.reference import unprintable

@@ -21,7 +21,6 @@ from urllib.parse import unquote, urlsplit
 
 from huggingface_hub import HfApi
 
-from gmi_registry.atomic import ListingCache, read_note, write_note
 from gmi_registry.errors import HubError, InputError, OfflineError
 from gmi_registry.filters import Traits, plain_tags
 from gmi_registry.hubs.card import CARD_NAME
@@ -34,6 +33,7 @@ from gmi_registry.hubs.huggingface.client import (
 )
 from gmi_registry.hubs.huggingface.download import COMMIT, Downloads
 from gmi_registry.hubs.protocol import Listing, is_stale
+from gmi_registry.hubs.requests import ListingCache, read_note, write_note
 from gmi_registry.spec import MANIFEST_NAME, SPEC_DIR, TENSORS_NAME, ModelRef, WeightFile
 from gmi_registry.spec.canonical import MANIFEST_LIMIT
 

@@ -29,7 +29,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gmi_registry.atomic import ListingCache, read_note, write_note
 from gmi_registry.errors import (
     HubError,
     InputError,
@@ -40,6 +39,7 @@ from gmi_registry.errors import (
 )
 from gmi_registry.hubs.huggingface.download import COMMIT, git_name
 from gmi_registry.hubs.huggingface.publishing import StoredFile
+from gmi_registry.hubs.requests import ListingCache, read_note, write_note
 from gmi_registry.hubs.selection import RepoFile, select_pipeline
 from gmi_registry.spec import (
     MANIFEST_NAME,
